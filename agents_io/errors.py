@@ -1,0 +1,130 @@
+"""Every way a call to an agent can fail, as data. Foreign exceptions become one of these at the transport's border only.
+
+AgentError                code            retryable  counts_against_agent
+  CallTimeout             timeout         yes        yes
+  ConnectionFailed        connection      yes        yes
+  ServerError             http_5xx        yes        yes      (5xx; 503 may carry retry_after_s)
+  ClientError             http_4xx        no         no       (the caller's fault: 4xx except 408, 425, 429)
+  RateLimited             rate_limited    yes        no       (429: pauses the limiter by retry_after_s)
+  BadResponse             bad_response    yes        yes      (not JSON, no confidence, confidence not in [0, 1])
+  AnswerTooLarge          too_large       no         yes
+  CircuitOpen             circuit_open    yes        no       (no call was made)
+  NoAgent                 no_agent        yes        no       (no call was made)
+  Cancelled               cancelled       no         no
+  Expired                 expired         no         no       (the deadline passed before a call; no call was made)
+  Unsupported             unsupported     no         no       (this worker cannot run such a task; no call was made)
+  InternalError           internal        yes        no       (a fault of ours)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from schemas.messages import ErrorCode, TaskError
+
+MAX_MESSAGE = 500
+
+
+class AgentError(Exception):
+    """A failed call. `retry_after_s`: what the agent asked for, seconds, or None."""
+
+    code: ClassVar[ErrorCode] = "internal"
+    retryable: ClassVar[bool] = True
+    counts_against_agent: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message[:MAX_MESSAGE])
+        self.message = message[:MAX_MESSAGE]
+        self.retry_after_s = retry_after_s
+
+    def as_task_error(self, agent_id: str | None) -> TaskError:
+        """The form it takes on a result."""
+        return TaskError(code=self.code, message=self.message, retryable=self.retryable, agent_id=agent_id)
+
+
+class CallTimeout(AgentError):
+    """The agent did not answer in time."""
+
+    code = "timeout"
+    counts_against_agent = True
+
+
+class ConnectionFailed(AgentError):
+    """The agent could not be reached, or hung up."""
+
+    code = "connection"
+    counts_against_agent = True
+
+
+class ServerError(AgentError):
+    """The agent answered 5xx."""
+
+    code = "http_5xx"
+    counts_against_agent = True
+
+
+class ClientError(AgentError):
+    """The agent refused the task as wrong (4xx)."""
+
+    code = "http_4xx"
+    retryable = False
+
+
+class RateLimited(AgentError):
+    """The agent said 429, or the local limit leaves no turn before the deadline."""
+
+    code = "rate_limited"
+
+
+class BadResponse(AgentError):
+    """The answer is not what an agent must answer."""
+
+    code = "bad_response"
+    counts_against_agent = True
+
+
+class AnswerTooLarge(AgentError):
+    """The answer is larger than the pipeline accepts."""
+
+    code = "too_large"
+    retryable = False
+    counts_against_agent = True
+
+
+class CircuitOpen(AgentError):
+    """The agent's circuit is open beyond the task's deadline."""
+
+    code = "circuit_open"
+
+
+class NoAgent(AgentError):
+    """No agent of that id, or with those capabilities, is registered."""
+
+    code = "no_agent"
+
+
+class Cancelled(AgentError):
+    """Somebody asked for the task to be cancelled."""
+
+    code = "cancelled"
+    retryable = False
+
+
+class Expired(AgentError):
+    """The deadline passed before the task had its turn."""
+
+    code = "expired"
+    retryable = False
+
+
+class Unsupported(AgentError):
+    """This worker cannot run such a task."""
+
+    code = "unsupported"
+    retryable = False
+
+
+class InternalError(AgentError):
+    """A fault of the pipeline's own."""
+
+    code = "internal"

@@ -1,0 +1,45 @@
+"""The port every way of calling an agent satisfies. One call in, one validated answer or one `AgentError` out.
+
+A transport never retries, never limits, never consults a breaker: `rules/lane.py` decides that. It maps every foreign
+exception to the tree in `errors.py`, closes the agent's connection when its task is cancelled, and never trusts the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from schemas.messages import AgentRegistration
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One attempt. `body`: the payload as JSON bytes. `timeout_s`: what is left for this attempt, seconds."""
+
+    task_id: str
+    idempotency_key: str
+    body: bytes
+    timeout_s: float
+    headers: tuple[tuple[str, str], ...] = ()
+    """Extra headers for the agent, for example ("traceparent", ...)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an agent said. `confidence` is finite and in [0, 1]; `value` is any JSON."""
+
+    value: Any
+    confidence: float
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Transport(Protocol):
+    """A way to call agents of one protocol; one instance serves all agents of a worker."""
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """One attempt. Raises `AgentError`; `asyncio.CancelledError` passes through after the connection is closed."""
+        ...
+
+    async def close(self) -> None:
+        """Release every connection."""
+        ...

@@ -1,0 +1,145 @@
+"""THE table of topics, in the order data flows. Topic creation, the codec's types, the contracts and the README come from it.
+
+A name here is short (`tasks`); on the broker it carries the prefix (`parallax.tasks`), dead letters the prefix `dlq.` before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.messages import (
+    AgentRegistration,
+    Aggregate,
+    Anomaly,
+    ConfidenceDataPoint,
+    Control,
+    Event,
+    Message,
+    Plan,
+    PlanResult,
+    Result,
+    Task,
+)
+
+DEFAULT_PREFIX = "parallax."
+DEFAULT_PARTITIONS = 8
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+LARGE_RECORD_BYTES = 10 * 1024 * 1024
+"""Records up to this size may enter; what the pipeline accepts is a setting and is answered, not refused by the broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One row: what lies on the topic, how it is keyed and kept, and who is on either side of it."""
+
+    name: str
+    key: str
+    message: type[Message]
+    written_by: str
+    read_by: str
+    cleanup: str = "delete"
+    retention_ms: int = 7 * DAY_MS
+    partitions: int | None = None
+    """None: as many as `tasks` has."""
+    dead_letters: bool = False
+    max_message_bytes: int | None = None
+    extra_config: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def ce_type(self) -> str:
+        """The CloudEvents type of records here, from the message's name."""
+        noun = "".join(f"_{c.lower()}" if c.isupper() else c for c in self.message.__name__).lstrip("_")
+        return f"io.parallax.{noun}.v1"
+
+    def config(self) -> dict[str, str]:
+        """The topic's settings on the broker."""
+        config = {"cleanup.policy": self.cleanup}
+        if "delete" in self.cleanup:
+            config["retention.ms"] = str(self.retention_ms)
+        if self.max_message_bytes is not None:
+            config["max.message.bytes"] = str(self.max_message_bytes)
+        return config | dict(self.extra_config)
+
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(
+        "tasks",
+        "agent id when known (any key works)",
+        Task,
+        "users, plan coordinator",
+        "dispatch",
+        dead_letters=True,
+        max_message_bytes=LARGE_RECORD_BYTES,
+    ),
+    Topic(
+        "plans", "plan id", Plan, "users", "plan coordinator", dead_letters=True, max_message_bytes=LARGE_RECORD_BYTES
+    ),
+    Topic("controls", "task or plan id", Control, "users, coordinator", "every worker", retention_ms=HOUR_MS),
+    Topic("agents", "agent id", AgentRegistration, "users, registry, workers", "every worker", "compact", partitions=1),
+    Topic(
+        "dispatch",
+        "agent id",
+        Task,
+        "dispatch",
+        "dispatch",
+        dead_letters=True,
+        max_message_bytes=LARGE_RECORD_BYTES,
+    ),
+    Topic(
+        "parked",
+        "agent id",
+        Task,
+        "dispatch",
+        "dispatch",
+        dead_letters=True,
+        max_message_bytes=LARGE_RECORD_BYTES,
+    ),
+    Topic("results", "plan id if the task has one, else task id", Result, "dispatch", "users, plan coordinator"),
+    Topic("plan-results", "plan id", PlanResult, "plan coordinator", "users"),
+    Topic("data-points", "agent id", ConfidenceDataPoint, "dispatch, users", "stats", dead_letters=True),
+    Topic(
+        "aggregates",
+        "agent id",
+        Aggregate,
+        "stats",
+        "users",
+        "compact,delete",
+        retention_ms=31 * DAY_MS,
+        # The key is the agent, not the window: compaction before retention would forget all but an agent's newest window.
+        extra_config=(("min.compaction.lag.ms", str(31 * DAY_MS)),),
+    ),
+    Topic("anomalies", "agent id", Anomaly, "stats", "users", retention_ms=30 * DAY_MS),
+    Topic("events", "task, plan or agent id", Event, "all", "users, live page", retention_ms=DAY_MS),
+)
+
+BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
+INTAKE = ("tasks", "dispatch", "parked")
+"""The three inputs of dispatch: equal partition counts, assigned together."""
+
+
+def full_name(name: str, prefix: str = DEFAULT_PREFIX) -> str:
+    """The name on the broker.
+
+    >>> full_name("tasks"), full_name("dlq.tasks", "acme.")
+    ('parallax.tasks', 'dlq.acme.tasks')
+    """
+    if name.startswith("dlq."):
+        return f"dlq.{prefix}{name.removeprefix('dlq.')}"
+    return f"{prefix}{name}"
+
+
+def dead_letter_topics() -> tuple[str, ...]:
+    """Short names of all dead-letter topics."""
+    return tuple(f"dlq.{topic.name}" for topic in TOPICS if topic.dead_letters)
+
+
+def diagram() -> str:
+    """The table as Markdown, for the README and `parallax topics ls --help`."""
+    rows = ["| topic | key | message | written by | read by | cleanup |", "|---|---|---|---|---|---|"]
+    rows += [
+        f"| `{t.name}` | {t.key} | {t.message.__name__} | {t.written_by} | {t.read_by} | {t.cleanup} |" for t in TOPICS
+    ]
+    rows.append("| `dlq.parallax.<topic>` | original key | the original bytes | whoever rejects | users | delete |")
+    return "\n".join(rows)

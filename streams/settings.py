@@ -1,0 +1,214 @@
+"""Everything that can be set, gathered once: flag > environment `PARALLAX_*` > `parallax.toml` > default.
+
+A nested value is written `PARALLAX_BREAKER__FAILURE_THRESHOLD=3` or, in the file, under `[breaker]`. Durations are written
+`30s`, `1m30s`, `250ms` or as milliseconds. An unknown name is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from schemas.messages import BreakerLimits, Limits, explain
+from schemas.times import parse_duration
+from schemas.topics import DEFAULT_PREFIX
+
+Role = Literal["dispatch", "plans", "stats"]
+DurationMs = Annotated[int, BeforeValidator(parse_duration)]
+ENV_PREFIX = "PARALLAX_"
+CONFIG_FILE = "parallax.toml"
+
+
+class SettingsError(Exception):
+    """A setting that is unknown or does not fit; the message names it and where it came from."""
+
+
+class Section(BaseModel):
+    """A group of settings; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class KafkaSettings(Section):
+    """How to reach the brokers; names as in aiokafka and librdkafka."""
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    request_timeout: DurationMs = 30_000
+
+
+class RetrySettings(Section):
+    """Wait before attempt n+1: `initial_delay` x `multiplier`^n, jittered unless told otherwise, at most `max_delay`."""
+
+    max_retries: Annotated[int, Field(ge=0, le=100)] = 2
+    initial_delay: DurationMs = 1000
+    backoff_multiplier: Annotated[float, Field(ge=1, le=100)] = 2.0
+    max_delay: DurationMs = 30_000
+    jitter: bool = True
+
+
+class CacheSettings(Section):
+    """Which answers are kept and for how long. Bounds are per home partition."""
+
+    enabled: bool = True
+    ttl: DurationMs = 300_000
+    min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
+    max_entries: Annotated[int, Field(ge=1)] = 1000
+    max_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+
+
+class StatsSettings(Section):
+    """Windows and detectors."""
+
+    keep_minutes: Annotated[int, Field(ge=1)] = 60
+    keep_hours: Annotated[int, Field(ge=1)] = 24
+    keep_days: Annotated[int, Field(ge=1)] = 30
+    minute_grace: DurationMs = 30_000
+    hour_grace: DurationMs = 300_000
+    day_grace: DurationMs = 3_600_000
+    check_interval: DurationMs = 60_000
+    detect: bool = True
+    sudden_drop: Annotated[float, Field(gt=0, le=1)] = 0.3
+    low_confidence: Annotated[float, Field(ge=0, le=1)] = 0.5
+    high_variance: Annotated[float, Field(gt=0, le=1)] = 0.2
+    data_dir: str | None = None
+
+
+class DispatchSettings(Section):
+    """Bounds and pace of dispatch."""
+
+    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    default_timeout: DurationMs = 30_000
+    attempt_timeout: DurationMs | None = None
+    lane_depth: Annotated[int, Field(ge=1)] = 1000
+    drain_timeout: DurationMs = 5_000
+    max_task_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
+    max_answer_bytes: Annotated[int, Field(ge=1)] = 768 * 1024
+    commit_interval_max: DurationMs = 50
+    delivery: Literal["auto", "exactly-once", "at-least-once"] = "auto"
+
+
+class Settings(Section):
+    """The whole; `load` reads it, nothing else does."""
+
+    bootstrap_servers: Annotated[str, Field(min_length=1)] = "localhost:9092"
+    topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")] = DEFAULT_PREFIX
+    app_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "parallax-streams"
+    instance_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = None
+    roles: tuple[Role, ...] = ("dispatch", "plans", "stats")
+    session_timeout: DurationMs = 10_000
+    web_host: str = "127.0.0.1"
+    web_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    grpc_host: str = "127.0.0.1"
+    grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 50_051
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "text", "json"] = "auto"
+    kafka: KafkaSettings = KafkaSettings()
+    dispatch: DispatchSettings = DispatchSettings()
+    limits: Limits = Limits()
+    breaker: BreakerLimits = BreakerLimits()
+    retry: RetrySettings = RetrySettings()
+    cache: CacheSettings = CacheSettings()
+    stats: StatsSettings = StatsSettings()
+
+
+def _nested() -> dict[str, type[BaseModel]]:
+    found: dict[str, type[BaseModel]] = {}
+    for name, info in Settings.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found[name] = info.annotation
+    return found
+
+
+def known_names() -> list[str]:
+    """Every setting as a dotted path, in order.
+
+    >>> "breaker.failure_threshold" in known_names()
+    True
+    """
+    nested = _nested()
+    names: list[str] = []
+    for name in Settings.model_fields:
+        names += [f"{name}.{inner}" for inner in nested[name].model_fields] if name in nested else [name]
+    return names
+
+
+def _place(tree: dict[str, Any], path: str, value: Any, origin: str) -> None:
+    names = known_names()
+    if path not in names:
+        near = difflib.get_close_matches(path, names, n=1)
+        hint = f"; did you mean {_spell(near[0], origin)}?" if near else ""
+        raise SettingsError(f"{_spell(path, origin)}: unknown setting{hint}")
+    section, dot, leaf = path.partition(".")
+    if not dot:
+        tree[section] = value
+    else:
+        tree.setdefault(section, {})[leaf] = value
+
+
+def _spell(path: str, origin: str) -> str:
+    return ENV_PREFIX + path.replace(".", "__").upper() if origin == "env" else path
+
+
+def _flatten(data: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            for inner, leaf in value.items():
+                yield f"{key}.{inner}", leaf
+        else:
+            yield key, value
+
+
+def _from_text(path: str, text: str) -> Any:
+    """Environment values are text: numbers, booleans and lists are read from it."""
+    if path == "roles":
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    section, dot, leaf = path.partition(".")
+    model: type[BaseModel] = _nested()[section] if dot else Settings
+    annotation = model.model_fields[leaf if dot else section].annotation
+    if annotation in (int, float) and model in (Limits, BreakerLimits):
+        try:
+            return parse_duration(text)
+        except ValueError:
+            return text
+    return text
+
+
+def load(
+    flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, directory: Path | None = None
+) -> Settings:
+    """The settings in force. `flags`: dotted names to values; None values are not given. Raises `SettingsError`."""
+    environ = os.environ if environ is None else environ
+    tree: dict[str, Any] = {}
+    file = (directory or Path.cwd()) / CONFIG_FILE
+    if file.is_file():
+        try:
+            content = tomllib.loads(file.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file}: {error}") from None
+        for path, value in _flatten(content):
+            _place(tree, path, tuple(value) if isinstance(value, list) else value, f"{file}")
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX):
+            path = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            if path not in known_names():
+                _place(tree, path, None, "env")
+            _place(tree, path, _from_text(path, environ[name]), "env")
+    for path, value in (flags or {}).items():
+        if value is not None:
+            _place(tree, path, value, "flag")
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(explain(error)) from None
