@@ -1,0 +1,101 @@
+"""The ledger of one topic partition: which offsets are in flight, which are done, and what may be committed. Pure.
+
+In: offsets as the consumer delivers them (ascending from the commit offset) and, in any order, the ones that are done.
+Out: the commit offset (the smallest one not done) and the runs done beyond it, for the offset map.
+Offsets that are never delivered between two that are (transaction markers, compaction) count as done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from streams.rules.offset_map import INTAKE_STOP, LIMIT_BYTES, Run, size_bound
+
+
+class Ledger:
+    """Offsets of one partition under one owner.
+
+    >>> ledger = Ledger(10)
+    >>> [ledger.track(offset) for offset in (10, 11, 14)]
+    [True, True, True]
+    >>> ledger.done(11); ledger.head, ledger.runs()
+    (10, [(11, 13)])
+    >>> ledger.done(10); ledger.head
+    14
+    """
+
+    __slots__ = ("_next", "_order", "_pending", "_skip")
+
+    def __init__(self, head: int, done: Sequence[Run] = ()) -> None:
+        """`head`: the commit offset, >= 0. `done`: runs beyond it that an earlier owner finished, ascending and disjoint."""
+        self._order: deque[int] = deque()
+        self._pending: set[int] = set()
+        self._next = head
+        self._skip: deque[Run] = deque(run for run in done if run[1] >= head)
+        self._absorb()
+
+    def _absorb(self) -> None:
+        """Move past finished runs that begin at or before the next offset."""
+        while self._skip and self._skip[0][0] <= self._next:
+            self._next = max(self._next, self._skip.popleft()[1] + 1)
+
+    @property
+    def head(self) -> int:
+        """The commit offset: the smallest offset that is not done."""
+        order, pending = self._order, self._pending
+        while order and order[0] not in pending:
+            order.popleft()
+        return order[0] if order else self._next
+
+    @property
+    def next(self) -> int:
+        """The smallest offset that was not delivered yet and is not known to be done."""
+        return self._next
+
+    @property
+    def in_flight(self) -> int:
+        """How many offsets were delivered and are not done."""
+        return len(self._pending)
+
+    def track(self, offset: int) -> bool:
+        """A record was delivered. False: it is done already or below what was delivered (drop it); True: it is now in flight."""
+        if offset < self._next:
+            return False
+        skip = self._skip
+        while skip and skip[0][1] < offset:
+            skip.popleft()
+        if skip and skip[0][0] <= offset:
+            self._next = skip.popleft()[1] + 1
+            self._absorb()
+            return False
+        self._order.append(offset)
+        self._pending.add(offset)
+        self._next = offset + 1
+        self._absorb()
+        return True
+
+    def done(self, offset: int) -> None:
+        """The work of this offset is finished and its outputs are in the commit that follows. Unknown offsets are ignored."""
+        self._pending.discard(offset)
+
+    def runs(self) -> list[Run]:
+        """The runs done beyond `head`, ascending, disjoint and not touching."""
+        found: list[Run] = []
+        at = self.head
+        pending = self._pending
+        for offset in self._order:
+            if offset in pending:
+                if offset > at:
+                    found.append((at, offset - 1))
+                at = offset + 1
+        if self._next > at:
+            found.append((at, self._next - 1))
+        found.extend(self._skip)
+        return found
+
+    def full(self) -> bool:
+        """True when the offset map might pass its intake limit: deliver no more until it shrinks."""
+        end = self._skip[-1][1] + 1 if self._skip else self._next
+        span = end - self.head
+        return size_bound(len(self._pending), len(self._skip), span) > LIMIT_BYTES * INTAKE_STOP
