@@ -42,3 +42,16 @@ arch: setup ## Check the laws of the house (import-linter)
 lock: setup ## Resolve and hash-pin the dependencies again
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra embedded --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-dev.lock
 	$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements.lock
+
+# pytest's exit 5 (nothing was collected) fails a target as every other failure does.
+.PHONY: test
+test: setup ## Test all that needs no Java: rules, contracts, pipelines on the embedded broker
+	$(BIN)/pytest -q -m "not kafka and not chaos and not browser"
+
+.PHONY: test-kafka
+test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
+	$(BIN)/python -m tests.support.kafka fetch
+	$(BIN)/pytest -q -m "kafka and not chaos"
+
+.PHONY: check
+check: lint types arch test ## What the hook runs: lint, types, architecture, tests

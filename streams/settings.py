@@ -9,18 +9,20 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from schemas.messages import BreakerLimits, Limits, explain
+from schemas.messages import MAX_DURATION_MS, BreakerLimits, Limits
 from schemas.times import parse_duration
 from schemas.topics import DEFAULT_PREFIX
 
 Role = Literal["dispatch", "plans", "stats"]
 DurationMs = Annotated[int, BeforeValidator(parse_duration)]
+WireDurationMs = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=MAX_DURATION_MS)]
 ENV_PREFIX = "PARALLAX_"
 CONFIG_FILE = "parallax.toml"
 
@@ -46,6 +48,25 @@ class KafkaSettings(Section):
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     request_timeout: DurationMs = 30_000
+
+
+class DefaultLimits(Limits):
+    """`Limits` of agents that bring none, written as settings are: text and durations are read, camelCase is not."""
+
+    model_config = ConfigDict(strict=False, extra="forbid", validate_default=True)
+
+    window_ms: Annotated[WireDurationMs, Field(alias="window_ms", serialization_alias="windowMs")] = 60_000
+
+
+class DefaultBreaker(BreakerLimits):
+    """`BreakerLimits` of agents that bring none, written as settings are."""
+
+    model_config = ConfigDict(strict=False, extra="forbid", validate_default=True)
+
+    reset_timeout: Annotated[WireDurationMs, Field(alias="reset_timeout", serialization_alias="resetTimeout")] = 30_000
+    monitoring_period: Annotated[
+        WireDurationMs, Field(alias="monitoring_period", serialization_alias="monitoringPeriod")
+    ] = 60_000
 
 
 class RetrySettings(Section):
@@ -99,6 +120,10 @@ class DispatchSettings(Section):
     delivery: Literal["auto", "exactly-once", "at-least-once"] = "auto"
 
 
+def _words(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 class Settings(Section):
     """The whole; `load` reads it, nothing else does."""
 
@@ -106,7 +131,7 @@ class Settings(Section):
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")] = DEFAULT_PREFIX
     app_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "parallax-streams"
     instance_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = None
-    roles: tuple[Role, ...] = ("dispatch", "plans", "stats")
+    roles: Annotated[tuple[Role, ...], BeforeValidator(_words), Field(min_length=1)] = ("dispatch", "plans", "stats")
     session_timeout: DurationMs = 10_000
     web_host: str = "127.0.0.1"
     web_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
@@ -116,8 +141,8 @@ class Settings(Section):
     log_format: Literal["auto", "text", "json"] = "auto"
     kafka: KafkaSettings = KafkaSettings()
     dispatch: DispatchSettings = DispatchSettings()
-    limits: Limits = Limits()
-    breaker: BreakerLimits = BreakerLimits()
+    limits: DefaultLimits = DefaultLimits()
+    breaker: DefaultBreaker = DefaultBreaker()
     retry: RetrySettings = RetrySettings()
     cache: CacheSettings = CacheSettings()
     stats: StatsSettings = StatsSettings()
@@ -144,71 +169,90 @@ def known_names() -> list[str]:
     return names
 
 
-def _place(tree: dict[str, Any], path: str, value: Any, origin: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One value somebody set, and where: `origin` is "file", "env" or "flag", `name` what they wrote there."""
+
+    path: str
+    value: Any
+    origin: str
+    name: str
+
+
+def _checked(path: str, value: Any, origin: str, file: str = "") -> Given:
     names = known_names()
     if path not in names:
         near = difflib.get_close_matches(path, names, n=1)
         hint = f"; did you mean {_spell(near[0], origin)}?" if near else ""
-        raise SettingsError(f"{_spell(path, origin)}: unknown setting{hint}")
-    section, dot, leaf = path.partition(".")
-    if not dot:
-        tree[section] = value
-    else:
-        tree.setdefault(section, {})[leaf] = value
+        where = f"{file}: " if file else ""
+        raise SettingsError(f"{where}{_spell(path, origin)}: unknown setting{hint}")
+    return Given(path, value, origin, f"{file}: {path}" if file else _spell(path, origin))
 
 
 def _spell(path: str, origin: str) -> str:
-    return ENV_PREFIX + path.replace(".", "__").upper() if origin == "env" else path
+    if origin == "env":
+        return ENV_PREFIX + path.replace(".", "__").upper()
+    return "--" + path.replace("_", "-") if origin == "flag" else path
 
 
-def _flatten(data: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, dict):
-            for inner, leaf in value.items():
-                yield f"{key}.{inner}", leaf
+def _from_file(file: Path) -> Iterator[Given]:
+    try:
+        content = tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SettingsError(f"{file}: {error}") from None
+    for name, value in content.items():
+        leaves = (
+            {f"{name}.{inner}": leaf for inner, leaf in value.items()} if isinstance(value, dict) else {name: value}
+        )
+        for path, leaf in leaves.items():
+            yield _checked(path, leaf, "file", file.name)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX) and environ[name] != "":
+            yield _checked(name.removeprefix(ENV_PREFIX).lower().replace("__", "."), environ[name], "env")
+
+
+def _explain(error: ValidationError, given: Mapping[str, Given]) -> str:
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False)[:3]:
+        path = ".".join(str(part) for part in fault["loc"] if isinstance(part, str))
+        reason = fault["msg"].removeprefix("Value error, ")
+        name = given[path].name if path in given else path
+        lines.append(f"{name}: {reason[:1].lower()}{reason[1:]}")
+    return "; ".join(lines)
+
+
+def load_with_origins(
+    flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, directory: Path | None = None
+) -> tuple[Settings, dict[str, Given]]:
+    """As `load`, and for each setting that was given (dotted path) by whom; a path that is missing has its default."""
+    given: dict[str, Given] = {}
+    for found in _from_file((directory or Path.cwd()) / CONFIG_FILE):
+        given[found.path] = found
+    for found in _from_environment(os.environ if environ is None else environ):
+        given[found.path] = found
+    for path, value in (flags or {}).items():
+        if value is not None:
+            given[path] = _checked(path, value, "flag")
+    tree: dict[str, Any] = {}
+    for path, found in given.items():
+        section, dot, leaf = path.partition(".")
+        if dot:
+            tree.setdefault(section, {})[leaf] = found.value
         else:
-            yield key, value
-
-
-def _from_text(path: str, text: str) -> Any:
-    """Environment values are text: numbers, booleans and lists are read from it."""
-    if path == "roles":
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    section, dot, leaf = path.partition(".")
-    model: type[BaseModel] = _nested()[section] if dot else Settings
-    annotation = model.model_fields[leaf if dot else section].annotation
-    if annotation in (int, float) and model in (Limits, BreakerLimits):
-        try:
-            return parse_duration(text)
-        except ValueError:
-            return text
-    return text
+            tree[section] = found.value
+    try:
+        return Settings.model_validate(tree), given
+    except ValidationError as error:
+        raise SettingsError(_explain(error, given)) from None
 
 
 def load(
     flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, directory: Path | None = None
 ) -> Settings:
     """The settings in force. `flags`: dotted names to values; None values are not given. Raises `SettingsError`."""
-    environ = os.environ if environ is None else environ
-    tree: dict[str, Any] = {}
-    file = (directory or Path.cwd()) / CONFIG_FILE
-    if file.is_file():
-        try:
-            content = tomllib.loads(file.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{file}: {error}") from None
-        for path, value in _flatten(content):
-            _place(tree, path, tuple(value) if isinstance(value, list) else value, f"{file}")
-    for name in sorted(environ):
-        if name.startswith(ENV_PREFIX):
-            path = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            if path not in known_names():
-                _place(tree, path, None, "env")
-            _place(tree, path, _from_text(path, environ[name]), "env")
-    for path, value in (flags or {}).items():
-        if value is not None:
-            _place(tree, path, value, "flag")
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        raise SettingsError(explain(error)) from None
+    return load_with_origins(flags, environ, directory)[0]

@@ -1,0 +1,240 @@
+"""One agent under this worker: its lane, its calls, its timer. The guarded call lives here.
+
+In: tickets. Out, through the hooks and exactly once for each ticket: an answer or an `AgentError`.
+The lane (pure) decides what begins and what is given up; a transport makes the call; this file only carries between them:
+one asyncio task per call under way, none per ticket that waits, one timer per agent. It writes to no topic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+
+from agents_io.errors import AgentError, Cancelled, CircuitOpen, Expired, InternalError, RateLimited
+from agents_io.rules.breaker import Outcome, Transition
+from agents_io.rules.lane import Doom, Lane, Start
+from agents_io.rules.retry import RetryConfig, delay_s
+from agents_io.transport import Answer, Call, Transport
+from schemas.messages import AgentRegistration
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One task on its way to an agent. Times are the loop's monotonic seconds. `work`: the owner's own business."""
+
+    task_id: str
+    idempotency_key: str
+    body: bytes
+    taken_at: float
+    deadline: float
+    priority: int
+    max_retries: int
+    work: Any
+    headers: tuple[tuple[str, str], ...] = ()
+    attempt: int = 0
+    """Calls made so far."""
+    first_call_at: float = 0.0
+    last_call_at: float = 0.0
+    failure: AgentError | None = None
+    """How the last call failed."""
+    cancelled: bool = field(default=False)
+
+
+class Hooks(Protocol):
+    """What the owner of the tickets is told. All are plain calls and must not raise."""
+
+    def started(self, ticket: Ticket) -> None:
+        """The first call of this ticket begins."""
+        ...
+
+    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+        """A call failed; another begins after `delay_s` seconds at the earliest."""
+        ...
+
+    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+        """The end of this ticket."""
+        ...
+
+    def circuit(self, agent_id: str, transition: Transition) -> None:
+        """The agent's circuit opened, half-opened or closed."""
+        ...
+
+
+class Caller:
+    """Calls one agent within its limits."""
+
+    def __init__(
+        self,
+        agent: AgentRegistration,
+        lane: Lane[Ticket],
+        transport: Transport,
+        retry: RetryConfig,
+        hooks: Hooks,
+        rng: random.Random,
+        attempt_timeout_s: float | None = None,
+    ) -> None:
+        self.agent = agent
+        self.lane = lane
+        self._transport = transport
+        self._retry = retry
+        self._hooks = hooks
+        self._rng = rng
+        self._attempt_timeout_s = attempt_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._calls: dict[Ticket, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._held = False
+        self._turning = False
+
+    @property
+    def running(self) -> int:
+        """Calls under way."""
+        return len(self._calls)
+
+    def submit(self, ticket: Ticket) -> bool:
+        """Queue a ticket; False when the lane is full."""
+        if not self.lane.push(ticket, now=self._loop.time(), deadline=ticket.deadline, priority=ticket.priority):
+            return False
+        self.turn()
+        return True
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a ticket wherever it is: waiting, or being called (the connection is closed)."""
+        ticket.cancelled = True
+        if self.lane.remove(ticket):
+            self._hooks.finished(ticket, Cancelled("the task was cancelled"))
+        elif (call := self._calls.get(ticket)) is not None:
+            call.cancel()
+
+    def hold(self) -> None:
+        """Begin no further call."""
+        self._held = True
+        self._stop_timer()
+
+    def close(self) -> None:
+        """Cancel the calls under way and forget what waits; no hook is called for them."""
+        self.hold()
+        for call in list(self._calls.values()):
+            call.cancel()
+        self.lane.drain()
+
+    def turn(self) -> None:
+        """Let the lane decide what happens now, and when to ask it again."""
+        if self._held or self._turning:
+            return
+        self._turning = True
+        try:
+            now = self._loop.time()
+            for ticket, doom in self.lane.doomed(now):
+                self._hooks.finished(ticket, self._doom(ticket, doom))
+            for start in self.lane.poll(now):
+                self._begin(start)
+            self._tell_transitions()
+            self._set_timer(self.lane.next_wakeup(now), now)
+        finally:
+            self._turning = False
+
+    def _tell_transitions(self) -> None:
+        for transition in self.lane.take_transitions():
+            self._hooks.circuit(self.agent.id, transition)
+
+    def _set_timer(self, at: float | None, now: float) -> None:
+        timer = self._timer
+        if at is None:
+            return
+        if timer is not None and not timer.cancelled() and now < timer.when() <= at:
+            return  # it rings early, finds nothing to do and is set again: cheaper than moving it for each ticket
+        self._stop_timer()
+        self._timer = self._loop.call_at(max(at, now + 0.001), self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.turn()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _doom(self, ticket: Ticket, doom: Doom) -> AgentError:
+        if ticket.failure is not None:
+            return ticket.failure
+        waited = f"after waiting {self._loop.time() - ticket.taken_at:.1f} s"
+        if doom == "circuit_open":
+            return CircuitOpen(f"the circuit of agent {self.agent.id!r} stays open past the task's deadline")
+        if doom == "rate_limited":
+            return RateLimited(f"the rate limit of agent {self.agent.id!r} leaves no turn before the task's deadline")
+        return Expired(f"the deadline passed {waited} for agent {self.agent.id!r}; no call was made")
+
+    def _begin(self, start: Start[Ticket]) -> None:
+        ticket = start.item
+        ticket.last_call_at = start.started_at
+        if ticket.attempt == 0:
+            ticket.first_call_at = start.started_at
+            self._hooks.started(ticket)
+        ticket.attempt += 1
+        self._calls[ticket] = self._loop.create_task(self._call(start))
+
+    async def _call(self, start: Start[Ticket]) -> None:
+        ticket = start.item
+        outcome: Outcome = "neutral"
+        pause_s: float | None = None
+        end: Answer | AgentError
+        try:
+            end = await self._transport.call(self.agent, self._attempt(ticket, start.started_at))
+            outcome = "success"
+        except AgentError as error:
+            end = error
+            outcome = "failure" if error.counts_against_agent else "neutral"
+            pause_s = error.retry_after_s
+        except asyncio.CancelledError:
+            self._leave(start, "neutral", None)
+            if ticket.cancelled and not self._held:
+                self._hooks.finished(ticket, Cancelled("the task was cancelled"))
+                self.turn()
+                return
+            raise
+        except Exception as error:
+            log.exception("a transport raised something that is no AgentError", agent_id=self.agent.id)
+            end = InternalError(f"the call failed inside the worker: {type(error).__name__}")
+        self._leave(start, outcome, pause_s)
+        self._settle(ticket, end)
+        self.turn()
+
+    def _attempt(self, ticket: Ticket, now: float) -> Call:
+        left_s = ticket.deadline - now
+        if self._attempt_timeout_s is not None:
+            left_s = min(left_s, self._attempt_timeout_s)
+        return Call(ticket.task_id, ticket.idempotency_key, ticket.body, left_s, ticket.headers)
+
+    def _leave(self, start: Start[Ticket], outcome: Outcome, pause_s: float | None) -> None:
+        del self._calls[start.item]
+        self.lane.finish(start, outcome, self._loop.time(), pause_s)
+        self._tell_transitions()
+
+    def _settle(self, ticket: Ticket, end: Answer | AgentError) -> None:
+        """The end of a call: the end of the ticket, or another try if that may help and can still begin in time."""
+        if isinstance(end, AgentError) and end.retryable and ticket.attempt <= ticket.max_retries:
+            if self._held:
+                return  # the next owner of the partition tries again
+            wait_s = delay_s(ticket.attempt - 1, self._retry, self._rng, end.retry_after_s)
+            now = self._loop.time()
+            if now + wait_s < ticket.deadline:
+                ticket.failure = end
+                self._hooks.retrying(ticket, wait_s)
+                self.lane.push(
+                    ticket,
+                    now=now,
+                    deadline=ticket.deadline,
+                    priority=ticket.priority,
+                    not_before=now + wait_s,
+                    force=True,
+                )
+                return
+        self._hooks.finished(ticket, end)

@@ -1,0 +1,126 @@
+"""Is this what an agent must answer? Bytes of JSON to a value with a confidence, or a short reason why not. Pure.
+
+In: the body of a successful answer and, optionally, two JMESPath expressions. Out: an `Answer`.
+By default the body is an object with `confidence` and `value`; without `value` the object itself, less its confidence,
+is the value. NaN, infinities, confidences outside [0, 1], nesting beyond 128 and anything that is not JSON are refused
+as `BadResponse`. A reason shows at most 80 printable characters of what came, never the whole.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import isfinite
+from typing import Any, Protocol
+
+import jmespath
+import orjson
+from jmespath.exceptions import JMESPathError
+
+from agents_io.errors import BadResponse, Unsupported
+from agents_io.transport import Answer
+
+MAX_DEPTH = 128
+MAX_EXCERPT = 80
+MAX_EXPRESSION = 1024
+
+
+class Path(Protocol):
+    """A compiled JMESPath expression."""
+
+    def search(self, value: Any) -> Any:
+        """What the expression selects, None if nothing."""
+        ...
+
+
+@lru_cache(maxsize=512)
+def compile_path(name: str, expression: str) -> Path:
+    """The expression of `metadata.<name>`, compiled once. Raises `Unsupported`: the registration is at fault.
+
+    >>> compile_path("valuePath", "a.b").search({"a": {"b": 1}})
+    1
+    """
+    if len(expression) > MAX_EXPRESSION:
+        raise Unsupported(f"metadata.{name}: is longer than {MAX_EXPRESSION} characters")
+    try:
+        compiled: Path = jmespath.compile(expression)
+    except JMESPathError as error:
+        raise Unsupported(f"metadata.{name}: is not JMESPath: {excerpt(str(error).encode())}") from None
+    return compiled
+
+
+def parse_answer(body: bytes, value_path: Path | None = None, confidence_path: Path | None = None) -> Answer:
+    """The answer in a body. Raises `BadResponse`.
+
+    >>> parse_answer(b'{"value": 4, "confidence": 0.5}')
+    Answer(value=4, confidence=0.5, metadata={})
+    >>> parse_answer(b'{"label": "spam", "confidence": 1}').value
+    {'label': 'spam'}
+    """
+    data = _load(body)
+    if confidence_path is None and not isinstance(data, dict):
+        raise BadResponse(f"the answer must be a JSON object with confidence, not {excerpt(body)}")
+    found = data.get("confidence") if confidence_path is None else _search(confidence_path, data, "confidencePath")
+    confidence = _confidence(found)
+    if value_path is not None:
+        return Answer(_search(value_path, data, "valuePath"), confidence)
+    if not isinstance(data, dict):
+        return Answer(data, confidence)
+    rest = {key: value for key, value in data.items() if key not in ("confidence", "value")}
+    return Answer(data["value"], confidence, rest) if "value" in data else Answer(rest, confidence)
+
+
+def excerpt(raw: bytes) -> str:
+    """The start of what came, fit for an error message: printable, at most 80 characters, quoted.
+
+    >>> excerpt(b"Internal\\x00 Error")
+    "'Internal? Error'"
+    """
+    text = raw[: 4 * MAX_EXCERPT].decode("utf-8", "replace")
+    text = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+    return f"'{text}'" if len(text) <= MAX_EXCERPT - 2 else f"'{text[: MAX_EXCERPT - 5]}...'"
+
+
+def _load(body: bytes) -> Any:
+    if not body or body.isspace():
+        raise BadResponse("the answer is empty")
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        kind = "HTML, not JSON" if body.lstrip()[:1] == b"<" else f"not JSON ({str(error)[:60]})"
+        raise BadResponse(f"the answer is {kind}: {excerpt(body)}") from None
+    # Counting brackets costs next to nothing and settles it for every sane answer.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _too_deep(data):
+        raise BadResponse(f"the answer is nested deeper than {MAX_DEPTH}")
+    return data
+
+
+def _too_deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                below.extend(value for value in node.values() if isinstance(value, (dict, list)))
+            elif isinstance(node, list):
+                below.extend(value for value in node if isinstance(value, (dict, list)))
+        if not below:
+            return False
+        level = below
+    return True
+
+
+def _search(path: Path, data: Any, name: str) -> Any:
+    try:
+        return path.search(data)
+    except JMESPathError as error:
+        raise BadResponse(f"metadata.{name} does not fit the answer: {excerpt(str(error).encode())}") from None
+
+
+def _confidence(found: Any) -> float:
+    if found is None:
+        raise BadResponse("the answer has no confidence")
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        raise BadResponse(f"confidence must be a number, not {excerpt(repr(found)[:200].encode())}")
+    if not (isfinite(found) and 0 <= found <= 1):
+        raise BadResponse(f"confidence must be in [0, 1], not {found!r}")
+    return float(found)

@@ -1,0 +1,126 @@
+"""An exact sliding-window limit for one agent: at most N calls begun in any window of W seconds. Pure.
+
+In: the time (monotonic seconds, never going back). Out: whether a call may begin, and when the next one may.
+The log holds one entry per call up to 4,096; a larger limit shares entries between calls that began within 1/4096 of a
+window, each as late as its last call. So memory is bounded, the limit is never exceeded, and a slot comes back at
+most that fraction of a window late. It never waits and never gives a slot back: a call begun counts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+MAX_ENTRIES = 4096
+SNAPSHOT_ENTRIES = 128
+
+
+class SlidingWindow:
+    """The limit of one agent. Windows are half open: a call begun at `t` no longer counts at `t + window_s`.
+
+    >>> limit = SlidingWindow(2, 60.0)
+    >>> limit.try_acquire(0.0), limit.try_acquire(1.0), limit.try_acquire(2.0), limit.available_at(2.0)
+    (True, True, False, 60.0)
+    """
+
+    __slots__ = ("_counts", "_first", "_grain_s", "_lasts", "_max", "_paused_until", "_used", "_window_s")
+
+    def __init__(self, max_requests: int, window_s: float) -> None:
+        self._lasts: deque[float] = deque()
+        self._counts: deque[int] = deque()
+        self._first = 0.0
+        self._used = 0
+        self._paused_until = float("-inf")
+        self.reconfigure(max_requests, window_s)
+
+    @property
+    def max_requests(self) -> int:
+        """Calls per window."""
+        return self._max
+
+    @property
+    def window_s(self) -> float:
+        """Length of the window, seconds."""
+        return self._window_s
+
+    @property
+    def paused_until(self) -> float:
+        """No call begins before this time; -inf when never paused."""
+        return self._paused_until
+
+    def reconfigure(self, max_requests: int, window_s: float) -> None:
+        """Takes effect at once for what the log still holds. Raises ValueError."""
+        if max_requests < 1 or not window_s > 0:
+            raise ValueError("max_requests must be at least 1 and window_s above 0")
+        self._max = max_requests
+        self._window_s = window_s
+        self._grain_s = 0.0 if max_requests <= MAX_ENTRIES else window_s / MAX_ENTRIES
+
+    def try_acquire(self, now: float) -> bool:
+        """True and the call counts from now on, or False."""
+        if now < self._paused_until or self.used(now) >= self._max:
+            return False
+        self._used += 1
+        if self._grain_s and self._lasts and now - self._first < self._grain_s:
+            self._lasts[-1] = now
+            self._counts[-1] += 1
+        else:
+            self._first = now
+            self._lasts.append(now)
+            self._counts.append(1)
+        return True
+
+    def available_at(self, now: float) -> float:
+        """The earliest time a call may begin; `now` if it may now."""
+        if self.used(now) < self._max:
+            return now if now >= self._paused_until else self._paused_until
+        to_free = self._used - self._max + 1
+        for last, count in zip(self._lasts, self._counts, strict=True):
+            to_free -= count
+            if to_free <= 0:
+                return max(last + self._window_s, self._paused_until)
+        raise AssertionError("the log holds as many calls as are used")
+
+    def used(self, now: float) -> int:
+        """Calls begun within the window that ends now."""
+        lasts = self._lasts
+        while lasts and lasts[0] + self._window_s <= now:
+            lasts.popleft()
+            self._used -= self._counts.popleft()
+        return self._used
+
+    def pause_until(self, time: float) -> None:
+        """The agent asked to be left alone until then (Retry-After). The longest wish holds; the caller clamps it."""
+        if time > self._paused_until:
+            self._paused_until = time
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """The log as JSON, at most 128 entries `[age_ms, calls]`, each as young as its youngest call."""
+        self.used(now)
+        share = -(-len(self._lasts) // SNAPSHOT_ENTRIES)
+        log: list[list[int]] = []
+        for index, (last, count) in enumerate(zip(self._lasts, self._counts, strict=True)):
+            age_ms = max(0, int((now - last) * 1000))
+            if index % share:
+                log[-1] = [age_ms, log[-1][1] + count]
+            else:
+                log.append([age_ms, count])
+        kept: dict[str, Any] = {"log": log}
+        if self._paused_until > now:
+            kept["pausedFor"] = int((self._paused_until - now) * 1000) + 1
+        return kept
+
+    @classmethod
+    def restore(cls, max_requests: int, window_s: float, snapshot: Mapping[str, Any], taken_at: float) -> SlidingWindow:
+        """The limit a snapshot describes. `taken_at`: when it was taken, on this process's monotonic clock."""
+        window = cls(max_requests, window_s)
+        log = sorted(((taken_at - age / 1000, count) for age, count in snapshot.get("log", ())), key=lambda e: e[0])
+        for last, count in log:
+            window._lasts.append(last)
+            window._counts.append(int(count))
+            window._used += int(count)
+        if paused_ms := snapshot.get("pausedFor"):
+            window._paused_until = taken_at + paused_ms / 1000
+        window._first = window._lasts[-1] if window._lasts else 0.0
+        return window

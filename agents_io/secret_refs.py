@@ -1,0 +1,67 @@
+"""Secrets by reference: `{"env": NAME}` or `{"file": PATH}` to the token itself, read where it is needed.
+
+In: a `SecretRef`. Out: a token fit for a header. A file is read again when it changes, looked at no more than once a
+second, so a rotated secret needs no restart. No token ever stands in an error, a repr or a log; names of variables
+and files do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from agents_io.errors import Unsupported
+from schemas.messages import SecretRef
+
+MAX_SECRET_BYTES = 16 * 1024
+RECHECK_S = 1.0
+
+
+class Secret:
+    """One secret, kept until its source changes."""
+
+    __slots__ = ("_checked_at", "_name", "_ref", "_stamp", "_token")
+
+    def __init__(self, ref: SecretRef) -> None:
+        self._ref = ref
+        self._name = f"the environment variable {ref.env}" if ref.env is not None else f"the file {ref.file}"
+        self._token = ""
+        self._stamp: tuple[int, int, int] | None = None
+        self._checked_at = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"Secret({self._name})"
+
+    def token(self) -> str:
+        """The secret, stripped. Raises `Unsupported` if it is missing or no header can carry it."""
+        now = time.monotonic()
+        if now - self._checked_at >= RECHECK_S:
+            self._refresh()
+            self._checked_at = now
+        return self._token
+
+    def _refresh(self) -> None:
+        if self._ref.env is not None:
+            text = os.environ.get(self._ref.env)
+            if text is None:
+                raise Unsupported(f"auth: {self._name} is not set")
+            self._token = self._fit(text)
+            return
+        path = str(self._ref.file)
+        try:
+            status = os.stat(path)
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if stamp == self._stamp:
+                return
+            with open(path, "rb") as file:
+                raw = file.read(MAX_SECRET_BYTES + 1)
+        except OSError as error:
+            raise Unsupported(f"auth: {self._name} cannot be read ({error.strerror})") from None
+        self._token = self._fit(raw.decode("utf-8", "replace"))
+        self._stamp = stamp
+
+    def _fit(self, text: str) -> str:
+        text = text.strip()
+        if not text or len(text) > MAX_SECRET_BYTES or not text.isascii() or not text.isprintable():
+            raise Unsupported(f"auth: {self._name} holds no token that a header can carry")
+        return text

@@ -1,0 +1,130 @@
+"""The published contracts: one JSON Schema (2020-12) per message, generated from the models. Pure.
+
+In: the pydantic models of `messages.py`. Out: schemas for what may be *sent* (wire names), deterministic, committed under
+`schemas/json/`. What a model checks across fields (a task needs a target or capabilities, ...) is written here as JSON Schema
+too, so that schema and model accept the same messages; a test holds both to that over a corpus. One difference remains:
+JSON Schema calls 5.0 an integer, the models do not. Never writes a file; `parallax docs schemas --write DIR` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from schemas.messages import (
+    AgentRegistration,
+    Aggregate,
+    Anomaly,
+    ConfidenceDataPoint,
+    Control,
+    Event,
+    Message,
+    Plan,
+    PlanResult,
+    Result,
+    Task,
+)
+from schemas.times import MAX_MS
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+BASE_ID = "urn:parallax:schema:v1:"
+PUBLISHED: tuple[type[Message], ...] = (
+    Task,
+    Result,
+    Plan,
+    PlanResult,
+    Control,
+    AgentRegistration,
+    ConfidenceDataPoint,
+    Aggregate,
+    Anomaly,
+    Event,
+)
+
+RFC3339 = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"
+ANY_SCHEME = r"^(https?|grpcs?|gateway|a2a|openai|mcp|kafka)://"
+
+Schema = dict[str, Any]
+
+
+def _given(name: str) -> Schema:
+    """The field is there and not null."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def _one_of(first: str, second: str) -> Schema:
+    """Exactly one of the two fields is given."""
+    return {"oneOf": [_given(first), _given(second)]}
+
+
+def _protocol(name: str) -> Schema:
+    return {"required": ["protocol"], "properties": {"protocol": {"const": name}}}
+
+
+_TIME: list[Schema] = [
+    # The pattern beside the format, because most validators take `format` as a remark only.
+    {"type": "string", "format": "date-time", "pattern": RFC3339},
+    {"type": "integer", "minimum": 0, "maximum": MAX_MS},
+]
+# The model reads a null as "no metadata".
+_METADATA: Schema = {"anyOf": [{"$ref": "#/$defs/TaskMetadata"}, {"type": "null"}], "default": None}
+_TASK_RULE: Schema = {
+    "if": {"required": ["type"], "properties": {"type": {"const": "agent"}}},
+    "then": {"anyOf": [_given("target"), _given("capabilities")]},
+    "else": _given("target"),
+}
+_REGISTRATION_RULES: list[Schema] = [
+    {"if": {"not": _given("protocol")}, "then": {"properties": {"endpoint": {"pattern": ANY_SCHEME}}}},
+    {"if": _protocol("http"), "then": {"properties": {"endpoint": {"pattern": r"^https?://"}}}},
+]
+_RULES: dict[str, list[Schema]] = {
+    "Task": [_TASK_RULE],
+    "Control": [_one_of("taskId", "planId")],
+    "SecretRef": [_one_of("env", "file")],
+    "AgentRegistration": _REGISTRATION_RULES,
+}
+
+
+def file_name(model: type[Message]) -> str:
+    """The name a message's schema is published under.
+
+    >>> file_name(ConfidenceDataPoint)
+    'confidence-data-point.schema.json'
+    """
+    words = "".join(f"-{c.lower()}" if c.isupper() else c for c in model.__name__).lstrip("-")
+    return f"{words}.schema.json"
+
+
+def schema(model: type[Message]) -> Schema:
+    """The JSON Schema of one message as it may be sent.
+
+    >>> schema(Control)["required"]
+    ['type']
+    """
+    body = model.model_json_schema(by_alias=True, mode="validation")
+    definitions = body.pop("$defs", {})
+    for name, definition in [(model.__name__, body), *definitions.items()]:
+        _refine(name, definition)
+    noun = file_name(model).removesuffix(".schema.json")
+    head = {"$schema": DIALECT, "$id": BASE_ID + noun, "title": model.__name__}
+    whole = head | {key: value for key, value in body.items() if key not in head}
+    return whole | {"$defs": definitions} if definitions else whole
+
+
+def _refine(name: str, body: Schema) -> None:
+    """What pydantic cannot know of one object: rules across fields, exact times; and no titles that repeat the names."""
+    for field in body.get("properties", {}).values():
+        field.pop("title", None)
+        if field.get("anyOf", [{}])[0].get("format") == "date-time":
+            field["anyOf"] = _TIME
+    if name == "Task":
+        body["properties"]["metadata"] = _METADATA
+    if name in _RULES:
+        body["allOf"] = _RULES[name]
+
+
+def documents() -> dict[str, bytes]:
+    """File name to file content of every published schema."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    return {file_name(model): orjson.dumps(schema(model), option=options) for model in PUBLISHED}

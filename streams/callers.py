@@ -1,0 +1,73 @@
+"""From a registration and the settings to a `Caller`: the one place where an agent's limits meet the defaults.
+
+In: `AgentRegistration`s. Out: callers with their lane, limiter and breaker; a changed registration changes them in place.
+"""
+
+from __future__ import annotations
+
+import random
+
+from agents_io.caller import Caller, Hooks, Ticket
+from agents_io.rules.breaker import Breaker, BreakerConfig
+from agents_io.rules.lane import Lane
+from agents_io.rules.limiter import SlidingWindow
+from agents_io.rules.retry import RetryConfig
+from agents_io.transport import Transport
+from schemas.messages import AgentRegistration, Limits
+from streams.settings import Settings
+
+
+class CallerFactory:
+    """Makes callers over one transport."""
+
+    def __init__(self, settings: Settings, transport: Transport, rng: random.Random) -> None:
+        retry = settings.retry
+        attempt_ms = settings.dispatch.attempt_timeout
+        self._settings = settings
+        self._transport = transport
+        self._rng = rng
+        self._attempt_timeout_s = None if attempt_ms is None else attempt_ms / 1000
+        self._retry = RetryConfig(
+            max_retries=retry.max_retries,
+            initial_delay_s=retry.initial_delay / 1000,
+            multiplier=retry.backoff_multiplier,
+            max_delay_s=retry.max_delay / 1000,
+            jitter=retry.jitter,
+        )
+
+    def make(self, agent: AgentRegistration, hooks: Hooks) -> Caller:
+        """A caller with nothing behind it: circuit closed, window empty."""
+        limits = self._limits(agent)
+        lane: Lane[Ticket] = Lane(
+            limits.max_concurrency,
+            SlidingWindow(limits.max_requests, limits.window_ms / 1000),
+            Breaker(self._breaker(agent)),
+            self._depth(limits),
+        )
+        return Caller(agent, lane, self._transport, self._retry, hooks, self._rng, self._attempt_timeout_s)
+
+    def update(self, caller: Caller, agent: AgentRegistration) -> None:
+        """The agent was registered again: its new endpoint and limits hold from the next call on."""
+        limits = self._limits(agent)
+        caller.agent = agent
+        caller.lane.reconfigure(
+            max_concurrency=limits.max_concurrency,
+            depth=self._depth(limits),
+            max_requests=limits.max_requests,
+            window_s=limits.window_ms / 1000,
+            breaker=self._breaker(agent),
+        )
+
+    def _limits(self, agent: AgentRegistration) -> Limits:
+        return agent.limits or self._settings.limits
+
+    def _depth(self, limits: Limits) -> int:
+        return max(self._settings.dispatch.lane_depth, limits.max_concurrency)
+
+    def _breaker(self, agent: AgentRegistration) -> BreakerConfig:
+        limits = agent.breaker or self._settings.breaker
+        return BreakerConfig(
+            failure_threshold=limits.failure_threshold,
+            reset_timeout_s=limits.reset_timeout / 1000,
+            monitoring_period_s=limits.monitoring_period / 1000,
+        )

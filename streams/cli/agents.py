@@ -1,0 +1,199 @@
+"""`parallax agents add|ls|rm`: the registry, which is the compacted topic `agents`.
+
+In: flags or AgentRegistration JSON lines. Out: the registrations written or found. Never calls an agent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.options import (
+    NOT_FOUND,
+    USAGE,
+    CommandError,
+    Format,
+    OutputFormat,
+    Prefix,
+    Servers,
+    duration_ms,
+    settings_from,
+)
+from streams.cli.output import rows_as, say
+from streams.cli.running import run
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+app = typer.Typer(help="Register, list and remove agents.", rich_markup_mode=None)
+
+COLUMNS = ("id", "protocol", "endpoint", "capabilities", "maxRequests", "window", "maxConcurrency")
+
+
+@app.command("add")
+def add(
+    agent_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
+    endpoint: Annotated[
+        str | None, typer.Argument(metavar="ENDPOINT", help="http://host:port/path", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="AgentRegistration JSON lines; - reads stdin", show_default=False),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P", help="http, grpc, ...; told from the endpoint's scheme when missing", show_default=False
+        ),
+    ] = None,
+    capability: Annotated[
+        list[str] | None, typer.Option(metavar="C", help="what it can do; may be repeated", show_default=False)
+    ] = None,
+    max_requests: Annotated[
+        int | None, typer.Option(metavar="N", help="at most N calls in any --window; 100", show_default=False)
+    ] = None,
+    window: Annotated[str | None, typer.Option(metavar="DURATION", help="such as 60s", show_default=False)] = None,
+    max_concurrency: Annotated[
+        int | None, typer.Option(metavar="N", help="at most N calls at once; 10", show_default=False)
+    ] = None,
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Register an agent, or many with --file. A second registration of an id replaces the first."""
+    limits = {
+        "maxRequests": max_requests,
+        "windowMs": None if window is None else duration_ms(window, "--window"),
+        "maxConcurrency": max_concurrency,
+    }
+    flags = {
+        "protocol": protocol,
+        "capabilities": capability or None,
+        "limits": {name: value for name, value in limits.items() if value is not None} or None,
+    }
+    if file is not None:
+        if agent_id is not None or any(value is not None for value in flags.values()):
+            raise CommandError(
+                "agents add: --file stands alone, without ID, ENDPOINT and the options of one agent", USAGE
+            )
+        found = _from_file(file)
+    else:
+        if agent_id is None or endpoint is None:
+            raise CommandError("agents add: needs ID and ENDPOINT, or --file FILE", USAGE)
+        found = [
+            _registration({"id": agent_id, "endpoint": endpoint} | {k: v for k, v in flags.items() if v is not None})
+        ]
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _add(settings, found, output or Format.text))
+
+
+def _registration(data: Any, where: str = "agents add") -> dict[str, Any]:
+    """The registration as it was given, once the model has accepted it."""
+    from schemas.codec import Rejected, validate
+    from schemas.messages import AgentRegistration
+
+    try:
+        validate(AgentRegistration, data)
+    except Rejected as error:
+        raise CommandError(f"{where}: {error.reason}", USAGE) from None
+    return dict(data)
+
+
+def _from_file(file: Path) -> list[dict[str, Any]]:
+    from streams.cli.lines import numbered_json
+
+    found = [_registration(data, f"{file}: line {number}") for number, data in numbered_json(file)]
+    if not found:
+        raise CommandError(f"{file}: no registration in it", USAGE)
+    return found
+
+
+async def _add(settings: Settings, found: list[dict[str, Any]], form: Format) -> None:
+    from schemas.codec import dumps
+    from streams.client import send_keyed
+
+    await send_keyed(settings, "agents", ((str(data["id"]).encode(), dumps(data)) for data in found))
+    _print(found, form)
+    if form is Format.text:
+        say(f"registered {len(found)} agent{'s' if len(found) > 1 else ''}; next: parallax submit TASKS.jsonl --wait")
+
+
+@app.command("ls")
+def ls(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: OutputFormat = None) -> None:
+    """List the registered agents."""
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _ls(settings, output or Format.text))
+
+
+async def _ls(settings: Settings, form: Format) -> None:
+    registered = await _registered(settings)
+    _print([registered[agent_id] for agent_id in sorted(registered)], form)
+    if not registered:
+        say("no agent is registered; register one with: parallax agents add ID ENDPOINT")
+
+
+async def _registered(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Agent id to its newest registration; what cannot be read is told on stderr and left out."""
+    from schemas.codec import Rejected, decode_json, validate
+    from schemas.messages import AgentRegistration
+    from streams.client import read_all
+
+    found: dict[str, dict[str, Any]] = {}
+    async for record in read_all(settings, "agents"):
+        key = (record.key or b"").decode("utf-8", "replace")
+        if record.value is None:
+            found.pop(key, None)
+            continue
+        try:
+            data = decode_json(record.value, record.headers).data
+            found[validate(AgentRegistration, data).id] = data
+        except Rejected as error:
+            say(f"parallax: agents offset {record.offset}, key {key!r}: {error.reason}")
+    return found
+
+
+def _print(registrations: list[dict[str, Any]], form: Format) -> None:
+    if form is not Format.text:
+        rows_as(form, registrations, ())
+        return
+    from schemas.messages import AgentRegistration
+
+    rows = []
+    for data in registrations:
+        agent = AgentRegistration.model_validate(data)
+        limits = agent.limits
+        row: dict[str, Any] = {"id": agent.id, "protocol": agent.transport, "endpoint": agent.endpoint}
+        row["capabilities"] = agent.capabilities
+        if limits is not None:
+            row |= {
+                "maxRequests": limits.max_requests,
+                "window": f"{limits.window_ms / 1000:g}s",
+                "maxConcurrency": limits.max_concurrency,
+            }
+        rows.append(row)
+    rows_as(form, rows, COLUMNS)
+
+
+@app.command("rm")
+def rm(
+    agent_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Remove agents from the registry; exit 4 when one is not registered (then none is removed)."""
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _rm(settings, agent_ids, output or Format.text))
+
+
+async def _rm(settings: Settings, agent_ids: list[str], form: Format) -> None:
+    from streams.client import send_keyed
+
+    registered = await _registered(settings)
+    unknown = [agent_id for agent_id in agent_ids if agent_id not in registered]
+    if unknown:
+        raise CommandError(f"agents rm: not registered: {', '.join(unknown)}", NOT_FOUND)
+    await send_keyed(settings, "agents", ((agent_id.encode(), None) for agent_id in agent_ids))
+    rows_as(form, [{"id": agent_id, "removed": True} for agent_id in agent_ids], ("id", "removed"))

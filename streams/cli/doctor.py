@@ -1,0 +1,99 @@
+"""`parallax doctor`: is Kafka there, reachable at the addresses it gives out, set up, and how much can be promised on it?
+
+In: settings. Out: one row a check. Exit 3 when no broker answers, 1 when a check failed; a warning is no failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from streams.cli.options import FAILED, UNREACHABLE, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.output import rows_as
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+CONNECT_TIMEOUT_S = 3.0
+REACH_TIMEOUT_S = 6.0
+TRANSACTIONS_TIMEOUT_S = 30.0
+COLUMNS = ("check", "state", "detail")
+
+
+def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: OutputFormat = None) -> None:
+    """Check the broker, its advertised addresses, the topics and the guarantee that follows."""
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    rows, code = asyncio.run(_examine(settings))
+    rows_as(output or Format.text, rows, COLUMNS)
+    if code:
+        raise typer.Exit(code)
+
+
+async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
+    from streams.kafka import BrokerUnreachable, quiet_logs, reach
+
+    quiet_logs()
+    try:
+        await reach(settings, REACH_TIMEOUT_S)
+    except BrokerUnreachable as error:
+        return [_row("broker", "failed", str(error))], UNREACHABLE
+    rows = [_row("broker", "ok", f"{settings.bootstrap_servers} answers ({settings.kafka.security_protocol})")]
+    rows += await _listeners(settings)
+    rows.append(await _topics(settings))
+    rows.append(await _guarantee(settings))
+    return rows, FAILED if any(row["state"] == "failed" for row in rows) else 0
+
+
+def _row(check: str, state: str, detail: str) -> dict[str, Any]:
+    return {"check": check, "state": state, "detail": detail}
+
+
+async def _listeners(settings: Settings) -> list[dict[str, Any]]:
+    """Every broker must be reachable at the address it advertises: the classic trap of containers and tunnels."""
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    from streams.kafka import client_options
+
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    await admin.start()
+    try:
+        brokers = (await admin.describe_cluster())["brokers"]
+    finally:
+        await admin.close()
+    return [await _listener(broker["node_id"], broker["host"], broker["port"]) for broker in brokers]
+
+
+async def _listener(node: int, host: str, port: int) -> dict[str, Any]:
+    name = f"broker {node}"
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError) as error:
+        why = "no answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error))
+        return _row(name, "failed", f"advertises {host}:{port}, which cannot be reached from here: {why}")
+    writer.close()
+    return _row(name, "ok", f"advertises {host}:{port}, reachable")
+
+
+async def _topics(settings: Settings) -> dict[str, Any]:
+    from streams.topics_admin import TopicsMissing, check
+
+    try:
+        partitions = await check(settings)
+    except TopicsMissing as error:
+        return _row("topics", "failed", str(error))
+    return _row("topics", "ok", f"all there, {partitions} partitions of tasks")
+
+
+async def _guarantee(settings: Settings) -> dict[str, Any]:
+    from streams.kafka import BrokerUnreachable, TransactionsDenied, supports_transactions
+
+    try:
+        able = await supports_transactions(settings, TRANSACTIONS_TIMEOUT_S)
+    except (BrokerUnreachable, TransactionsDenied) as error:
+        return _row("transactions", "failed", str(error))
+    if able:
+        return _row("transactions", "ok", "exactly one result for each task")
+    return _row("transactions", "warning", "this broker has none: results are at-least-once")

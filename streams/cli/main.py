@@ -1,0 +1,72 @@
+"""The console script `parallax`: every command registered, every failure one line and an exit code.
+
+Exit codes: 0 ok, 1 an operation failed, 2 usage, 3 Kafka not reachable, 4 not found, 124 wait timed out, 130 Ctrl-C.
+Start-up imports nothing but typer: each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from streams.cli import agents, anomalies, doctor, info, process, stats, submit, tail, task, topics
+from streams.cli.options import OK
+from streams.cli.running import explain
+
+QUIT_READING = 141
+"""The reader of our stdout went away, as in `parallax tail results | head`: 128 + SIGPIPE, as the shell has it."""
+
+
+def build() -> typer.Typer:
+    """The whole command tree."""
+    app = typer.Typer(
+        name="parallax",
+        help="The data plane between Kafka and AI agents.",
+        epilog="Settings: flag > environment PARALLAX_* > parallax.toml > default; see `parallax config`.",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=False,
+    )
+    app.command("dev")(process.dev)
+    app.command("worker")(process.worker)
+    app.add_typer(topics.app, name="topics")
+    app.add_typer(agents.app, name="agents")
+    app.command("submit")(submit.submit)
+    app.command("tail")(tail.tail)
+    app.command("task")(task.task)
+    app.command("stats")(stats.stats)
+    app.command("anomalies")(anomalies.anomalies)
+    app.command("doctor")(doctor.doctor)
+    app.command("config")(info.config)
+    app.add_typer(info.docs_app, name="docs")
+    app.command("version")(info.version)
+    return app
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit code. Never raises for a user's mistake."""
+    try:
+        code = build()(args=list(arguments), prog_name="parallax", standalone_mode=False)
+    except BrokenPipeError:
+        # What is still buffered cannot be written any more; point stdout elsewhere so that the exit is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return QUIT_READING
+    except (Exception, KeyboardInterrupt) as error:
+        return explain(error)
+    return code if isinstance(code, int) else OK
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    sys.exit(invoke(sys.argv[1:] or ["--help"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What commands print: data on stdout as text, one JSON document or JSON lines; messages on stderr.
+
+In: rows and documents of plain values. Never prints colour or boxes unless stdout is a terminal and NO_COLOR is unset.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from streams.cli.options import Format
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def say(message: str) -> None:
+    """A message for the person at the terminal: stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def line(text: str) -> None:
+    """One line of data: stdout, at once."""
+    print(text, flush=True)
+
+
+def json_line(value: Any) -> None:
+    """One JSON value on one line of stdout."""
+    import orjson
+
+    line(orjson.dumps(value).decode())
+
+
+def document(value: Any, form: Format) -> None:
+    """One JSON document: indented for `json`, on one line for `jsonl`."""
+    import orjson
+
+    line(
+        orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+        if form is Format.json
+        else orjson.dumps(value).decode()
+    )
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """Rows for a person: a drawn table on a terminal, aligned columns elsewhere."""
+    texts = [[cell(value) for value in row] for row in rows]
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        _drawn(columns, texts, title)
+        return
+    widths = [max(len(name), *(len(row[i]) for row in texts)) if texts else len(name) for i, name in enumerate(columns)]
+    for row in [[name.upper() for name in columns], *texts]:
+        line("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _drawn(columns: Sequence[str], texts: list[list[str]], title: str | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(*columns, title=title, title_justify="left", header_style="bold")
+    for row in texts:
+        drawn.add_row(*(Text(text) for text in row))
+    Console().print(drawn)
+
+
+def cell(value: Any) -> str:
+    """One value as a person reads it.
+
+    >>> cell(None), cell(0.12345), cell(["a", "b"]), cell(True)
+    ('-', '0.123', 'a, b', 'yes')
+    """
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value) or "-"
+    return str(value)
+
+
+def sparkline(ratios: Sequence[float]) -> str:
+    """Values in [0, 1] as bars, the scale fixed so that two lines can be compared.
+
+    >>> sparkline([0.0, 0.5, 1.0])
+    '▁▅█'
+    """
+    return "".join(BARS[min(len(BARS) - 1, int(ratio * len(BARS)))] for ratio in ratios)
+
+
+def rows_as(form: Format, documents: list[dict[str, Any]], columns: Sequence[str]) -> None:
+    """A list of things: a table of `columns`, one JSON array, or a JSON line each."""
+    if form is Format.json:
+        document(documents, form)
+    elif form is Format.jsonl:
+        for item in documents:
+            json_line(item)
+    else:
+        table(columns, ([item.get(name) for name in columns] for item in documents))

@@ -1,0 +1,136 @@
+"""`parallax worker` and `parallax dev`: processes that run until they are told to stop.
+
+In: flags. Out: one line on stdout with the addresses once the worker is ready. SIGTERM and SIGINT drain; a second SIGINT
+ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.options import INTERRUPTED, OK, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.output import json_line, line, say
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+Roles = Annotated[
+    str | None, typer.Option(metavar="ROLE,...", help="what this worker does: dispatch, plans, stats; all by default")
+]
+WebHost = Annotated[str | None, typer.Option(metavar="HOST", help="where the page and the query API listen")]
+WebPort = Annotated[str | None, typer.Option(metavar="PORT", help="default 8080; 0 takes a free one")]
+
+
+def worker(
+    roles: Roles = None,
+    app_id: Annotated[
+        str | None, typer.Option(metavar="NAME", help="names the consumer groups and transactional ids")
+    ] = None,
+    instance_id: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="a worker restarted under this name takes its partitions back at once"),
+    ] = None,
+    session_timeout: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="a silent worker is given up after this; default 10s")
+    ] = None,
+    web_host: WebHost = None,
+    web_port: WebPort = None,
+    grpc_host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="where the registry and the agent gateway listen")
+    ] = None,
+    grpc_port: Annotated[str | None, typer.Option(metavar="PORT", help="default 50051; 0 takes a free one")] = None,
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Run a worker until SIGTERM or Ctrl-C; it prints one line with its addresses when it is ready."""
+    settings = settings_from(
+        bootstrap_servers,
+        topic_prefix,
+        roles=roles,
+        app_id=app_id,
+        instance_id=instance_id,
+        session_timeout=session_timeout,
+        web_host=web_host,
+        web_port=web_port,
+        grpc_host=grpc_host,
+        grpc_port=grpc_port,
+    )
+    code = in_fast_loop(_work(settings, output or Format.text))
+    if code != OK:
+        raise typer.Exit(code)
+
+
+def in_fast_loop(work: Any) -> int:
+    """Run a coroutine on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+async def _work(settings: Settings, form: Format) -> int:
+    from streams import worker as engine
+
+    stop = asyncio.Event()
+    signals = stop_on_signals(stop)
+    await engine.run(settings, on_ready=lambda addresses: _ready(addresses, form), stop=stop)
+    return INTERRUPTED if signal.SIGINT in signals else OK
+
+
+def stop_on_signals(stop: asyncio.Event) -> list[signal.Signals]:
+    """Set `stop` on SIGTERM or SIGINT; the list returned tells later which came. A second SIGINT interrupts at once."""
+    loop = asyncio.get_running_loop()
+    came: list[signal.Signals] = []
+
+    def stopping(which: signal.Signals) -> None:
+        came.append(which)
+        if not stop.is_set():
+            say(
+                "parallax: stopping, finishing what is under way"
+                + ("; Ctrl-C again to quit" if which == signal.SIGINT else "")
+            )
+        stop.set()
+        if which == signal.SIGINT:
+            loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for which in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(which, stopping, which)
+    return came
+
+
+def _ready(addresses: Any, form: Format) -> None:
+    given = {name: value for name, value in asdict(addresses).items() if value is not None}
+    if form is Format.text:
+        line("parallax worker ready  " + "  ".join(f"{name}={value}" for name, value in given.items()))
+    else:
+        json_line(given)
+
+
+def dev(
+    web_host: WebHost = None,
+    web_port: WebPort = None,
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Broker, worker, demo agents, sample traffic and the live page, until Ctrl-C; --bootstrap-servers uses your Kafka."""
+    from streams.demo.dev import run_dev
+
+    flags = {
+        "bootstrap_servers": bootstrap_servers,
+        "topic_prefix": topic_prefix,
+        "web_host": web_host,
+        "web_port": web_port,
+    }
+    code = run_dev({name: value for name, value in flags.items() if value is not None})
+    if code != OK:
+        raise typer.Exit(code)

@@ -1,0 +1,84 @@
+"""Runs a command's coroutine, and turns everything that may go wrong into one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import traceback
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from streams.cli.options import FAILED, INTERRUPTED, TIMED_OUT, UNREACHABLE, USAGE, CommandError
+from streams.cli.output import say
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+REACH_TIMEOUT_S = 6.0
+
+
+def run(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
+    """Check that Kafka answers, then run the command. Raises what the command raises."""
+    asyncio.run(_checked(settings, work))
+
+
+async def _checked(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
+    from streams.kafka import quiet_logs, reach
+
+    quiet_logs()
+    try:
+        await reach(settings, REACH_TIMEOUT_S)
+    except BaseException:
+        work.close()
+        raise
+    await work
+
+
+def explain(error: BaseException) -> int:
+    """Say on stderr what happened; the exit code that goes with it."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    code, text = _known(error)
+    if code is None:
+        traceback.print_exception(error)
+        say(f"parallax: internal error: {type(error).__name__}: {text}; this is a fault of parallax, please report it")
+        return FAILED
+    say(f"parallax: {text}")
+    return code
+
+
+def _known(error: BaseException) -> tuple[int | None, str]:
+    from typer.exceptions import TyperException
+
+    text = str(error).strip().replace("\n", " ")
+    if isinstance(error, TyperException):
+        return error.exit_code, error.format_message().replace("\n", " ")
+    if isinstance(error, CommandError):
+        return error.exit_code, text
+    if isinstance(error, TimeoutError):
+        return TIMED_OUT, text or "timed out"
+    # Imported only now: a command that went well never pays for it.
+    from streams.settings import SettingsError
+
+    if isinstance(error, SettingsError):
+        return USAGE, text
+    if "aiokafka" in sys.modules:
+        return _kafka(error, text)
+    return (FAILED, text) if isinstance(error, OSError) else (None, text)
+
+
+def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
+    from aiokafka.errors import KafkaConnectionError, KafkaError
+
+    from streams.client import ReadStalled, TopicMissing
+    from streams.kafka import BrokerUnreachable
+
+    if isinstance(error, (BrokerUnreachable, KafkaConnectionError)):
+        return UNREACHABLE, text
+    if isinstance(error, (TopicMissing, ReadStalled)):
+        return FAILED, text
+    if isinstance(error, KafkaError):
+        return FAILED, f"Kafka says {type(error).__name__}: {text}"
+    if isinstance(error, OSError):
+        return FAILED, text
+    return None, text

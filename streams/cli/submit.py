@@ -1,0 +1,206 @@
+"""`parallax submit`: tasks or plans from JSON lines onto their topic, and with --wait their results back.
+
+In: JSON lines. Out: with --wait one result a line as it comes. A file is checked as a whole before anything is sent; stdin is
+sent line by line and ends at the first bad line. The reader of results is in place before the first task is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.options import (
+    FAILED,
+    TIMED_OUT,
+    USAGE,
+    CommandError,
+    Format,
+    OutputFormat,
+    Prefix,
+    Servers,
+    duration_ms,
+    settings_from,
+)
+from streams.cli.output import json_line, line, say
+from streams.cli.running import run
+
+if TYPE_CHECKING:
+    from streams.client import Reader, Sender
+    from streams.settings import Settings
+
+STDIN = Path("-")
+READ_AHEAD = 100
+"""Lines of stdin that may wait to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line that is a message: its id, and the record it becomes."""
+
+    id: str
+    key: bytes
+    value: bytes
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Which ids have no result yet, and how the others ended."""
+
+    ids: set[str] = field(default_factory=set)
+    answered: int = 0
+    failed: int = 0
+    all_sent: bool = False
+
+    def over(self) -> bool:
+        """Nothing is left to wait for."""
+        return self.all_sent and not self.ids
+
+
+def submit(
+    file: Annotated[
+        Path, typer.Argument(metavar="[FILE|-]", help="JSON lines; - reads stdin", show_default=False)
+    ] = STDIN,
+    plan: Annotated[bool, typer.Option("--plan", help="the lines are plans, not tasks")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="print each result as a JSON line; exit 1 if any failed")
+    ] = False,
+    timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="how long --wait waits after the last line was sent; exit 124")
+    ] = "60s",
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Send tasks (or plans) given as JSON lines. Ids must be unique: the pipeline answers each id once."""
+    timeout_s = duration_ms(timeout, "--timeout") / 1000
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    if file != STDIN:
+        count = sum(1 for _ in items(file, plan))
+        if count == 0:
+            raise CommandError(f"{file}: nothing to send in it", USAGE)
+    if wait:
+        run(settings, _send_and_wait(settings, file, plan, timeout_s, output or Format.jsonl))
+    else:
+        run(settings, _send(settings, file, plan))
+
+
+def items(file: Path, plan: bool) -> Iterator[Item]:
+    """The messages of a file, one a line. Raises `CommandError` naming line, field and reason."""
+    from schemas.codec import Rejected, decode
+    from schemas.messages import Plan, Task
+    from streams.cli.lines import numbered_lines
+    from streams.client import plan_key, task_key
+
+    name = "stdin" if file == STDIN else str(file)
+    for number, text in numbered_lines(file):
+        try:
+            if plan:
+                a_plan = decode(Plan, text)
+                yield Item(a_plan.id, plan_key(a_plan), text)
+            else:
+                a_task = decode(Task, text)
+                yield Item(a_task.id, task_key(a_task), text)
+        except Rejected as error:
+            raise CommandError(f"{name}: line {number}: {error.reason}", USAGE) from None
+
+
+async def _each(file: Path, plan: bool) -> AsyncIterator[Item]:
+    """The items. Stdin is read by a thread of its own: it may say nothing for long, and Ctrl-C must not wait for it."""
+    if file != STDIN:
+        for item in items(file, plan):
+            yield item
+        return
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Item | BaseException | None] = asyncio.Queue(READ_AHEAD)
+
+    def pump() -> None:
+        last: BaseException | None = None
+        try:
+            for item in items(file, plan):
+                asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
+        except BaseException as error:
+            last = error
+        asyncio.run_coroutine_threadsafe(queue.put(last), loop).result()
+
+    threading.Thread(target=pump, daemon=True, name="stdin").start()
+    while (found := await queue.get()) is not None:
+        if isinstance(found, BaseException):
+            raise found
+        yield found
+
+
+async def _send(settings: Settings, file: Path, plan: bool) -> None:
+    from streams.client import require_topics, sending
+
+    topic = "plans" if plan else "tasks"
+    await require_topics(settings, topic)
+    async with sending(settings) as sender:
+        await _send_all(sender, topic, file, plan, None)
+
+
+async def _send_all(sender: Sender, topic: str, file: Path, plan: bool, waiting: Waiting | None) -> None:
+    try:
+        async for item in _each(file, plan):
+            if waiting is not None:
+                waiting.ids.add(item.id)
+            await sender.send(topic, item.key, item.value)
+    finally:
+        await sender.flush()
+        say(f"sent {sender.sent} {topic}")
+        if waiting is not None:
+            waiting.all_sent = True
+
+
+async def _send_and_wait(settings: Settings, file: Path, plan: bool, timeout_s: float, form: Format) -> None:
+    from streams.client import reading, require_topics, sending
+
+    topic, answers, id_name = ("plans", "plan-results", "planId") if plan else ("tasks", "results", "taskId")
+    await require_topics(settings, topic, answers)
+    waiting = Waiting()
+    async with reading(settings, answers, from_beginning=False) as reader, sending(settings) as sender:
+        printing = asyncio.create_task(_print_answers(reader, waiting, id_name, form))
+        try:
+            await _send_all(sender, topic, file, plan, waiting)
+            async with asyncio.timeout(timeout_s):
+                await printing
+        except TimeoutError:
+            raise CommandError(
+                f"{len(waiting.ids)} of {sender.sent} have no result after {timeout_s:g} s", TIMED_OUT
+            ) from None
+        finally:
+            printing.cancel()
+    if waiting.failed:
+        raise CommandError(f"{waiting.failed} of {waiting.answered} did not succeed", FAILED)
+
+
+async def _print_answers(reader: Reader, waiting: Waiting, id_name: str, form: Format) -> None:
+    from streams.cli.tail import as_json
+
+    async for records in reader.polls():
+        for record in records:
+            answer = as_json(record.value)
+            if isinstance(answer, dict) and answer.get(id_name) in waiting.ids:
+                waiting.ids.discard(answer[id_name])
+                waiting.answered += 1
+                waiting.failed += answer.get("status") != "success"
+                _print(answer, id_name, form)
+        if waiting.over():
+            return
+
+
+def _print(answer: dict[str, Any], id_name: str, form: Format) -> None:
+    if form is not Format.text:
+        json_line(answer)
+        return
+    why = (
+        answer["error"].get("message", "")
+        if isinstance(answer.get("error"), dict)
+        else f"confidence {answer.get('confidence')}"
+    )
+    line(f"{answer[id_name]}  {answer.get('status')}  {answer.get('executionTime')} ms  {why}")

@@ -1,0 +1,109 @@
+"""What windows say of an agent when they are put together. Pure.
+
+In: aggregates of one agent and one interval, any number of revisions of each window. Out: counts, means and spread over all
+of them, as if the points had been in one window. Confidence in [0, 1]; times in ms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.messages import Aggregate
+from schemas.times import format_time
+
+WindowKey = tuple[str, str, int]
+
+
+def newest(aggregates: Iterable[Aggregate]) -> list[Aggregate]:
+    """The last revision of each window, oldest window first. Later in the input wins between equal revisions."""
+    found: dict[WindowKey, Aggregate] = {}
+    for window in aggregates:
+        key = (window.pattern_name, window.task_type, window.window_start)
+        known = found.get(key)
+        if known is None or (window.final, window.revision) >= (known.final, known.revision):
+            found[key] = window
+    return sorted(found.values(), key=lambda window: (window.window_start, window.pattern_name, window.task_type))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Many windows as one. `trend`: mean confidence of the newer half of the time less that of the older; None with one window."""
+
+    executions: int
+    successes: int
+    avg_confidence: float
+    variance: float
+    avg_execution_time_ms: float
+    trend: float | None
+
+    @property
+    def success_rate(self) -> float:
+        """Share of executions that succeeded."""
+        return self.successes / self.executions
+
+
+def summarize(windows: Sequence[Aggregate]) -> Summary:
+    """The summary of windows that hold at least one execution between them."""
+    count = sum(window.count for window in windows)
+    if count == 0:
+        raise ValueError("windows without executions have no summary")
+    mean = math.fsum(window.avg_confidence * window.count for window in windows) / count
+    # Variance within the windows and between their means, each weighted: exact, whatever the windows' sizes.
+    spread = math.fsum((w.variance + (w.avg_confidence - mean) ** 2) * w.count for w in windows) / count
+    time_ms = math.fsum(window.avg_execution_time * window.count for window in windows) / count
+    return Summary(count, sum(w.success_count for w in windows), mean, spread, time_ms, trend(windows))
+
+
+def trend(windows: Sequence[Aggregate]) -> float | None:
+    """Positive: confidence rises. None when all windows begin at the same time."""
+    starts = sorted({window.window_start for window in windows if window.count})
+    if len(starts) < 2:
+        return None
+    middle = starts[len(starts) // 2]
+    older = [window for window in windows if window.count and window.window_start < middle]
+    newer = [window for window in windows if window.count and window.window_start >= middle]
+    return _mean(newer) - _mean(older)
+
+
+def _mean(windows: Sequence[Aggregate]) -> float:
+    return math.fsum(w.avg_confidence * w.count for w in windows) / sum(w.count for w in windows)
+
+
+def averages(windows: Sequence[Aggregate], at_most: int) -> list[float]:
+    """Mean confidence of the newest `at_most` window times, patterns and task types put together, oldest first."""
+    by_start: dict[int, list[Aggregate]] = {}
+    for window in windows:
+        if window.count:
+            by_start.setdefault(window.window_start, []).append(window)
+    return [_mean(by_start[start]) for start in sorted(by_start)[-at_most:]]
+
+
+def as_document(agent_id: str, windows: Sequence[Aggregate]) -> dict[str, Any]:
+    """The names of the query API's `/agents/{id}/stats`."""
+    whole = summarize(windows)
+    patterns = sorted({window.pattern_name for window in windows if window.count})
+    return {
+        "agentId": agent_id,
+        **_fields(whole),
+        "from": format_time(min(window.window_start for window in windows)),
+        "to": format_time(max(window.window_end for window in windows)),
+        "patterns": [
+            {"patternName": name, **_fields(summarize([w for w in windows if w.pattern_name == name]))}
+            for name in patterns
+        ],
+        "windows": [window.wire() for window in windows],
+    }
+
+
+def _fields(summary: Summary) -> dict[str, Any]:
+    return {
+        "totalExecutions": summary.executions,
+        "avgConfidence": summary.avg_confidence,
+        "successRate": summary.success_rate,
+        "variance": summary.variance,
+        "avgExecutionTime": summary.avg_execution_time_ms,
+        "confidenceTrend": summary.trend,
+    }

@@ -1,0 +1,103 @@
+"""`parallax tail TOPIC`: the records of one of our topics, as JSON lines, until Ctrl-C.
+
+In: a topic by its short name (`results`, `dlq.tasks`) or its full one. Out: one line a record, read under read_committed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.options import USAGE, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.output import json_line, line
+from streams.cli.running import run
+
+if TYPE_CHECKING:
+    from streams.client import Reader, Record
+    from streams.settings import Settings
+
+MAX_TEXT = 200
+
+
+def tail(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="results, events, dlq.tasks, ... or a full name")],
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="start at the oldest record")] = False,
+    maximum: Annotated[
+        int | None, typer.Option("--max", min=1, metavar="N", help="stop after N records", show_default=False)
+    ] = None,
+    no_follow: Annotated[
+        bool, typer.Option("--no-follow", help="stop at the end of the topic as it is now (with --from-beginning)")
+    ] = False,
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Print a topic's records as JSON lines, new ones as they come, until Ctrl-C or --max. `-o text` is for reading."""
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    name = short_name(topic, settings.topic_prefix)
+    form = output or Format.jsonl
+    run(settings, _tail(settings, name, from_beginning, maximum, not no_follow, form))
+
+
+def short_name(topic: str, prefix: str) -> str:
+    """The short name of one of our topics, given either name.
+
+    >>> short_name("parallax.results", "parallax."), short_name("dlq.parallax.tasks", "parallax.")
+    ('results', 'dlq.tasks')
+    """
+    from schemas.topics import TOPICS, dead_letter_topics, full_name
+
+    names = [*(entry.name for entry in TOPICS), *dead_letter_topics()]
+    for name in names:
+        if topic in (name, full_name(name, prefix)):
+            return name
+    raise CommandError(f"{topic}: no such topic; there are {', '.join(names)}", USAGE)
+
+
+async def _tail(
+    settings: Settings, name: str, from_beginning: bool, maximum: int | None, follow: bool, form: Format
+) -> None:
+    from streams.client import reading
+
+    async with reading(settings, name, from_beginning=from_beginning) as reader:
+        printed = 0
+        async for record in _records(reader, follow):
+            _print(record, form)
+            printed += 1
+            if printed == maximum:
+                return
+
+
+def _records(reader: Reader, follow: bool) -> Any:
+    return reader.follow() if follow else reader.to_end()
+
+
+def _print(record: Record, form: Format) -> None:
+    if form is Format.text:
+        line(as_text(record))
+    else:
+        json_line(as_json(record.value))
+
+
+def as_json(value: bytes | None) -> Any:
+    """A value as JSON; bytes that are no JSON (dead letters keep them) as a string."""
+    import orjson
+
+    if value is None:
+        return None
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value.decode("utf-8", "replace")
+
+
+def as_text(record: Record) -> str:
+    """Time, key, CloudEvents type and the beginning of the value on one line."""
+    from schemas.times import format_time
+
+    kind = next((raw.decode("utf-8", "replace") for key, raw in record.headers if key == "ce_type"), "-")
+    key = "-" if record.key is None else record.key.decode("utf-8", "replace")
+    value = "(deleted)" if record.value is None else record.value.decode("utf-8", "replace").replace("\n", " ")
+    cut = value if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"
+    return f"{format_time(record.timestamp_ms)}  {key}  {kind}  {cut}"

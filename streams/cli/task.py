@@ -1,0 +1,84 @@
+"""`parallax task ID`: what became of one task.
+
+In: a task id. Out: its events and its result, in the order of time. Reads `events` and `results` once, to their ends.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.options import NOT_FOUND, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.output import document, json_line, table
+from streams.cli.running import run
+from streams.cli.tail import as_json
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+PLAIN = re.compile(r"[A-Za-z0-9._:-]+")
+
+
+def task(
+    task_id: Annotated[str, typer.Argument(metavar="ID")],
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """What became of a task: its events and its result. Reads both topics from the beginning."""
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _task(settings, task_id, output or Format.text))
+
+
+async def _task(settings: Settings, task_id: str, form: Format) -> None:
+    results = await _matching(settings, "results", task_id, lambda value: value.get("taskId"))
+    events = await _matching(settings, "events", task_id, _event_task)
+    if not results and not events:
+        raise CommandError(f"task {task_id}: no event and no result found", NOT_FOUND)
+    events.sort(key=lambda value: str(value.get("timestamp", "")))
+    if form is Format.text:
+        _show(events, results)
+    elif form is Format.json:
+        document({"taskId": task_id, "result": results[0] if results else None, "events": events}, form)
+    else:
+        for value in [*events, *results]:
+            json_line(value)
+
+
+def _event_task(value: dict[str, Any]) -> Any:
+    data = value.get("data")
+    return data.get("taskId") if isinstance(data, dict) else None
+
+
+async def _matching(settings: Settings, topic: str, task_id: str, id_of: Any) -> list[dict[str, Any]]:
+    from streams.client import read_all
+
+    # An id of plain characters is spelt in JSON as it is, so most records are passed over without being parsed.
+    needle = task_id.encode() if PLAIN.fullmatch(task_id) else b""
+    found = []
+    async for record in read_all(settings, topic):
+        if record.value is not None and needle in record.value:
+            value = as_json(record.value)
+            if isinstance(value, dict) and id_of(value) == task_id:
+                found.append(value)
+    return found
+
+
+def _show(events: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
+    import orjson
+
+    rows = []
+    for event in events:
+        data = {key: value for key, value in event.get("data", {}).items() if key not in ("taskId", "result")}
+        rows.append((event.get("timestamp"), event.get("type"), orjson.dumps(data).decode()))
+    table(("time", "event", "data"), rows)
+    for result in results:
+        table(("field", "value"), [(key, _short(value)) for key, value in result.items()], title="result")
+
+
+def _short(value: Any) -> str:
+    import orjson
+
+    return value if isinstance(value, str) else orjson.dumps(value).decode()[:500]

@@ -1,0 +1,103 @@
+"""`parallax topics apply|ls`: the topics of the table, created or checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.options import FAILED, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.output import rows_as, say
+from streams.cli.running import run
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+    from streams.topics_admin import TopicState
+
+app = typer.Typer(help="Create and check the topics.", rich_markup_mode=None)
+
+Partitions = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=10_000, metavar="N", help="of tasks and all that follow it; 8 when new", show_default=False
+    ),
+]
+Replication = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=100, metavar="N", help="copies of each partition; the broker's default", show_default=False
+    ),
+]
+
+
+@app.command("apply")
+def apply(
+    partitions: Partitions = None,
+    replication_factor: Replication = None,
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Create the topics that are missing; safe to repeat. Adds partitions when more are asked for, never removes any."""
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _apply(settings, partitions, replication_factor, output or Format.text))
+
+
+async def _apply(settings: Settings, partitions: int | None, replication: int | None, form: Format) -> None:
+    from streams.topics_admin import apply as apply_topics
+
+    changes = await apply_topics(settings, partitions, replication)
+    documents = [{"topic": change.name, "action": change.action, "partitions": change.partitions} for change in changes]
+    rows_as(form, documents, ("topic", "action", "partitions"))
+
+
+@app.command("ls")
+def ls(
+    partitions: Partitions = None,
+    replication_factor: Replication = None,
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Compare the broker's topics with the table (and with the numbers given); exit 1 when any is missing or too small."""
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _ls(settings, partitions, replication_factor, output or Format.text))
+
+
+async def _ls(settings: Settings, partitions: int | None, replication: int | None, form: Format) -> None:
+    from streams.topics_admin import describe, wanted
+
+    fixed = {topic.name: topic.partitions for topic in wanted(settings.topic_prefix)}
+    documents = []
+    for state in await describe(settings):
+        problem = _problem(state, fixed[state.name] or partitions, replication)
+        documents.append(_row(state, problem))
+    rows_as(form, documents, ("topic", "partitions", "replication", "state", "differs"))
+    bad = [row["topic"] for row in documents if row["state"] != "ok"]
+    if bad:
+        say(
+            f"parallax: {len(bad)} of {len(documents)} topics are not as they should be; mend with: parallax topics apply"
+        )
+        raise typer.Exit(FAILED)
+
+
+def _problem(state: TopicState, partitions: int | None, replication: int | None) -> str | None:
+    if state.partitions is None:
+        return "missing"
+    if partitions is not None and state.partitions < partitions:
+        return f"has fewer than {partitions} partitions"
+    if replication is not None and (state.replication or 0) < replication:
+        return f"has fewer than {replication} copies"
+    return None
+
+
+def _row(state: TopicState, problem: str | None) -> dict[str, Any]:
+    # Settings that differ are told but are no fault: an operator may have tuned them.
+    differs = [f"{name}={have} (table: {want})" for name, (want, have) in state.differences.items()]
+    return {
+        "topic": state.name,
+        "partitions": state.partitions,
+        "replication": state.replication,
+        "state": problem or "ok",
+        "differs": differs,
+    }

@@ -1,0 +1,152 @@
+"""The two ways to make outputs and offsets durable together. One committer serves one partition number.
+
+Transactional: one Kafka transaction holds the outputs and the offsets; starting it fences every earlier owner.
+Plain, for brokers without transactions: outputs first, acknowledged, then the offsets: at least once.
+In: outputs and {topic partition: (offset, map)}. Raises `Fenced` when somebody else owns the partition now, any other
+`KafkaError` when nothing was committed and the same commit may be tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    InvalidProducerEpoch,
+    InvalidTxnState,
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    UnknownProducerId,
+)
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
+from streams.rules.records import Output
+
+Offsets = dict[TopicPartition, OffsetAndMetadata]
+log = structlog.get_logger(__name__)
+
+_FATAL = (ProducerFenced, OutOfOrderSequenceNumber, InvalidProducerEpoch, UnknownProducerId, InvalidTxnState)
+START_TIMEOUT_S = 60.0
+CLOSE_TIMEOUT_S = 5.0
+
+
+class Fenced(Exception):
+    """This owner may write no more: the partition must be started again from what is committed, or given up."""
+
+
+class Committer(Protocol):
+    """Makes outputs and offsets durable together."""
+
+    async def start(self) -> None:
+        """After this no earlier owner can commit. Raises `KafkaError`, `TimeoutError`."""
+        ...
+
+    async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
+        """All or nothing. Raises `Fenced` or `KafkaError`."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections; an open transaction is left to be aborted."""
+        ...
+
+
+class TransactionalCommitter:
+    """One transactional id, hence one writer: the newest to start."""
+
+    def __init__(self, options: dict[str, Any], transactional_id: str, group: str, batcher: Batcher) -> None:
+        self._options = options
+        self._id = transactional_id
+        self._group = group
+        self._batcher = batcher
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        # A transaction begun right after a commit is told CONCURRENT_TRANSACTIONS and waits the backoff: keep it short.
+        self._producer = AIOKafkaProducer(
+            **self._options,
+            transactional_id=self._id,
+            transaction_timeout_ms=60_000,
+            retry_backoff_ms=5,
+            max_request_size=MAX_RECORD_BYTES,
+            max_batch_size=BATCH_BYTES,
+        )
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await self._producer.start()
+
+    async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
+        producer = self._producer
+        if producer is None:
+            raise Fenced(f"{self._id}: not started")
+        # An error inside the transaction is undone by an abort. One while beginning, aborting or committing leaves open
+        # what the broker did: only a new start, which reads what is committed, is safe then.
+        try:
+            await producer.begin_transaction()
+        except (KafkaError, AssertionError) as error:
+            raise Fenced(f"{self._id}: {error!r}") from error
+        try:
+            futures = await self._batcher.send(producer, outputs)
+            await producer.send_offsets_to_transaction(offsets, self._group)
+            await _delivered(futures)
+        except _FATAL as error:
+            raise Fenced(f"{self._id}: {error!r}") from error
+        except KafkaError as failure:
+            try:
+                await producer.abort_transaction()
+            except (KafkaError, AssertionError) as error:
+                raise Fenced(f"{self._id}: {error!r} after {failure!r}") from error
+            raise
+        try:
+            await producer.commit_transaction()
+        except (KafkaError, AssertionError) as error:
+            raise Fenced(f"{self._id}: {error!r}") from error
+
+    async def close(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await stop_producer(producer)
+
+
+class PlainCommitter:
+    """Outputs acknowledged first, offsets after; shares one producer among all partitions."""
+
+    def __init__(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, batcher: Batcher) -> None:
+        self._producer = producer
+        self._consumer = consumer
+        self._batcher = batcher
+
+    async def start(self) -> None:
+        return
+
+    async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
+        await _delivered(await self._batcher.send(self._producer, outputs))
+        try:
+            await self._consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError) as error:
+            raise Fenced(f"offsets refused: {error!r}") from error
+
+    async def close(self) -> None:
+        return
+
+
+async def _delivered(futures: list[asyncio.Future[Any]]) -> None:
+    """Wait for all batches, so that none is left unwatched; then raise the first failure."""
+    for outcome in await asyncio.gather(*futures, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def stop_producer(producer: AIOKafkaProducer) -> None:
+    """Stop within a bound, also when the brokers are gone."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await producer.stop()
+    except (KafkaError, TimeoutError) as error:
+        log.debug("producer did not stop cleanly", error=repr(error))
+        await producer.client.close()

@@ -1,0 +1,333 @@
+"""The consumer side of the transactional partitions: assignment, fetching, back-pressure, restart of what was fenced.
+
+In: the intake topics (equal partition counts, assigned together). Out: one `Home` per assigned partition number, fed in order.
+A partition is paused until its home is ready, and is then sought to what is committed: what was fetched before is void.
+It never decides about a record: that is the handler's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.structs import TopicPartition
+
+from schemas.topics import full_name
+from streams.engine.commit import Committer, Fenced
+from streams.engine.home import Handler, Home
+
+log = structlog.get_logger(__name__)
+
+POLL_MS = 200
+POLL_RECORDS = 500
+RESTART_PAUSE_S = 1.0
+START_TRIES = 30
+FETCH_BYTES = 512 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an engine needs to know. Times in seconds; `options`: aiokafka's connection arguments."""
+
+    options: dict[str, Any]
+    prefix: str
+    group: str
+    sources: Sequence[str]
+    instance_id: str | None
+    session_timeout_s: float
+    max_in_flight: int
+    drain_timeout_s: float
+    commit_interval_max_s: float
+
+
+@dataclass(slots=True)
+class _Start:
+    """A home that is ready and waits for the fetch loop to let it in."""
+
+    home: Home
+    heads: dict[str, int] = field(default_factory=dict)
+
+
+class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """Runs the homes of this worker.
+
+    `make_committer(number)` and `make_handler(home)` put the pieces of one home together.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        make_committer: Callable[[int, AIOKafkaConsumer], Committer],
+        make_handler: Callable[[Home], Handler],
+        on_assigned: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.config = config
+        self.homes: dict[int, Home] = {}
+        self.assigned = asyncio.Event()
+        self.failure: BaseException | None = None
+        self._make_committer = make_committer
+        self._make_handler = make_handler
+        self._on_assigned = on_assigned
+        self._names = {full_name(source, config.prefix): source for source in config.sources}
+        self._starting: dict[int, asyncio.Task[None]] = {}
+        self._started: list[_Start] = []
+        self._owned: set[int] = set()
+        self._room = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._consumer: AIOKafkaConsumer | None = None
+        self._loop_task: asyncio.Task[None] | None = None
+
+    @property
+    def consumer(self) -> AIOKafkaConsumer:
+        """The group's consumer; there once started."""
+        if self._consumer is None:
+            raise RuntimeError("the engine is not started")
+        return self._consumer
+
+    @property
+    def in_flight(self) -> int:
+        """Records taken and not finished, over all homes."""
+        return sum(home.in_flight for home in self.homes.values())
+
+    @property
+    def ready(self) -> bool:
+        """Assigned, and every home of the assignment open."""
+        return self.assigned.is_set() and all(n in self.homes and self.homes[n].ready for n in self._owned)
+
+    async def start(self) -> None:
+        """Join the group and begin to fetch. Raises `KafkaError`."""
+        config = self.config
+        session_ms = int(config.session_timeout_s * 1000)
+        self._consumer = AIOKafkaConsumer(
+            **config.options,
+            group_id=config.group,
+            group_instance_id=config.instance_id,
+            partition_assignment_strategy=(RangePartitionAssignor,),
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=max(session_ms // 5, 200),
+            rebalance_timeout_ms=max(session_ms, int(config.drain_timeout_s * 2500)),
+            max_poll_interval_ms=24 * 3600 * 1000,
+            max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_wait_ms=POLL_MS,
+            retry_backoff_ms=100,
+        )
+        await self._consumer.start()
+        self._consumer.subscribe(list(self._names), listener=self)
+        self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{config.group}")
+
+    async def stop(self) -> None:
+        """Drain, commit, leave. What is not finished within the drain time is left to the next owner."""
+        self._stopping = True
+        self._room.set()
+        if self._loop_task is not None:
+            await self._loop_task
+        await self._release()
+        if self._consumer is not None:
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(self.config.drain_timeout_s):
+                    await self._consumer.stop()
+
+    # Assignment
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        """Drain, commit, fence ourselves out: all homes at once, each within the drain time (assignment here is eager)."""
+        self.assigned.clear()
+        await self._release()
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        """Hold everything until its home is open. No heartbeat runs while this does: the opening is left to tasks."""
+        self.consumer.pause(*assigned)
+        self._owned = {tp.partition for tp in assigned}
+        self._on_assigned()
+        for number in sorted(self._owned):
+            self._start_home(number)
+        self.assigned.set()
+
+    async def _release(self) -> None:
+        self._owned = set()
+        for task in self._starting.values():
+            task.cancel()
+        if self._starting:
+            await asyncio.wait(self._starting.values())
+        self._starting.clear()
+        for start in self._started:
+            await start.home.close()
+        self._started.clear()
+        homes, self.homes = list(self.homes.values()), {}
+        await asyncio.gather(*(home.drain(self.config.drain_timeout_s) for home in homes))
+
+    def _start_home(self, number: int, pause_s: float = 0.0) -> None:
+        task = asyncio.create_task(self._open(number, pause_s), name=f"open-{number}")
+        self._starting[number] = task
+
+    async def _open(self, number: int, pause_s: float) -> None:
+        """Fence, read what is committed, hand over to the fetch loop; again and again until it works or is revoked."""
+        for attempt in range(START_TRIES):
+            await asyncio.sleep(pause_s)
+            home = self._new_home(number)
+            try:
+                await home.committer.start()
+                heads = await self._heads(home)
+            except (KafkaError, TimeoutError) as error:
+                log.warning("partition could not be opened; trying again", partition=number, error=repr(error))
+                await home.close()
+                pause_s = min(RESTART_PAUSE_S * (attempt + 1), 10.0)
+                continue
+            except asyncio.CancelledError:
+                await home.close()
+                raise
+            home.open(heads, self._make_handler(home))
+            self._starting.pop(number, None)
+            self._started.append(_Start(home, {source: home.ledgers[source].head for source in heads}))
+            self._room.set()
+            return
+        self._fail(RuntimeError(f"partition {number} could not be opened in {START_TRIES} tries"))
+
+    def _new_home(self, number: int) -> Home:
+        return Home(
+            number,
+            self._make_committer(number, self.consumer),
+            {source: TopicPartition(name, number) for name, source in self._names.items()},
+            interval_max_s=self.config.commit_interval_max_s,
+            on_room=lambda home: self._room.set(),
+            on_lost=self._restart,
+        )
+
+    async def _heads(self, home: Home) -> dict[str, tuple[int, str]]:
+        """What the last owner committed, read after it was fenced; a group without commits starts at the log's beginning."""
+        tps = list(home.partitions.values())
+        # The public `committed()` drops the metadata, which holds the offset map.
+        committed = await self.consumer._coordinator.fetch_committed_offsets(tps)
+        begins = await self.consumer.beginning_offsets(tps)
+        ends = await self.consumer.end_offsets(tps)
+        heads: dict[str, tuple[int, str]] = {}
+        for source, tp in home.partitions.items():
+            known = committed.get(tp)
+            if known is None or known.offset < 0:
+                heads[source] = (begins[tp], "")
+            elif known.offset > ends[tp]:
+                log.warning("the committed offset lies beyond the log; the topic was made anew: starting at its beginning",
+                            topic=tp.topic, partition=tp.partition, committed=known.offset, end=ends[tp])  # fmt: skip
+                heads[source] = (begins[tp], "")
+            else:
+                heads[source] = (known.offset, known.metadata or "")
+        return heads
+
+    def _restart(self, home: Home, error: Fenced) -> None:
+        """A home was fenced or lost its way: open it again from what is committed, unless it is no longer ours.
+
+        The pause outlasts a heartbeat: a worker that was frozen learns first that its partitions went elsewhere.
+        """
+        log.warning("partition lost its place; reopening", partition=home.number, reason=str(error))
+        if self.homes.get(home.number) is home:
+            del self.homes[home.number]
+        self._spawn(self._reopen(home))
+
+    async def _reopen(self, home: Home) -> None:
+        self._pause(home)
+        await home.close()
+        pause_s = max(RESTART_PAUSE_S, self.config.session_timeout_s / 4)
+        await asyncio.sleep(pause_s)
+        if home.number in self._owned and home.number not in self._starting and home.number not in self.homes:
+            self._start_home(home.number)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _pause(self, home: Home) -> None:
+        with contextlib.suppress(IllegalStateError):
+            self.consumer.pause(*home.partitions.values())
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = self.failure or error
+        self._stopping = True
+        self._room.set()
+
+    # Fetching
+
+    async def _fetch_loop(self) -> None:
+        try:
+            while not self._stopping:
+                self._admit()
+                self._feed()
+                await self._fetch()
+        except Exception as error:
+            log.exception("fetching failed")
+            self._fail(error)
+
+    def _admit(self) -> None:
+        """Let homes in that became ready. Only here, between two fetches, is no older batch on its way."""
+        while self._started:
+            start = self._started.pop()
+            home = start.home
+            if home.closed or home.number not in self._owned:
+                self._spawn(home.close())
+                continue
+            try:
+                for source, tp in home.partitions.items():
+                    self.consumer.seek(tp, start.heads[source])
+                self.consumer.resume(*home.partitions.values())
+            except IllegalStateError:  # a rebalance began: it releases this home with the others
+                self._spawn(home.close())
+                continue
+            home.ready = True
+            self.homes[home.number] = home
+
+    def _feed(self) -> None:
+        """Hand records to handlers while there is room; the oldest of each home first."""
+        budget = self.config.max_in_flight - self.in_flight
+        for home in self.homes.values():
+            handler, inbox = home.handler, home.inbox
+            if handler is None:
+                continue
+            while inbox and budget > 0 and home.can_take():
+                source, record = inbox.popleft()
+                if home.ledgers[source].track(record.offset):
+                    budget -= 1
+                    handler.take(source, record)
+
+    async def _fetch(self) -> None:
+        """Fetch for the homes whose inbox is empty; wake early when something else is to do."""
+        self._room.clear()
+        wanted = [tp for home in self.homes.values() if not home.inbox for tp in home.partitions.values()]
+        if not wanted or self._started:
+            if not self._started:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._room.wait(), POLL_MS / 1000)
+            return
+        poll = asyncio.ensure_future(self.consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=POLL_RECORDS))
+        room = asyncio.ensure_future(self._room.wait())
+        try:
+            await asyncio.wait((poll, room), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            room.cancel()
+            if not poll.done():
+                poll.cancel()
+        try:
+            batches = await poll
+        except asyncio.CancelledError:
+            return
+        except IllegalStateError:  # revoked while polling
+            return
+        except KafkaError as error:
+            log.warning("fetch failed; trying again", error=repr(error))
+            await asyncio.sleep(0.5)
+            return
+        for tp, records in batches.items():
+            home = self.homes.get(tp.partition)
+            if home is not None:
+                source = self._names[tp.topic]
+                home.inbox.extend((source, record) for record in records)

@@ -1,0 +1,224 @@
+"""One partition number under this worker: its three ledgers, its handler, its committer. Born at assignment, gone at revoke.
+
+In: records of the intake topics of this number, in order. Out: `Output`s and offsets, committed together in a loop.
+Answers that come after it was closed are ignored: its epoch is over. It never polls and never touches another partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
+
+from streams.engine.commit import Committer, Fenced, Offsets
+from streams.rules import offset_map
+from streams.rules.ledger import Ledger
+from streams.rules.pacing import gather_s
+from streams.rules.records import Output
+
+log = structlog.get_logger(__name__)
+
+COMMIT_RETRY_S = 0.5
+COMMIT_TRIES = 5
+
+
+class Handler(Protocol):
+    """What works on the records of one home. Every record taken must end in one `home.complete`, whatever happens."""
+
+    def room(self) -> bool:
+        """Whether another record may be taken now."""
+        ...
+
+    def take(self, source: str, record: ConsumerRecord) -> None:
+        """Work on a record of topic `source` (short name)."""
+        ...
+
+    def hold(self) -> None:
+        """Start nothing new; what runs may finish."""
+        ...
+
+    def running(self) -> int:
+        """How many calls are under way."""
+        ...
+
+    def close(self) -> None:
+        """Cancel whatever still runs."""
+        ...
+
+
+class Home:
+    """The home of every agent whose id hashes to `number`."""
+
+    def __init__(
+        self,
+        number: int,
+        committer: Committer,
+        partitions: Mapping[str, TopicPartition],
+        *,
+        interval_max_s: float,
+        on_room: Callable[[Home], None],
+        on_lost: Callable[[Home, Fenced], None],
+    ) -> None:
+        """`partitions`: intake topic (short name) to its topic partition."""
+        self.number = number
+        self.partitions = dict(partitions)
+        self.ledgers: dict[str, Ledger] = {}
+        self.inbox: deque[tuple[str, ConsumerRecord]] = deque()
+        self.handler: Handler | None = None
+        self.ready = False
+        self.closed = False
+        self.committer = committer
+        self._interval_max_s = interval_max_s
+        self._on_room = on_room
+        self._on_lost = on_lost
+        self._finished: list[tuple[str, int]] = []
+        self._outputs: list[Output] = []
+        self._committed: dict[str, tuple[int, str]] = {}
+        self._dirty = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop_task: asyncio.Task[None] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Records taken and not finished."""
+        return sum(ledger.in_flight for ledger in self.ledgers.values()) - len(self._finished)
+
+    def open(self, heads: Mapping[str, tuple[int, str]], handler: Handler) -> None:
+        """Begin from what is committed. `heads`: intake topic to (commit offset, offset map)."""
+        for source, (head, text) in heads.items():
+            tp = self.partitions[source]
+            try:
+                done = offset_map.decode(tp.topic, tp.partition, head, text)
+            except offset_map.MapError as error:
+                log.warning("offset map refused; finished work beyond the commit is redone", topic=tp.topic,
+                            partition=tp.partition, offset=head, error=str(error))  # fmt: skip
+                done = []
+            self.ledgers[source] = Ledger(head, done)
+            self._committed[source] = (head, text)
+        self.handler = handler
+        self._loop_task = asyncio.create_task(self._commit_loop(), name=f"commit-{self.number}")
+
+    def can_take(self) -> bool:
+        """Whether the next record of the inbox may be handed to the handler."""
+        return self.handler is not None and self.handler.room() and not any(ledger.full() for ledger in self.ledgers.values())
+
+    def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
+        """A record is finished; its outputs go out with the next commit. Ignored once the home is closed."""
+        if self.closed:
+            return
+        self._finished.append((source, offset))
+        self._outputs.extend(outputs)
+        self._dirty.set()
+        if len(self._finished) >= 256:
+            self._hurry.set()
+        if self.inbox:
+            self._on_room(self)
+
+    async def _commit_loop(self) -> None:
+        last_batch = 0
+        while True:
+            await self._dirty.wait()
+            wait_s = gather_s(last_batch, len(self._finished), self._interval_max_s)
+            if wait_s:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), wait_s)
+            else:
+                await asyncio.sleep(0)  # whatever finished in this turn of the loop goes along
+            last_batch = len(self._finished)
+            try:
+                await self._commit()
+            except Fenced as error:
+                if not self.closed:
+                    self.closed = True
+                    self._on_lost(self, error)
+                return
+
+    async def _commit(self) -> None:
+        finished, self._finished = self._finished, []
+        outputs, self._outputs = self._outputs, []
+        self._dirty.clear()
+        self._hurry.clear()
+        for source, offset in finished:
+            self.ledgers[source].done(offset)
+        offsets: Offsets = {}
+        states: dict[str, tuple[int, str]] = {}
+        for source, ledger in self.ledgers.items():
+            tp, head = self.partitions[source], ledger.head
+            state = (head, offset_map.encode(tp.topic, tp.partition, head, ledger.runs()))
+            if state != self._committed[source]:
+                states[source] = state
+                offsets[tp] = OffsetAndMetadata(*state)
+        if not offsets:
+            return
+        self._idle.clear()
+        try:
+            await self._try_commit(outputs, offsets)
+        finally:
+            self._idle.set()
+        self._committed.update(states)
+
+    async def _try_commit(self, outputs: list[Output], offsets: Offsets) -> None:
+        """Commit, several times if need be: an error that is none of the partition's own must not drop what was finished."""
+        for attempt in range(1, COMMIT_TRIES + 1):
+            try:
+                await self.committer.commit(outputs, offsets)
+            except MessageSizeTooLargeError as error:
+                if not _shrink(outputs):
+                    raise Fenced(f"an output is too large and has no smaller form: {error!r}") from error
+            except KafkaError as error:
+                log.warning("commit failed", partition=self.number, attempt=attempt, error=repr(error))
+                await asyncio.sleep(COMMIT_RETRY_S * attempt)
+            else:
+                return
+        raise Fenced(f"gave up after {COMMIT_TRIES} tries")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let what runs finish, at most `timeout_s` seconds, and commit it. Then the home is closed."""
+        self.inbox.clear()
+        if self.handler is not None:
+            self.handler.hold()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    while self.handler.running():  # noqa: ASYNC110 - counts several lanes, once a revoke
+                        await asyncio.sleep(0.01)
+        if self._loop_task is not None and not self.closed:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while (self._finished or not self._idle.is_set()) and not self._loop_task.done():
+                        self._hurry.set()
+                        await asyncio.sleep(0.002)
+            except TimeoutError:
+                log.warning("commit not finished in time; its tasks are redone", partition=self.number)
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop everything at once; what is not committed is redone by the next owner."""
+        self.closed = True
+        self.inbox.clear()
+        if self.handler is not None:
+            self.handler.close()
+        if self._loop_task is not None and self._loop_task is not asyncio.current_task():
+            self._loop_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loop_task
+        await self.committer.close()
+
+
+def _shrink(outputs: list[Output]) -> bool:
+    """Replace the largest output that has a smaller form; False when none has."""
+    candidates = [index for index, output in enumerate(outputs) if output.fallback is not None]
+    if not candidates:
+        return False
+    largest = max(candidates, key=lambda index: len(outputs[index].value or b""))
+    smaller = outputs[largest].fallback
+    if smaller is not None:
+        outputs[largest] = smaller
+    return True

@@ -1,0 +1,342 @@
+"""How to reach the brokers, and what they can do.
+
+In: settings. Out: keyword arguments for aiokafka's clients, and answers to "is a broker there?" and "can it do transactions?",
+each within a bounded time. Never produces or consumes, never creates a topic, never logs a password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.transaction import InitProducerIdRequest
+
+from streams.settings import Settings, SettingsError
+
+CLIENT_ID = "parallax"
+RETRY_PAUSE_S = 0.1
+CONNECT_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 30.0
+"""A fresh Kafka broker first creates its transaction log: seconds, a minute on a bad day."""
+PROBE_TRANSACTION_MS = 1000
+UNKNOWN_ERROR_TRIES = 3
+NOISE_INTERVAL_S = 30.0
+
+# Answers of a coordinator that exists but is not ready yet.
+_NOT_YET = (
+    kafka_errors.CoordinatorLoadInProgressError,
+    kafka_errors.CoordinatorNotAvailableError,
+    kafka_errors.NotCoordinatorError,
+    kafka_errors.RequestTimedOutError,
+    kafka_errors.NodeNotReadyError,
+    kafka_errors.KafkaConnectionError,
+)
+_DENIED = (
+    kafka_errors.TransactionalIdAuthorizationFailed,
+    kafka_errors.ClusterAuthorizationFailedError,
+)
+
+
+class BrokerUnreachable(Exception):
+    """No broker answered in time. The message is one line: the address and the reason."""
+
+
+class TransactionsDenied(Exception):
+    """The broker has transactions, but not for this user. The message is one line and says what to grant."""
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments that aiokafka's consumer, producer and admin client share. Raises `SettingsError`.
+
+    >>> client_options(Settings(bootstrap_servers="b:9092"))["bootstrap_servers"]
+    'b:9092'
+    """
+    _addresses(settings)
+    kafka = settings.kafka
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "security_protocol": kafka.security_protocol,
+        "request_timeout_ms": kafka.request_timeout,
+    }
+    if kafka.security_protocol.startswith("SASL"):
+        if kafka.sasl_username is None or kafka.sasl_password is None:
+            raise SettingsError(
+                f"kafka.security_protocol {kafka.security_protocol} needs kafka.sasl_username and kafka.sasl_password"
+            )
+        options |= {
+            "sasl_mechanism": kafka.sasl_mechanism,
+            "sasl_plain_username": kafka.sasl_username,
+            "sasl_plain_password": kafka.sasl_password.get_secret_value(),
+        }
+    if kafka.security_protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(settings)
+    return options
+
+
+def _addresses(settings: Settings) -> list[tuple[str, int]]:
+    """Host and port of each bootstrap server, in random order."""
+    try:
+        found = [(host, port) for host, port, _ in collect_hosts(settings.bootstrap_servers)]
+    except ValueError:
+        found = []
+    if not found or not all(host and len(host) < 254 and 0 < port < 65_536 for host, port in found):
+        raise SettingsError(
+            f"bootstrap_servers {settings.bootstrap_servers!r}: want host:port, several with commas between"
+        )
+    return found
+
+
+def _ssl_context(settings: Settings) -> ssl.SSLContext:
+    """The default context (certificates and host names are checked) with the user's files."""
+    kafka = settings.kafka
+    try:
+        context = ssl.create_default_context(cafile=kafka.ssl_cafile)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"kafka.ssl_cafile {kafka.ssl_cafile}: {error}") from None
+    if kafka.ssl_certfile is not None:
+        try:
+            context.load_cert_chain(kafka.ssl_certfile, kafka.ssl_keyfile)
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(f"kafka.ssl_certfile {kafka.ssl_certfile}: {error}") from None
+    return context
+
+
+async def reach(settings: Settings, timeout_s: float) -> None:
+    """Return when a broker has answered and an address it advertises can be connected to; `timeout_s` bounds the whole.
+
+    Raises `BrokerUnreachable` and `SettingsError`. Refused passwords and certificates fail at once: waiting mends neither.
+    """
+    options = client_options(settings)
+    deadline = time.monotonic() + timeout_s
+    reason = f"no answer within {timeout_s:g} s"
+    while True:
+        for host, port in _addresses(settings):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                break
+            try:
+                await _answers(options, host, port, min(left_s, CONNECT_TIMEOUT_S))
+            except (kafka_errors.KafkaError, OSError, UnicodeError) as error:  # UnicodeError: a name too long for DNS
+                reason = _reason(error, settings)
+                if _hopeless(error):
+                    deadline = 0.0
+            else:
+                return
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise BrokerUnreachable(f"Kafka is not reachable at {settings.bootstrap_servers}: {reason}")
+        await asyncio.sleep(min(RETRY_PAUSE_S, left_s))
+
+
+async def _answers(options: dict[str, Any], host: str, port: int, timeout_s: float) -> None:
+    """One broker: connect, authenticate, ask who is there, connect to one of those."""
+    async with asyncio.timeout(timeout_s):
+        async with _connection(options, host, port) as connection:
+            metadata = await connection.send(MetadataRequest([]))
+        brokers = [(broker[1], broker[2]) for broker in metadata.brokers]
+        if not brokers:
+            raise kafka_errors.KafkaConnectionError("the broker that answered knows no broker that is ready")
+        if (host, port) in brokers:
+            return
+        for at, (other_host, other_port) in enumerate(brokers):
+            try:
+                async with asyncio.timeout(timeout_s / 2), _connection(options, other_host, other_port):
+                    return
+            except OSError:
+                if at == len(brokers) - 1:
+                    raise AdvertisedUnreachable(f"{other_host}:{other_port}") from None
+
+
+class AdvertisedUnreachable(OSError):
+    """The bootstrap address answers, the address it advertises does not (the usual trap with containers)."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"it answers, but advertises {address}, which cannot be connected to from here")
+
+
+@asynccontextmanager
+async def _connection(options: dict[str, Any], host: str, port: int) -> AsyncIterator[AIOKafkaConnection]:
+    rest = {name: value for name, value in options.items() if name != "bootstrap_servers"}
+    connection = await create_conn(host, port, client_id=CLIENT_ID, **rest)
+    try:
+        yield connection
+    finally:
+        # Closing hands back a future of the reader's end; waiting for it keeps no task behind.
+        await connection.close()
+
+
+def _reason(error: BaseException, settings: Settings) -> str:
+    """One line in plain words."""
+    if isinstance(error, AdvertisedUnreachable):
+        return str(error)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "unknown host"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ConnectionRefusedError) or (
+        isinstance(error, OSError) and "Connect call failed" in str(error)
+    ):
+        return "connection refused"
+    if isinstance(error, kafka_errors.UnsupportedSaslMechanismError):
+        return f"the broker does not offer {settings.kafka.sasl_mechanism}"
+    if isinstance(error, kafka_errors.AuthenticationFailedError | kafka_errors.SaslAuthenticationFailed):
+        return "user name or password refused"
+    if isinstance(error, kafka_errors.KafkaConnectionError):
+        hint = "; is kafka.security_protocol right?" if settings.kafka.security_protocol == "PLAINTEXT" else ""
+        return f"{_first_line(error)}{hint}"
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def _hopeless(error: BaseException) -> bool:
+    return isinstance(
+        error,
+        kafka_errors.UnsupportedSaslMechanismError
+        | kafka_errors.AuthenticationFailedError
+        | kafka_errors.SaslAuthenticationFailed
+        | ssl.SSLCertVerificationError,
+    )
+
+
+async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Whether the broker hands out transactional producers; asked by doing it, for the id `<app_id>-probe`.
+
+    What a broker advertises is no evidence: the embedded one advertises InitProducerId and the rest and fails each call.
+    A coordinator that is still loading is waited for. Raises `BrokerUnreachable` (also when none is ready within
+    `timeout_s`) and `TransactionsDenied`.
+    """
+    deadline = time.monotonic() + timeout_s
+    await reach(settings, timeout_s)
+    client = AIOKafkaClient(client_id=CLIENT_ID, **client_options(settings))
+    try:
+        async with asyncio.timeout_at(asyncio.get_running_loop().time() + max(0.0, deadline - time.monotonic())):
+            await client.bootstrap()
+            return await _probe(client, f"{settings.app_id}-probe")
+    except TimeoutError:
+        raise BrokerUnreachable(
+            f"Kafka at {settings.bootstrap_servers} answers, but its transaction coordinator was not ready "
+            f"within {timeout_s:g} s"
+        ) from None
+    except _DENIED:
+        raise TransactionsDenied(
+            f"Kafka at {settings.bootstrap_servers} refuses transactions: grant Write and Describe on transactional ids "
+            f"that begin with {settings.app_id!r}, or set dispatch.delivery to at-least-once"
+        ) from None
+    except kafka_errors.KafkaError as error:
+        raise BrokerUnreachable(
+            f"Kafka at {settings.bootstrap_servers} does not say whether it has transactions: {_first_line(error)}"
+        ) from None
+    finally:
+        await client.close()
+
+
+async def _probe(client: AIOKafkaClient, transactional_id: str) -> bool:
+    """Ask until the answer is final; the caller bounds the time."""
+    unknown = 0
+    while True:
+        try:
+            node = await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
+            answer = await client.send(
+                node, InitProducerIdRequest(transactional_id, PROBE_TRANSACTION_MS), group=ConnectionGroup.COORDINATION
+            )
+            error = kafka_errors.for_code(answer.error_code)
+            if error is kafka_errors.NoError or error is kafka_errors.ConcurrentTransactions:
+                return True  # "concurrent": a second probe is at it right now, so there is a coordinator
+            raise error()
+        except kafka_errors.IncompatibleBrokerVersion:
+            return False
+        except (kafka_errors.UnsupportedVersionError, kafka_errors.UnknownError):
+            # An UnknownError can be a passing fault of a real coordinator; said again and again, it means "no".
+            unknown += 1
+            if unknown >= UNKNOWN_ERROR_TRIES:
+                return False
+        except _NOT_YET:
+            await client.force_metadata_update()
+        await asyncio.sleep(RETRY_PAUSE_S)
+
+
+class ExpectedNoise(logging.Filter):
+    """Drops what aiokafka says of errors that it retries itself; of lost connections one line in `NOISE_INTERVAL_S` passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed_s: dict[str, float] = {}
+        """When a line of this template last passed; as many entries as aiokafka has log calls."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True: log it."""
+        if record.levelno > logging.ERROR or logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+            return True
+        if record.levelno < logging.WARNING:
+            return False
+        template = str(record.msg)
+        causes = [arg for arg in _args(record) if _is_kafka_error(arg)]
+        if any(template.startswith(text) for text in _EVERYDAY) or any(_retried(cause) for cause in causes):
+            return False
+        if any(text in template for text in _CONNECTION):
+            now_s = time.monotonic()
+            if now_s - self._passed_s.get(template, -NOISE_INTERVAL_S) < NOISE_INTERVAL_S:
+                return False
+            self._passed_s[template] = now_s
+        return True
+
+
+_EVERYDAY = (
+    "Heartbeat failed",
+    "Sending username and password in the clear",
+    "Topic %s is not available during auto-create",
+)
+_CONNECTION = (
+    "Unable connect",
+    "Unable to request metadata",
+    "Unable to update metadata",
+    "Error sending",
+    "Marking the coordinator dead",
+    "Heartbeat se",
+    "Cannot send",
+    "Could not send",
+    "Failed fetch",
+    "Got error produce response",
+    "Group Coordinator Request failed",
+)
+_NOISE = ExpectedNoise()
+
+
+def _args(record: logging.LogRecord) -> tuple[Any, ...]:
+    return record.args if isinstance(record.args, tuple) else ()
+
+
+def _is_kafka_error(arg: Any) -> bool:
+    return isinstance(arg, kafka_errors.KafkaError) or (
+        isinstance(arg, type) and issubclass(arg, kafka_errors.KafkaError)
+    )
+
+
+def _retried(error: Any) -> bool:
+    """A broker's retriable answer, as opposed to a connection that broke."""
+    kind = error if isinstance(error, type) else type(error)
+    return bool(getattr(kind, "retriable", False)) and not issubclass(
+        kind, kafka_errors.KafkaConnectionError | kafka_errors.NodeNotReadyError | kafka_errors.RequestTimedOutError
+    )
+
+
+def quiet_logs() -> None:
+    """Keep aiokafka's expected, self-healing errors out of the user's sight; at level DEBUG everything passes. Idempotent."""
+    for name in ("aiokafka", *logging.Logger.manager.loggerDict):
+        if name == "aiokafka" or name.startswith("aiokafka."):
+            logging.getLogger(name).addFilter(_NOISE)

@@ -1,0 +1,35 @@
+"""Every metric of a worker, declared once: name, unit, meaning. One registry per worker, so that two can live in a process."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class DispatchMetrics:
+    """What dispatch counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.tasks = Counter("parallax_tasks", "Terminal results by status", ["status"], registry=registry)
+        self.duration = Histogram(
+            "parallax_task_duration_seconds", "From intake to answer", buckets=SECONDS, registry=registry
+        )
+        self.retries = Counter("parallax_dispatch_retries", "Calls made again after a failure", registry=registry)
+        self.forwarded = Counter("parallax_tasks_forwarded", "Tasks sent on to their agent's home", registry=registry)
+        self.cache_hits = Counter("parallax_cache_hits", "Tasks answered from the cache", registry=registry)
+        self.dead_letters = Counter("parallax_dead_letters", "Records refused, by stage", ["stage"], registry=registry)
+        self.state = Gauge(
+            "parallax_circuit_state", "1 for the state an agent's circuit is in", ["agent", "state"], registry=registry
+        )
+        self._by_status = {status: self.tasks.labels(status) for status in ("success", "failure")}
+
+    def finished(self, status: str, seconds: float) -> None:
+        """A task has its result."""
+        self._by_status[status].inc()
+        self.duration.observe(seconds)
+
+    def circuit(self, agent_id: str, kind: str) -> None:
+        """A circuit changed: `kind` is open, half-open or close."""
+        for state in ("open", "half-open", "close"):
+            self.state.labels(agent_id, state).set(1 if state == kind else 0)

@@ -1,0 +1,363 @@
+"""dispatch: `tasks`, `dispatch`, `parked` -> agents -> `results`, `data-points`, `events`; bad input -> dead letters.
+
+In: records of one home partition. Each ends in exactly one `home.complete`: a result, a forward to the agent's home, or a
+dead letter. Out of transaction go only progress events. What waits for an agent waits in that agent's lane (`agents_io`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from agents_io.caller import Caller, Ticket
+from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, NoAgent, Unsupported
+from agents_io.rules.breaker import Transition
+from agents_io.transport import Answer
+from schemas.codec import Rejected, decode_json, dumps, header, validate
+from schemas.messages import AgentRegistration, EventType, Task
+from schemas.partitioning import home_partition
+from streams.agent_table import AgentTable
+from streams.callers import CallerFactory
+from streams.engine.home import Home
+from streams.metrics import DispatchMetrics
+from streams.rules.caching import ResultCache, cache_key
+from streams.rules.records import (
+    AGENT_HEADER,
+    EXPIRES_HEADER,
+    HOPS_HEADER,
+    Letter,
+    Output,
+    Recorder,
+    Spent,
+    Success,
+    own_header,
+)
+from streams.rules.routing import MAX_HOPS, absence, choose
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+CIRCUIT_EVENTS: dict[str, EventType] = {
+    "open": "circuit:open",
+    "half-open": "circuit:half-open",
+    "close": "circuit:close",
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Parts:
+    """What every home's handler shares on this worker."""
+
+    settings: Settings
+    agents: AgentTable
+    callers: CallerFactory
+    recorder: Recorder
+    emit: Callable[[Output], None]
+    metrics: DispatchMetrics
+    wall_ms: Callable[[], int]
+    partition_count: Callable[[], int]
+
+
+@dataclass(slots=True)
+class Job:
+    """One task under this home. `came`: loop time of intake, seconds. `expires_ms`: its deadline, epoch ms."""
+
+    source: str
+    offset: int
+    task: Task
+    echo: dict[str, Any]
+    letter: Letter
+    came: float
+    expires_ms: int
+    key: str | None = None
+    agent_id: str | None = None
+
+
+class DispatchHandler:
+    """The tasks of one home partition, on their way to the agents that live there."""
+
+    def __init__(self, home: Home, parts: Parts) -> None:
+        self._home = home
+        self._parts = parts
+        self._callers: dict[str, Caller] = {}
+        self._overflow: deque[tuple[Caller, Ticket]] = deque()
+        self._lookups: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        cache = parts.settings.cache
+        self._cache: ResultCache | None = None
+        if cache.enabled:
+            self._cache = ResultCache(
+                ttl_s=cache.ttl / 1000,
+                min_confidence=cache.min_confidence,
+                max_entries=cache.max_entries,
+                max_bytes=cache.max_bytes,
+            )
+        self._held = False
+
+    # What the home asks
+
+    def room(self) -> bool:
+        """False while the lane of the last task taken is full."""
+        return not self._overflow
+
+    def running(self) -> int:
+        """Calls under way."""
+        return sum(caller.running for caller in self._callers.values())
+
+    def hold(self) -> None:
+        """Begin no further call."""
+        self._held = True
+        for caller in self._callers.values():
+            caller.hold()
+
+    def close(self) -> None:
+        """Cancel whatever runs; nothing more is completed."""
+        self._held = True
+        for lookup in self._lookups:
+            lookup.cancel()
+        for caller in self._callers.values():
+            caller.close()
+        self._overflow.clear()
+
+    def take(self, source: str, record: ConsumerRecord) -> None:
+        """One record: decode it, then find its agent. Whatever goes wrong costs this record alone."""
+        letter = Letter(source, record.partition, record.offset, record.key, record.value, record.headers)
+        try:
+            self._begin(source, letter)
+        except Rejected as rejected:
+            self._refuse(letter, rejected)
+        except Exception as error:
+            log.exception("a record broke the worker's own code", topic=source, offset=record.offset)
+            self._refuse(letter, Rejected("dispatch", f"internal error: {type(error).__name__}"))
+
+    def _refuse(self, letter: Letter, rejected: Rejected) -> None:
+        self._parts.metrics.dead_letters.labels(rejected.stage).inc()
+        outputs = self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._parts.wall_ms())
+        self._home.complete(letter.topic, letter.offset, outputs)
+
+    def _begin(self, source: str, letter: Letter) -> None:
+        job = self._job(source, letter)
+        limit = self._parts.settings.dispatch.max_task_bytes
+        if letter.value is not None and len(letter.value) > limit:
+            self._fail(
+                job, AnswerTooLarge(f"the task has {len(letter.value)} bytes; at most {limit} are accepted"), None
+            )
+        elif job.task.type != "agent":
+            self._fail(job, Unsupported(f"type: tasks of type {job.task.type!r} are not run by this version"))
+        else:
+            self._route(job)
+
+    def _job(self, source: str, letter: Letter) -> Job:
+        decoded = decode_json(letter.value, letter.headers).data
+        task = validate(Task, decoded)
+        came = self._loop.time()
+        now_ms = self._parts.wall_ms()
+        timeout_ms = task.metadata.timeout or self._parts.settings.dispatch.default_timeout
+        expires_ms = own_header(letter.headers, EXPIRES_HEADER) if source != "tasks" else None
+        given = decoded.get("metadata")
+        # Headers of http tasks may hold secrets of the caller's: they are not repeated on the result.
+        echo = {k: v for k, v in given.items() if k != "headers"} if given else {}
+        return Job(source, letter.offset, task, echo, letter, came, expires_ms or now_ms + timeout_ms)
+
+    # Finding the agent
+
+    def _route(self, job: Job, looked_up: bool = False) -> None:
+        agents = self._parts.agents
+        agent: AgentRegistration | None
+        chosen = header(job.letter.headers, AGENT_HEADER) if job.source != "tasks" else None
+        if chosen is not None:
+            agent = agents.get(chosen)
+        elif job.task.target is not None:
+            agent = agents.get(job.task.target)
+        else:
+            agent = choose(job.task, agents.all())
+        if agent is None:
+            if looked_up:
+                self._fail(job, NoAgent(absence(job.task)))
+            else:
+                self._look_up(job)
+            return
+        number = home_partition(agent.id, self._parts.partition_count())
+        hops = own_header(job.letter.headers, HOPS_HEADER) if job.source != "tasks" else 0
+        if number != self._home.number and (hops or 0) < MAX_HOPS:
+            self._parts.metrics.forwarded.inc()
+            forward = self._parts.recorder.forward(job.letter, agent.id, job.expires_ms, (hops or 0) + 1, number)
+            self._home.complete(job.source, job.offset, [forward])
+            return
+        self._submit(job, agent)
+
+    def _look_up(self, job: Job) -> None:
+        """The agent may have been registered a moment ago: read the topic to its end before saying no."""
+
+        async def look() -> None:
+            await self._parts.agents.catch_up()
+            try:
+                self._route(job, looked_up=True)
+            except Rejected as rejected:
+                self._refuse(job.letter, rejected)
+
+        task = self._loop.create_task(look())
+        self._lookups.add(task)
+        task.add_done_callback(self._lookups.discard)
+
+    # Calling it
+
+    def _submit(self, job: Job, agent: AgentRegistration) -> None:
+        task = job.task
+        body = dumps(task.payload if task.context is None else _with_context(task))
+        if self._cache is not None and task.metadata.cache:
+            job.key = cache_key(
+                pattern=task.metadata.pattern_name,
+                input=task.payload,
+                capabilities=task.capabilities or (),
+                target=task.target,
+            )
+        if self._cache is not None and job.key is not None and self._answer_from_cache(job, job.key):
+            return
+        left_s = (job.expires_ms - self._parts.wall_ms()) / 1000
+        retries = task.metadata.retries
+        ticket = Ticket(
+            task_id=task.id,
+            idempotency_key=task.metadata.idempotency_key or task.id,
+            body=body,
+            taken_at=job.came,
+            deadline=self._loop.time() + left_s,
+            priority=task.metadata.priority,
+            max_retries=self._parts.settings.retry.max_retries if retries is None else retries,
+            work=job,
+            headers=_trace(job.letter.headers),
+        )
+        job.agent_id = agent.id
+        caller = self._caller(agent)
+        if not caller.submit(ticket):
+            self._overflow.append((caller, ticket))
+
+    def _answer_from_cache(self, job: Job, key: str) -> bool:
+        found = self._cache.get(key, self._loop.time()) if self._cache is not None else None
+        if found is None:
+            return False
+        agent_id, answer = found
+        now_ms = self._parts.wall_ms()
+        self._parts.emit(self._parts.recorder.event("task:cache-hit", job.task.id, {"taskId": job.task.id}, now_ms))
+        self._parts.metrics.cache_hits.inc()
+        self._parts.metrics.finished("success", self._loop.time() - job.came)
+        outputs = self._parts.recorder.succeeded(
+            job.task, job.echo, agent_id, answer, self._spent(job, None), True, now_ms
+        )
+        self._home.complete(job.source, job.offset, outputs)
+        return True
+
+    def _caller(self, agent: AgentRegistration) -> Caller:
+        caller = self._callers.get(agent.id)
+        if caller is None:
+            caller = self._callers[agent.id] = self._parts.callers.make(agent, self)
+        elif caller.agent is not agent:
+            self._parts.callers.update(caller, agent)
+        return caller
+
+    # What the caller tells
+
+    def started(self, ticket: Ticket) -> None:
+        """The first call begins."""
+        job: Job = ticket.work
+        data = {"taskId": job.task.id, "type": job.task.type, "target": job.task.target}
+        self._parts.emit(self._parts.recorder.event("task:started", job.task.id, data, self._parts.wall_ms()))
+
+    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+        """Another call follows."""
+        job: Job = ticket.work
+        data = {"taskId": job.task.id, "attempt": ticket.attempt, "delay": round(delay_s * 1000)}
+        self._parts.metrics.retries.inc()
+        self._parts.emit(
+            self._parts.recorder.event(
+                "task:retrying", job.task.id, data, self._parts.wall_ms(), tail=f"/{ticket.attempt}"
+            )
+        )
+
+    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+        """The end of a task's calls: its result."""
+        job: Job = ticket.work
+        if isinstance(answer, AgentError):
+            self._fail(job, answer, ticket)
+        else:
+            self._succeed(job, answer, ticket)
+        if self._overflow:
+            self._refill()
+
+    def circuit(self, agent_id: str, transition: Transition) -> None:
+        """The circuit of an agent changed its state."""
+        data: dict[str, Any] = {"agentId": agent_id}
+        if transition.kind == "open":
+            data["failures"] = transition.failures
+        now_ms = self._parts.wall_ms()
+        self._parts.metrics.circuit(agent_id, transition.kind)
+        self._parts.emit(
+            self._parts.recorder.event(CIRCUIT_EVENTS[transition.kind], agent_id, data, now_ms, tail=f"/{now_ms}")
+        )
+
+    def _refill(self) -> None:
+        """Room in a lane: the tasks held back go first."""
+        while self._overflow:
+            caller, ticket = self._overflow[0]
+            if not caller.submit(ticket):
+                return
+            self._overflow.popleft()
+
+    def _succeed(self, job: Job, answer: Answer, ticket: Ticket) -> None:
+        try:
+            success = Success(dumps(answer.value), answer.confidence)
+        except Rejected as rejected:
+            self._fail(job, BadResponse(rejected.reason), ticket)
+            return
+        if self._cache is not None and job.key is not None:
+            self._cache.put(
+                job.key, (_agent_of(job), success), len(success.value_json), answer.confidence, self._loop.time()
+            )
+        self._parts.metrics.finished("success", self._loop.time() - job.came)
+        outputs = self._parts.recorder.succeeded(
+            job.task, job.echo, _agent_of(job), success, self._spent(job, ticket), False, self._parts.wall_ms()
+        )
+        self._home.complete(job.source, job.offset, outputs)
+
+    def _fail(self, job: Job, error: AgentError, ticket: Ticket | None = None) -> None:
+        self._parts.metrics.finished("failure", self._loop.time() - job.came)
+        outputs = self._parts.recorder.failed(
+            job.task,
+            job.echo,
+            error.as_task_error(job.agent_id),
+            self._spent(job, ticket),
+            self._parts.wall_ms(),
+            spoke=ticket is not None and ticket.attempt > 0 and error.counts_against_agent,
+        )
+        self._home.complete(job.source, job.offset, outputs)
+
+    def _spent(self, job: Job, ticket: Ticket | None) -> Spent:
+        now = self._loop.time()
+        if ticket is None or ticket.attempt == 0:
+            return Spent((now - job.came) * 1000)
+        return Spent((now - ticket.first_call_at) * 1000, ticket.attempt - 1, (now - ticket.last_call_at) * 1000)
+
+
+def _agent_of(job: Job) -> str:
+    """The agent a job was given to."""
+    return job.agent_id or ""
+
+
+def _with_context(task: Task) -> Any:
+    if isinstance(task.payload, dict):
+        return {**task.payload, "context": task.context}
+    return {"payload": task.payload, "context": task.context}
+
+
+def _trace(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
+    if not headers:
+        return ()
+    return tuple(
+        (key, value.decode("ascii", "replace")) for key, value in headers if key in ("traceparent", "tracestate")
+    )

@@ -1,0 +1,141 @@
+"""The statistics processor: `data-points` -> windows -> `aggregates`; detectors -> `anomalies` and their events.
+
+In: settings. Out: a service that runs inside the caller's loop: `start`, `stop`, `failed`, `ready`, and reads for a query API.
+It owns a Faust app (see `streams.statistics`), shares nothing with other processors and configures no global logging.
+Importing this module imports Faust and river (about 2 s of CPU): import it only where statistics run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from schemas.messages import Aggregate
+from streams.kafka import client_options, supports_transactions
+from streams.settings import Settings
+from streams.statistics import changelog
+from streams.statistics.app import StatsApp, group_id
+from streams.statistics.fold import Folder
+from streams.statistics.outputs import StatsRecorder
+from streams.statistics.state import State, spans_of, thresholds_of
+
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 20.0
+QUIET = ("faust", "mode")
+
+
+class NotReady(Exception):
+    """The processor is recovering or owns nothing yet; ask again. Never answered with a wrong number."""
+
+
+class StatsProcessor:
+    """Statistics of the partitions this worker owns.
+
+    `idempotent`: whether the broker has idempotent producers; None asks it.
+    """
+
+    def __init__(self, settings: Settings, *, idempotent: bool | None = None) -> None:
+        self._settings = settings
+        self._idempotent = idempotent
+        self._failure: asyncio.Future[None] = asyncio.get_event_loop().create_future()
+        self._folder = Folder(StatsRecorder(settings, group_id(settings)), self._fail)
+        self._app: StatsApp | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def start(self) -> None:
+        """Create the changelog, join the group; returns once Faust has started (recovery may still be going on: `ready`).
+
+        Raises `ChangelogError`, `SettingsError`, aiokafka's errors, or what made Faust fail.
+        """
+        for name in QUIET:
+            logger = logging.getLogger(name)
+            if logger.level == logging.NOTSET:
+                logger.setLevel(logging.ERROR)
+        options = client_options(self._settings)
+        partitions = await changelog.ensure(self._settings, options)
+        if self._idempotent is None:
+            self._idempotent = await supports_transactions(self._settings)
+        app = self._app = StatsApp(self._settings, options, self._idempotent, self._folder, partitions)
+        state = State(app.table, spans_of(self._settings), thresholds_of(self._settings))
+        self._folder.attach(state, app.table, app.batcher, lambda: app.ledger, lambda: app.raw_producer)
+        app.table.on_recover(self._folder.load)
+        app.agent(app.points, name=f"{self._settings.app_id}.stats", concurrency=1)(self._read)
+        self._tasks = [
+            asyncio.create_task(self._folder.run(), name="stats-fold"),
+            asyncio.create_task(self._carry(app), name="stats-faust"),
+        ]
+
+    async def _read(self, stream: Any) -> None:
+        try:
+            async for event in stream.noack().events():
+                await self._folder.take(event.message)
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    async def _carry(self, app: StatsApp) -> None:
+        """Start the app and watch it: mode keeps crashes to itself unless asked."""
+        try:
+            await app.start()
+            await app.wait_until_stopped()
+            if app.crash_reason is not None:
+                raise app.crash_reason
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failure.done():
+            self._failure.set_exception(error)
+            self._failure.exception()  # seen: whoever awaits `failed` gets it again
+
+    async def failed(self) -> None:
+        """Wait for a fatal failure and raise it. Never returns otherwise."""
+        await asyncio.shield(self._failure)
+
+    async def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until recovered and assigned. Raises what made it fail, or TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while not self.ready:
+                if self._failure.done():
+                    await self._failure
+                await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        """Fold, publish and commit what was accepted, then leave; bounded in time. Safe to call twice."""
+        app, self._app = self._app, None
+        if app is None:
+            return
+        try:
+            if self._folder.ready and not self._failure.done():
+                await self._folder.drain()
+                await app.ledger.commit()
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await app.stop()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._folder.release()
+
+    @property
+    def ready(self) -> bool:
+        """True once the partitions are assigned and their state is recovered."""
+        return self._folder.ready and not self._failure.done()
+
+    def windows(self, agent_id: str) -> list[Aggregate]:
+        """Every retained window of an agent in the partitions of this worker. Raises `NotReady`."""
+        if not self.ready:
+            raise NotReady("statistics are recovering")
+        return self._folder.state.windows(agent_id)
+
+    def heads(self) -> dict[int, int]:
+        """Partition of `data-points` -> the offset that would be committed now."""
+        return self._app.ledger.heads() if self._app is not None and self._folder.ready else {}
+
+    def counters(self) -> dict[str, Any]:
+        """Points folded and rejected since the start; series, late and dropped points."""
+        own = {"points": self._folder.points, "rejected": self._folder.rejected, "pending": self._folder.pending}
+        return own | (self._folder.state.counters() if self._folder.ready else {})

@@ -1,0 +1,64 @@
+"""Which answers are kept, under which key, and for how long. Pure.
+
+In: what a task asks; answers with their confidence; `now` in monotonic seconds. Out: an answer that was given before, or None.
+Bounded three ways: entries (least recently used go first), bytes, and age. Only confident answers are kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any, Generic, TypeVar
+
+import orjson
+
+V = TypeVar("V")
+
+
+def cache_key(*, pattern: str | None, input: Any, capabilities: Iterable[str], target: str | None) -> str:
+    """SHA-256 of the canonical JSON of what is asked, and of whom: an answer of one agent is not another's.
+
+    >>> a = cache_key(pattern=None, input={"x": 1, "y": 2}, capabilities=["b", "a"], target="t")
+    >>> a == cache_key(pattern=None, input={"y": 2, "x": 1}, capabilities=["a", "b"], target="t")
+    True
+    """
+    asked = {"pattern": pattern, "input": input, "capabilities": sorted(capabilities), "target": target}
+    return sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+class ResultCache(Generic[V]):
+    """Least recently used first out."""
+
+    def __init__(self, *, ttl_s: float, min_confidence: float, max_entries: int, max_bytes: int) -> None:
+        self._ttl_s = ttl_s
+        self._min_confidence = min_confidence
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[str, tuple[float, int, V]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: str, now: float) -> V | None:
+        """The answer kept under `key`, if it is not too old."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry[0] <= now:
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return entry[2]
+
+    def put(self, key: str, value: V, size: int, confidence: float, now: float) -> None:
+        """Keep an answer of `size` bytes, if it is confident and fits."""
+        if confidence < self._min_confidence or size > self._max_bytes:
+            return
+        if key in self._entries:
+            self._drop(key)
+        self._entries[key] = (now + self._ttl_s, size, value)
+        self._bytes += size
+        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        self._bytes -= self._entries.pop(key)[1]

@@ -1,0 +1,249 @@
+"""Every record dispatch writes, built in one place: results, data points, events, dead letters, forwards. Pure.
+
+In: what happened to a task. Out: `Output`s whose values and headers are as the contracts say (binary CloudEvents).
+Event ids are made of the task id, so that an event sent twice is the same event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from schemas.codec import JSON_CONTENT, SPEC_VERSION
+from schemas.messages import EventType, Task, TaskError
+from schemas.times import format_time
+from schemas.topics import BY_NAME, full_name
+
+AGENT_HEADER = "parallax-agent"
+EXPIRES_HEADER = "parallax-expires"
+HOPS_HEADER = "parallax-hops"
+OWN_HEADERS = frozenset((AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER))
+LARGE_BYTES = 64 * 1024
+"""Outputs beyond this carry a smaller form, in case the broker's limit is lower than the worker was told."""
+
+
+@dataclass(slots=True)
+class Output:
+    """One record to write. `topic`: short name. `partition`: None lets the key decide, as Kafka's default partitioner would.
+
+    `fallback`: what to write in its place when the broker finds it too large.
+    """
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+    partition: int | None = None
+    fallback: Output | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Success:
+    """An answer: `value_json` is the agent's value as JSON bytes; `confidence` in [0, 1]."""
+
+    value_json: bytes
+    confidence: float
+
+
+@dataclass(slots=True, frozen=True)
+class Spent:
+    """What an end cost. `execution_ms`: first call to end, or intake to end without one; `call_ms`: the last call alone."""
+
+    execution_ms: float
+    retries: int = 0
+    call_ms: float | None = None
+
+
+class Recorder:
+    """Builds the records of one processor. `source`: the CloudEvents source, `/parallax/<app>/<processor>`."""
+
+    def __init__(self, app_id: str, processor: str, prefix: str, group: str) -> None:
+        self._source = f"/parallax/{app_id}/{processor}".encode()
+        self._prefix = prefix
+        self._group = group
+        self._types: dict[str, bytes] = {}
+
+    def _headers(self, ce_type: str, ce_id: bytes, subject: bytes, when: bytes) -> list[tuple[str, bytes]]:
+        kind = self._types.get(ce_type)
+        if kind is None:
+            kind = self._types[ce_type] = ce_type.encode()
+        return [
+            SPEC_VERSION,
+            ("ce_id", ce_id),
+            ("ce_source", self._source),
+            ("ce_type", kind),
+            ("ce_time", when),
+            ("ce_subject", subject),
+            JSON_CONTENT,
+        ]
+
+    def event(self, event_type: EventType, subject: str, data: dict[str, Any], now_ms: int, tail: str = "") -> Output:
+        """One lifecycle event about `subject` (task, plan or agent id). `tail` tells apart events of one type."""
+        when = format_time(now_ms)
+        event_id = f"{subject}/{event_type}{tail}"
+        key = subject.encode()
+        value = orjson.dumps({"id": event_id, "type": event_type, "timestamp": when, "data": data})
+        ce_type = f"io.parallax.{event_type.replace(':', '.').replace('-', '_')}.v1"
+        return Output("events", key, value, self._headers(ce_type, event_id.encode(), key, when.encode()))
+
+    def succeeded(
+        self,
+        task: Task,
+        echo: dict[str, Any],
+        agent_id: str,
+        answer: Success,
+        spent: Spent,
+        cached: bool,
+        now_ms: int,
+    ) -> list[Output]:
+        """Result, data point (none for a cached answer: no agent spoke) and `task:completed`. `echo`: the task's metadata."""
+        value = orjson.Fragment(answer.value_json)
+        execution_ms = round(spent.execution_ms, 3)
+        result = self._result(
+            task,
+            echo,
+            {
+                "status": "success",
+                "result": value,
+                "confidence": answer.confidence,
+                "agentId": agent_id,
+                "executionTime": execution_ms,
+                "retries": spent.retries,
+                "cached": cached,
+            },
+            now_ms,
+        )
+        data = {"taskId": task.id, "result": value, "confidence": answer.confidence, "executionTime": execution_ms}
+        completed = self.event("task:completed", task.id, data, now_ms)
+        if len(answer.value_json) > LARGE_BYTES:
+            data.pop("result")
+            completed.fallback = self.event("task:completed", task.id, data, now_ms)
+            error = TaskError(
+                code="too_large",
+                message=f"the answer of {len(answer.value_json)} bytes is larger than the results topic accepts",
+                retryable=False,
+                agent_id=agent_id,
+            )
+            result.fallback = self.failed(task, echo, error, spent, now_ms)[0]
+        outputs = [result, completed]
+        if not cached:
+            outputs.append(self._point(task, agent_id, answer.confidence, True, spent, now_ms))
+        return outputs
+
+    def failed(
+        self,
+        task: Task,
+        echo: dict[str, Any],
+        error: TaskError,
+        spent: Spent,
+        now_ms: int,
+        spoke: bool = False,
+    ) -> list[Output]:
+        """Result and `task:failed`; a data point too if an agent was called and the failure is its own (`spoke`)."""
+        status = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}.get(error.code, "failure")
+        execution_ms = round(spent.execution_ms, 3)
+        body: dict[str, Any] = {"status": status, "error": error.wire()}
+        if error.agent_id is not None:
+            body["agentId"] = error.agent_id
+        body |= {"executionTime": execution_ms, "retries": spent.retries, "cached": False}
+        outputs = [
+            self._result(task, echo, body, now_ms),
+            self.event(
+                "task:failed", task.id, {"taskId": task.id, "error": error.wire(), "retries": spent.retries}, now_ms
+            ),
+        ]
+        if spoke and error.agent_id is not None:
+            outputs.append(self._point(task, error.agent_id, 0.0, False, spent, now_ms))
+        return outputs
+
+    def _result(self, task: Task, echo: dict[str, Any], body: dict[str, Any], now_ms: int) -> Output:
+        when = format_time(now_ms)
+        wire: dict[str, Any] = {"taskId": task.id}
+        if task.plan_id is not None:
+            wire["planId"] = task.plan_id
+        wire |= body
+        wire["timestamp"] = when
+        wire["metadata"] = echo
+        subject = task.id.encode()
+        key = subject if task.plan_id is None else task.plan_id.encode()
+        headers = self._headers(BY_NAME["results"].ce_type, subject, subject, when.encode())
+        return Output("results", key, orjson.dumps(wire), headers)
+
+    def _point(self, task: Task, agent_id: str, confidence: float, success: bool, spent: Spent, now_ms: int) -> Output:
+        when = format_time(now_ms)
+        key = agent_id.encode()
+        value = {
+            "agentId": agent_id,
+            "patternName": task.metadata.pattern_name or "",
+            "taskType": task.type,
+            "confidence": confidence,
+            "success": success,
+            "timestamp": when,
+            "executionTime": round(spent.execution_ms if spent.call_ms is None else spent.call_ms, 3),
+            "taskId": task.id,
+        }
+        headers = self._headers(BY_NAME["data-points"].ce_type, task.id.encode(), key, when.encode())
+        return Output("data-points", key, orjson.dumps(value), headers)
+
+    def dead_letter(self, letter: Letter, stage: str, reason: str, now_ms: int) -> list[Output]:
+        """The original bytes on the dead-letter topic, and `task:dead-lettered` about where they came from."""
+        marks = [
+            ("__dlq.errors.topic", full_name(letter.topic, self._prefix).encode()),
+            ("__dlq.errors.partition", str(letter.partition).encode()),
+            ("__dlq.errors.offset", str(letter.offset).encode()),
+            ("__dlq.errors.group", self._group.encode()),
+            ("__dlq.errors.delivery.count", b"1"),
+            ("__dlq.errors.message", reason.encode("utf-8", "replace")),
+            ("parallax.dlq.exception", b"Rejected"),
+            ("parallax.dlq.stage", stage.encode()),
+            ("parallax.dlq.time", format_time(now_ms).encode()),
+        ]
+        headers = [h for h in letter.headers if h[0] not in OWN_HEADERS]
+        topic = f"dlq.{letter.topic}"
+        place = f"{full_name(letter.topic, self._prefix)}/{letter.partition}/{letter.offset}"
+        output = Output(topic, letter.key, letter.value, headers + marks)
+        if letter.value is not None and len(letter.value) > LARGE_BYTES:
+            cut = [*headers, *marks, ("parallax.dlq.omitted_bytes", str(len(letter.value)).encode())]
+            output.fallback = Output(topic, letter.key, None, cut)
+        data = {
+            "topic": full_name(letter.topic, self._prefix),
+            "partition": letter.partition,
+            "offset": letter.offset,
+            "reason": reason,
+        }
+        return [output, self.event("task:dead-lettered", place, data, now_ms)]
+
+    def forward(
+        self, letter: Letter, agent_id: str, expires_ms: int, hops: int, partition: int, topic: str = "dispatch"
+    ) -> Output:
+        """The same bytes to the agent's home, with the agent chosen and the deadline that runs already."""
+        headers = [h for h in letter.headers if h[0] not in OWN_HEADERS]
+        headers += [
+            (AGENT_HEADER, agent_id.encode()),
+            (EXPIRES_HEADER, str(expires_ms).encode()),
+            (HOPS_HEADER, str(hops).encode()),
+        ]
+        return Output(topic, agent_id.encode(), letter.value, headers, partition=partition)
+
+
+@dataclass(slots=True, frozen=True)
+class Letter:
+    """A record as it came: short topic name, place, bytes, headers."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:
+    """An integer header the pipeline wrote, or None."""
+    for key, value in headers:
+        if key == name and value.isdigit():
+            return int(value)
+    return None

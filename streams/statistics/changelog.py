@@ -1,0 +1,72 @@
+"""The changelog topic of statistics: created with as many partitions as `data-points`, checked if it is there.
+
+In: settings. Out: the partition count both topics have. Raises `ChangelogError` when they differ or the source is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from aiokafka import errors as kafka_errors
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from schemas.topics import full_name
+from streams.settings import Settings
+from streams.statistics.table import CHANGELOG
+
+CONFIG = {
+    "cleanup.policy": "compact",
+    "min.cleanable.dirty.ratio": "0.1",
+    "segment.ms": "3600000",
+    "delete.retention.ms": "3600000",
+    "max.message.bytes": "4194304",
+}
+VISIBLE_TIMEOUT_S = 30.0
+
+
+class ChangelogError(Exception):
+    """The topics are not as statistics need them; the message is one line and names the remedy."""
+
+
+async def ensure(settings: Settings, options: dict[str, Any]) -> int:
+    """Create the changelog if it is missing; returns the partition count. Safe when several workers start at once."""
+    source, changelog = (full_name(name, settings.topic_prefix) for name in ("data-points", CHANGELOG))
+    admin = AIOKafkaAdminClient(**options)
+    await admin.start()
+    try:
+        found = await _metadata(admin)
+        if source not in found:
+            raise ChangelogError(f"missing topic: {source}; create it with: parallax topics apply")
+        wanted = len(found[source])
+        if changelog not in found:
+            await _create(admin, changelog, wanted, min(len(part["replicas"]) for part in found[source]))
+        deadline = time.monotonic() + VISIBLE_TIMEOUT_S
+        while changelog not in found or any(part["leader"] < 0 for part in found[changelog]):
+            if time.monotonic() > deadline:
+                raise ChangelogError(f"{changelog} was created but has no leader after {VISIBLE_TIMEOUT_S:g} s")
+            await asyncio.sleep(0.1)
+            found = await _metadata(admin)
+    finally:
+        await admin.close()
+    if len(found[changelog]) != wanted:
+        raise ChangelogError(
+            f"{changelog} has {len(found[changelog])} partitions but {source} has {wanted}: statistics of a partition live in "
+            f"the partition of that number; delete {changelog} and the group's offsets to count again from {source}"
+        )
+    return wanted
+
+
+async def _metadata(admin: AIOKafkaAdminClient) -> dict[str, list[dict[str, Any]]]:
+    # All topics: asking for one by name makes some brokers create it.
+    described = await admin.describe_topics()
+    return {topic["topic"]: topic["partitions"] for topic in described if topic["error_code"] == 0}
+
+
+async def _create(admin: AIOKafkaAdminClient, name: str, partitions: int, replication: int) -> None:
+    answer = await admin.create_topics([NewTopic(name, partitions, max(replication, 1), topic_configs=dict(CONFIG))])
+    for row in answer.topic_errors:
+        error = kafka_errors.for_code(row[1])
+        if row[1] != 0 and error is not kafka_errors.TopicAlreadyExistsError:
+            raise ChangelogError(f"cannot create {name}: {row[2] or error.description}")

@@ -1,0 +1,253 @@
+"""Points in, windows and anomalies out: the loop that carries the rules of statistics.
+
+In: messages from Faust, in partition order. Per batch: fold in memory; send dead letters, aggregates, anomalies and events and
+await them; write one row per touched series to the changelog and await it; only then report the points done, so that the commit
+follows. A crash between two steps repeats outputs with the same ids and revisions, and counts nothing twice.
+Bounded: `MAX_PENDING` messages wait, `MAX_BATCH` are folded at once; a failure is handed to `failed`, never swallowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from aiokafka import AIOKafkaProducer
+
+from schemas.codec import Rejected, decode
+from schemas.messages import ConfidenceDataPoint
+from streams.engine.batcher import Batcher
+from streams.rules.records import Letter, Output
+from streams.statistics.outputs import StatsRecorder
+from streams.statistics.state import Live, State, TooManySeries
+from streams.statistics.table import Row, StatsTable
+from streams.statistics.transport import LedgerConsumer, StatsMessage
+
+MAX_PENDING = 8000
+MAX_BATCH = 2000
+LINGER_S = 0.05
+"""How long a batch waits for company; a full one does not."""
+TICK_S = 1.0
+CAUGHT_UP_S = 2.0
+"""The clock closes windows only in partitions that brought nothing for this long, or whose newest record is fresh."""
+FRESH_S = 10.0
+UPDATE_S = {"minute": 1.0, "hour": 5.0, "day": 30.0}
+"""How often an open window is published while it changes; when its series is quiet, at the next tick."""
+TICK_UPDATES = 2000
+AHEAD_MS = 600_000
+"""A point may lie this far after its record's own time; more is a wrong clock and would close everything before it."""
+DRAIN_S = 5.0
+
+
+class Folder:
+    """One processor's folding. Build, `attach` to the parts of a started app, `run`."""
+
+    def __init__(self, recorder: StatsRecorder, failed: Callable[[BaseException], None]) -> None:
+        self.failed = failed
+        self._recorder = recorder
+        self._pending: deque[StatsMessage] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._flushing = asyncio.Lock()
+        self._read: dict[int, tuple[float, float]] = {}  # partition -> (when read, monotonic; the record's own time)
+        self.ready = False
+        self.points = 0
+        self.rejected = 0
+
+    def attach(
+        self,
+        state: State,
+        table: StatsTable,
+        batcher: Batcher,
+        consumer: Callable[[], LedgerConsumer],
+        producer: Callable[[], AIOKafkaProducer],
+    ) -> None:
+        """The parts that exist once the app is built; consumer and producer once it has started."""
+        self.state, self._table, self._batcher = state, table, batcher
+        self._consumer, self._producer = consumer, producer
+
+    @property
+    def pending(self) -> int:
+        """Messages accepted and not folded yet."""
+        return len(self._pending)
+
+    async def take(self, message: StatsMessage) -> None:
+        """One message from Faust; waits while too many are pending."""
+        if not await self._consumer().accept(message):
+            return
+        self._pending.append(message)
+        self._wake.set()
+        if len(self._pending) >= MAX_PENDING:
+            self._room.clear()
+            await self._room.wait()
+
+    async def run(self) -> None:
+        """Fold until cancelled. Any failure goes to `failed`."""
+        last_tick = time.monotonic()
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(TICK_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                if 0 < len(self._pending) < MAX_BATCH:
+                    await asyncio.sleep(LINGER_S)
+                async with self._flushing:
+                    await self._flush()
+                    if self.ready and time.monotonic() - last_tick >= TICK_S:
+                        last_tick = time.monotonic()
+                        await self._tick()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self.failed(error)
+
+    # The carrier's side of a rebalance
+
+    async def load(self) -> None:
+        """The table has been recovered: take its contents up."""
+        async with self._flushing:
+            await self.state.load()
+            self.ready = True
+
+    async def drain(self) -> None:
+        """Fold and write what is pending and publish what is unpublished, within `DRAIN_S`; what is left is read again later."""
+        try:
+            async with asyncio.timeout(DRAIN_S), self._flushing:
+                while self._pending:
+                    await self._flush()
+                if self.ready:
+                    await self._send(self._updates(time.monotonic(), all_of_them=True))
+        except TimeoutError:
+            pass
+        except Exception as error:
+            self.failed(error)
+
+    def release(self) -> None:
+        """The partitions are gone: nothing in memory counts any more."""
+        self.ready = False
+        self._pending.clear()
+        self._room.set()
+        self._read.clear()
+        self.state.clear()
+
+    # One batch
+
+    async def _flush(self) -> None:
+        batch = [self._pending.popleft() for _ in range(min(len(self._pending), MAX_BATCH))]
+        if not self._pending:
+            self._wake.clear()
+        if len(self._pending) < MAX_PENDING // 2:
+            self._room.set()
+        if not batch:
+            return
+        outputs: list[Output] = []
+        touched: dict[bytes, Live] = {}
+        for count, message in enumerate(batch):
+            if count % 200 == 199:
+                await asyncio.sleep(0)
+            live = self._fold(message, outputs)
+            if live is not None:
+                touched[live.key] = live
+        now = time.monotonic()
+        for message in batch:
+            self._read[message.partition] = (now, message.timestamp or 0.0)
+        await self._store(touched.values(), outputs, now)
+        consumer = self._consumer()
+        for message in batch:
+            consumer.done(message)
+        self.points += len(batch)
+
+    def _fold(self, message: StatsMessage, outputs: list[Output]) -> Live | None:
+        headers = tuple(message.headers or ())
+        try:
+            point = decode(ConfidenceDataPoint, message.value, headers)
+            record_ms = int((message.timestamp or 0.0) * 1000)
+            if record_ms > 0 and point.timestamp - record_ms > AHEAD_MS:
+                raise Rejected(
+                    "validate", f"timestamp: lies {(point.timestamp - record_ms) // 1000} s after its record's time"
+                )
+            return self.state.apply(point, message.partition, message.offset)
+        except TooManySeries as error:
+            stage, reason = "process", str(error)
+        except Rejected as error:
+            stage, reason = error.stage, error.reason
+        self.rejected += 1
+        letter = Letter("data-points", message.partition, message.offset, message.key, message.value, headers)
+        outputs += self._recorder.dead_letter(letter, stage, reason, int(time.time() * 1000))
+        return None
+
+    async def _store(self, touched: Iterable[Live], outputs: list[Output], now: float) -> None:
+        """Outputs first, then the state that says they were sent."""
+        rows: list[Row] = []
+        for live in touched:
+            windows = live.series.windows
+            for window_id, window in windows.touched.items():
+                if window.closed:
+                    outputs.append(self._recorder.aggregate(live, window_id, window))
+                    live.dirty.discard(window_id)
+                    live.published.pop(window_id, None)
+                else:
+                    live.dirty.add(window_id)
+            for anomaly in live.series.anomalies:
+                outputs += self._recorder.anomaly(anomaly)
+            self._publish(live, now, outputs, quiet=False)
+            rows += self.state.rows(live)
+            windows.touched.clear()
+            live.series.anomalies.clear()
+        await self._send(outputs)
+        await self._table.write(rows)
+
+    async def _send(self, outputs: list[Output]) -> None:
+        if outputs:
+            await asyncio.gather(*await self._batcher.send(self._producer(), outputs))
+
+    def _publish(self, live: Live, now: float, outputs: list[Output], *, quiet: bool) -> None:
+        for window_id in list(live.dirty):
+            if not quiet and now - live.published.get(window_id, 0.0) < UPDATE_S[window_id[0]]:
+                continue
+            window = live.series.windows.open.get(window_id)
+            if window is not None:
+                outputs.append(self._recorder.aggregate(live, window_id, window))
+                live.published[window_id] = now
+            live.dirty.discard(window_id)
+
+    def _updates(self, now: float, *, all_of_them: bool = False) -> list[Output]:
+        outputs: list[Output] = []
+        for live in self.state:
+            if not live.dirty:
+                continue
+            read_at, _ = self._read.get(live.series.partition, (0.0, 0.0))
+            self._publish(live, now, outputs, quiet=all_of_them or now - read_at >= TICK_S)
+            if len(outputs) >= TICK_UPDATES and not all_of_them:
+                break
+        return outputs
+
+    # The clock
+
+    async def _tick(self) -> None:
+        now, now_ms = time.monotonic(), int(time.time() * 1000)
+        await self._send(self._updates(now))
+        current = {
+            partition
+            for partition, (read_at, record_s) in self._read.items()
+            if now - read_at >= CAUGHT_UP_S or now_ms / 1000 - record_s <= FRESH_S
+        }
+        touched = []
+        for live in self.state:
+            partition = live.series.partition
+            if partition in self._read and partition not in current:
+                continue
+            changed = live.series.tick(now_ms)
+            if self.state.expires(live, now_ms):
+                live.series.windows.expire(now_ms)
+                changed = True
+            if changed:
+                touched.append(live)
+                if len(touched) >= MAX_BATCH:
+                    break
+        if touched:
+            await self._store(touched, [], now)

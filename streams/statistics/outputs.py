@@ -1,0 +1,62 @@
+"""The records statistics write: aggregates, anomalies and their events, dead letters. Ids follow from the content alone.
+
+In: windows, anomalies, rejected records. Out: `Output`s as the contracts have them (binary CloudEvents). Never sends.
+"""
+
+from __future__ import annotations
+
+import orjson
+
+from schemas.codec import ce_headers
+from schemas.messages import Anomaly
+from schemas.topics import BY_NAME
+from streams.rules.alarms import event_data
+from streams.rules.records import Letter, Output, Recorder
+from streams.rules.windows import Window, WindowId
+from streams.settings import Settings
+from streams.statistics.state import Live
+
+PROCESSOR = "stats"
+
+
+class StatsRecorder:
+    """Builds every record of the statistics processor."""
+
+    def __init__(self, settings: Settings, group: str) -> None:
+        self._source = f"/parallax/{settings.app_id}/{PROCESSOR}"
+        self._recorder = Recorder(settings.app_id, PROCESSOR, settings.topic_prefix, group)
+
+    def aggregate(self, live: Live, window_id: WindowId, window: Window) -> Output:
+        """One window as it is now."""
+        owner = live.series.id
+        interval, start = window_id
+        record_id = "/".join(
+            (owner.agent_id, owner.pattern_name, owner.task_type, interval, str(start), str(window.revision))
+        )
+        headers = ce_headers(
+            ce_type=BY_NAME["aggregates"].ce_type,
+            ce_id=record_id,
+            source=self._source,
+            subject=owner.agent_id,
+            time_ms=live.series.windows.watermark_ms,
+        )
+        value = orjson.dumps(live.aggregate(window_id, window).wire())
+        return Output("aggregates", owner.agent_id.encode(), value, headers)
+
+    def anomaly(self, anomaly: Anomaly) -> list[Output]:
+        """The record on `anomalies` and the event about it."""
+        headers = ce_headers(
+            ce_type=BY_NAME["anomalies"].ce_type,
+            ce_id=f"{anomaly.id}/{anomaly.state}",
+            source=self._source,
+            subject=anomaly.agent_id,
+            time_ms=anomaly.detected_at,
+        )
+        record = Output("anomalies", anomaly.agent_id.encode(), orjson.dumps(anomaly.wire()), headers)
+        kind, data = event_data(anomaly)
+        tail = f"/{anomaly.id}"
+        return [record, self._recorder.event(kind, anomaly.agent_id, data, anomaly.detected_at, tail)]
+
+    def dead_letter(self, letter: Letter, stage: str, reason: str, now_ms: int) -> list[Output]:
+        """The original bytes with the reason, and an event that says where they came from."""
+        return self._recorder.dead_letter(letter, stage, reason, now_ms)

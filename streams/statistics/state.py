@@ -1,0 +1,206 @@
+"""The live statistics of the partitions a worker owns: series in memory, closed windows as bytes in the table.
+
+In: the table after recovery; points, one by one. Out: rows to write and windows to publish, per touched series. Never talks to a
+broker. Bounded: at most `MAX_SERIES` series; a series keeps 60 minutes, 24 hours and 30 days and is deleted once all are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from schemas.messages import Aggregate, ConfidenceDataPoint, Interval
+from streams.rules.alarms import SeriesId
+from streams.rules.detectors import Thresholds
+from streams.rules.series import Series
+from streams.rules.windows import INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
+from streams.settings import Settings
+from streams.statistics.table import Row, StatsTable, parse_key, series_key, window_key
+
+MAX_SERIES = 200_000
+LOAD_CHUNK = 200
+"""Series decoded between two turns of the loop."""
+
+
+class TooManySeries(Exception):
+    """The worker keeps as many series as it may; the point is put aside."""
+
+
+class Live:
+    """One series and what is known of it only here: which closed windows the table holds, what was published when."""
+
+    __slots__ = ("archived", "dirty", "key", "published", "series")
+
+    def __init__(self, key: bytes, series: Series) -> None:
+        self.key = key
+        self.series = series
+        self.archived: dict[Interval, set[int]] = {interval: set() for interval in INTERVALS}
+        self.dirty: set[WindowId] = set()  # open windows that changed since they were published
+        self.published: dict[WindowId, float] = {}  # open window -> when, monotonic seconds
+
+    def aggregate(self, window_id: WindowId, window: Window) -> Aggregate:
+        """The record of one of its windows."""
+        owner = self.series.id
+        return aggregate(owner.agent_id, owner.pattern_name, owner.task_type, window_id, window)
+
+
+def spans_of(settings: Settings) -> Spans:
+    """How windows are kept."""
+    stats = settings.stats
+    return {
+        "minute": Span(SIZES_MS["minute"], stats.minute_grace, stats.keep_minutes),
+        "hour": Span(SIZES_MS["hour"], stats.hour_grace, stats.keep_hours),
+        "day": Span(SIZES_MS["day"], stats.day_grace, stats.keep_days),
+    }
+
+
+def thresholds_of(settings: Settings) -> Thresholds | None:
+    """What is abnormal; None when detection is off."""
+    stats = settings.stats
+    if not stats.detect:
+        return None
+    return Thresholds(stats.sudden_drop, stats.low_confidence, stats.high_variance, max(stats.check_interval, 1000))
+
+
+class State:
+    """All series of all owned partitions."""
+
+    def __init__(self, table: StatsTable, spans: Spans, limits: Thresholds | None) -> None:
+        self._table = table
+        self._spans = spans
+        self._limits = limits
+        self._series: dict[tuple[int, SeriesId], Live] = {}
+        self._by_agent: dict[str, set[tuple[int, SeriesId]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._series)
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(self._series.values())
+
+    def clear(self) -> None:
+        """Forget everything that is not in the table."""
+        self._series.clear()
+        self._by_agent.clear()
+
+    async def load(self) -> None:
+        """Take up what the table holds after recovery. Yields to the loop now and then."""
+        self.clear()
+        windows: list[tuple[int, SeriesId, WindowId]] = []
+        for count, (key, value) in enumerate(list(self._table.data.items())):
+            partition, series_id, window = parse_key(key)
+            if window is not None:
+                windows.append((partition, series_id, window))
+            else:
+                data = orjson.loads(value)
+                live = self._add(partition, series_id, Series.from_json(data, series_id, partition, *self._rules))
+                live.dirty.update(live.series.windows.open)
+            if count % LOAD_CHUNK == 0:
+                await asyncio.sleep(0)
+        for partition, series_id, (interval, start) in windows:
+            owner = self._series.get((partition, series_id))
+            if owner is not None:
+                owner.archived[interval].add(start)
+
+    @property
+    def _rules(self) -> tuple[Spans, Thresholds | None]:
+        return self._spans, self._limits
+
+    def _add(self, partition: int, series_id: SeriesId, series: Series) -> Live:
+        live = Live(series_key(partition, series_id), series)
+        self._series[partition, series_id] = live
+        self._by_agent.setdefault(series_id.agent_id, set()).add((partition, series_id))
+        return live
+
+    def apply(self, point: ConfidenceDataPoint, partition: int, offset: int) -> Live:
+        """Fold one point in; returns the series it touched. Raises `TooManySeries`."""
+        series_id = SeriesId(point.agent_id, point.pattern_name, point.task_type)
+        live = self._series.get((partition, series_id))
+        if live is None:
+            if len(self._series) >= MAX_SERIES:
+                raise TooManySeries(
+                    f"this worker keeps {MAX_SERIES} series of (agentId, patternName, taskType), no more"
+                )
+            live = self._add(partition, series_id, Series(series_id, partition, *self._rules))
+        owner = live
+        live.series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
+        return live
+
+    def archived(self, live: Live, window_id: WindowId) -> Window | None:
+        """A closed window as the table holds it."""
+        if window_id[1] not in live.archived[window_id[0]]:
+            return None
+        value = self._table.data.get(window_key(live.series.partition, live.series.id, window_id))
+        return None if value is None else Window.from_json(orjson.loads(value))
+
+    def rows(self, live: Live) -> list[Row]:
+        """What must be written for a touched series, closed windows first and the series' own record last.
+
+        That order matters: a series' record tells which offsets need not be replayed for anything before it.
+        """
+        series, rows = live.series, []
+        for window_id, window in series.windows.touched.items():
+            if window.closed:
+                key = window_key(series.partition, series.id, window_id)
+                rows.append((key, orjson.dumps(window.to_json())))
+                live.archived[window_id[0]].add(window_id[1])
+        for interval, starts in live.archived.items():
+            floor = series.windows.floor(interval)
+            for start in [start for start in starts if start < floor]:
+                starts.discard(start)
+                rows.append((window_key(series.partition, series.id, (interval, start)), None))
+        if self._over(live):
+            rows.append((live.key, None))
+            self._forget(live)
+        else:
+            rows.append((live.key, orjson.dumps(series.to_json())))
+        return rows
+
+    def expires(self, live: Live, now_ms: int) -> bool:
+        """True if by this clock one of the series' closed windows is past its retention, or nothing is left of it."""
+        if self._over(live):
+            return True
+        horizon = max(now_ms, live.series.windows.watermark_ms)
+        return any(
+            starts and min(starts) < horizon - horizon % span.size_ms - (span.keep - 1) * span.size_ms
+            for starts, span in ((live.archived[interval], self._spans[interval]) for interval in INTERVALS)
+        )
+
+    @staticmethod
+    def _over(live: Live) -> bool:
+        return not live.series.windows.open and not any(live.archived.values())
+
+    def _forget(self, live: Live) -> None:
+        key = (live.series.partition, live.series.id)
+        self._series.pop(key, None)
+        mine = self._by_agent.get(live.series.id.agent_id)
+        if mine is not None:
+            mine.discard(key)
+            if not mine:
+                del self._by_agent[live.series.id.agent_id]
+
+    def windows(self, agent_id: str) -> list[Aggregate]:
+        """Every retained window of an agent, by series, interval and start."""
+        found = []
+        for key in sorted(self._by_agent.get(agent_id, ()), key=repr):
+            live = self._series[key]
+            windows: dict[WindowId, Window | None] = {
+                (interval, start): None for interval in INTERVALS for start in live.archived[interval]
+            }
+            windows |= live.series.windows.open
+            for window_id in sorted(windows, key=lambda at: (INTERVALS.index(at[0]), at[1])):
+                window = windows[window_id] or self.archived(live, window_id)
+                if window is not None:
+                    found.append(live.aggregate(window_id, window))
+        return found
+
+    def counters(self) -> dict[str, Any]:
+        """Late points, points too late for their minute, and series."""
+        return {
+            "series": len(self._series),
+            "late": sum(live.series.late for live in self),
+            "dropped": {i: sum(live.series.windows.dropped[i] for live in self) for i in INTERVALS},
+        }

@@ -1,0 +1,93 @@
+"""The changelogged table of statistics, and how its keys look.
+
+In: rows to write for one source partition. Out: rows on the changelog (awaited), then in memory; after a restart, what was there.
+Keys carry the source partition and every row is written to that changelog partition, so a partition's state moves with it.
+Values are bytes of JSON. Rows enter the memory only when the broker has them: memory is never ahead of the changelog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import faust
+import orjson
+from faust.types import TP
+
+from schemas.messages import Interval
+from streams.engine.batcher import Batcher
+from streams.rules.alarms import SeriesId
+from streams.rules.records import Output
+from streams.rules.windows import WindowId
+
+CHANGELOG = "stats-changelog"
+"""Short name of the changelog topic."""
+
+Row = tuple[bytes, bytes | None]
+
+
+def series_key(partition: int, series: SeriesId) -> bytes:
+    """The key of a series' record.
+
+    >>> series_key(3, SeriesId("a", "p", "agent"))
+    b'[3,"a","p","agent"]'
+    """
+    return orjson.dumps([partition, series.agent_id, series.pattern_name, series.task_type])
+
+
+def window_key(partition: int, series: SeriesId, window: WindowId) -> bytes:
+    """The key of a closed window's record."""
+    return orjson.dumps([partition, series.agent_id, series.pattern_name, series.task_type, *window])
+
+
+def parse_key(key: bytes) -> tuple[int, SeriesId, WindowId | None]:
+    """The inverse of both: partition, series, and the window if it is a window's key.
+
+    >>> parse_key(b'[3,"a","p","agent","minute",60000]')
+    (3, SeriesId(agent_id='a', pattern_name='p', task_type='agent'), ('minute', 60000))
+    """
+    partition, agent_id, pattern_name, task_type, *rest = orjson.loads(key)
+    window: WindowId | None = None
+    if rest:
+        interval: Interval = rest[0]
+        window = (interval, rest[1])
+    return partition, SeriesId(agent_id, pattern_name, task_type), window
+
+
+class StatsTable(faust.Table):  # type: ignore[misc]
+    """Faust recovers it; writes go to the changelog in batches and are awaited (Faust's own `send_soon` cannot be)."""
+
+    def __init__(self, app: Any, batcher: Batcher, topic: str, partitions: int) -> None:
+        self._topic = topic
+        self._batcher = batcher
+        super().__init__(app, name="stats", key_type=bytes, value_type=bytes, partitions=partitions)
+
+    def _changelog_topic_name(self) -> str:
+        return self._topic
+
+    def partition_for_key(self, key: bytes) -> int:
+        """The source partition the key names."""
+        return parse_key(key)[0]
+
+    async def write(self, rows: Sequence[Row]) -> None:
+        """Write rows in order, wait until the broker has them, then show them. A None value deletes."""
+        if not rows:
+            return
+        outputs = [Output(CHANGELOG, key, value, [], partition=self.partition_for_key(key)) for key, value in rows]
+        await asyncio.gather(*await self._batcher.send(self.app.raw_producer, outputs))
+        for key, value in rows:
+            if value is None:
+                self.data.pop(key, None)
+            else:
+                self.data[key] = value
+
+    async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], *rest: Any) -> None:
+        """Forget the partitions that went or come anew: another owner may have deleted keys in between."""
+        gone = {tp.partition for tp in revoked | newly_assigned if tp.topic == self._topic}
+        self._purge(key for key in list(self.data.keys()) if self.partition_for_key(key) in gone)
+        await super().on_rebalance(assigned, revoked, newly_assigned, *rest)
+
+    def _purge(self, keys: Iterable[bytes]) -> None:
+        for key in list(keys):
+            self.data.pop(key, None)

@@ -1,0 +1,253 @@
+"""Faust's Kafka transport with the parts replaced that cannot be trusted: offsets, commits, client options.
+
+In: records as aiokafka fetches them. Out: messages stamped with the epoch they were fetched in, and commits of exactly what the
+processor reported done. Faust's own bookkeeping (acks, gaps, committed offsets) is not used: it commits points that were never
+processed (a gap's end is the delivered offset) and gives up the ledger before the last commit of a rebalance.
+
+Every fetched source record enters the ledger before Faust may drop it. A record that Faust loses on the way (a cleared queue, a
+suspended flow) is noticed when a later one of its partition arrives: the partitions are then read again from the commit offset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+from streams.rules.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+MAX_REREADS = 20
+"""Reading again without any progress in between: more is a fault, not a rebalance."""
+
+
+class Carrier(Protocol):
+    """Who folds the points; told when partitions go."""
+
+    async def drain(self) -> None:
+        """Finish what was accepted, bounded in time; the commit follows."""
+
+    def release(self) -> None:
+        """Forget everything: the partitions are no longer ours."""
+
+    def failed(self, error: BaseException) -> None:
+        """Something broke that cannot be repaired here."""
+
+
+class StatsMessage(ConsumerMessage):  # type: ignore[misc]  # faust ships no types mypy is told to follow
+    """A Kafka record on its way through Faust. `epoch`: the reading position it was fetched under."""
+
+    __slots__ = ("epoch",)
+
+
+class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
+    """A consumer that commits the head of our ledger and nothing else."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.source: str = self.app.source_topic
+        self.carrier: Carrier = self.app.carrier
+        self.epoch = 0
+        self.rereads = 0
+        self._ledgers: dict[TP, Ledger] = {}
+        self._arriving: dict[TP, deque[int]] = {}
+        self._committed: dict[TP, int] = {}
+        self._seeking = asyncio.Lock()
+
+    def _new_consumer_thread(self) -> Any:
+        return StatsConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # Reading
+
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        epoch = self.epoch
+        records = await super()._getmany(active_partitions, timeout)
+        source = [tp for tp in records if tp.topic == self.source]
+        if not source:
+            return records
+        if epoch != self.epoch or self._seeking.locked():
+            # The position moved while this fetch was under way: what it brought may have been read before or be out of turn.
+            await self.perform_seek()
+            return {tp: found for tp, found in records.items() if tp.topic != self.source}
+        for tp in source:
+            ledger, arriving = self._ledgers.get(tp), self._arriving.get(tp)
+            if ledger is None or arriving is None:
+                await self.perform_seek()
+                return {}
+            fresh = [record for record in records[tp] if ledger.track(record.offset)]
+            arriving.extend(record.offset for record in fresh)
+            records[tp] = [(epoch, record) for record in fresh]
+        return records
+
+    def _to_message(self, tp: TP, record: Any) -> StatsMessage:
+        epoch, record = record if isinstance(record, tuple) else (-1, record)
+        timestamp = record.timestamp
+        message = StatsMessage(
+            record.topic,
+            record.partition,
+            record.offset,
+            None if timestamp is None else timestamp / 1000.0,
+            record.timestamp_type,
+            record.headers,
+            record.key,
+            record.value,
+            record.checksum,
+            record.serialized_key_size,
+            record.serialized_value_size,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+        message.epoch = epoch
+        return message
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """The ledger knows about gaps."""
+
+    async def accept(self, message: StatsMessage) -> bool:
+        """True if this is the next record of its partition; False: drop it, it is stale or will be read again."""
+        if message.epoch != self.epoch:
+            return False
+        arriving = self._arriving[message.tp]
+        if arriving and arriving[0] == message.offset:
+            arriving.popleft()
+            return True
+        log.warning("a point was skipped on the way, reading again: %s offset %s", message.tp, message.offset)
+        self.rereads += 1
+        if self.rereads > MAX_REREADS:
+            self.carrier.failed(RuntimeError(f"points of {message.tp} keep getting lost between broker and processor"))
+        await self.perform_seek()
+        return False
+
+    async def perform_seek(self) -> None:
+        """Start reading every source partition at its commit offset, with a fresh ledger."""
+        async with self._seeking:
+            self.epoch += 1
+            source = {tp for tp in self.assignment() if tp.topic == self.source}
+            if not source:
+                return
+            committed = await self.seek_to_committed()
+            heads = {tp: committed.get(tp) for tp in source}
+            new = [tp for tp, head in heads.items() if head is None or head < 0]
+            if new:
+                heads.update(await self.earliest_offsets(*new))
+            await self.seek_wait({tp: head or 0 for tp, head in heads.items()})
+            self.epoch += 1
+            self._ledgers = {tp: Ledger(head or 0) for tp, head in heads.items()}
+            self._arriving = {tp: deque() for tp in heads}
+            self._committed = {tp: -1 if tp in new else (head or 0) for tp, head in heads.items()}
+
+    # Done and committed
+
+    def done(self, message: StatsMessage) -> None:
+        """This point is in the changelog and its outputs are on the broker."""
+        if message.epoch == self.epoch:
+            self._ledgers[message.tp].done(message.offset)
+            self.rereads = 0
+
+    def in_flight(self) -> int:
+        """Points fetched that are not done."""
+        return sum(ledger.in_flight for ledger in self._ledgers.values())
+
+    def heads(self) -> dict[int, int]:
+        """Partition -> the offset that would be committed now."""
+        return {tp.partition: ledger.head for tp, ledger in self._ledgers.items()}
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit every ledger's head that moved; remembered only if the broker took it."""
+        if self._seeking.locked():
+            return False
+        heads = {tp: ledger.head for tp, ledger in self._ledgers.items()}
+        assigned = self.assignment()
+        moved = {tp: head for tp, head in heads.items() if head > max(self._committed[tp], 0) and tp in assigned}
+        if not moved or not await self._commit(moved):
+            return False
+        for tp, head in moved.items():
+            if tp in self._committed:
+                self._committed[tp] = max(head, self._committed[tp])
+        return True
+
+    def ack(self, message: Any) -> bool:
+        """Faust's acks mean nothing here; see `done`."""
+        message.acked = True
+        return True
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Finish and commit what was accepted, while the partitions are still ours; then forget them."""
+        await self.carrier.drain()
+        await self.commit()
+        self.epoch += 1
+        self._ledgers, self._arriving, self._committed = {}, {}, {}
+        self.carrier.release()
+        await super().on_partitions_revoked(revoked)
+
+    # What Faust would do and must not
+
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        """Topics are created before the app starts, never by it."""
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's stall detector compares two different clocks and cries wolf."""
+
+
+class StatsConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """The thread that fetches; built with our client options and reading committed records only."""
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        app, conf = self.app, self.app.conf
+        self._assignor = app.assignor
+        return AIOKafkaConsumer(
+            **app.client_options,
+            client_id=f"{conf.id}-{conf.consumer_group_instance_id or 'member'}",
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            fetch_max_wait_ms=500,
+        )
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        try:
+            return bool(await super()._commit(offsets))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.warning("commit failed, it will be tried again: %s", error)
+            return False
+
+
+class StatsProducer(driver.Producer):  # type: ignore[misc]
+    """Faust's producer built with our client options; idempotent where the broker can."""
+
+    def _new_producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            **self.app.client_options,
+            client_id=f"{self.app.conf.id}-producer",
+            acks="all",
+            enable_idempotence=self.app.idempotent,
+            max_batch_size=512 * 1024,
+            max_request_size=12 * 1024 * 1024,
+        )
+
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        """Topics are created before the app starts, never by it."""
+
+
+class StatsTransport(driver.Transport):  # type: ignore[misc]
+    """Where Faust gets its consumer and producer from."""
+
+    Consumer = LedgerConsumer
+    Producer = StatsProducer

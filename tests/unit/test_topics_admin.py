@@ -1,0 +1,74 @@
+"""What `topics apply` decides, without a broker."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+from schemas.topics import BY_NAME, DEFAULT_PARTITIONS, INTAKE, LARGE_RECORD_BYTES, dead_letter_topics, full_name
+from streams import topics_admin
+from streams.topics_admin import TopicChange, plan, wanted
+
+P = "p."
+ALL = wanted(P)
+
+
+def decided(existing: dict[str, int], partitions: int | None) -> dict[str, TopicChange]:
+    """Short name -> decision."""
+    return {change.name.replace(P, "", 1): change for change in plan(ALL, existing, partitions)}
+
+
+def test_doctests() -> None:
+    """The examples in the module hold."""
+    assert doctest.testmod(topics_admin).failed == 0
+
+
+def test_everything_wanted_once_with_dead_letters_that_hold_the_largest_record() -> None:
+    """Every row and every dead-letter topic, the latter a bit larger than what may enter."""
+    names = [topic.name for topic in ALL]
+    assert len(set(names)) == len(names) == len(BY_NAME) + len(dead_letter_topics())
+    dead = next(topic for topic in ALL if topic.name == full_name("dlq.tasks", P))
+    assert int(dead.config["max.message.bytes"]) > LARGE_RECORD_BYTES
+    assert dead.config["retention.ms"] == str(7 * 24 * 3_600_000)
+
+
+def test_fresh_broker_gets_the_default_except_where_the_table_says() -> None:
+    """Eight partitions, one for `agents`."""
+    changes = decided({}, None)
+    assert {change.action for change in changes.values()} == {"created"}
+    assert changes.pop("agents").partitions == 1
+    assert {change.partitions for change in changes.values()} == {DEFAULT_PARTITIONS}
+
+
+def test_a_tasks_topic_that_exists_sets_the_count_of_what_is_missing() -> None:
+    """Users may have made `tasks` themselves."""
+    changes = decided({f"{P}tasks": 3}, None)
+    assert changes["tasks"] == TopicChange(f"{P}tasks", "unchanged", 3, 3)
+    assert (changes["dispatch"].partitions, changes["events"].partitions, changes["agents"].partitions) == (3, 3, 1)
+
+
+@pytest.mark.parametrize("smaller", INTAKE)
+def test_intake_topics_are_grown_to_the_largest_of_them(smaller: str) -> None:
+    """Whichever of the three is behind."""
+    changes = decided({f"{P}{name}": 2 if name == smaller else 5 for name in INTAKE}, None)
+    assert {changes[name].partitions for name in INTAKE} == {5}
+    assert changes[smaller] == TopicChange(f"{P}{smaller}", "grown", 5, 2)
+    assert sum(changes[name].action == "grown" for name in INTAKE) == 1
+
+
+def test_other_topics_grow_only_when_asked_and_fixed_ones_never() -> None:
+    """Growing moves keys, so it needs the user's word."""
+    existing = {topic.name: topic.partitions or (2 if topic.name == f"{P}results" else 4) for topic in ALL}
+    assert {change.action for change in decided(existing, None).values()} == {"unchanged"}
+    changes = decided(existing, 6)
+    assert changes["results"] == TopicChange(f"{P}results", "grown", 6, 2)
+    assert changes["agents"].action == "unchanged"
+
+
+def test_nothing_ever_shrinks() -> None:
+    """A smaller wish leaves what is there, and new topics still match the intake."""
+    existing = {topic.name: 10 for topic in ALL if topic.name != f"{P}events"}
+    changes = decided(existing, 4)
+    assert {change.partitions for name, change in changes.items() if name != "events"} == {10}
+    assert changes["events"] == TopicChange(f"{P}events", "created", 10)
