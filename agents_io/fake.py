@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -217,7 +217,12 @@ async def _drip(step: Step, request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.05)
 
 
-_SPECIAL: dict[str, Callable[[Step, web.Request], Any]] = {"hang": _hang, "reset": _reset, "huge": _huge, "drip": _drip}
+_SPECIAL: dict[str, Callable[[Step, web.Request], Awaitable[web.StreamResponse]]] = {
+    "hang": _hang,
+    "reset": _reset,
+    "huge": _huge,
+    "drip": _drip,
+}
 
 
 async def _serve(options: argparse.Namespace) -> None:

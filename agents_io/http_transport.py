@@ -23,7 +23,7 @@ from urllib.parse import quote
 import httpx
 import yarl
 
-from agents_io.aiohttp_seam import URL_KEY, AiohttpTransport
+from agents_io.aiohttp_seam import URL_KEY, AiohttpTransport, RequestBody
 from agents_io.errors import (
     AgentError,
     AnswerTooLarge,
@@ -129,12 +129,12 @@ class HttpTransport:
             raise Expired("no time is left for a call")
         prepared = self._prepare(agent)
         request = _request(prepared, call)
-        status, headers, body = await self._exchange(request, call.timeout_s)
-        if 200 <= status < 300:
-            if headers.get("content-encoding", "identity").lower() != "identity":
+        response, body = await self._exchange(request, call.timeout_s)
+        if 200 <= response.status_code < 300:
+            if _header(response, b"content-encoding") not in (b"", b"identity"):
                 raise BadResponse("the answer is compressed although identity was asked for")
             return _parse(body, prepared)
-        raise _status_error(status, headers, _safe_excerpt(body, prepared))
+        raise _status_error(response, _safe_excerpt(body, prepared))
 
     async def health(self, agent: AgentRegistration, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
         """Whether `GET {endpoint}/health` says 2xx in time. Raises `Unsupported` on a registration that cannot work."""
@@ -143,10 +143,10 @@ class HttpTransport:
         headers = prepared.authorised()
         request = httpx.Request("GET", target.httpx, headers=headers, extensions=target.extensions)
         try:
-            status, _, _ = await self._exchange(request, timeout_s)
+            response, _ = await self._exchange(request, timeout_s)
         except AgentError:
             return False
-        return 200 <= status < 300
+        return 200 <= response.status_code < 300
 
     async def close(self) -> None:
         """Release every connection."""
@@ -160,7 +160,7 @@ class HttpTransport:
                 self._prepared.popitem(last=False)
         return prepared
 
-    async def _exchange(self, request: httpx.Request, timeout_s: float) -> tuple[int, httpx.Headers, bytes]:
+    async def _exchange(self, request: httpx.Request, timeout_s: float) -> tuple[httpx.Response, bytes]:
         try:
             async with asyncio.timeout(timeout_s):
                 response = await self._transport.handle_async_request(request)
@@ -172,14 +172,14 @@ class HttpTransport:
             raise CallTimeout(f"no answer within {timeout_s:.3g} s") from None
         except httpx.TransportError as error:
             raise _transport_error(error) from error
-        return response.status_code, response.headers, body
+        return response, body
 
     async def _read(self, response: httpx.Response) -> bytes:
         good = 200 <= response.status_code < 300
         cap = self._max_answer_bytes if good else MAX_ERROR_BYTES
-        length = response.headers.get("content-length", "")
-        if good and length.isdecimal() and len(length) < 20 and int(length) > cap:
-            raise AnswerTooLarge(f"the answer has {length} bytes, more than {cap}")
+        length = _header(response, b"content-length")
+        if good and length.isdigit() and len(length) < 20 and int(length) > cap:
+            raise AnswerTooLarge(f"the answer has {int(length)} bytes, more than {cap}")
         chunks: list[bytes] = []
         size = 0
         async for chunk in response.stream:  # type: ignore[union-attr]
@@ -202,7 +202,11 @@ def _request(prepared: _Prepared, call: Call) -> httpx.Request:
     except UnicodeEncodeError:
         raise Unsupported("a header of the call is not ASCII") from None
     target = prepared.url
-    return httpx.Request("POST", target.httpx, headers=headers, content=call.body, extensions=target.extensions)
+    headers.append((b"Content-Length", b"%d" % len(call.body)))
+    # A stream of our own spares httpx's second pass over the headers.
+    return httpx.Request(
+        "POST", target.httpx, headers=headers, stream=RequestBody(call.body), extensions=target.extensions
+    )
 
 
 def idempotency_key(key: str) -> str:
@@ -235,7 +239,16 @@ def _safe_excerpt(body: bytes, prepared: _Prepared) -> str:
     return excerpt(_hidden(body, prepared)) if body.strip() else "no body"
 
 
-def _status_error(status: int, headers: httpx.Headers, said: str) -> AgentError:
+def _header(response: httpx.Response, name: bytes) -> bytes:
+    """The first header of that (lower-case) name, empty if there is none: cheaper than httpx's own look-up."""
+    for key, value in response.headers.raw:
+        if key.lower() == name:
+            return value.strip().lower()
+    return b""
+
+
+def _status_error(response: httpx.Response, said: str) -> AgentError:
+    status, headers = response.status_code, response.headers
     text = f"the agent answered {status}: {said}"
     if status >= 500:
         return ServerError(text, retry_after_s=_retry_after(headers) if status == 503 else None)

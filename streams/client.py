@@ -8,6 +8,7 @@ never waits without a bound unless it is asked to follow.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Reader:
         self._ends = ends
 
     async def to_end(self) -> AsyncIterator[Record]:
-        """Every record up to the end as it was when the reader was opened. Raises `ReadStalled`."""
+        """Every record up to the end as it was when the reader was opened, or a few more. Raises `ReadStalled`."""
         left = {tp: end for tp, end in self._ends.items() if self._starts[tp] < end}
         clock = asyncio.get_running_loop().time
         moved = clock()
@@ -93,10 +94,9 @@ class Reader:
             batches = await self._consumer.getmany(timeout_ms=POLL_MS)
             if batches:
                 moved = clock()
-            for tp, messages in batches.items():
+            for messages in batches.values():
                 for message in messages:
-                    if message.offset < self._ends[tp]:
-                        yield _record(message)
+                    yield _record(message)
             for tp in list(left):
                 if await self._consumer.position(tp) >= left[tp]:
                     del left[tp]
@@ -141,12 +141,32 @@ async def reading(settings: Settings, name: str, *, from_beginning: bool) -> Asy
         tps = [TopicPartition(full, partition) for partition in partitions]
         consumer.assign(tps)
         ends = await consumer.end_offsets(tps)
-        starts = await consumer.beginning_offsets(tps) if from_beginning else ends
-        for tp in tps:
-            consumer.seek(tp, starts[tp])
-        yield Reader(consumer, starts, ends)
+        starts = await consumer.beginning_offsets(tps)
+        if from_beginning:
+            for tp in tps:
+                consumer.seek(tp, starts[tp])
+        else:
+            await _stand_at_end(consumer, starts, ends)
+        yield Reader(consumer, starts if from_beginning else ends, ends)
     finally:
         await consumer.stop()
+
+
+async def _stand_at_end(consumer: Any, starts: dict[Any, int], ends: dict[Any, int]) -> None:
+    """Behind the last record of each partition.
+
+    The embedded broker says the end is one past the *first* record of the last batch, so that batch is read and passed over.
+    """
+    left = {tp for tp, end in ends.items() if starts[tp] < end}
+    for tp, end in ends.items():
+        consumer.seek(tp, end - 1 if tp in left else end)
+    with contextlib.suppress(TimeoutError):  # then what the broker said has to do
+        async with asyncio.timeout(STALL_S):
+            while left:
+                await consumer.getmany(*left, timeout_ms=POLL_MS)
+                left = {tp for tp in left if await consumer.position(tp) < ends[tp]}
+    for tp in left:
+        consumer.seek(tp, ends[tp])
 
 
 async def read_all(settings: Settings, name: str) -> AsyncIterator[Record]:

@@ -23,7 +23,10 @@ def anomalies(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """List the anomalies, newest state of each, oldest first; --follow goes on with new ones."""
+    """List the anomalies that were found.
+
+    The newest state of each, oldest first; --follow goes on with new ones as they come.
+    """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _anomalies(settings, follow, output or Format.text))
 

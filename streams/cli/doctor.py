@@ -23,7 +23,11 @@ COLUMNS = ("check", "state", "detail")
 
 
 def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: OutputFormat = None) -> None:
-    """Check the broker, its advertised addresses, the topics and the guarantee that follows."""
+    """Check the broker, the topics and what they allow.
+
+    The broker answers; the addresses it gives out can be reached from here; the topics are as in the table; it has
+    transactions, without which results are at-least-once.
+    """
     settings = settings_from(bootstrap_servers, topic_prefix)
     rows, code = asyncio.run(_examine(settings))
     rows_as(output or Format.text, rows, COLUMNS)

@@ -26,7 +26,10 @@ def version(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, outp
 
 
 def config(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: OutputFormat = None) -> None:
-    """Print the settings in force and where each comes from; secrets are masked."""
+    """Print the settings in force and their origins.
+
+    Flag > environment PARALLAX_* > parallax.toml > default. Durations are in milliseconds; secrets are masked.
+    """
     from streams.settings import known_names, load_with_origins
 
     settings, given = load_with_origins({"bootstrap_servers": bootstrap_servers, "topic_prefix": topic_prefix})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,12 @@ def worker(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Run a worker until SIGTERM or Ctrl-C; it prints one line with its addresses when it is ready."""
+    """Run a worker until SIGTERM or Ctrl-C.
+
+    It prints one line with its addresses when it is ready. A second Ctrl-C quits without finishing what is under way.
+    """
+    from streams.logs import configure_logs
+
     settings = settings_from(
         bootstrap_servers,
         topic_prefix,
@@ -61,12 +67,13 @@ def worker(
         grpc_host=grpc_host,
         grpc_port=grpc_port,
     )
+    configure_logs(settings)
     code = in_fast_loop(_work(settings, output or Format.text))
     if code != OK:
         raise typer.Exit(code)
 
 
-def in_fast_loop(work: Any) -> int:
+def in_fast_loop(work: Coroutine[Any, Any, int]) -> int:
     """Run a coroutine on uvloop where there is one."""
     try:
         import uvloop
@@ -122,7 +129,11 @@ def dev(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Broker, worker, demo agents, sample traffic and the live page, until Ctrl-C; --bootstrap-servers uses your Kafka."""
+    """Try it all on this machine, until Ctrl-C.
+
+    Starts a broker, a worker, demo agents and sample traffic, and prints where the live page is. --bootstrap-servers uses
+    your Kafka instead of a broker of its own.
+    """
     from streams.demo.dev import run_dev
 
     flags = {

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from streams.cli.options import FAILED, INTERRUPTED, TIMED_OUT, UNREACHABLE, USAGE, CommandError
+from streams.cli.options import FAILED, INTERRUPTED, TIMED_OUT, UNREACHABLE, USAGE
 from streams.cli.output import say
 
 if TYPE_CHECKING:
@@ -48,13 +48,11 @@ def explain(error: BaseException) -> int:
 
 
 def _known(error: BaseException) -> tuple[int | None, str]:
-    from typer.exceptions import TyperException
-
+    """Exit code and sentence of what a user or a broker may cause; code None for a fault of ours."""
     text = str(error).strip().replace("\n", " ")
-    if isinstance(error, TyperException):
-        return error.exit_code, error.format_message().replace("\n", " ")
-    if isinstance(error, CommandError):
-        return error.exit_code, text
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):  # ours, the worker's, typer's
+        return code, _usage(error, text)
     if isinstance(error, TimeoutError):
         return TIMED_OUT, text or "timed out"
     # Imported only now: a command that went well never pays for it.
@@ -67,18 +65,27 @@ def _known(error: BaseException) -> tuple[int | None, str]:
     return (FAILED, text) if isinstance(error, OSError) else (None, text)
 
 
+def _usage(error: BaseException, text: str) -> str:
+    from typer.exceptions import TyperException
+
+    if not isinstance(error, TyperException):
+        return text
+    context = getattr(error, "ctx", None)
+    hint = f" (see: {context.command_path} --help)" if context is not None else ""
+    return error.format_message().strip().replace("\n", " ") + hint
+
+
 def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
     from aiokafka.errors import KafkaConnectionError, KafkaError
 
     from streams.client import ReadStalled, TopicMissing
-    from streams.kafka import BrokerUnreachable
+    from streams.embedded_broker import EmbeddedBrokerError
+    from streams.kafka import BrokerUnreachable, TransactionsDenied
+    from streams.topics_admin import TopicsError, TopicsMissing
 
     if isinstance(error, (BrokerUnreachable, KafkaConnectionError)):
         return UNREACHABLE, text
-    if isinstance(error, (TopicMissing, ReadStalled)):
-        return FAILED, text
     if isinstance(error, KafkaError):
         return FAILED, f"Kafka says {type(error).__name__}: {text}"
-    if isinstance(error, OSError):
-        return FAILED, text
-    return None, text
+    ours = (TopicMissing, ReadStalled, TopicsError, TopicsMissing, TransactionsDenied, EmbeddedBrokerError, OSError)
+    return (FAILED if isinstance(error, ours) else None), text

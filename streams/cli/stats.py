@@ -56,7 +56,11 @@ def stats(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Executions, confidence, success rate and trend of an agent, in all and by pattern; exit 4 when it has no windows."""
+    """Show confidence and success of an agent.
+
+    Executions, mean confidence, success rate, variance, execution time and trend (positive: improving), in all and by
+    pattern, over the windows on the topic aggregates. Exit 4 when the agent has none.
+    """
     last_ms = None if last is None else duration_ms(last, "--last")
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _stats(settings, agent, interval.value, last_ms, pattern, output or Format.text))

@@ -77,7 +77,11 @@ def submit(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Send tasks (or plans) given as JSON lines. Ids must be unique: the pipeline answers each id once."""
+    """Send tasks or plans given as JSON lines.
+
+    A file is checked as a whole before anything is sent; stdin is sent line by line and ends at the first bad line. Ids must
+    be unique: the pipeline answers each id once.
+    """
     timeout_s = duration_ms(timeout, "--timeout") / 1000
     settings = settings_from(bootstrap_servers, topic_prefix)
     if file != STDIN:

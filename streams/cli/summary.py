@@ -30,7 +30,7 @@ def newest(aggregates: Iterable[Aggregate]) -> list[Aggregate]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Many windows as one. `trend`: mean confidence of the newer half of the time less that of the older; None with one window."""
+    """Many windows as one. `trend`: mean confidence of the newer half less that of the older; None when all start at once."""
 
     executions: int
     successes: int

@@ -33,7 +33,10 @@ def tail(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Print a topic's records as JSON lines, new ones as they come, until Ctrl-C or --max. `-o text` is for reading."""
+    """Print the records of a topic as they come.
+
+    JSON lines, until Ctrl-C or --max; with -o text a line for reading: time, key, type, value.
+    """
     settings = settings_from(bootstrap_servers, topic_prefix)
     name = short_name(topic, settings.topic_prefix)
     form = output or Format.jsonl

@@ -27,7 +27,10 @@ def task(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """What became of a task: its events and its result. Reads both topics from the beginning."""
+    """Show what became of a task.
+
+    Its events and its result, found by reading both topics from the beginning.
+    """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _task(settings, task_id, output or Format.text))
 

@@ -21,7 +21,7 @@ from aiokafka.structs import TopicPartition
 
 from schemas.topics import full_name
 from streams.engine.commit import Committer, Fenced
-from streams.engine.home import Handler, Home
+from streams.engine.home import Handler, Head, Home
 
 log = structlog.get_logger(__name__)
 
@@ -204,24 +204,24 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             on_lost=self._restart,
         )
 
-    async def _heads(self, home: Home) -> dict[str, tuple[int, str]]:
+    async def _heads(self, home: Home) -> dict[str, Head]:
         """What the last owner committed, read after it was fenced; a group without commits starts at the log's beginning."""
         tps = list(home.partitions.values())
         # The public `committed()` drops the metadata, which holds the offset map.
         committed = await self.consumer._coordinator.fetch_committed_offsets(tps)
         begins = await self.consumer.beginning_offsets(tps)
         ends = await self.consumer.end_offsets(tps)
-        heads: dict[str, tuple[int, str]] = {}
+        heads: dict[str, Head] = {}
         for source, tp in home.partitions.items():
             known = committed.get(tp)
             if known is None or known.offset < 0:
-                heads[source] = (begins[tp], "")
+                heads[source] = Head(begins[tp], "", False)
             elif known.offset > ends[tp]:
                 log.warning("the committed offset lies beyond the log; the topic was made anew: starting at its beginning",
                             topic=tp.topic, partition=tp.partition, committed=known.offset, end=ends[tp])  # fmt: skip
-                heads[source] = (begins[tp], "")
+                heads[source] = Head(begins[tp], "", False)
             else:
-                heads[source] = (known.offset, known.metadata or "")
+                heads[source] = Head(known.offset, known.metadata or "", True)
         return heads
 
     def _restart(self, home: Home, error: Fenced) -> None:
@@ -326,8 +326,20 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             log.warning("fetch failed; trying again", error=repr(error))
             await asyncio.sleep(0.5)
             return
+        if not batches:
+            await self._skip_markers(wanted)
         for tp, records in batches.items():
             home = self.homes.get(tp.partition)
             if home is not None:
                 source = self._names[tp.topic]
                 home.inbox.extend((source, record) for record in records)
+
+    async def _skip_markers(self, tps: list[TopicPartition]) -> None:
+        """Nothing came: transaction markers at the ends of the logs are passed, so that the commit reaches the end too."""
+        for tp in tps:
+            home = self.homes.get(tp.partition)
+            if home is not None and not home.inbox:
+                with contextlib.suppress(IllegalStateError):
+                    position = await self.consumer.position(tp)
+                    if self.homes.get(tp.partition) is home:
+                        home.passed({self._names[tp.topic]: position})

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -52,6 +52,14 @@ class Handler(Protocol):
         ...
 
 
+class Head(NamedTuple):
+    """Where a topic partition begins: offset, offset map, and whether that was committed (or is the log's beginning)."""
+
+    offset: int
+    map: str
+    committed: bool
+
+
 class Home:
     """The home of every agent whose id hashes to `number`."""
 
@@ -91,9 +99,9 @@ class Home:
         """Records taken and not finished."""
         return sum(ledger.in_flight for ledger in self.ledgers.values()) - len(self._finished)
 
-    def open(self, heads: Mapping[str, tuple[int, str]], handler: Handler) -> None:
-        """Begin from what is committed. `heads`: intake topic to (commit offset, offset map)."""
-        for source, (head, text) in heads.items():
+    def open(self, heads: Mapping[str, Head], handler: Handler) -> None:
+        """Begin from what is committed."""
+        for source, (head, text, committed) in heads.items():
             tp = self.partitions[source]
             try:
                 done = offset_map.decode(tp.topic, tp.partition, head, text)
@@ -102,13 +110,18 @@ class Home:
                             partition=tp.partition, offset=head, error=str(error))  # fmt: skip
                 done = []
             self.ledgers[source] = Ledger(head, done)
-            self._committed[source] = (head, text)
+            self._committed[source] = (head, text) if committed else (-1, "")
+        self._dirty.set()  # a group without commits says where it begins, so that its lag can be seen
         self.handler = handler
         self._loop_task = asyncio.create_task(self._commit_loop(), name=f"commit-{self.number}")
 
     def can_take(self) -> bool:
         """Whether the next record of the inbox may be handed to the handler."""
-        return self.handler is not None and self.handler.room() and not any(ledger.full() for ledger in self.ledgers.values())
+        return (
+            self.handler is not None
+            and self.handler.room()
+            and not any(ledger.full() for ledger in self.ledgers.values())
+        )
 
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
         """A record is finished; its outputs go out with the next commit. Ignored once the home is closed."""
@@ -121,6 +134,14 @@ class Home:
             self._hurry.set()
         if self.inbox:
             self._on_room(self)
+
+    def passed(self, positions: Mapping[str, int]) -> None:
+        """The consumer's positions while nothing of this home is on its way: transaction markers before them are done."""
+        for source, position in positions.items():
+            ledger = self.ledgers[source]
+            if position > ledger.next:
+                ledger.skip_to(position)
+                self._dirty.set()
 
     async def _commit_loop(self) -> None:
         last_batch = 0

@@ -75,6 +75,16 @@ class Ledger:
         self._absorb()
         return True
 
+    def skip_to(self, offset: int) -> None:
+        """The consumer's position: everything below it that was to be delivered has been (the rest are markers).
+
+        >>> ledger = Ledger(10); ledger.skip_to(12); ledger.head
+        12
+        """
+        if offset > self._next:
+            self._next = offset
+            self._absorb()
+
     def done(self, offset: int) -> None:
         """The work of this offset is finished and its outputs are in the commit that follows. Unknown offsets are ignored."""
         self._pending.discard(offset)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -21,6 +22,8 @@ AGENT_HEADER = "parallax-agent"
 EXPIRES_HEADER = "parallax-expires"
 HOPS_HEADER = "parallax-hops"
 OWN_HEADERS = frozenset((AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER))
+RESULT_TYPE = BY_NAME["results"].ce_type
+POINT_TYPE = BY_NAME["data-points"].ce_type
 LARGE_BYTES = 64 * 1024
 """Outputs beyond this carry a smaller form, in case the broker's limit is lower than the worker was told."""
 
@@ -57,6 +60,11 @@ class Spent:
     call_ms: float | None = None
 
 
+@lru_cache(maxsize=64)
+def _event_ce_type(event_type: str) -> str:
+    return f"io.parallax.{event_type.replace(':', '.').replace('-', '_')}.v1"
+
+
 class Recorder:
     """Builds the records of one processor. `source`: the CloudEvents source, `/parallax/<app>/<processor>`."""
 
@@ -86,8 +94,9 @@ class Recorder:
         event_id = f"{subject}/{event_type}{tail}"
         key = subject.encode()
         value = orjson.dumps({"id": event_id, "type": event_type, "timestamp": when, "data": data})
-        ce_type = f"io.parallax.{event_type.replace(':', '.').replace('-', '_')}.v1"
-        return Output("events", key, value, self._headers(ce_type, event_id.encode(), key, when.encode()))
+        return Output(
+            "events", key, value, self._headers(_event_ce_type(event_type), event_id.encode(), key, when.encode())
+        )
 
     def succeeded(
         self,
@@ -169,7 +178,7 @@ class Recorder:
         wire["metadata"] = echo
         subject = task.id.encode()
         key = subject if task.plan_id is None else task.plan_id.encode()
-        headers = self._headers(BY_NAME["results"].ce_type, subject, subject, when.encode())
+        headers = self._headers(RESULT_TYPE, subject, subject, when.encode())
         return Output("results", key, orjson.dumps(wire), headers)
 
     def _point(self, task: Task, agent_id: str, confidence: float, success: bool, spent: Spent, now_ms: int) -> Output:
@@ -185,7 +194,7 @@ class Recorder:
             "executionTime": round(spent.execution_ms if spent.call_ms is None else spent.call_ms, 3),
             "taskId": task.id,
         }
-        headers = self._headers(BY_NAME["data-points"].ce_type, task.id.encode(), key, when.encode())
+        headers = self._headers(POINT_TYPE, task.id.encode(), key, when.encode())
         return Output("data-points", key, orjson.dumps(value), headers)
 
     def dead_letter(self, letter: Letter, stage: str, reason: str, now_ms: int) -> list[Output]:

@@ -1,14 +1,17 @@
 """The changelog topic of statistics: created with as many partitions as `data-points`, checked if it is there.
 
-In: settings. Out: the partition count both topics have. Raises `ChangelogError` when they differ or the source is missing.
+In: settings. Out: the partition count both topics have, and where its partitions end. Raises `ChangelogError` when the counts
+differ or the source is missing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
@@ -56,6 +59,28 @@ async def ensure(settings: Settings, options: dict[str, Any]) -> int:
             f"the partition of that number; delete {changelog} and the group's offsets to count again from {source}"
         )
     return wanted
+
+
+async def ends(options: dict[str, Any], partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    """The offset after each partition's last record, told by fetching.
+
+    The embedded broker answers the question for the end with the offset after the *first* record of the last batch, so a
+    recovery that trusts it stops early; the high watermark in its fetch answers is right. Raises TimeoutError.
+    """
+    wanted = list(partitions)
+    if not wanted:
+        return {}
+    consumer = AIOKafkaConsumer(**options, fetch_max_wait_ms=50)
+    await consumer.start()
+    try:
+        consumer.assign(wanted)
+        await consumer.seek_to_end(*wanted)
+        async with asyncio.timeout(VISIBLE_TIMEOUT_S):
+            while any(consumer.highwater(tp) is None for tp in wanted):
+                await consumer.getmany(timeout_ms=50)
+        return {tp: consumer.highwater(tp) for tp in wanted}
+    finally:
+        await consumer.stop()
 
 
 async def _metadata(admin: AIOKafkaAdminClient) -> dict[str, list[dict[str, Any]]]:

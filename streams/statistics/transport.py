@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from streams.rules.ledger import Ledger
+from streams.statistics import changelog
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,13 @@ class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
             self._ledgers = {tp: Ledger(head or 0) for tp, head in heads.items()}
             self._arriving = {tp: deque() for tp in heads}
             self._committed = {tp: -1 if tp in new else (head or 0) for tp, head in heads.items()}
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        """Where the changelog ends: recovery reads up to there."""
+        if self.app.idempotent:
+            return dict(await super().highwaters(*partitions))
+        found = await changelog.ends(self.app.client_options, [TopicPartition(*tp) for tp in partitions])
+        return {TP(*tp): end for tp, end in found.items()}
 
     # Done and committed
 

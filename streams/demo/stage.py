@@ -1,0 +1,173 @@
+"""Everything the demo needs, up and down again: broker, topics, worker, three agents, their registrations.
+
+In: a Kafka to use, or none (then the embedded broker), settings for the worker. Out: where each piece is. What was started
+is stopped in reverse order, by process id; nothing is written outside a temporary directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+import streams
+from schemas.topics import DEFAULT_PREFIX
+from streams import topics_admin
+from streams.client import send_keyed
+from streams.demo.agents import CAPABILITY
+from streams.demo.children import Child, ChildFailed, clean_environment
+from streams.demo.models import KINDS, Condition
+from streams.embedded_broker import EmbeddedBroker
+from streams.settings import Settings
+
+AGENT_START_S = 60.0
+WORKER_START_S = 90.0
+CONTROL_TIMEOUT_S = 5.0
+CONTROL_TRIES = 3
+RESET_TIMEOUT_MS = 5000
+
+REGISTRATION = {
+    "protocol": "http",
+    "capabilities": [CAPABILITY],
+    # The defaults (100 calls in 60 s) suit an agent that costs money; these cost nothing.
+    "limits": {"maxRequests": 100_000, "windowMs": 60_000, "maxConcurrency": 8},
+    # Half open after 5 s instead of 30, so that a demo of a minute sees it.
+    "breaker": {"failureThreshold": 5, "resetTimeout": RESET_TIMEOUT_MS, "monitoringPeriod": 60_000},
+}
+
+
+@dataclass(slots=True)
+class Stage:
+    """What runs. `agents`: agent id to endpoint; `embedded`: whether the broker is ours and goes when we go."""
+
+    settings: Settings
+    embedded: bool
+    agents: dict[str, str] = field(default_factory=dict)
+    web: str = ""
+    children: list[Child] = field(default_factory=list)
+
+    async def turn(self, agent_id: str, condition: Condition) -> None:
+        """Make an agent degraded, failing or healthy. Raises `ChildFailed` when it does not answer."""
+        url = f"{self.agents[agent_id]}/condition"
+        timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
+        problem = ""
+        for _ in range(CONTROL_TRIES):
+            try:
+                async with (
+                    aiohttp.ClientSession(timeout=timeout) as session,
+                    session.post(url, json={"condition": condition}) as answer,
+                ):
+                    if answer.status == 200:
+                        return
+                    problem = f"status {answer.status}"
+            except (aiohttp.ClientError, TimeoutError) as error:
+                problem = repr(error)
+        raise ChildFailed(f"agent {agent_id} does not take commands: {problem}")
+
+    async def watch(self) -> None:
+        """Raise `ChildFailed` as soon as one of the processes ends."""
+        waits = [asyncio.create_task(child.ended()) for child in self.children]
+        try:
+            await asyncio.gather(*waits)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+
+@asynccontextmanager
+async def stage(
+    say: Callable[[str], None],
+    *,
+    bootstrap_servers: str | None = None,
+    topic_prefix: str = DEFAULT_PREFIX,
+    web_host: str = "127.0.0.1",
+    web_port: int = 0,
+    worker_settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[Stage]:
+    """Everything up; `say` hears what comes up. Raises `ChildFailed`, `EmbeddedBrokerError` and what the brokers raise."""
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parallax-demo-")))
+        embedded = bootstrap_servers is None
+        if bootstrap_servers is None:
+            broker = await stack.enter_async_context(EmbeddedBroker())
+            bootstrap_servers = broker.bootstrap_servers
+        settings = Settings(bootstrap_servers=bootstrap_servers, topic_prefix=topic_prefix)
+        made = await topics_admin.apply(settings)
+        scene = Stage(settings, embedded)
+        where = "embedded, in memory" if embedded else "yours"
+        say(f"broker   {bootstrap_servers}  ({where}); {len(made)} topics {topic_prefix}*")
+        worker = _worker(scene, directory, web_host, web_port, worker_settings or {})
+        agents = {kind.agent_id: _agent(kind.key, kind.agent_id, directory) for kind in KINDS.values()}
+        scene.children = [*agents.values(), worker]
+        for child in scene.children:
+            stack.push_async_callback(child.stop)
+        # Together: most of the time is imports and joining groups.
+        starts = [child.start(_endpoint, AGENT_START_S) for child in agents.values()]
+        scene.web, *endpoints = await _all(worker.start(_web, WORKER_START_S), *starts)
+        scene.agents = dict(zip(agents, endpoints, strict=True))
+        await _register(scene)
+        say(f"worker   {scene.web}  (pid {worker.pid}; dispatch and statistics)")
+        for kind in KINDS.values():
+            say(f"agent    {scene.agents[kind.agent_id]}  {kind.agent_id} ({kind.title})")
+        yield scene
+
+
+async def _all(*starts: Any) -> list[str]:
+    """All results; the first failure cancels the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(start) for start in starts]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _agent(key: str, agent_id: str, directory: Path) -> Child:
+    command = [sys.executable, "-m", "streams.demo.agents", "--model", key, "--port", "0"]
+    return Child(f"agent {agent_id}", command, directory, _environment({}))
+
+
+def _worker(scene: Stage, directory: Path, web_host: str, web_port: int, worker_settings: Mapping[str, str]) -> Child:
+    settings = scene.settings
+    command = [sys.executable, "-m", "streams.cli.main", "worker", "-o", "jsonl"]
+    command += ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
+    command += ["--web-host", web_host, "--web-port", str(web_port), "--grpc-port", "0"]
+    return Child("the worker", command, directory, _environment(dict(worker_settings)))
+
+
+def _environment(extra: dict[str, str]) -> dict[str, str]:
+    # The children run in a directory of their own: they must find this very code also when it is not installed.
+    root = str(Path(streams.__file__).resolve().parent.parent)
+    return clean_environment({"PYTHONPATH": root, "PYTHONUNBUFFERED": "1", **extra})
+
+
+def _endpoint(line: str) -> str | None:
+    """The endpoint in an agent's ready line."""
+    return next((word.removeprefix("endpoint=") for word in line.split() if word.startswith("endpoint=")), None)
+
+
+def _web(line: str) -> str | None:
+    """The web address in the worker's ready line."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return str(found["web"]) if isinstance(found, dict) and "web" in found else None
+
+
+async def _register(scene: Stage) -> None:
+    records = []
+    for kind in KINDS.values():
+        registration = {"id": kind.agent_id, "name": kind.title, "endpoint": scene.agents[kind.agent_id]}
+        records.append((kind.agent_id.encode(), orjson.dumps(registration | REGISTRATION)))
+    await send_keyed(scene.settings, "agents", records)

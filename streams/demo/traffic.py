@@ -1,0 +1,105 @@
+"""The two Kafka clients of the demo, as anybody would write them: one sends tasks, one reads what comes of them.
+
+In: rows. Out: plain JSON records on `tasks`; decoded records of the topics asked for. Nothing here knows the pipeline
+beyond topic names and JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from schemas.topics import full_name
+from streams.client import require_topics
+from streams.demo.board import task_id
+from streams.demo.models import Row
+from streams.settings import Settings
+
+TICK_S = 0.05
+POLL_MS = 100
+
+
+def tasks(
+    run: str, rows: Sequence[Row], agent_ids: Sequence[str], rounds: int, timeout_ms: int
+) -> Iterator[dict[str, Any]]:
+    """Every row to every agent, `rounds` times, each time in another order. The label stays at home.
+
+    The cache is off for them: each task is to be answered by its agent, also when two sites look alike.
+    """
+    order = list(range(len(rows)))
+    for number in range(rounds):
+        random.Random(number).shuffle(order)
+        for row in order:
+            for agent_id in agent_ids:
+                yield {
+                    "id": task_id(run, number, row, agent_id),
+                    "type": "agent",
+                    "target": agent_id,
+                    "payload": {"task": "is this site phishing?", "data": rows[row][0]},
+                    "metadata": {"timeout": timeout_ms, "cache": False},
+                }
+
+
+async def send(
+    settings: Settings,
+    stream: Iterator[dict[str, Any]],
+    rate: float,
+    sent: Callable[[int], Awaitable[None]],
+) -> None:
+    """Send `rate` tasks a second, keyed by agent; `sent` hears how many are acknowledged so far."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all")
+    topic = full_name("tasks", settings.topic_prefix)
+    clock = asyncio.get_running_loop().time
+    await producer.start()
+    try:
+        begun, count, more = clock(), 0, True
+        while more:
+            due = int((clock() - begun + TICK_S) * rate)
+            batch = []
+            while count < due and (task := next(stream, None)) is not None:
+                record = json.dumps(task).encode()
+                batch.append(await producer.send(topic, value=record, key=task["target"].encode()))
+                count += 1
+            more = count >= due
+            await asyncio.gather(*batch)
+            await sent(count)
+            await asyncio.sleep(TICK_S if more else 0)
+    finally:
+        await producer.stop()
+
+
+@asynccontextmanager
+async def subscribed(
+    settings: Settings, names: Sequence[str], *, from_beginning: bool
+) -> AsyncIterator[Callable[[], Awaitable[list[tuple[str, dict[str, Any]]]]]]:
+    """A reader of several topics: each call gives what has come since, as (short name, value), after at most `POLL_MS`."""
+    partitions = await require_topics(settings, *names)
+    short = {full_name(name, settings.topic_prefix): name for name in names}
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+    )
+    await consumer.start()
+
+    async def read() -> list[tuple[str, dict[str, Any]]]:
+        batches = await consumer.getmany(timeout_ms=POLL_MS)
+        return [(short[tp.topic], json.loads(m.value)) for tp, messages in batches.items() for m in messages if m.value]
+
+    try:
+        places = [TopicPartition(full_name(name, settings.topic_prefix), p) for name in names for p in partitions[name]]
+        consumer.assign(places)
+        edges = await (consumer.beginning_offsets if from_beginning else consumer.end_offsets)(places)
+        for place, offset in edges.items():
+            consumer.seek(place, offset)
+        yield read
+    finally:
+        await consumer.stop()

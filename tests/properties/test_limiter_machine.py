@@ -1,0 +1,104 @@
+"""The sliding window against the plain list of all calls."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from agents_io.rules import limiter
+from agents_io.rules.limiter import SlidingWindow
+from tests.support.agents import NaiveWindow, most_in_any_window
+
+quarters = st.integers(0, 40).map(lambda n: n / 4)
+
+
+class WindowMachine(RuleBasedStateMachine):
+    """Exact mode: limits below the number of entries kept."""
+
+    @initialize(limit=st.integers(1, 6), window=st.sampled_from([1.0, 5.0, 8.5]))
+    def begin(self, limit: int, window: float) -> None:
+        self.now = 0.0
+        self.limiter = SlidingWindow(limit, window)
+        self.model = NaiveWindow(limit, window)
+
+    @rule(step=quarters)
+    def sleep(self, step: float) -> None:
+        self.now += step
+
+    @rule()
+    def sleep_until_available(self) -> None:
+        self.now = self.limiter.available_at(self.now)
+        assert self.model.free(self.now)
+
+    @rule()
+    def acquire(self) -> None:
+        free = self.model.free(self.now)
+        assert self.limiter.try_acquire(self.now) == free
+        if free:
+            self.model.begun.append(self.now)
+
+    @rule(length=quarters)
+    def pause(self, length: float) -> None:
+        self.limiter.pause_until(self.now + length)
+        self.model.pause = max(self.model.pause, self.now + length)
+
+    @rule()
+    def move(self) -> None:
+        """To another worker and back; quarters of a second survive as whole milliseconds."""
+        paused = self.limiter.paused_until > self.now
+        self.limiter = SlidingWindow.restore(
+            self.limiter.max_requests, self.limiter.window_s, self.limiter.snapshot(self.now), self.now
+        )
+        if paused:
+            assert self.limiter.paused_until >= self.model.pause
+            self.model.pause = self.limiter.paused_until
+
+    @invariant()
+    def agrees(self) -> None:
+        if hasattr(self, "limiter"):
+            assert self.limiter.available_at(self.now) == self.model.next_free(self.now)
+            assert most_in_any_window(self.model.begun, self.model.window_s) <= self.model.limit
+
+
+TestWindow = WindowMachine.TestCase
+TestWindow.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+@given(steps=st.lists(st.floats(0, 0.4), min_size=20, max_size=400), limit=st.integers(9, 60))
+@settings(max_examples=100, deadline=None)
+def test_large_limit_is_never_exceeded_and_late_by_at_most_a_grain(steps: list[float], limit: int) -> None:
+    """With shared entries: no window holds more than the limit, memory stays bounded, slots come back in time."""
+    window_s, entries = 4.0, 8
+    now = 0.0
+    begun: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limiter, "MAX_ENTRIES", entries)
+        window = SlidingWindow(limit, window_s)
+        for step in steps:
+            now += step
+            if window.try_acquire(now):
+                begun.append(now)
+            else:
+                exact = sorted(begun)[-limit] + window_s
+                assert now < exact + window_s / entries + 1e-9
+            assert len(window._lasts) <= entries + 2
+    assert most_in_any_window(begun, window_s) <= limit
+
+
+@given(steps=st.lists(st.floats(0, 2), min_size=1, max_size=300), limit=st.integers(1, 300))
+@settings(max_examples=100, deadline=None)
+def test_restored_window_is_never_more_permissive(steps: list[float], limit: int) -> None:
+    """Whatever the snapshot rounds off, it rounds towards fewer calls, and it stays small."""
+    now = 0.0
+    window = SlidingWindow(limit, 60.0)
+    for step in steps:
+        now += step
+        window.try_acquire(now)
+    snapshot = window.snapshot(now)
+    assert len(snapshot["log"]) <= limiter.SNAPSHOT_ENTRIES
+    restored = SlidingWindow.restore(limit, 60.0, snapshot, now)
+    for later in (now, now + 10, now + 59.9):
+        assert restored.used(later) >= window.used(later)
+    assert restored.used(now + 60.001) == 0

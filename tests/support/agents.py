@@ -1,0 +1,100 @@
+"""Naive models of the rules around an agent: no cleverness, every decision recomputed from the whole history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agents_io.rules.breaker import BreakerConfig
+
+
+@dataclass(eq=False)
+class Probe:
+    """A permit of the model; `lease` is infinite for one given while closed."""
+
+    era: int
+    lease: float
+    settled: bool = False
+
+
+@dataclass
+class NaiveBreaker:
+    """The breaker's rules in the fewest words."""
+
+    config: BreakerConfig
+    mode: str = "closed"
+    era: int = 0
+    since: float = 0.0
+    failures: list[float] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    successes: int = 0
+    log: list[tuple[str, float]] = field(default_factory=list)
+
+    def turn(self, mode: str, now: float) -> None:
+        """Enter a state."""
+        self.mode, self.era, self.since, self.probes, self.successes = mode, self.era + 1, now, [], 0
+        if mode == "closed":
+            self.failures = []
+        self.log.append((mode, now))
+
+    def permits(self, now: float) -> bool:
+        """Whether a call would be let through now."""
+        if self.mode == "closed":
+            return True
+        if self.mode == "open":
+            return now >= self.since + self.config.reset_timeout_s
+        out = [probe for probe in self.probes if not probe.settled and probe.lease > now]
+        return len(out) < self.config.probes
+
+    def acquire(self, now: float) -> Probe | None:
+        """A permit, or None."""
+        if not self.permits(now):
+            return None
+        if self.mode == "open":
+            self.turn("half_open", now)
+        probe = Probe(self.era, now + self.config.probe_lease_s)
+        if self.mode == "half_open":
+            self.probes.append(probe)
+        return probe
+
+    def record(self, probe: Probe, outcome: str, now: float) -> None:
+        """What came of a permit."""
+        if probe.era != self.era or (self.mode == "half_open" and probe.settled):
+            return
+        probe.settled = True
+        if outcome == "failure":
+            self.failures.append(now)
+            recent = [at for at in self.failures if now - at < self.config.monitoring_period_s]
+            if self.mode == "half_open" or len(recent) >= self.config.failure_threshold:
+                self.turn("open", now)
+        elif outcome == "success" and self.mode == "half_open":
+            self.successes += 1
+            if self.successes >= self.config.successes_to_close:
+                self.turn("closed", now)
+
+    def shut_until(self, now: float) -> float:
+        """No call before this time, whatever happens."""
+        return max(now, self.since + self.config.reset_timeout_s) if self.mode == "open" else now
+
+
+@dataclass
+class NaiveWindow:
+    """All calls ever begun."""
+
+    limit: int
+    window_s: float
+    begun: list[float] = field(default_factory=list)
+    pause: float = float("-inf")
+
+    def free(self, now: float) -> bool:
+        """Whether a call may begin at that time, if none begins before."""
+        return now >= self.pause and sum(1 for at in self.begun if at + self.window_s > now) < self.limit
+
+    def next_free(self, now: float) -> float:
+        """The first moment of those that could matter at which a call may begin."""
+        moments = [now, max(now, self.pause), *(at + self.window_s for at in self.begun)]
+        return min(moment for moment in moments if moment >= now and self.free(moment))
+
+
+def most_in_any_window(times: list[float], window_s: float) -> int:
+    """The largest number of these times within any half-open window."""
+    return max((sum(1 for at in times if start <= at < start + window_s) for start in times), default=0)
