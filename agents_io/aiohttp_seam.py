@@ -26,6 +26,10 @@ KEEPALIVE_S = 4.0
 _BYTES_AIOHTTP_WARNS_AT = 1024 * 1024
 
 
+class NotHttp(httpx.RemoteProtocolError):
+    """What came back is not HTTP. httpx's own class also stands for a connection that merely closed."""
+
+
 class RequestBody(httpx.AsyncByteStream):
     """A request's body, all there. Made into a request as its stream it spares httpx a second pass over the headers."""
 
@@ -112,7 +116,7 @@ def _as_httpx(error: Exception) -> httpx.TransportError:
     if isinstance(error, aiohttp.ClientConnectorError):
         return httpx.ConnectError(text)
     if isinstance(error, aiohttp.ClientResponseError):
-        return httpx.RemoteProtocolError(error.message or text)
+        return NotHttp(error.message or text)
     if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError)):
         return httpx.ReadError(text)
     return httpx.LocalProtocolError(text)

@@ -23,7 +23,7 @@ from urllib.parse import quote
 import httpx
 import yarl
 
-from agents_io.aiohttp_seam import URL_KEY, AiohttpTransport, RequestBody
+from agents_io.aiohttp_seam import URL_KEY, AiohttpTransport, NotHttp, RequestBody
 from agents_io.errors import (
     AgentError,
     AnswerTooLarge,
@@ -272,8 +272,8 @@ def _transport_error(error: httpx.TransportError) -> AgentError:
         if isinstance(cause, OSError) and cause.errno in _OUR_ERRNOS:
             return InternalError(f"this worker could not connect: {said}")
         cause = cause.__cause__
-    if isinstance(error, httpx.RemoteProtocolError):
+    if isinstance(error, NotHttp):
         return BadResponse(f"the answer is not HTTP: {said}")
-    if isinstance(error, (httpx.ConnectError, httpx.NetworkError)):
+    if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
         return ConnectionFailed(f"the connection failed: {said}")
     return InternalError(f"the call could not be made: {said}")

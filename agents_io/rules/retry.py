@@ -41,7 +41,7 @@ class RetryConfig:
     def __post_init__(self) -> None:
         if self.max_retries < 0 or not self.multiplier >= 1:
             raise ValueError("max_retries must be at least 0 and multiplier at least 1")
-        if not min(self.initial_delay_s, self.max_delay_s, self.max_retry_after_s) >= 0:
+        if not (self.initial_delay_s >= 0 and self.max_delay_s >= 0 and self.max_retry_after_s >= 0):
             raise ValueError("delays must be at least 0")
 
 

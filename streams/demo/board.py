@@ -1,8 +1,8 @@
 """What the demo has seen on the topics, added up. No clock, no I/O.
 
-In: decoded records of `results`, `data-points`, `aggregates`, `anomalies` and `events`, and the labels of the rows. Out: a line for each
-agent, totals, and the moments worth telling. Everything shown is read from the topics; only whether an answer was right is
-worked out here, because no topic knows the labels.
+In: decoded records of `results`, `data-points`, `aggregates`, `anomalies` and `events`, and the labels of the rows.
+Out: a line for each agent, totals, and the moments worth telling. Everything shown is read from the topics; only whether
+an answer was right is worked out here, because no topic knows the labels.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Board:
         self.events: Counter[str] = Counter()
         self.anomalies: deque[dict[str, Any]] = deque(maxlen=MAX_KEPT)
         self.moments: deque[Moment] = deque(maxlen=MAX_KEPT)
-        self._labels = labels
+        self.labels = labels
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._windows: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
 
@@ -137,7 +137,7 @@ class Board:
     def _result(self, value: dict[str, Any]) -> None:
         name = value["taskId"]
         row = row_of(name)
-        if row is None or row >= len(self._labels):
+        if row is None or row >= len(self.labels):
             return  # somebody else's task, on a Kafka that is not only ours
         if name in self._seen:
             self.duplicates += 1
@@ -154,7 +154,7 @@ class Board:
             line.failed += 1
             line.errors[value["error"]["code"]] += 1
             return
-        right = value["result"]["phishing"] is self._labels[row]
+        right = value["result"]["phishing"] is self.labels[row]
         line.answered += 1
         line.right += right
         line.confidence_sum += value["confidence"]

@@ -24,7 +24,7 @@ CONDITIONS: tuple[Condition, ...] = ("healthy", "degraded", "failing")
 TRAINING_ROWS = 400
 NEUTRAL = 0.5
 """What the data set itself uses for "cannot say": a lookup that fails leaves this in the place of the feature."""
-RAMP = 40
+RAMP = 80
 """A degraded agent has lost all its lookups after this many answers."""
 
 

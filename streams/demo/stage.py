@@ -1,6 +1,6 @@
 """Everything the demo needs, up and down again: broker, topics, worker, three agents, their registrations.
 
-In: a Kafka to use, or none (then the embedded broker), settings for the worker. Out: where each piece is. What was started
+In: settings, and whether to bring a broker along. Out: where each piece is. What was started
 is stopped in reverse order, by process id; nothing is written outside a temporary directory.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,7 +21,6 @@ import aiohttp
 import orjson
 
 import streams
-from schemas.topics import DEFAULT_PREFIX
 from streams import topics_admin
 from streams.client import send_keyed
 from streams.demo.agents import CAPABILITY
@@ -86,27 +86,22 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    say: Callable[[str], None],
-    *,
-    bootstrap_servers: str | None = None,
-    topic_prefix: str = DEFAULT_PREFIX,
-    web_host: str = "127.0.0.1",
-    web_port: int = 0,
-    worker_settings: Mapping[str, str] | None = None,
+    say: Callable[[str], None], settings: Settings, *, embedded: bool, worker_settings: Mapping[str, str]
 ) -> AsyncIterator[Stage]:
-    """Everything up; `say` hears what comes up. Raises `ChildFailed`, `EmbeddedBrokerError` and what the brokers raise."""
+    """Everything up; `say` hears what comes up. `embedded`: on a broker of our own, else on the one in the settings.
+
+    Raises `ChildFailed`, `EmbeddedBrokerError` and what the brokers raise.
+    """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parallax-demo-")))
-        embedded = bootstrap_servers is None
-        if bootstrap_servers is None:
+        if embedded:
             broker = await stack.enter_async_context(EmbeddedBroker())
-            bootstrap_servers = broker.bootstrap_servers
-        settings = Settings(bootstrap_servers=bootstrap_servers, topic_prefix=topic_prefix)
+            settings = settings.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
         made = await topics_admin.apply(settings)
         scene = Stage(settings, embedded)
         where = "embedded, in memory" if embedded else "yours"
-        say(f"broker   {bootstrap_servers}  ({where}); {len(made)} topics {topic_prefix}*")
-        worker = _worker(scene, directory, web_host, web_port, worker_settings or {})
+        say(f"broker   {settings.bootstrap_servers}  ({where}); {len(made)} topics {settings.topic_prefix}*")
+        worker = _worker(scene, directory, worker_settings)
         agents = {kind.agent_id: _agent(kind.key, kind.agent_id, directory) for kind in KINDS.values()}
         scene.children = [*agents.values(), worker]
         for child in scene.children:
@@ -134,21 +129,22 @@ async def _all(*starts: Any) -> list[str]:
 
 def _agent(key: str, agent_id: str, directory: Path) -> Child:
     command = [sys.executable, "-m", "streams.demo.agents", "--model", key, "--port", "0"]
-    return Child(f"agent {agent_id}", command, directory, _environment({}))
+    return Child(f"agent {agent_id}", command, directory, clean_environment(_FOUND))
 
 
-def _worker(scene: Stage, directory: Path, web_host: str, web_port: int, worker_settings: Mapping[str, str]) -> Child:
+def _worker(scene: Stage, directory: Path, worker_settings: Mapping[str, str]) -> Child:
     settings = scene.settings
     command = [sys.executable, "-m", "streams.cli.main", "worker", "-o", "jsonl"]
     command += ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
-    command += ["--web-host", web_host, "--web-port", str(web_port), "--grpc-port", "0"]
-    return Child("the worker", command, directory, _environment(dict(worker_settings)))
+    command += ["--web-host", settings.web_host, "--web-port", str(settings.web_port), "--grpc-port", "0"]
+    if scene.embedded:
+        return Child("the worker", command, directory, clean_environment({**worker_settings, **_FOUND}))
+    # On the user's Kafka the user's environment and parallax.toml count: they may hold what the brokers ask for.
+    return Child("the worker", command, Path.cwd(), {**worker_settings, **os.environ, **_FOUND})
 
 
-def _environment(extra: dict[str, str]) -> dict[str, str]:
-    # The children run in a directory of their own: they must find this very code also when it is not installed.
-    root = str(Path(streams.__file__).resolve().parent.parent)
-    return clean_environment({"PYTHONPATH": root, "PYTHONUNBUFFERED": "1", **extra})
+# The children run elsewhere: they must find this very code also when it is not installed.
+_FOUND = {"PYTHONPATH": str(Path(streams.__file__).resolve().parent.parent), "PYTHONUNBUFFERED": "1"}
 
 
 def _endpoint(line: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,21 +19,23 @@ from schemas.topics import full_name
 from streams.client import require_topics
 from streams.demo.board import task_id
 from streams.demo.models import Row
+from streams.kafka import client_options
 from streams.settings import Settings
 
+Read = Callable[[], Awaitable[list[tuple[str, dict[str, Any]]]]]
 TICK_S = 0.05
 POLL_MS = 100
 
 
 def tasks(
-    run: str, rows: Sequence[Row], agent_ids: Sequence[str], rounds: int, timeout_ms: int
+    run: str, rows: Sequence[Row], agent_ids: Sequence[str], rounds: Iterable[int], timeout_ms: int
 ) -> Iterator[dict[str, Any]]:
-    """Every row to every agent, `rounds` times, each time in another order. The label stays at home.
+    """Every row to every agent, once for each of `rounds`, each time in another order. The label stays at home.
 
     The cache is off for them: each task is to be answered by its agent, also when two sites look alike.
     """
     order = list(range(len(rows)))
-    for number in range(rounds):
+    for number in rounds:
         random.Random(number).shuffle(order)
         for row in order:
             for agent_id in agent_ids:
@@ -53,7 +55,7 @@ async def send(
     sent: Callable[[int], Awaitable[None]],
 ) -> None:
     """Send `rate` tasks a second, keyed by agent; `sent` hears how many are acknowledged so far."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers, acks="all")
+    producer = AIOKafkaProducer(**client_options(settings), acks="all")
     topic = full_name("tasks", settings.topic_prefix)
     clock = asyncio.get_running_loop().time
     await producer.start()
@@ -75,14 +77,12 @@ async def send(
 
 
 @asynccontextmanager
-async def subscribed(
-    settings: Settings, names: Sequence[str], *, from_beginning: bool
-) -> AsyncIterator[Callable[[], Awaitable[list[tuple[str, dict[str, Any]]]]]]:
+async def subscribed(settings: Settings, names: Sequence[str], *, from_beginning: bool) -> AsyncIterator[Read]:
     """A reader of several topics: each call gives what has come since, as (short name, value), after at most `POLL_MS`."""
     partitions = await require_topics(settings, *names)
     short = {full_name(name, settings.topic_prefix): name for name in names}
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
+        **client_options(settings),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",

@@ -73,6 +73,7 @@ class Job:
     task: Task
     echo: dict[str, Any]
     letter: Letter
+    body: bytes
     came: float
     expires_ms: int
     key: str | None = None
@@ -163,7 +164,8 @@ class DispatchHandler:
         given = decoded.get("metadata")
         # Headers of http tasks may hold secrets of the caller's: they are not repeated on the result.
         echo = {k: v for k, v in given.items() if k != "headers"} if given else {}
-        return Job(source, letter.offset, task, echo, letter, came, expires_ms or now_ms + timeout_ms)
+        body = dumps(task.payload if task.context is None else _with_context(task))
+        return Job(source, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms)
 
     # Finding the agent
 
@@ -210,7 +212,6 @@ class DispatchHandler:
 
     def _submit(self, job: Job, agent: AgentRegistration) -> None:
         task = job.task
-        body = dumps(task.payload if task.context is None else _with_context(task))
         if self._cache is not None and task.metadata.cache:
             job.key = cache_key(
                 pattern=task.metadata.pattern_name,
@@ -225,7 +226,7 @@ class DispatchHandler:
         ticket = Ticket(
             task_id=task.id,
             idempotency_key=task.metadata.idempotency_key or task.id,
-            body=body,
+            body=job.body,
             taken_at=job.came,
             deadline=self._loop.time() + left_s,
             priority=task.metadata.priority,

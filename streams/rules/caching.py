@@ -37,21 +37,33 @@ class ResultCache(Generic[V]):
         self._max_bytes = max_bytes
         self._entries: OrderedDict[str, tuple[float, int, V]] = OrderedDict()
         self._bytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def __len__(self) -> int:
+        """Entries kept, those included that are too old and were not asked for since."""
+        return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """Bytes kept, as told to `put`."""
+        return self._bytes
 
     def get(self, key: str, now: float) -> V | None:
         """The answer kept under `key`, if it is not too old."""
         entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if entry[0] <= now:
-            self._drop(key)
+        if entry is None or entry[0] <= now:
+            if entry is not None:
+                self._drop(key)
+            self.misses += 1
             return None
         self._entries.move_to_end(key)
+        self.hits += 1
         return entry[2]
 
     def put(self, key: str, value: V, size: int, confidence: float, now: float) -> None:
         """Keep an answer of `size` bytes, if it is confident and fits."""
-        if confidence < self._min_confidence or size > self._max_bytes:
+        if not confidence >= self._min_confidence or size > self._max_bytes:
             return
         if key in self._entries:
             self._drop(key)

@@ -1,7 +1,7 @@
 """The Faust app that carries statistics: one agent, one table, no web server, no global state.
 
-In: settings, the client options and who folds. Out: an app that reads `data-points`, recovers the table and commits by our ledger.
-It never creates topics, directories or servers, and never configures logging.
+In: settings, the client options and who folds. Out: an app that reads `data-points`, recovers the table and commits by our
+ledger. It never creates topics, directories or servers, and never configures logging.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMIT_INTERVAL_S = 1.0
 MAX_POLL_RECORDS = 2000
 
 
-class StatsApp(faust.App):  # type: ignore[misc]
+class StatsApp(faust.App):
     """A Faust app on our transport. `carrier`: who folds; `source_topic`: the full name of `data-points`."""
 
     def __init__(
@@ -72,12 +72,15 @@ class StatsApp(faust.App):  # type: ignore[misc]
     @property
     def raw_producer(self) -> AIOKafkaProducer:
         """The aiokafka producer under Faust's. Only after start."""
-        return self.producer._ensure_producer()
+        producer: Any = self.producer
+        return producer._ensure_producer()
 
     @property
     def ledger(self) -> LedgerConsumer:
         """The consumer, as what it is."""
-        consumer: LedgerConsumer = self.consumer
+        consumer: Any = self.consumer
+        if not isinstance(consumer, LedgerConsumer):
+            raise TypeError("the app's transport was replaced")
         return consumer
 
 

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import cast
 
 from aiokafka import AIOKafkaProducer
 
@@ -162,7 +163,7 @@ class Folder:
         self.points += len(batch)
 
     def _fold(self, message: StatsMessage, outputs: list[Output]) -> Live | None:
-        headers = tuple(message.headers or ())
+        headers = cast("tuple[tuple[str, bytes], ...]", tuple(message.headers or ()))
         try:
             point = decode(ConfidenceDataPoint, message.value, headers)
             record_ms = int((message.timestamp or 0.0) * 1000)

@@ -141,7 +141,8 @@ class State:
 
         That order matters: a series' record tells which offsets need not be replayed for anything before it.
         """
-        series, rows = live.series, []
+        series = live.series
+        rows: list[Row] = []
         for window_id, window in series.windows.touched.items():
             if window.closed:
                 key = window_key(series.partition, series.id, window_id)

@@ -55,8 +55,10 @@ def parse_key(key: bytes) -> tuple[int, SeriesId, WindowId | None]:
     return partition, SeriesId(agent_id, pattern_name, task_type), window
 
 
-class StatsTable(faust.Table):  # type: ignore[misc]
+class StatsTable(faust.Table[bytes, bytes]):
     """Faust recovers it; writes go to the changelog in batches and are awaited (Faust's own `send_soon` cannot be)."""
+
+    app: Any  # a StatsApp; Faust declares less
 
     def __init__(self, app: Any, batcher: Batcher, topic: str, partitions: int) -> None:
         self._topic = topic

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.transport.drivers import aiokafka as driver
@@ -42,14 +42,18 @@ class Carrier(Protocol):
         """Something broke that cannot be repaired here."""
 
 
-class StatsMessage(ConsumerMessage):  # type: ignore[misc]  # faust ships no types mypy is told to follow
+class StatsMessage(ConsumerMessage):
     """A Kafka record on its way through Faust. `epoch`: the reading position it was fetched under."""
 
     __slots__ = ("epoch",)
 
+    epoch: int
 
-class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
+
+class LedgerConsumer(driver.Consumer):
     """A consumer that commits the head of our ledger and nothing else."""
+
+    app: Any  # a StatsApp; Faust declares less
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,7 +73,7 @@ class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
         epoch = self.epoch
-        records = await super()._getmany(active_partitions, timeout)
+        records: dict[TP, Any] = dict(await super()._getmany(active_partitions, timeout))
         source = [tp for tp in records if tp.topic == self.source]
         if not source:
             return records
@@ -89,12 +93,12 @@ class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
 
     def _to_message(self, tp: TP, record: Any) -> StatsMessage:
         epoch, record = record if isinstance(record, tuple) else (-1, record)
-        timestamp = record.timestamp
+        timestamp: Any = record.timestamp
         message = StatsMessage(
             record.topic,
             record.partition,
             record.offset,
-            None if timestamp is None else timestamp / 1000.0,
+            cast("float", None if timestamp is None else timestamp / 1000.0),
             record.timestamp_type,
             record.headers,
             record.key,
@@ -204,8 +208,10 @@ class LedgerConsumer(driver.Consumer):  # type: ignore[misc]
         """Faust's stall detector compares two different clocks and cries wolf."""
 
 
-class StatsConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class StatsConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that fetches; built with our client options and reading committed records only."""
+
+    app: Any
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         app, conf = self.app, self.app.conf
@@ -237,8 +243,10 @@ class StatsConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return False
 
 
-class StatsProducer(driver.Producer):  # type: ignore[misc]
+class StatsProducer(driver.Producer):
     """Faust's producer built with our client options; idempotent where the broker can."""
+
+    app: Any
 
     def _new_producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
         return AIOKafkaProducer(
@@ -254,7 +262,7 @@ class StatsProducer(driver.Producer):  # type: ignore[misc]
         """Topics are created before the app starts, never by it."""
 
 
-class StatsTransport(driver.Transport):  # type: ignore[misc]
+class StatsTransport(driver.Transport):
     """Where Faust gets its consumer and producer from."""
 
     Consumer = LedgerConsumer

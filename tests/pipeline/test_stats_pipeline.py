@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from streams.embedded_broker import EmbeddedBroker
 from streams.processors.stats import NotReady, StatsProcessor
 from streams.settings import Settings
 from streams.topics_admin import apply
-from tests.support.points import compare, fleet, newest, produce, read_all
+from tests.support.points import compare, fleet, newest, produce, read_all, until
 
 pytestmark = pytest.mark.embedded
 
@@ -33,18 +32,12 @@ def _settings(broker: EmbeddedBroker, prefix: str, **fields: Any) -> Settings:
     )
 
 
-async def _until(processor: StatsProcessor, points: int, timeout_s: float = 60) -> None:
-    async with asyncio.timeout(timeout_s):
-        while processor.counters()["points"] < points:
-            await asyncio.sleep(0.05)
-
-
 async def _documents(broker: EmbeddedBroker, topic: str) -> list[dict[str, Any]]:
     return [orjson.loads(record.value) for record in await read_all(broker.bootstrap_servers, topic)]
 
 
 async def test_aggregates_equal_a_recount_and_garbage_costs_only_itself(embedded: EmbeddedBroker, prefix: str) -> None:
-    """Thousands of points with garbage between them: exact windows, one letter per bad record, the drop found, a restart survived."""
+    """Thousands of points with garbage between: exact windows, one letter per bad record, the drop found, a restart survived."""
     settings = _settings(embedded, prefix)
     await apply(settings, 4)
     points = fleet(7, 4000, 8, int(time.time() * 1000) - 60_000, drops=("agent-3",))
@@ -58,7 +51,7 @@ async def test_aggregates_equal_a_recount_and_garbage_costs_only_itself(embedded
     await processor.start()
     try:
         await processor.wait_ready(60)
-        await _until(processor, sent)
+        await until(lambda: processor.counters()["points"] >= sent, 60)
         assert processor.counters()["rejected"] == len(GARBAGE)
     finally:
         await processor.stop()
@@ -68,7 +61,7 @@ async def test_aggregates_equal_a_recount_and_garbage_costs_only_itself(embedded
     await processor.start()
     try:
         await processor.wait_ready(60)
-        await _until(processor, sent)
+        await until(lambda: processor.counters()["points"] >= sent, 60)
         assert processor.counters()["points"] == sent, "the graceful stop had committed everything"
         windows = processor.windows("agent-3")
         assert {window.interval for window in windows} == {"minute", "hour", "day"}
@@ -110,10 +103,9 @@ async def test_idle_windows_close_by_the_clock_exactly_once(embedded: EmbeddedBr
     await processor.start()
     try:
         await processor.wait_ready(60)
-        await _until(processor, sent)
-        async with asyncio.timeout(30):
-            while not all(w.final for a in ("agent-0", "agent-1") for w in processor.windows(a) if w.interval != "day"):
-                await asyncio.sleep(0.1)
+        await until(lambda: processor.counters()["points"] >= sent, 60)
+        agents = ("agent-0", "agent-1")
+        await until(lambda: all(w.final for a in agents for w in processor.windows(a) if w.interval != "day"), 30)
     finally:
         await processor.stop()
     aggregates = await _documents(embedded, f"{prefix}aggregates")

@@ -18,6 +18,8 @@ from typing import Any
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from streams.embedded_broker import tied_to_parent
+
 ROOT = Path(__file__).resolve().parents[2]
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -27,19 +29,31 @@ class Process:
 
     def __init__(self, arguments: list[str], env: dict[str, str] | None = None) -> None:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("PARALLAX_")}
-        self.errors = open(os.devnull, "w") if env is None else None  # noqa: SIM115
-        self._log = Path(os.environ.get("TEST_WORKER_LOG", os.devnull)).open("ab")  # noqa: SIM115
-        self.popen = subprocess.Popen(
-            arguments, cwd=ROOT, env=clean | (env or {}), stdout=subprocess.PIPE, stderr=self._log, text=True
-        )
+        with Path(os.environ.get("TEST_WORKER_LOG", os.devnull)).open("ab") as log:
+            self.popen = subprocess.Popen(
+                tied_to_parent(arguments),
+                cwd=ROOT,
+                env=clean | (env or {}),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            self._lines.put(line.rstrip("\n"))
+        with self.popen.stdout as stdout:
+            for line in stdout:
+                self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
+
+    def run(self, timeout_s: float = 60.0) -> int:
+        """Wait for its end by itself; the exit code."""
+        code = self.popen.wait(timeout_s)
+        self._reader.join(5)
+        return code
 
     def line(self, timeout_s: float = 60.0) -> str:
         """The next line of its output."""
@@ -67,7 +81,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL."""
         self.popen.kill()
-        self.popen.wait(10)
+        self.run(10)
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM, and the exit code."""
@@ -77,13 +91,36 @@ class Process:
                 self.popen.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 self.popen.kill()
-        return self.popen.wait(10)
+        return self.run(10)
 
 
-def start_worker(bootstrap: str, prefix: str, *options: str, env: dict[str, str] | None = None, wait: bool = True) -> Process:
+def parallax(*words: str) -> list[str]:
+    """The command line of the console script."""
+    return [str(Path(sys.executable).parent / "parallax"), *words]
+
+
+def apply_topics(bootstrap: str, prefix: str) -> None:
+    """`parallax topics apply`."""
+    command = parallax("topics", "apply", "--bootstrap-servers", bootstrap, "--topic-prefix", prefix)
+    assert Process(command).run() == 0
+
+
+def start_worker(
+    bootstrap: str, prefix: str, *options: str, env: dict[str, str] | None = None, wait: bool = True
+) -> Process:
     """`parallax worker` on free ports; returns once it printed that it is ready."""
-    arguments = [str(Path(sys.executable).parent / "parallax"), "worker", "--bootstrap-servers", bootstrap]
-    arguments += ["--topic-prefix", prefix, "--app-id", prefix.rstrip("."), "--web-port", "0", "--grpc-port", "0", *options]
+    arguments = parallax("worker", "--bootstrap-servers", bootstrap)
+    arguments += [
+        "--topic-prefix",
+        prefix,
+        "--app-id",
+        prefix.rstrip("."),
+        "--web-port",
+        "0",
+        "--grpc-port",
+        "0",
+        *options,
+    ]
     worker = Process(arguments, env)
     if wait:
         worker.line(90)
@@ -98,6 +135,25 @@ def instant_agent(*options: str) -> Iterator[tuple[Process, str]]:
         yield agent, f"http://127.0.0.1:{agent.line().split()[-1]}"
     finally:
         agent.stop(5)
+
+
+@contextmanager
+def fake_agent(*options: str) -> Iterator[str]:
+    """A scripted agent (`python -m agents_io.fake`) as a process; yields its endpoint."""
+    agent = Process([sys.executable, "-u", "-m", "agents_io.fake", "--port", "0", *options])
+    try:
+        yield json.loads(agent.line())["endpoint"]
+    finally:
+        agent.stop(5)
+
+
+@contextmanager
+def stopping(process: Process) -> Iterator[Process]:
+    """Stops it at the end, kindly, and insists that it goes well."""
+    try:
+        yield process
+    finally:
+        assert process.stop() == 0
 
 
 def produce(bootstrap: str, topic: str, records: Iterable[tuple[bytes | None, bytes | None]], **config: Any) -> int:
@@ -127,9 +183,7 @@ def produce(bootstrap: str, topic: str, records: Iterable[tuple[bytes | None, by
 
 def register(bootstrap: str, prefix: str, *registrations: dict[str, Any]) -> None:
     """Write registrations as any client would."""
-    produce(
-        bootstrap, f"{prefix}agents", [(r["id"].encode(), json.dumps(r).encode()) for r in registrations]
-    )
+    produce(bootstrap, f"{prefix}agents", [(r["id"].encode(), json.dumps(r).encode()) for r in registrations])
 
 
 class Tap:

@@ -1,0 +1,177 @@
+"""`parallax dev`: everything on one machine until Ctrl-C, with a little traffic to look at.
+
+In: flags as typed (a Kafka to use, a topic prefix, where the web page listens). Out: addresses, commands to try, a line now and then, and the
+moments as they happen; an exit code. Environment and `parallax.toml` are left aside on purpose: sample traffic goes to a
+Kafka only when it is named on the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiokafka.errors import KafkaError
+from rich.console import Console
+
+from streams.client import TopicMissing, send_keyed
+from streams.demo import summary, traffic
+from streams.demo.board import TOPICS, Board, Moment
+from streams.demo.children import ChildFailed
+from streams.demo.models import BAD_AGENT, KINDS, Condition, Row, rows, split
+from streams.demo.stage import Stage, stage
+from streams.demo.view import View, make_console
+from streams.embedded_broker import LIMITS, EmbeddedBrokerError
+from streams.kafka import BrokerUnreachable, quiet_logs
+from streams.settings import Settings, SettingsError, load
+from streams.topics_admin import TopicsError
+
+OK, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+RATE = 9.0
+TASK_TIMEOUT_MS = 10_000
+SAY_EVERY_S = 30.0
+CYCLE: tuple[tuple[float, Condition, str], ...] = (
+    (60.0, "degraded", "falls ill: ever more of its feature lookups fail"),
+    (45.0, "failing", "breaks down: it answers 500 or hangs up"),
+    (20.0, "healthy", "is repaired; in three minutes it falls ill again"),
+    (120.0, "healthy", ""),
+)
+"""Seconds to wait, what the bad agent becomes then, what to say; over and over."""
+WORKER_SETTINGS = {"PARALLAX_STATS__CHECK_INTERVAL": "10s", "PARALLAX_LOG_LEVEL": "warning"}
+
+
+def run_dev(flags: Mapping[str, Any]) -> int:
+    """Run until Ctrl-C or SIGTERM; the exit code. `flags`: names of settings to what was typed."""
+    console = make_console()
+    try:
+        settings = load(flags, environ={}, directory=Path("/nonexistent"))
+        return asyncio.run(_run(settings, "bootstrap_servers" not in flags, console))
+    except KeyboardInterrupt:
+        sys.stderr.write("parallax: stopped; nothing is left running\n")
+        return INTERRUPTED
+    except SettingsError as error:
+        return _failed(error, USAGE)
+    except BrokerUnreachable as error:
+        return _failed(error, UNREACHABLE)
+    except (ChildFailed, EmbeddedBrokerError, TopicsError, TopicMissing, KafkaError, OSError) as error:
+        return _failed(error, FAILED)
+
+
+def _failed(error: Exception, code: int) -> int:
+    sys.stderr.write(f"parallax: {error}\n")
+    return code
+
+
+async def _run(settings: Settings, embedded: bool, console: Console) -> int:
+    """Ctrl-C cancels (and is raised again by asyncio.run); SIGTERM ends it in the same way, with exit code 0."""
+    work = asyncio.create_task(_dev(settings, embedded, console))
+    told = asyncio.Event()
+
+    def terminate() -> None:
+        told.set()
+        work.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if not told.is_set():
+            raise
+    return OK
+
+
+async def _dev(settings: Settings, embedded: bool, console: Console) -> None:
+    quiet_logs()
+
+    def say(line: str = "") -> None:
+        console.print(f"  {line}".rstrip(), soft_wrap=True)
+
+    console.print("Parallax Streams, all of it on this machine, until Ctrl-C.\n", soft_wrap=True)
+    async with (
+        stage(
+            say,
+            bootstrap_servers=None if embedded else settings.bootstrap_servers,
+            topic_prefix=settings.topic_prefix,
+            web_host=settings.web_host,
+            web_port=settings.web_port,
+            worker_settings=WORKER_SETTINGS,
+        ) as scene,
+        _registered(scene),
+    ):
+        _introduce(scene, say)
+        await _traffic(scene, console)
+
+
+def _introduce(scene: Stage, say: Any) -> None:
+    if scene.embedded:
+        for line in LIMITS:
+            say(f"note     {line}")
+    say(f"page     {scene.web}/api/v1/agents  {scene.web}/metrics")
+    options = f" --bootstrap-servers {scene.settings.bootstrap_servers}"
+    if scene.settings.topic_prefix != "parallax.":
+        options += f" --topic-prefix {scene.settings.topic_prefix}"
+    say()
+    say("Try in another terminal:")
+    for line in summary.where_to_look(None, options):
+        say(line)
+    say()
+
+
+@contextlib.asynccontextmanager
+async def _registered(scene: Stage) -> AsyncIterator[None]:
+    """The demo's agents leave the registry of a Kafka that stays."""
+    try:
+        yield
+    finally:
+        if not scene.embedded:
+            await send_keyed(scene.settings, "agents", [(agent_id.encode(), None) for agent_id in scene.agents])
+
+
+async def _traffic(scene: Stage, console: Console) -> None:
+    """Send, watch and let an agent fall ill now and then, until cancelled or something breaks."""
+    unseen = split(rows())[1]
+    ids = [kind.agent_id for kind in KINDS.values()]
+    board = Board([label for _, label in unseen], ids)
+    view = View(console, board, None, live=False)
+    async with (
+        traffic.subscribed(scene.settings, TOPICS, from_beginning=scene.embedded) as read,
+        asyncio.TaskGroup() as group,
+    ):
+
+        async def sent(count: int) -> None:
+            board.sent = count
+
+        view.head()
+        group.create_task(traffic.send(scene.settings, endless(unseen, ids), RATE, sent))
+        group.create_task(_ill_by_turns(scene, board, view))
+        group.create_task(scene.watch())
+        while True:
+            for topic, value in await read():
+                if (moment := board.take(topic, value)) is not None:
+                    view.tell(moment)
+            view.tick(SAY_EVERY_S)
+
+
+def endless(unseen: Sequence[Row], ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Tasks without end; every run's have ids of their own."""
+    run = f"dev-{random.randrange(16**8):08x}"
+    number = 0
+    while True:
+        for task in traffic.tasks(run, unseen, ids, 1, TASK_TIMEOUT_MS):
+            yield task | {"id": task["id"].replace(f"{run}.0.", f"{run}.{number}.", 1)}
+        number += 1
+
+
+async def _ill_by_turns(scene: Stage, board: Board, view: View) -> None:
+    while True:
+        for wait_s, condition, what in CYCLE:
+            await asyncio.sleep(wait_s)
+            if what:
+                view.tell(board.told(Moment(time.time_ns() // 1_000_000, "demo", BAD_AGENT, what)))
+            await scene.turn(BAD_AGENT, condition)

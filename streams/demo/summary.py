@@ -1,0 +1,115 @@
+"""The end of the demo: what happened, in numbers, and where each of them can be subscribed to.
+
+In: a board. Out: text. Never computes a figure.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from streams.demo.board import Board, anomaly_text
+from streams.demo.view import agents_table
+
+PARALLAX = ".venv/bin/parallax"
+
+
+def show(console: Console, board: Board, seconds: float) -> None:
+    """All of it."""
+
+    def say(text: str = "") -> None:
+        console.print(text, soft_wrap=True)
+
+    say()
+    say("What happened")
+    say()
+    for line in (*_totals(board, seconds), *_alarms(board)):
+        say("  " + line)
+    say()
+    console.print(agents_table(board, recent=False))
+    say("  Accuracy is measured against the labels. The pipeline never sees them: it noticed by the confidence alone.")
+    say()
+    say("Where to look next")
+    say()
+    for line in where_to_look(board, ""):
+        say(f"  {line}".rstrip())
+
+
+def _totals(board: Board, seconds: float) -> list[str]:
+    speed = (
+        f" in {seconds:.1f} s ({board.results / seconds:.0f} a second; the sender sets that pace)" if seconds else ""
+    )
+    once = (
+        "each exactly once"
+        if not board.duplicates and board.results == board.sent
+        else f"{board.sent - board.results:,} missing, {board.duplicates:,} extra"
+    )
+    statuses = ", ".join(f"{count:,} {status}" for status, count in board.statuses.most_common())
+    counted = "the same number" if board.counted == board.points else f"{board.counted:,}"
+    return [
+        f"tasks     {board.sent:,} sent, {board.results:,} results, {once}{speed}",
+        f"results   {statuses}",
+        f"points    {board.points:,} confidence data points; the minute windows on aggregates count {counted}",
+    ]
+
+
+def _alarms(board: Board) -> list[str]:
+    lines = []
+    label = "anomalies"
+    for anomaly in board.anomalies:
+        if anomaly["state"] == "firing":
+            text = anomaly_text(anomaly["type"], anomaly["severity"], anomaly["details"])
+            lines.append(f"{label:<9} {anomaly['agentId']}: {text}")
+            label = ""
+    if not lines:
+        lines.append("anomalies none")
+    lines += _delays(board)
+    circuit = ", ".join(
+        f"{board.events[kind]} x {kind}"
+        for kind in ("circuit:open", "circuit:half-open", "circuit:close")
+        if board.events[kind]
+    )
+    lines.append(f"circuit   {circuit or 'no event'}")
+    for agent_id, line in board.agents.items():
+        if line.errors:
+            errors = ", ".join(f"{count:,} {code}" for code, count in line.errors.most_common())
+            lines.append(f"failures  {agent_id}: {errors}")
+    return lines
+
+
+def _delays(board: Board) -> list[str]:
+    """How long after the demo made an agent ill the first anomaly came, and how long after it broke it the circuit opened."""
+    turns = [moment for moment in board.moments if moment.kind == "demo"]
+    if len(turns) < 2:
+        return []
+    found = []
+    for turn, kind in zip(turns[:2], ("anomaly:detected", "circuit:open"), strict=True):
+        after = [m for m in board.moments if m.kind == kind and m.agent_id == turn.agent_id and m.at_ms >= turn.at_ms]
+        if after:
+            found.append(
+                f"{kind} {(after[0].at_ms - turn.at_ms) / 1000:.1f} s after {turn.agent_id} {turn.text.split(':')[0]}"
+            )
+    return [f"delay     {'; '.join(found)}"] if found else []
+
+
+def where_to_look(board: Board | None, servers: str) -> list[str]:
+    """Commands for each topic. `servers`: options to reach a Kafka that is still there; empty: this one is gone."""
+    rows = [
+        ("results", "tail results --from-beginning", "one answer to each task"),
+        ("data-points", "tail data-points", "confidence and time of every call"),
+        ("aggregates", "tail aggregates", "minute, hour and day windows of each agent"),
+        ("anomalies", "anomalies --follow", "what is not as it was, and when it is over"),
+        ("events", "tail events", "task:*, circuit:*, anomaly:*"),
+    ]
+    lines = []
+    for topic, command, what in rows:
+        count = f" ({board.records[topic]:,} here)" if board is not None else ""
+        lines.append(f"{topic:<12} {PARALLAX} {command + servers:<32}  {what}{count}")
+    if not servers:
+        lines += [
+            "",
+            "These topics are gone with the demo's broker. `make dev` keeps a pipeline running and prints its address;",
+            "on a Kafka of your own: .venv/bin/parallax topics apply --bootstrap-servers HOST:9092, then parallax worker,",
+            "and any client will do:  kcat -b HOST:9092 -C -t parallax.results -o beginning",
+            "README.md goes on from here.",
+        ]
+    return lines
