@@ -20,6 +20,14 @@ $(STAMP): deploy/requirements-dev.lock pyproject.toml
 .PHONY: setup
 setup: $(STAMP) ## Install everything into .venv
 
+.PHONY: demo
+demo: setup ## Run the main job once on real input, explain what happened (a minute)
+	@$(BIN)/python -m streams.demo
+
+.PHONY: dev
+dev: setup ## Broker, worker, demo agents and sample traffic, until Ctrl-C
+	@$(BIN)/parallax dev
+
 .PHONY: fmt
 fmt: setup ## Format the code
 	$(BIN)/ruff format .
@@ -55,3 +63,11 @@ test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
 
 .PHONY: check
 check: lint types arch test ## What the hook runs: lint, types, architecture, tests
+
+.PHONY: chaos-smoke
+chaos-smoke: setup ## A short seeded kill run on real Kafka (part of the gate)
+	$(BIN)/python -m tests.chaos.kill --tasks 15000 --kills 3 --seed 1
+
+.PHONY: chaos-kill
+chaos-kill: setup ## The whole kill run: 100,000 tasks, 12 SIGKILLs, five seeds
+	$(BIN)/python -m tests.chaos.kill --tasks 100000 --kills 12 --seed 1 --seed 2 --seed 3 --seed 4 --seed 5

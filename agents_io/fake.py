@@ -134,7 +134,7 @@ class FakeAgent:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             response = await _play(step, payload, request)
-            received.ended = "answered" if request.transport is not None else "dropped"
+            received.ended = "dropped" if step.kind == "reset" else "answered"
         except asyncio.CancelledError:
             received.ended = "closed"
             raise

@@ -184,7 +184,7 @@ class Board:
             self.agents[agent_id].circuit = CIRCUITS[kind]
             text = _CIRCUIT_TEXTS[kind].format(data.get("failures"))
         else:
-            text = anomaly_text(data["type"], data["severity"], data["details"])
+            text = anomaly_text(data["type"], data["severity"], data["details"], over=kind == "anomaly:resolved")
         return self.told(Moment(parse_time(value["timestamp"]), kind, agent_id, text))
 
 
@@ -195,19 +195,25 @@ _CIRCUIT_TEXTS = {
 }
 
 
-def anomaly_text(kind: str, severity: str, details: dict[str, Any]) -> str:
-    """An anomaly in one line.
+def anomaly_text(kind: str, severity: str, details: dict[str, Any], over: bool = False) -> str:
+    """An anomaly in one line. `over`: it is resolved.
 
-    >>> anomaly_text("drift", "medium", {"currentConfidence": 0.5, "historicalAverage": 0.9, "detector": "adwin",
-    ...     "window": "last 5 points", "threshold": 0.3})
-    'drift (medium): confidence 0.50, was 0.90; detector adwin, last 5 points, threshold 0.3'
+    >>> why = {"currentConfidence": 0.5, "historicalAverage": 0.9, "detector": "recent5", "window": "last 5 points",
+    ...     "threshold": 0.3}
+    >>> anomaly_text("sudden_drop", "high", why)
+    'sudden_drop (high): confidence 0.50, was 0.90 (recent5: last 5 points, threshold 0.3)'
+    >>> anomaly_text("sudden_drop", "high", why, over=True)
+    'sudden_drop: over, steady at 0.50'
     """
-    text = f"{kind} ({severity}): confidence {details['currentConfidence']:.2f}"
+    current = f"{details['currentConfidence']:.2f}"
+    if over:
+        return f"{kind}: over, steady at {current}"
+    text = f"{kind} ({severity}): confidence {current}"
     if kind == "high_variance":
         text += f", standard deviation {details['deviation']:.2f}"
     elif details.get("historicalAverage") is not None:
         text += f", was {details['historicalAverage']:.2f}"
-    text += f"; detector {details['detector']}, {details['window']}"
+    text += f" ({details['detector']}: {details['window']}"
     if details.get("threshold") is not None:
         text += f", threshold {details['threshold']:g}"
-    return text
+    return text + ")"

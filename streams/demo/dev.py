@@ -1,19 +1,21 @@
 """`parallax dev`: everything on one machine until Ctrl-C, with a little traffic to look at.
 
-In: flags as typed (a Kafka to use, a topic prefix, where the web page listens). Out: addresses, commands to try, a line now and then, and the
-moments as they happen; an exit code. Environment and `parallax.toml` are left aside on purpose: sample traffic goes to a
-Kafka only when it is named on the command line.
+In: flags as typed (a Kafka to use, a topic prefix, where the web page listens). Out: addresses, commands to try, a line now
+and then, the moments as they happen; an exit code. Sample traffic goes to a Kafka only when it is named on the command line:
+without `--bootstrap-servers` environment and `parallax.toml` are left aside, with it they count as everywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
 import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from streams.client import TopicMissing, send_keyed
 from streams.demo import summary, traffic
 from streams.demo.board import TOPICS, Board, Moment
 from streams.demo.children import ChildFailed
-from streams.demo.models import BAD_AGENT, KINDS, Condition, Row, rows, split
+from streams.demo.models import BAD_AGENT, KINDS, Condition, rows, split
 from streams.demo.stage import Stage, stage
 from streams.demo.view import View, make_console
 from streams.embedded_broker import LIMITS, EmbeddedBrokerError
@@ -34,7 +36,7 @@ from streams.topics_admin import TopicsError
 
 OK, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 RATE = 9.0
-TASK_TIMEOUT_MS = 10_000
+TASK_TIMEOUT_MS = 30_000
 SAY_EVERY_S = 30.0
 CYCLE: tuple[tuple[float, Condition, str], ...] = (
     (60.0, "degraded", "falls ill: ever more of its feature lookups fail"),
@@ -50,8 +52,9 @@ def run_dev(flags: Mapping[str, Any]) -> int:
     """Run until Ctrl-C or SIGTERM; the exit code. `flags`: names of settings to what was typed."""
     console = make_console()
     try:
-        settings = load(flags, environ={}, directory=Path("/nonexistent"))
-        return asyncio.run(_run(settings, "bootstrap_servers" not in flags, console))
+        embedded = "bootstrap_servers" not in flags
+        settings = load(flags, environ={}, directory=Path(os.devnull).parent) if embedded else load(flags)
+        return asyncio.run(_run(settings, embedded, console))
     except KeyboardInterrupt:
         sys.stderr.write("parallax: stopped; nothing is left running\n")
         return INTERRUPTED
@@ -94,14 +97,7 @@ async def _dev(settings: Settings, embedded: bool, console: Console) -> None:
 
     console.print("Parallax Streams, all of it on this machine, until Ctrl-C.\n", soft_wrap=True)
     async with (
-        stage(
-            say,
-            bootstrap_servers=None if embedded else settings.bootstrap_servers,
-            topic_prefix=settings.topic_prefix,
-            web_host=settings.web_host,
-            web_port=settings.web_port,
-            worker_settings=WORKER_SETTINGS,
-        ) as scene,
+        stage(say, settings, embedded=embedded, worker_settings=WORKER_SETTINGS) as scene,
         _registered(scene),
     ):
         _introduce(scene, say)
@@ -139,33 +135,29 @@ async def _traffic(scene: Stage, console: Console) -> None:
     ids = [kind.agent_id for kind in KINDS.values()]
     board = Board([label for _, label in unseen], ids)
     view = View(console, board, None, live=False)
-    async with (
-        traffic.subscribed(scene.settings, TOPICS, from_beginning=scene.embedded) as read,
-        asyncio.TaskGroup() as group,
-    ):
+    run = f"dev-{random.randrange(16**8):08x}"
+    stream = traffic.tasks(run, unseen, ids, itertools.count(), TASK_TIMEOUT_MS)
 
-        async def sent(count: int) -> None:
-            board.sent = count
+    async def sent(count: int) -> None:
+        board.sent = count
 
-        view.head()
-        group.create_task(traffic.send(scene.settings, endless(unseen, ids), RATE, sent))
-        group.create_task(_ill_by_turns(scene, board, view))
-        group.create_task(scene.watch())
+    async def watch(read: traffic.Read) -> None:
         while True:
             for topic, value in await read():
                 if (moment := board.take(topic, value)) is not None:
                     view.tell(moment)
             view.tick(SAY_EVERY_S)
 
-
-def endless(unseen: Sequence[Row], ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Tasks without end; every run's have ids of their own."""
-    run = f"dev-{random.randrange(16**8):08x}"
-    number = 0
-    while True:
-        for task in traffic.tasks(run, unseen, ids, 1, TASK_TIMEOUT_MS):
-            yield task | {"id": task["id"].replace(f"{run}.0.", f"{run}.{number}.", 1)}
-        number += 1
+    async with traffic.subscribed(scene.settings, TOPICS, from_beginning=scene.embedded) as read:
+        view.head(SAY_EVERY_S)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(traffic.send(scene.settings, stream, RATE, sent))
+                group.create_task(_ill_by_turns(scene, board, view))
+                group.create_task(scene.watch())
+                group.create_task(watch(read))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
 
 async def _ill_by_turns(scene: Stage, board: Board, view: View) -> None:

@@ -30,7 +30,8 @@ from streams.kafka import BrokerUnreachable, quiet_logs
 from streams.settings import Settings
 from streams.topics_admin import TopicsError
 
-TASK_TIMEOUT_MS = 8000
+TASK_TIMEOUT_MS = 20_000
+"""Long enough for a task to wait while its agent's circuit is open and tried again."""
 RESULTS_GRACE_S = 20.0
 """How long after its deadline the last result may take: retries, a slow machine."""
 STATISTICS_GRACE_S = 10.0

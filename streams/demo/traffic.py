@@ -44,7 +44,7 @@ def tasks(
                     "type": "agent",
                     "target": agent_id,
                     "payload": {"task": "is this site phishing?", "data": rows[row][0]},
-                    "metadata": {"timeout": timeout_ms, "cache": False},
+                    "metadata": {"timeout": timeout_ms, "retries": 1, "cache": False},
                 }
 
 

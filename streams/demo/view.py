@@ -100,13 +100,11 @@ class View:
         ]
         return Text(log_row(figures, agents))
 
-    def head(self) -> None:
+    def head(self, every_s: float = PLAIN_EVERY_S) -> None:
         """What the columns of a plain log are."""
         if self._live is None:
             self._print(
-                Text(
-                    f"Every {PLAIN_EVERY_S:g} s, with each agent's last {RECENT} answers; lines with * tell what happened."
-                )
+                Text(f"Every {every_s:g} s, with each agent's last {RECENT} answers; lines with * tell what happened.")
             )
             self._print(Text(log_row(["time", "sent", "results", "per s"], list(self._board.agents))))
 

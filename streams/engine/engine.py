@@ -30,6 +30,7 @@ POLL_RECORDS = 500
 RESTART_PAUSE_S = 1.0
 START_TRIES = 30
 FETCH_BYTES = 512 * 1024
+FULL_CHECK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +294,14 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             handler, inbox = home.handler, home.inbox
             if handler is None:
                 continue
-            while inbox and budget > 0 and home.can_take():
+            taken = 0
+            while inbox and budget > 0 and handler.room():
+                # Looked at now and then only: the limit lies far enough below what a commit can hold.
+                if taken % FULL_CHECK == 0 and home.full():
+                    break
                 source, record = inbox.popleft()
                 if home.ledgers[source].track(record.offset):
+                    taken += 1
                     budget -= 1
                     handler.take(source, record)
 

@@ -115,13 +115,9 @@ class Home:
         self.handler = handler
         self._loop_task = asyncio.create_task(self._commit_loop(), name=f"commit-{self.number}")
 
-    def can_take(self) -> bool:
-        """Whether the next record of the inbox may be handed to the handler."""
-        return (
-            self.handler is not None
-            and self.handler.room()
-            and not any(ledger.full() for ledger in self.ledgers.values())
-        )
+    def full(self) -> bool:
+        """Whether a ledger's offset map might grow beyond what a commit can hold."""
+        return any(ledger.full() for ledger in self.ledgers.values())
 
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
         """A record is finished; its outputs go out with the next commit. Ignored once the home is closed."""

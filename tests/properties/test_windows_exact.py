@@ -158,7 +158,7 @@ def stream(rng: random.Random, count: int, jitter_ms: int) -> list[ConfidenceDat
 
 
 def run(points: list[ConfidenceDataPoint], batches: list[int], crashes: set[int], torn: bool) -> Store:
-    """Feed in batches; at the named batches crash before (or, torn, in the middle of) the write and read again from the commit."""
+    """Feed in batches; at the named ones crash before (torn: in the middle of) the write and read again from the commit."""
     store = Store()
     committed = 0
     series = store.open()

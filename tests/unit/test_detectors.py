@@ -19,11 +19,11 @@ STEP_MS = 1000
 def detect(values: Iterable[float], detectors: Detectors | None = None, start: int = 0) -> list[tuple[int, Anomaly]]:
     """All transitions with the index of the point that brought them."""
     detectors = detectors or Detectors(SERIES, Thresholds())
-    found = []
-    for index, value in enumerate(values, start):
-        for anomaly in detectors.observe(value, Moment(0, index, index * STEP_MS)):
-            found.append((index, anomaly))
-    return found
+    return [
+        (index, anomaly)
+        for index, value in enumerate(values, start)
+        for anomaly in detectors.observe(value, Moment(0, index, index * STEP_MS))
+    ]
 
 
 def beta(seed: int, mean: float, count: int, kappa: float = 20) -> list[float]:

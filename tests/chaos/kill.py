@@ -1,0 +1,184 @@
+"""Workers killed with SIGKILL at random (seeded) while they drain a backlog; then everything is counted.
+
+    python -m tests.chaos.kill --tasks 100000 --kills 12 --seed 1 [--bootstrap HOST:PORT]
+
+Prints one line per seed and exits 1 if a result is lost or doubled under read_committed, or if no kill was felt.
+Without --bootstrap it starts a Kafka of its own. Agents answer at different speeds: a broken offset map shows only then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.support.kafka import KafkaCluster
+from tests.support.rig import Process, Tap, apply_topics, instant_agent, produce, register, start_worker
+
+DELAYS_MS = (0, 2, 10, 40, 150)
+AGENTS = 20
+WORKERS = 2
+GIVE_UP_S = 120.0
+
+
+@dataclass
+class Outcome:
+    """What was counted."""
+
+    seed: int
+    tasks: int
+    kills: int = 0
+    cut_off: int = 0
+    lost: int = 0
+    doubled: int = 0
+    seconds: float = 0.0
+    longest_stall_s: float = 0.0
+    statuses: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def good(self) -> bool:
+        """The promise held, and the kills were felt."""
+        return self.lost == self.doubled == 0 and self.cut_off > 0 and self.statuses["success"] == self.tasks
+
+    def line(self) -> str:
+        """One line for people."""
+        return (
+            f"seed {self.seed}: {self.tasks} tasks, {self.kills} kills ({self.cut_off} calls cut off), "
+            f"lost {self.lost}, doubled {self.doubled}, {dict(self.statuses)}, {self.seconds:.0f} s, "
+            f"longest stall {self.longest_stall_s:.1f} s: {'ok' if self.good else 'BROKEN'}"
+        )
+
+
+class Run:
+    """One seed."""
+
+    def __init__(self, bootstrap: str, seed: int, tasks: int, kills: int, session: str) -> None:
+        self.bootstrap = bootstrap
+        self.prefix = f"kill{seed}-{time.time_ns() // 1_000_000}."
+        self.rng = random.Random(seed)
+        self.outcome = Outcome(seed, tasks)
+        self.kills = kills
+        self.session = session
+        self.workers: dict[str, Process] = {}
+        self.seen: list[Any] = []
+        self.last = 0.0
+
+    def start(self, name: str, wait: bool) -> None:
+        """A worker under its own static name."""
+        self.workers[name] = start_worker(
+            self.bootstrap,
+            self.prefix,
+            "--roles",
+            "dispatch",
+            "--instance-id",
+            name,
+            "--session-timeout",
+            self.session,
+            wait=wait,
+        )
+
+    def watch(self, tap: Tap, seconds: float, enough: int) -> None:
+        """Read results for a while; note the longest time without one."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and len(self.seen) < enough:
+            found = tap.read(0.1)
+            now = time.monotonic()
+            if found:
+                self.outcome.longest_stall_s = max(self.outcome.longest_stall_s, now - self.last)
+                self.last = now
+                self.seen += [message.value() for message in found]
+
+    def run(self) -> Outcome:
+        """Feed, kill, wait, count."""
+        outcome, tasks = self.outcome, self.outcome.tasks
+        apply_topics(self.bootstrap, self.prefix)
+        with ExitStack() as stack:
+            endpoints = [stack.enter_context(instant_agent("--delay-ms", str(delay)))[1] for delay in DELAYS_MS]
+            limits = {"maxRequests": 10_000_000, "windowMs": 60_000, "maxConcurrency": 40}
+            register(
+                self.bootstrap,
+                self.prefix,
+                *({"id": f"a{i}", "endpoint": endpoints[i % len(endpoints)], "limits": limits} for i in range(AGENTS)),
+            )
+            for number in range(WORKERS):
+                self.start(f"w{number}", wait=number == WORKERS - 1)
+            stack.callback(lambda: [worker.stop() for worker in self.workers.values()])
+            records = ((None, task(self.rng, number)) for number in range(tasks))
+            produce(self.bootstrap, f"{self.prefix}tasks", records)
+            tap = Tap(self.bootstrap, f"{self.prefix}results")
+            stack.callback(tap.close)
+            began = self.last = time.monotonic()
+            for kill in range(self.kills):
+                # Spread over the run by share of the results, so that a fast machine feels every kill too.
+                share = (kill + self.rng.uniform(0.3, 0.9)) / (self.kills + 1)
+                self.watch(tap, GIVE_UP_S, int(tasks * share))
+                victim = self.rng.choice(sorted(self.workers))
+                self.workers[victim].kill()
+                outcome.kills += 1
+                self.start(victim, wait=False)
+            self.watch(tap, GIVE_UP_S, tasks)
+            outcome.seconds = time.monotonic() - began
+            self.watch(tap, 3.0, 10 * tasks)
+            self.count()
+        return outcome
+
+    def count(self) -> None:
+        """Every id once?"""
+        results = [json.loads(value) for value in self.seen]
+        ids = Counter(result["taskId"] for result in results)
+        self.outcome.statuses = Counter(result["status"] for result in results)
+        self.outcome.lost = self.outcome.tasks - len(ids)
+        self.outcome.doubled = sum(count - 1 for count in ids.values())
+        events = Tap(self.bootstrap, f"{self.prefix}events")
+        started: Counter[str] = Counter()
+        while found := events.read(1.0):
+            for message in found:
+                event = json.loads(message.value())
+                if event["type"] == "task:started":
+                    started[event["data"]["taskId"]] += 1
+        events.close()
+        self.outcome.cut_off = sum(count - 1 for count in started.values())
+
+
+def task(rng: random.Random, number: int) -> bytes:
+    """A plain task for a random agent; its deadline is longer than the run."""
+    return json.dumps(
+        {
+            "id": f"t{number}",
+            "type": "agent",
+            "target": f"a{rng.randrange(AGENTS)}",
+            "payload": {"n": number},
+            "metadata": {"timeout": 600_000, "retries": 5},
+        }
+    ).encode()
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", type=int, default=100_000)
+    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--seed", type=int, action="append", help="repeat for several runs; default 1")
+    parser.add_argument("--session-timeout", default="10s")
+    parser.add_argument("--bootstrap")
+    options = parser.parse_args()
+    good = True
+    with ExitStack() as stack:
+        bootstrap = options.bootstrap
+        if bootstrap is None:
+            bootstrap = stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
+        for seed in options.seed or [1]:
+            outcome = Run(bootstrap, seed, options.tasks, options.kills, options.session_timeout).run()
+            print(outcome.line(), flush=True)
+            good = good and outcome.good
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

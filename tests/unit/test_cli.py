@@ -1,0 +1,171 @@
+"""What the console script says without a broker: help, usage errors, settings, contracts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import orjson
+import pytest
+
+from schemas.messages import Aggregate
+from streams.cli.main import invoke
+from streams.cli.output import table
+from streams.cli.submit import items
+from streams.cli.summary import newest, summarize
+
+PARALLAX = str(Path(sys.executable).with_name("parallax"))
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings from outside."""
+    for name in list(os.environ):
+        if name.startswith("PARALLAX_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_script_is_installed_and_imports_little() -> None:
+    """`version` neither imports Kafka, Faust, river nor pydantic's settings: it must answer at once."""
+    heavy = "aiokafka faust river aiohttp httpx rich.console uvloop structlog".split()
+    code = f"import sys; from streams.cli.main import invoke; c = invoke(['version']); print([m for m in {heavy} if m in sys.modules], c)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"parallax-streams {version('parallax-streams')}", "[] 0"]
+    done = subprocess.run([PARALLAX, "version", "-o", "json"], capture_output=True, text=True, check=True)
+    assert orjson.loads(done.stdout)["name"] == "parallax-streams"
+
+
+COMMANDS = "dev worker submit tail task stats anomalies doctor config version".split()
+GROUPS = ["topics apply", "topics ls", "agents add", "agents ls", "agents rm", "docs schemas"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *GROUPS])
+def test_every_command_takes_the_common_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--bootstrap-servers, --topic-prefix and -o stand in the help of each."""
+    assert invoke([*command.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    for option in ("--bootstrap-servers", "--topic-prefix", "-o, --output"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("nosuch", "No such command 'nosuch'"),
+        ("topics", "Missing command"),
+        ("topics ls --nope", "No such option: --nope (see: parallax topics ls --help)"),
+        ("topics apply --partitions 0", "--partitions"),
+        ("topics ls -o xml", "xml"),
+        ("tail nosuch", "nosuch: no such topic; there are tasks, plans"),
+        ("worker --web-port http", "--web-port: input should be a valid integer"),
+        ("worker --roles cook", "--roles: input should be 'dispatch', 'plans' or 'stats'"),
+        ("worker --session-timeout soon", "--session-timeout: is not a duration: 'soon'"),
+        ("topics ls --topic-prefix Has_Upper", "--topic-prefix: "),
+        ("agents add", "needs ID and ENDPOINT, or --file FILE"),
+        ("agents add a1 nowhere", "endpoint: the protocol cannot be told"),
+        ("agents add a1 http://h --window 5x", "--window: is not a duration"),
+        ("agents add a1 http://h --max-requests 0", "limits.maxRequests"),
+        ("agents add a1 http://h --file x", "--file stands alone"),
+        ("agents add --file nofile", "nofile: No such file"),
+        ("submit nofile", "nofile: No such file"),
+        ("submit --timeout never", "--timeout: is not a duration"),
+        ("docs schemas Nosuch", "unknown message Nosuch"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_2(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, naming what is wrong; nothing on stdout."""
+    assert invoke(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_an_unknown_setting_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Named with the nearest known one."""
+    monkeypatch.setenv("PARALLAX_BOOTSTRAP_SERVER", "b:1")
+    assert invoke(["config"]) == 2
+    assert "did you mean PARALLAX_BOOTSTRAP_SERVERS?" in capsys.readouterr().err
+
+
+def test_config_names_the_origin_and_masks_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Flag, environment, file, default."""
+    (tmp_path / "parallax.toml").write_text("web_port = 1\n")
+    monkeypatch.setenv("PARALLAX_KAFKA__SASL_PASSWORD", "hunter2")
+    assert invoke(["config", "--topic-prefix", "x.", "-o", "json"]) == 0
+    out = capsys.readouterr().out
+    rows = {row["setting"]: (row["value"], row["from"]) for row in orjson.loads(out)}
+    assert rows["topic_prefix"] == ("x.", "--topic-prefix")
+    assert rows["web_port"] == (1, "parallax.toml: web_port")
+    assert rows["app_id"] == ("parallax-streams", "default")
+    assert rows["kafka.sasl_password"] == ("********", "PARALLAX_KAFKA__SASL_PASSWORD")
+    assert "hunter2" not in out
+
+
+def test_a_fault_of_ours_is_told_apart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A trace for the report, exit 1."""
+    monkeypatch.setattr("streams.cli.info._plain", lambda value: 1 // 0)
+    assert invoke(["config"]) == 1
+    assert "internal error: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_tables_are_aligned_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Plain text, no boxes, no colours."""
+    table(("id", "n"), [("abc", 1), ("d", None)])
+    assert capsys.readouterr().out == "ID   N\nabc  1\nd    -\n"
+
+
+def test_tasks_are_keyed_by_their_agent_and_others_by_their_id(tmp_path: Path) -> None:
+    """The home partition of an agent is that of its id."""
+    file = tmp_path / "tasks"
+    lines = [
+        {"id": "t1", "type": "agent", "target": "a1", "payload": 1},
+        {"id": "t2", "type": "agent", "capabilities": ["c"], "payload": 1},
+        {"id": "t3", "type": "function", "target": "f", "payload": 1},
+    ]
+    file.write_bytes(b"\n\n".join(orjson.dumps(line) for line in lines))
+    assert [(item.id, item.key) for item in items(file, False)] == [("t1", b"a1"), ("t2", b"t2"), ("t3", b"t3")]
+
+
+def test_windows_put_together_equal_a_recount() -> None:
+    """Mean and variance over unequal windows are those of all points in one."""
+    groups = [[0.1, 0.9, 0.5], [0.7], [0.2, 0.2, 0.3, 0.8]]
+    windows = []
+    for number, points in enumerate(groups):
+        mean = sum(points) / len(points)
+        spread = sum((x - mean) ** 2 for x in points) / len(points)
+        windows.append(_window(number, len(points), mean, spread))
+    everything = [x for points in groups for x in points]
+    mean = sum(everything) / len(everything)
+    whole = summarize(newest(reversed(windows)))
+    assert whole.executions == 8
+    assert whole.avg_confidence == pytest.approx(mean)
+    assert whole.variance == pytest.approx(sum((x - mean) ** 2 for x in everything) / 8)
+
+
+def test_a_late_revision_does_not_displace_a_final_one() -> None:
+    """Final beats revision, revision beats order."""
+    old, new = _window(0, 1, 0.5, 0.0, revision=1), _window(0, 2, 0.5, 0.0, revision=2)
+    final = _window(0, 3, 0.5, 0.0, revision=0, final=True)
+    assert newest([new, old])[0].count == 2
+    assert newest([final, new])[0].count == 3
+
+
+def _window(
+    number: int, count: int, mean: float, variance: float, *, revision: int = 0, final: bool = False
+) -> Aggregate:
+    return Aggregate(
+        agent_id="a", pattern_name="", task_type="", interval="minute", window_start=number * 60_000,
+        window_end=(number + 1) * 60_000, final=final, count=count, success_count=count, avg_confidence=mean,
+        min_confidence=0.0, max_confidence=1.0, variance=variance, success_rate=1.0, avg_execution_time=1.0,
+        p50_execution_time=1.0, p95_execution_time=1.0, p99_execution_time=1.0, p10_confidence=mean,
+        p50_confidence=mean, brier=0.0, ece=0.0, revision=revision,
+    )  # fmt: skip
