@@ -71,3 +71,11 @@ chaos-smoke: setup ## A short seeded kill run on real Kafka (part of the gate)
 .PHONY: chaos-kill
 chaos-kill: setup ## The whole kill run: 100,000 tasks, 12 SIGKILLs, five seeds
 	$(BIN)/python -m tests.chaos.kill --tasks 100000 --kills 12 --seed 1 --seed 2 --seed 3 --seed 4 --seed 5
+
+.PHONY: bench
+bench: setup ## Throughput, CPU a task and latency beside the bare aiokafka loop, on real Kafka
+	$(BIN)/python -m tests.bench.throughput
+
+.PHONY: schemas
+schemas: setup ## Generate schemas/json from the models again
+	$(BIN)/parallax docs schemas --write schemas/json

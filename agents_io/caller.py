@@ -109,6 +109,13 @@ class Caller:
         ticket.cancelled = True
         if self.lane.remove(ticket):
             self._hooks.finished(ticket, Cancelled("the task was cancelled"))
+        elif ticket in self._calls:
+            # A task cancelled before its first step runs nothing, not even its clean-up: let it begin first.
+            self._loop.call_soon(self._cancel_call, ticket)
+
+    def _cancel_call(self, ticket: Ticket) -> None:
+        if self.lane.remove(ticket):  # the call failed in the meantime, and the next try waits
+            self._hooks.finished(ticket, Cancelled("the task was cancelled"))
         elif (call := self._calls.get(ticket)) is not None:
             call.cancel()
 

@@ -103,7 +103,8 @@ def validate(model: type[M], data: Any) -> M:
     if not isinstance(data, dict):
         raise Rejected("validate", f"value: must be a JSON object, not {_kind(data)}")
     try:
-        return model.model_validate(data)
+        # Wire names only: `plan_id` is an unknown field there, as the published schema has it.
+        return model.model_validate(data, by_alias=True, by_name=False)
     except ValidationError as error:
         raise Rejected("validate", explain(error)) from None
 

@@ -46,7 +46,7 @@ def parse_time(value: object) -> int:
         ms = int(value)
     elif isinstance(value, str):
         try:
-            moment = datetime.fromisoformat(value)
+            moment = datetime.fromisoformat(value.upper())  # RFC 3339 allows t and z
         except ValueError:
             raise ValueError(f"is not an RFC 3339 time: {value[:40]!r}") from None
         if "T" not in value and "t" not in value and " " not in value:
@@ -63,7 +63,7 @@ def parse_time(value: object) -> int:
 
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 
 
 def parse_duration(value: object) -> int:
@@ -81,7 +81,10 @@ def parse_duration(value: object) -> int:
             if not parts or "".join(number + unit for number, unit in parts) != text:
                 raise ValueError(f"is not a duration: {value[:40]!r} (write 500ms, 30s, 1m30s or 2h)")
             value = sum(float(number) * _UNITS_MS[unit] for number, unit in parts)
-    ms = round(float(value))
+    try:
+        ms = round(float(value))
+    except (OverflowError, ValueError):  # infinite, not a number, or too many digits
+        raise ValueError("is not a duration: too large or not a number") from None
     if ms < 0:
         raise ValueError("must not be negative")
     return ms

@@ -17,6 +17,11 @@ from schemas.messages import AgentRegistration, Limits
 from streams.settings import Settings
 
 
+JITTER_S = 0.05
+"""Two calls may come this much closer at the agent than they began here: the window is held that much longer."""
+PROBE_SLACK_S = 5.0
+
+
 class CallerFactory:
     """Makes callers over one transport."""
 
@@ -27,6 +32,8 @@ class CallerFactory:
         self._transport = transport
         self._rng = rng
         self._attempt_timeout_s = None if attempt_ms is None else attempt_ms / 1000
+        # A task may ask for more; its probe then keeps its place until the lease ends, and another may begin beside it.
+        self._longest_call_s = self._attempt_timeout_s or settings.dispatch.default_timeout / 1000
         self._retry = RetryConfig(
             max_retries=retry.max_retries,
             initial_delay_s=retry.initial_delay / 1000,
@@ -40,7 +47,7 @@ class CallerFactory:
         limits = self._limits(agent)
         lane: Lane[Ticket] = Lane(
             limits.max_concurrency,
-            SlidingWindow(limits.max_requests, limits.window_ms / 1000),
+            SlidingWindow(limits.max_requests, limits.window_ms / 1000 + JITTER_S),
             Breaker(self._breaker(agent)),
             self._depth(limits),
         )
@@ -54,7 +61,7 @@ class CallerFactory:
             max_concurrency=limits.max_concurrency,
             depth=self._depth(limits),
             max_requests=limits.max_requests,
-            window_s=limits.window_ms / 1000,
+            window_s=limits.window_ms / 1000 + JITTER_S,
             breaker=self._breaker(agent),
         )
 
@@ -70,4 +77,5 @@ class CallerFactory:
             failure_threshold=limits.failure_threshold,
             reset_timeout_s=limits.reset_timeout / 1000,
             monitoring_period_s=limits.monitoring_period / 1000,
+            probe_lease_s=self._longest_call_s + PROBE_SLACK_S,
         )

@@ -47,9 +47,16 @@ def configure_logs(settings: Settings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(_no_lifecycle)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+
+
+def _no_lifecycle(record: logging.LogRecord) -> bool:
+    """Faust tells of each of its services that it starts and stops; below a warning that is for debugging only."""
+    wanted = record.levelno > logging.INFO or logging.getLogger().isEnabledFor(logging.DEBUG)
+    return wanted or not str(record.msg).startswith("[^")
 
 
 def _as_it_is(_logger: Any, _method: str, event: Any) -> Any:

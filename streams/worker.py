@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -43,6 +43,9 @@ from streams.rules.records import Recorder
 from streams.settings import Settings
 from streams.topics_admin import TopicsError, TopicsMissing, check
 from streams.web import PortTaken, WebServer
+
+if TYPE_CHECKING:
+    from streams.processors.stats import StatsProcessor
 
 log = structlog.get_logger(__name__)
 
@@ -78,12 +81,14 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
             ready = asyncio.create_task(_ready(station))
             try:
                 await asyncio.wait((ready, failure, stopped), return_when=asyncio.FIRST_COMPLETED)
-                if ready.done():
+                if ready.done() and ready.exception() is None:
                     _settle_memory()
                     on_ready(station.addresses)
                     await asyncio.wait((failure, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if failure.done():
-                    raise WorkerError(f"the worker failed: {failure.result()}")
+                    await failure
+                if ready.done():
+                    await ready
             finally:
                 for task in (failure, stopped, ready):
                     task.cancel()
@@ -101,7 +106,7 @@ class _Station:
 
     addresses: WorkerAddresses
     engine: Engine | None
-    stats: Any | None
+    stats: StatsProcessor | None
 
 
 @asynccontextmanager
@@ -163,7 +168,9 @@ async def _dispatch(
     sink = EventSink(options, settings.topic_prefix, idempotent=transactional)
     stack.push_async_callback(sink.stop)
     await sink.start()
-    transport = HttpTransport(max_answer_bytes=settings.dispatch.max_answer_bytes)
+    transport = HttpTransport(
+        max_connections=settings.dispatch.max_in_flight, max_answer_bytes=settings.dispatch.max_answer_bytes
+    )
     stack.push_async_callback(transport.close)
     batcher = Batcher(settings.topic_prefix)
 
@@ -212,15 +219,26 @@ async def _dispatch(
 
 async def _ready(station: _Station) -> None:
     """Until every role is up."""
-    while not ((station.engine is None or station.engine.ready) and (station.stats is None or station.stats.ready)):
-        await asyncio.sleep(0.02)
+    if station.engine is not None:
+        await station.engine.wait_ready()
+    if station.stats is not None:
+        await station.stats.wait_ready()
 
 
-async def _failed(station: _Station) -> str:
-    """Until something that cannot be mended within the worker happens; says what."""
-    while True:
-        if station.engine is not None and station.engine.failure is not None:
-            return f"dispatch: {station.engine.failure!r}"
-        if station.stats is not None and station.stats.failure is not None:
-            return f"statistics: {station.stats.failure!r}"
-        await asyncio.sleep(0.2)
+async def _failed(station: _Station) -> None:
+    """Raises what a role could not mend by itself."""
+    watches: list[asyncio.Task[None]] = []
+    if station.engine is not None:
+        watches.append(asyncio.create_task(station.engine.failed(), name="dispatch"))
+    if station.stats is not None:
+        watches.append(asyncio.create_task(station.stats.failed(), name="statistics"))
+    if not watches:
+        await asyncio.Event().wait()
+    try:
+        done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for watch in watches:
+            watch.cancel()
+    for watch in done:
+        error = watch.exception()
+        raise WorkerError(f"{watch.get_name()} failed: {error!r}") from error

@@ -46,6 +46,7 @@ def document(value: Any, form: Format) -> None:
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """Rows for a person: a drawn table on a terminal, aligned columns elsewhere."""
     texts = [[cell(value) for value in row] for row in rows]
+    columns = [heading(name) for name in columns]
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         _drawn(columns, texts, title)
         return
@@ -63,6 +64,15 @@ def _drawn(columns: Sequence[str], texts: list[list[str]], title: str | None) ->
     for row in texts:
         drawn.add_row(*(Text(text) for text in row))
     Console().print(drawn)
+
+
+def heading(name: str) -> str:
+    """A field's name as a column's.
+
+    >>> heading("maxRequests")
+    'max requests'
+    """
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
 def cell(value: Any) -> str:

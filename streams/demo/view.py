@@ -22,7 +22,9 @@ from streams.demo.board import RECENT, AgentLine, Board, Moment
 
 PLAIN_WIDTH = 110
 PLAIN_EVERY_S = 5.0
-SHOWN_MOMENTS = 12
+FIXED_LINES = 12
+"""Of the live picture, beside the moments."""
+WIDE = 100
 REFRESH_HZ = 4
 STYLES = {
     "demo": "bold",
@@ -122,8 +124,12 @@ class View:
             + f"  {self._rate.per_s:.0f} a second"
         )
         bar = ProgressBar(total=self._total, completed=board.results, width=60)
-        moments = [self._moment(moment) for moment in list(board.moments)[-SHOWN_MOMENTS:]]
-        return Group(head, bar, agents_table(board, recent=True), *moments)
+        room = max(3, self._console.height - FIXED_LINES)
+        moments = sorted(list(board.moments)[-room:], key=lambda moment: moment.at_ms)
+        lines = [self._moment(moment) for moment in moments]
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return Group(head, bar, agents_table(board, recent=self._console.width >= WIDE), *lines)
 
 
 def log_row(figures: Sequence[str], agents: Sequence[str]) -> str:
@@ -171,11 +177,11 @@ def percent(share: float | None) -> str:
 def agents_table(board: Board, recent: bool) -> Table:
     """One row an agent. `recent`: with the newest answers apart, and the circuit as it is now."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("agent")
+    table.add_column("agent", no_wrap=True)
     for name in ("answered", "failed", "accuracy", "mean confidence"):
         table.add_column(name, justify="right")
     if recent:
-        table.add_column("last 100: acc / conf", justify="right")
+        table.add_column(f"last {RECENT}", justify="right")
     table.add_column("p50 time", justify="right")
     table.add_column("circuit")
     for agent_id, line in board.agents.items():

@@ -72,7 +72,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self.config = config
         self.homes: dict[int, Home] = {}
         self.assigned = asyncio.Event()
-        self.failure: BaseException | None = None
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._make_committer = make_committer
         self._make_handler = make_handler
         self._on_assigned = on_assigned
@@ -102,6 +102,15 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     def ready(self) -> bool:
         """Assigned, and every home of the assignment open."""
         return self.assigned.is_set() and all(n in self.homes and self.homes[n].ready for n in self._owned)
+
+    async def failed(self) -> None:
+        """Wait for what the engine cannot mend by itself and raise it. Never returns otherwise."""
+        await asyncio.shield(self._failure)
+
+    async def wait_ready(self) -> None:
+        """Wait until every partition assigned to this worker is open."""
+        while not self.ready:  # noqa: ASYNC110 - a state of several homes, looked at during a start only
+            await asyncio.sleep(0.02)
 
     async def start(self) -> None:
         """Join the group and begin to fetch. Raises `KafkaError`."""
@@ -253,7 +262,9 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             self.consumer.pause(*home.partitions.values())
 
     def _fail(self, error: BaseException) -> None:
-        self.failure = self.failure or error
+        if not self._failure.done():
+            self._failure.set_exception(error)
+            self._failure.exception()  # seen: whoever awaits `failed` gets it again
         self._stopping = True
         self._room.set()
 

@@ -22,7 +22,7 @@ from streams.statistics.state import State, spans_of, thresholds_of
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
-QUIET = ("faust", "mode")
+QUIET = ("faust", "mode", "streams.statistics")  # mode logs every start and stop under the name of the class's module
 
 
 class NotReady(Exception):

@@ -133,7 +133,7 @@ class Windows:
         interval, start = key
         if start < self.floor(interval):
             return None
-        window = archived(key)
+        window = self.touched.get(key) or archived(key)
         if window is not None:
             return window
         span = self.spans[interval]

@@ -362,6 +362,27 @@ async def test_the_doctor_tells_what_is_missing(cli: Cli) -> None:
     assert (states["broker"], states["topics"], states["transactions"]) == ("ok", "ok", "warning")
 
 
+async def test_a_worker_says_where_it_is_and_drains_on_sigterm(ready: Cli) -> None:
+    """One line on stdout, SIGTERM ends it with 0; a second worker on its port is told so in one line and exits 1."""
+    process = await ready.start("worker", "--roles", "dispatch", "--web-port", "0", "--grpc-port", "0", "-o", "json")
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            where = orjson.loads(await process.stdout.readline())
+            port = where["web"].rpartition(":")[2].strip("/")
+            second = await ready("worker", "--roles", "dispatch", "--web-port", port, "--grpc-port", "0")
+            assert second.code == 1
+            assert port in second.err.splitlines()[-1]
+            assert second.out == ""
+            process.send_signal(signal.SIGTERM)
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert (process.returncode, out) == (0, b"")
+    assert b"Traceback" not in err
+
+
 async def test_no_broker_is_one_line_and_exit_3(settings_for: Any, tmp_path: Path) -> None:
     """Whatever the command, within a bounded time."""
     cli = Cli(settings_for("127.0.0.1:1"), tmp_path)

@@ -31,15 +31,18 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_script_is_installed_and_imports_little() -> None:
     """`version` neither imports Kafka, Faust, river nor pydantic's settings: it must answer at once."""
-    heavy = "aiokafka faust river aiohttp httpx rich.console uvloop structlog".split()
-    code = f"import sys; from streams.cli.main import invoke; c = invoke(['version']); print([m for m in {heavy} if m in sys.modules], c)"
+    heavy = ["aiokafka", "faust", "river", "aiohttp", "httpx", "rich.console", "uvloop", "structlog"]
+    code = (
+        "import sys; from streams.cli.main import invoke; code = invoke(['version'])\n"
+        f"print([name for name in {heavy} if name in sys.modules], code)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"parallax-streams {version('parallax-streams')}", "[] 0"]
     done = subprocess.run([PARALLAX, "version", "-o", "json"], capture_output=True, text=True, check=True)
     assert orjson.loads(done.stdout)["name"] == "parallax-streams"
 
 
-COMMANDS = "dev worker submit tail task stats anomalies doctor config version".split()
+COMMANDS = ["dev", "worker", "submit", "tail", "task", "stats", "anomalies", "doctor", "config", "version"]
 GROUPS = ["topics apply", "topics ls", "agents add", "agents ls", "agents rm", "docs schemas"]
 
 
@@ -87,7 +90,9 @@ def test_a_users_mistake_is_one_line_and_exit_2(
     assert len(err.strip().splitlines()) == 1
 
 
-def test_an_unknown_setting_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_setting_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Named with the nearest known one."""
     monkeypatch.setenv("PARALLAX_BOOTSTRAP_SERVER", "b:1")
     assert invoke(["config"]) == 2

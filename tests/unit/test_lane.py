@@ -75,9 +75,10 @@ def test_open_circuit_dooms_only_what_cannot_outlast_it() -> None:
         a.push(name, now=0.0, deadline=90.0)
         a.finish(a.poll(0.0)[0], "failure", 0.0)
     a.push("short", now=1.0, deadline=20.0)
+    a.push("edge", now=1.0, deadline=30.0)
     a.push("long", now=1.0, deadline=60.0)
     assert a.next_wakeup(1.0) == 1.0
-    assert a.doomed(1.0) == [("short", "circuit_open")]
+    assert a.doomed(1.0) == [("short", "circuit_open"), ("edge", "circuit_open")]
     assert (a.poll(1.0), a.blocked_by(1.0), a.next_wakeup(1.0)) == ([], "circuit_open", 30.0)
     assert items(a.poll(30.0)) == ["long"]
     assert [transition.kind for transition in a.take_transitions()] == ["open", "half-open"]

@@ -41,7 +41,11 @@ def test_sections_are_merged_leaf_by_leaf(tmp_path: Path) -> None:
 def test_durations_and_numbers_are_read_wherever_they_stand(tmp_path: Path) -> None:
     """`30s` in limits and breaker too, in the file and in the environment; a bare number is milliseconds."""
     write(tmp_path, '[limits]\nwindow_ms = "30s"\n[breaker]\nmonitoring_period = "2m"\n[cache]\nttl = "1h"\n')
-    environ = {"PARALLAX_LIMITS__MAX_REQUESTS": "7", "PARALLAX_SESSION_TIMEOUT": "6000", "PARALLAX_CACHE__ENABLED": "false"}
+    environ = {
+        "PARALLAX_LIMITS__MAX_REQUESTS": "7",
+        "PARALLAX_SESSION_TIMEOUT": "6000",
+        "PARALLAX_CACHE__ENABLED": "false",
+    }
     settings = load({}, environ, tmp_path)
     assert (settings.limits.window_ms, settings.limits.max_requests) == (30_000, 7)
     assert settings.breaker.monitoring_period == 120_000

@@ -63,21 +63,22 @@ def test_written_times_sort_as_they_happened(moments: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "ms"), [("250ms", 250), ("30s", 30_000), ("1m30s", 90_000), ("1.5h", 5_400_000), (" 2D ", 172_800_000), ("7", 7)]
+    ("text", "ms"),
+    [("250ms", 250), ("30s", 30_000), ("1m30s", 90_000), ("1.5h", 5_400_000), (" 2D ", 172_800_000), ("7", 7)],
 )
 def test_durations_as_people_write_them(text: str, ms: int) -> None:
     """Units may be combined; a bare number is milliseconds."""
     assert parse_duration(text) == ms
 
 
-@pytest.mark.parametrize("value", ["", "s", "5x", "1 h", "-5s", "1s!", "٣٠s", None, True, [], -1])
+@pytest.mark.parametrize("value", ["", "s", "5x", "1 h", "-5s", "1s!", "\u0663s", None, True, [], -1])
 def test_what_is_no_duration_is_refused(value: object) -> None:
     """No unit, unknown unit, sign, gaps, foreign digits with a unit, other types."""
     with pytest.raises(ValueError, match=r"duration|negative"):
         parse_duration(value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "1" * 400 + "h"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1" * 400 + "h", 10**400])
 def test_a_duration_without_bounds_is_a_value_error(value: object) -> None:
     """Never an OverflowError: settings turn only ValueError into a sentence."""
     with pytest.raises(ValueError):  # noqa: PT011 - the sentence is checked elsewhere

@@ -1,0 +1,63 @@
+"""The guarded call: what it owes its tickets and its lane."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from agents_io.caller import Caller, Ticket
+from agents_io.errors import AgentError, Cancelled
+from agents_io.rules.breaker import Breaker, Transition
+from agents_io.rules.lane import Lane
+from agents_io.rules.limiter import SlidingWindow
+from agents_io.rules.retry import RetryConfig
+from agents_io.transport import Answer, Call
+from schemas.messages import AgentRegistration
+
+
+class Silent:
+    """An agent that never answers."""
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        raise AssertionError("nobody sets this event")
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+class Ends:
+    """Keeps how tickets ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[Answer | AgentError] = []
+
+    def started(self, ticket: Ticket) -> None:
+        """Not looked at."""
+
+    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+        """Not looked at."""
+
+    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+        """Keep it."""
+        self.ends.append(answer)
+
+    def circuit(self, agent_id: str, transition: Transition) -> None:
+        """Not looked at."""
+
+
+async def test_cancelled_in_the_moment_it_begins_ends_once_and_frees_its_slot() -> None:
+    """The asyncio task has not taken its first step yet: cancelled right there it would never clean up."""
+    now = asyncio.get_running_loop().time()
+    ends = Ends()
+    lane: Lane[Ticket] = Lane(1, SlidingWindow(100, 60.0), Breaker(), depth=10)
+    agent = AgentRegistration(id="a", endpoint="http://agent")
+    caller = Caller(agent, lane, Silent(), RetryConfig(), ends, random.Random(1))
+    ticket = Ticket("t", "t", b"{}", now, now + 30.0, 0, 2, None)
+    assert caller.submit(ticket)
+    caller.cancel(ticket)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert [type(end) for end in ends.ends] == [Cancelled]
+    assert (lane.in_flight, caller.running) == (0, 0)

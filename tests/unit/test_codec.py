@@ -1,0 +1,129 @@
+"""The three accepted forms of a record, and everything that is none of them."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.codec import MAX_REASON, Rejected, ce_headers, decode, decode_json, dumps, header, parse_json
+from schemas.messages import Task
+
+TASK = {"id": "t1", "type": "agent", "target": "a1", "payload": {"x": 1}}
+STRUCTURED = (("content-type", b"application/cloudevents+json; charset=utf-8"),)
+
+
+def envelope(**more: Any) -> bytes:
+    """A structured CloudEvent."""
+    return orjson.dumps({"specversion": "1.0", "id": "e", "source": "/x", "type": "y"} | more)
+
+
+def test_plain_json_needs_no_headers() -> None:
+    """What kcat sends."""
+    assert decode(Task, orjson.dumps(TASK)).id == "t1"
+    assert decode_json(b"[1]", ()).attributes == {}
+
+
+def test_binary_cloudevents_keep_the_value_and_tell_attributes() -> None:
+    """ce_ headers become attributes; other headers do not; null header values are passed over."""
+    headers = ce_headers(ce_type="io.parallax.task.v1", ce_id="e1", source="/s", subject="t1", time_ms=0)
+    found = decode_json(orjson.dumps(TASK), [*headers, ("traceparent", b"00-1"), ("ce_extra", None)])  # type: ignore[list-item]
+    assert found.data == TASK
+    assert found.attributes == {
+        "specversion": "1.0",
+        "id": "e1",
+        "source": "/s",
+        "type": "io.parallax.task.v1",
+        "time": "1970-01-01T00:00:00.000Z",
+        "subject": "t1",
+    }
+
+
+def test_structured_cloudevents_carry_the_message_inside() -> None:
+    """As data, or as base64."""
+    assert decode(Task, envelope(data=TASK), STRUCTURED).id == "t1"
+    encoded = base64.b64encode(orjson.dumps(TASK)).decode()
+    found = decode_json(envelope(data_base64=encoded, n=5), STRUCTURED)
+    assert (found.data, found.attributes["n"]) == (TASK, "5")
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "reason"),
+    [
+        (None, (), "value: is null"),
+        (b"", (), "is not JSON"),
+        (b"hello", (), "is not JSON"),
+        (b'{"a":NaN}', (), "is not JSON"),
+        (b'{"a":Infinity}', (), "is not JSON"),
+        (b'{"a":1e999}', (), "is not JSON"),
+        (b'{"a":"\xff"}', (), "is not JSON"),
+        (b'{"a":"\\ud800"}', (), "is not JSON"),
+        (b'{"a":1} x', (), "is not JSON"),
+        (b"[" * 5000 + b"]" * 5000, (), "is not JSON"),
+        (b"[]", (("content-type", b"application/cloudevents-batch+json"),), "batches are not allowed"),
+        (b"[]", STRUCTURED, "must be a JSON object"),
+        (b"{", STRUCTURED, "is not JSON"),
+        (b'{"data":1}', STRUCTURED, "specversion: must be '1.0', not None"),
+        (envelope(specversion="0.3", data=1), STRUCTURED, "specversion: must be '1.0', not '0.3'"),
+        (envelope(), STRUCTURED, "data: is missing"),
+        (envelope(data_base64="?"), STRUCTURED, "data_base64: is not base64"),
+        (envelope(data_base64=5), STRUCTURED, "data_base64: is not base64"),
+        (envelope(data_base64="aGk="), STRUCTURED, "is not JSON"),
+    ],
+)
+def test_what_cannot_be_decoded_says_so(value: bytes | None, headers: Any, reason: str) -> None:
+    """Stage decode, with the reason."""
+    with pytest.raises(Rejected) as caught:
+        decode_json(value, headers)
+    assert caught.value.stage == "decode"
+    assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ([], "value: must be a JSON object, not an array"),
+        ("x", "not a string"),
+        (1.5, "not a number"),
+        (True, "not a boolean"),
+        (None, "not null"),
+        ({}, "id: field required"),
+        (TASK | {"type": "agnt"}, "type: input should be 'agent', 'pattern', 'http' or 'function'"),
+        (TASK | {"metadata": {"timeout": "5"}}, "metadata.timeout: input should be a valid integer"),
+        ({k: v for k, v in TASK.items() if k != "payload"}, "payload: field required"),
+    ],
+)
+def test_what_is_no_message_names_field_and_reason(value: Any, reason: str) -> None:
+    """Stage validate."""
+    with pytest.raises(Rejected) as caught:
+        decode(Task, orjson.dumps(value))
+    assert caught.value.stage == "validate"
+    assert reason in caught.value.reason
+
+
+def test_only_wire_names_are_read() -> None:
+    """A Python name on the wire is an unknown field."""
+    assert decode(Task, orjson.dumps(TASK | {"plan_id": "p"})).plan_id is None
+    assert decode(Task, orjson.dumps(TASK | {"planId": "p"})).plan_id == "p"
+    found = decode(Task, orjson.dumps(TASK | {"metadata": {"pattern_name": "p", "patternName": "q"}}))
+    assert found.metadata.pattern_name == "q"
+
+
+def test_a_reason_is_bounded() -> None:
+    """However long the input was."""
+    assert len(Rejected("decode", "x" * 10_000).reason) == MAX_REASON
+
+
+def test_what_was_read_can_be_too_deep_to_write() -> None:
+    """orjson reads deeper than it writes: the caller gets a Rejected, not a crash."""
+    deep = parse_json(b"[" * 300 + b"]" * 300)
+    with pytest.raises(Rejected, match="cannot be written"):
+        dumps(deep)
+
+
+def test_the_last_header_of_a_name_counts() -> None:
+    """Kafka allows a name twice."""
+    headers = [("a", b"1"), ("b", b"2"), ("a", b"\xff")]
+    assert (header(headers, "a"), header(headers, "b"), header(headers, "c")) == ("\ufffd", "2", None)

@@ -1,0 +1,190 @@
+"""The committed schemas are in step with the models, and accept and refuse the same messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from jsonschema import Draft202012Validator
+
+import schemas
+from schemas.codec import Rejected, decode
+from schemas.contract import PUBLISHED, documents, schema
+from schemas.messages import Message
+from schemas.topics import TOPICS
+
+DIRECTORY = Path(schemas.__file__).parent / "json"
+MODELS = {model.__name__: model for model in PUBLISHED}
+VALIDATORS = {name: Draft202012Validator(schema(model)) for name, model in MODELS.items()}
+
+TIME = "2026-11-22T13:37:00.123Z"
+TASK: dict[str, Any] = {"id": "t1", "type": "agent", "target": "a1", "payload": {"task": "x"}}
+AGENT: dict[str, Any] = {"id": "a1", "endpoint": "http://h:1", "capabilities": ["c"]}
+RESULT: dict[str, Any] = {
+    "taskId": "t1", "status": "success", "result": [1], "confidence": 0.5, "executionTime": 1.5, "retries": 0,
+    "cached": False, "timestamp": TIME, "metadata": {},
+}  # fmt: skip
+POINT: dict[str, Any] = {
+    "agentId": "a1", "patternName": "", "taskType": "agent", "confidence": 1, "success": True, "timestamp": TIME,
+    "executionTime": 0,
+}  # fmt: skip
+AGGREGATE: dict[str, Any] = {
+    "agentId": "a1", "patternName": "p", "taskType": "agent", "interval": "minute", "windowStart": TIME,
+    "windowEnd": TIME, "final": True, "count": 1, "successCount": 1, "avgConfidence": 1, "minConfidence": 1,
+    "maxConfidence": 1, "variance": 0, "successRate": 1, "avgExecutionTime": 1, "p50ExecutionTime": 1,
+    "p95ExecutionTime": 1, "p99ExecutionTime": 1, "p10Confidence": 1, "p50Confidence": 1, "brier": 0, "ece": 0,
+}  # fmt: skip
+ANOMALY: dict[str, Any] = {
+    "id": "x", "type": "drift", "agentId": "a1", "severity": "low", "state": "firing", "detectedAt": TIME,
+    "details": {"detector": "d", "points": [0.5]},
+}  # fmt: skip
+EVENT: dict[str, Any] = {"id": "e", "type": "task:started", "timestamp": TIME, "data": {"taskId": "t"}}
+PLAN: dict[str, Any] = {"id": "p", "tasks": [TASK]}
+PLAN_RESULT: dict[str, Any] = {
+    "planId": "p", "kind": "dag", "status": "success", "results": [RESULT], "executionTime": 1, "timestamp": TIME,
+}  # fmt: skip
+CANCEL: dict[str, Any] = {"type": "cancel", "taskId": "t"}
+SAMPLES: dict[str, dict[str, Any]] = {
+    "Task": TASK,
+    "Result": RESULT,
+    "Plan": PLAN,
+    "PlanResult": PLAN_RESULT,
+    "Control": CANCEL,
+    "AgentRegistration": AGENT,
+    "ConfidenceDataPoint": POINT,
+    "Aggregate": AGGREGATE,
+    "Anomaly": ANOMALY,
+    "Event": EVENT,
+}
+MISSING = object()
+
+
+def changed(name: str, **fields: Any) -> tuple[str, dict[str, Any]]:
+    """A sample with fields replaced, or taken away."""
+    data = SAMPLES[name] | fields
+    return name, {key: value for key, value in data.items() if value is not MISSING}
+
+
+GOOD = [
+    *SAMPLES.items(),
+    changed("Task", payload=None),
+    changed("Task", metadata=None, planId=None, context=None, unknown=1),
+    changed("Task", target=MISSING, capabilities=["c"]),
+    changed("Task", target=None, capabilities=["c"]),
+    changed("Task", type="function", plan_id=5),
+    changed("Task", id="ü" * 256),
+    changed("Task", metadata={"timeout": 1, "retries": 0, "mine": [], "headers": {"a": "b"}, "idempotencyKey": "k!"}),
+    changed("AgentRegistration", endpoint="h:1", protocol="grpc"),
+    changed("AgentRegistration", protocol=None),
+    changed("AgentRegistration", auth={"env": "A", "file": None}, limits={"maxRequests": 1}),
+    changed("Control", taskId=None, planId="p"),
+    changed("Result", timestamp=0),
+    changed("Result", timestamp="2026-11-22 13:37:00+01:00"),
+    changed("Result", status="failure", error={"code": "timeout", "message": "m", "retryable": True}),
+]
+BAD = [
+    changed("Task", id=MISSING),
+    changed("Task", id=""),
+    changed("Task", id="x" * 257),
+    changed("Task", id=5),
+    changed("Task", payload=MISSING),
+    changed("Task", type="agnt"),
+    changed("Task", target=MISSING),
+    changed("Task", target=None, capabilities=None),
+    changed("Task", type="http", target=MISSING, capabilities=["c"]),
+    changed("Task", target=MISSING, capabilities=[]),
+    changed("Task", metadata=[]),
+    changed("Task", metadata={"timeout": 0}),
+    changed("Task", metadata={"timeout": 2.5}),
+    changed("Task", metadata={"cache": "yes"}),
+    changed("Task", metadata={"idempotencyKey": "a b"}),
+    changed("Task", metadata={"method": "TRACE"}),
+    changed("Plan", tasks=[]),
+    changed("Plan", tasks=[{**TASK, "target": None}]),
+    changed("Plan", kind="loop"),
+    changed("AgentRegistration", endpoint="h:1"),
+    changed("AgentRegistration", endpoint="ftp://h:1"),
+    changed("AgentRegistration", endpoint="grpc://h:1", protocol="http"),
+    changed("AgentRegistration", auth={"env": "A", "file": "b"}),
+    changed("AgentRegistration", auth={}),
+    changed("AgentRegistration", limits={"maxConcurrency": 0}),
+    changed("Control", taskId=MISSING),
+    changed("Control", planId="p"),
+    changed("Control", type="stop"),
+    changed("Result", timestamp="yesterday"),
+    changed("Result", timestamp="2026-11-22"),
+    changed("Result", timestamp="2026-11-22T13:37:00"),
+    changed("Result", timestamp=-1),
+    changed("Result", timestamp=10**15),
+    changed("Result", timestamp=True),
+    changed("Result", confidence=1.5),
+    changed("Result", retries=-1),
+    changed("Result", error={"code": "nope", "message": "m", "retryable": True}),
+    changed("ConfidenceDataPoint", confidence=-0.1),
+    changed("ConfidenceDataPoint", confidence="0.5"),
+    changed("ConfidenceDataPoint", success=1),
+    changed("Aggregate", variance=0.3),
+    changed("Aggregate", interval="week"),
+    changed("Anomaly", details={}),
+    changed("Event", type="task:eaten"),
+]
+
+
+def accepted(name: str, data: Any) -> bool:
+    """What the model says."""
+    try:
+        decode(MODELS[name], orjson.dumps(data))
+    except Rejected:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("name", "data"), GOOD)
+def test_schema_and_model_accept_the_same(name: str, data: dict[str, Any]) -> None:
+    """Good messages."""
+    assert list(VALIDATORS[name].iter_errors(data)) == []
+    assert accepted(name, data)
+
+
+@pytest.mark.parametrize(("name", "data"), BAD)
+def test_schema_and_model_refuse_the_same(name: str, data: dict[str, Any]) -> None:
+    """Bad messages."""
+    assert not VALIDATORS[name].is_valid(data)
+    assert not accepted(name, data)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_no_required_field_may_be_missing_and_no_object_is_a_string(name: str) -> None:
+    """Each required field is taken away in turn."""
+    for field in schema(MODELS[name])["required"]:
+        _, data = changed(name, **{field: MISSING})
+        assert not VALIDATORS[name].is_valid(data)
+        assert not accepted(name, data)
+    assert not VALIDATORS[name].is_valid("x")
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_we_write_fits_the_schema(name: str) -> None:
+    """The wire form of a message that was read is valid again."""
+    message: Message = decode(MODELS[name], orjson.dumps(SAMPLES[name]))
+    wire = message.wire()
+    if name == "Task":
+        wire.setdefault("payload", None)
+    assert list(VALIDATORS[name].iter_errors(wire)) == []
+
+
+def test_the_committed_files_are_in_step() -> None:
+    """Regenerate with `make schemas`."""
+    committed = {path.name: path.read_bytes() for path in DIRECTORY.iterdir()}
+    assert committed == documents()
+
+
+def test_every_schema_is_valid_and_every_topic_has_one() -> None:
+    """Draft 2020-12, an id and a title each; ids differ."""
+    for model in PUBLISHED:
+        Draft202012Validator.check_schema(schema(model))
+    assert {topic.message for topic in TOPICS} <= set(PUBLISHED)
+    assert len({schema(model)["$id"] for model in PUBLISHED}) == len(PUBLISHED)
+    assert {schema(model)["title"] for model in PUBLISHED} == set(MODELS)
