@@ -16,7 +16,6 @@ from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Limits
 from streams.settings import Settings
 
-
 JITTER_S = 0.05
 """Two calls may come this much closer at the agent than they began here: the window is held that much longer."""
 PROBE_SLACK_S = 5.0

@@ -205,6 +205,7 @@ async def _dispatch(
             max_in_flight=settings.dispatch.max_in_flight,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
+            exact_ends=transactional,
         ),
         committer,
         lambda home: DispatchHandler(home, parts),

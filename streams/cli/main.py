@@ -7,7 +7,6 @@ Start-up imports nothing but typer: each command imports what it needs when it r
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 
@@ -16,9 +15,6 @@ import typer
 from streams.cli import agents, anomalies, doctor, info, process, stats, submit, tail, task, topics
 from streams.cli.options import OK
 from streams.cli.running import explain
-
-QUIT_READING = 141
-"""The reader of our stdout went away, as in `parallax tail results | head`: 128 + SIGPIPE, as the shell has it."""
 
 
 def build() -> typer.Typer:
@@ -48,13 +44,12 @@ def build() -> typer.Typer:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code. Never raises for a user's mistake."""
+    """Run one command line; the exit code. Never raises for a user's mistake.
+
+    When the reader of stdout goes away (`parallax tail results | head`), typer ends the process quietly with 1.
+    """
     try:
         code = build()(args=list(arguments), prog_name="parallax", standalone_mode=False)
-    except BrokenPipeError:
-        # What is still buffered cannot be written any more; point stdout elsewhere so that the exit is quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return QUIT_READING
     except (Exception, KeyboardInterrupt) as error:
         return explain(error)
     return code if isinstance(code, int) else OK

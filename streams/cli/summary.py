@@ -52,7 +52,7 @@ def summarize(windows: Sequence[Aggregate]) -> Summary:
         raise ValueError("windows without executions have no summary")
     mean = math.fsum(window.avg_confidence * window.count for window in windows) / count
     # Variance within the windows and between their means, each weighted: exact, whatever the windows' sizes.
-    spread = math.fsum((w.variance - (w.avg_confidence - mean) ** 2) * w.count for w in windows) / count
+    spread = math.fsum((w.variance + (w.avg_confidence - mean) ** 2) * w.count for w in windows) / count
     time_ms = math.fsum(window.avg_execution_time * window.count for window in windows) / count
     return Summary(count, sum(w.success_count for w in windows), mean, spread, time_ms, trend(windows))
 

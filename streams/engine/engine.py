@@ -46,6 +46,8 @@ class EngineConfig:
     max_in_flight: int
     drain_timeout_s: float
     commit_interval_max_s: float
+    exact_ends: bool
+    """Whether the broker tells true end offsets (the embedded one may tell too little)."""
 
 
 @dataclass(slots=True)
@@ -226,7 +228,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             known = committed.get(tp)
             if known is None or known.offset < 0:
                 heads[source] = Head(begins[tp], "", False)
-            elif known.offset > ends[tp]:
+            elif self.config.exact_ends and known.offset > ends[tp]:
                 log.warning("the committed offset lies beyond the log; the topic was made anew: starting at its beginning",
                             topic=tp.topic, partition=tp.partition, committed=known.offset, end=ends[tp])  # fmt: skip
                 heads[source] = Head(begins[tp], "", False)

@@ -91,7 +91,7 @@ class DispatchHandler:
         self._lookups: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         cache = parts.settings.cache
-        self._cache: ResultCache | None = None
+        self._cache: ResultCache[tuple[str, Success]] | None = None
         if cache.enabled:
             self._cache = ResultCache(
                 ttl_s=cache.ttl / 1000,

@@ -9,6 +9,7 @@ Bounded: `MAX_PENDING` messages wait, `MAX_BATCH` are folded at once; a failure 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -29,6 +30,9 @@ MAX_PENDING = 8000
 MAX_BATCH = 2000
 LINGER_S = 0.05
 """How long a batch waits for company; a full one does not."""
+BUSY = 100
+BUSY_LINGER_S = 0.2
+"""A batch that found this much company waits longer: one write a series is the dear part."""
 TICK_S = 1.0
 CAUGHT_UP_S = 2.0
 """The clock closes windows only in partitions that brought nothing for this long, or whose newest record is fresh."""
@@ -51,6 +55,7 @@ class Folder:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._full = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._read: dict[int, tuple[float, float]] = {}  # partition -> (when read, monotonic; the record's own time)
         self.ready = False
@@ -80,6 +85,8 @@ class Folder:
             return
         self._pending.append(message)
         self._wake.set()
+        if len(self._pending) >= MAX_BATCH:
+            self._full.set()
         if len(self._pending) >= MAX_PENDING:
             self._room.clear()
             await self._room.wait()
@@ -89,13 +96,8 @@ class Folder:
         last_tick = time.monotonic()
         try:
             while True:
-                try:
-                    async with asyncio.timeout(TICK_S):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
-                if 0 < len(self._pending) < MAX_BATCH:
-                    await asyncio.sleep(LINGER_S)
+                await _at_most(self._wake, TICK_S)
+                await self._linger()
                 async with self._flushing:
                     await self._flush()
                     if self.ready and time.monotonic() - last_tick >= TICK_S:
@@ -105,6 +107,12 @@ class Folder:
             raise
         except Exception as error:
             self.failed(error)
+
+    async def _linger(self) -> None:
+        if 0 < len(self._pending) < MAX_BATCH:
+            await _at_most(self._full, LINGER_S)
+            if BUSY <= len(self._pending) < MAX_BATCH:
+                await _at_most(self._full, BUSY_LINGER_S)
 
     # The carrier's side of a rebalance
 
@@ -141,6 +149,8 @@ class Folder:
         batch = [self._pending.popleft() for _ in range(min(len(self._pending), MAX_BATCH))]
         if not self._pending:
             self._wake.clear()
+        if len(self._pending) < MAX_BATCH:
+            self._full.clear()
         if len(self._pending) < MAX_PENDING // 2:
             self._room.set()
         if not batch:
@@ -252,3 +262,10 @@ class Folder:
                     break
         if touched:
             await self._store(touched, [], now)
+
+
+async def _at_most(event: asyncio.Event, seconds: float) -> None:
+    """Wait for the event, but not longer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

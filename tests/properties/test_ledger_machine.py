@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,10 +132,8 @@ def test_a_damaged_or_foreign_map_is_refused(head: int, steps: list[tuple[int, i
 
 @given(st.text(max_size=80))
 def test_any_text_is_a_map_or_a_map_error(text: str) -> None:
-    try:
-        offset_map.decode("tasks", 0, 5, text)
-    except MapError as error:
-        assert str(error)
+    with contextlib.suppress(MapError):
+        assert isinstance(offset_map.decode("tasks", 0, 5, text), list)
 
 
 @given(st.integers(1, 1200), st.integers(1, 40))
