@@ -61,16 +61,16 @@ class Series:
         return changed
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form: everything but the closed windows."""
+        """A JSON-able form: everything but the closed windows. The offset comes first, as it does in a window's."""
         detectors = None if self.detectors is None else self.detectors.to_json()
-        return [VERSION, self.offset, self.late, self.windows.to_json(), detectors]
+        return [self.offset, VERSION, self.late, self.windows.to_json(), detectors]
 
     @classmethod
     def from_json(
         cls, data: list[Any], series_id: SeriesId, partition: int, spans: Spans, limits: Thresholds | None
     ) -> Series:
         """The inverse of `to_json`. ValueError for a version this code does not know."""
-        version, offset, late, windows, detectors = data
+        offset, version, late, windows, detectors = data
         if version != VERSION:
             raise ValueError(f"statistics state of version {version!r}, this worker reads {VERSION}")
         series = cls(series_id, partition, spans, limits)

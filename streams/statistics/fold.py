@@ -45,6 +45,10 @@ AHEAD_MS = 600_000
 DRAIN_S = 5.0
 
 
+class Released(Exception):
+    """The partitions went while a batch was on its way; it is dropped and read again by their next owner."""
+
+
 class Folder:
     """One processor's folding. Build, `attach` to the parts of a started app, `run`."""
 
@@ -58,6 +62,7 @@ class Folder:
         self._full = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._read: dict[int, tuple[float, float]] = {}  # partition -> (when read, monotonic; the record's own time)
+        self._releases = 0
         self.ready = False
         self.points = 0
         self.rejected = 0
@@ -99,10 +104,11 @@ class Folder:
                 await _at_most(self._wake, TICK_S)
                 await self._linger()
                 async with self._flushing:
-                    await self._flush()
-                    if self.ready and time.monotonic() - last_tick >= TICK_S:
-                        last_tick = time.monotonic()
-                        await self._tick()
+                    with contextlib.suppress(Released):
+                        await self._flush()
+                        if self.ready and time.monotonic() - last_tick >= TICK_S:
+                            last_tick = time.monotonic()
+                            await self._tick()
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -130,7 +136,7 @@ class Folder:
                     await self._flush()
                 if self.ready:
                     await self._send(self._updates(time.monotonic(), all_of_them=True))
-        except TimeoutError:
+        except (TimeoutError, Released):
             pass
         except Exception as error:
             self.failed(error)
@@ -138,6 +144,7 @@ class Folder:
     def release(self) -> None:
         """The partitions are gone: nothing in memory counts any more."""
         self.ready = False
+        self._releases += 1
         self._pending.clear()
         self._room.set()
         self._read.clear()
@@ -155,18 +162,20 @@ class Folder:
             self._room.set()
         if not batch:
             return
+        releases = self._releases
         outputs: list[Output] = []
         touched: dict[bytes, Live] = {}
         for count, message in enumerate(batch):
             if count % 200 == 199:
                 await asyncio.sleep(0)
+                self._still(releases)
             live = self._fold(message, outputs)
             if live is not None:
                 touched[live.key] = live
         now = time.monotonic()
         for message in batch:
             self._read[message.partition] = (now, message.timestamp or 0.0)
-        await self._store(touched.values(), outputs, now)
+        await self._store(touched.values(), outputs, now, releases)
         consumer = self._consumer()
         for message in batch:
             consumer.done(message)
@@ -191,9 +200,10 @@ class Folder:
         outputs += self._recorder.dead_letter(letter, stage, reason, int(time.time() * 1000))
         return None
 
-    async def _store(self, touched: Iterable[Live], outputs: list[Output], now: float) -> None:
+    async def _store(self, touched: Iterable[Live], outputs: list[Output], now: float, releases: int) -> None:
         """Outputs first, then the state that says they were sent."""
         rows: list[Row] = []
+        self._still(releases)
         for live in touched:
             windows = live.series.windows
             for window_id, window in windows.touched.items():
@@ -210,7 +220,13 @@ class Folder:
             windows.touched.clear()
             live.series.anomalies.clear()
         await self._send(outputs)
+        self._still(releases)
         await self._table.write(rows)
+
+    def _still(self, releases: int) -> None:
+        """Go on only if the partitions are still ours."""
+        if releases != self._releases:
+            raise Released
 
     async def _send(self, outputs: list[Output]) -> None:
         if outputs:
@@ -240,8 +256,9 @@ class Folder:
     # The clock
 
     async def _tick(self) -> None:
-        now, now_ms = time.monotonic(), int(time.time() * 1000)
+        now, now_ms, releases = time.monotonic(), int(time.time() * 1000), self._releases
         await self._send(self._updates(now))
+        self._still(releases)
         current = {
             partition
             for partition, (read_at, record_s) in self._read.items()
@@ -261,7 +278,7 @@ class Folder:
                 if len(touched) >= MAX_BATCH:
                     break
         if touched:
-            await self._store(touched, [], now)
+            await self._store(touched, [], now, releases)
 
 
 async def _at_most(event: asyncio.Event, seconds: float) -> None:

@@ -55,6 +55,15 @@ def parse_key(key: bytes) -> tuple[int, SeriesId, WindowId | None]:
     return partition, SeriesId(agent_id, pattern_name, task_type), window
 
 
+def source_offset(value: bytes) -> int:
+    """The source offset a row has seen: the first number of its JSON array.
+
+    >>> source_offset(b"[12,true,[]]")
+    12
+    """
+    return int(value[1 : value.index(b",")])
+
+
 class StatsTable(faust.Table[bytes, bytes]):
     """Faust recovers it; writes go to the changelog in batches and are awaited (Faust's own `send_soon` cannot be)."""
 
@@ -71,6 +80,22 @@ class StatsTable(faust.Table[bytes, bytes]):
     def partition_for_key(self, key: bytes) -> int:
         """The source partition the key names."""
         return parse_key(key)[0]
+
+    def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
+        """Recovery: of two rows of a key the one that has seen more of the source wins, the later one if they are equal.
+
+        A worker that was stopped and lost its partitions may still write a row when it wakes; its state is right for its
+        offset, only older, so it must not replace a newer one.
+        """
+        data = self.data
+        for event in batch:
+            key, value = event.message.key, event.message.value
+            if value is None:
+                data.pop(key, None)
+                continue
+            held = data.get(key)
+            if held is None or source_offset(value) >= source_offset(held):
+                data[key] = value
 
     async def write(self, rows: Sequence[Row]) -> None:
         """Write rows in order, wait until the broker has them, then show them. A None value deletes."""

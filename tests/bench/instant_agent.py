@@ -52,9 +52,13 @@ class Agent(asyncio.Protocol):
         if not out:
             return
         if self.delay_s > 0:
-            asyncio.get_running_loop().call_later(self.delay_s, self._transport.write, b"".join(out))
+            asyncio.get_running_loop().call_later(self.delay_s, self._write, b"".join(out))
         else:
             self._transport.write(b"".join(out))
+
+    def _write(self, answers: bytes) -> None:
+        if not self._transport.is_closing():  # the caller may have been killed meanwhile
+            self._transport.write(answers)
 
     def _answer(self) -> bytes:
         number = Agent.answered

@@ -1,7 +1,9 @@
 """Workers killed with SIGKILL at random (seeded) while they drain a backlog; then everything is counted.
 
-    python -m tests.chaos.kill --tasks 100000 --kills 12 --seed 1 [--bootstrap HOST:PORT]
+    python -m tests.chaos.kill --tasks 100000 --kills 12 --seed 1 [--zombie] [--rolling] [--bootstrap HOST:PORT]
 
+--zombie: one worker is also stopped (SIGSTOP) until its session is over and its partitions are another's, then continued.
+--rolling: at the end of the kills each worker is also restarted with SIGTERM, one after the other.
 Prints one line per seed and exits 1 if a result is lost or doubled under read_committed, or if no kill was felt.
 Without --bootstrap it starts a Kafka of its own. Agents answer at different speeds: a broken offset map shows only then.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -34,6 +37,7 @@ class Outcome:
     seed: int
     tasks: int
     kills: int = 0
+    others: str = ""
     cut_off: int = 0
     lost: int = 0
     doubled: int = 0
@@ -49,7 +53,7 @@ class Outcome:
     def line(self) -> str:
         """One line for people."""
         return (
-            f"seed {self.seed}: {self.tasks} tasks, {self.kills} kills ({self.cut_off} calls cut off), "
+            f"seed {self.seed}: {self.tasks} tasks, {self.kills} kills{self.others} ({self.cut_off} calls cut off), "
             f"lost {self.lost}, doubled {self.doubled}, {dict(self.statuses)}, {self.seconds:.0f} s, "
             f"longest stall {self.longest_stall_s:.1f} s: {'ok' if self.good else 'BROKEN'}"
         )
@@ -58,16 +62,21 @@ class Outcome:
 class Run:
     """One seed."""
 
-    def __init__(self, bootstrap: str, seed: int, tasks: int, kills: int, session: str) -> None:
+    def __init__(
+        self, bootstrap: str, seed: int, tasks: int, kills: int, session_s: int, zombie: bool, rolling: bool
+    ) -> None:
         self.bootstrap = bootstrap
         self.prefix = f"kill{seed}-{time.time_ns() // 1_000_000}."
         self.rng = random.Random(seed)
         self.outcome = Outcome(seed, tasks)
         self.kills = kills
-        self.session = session
+        self.session_s = session_s
+        self.zombie = zombie
+        self.rolling = rolling
         self.workers: dict[str, Process] = {}
         self.seen: list[Any] = []
         self.last = 0.0
+        self.last_victim = ""
 
     def start(self, name: str, wait: bool) -> None:
         """A worker under its own static name."""
@@ -79,9 +88,26 @@ class Run:
             "--instance-id",
             name,
             "--session-timeout",
-            self.session,
+            f"{self.session_s}s",
             wait=wait,
         )
+
+    def roll(self) -> None:
+        """A rolling restart: each worker in its turn drains on SIGTERM and comes back."""
+        self.workers[victim := self.last_victim].line(90)  # it was started after the last kill and may still be loading
+        for name in [victim, *sorted(set(self.workers) - {victim})]:
+            code = self.workers[name].stop()
+            assert code == 0, f"{name} ended with {code} on SIGTERM"
+            self.start(name, wait=True)
+        self.outcome.others += " + rolling restart"
+
+    def freeze(self, tap: Tap) -> None:
+        """A zombie: stopped until the group has given its partitions away, then continued; it must write nothing more."""
+        name = self.rng.choice(sorted(self.workers))
+        self.workers[name].popen.send_signal(signal.SIGSTOP)
+        self.watch(tap, self.session_s + 4, self.outcome.tasks)
+        self.workers[name].popen.send_signal(signal.SIGCONT)
+        self.outcome.others += " + zombie"
 
     def watch(self, tap: Tap, seconds: float, enough: int) -> None:
         """Read results for a while; note the longest time without one."""
@@ -121,7 +147,12 @@ class Run:
                 victim = self.rng.choice(sorted(self.workers))
                 self.workers[victim].kill()
                 outcome.kills += 1
+                self.last_victim = victim
                 self.start(victim, wait=False)
+                if self.zombie and kill == self.kills // 2:
+                    self.freeze(tap)
+            if self.rolling:
+                self.roll()
             self.watch(tap, GIVE_UP_S, tasks)
             outcome.seconds = time.monotonic() - began
             self.watch(tap, 3.0, 10 * tasks)
@@ -165,7 +196,9 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, action="append", help="repeat for several runs; default 1")
-    parser.add_argument("--session-timeout", default="10s")
+    parser.add_argument("--session-timeout", type=int, default=10, metavar="SECONDS")
+    parser.add_argument("--zombie", action="store_true")
+    parser.add_argument("--rolling", action="store_true")
     parser.add_argument("--bootstrap")
     options = parser.parse_args()
     good = True
@@ -174,7 +207,9 @@ def main() -> int:
         if bootstrap is None:
             bootstrap = stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
         for seed in options.seed or [1]:
-            outcome = Run(bootstrap, seed, options.tasks, options.kills, options.session_timeout).run()
+            outcome = Run(
+                bootstrap, seed, options.tasks, options.kills, options.session_timeout, options.zombie, options.rolling
+            ).run()
             print(outcome.line(), flush=True)
             good = good and outcome.good
     return 0 if good else 1
