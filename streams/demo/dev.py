@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import random
 import signal
@@ -116,7 +117,17 @@ def _introduce(scene: Stage, say: Any) -> None:
     say("Try in another terminal:")
     for line in summary.where_to_look(None, options):
         say(line)
+    say(f"agents       {summary.PARALLAX} agents ls{options}")
+    say(f"statistics   {summary.PARALLAX} stats {BAD_AGENT}{options}")
+    say(f"a task       echo '{_example()}' | {summary.PARALLAX} submit - --wait{options}")
     say()
+
+
+def _example() -> str:
+    """A task to send by hand."""
+    site = rows()[0][0]
+    task = {"id": "mine-1", "type": "agent", "target": "random-forest", "payload": {"data": site}}
+    return json.dumps(task, separators=(",", ":"))
 
 
 @contextlib.asynccontextmanager

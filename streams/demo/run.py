@@ -167,9 +167,8 @@ async def run_demo(console: Console, script: Script) -> Board:
 
     async with stage(say, Settings(web_port=0), embedded=True, worker_settings=WORKER_SETTINGS) as scene:
         demo = Demo(scene, console, script)
-        say(
-            f"tasks    {demo.total:,}: river's Phishing data set, the {len(demo.board.labels)} sites the agents did not learn"
-        )
+        sites = f"{len(demo.board.labels)} sites of river's Phishing data set that no agent has learnt"
+        say(f"tasks    {demo.total:,}: {sites}, each {script.rounds} times to each agent")
         say("note     this broker has no transactions: results are at-least-once here, exactly-once on Kafka")
         console.print(f"  (all up in {time.monotonic() - started:.1f} s)\n")
         await demo.play()

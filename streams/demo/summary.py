@@ -95,21 +95,23 @@ def where_to_look(board: Board | None, servers: str) -> list[str]:
     """Commands for each topic. `servers`: options to reach a Kafka that is still there; empty: this one is gone."""
     rows = [
         ("results", "tail results --from-beginning", "one answer to each task"),
-        ("data-points", "tail data-points", "confidence and time of every call"),
+        ("data-points", "tail data-points", "confidence and time of every answer"),
         ("aggregates", "tail aggregates", "minute, hour and day windows of each agent"),
         ("anomalies", "anomalies --follow", "what is not as it was, and when it is over"),
         ("events", "tail events", "task:*, circuit:*, anomaly:*"),
     ]
+    commands = [f"{PARALLAX} {command}{servers}" for _, command, _ in rows]
+    width = max(len(command) for command in commands)
     lines = []
-    for topic, command, what in rows:
+    for (topic, _, what), command in zip(rows, commands, strict=True):
         count = f" ({board.records[topic]:,} here)" if board is not None else ""
-        lines.append(f"{topic:<12} {PARALLAX} {command + servers:<32}  {what}{count}")
+        lines.append(f"{topic:<12} {command:<{width}}  {what}{count}")
     if not servers:
         lines += [
             "",
-            "These topics are gone with the demo's broker. `make dev` keeps a pipeline running and prints its address;",
-            "on a Kafka of your own: .venv/bin/parallax topics apply --bootstrap-servers HOST:9092, then parallax worker,",
-            "and any client will do:  kcat -b HOST:9092 -C -t parallax.results -o beginning",
+            "These topics are gone with the demo's broker. `make dev` keeps a pipeline running and prints its address.",
+            f"On a Kafka of your own: {PARALLAX} topics apply --bootstrap-servers HOST:9092, then {PARALLAX} worker;",
+            "any client will do:     kcat -b HOST:9092 -C -t parallax.results -o beginning",
             "README.md goes on from here.",
         ]
     return lines
