@@ -10,8 +10,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import orjson
 import structlog
 from aiokafka.structs import ConsumerRecord
 
@@ -31,6 +33,7 @@ from streams.rules.records import (
     AGENT_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
+    Echo,
     Letter,
     Output,
     Recorder,
@@ -71,7 +74,7 @@ class Job:
     source: str
     offset: int
     task: Task
-    echo: dict[str, Any]
+    echo: Echo
     letter: Letter
     body: bytes
     came: float
@@ -129,12 +132,16 @@ class DispatchHandler:
     def take(self, source: str, record: ConsumerRecord) -> None:
         """One record: decode it, then find its agent. Whatever goes wrong costs this record alone."""
         letter = Letter(source, record.partition, record.offset, record.key, record.value, record.headers)
+        self._guarded(letter, lambda: self._begin(source, letter))
+
+    def _guarded(self, letter: Letter, step: Callable[[], None]) -> None:
+        """A record must end, also when our own code fails on it: then as a dead letter."""
         try:
-            self._begin(source, letter)
+            step()
         except Rejected as rejected:
             self._refuse(letter, rejected)
         except Exception as error:
-            log.exception("a record broke the worker's own code", topic=source, offset=record.offset)
+            log.exception("a record broke the worker's own code", topic=letter.topic, offset=letter.offset)
             self._refuse(letter, Rejected("dispatch", f"internal error: {type(error).__name__}"))
 
     def _refuse(self, letter: Letter, rejected: Rejected) -> None:
@@ -146,9 +153,7 @@ class DispatchHandler:
         job = self._job(source, letter)
         limit = self._parts.settings.dispatch.max_task_bytes
         if letter.value is not None and len(letter.value) > limit:
-            self._fail(
-                job, AnswerTooLarge(f"the task has {len(letter.value)} bytes; at most {limit} are accepted"), None
-            )
+            self._fail(job, AnswerTooLarge(f"the task has {len(letter.value)} bytes; at most {limit} are accepted"))
         elif job.task.type != "agent":
             self._fail(job, Unsupported(f"type: tasks of type {job.task.type!r} are not run by this version"))
         else:
@@ -163,7 +168,7 @@ class DispatchHandler:
         expires_ms = own_header(letter.headers, EXPIRES_HEADER) if source != "tasks" else None
         given = decoded.get("metadata")
         # Headers of http tasks may hold secrets of the caller's: they are not repeated on the result.
-        echo = {k: v for k, v in given.items() if k != "headers"} if given else {}
+        echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k != "headers"})) if given else {}
         body = dumps(task.payload if task.context is None else _with_context(task))
         return Job(source, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms)
 
@@ -173,12 +178,11 @@ class DispatchHandler:
         agents = self._parts.agents
         agent: AgentRegistration | None
         chosen = header(job.letter.headers, AGENT_HEADER) if job.source != "tasks" else None
-        if chosen is not None:
-            agent = agents.get(chosen)
-        elif job.task.target is not None:
+        if job.task.target is not None:
             agent = agents.get(job.task.target)
         else:
-            agent = choose(job.task, agents.all())
+            # The one chosen before the hop, unless it is gone meanwhile.
+            agent = (agents.get(chosen) if chosen else None) or choose(job.task, agents.all())
         if agent is None:
             if looked_up:
                 self._fail(job, NoAgent(absence(job.task)))
@@ -199,10 +203,7 @@ class DispatchHandler:
 
         async def look() -> None:
             await self._parts.agents.catch_up()
-            try:
-                self._route(job, looked_up=True)
-            except Rejected as rejected:
-                self._refuse(job.letter, rejected)
+            self._guarded(job.letter, lambda: self._route(job, looked_up=True))
 
         task = self._loop.create_task(look())
         self._lookups.add(task)
@@ -285,9 +286,9 @@ class DispatchHandler:
         """The end of a task's calls: its result."""
         job: Job = ticket.work
         if isinstance(answer, AgentError):
-            self._fail(job, answer, ticket)
+            self._guarded(job.letter, partial(self._fail, job, answer, ticket))
         else:
-            self._succeed(job, answer, ticket)
+            self._guarded(job.letter, partial(self._succeed, job, answer, ticket))
         if self._overflow:
             self._refill()
 

@@ -28,6 +28,10 @@ LARGE_BYTES = 64 * 1024
 """Outputs beyond this carry a smaller form, in case the broker's limit is lower than the worker was told."""
 
 
+Echo = dict[str, Any] | orjson.Fragment
+"""A task's metadata as its result repeats it; as a fragment it is JSON already."""
+
+
 @dataclass(slots=True)
 class Output:
     """One record to write. `topic`: short name. `partition`: None lets the key decide, as Kafka's default partitioner would.
@@ -101,7 +105,7 @@ class Recorder:
     def succeeded(
         self,
         task: Task,
-        echo: dict[str, Any],
+        echo: Echo,
         agent_id: str,
         answer: Success,
         spent: Spent,
@@ -145,30 +149,34 @@ class Recorder:
     def failed(
         self,
         task: Task,
-        echo: dict[str, Any],
+        echo: Echo,
         error: TaskError,
         spent: Spent,
         now_ms: int,
         spoke: bool = False,
     ) -> list[Output]:
-        """Result and `task:failed`; a data point too if an agent was called and the failure is its own (`spoke`)."""
+        """Result and `task:failed` (or `task:expired`, `task:cancelled`).
+
+        A data point too if an agent was called and the failure is its own (`spoke`).
+        """
         status = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}.get(error.code, "failure")
         execution_ms = round(spent.execution_ms, 3)
         body: dict[str, Any] = {"status": status, "error": error.wire()}
         if error.agent_id is not None:
             body["agentId"] = error.agent_id
         body |= {"executionTime": execution_ms, "retries": spent.retries, "cached": False}
-        outputs = [
-            self._result(task, echo, body, now_ms),
-            self.event(
-                "task:failed", task.id, {"taskId": task.id, "error": error.wire(), "retries": spent.retries}, now_ms
-            ),
-        ]
+        ended: EventType = "task:failed"
+        if error.code == "expired":
+            ended = "task:expired"
+        elif error.code == "cancelled":
+            ended = "task:cancelled"
+        data = {"taskId": task.id, "error": error.wire(), "retries": spent.retries}
+        outputs = [self._result(task, echo, body, now_ms), self.event(ended, task.id, data, now_ms)]
         if spoke and error.agent_id is not None:
             outputs.append(self._point(task, error.agent_id, 0.0, False, spent, now_ms))
         return outputs
 
-    def _result(self, task: Task, echo: dict[str, Any], body: dict[str, Any], now_ms: int) -> Output:
+    def _result(self, task: Task, echo: Echo, body: dict[str, Any], now_ms: int) -> Output:
         when = format_time(now_ms)
         wire: dict[str, Any] = {"taskId": task.id}
         if task.plan_id is not None:

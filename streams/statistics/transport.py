@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
@@ -206,7 +208,14 @@ class LedgerConsumer(driver.Consumer):
         heads = {tp: ledger.head for tp, ledger in self._ledgers.items()}
         assigned = self.assignment()
         moved = {tp: head for tp, head in heads.items() if head > max(self._committed[tp], 0) and tp in assigned}
-        if not moved or not await self._commit(moved):
+        if not moved:
+            return False
+        try:
+            await self._commit(moved)
+        except KafkaError as error:
+            if not (isinstance(error, (CommitFailedError, IllegalStateError)) or error.retriable):
+                self.carrier.failed(error)
+            log.warning("commit failed, the next one takes its place: %s", error)
             return False
         for tp, head in moved.items():
             if tp in self._committed:
@@ -262,13 +271,13 @@ class StatsConsumerThread(driver.AIOKafkaConsumerThread):
         )
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        try:
-            return bool(await super()._commit(offsets))
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            log.warning("commit failed, it will be tried again: %s", error)
-            return False
+        """Raises `KafkaError`; Faust would crash the app for errors that the next commit does not have."""
+        assigned = self.assignment()
+        wanted = {
+            TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items() if tp in assigned
+        }
+        await self._ensure_consumer().commit(wanted)
+        return True
 
 
 class StatsProducer(driver.Producer):
