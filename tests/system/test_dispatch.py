@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -56,11 +57,13 @@ def agents() -> Iterator[str]:
 
 
 def test_twenty_thousand_plain_tasks_are_each_answered_once(topics: str, prefix: str, agents: str) -> None:
-    """20,000 results, points and pairs of events; every id once; every input committed to its end."""
+    """20,000 results, points and pairs of events; every id once; inputs committed to their end; windows equal a recount."""
     count = 20_000
     register(topics, prefix, *({"id": f"a{i}", "endpoint": agents, "limits": WIDE} for i in range(10)))
-    worker = start_worker(topics, prefix, "--roles", "dispatch")
-    try:
+    with (
+        stopping(start_worker(topics, prefix, "--roles", "stats")),
+        stopping(start_worker(topics, prefix, "--roles", "dispatch")),
+    ):
         produce(topics, f"{prefix}tasks", ((None, task(i, f"a{i % 10}")) for i in range(count)))
         results = values(Tap(topics, f"{prefix}results"), count, 120, quiet_s=2)
         assert len(results) == count
@@ -71,16 +74,41 @@ def test_twenty_thousand_plain_tasks_are_each_answered_once(topics: str, prefix:
         assert sorted(p["confidence"] for p in points) == sorted(r["confidence"] for r in results)
         events = Counter(e["type"] for e in values(Tap(topics, f"{prefix}events"), 2 * count))
         assert events["task:started"] == events["task:completed"] == count
-        deadline = time.monotonic() + 20
         group = f"{prefix.rstrip('.')}-dispatch"
-        while time.monotonic() < deadline and any(
-            committed(topics, group, prefix + name) != log_ends(topics, prefix + name) for name in ("tasks", "dispatch")
-        ):
-            time.sleep(0.5)
         for name in ("tasks", "dispatch"):
-            assert committed(topics, group, prefix + name) == log_ends(topics, prefix + name), name
-    finally:
-        assert worker.stop() == 0
+            ends = log_ends(topics, prefix + name)
+            assert eventually(lambda name=name: committed(topics, group, prefix + name), ends) == ends, name
+        assert eventually(lambda: minute_windows(topics, prefix), recount(points)) == recount(points)
+
+
+def eventually(look: Callable[[], Any], wanted: Any, timeout_s: float = 30.0) -> Any:
+    """What `look` finds once it is what is wanted, or at the end of the time."""
+    end = time.monotonic() + timeout_s
+    while (found := look()) != wanted and time.monotonic() < end:
+        time.sleep(0.5)
+    return found
+
+
+def rounded(count: int, mean: float, variance: float) -> tuple[int, float, float]:
+    return count, round(mean, 12), round(variance, 12)
+
+
+def recount(points: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, float, float]]:
+    """Count, mean and population variance of confidence by agent and minute, with the standard library alone."""
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for point in points:
+        groups[point["agentId"], point["timestamp"][:16]].append(point["confidence"])
+    return {key: rounded(len(c), statistics.fmean(c), statistics.pvariance(c)) for key, c in groups.items()}
+
+
+def minute_windows(bootstrap: str, prefix: str) -> dict[tuple[str, str], tuple[int, float, float]]:
+    """The newest revision of every minute window on `aggregates`."""
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for window in values(Tap(bootstrap, f"{prefix}aggregates"), 1, 10, quiet_s=1):
+        key = window["agentId"], window["windowStart"][:16]
+        if window["interval"] == "minute" and window["revision"] >= newest.get(key, window)["revision"]:
+            newest[key] = window
+    return {key: rounded(w["count"], w["avgConfidence"], w["variance"]) for key, w in newest.items()}
 
 
 def test_a_killed_worker_leaves_each_result_once(topics: str, prefix: str) -> None:
