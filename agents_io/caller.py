@@ -104,6 +104,14 @@ class Caller:
         self.turn()
         return True
 
+    def status(self, ticket: Ticket, now: float) -> str | None:
+        """What a ticket waits for: `calling`, what blocks it in the lane, its `turn`, or None if it is not here."""
+        if ticket in self._calls:
+            return "calling"
+        if not self.lane.holds(ticket):
+            return None
+        return self.lane.blocked_by(now, ticket) or "turn"
+
     def cancel(self, ticket: Ticket) -> None:
         """End a ticket wherever it is: waiting, or being called (the connection is closed)."""
         ticket.cancelled = True

@@ -114,6 +114,7 @@ class WebServer:
                         "committable": ledger.head,
                         "next": ledger.next,
                         "inFlight": ledger.in_flight,
+                        "blocking": home.blocking(source),
                     }
                 )
         return _json(sorted(rows, key=lambda row: (row["topic"], row["partition"])))

@@ -218,6 +218,10 @@ class Lane(Generic[T]):
             return now
         return min(first.deadline, max(now, self._next_start(now)))
 
+    def holds(self, item: T) -> bool:
+        """Whether the item waits here."""
+        return item in self._by_item
+
     def blocked_by(self, now: float, item: T | None = None) -> Block | None:
         """What keeps the lane, or this item in it, from starting; None if nothing waits or a call may begin."""
         if not self._by_item:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -37,6 +37,10 @@ class Handler(Protocol):
 
     def take(self, source: str, record: ConsumerRecord) -> None:
         """Work on a record of topic `source` (short name)."""
+        ...
+
+    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
+        """What a record in flight waits for, for people; None if there is nothing to say."""
         ...
 
     def hold(self) -> None:
@@ -118,6 +122,14 @@ class Home:
     def full(self) -> bool:
         """Whether a ledger's offset map might grow beyond what a commit can hold."""
         return any(ledger.full() for ledger in self.ledgers.values())
+
+    def blocking(self, source: str) -> dict[str, Any] | None:
+        """The record that holds the commit of `source`, and why; None when nothing is in flight."""
+        ledger = self.ledgers[source]
+        if not ledger.in_flight or self.handler is None:
+            return None
+        found = self.handler.explain(source, ledger.head)
+        return {"offset": ledger.head, **(found or {"reason": "committing"})}
 
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
         """A record is finished; its outputs go out with the next commit. Ignored once the home is closed."""

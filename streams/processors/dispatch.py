@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import orjson
 import structlog
 from aiokafka.structs import ConsumerRecord
 
@@ -21,19 +20,18 @@ from agents_io.caller import Caller, Ticket
 from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, NoAgent, Unsupported
 from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
-from schemas.codec import Rejected, decode_json, dumps, header, validate
-from schemas.messages import AgentRegistration, EventType, Task
+from schemas.codec import Rejected, dumps, header
+from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from streams.agent_table import AgentTable
 from streams.callers import CallerFactory
 from streams.engine.home import Home
+from streams.jobs import Job, read_job, ticket_for
 from streams.metrics import DispatchMetrics
 from streams.rules.caching import ResultCache, cache_key
 from streams.rules.records import (
     AGENT_HEADER,
-    EXPIRES_HEADER,
     HOPS_HEADER,
-    Echo,
     Letter,
     Output,
     Recorder,
@@ -67,22 +65,6 @@ class Parts:
     partition_count: Callable[[], int]
 
 
-@dataclass(slots=True)
-class Job:
-    """One task under this home. `came`: loop time of intake, seconds. `expires_ms`: its deadline, epoch ms."""
-
-    source: str
-    offset: int
-    task: Task
-    echo: Echo
-    letter: Letter
-    body: bytes
-    came: float
-    expires_ms: int
-    key: str | None = None
-    agent_id: str | None = None
-
-
 class DispatchHandler:
     """The tasks of one home partition, on their way to the agents that live there."""
 
@@ -92,6 +74,7 @@ class DispatchHandler:
         self._callers: dict[str, Caller] = {}
         self._overflow: deque[tuple[Caller, Ticket]] = deque()
         self._lookups: set[asyncio.Task[None]] = set()
+        self._jobs: dict[tuple[str, int], Job] = {}
         self._loop = asyncio.get_running_loop()
         cache = parts.settings.cache
         self._cache: ResultCache[tuple[str, Success]] | None = None
@@ -103,6 +86,7 @@ class DispatchHandler:
                 max_bytes=cache.max_bytes,
             )
         self._held = False
+        self._default_timeout_ms = parts.settings.dispatch.default_timeout
 
     # What the home asks
 
@@ -128,6 +112,23 @@ class DispatchHandler:
         for caller in self._callers.values():
             caller.close()
         self._overflow.clear()
+        self._jobs.clear()
+
+    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
+        """What a record in flight waits for: taskId, agentId, age (ms since intake), reason. None if it is not here."""
+        job = self._jobs.get((source, offset))
+        if job is None:
+            return None
+        now = self._loop.time()
+        reason = "looking_for_agent"
+        if job.ticket is not None and job.agent_id is not None:
+            reason = self._callers[job.agent_id].status(job.ticket, now) or "queue_full"
+        return {
+            "taskId": job.task.id,
+            "agentId": job.agent_id,
+            "age": round((now - job.came) * 1000),
+            "reason": reason,
+        }
 
     def take(self, source: str, record: ConsumerRecord) -> None:
         """One record: decode it, then find its agent. Whatever goes wrong costs this record alone."""
@@ -147,10 +148,15 @@ class DispatchHandler:
     def _refuse(self, letter: Letter, rejected: Rejected) -> None:
         self._parts.metrics.dead_letters.labels(rejected.stage).inc()
         outputs = self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._parts.wall_ms())
-        self._home.complete(letter.topic, letter.offset, outputs)
+        self._end(letter.topic, letter.offset, outputs)
+
+    def _end(self, source: str, offset: int, outputs: list[Output]) -> None:
+        self._jobs.pop((source, offset), None)
+        self._home.complete(source, offset, outputs)
 
     def _begin(self, source: str, letter: Letter) -> None:
-        job = self._job(source, letter)
+        now_ms = self._parts.wall_ms()
+        job = self._jobs[source, letter.offset] = read_job(letter, self._loop.time(), now_ms, self._default_timeout_ms)
         limit = self._parts.settings.dispatch.max_task_bytes
         if letter.value is not None and len(letter.value) > limit:
             self._fail(job, AnswerTooLarge(f"the task has {len(letter.value)} bytes; at most {limit} are accepted"))
@@ -158,19 +164,6 @@ class DispatchHandler:
             self._fail(job, Unsupported(f"type: tasks of type {job.task.type!r} are not run by this version"))
         else:
             self._route(job)
-
-    def _job(self, source: str, letter: Letter) -> Job:
-        decoded = decode_json(letter.value, letter.headers).data
-        task = validate(Task, decoded)
-        came = self._loop.time()
-        now_ms = self._parts.wall_ms()
-        timeout_ms = task.metadata.timeout or self._parts.settings.dispatch.default_timeout
-        expires_ms = own_header(letter.headers, EXPIRES_HEADER) if source != "tasks" else None
-        given = decoded.get("metadata")
-        # Headers of http tasks may hold secrets of the caller's: they are not repeated on the result.
-        echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k != "headers"})) if given else {}
-        body = dumps(task.payload if task.context is None else _with_context(task))
-        return Job(source, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms)
 
     # Finding the agent
 
@@ -194,7 +187,7 @@ class DispatchHandler:
         if number != self._home.number and (hops or 0) < MAX_HOPS:
             self._parts.metrics.forwarded.inc()
             forward = self._parts.recorder.forward(job.letter, agent.id, job.expires_ms, (hops or 0) + 1, number)
-            self._home.complete(job.source, job.offset, [forward])
+            self._end(job.source, job.offset, [forward])
             return
         self._submit(job, agent)
 
@@ -223,19 +216,8 @@ class DispatchHandler:
         if self._cache is not None and job.key is not None and self._answer_from_cache(job, job.key):
             return
         left_s = (job.expires_ms - self._parts.wall_ms()) / 1000
-        retries = task.metadata.retries
-        ticket = Ticket(
-            task_id=task.id,
-            idempotency_key=task.metadata.idempotency_key or task.id,
-            body=job.body,
-            taken_at=job.came,
-            deadline=self._loop.time() + left_s,
-            priority=task.metadata.priority,
-            max_retries=self._parts.settings.retry.max_retries if retries is None else retries,
-            work=job,
-            headers=_trace(job.letter.headers),
-        )
-        job.agent_id = agent.id
+        ticket = ticket_for(job, self._loop.time() + left_s, self._parts.settings.retry.max_retries)
+        job.agent_id, job.ticket = agent.id, ticket
         caller = self._caller(agent)
         if not caller.submit(ticket):
             self._overflow.append((caller, ticket))
@@ -252,7 +234,7 @@ class DispatchHandler:
         outputs = self._parts.recorder.succeeded(
             job.task, job.echo, agent_id, answer, self._spent(job, None), True, now_ms
         )
-        self._home.complete(job.source, job.offset, outputs)
+        self._end(job.source, job.offset, outputs)
         return True
 
     def _caller(self, agent: AgentRegistration) -> Caller:
@@ -312,20 +294,19 @@ class DispatchHandler:
             self._overflow.popleft()
 
     def _succeed(self, job: Job, answer: Answer, ticket: Ticket) -> None:
+        agent_id = job.agent_id or ""
         try:
             success = Success(dumps(answer.value), answer.confidence)
         except Rejected as rejected:
             self._fail(job, BadResponse(rejected.reason), ticket)
             return
         if self._cache is not None and job.key is not None:
-            self._cache.put(
-                job.key, (_agent_of(job), success), len(success.value_json), answer.confidence, self._loop.time()
-            )
+            self._cache.put(job.key, (agent_id, success), len(success.value_json), answer.confidence, self._loop.time())
         self._parts.metrics.finished("success", self._loop.time() - job.came)
         outputs = self._parts.recorder.succeeded(
-            job.task, job.echo, _agent_of(job), success, self._spent(job, ticket), False, self._parts.wall_ms()
+            job.task, job.echo, agent_id, success, self._spent(job, ticket), False, self._parts.wall_ms()
         )
-        self._home.complete(job.source, job.offset, outputs)
+        self._end(job.source, job.offset, outputs)
 
     def _fail(self, job: Job, error: AgentError, ticket: Ticket | None = None) -> None:
         self._parts.metrics.finished("failure", self._loop.time() - job.came)
@@ -337,29 +318,10 @@ class DispatchHandler:
             self._parts.wall_ms(),
             spoke=ticket is not None and ticket.attempt > 0 and error.counts_against_agent,
         )
-        self._home.complete(job.source, job.offset, outputs)
+        self._end(job.source, job.offset, outputs)
 
     def _spent(self, job: Job, ticket: Ticket | None) -> Spent:
         now = self._loop.time()
         if ticket is None or ticket.attempt == 0:
             return Spent((now - job.came) * 1000)
         return Spent((now - ticket.first_call_at) * 1000, ticket.attempt - 1, (now - ticket.last_call_at) * 1000)
-
-
-def _agent_of(job: Job) -> str:
-    """The agent a job was given to."""
-    return job.agent_id or ""
-
-
-def _with_context(task: Task) -> Any:
-    if isinstance(task.payload, dict):
-        return {**task.payload, "context": task.context}
-    return {"payload": task.payload, "context": task.context}
-
-
-def _trace(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
-    if not headers:
-        return ()
-    return tuple(
-        (key, value.decode("ascii", "replace")) for key, value in headers if key in ("traceparent", "tracestate")
-    )

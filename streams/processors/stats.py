@@ -20,8 +20,10 @@ from streams.statistics.fold import Folder
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.state import State, spans_of, thresholds_of
 
+log = logging.getLogger(__name__)
+
 START_TIMEOUT_S = 300.0
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 15.0
 QUIET = ("faust", "mode", "streams.statistics")  # mode logs every start and stop under the name of the class's module
 
 
@@ -38,7 +40,8 @@ class StatsProcessor:
     def __init__(self, settings: Settings, *, idempotent: bool | None = None) -> None:
         self._settings = settings
         self._idempotent = idempotent
-        self._failure: asyncio.Future[None] = asyncio.get_event_loop().create_future()
+        self._error: BaseException | None = None
+        self._broken = asyncio.Event()
         self._folder = Folder(StatsRecorder(settings, group_id(settings)), self._fail)
         self._app: StatsApp | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -87,20 +90,22 @@ class StatsProcessor:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        if not self._failure.done():
-            self._failure.set_exception(error)
-            self._failure.exception()  # seen: whoever awaits `failed` gets it again
+        if self._error is None:
+            self._error = error
+            self._broken.set()
 
     async def failed(self) -> None:
         """Wait for a fatal failure and raise it. Never returns otherwise."""
-        await asyncio.shield(self._failure)
+        await self._broken.wait()
+        if self._error is not None:
+            raise self._error
 
     async def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until recovered and assigned. Raises what made it fail, or TimeoutError."""
         async with asyncio.timeout(timeout_s):
             while not self.ready:
-                if self._failure.done():
-                    await self._failure
+                if self._error is not None:
+                    raise self._error
                 await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
@@ -109,11 +114,13 @@ class StatsProcessor:
         if app is None:
             return
         try:
-            if self._folder.ready and not self._failure.done():
-                await self._folder.drain()
-                await app.ledger.commit()
             async with asyncio.timeout(STOP_TIMEOUT_S):
+                if self.ready:
+                    await self._folder.drain()
+                    await app.ledger.commit()
                 await app.stop()
+        except TimeoutError:
+            log.warning("statistics did not leave within %g s; what was not committed is read again", STOP_TIMEOUT_S)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -123,7 +130,7 @@ class StatsProcessor:
     @property
     def ready(self) -> bool:
         """True once the partitions are assigned and their state is recovered."""
-        return self._folder.ready and not self._failure.done()
+        return self._folder.ready and self._error is None
 
     def windows(self, agent_id: str) -> list[Aggregate]:
         """Every retained window of an agent in the partitions of this worker. Raises `NotReady`."""

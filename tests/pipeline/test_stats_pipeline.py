@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,32 @@ async def test_a_missing_topic_is_one_clear_line(embedded: EmbeddedBroker, prefi
     with pytest.raises(Exception, match="parallax topics apply"):
         await processor.start()
     await processor.stop()
+
+
+async def test_a_fault_inside_faust_is_raised_and_the_processor_is_not_ready(
+    embedded: EmbeddedBroker, prefix: str
+) -> None:
+    """mode keeps crashes to itself; `failed` does not, whether the app or the folding broke."""
+    settings = _settings(embedded, prefix)
+    await apply(settings, 2)
+    for where in ("app", "fold"):
+        processor = StatsProcessor(settings)
+        await processor.start()
+        try:
+            await processor.wait_ready(60)
+            assert processor._app is not None
+            if where == "app":
+                await processor._app.crash(RuntimeError("broke"))
+            else:
+                processor._folder.failed(RuntimeError("broke"))
+            with pytest.raises(RuntimeError, match="broke"):
+                async with asyncio.timeout(10):
+                    await processor.failed()
+            assert not processor.ready
+            with pytest.raises(NotReady):
+                processor.windows("agent-0")
+        finally:
+            await processor.stop()
 
 
 def test_nothing_is_pickled() -> None:

@@ -1,0 +1,77 @@
+"""From a record to a job, and from a job to an agent's ticket.
+
+In: the bytes and headers of an intake record. Out: a validated `Job`, or `Rejected` naming field and reason. It calls nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from agents_io.caller import Ticket
+from schemas.codec import decode_json, dumps, validate
+from schemas.messages import Task
+from streams.rules.records import EXPIRES_HEADER, Echo, Letter, own_header
+
+
+@dataclass(slots=True)
+class Job:
+    """One task under a home. `came`: loop time of intake, seconds. `expires_ms`: its deadline, epoch ms."""
+
+    source: str
+    offset: int
+    task: Task
+    echo: Echo
+    letter: Letter
+    body: bytes
+    came: float
+    expires_ms: int
+    key: str | None = None
+    agent_id: str | None = None
+    ticket: Ticket | None = None
+
+
+def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) -> Job:
+    """The task a record holds. Its deadline runs from the first intake: a forward carries it on. Raises `Rejected`."""
+    decoded = decode_json(letter.value, letter.headers).data
+    task = validate(Task, decoded)
+    expires_ms = own_header(letter.headers, EXPIRES_HEADER) if letter.topic != "tasks" else None
+    given = decoded.get("metadata")
+    # Headers of http tasks may hold secrets of the caller's: they are not repeated on the result.
+    echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k != "headers"})) if given else {}
+    body = dumps(task.payload if task.context is None else _with_context(task))
+    timeout_ms = task.metadata.timeout or default_timeout_ms
+    return Job(letter.topic, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms)
+
+
+def ticket_for(job: Job, deadline: float, default_retries: int) -> Ticket:
+    """What the agent's caller needs of a job. `deadline`: loop time, seconds."""
+    metadata = job.task.metadata
+    return Ticket(
+        task_id=job.task.id,
+        idempotency_key=metadata.idempotency_key or job.task.id,
+        body=job.body,
+        taken_at=job.came,
+        deadline=deadline,
+        priority=metadata.priority,
+        max_retries=default_retries if metadata.retries is None else metadata.retries,
+        work=job,
+        headers=_trace(job.letter.headers),
+    )
+
+
+def _with_context(task: Task) -> Any:
+    if isinstance(task.payload, dict):
+        return {**task.payload, "context": task.context}
+    return {"payload": task.payload, "context": task.context}
+
+
+def _trace(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
+    """The trace context of the record, for the agent."""
+    if not headers:
+        return ()
+    return tuple(
+        (key, value.decode("ascii", "replace")) for key, value in headers if key in ("traceparent", "tracestate")
+    )
