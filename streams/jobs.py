@@ -41,7 +41,7 @@ def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) 
     given = decoded.get("metadata")
     # Headers of http tasks may hold secrets of the caller's: they are not repeated on the result.
     echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k != "headers"})) if given else {}
-    body = dumps(task.payload if task.context is None else _with_context(task))
+    body = dumps(asked(task))
     timeout_ms = task.metadata.timeout or default_timeout_ms
     return Job(letter.topic, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms)
 
@@ -62,7 +62,10 @@ def ticket_for(job: Job, deadline: float, default_retries: int) -> Ticket:
     )
 
 
-def _with_context(task: Task) -> Any:
+def asked(task: Task) -> Any:
+    """What the agent is sent: the payload, and the context where there is one."""
+    if task.context is None:
+        return task.payload
     if isinstance(task.payload, dict):
         return {**task.payload, "context": task.context}
     return {"payload": task.payload, "context": task.context}
@@ -73,5 +76,7 @@ def _trace(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...
     if not headers:
         return ()
     return tuple(
-        (key, value.decode("ascii", "replace")) for key, value in headers if key in ("traceparent", "tracestate")
+        (key, value.decode("ascii", "replace"))
+        for key, value in headers
+        if key in ("traceparent", "tracestate") and value
     )

@@ -25,7 +25,7 @@ def show(console: Console, board: Board, seconds: float) -> None:
     for line in (*_totals(board, seconds), *_alarms(board)):
         say("  " + line)
     say()
-    console.print(agents_table(board, recent=False))
+    console.print(agents_table(board, console.width))
     say("  Accuracy is measured against the labels. The pipeline never sees them: it noticed by the confidence alone.")
     say()
     say("Where to look next")
@@ -55,7 +55,7 @@ def _totals(board: Board, seconds: float) -> list[str]:
 def _alarms(board: Board) -> list[str]:
     lines = []
     label = "anomalies"
-    for anomaly in board.anomalies:
+    for anomaly in sorted(board.anomalies, key=lambda anomaly: str(anomaly["detectedAt"])):
         if anomaly["state"] == "firing":
             text = anomaly_text(anomaly["type"], anomaly["severity"], anomaly["details"])
             lines.append(f"{label:<9} {anomaly['agentId']}: {text}")

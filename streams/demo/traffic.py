@@ -32,7 +32,8 @@ def tasks(
 ) -> Iterator[dict[str, Any]]:
     """Every row to every agent, once for each of `rounds`, each time in another order. The label stays at home.
 
-    The cache is off for them: each task is to be answered by its agent, also when two sites look alike.
+    The cache is off for them: each task is to be answered by its agent, also when two sites look alike. So are retries
+    (by default a task has two): with them hardly a result would show that the agent broke.
     """
     order = list(range(len(rows)))
     for number in rounds:
@@ -44,7 +45,7 @@ def tasks(
                     "type": "agent",
                     "target": agent_id,
                     "payload": {"task": "is this site phishing?", "data": rows[row][0]},
-                    "metadata": {"timeout": timeout_ms, "retries": 1, "cache": False},
+                    "metadata": {"timeout": timeout_ms, "retries": 0, "cache": False},
                 }
 
 

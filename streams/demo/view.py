@@ -129,7 +129,7 @@ class View:
         lines = [self._moment(moment) for moment in moments]
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
-        return Group(head, bar, agents_table(board, recent=self._console.width >= WIDE), *lines)
+        return Group(head, bar, agents_table(board, self._console.width, recent=True), *lines)
 
 
 def log_row(figures: Sequence[str], agents: Sequence[str]) -> str:
@@ -174,9 +174,10 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share * 100:.0f}%"
 
 
-def agents_table(board: Board, recent: bool) -> Table:
-    """One row an agent. `recent`: with the newest answers apart, and the circuit as it is now."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+def agents_table(board: Board, width: int, recent: bool = False) -> Table:
+    """One row an agent, fit for a terminal of `width`. `recent`: with the newest answers apart where there is room."""
+    recent = recent and width >= WIDE
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, int(width >= WIDE)))
     table.add_column("agent", no_wrap=True)
     for name in ("answered", "failed", "accuracy", "mean confidence"):
         table.add_column(name, justify="right")

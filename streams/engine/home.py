@@ -165,10 +165,17 @@ class Home:
             try:
                 await self._commit()
             except Fenced as error:
-                if not self.closed:
-                    self.closed = True
-                    self._on_lost(self, error)
+                self._lose(error)
                 return
+            except Exception as error:
+                log.exception("a commit broke the worker's own code", partition=self.number)
+                self._lose(Fenced(f"the commit failed: {error!r}"))
+                return
+
+    def _lose(self, error: Fenced) -> None:
+        if not self.closed:
+            self.closed = True
+            self._on_lost(self, error)
 
     async def _commit(self) -> None:
         finished, self._finished = self._finished, []
@@ -196,13 +203,15 @@ class Home:
 
     async def _try_commit(self, outputs: list[Output], offsets: Offsets) -> None:
         """Commit, several times if need be: an error that is none of the partition's own must not drop what was finished."""
-        for attempt in range(1, COMMIT_TRIES + 1):
+        attempt = 0
+        while attempt < COMMIT_TRIES:
             try:
                 await self.committer.commit(outputs, offsets)
             except MessageSizeTooLargeError as error:
-                if not _shrink(outputs):
+                if not _shrink(outputs):  # no failed try: each time one output loses a larger form, so this ends
                     raise Fenced(f"an output is too large and has no smaller form: {error!r}") from error
             except KafkaError as error:
+                attempt += 1
                 log.warning("commit failed", partition=self.number, attempt=attempt, error=repr(error))
                 await asyncio.sleep(COMMIT_RETRY_S * attempt)
             else:

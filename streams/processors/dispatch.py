@@ -26,7 +26,7 @@ from schemas.partitioning import home_partition
 from streams.agent_table import AgentTable
 from streams.callers import CallerFactory
 from streams.engine.home import Home
-from streams.jobs import Job, read_job, ticket_for
+from streams.jobs import Job, asked, read_job, ticket_for
 from streams.metrics import DispatchMetrics
 from streams.rules.caching import ResultCache, cache_key
 from streams.rules.records import (
@@ -196,7 +196,8 @@ class DispatchHandler:
 
         async def look() -> None:
             await self._parts.agents.catch_up()
-            self._guarded(job.letter, lambda: self._route(job, looked_up=True))
+            if not self._held:  # the next owner looks for itself
+                self._guarded(job.letter, lambda: self._route(job, looked_up=True))
 
         task = self._loop.create_task(look())
         self._lookups.add(task)
@@ -209,7 +210,7 @@ class DispatchHandler:
         if self._cache is not None and task.metadata.cache:
             job.key = cache_key(
                 pattern=task.metadata.pattern_name,
-                input=task.payload,
+                input=asked(task),
                 capabilities=task.capabilities or (),
                 target=task.target,
             )

@@ -128,6 +128,7 @@ class Recorder:
                 "cached": cached,
             },
             now_ms,
+            len(answer.value_json),
         )
         data = {"taskId": task.id, "result": value, "confidence": answer.confidence, "executionTime": execution_ms}
         completed = self.event("task:completed", task.id, data, now_ms)
@@ -140,7 +141,9 @@ class Recorder:
                 retryable=False,
                 agent_id=agent_id,
             )
-            result.fallback = self.failed(task, echo, error, spent, now_ms)[0]
+            # Large metadata are given up before the answer is.
+            last = result.fallback or result
+            last.fallback = self.failed(task, echo if last is result else {}, error, spent, now_ms)[0]
         outputs = [result, completed]
         if not cached:
             outputs.append(self._point(task, agent_id, answer.confidence, True, spent, now_ms))
@@ -176,7 +179,8 @@ class Recorder:
             outputs.append(self._point(task, error.agent_id, 0.0, False, spent, now_ms))
         return outputs
 
-    def _result(self, task: Task, echo: Echo, body: dict[str, Any], now_ms: int) -> Output:
+    def _result(self, task: Task, echo: Echo, body: dict[str, Any], now_ms: int, answer_bytes: int = 0) -> Output:
+        """The smaller form is without the metadata, if these are what makes it large."""
         when = format_time(now_ms)
         wire: dict[str, Any] = {"taskId": task.id}
         if task.plan_id is not None:
@@ -187,7 +191,11 @@ class Recorder:
         subject = task.id.encode()
         key = subject if task.plan_id is None else task.plan_id.encode()
         headers = self._headers(RESULT_TYPE, subject, subject, when.encode())
-        return Output("results", key, orjson.dumps(wire), headers)
+        value = orjson.dumps(wire)
+        output = Output("results", key, value, headers)
+        if len(value) - answer_bytes > LARGE_BYTES:
+            output.fallback = Output("results", key, orjson.dumps(wire | {"metadata": {}}), headers)
+        return output
 
     def _point(self, task: Task, agent_id: str, confidence: float, success: bool, spent: Spent, now_ms: int) -> Output:
         when = format_time(now_ms)
@@ -261,6 +269,6 @@ class Letter:
 def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:
     """An integer header the pipeline wrote, or None."""
     for key, value in headers:
-        if key == name and value.isdigit():
+        if key == name and value and value.isdigit():
             return int(value)
     return None

@@ -36,7 +36,10 @@ def main() -> None:
         while seen < options.tasks and time.monotonic() - began < options.seconds:
             seen += len(tap.until(50_000, 5.0))
             seconds = time.monotonic() - began
-            print(f"{seconds:5.0f} s  {seen:8d} results  {seen / seconds:6.0f}/s  peak {worker.peak_mib():.0f} MiB", flush=True)
+            print(
+                f"{seconds:5.0f} s  {seen:8d} results  {seen / seconds:6.0f}/s  peak {worker.peak_mib():.0f} MiB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,179 @@
+"""One dispatch handler with everything real but the home, the agents topic and the transport."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import orjson
+from prometheus_client import CollectorRegistry
+
+from agents_io.errors import AgentError
+from agents_io.transport import Answer, Call
+from schemas.messages import AgentRegistration
+from streams.agent_table import AgentTable
+from streams.callers import CallerFactory
+from streams.engine.home import Home
+from streams.metrics import DispatchMetrics
+from streams.processors.dispatch import DispatchHandler, Parts
+from streams.rules.records import Output, Recorder
+from streams.settings import Settings
+from tests.support.homes import intake, until
+
+AGENT = {"id": "a1", "endpoint": "http://h"}
+
+
+class FakeHome:
+    """Keeps what was completed, in order."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.ended: list[tuple[str, int, list[Output]]] = []
+
+    def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
+        """Keep it."""
+        self.ended.append((source, offset, list(outputs)))
+
+
+class FakeAgents:
+    """A table that is `late` is known after `catch_up` only."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, AgentRegistration] = {}
+        self.late: dict[str, AgentRegistration] = {}
+        self.lookups = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def get(self, agent_id: str) -> AgentRegistration | None:
+        """The agent of that id."""
+        return self.known.get(agent_id)
+
+    def all(self) -> Iterable[AgentRegistration]:
+        """All of them."""
+        return self.known.values()
+
+    async def catch_up(self) -> None:
+        """What was late is known now."""
+        self.lookups += 1
+        await self.gate.wait()
+        self.known |= self.late
+
+
+class FakeTransport:
+    """Answers `script` one by one, then for ever the last word; keeps every call. Closed gate: agents that do not answer."""
+
+    def __init__(self) -> None:
+        self.script: deque[Answer | BaseException] = deque()
+        self.last: Answer | BaseException = Answer("ok", 0.9)
+        self.calls: list[tuple[AgentRegistration, Call]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.cancelled = 0
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """As scripted."""
+        self.calls.append((agent, call))
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        outcome = self.script.popleft() if self.script else self.last
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """The ids of the tasks called, in order."""
+        return [call.task_id for _, call in self.calls]
+
+
+class Dispatching:
+    """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise."""
+
+    def __init__(self, number: int = 0, partitions: int = 1, **fields: Any) -> None:
+        retry = {"initial_delay": 1, "jitter": False} | fields.pop("retry", {})
+        self.settings = Settings.model_validate({"retry": retry, **fields})
+        self.home = FakeHome(number)
+        self.agents = FakeAgents()
+        self.transport = FakeTransport()
+        self.emitted: list[Output] = []
+        self.registry = CollectorRegistry()
+        self.skew_ms = 0
+        self.partitions = partitions
+        self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
+        parts = Parts(
+            settings=self.settings,
+            agents=cast("AgentTable", self.agents),
+            callers=CallerFactory(self.settings, self.transport, random.Random(1)),
+            recorder=self.recorder,
+            emit=self.emitted.append,
+            metrics=DispatchMetrics(self.registry),
+            wall_ms=self.wall_ms,
+            partition_count=lambda: self.partitions,
+        )
+        self.handler = DispatchHandler(cast("Home", self.home), parts)
+        self.register(**AGENT)
+
+    def wall_ms(self) -> int:
+        """The wall clock, as far ahead as the test wants."""
+        return time.time_ns() // 1_000_000 + self.skew_ms
+
+    def register(self, **fields: Any) -> AgentRegistration:
+        """Make an agent known."""
+        agent = AgentRegistration.model_validate(fields)
+        self.agents.known[agent.id] = agent
+        return agent
+
+    def take(
+        self,
+        offset: int,
+        task: dict[str, Any] | bytes | None = None,
+        *,
+        source: str = "tasks",
+        headers: tuple[tuple[str, Any], ...] = (),
+        **fields: Any,
+    ) -> None:
+        """Hand over a record: the bytes given, or a plain task `t<offset>` for `a1` with these fields changed."""
+        if not isinstance(task, bytes):
+            task = orjson.dumps({"id": f"t{offset}", "type": "agent", "target": "a1", "payload": {}} | fields)
+        self.handler.take(source, intake(offset, task, source=source, number=self.home.number, headers=headers))
+
+    async def end(self, offset: int) -> dict[str, Any]:
+        """Wait for the end of a record: its values by topic, an event as `events`. It must have exactly one."""
+        await until(lambda: any(o == offset for _, o, _ in self.home.ended))
+        await asyncio.sleep(0)
+        [outputs] = [outputs for _, o, outputs in self.home.ended if o == offset]
+        found = {o.topic: o.value if o.topic.startswith("dlq.") else orjson.loads(o.value or b"null") for o in outputs}
+        assert len(found) == len(outputs)
+        return found
+
+    async def result(self, offset: int) -> dict[str, Any]:
+        """Wait for a task's result."""
+        return cast("dict[str, Any]", (await self.end(offset))["results"])
+
+    def events(self) -> list[dict[str, Any]]:
+        """What went out at once, outside commits."""
+        return [orjson.loads(output.value or b"") for output in self.emitted]
+
+    def kinds(self) -> list[str]:
+        """The types of these events."""
+        return [event["type"] for event in self.events()]
+
+    def count(self, name: str, **labels: str) -> float:
+        """A metric's value."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+def failing(error: type[AgentError], message: str = "why") -> AgentError:
+    """An error as a transport raises it."""
+    return error(message)

@@ -1,0 +1,121 @@
+"""Fakes around one home: a committer that keeps what it is told, a handler that does nothing by itself, intake records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from schemas.topics import INTAKE
+from streams.engine.commit import Offsets
+from streams.rules.records import Output
+
+PREFIX = "t."
+
+
+class FakeCommitter:
+    """Keeps every attempt and every success. `script`: what the next attempts raise; None lets one through."""
+
+    def __init__(self, script: Iterable[BaseException | None] = ()) -> None:
+        self.script = deque(script)
+        self.start_errors: deque[BaseException] = deque()
+        self.attempts: list[tuple[list[Output], Offsets]] = []
+        self.commits: list[tuple[list[Output], Offsets]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.started = 0
+        self.closed = 0
+
+    async def start(self) -> None:
+        """As scripted."""
+        self.started += 1
+        if self.start_errors:
+            raise self.start_errors.popleft()
+
+    async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
+        """As scripted, once the gate is open."""
+        self.attempts.append((list(outputs), dict(offsets)))
+        await self.gate.wait()
+        if self.script and (error := self.script.popleft()) is not None:
+            raise error
+        self.commits.append((list(outputs), dict(offsets)))
+
+    async def close(self) -> None:
+        """Count it."""
+        self.closed += 1
+
+    def last(self, source: str = "tasks", number: int = 0) -> tuple[int, str] | None:
+        """Offset and map that were committed last for a topic partition."""
+        tp = TopicPartition(PREFIX + source, number)
+        found = [offsets[tp] for _, offsets in self.commits if tp in offsets]
+        return (found[-1].offset, found[-1].metadata) if found else None
+
+
+class FakeHandler:
+    """Takes what it is given and leaves the rest to the test."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, int]] = []
+        self.open = True
+        self.held = False
+        self.closed = 0
+        self.calls = 0
+
+    def room(self) -> bool:
+        """As the test says."""
+        return self.open
+
+    def take(self, source: str, record: ConsumerRecord) -> None:
+        """Remember it."""
+        self.taken.append((source, record.offset))
+
+    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
+        """The place it was asked about."""
+        return {"reason": f"{source}/{offset}"}
+
+    def hold(self) -> None:
+        """Remember it."""
+        self.held = True
+
+    def running(self) -> int:
+        """As the test says."""
+        return self.calls
+
+    def close(self) -> None:
+        """Count it."""
+        self.closed += 1
+
+
+def partitions(number: int = 0) -> dict[str, TopicPartition]:
+    """The intake of one partition number."""
+    return {source: TopicPartition(PREFIX + source, number) for source in INTAKE}
+
+
+def intake(
+    offset: int,
+    value: bytes | None = b"{}",
+    *,
+    source: str = "tasks",
+    number: int = 0,
+    key: bytes | None = None,
+    headers: tuple[tuple[str, Any], ...] = (),
+) -> ConsumerRecord:
+    """A record as aiokafka hands it over."""
+    size = 0 if value is None else len(value)
+    return ConsumerRecord(PREFIX + source, number, offset, 0, 0, key, value, None, 0, size, headers)
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
+    """Let the loop run until the condition holds. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - a condition over several objects under test
+            await asyncio.sleep(0.001)
+
+
+async def settle(turns: int = 20) -> None:
+    """Let whatever can happen now happen."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

@@ -1,0 +1,398 @@
+"""One home with a committer and a handler that are fakes: what is committed with what, and what happens when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+
+import pytest
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.structs import TopicPartition
+
+from streams.engine import home as home_module
+from streams.engine.commit import Fenced
+from streams.engine.home import Head, Home
+from streams.rules import offset_map
+from streams.rules.records import Output
+from tests.support.homes import FakeCommitter, FakeHandler, intake, partitions, settle, until
+
+TASKS = TopicPartition("t.tasks", 0)
+
+
+def out(name: str, size: int = 1, fallback: Output | None = None) -> Output:
+    """An output told apart by its key."""
+    return Output("results", name.encode(), b"x" * size, fallback=fallback)
+
+
+def keys(outputs: Iterable[Output]) -> list[str]:
+    """The outputs' names."""
+    return [(output.key or b"").decode() for output in outputs]
+
+
+class Rig:
+    """A home and everything around it."""
+
+    def __init__(self, script: Iterable[BaseException | None] = (), interval_max_s: float = 0.01) -> None:
+        self.committer = FakeCommitter(script)
+        self.handler = FakeHandler()
+        self.lost: list[Fenced] = []
+        self.room = 0
+        self.home = Home(
+            0,
+            self.committer,
+            partitions(),
+            interval_max_s=interval_max_s,
+            on_room=self._on_room,
+            on_lost=lambda home, error: self.lost.append(error),
+        )
+
+    def _on_room(self, home: Home) -> None:
+        self.room += 1
+
+    def open(self, head: int = 0, text: str = "", committed: bool = True) -> Rig:
+        """Open with `tasks` at `head`, the other topics at 0; all committed unless told otherwise."""
+        heads = {"tasks": Head(head, text, committed), "dispatch": Head(0, "", True), "parked": Head(0, "", True)}
+        self.home.open(heads, self.handler)
+        return self
+
+    def track(self, *offsets: int, source: str = "tasks") -> None:
+        """These records are in flight."""
+        for offset in offsets:
+            assert self.home.ledgers[source].track(offset)
+
+
+MakeRig = Callable[..., Rig]
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
+    """Makes rigs and closes them; commit retries hardly wait."""
+    monkeypatch.setattr(home_module, "COMMIT_RETRY_S", 0.001)
+    made: list[Rig] = []
+
+    def make(script: Iterable[BaseException | None] = (), interval_max_s: float = 0.01) -> Rig:
+        made.append(Rig(script, interval_max_s))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.home.close()
+
+
+async def test_outputs_go_with_the_offsets_of_their_records(rig: MakeRig) -> None:
+    """Every commit covers exactly the records whose outputs went with it or before: never an offset without its output."""
+    one = rig().open(10)
+    one.track(*range(10, 30))
+    for offset in (12, 10, 11, 29, *range(13, 29)):
+        one.home.complete("tasks", offset, [out(str(offset))])
+        if offset % 3 == 0:
+            await settle()
+    await until(lambda: one.committer.last() == (30, ""))
+    done: set[int] = set()
+    for outputs, offsets in one.committer.commits:
+        done |= {int(key) for key in keys(outputs)}
+        head, text = offsets[TASKS].offset, offsets[TASKS].metadata
+        covered = set(range(10, head))
+        for first, last in offset_map.decode("t.tasks", 0, head, text):
+            covered |= set(range(first, last + 1))
+        assert covered == done
+    written = [int(key) for outputs, _ in one.committer.commits for key in keys(outputs)]
+    assert sorted(written) == list(range(10, 30))
+
+
+async def test_records_of_several_topics_go_into_one_commit(rig: MakeRig) -> None:
+    """What finished in one turn of the loop is one commit, with the offset of each topic that moved and no other."""
+    one = rig().open()
+    one.track(0)
+    one.track(0, source="dispatch")
+    one.home.complete("tasks", 0, [out("a")])
+    one.home.complete("dispatch", 0, [out("b")])
+    await until(lambda: one.committer.commits)
+    await settle()
+    [(outputs, offsets)] = one.committer.commits
+    assert keys(outputs) == ["a", "b"]
+    assert {tp.topic: position.offset for tp, position in offsets.items()} == {"t.tasks": 1, "t.dispatch": 1}
+
+
+async def test_a_failed_commit_is_tried_again_with_the_same(rig: MakeRig) -> None:
+    """Two errors that are none of the partition's own: the third attempt carries the same outputs and offsets, once."""
+    one = rig([KafkaError("away"), KafkaError("still away")]).open()
+    one.track(0, 1)
+    one.home.complete("tasks", 0, [out("a")])
+    one.home.complete("tasks", 1, [out("b")])
+    await until(lambda: one.committer.commits)
+    await settle()
+    attempts = [(keys(outputs), offsets[TASKS].offset) for outputs, offsets in one.committer.attempts]
+    assert attempts == [(["a", "b"], 2)] * 3
+    assert len(one.committer.commits) == 1
+    assert one.lost == []
+
+
+async def test_what_finishes_during_a_commit_goes_with_the_next(rig: MakeRig) -> None:
+    """A commit under way is not changed any more."""
+    one = rig().open()
+    one.track(0, 1)
+    one.committer.gate.clear()
+    one.home.complete("tasks", 0, [out("a")])
+    await until(lambda: one.committer.attempts)
+    one.home.complete("tasks", 1, [out("b")])
+    await settle()
+    one.committer.gate.set()
+    await until(lambda: len(one.committer.commits) == 2)
+    commits = [(keys(outputs), offsets[TASKS].offset) for outputs, offsets in one.committer.commits]
+    assert commits == [(["a"], 1), (["b"], 2)]
+
+
+async def test_too_many_failures_are_the_end_of_this_home(rig: MakeRig) -> None:
+    """After the last try the home gives up, so that it is opened again from what is committed."""
+    one = rig([KafkaError("away")] * home_module.COMMIT_TRIES).open()
+    one.track(0)
+    one.home.complete("tasks", 0, [out("a")])
+    await until(lambda: one.lost)
+    assert one.home.closed
+    assert len(one.committer.attempts) == home_module.COMMIT_TRIES
+    assert one.committer.commits == []
+
+
+async def test_an_output_too_large_is_replaced_by_its_smaller_form(rig: MakeRig) -> None:
+    """The largest goes first; those that fit stay as they are."""
+    one = rig([MessageSizeTooLargeError()]).open()
+    one.track(0, 1, 2)
+    one.home.complete("tasks", 0, [out("large", 50, out("less"))])
+    one.home.complete("tasks", 1, [out("largest", 90, out("small"))])
+    one.home.complete("tasks", 2, [out("no other form", 99)])
+    await until(lambda: one.committer.commits)
+    [(outputs, _)] = one.committer.commits
+    assert keys(outputs) == ["large", "small", "no other form"]
+
+
+async def test_any_number_of_outputs_may_be_too_large(rig: MakeRig) -> None:
+    """Replacing one is no failed try: a batch of many large answers goes through and nobody loses the partition."""
+    count = 3 * home_module.COMMIT_TRIES
+    one = rig([MessageSizeTooLargeError()] * count).open()
+    one.track(*range(count))
+    for offset in range(count):
+        one.home.complete("tasks", offset, [out(f"large{offset}", 90, out(f"small{offset}"))])
+    await until(lambda: one.committer.commits or one.lost)
+    assert one.lost == []
+    assert set(keys(one.committer.commits[0][0])) == {f"small{offset}" for offset in range(count)}
+
+
+async def test_a_smaller_form_may_have_a_smaller_form(rig: MakeRig) -> None:
+    """The chain is followed to its end."""
+    one = rig([MessageSizeTooLargeError()] * 2).open()
+    one.track(0)
+    one.home.complete("tasks", 0, [out("a", 90, out("b", 50, out("c")))])
+    await until(lambda: one.committer.commits or one.lost)
+    assert [keys(outputs) for outputs, _ in one.committer.commits] == [["c"]]
+
+
+async def test_too_large_without_a_smaller_form_ends_the_home(rig: MakeRig) -> None:
+    """It cannot be written and must not be dropped."""
+    one = rig([MessageSizeTooLargeError()]).open()
+    one.track(0)
+    one.home.complete("tasks", 0, [out("a")])
+    await until(lambda: one.lost)
+    assert "too large" in str(one.lost[0])
+    assert one.committer.commits == []
+
+
+async def test_fenced_is_told_once_and_nothing_is_accepted_after(rig: MakeRig) -> None:
+    """Closed, told once, later answers ignored: their epoch is over."""
+    one = rig([Fenced("another owner")]).open()
+    one.track(0, 1)
+    one.home.complete("tasks", 0, [out("a")])
+    await until(lambda: one.lost)
+    assert one.home.closed
+    one.home.complete("tasks", 1, [out("b")])
+    await settle()
+    await one.home.drain(1)
+    assert [str(error) for error in one.lost] == ["another owner"]
+    assert len(one.committer.attempts) == 1
+    assert one.committer.commits == []
+
+
+async def test_a_bug_while_committing_ends_the_home_and_is_told(rig: MakeRig) -> None:
+    """A home whose commits ended without a word would look ready for ever."""
+    one = rig([ZeroDivisionError("a bug")]).open()
+    one.track(0)
+    one.home.complete("tasks", 0, [out("a")])
+    await until(lambda: one.lost)
+    assert one.home.closed
+    assert "ZeroDivisionError" in str(one.lost[0])
+
+
+async def test_drain_waits_for_what_runs_and_commits_it(rig: MakeRig) -> None:
+    """Nothing new begins, the call under way ends, its outputs are committed, then everything is closed."""
+    one = rig(interval_max_s=30.0).open()
+    one.track(*range(10))
+    one.handler.calls = 1
+    one.home.inbox.append(("tasks", intake(99)))
+    for offset in range(9):
+        one.home.complete("tasks", offset, [out(str(offset))])
+
+    async def finish() -> None:
+        await asyncio.sleep(0.03)
+        assert one.handler.held
+        one.home.complete("tasks", 9, [out("9")])
+        one.handler.calls = 0
+
+    finishing = asyncio.create_task(finish())
+    await one.home.drain(10.0)
+    await finishing
+    assert one.committer.last() == (10, "")
+    assert one.home.closed
+    assert not one.home.inbox
+    assert (one.handler.closed, one.committer.closed) == (1, 1)
+
+
+async def test_drain_is_bounded_by_the_handler(rig: MakeRig) -> None:
+    """A call that does not end is left to the next owner; what is finished beside it is committed."""
+    one = rig().open()
+    one.track(0, 1)
+    one.handler.calls = 1
+    one.home.complete("tasks", 1, [out("b")])
+    async with asyncio.timeout(5):
+        await one.home.drain(0.05)
+    head, text = one.committer.last() or (-1, "")
+    assert head == 0
+    assert offset_map.decode("t.tasks", 0, 0, text) == [(1, 1)]
+    assert one.home.closed
+
+
+async def test_drain_is_bounded_by_the_commit(rig: MakeRig) -> None:
+    """A broker that does not answer keeps no worker from leaving."""
+    one = rig().open()
+    one.track(0)
+    one.committer.gate.clear()
+    one.home.complete("tasks", 0, [out("a")])
+    async with asyncio.timeout(5):
+        await one.home.drain(0.05)
+    assert one.home.closed
+    assert one.committer.commits == []
+
+
+async def test_drain_waits_for_a_commit_under_way(rig: MakeRig) -> None:
+    """Its answer comes before the home is closed."""
+    one = rig().open()
+    one.track(0)
+    one.committer.gate.clear()
+    one.home.complete("tasks", 0, [out("a")])
+    await until(lambda: one.committer.attempts)
+    asyncio.get_running_loop().call_later(0.03, one.committer.gate.set)
+    await one.home.drain(10.0)
+    assert one.committer.last() == (1, "")
+
+
+async def test_a_map_that_is_damaged_costs_redelivery_only(rig: MakeRig) -> None:
+    """The head stands, everything beyond it is taken again, and the damaged text is replaced at once."""
+    text = offset_map.encode("t.tasks", 0, 10, [(12, 20)])
+    one = rig().open(10, text[:-6] + "AAAA==")
+    assert one.home.ledgers["tasks"].head == 10
+    one.track(*range(10, 22))
+    await until(lambda: one.committer.commits)
+    assert one.committer.last() == (10, "")
+
+
+async def test_what_an_earlier_owner_finished_is_skipped(rig: MakeRig) -> None:
+    """Offsets of the map are not taken again, and the commit passes them once what lies before is done."""
+    one = rig().open(10, offset_map.encode("t.tasks", 0, 10, [(11, 12), (14, 14)]))
+    ledger = one.home.ledgers["tasks"]
+    assert [offset for offset in range(10, 17) if ledger.track(offset)] == [10, 13, 15, 16]
+    one.home.complete("tasks", 10, [out("a")])
+    await until(lambda: one.committer.commits)
+    head, text = one.committer.last() or (-1, "")
+    assert head == 13
+    assert offset_map.decode("t.tasks", 0, 13, text) == [(14, 14)]
+    one.home.complete("tasks", 13, [out("b")])
+    await until(lambda: (one.committer.last() or (0,))[0] == 15)
+
+
+async def test_transaction_markers_are_passed(rig: MakeRig) -> None:
+    """The consumer's position beyond the last record is committed, without an output; never past a record that is open."""
+    one = rig().open(10)
+    one.track(10)
+    one.home.passed({"tasks": 13})
+    await until(lambda: one.committer.commits)
+    head, text = one.committer.last() or (-1, "")
+    assert (head, offset_map.decode("t.tasks", 0, 10, text)) == (10, [(11, 12)])
+    one.home.complete("tasks", 10, [out("a")])
+    await until(lambda: one.committer.last() == (13, ""))
+    one.home.passed({"tasks": 13})
+    one.home.passed({"tasks": 5})
+    await settle()
+    assert len(one.committer.commits) == 2
+
+
+async def test_nothing_is_committed_that_is_committed_already(rig: MakeRig) -> None:
+    """Opening on what is committed, map and all, writes nothing; nor does a record that is taken and not finished."""
+    one = rig().open(10, offset_map.encode("t.tasks", 0, 10, [(12, 20), (30, 31)]))
+    await asyncio.sleep(0.02)
+    assert one.committer.attempts == []
+    one.track(10)
+    await settle()
+    assert one.committer.attempts == []
+
+
+async def test_a_group_without_commits_says_where_it_begins(rig: MakeRig) -> None:
+    """So that its lag can be seen: the first commit holds the log's beginning, of that topic alone, and it is the only one."""
+    one = rig().open(7, committed=False)
+    await until(lambda: one.committer.commits)
+    await settle()
+    assert [(outputs, list(offsets)) for outputs, offsets in one.committer.commits] == [([], [TASKS])]
+    assert one.committer.last() == (7, "")
+
+
+async def test_in_flight_counts_what_is_taken_and_not_finished(rig: MakeRig) -> None:
+    """Finished and not yet committed is not in flight, so that back-pressure follows the agents and not the broker."""
+    one = rig().open()
+    one.track(0, 1, 2)
+    one.committer.gate.clear()
+    assert one.home.in_flight == 3
+    one.home.complete("tasks", 1, [])
+    assert one.home.in_flight == 2
+    await until(lambda: one.committer.attempts)
+    assert one.home.in_flight == 2
+    one.home.complete("tasks", 0, [])
+    assert one.home.in_flight == 1
+
+
+async def test_the_engine_is_told_of_room_only_when_records_wait(rig: MakeRig) -> None:
+    """A completion wakes the fetch loop if there is something to feed."""
+    one = rig().open()
+    one.track(0, 1)
+    one.home.complete("tasks", 0, [])
+    assert one.room == 0
+    one.home.inbox.append(("tasks", intake(2)))
+    one.home.complete("tasks", 1, [])
+    assert one.room == 1
+
+
+async def test_full_follows_the_ledgers(rig: MakeRig) -> None:
+    """Every second record open over a long stretch: the map would outgrow a commit, until the holes close."""
+    one = rig().open()
+    assert not one.home.full()
+    ledger = one.home.ledgers["tasks"]
+    offset = 0
+    while not one.home.full():
+        one.track(offset)
+        if offset % 2:
+            ledger.done(offset)
+        offset += 1
+        assert offset < 100_000
+    assert len(offset_map.encode("t.tasks", 0, ledger.head, ledger.runs())) < offset_map.LIMIT_BYTES
+    for even in range(0, offset, 2):
+        ledger.done(even)
+    assert not one.home.full()
+
+
+async def test_blocking_names_the_oldest_record_in_flight(rig: MakeRig) -> None:
+    """What holds the commit is asked of the handler by its place; nothing in flight, nothing to say."""
+    one = rig().open(10)
+    assert one.home.blocking("tasks") is None
+    one.track(10, 11, 12)
+    assert one.home.blocking("tasks") == {"offset": 10, "reason": "tasks/10"}
+    one.home.complete("tasks", 10, [])
+    await until(lambda: one.committer.commits)
+    assert one.home.blocking("tasks") == {"offset": 11, "reason": "tasks/11"}
+    assert one.home.blocking("parked") is None
