@@ -14,7 +14,16 @@ from typing import Any, Protocol
 
 import structlog
 
-from agents_io.errors import AgentError, Cancelled, CircuitOpen, Expired, InternalError, RateLimited
+from agents_io.errors import (
+    AgentError,
+    CallTimeout,
+    Cancelled,
+    CircuitOpen,
+    Expired,
+    InternalError,
+    RateLimited,
+    RushedTimeout,
+)
 from agents_io.rules.breaker import Outcome, Transition
 from agents_io.rules.lane import Doom, Lane, Start
 from agents_io.rules.retry import RetryConfig, delay_s
@@ -44,6 +53,14 @@ class Ticket:
     failure: AgentError | None = None
     """How the last call failed."""
     cancelled: bool = field(default=False)
+
+
+FAIR_S = 1.0
+"""Time in which any agent is expected to answer; with less, and less than half of what its task allows, it is not blamed."""
+
+
+def _rushed(ticket: Ticket, call: Call) -> bool:
+    return call.timeout_s < min(FAIR_S, (ticket.deadline - ticket.taken_at) / 2)
 
 
 class Hooks(Protocol):
@@ -201,11 +218,16 @@ class Caller:
         outcome: Outcome = "neutral"
         pause_s: float | None = None
         end: Answer | AgentError
+        call = self._attempt(ticket, start.started_at)
         try:
-            end = await self._transport.call(self.agent, self._attempt(ticket, start.started_at))
+            end = await self._transport.call(self.agent, call)
             outcome = "success"
         except AgentError as error:
             end = error
+            if isinstance(error, CallTimeout) and _rushed(ticket, call):
+                end = error = RushedTimeout(
+                    f"{error.message}; waiting had left the call {call.timeout_s * 1000:.0f} ms"
+                )
             outcome = "failure" if error.counts_against_agent else "neutral"
             pause_s = error.retry_after_s
         except asyncio.CancelledError:

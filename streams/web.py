@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -17,9 +17,7 @@ from schemas.topics import full_name
 from streams.agent_table import AgentTable
 from streams.engine.engine import Engine
 from streams.settings import Settings
-
-if TYPE_CHECKING:
-    from streams.processors.stats import StatsProcessor
+from streams.stats_keeper import StatsKeeper
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,7 +36,7 @@ class WebServer:
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
         self.engine: Engine | None = None
         self.agents: AgentTable | None = None
-        self.stats: StatsProcessor | None = None
+        self.stats: StatsKeeper | None = None
         self._settings = settings
         self._registry = registry
         self._runner: web.AppRunner | None = None

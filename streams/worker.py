@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -41,11 +40,9 @@ from streams.metrics import DispatchMetrics
 from streams.processors.dispatch import DispatchHandler, Parts
 from streams.rules.records import Recorder
 from streams.settings import Settings
+from streams.stats_keeper import StatsKeeper
 from streams.topics_admin import TopicsError, TopicsMissing, check
 from streams.web import PortTaken, WebServer
-
-if TYPE_CHECKING:
-    from streams.processors.stats import StatsProcessor
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +103,7 @@ class _Station:
 
     addresses: WorkerAddresses
     engine: Engine | None
-    stats: StatsProcessor | None
+    stats: StatsKeeper | None
 
 
 @asynccontextmanager
@@ -123,9 +120,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
         if "dispatch" in settings.roles:
             engine = await _dispatch(settings, registry, delivery, partitions, web, stack)
         if "stats" in settings.roles:
-            from streams.processors.stats import StatsProcessor  # Faust and river: a dispatch worker does without
-
-            stats = StatsProcessor(settings)
+            stats = StatsKeeper(settings, idempotent=delivery == "exactly-once")
             stack.push_async_callback(stats.stop)
             await stats.start()
             web.stats = stats
@@ -227,19 +222,11 @@ async def _ready(station: _Station) -> None:
 
 
 async def _failed(station: _Station) -> None:
-    """Raises what a role could not mend by itself."""
-    watches: list[asyncio.Task[None]] = []
-    if station.engine is not None:
-        watches.append(asyncio.create_task(station.engine.failed(), name="dispatch"))
-    if station.stats is not None:
-        watches.append(asyncio.create_task(station.stats.failed(), name="statistics"))
-    if not watches:
+    """Raises what dispatch could not mend by itself. Statistics are started again by their keeper."""
+    if station.engine is None:
         await asyncio.Event().wait()
+        return
     try:
-        done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for watch in watches:
-            watch.cancel()
-    for watch in done:
-        error = watch.exception()
-        raise WorkerError(f"{watch.get_name()} failed: {error!r}") from error
+        await station.engine.failed()
+    except Exception as error:
+        raise WorkerError(f"dispatch failed: {error!r}") from error

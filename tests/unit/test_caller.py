@@ -6,7 +6,7 @@ import asyncio
 import random
 
 from agents_io.caller import Caller, Ticket
-from agents_io.errors import AgentError, Cancelled
+from agents_io.errors import AgentError, CallTimeout, Cancelled, RushedTimeout
 from agents_io.rules.breaker import Breaker, Transition
 from agents_io.rules.lane import Lane
 from agents_io.rules.limiter import SlidingWindow
@@ -61,3 +61,38 @@ async def test_cancelled_in_the_moment_it_begins_ends_once_and_frees_its_slot() 
         await asyncio.sleep(0)
     assert [type(end) for end in ends.ends] == [Cancelled]
     assert (lane.in_flight, caller.running) == (0, 0)
+
+
+class TimesOut:
+    """An agent that uses up whatever time it is given."""
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """Answer too late."""
+        await asyncio.sleep(call.timeout_s)
+        raise CallTimeout("no answer")
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+async def test_an_agent_is_not_blamed_for_what_the_queue_left_it() -> None:
+    """A call that begins with 50 ms of a 10 s deadline left times out without counting; one with its full time counts."""
+    now = asyncio.get_running_loop().time()
+    ends = Ends()
+    breaker = Breaker()
+    lane: Lane[Ticket] = Lane(5, SlidingWindow(100, 60.0), breaker, depth=10)
+    caller = Caller(
+        AgentRegistration(id="a", endpoint="http://agent"), lane, TimesOut(), RetryConfig(), ends, random.Random(1)
+    )
+    assert caller.submit(Ticket("late", "late", b"{}", now - 9.95, now + 0.05, 0, 0, None))
+    await asyncio.sleep(0.15)
+    [end] = ends.ends
+    assert isinstance(end, RushedTimeout)
+    assert end.code == "timeout"
+    assert not end.counts_against_agent
+    assert breaker.failures(asyncio.get_running_loop().time()) == 0
+    now = asyncio.get_running_loop().time()
+    assert caller.submit(Ticket("full", "full", b"{}", now, now + 0.05, 0, 0, None))
+    await asyncio.sleep(0.15)
+    assert ends.ends[1].counts_against_agent  # type: ignore[union-attr]
+    assert breaker.failures(asyncio.get_running_loop().time()) == 1
