@@ -126,10 +126,15 @@ def decode(model: type[M], value: bytes | None, headers: Headers = ()) -> M:
     return validate(model, decode_json(value, headers).data)
 
 
+def pack(data: Any) -> bytes:
+    """JSON in bytes of its own size, for whatever is kept: orjson leaves 4 KiB behind each of its results (3.13, measured)."""
+    return memoryview(orjson.dumps(data)).tobytes()
+
+
 def dumps(data: Any) -> bytes:
     """Compact JSON. Raises `Rejected` when nested deeper than can be written again (about 250 levels)."""
     try:
-        return orjson.dumps(data)
+        return pack(data)
     except orjson.JSONEncodeError as error:
         raise Rejected("validate", f"value: cannot be written as JSON: {error}") from None
 

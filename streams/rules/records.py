@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from schemas.codec import JSON_CONTENT, SPEC_VERSION
+from schemas.codec import JSON_CONTENT, SPEC_VERSION, pack
 from schemas.messages import EventType, Task, TaskError
 from schemas.times import format_time
 from schemas.topics import BY_NAME, full_name
@@ -97,7 +97,7 @@ class Recorder:
         when = format_time(now_ms)
         event_id = f"{subject}/{event_type}{tail}"
         key = subject.encode()
-        value = orjson.dumps({"id": event_id, "type": event_type, "timestamp": when, "data": data})
+        value = pack({"id": event_id, "type": event_type, "timestamp": when, "data": data})
         return Output(
             "events", key, value, self._headers(_event_ce_type(event_type), event_id.encode(), key, when.encode())
         )
@@ -191,10 +191,10 @@ class Recorder:
         subject = task.id.encode()
         key = subject if task.plan_id is None else task.plan_id.encode()
         headers = self._headers(RESULT_TYPE, subject, subject, when.encode())
-        value = orjson.dumps(wire)
+        value = pack(wire)
         output = Output("results", key, value, headers)
         if len(value) - answer_bytes > LARGE_BYTES:
-            output.fallback = Output("results", key, orjson.dumps(wire | {"metadata": {}}), headers)
+            output.fallback = Output("results", key, pack(wire | {"metadata": {}}), headers)
         return output
 
     def _point(self, task: Task, agent_id: str, confidence: float, success: bool, spent: Spent, now_ms: int) -> Output:
@@ -211,7 +211,7 @@ class Recorder:
             "taskId": task.id,
         }
         headers = self._headers(POINT_TYPE, task.id.encode(), key, when.encode())
-        return Output("data-points", key, orjson.dumps(value), headers)
+        return Output("data-points", key, pack(value), headers)
 
     def dead_letter(self, letter: Letter, stage: str, reason: str, now_ms: int) -> list[Output]:
         """The original bytes on the dead-letter topic, and `task:dead-lettered` about where they came from."""

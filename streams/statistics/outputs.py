@@ -5,9 +5,7 @@ In: windows, anomalies, rejected records. Out: `Output`s as the contracts have t
 
 from __future__ import annotations
 
-import orjson
-
-from schemas.codec import ce_headers
+from schemas.codec import ce_headers, pack
 from schemas.messages import Anomaly
 from schemas.topics import BY_NAME
 from streams.rules.alarms import event_data
@@ -40,7 +38,7 @@ class StatsRecorder:
             subject=owner.agent_id,
             time_ms=live.series.windows.watermark_ms,
         )
-        value = orjson.dumps(live.aggregate(window_id, window).wire())
+        value = pack(live.aggregate(window_id, window).wire())
         return Output("aggregates", owner.agent_id.encode(), value, headers)
 
     def anomaly(self, anomaly: Anomaly) -> list[Output]:
@@ -52,7 +50,7 @@ class StatsRecorder:
             subject=anomaly.agent_id,
             time_ms=anomaly.detected_at,
         )
-        record = Output("anomalies", anomaly.agent_id.encode(), orjson.dumps(anomaly.wire()), headers)
+        record = Output("anomalies", anomaly.agent_id.encode(), pack(anomaly.wire()), headers)
         kind, data = event_data(anomaly)
         tail = f"/{anomaly.id}"
         return [record, self._recorder.event(kind, anomaly.agent_id, data, anomaly.detected_at, tail)]

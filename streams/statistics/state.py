@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from schemas.codec import pack
 from schemas.messages import Aggregate, ConfidenceDataPoint, Interval
 from streams.rules.alarms import SeriesId
 from streams.rules.detectors import Thresholds
@@ -146,7 +147,7 @@ class State:
         for window_id, window in series.windows.touched.items():
             if window.closed:
                 key = window_key(series.partition, series.id, window_id)
-                rows.append((key, orjson.dumps(window.to_json())))
+                rows.append((key, pack(window.to_json())))
                 live.archived[window_id[0]].add(window_id[1])
         for interval, starts in live.archived.items():
             floor = series.windows.floor(interval)
@@ -157,7 +158,7 @@ class State:
             rows.append((live.key, None))
             self._forget(live)
         else:
-            rows.append((live.key, orjson.dumps(series.to_json())))
+            rows.append((live.key, pack(series.to_json())))
         return rows
 
     def expires(self, live: Live, now_ms: int) -> bool:

@@ -15,6 +15,7 @@ import faust
 import orjson
 from faust.types import TP
 
+from schemas.codec import pack
 from schemas.messages import Interval
 from streams.engine.batcher import Batcher
 from streams.rules.alarms import SeriesId
@@ -33,12 +34,12 @@ def series_key(partition: int, series: SeriesId) -> bytes:
     >>> series_key(3, SeriesId("a", "p", "agent"))
     b'[3,"a","p","agent"]'
     """
-    return orjson.dumps([partition, series.agent_id, series.pattern_name, series.task_type])
+    return pack([partition, series.agent_id, series.pattern_name, series.task_type])
 
 
 def window_key(partition: int, series: SeriesId, window: WindowId) -> bytes:
     """The key of a closed window's record."""
-    return orjson.dumps([partition, series.agent_id, series.pattern_name, series.task_type, *window])
+    return pack([partition, series.agent_id, series.pattern_name, series.task_type, *window])
 
 
 def parse_key(key: bytes) -> tuple[int, SeriesId, WindowId | None]:

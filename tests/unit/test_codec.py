@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 from typing import Any
 
 import orjson
 import pytest
 
-from schemas.codec import MAX_REASON, Rejected, ce_headers, decode, decode_json, dumps, header, parse_json
+from schemas.codec import MAX_REASON, Rejected, ce_headers, decode, decode_json, dumps, header, pack, parse_json
 from schemas.messages import Task
 
 TASK = {"id": "t1", "type": "agent", "target": "a1", "payload": {"x": 1}}
@@ -127,3 +128,15 @@ def test_the_last_header_of_a_name_counts() -> None:
     """Kafka allows a name twice."""
     headers = [("a", b"1"), ("b", b"2"), ("a", b"\xff")]
     assert (header(headers, "a"), header(headers, "b"), header(headers, "c")) == ("\ufffd", "2", None)
+
+
+def test_what_is_kept_takes_no_more_than_its_own_size() -> None:
+    """orjson's own results keep 4 KiB each, however small they are; `pack` does not."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = [pack({"n": number, "text": "x" * 100}) for number in range(1000)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2 * sum(map(len, kept)) + 100_000

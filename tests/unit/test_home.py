@@ -85,8 +85,7 @@ async def test_outputs_go_with_the_offsets_of_their_records(rig: MakeRig) -> Non
     one.track(*range(10, 30))
     for offset in (12, 10, 11, 29, *range(13, 29)):
         one.home.complete("tasks", offset, [out(str(offset))])
-        if offset % 3 == 0:
-            await settle()
+        await settle(offset % 3)
     await until(lambda: one.committer.last() == (30, ""))
     done: set[int] = set()
     for outputs, offsets in one.committer.commits:
@@ -112,6 +111,10 @@ async def test_records_of_several_topics_go_into_one_commit(rig: MakeRig) -> Non
     [(outputs, offsets)] = one.committer.commits
     assert keys(outputs) == ["a", "b"]
     assert {tp.topic: position.offset for tp, position in offsets.items()} == {"t.tasks": 1, "t.dispatch": 1}
+    one.track(1, source="dispatch")
+    one.home.complete("dispatch", 1, [])
+    await until(lambda: len(one.committer.commits) == 2)
+    assert list(one.committer.commits[1][1]) == [TopicPartition("t.dispatch", 0)]
 
 
 async def test_a_failed_commit_is_tried_again_with_the_same(rig: MakeRig) -> None:
@@ -206,6 +209,7 @@ async def test_fenced_is_told_once_and_nothing_is_accepted_after(rig: MakeRig) -
     assert one.home.closed
     one.home.complete("tasks", 1, [out("b")])
     await settle()
+    assert one.home.in_flight == 1
     await one.home.drain(1)
     assert [str(error) for error in one.lost] == ["another owner"]
     assert len(one.committer.attempts) == 1

@@ -1,0 +1,240 @@
+"""A worker as a process on the embedded broker: tasks in, agents called, results, points and events out; at least once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from agents_io.fake import FakeAgent
+from agents_io.fake_steps import answer, status
+from schemas.codec import decode
+from schemas.messages import ConfidenceDataPoint, Event, Result
+from streams.embedded_broker import EmbeddedBroker
+from streams.settings import Settings
+from streams.topics_admin import apply
+from tests.support.points import read_all, until
+from tests.support.rig import Process, start_worker
+
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
+WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 20}
+
+
+class Pipeline:
+    """The topics of one test and the worker that serves them."""
+
+    def __init__(self, broker: EmbeddedBroker, prefix: str) -> None:
+        self.bootstrap = broker.bootstrap_servers
+        self.prefix = prefix
+        self.settings = Settings(bootstrap_servers=self.bootstrap, topic_prefix=prefix)
+        self.web = ""
+        self.workers: list[Process] = []
+
+    async def start(self) -> Process:
+        """A worker under a fixed instance name, so that the next one takes over at once."""
+        options = ("--roles", "dispatch", "--instance-id", "w1", "--session-timeout", "6s", "-o", "json")
+        worker = start_worker(self.bootstrap, self.prefix, *options, wait=False)
+        self.workers.append(worker)
+        line = await asyncio.to_thread(worker.line, 90)
+        self.web = orjson.loads(line)["web"]
+        return worker
+
+    async def send(self, topic: str, records: Iterable[tuple[str | None, Any]]) -> None:
+        """Write JSON values under keys; None is a tombstone."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap)
+        await producer.start()
+        try:
+            for key, value in records:
+                raw = None if value is None else orjson.dumps(value)
+                await producer.send(self.prefix + topic, raw, key=None if key is None else key.encode())
+            await producer.flush()
+        finally:
+            await producer.stop()
+
+    async def register(self, *agents: dict[str, Any]) -> None:
+        """Write registrations as any client would."""
+        await self.send("agents", [(agent["id"], agent) for agent in agents])
+
+    async def tasks(self, numbers: Iterable[int], agents: list[str], **fields: Any) -> None:
+        """Plain tasks `t<n>`, by turns for these agents."""
+        records = [
+            {"id": f"t{n}", "type": "agent", "target": agents[n % len(agents)], "payload": {"n": n}} | fields
+            for n in numbers
+        ]
+        await self.send("tasks", [(None, record) for record in records])
+
+    async def read(self, topic: str) -> list[dict[str, Any]]:
+        """What lies on a topic."""
+        return [orjson.loads(record.value) for record in await read_all(self.bootstrap, self.prefix + topic)]
+
+    async def results(self, ids: Iterable[str], timeout_s: float = 60.0) -> dict[str, dict[str, Any]]:
+        """Wait until each of these tasks has a result."""
+        wanted = set(ids)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = {result["taskId"]: result for result in await self.read("results")}
+            if wanted <= found.keys():
+                return found
+            assert time.monotonic() < deadline, f"no result: {sorted(wanted - found.keys())[:5]}"
+            await asyncio.sleep(0.2)
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        """A page of the worker: status, and JSON or text."""
+        async with aiohttp.ClientSession() as session, session.get(self.web + path) as response:
+            raw = await response.read()
+            return response.status, orjson.loads(raw) if response.content_type == "application/json" else raw.decode()
+
+
+@pytest.fixture
+async def pipeline(embedded: EmbeddedBroker, prefix: str) -> AsyncIterator[Pipeline]:
+    """Topics with four partitions; workers that a failed test left behind are killed."""
+    made = Pipeline(embedded, prefix)
+    await apply(made.settings, 4)
+    yield made
+    for worker in made.workers:
+        if worker.popen.poll() is None:
+            worker.kill()
+
+
+async def stop(worker: Process) -> None:
+    """End it kindly; it must go well. Not in this thread: the agents answer here while it drains."""
+    assert await asyncio.to_thread(worker.stop) == 0
+
+
+async def seen(agent: FakeAgent, calls: int) -> None:
+    """Wait until the agent was called so many times."""
+    await until(lambda: len(agent.calls) >= calls, 60)
+
+
+async def test_three_hundred_tasks_and_the_pages(pipeline: Pipeline) -> None:
+    """Each task has a valid result, point and events; a retry heals a failure; the pages show agents, partitions, numbers."""
+    names = ["alpha", "beta", "gamma"]
+    async with FakeAgent() as well, FakeAgent([status(503, times=1), answer(confidence=0.7)]) as shaky:
+        endpoints = [well.endpoint, well.endpoint, shaky.endpoint]
+        await pipeline.register(
+            *({"id": n, "endpoint": e, "limits": WIDE} for n, e in zip(names, endpoints, strict=True))
+        )
+        worker = await pipeline.start()
+        try:
+            assert await pipeline.get("/readyz") == (200, {"ready": True, "checks": {"dispatch": True}})
+            assert (await pipeline.get("/livez"))[0] == 200
+            await pipeline.tasks(range(300), names)
+            ids = {f"t{n}" for n in range(300)}
+            results = await pipeline.results(ids)
+            assert results.keys() == ids
+            for n in range(300):
+                result = results[f"t{n}"]
+                assert (result["status"], result["agentId"]) == ("success", names[n % 3]), result
+            assert sum(result["retries"] for result in results.values()) >= 1
+            assert {call.key for call in (*well.calls, *shaky.calls)} == ids
+
+            _, agents = await pipeline.get("/api/v1/agents")
+            assert [agent["id"] for agent in agents] == names
+            assert (await pipeline.get("/api/v1/agents/beta"))[1]["endpoint"] == well.endpoint
+            assert (await pipeline.get("/api/v1/agents/nobody"))[0] == 404
+            _, metrics = await pipeline.get("/metrics")
+            assert 'parallax_tasks_total{status="success"} 300.0' in metrics
+            assert "parallax_task_duration_seconds_bucket" in metrics
+            deadline = time.monotonic() + 20
+            while True:
+                _, rows = await pipeline.get("/api/v1/partitions")
+                taken = sum(row["committable"] for row in rows if row["topic"] == f"{pipeline.prefix}tasks")
+                if taken == 300 and not any(row["inFlight"] for row in rows):
+                    break
+                assert time.monotonic() < deadline, rows
+                await asyncio.sleep(0.1)
+            assert len(rows) == 12
+            assert all(row["blocking"] is None for row in rows)
+        finally:
+            await stop(worker)
+    points = Counter(point["taskId"] for point in await pipeline.read("data-points") if point["success"])
+    assert points.keys() == ids
+    events = Counter((event["type"], event["data"]["taskId"]) for event in await pipeline.read("events"))
+    for kind in ("task:started", "task:completed"):
+        assert {task for found, task in events if found == kind} == ids
+    assert any(kind == "task:retrying" for kind, _ in events)
+    for topic, model in (("results", Result), ("data-points", ConfidenceDataPoint), ("events", Event)):
+        for record in await read_all(pipeline.bootstrap, pipeline.prefix + topic):
+            assert dict(record.headers)["ce_source"] == f"/parallax/{pipeline.prefix.rstrip('.')}/dispatch".encode()
+            decode(model, record.value, record.headers)
+
+
+async def test_neither_a_restart_nor_a_kill_loses_a_task(pipeline: Pipeline) -> None:
+    """SIGTERM in the middle, then SIGKILL: the next worker goes on where the commits are, and every task has its result.
+
+    Some have two: this broker forgets the offset map, so what was finished out of order is done again.
+    """
+    names = [f"agent-{n}" for n in range(6)]
+    async with FakeAgent(answer(delay_s=0.1)) as slow:
+        narrow = WIDE | {"maxConcurrency": 2}
+        await pipeline.register(*({"id": name, "endpoint": slow.endpoint, "limits": narrow} for name in names))
+        worker = await pipeline.start()
+        await pipeline.tasks(range(300), names)
+        await seen(slow, 60)
+        await stop(worker)
+        assert 0 < len(await pipeline.read("results")) < 300, "the stop came too early or too late to be felt"
+        worker = await pipeline.start()
+        await seen(slow, len(slow.calls) + 40)
+        worker.kill()
+        assert len({result["taskId"] for result in await pipeline.read("results")}) < 300
+        worker = await pipeline.start()
+        try:
+            results = await pipeline.results(f"t{n}" for n in range(300))
+        finally:
+            await stop(worker)
+        assert {result["status"] for result in results.values()} == {"success"}
+
+
+async def test_agents_come_move_and_go_while_it_runs(pipeline: Pipeline) -> None:
+    """A task sent right after its agent was registered finds it; a new endpoint holds at once; gone is `no_agent`."""
+    async with FakeAgent() as first, FakeAgent() as second:
+        worker = await pipeline.start()
+        try:
+            fresh = {"metadata": {"cache": False}}
+            await pipeline.tasks([0], ["newcomer"], **fresh)
+            results = await pipeline.results(["t0"])
+            assert results["t0"]["error"]["code"] == "no_agent"
+            await pipeline.register({"id": "newcomer", "endpoint": first.endpoint, "capabilities": ["look"]})
+            await pipeline.tasks([1], ["newcomer"], **fresh)
+            await pipeline.send("tasks", [(None, capability_task("t2"))])
+            results = await pipeline.results(["t1", "t2"])
+            assert {results[name]["agentId"] for name in ("t1", "t2")} == {"newcomer"}
+            assert {call.key for call in first.calls} == {"t1", "t2"}
+            assert await listed(pipeline, first.endpoint)
+
+            await pipeline.register({"id": "newcomer", "endpoint": second.endpoint})
+            assert await listed(pipeline, second.endpoint)
+            await pipeline.tasks([3], ["newcomer"], **fresh)
+            await pipeline.results(["t3"])
+            assert {call.key for call in second.calls} == {"t3"}
+
+            await pipeline.send("agents", [("newcomer", None)])
+            assert await listed(pipeline, None)
+            await pipeline.tasks([4], ["newcomer"], **fresh)
+            results = await pipeline.results(["t4"])
+            assert results["t4"]["error"]["code"] == "no_agent"
+        finally:
+            await stop(worker)
+
+
+def capability_task(name: str) -> dict[str, Any]:
+    """A task addressed by what its agent must be able to do."""
+    return {"id": name, "type": "agent", "capabilities": ["look"], "payload": {}}
+
+
+async def listed(pipeline: Pipeline, endpoint: str | None) -> bool:
+    """Wait until the worker's page shows `newcomer` at this endpoint, or nobody."""
+    wanted = [] if endpoint is None else [endpoint]
+    for _ in range(200):
+        _, agents = await pipeline.get("/api/v1/agents")
+        if [agent["endpoint"] for agent in agents] == wanted:
+            return True
+        await asyncio.sleep(0.05)
+    return False

@@ -1,0 +1,352 @@
+"""The engine with a consumer in memory: opening, feeding, back-pressure, and coming back from being fenced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from schemas.topics import INTAKE
+from streams.engine import engine as engine_module
+from streams.engine.commit import Fenced, Offsets
+from streams.engine.engine import Engine, EngineConfig
+from streams.engine.home import Home
+from streams.rules import ledger, offset_map
+from streams.rules.records import Output
+from tests.support.consuming import FakeConsumer
+from tests.support.homes import FakeCommitter, FakeHandler, settle, until
+
+
+def tps(*numbers: int) -> list[TopicPartition]:
+    """The intake of these partition numbers."""
+    return [TopicPartition(f"t.{source}", number) for number in numbers for source in INTAKE]
+
+
+TASKS = TopicPartition("t.tasks", 0)
+
+
+class StoringCommitter(FakeCommitter):
+    """What it commits the group has."""
+
+    def __init__(self, consumer: FakeConsumer) -> None:
+        super().__init__()
+        self._consumer = consumer
+
+    async def commit(self, outputs: Any, offsets: Offsets) -> None:
+        """As scripted, then stored."""
+        await super().commit(outputs, offsets)
+        self._consumer.store(offsets)
+
+
+class Rig:
+    """An engine whose homes get a fake committer and a fake handler each, newest last."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.consumer = FakeConsumer()
+        self.committers: list[StoringCommitter] = []
+        self.handlers: list[FakeHandler] = []
+        self.prepare: Callable[[StoringCommitter], None] = lambda committer: None
+        config: dict[str, Any] = {
+            "options": {}, "prefix": "t.", "group": "g", "sources": INTAKE, "instance_id": None,
+            "session_timeout_s": 0.04, "max_in_flight": 1000, "drain_timeout_s": 1.0, "commit_interval_max_s": 0.005,
+            "exact_ends": True,
+        }  # fmt: skip
+        self.engine = Engine(EngineConfig(**(config | fields)), self._committer, self._handler)
+
+    def _committer(self, number: int, consumer: Any) -> StoringCommitter:
+        self.committers.append(StoringCommitter(self.consumer))
+        self.prepare(self.committers[-1])
+        return self.committers[-1]
+
+    def _handler(self, home: Home) -> FakeHandler:
+        self.handlers.append(FakeHandler())
+        return self.handlers[-1]
+
+    @property
+    def handler(self) -> FakeHandler:
+        """The newest."""
+        return self.handlers[-1]
+
+    @property
+    def taken(self) -> list[int]:
+        """Offsets of `tasks` the newest handler took."""
+        return [offset for source, offset in self.handler.taken if source == "tasks"]
+
+    def finish(self, *offsets: int, number: int = 0, source: str = "tasks") -> None:
+        """End these records, with one output each."""
+        for offset in offsets:
+            self.engine.homes[number].complete(source, offset, [Output("results", str(offset).encode(), b"")])
+
+    def committed(self, tp: TopicPartition = TASKS) -> int:
+        """The group's offset; -1 before the first commit."""
+        return self.consumer.stored[tp].offset if tp in self.consumer.stored else -1
+
+    async def ready(self, *numbers: int) -> None:
+        """Assign and wait until every home is open."""
+        await self.consumer.assign(*tps(*(numbers or (0,))))
+        await until(lambda: self.engine.ready)
+
+
+MakeRig = Callable[..., Any]
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
+    """Makes rigs that are started, and stops them."""
+    made: list[Rig] = []
+    monkeypatch.setattr(engine_module, "RESTART_PAUSE_S", 0.005)
+    monkeypatch.setattr(engine_module, "POLL_MS", 20)
+
+    async def make(**fields: Any) -> Rig:
+        one = Rig(**fields)
+        made.append(one)
+        monkeypatch.setattr(engine_module, "AIOKafkaConsumer", lambda **options: one.consumer)
+        await one.engine.start()
+        return one
+
+    yield make
+    for one in made:
+        await one.engine.stop()
+        await settle()
+
+
+async def test_nothing_is_fetched_until_the_home_is_open_and_nothing_is_lost(rig: MakeRig) -> None:
+    """Paused from the assignment on, then sought to what is committed: records before, during and after come in order."""
+    one = await rig()
+    one.consumer.write(TASKS, 5)
+    one.consumer.store({TASKS: OffsetAndMetadata(2, "")})
+    gate = asyncio.Event()
+
+    async def slowly() -> None:
+        await gate.wait()
+
+    one.prepare = lambda committer: setattr(committer, "start", slowly)
+    await one.consumer.assign(*tps(0))
+    assert one.consumer.paused == set(tps(0))
+    one.consumer.write(TASKS, 3)
+    await asyncio.sleep(0.02)
+    assert one.consumer.polls == 0
+    assert not one.engine.ready
+    gate.set()
+    await until(lambda: one.engine.ready)
+    one.consumer.write(TASKS, 2)
+    await until(lambda: len(one.taken) >= 8)
+    assert one.taken == list(range(2, 10))
+    assert one.consumer.paused == set()
+
+
+async def test_what_the_last_owner_finished_is_not_fed(rig: MakeRig) -> None:
+    """The map beside the offset is honoured."""
+    one = await rig()
+    one.consumer.write(TASKS, 8)
+    one.consumer.store({TASKS: OffsetAndMetadata(1, offset_map.encode("t.tasks", 0, 1, [(2, 3), (6, 6)]))})
+    await one.ready()
+    await until(lambda: len(one.taken) >= 4)
+    assert one.taken == [1, 4, 5, 7]
+    one.finish(1, 4, 5, 7)
+    await until(lambda: one.committed() == 8)
+
+
+async def test_no_more_than_max_in_flight_over_all_homes(rig: MakeRig) -> None:
+    """Five at a time out of two partitions; each that ends makes room for one."""
+    one = await rig(max_in_flight=5)
+    other = TopicPartition("t.tasks", 1)
+    one.consumer.write(TASKS, 10)
+    one.consumer.write(other, 10)
+    await one.ready(0, 1)
+
+    def taken() -> int:
+        return sum(len(handler.taken) for handler in one.handlers)
+
+    await until(lambda: taken() == 5)
+    done = {0: 0, 1: 0}
+    for total in range(6, 21):
+        number = next(n for n, home in one.engine.homes.items() if home.in_flight)
+        one.finish(done[number], number=number)
+        done[number] += 1
+        expected = total
+        await until(lambda: taken() == expected)  # noqa: B023 - awaited within the same turn
+        await asyncio.sleep(0)
+        assert one.engine.in_flight == 5
+    await asyncio.sleep(0.03)
+    assert taken() == 20
+
+
+async def test_a_handler_without_room_is_given_nothing(rig: MakeRig) -> None:
+    """What was fetched waits in order, and no more is fetched for that partition; others go on."""
+    one = await rig()
+    one.consumer.write(TASKS, 3)
+    await one.ready()
+    await until(lambda: len(one.taken) == 3)
+    one.handler.open = False
+    one.consumer.write(TASKS, 4)
+    await asyncio.sleep(0.05)
+    polls = one.consumer.polls
+    await asyncio.sleep(0.05)
+    assert one.consumer.polls == polls
+    assert len(one.taken) == 3
+    one.handler.open = True
+    one.finish(0)
+    await until(lambda: one.taken == list(range(7)))
+
+
+async def test_a_full_map_stops_intake_until_it_shrinks(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second record hangs: intake stops while the map still fits, and goes on to the end once they finish."""
+    monkeypatch.setattr(ledger, "LIMIT_BYTES", 200)
+    count = 2500
+    one = await rig(max_in_flight=100_000)
+    one.consumer.write(TASKS, count)
+    await one.ready()
+    done = 0
+    before = -1
+    while len(one.taken) > before or not one.taken:
+        before = len(one.taken)
+        one.finish(*(offset for offset in one.taken[done:] if offset % 2))
+        done = before
+        await asyncio.sleep(0.05)
+    assert 200 < len(one.taken) < count
+    text = one.consumer.stored[TASKS].metadata
+    assert 0 < len(text) <= 200
+    while one.committed() < count:
+        seen = one.taken
+        one.finish(*(offset for offset in seen if offset % 2 == 0 or offset >= done))
+        done = max(done, len(seen))
+        await asyncio.sleep(0.01)
+    assert one.taken == list(range(count))
+
+
+async def test_a_fenced_home_is_opened_again_from_what_is_committed(rig: MakeRig) -> None:
+    """Committed work is not done again, the rest is, by a new home with a new committer."""
+    one = await rig()
+    one.consumer.write(TASKS, 6)
+    await one.ready()
+    await until(lambda: len(one.taken) == 6)
+    one.finish(0, 1, 2)
+    await until(lambda: one.committed() == 3)
+    one.committers[-1].script.append(Fenced("somebody else"))
+    one.finish(3, 4)
+    await until(lambda: len(one.handlers) == 2)
+    assert one.handlers[0].closed
+    assert one.committers[0].closed
+    await until(lambda: len(one.taken) == 3 and one.engine.ready)
+    assert one.taken == [3, 4, 5]
+    one.finish(3, 4, 5)
+    await until(lambda: one.committed() == 6)
+    written = [output.key for committer in one.committers for outputs, _ in committer.commits for output in outputs]
+    assert sorted(written) == [str(offset).encode() for offset in range(6)]
+
+
+async def test_a_fenced_home_of_a_partition_that_went_elsewhere_stays_closed(rig: MakeRig) -> None:
+    """The rebalance that follows takes the partition away: nobody opens it here."""
+    one = await rig(session_timeout_s=0.2)
+    await one.ready(0, 1)
+    one.consumer.write(TASKS, 1)
+    await until(lambda: any(handler.taken for handler in one.handlers))
+    one.committers[0].script.append(Fenced("somebody else"))
+    one.finish(0)
+    await until(lambda: 0 not in one.engine.homes)
+    await one.consumer.revoke()
+    await one.ready(1)
+    await asyncio.sleep(0.1)
+    assert set(one.engine.homes) == {1}
+    assert len(one.committers) == 3
+
+
+async def test_opening_is_tried_again(rig: MakeRig) -> None:
+    """Each try with a committer of its own; those that failed are closed."""
+    one = await rig()
+    errors = [KafkaError("away"), TimeoutError()]
+
+    def prepare(committer: StoringCommitter) -> None:
+        if errors:
+            committer.start_errors.append(errors.pop())
+
+    one.prepare = prepare
+    await one.ready()
+    assert [committer.closed for committer in one.committers] == [1, 1, 0]
+
+
+async def test_what_cannot_be_opened_at_all_fails_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a bounded number of tries, and `failed` says which partition it was."""
+    monkeypatch.setattr(engine_module, "START_TRIES", 2)
+    one = await rig()
+    one.prepare = lambda committer: committer.start_errors.append(KafkaError("away"))
+    await one.consumer.assign(*tps(3))
+    with pytest.raises(RuntimeError, match="partition 3 could not be opened in 2 tries"):
+        await asyncio.wait_for(one.engine.failed(), 5)
+
+
+async def test_revoke_drains_and_commits_before_it_returns(rig: MakeRig) -> None:
+    """The next owner reads what is committed the moment the callback ends."""
+    one = await rig()
+    one.consumer.write(TASKS, 3)
+    await one.ready()
+    await until(lambda: len(one.taken) == 3)
+    one.handler.calls = 1
+    home = one.engine.homes[0]
+
+    def end() -> None:
+        home.complete("tasks", 0, [])
+        one.handlers[0].calls = 0
+
+    asyncio.get_running_loop().call_later(0.02, end)
+    await one.consumer.revoke()
+    assert one.committed() == 1
+    assert one.engine.homes == {}
+    assert not one.engine.assigned.is_set()
+    assert one.committers[0].closed == 1
+    await one.ready()
+    await until(lambda: one.taken == [1, 2])
+
+
+async def test_revoked_while_opening(rig: MakeRig) -> None:
+    """The half-open home is closed, and is not let in later."""
+    one = await rig()
+    one.prepare = lambda committer: setattr(committer, "start", asyncio.Event().wait)
+    await one.consumer.assign(*tps(0))
+    await until(lambda: one.committers)
+    await one.consumer.revoke()
+    assert one.committers[0].closed == 1
+    await settle()
+    assert one.engine.homes == {}
+    assert one.handlers == []
+
+
+async def test_stop_drains_and_leaves(rig: MakeRig) -> None:
+    """What is finished is committed, then the group is left; records not finished are nobody's loss."""
+    one = await rig(commit_interval_max_s=30.0)
+    one.consumer.write(TASKS, 20)
+    await one.ready()
+    await until(lambda: len(one.taken) == 20)
+    one.finish(*range(10))
+    await one.engine.stop()
+    assert one.committed() == 10
+    assert one.consumer.stopped == 1
+
+
+async def test_markers_at_the_end_are_passed(rig: MakeRig) -> None:
+    """The commit reaches the log's end although no record lies there; not while a record before is open."""
+    one = await rig()
+    one.consumer.write(TASKS, 2)
+    one.consumer.beyond[TASKS] = 3
+    await one.ready()
+    await until(lambda: len(one.taken) == 2)
+    one.finish(1)
+    await asyncio.sleep(0.05)
+    assert one.committed() == 0
+    one.finish(0)
+    await until(lambda: one.committed() == 5)
+
+
+@pytest.mark.parametrize(("exact", "head"), [(True, 0), (False, 50)])
+async def test_a_committed_offset_beyond_the_log(rig: MakeRig, exact: bool, head: int) -> None:
+    """The topic was made anew: from its beginning, if the broker's end offsets can be believed."""
+    one = await rig(exact_ends=exact)
+    one.consumer.write(TASKS, 3)
+    one.consumer.store({TASKS: OffsetAndMetadata(50, "")})
+    await one.ready()
+    assert one.engine.homes[0].ledgers["tasks"].head == head
