@@ -232,8 +232,13 @@ class Caller:
             pause_s = error.retry_after_s
         except asyncio.CancelledError:
             self._leave(start, "neutral", None)
-            if ticket.cancelled and not self._held:
-                self._hooks.finished(ticket, Cancelled("the task was cancelled"))
+            if (
+                not self._held
+            ):  # somebody asked for it, or else a library cancelled us: the ticket must end all the same
+                asked = ticket.cancelled
+                self._hooks.finished(
+                    ticket, Cancelled("the task was cancelled") if asked else InternalError("the call was cut off")
+                )
                 self.turn()
                 return
             raise

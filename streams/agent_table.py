@@ -126,7 +126,7 @@ class AgentTable:
                 # A read beyond the last record (a compacted tail) moves the position without one.
                 for tp in self._positions:
                     self._positions[tp] = max(self._positions[tp], await consumer.position(tp))
-            except KafkaError as error:
+            except Exception as error:  # whatever it is, agents must go on being read
                 log.warning("reading the agents topic failed; trying again", error=repr(error))
                 await asyncio.sleep(1)
             self._moved.set()

@@ -12,7 +12,6 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
 from streams.engine.commit import stop_producer
@@ -97,6 +96,6 @@ class EventSink:
             ):
                 if isinstance(outcome, BaseException):
                     raise outcome
-        except KafkaError as error:
+        except Exception as error:  # best effort: whatever it is, the next events must still be sent
             self.dropped += len(outputs)
             log.warning("progress events lost", count=len(outputs), error=repr(error))

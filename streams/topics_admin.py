@@ -165,6 +165,21 @@ async def describe(settings: Settings) -> list[TopicState]:
     return states
 
 
+async def size_limits(settings: Settings) -> dict[str, int]:
+    """Topic (short name) to the bytes a batch on it may have, for every topic there is. Raises `TopicsError`, `KafkaError`."""
+    names = [topic.name for topic in TOPICS] + list(dead_letter_topics())
+    full = {full_name(name, settings.topic_prefix): name for name in names}
+    async with _admin(settings) as admin:
+        existing = await _metadata(admin)
+        configs = await _configs(admin, [name for name in full if name in existing])
+    limits = {}
+    for name, config in configs.items():
+        text = config.get("max.message.bytes") or ""
+        if name in full and text.isdecimal():
+            limits[full[name]] = int(text)
+    return limits
+
+
 def differences(want: Mapping[str, str], have: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
     """The settings that are not as wanted; lists such as `compact,delete` have no order.
 

@@ -41,7 +41,7 @@ from streams.processors.dispatch import DispatchHandler, Parts
 from streams.rules.records import Recorder
 from streams.settings import Settings
 from streams.stats_keeper import StatsKeeper
-from streams.topics_admin import TopicsError, TopicsMissing, check
+from streams.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.web import PortTaken, WebServer
 
 log = structlog.get_logger(__name__)
@@ -167,7 +167,7 @@ async def _dispatch(
         max_connections=settings.dispatch.max_in_flight, max_answer_bytes=settings.dispatch.max_answer_bytes
     )
     stack.push_async_callback(transport.close)
-    batcher = Batcher(settings.topic_prefix)
+    batcher = Batcher(settings.topic_prefix, await size_limits(settings))
 
     def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
         if transactional:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -19,13 +19,33 @@ from streams.rules.records import Output
 
 MAX_RECORD_BYTES = 12 * 1024 * 1024
 BATCH_BYTES = 512 * 1024
+DEFAULT_LIMIT = 1_048_588
+"""Kafka's own default for `max.message.bytes`, where a topic's is not known."""
+LEAST_LIMIT = 64 * 1024
+_OVERHEAD = 120
+"""Bytes of a batch's and a record's own fields, generously."""
+
+
+class TooLarge(Exception):
+    """An output that has no form small enough for its topic: a fault of whoever built it."""
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """A batch's failure is noticed by the commit as a whole; asyncio need not complain of each."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Batcher:
-    """Groups outputs by topic partition and sends each group as one batch."""
+    """Groups outputs by topic partition and sends each group as one batch, or as several if it is large.
 
-    def __init__(self, prefix: str) -> None:
+    `limits`: topic (short name) to the bytes a batch on it may have. What is larger is replaced by its smaller form here:
+    a batch that the broker refuses cannot be mended any more (it stays counted in the producer's sequence).
+    """
+
+    def __init__(self, prefix: str, limits: Mapping[str, int] | None = None) -> None:
         self._prefix = prefix
+        self._limits = dict(limits or {})
         self._names: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._turn = 0
@@ -40,30 +60,51 @@ class Batcher:
         """Ask the broker again how many partitions each topic has (after a rebalance they may have grown)."""
         self._counts.clear()
 
+    def lower_limits(self) -> None:
+        """The broker found something too large that should not have been: from now on half of what was thought is allowed."""
+        for topic in {*self._names, *self._limits}:
+            self._limits[topic] = max(self._limits.get(topic, DEFAULT_LIMIT) // 2, LEAST_LIMIT)
+
+    def fitting(self, output: Output) -> Output:
+        """The output, or the first of its smaller forms that its topic takes. Raises `TooLarge`."""
+        found: Output | None = output
+        while found is not None:
+            if found.size + _OVERHEAD <= self._limits.get(found.topic, DEFAULT_LIMIT):
+                return found
+            found = found.fallback
+        raise TooLarge(f"an output for {output.topic} of {output.size} bytes has no form small enough")
+
     async def send(self, producer: AIOKafkaProducer, outputs: Iterable[Output]) -> list[asyncio.Future[Any]]:
-        """Queue all outputs; returns one future per batch, which fails if the broker refuses it."""
+        """Queue all outputs; returns one future per batch, which fails if the broker refuses it. Raises `TooLarge`."""
         grouped: dict[tuple[str, int], list[Output]] = defaultdict(list)
-        for output in outputs:
+        for given in outputs:
+            output = given if given.fallback is None else self.fitting(given)  # one without is small by its making
             partition = output.partition
             if partition is None:
-                count = self._counts.get(output.topic)
-                if count is None:
-                    count = self._counts[output.topic] = len(await producer.partitions_for(self._full(output.topic)))
-                if output.key is None:
-                    self._turn += 1
-                    partition = self._turn % count
-                else:
-                    partition = partition_for(output.key, count)
+                partition = await self._partition(producer, output)
             grouped[output.topic, partition].append(output)
         futures: list[asyncio.Future[Any]] = []
         for (topic, partition), group in grouped.items():
             full = self._full(topic)
+            most = self._limits.get(topic, DEFAULT_LIMIT)
             builder = producer.create_batch()
             for output in group:
                 row = {"timestamp": None, "key": output.key, "value": output.value, "headers": output.headers}
-                if builder.append(**row) is None:
+                over = most < BATCH_BYTES and builder.record_count() and builder.size() + output.size + _OVERHEAD > most
+                if over or builder.append(**row) is None:
                     futures.append(await producer.send_batch(builder, full, partition=partition))
                     builder = producer.create_batch()
                     builder.append(**row)
             futures.append(await producer.send_batch(builder, full, partition=partition))
+        for future in futures:
+            future.add_done_callback(_seen)
         return futures
+
+    async def _partition(self, producer: AIOKafkaProducer, output: Output) -> int:
+        count = self._counts.get(output.topic)
+        if count is None:
+            count = self._counts[output.topic] = len(await producer.partitions_for(self._full(output.topic)))
+        if output.key is None:
+            self._turn += 1
+            return self._turn % count
+        return partition_for(output.key, count)

@@ -2,8 +2,8 @@
 
 Transactional: one Kafka transaction holds the outputs and the offsets; starting it fences every earlier owner.
 Plain, for brokers without transactions: outputs first, acknowledged, then the offsets: at least once.
-In: outputs and {topic partition: (offset, map)}. Raises `Fenced` when somebody else owns the partition now, any other
-`KafkaError` when nothing was committed and the same commit may be tried again.
+In: outputs and {topic partition: (offset, map)}. Raises `Fenced` when the commit did not come about, or may not have: the
+partition must be opened again from what the broker holds.
 """
 
 from __future__ import annotations
@@ -14,16 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import (
-    CommitFailedError,
-    IllegalStateError,
-    InvalidProducerEpoch,
-    InvalidTxnState,
-    KafkaError,
-    OutOfOrderSequenceNumber,
-    ProducerFenced,
-    UnknownProducerId,
-)
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
@@ -32,7 +23,6 @@ from streams.rules.records import Output
 Offsets = dict[TopicPartition, OffsetAndMetadata]
 log = structlog.get_logger(__name__)
 
-_FATAL = (ProducerFenced, OutOfOrderSequenceNumber, InvalidProducerEpoch, UnknownProducerId, InvalidTxnState)
 START_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 5.0
 
@@ -49,7 +39,7 @@ class Committer(Protocol):
         ...
 
     async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
-        """All or nothing. Raises `Fenced` or `KafkaError`."""
+        """All or nothing. Raises `Fenced`."""
         ...
 
     async def close(self) -> None:
@@ -84,27 +74,18 @@ class TransactionalCommitter:
         producer = self._producer
         if producer is None:
             raise Fenced(f"{self._id}: not started")
-        # An error inside the transaction is undone by an abort. One while beginning, aborting or committing leaves open
-        # what the broker did: only a new start, which reads what is committed, is safe then.
+        # After any error only a new start is safe: what the broker did may be unknown, and a batch it refused stays counted
+        # in the producer's sequence, so that whatever follows would be out of order. The new start aborts the transaction.
         try:
             await producer.begin_transaction()
-        except (KafkaError, AssertionError) as error:
-            raise Fenced(f"{self._id}: {error!r}") from error
-        try:
             futures = await self._batcher.send(producer, outputs)
             await producer.send_offsets_to_transaction(offsets, self._group)
             await _delivered(futures)
-        except _FATAL as error:
-            raise Fenced(f"{self._id}: {error!r}") from error
-        except KafkaError as failure:
-            try:
-                await producer.abort_transaction()
-            except (KafkaError, AssertionError) as error:
-                raise Fenced(f"{self._id}: {error!r} after {failure!r}") from error
-            raise
-        try:
             await producer.commit_transaction()
-        except (KafkaError, AssertionError) as error:
+        except MessageSizeTooLargeError as error:
+            self._batcher.lower_limits()
+            raise Fenced(f"{self._id}: {error!r}") from error
+        except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
             raise Fenced(f"{self._id}: {error!r}") from error
 
     async def close(self) -> None:
@@ -125,11 +106,14 @@ class PlainCommitter:
         return
 
     async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
-        await _delivered(await self._batcher.send(self._producer, outputs))
         try:
+            await _delivered(await self._batcher.send(self._producer, outputs))
             await self._consumer.commit(offsets)
-        except (CommitFailedError, IllegalStateError) as error:
-            raise Fenced(f"offsets refused: {error!r}") from error
+        except MessageSizeTooLargeError as error:
+            self._batcher.lower_limits()
+            raise Fenced(f"outputs refused: {error!r}") from error
+        except Exception as error:
+            raise Fenced(f"outputs or offsets refused: {error!r}") from error
 
     async def close(self) -> None:
         return

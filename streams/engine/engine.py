@@ -20,17 +20,20 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from schemas.topics import full_name
-from streams.engine.commit import Committer, Fenced
+from streams.engine.commit import CLOSE_TIMEOUT_S, Committer, Fenced
+from streams.engine.feed import POLL_MS, Feed
 from streams.engine.home import Handler, Head, Home
 
 log = structlog.get_logger(__name__)
 
-POLL_MS = 200
-POLL_RECORDS = 500
 RESTART_PAUSE_S = 1.0
+MAX_REOPEN_PAUSE_S = 30.0
+MAX_LOSSES = 8
+"""Starts of one partition in a row without a commit: more is a fault that a start does not mend."""
 START_TRIES = 30
 FETCH_BYTES = 512 * 1024
-FULL_CHECK = 32
+METADATA_MAX_AGE_MS = 30_000
+"""How soon added partitions are seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._started: list[_Start] = []
         self._owned: set[int] = set()
+        self._losses: dict[int, int] = {}
         self._room = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -128,13 +132,16 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             auto_offset_reset="earliest",
             session_timeout_ms=session_ms,
             heartbeat_interval_ms=max(session_ms // 5, 200),
-            rebalance_timeout_ms=max(session_ms, int(config.drain_timeout_s * 2500)),
+            # A revoke may take two drains and a stop, after up to one heartbeat.
+            rebalance_timeout_ms=session_ms + int((2 * config.drain_timeout_s + CLOSE_TIMEOUT_S) * 1000),
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             max_poll_interval_ms=24 * 3600 * 1000,
             max_partition_fetch_bytes=FETCH_BYTES,
             fetch_max_wait_ms=POLL_MS,
             retry_backoff_ms=100,
         )
         await self._consumer.start()
+        self._feed = Feed(self._consumer, self.homes, self._names, config.max_in_flight, self._room, self._fail)
         self._consumer.subscribe(list(self._names), listener=self)
         self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{config.group}")
 
@@ -159,6 +166,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """Hold everything until its home is open. No heartbeat runs while this does: the opening is left to tasks."""
+        if self._stopping:
+            return
         self.consumer.pause(*assigned)
         self._owned = {tp.partition for tp in assigned}
         self._on_assigned()
@@ -176,8 +185,14 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         for start in self._started:
             await start.home.close()
         self._started.clear()
-        homes, self.homes = list(self.homes.values()), {}
-        await asyncio.gather(*(home.drain(self.config.drain_timeout_s) for home in homes))
+        homes = list(self.homes.values())
+        self.homes.clear()
+        drained = await asyncio.gather(
+            *(home.drain(self.config.drain_timeout_s) for home in homes), return_exceptions=True
+        )
+        for outcome in drained:
+            if isinstance(outcome, BaseException):
+                log.error("a partition did not end cleanly", error=repr(outcome))
 
     def _start_home(self, number: int, pause_s: float = 0.0) -> None:
         task = asyncio.create_task(self._open(number, pause_s), name=f"open-{number}")
@@ -191,6 +206,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             try:
                 await home.committer.start()
                 heads = await self._heads(home)
+                home.open(heads, self._make_handler(home))
             except (KafkaError, TimeoutError) as error:
                 log.warning("partition could not be opened; trying again", partition=number, error=repr(error))
                 await home.close()
@@ -199,7 +215,11 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             except asyncio.CancelledError:
                 await home.close()
                 raise
-            home.open(heads, self._make_handler(home))
+            except Exception as error:  # our own fault: nobody would come back to this partition
+                log.exception("opening a partition broke the worker's own code", partition=number)
+                await home.close()
+                self._fail(error)
+                return
             self._starting.pop(number, None)
             self._started.append(_Start(home, {source: home.ledgers[source].head for source in heads}))
             self._room.set()
@@ -241,17 +261,25 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
         The pause outlasts a heartbeat: a worker that was frozen learns first that its partitions went elsewhere.
         """
-        log.warning("partition lost its place; reopening", partition=home.number, reason=str(error))
+        losses = 1 if home.commits else self._losses.get(home.number, 0) + 1
+        self._losses[home.number] = losses
+        log.warning("partition lost its place; reopening", partition=home.number, losses=losses, reason=str(error))
+        if losses >= MAX_LOSSES:
+            self._fail(RuntimeError(f"partition {home.number} could not commit in {losses} starts: {error}"))
+            return
+        self._on_assigned()  # it may have stumbled over a topic that changed
         if self.homes.get(home.number) is home:
             del self.homes[home.number]
-        self._spawn(self._reopen(home))
+        self._spawn(self._reopen(home, losses))
 
-    async def _reopen(self, home: Home) -> None:
-        self._pause(home)
+    async def _reopen(self, home: Home, losses: int) -> None:
+        if home.number not in self.homes:  # else a newer home of this number runs already
+            self._pause(home)
         await home.close()
         pause_s = max(RESTART_PAUSE_S, self.config.session_timeout_s / 4)
-        await asyncio.sleep(pause_s)
-        if home.number in self._owned and home.number not in self._starting and home.number not in self.homes:
+        await asyncio.sleep(min(pause_s * 2 ** (losses - 1), MAX_REOPEN_PAUSE_S))
+        taken = {*self._starting, *self.homes, *(start.home.number for start in self._started)}
+        if home.number in self._owned and home.number not in taken and not self._stopping:
             self._start_home(home.number)
 
     def _spawn(self, coroutine: Any) -> None:
@@ -276,8 +304,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         try:
             while not self._stopping:
                 self._admit()
-                self._feed()
-                await self._fetch()
+                await self._feed.turn(hurry=bool(self._started))
         except Exception as error:
             log.exception("fetching failed")
             self._fail(error)
@@ -294,71 +321,11 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
                 for source, tp in home.partitions.items():
                     self.consumer.seek(tp, start.heads[source])
                 self.consumer.resume(*home.partitions.values())
-            except IllegalStateError:  # a rebalance began: it releases this home with the others
-                self._spawn(home.close())
+            except (
+                IllegalStateError
+            ):  # a rebalance began (then it is no longer ours), or one of its topics is elsewhere
+                log.info("partition is not assigned whole; trying again", partition=home.number)
+                self._spawn(self._reopen(home, 1))
                 continue
             home.ready = True
             self.homes[home.number] = home
-
-    def _feed(self) -> None:
-        """Hand records to handlers while there is room; the oldest of each home first."""
-        budget = self.config.max_in_flight - self.in_flight
-        for home in self.homes.values():
-            handler, inbox = home.handler, home.inbox
-            if handler is None:
-                continue
-            taken = 0
-            while inbox and budget > 0 and handler.room():
-                # Looked at now and then only: the limit lies far enough below what a commit can hold.
-                if taken % FULL_CHECK == 0 and home.full():
-                    break
-                source, record = inbox.popleft()
-                if home.ledgers[source].track(record.offset):
-                    taken += 1
-                    budget -= 1
-                    handler.take(source, record)
-
-    async def _fetch(self) -> None:
-        """Fetch for the homes whose inbox is empty; wake early when something else is to do."""
-        self._room.clear()
-        wanted = [tp for home in self.homes.values() if not home.inbox for tp in home.partitions.values()]
-        if not wanted or self._started:
-            if not self._started:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._room.wait(), POLL_MS / 1000)
-            return
-        poll = asyncio.ensure_future(self.consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=POLL_RECORDS))
-        room = asyncio.ensure_future(self._room.wait())
-        try:
-            await asyncio.wait((poll, room), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            room.cancel()
-            if not poll.done():
-                poll.cancel()
-        try:
-            batches = await poll
-        except asyncio.CancelledError:
-            return
-        except IllegalStateError:  # revoked while polling
-            return
-        except KafkaError as error:
-            log.warning("fetch failed; trying again", error=repr(error))
-            await asyncio.sleep(0.5)
-            return
-        if not batches:
-            await self._skip_markers(wanted)
-        for tp, records in batches.items():
-            home = self.homes.get(tp.partition)
-            if home is not None:
-                source = self._names[tp.topic]
-                home.inbox.extend((source, record) for record in records)
-
-    async def _skip_markers(self, tps: list[TopicPartition]) -> None:
-        """Nothing came: transaction markers at the ends of the logs are passed, so that the commit reaches the end too."""
-        for tp in tps:
-            home = self.homes.get(tp.partition)
-            if home is not None and not home.inbox:
-                with contextlib.suppress(IllegalStateError):
-                    position = await self.consumer.position(tp)
-                    if self.homes.get(tp.partition) is home:
-                        home.passed({self._names[tp.topic]: position})

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import structlog
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from streams.engine.commit import Committer, Fenced, Offsets
@@ -24,8 +23,11 @@ from streams.rules.records import Output
 
 log = structlog.get_logger(__name__)
 
-COMMIT_RETRY_S = 0.5
-COMMIT_TRIES = 5
+COMMIT_TIMEOUT_S = 60.0
+"""The broker gives up a transaction of this age itself; a commit that takes longer waits for something that is not there."""
+ROW_BYTES = 300
+MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+"""Finished and not committed: beyond this a home takes nothing in."""
 
 
 class Handler(Protocol):
@@ -91,6 +93,8 @@ class Home:
         self._on_lost = on_lost
         self._finished: list[tuple[str, int]] = []
         self._outputs: list[Output] = []
+        self._waiting_bytes = self._committing_bytes = 0
+        self.commits = 0
         self._committed: dict[str, tuple[int, str]] = {}
         self._dirty = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -120,8 +124,9 @@ class Home:
         self._loop_task = asyncio.create_task(self._commit_loop(), name=f"commit-{self.number}")
 
     def full(self) -> bool:
-        """Whether a ledger's offset map might grow beyond what a commit can hold."""
-        return any(ledger.full() for ledger in self.ledgers.values())
+        """Whether more waits for its commit than memory, or the offset map in a commit, should hold."""
+        waiting = self._waiting_bytes + self._committing_bytes
+        return waiting > MAX_OUTPUT_BYTES or any(ledger.full() for ledger in self.ledgers.values())
 
     def blocking(self, source: str) -> dict[str, Any] | None:
         """The record that holds the commit of `source`, and why; None when nothing is in flight."""
@@ -137,6 +142,8 @@ class Home:
             return
         self._finished.append((source, offset))
         self._outputs.extend(outputs)
+        for output in outputs:
+            self._waiting_bytes += len(output.value or b"") + ROW_BYTES
         self._dirty.set()
         if len(self._finished) >= 256:
             self._hurry.set()
@@ -163,9 +170,13 @@ class Home:
                 await asyncio.sleep(0)  # whatever finished in this turn of the loop goes along
             last_batch = len(self._finished)
             try:
-                await self._commit()
+                async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                    await self._commit()
             except Fenced as error:
                 self._lose(error)
+                return
+            except TimeoutError:
+                self._lose(Fenced(f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s"))
                 return
             except Exception as error:
                 log.exception("a commit broke the worker's own code", partition=self.number)
@@ -180,6 +191,7 @@ class Home:
     async def _commit(self) -> None:
         finished, self._finished = self._finished, []
         outputs, self._outputs = self._outputs, []
+        self._committing_bytes, self._waiting_bytes = self._waiting_bytes, 0
         self._dirty.clear()
         self._hurry.clear()
         for source, offset in finished:
@@ -196,27 +208,14 @@ class Home:
             return
         self._idle.clear()
         try:
-            await self._try_commit(outputs, offsets)
+            await self.committer.commit(outputs, offsets)
         finally:
             self._idle.set()
         self._committed.update(states)
-
-    async def _try_commit(self, outputs: list[Output], offsets: Offsets) -> None:
-        """Commit, several times if need be: an error that is none of the partition's own must not drop what was finished."""
-        attempt = 0
-        while attempt < COMMIT_TRIES:
-            try:
-                await self.committer.commit(outputs, offsets)
-            except MessageSizeTooLargeError as error:
-                if not _shrink(outputs):  # no failed try: each time one output loses a larger form, so this ends
-                    raise Fenced(f"an output is too large and has no smaller form: {error!r}") from error
-            except KafkaError as error:
-                attempt += 1
-                log.warning("commit failed", partition=self.number, attempt=attempt, error=repr(error))
-                await asyncio.sleep(COMMIT_RETRY_S * attempt)
-            else:
-                return
-        raise Fenced(f"gave up after {COMMIT_TRIES} tries")
+        self._committing_bytes = 0
+        self.commits += 1
+        if self.inbox:
+            self._on_room(self)
 
     async def drain(self, timeout_s: float) -> None:
         """Let what runs finish, at most `timeout_s` seconds, and commit it. Then the home is closed."""
@@ -248,15 +247,3 @@ class Home:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._loop_task
         await self.committer.close()
-
-
-def _shrink(outputs: list[Output]) -> bool:
-    """Replace the largest output that has a smaller form; False when none has."""
-    candidates = [index for index, output in enumerate(outputs) if output.fallback is not None]
-    if not candidates:
-        return False
-    largest = max(candidates, key=lambda index: len(outputs[index].value or b""))
-    smaller = outputs[largest].fallback
-    if smaller is not None:
-        outputs[largest] = smaller
-    return True

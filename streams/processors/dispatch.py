@@ -186,7 +186,9 @@ class DispatchHandler:
         hops = own_header(job.letter.headers, HOPS_HEADER) if job.source != "tasks" else 0
         if number != self._home.number and (hops or 0) < MAX_HOPS:
             self._parts.metrics.forwarded.inc()
-            forward = self._parts.recorder.forward(job.letter, agent.id, job.expires_ms, (hops or 0) + 1, number)
+            forward = self._parts.recorder.forward(
+                job.letter, agent.id, job.expires_ms, (hops or 0) + 1, number, self._parts.wall_ms()
+            )
             self._end(job.source, job.offset, [forward])
             return
         self._submit(job, agent)

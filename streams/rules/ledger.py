@@ -105,7 +105,12 @@ class Ledger:
         return found
 
     def full(self) -> bool:
-        """True when the offset map might pass its intake limit: deliver no more until it shrinks."""
+        """True when the offset map might pass its intake limit: deliver no more until it shrinks.
+
+        Never with nothing in flight: what is delivered next is the lowest offset that is not done, and shrinks it.
+        """
+        if not self._pending:
+            return False
         end = self._skip[-1][1] + 1 if self._skip else self._next
         span = end - self.head
         return size_bound(len(self._pending), len(self._skip), span) > LIMIT_BYTES * INTAKE_STOP

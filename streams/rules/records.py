@@ -46,6 +46,14 @@ class Output:
     partition: int | None = None
     fallback: Output | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        size = len(self.value or b"") + len(self.key or b"")
+        for name, value in self.headers:
+            size += len(name) + len(value or b"") + 4
+        return size
+
 
 @dataclass(slots=True, frozen=True)
 class Success:
@@ -230,9 +238,10 @@ class Recorder:
         topic = f"dlq.{letter.topic}"
         place = f"{full_name(letter.topic, self._prefix)}/{letter.partition}/{letter.offset}"
         output = Output(topic, letter.key, letter.value, headers + marks)
-        if letter.value is not None and len(letter.value) > LARGE_BYTES:
-            cut = [*headers, *marks, ("parallax.dlq.omitted_bytes", str(len(letter.value)).encode())]
-            output.fallback = Output(topic, letter.key, None, cut)
+        if output.size > LARGE_BYTES:
+            marks.append(("parallax.dlq.omitted_bytes", str(len(letter.value or b"")).encode()))
+            output.fallback = Output(topic, letter.key, None, headers + marks)
+            output.fallback.fallback = Output(topic, None, None, marks)
         data = {
             "topic": full_name(letter.topic, self._prefix),
             "partition": letter.partition,
@@ -242,7 +251,14 @@ class Recorder:
         return [output, self.event("task:dead-lettered", place, data, now_ms)]
 
     def forward(
-        self, letter: Letter, agent_id: str, expires_ms: int, hops: int, partition: int, topic: str = "dispatch"
+        self,
+        letter: Letter,
+        agent_id: str,
+        expires_ms: int,
+        hops: int,
+        partition: int,
+        now_ms: int,
+        topic: str = "dispatch",
     ) -> Output:
         """The same bytes to the agent's home, with the agent chosen and the deadline that runs already."""
         headers = [h for h in letter.headers if h[0] not in OWN_HEADERS]
@@ -251,7 +267,11 @@ class Recorder:
             (EXPIRES_HEADER, str(expires_ms).encode()),
             (HOPS_HEADER, str(hops).encode()),
         ]
-        return Output(topic, agent_id.encode(), letter.value, headers, partition=partition)
+        output = Output(topic, agent_id.encode(), letter.value, headers, partition=partition)
+        if output.size > LARGE_BYTES:
+            reason = f"the record of {output.size} bytes is larger than the {topic} topic accepts"
+            output.fallback = self.dead_letter(letter, "emit", reason, now_ms)[0]
+        return output
 
 
 @dataclass(slots=True, frozen=True)

@@ -25,7 +25,7 @@ def choose(task: Task, agents: Iterable[AgentRegistration]) -> AgentRegistration
 
     >>> agents = [AgentRegistration(id=i, endpoint="http://x", capabilities=["sum"]) for i in ("a", "b")]
     >>> choose(Task(id="t1", type="agent", payload={}, capabilities=["sum"]), agents).id
-    'a'
+    'b'
     """
     found = capable(agents, task.capabilities or ())
     return found[murmur2(task.id.encode()) % len(found)] if found else None

@@ -280,6 +280,16 @@ async def test_what_cannot_be_opened_at_all_fails_the_engine(rig: MakeRig, monke
         await asyncio.wait_for(one.engine.failed(), 5)
 
 
+async def test_a_bug_while_opening_fails_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition that stays shut without a word would be waited for, for ever."""
+    one = await rig()
+    monkeypatch.setattr(one.consumer, "_coordinator", None)
+    await one.consumer.assign(*tps(0))
+    with pytest.raises(AttributeError):
+        await asyncio.wait_for(one.engine.failed(), 5)
+    assert one.committers[0].closed == 1
+
+
 async def test_revoke_drains_and_commits_before_it_returns(rig: MakeRig) -> None:
     """The next owner reads what is committed the moment the callback ends."""
     one = await rig()

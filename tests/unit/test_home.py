@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 
 import pytest
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import TopicPartition
 
 from streams.engine import home as home_module
@@ -65,9 +64,8 @@ MakeRig = Callable[..., Rig]
 
 
 @pytest.fixture
-async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
-    """Makes rigs and closes them; commit retries hardly wait."""
-    monkeypatch.setattr(home_module, "COMMIT_RETRY_S", 0.001)
+async def rig() -> AsyncIterator[MakeRig]:
+    """Makes rigs and closes them."""
     made: list[Rig] = []
 
     def make(script: Iterable[BaseException | None] = (), interval_max_s: float = 0.01) -> Rig:
@@ -117,18 +115,35 @@ async def test_records_of_several_topics_go_into_one_commit(rig: MakeRig) -> Non
     assert list(one.committer.commits[1][1]) == [TopicPartition("t.dispatch", 0)]
 
 
-async def test_a_failed_commit_is_tried_again_with_the_same(rig: MakeRig) -> None:
-    """Two errors that are none of the partition's own: the third attempt carries the same outputs and offsets, once."""
-    one = rig([KafkaError("away"), KafkaError("still away")]).open()
-    one.track(0, 1)
+async def test_a_commit_that_does_not_end_ends_the_home(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that waits for a topic that is gone must not hold its partition without a word."""
+    monkeypatch.setattr(home_module, "COMMIT_TIMEOUT_S", 0.05)
+    one = rig().open()
+    one.track(0)
+    one.committer.gate.clear()
     one.home.complete("tasks", 0, [out("a")])
-    one.home.complete("tasks", 1, [out("b")])
-    await until(lambda: one.committer.commits)
-    await settle()
-    attempts = [(keys(outputs), offsets[TASKS].offset) for outputs, offsets in one.committer.attempts]
-    assert attempts == [(["a", "b"], 2)] * 3
-    assert len(one.committer.commits) == 1
-    assert one.lost == []
+    await until(lambda: one.lost)
+    assert "did not end" in str(one.lost[0])
+    assert one.home.closed
+    assert one.committer.commits == []
+
+
+async def test_intake_stops_when_too_many_bytes_wait_for_their_commit(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large answers behind a slow commit are bounded in bytes, and room is told once they are written."""
+    monkeypatch.setattr(home_module, "MAX_OUTPUT_BYTES", 1000)
+    one = rig().open()
+    one.track(0, 1)
+    one.committer.gate.clear()
+    one.home.complete("tasks", 0, [out("a", 600)])
+    assert not one.home.full()
+    await until(lambda: one.committer.attempts)
+    one.home.complete("tasks", 1, [out("b", 600)])
+    assert one.home.full()
+    one.committer.gate.set()
+    await until(lambda: len(one.committer.commits) == 2)
+    assert not one.home.full()
 
 
 async def test_what_finishes_during_a_commit_goes_with_the_next(rig: MakeRig) -> None:
@@ -144,60 +159,6 @@ async def test_what_finishes_during_a_commit_goes_with_the_next(rig: MakeRig) ->
     await until(lambda: len(one.committer.commits) == 2)
     commits = [(keys(outputs), offsets[TASKS].offset) for outputs, offsets in one.committer.commits]
     assert commits == [(["a"], 1), (["b"], 2)]
-
-
-async def test_too_many_failures_are_the_end_of_this_home(rig: MakeRig) -> None:
-    """After the last try the home gives up, so that it is opened again from what is committed."""
-    one = rig([KafkaError("away")] * home_module.COMMIT_TRIES).open()
-    one.track(0)
-    one.home.complete("tasks", 0, [out("a")])
-    await until(lambda: one.lost)
-    assert one.home.closed
-    assert len(one.committer.attempts) == home_module.COMMIT_TRIES
-    assert one.committer.commits == []
-
-
-async def test_an_output_too_large_is_replaced_by_its_smaller_form(rig: MakeRig) -> None:
-    """The largest goes first; those that fit stay as they are."""
-    one = rig([MessageSizeTooLargeError()]).open()
-    one.track(0, 1, 2)
-    one.home.complete("tasks", 0, [out("large", 50, out("less"))])
-    one.home.complete("tasks", 1, [out("largest", 90, out("small"))])
-    one.home.complete("tasks", 2, [out("no other form", 99)])
-    await until(lambda: one.committer.commits)
-    [(outputs, _)] = one.committer.commits
-    assert keys(outputs) == ["large", "small", "no other form"]
-
-
-async def test_any_number_of_outputs_may_be_too_large(rig: MakeRig) -> None:
-    """Replacing one is no failed try: a batch of many large answers goes through and nobody loses the partition."""
-    count = 3 * home_module.COMMIT_TRIES
-    one = rig([MessageSizeTooLargeError()] * count).open()
-    one.track(*range(count))
-    for offset in range(count):
-        one.home.complete("tasks", offset, [out(f"large{offset}", 90, out(f"small{offset}"))])
-    await until(lambda: one.committer.commits or one.lost)
-    assert one.lost == []
-    assert set(keys(one.committer.commits[0][0])) == {f"small{offset}" for offset in range(count)}
-
-
-async def test_a_smaller_form_may_have_a_smaller_form(rig: MakeRig) -> None:
-    """The chain is followed to its end."""
-    one = rig([MessageSizeTooLargeError()] * 2).open()
-    one.track(0)
-    one.home.complete("tasks", 0, [out("a", 90, out("b", 50, out("c")))])
-    await until(lambda: one.committer.commits or one.lost)
-    assert [keys(outputs) for outputs, _ in one.committer.commits] == [["c"]]
-
-
-async def test_too_large_without_a_smaller_form_ends_the_home(rig: MakeRig) -> None:
-    """It cannot be written and must not be dropped."""
-    one = rig([MessageSizeTooLargeError()]).open()
-    one.track(0)
-    one.home.complete("tasks", 0, [out("a")])
-    await until(lambda: one.lost)
-    assert "too large" in str(one.lost[0])
-    assert one.committer.commits == []
 
 
 async def test_fenced_is_told_once_and_nothing_is_accepted_after(rig: MakeRig) -> None:

@@ -1,0 +1,198 @@
+"""From the consumer into the homes: polling, back-pressure, and what to do when a poll fails.
+
+In: an assigned consumer, the homes that are open. Out: records in their inboxes and, as far as there is room, in their handlers.
+A home is polled for while its inbox is empty (aiokafka throws a paused partition's records away, so nothing is paused for
+lack of room). After a failed poll each partition is asked alone: an unreadable one must not harm the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import IllegalStateError
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from streams.engine.home import Home
+from streams.engine.salvage import salvage
+
+log = structlog.get_logger(__name__)
+
+POLL_MS = 200
+POLL_RECORDS = 500
+FULL_CHECK = 32
+UNREADABLE_PAUSE_S = 30.0
+LISTEN_PAUSE_S = 1.0
+GIVE_UP_S = 60.0
+"""Polls that fail for so long without one that works: the group's own task is dead."""
+
+
+class Feed:
+    """Feeds `homes` (a live dictionary by partition number). `names`: topic on the broker to its short name.
+
+    `room` is set by whoever makes room or has something else to do; `failed` is told what cannot be mended.
+    """
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        homes: Mapping[int, Home],
+        names: Mapping[str, str],
+        max_in_flight: int,
+        room: asyncio.Event,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._consumer = consumer
+        self._homes = homes
+        self._names = names
+        self._max_in_flight = max_in_flight
+        self._room = room
+        self._fail = failed
+        self._alone: list[TopicPartition] = []
+        self._failing_since: float | None = None
+
+    async def turn(self, hurry: bool = False) -> None:
+        """Hand over what there is, then poll once, or wait for room. `hurry`: something else waits for the end of this turn."""
+        self._feed()
+        if hurry:
+            await asyncio.sleep(0)
+        else:
+            await self._fetch()
+
+    def _feed(self) -> None:
+        """Hand records to handlers while there is room; the oldest of each home first."""
+        budget = self._max_in_flight - sum(home.in_flight for home in self._homes.values())
+        for home in self._homes.values():
+            handler, inbox = home.handler, home.inbox
+            if handler is None:
+                continue
+            taken = 0
+            while inbox and budget > 0 and handler.room():
+                # Looked at now and then only: the limit lies far enough below what a commit can hold.
+                if taken % FULL_CHECK == 0 and home.full():
+                    break
+                source, record = inbox.popleft()
+                if home.ledgers[source].track(record.offset):
+                    taken += 1
+                    budget -= 1
+                    handler.take(source, record)
+
+    async def _fetch(self) -> None:
+        self._room.clear()
+        wanted = [tp for home in self._homes.values() if not home.inbox for tp in home.partitions.values()]
+        if not wanted:
+            await self._listen()
+            await self._until_room(POLL_MS / 1000)
+        elif self._alone:
+            await self._fetch_alone()
+        else:
+            await self._fetch_all(wanted)
+
+    async def _listen(self) -> None:
+        """Nobody polls now, so nobody would hear of what keeps the group's coordinator: it waits until it is asked."""
+        try:
+            self._consumer._coordinator.check_errors()
+        except Exception as error:
+            self._poll_failed(error)
+            await asyncio.sleep(LISTEN_PAUSE_S)
+
+    async def _until_room(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._room.wait(), seconds)
+
+    async def _fetch_all(self, wanted: list[TopicPartition]) -> None:
+        poll = asyncio.ensure_future(self._consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=POLL_RECORDS))
+        room = asyncio.ensure_future(self._room.wait())
+        try:
+            await asyncio.wait((poll, room), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            room.cancel()
+            if not poll.done():
+                poll.cancel()
+        try:
+            batches = await poll
+        except asyncio.CancelledError:
+            return
+        except IllegalStateError:  # revoked while polling
+            return
+        except Exception as error:
+            # aiokafka gives up what it had already taken from other partitions, with their positions moved: go back, and
+            # find the one to blame by asking each alone.
+            self._rewind(wanted)
+            self._alone = wanted
+            self._poll_failed(error)
+            return
+        self._failing_since = None
+        if not batches:
+            await self._skip_markers(wanted)
+        self._accept(batches)
+
+    def _accept(self, batches: dict[TopicPartition, list[ConsumerRecord]]) -> None:
+        for tp, records in batches.items():
+            home = self._homes.get(tp.partition)
+            if home is not None:
+                source = self._names[tp.topic]
+                home.inbox.extend((source, record) for record in records)
+
+    async def _fetch_alone(self) -> None:
+        """After a poll failed: one partition at a time, so that an unreadable record harms its own partition only."""
+        suspects, self._alone = self._alone, []
+        for tp in suspects:
+            home = self._homes.get(tp.partition)
+            if home is None or home.inbox:
+                continue
+            try:
+                batches = await self._consumer.getmany(tp, timeout_ms=POLL_MS // 4, max_records=POLL_RECORDS)
+            except IllegalStateError:
+                return
+            except UnicodeDecodeError:
+                self._rewind([tp])
+                batches = await salvage(self._consumer, tp)
+            except Exception as error:
+                self._rewind([tp])
+                self._set_aside(tp, error)
+                continue
+            self._failing_since = None
+            self._accept(batches)
+
+    def _poll_failed(self, error: Exception) -> None:
+        now = asyncio.get_running_loop().time()
+        log.warning("the group or a poll failed; trying again", error=repr(error))
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._failing_since > GIVE_UP_S:
+            self._fail(error)
+
+    def _set_aside(self, tp: TopicPartition, error: Exception) -> None:
+        """A log that cannot be read (a damaged batch, an unknown codec) must not stop the others: ask it again later."""
+        log.error("a partition cannot be read", topic=tp.topic, partition=tp.partition, error=repr(error))
+        with contextlib.suppress(IllegalStateError):
+            self._consumer.pause(tp)
+        asyncio.get_running_loop().call_later(UNREADABLE_PAUSE_S, self._take_back, tp)
+
+    def _take_back(self, tp: TopicPartition) -> None:
+        home = self._homes.get(tp.partition)
+        if home is not None and home.ready:
+            with contextlib.suppress(IllegalStateError):
+                self._consumer.resume(tp)
+
+    def _rewind(self, tps: list[TopicPartition]) -> None:
+        """Ask again for everything that reached no ledger (the inboxes of these homes are empty)."""
+        for tp in tps:
+            home = self._homes.get(tp.partition)
+            if home is not None and not home.inbox:
+                with contextlib.suppress(IllegalStateError):
+                    self._consumer.seek(tp, home.ledgers[self._names[tp.topic]].next)
+
+    async def _skip_markers(self, tps: list[TopicPartition]) -> None:
+        """Nothing came: transaction markers at the ends of the logs are passed, so that the commit reaches the end too."""
+        for tp in tps:
+            home = self._homes.get(tp.partition)
+            if home is not None and not home.inbox:
+                with contextlib.suppress(IllegalStateError):
+                    position = await self._consumer.position(tp)
+                    if self._homes.get(tp.partition) is home:
+                        home.passed({self._names[tp.topic]: position})

@@ -1,0 +1,64 @@
+"""Reading a log whose records have header keys that are no UTF-8, which aiokafka refuses with the whole batch around them.
+
+In: a consumer and one partition, sought to the record in question. Out: what a poll would have given, with the undecodable
+bytes of header keys replaced. C clients can write such keys; a record with one must not stop its partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.legacy_records import LegacyRecordBatch
+from aiokafka.record.memory_records import _MemoryRecordsPy
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+POLL_MS = 2000
+_lock = asyncio.Lock()
+
+
+class _Text(bytes):
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """As bytes do, but never fails."""
+        return bytes.decode(self, encoding, "replace")
+
+
+class _Buffer(bytearray):
+    def __getitem__(self, key: Any) -> Any:
+        found = bytearray.__getitem__(self, key)
+        return _Text(found) if isinstance(key, slice) else found
+
+
+class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka ships no types
+    _buffer: Any
+
+    def _maybe_uncompress(self) -> None:
+        super()._maybe_uncompress()
+        if not isinstance(self._buffer, _Buffer):
+            self._buffer = _Buffer(self._buffer)
+
+
+class _LenientRecords(_MemoryRecordsPy):  # type: ignore[misc]
+    def next_batch(self, *_: Any) -> Any:
+        """The next batch, read by the lenient class if it is of the present format."""
+        data = self._next_slice
+        if data is None:
+            return None
+        self._cache_next()
+        magic = data[self.MAGIC_OFFSET]
+        return _LenientBatch(data) if magic >= 2 else LegacyRecordBatch(data, magic)
+
+
+async def salvage(consumer: AIOKafkaConsumer, tp: TopicPartition) -> dict[TopicPartition, list[ConsumerRecord]]:
+    """One lenient poll. While it runs every fetch of the process is read this (slower) way."""
+    async with _lock:
+        usual = fetcher.MemoryRecords
+        fetcher.MemoryRecords = _LenientRecords
+        try:
+            found: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(tp, timeout_ms=POLL_MS)
+            return found
+        finally:
+            fetcher.MemoryRecords = usual
