@@ -207,8 +207,9 @@ class Caller:
     def _begin(self, start: Start[Ticket]) -> None:
         ticket = start.item
         ticket.last_call_at = start.started_at
-        if ticket.attempt == 0:
+        if ticket.first_call_at == 0.0:
             ticket.first_call_at = start.started_at
+        if ticket.attempt == 0:
             self._hooks.started(ticket)
         ticket.attempt += 1
         self._calls[ticket] = self._loop.create_task(self._call(start))

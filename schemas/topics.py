@@ -115,8 +115,8 @@ TOPICS: tuple[Topic, ...] = (
 )
 
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
-INTAKE = ("tasks", "dispatch", "parked")
-"""The three inputs of dispatch: equal partition counts, assigned together."""
+INTAKE = ("parked", "dispatch", "tasks")
+"""The three inputs of dispatch: equal partition counts, assigned together. What waited longest is served first."""
 
 
 def full_name(name: str, prefix: str = DEFAULT_PREFIX) -> str:

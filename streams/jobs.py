@@ -13,7 +13,7 @@ import orjson
 from agents_io.caller import Ticket
 from schemas.codec import decode_json, dumps, validate
 from schemas.messages import Task
-from streams.rules.records import EXPIRES_HEADER, Echo, Letter, own_header
+from streams.rules.records import ATTEMPTS_HEADER, EXPIRES_HEADER, PARKS_HEADER, Echo, Letter, own_header
 
 
 @dataclass(slots=True)
@@ -31,6 +31,9 @@ class Job:
     key: str | None = None
     agent_id: str | None = None
     ticket: Ticket | None = None
+    parks: int = 0
+    attempts: int = 0
+    """Calls made before it was parked."""
 
 
 def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) -> Job:
@@ -43,7 +46,11 @@ def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) 
     echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k != "headers"})) if given else {}
     body = dumps(asked(task))
     timeout_ms = task.metadata.timeout or default_timeout_ms
-    return Job(letter.topic, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms)
+    job = Job(letter.topic, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms)
+    if letter.topic == "parked":
+        job.parks = own_header(letter.headers, PARKS_HEADER) or 0
+        job.attempts = own_header(letter.headers, ATTEMPTS_HEADER) or 0
+    return job
 
 
 def ticket_for(job: Job, deadline: float, default_retries: int) -> Ticket:
@@ -58,6 +65,7 @@ def ticket_for(job: Job, deadline: float, default_retries: int) -> Ticket:
         priority=metadata.priority,
         max_retries=default_retries if metadata.retries is None else metadata.retries,
         work=job,
+        attempt=job.attempts,
         headers=_trace(job.letter.headers),
     )
 

@@ -17,6 +17,9 @@ class DispatchMetrics:
         )
         self.retries = Counter("parallax_dispatch_retries", "Calls made again after a failure", registry=registry)
         self.forwarded = Counter("parallax_tasks_forwarded", "Tasks sent on to their agent's home", registry=registry)
+        self.parked = Counter(
+            "parallax_tasks_parked", "Tasks put aside until their agent is free", ["reason"], registry=registry
+        )
         self.cache_hits = Counter("parallax_cache_hits", "Tasks answered from the cache", registry=registry)
         self.dead_letters = Counter("parallax_dead_letters", "Records refused, by stage", ["stage"], registry=registry)
         self.state = Gauge(

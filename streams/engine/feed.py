@@ -1,7 +1,7 @@
 """From the consumer into the homes: polling, back-pressure, and what to do when a poll fails.
 
 In: an assigned consumer, the homes that are open. Out: records in their inboxes and, as far as there is room, in their handlers.
-A home is polled for while its inbox is empty (aiokafka throws a paused partition's records away, so nothing is paused for
+A topic is polled for while its inbox is empty (aiokafka throws a paused partition's records away, so nothing is paused for
 lack of room). After a failed poll each partition is asked alone: an unreadable one must not harm the others.
 """
 
@@ -63,26 +63,35 @@ class Feed:
             await self._fetch()
 
     def _feed(self) -> None:
-        """Hand records to handlers while there is room; the oldest of each home first."""
+        """Hand records to handlers while there is room; what was parked first, the oldest of each topic first."""
         budget = self._max_in_flight - sum(home.in_flight for home in self._homes.values())
         for home in self._homes.values():
-            handler, inbox = home.handler, home.inbox
-            if handler is None:
-                continue
-            taken = 0
-            while inbox and budget > 0 and handler.room():
-                # Looked at now and then only: the limit lies far enough below what a commit can hold.
-                if taken % FULL_CHECK == 0 and home.full():
-                    break
-                source, record = inbox.popleft()
-                if home.ledgers[source].track(record.offset):
-                    taken += 1
-                    budget -= 1
-                    handler.take(source, record)
+            for source in home.inboxes:
+                budget = self._hand_over(home, source, budget)
+
+    @staticmethod
+    def _hand_over(home: Home, source: str, budget: int) -> int:
+        handler, inbox, ledger = home.handler, home.inboxes[source], home.ledgers[source]
+        taken = 0
+        while inbox and budget > 0 and handler is not None and handler.room(source):
+            # Looked at now and then only: the limit lies far enough below what a commit can hold.
+            if taken % FULL_CHECK == 0 and home.full(source):
+                break
+            record = inbox.popleft()
+            if ledger.track(record.offset):
+                taken += 1
+                budget -= 1
+                handler.take(source, record)
+        return budget
 
     async def _fetch(self) -> None:
         self._room.clear()
-        wanted = [tp for home in self._homes.values() if not home.inbox for tp in home.partitions.values()]
+        wanted = [
+            home.partitions[source]
+            for home in self._homes.values()
+            for source, inbox in home.inboxes.items()
+            if not inbox and home.handler is not None and home.handler.room(source)
+        ]
         if not wanted:
             await self._listen()
             await self._until_room(POLL_MS / 1000)
@@ -134,15 +143,14 @@ class Feed:
         for tp, records in batches.items():
             home = self._homes.get(tp.partition)
             if home is not None:
-                source = self._names[tp.topic]
-                home.inbox.extend((source, record) for record in records)
+                home.inboxes[self._names[tp.topic]].extend(records)
 
     async def _fetch_alone(self) -> None:
         """After a poll failed: one partition at a time, so that an unreadable record harms its own partition only."""
         suspects, self._alone = self._alone, []
         for tp in suspects:
             home = self._homes.get(tp.partition)
-            if home is None or home.inbox:
+            if home is None or home.inboxes[self._names[tp.topic]]:
                 continue
             try:
                 batches = await self._consumer.getmany(tp, timeout_ms=POLL_MS // 4, max_records=POLL_RECORDS)
@@ -183,7 +191,7 @@ class Feed:
         """Ask again for everything that reached no ledger (the inboxes of these homes are empty)."""
         for tp in tps:
             home = self._homes.get(tp.partition)
-            if home is not None and not home.inbox:
+            if home is not None and not home.inboxes[self._names[tp.topic]]:
                 with contextlib.suppress(IllegalStateError):
                     self._consumer.seek(tp, home.ledgers[self._names[tp.topic]].next)
 
@@ -191,7 +199,7 @@ class Feed:
         """Nothing came: transaction markers at the ends of the logs are passed, so that the commit reaches the end too."""
         for tp in tps:
             home = self._homes.get(tp.partition)
-            if home is not None and not home.inbox:
+            if home is not None and not home.inboxes[self._names[tp.topic]]:
                 with contextlib.suppress(IllegalStateError):
                     position = await self._consumer.position(tp)
                     if self._homes.get(tp.partition) is home:

@@ -33,8 +33,12 @@ MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 class Handler(Protocol):
     """What works on the records of one home. Every record taken must end in one `home.complete`, whatever happens."""
 
-    def room(self) -> bool:
-        """Whether another record may be taken now."""
+    def room(self, source: str) -> bool:
+        """Whether another record of topic `source` may be taken now."""
+        ...
+
+    def resting(self) -> int:
+        """How many of the records taken only wait for their time; they do not count as in flight."""
         ...
 
     def take(self, source: str, record: ConsumerRecord) -> None:
@@ -83,7 +87,7 @@ class Home:
         self.number = number
         self.partitions = dict(partitions)
         self.ledgers: dict[str, Ledger] = {}
-        self.inbox: deque[tuple[str, ConsumerRecord]] = deque()
+        self.inboxes: dict[str, deque[ConsumerRecord]] = {source: deque() for source in self.partitions}
         self.handler: Handler | None = None
         self.ready = False
         self.closed = False
@@ -104,8 +108,14 @@ class Home:
 
     @property
     def in_flight(self) -> int:
-        """Records taken and not finished."""
-        return sum(ledger.in_flight for ledger in self.ledgers.values()) - len(self._finished)
+        """Records taken, not finished, and not merely resting until they are due."""
+        taken = sum(ledger.in_flight for ledger in self.ledgers.values()) - len(self._finished)
+        return taken - (self.handler.resting() if self.handler is not None else 0)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether records lie in an inbox."""
+        return any(self.inboxes.values())
 
     def open(self, heads: Mapping[str, Head], handler: Handler) -> None:
         """Begin from what is committed."""
@@ -123,10 +133,14 @@ class Home:
         self.handler = handler
         self._loop_task = asyncio.create_task(self._commit_loop(), name=f"commit-{self.number}")
 
-    def full(self) -> bool:
-        """Whether more waits for its commit than memory, or the offset map in a commit, should hold."""
+    def full(self, source: str) -> bool:
+        """Whether more waits for its commit than memory, or `source`'s offset map in a commit, should hold."""
         waiting = self._waiting_bytes + self._committing_bytes
-        return waiting > MAX_OUTPUT_BYTES or any(ledger.full() for ledger in self.ledgers.values())
+        return waiting > MAX_OUTPUT_BYTES or self.ledgers[source].full()
+
+    def wake(self) -> None:
+        """There is room again, or something to take."""
+        self._on_room(self)
 
     def blocking(self, source: str) -> dict[str, Any] | None:
         """The record that holds the commit of `source`, and why; None when nothing is in flight."""
@@ -147,7 +161,7 @@ class Home:
         self._dirty.set()
         if len(self._finished) >= 256:
             self._hurry.set()
-        if self.inbox:
+        if self.waiting:
             self._on_room(self)
 
     def passed(self, positions: Mapping[str, int]) -> None:
@@ -214,12 +228,13 @@ class Home:
         self._committed.update(states)
         self._committing_bytes = 0
         self.commits += 1
-        if self.inbox:
+        if self.waiting:
             self._on_room(self)
 
     async def drain(self, timeout_s: float) -> None:
         """Let what runs finish, at most `timeout_s` seconds, and commit it. Then the home is closed."""
-        self.inbox.clear()
+        for inbox in self.inboxes.values():
+            inbox.clear()
         if self.handler is not None:
             self.handler.hold()
             with contextlib.suppress(TimeoutError):
@@ -239,7 +254,8 @@ class Home:
     async def close(self) -> None:
         """Drop everything at once; what is not committed is redone by the next owner."""
         self.closed = True
-        self.inbox.clear()
+        for inbox in self.inboxes.values():
+            inbox.clear()
         if self.handler is not None:
             self.handler.close()
         if self._loop_task is not None and self._loop_task is not asyncio.current_task():

@@ -23,14 +23,18 @@ from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
+from schemas.times import format_time
 from streams.agent_table import AgentTable
+from streams.answer_cache import AnswerCache
 from streams.callers import CallerFactory
 from streams.engine.home import Home
-from streams.jobs import Job, asked, read_job, ticket_for
+from streams.jobs import Job, read_job, ticket_for
 from streams.metrics import DispatchMetrics
-from streams.rules.caching import ResultCache, cache_key
+from streams.parking_lot import ParkingLot
+from streams.rules.parking import park_until, try_again_at
 from streams.rules.records import (
     AGENT_HEADER,
+    DUE_HEADER,
     HOPS_HEADER,
     Letter,
     Output,
@@ -44,6 +48,7 @@ from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+MAX_PARKED_S = 3600.0
 CIRCUIT_EVENTS: dict[str, EventType] = {
     "open": "circuit:open",
     "half-open": "circuit:half-open",
@@ -76,23 +81,20 @@ class DispatchHandler:
         self._lookups: set[asyncio.Task[None]] = set()
         self._jobs: dict[tuple[str, int], Job] = {}
         self._loop = asyncio.get_running_loop()
-        cache = parts.settings.cache
-        self._cache: ResultCache[tuple[str, Success]] | None = None
-        if cache.enabled:
-            self._cache = ResultCache(
-                ttl_s=cache.ttl / 1000,
-                min_confidence=cache.min_confidence,
-                max_entries=cache.max_entries,
-                max_bytes=cache.max_bytes,
-            )
+        self._answers = AnswerCache(parts.settings.cache)
+        self._lot = ParkingLot(self._back, home.wake)
         self._held = False
         self._default_timeout_ms = parts.settings.dispatch.default_timeout
 
     # What the home asks
 
-    def room(self) -> bool:
-        """False while the lane of the last task taken is full."""
-        return not self._overflow
+    def room(self, source: str) -> bool:
+        """False while the lane of the last task taken is full, or as many parked tasks are held as may be."""
+        return not self._overflow and (source != "parked" or self._lot.room)
+
+    def resting(self) -> int:
+        """Parked tasks that are not due."""
+        return len(self._lot)
 
     def running(self) -> int:
         """Calls under way."""
@@ -112,13 +114,14 @@ class DispatchHandler:
         for caller in self._callers.values():
             caller.close()
         self._overflow.clear()
+        self._lot.close()
         self._jobs.clear()
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """What a record in flight waits for: taskId, agentId, age (ms since intake), reason. None if it is not here."""
         job = self._jobs.get((source, offset))
         if job is None:
-            return None
+            return {"reason": "parked"} if source == "parked" else None
         now = self._loop.time()
         reason = "looking_for_agent"
         if job.ticket is not None and job.agent_id is not None:
@@ -133,7 +136,17 @@ class DispatchHandler:
     def take(self, source: str, record: ConsumerRecord) -> None:
         """One record: decode it, then find its agent. Whatever goes wrong costs this record alone."""
         letter = Letter(source, record.partition, record.offset, record.key, record.value, record.headers)
-        self._guarded(letter, lambda: self._begin(source, letter))
+        due_ms = own_header(record.headers, DUE_HEADER) if source == "parked" else None
+        wait_s = 0.0 if due_ms is None else (due_ms - self._parts.wall_ms()) / 1000
+        if wait_s > 0.005:
+            self._lot.hold(letter, min(wait_s, MAX_PARKED_S))
+        else:
+            self._guarded(letter, lambda: self._begin(source, letter))
+
+    def _back(self, letter: Letter) -> None:
+        """A parked task is due."""
+        if not self._held:
+            self._guarded(letter, lambda: self._begin(letter.topic, letter))
 
     def _guarded(self, letter: Letter, step: Callable[[], None]) -> None:
         """A record must end, also when our own code fails on it: then as a dead letter."""
@@ -208,28 +221,43 @@ class DispatchHandler:
     # Calling it
 
     def _submit(self, job: Job, agent: AgentRegistration) -> None:
-        task = job.task
-        if self._cache is not None and task.metadata.cache:
-            job.key = cache_key(
-                pattern=task.metadata.pattern_name,
-                input=asked(task),
-                capabilities=task.capabilities or (),
-                target=task.target,
-            )
-        if self._cache is not None and job.key is not None and self._answer_from_cache(job, job.key):
+        found = self._answers.find(job, self._loop.time())
+        if found is not None:
+            self._repeat(job, *found)
             return
         left_s = (job.expires_ms - self._parts.wall_ms()) / 1000
         ticket = ticket_for(job, self._loop.time() + left_s, self._parts.settings.retry.max_retries)
         job.agent_id, job.ticket = agent.id, ticket
-        caller = self._caller(agent)
-        if not caller.submit(ticket):
-            self._overflow.append((caller, ticket))
+        self._place(self._caller(agent), ticket)
 
-    def _answer_from_cache(self, job: Job, key: str) -> bool:
-        found = self._cache.get(key, self._loop.time()) if self._cache is not None else None
-        if found is None:
-            return False
-        agent_id, answer = found
+    def _place(self, caller: Caller, ticket: Ticket) -> None:
+        """Into the agent's lane; or, if the wait there would be long, to the `parked` topic, which costs no memory."""
+        job: Job = ticket.work
+        now = self._loop.time()
+        shut_until = caller.lane.breaker.shut_until(now)
+        due = park_until(now, max(shut_until, caller.lane.limiter.paused_until), ticket.deadline)
+        if due is not None:
+            self._park(job, ticket, due, "circuit_open" if shut_until > now else "retry_after", job.parks)
+        elif not caller.submit(ticket):
+            # A full queue holds the partition back, unless that would hold back other agents' tasks.
+            due = try_again_at(now, job.parks, ticket.deadline) if len(self._callers) > 1 else None
+            if due is not None:
+                self._park(job, ticket, due, "queue_full", job.parks + 1)
+            else:
+                self._overflow.append((caller, ticket))
+
+    def _park(self, job: Job, ticket: Ticket, due: float, reason: str, parks: int) -> None:
+        now_ms = self._parts.wall_ms()
+        due_ms = now_ms + round((due - self._loop.time()) * 1000)
+        agent_id = job.agent_id or ""
+        data = {"taskId": job.task.id, "agentId": agent_id, "reason": reason, "until": format_time(due_ms)}
+        self._parts.metrics.parked.labels(reason).inc()
+        self._parts.emit(self._parts.recorder.event("task:parked", job.task.id, data, now_ms, tail=f"/{due_ms}"))
+        output = self._parts.recorder.park(job.letter, agent_id, job.expires_ms, due_ms, parks, ticket.attempt, now_ms)
+        self._end(job.source, job.offset, [output])
+
+    def _repeat(self, job: Job, agent_id: str, answer: Success) -> None:
+        """The answer is known: no call."""
         now_ms = self._parts.wall_ms()
         self._parts.emit(self._parts.recorder.event("task:cache-hit", job.task.id, {"taskId": job.task.id}, now_ms))
         self._parts.metrics.cache_hits.inc()
@@ -238,7 +266,6 @@ class DispatchHandler:
             job.task, job.echo, agent_id, answer, self._spent(job, None), True, now_ms
         )
         self._end(job.source, job.offset, outputs)
-        return True
 
     def _caller(self, agent: AgentRegistration) -> Caller:
         caller = self._callers.get(agent.id)
@@ -287,6 +314,16 @@ class DispatchHandler:
         self._parts.emit(
             self._parts.recorder.event(CIRCUIT_EVENTS[transition.kind], agent_id, data, now_ms, tail=f"/{now_ms}")
         )
+        caller = self._callers.get(agent_id)
+        if transition.kind == "open" and caller is not None and not self._held:
+            self._place_again(caller)
+
+    def _place_again(self, caller: Caller) -> None:
+        """The circuit opened: what waits for this agent need not wait in memory."""
+        held_back = [ticket for owner, ticket in self._overflow if owner is caller]
+        self._overflow = deque((owner, ticket) for owner, ticket in self._overflow if owner is not caller)
+        for ticket in caller.lane.drain() + held_back:
+            self._place(caller, ticket)
 
     def _refill(self) -> None:
         """Room in a lane: the tasks held back go first."""
@@ -303,8 +340,7 @@ class DispatchHandler:
         except Rejected as rejected:
             self._fail(job, BadResponse(rejected.reason), ticket)
             return
-        if self._cache is not None and job.key is not None:
-            self._cache.put(job.key, (agent_id, success), len(success.value_json), answer.confidence, self._loop.time())
+        self._answers.keep(job, agent_id, success, self._loop.time())
         self._parts.metrics.finished("success", self._loop.time() - job.came)
         outputs = self._parts.recorder.succeeded(
             job.task, job.echo, agent_id, success, self._spent(job, ticket), False, self._parts.wall_ms()

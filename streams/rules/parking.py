@@ -15,12 +15,15 @@ T = TypeVar("T")
 MIN_WAIT_S = 1.0
 """A shorter wait is not worth a round trip through a topic."""
 QUEUE_FULL_WAIT_S = 1.0
-MAX_HELD = 1000
+MAX_QUEUE_WAIT_S = 30.0
+LAST_CHANCE_S = 0.5
+"""A task whose deadline comes before its turn is brought back this much before the deadline, for a last look."""
+MAX_HELD = 800
 MAX_HELD_BYTES = 8 * 1024 * 1024
 
 
 def park_until(now_s: float, free_at_s: float, deadline_s: float) -> float | None:
-    """When a task whose agent is free again at `free_at_s` should come back; None if it should not be parked.
+    """When a task whose agent takes no call before `free_at_s` should come back; None if it should not be parked.
 
     >>> park_until(0.0, 30.0, 60.0), park_until(0.0, 0.5, 60.0), park_until(0.0, 30.0, 20.0)
     (30.0, None, None)
@@ -30,16 +33,15 @@ def park_until(now_s: float, free_at_s: float, deadline_s: float) -> float | Non
     return free_at_s
 
 
-def back_in_s(parks: int, waiting: int, per_second: float) -> float:
-    """Seconds until a task that found its agent's queue full tries again: when what waits before it should be served.
+def try_again_at(now_s: float, parks: int, deadline_s: float) -> float | None:
+    """When a task that found its agent's queue full comes back: each time later; None if its deadline is too near.
 
-    `parks`: how often it was parked already; each time it waits longer, so that a wrong estimate costs few rounds.
-
-    >>> back_in_s(0, 100, 50.0), back_in_s(0, 10, 50.0), back_in_s(3, 10, 50.0)
-    (2.0, 1.0, 8.0)
+    >>> try_again_at(0.0, 0, 60.0), try_again_at(0.0, 3, 60.0), try_again_at(0.0, 3, 6.0), try_again_at(0.0, 0, 1.2)
+    (1.0, 8.0, 5.5, None)
     """
-    served = waiting / per_second if per_second > 0 else 30.0
-    return min(max(QUEUE_FULL_WAIT_S, served) * float(2 ** min(parks, 5)), 60.0)
+    due = now_s + min(QUEUE_FULL_WAIT_S * float(2 ** min(parks, 10)), MAX_QUEUE_WAIT_S)
+    due = min(due, deadline_s - LAST_CHANCE_S)
+    return due if due - now_s >= MIN_WAIT_S else None
 
 
 class Parked(Generic[T]):

@@ -21,7 +21,10 @@ from schemas.topics import BY_NAME, full_name
 AGENT_HEADER = "parallax-agent"
 EXPIRES_HEADER = "parallax-expires"
 HOPS_HEADER = "parallax-hops"
-OWN_HEADERS = frozenset((AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER))
+DUE_HEADER = "parallax-due"
+PARKS_HEADER = "parallax-parks"
+ATTEMPTS_HEADER = "parallax-attempts"
+OWN_HEADERS = frozenset((AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, DUE_HEADER, PARKS_HEADER, ATTEMPTS_HEADER))
 RESULT_TYPE = BY_NAME["results"].ce_type
 POINT_TYPE = BY_NAME["data-points"].ce_type
 LARGE_BYTES = 64 * 1024
@@ -250,24 +253,23 @@ class Recorder:
         }
         return [output, self.event("task:dead-lettered", place, data, now_ms)]
 
-    def forward(
-        self,
-        letter: Letter,
-        agent_id: str,
-        expires_ms: int,
-        hops: int,
-        partition: int,
-        now_ms: int,
-        topic: str = "dispatch",
-    ) -> Output:
+    def forward(self, letter: Letter, agent_id: str, expires_ms: int, hops: int, partition: int, now_ms: int) -> Output:
         """The same bytes to the agent's home, with the agent chosen and the deadline that runs already."""
+        marks = {AGENT_HEADER: agent_id, EXPIRES_HEADER: str(expires_ms), HOPS_HEADER: str(hops)}
+        return self._moved("dispatch", letter, marks, partition, now_ms)
+
+    def park(
+        self, letter: Letter, agent_id: str, expires_ms: int, due_ms: int, parks: int, attempts: int, now_ms: int
+    ) -> Output:
+        """The same bytes to the `parked` topic of the same partition, with when to come back and what was spent already."""
+        marks = {AGENT_HEADER: agent_id, EXPIRES_HEADER: str(expires_ms), DUE_HEADER: str(due_ms)}
+        marks |= {PARKS_HEADER: str(parks), ATTEMPTS_HEADER: str(attempts)}
+        return self._moved("parked", letter, marks, letter.partition, now_ms)
+
+    def _moved(self, topic: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int) -> Output:
         headers = [h for h in letter.headers if h[0] not in OWN_HEADERS]
-        headers += [
-            (AGENT_HEADER, agent_id.encode()),
-            (EXPIRES_HEADER, str(expires_ms).encode()),
-            (HOPS_HEADER, str(hops).encode()),
-        ]
-        output = Output(topic, agent_id.encode(), letter.value, headers, partition=partition)
+        headers += [(name, value.encode()) for name, value in marks.items()]
+        output = Output(topic, marks[AGENT_HEADER].encode(), letter.value, headers, partition=partition)
         if output.size > LARGE_BYTES:
             reason = f"the record of {output.size} bytes is larger than the {topic} topic accepts"
             output.fallback = self.dead_letter(letter, "emit", reason, now_ms)[0]

@@ -38,6 +38,9 @@ class FakeHome:
         """Keep it."""
         self.ended.append((source, offset, list(outputs)))
 
+    def wake(self) -> None:
+        """Nobody waits for room here."""
+
 
 class FakeAgents:
     """A table that is `late` is known after `catch_up` only."""

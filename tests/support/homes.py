@@ -64,9 +64,13 @@ class FakeHandler:
         self.closed = 0
         self.calls = 0
 
-    def room(self) -> bool:
+    def room(self, source: str) -> bool:
         """As the test says."""
         return self.open
+
+    def resting(self) -> int:
+        """Nothing rests here."""
+        return 0
 
     def take(self, source: str, record: ConsumerRecord) -> None:
         """Remember it."""

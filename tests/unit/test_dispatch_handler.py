@@ -301,10 +301,10 @@ async def test_a_full_lane_stops_intake_and_is_filled_again_in_order(make: Make)
     one.transport.gate.clear()
     for offset in range(2):
         one.take(offset, payload=offset)
-        assert one.handler.room()
+        assert one.handler.room("tasks")
     for offset in (2, 3):
         one.take(offset, payload=offset)
-        assert not one.handler.room()
+        assert not one.handler.room("tasks")
     await until(lambda: one.transport.calls)
     assert one.transport.tasks == ["t0"]
     reasons = [(one.handler.explain("tasks", offset) or {})["reason"] for offset in range(4)]
@@ -313,7 +313,7 @@ async def test_a_full_lane_stops_intake_and_is_filled_again_in_order(make: Make)
     for offset in range(4):
         assert (await one.result(offset))["status"] == "success"
     assert one.transport.tasks == ["t0", "t1", "t2", "t3"]
-    assert one.handler.room()
+    assert one.handler.room("tasks")
     assert one.handler.explain("tasks", 0) is None
 
 
@@ -326,7 +326,7 @@ async def test_held_back_tasks_expire_too(make: Make) -> None:
         one.take(offset, payload=offset, metadata={"timeout": 30_000 if offset == 0 else 30})
     for offset in (1, 2):
         assert (await one.result(offset))["error"]["code"] == "expired"
-    assert one.handler.room()
+    assert one.handler.room("tasks")
     assert one.transport.tasks == ["t0"]
 
 

@@ -137,13 +137,13 @@ async def test_intake_stops_when_too_many_bytes_wait_for_their_commit(
     one.track(0, 1)
     one.committer.gate.clear()
     one.home.complete("tasks", 0, [out("a", 600)])
-    assert not one.home.full()
+    assert not one.home.full("tasks")
     await until(lambda: one.committer.attempts)
     one.home.complete("tasks", 1, [out("b", 600)])
-    assert one.home.full()
+    assert one.home.full("tasks")
     one.committer.gate.set()
     await until(lambda: len(one.committer.commits) == 2)
-    assert not one.home.full()
+    assert not one.home.full("tasks")
 
 
 async def test_what_finishes_during_a_commit_goes_with_the_next(rig: MakeRig) -> None:
@@ -192,7 +192,7 @@ async def test_drain_waits_for_what_runs_and_commits_it(rig: MakeRig) -> None:
     one = rig(interval_max_s=30.0).open()
     one.track(*range(10))
     one.handler.calls = 1
-    one.home.inbox.append(("tasks", intake(99)))
+    one.home.inboxes["tasks"].append(intake(99))
     for offset in range(9):
         one.home.complete("tasks", offset, [out(str(offset))])
 
@@ -207,7 +207,7 @@ async def test_drain_waits_for_what_runs_and_commits_it(rig: MakeRig) -> None:
     await finishing
     assert one.committer.last() == (10, "")
     assert one.home.closed
-    assert not one.home.inbox
+    assert not one.home.waiting
     assert (one.handler.closed, one.committer.closed) == (1, 1)
 
 
@@ -328,7 +328,7 @@ async def test_the_engine_is_told_of_room_only_when_records_wait(rig: MakeRig) -
     one.track(0, 1)
     one.home.complete("tasks", 0, [])
     assert one.room == 0
-    one.home.inbox.append(("tasks", intake(2)))
+    one.home.inboxes["tasks"].append(intake(2))
     one.home.complete("tasks", 1, [])
     assert one.room == 1
 
@@ -336,10 +336,10 @@ async def test_the_engine_is_told_of_room_only_when_records_wait(rig: MakeRig) -
 async def test_full_follows_the_ledgers(rig: MakeRig) -> None:
     """Every second record open over a long stretch: the map would outgrow a commit, until the holes close."""
     one = rig().open()
-    assert not one.home.full()
+    assert not one.home.full("tasks")
     ledger = one.home.ledgers["tasks"]
     offset = 0
-    while not one.home.full():
+    while not one.home.full("tasks"):
         one.track(offset)
         if offset % 2:
             ledger.done(offset)
@@ -348,7 +348,7 @@ async def test_full_follows_the_ledgers(rig: MakeRig) -> None:
     assert len(offset_map.encode("t.tasks", 0, ledger.head, ledger.runs())) < offset_map.LIMIT_BYTES
     for even in range(0, offset, 2):
         ledger.done(even)
-    assert not one.home.full()
+    assert not one.home.full("tasks")
 
 
 async def test_blocking_names_the_oldest_record_in_flight(rig: MakeRig) -> None:
