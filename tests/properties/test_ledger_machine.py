@@ -151,3 +151,15 @@ def test_intake_stops_before_the_map_is_too_large(pending: int, spread: int) -> 
             ledger.done(offset)
         offset += 1
     assert len(offset_map.encode("t", 0, ledger.head, ledger.runs())) <= LIMIT_BYTES
+
+
+def test_a_ledger_with_nothing_in_flight_takes_more() -> None:
+    """A map near the limit, loaded by a new owner: only taking its lowest offsets can shrink it."""
+    runs = [(2 * n + 1, 2 * n + 1) for n in range(9500)]
+    ledger = Ledger(0, runs)
+    assert not ledger.full()
+    assert ledger.track(0)
+    assert ledger.full()
+    ledger.done(0)
+    assert not ledger.full()
+    assert ledger.head == 2

@@ -23,6 +23,8 @@ class FakeConsumer:
         self.assigned: set[TopicPartition] = set()
         self.paused: set[TopicPartition] = set()
         self.polls = 0
+        self.broken: dict[TopicPartition, Exception] = {}
+        self.group_error: Exception | None = None
         self.stopped = 0
         self.listener: Any = None
         self._coordinator = self
@@ -84,6 +86,11 @@ class FakeConsumer:
         self._check((tp,))
         self.positions[tp] = offset
 
+    def check_errors(self) -> None:
+        """What the coordinator's task ran into."""
+        if self.group_error is not None:
+            raise self.group_error
+
     async def position(self, tp: TopicPartition) -> int:
         """The next offset to be fetched."""
         self._check((tp,))
@@ -107,11 +114,16 @@ class FakeConsumer:
         """The next records of partitions that are not paused; waits a little when there are none."""
         self.polls += 1
         self._check(tps)
+        self.check_errors()
         found: dict[TopicPartition, list[ConsumerRecord]] = {}
         for tp in tps:
             ahead = [offset for offset in self.logs.get(tp, []) if offset >= self.positions[tp]]
             if tp in self.paused:
                 continue
+            if tp in self.broken and ahead:
+                raise self.broken[
+                    tp
+                ]  # as aiokafka: the positions of those before it have moved, their records are gone
             taken = ahead[:max_records]
             max_records -= len(taken)
             if taken:

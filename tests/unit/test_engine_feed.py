@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from schemas.topics import INTAKE
 from streams.engine import engine as engine_module
+from streams.engine import feed as feed_module
 from streams.engine.commit import Fenced, Offsets
 from streams.engine.engine import Engine, EngineConfig
 from streams.engine.home import Home
@@ -100,6 +101,8 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
     made: list[Rig] = []
     monkeypatch.setattr(engine_module, "RESTART_PAUSE_S", 0.005)
     monkeypatch.setattr(engine_module, "POLL_MS", 20)
+    monkeypatch.setattr(engine_module, "MAX_REOPEN_PAUSE_S", 0.05)
+    monkeypatch.setattr(feed_module, "POLL_MS", 20)
 
     async def make(**fields: Any) -> Rig:
         one = Rig(**fields)
@@ -360,3 +363,78 @@ async def test_a_committed_offset_beyond_the_log(rig: MakeRig, exact: bool, head
     one.consumer.store({TASKS: OffsetAndMetadata(50, "")})
     await one.ready()
     assert one.engine.homes[0].ledgers["tasks"].head == head
+
+
+async def test_a_poll_that_fails_loses_nothing_of_other_partitions(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One log cannot be read: everything of the others is taken, the unreadable one is set aside and tried again later."""
+    monkeypatch.setattr(feed_module, "UNREADABLE_PAUSE_S", 0.05)
+    one = await rig()
+    await one.ready(0, 1, 2)
+    bad = TopicPartition("t.tasks", 1)
+    one.consumer.broken[bad] = CorruptRecordException("crc")
+    for number in (0, 1, 2):
+        one.consumer.write(TopicPartition("t.tasks", number), 20)
+
+    def taken() -> list[tuple[int, int]]:
+        return [
+            (number, offset)
+            for number, home in one.engine.homes.items()
+            for source, offset in home.handler.taken
+            if source == "tasks"
+        ]
+
+    await until(lambda: len(taken()) == 40)
+    await settle(10)
+    assert sorted(taken()) == [(number, offset) for number in (0, 2) for offset in range(20)]
+    del one.consumer.broken[bad]
+    await until(lambda: len(taken()) == 60)
+    assert len(set(taken())) == 60
+
+
+async def test_polls_that_fail_for_long_fail_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group's own task is dead, say: better to end with the reason than to try for ever."""
+    monkeypatch.setattr(feed_module, "GIVE_UP_S", 0.05)
+    monkeypatch.setattr(feed_module, "UNREADABLE_PAUSE_S", 0.01)
+    one = await rig()
+    await one.ready()
+    one.consumer.group_error = KafkaError("dead")
+    with pytest.raises(KafkaError, match="dead"):
+        await asyncio.wait_for(one.engine.failed(), 5)
+
+
+async def test_a_group_error_is_heard_without_any_partition(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing assigned nobody polls; the coordinator's error must come out all the same."""
+    monkeypatch.setattr(feed_module, "GIVE_UP_S", 0.05)
+    monkeypatch.setattr(feed_module, "LISTEN_PAUSE_S", 0.01)
+    one = await rig()
+    one.consumer.group_error = KafkaError("no such session timeout")
+    with pytest.raises(KafkaError, match="session timeout"):
+        await asyncio.wait_for(one.engine.failed(), 5)
+
+
+async def test_starts_without_a_commit_end_with_the_reason(rig: MakeRig) -> None:
+    """A topic that may not be written, say: calling agents again and again for nothing must stop."""
+    one = await rig()
+    one.prepare = lambda committer: committer.script.extend([Fenced("not authorized")] * 3)
+    one.consumer.write(TASKS, 1)
+    await one.consumer.assign(*tps(0))
+    with pytest.raises(RuntimeError, match="not authorized"):
+        await asyncio.wait_for(one.engine.failed(), 10)
+    assert len(one.committers) == engine_module.MAX_LOSSES
+
+
+async def test_a_home_lost_during_a_rebalance_is_not_opened_twice(rig: MakeRig) -> None:
+    """Its reopening wakes when the next assignment's home is open already: that one stays, and stays unpaused."""
+    one = await rig(session_timeout_s=0.4)
+    await one.ready()
+    old = one.engine.homes[0]
+    one.engine._restart(old, Fenced("lost while it was revoked"))
+    await one.consumer.revoke()
+    await one.ready()
+    await asyncio.sleep(0.3)
+    assert len(one.handlers) == 2
+    assert not one.consumer.paused
+    one.consumer.write(TASKS, 3)
+    await until(lambda: one.taken == [0, 1, 2])
