@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from schemas.topics import INTAKE, full_name
+from schemas.topics import full_name
 from streams import topics_admin
 from streams.kafka import client_options, reach, supports_transactions
 from streams.settings import Settings
@@ -102,7 +102,7 @@ async def test_growth_and_mismatch(kafka: KafkaCluster, settings_for: SettingsFo
 async def test_check_names_what_is_wrong(kafka: KafkaCluster, settings_for: SettingsFor) -> None:
     """Missing topics by name; unequal counts with the counts."""
     settings = settings_for(kafka)
-    for number, name in enumerate(INTAKE):
+    for number, name in enumerate(("tasks", "dispatch", "parked")):
         await create(settings, name, 1 + number)
     with pytest.raises(TopicsMissing, match=r"results.*parallax topics apply"):
         await topics_admin.check(settings)
