@@ -156,6 +156,7 @@ class KafkaCluster:
         java = _tool("java", "openjdk-17-jre-headless")
         classpath = f"{jars()}/*"
         self._home = Path(tempfile.mkdtemp(prefix="parallax-kafka-"))
+        # One id in 64 begins with a dash, which an option of its own would be taken for.
         self._cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         self._nodes = [
             _Broker(number + 1, free_port(), free_port(), self._home / str(number)) for number in range(self.brokers)
@@ -214,7 +215,7 @@ class KafkaCluster:
         tool = [java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", classpath, "kafka.tools.StorageTool", "format"]
         running = [
             subprocess.Popen(
-                [*tool, "-t", self._cluster_id, "-c", str(node.home / "server.properties")],
+                [*tool, f"--cluster-id={self._cluster_id}", "-c", str(node.home / "server.properties")],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
