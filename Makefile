@@ -69,8 +69,12 @@ chaos-smoke: setup ## A short seeded kill run on real Kafka (part of the gate)
 	$(BIN)/python -m tests.chaos.kill --tasks 15000 --kills 3 --seed 1
 
 .PHONY: chaos-kill
-chaos-kill: setup ## The whole kill run: 100,000 tasks, 12 SIGKILLs, five seeds
-	$(BIN)/python -m tests.chaos.kill --tasks 100000 --kills 12 --seed 1 --seed 2 --seed 3 --seed 4 --seed 5
+chaos-kill: setup ## The whole kill run: 100,000 tasks, 12 SIGKILLs, a zombie, a rolling restart; five seeds
+	$(BIN)/python -m tests.chaos.kill --tasks 100000 --kills 12 --zombie --rolling --seed 1 --seed 2 --seed 3 --seed 4 --seed 5
+
+.PHONY: bench-backlog
+bench-backlog: setup ## Memory of a worker with a million tasks waiting
+	$(BIN)/python -m tests.bench.backlog
 
 .PHONY: bench
 bench: setup ## Throughput, CPU a task and latency beside the bare aiokafka loop, on real Kafka

@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=30_000)
     parser.add_argument("--bootstrap")
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=120)
     with ExitStack() as stack:
         bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
         _, endpoint = stack.enter_context(instant_agent())
