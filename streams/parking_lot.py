@@ -36,6 +36,11 @@ class ParkingLot:
         self._parked.hold(letter, due=self._loop.time() + wait_s, size=len(letter.value or b""))
         self._set_timer()
 
+    def release(self, wanted: Callable[[Letter], bool]) -> None:
+        """Hand those out at once that are wanted."""
+        for letter in self._parked.take(wanted):
+            self._out(letter)
+
     def close(self) -> None:
         """Forget everything; it stays on the topic."""
         if self._timer is not None:

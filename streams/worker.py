@@ -24,6 +24,7 @@ from agents_io.http_transport import HttpTransport
 from schemas.topics import INTAKE, full_name
 from streams.agent_table import AgentTable
 from streams.callers import CallerFactory
+from streams.control_table import ControlTable
 from streams.engine.batcher import Batcher
 from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
 from streams.engine.engine import Engine, EngineConfig
@@ -167,12 +168,19 @@ async def _dispatch(
         max_connections=settings.dispatch.max_in_flight, max_answer_bytes=settings.dispatch.max_answer_bytes
     )
     stack.push_async_callback(transport.close)
+    controls = ControlTable(options, settings.topic_prefix, lambda task_id: cancel(task_id))
+    stack.push_async_callback(controls.stop)
     batcher = Batcher(settings.topic_prefix, await size_limits(settings))
 
     def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
         if transactional:
             return TransactionalCommitter(options, f"{group}-{number}", group, batcher)
         return PlainCommitter(sink.producer, consumer, batcher)
+
+    def cancel(task_id: str) -> None:
+        for home in list(engine.homes.values()):
+            if isinstance(home.handler, DispatchHandler):
+                home.handler.cancel(task_id)
 
     def partition_count() -> int:
         return (
@@ -187,6 +195,7 @@ async def _dispatch(
         emit=sink.emit,
         metrics=DispatchMetrics(registry),
         wall_ms=lambda: time.time_ns() // 1_000_000,
+        cancelled=controls.cancelled,
         partition_count=partition_count,
     )
     engine = Engine(
@@ -207,6 +216,7 @@ async def _dispatch(
         on_assigned=batcher.forget_partition_counts,
     )
     stack.push_async_callback(engine.stop)
+    await controls.start()
     await engine.start()
     web.engine = engine
     web.agents = agents

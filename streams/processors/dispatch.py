@@ -7,7 +7,6 @@ dead letter. Out of transaction go only progress events. What waits for an agent
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +15,8 @@ from typing import Any
 import structlog
 from aiokafka.structs import ConsumerRecord
 
-from agents_io.caller import Caller, Ticket
-from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, NoAgent, Unsupported
+from agents_io.caller import Ticket
+from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, Cancelled, NoAgent, Unsupported
 from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
@@ -31,11 +30,12 @@ from streams.engine.home import Home
 from streams.jobs import Job, read_job, ticket_for
 from streams.metrics import DispatchMetrics
 from streams.parking_lot import ParkingLot
-from streams.rules.parking import park_until, try_again_at
+from streams.queues import Parking, Queues
 from streams.rules.records import (
     AGENT_HEADER,
     DUE_HEADER,
     HOPS_HEADER,
+    TASK_HEADER,
     Letter,
     Output,
     Recorder,
@@ -67,6 +67,8 @@ class Parts:
     emit: Callable[[Output], None]
     metrics: DispatchMetrics
     wall_ms: Callable[[], int]
+    cancelled: Callable[[str], str | None]
+    """Why a task id is to be cancelled, or None."""
     partition_count: Callable[[], int]
 
 
@@ -76,10 +78,10 @@ class DispatchHandler:
     def __init__(self, home: Home, parts: Parts) -> None:
         self._home = home
         self._parts = parts
-        self._callers: dict[str, Caller] = {}
-        self._overflow: deque[tuple[Caller, Ticket]] = deque()
+        self._queues = Queues(parts.callers, parts.wall_ms, self._parked)
         self._lookups: set[asyncio.Task[None]] = set()
         self._jobs: dict[tuple[str, int], Job] = {}
+        self._by_task: dict[str, Job] = {}
         self._loop = asyncio.get_running_loop()
         self._answers = AnswerCache(parts.settings.cache)
         self._lot = ParkingLot(self._back, home.wake)
@@ -90,7 +92,7 @@ class DispatchHandler:
 
     def room(self, source: str) -> bool:
         """False while the lane of the last task taken is full, or as many parked tasks are held as may be."""
-        return not self._overflow and (source != "parked" or self._lot.room)
+        return self._queues.room and (source != "parked" or self._lot.room)
 
     def resting(self) -> int:
         """Parked tasks that are not due."""
@@ -98,12 +100,12 @@ class DispatchHandler:
 
     def running(self) -> int:
         """Calls under way."""
-        return sum(caller.running for caller in self._callers.values())
+        return sum(caller.running for caller in self._queues.callers.values())
 
     def hold(self) -> None:
         """Begin no further call."""
         self._held = True
-        for caller in self._callers.values():
+        for caller in self._queues.callers.values():
             caller.hold()
 
     def close(self) -> None:
@@ -111,11 +113,12 @@ class DispatchHandler:
         self._held = True
         for lookup in self._lookups:
             lookup.cancel()
-        for caller in self._callers.values():
+        for caller in self._queues.callers.values():
             caller.close()
-        self._overflow.clear()
+        self._queues.held_back.clear()
         self._lot.close()
         self._jobs.clear()
+        self._by_task.clear()
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """What a record in flight waits for: taskId, agentId, age (ms since intake), reason. None if it is not here."""
@@ -125,7 +128,7 @@ class DispatchHandler:
         now = self._loop.time()
         reason = "looking_for_agent"
         if job.ticket is not None and job.agent_id is not None:
-            reason = self._callers[job.agent_id].status(job.ticket, now) or "queue_full"
+            reason = self._queues.callers[job.agent_id].status(job.ticket, now) or "queue_full"
         return {
             "taskId": job.task.id,
             "agentId": job.agent_id,
@@ -164,12 +167,15 @@ class DispatchHandler:
         self._end(letter.topic, letter.offset, outputs)
 
     def _end(self, source: str, offset: int, outputs: list[Output]) -> None:
-        self._jobs.pop((source, offset), None)
+        job = self._jobs.pop((source, offset), None)
+        if job is not None and self._by_task.get(job.task.id) is job:
+            del self._by_task[job.task.id]
         self._home.complete(source, offset, outputs)
 
     def _begin(self, source: str, letter: Letter) -> None:
         now_ms = self._parts.wall_ms()
         job = self._jobs[source, letter.offset] = read_job(letter, self._loop.time(), now_ms, self._default_timeout_ms)
+        self._by_task[job.task.id] = job
         limit = self._parts.settings.dispatch.max_task_bytes
         if letter.value is not None and len(letter.value) > limit:
             self._fail(job, AnswerTooLarge(f"the task has {len(letter.value)} bytes; at most {limit} are accepted"))
@@ -178,9 +184,23 @@ class DispatchHandler:
         else:
             self._route(job)
 
+    def cancel(self, task_id: str) -> None:
+        """Somebody asked to: wherever the task is in this home, it ends now; a call under way is cut off."""
+        self._lot.release(lambda letter: header(letter.headers, TASK_HEADER) == task_id)
+        job = self._by_task.get(task_id)
+        if job is None or job.ticket is None:
+            return  # not here, or its agent is being looked up: then `_route` sees the wish
+        if self._queues.drop(job.ticket):
+            self.finished(job.ticket, Cancelled(""))
+        elif job.agent_id is not None:
+            self._queues.callers[job.agent_id].cancel(job.ticket)
+
     # Finding the agent
 
     def _route(self, job: Job, looked_up: bool = False) -> None:
+        if (why := self._parts.cancelled(job.task.id)) is not None:
+            self._fail(job, Cancelled(why))
+            return
         agents = self._parts.agents
         agent: AgentRegistration | None
         chosen = header(job.letter.headers, AGENT_HEADER) if job.source != "tasks" else None
@@ -228,32 +248,26 @@ class DispatchHandler:
         left_s = (job.expires_ms - self._parts.wall_ms()) / 1000
         ticket = ticket_for(job, self._loop.time() + left_s, self._parts.settings.retry.max_retries)
         job.agent_id, job.ticket = agent.id, ticket
-        self._place(self._caller(agent), ticket)
+        self._queues.place(self._queues.caller(agent, self), ticket)
 
-    def _place(self, caller: Caller, ticket: Ticket) -> None:
-        """Into the agent's lane; or, if the wait there would be long, to the `parked` topic, which costs no memory."""
+    def _parked(self, ticket: Ticket, parking: Parking) -> None:
+        """A task that goes to the `parked` topic: this record of it is finished."""
         job: Job = ticket.work
-        now = self._loop.time()
-        shut_until = caller.lane.breaker.shut_until(now)
-        due = park_until(now, max(shut_until, caller.lane.limiter.paused_until), ticket.deadline)
-        if due is not None:
-            self._park(job, ticket, due, "circuit_open" if shut_until > now else "retry_after", job.parks)
-        elif not caller.submit(ticket):
-            # A full queue holds the partition back, unless that would hold back other agents' tasks.
-            due = try_again_at(now, job.parks, ticket.deadline) if len(self._callers) > 1 else None
-            if due is not None:
-                self._park(job, ticket, due, "queue_full", job.parks + 1)
-            else:
-                self._overflow.append((caller, ticket))
-
-    def _park(self, job: Job, ticket: Ticket, due: float, reason: str, parks: int) -> None:
         now_ms = self._parts.wall_ms()
-        due_ms = now_ms + round((due - self._loop.time()) * 1000)
         agent_id = job.agent_id or ""
-        data = {"taskId": job.task.id, "agentId": agent_id, "reason": reason, "until": format_time(due_ms)}
-        self._parts.metrics.parked.labels(reason).inc()
-        self._parts.emit(self._parts.recorder.event("task:parked", job.task.id, data, now_ms, tail=f"/{due_ms}"))
-        output = self._parts.recorder.park(job.letter, agent_id, job.expires_ms, due_ms, parks, ticket.attempt, now_ms)
+        data = {
+            "taskId": job.task.id,
+            "agentId": agent_id,
+            "reason": parking.reason,
+            "until": format_time(parking.due_ms),
+        }
+        self._parts.metrics.parked.labels(parking.reason).inc()
+        self._parts.emit(
+            self._parts.recorder.event("task:parked", job.task.id, data, now_ms, tail=f"/{parking.due_ms}")
+        )
+        output = self._parts.recorder.park(
+            job.letter, job.task.id, agent_id, job.expires_ms, parking.due_ms, parking.parks, ticket.attempt, now_ms
+        )
         self._end(job.source, job.offset, [output])
 
     def _repeat(self, job: Job, agent_id: str, answer: Success) -> None:
@@ -266,14 +280,6 @@ class DispatchHandler:
             job.task, job.echo, agent_id, answer, self._spent(job, None), True, now_ms
         )
         self._end(job.source, job.offset, outputs)
-
-    def _caller(self, agent: AgentRegistration) -> Caller:
-        caller = self._callers.get(agent.id)
-        if caller is None:
-            caller = self._callers[agent.id] = self._parts.callers.make(agent, self)
-        elif caller.agent is not agent:
-            self._parts.callers.update(caller, agent)
-        return caller
 
     # What the caller tells
 
@@ -297,12 +303,13 @@ class DispatchHandler:
     def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
         """The end of a task's calls: its result."""
         job: Job = ticket.work
+        if isinstance(answer, Cancelled):
+            answer = Cancelled(self._parts.cancelled(job.task.id) or answer.message)
         if isinstance(answer, AgentError):
             self._guarded(job.letter, partial(self._fail, job, answer, ticket))
         else:
             self._guarded(job.letter, partial(self._succeed, job, answer, ticket))
-        if self._overflow:
-            self._refill()
+        self._queues.refill()
 
     def circuit(self, agent_id: str, transition: Transition) -> None:
         """The circuit of an agent changed its state."""
@@ -314,24 +321,9 @@ class DispatchHandler:
         self._parts.emit(
             self._parts.recorder.event(CIRCUIT_EVENTS[transition.kind], agent_id, data, now_ms, tail=f"/{now_ms}")
         )
-        caller = self._callers.get(agent_id)
+        caller = self._queues.callers.get(agent_id)
         if transition.kind == "open" and caller is not None and not self._held:
-            self._place_again(caller)
-
-    def _place_again(self, caller: Caller) -> None:
-        """The circuit opened: what waits for this agent need not wait in memory."""
-        held_back = [ticket for owner, ticket in self._overflow if owner is caller]
-        self._overflow = deque((owner, ticket) for owner, ticket in self._overflow if owner is not caller)
-        for ticket in caller.lane.drain() + held_back:
-            self._place(caller, ticket)
-
-    def _refill(self) -> None:
-        """Room in a lane: the tasks held back go first."""
-        while self._overflow:
-            caller, ticket = self._overflow[0]
-            if not caller.submit(ticket):
-                return
-            self._overflow.popleft()
+            self._queues.place_again(caller)
 
     def _succeed(self, job: Job, answer: Answer, ticket: Ticket) -> None:
         agent_id = job.agent_id or ""

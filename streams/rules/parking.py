@@ -7,7 +7,8 @@ stays on the topic. Parking is no attempt: a task keeps its deadline and the att
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -86,6 +87,15 @@ class Parked(Generic[T]):
             _, _, size, item = heappop(self._heap)
             self.bytes -= size
             found.append(item)
+        return found
+
+    def take(self, wanted: Callable[[T], bool]) -> list[T]:
+        """Take out those that are wanted, due or not."""
+        found = [item for _, _, _, item in self._heap if wanted(item)]
+        if found:
+            self._heap = [entry for entry in self._heap if not wanted(entry[3])]
+            heapify(self._heap)
+            self.bytes = sum(size for _, _, size, _ in self._heap)
         return found
 
     def clear(self) -> None:

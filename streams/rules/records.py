@@ -24,7 +24,10 @@ HOPS_HEADER = "parallax-hops"
 DUE_HEADER = "parallax-due"
 PARKS_HEADER = "parallax-parks"
 ATTEMPTS_HEADER = "parallax-attempts"
-OWN_HEADERS = frozenset((AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, DUE_HEADER, PARKS_HEADER, ATTEMPTS_HEADER))
+TASK_HEADER = "parallax-task"
+OWN_HEADERS = frozenset(
+    (AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, DUE_HEADER, PARKS_HEADER, ATTEMPTS_HEADER, TASK_HEADER)
+)
 RESULT_TYPE = BY_NAME["results"].ce_type
 POINT_TYPE = BY_NAME["data-points"].ce_type
 LARGE_BYTES = 64 * 1024
@@ -259,11 +262,19 @@ class Recorder:
         return self._moved("dispatch", letter, marks, partition, now_ms)
 
     def park(
-        self, letter: Letter, agent_id: str, expires_ms: int, due_ms: int, parks: int, attempts: int, now_ms: int
+        self,
+        letter: Letter,
+        task_id: str,
+        agent_id: str,
+        expires_ms: int,
+        due_ms: int,
+        parks: int,
+        attempts: int,
+        now_ms: int,
     ) -> Output:
         """The same bytes to the `parked` topic of the same partition, with when to come back and what was spent already."""
         marks = {AGENT_HEADER: agent_id, EXPIRES_HEADER: str(expires_ms), DUE_HEADER: str(due_ms)}
-        marks |= {PARKS_HEADER: str(parks), ATTEMPTS_HEADER: str(attempts)}
+        marks |= {PARKS_HEADER: str(parks), ATTEMPTS_HEADER: str(attempts), TASK_HEADER: task_id}
         return self._moved("parked", letter, marks, letter.partition, now_ms)
 
     def _moved(self, topic: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int) -> Output:

@@ -112,6 +112,7 @@ class Dispatching:
         self.emitted: list[Output] = []
         self.registry = CollectorRegistry()
         self.skew_ms = 0
+        self.wishes: dict[str, str] = {}
         self.partitions = partitions
         self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
         parts = Parts(
@@ -122,6 +123,7 @@ class Dispatching:
             emit=self.emitted.append,
             metrics=DispatchMetrics(self.registry),
             wall_ms=self.wall_ms,
+            cancelled=self.wishes.get,
             partition_count=lambda: self.partitions,
         )
         self.handler = DispatchHandler(cast("Home", self.home), parts)

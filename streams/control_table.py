@@ -1,0 +1,61 @@
+"""Wishes about running work: the topic `controls`, read whole at start (it is kept for an hour) and followed live.
+
+In: `Control` records. Out: `cancelled(task_id)` for tasks that are taken later, and a call for each wish as it comes.
+Bounded: the newest `MAX_KEPT` ids are remembered; an id stays cancelled while its wish is. It never writes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from schemas.codec import Rejected, decode
+from schemas.messages import Control
+from schemas.topics import full_name
+from streams.follower import Follower
+
+log = structlog.get_logger(__name__)
+
+MAX_KEPT = 100_000
+
+
+class ControlTable:
+    """Which tasks somebody asked to cancel. `on_cancel(task_id)` is told of each."""
+
+    def __init__(self, options: dict[str, Any], prefix: str, on_cancel: Callable[[str], None]) -> None:
+        self._on_cancel = on_cancel
+        self._reasons: OrderedDict[str, str] = OrderedDict()
+        self._follower = Follower(options, full_name("controls", prefix), self._apply)
+
+    def cancelled(self, task_id: str) -> str | None:
+        """Why this task is to be cancelled, in a sentence; None if nobody asked."""
+        reason = self._reasons.get(task_id)
+        if reason is None:
+            return None
+        return f"the task was cancelled: {reason}" if reason else "the task was cancelled"
+
+    async def start(self) -> None:
+        """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
+        await self._follower.start()
+
+    async def stop(self) -> None:
+        """Stop following."""
+        await self._follower.stop()
+
+    def _apply(self, record: ConsumerRecord) -> None:
+        try:
+            control = decode(Control, record.value, record.headers)
+        except Rejected as rejected:
+            log.warning("control ignored", offset=record.offset, reason=rejected.reason)
+            return
+        if control.task_id is None:
+            return  # plans are their coordinator's
+        self._reasons[control.task_id] = control.reason or ""
+        self._reasons.move_to_end(control.task_id)
+        while len(self._reasons) > MAX_KEPT:
+            self._reasons.popitem(last=False)
+        self._on_cancel(control.task_id)
