@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from streams.cli import agents, anomalies, doctor, info, process, stats, submit, tail, task, topics
+from streams.cli import agents, anomalies, cancel, doctor, info, process, stats, submit, tail, task, topics
 from streams.cli.options import OK
 from streams.cli.running import explain
 
@@ -34,8 +34,10 @@ def build() -> typer.Typer:
     app.command("submit")(submit.submit)
     app.command("tail")(tail.tail)
     app.command("task")(task.task)
+    app.command("cancel")(cancel.cancel)
     app.command("stats")(stats.stats)
     app.command("anomalies")(anomalies.anomalies)
+    app.add_typer(dlq.app, name="dlq")
     app.command("doctor")(doctor.doctor)
     app.command("config")(info.config)
     app.add_typer(info.docs_app, name="docs")

@@ -1,0 +1,107 @@
+"""Cancelling: wherever a task is in its home, it ends as `cancelled`, once, and a call under way is cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from streams.rules.records import DUE_HEADER, TASK_HEADER
+from tests.support.dispatching import AGENT, Dispatching
+from tests.support.homes import until
+
+Make = Callable[..., Dispatching]
+ONE = {"limits": {"maxRequests": 100, "windowMs": 60_000, "maxConcurrency": 1}}
+
+
+@pytest.fixture
+async def make() -> Any:
+    """Makes handlers whose agent takes one call at a time and does not answer."""
+    made: list[Dispatching] = []
+
+    def build(**fields: Any) -> Dispatching:
+        one = Dispatching(**fields)
+        one.register(**AGENT, **ONE)
+        one.transport.gate.clear()
+        made.append(one)
+        return one
+
+    yield build
+    for one in made:
+        one.handler.close()
+
+
+def cancel(one: Dispatching, task_id: str, why: str = "the task was cancelled: no longer wanted") -> None:
+    """As the control table does it: the wish is remembered, then told."""
+    one.wishes[task_id] = why
+    one.handler.cancel(task_id)
+
+
+async def ended(one: Dispatching, offset: int) -> dict[str, Any]:
+    """Its result and event."""
+    end = await one.end(offset)
+    assert end["events"]["type"] == "task:cancelled"
+    assert (end["results"]["status"], end["results"]["error"]["code"]) == ("cancelled", "cancelled")
+    assert "no longer wanted" in end["results"]["error"]["message"]
+    assert "data-points" not in end
+    return end
+
+
+async def test_a_running_task_is_cut_off_at_the_agent(make: Make) -> None:
+    """The transport's call is cancelled; the next task gets the place; the agent's circuit is not touched."""
+    one = make()
+    one.take(0, payload=0)
+    one.take(1, payload=1)
+    await until(lambda: one.transport.tasks == ["t0"])
+    cancel(one, "t0")
+    await ended(one, 0)
+    assert one.transport.cancelled == 1
+    await until(lambda: one.transport.tasks == ["t0", "t1"])
+    assert "circuit:open" not in one.kinds()
+
+
+async def test_a_queued_and_a_held_back_task_end_without_a_call(make: Make) -> None:
+    """In the lane, and beyond it; then there is room again."""
+    one = make(dispatch={"lane_depth": 1})
+    for offset in range(3):
+        one.take(offset, payload=offset)
+    assert not one.handler.room("tasks")
+    cancel(one, "t2")
+    await ended(one, 2)
+    assert one.handler.room("tasks")
+    cancel(one, "t1")
+    await ended(one, 1)
+    assert one.transport.tasks == ["t0"]
+
+
+async def test_a_parked_task_ends_before_it_is_due(make: Make) -> None:
+    """It need not wait for its time to be told."""
+    one = make()
+    due = str(one.wall_ms() + 60_000).encode()
+    for offset in (0, 1):
+        headers = ((DUE_HEADER, due), (TASK_HEADER, f"t{offset}".encode()))
+        one.take(offset, source="parked", headers=headers)
+    cancel(one, "t0")
+    await ended(one, 0)
+    assert one.handler.resting() == 1
+
+
+async def test_a_task_that_comes_after_the_wish_is_not_called(make: Make) -> None:
+    """The wish may be read before the task is."""
+    one = make()
+    cancel(one, "t0")
+    one.take(0)
+    await ended(one, 0)
+    assert one.transport.calls == []
+
+
+async def test_a_wish_for_what_is_not_here_does_nothing(make: Make) -> None:
+    """Another worker's task, or one that is finished."""
+    one = make()
+    one.transport.gate.set()
+    one.take(0)
+    assert (await one.result(0))["status"] == "success"
+    cancel(one, "t0")
+    cancel(one, "nobody")
+    assert len(one.home.ended) == 1
