@@ -7,7 +7,7 @@ It never joins a group, never creates a topic, never reads past the end it saw, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ async def letter_topics(settings: Settings) -> list[str]:
     return sorted(name for name in await catalog(settings) if name.startswith(f"dlq.{settings.topic_prefix}"))
 
 
-async def read_topic(settings: Settings, topic: str) -> AsyncIterator[Record]:
+async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Record]:
     """Every letter on one topic, given by its full name, up to its end as of now. Raises `TopicMissing`, `ReadStalled`."""
     short = f"dlq.{topic.removeprefix(f'dlq.{settings.topic_prefix}')}"
     async with reading(settings, short, from_beginning=True) as reader:
@@ -50,7 +50,7 @@ async def last_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[
     return last
 
 
-async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> AsyncIterator[tuple[Place, Record]]:
+async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> AsyncGenerator[tuple[Place, Record]]:
     """Every letter up to the offsets given: none that came after these were taken."""
     for topic in sorted({topic for topic, _ in last}):
         async for record in read_topic(settings, topic):
@@ -58,7 +58,7 @@ async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> As
                 yield Place(topic, record.partition, record.offset), record
 
 
-async def look_up(settings: Settings, places: Sequence[Place]) -> AsyncIterator[tuple[Place, Record | None]]:
+async def look_up(settings: Settings, places: Sequence[Place]) -> AsyncGenerator[tuple[Place, Record | None]]:
     """The letter at each place, or None where there is none. Raises `ReadStalled`."""
     existing = await catalog(settings)
     consumer = AIOKafkaConsumer(

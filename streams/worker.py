@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from agents_io.http_transport import HttpTransport
 from schemas.topics import INTAKE, full_name
 from streams.agent_table import AgentTable
+from streams.block_watch import BlockWatch
 from streams.callers import CallerFactory
 from streams.control_table import ControlTable
 from streams.engine.batcher import Batcher
@@ -218,6 +219,16 @@ async def _dispatch(
     stack.push_async_callback(engine.stop)
     await controls.start()
     await engine.start()
+    watch = BlockWatch(
+        lambda: list(engine.homes.values()),
+        parts.recorder,
+        sink.emit,
+        parts.wall_ms,
+        settings.topic_prefix,
+        settings.dispatch.blocked_after / 1000,
+    )
+    watching = asyncio.create_task(watch.run(), name="block-watch")
+    stack.callback(watching.cancel)
     web.engine = engine
     web.agents = agents
     return engine

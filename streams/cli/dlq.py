@@ -1,7 +1,7 @@
 """`parallax dlq ls|show|replay`: what was put aside and why, and sending it back.
 
-In: dead-letter topics by short or full name, places as `ls` prints them. Out: rows on stdout; records on the topics the letters
-came from. Never deletes a letter (Kafka keeps it until its retention ends), never creates a topic.
+In: dead-letter topics by short or full name, places as `ls` prints them. Out: rows and documents on stdout; what is sent back
+is in `streams.cli.replay`. Never deletes a letter: Kafka keeps it until its retention ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli.options import (
-    FAILED,
     NOT_FOUND,
     USAGE,
     CommandError,
@@ -24,14 +23,14 @@ from streams.cli.options import (
     settings_from,
 )
 from streams.cli.output import document, json_line, line, rows_as, say
+from streams.cli.replay import dead_letter_topics, send_back
 from streams.cli.running import run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from streams.client import Record
-    from streams.letter_box import Returner
-    from streams.rules.letters import Place, Replay
+    from streams.rules.letters import Place
     from streams.settings import Settings
 
 app = typer.Typer(help="List, show and replay dead letters.", rich_markup_mode=None)
@@ -47,7 +46,7 @@ MAX_SHOWN = 8_000
 @app.command("ls")
 def ls(
     topic: Annotated[
-        str | None, typer.Argument(metavar="[TOPIC]", help="tasks, data-points, ...; all", show_default=False)
+        str | None, typer.Argument(metavar="TOPIC", help="tasks, data-points, ...; all", show_default=False)
     ] = None,
     maximum: Annotated[
         int | None, typer.Option("--max", min=1, metavar="N", help="stop after N letters", show_default=False)
@@ -62,55 +61,39 @@ def ls(
 
 
 async def _ls(settings: Settings, topic: str | None, maximum: int | None, form: Format) -> None:
-    from streams.letter_box import read_topic
-
     rows: list[dict[str, Any]] = []
     listed, bound = 0, maximum if form is Format.jsonl else min(maximum or MAX_LISTED, MAX_LISTED)
-    for name in await _topics(settings, topic):
-        if listed == bound:
-            break
-        async with aclosing(read_topic(settings, name)) as letters:
-            async for record in letters:
-                if listed == bound:  # one more than was asked for: there are others
-                    say(f"stopped after {listed} letters; there are more (--max N, or -o jsonl for all)")
-                    break
-                listed += 1
-                if form is Format.jsonl:
-                    json_line(_summary(record))
-                else:
-                    rows.append(_summary(record))
+    async with aclosing(_letters(settings, await dead_letter_topics(settings, topic))) as letters:
+        async for record in letters:
+            listed += 1
+            if form is Format.jsonl:
+                json_line(_summary(record))
+            else:
+                rows.append(_summary(record))
+            if listed == bound:
+                break
     if form is not Format.jsonl:
         rows.sort(key=lambda row: (row["topic"], row["partition"], row["offset"]))
         rows_as(form, [_for_table(row) for row in rows] if form is Format.text else rows, COLUMNS)
     if not listed:
         say("no dead letters")
+    elif listed == bound != maximum:
+        say(f"stopped after {listed} letters; all of them: -o jsonl")
 
 
-async def _topics(settings: Settings, name: str | None) -> list[str]:
-    """Full names of all dead-letter topics, or of the one meant."""
-    from schemas.topics import dead_letter_topics, full_name
-    from streams.client import TopicMissing
-    from streams.letter_box import letter_topics
-    from streams.rules.letters import letter_topic
+async def _letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Record]:
+    from streams.letter_box import read_topic
 
-    existing = await letter_topics(settings)
-    ours = [full_name(short, settings.topic_prefix) for short in dead_letter_topics()]
-    if name is None:
-        if not existing:
-            raise TopicMissing(ours[0])
-        return existing
-    meant = letter_topic(name, settings.topic_prefix)
-    if meant in existing:
-        return [meant]
-    if meant in ours:
-        raise TopicMissing(meant)
-    raise CommandError(f"{name}: no such dead-letter topic; there are {', '.join(existing) or 'none'}", USAGE)
+    for name in topics:
+        async with aclosing(read_topic(settings, name)) as letters:
+            async for record in letters:
+                yield record
 
 
 def _summary(record: Record) -> dict[str, Any]:
     """One letter without its bytes. What its headers do not tell is null; `time` is then the broker's."""
     from schemas.times import format_time
-    from streams.rules.letters import Place, read_marks, readable
+    from streams.rules.letters import Place, read_marks, word
 
     marks = read_marks(record.headers)
     return {
@@ -126,22 +109,12 @@ def _summary(record: Record) -> dict[str, Any]:
         "deliveries": marks.deliveries,
         "replayed": marks.replayed,
         "omittedBytes": marks.omitted_bytes,
-        "key": _word(readable(record.key)),
+        "key": word(record.key),
         "bytes": None if record.value is None else len(record.value),
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
     }
-
-
-def _word(found: tuple[str, Any]) -> str | None:
-    """A key or a header as one string: a key `1` is text that happens to be JSON."""
-    import orjson
-
-    kind, value = found
-    if kind == "json":
-        return value if isinstance(value, str) else orjson.dumps(value).decode()
-    return None if value is None else str(value)
 
 
 def _for_table(row: dict[str, Any]) -> dict[str, Any]:
@@ -176,14 +149,14 @@ def _places(texts: list[str], settings: Settings) -> list[Place]:
 
 async def _show(settings: Settings, place: Place, form: Format) -> None:
     from streams.letter_box import look_up
-    from streams.rules.letters import readable
+    from streams.rules.letters import readable, word
 
     async with aclosing(look_up(settings, [place])) as letters:
         async for _, record in letters:
             if record is None:
                 raise CommandError(f"{place}: there is no dead letter", NOT_FOUND)
             kind, value = readable(record.value)
-            headers = [{"name": name, "value": _word(readable(raw))} for name, raw in record.headers]
+            headers = [{"name": name, "value": word(raw)} for name, raw in record.headers]
             shown = _summary(record) | {"headers": headers, "valueIs": kind, "value": value}
             if form is Format.text:
                 _show_text(shown)
@@ -218,7 +191,8 @@ def _show_text(shown: dict[str, Any]) -> None:
 @app.command("replay")
 def replay(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="PLACE... | --all [TOPIC]", help="as `dlq ls` prints them")
+        list[str] | None,
+        typer.Argument(metavar="PLACE", help="TOPIC/PARTITION/OFFSET as `dlq ls` prints it; with --all a topic"),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="every letter there is now, of one topic or of all")
@@ -241,108 +215,4 @@ def replay(
         raise CommandError("dlq replay: needs places (parallax dlq ls prints them), or --all", USAGE)
     places = [] if everything else _places(given, settings)
     topic = given[0] if everything and given else None
-    run(settings, _replay(settings, places, everything, topic, dry_run, output or Format.text))
-
-
-async def _replay(
-    settings: Settings, places: list[Place], everything: bool, topic: str | None, dry_run: bool, form: Format
-) -> None:
-    from streams.client import catalog
-    from streams.letter_box import last_offsets, read_until, returning
-
-    if everything:
-        last = await last_offsets(settings, await _topics(settings, topic))
-        letters = read_until(settings, last)
-    else:
-        await _all_there(settings, places)
-        letters = _still_there(settings, places)
-    report = Report(form, dry_run)
-    existing = set(await catalog(settings))
-    async with aclosing(letters) as found, returning(settings) as returner:
-        async for place, record in found:
-            await _one(settings, report, returner, existing, place, record)
-            if returner.full:
-                await _settle(report, returner)
-        await _settle(report, returner)
-    report.end()
-
-
-async def _all_there(settings: Settings, places: list[Place]) -> None:
-    from streams.letter_box import look_up
-
-    async with aclosing(look_up(settings, places)) as letters:
-        missing = [str(place) async for place, record in letters if record is None]
-    if missing:
-        raise CommandError(f"dlq replay: there is no dead letter at {', '.join(missing)}; nothing was sent", NOT_FOUND)
-
-
-async def _still_there(settings: Settings, places: list[Place]) -> AsyncIterator[tuple[Place, Record]]:
-    from streams.letter_box import look_up
-
-    async with aclosing(look_up(settings, places)) as letters:
-        async for place, record in letters:
-            if record is None:  # its retention ended since it was seen
-                raise CommandError(f"{place}: the letter is gone; those before it were sent", NOT_FOUND)
-            yield place, record
-
-
-async def _one(
-    settings: Settings, report: Report, returner: Returner, existing: set[str], place: Place, record: Record
-) -> None:
-    from streams.rules.letters import NotReplayable, build_replay
-
-    try:
-        built = build_replay(record.key, record.value, record.headers, settings.topic_prefix)
-        if built.topic not in existing:
-            raise NotReplayable(f"topic {built.topic}, where it came from, does not exist")
-    except NotReplayable as error:
-        await _settle(report, returner)  # so that what is printed keeps the order of the letters
-        report.add(place, None, str(error))
-        return
-    if report.dry_run:
-        report.add(place, built)
-    else:
-        await returner.send(place, built)
-
-
-async def _settle(report: Report, returner: Returner) -> None:
-    for place, built, error in await returner.settle():
-        report.add(place, built, None if error is None else f"Kafka says {type(error).__name__}: {error}")
-    if returner.error is not None:
-        report.end(stopped=True)
-        raise returner.error
-
-
-class Report:
-    """Tells what became of each letter, as it happens; one JSON document at the end."""
-
-    def __init__(self, form: Format, dry_run: bool) -> None:
-        self.dry_run = dry_run
-        self._form = form
-        self._rows: list[dict[str, Any]] = []
-        self._counts = {True: 0, False: 0}
-
-    def add(self, place: Place, built: Replay | None, problem: str | None = None) -> None:
-        """One letter. `problem`: why it was not replayed."""
-        from streams.rules.letters import printable
-
-        self._counts[problem is None] += 1
-        status = "failed" if problem else "would be replayed" if self.dry_run else "replayed"
-        row = {"place": str(place), "to": built.topic if built else None, "status": status}
-        row |= {"count": built.count if built else None, "reason": problem}
-        if self._form is Format.json:
-            self._rows.append(row)
-        elif self._form is Format.jsonl:
-            json_line(row)
-        else:
-            said = f"{status}: {problem}" if problem else f"{status} to {row['to']} (replay {row['count']})"
-            line(printable(f"{place}  {said}"))
-
-    def end(self, stopped: bool = False) -> None:
-        """The sum. Raises `typer.Exit` with 1 when any failed, unless the caller raises what `stopped` it."""
-        if self._form is Format.json:
-            document(self._rows, self._form)
-        done, failed = self._counts[True], self._counts[False]
-        say(f"{done} {'would be ' if self.dry_run else ''}replayed, {failed} not{'; stopped there' if stopped else ''}")
-        if failed and not stopped:
-            raise typer.Exit(FAILED)
+    run(settings, send_back(settings, places, everything, topic, dry_run, output or Format.text))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from streams.cli import agents, anomalies, cancel, doctor, info, process, stats, submit, tail, task, topics
+from streams.cli import agents, anomalies, cancel, dlq, doctor, info, process, stats, submit, tail, task, topics
 from streams.cli.options import OK
 from streams.cli.running import explain
 

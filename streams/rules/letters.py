@@ -267,6 +267,21 @@ def readable(value: bytes | None) -> tuple[Literal["none", "json", "text", "hex"
         return "hex", value.hex()
 
 
+def word(raw: bytes | None) -> str | None:
+    r"""A key or a header's value as text; hexadecimal digits when it is none.
+
+    >>> word(b"task-1"), word(b"\x00\x00\x00\x03"), word(None)
+    ('task-1', '00000003', None)
+    """
+    if raw is None:
+        return None
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.hex()
+    return text if all(c.isprintable() or c in "\r\n\t" for c in text) else raw.hex()
+
+
 def printable(text: str) -> str:
     r"""Text for a terminal: control characters are spelled out, so that a letter cannot steer it. Line ends and tabs stay.
 

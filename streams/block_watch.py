@@ -1,0 +1,66 @@
+"""Tells what blocks a partition: `dispatch:blocked` when one record holds back a commit for long.
+
+In: the open homes, looked at now and then. Out: one event for a record that has been at the head for `after_s`, and again every
+`after_s` while it stays there. Parked records wait on purpose and are not told of. It changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from schemas.topics import full_name
+from streams.engine.home import Home
+from streams.rules.records import Output, Recorder
+
+LOOK_S = 5.0
+
+
+class BlockWatch:
+    """Looks at `homes()` every few seconds."""
+
+    def __init__(
+        self,
+        homes: Callable[[], Iterable[Home]],
+        recorder: Recorder,
+        emit: Callable[[Output], None],
+        wall_ms: Callable[[], int],
+        prefix: str,
+        after_s: float,
+    ) -> None:
+        self._homes = homes
+        self._recorder = recorder
+        self._emit = emit
+        self._wall_ms = wall_ms
+        self._prefix = prefix
+        self._after_ms = after_s * 1000
+        self._told: dict[tuple[str, int], tuple[int, float]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look()
+
+    def look(self) -> None:
+        """One look."""
+        present = set()
+        for home in self._homes():
+            for source in home.ledgers:
+                found = home.blocking(source)
+                if found is None or found.get("age", 0) < self._after_ms:
+                    continue
+                place = (source, home.number)
+                present.add(place)
+                offset, age_ms = self._told.get(place, (-1, 0.0))
+                if offset == found["offset"] and found["age"] - age_ms < self._after_ms:
+                    continue
+                self._told[place] = (found["offset"], found["age"])
+                topic = full_name(source, self._prefix)
+                data = {"topic": topic, "partition": home.number, **found}
+                tail = f"/{found['offset']}/{found['age']}"
+                self._emit(
+                    self._recorder.event("dispatch:blocked", f"{topic}/{home.number}", data, self._wall_ms(), tail)
+                )
+        for place in [place for place in self._told if place not in present]:
+            del self._told[place]

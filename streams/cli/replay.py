@@ -1,0 +1,150 @@
+"""The work of `parallax dlq replay`: letters back to the topics they came from, and what became of each.
+
+In: places, or all letters there are at the start. Out: acknowledged records, one row a letter on stdout. Never sends to a topic
+that does not exist, never sends a letter without its value, never follows letters that come back.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from streams.cli.options import FAILED, NOT_FOUND, USAGE, CommandError, Format
+from streams.cli.output import document, json_line, line, say
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from streams.client import Record
+    from streams.letter_box import Returner
+    from streams.rules.letters import Place, Replay
+    from streams.settings import Settings
+
+
+async def dead_letter_topics(settings: Settings, name: str | None) -> list[str]:
+    """Full names of all dead-letter topics, or of the one meant. Raises `TopicMissing`, `CommandError`."""
+    from schemas.topics import dead_letter_topics as short_names
+    from schemas.topics import full_name
+    from streams.client import TopicMissing
+    from streams.letter_box import letter_topics
+    from streams.rules.letters import letter_topic
+
+    existing = await letter_topics(settings)
+    ours = [full_name(short, settings.topic_prefix) for short in short_names()]
+    if name is None:
+        if not existing:
+            raise TopicMissing(ours[0])
+        return existing
+    meant = letter_topic(name, settings.topic_prefix)
+    if meant in existing:
+        return [meant]
+    if meant in ours:
+        raise TopicMissing(meant)
+    raise CommandError(f"{name}: no such dead-letter topic; there are {', '.join(existing) or 'none'}", USAGE)
+
+
+async def send_back(
+    settings: Settings, places: list[Place], everything: bool, topic: str | None, dry_run: bool, form: Format
+) -> None:
+    """What `parallax dlq replay` does. Raises `CommandError` for a place without a letter, `typer.Exit` when any was not sent."""
+    from streams.client import catalog
+    from streams.letter_box import last_offsets, read_until, returning
+
+    if everything:
+        last = await last_offsets(settings, await dead_letter_topics(settings, topic))
+        letters = read_until(settings, last)
+    else:
+        await _all_there(settings, places)
+        letters = _still_there(settings, places)
+    report = Report(form, dry_run)
+    existing = set(await catalog(settings))
+    async with aclosing(letters) as found, returning(settings) as returner:
+        async for place, record in found:
+            await _one(settings, report, returner, existing, place, record)
+            if returner.full:
+                await _settle(report, returner)
+        await _settle(report, returner)
+    report.end()
+
+
+async def _all_there(settings: Settings, places: list[Place]) -> None:
+    from streams.letter_box import look_up
+
+    async with aclosing(look_up(settings, places)) as letters:
+        missing = [str(place) async for place, record in letters if record is None]
+    if missing:
+        raise CommandError(f"dlq replay: there is no dead letter at {', '.join(missing)}; nothing was sent", NOT_FOUND)
+
+
+async def _still_there(settings: Settings, places: list[Place]) -> AsyncGenerator[tuple[Place, Record]]:
+    from streams.letter_box import look_up
+
+    async with aclosing(look_up(settings, places)) as letters:
+        async for place, record in letters:
+            if record is None:  # its retention ended since it was seen
+                raise CommandError(f"{place}: the letter is gone; those before it were sent", NOT_FOUND)
+            yield place, record
+
+
+async def _one(
+    settings: Settings, report: Report, returner: Returner, existing: set[str], place: Place, record: Record
+) -> None:
+    from streams.rules.letters import NotReplayable, build_replay
+
+    try:
+        built = build_replay(record.key, record.value, record.headers, settings.topic_prefix)
+        if built.topic not in existing:
+            raise NotReplayable(f"topic {built.topic}, where it came from, does not exist")
+    except NotReplayable as error:
+        await _settle(report, returner)  # so that what is printed keeps the order of the letters
+        report.add(place, None, str(error))
+        return
+    if report.dry_run:
+        report.add(place, built)
+    else:
+        await returner.send(place, built)
+
+
+async def _settle(report: Report, returner: Returner) -> None:
+    for place, built, error in await returner.settle():
+        report.add(place, built, None if error is None else f"Kafka says {type(error).__name__}: {error}")
+    if returner.error is not None:
+        report.end(stopped=True)
+        raise returner.error
+
+
+class Report:
+    """Tells what became of each letter, as it happens; one JSON document at the end."""
+
+    def __init__(self, form: Format, dry_run: bool) -> None:
+        self.dry_run = dry_run
+        self._form = form
+        self._rows: list[dict[str, Any]] = []
+        self._counts = {True: 0, False: 0}
+
+    def add(self, place: Place, built: Replay | None, problem: str | None = None) -> None:
+        """One letter. `problem`: why it was not replayed."""
+        from streams.rules.letters import printable
+
+        self._counts[problem is None] += 1
+        status = "failed" if problem else "would be replayed" if self.dry_run else "replayed"
+        row: dict[str, Any] = {"place": str(place), "to": built.topic if built else None, "status": status}
+        row |= {"count": built.count if built else None, "reason": problem}
+        if self._form is Format.json:
+            self._rows.append(row)
+        elif self._form is Format.jsonl:
+            json_line(row)
+        else:
+            said = f"{status}: {problem}" if problem else f"{status} to {row['to']} (replay {row['count']})"
+            line(printable(f"{place}  {said}"))
+
+    def end(self, stopped: bool = False) -> None:
+        """The sum. Raises `typer.Exit` with 1 when any failed, unless the caller raises what `stopped` it."""
+        if self._form is Format.json:
+            document(self._rows, self._form)
+        done, failed = self._counts[True], self._counts[False]
+        say(f"{done} {'would be ' if self.dry_run else ''}replayed, {failed} not{'; stopped there' if stopped else ''}")
+        if failed and not stopped:
+            raise typer.Exit(FAILED)
