@@ -70,6 +70,7 @@ async def look_up(settings: Settings, places: Sequence[Place]) -> AsyncGenerator
         max_partition_fetch_bytes=LARGE_RECORD_BYTES,
     )
     await consumer.start()
+    await asyncio.sleep(0)  # aiokafka's stop() raises CancelledError when its task has not run at all
     try:
         for place in places:
             there = place.partition in existing.get(place.topic, ())

@@ -128,7 +128,7 @@ def test_ours_count_before_marks_that_were_there_already() -> None:
     )
 
 
-@pytest.mark.parametrize("raw", [b"", b"-1", b"4x", b"9" * 30, b"\xff", None, "４".encode()])
+@pytest.mark.parametrize("raw", [b"", b"-1", b"4x", b"9" * 30, b"\xff", None, "\uff14".encode()])
 def test_a_number_that_is_none_is_not_told(raw: bytes | None) -> None:
     """Foreign headers may hold anything."""
     headers = [("__dlq.errors.topic", b"p.tasks"), ("__dlq.errors.offset", raw), ("parallax-replayed", raw)]
@@ -198,6 +198,13 @@ def test_a_letter_without_its_value_is_refused() -> None:
         with pytest.raises(NotReplayable, match="70000 bytes was too large"):
             build_replay(smaller.key, smaller.value, smaller.headers, PREFIX)
         smaller = smaller.fallback
+
+
+@pytest.mark.parametrize("raw", [b"0", b"many", b""])
+def test_the_omitted_header_counts_whatever_it_holds(raw: bytes) -> None:
+    """A size that cannot be read does not make the value whole."""
+    with pytest.raises(NotReplayable, match="0 bytes was too large"):
+        build_replay(b"k", None, [("__dlq.errors.topic", b"p.tasks"), ("parallax.dlq.omitted_bytes", raw)], PREFIX)
 
 
 def test_a_letter_of_unknown_origin_is_refused() -> None:
