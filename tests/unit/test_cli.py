@@ -42,8 +42,18 @@ def test_the_script_is_installed_and_imports_little() -> None:
     assert orjson.loads(done.stdout)["name"] == "parallax-streams"
 
 
-COMMANDS = ["dev", "worker", "submit", "tail", "task", "stats", "anomalies", "doctor", "config", "version"]
-GROUPS = ["topics apply", "topics ls", "agents add", "agents ls", "agents rm", "docs schemas"]
+COMMANDS = ["dev", "worker", "submit", "tail", "task", "stats", "anomalies", "cancel", "doctor", "config", "version"]
+GROUPS = [
+    "topics apply",
+    "topics ls",
+    "agents add",
+    "agents ls",
+    "agents rm",
+    "dlq ls",
+    "dlq show",
+    "dlq replay",
+    "docs schemas",
+]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *GROUPS])
