@@ -268,7 +268,10 @@ class Caller:
                 return  # the next owner of the partition tries again
             wait_s = delay_s(ticket.attempt - 1, self._retry, self._rng, end.retry_after_s)
             now = self._loop.time()
-            if now + wait_s < ticket.deadline:
+            shut_until = self.lane.breaker.shut_until(now)
+            if now + wait_s < ticket.deadline <= shut_until:
+                end.message += "; not tried again: the agent's circuit stays open past the task's deadline"
+            elif now + wait_s < ticket.deadline:
                 ticket.failure = end
                 self._hooks.retrying(ticket, wait_s)
                 self.lane.push(

@@ -6,6 +6,7 @@ In: the bytes and headers of an intake record. Out: a validated `Job`, or `Rejec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any
 
 import orjson
@@ -80,9 +81,9 @@ def asked(task: Task) -> Any:
 
 
 def _trace(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
-    """The trace context of the record, for the agent."""
-    if not headers:
-        return ()
+    """The trace context of the record for the agent; a new one (not sampled) where there is none."""
+    if not any(key == "traceparent" and value for key, value in headers):
+        return (("traceparent", f"00-{token_hex(16)}-{token_hex(8)}-00"),)
     return tuple(
         (key, value.decode("ascii", "replace"))
         for key, value in headers

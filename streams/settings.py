@@ -114,6 +114,7 @@ class DispatchSettings(Section):
     attempt_timeout: DurationMs | None = None
     lane_depth: Annotated[int, Field(ge=1)] = 1000
     drain_timeout: DurationMs = 5_000
+    stop_timeout: DurationMs = 20_000
     blocked_after: DurationMs = 60_000
     max_task_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
     max_answer_bytes: Annotated[int, Field(ge=1)] = 768 * 1024

@@ -5,8 +5,8 @@ In: GET requests. Out: JSON, and text for `/metrics`. It computes nothing: it sh
 
 from __future__ import annotations
 
+import asyncio
 import errno
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -16,10 +16,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from schemas.topics import full_name
 from streams.agent_table import AgentTable
 from streams.engine.engine import Engine
+from streams.kafka import BrokerUnreachable, reach
 from streams.settings import Settings
 from streams.stats_keeper import StatsKeeper
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+BROKER_CHECK_S = 5.0
+BROKER_TIMEOUT_S = 2.0
 
 
 class PortTaken(Exception):
@@ -40,6 +42,8 @@ class WebServer:
         self._settings = settings
         self._registry = registry
         self._runner: web.AppRunner | None = None
+        self._asked_at = float("-inf")
+        self._answered = False
         self.url = ""
 
     async def start(self) -> None:
@@ -47,6 +51,7 @@ class WebServer:
         app = web.Application(client_max_size=64 * 1024)
         app.add_routes(
             [
+                web.get("/", self._index),
                 web.get("/livez", self._livez),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
@@ -84,8 +89,25 @@ class WebServer:
             checks["dispatch"] = self.engine is not None and self.engine.ready
         if "stats" in self._settings.roles:
             checks["stats"] = self.stats is not None and self.stats.ready
+        checks["broker"] = await self._broker_answers()
         ready = all(checks.values())
         return _json({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+    async def _broker_answers(self) -> bool:
+        """Asked at most every few seconds: a probe must not become a load."""
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_at > BROKER_CHECK_S:
+            self._asked_at = now
+            try:
+                await reach(self._settings, BROKER_TIMEOUT_S)
+                self._answered = True
+            except BrokerUnreachable:
+                self._answered = False
+        return self._answered
+
+    async def _index(self, request: web.Request) -> web.Response:
+        paths = {route.resource.canonical for route in request.app.router.routes() if route.resource is not None}
+        return _json({"paths": sorted(paths)})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), content_type="text/plain", charset="utf-8")

@@ -209,6 +209,7 @@ async def _dispatch(
             session_timeout_s=settings.session_timeout / 1000,
             max_in_flight=settings.dispatch.max_in_flight,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
+            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
             commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
             exact_ends=transactional,
         ),

@@ -7,6 +7,7 @@ ends at once.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Coroutine
 from dataclasses import asdict
@@ -14,16 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.options import INTERRUPTED, OK, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.options import FAILED, INTERRUPTED, OK, Format, OutputFormat, Prefix, Servers, settings_from
 from streams.cli.output import json_line, line, say
 
 if TYPE_CHECKING:
     from streams.settings import Settings
 
+STOP_LIMIT_S = 45.0
+"""A drain, the commits after it and the statistics' farewell end well within this, or never."""
+
 Roles = Annotated[
     str | None, typer.Option(metavar="ROLE,...", help="what this worker does: dispatch, plans, stats; all by default")
 ]
-WebHost = Annotated[str | None, typer.Option(metavar="HOST", help="where the page and the query API listen")]
+WebHost = Annotated[str | None, typer.Option(metavar="HOST", help="where health, metrics and the query API listen")]
 WebPort = Annotated[str | None, typer.Option(metavar="PORT", help="default 8080; 0 takes a free one")]
 
 
@@ -104,22 +108,33 @@ def stop_on_signals(stop: asyncio.Event) -> list[signal.Signals]:
                 "parallax: stopping, finishing what is under way"
                 + ("; Ctrl-C again to quit" if which == signal.SIGINT else "")
             )
+            # The brokers may be gone, and with them any end to waiting for them.
+            loop.call_later(STOP_LIMIT_S, _end_at_once, "parallax: stopping took too long; ended", FAILED)
+        elif which == signal.SIGINT:
+            _end_at_once("parallax: ended at once; calls under way are left to the next worker", INTERRUPTED)
         stop.set()
-        if which == signal.SIGINT:
-            loop.remove_signal_handler(signal.SIGINT)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     for which in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(which, stopping, which)
     return came
 
 
+def _end_at_once(why: str, code: int) -> None:
+    """Without waiting for anything: cancelling may hang where stopping does."""
+    say(why)
+    os._exit(code)
+
+
 def _ready(addresses: Any, form: Format) -> None:
     given = {name: value for name, value in asdict(addresses).items() if value is not None}
     if form is Format.text:
-        line("parallax worker ready  " + "  ".join(f"{name}={value}" for name, value in given.items()))
+        line("parallax worker ready  " + "  ".join(f"{name}={_word(value)}" for name, value in given.items()))
     else:
         json_line(given)
+
+
+def _word(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def dev(
@@ -131,8 +146,8 @@ def dev(
 ) -> None:
     """Try it all on this machine, until Ctrl-C.
 
-    Starts a broker, a worker, demo agents and sample traffic, and prints where the live page is. --bootstrap-servers uses
-    your Kafka instead of a broker of its own.
+    Starts a broker, a worker, demo agents and sample traffic, and prints where to look. --bootstrap-servers uses your Kafka
+    instead of a broker of its own (the environment is not looked at).
     """
     from streams.demo.dev import run_dev
 

@@ -80,7 +80,7 @@ def submit(
     """Send tasks or plans given as JSON lines.
 
     A file is checked as a whole before anything is sent; stdin is sent line by line and ends at the first bad line. Ids must
-    be unique: the pipeline answers each id once.
+    be unique: an id sent twice is two tasks.
     """
     timeout_s = duration_ms(timeout, "--timeout") / 1000
     settings = settings_from(bootstrap_servers, topic_prefix)
@@ -156,7 +156,9 @@ async def _send_all(sender: Sender, topic: str, file: Path, plan: bool, waiting:
             await sender.send(topic, item.key, item.value)
     finally:
         await sender.flush()
-        say(f"sent {sender.sent} {topic}")
+        say(f"sent {sender.sent} {topic if sender.sent != 1 else topic[:-1]}")
+        if plan:
+            say("note: plans are not run by this version; they wait on the topic")
         if waiting is not None:
             waiting.all_sent = True
 

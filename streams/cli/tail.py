@@ -99,7 +99,11 @@ def as_text(record: Record) -> str:
     """Time, key, CloudEvents type and the beginning of the value on one line."""
     from schemas.times import format_time
 
-    kind = next((raw.decode("utf-8", "replace") for key, raw in record.headers if key == "ce_type"), "-")
+    texts = {key: (raw or b"").decode("utf-8", "replace") for key, raw in record.headers}
+    kind = texts.get("ce_type", "-")
+    if "__dlq.errors.message" in texts:
+        place = "/".join(texts.get(f"__dlq.errors.{part}", "?") for part in ("topic", "partition", "offset"))
+        kind = f"{place}: {texts['__dlq.errors.message']}"
     key = "-" if record.key is None else record.key.decode("utf-8", "replace")
     value = "(deleted)" if record.value is None else record.value.decode("utf-8", "replace").replace("\n", " ")
     cut = value if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"

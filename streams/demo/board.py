@@ -203,11 +203,11 @@ def anomaly_text(kind: str, severity: str, details: dict[str, Any], over: bool =
     >>> anomaly_text("sudden_drop", "high", why)
     'sudden_drop (high): confidence 0.50, was 0.90 (recent5: last 5 points, threshold 0.3)'
     >>> anomaly_text("sudden_drop", "high", why, over=True)
-    'sudden_drop: over, steady at 0.50'
+    'sudden_drop: over, settled at 0.50'
     """
     current = f"{details['currentConfidence']:.2f}"
     if over:
-        return f"{kind}: over, steady at {current}"
+        return f"{kind}: over, settled at {current}"
     text = f"{kind} ({severity}): confidence {current}"
     if kind == "high_variance":
         text += f", standard deviation {details['deviation']:.2f}"

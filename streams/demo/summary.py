@@ -102,14 +102,17 @@ def where_to_look(board: Board | None, servers: str) -> list[str]:
     ]
     commands = [f"{PARALLAX} {command}{servers}" for _, command, _ in rows]
     width = max(len(command) for command in commands)
-    lines = []
+    lines = (
+        []
+        if servers
+        else ["(with an address: these topics are gone with the demo's broker; `make dev` keeps one running)", ""]
+    )
     for (topic, _, what), command in zip(rows, commands, strict=True):
         count = f" ({board.records[topic]:,} here)" if board is not None else ""
         lines.append(f"{topic:<12} {command:<{width}}  {what}{count}")
     if not servers:
         lines += [
             "",
-            "These topics are gone with the demo's broker. `make dev` keeps a pipeline running and prints its address.",
             f"On a Kafka of your own: {PARALLAX} topics apply --bootstrap-servers HOST:9092, then {PARALLAX} worker;",
             "any client will do:     kcat -b HOST:9092 -C -t parallax.results -o beginning",
             "README.md goes on from here.",

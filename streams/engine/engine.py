@@ -48,6 +48,9 @@ class EngineConfig:
     session_timeout_s: float
     max_in_flight: int
     drain_timeout_s: float
+    """How long calls under way may take to finish when partitions move."""
+    stop_timeout_s: float
+    """The same when this worker stops."""
     commit_interval_max_s: float
     exact_ends: bool
     """Whether the broker tells true end offsets (the embedded one may tell too little)."""
@@ -151,7 +154,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._room.set()
         if self._loop_task is not None:
             await self._loop_task
-        await self._release()
+        await self._release(self.config.stop_timeout_s)
         if self._consumer is not None:
             with contextlib.suppress(KafkaError, TimeoutError):
                 async with asyncio.timeout(self.config.drain_timeout_s):
@@ -162,7 +165,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
         """Drain, commit, fence ourselves out: all homes at once, each within the drain time (assignment here is eager)."""
         self.assigned.clear()
-        await self._release()
+        await self._release(self.config.drain_timeout_s)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """Hold everything until its home is open. No heartbeat runs while this does: the opening is left to tasks."""
@@ -175,7 +178,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             self._start_home(number)
         self.assigned.set()
 
-    async def _release(self) -> None:
+    async def _release(self, timeout_s: float) -> None:
         self._owned = set()
         for task in self._starting.values():
             task.cancel()
@@ -187,9 +190,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._started.clear()
         homes = list(self.homes.values())
         self.homes.clear()
-        drained = await asyncio.gather(
-            *(home.drain(self.config.drain_timeout_s) for home in homes), return_exceptions=True
-        )
+        drained = await asyncio.gather(*(home.drain(timeout_s) for home in homes), return_exceptions=True)
         for outcome in drained:
             if isinstance(outcome, BaseException):
                 log.error("a partition did not end cleanly", error=repr(outcome))

@@ -215,6 +215,10 @@ class DispatchHandler:
             else:
                 self._look_up(job)
             return
+        if agent.transport != "http":
+            job.agent_id = agent.id
+            self._fail(job, Unsupported(f"agents of protocol {agent.transport!r} are not called by this version"))
+            return
         number = home_partition(agent.id, self._parts.partition_count())
         hops = own_header(job.letter.headers, HOPS_HEADER) if job.source != "tasks" else 0
         if number != self._home.number and (hops or 0) < MAX_HOPS:

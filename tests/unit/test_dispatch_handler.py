@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -73,7 +74,10 @@ async def test_what_the_agent_is_sent(make: Make) -> None:
         None,
     ]
     assert [call.idempotency_key for call in calls] == ["k", "t1", "t2"]
-    assert [call.headers for call in calls] == [(), (("traceparent", "00-1-2-01"),), ()]
+    traces = [dict(call.headers)["traceparent"] for call in calls]
+    assert traces[1] == "00-1-2-01"
+    assert all(re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", trace) for trace in (traces[0], traces[2]))
+    assert traces[0] != traces[2]
 
 
 async def test_retry_then_success(make: Make) -> None:
@@ -491,3 +495,27 @@ async def test_close_cancels_and_completes_nothing(make: Make) -> None:
     assert one.transport.cancelled == 1
     assert one.handler.running() == 0
     assert one.transport.tasks == ["t0"]
+
+
+async def test_no_retry_is_announced_that_the_circuit_will_not_allow(make: Make) -> None:
+    """The failure that opens the circuit past the deadline is the end: said in the result, not followed by a retry."""
+    one = make()
+    one.register(**AGENT, breaker={"failureThreshold": 1, "resetTimeout": 60_000, "monitoringPeriod": 60_000})
+    one.transport.last = failing(ServerError)
+    one.take(0, metadata={"retries": 5, "timeout": 30_000})
+    error = (await one.result(0))["error"]
+    assert error["code"] == "http_5xx"
+    assert "not tried again" in error["message"]
+    assert "task:retrying" not in one.kinds()
+    assert len(one.transport.calls) == 1
+
+
+async def test_an_agent_of_another_protocol_is_not_called(make: Make) -> None:
+    """It is refused with a reason, not called as if it spoke HTTP."""
+    one = make()
+    one.register(id="a1", endpoint="grpc://127.0.0.1:1")
+    one.take(0)
+    error = (await one.result(0))["error"]
+    assert (error["code"], error["retryable"], error["agentId"]) == ("unsupported", False, "a1")
+    assert "grpc" in error["message"]
+    assert one.transport.calls == []

@@ -53,7 +53,8 @@ class Rig:
         self.prepare: Callable[[StoringCommitter], None] = lambda committer: None
         config: dict[str, Any] = {
             "options": {}, "prefix": "t.", "group": "g", "sources": INTAKE, "instance_id": None,
-            "session_timeout_s": 0.04, "max_in_flight": 1000, "drain_timeout_s": 1.0, "commit_interval_max_s": 0.005,
+            "session_timeout_s": 0.04, "max_in_flight": 1000, "drain_timeout_s": 1.0,
+            "stop_timeout_s": 1.0, "commit_interval_max_s": 0.005,
             "exact_ends": True,
         }  # fmt: skip
         self.engine = Engine(EngineConfig(**(config | fields)), self._committer, self._handler)
