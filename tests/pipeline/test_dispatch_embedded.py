@@ -123,7 +123,7 @@ async def test_three_hundred_tasks_and_the_pages(pipeline: Pipeline) -> None:
         )
         worker = await pipeline.start()
         try:
-            assert await pipeline.get("/readyz") == (200, {"ready": True, "checks": {"dispatch": True}})
+            assert await pipeline.get("/readyz") == (200, {"ready": True, "checks": {"dispatch": True, "broker": True}})
             assert (await pipeline.get("/livez"))[0] == 200
             await pipeline.tasks(range(300), names)
             ids = {f"t{n}" for n in range(300)}

@@ -501,7 +501,7 @@ async def test_no_retry_is_announced_that_the_circuit_will_not_allow(make: Make)
     """The failure that opens the circuit past the deadline is the end: said in the result, not followed by a retry."""
     one = make()
     one.register(**AGENT, breaker={"failureThreshold": 1, "resetTimeout": 60_000, "monitoringPeriod": 60_000})
-    one.transport.last = failing(ServerError)
+    one.transport.last = ServerError("500")
     one.take(0, metadata={"retries": 5, "timeout": 30_000})
     error = (await one.result(0))["error"]
     assert error["code"] == "http_5xx"
