@@ -54,6 +54,18 @@ class Queues:
             self._factory.update(caller, agent)
         return caller
 
+    def changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
+        """The registration of an agent changed: what waits goes by the new one. Unregistered and idle: it is forgotten."""
+        caller = self.callers.get(agent_id)
+        if caller is None:
+            return
+        if agent is not None:
+            self._factory.update(caller, agent)
+            caller.turn()
+        elif not (caller.running or caller.lane.waiting or any(owner is caller for owner, _ in self.held_back)):
+            caller.close()
+            del self.callers[agent_id]
+
     def place(self, caller: Caller, ticket: Ticket) -> None:
         """Into the agent's lane; or, if the wait there would be long, aside, where it costs no memory."""
         job: Job = ticket.work

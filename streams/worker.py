@@ -18,9 +18,12 @@ from dataclasses import dataclass
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from agents_io.http_transport import HttpTransport
+from schemas.messages import AgentRegistration, EventType
+from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
 from streams.agent_table import AgentTable
 from streams.block_watch import BlockWatch
@@ -183,6 +186,15 @@ async def _dispatch(
             if isinstance(home.handler, DispatchHandler):
                 home.handler.cancel(task_id)
 
+    def agent_changed(agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
+        home = engine.homes.get(home_partition(agent_id, partition_count()))
+        if home is not None and isinstance(home.handler, DispatchHandler):
+            home.handler.agent_changed(agent_id, agent)
+            kind: EventType = "agent:registered" if agent is not None else "agent:unregistered"
+            sink.emit(
+                parts.recorder.event(kind, agent_id, {"agentId": agent_id}, parts.wall_ms(), tail=f"/{record.offset}")
+            )
+
     def partition_count() -> int:
         return (
             len(engine.consumer.partitions_for_topic(full_name("dispatch", settings.topic_prefix)) or ()) or partitions
@@ -220,6 +232,7 @@ async def _dispatch(
     stack.push_async_callback(engine.stop)
     await controls.start()
     await engine.start()
+    agents.on_change(agent_changed)
     watch = BlockWatch(
         lambda: list(engine.homes.values()),
         parts.recorder,

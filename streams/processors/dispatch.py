@@ -195,6 +195,10 @@ class DispatchHandler:
         elif job.agent_id is not None:
             self._queues.callers[job.agent_id].cancel(job.ticket)
 
+    def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
+        """An agent was registered again, or unregistered (None: new tasks for it fail, those taken are finished)."""
+        self._queues.changed(agent_id, agent)
+
     # Finding the agent
 
     def _route(self, job: Job, looked_up: bool = False) -> None:

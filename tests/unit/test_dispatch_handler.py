@@ -519,3 +519,33 @@ async def test_an_agent_of_another_protocol_is_not_called(make: Make) -> None:
     assert (error["code"], error["retryable"], error["agentId"]) == ("unsupported", False, "a1")
     assert "grpc" in error["message"]
     assert one.transport.calls == []
+
+
+async def test_waiting_tasks_go_by_a_new_registration(make: Make) -> None:
+    """The endpoint changed while a task waited: its call goes to the new place."""
+    one = make()
+    one.register(**AGENT, **ONE_AT_A_TIME)
+    one.transport.gate.clear()
+    for offset in (0, 1):
+        one.take(offset, payload=offset)
+    await until(lambda: one.transport.calls)
+    moved = one.register(**{**AGENT, "endpoint": "http://127.0.0.1:2"}, **ONE_AT_A_TIME)
+    one.handler.agent_changed("a1", moved)
+    one.transport.gate.set()
+    await one.result(1)
+    assert [agent.endpoint for agent, _ in one.transport.calls] == [AGENT["endpoint"], "http://127.0.0.1:2"]
+
+
+async def test_an_agent_that_is_gone_is_forgotten_once_it_is_idle(make: Make) -> None:
+    """Agents that come and go leave nothing behind; one that is being called is kept until it is done."""
+    one = make()
+    one.transport.gate.clear()
+    one.take(0)
+    await until(lambda: one.transport.calls)
+    one.handler.agent_changed("a1", None)
+    one.transport.gate.set()
+    assert (await one.result(0))["status"] == "success"
+    assert list(one.handler._queues.callers) == ["a1"]
+    one.handler.agent_changed("a1", None)
+    assert one.handler._queues.callers == {}
+    one.handler.agent_changed("nobody", None)
