@@ -103,7 +103,6 @@ class StatsSettings(Section):
     sudden_drop: Annotated[float, Field(gt=0, le=1)] = 0.3
     low_confidence: Annotated[float, Field(ge=0, le=1)] = 0.5
     high_variance: Annotated[float, Field(gt=0, le=1)] = 0.2
-    data_dir: str | None = None
 
 
 class DispatchSettings(Section):

@@ -19,7 +19,6 @@ _GAUSSIAN_NB: Any = naive_bayes.GaussianNB  # untyped
 Features = dict[str, float]
 Row = tuple[Features, bool]
 Condition = Literal["healthy", "degraded", "failing"]
-CONDITIONS: tuple[Condition, ...] = ("healthy", "degraded", "failing")
 
 TRAINING_ROWS = 400
 NEUTRAL = 0.5

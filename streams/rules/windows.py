@@ -8,7 +8,7 @@ The watermark is the largest event time seen; a window closes when the watermark
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,11 +165,6 @@ class Windows:
     def expire(self, now_ms: int) -> None:
         """Move the retention forward by the clock, for a series that gets no points."""
         self.horizon_ms = max(self.horizon_ms, now_ms)
-
-    def each_open(self) -> Iterator[tuple[WindowId, Window]]:
-        """The open windows, oldest first."""
-        for key in sorted(self.open, key=lambda key: key[1]):
-            yield key, self.open[key]
 
     def to_json(self) -> list[Any]:
         """A JSON-able form of what is open; closed windows are stored on their own."""
