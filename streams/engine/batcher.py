@@ -1,7 +1,7 @@
 """How outputs reach the broker: in few, large batches.
 
 In: outputs (topic by short name, key, value, headers). Out: one produce batch per topic partition, all under one producer.
-A batch is built here and handed over whole: a little more than half the cost of sending record by record (10 us against 17 to 19). Never retries, never commits.
+A batch is built here and handed over whole: 10 us a record against 17 to 19 one by one. Never retries, never commits.
 """
 
 from __future__ import annotations
