@@ -203,7 +203,7 @@ class Sender:
 @asynccontextmanager
 async def sending(settings: Settings) -> AsyncIterator[Sender]:
     """A producer for the block; what was sent is acknowledged when the block ends without an exception."""
-    # Not idempotent: brokers without transactions (the embedded one) refuse it, and the pipeline drops a task id it has seen.
+    # Not idempotent: brokers without transactions (the embedded one) refuse it. A send that is retried may arrive twice.
     producer = AIOKafkaProducer(
         **client_options(settings), acks="all", linger_ms=2, max_request_size=LARGE_RECORD_BYTES
     )

@@ -322,9 +322,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
                 for source, tp in home.partitions.items():
                     self.consumer.seek(tp, start.heads[source])
                 self.consumer.resume(*home.partitions.values())
-            except (
-                IllegalStateError
-            ):  # a rebalance began (then it is no longer ours), or one of its topics is elsewhere
+            except IllegalStateError:
+                # A rebalance began (then it is no longer ours), or one of its topics is assigned elsewhere.
                 log.info("partition is not assigned whole; trying again", partition=home.number)
                 self._spawn(self._reopen(home, 1))
                 continue

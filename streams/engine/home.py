@@ -18,7 +18,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from streams.engine.commit import Committer, Fenced, Offsets
 from streams.rules import offset_map
 from streams.rules.ledger import Ledger
-from streams.rules.pacing import gather_s
+from streams.rules.pacing import FULL_BATCH, gather_s
 from streams.rules.records import Output
 
 log = structlog.get_logger(__name__)
@@ -159,7 +159,7 @@ class Home:
         for output in outputs:
             self._waiting_bytes += len(output.value or b"") + ROW_BYTES
         self._dirty.set()
-        if len(self._finished) >= 256:
+        if len(self._finished) >= FULL_BATCH:
             self._hurry.set()
         if self.waiting:
             self._on_room(self)
