@@ -98,6 +98,8 @@ class Caller:
     ) -> None:
         self.agent = agent
         self.lane = lane
+        self.changed = False
+        """Whether breaker or limiter changed; reset by whoever keeps their state."""
         self._transport = transport
         self._retry = retry
         self._hooks = hooks
@@ -212,6 +214,7 @@ class Caller:
         if ticket.attempt == 0:
             self._hooks.started(ticket)
         ticket.attempt += 1
+        self.changed = True
         self._calls[ticket] = self._loop.create_task(self._call(start))
 
     async def _call(self, start: Start[Ticket]) -> None:
@@ -258,7 +261,10 @@ class Caller:
 
     def _leave(self, start: Start[Ticket], outcome: Outcome, pause_s: float | None) -> None:
         del self._calls[start.item]
-        self.lane.finish(start, outcome, self._loop.time(), pause_s)
+        now = self._loop.time()
+        self.lane.finish(start, outcome, now, pause_s)
+        if outcome == "failure" or pause_s is not None or self.lane.breaker.state(now) != "closed":
+            self.changed = True
         self._tell_transitions()
 
     def _settle(self, ticket: Ticket, end: Answer | AgentError) -> None:

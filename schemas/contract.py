@@ -19,6 +19,7 @@ from schemas.messages import (
     ConfidenceDataPoint,
     Control,
     Event,
+    HomeState,
     Message,
     Plan,
     PlanResult,
@@ -40,6 +41,7 @@ PUBLISHED: tuple[type[Message], ...] = (
     Aggregate,
     Anomaly,
     Event,
+    HomeState,
 )
 
 RFC3339 = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"

@@ -368,6 +368,58 @@ class Event(Message):
     data: dict[str, Any]
 
 
+class SeenTasks(Message):
+    """Digests of task ids that were answered, base64; `sequence` orders the chunks."""
+
+    sequence: Count
+    digests: Annotated[str, Field(max_length=1_000_000)]
+
+
+class BreakerState(Message):
+    """A circuit breaker. Times are ages in ms."""
+
+    state: Literal["closed", "open", "half_open"]
+    failures: list[Count] = []
+    open_for: Count = 0
+    successes: Count = 0
+
+
+class LimiterState(Message):
+    """A rate limit: `[age in ms, calls]` of those within the window, oldest first."""
+
+    log: list[Annotated[list[Count], Field(min_length=2, max_length=2)]] = []
+    paused_for: Count = 0
+
+
+class AgentGuard(Message):
+    """What an agent's circuit breaker and rate limit had seen."""
+
+    agent_id: Id
+    breaker: BreakerState
+    limiter: LimiterState
+
+
+class KeptAnswer(Message):
+    """A cached answer in its slot of the cache."""
+
+    slot: Count
+    key: str
+    agent_id: Id
+    confidence: Ratio
+    value: Any
+    expires: Timestamp
+
+
+class HomeState(Message):
+    """One thing a home partition must not forget when it moves; exactly one of the three is there."""
+
+    app: str
+    at: Timestamp
+    seen: SeenTasks | None = None
+    guard: AgentGuard | None = None
+    answer: KeptAnswer | None = None
+
+
 def explain(error: ValidationError) -> str:
     """One sentence per fault, each naming field (as on the wire) and reason; at most three, secrets never quoted.
 

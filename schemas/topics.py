@@ -14,6 +14,7 @@ from schemas.messages import (
     ConfidenceDataPoint,
     Control,
     Event,
+    HomeState,
     Message,
     Plan,
     PlanResult,
@@ -96,6 +97,16 @@ TOPICS: tuple[Topic, ...] = (
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
     ),
+    Topic(
+        "state",
+        "app, kind and slot or agent id",
+        HomeState,
+        "dispatch",
+        "dispatch",
+        "compact",
+        # Read back whole when a partition moves: what was overwritten must go soon.
+        extra_config=(("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS))),
+    ),
     Topic("results", "plan id if the task has one, else task id", Result, "dispatch", "users, plan coordinator"),
     Topic("plan-results", "plan id", PlanResult, "plan coordinator", "users"),
     Topic("data-points", "agent id", ConfidenceDataPoint, "dispatch, users", "stats", dead_letters=True),
@@ -117,6 +128,8 @@ TOPICS: tuple[Topic, ...] = (
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
 INTAKE = ("parked", "dispatch", "tasks")
 """The three inputs of dispatch: equal partition counts, assigned together. What waited longest is served first."""
+ALIGNED = (*INTAKE, "state")
+"""Topics that must have equal partition counts: partition n of each belongs to home n."""
 
 
 def full_name(name: str, prefix: str = DEFAULT_PREFIX) -> str:

@@ -1,15 +1,28 @@
 """The result cache of one home: what a task asks, as a key, and the answer that was given to it before.
 
-In: jobs and their answers. Out: an earlier answer with the agent that gave it, or None. It is off when the settings say so,
-and for tasks that say so; what is kept, and for how long, is decided in `rules/caching.py`.
+In: jobs and their answers. Out: an earlier answer with the agent that gave it, or None; and the news for the state topic.
+It is off when the settings say so, and for tasks that say so; what is kept, and for how long, is decided in `rules/caching.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from streams.jobs import Job, asked
 from streams.rules.caching import ResultCache, cache_key
-from streams.rules.records import Success
+from streams.rules.records import LARGE_BYTES, Success
 from streams.settings import CacheSettings
+
+
+class Remembered(NamedTuple):
+    """An answer in its slot of the cache. `expires`: monotonic seconds."""
+
+    slot: int
+    key: str
+    agent_id: str
+    answer: Success
+    expires: float
 
 
 class AnswerCache:
@@ -17,9 +30,11 @@ class AnswerCache:
 
     def __init__(self, settings: CacheSettings) -> None:
         self._cache: ResultCache[tuple[str, Success]] | None = None
+        self._ttl_s = settings.ttl / 1000
+        self._news: dict[int, Remembered] = {}
         if settings.enabled:
             self._cache = ResultCache(
-                ttl_s=settings.ttl / 1000,
+                ttl_s=self._ttl_s,
                 min_confidence=settings.min_confidence,
                 max_entries=settings.max_entries,
                 max_bytes=settings.max_bytes,
@@ -40,5 +55,25 @@ class AnswerCache:
 
     def keep(self, job: Job, agent_id: str, answer: Success, now: float) -> None:
         """Keep an answer, if it is one to keep."""
-        if self._cache is not None and job.key is not None:
-            self._cache.put(job.key, (agent_id, answer), len(answer.value_json), answer.confidence, now)
+        if self._cache is None or job.key is None:
+            return
+        slot = self._cache.put(job.key, (agent_id, answer), len(answer.value_json), answer.confidence, now)
+        # A large answer is kept in memory only: reading state back must be quick.
+        if slot is not None and len(answer.value_json) <= LARGE_BYTES:
+            self._news[slot] = Remembered(slot, job.key, agent_id, answer, now + self._ttl_s)
+
+    def news(self) -> list[Remembered]:
+        """What was kept since the last time this was asked; by slot, so at most as many as the cache holds."""
+        if not self._news:
+            return []
+        found = list(self._news.values())
+        self._news.clear()
+        return found
+
+    def restore(self, answers: Iterable[Remembered], now: float) -> None:
+        """Take up the answers of an earlier owner that are still young enough, into an empty cache."""
+        if self._cache is not None:
+            live = sorted((a for a in answers if now < a.expires <= now + self._ttl_s + 1), key=lambda a: a.expires)
+            self._cache.restore(
+                (a.slot, a.key, (a.agent_id, a.answer), len(a.answer.value_json), a.expires) for a in live
+            )

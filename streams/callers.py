@@ -6,6 +6,9 @@ In: `AgentRegistration`s. Out: callers with their lane, limiter and breaker; a c
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from agents_io.caller import Caller, Hooks, Ticket
 from agents_io.rules.breaker import Breaker, BreakerConfig
@@ -19,6 +22,15 @@ from streams.settings import Settings
 JITTER_S = 0.05
 """Two calls may come this much closer at the agent than they began here: the window is held that much longer."""
 PROBE_SLACK_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Snapshots of an agent's breaker and limiter. `taken_at`: when, on this process's monotonic clock, seconds."""
+
+    breaker: Mapping[str, Any]
+    limiter: Mapping[str, Any]
+    taken_at: float
 
 
 class CallerFactory:
@@ -41,15 +53,15 @@ class CallerFactory:
             jitter=retry.jitter,
         )
 
-    def make(self, agent: AgentRegistration, hooks: Hooks) -> Caller:
-        """A caller with nothing behind it: circuit closed, window empty."""
+    def make(self, agent: AgentRegistration, hooks: Hooks, kept: Kept | None = None) -> Caller:
+        """A caller with nothing behind it (circuit closed, window empty), or with what an earlier owner had seen."""
         limits = self._limits(agent)
-        lane: Lane[Ticket] = Lane(
-            limits.max_concurrency,
-            SlidingWindow(limits.max_requests, limits.window_ms / 1000 + JITTER_S),
-            Breaker(self._breaker(agent)),
-            self._depth(limits),
-        )
+        window_s = limits.window_ms / 1000 + JITTER_S
+        limiter, breaker = SlidingWindow(limits.max_requests, window_s), Breaker(self._breaker(agent))
+        if kept is not None:
+            limiter = SlidingWindow.restore(limits.max_requests, window_s, kept.limiter, kept.taken_at)
+            breaker = Breaker.restore(self._breaker(agent), kept.breaker, kept.taken_at)
+        lane: Lane[Ticket] = Lane(limits.max_concurrency, limiter, breaker, self._depth(limits))
         return Caller(agent, lane, self._transport, self._retry, hooks, self._rng, self._attempt_timeout_s)
 
     def update(self, caller: Caller, agent: AgentRegistration) -> None:

@@ -5,7 +5,7 @@ In: the bytes and headers of an intake record. Out: a validated `Job`, or `Rejec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any
 
@@ -35,6 +35,8 @@ class Job:
     parks: int = 0
     attempts: int = 0
     """Calls made before it was parked."""
+    claims: list[tuple[bytes, bool]] = field(default_factory=list)
+    """Digests of its id that this home holds for it, and whether each outlives a move to another topic."""
 
 
 def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) -> Job:

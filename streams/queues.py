@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from agents_io.caller import Caller, Hooks, Ticket
 from schemas.messages import AgentRegistration
-from streams.callers import CallerFactory
+from streams.callers import CallerFactory, Kept
 from streams.jobs import Job
 from streams.rules.parking import park_until, try_again_at
 
@@ -31,13 +31,19 @@ class Queues:
     """Where tickets of one home wait. `callers`: by agent id; `held_back`: tickets that found no room, in order."""
 
     def __init__(
-        self, factory: CallerFactory, wall_ms: Callable[[], int], parked: Callable[[Ticket, Parking], None]
+        self,
+        factory: CallerFactory,
+        wall_ms: Callable[[], int],
+        parked: Callable[[Ticket, Parking], None],
+        kept: Callable[[str], Kept | None],
     ) -> None:
+        """`parked` is told of tasks put aside, `kept` tells what an agent's guards had seen under an earlier owner."""
         self.callers: dict[str, Caller] = {}
         self.held_back: deque[tuple[Caller, Ticket]] = deque()
         self._factory = factory
         self._wall_ms = wall_ms
         self._parked = parked
+        self._kept = kept
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -49,7 +55,7 @@ class Queues:
         """The agent's caller; a changed registration changes it."""
         caller = self.callers.get(agent.id)
         if caller is None:
-            caller = self.callers[agent.id] = self._factory.make(agent, hooks)
+            caller = self.callers[agent.id] = self._factory.make(agent, hooks, self._kept(agent.id))
         elif caller.agent is not agent:
             self._factory.update(caller, agent)
         return caller

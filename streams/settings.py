@@ -115,6 +115,8 @@ class DispatchSettings(Section):
     drain_timeout: DurationMs = 5_000
     stop_timeout: DurationMs = 20_000
     blocked_after: DurationMs = 60_000
+    idempotency_window: DurationMs = 24 * 3_600_000
+    idempotency_ids: Annotated[int, Field(ge=64, le=10_000_000)] = 250_000
     max_task_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
     max_answer_bytes: Annotated[int, Field(ge=1)] = 768 * 1024
     commit_interval_max: DurationMs = 50

@@ -19,9 +19,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.metadata import MetadataRequest
 
 from schemas.topics import (
+    ALIGNED,
     DAY_MS,
     DEFAULT_PARTITIONS,
-    INTAKE,
     LARGE_RECORD_BYTES,
     TOPICS,
     dead_letter_topics,
@@ -45,16 +45,16 @@ class TopicsError(Exception):
 
 
 class TopicsMissing(Exception):
-    """Topics are missing, or the intake topics do not have equal partition counts. The message names the remedy."""
+    """Topics are missing, or those of `ALIGNED` do not have equal partition counts. The message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What one topic must look like. `name`: on the broker. `partitions`: None = as many as the intake topics."""
+    """What one topic must look like. `name`: on the broker. `partitions`: None = as many as the aligned topics."""
 
     name: str
     partitions: int | None
-    intake: bool
+    aligned: bool
     config: Mapping[str, str]
 
 
@@ -88,7 +88,7 @@ class TopicState:
 
 def wanted(prefix: str) -> list[Wanted]:
     """Every topic the pipeline needs, in the order of the table, dead letters last."""
-    rows = [Wanted(full_name(t.name, prefix), t.partitions, t.name in INTAKE, t.config()) for t in TOPICS]
+    rows = [Wanted(full_name(t.name, prefix), t.partitions, t.name in ALIGNED, t.config()) for t in TOPICS]
     dead = {
         "cleanup.policy": "delete",
         "retention.ms": str(DEAD_LETTER_RETENTION_MS),
@@ -100,22 +100,22 @@ def wanted(prefix: str) -> list[Wanted]:
 def plan(topics: list[Wanted], existing: Mapping[str, int], partitions: int | None) -> list[TopicChange]:
     """What is to be done; `existing`: topic -> partitions now, `partitions`: what the user asked for.
 
-    The intake topics end equal, at the largest of what they have and what is asked. Other topics grow only when asked:
+    The aligned topics end equal, at the largest of what they have and what is asked. Other topics grow only when asked:
     growing moves keys to other partitions.
 
     >>> one = [Wanted("p.tasks", None, True, {}), Wanted("p.results", None, False, {}), Wanted("p.agents", 1, False, {})]
     >>> [(c.name, c.action, c.partitions) for c in plan(one, {"p.tasks": 3}, None)]
     [('p.tasks', 'unchanged', 3), ('p.results', 'created', 3), ('p.agents', 'created', 1)]
     """
-    intake_now = [existing[topic.name] for topic in topics if topic.intake and topic.name in existing]
-    target = max([partitions or 0, *intake_now]) or DEFAULT_PARTITIONS
+    aligned_now = [existing[topic.name] for topic in topics if topic.aligned and topic.name in existing]
+    target = max([partitions or 0, *aligned_now]) or DEFAULT_PARTITIONS
     changes = []
     for topic in topics:
         want = target if topic.partitions is None else topic.partitions
         have = existing.get(topic.name)
         if have is None:
             changes.append(TopicChange(topic.name, "created", want))
-        elif have < want and topic.partitions is None and (topic.intake or partitions is not None):
+        elif have < want and topic.partitions is None and (topic.aligned or partitions is not None):
             changes.append(TopicChange(topic.name, "grown", want, have))
         else:
             changes.append(TopicChange(topic.name, "unchanged", have, have))
@@ -194,14 +194,14 @@ def _items(value: str | None) -> set[str]:
 
 
 async def check(settings: Settings) -> int:
-    """The partition count of the intake topics. Raises `TopicsMissing`, `BrokerUnreachable`, `SettingsError`."""
+    """The partition count of the aligned topics. Raises `TopicsMissing`, `BrokerUnreachable`, `SettingsError`."""
     topics = wanted(settings.topic_prefix)
     async with _admin(settings) as admin:
         existing = {name: len(parts) for name, parts in (await _metadata(admin)).items()}
     missing = [topic.name for topic in topics if topic.name not in existing]
     if missing:
         raise TopicsMissing(f"missing topics: {', '.join(missing)}; create them with: parallax topics apply")
-    counts = {topic.name: existing[topic.name] for topic in topics if topic.intake}
+    counts = {topic.name: existing[topic.name] for topic in topics if topic.aligned}
     if len(set(counts.values())) != 1:
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise TopicsMissing(f"partition counts must be equal, but {listed}; make them so with: parallax topics apply")

@@ -42,7 +42,8 @@ from streams.kafka import (
     supports_transactions,
 )
 from streams.metrics import DispatchMetrics
-from streams.processors.dispatch import DispatchHandler, Parts
+from streams.parts import Parts
+from streams.processors.dispatch import DispatchHandler
 from streams.rules.records import Recorder
 from streams.settings import Settings
 from streams.stats_keeper import StatsKeeper
@@ -223,10 +224,11 @@ async def _dispatch(
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             stop_timeout_s=settings.dispatch.stop_timeout / 1000,
             commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
+            state="state",
             exact_ends=transactional,
         ),
         committer,
-        lambda home: DispatchHandler(home, parts),
+        lambda home, kept: DispatchHandler(home, parts, kept),
         on_assigned=batcher.forget_partition_counts,
     )
     stack.push_async_callback(engine.stop)

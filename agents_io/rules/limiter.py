@@ -4,6 +4,7 @@ In: the time (monotonic seconds, never going back). Out: whether a call may begi
 The log holds one entry per call up to 4,096; a larger limit shares entries between calls that began within 1/4096 of a
 window, each as late as its last call. So memory is bounded, the limit is never exceeded, and a slot comes back at
 most that fraction of a window late. It never waits and never gives a slot back: a call begun counts.
+A second, coarser log is kept for snapshots, which are taken with every commit and must be small and quick.
 """
 
 from __future__ import annotations
@@ -24,11 +25,24 @@ class SlidingWindow:
     (True, True, False, 60.0)
     """
 
-    __slots__ = ("_counts", "_first", "_grain_s", "_lasts", "_max", "_paused_until", "_used", "_window_s")
+    __slots__ = (
+        "_coarse",
+        "_coarse_first",
+        "_counts",
+        "_first",
+        "_grain_s",
+        "_lasts",
+        "_max",
+        "_paused_until",
+        "_used",
+        "_window_s",
+    )
 
     def __init__(self, max_requests: int, window_s: float) -> None:
         self._lasts: deque[float] = deque()
         self._counts: deque[int] = deque()
+        self._coarse: deque[list[float]] = deque()  # [time of the last call, calls]
+        self._coarse_first = 0.0
         self._first = 0.0
         self._used = 0
         self._paused_until = float("-inf")
@@ -69,7 +83,21 @@ class SlidingWindow:
             self._first = now
             self._lasts.append(now)
             self._counts.append(1)
+        self._note(now)
         return True
+
+    def _note(self, now: float) -> None:
+        coarse = self._coarse
+        if coarse and now - self._coarse_first < self._window_s / SNAPSHOT_ENTRIES:
+            coarse[-1][0] = now
+            coarse[-1][1] += 1
+            return
+        self._coarse_first = now
+        coarse.append([now, 1])
+        while coarse[0][0] + self._window_s <= now or len(coarse) > SNAPSHOT_ENTRIES:
+            last, count = coarse.popleft()
+            if last + self._window_s > now:  # a window made shorter meanwhile: two entries become one, the later
+                coarse[0][1] += count
 
     def available_at(self, now: float) -> float:
         """The earliest time a call may begin; `now` if it may now."""
@@ -98,14 +126,13 @@ class SlidingWindow:
     def snapshot(self, now: float) -> dict[str, Any]:
         """The log as JSON, at most 128 entries `[age_ms, calls]`, each as young as its youngest call."""
         self.used(now)
-        share = -(-len(self._lasts) // SNAPSHOT_ENTRIES)
-        log: list[list[int]] = []
-        for index, (last, count) in enumerate(zip(self._lasts, self._counts, strict=True)):
-            age_ms = max(0, int((now - last) * 1000))
-            if index % share:
-                log[-1] = [age_ms, log[-1][1] + count]
-            else:
-                log.append([age_ms, count])
+        log = [
+            [max(0, int((now - last) * 1000)), int(count)]
+            for last, count in (
+                zip(self._lasts, self._counts, strict=True) if len(self._lasts) <= SNAPSHOT_ENTRIES else self._coarse
+            )
+            if last + self._window_s > now
+        ]
         kept: dict[str, Any] = {"log": log}
         if self._paused_until > now:
             kept["pausedFor"] = int((self._paused_until - now) * 1000) + 1
@@ -120,7 +147,8 @@ class SlidingWindow:
             window._lasts.append(last)
             window._counts.append(int(count))
             window._used += int(count)
+            window._coarse.append([last, int(count)])
         if paused_ms := snapshot.get("pausedFor"):
             window._paused_until = taken_at + paused_ms / 1000
-        window._first = window._lasts[-1] if window._lasts else 0.0
+        window._first = window._coarse_first = window._lasts[-1] if window._lasts else 0.0
         return window

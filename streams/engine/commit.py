@@ -79,7 +79,8 @@ class TransactionalCommitter:
         try:
             await producer.begin_transaction()
             futures = await self._batcher.send(producer, outputs)
-            await producer.send_offsets_to_transaction(offsets, self._group)
+            if offsets:
+                await producer.send_offsets_to_transaction(offsets, self._group)
             await _delivered(futures)
             await producer.commit_transaction()
         except MessageSizeTooLargeError as error:
@@ -108,7 +109,8 @@ class PlainCommitter:
     async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
         try:
             await _delivered(await self._batcher.send(self._producer, outputs))
-            await self._consumer.commit(offsets)
+            if offsets:
+                await self._consumer.commit(offsets)
         except MessageSizeTooLargeError as error:
             self._batcher.lower_limits()
             raise Fenced(f"outputs refused: {error!r}") from error

@@ -23,6 +23,7 @@ from schemas.topics import full_name
 from streams.engine.commit import CLOSE_TIMEOUT_S, Committer, Fenced
 from streams.engine.feed import POLL_MS, Feed
 from streams.engine.home import Handler, Head, Home
+from streams.engine.state_reader import StateReader
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,8 @@ class EngineConfig:
     stop_timeout_s: float
     """The same when this worker stops."""
     commit_interval_max_s: float
+    state: str | None
+    """Short name of the compacted topic that moves with each partition; None: nothing does."""
     exact_ends: bool
     """Whether the broker tells true end offsets (the embedded one may tell too little)."""
 
@@ -67,20 +70,24 @@ class _Start:
 class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
     """Runs the homes of this worker.
 
-    `make_committer(number)` and `make_handler(home)` put the pieces of one home together.
+    `make_committer(number)` and `make_handler(home, state)` put the pieces of one home together; `state`: the newest value of
+    each key of the home's partition of the state topic.
     """
 
     def __init__(
         self,
         config: EngineConfig,
         make_committer: Callable[[int, AIOKafkaConsumer], Committer],
-        make_handler: Callable[[Home], Handler],
+        make_handler: Callable[[Home, list[bytes]], Handler],
         on_assigned: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self.homes: dict[int, Home] = {}
         self.assigned = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reader: StateReader | None = None
+        if config.state is not None:
+            self._reader = StateReader(config.options, full_name(config.state, config.prefix))
         self._make_committer = make_committer
         self._make_handler = make_handler
         self._on_assigned = on_assigned
@@ -206,8 +213,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             home = self._new_home(number)
             try:
                 await home.committer.start()
-                heads = await self._heads(home)
-                home.open(heads, self._make_handler(home))
+                heads, state = await asyncio.gather(self._heads(home), self._state(number))
+                home.open(heads, self._make_handler(home, state))
             except (KafkaError, TimeoutError) as error:
                 log.warning("partition could not be opened; trying again", partition=number, error=repr(error))
                 await home.close()
@@ -226,6 +233,9 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             self._room.set()
             return
         self._fail(RuntimeError(f"partition {number} could not be opened in {START_TRIES} tries"))
+
+    async def _state(self, number: int) -> list[bytes]:
+        return await self._reader.read(number) if self._reader is not None else []
 
     def _new_home(self, number: int) -> Home:
         return Home(

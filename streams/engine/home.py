@@ -49,6 +49,10 @@ class Handler(Protocol):
         """What a record in flight waits for, for people; None if there is nothing to say."""
         ...
 
+    def changes(self) -> list[Output]:
+        """What changed in the handler's own state since this was last asked, for the commit that follows."""
+        ...
+
     def hold(self) -> None:
         """Start nothing new; what runs may finish."""
         ...
@@ -164,6 +168,10 @@ class Home:
         if self.waiting:
             self._on_room(self)
 
+    def touch(self) -> None:
+        """The handler's state changed without a record being finished: it is committed too."""
+        self._dirty.set()
+
     def passed(self, positions: Mapping[str, int]) -> None:
         """The consumer's positions while nothing of this home is on its way: transaction markers before them are done."""
         for source, position in positions.items():
@@ -218,7 +226,9 @@ class Home:
             if state != self._committed[source]:
                 states[source] = state
                 offsets[tp] = OffsetAndMetadata(*state)
-        if not offsets:
+        if self.handler is not None:
+            outputs += self.handler.changes()
+        if not (offsets or outputs):
             return
         self._idle.clear()
         try:

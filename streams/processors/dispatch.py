@@ -7,8 +7,7 @@ dead letter. Out of transaction go only progress events. What waits for an agent
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -23,13 +22,11 @@ from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from schemas.times import format_time
-from streams.agent_table import AgentTable
-from streams.answer_cache import AnswerCache
-from streams.callers import CallerFactory
 from streams.engine.home import Home
+from streams.home_memory import HomeMemory
 from streams.jobs import Job, read_job, ticket_for
-from streams.metrics import DispatchMetrics
 from streams.parking_lot import ParkingLot
+from streams.parts import Parts
 from streams.queues import Parking, Queues
 from streams.rules.records import (
     AGENT_HEADER,
@@ -38,13 +35,12 @@ from streams.rules.records import (
     TASK_HEADER,
     Letter,
     Output,
-    Recorder,
     Spent,
     Success,
     own_header,
 )
 from streams.rules.routing import MAX_HOPS, absence, choose
-from streams.settings import Settings
+from streams.rules.seen import digest
 
 log = structlog.get_logger(__name__)
 
@@ -56,34 +52,20 @@ CIRCUIT_EVENTS: dict[str, EventType] = {
 }
 
 
-@dataclass(slots=True, frozen=True)
-class Parts:
-    """What every home's handler shares on this worker."""
-
-    settings: Settings
-    agents: AgentTable
-    callers: CallerFactory
-    recorder: Recorder
-    emit: Callable[[Output], None]
-    metrics: DispatchMetrics
-    wall_ms: Callable[[], int]
-    cancelled: Callable[[str], str | None]
-    """Why a task id is to be cancelled, or None."""
-    partition_count: Callable[[], int]
-
-
 class DispatchHandler:
     """The tasks of one home partition, on their way to the agents that live there."""
 
-    def __init__(self, home: Home, parts: Parts) -> None:
+    def __init__(self, home: Home, parts: Parts, kept: Iterable[bytes] = ()) -> None:
+        """`kept`: what earlier owners of this home wrote to the state topic."""
         self._home = home
         self._parts = parts
-        self._queues = Queues(parts.callers, parts.wall_ms, self._parked)
+        self._memory = HomeMemory(home.number, parts.settings, parts.wall_ms, kept)
+        self._queues = Queues(parts.callers, parts.wall_ms, self._parked, self._memory.guard)
         self._lookups: set[asyncio.Task[None]] = set()
         self._jobs: dict[tuple[str, int], Job] = {}
         self._by_task: dict[str, Job] = {}
+        self._claims: dict[bytes, Job] = {}
         self._loop = asyncio.get_running_loop()
-        self._answers = AnswerCache(parts.settings.cache)
         self._lot = ParkingLot(self._back, home.wake)
         self._held = False
         self._default_timeout_ms = parts.settings.dispatch.default_timeout
@@ -97,6 +79,10 @@ class DispatchHandler:
     def resting(self) -> int:
         """Parked tasks that are not due."""
         return len(self._lot)
+
+    def changes(self) -> list[Output]:
+        """What another owner would have to know, for the state topic."""
+        return self._memory.changes(self._queues.callers.values())
 
     def running(self) -> int:
         """Calls under way."""
@@ -119,6 +105,7 @@ class DispatchHandler:
         self._lot.close()
         self._jobs.clear()
         self._by_task.clear()
+        self._claims.clear()
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """What a record in flight waits for: taskId, agentId, age (ms since intake), reason. None if it is not here."""
@@ -163,24 +150,51 @@ class DispatchHandler:
 
     def _refuse(self, letter: Letter, rejected: Rejected) -> None:
         self._parts.metrics.dead_letters.labels(rejected.stage).inc()
+        job = self._jobs.get((letter.topic, letter.offset))
+        while job is not None and job.claims:  # no answer was given: a replay of this letter is no duplicate
+            self._claims.pop(job.claims.pop()[0], None)
         outputs = self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._parts.wall_ms())
         self._end(letter.topic, letter.offset, outputs)
 
-    def _end(self, source: str, offset: int, outputs: list[Output]) -> None:
+    def _end(self, source: str, offset: int, outputs: list[Output], moved: bool = False) -> None:
+        """A record's end. `moved`: the task goes on elsewhere, so that its id is still free there."""
         job = self._jobs.pop((source, offset), None)
-        if job is not None and self._by_task.get(job.task.id) is job:
-            del self._by_task[job.task.id]
+        if job is not None:
+            if self._by_task.get(job.task.id) is job:
+                del self._by_task[job.task.id]
+            for claimed, outlives in job.claims:
+                self._claims.pop(claimed, None)
+                if outlives or not moved:
+                    self._memory.seen.add(claimed, self._parts.wall_ms())
         self._home.complete(source, offset, outputs)
+
+    def _claim(self, job: Job, scope: str, outlives: bool = False) -> bool:
+        """Whether this record is the one that answers its task id; any later one is told to be a duplicate, and ends here."""
+        claimed = digest(scope, job.task.id)
+        owner = self._claims.get(claimed)
+        if owner is job:
+            return True
+        if owner is None and not self._memory.seen.has(claimed):
+            self._claims[claimed] = job
+            job.claims.append((claimed, outlives))
+            return True
+        self._parts.metrics.duplicates.inc()
+        self._end(
+            job.source, job.offset, [self._parts.recorder.duplicate(job.letter, job.task.id, self._parts.wall_ms())]
+        )
+        return False
 
     def _begin(self, source: str, letter: Letter) -> None:
         now_ms = self._parts.wall_ms()
         job = self._jobs[source, letter.offset] = read_job(letter, self._loop.time(), now_ms, self._default_timeout_ms)
-        self._by_task[job.task.id] = job
+        self._by_task.setdefault(job.task.id, job)
         limit = self._parts.settings.dispatch.max_task_bytes
-        if letter.value is not None and len(letter.value) > limit:
-            self._fail(job, AnswerTooLarge(f"the task has {len(letter.value)} bytes; at most {limit} are accepted"))
-        elif job.task.type != "agent":
-            self._fail(job, Unsupported(f"type: tasks of type {job.task.type!r} are not run by this version"))
+        size = len(letter.value or b"")
+        if size > limit or job.task.type != "agent":
+            if self._claim(job, job.task.target or ""):
+                too_large = AnswerTooLarge(f"the task has {size} bytes; at most {limit} are accepted")
+                unknown = Unsupported(f"type: tasks of type {job.task.type!r} are not run by this version")
+                self._fail(job, too_large if size > limit else unknown)
         else:
             self._route(job)
 
@@ -202,37 +216,50 @@ class DispatchHandler:
     # Finding the agent
 
     def _route(self, job: Job, looked_up: bool = False) -> None:
-        if (why := self._parts.cancelled(job.task.id)) is not None:
-            self._fail(job, Cancelled(why))
-            return
         agents = self._parts.agents
         agent: AgentRegistration | None
         chosen = header(job.letter.headers, AGENT_HEADER) if job.source != "tasks" else None
+        if job.task.target is None and not chosen and not self._arbitrate(job):
+            return
+        if (why := self._parts.cancelled(job.task.id)) is not None:
+            if self._claim(job, job.task.target or ""):
+                self._fail(job, Cancelled(why))
+            return
         if job.task.target is not None:
             agent = agents.get(job.task.target)
         else:
             # The one chosen before the hop, unless it is gone meanwhile.
             agent = (agents.get(chosen) if chosen else None) or choose(job.task, agents.all())
         if agent is None:
-            if looked_up:
-                self._fail(job, NoAgent(absence(job.task)))
-            else:
+            if not looked_up:
                 self._look_up(job)
+            elif self._claim(job, job.task.target or ""):
+                self._fail(job, NoAgent(absence(job.task)))
+            return
+        if self._forwarded(job, agent.id, agent.id) or not self._claim(job, agent.id):
             return
         if agent.transport != "http":
             job.agent_id = agent.id
             self._fail(job, Unsupported(f"agents of protocol {agent.transport!r} are not called by this version"))
-            return
-        number = home_partition(agent.id, self._parts.partition_count())
+        else:
+            self._submit(job, agent)
+
+    def _arbitrate(self, job: Job) -> bool:
+        """Any agent may answer this task: whether its id is a new one is decided in one place, the home of the id."""
+        return not self._forwarded(job, job.task.id, None) and self._claim(job, "", outlives=True)
+
+    def _forwarded(self, job: Job, key: str, agent_id: str | None) -> bool:
+        """Send the task on to the home of `key`, unless this is it. `agent_id`: the agent, if it is chosen."""
+        number = home_partition(key, self._parts.partition_count())
         hops = own_header(job.letter.headers, HOPS_HEADER) if job.source != "tasks" else 0
-        if number != self._home.number and (hops or 0) < MAX_HOPS:
-            self._parts.metrics.forwarded.inc()
-            forward = self._parts.recorder.forward(
-                job.letter, agent.id, job.expires_ms, (hops or 0) + 1, number, self._parts.wall_ms()
-            )
-            self._end(job.source, job.offset, [forward])
-            return
-        self._submit(job, agent)
+        if number == self._home.number or (hops or 0) >= MAX_HOPS:
+            return False
+        self._parts.metrics.forwarded.inc()
+        forward = self._parts.recorder.forward(
+            job.letter, key, agent_id, job.expires_ms, (hops or 0) + 1, number, self._parts.wall_ms()
+        )
+        self._end(job.source, job.offset, [forward], moved=True)
+        return True
 
     def _look_up(self, job: Job) -> None:
         """The agent may have been registered a moment ago: read the topic to its end before saying no."""
@@ -249,7 +276,7 @@ class DispatchHandler:
     # Calling it
 
     def _submit(self, job: Job, agent: AgentRegistration) -> None:
-        found = self._answers.find(job, self._loop.time())
+        found = self._memory.answers.find(job, self._loop.time())
         if found is not None:
             self._repeat(job, *found)
             return
@@ -276,7 +303,7 @@ class DispatchHandler:
         output = self._parts.recorder.park(
             job.letter, job.task.id, agent_id, job.expires_ms, parking.due_ms, parking.parks, ticket.attempt, now_ms
         )
-        self._end(job.source, job.offset, [output])
+        self._end(job.source, job.offset, [output], moved=True)
 
     def _repeat(self, job: Job, agent_id: str, answer: Success) -> None:
         """The answer is known: no call."""
@@ -302,6 +329,7 @@ class DispatchHandler:
         job: Job = ticket.work
         data = {"taskId": job.task.id, "attempt": ticket.attempt, "delay": round(delay_s * 1000)}
         self._parts.metrics.retries.inc()
+        self._home.touch()  # the failed call counts, also if the next owner makes the next one
         self._parts.emit(
             self._parts.recorder.event(
                 "task:retrying", job.task.id, data, self._parts.wall_ms(), tail=f"/{ticket.attempt}"
@@ -325,6 +353,7 @@ class DispatchHandler:
         if transition.kind == "open":
             data["failures"] = transition.failures
         now_ms = self._parts.wall_ms()
+        self._home.touch()
         self._parts.metrics.circuit(agent_id, transition.kind)
         self._parts.emit(
             self._parts.recorder.event(CIRCUIT_EVENTS[transition.kind], agent_id, data, now_ms, tail=f"/{now_ms}")
@@ -340,7 +369,7 @@ class DispatchHandler:
         except Rejected as rejected:
             self._fail(job, BadResponse(rejected.reason), ticket)
             return
-        self._answers.keep(job, agent_id, success, self._loop.time())
+        self._memory.answers.keep(job, agent_id, success, self._loop.time())
         self._parts.metrics.finished("success", self._loop.time() - job.came)
         outputs = self._parts.recorder.succeeded(
             job.task, job.echo, agent_id, success, self._spent(job, ticket), False, self._parts.wall_ms()

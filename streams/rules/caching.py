@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from hashlib import sha256
-from typing import Any, Generic, TypeVar
+from heapq import heappop, heappush
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
@@ -27,15 +28,24 @@ def cache_key(*, pattern: str | None, input: Any, capabilities: Iterable[str], t
     return sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+class _Entry(NamedTuple, Generic[V]):
+    expires: float
+    size: int
+    value: V
+    slot: int
+
+
 class ResultCache(Generic[V]):
-    """Least recently used first out."""
+    """Least recently used first out. Each entry has a slot below `max_entries`, so that a copy kept by slot is bounded too."""
 
     def __init__(self, *, ttl_s: float, min_confidence: float, max_entries: int, max_bytes: int) -> None:
         self._ttl_s = ttl_s
         self._min_confidence = min_confidence
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[str, tuple[float, int, V]] = OrderedDict()
+        self._entries: OrderedDict[str, _Entry[V]] = OrderedDict()
+        self._free: list[int] = []
+        self._next_slot = 0
         self._bytes = 0
         self.hits = 0
         self.misses = 0
@@ -52,25 +62,43 @@ class ResultCache(Generic[V]):
     def get(self, key: str, now: float) -> V | None:
         """The answer kept under `key`, if it is not too old."""
         entry = self._entries.get(key)
-        if entry is None or entry[0] <= now:
+        if entry is None or entry.expires <= now:
             if entry is not None:
                 self._drop(key)
             self.misses += 1
             return None
         self._entries.move_to_end(key)
         self.hits += 1
-        return entry[2]
+        return entry.value
 
-    def put(self, key: str, value: V, size: int, confidence: float, now: float) -> None:
-        """Keep an answer of `size` bytes, if it is confident and fits."""
+    def put(self, key: str, value: V, size: int, confidence: float, now: float) -> int | None:
+        """Keep an answer of `size` bytes, if it is confident and fits. Its slot, or None."""
         if not confidence >= self._min_confidence or size > self._max_bytes:
-            return
+            return None
         if key in self._entries:
             self._drop(key)
-        self._entries[key] = (now + self._ttl_s, size, value)
-        self._bytes += size
-        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
+        while len(self._entries) >= self._max_entries or self._bytes + size > self._max_bytes:
             self._drop(next(iter(self._entries)))
+        slot = heappop(self._free) if self._free else self._next_slot
+        self._next_slot = max(self._next_slot, slot + 1)
+        self._add(key, _Entry(now + self._ttl_s, size, value, slot))
+        return slot
+
+    def restore(self, entries: Iterable[tuple[int, str, V, int, float]]) -> None:
+        """Take up entries `(slot, key, value, size, expires)` of an earlier cache, oldest first. Into an empty cache only."""
+        for slot, key, value, size, expires in entries:
+            fits = len(self._entries) < self._max_entries and self._bytes + size <= self._max_bytes
+            if fits and slot < self._max_entries and key not in self._entries:
+                self._add(key, _Entry(expires, size, value, slot))
+        taken = {entry.slot for entry in self._entries.values()}
+        self._next_slot = max(taken, default=-1) + 1
+        self._free = [slot for slot in range(self._next_slot) if slot not in taken]
+
+    def _add(self, key: str, entry: _Entry[V]) -> None:
+        self._entries[key] = entry
+        self._bytes += entry.size
 
     def _drop(self, key: str) -> None:
-        self._bytes -= self._entries.pop(key)[1]
+        entry = self._entries.pop(key)
+        self._bytes -= entry.size
+        heappush(self._free, entry.slot)

@@ -256,10 +256,20 @@ class Recorder:
         }
         return [output, self.event("task:dead-lettered", place, data, now_ms)]
 
-    def forward(self, letter: Letter, agent_id: str, expires_ms: int, hops: int, partition: int, now_ms: int) -> Output:
-        """The same bytes to the agent's home, with the agent chosen and the deadline that runs already."""
-        marks = {AGENT_HEADER: agent_id, EXPIRES_HEADER: str(expires_ms), HOPS_HEADER: str(hops)}
-        return self._moved("dispatch", letter, marks, partition, now_ms)
+    def forward(
+        self, letter: Letter, key: str, agent_id: str | None, expires_ms: int, hops: int, partition: int, now_ms: int
+    ) -> Output:
+        """The same bytes to another home, with the agent chosen (if it is yet) and the deadline that runs already."""
+        marks = {EXPIRES_HEADER: str(expires_ms), HOPS_HEADER: str(hops)}
+        if agent_id is not None:
+            marks[AGENT_HEADER] = agent_id
+        return self._moved("dispatch", key, letter, marks, partition, now_ms)
+
+    def duplicate(self, letter: Letter, task_id: str, now_ms: int) -> Output:
+        """`task:duplicate`: this record's task id was answered already, or is about to be."""
+        place = {"topic": full_name(letter.topic, self._prefix), "partition": letter.partition, "offset": letter.offset}
+        tail = f"/{letter.topic}/{letter.partition}/{letter.offset}"
+        return self.event("task:duplicate", task_id, {"taskId": task_id, **place}, now_ms, tail=tail)
 
     def park(
         self,
@@ -275,12 +285,14 @@ class Recorder:
         """The same bytes to the `parked` topic of the same partition, with when to come back and what was spent already."""
         marks = {AGENT_HEADER: agent_id, EXPIRES_HEADER: str(expires_ms), DUE_HEADER: str(due_ms)}
         marks |= {PARKS_HEADER: str(parks), ATTEMPTS_HEADER: str(attempts), TASK_HEADER: task_id}
-        return self._moved("parked", letter, marks, letter.partition, now_ms)
+        return self._moved("parked", agent_id, letter, marks, letter.partition, now_ms)
 
-    def _moved(self, topic: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int) -> Output:
+    def _moved(
+        self, topic: str, key: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int
+    ) -> Output:
         headers = [h for h in letter.headers if h[0] not in OWN_HEADERS]
         headers += [(name, value.encode()) for name, value in marks.items()]
-        output = Output(topic, marks[AGENT_HEADER].encode(), letter.value, headers, partition=partition)
+        output = Output(topic, key.encode(), letter.value, headers, partition=partition)
         if output.size > LARGE_BYTES:
             reason = f"the record of {output.size} bytes is larger than the {topic} topic accepts"
             output.fallback = self.dead_letter(letter, "emit", reason, now_ms)[0]

@@ -14,6 +14,11 @@ from tests.support.agents import NaiveWindow, most_in_any_window
 quarters = st.integers(0, 40).map(lambda n: n / 4)
 
 
+def known_before(begun: list[float], count: int) -> list[float]:
+    """All but the youngest `count`."""
+    return sorted(begun)[: len(begun) - count]
+
+
 class WindowMachine(RuleBasedStateMachine):
     """Exact mode: limits below the number of entries kept."""
 
@@ -46,7 +51,7 @@ class WindowMachine(RuleBasedStateMachine):
 
     @rule()
     def move(self) -> None:
-        """To another worker and back; quarters of a second survive as whole milliseconds."""
+        """To another worker and back; calls may become up to a millisecond younger, never older."""
         paused = self.limiter.paused_until > self.now
         self.limiter = SlidingWindow.restore(
             self.limiter.max_requests, self.limiter.window_s, self.limiter.snapshot(self.now), self.now
@@ -54,6 +59,10 @@ class WindowMachine(RuleBasedStateMachine):
         if paused:
             assert self.limiter.paused_until >= self.model.pause
             self.model.pause = self.limiter.paused_until
+        kept = list(self.limiter._lasts)
+        known = sorted(self.model.begun)[-len(kept) :] if kept else []
+        assert all(0 <= new - old < 0.00101 for new, old in zip(kept, known, strict=True))
+        self.model.begun = known_before(self.model.begun, len(kept)) + kept
 
     @invariant()
     def agrees(self) -> None:

@@ -19,7 +19,8 @@ from streams.agent_table import AgentTable
 from streams.callers import CallerFactory
 from streams.engine.home import Home
 from streams.metrics import DispatchMetrics
-from streams.processors.dispatch import DispatchHandler, Parts
+from streams.parts import Parts
+from streams.processors.dispatch import DispatchHandler
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
 from tests.support.homes import intake, until
@@ -32,11 +33,16 @@ class FakeHome:
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
+        self.touched = 0
         self.ended: list[tuple[str, int, list[Output]]] = []
 
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
         """Keep it."""
         self.ended.append((source, offset, list(outputs)))
+
+    def touch(self) -> None:
+        """The handler's state changed."""
+        self.touched += 1
 
     def wake(self) -> None:
         """Nobody waits for room here."""
@@ -103,7 +109,7 @@ class FakeTransport:
 class Dispatching:
     """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise."""
 
-    def __init__(self, number: int = 0, partitions: int = 1, **fields: Any) -> None:
+    def __init__(self, number: int = 0, partitions: int = 1, kept: Iterable[bytes] = (), **fields: Any) -> None:
         retry = {"initial_delay": 1, "jitter": False} | fields.pop("retry", {})
         self.settings = Settings.model_validate({"retry": retry, **fields})
         self.home = FakeHome(number)
@@ -126,7 +132,7 @@ class Dispatching:
             cancelled=self.wishes.get,
             partition_count=lambda: self.partitions,
         )
-        self.handler = DispatchHandler(cast("Home", self.home), parts)
+        self.handler = DispatchHandler(cast("Home", self.home), parts, kept)
         self.register(**AGENT)
 
     def wall_ms(self) -> int:

@@ -63,6 +63,7 @@ class FakeHandler:
         self.held = False
         self.closed = 0
         self.calls = 0
+        self.news: list[Output] = []
 
     def room(self, source: str) -> bool:
         """As the test says."""
@@ -79,6 +80,11 @@ class FakeHandler:
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """The place it was asked about."""
         return {"reason": f"{source}/{offset}"}
+
+    def changes(self) -> list[Output]:
+        """What the test says, once."""
+        news, self.news = self.news, []
+        return news
 
     def hold(self) -> None:
         """Remember it."""

@@ -173,6 +173,11 @@ def living_elsewhere(partitions: int = 4) -> str:
     return next(name for name in (f"a{n}" for n in range(100)) if home_partition(name, partitions) != 0)
 
 
+def living_here(partitions: int = 4) -> str:
+    """A task id that partition 0 is the arbiter of."""
+    return next(name for name in (f"t{n}" for n in range(100)) if home_partition(name, partitions) == 0)
+
+
 async def test_a_task_of_another_home_is_forwarded_and_keeps_its_deadline(make: Make) -> None:
     """The same bytes with agent, deadline and hop in headers; ten seconds later twenty of its thirty are left."""
     one = make(partitions=4)
@@ -181,7 +186,8 @@ async def test_a_task_of_another_home_is_forwarded_and_keeps_its_deadline(make: 
     one.register(id=name, endpoint="http://h", capabilities=["fly"])
     forged = ((AGENT_HEADER, b"a1"), (EXPIRES_HEADER, b"5"), (HOPS_HEADER, b"9"), ("mine", b"x"))
     before = one.wall_ms()
-    one.take(0, target=None, capabilities=["fly"], headers=forged)
+    task_id = living_here()
+    one.take(0, id=task_id, target=None, capabilities=["fly"], headers=forged)
     [(_, _, [forward])] = one.home.ended
     assert (forward.topic, forward.partition, forward.key) == ("dispatch", number, name.encode())
     assert header(forward.headers, AGENT_HEADER) == name

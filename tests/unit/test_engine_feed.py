@@ -55,7 +55,7 @@ class Rig:
             "options": {}, "prefix": "t.", "group": "g", "sources": INTAKE, "instance_id": None,
             "session_timeout_s": 0.04, "max_in_flight": 1000, "drain_timeout_s": 1.0,
             "stop_timeout_s": 1.0, "commit_interval_max_s": 0.005,
-            "exact_ends": True,
+            "state": None, "exact_ends": True,
         }  # fmt: skip
         self.engine = Engine(EngineConfig(**(config | fields)), self._committer, self._handler)
 
@@ -64,7 +64,7 @@ class Rig:
         self.prepare(self.committers[-1])
         return self.committers[-1]
 
-    def _handler(self, home: Home) -> FakeHandler:
+    def _handler(self, home: Home, state: list[bytes]) -> FakeHandler:
         self.handlers.append(FakeHandler())
         return self.handlers[-1]
 

@@ -272,11 +272,11 @@ def test_a_large_dead_letter_can_lose_its_value() -> None:
 def test_a_forward_replaces_our_own_headers_and_keeps_the_others() -> None:
     """Same bytes, the agent's key and partition, one of each routing header: what runs already goes on running."""
     letter = Letter("dispatch", 0, 1, b"k", b'{"id": "t"}', HEADERS)
-    output = RECORDER.forward(letter, "agent-7", 99, 2, partition_for(b"agent-7", 4), 0)
+    output = RECORDER.forward(letter, "agent-7", "agent-7", 99, 2, partition_for(b"agent-7", 4), 0)
     assert (output.topic, output.key, output.value) == ("dispatch", b"agent-7", b'{"id": "t"}')
     assert output.partition == partition_for(b"agent-7", 4)
     kept = [h for h in HEADERS if h[0] not in OWN_HEADERS]
-    assert output.headers == [*kept, (AGENT_HEADER, b"agent-7"), (EXPIRES_HEADER, b"99"), (HOPS_HEADER, b"2")]
+    assert output.headers == [*kept, (EXPIRES_HEADER, b"99"), (HOPS_HEADER, b"2"), (AGENT_HEADER, b"agent-7")]
     assert own_header(output.headers, EXPIRES_HEADER) == 99
 
 

@@ -1,0 +1,28 @@
+"""What all home partitions of a worker share. No code: the worker fills it in, handlers use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streams.agent_table import AgentTable
+from streams.callers import CallerFactory
+from streams.metrics import DispatchMetrics
+from streams.rules.records import Output, Recorder
+from streams.settings import Settings
+
+
+@dataclass(slots=True, frozen=True)
+class Parts:
+    """What every home's handler shares on this worker."""
+
+    settings: Settings
+    agents: AgentTable
+    callers: CallerFactory
+    recorder: Recorder
+    emit: Callable[[Output], None]
+    metrics: DispatchMetrics
+    wall_ms: Callable[[], int]
+    cancelled: Callable[[str], str | None]
+    """Why a task id is to be cancelled, or None."""
+    partition_count: Callable[[], int]

@@ -1,0 +1,137 @@
+"""Which task ids were answered lately: a task sent twice is answered once. Pure.
+
+In: ids as digests, with the wall clock in ms. Out: whether one was seen; and, for the state topic, what was added since, as
+chunks in a ring of slots. Bounded by number and by age: the oldest go first, a quarter at a time. Ten bytes an id in memory
+and on the topic: two ids share a digest with a probability of 2e-18 a task at 2 million ids.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import NamedTuple
+
+DIGEST_BYTES = 10
+CHUNK_IDS = 64
+"""A chunk with fewer ids is written again with those that follow, so that slow traffic does not use up the ring."""
+GENERATIONS = 4
+BUCKETS = 1024
+_REST = DIGEST_BYTES - 1
+
+
+def digest(scope: str, task_id: str) -> bytes:
+    """What is remembered of a task id. `scope`: the agent whose task it is; empty: any agent's.
+
+    >>> len(digest("a1", "t1")), digest("a1", "t1") == digest("a2", "t1")
+    (10, False)
+    """
+    return blake2b(f"{scope}\0{task_id}".encode(), digest_size=DIGEST_BYTES).digest()
+
+
+class Chunk(NamedTuple):
+    """Digests, joined, in the order they were added. `sequence` grows by one with each chunk that is full."""
+
+    sequence: int
+    digests: bytes
+
+
+def _bucket(digest: bytes) -> int:
+    return digest[0] << 2 | digest[1] >> 6
+
+
+class _Generation:
+    """Digests that are forgotten together; kept by their first ten bits, so that a search looks through a few hundred bytes."""
+
+    __slots__ = ("buckets", "count", "first_ms", "last_ms")
+
+    def __init__(self, now_ms: int) -> None:
+        self.first_ms = self.last_ms = now_ms
+        self.count = 0
+        self.buckets = [bytearray() for _ in range(BUCKETS)]
+
+    def has(self, digest: bytes) -> bool:
+        bucket, rest = self.buckets[_bucket(digest)], digest[1:]
+        at = bucket.find(rest)
+        while at % _REST and at >= 0:  # found across two neighbours
+            at = bucket.find(rest, at + 1)
+        return at >= 0
+
+
+class SeenIds:
+    """The ids of one home.
+
+    >>> seen = SeenIds(window_ms=60_000, max_ids=1000)
+    >>> seen.add(digest("a1", "t1"), 0); seen.has(digest("a1", "t1")), seen.has(digest("a1", "t2"))
+    (True, False)
+    """
+
+    __slots__ = ("_fresh", "_generations", "_max", "_sequence", "_tail", "_window_ms", "count")
+
+    def __init__(self, window_ms: int, max_ids: int) -> None:
+        """At least `max_ids` are remembered, each for at least `window_ms`; a little more of both."""
+        self._window_ms = window_ms
+        self._max = max_ids
+        self._generations: deque[_Generation] = deque()
+        self._fresh: list[bytes] = []
+        self._tail = b""
+        self._sequence = 0
+        self.count = 0
+
+    @property
+    def slots(self) -> int:
+        """How many chunks there are at most; chunk `n` replaces chunk `n - slots`."""
+        return self._max // CHUNK_IDS + 2
+
+    def has(self, digest: bytes) -> bool:
+        """Whether it was added and is not forgotten."""
+        return any(generation.has(digest) for generation in self._generations)
+
+    def add(self, digest: bytes, now_ms: int) -> None:
+        """Remember it, and put it into the next `flush`."""
+        self._fresh.append(digest)
+        self._keep(digest, now_ms)
+
+    def flush(self) -> Chunk | None:
+        """The chunk to write, with all that was added since the last one; None if nothing was."""
+        if not self._fresh:
+            return None
+        chunk = Chunk(self._sequence, self._tail + b"".join(self._fresh))
+        self._fresh.clear()
+        self._tail = chunk.digests
+        if len(self._tail) >= CHUNK_IDS * DIGEST_BYTES:
+            self._sequence += 1
+            self._tail = b""
+        return chunk
+
+    def restore(self, chunks: Iterable[tuple[Chunk, int]]) -> None:
+        """Take up what an earlier owner wrote: chunks with the time of writing, in any order. Into an empty memory only."""
+        ordered = sorted(chunks)
+        for chunk, at_ms in ordered:
+            for at in range(0, len(chunk.digests), DIGEST_BYTES):
+                self._keep(chunk.digests[at : at + DIGEST_BYTES], at_ms)
+        if ordered:
+            self._sequence = ordered[-1][0].sequence + 1
+
+    def _keep(self, digest: bytes, now_ms: int) -> None:
+        generations = self._generations
+        newest = generations[-1] if generations else None
+        if (
+            newest is None
+            or newest.count * GENERATIONS >= self._max
+            or (now_ms - newest.first_ms) * GENERATIONS >= self._window_ms
+        ):
+            newest = _Generation(now_ms)
+            generations.append(newest)
+            self._forget(now_ms)
+        newest.buckets[_bucket(digest)] += digest[1:]
+        newest.count += 1
+        newest.last_ms = now_ms
+        self.count += 1
+
+    def _forget(self, now_ms: int) -> None:
+        generations = self._generations
+        while len(generations) > 1 and (
+            generations[0].last_ms + self._window_ms <= now_ms or self.count - generations[0].count >= self._max
+        ):
+            self.count -= generations.popleft().count

@@ -1,0 +1,228 @@
+"""A task id is answered once; and what a home knows moves with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from agents_io.errors import ServerError
+from agents_io.transport import Answer
+from schemas.codec import decode
+from schemas.messages import HomeState
+from schemas.partitioning import home_partition
+from schemas.topics import BY_NAME
+from streams.rules.records import AGENT_HEADER, DUE_HEADER, TASK_HEADER, Output
+from tests.support.dispatching import AGENT, Dispatching, failing
+from tests.support.homes import until
+
+HERE = next(name for name in (f"t{n}" for n in range(100)) if home_partition(name, 4) == 0)
+ELSEWHERE = next(name for name in (f"t{n}" for n in range(100)) if home_partition(name, 4) != 0)
+
+
+@pytest.fixture
+def make() -> Iterator[Any]:
+    """Handlers that are closed at the end."""
+    made: list[Dispatching] = []
+
+    def build(*args: Any, **fields: Any) -> Dispatching:
+        made.append(Dispatching(*args, **fields))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.handler.close()
+
+
+def kept(*batches: list[Output]) -> list[bytes]:
+    """What a reader of the state topic finds: the newest value of each key; every one a valid message."""
+    newest: dict[bytes | None, bytes] = {}
+    for output in (output for batch in batches for output in batch):
+        assert (output.topic, output.partition) == ("state", 0)
+        assert BY_NAME["state"].message is HomeState
+        decode(HomeState, output.value)
+        newest[output.key] = output.value or b""
+    return list(newest.values())
+
+
+async def test_an_id_sent_again_is_told_to_be_a_duplicate(make: Any) -> None:
+    """No call, no result: an event with the place of the record."""
+    one = make()
+    one.take(0, id="t")
+    assert (await one.result(0))["status"] == "success"
+    one.take(1, id="t", payload={"other": 1})
+    end = await one.end(1)
+    assert set(end) == {"events"}
+    assert end["events"]["type"] == "task:duplicate"
+    assert end["events"]["data"] == {"taskId": "t", "topic": "t.tasks", "partition": 0, "offset": 1}
+    assert one.transport.tasks == ["t"]
+    assert one.count("parallax_tasks_duplicate_total") == 1
+
+
+async def test_an_id_is_a_duplicate_while_the_first_is_being_called(make: Any) -> None:
+    """And the first can still be cancelled."""
+    one = make()
+    one.transport.gate.clear()
+    one.take(0, id="t")
+    await until(lambda: one.transport.tasks == ["t"])
+    one.take(1, id="t")
+    assert (await one.end(1))["events"]["type"] == "task:duplicate"
+    one.handler.cancel("t")
+    assert (await one.result(0))["status"] == "cancelled"
+
+
+async def test_the_same_id_for_another_agent_is_another_task(make: Any) -> None:
+    """Ids are compared where their agent lives."""
+    one = make()
+    one.register(id="a2", endpoint="http://h")
+    one.take(0, id="t", target="a1")
+    one.take(1, id="t", target="a2")
+    assert [(await one.result(n))["agentId"] for n in (0, 1)] == ["a1", "a2"]
+
+
+async def test_failures_are_answers_too(make: Any) -> None:
+    """A failed id is not tried again under the same id: no agent, too large, of a kind that is not run, failed calls."""
+    one = make(dispatch={"max_task_bytes": 200})
+    one.transport.last = failing(ServerError)
+    wrongs: list[dict[str, Any]] = [
+        {"target": "nobody"},
+        {"payload": "x" * 300},
+        {"type": "function", "target": "f"},
+        {"metadata": {"retries": 0}},
+    ]
+    for number, fields in enumerate(wrongs):
+        one.take(2 * number, id=f"w{number}", **fields)
+        assert (await one.result(2 * number))["status"] == "failure"
+        one.take(2 * number + 1, id=f"w{number}", **fields)
+        assert set(await one.end(2 * number + 1)) == {"events"}
+
+
+async def test_a_refused_record_leaves_its_id_free(make: Any) -> None:
+    """A dead letter is no answer: its replay is done."""
+    one = make()
+    one.take(0, b'{"id":"t","type":"agent"}')
+    assert "dlq.tasks" in await one.end(0)
+    one.take(1, id="t")
+    assert (await one.result(1))["status"] == "success"
+
+
+async def test_a_parked_task_comes_back_as_itself(make: Any) -> None:
+    """Its id is free while it lies on the topic; whichever copy ends first answers, the other is a duplicate."""
+    one = make()
+    mine = ((AGENT_HEADER, b"a1"), (DUE_HEADER, b"1"), (TASK_HEADER, b"t"))
+    one.take(0, id="t")
+    assert (await one.result(0))["status"] == "success"
+    one.take(5, id="t", source="parked", headers=mine)
+    assert (await one.end(5))["events"]["type"] == "task:duplicate"
+    one.take(6, id="u", source="parked", headers=mine)
+    assert (await one.result(6))["status"] == "success"
+
+
+async def test_a_parked_id_is_not_remembered_as_answered(make: Any) -> None:
+    """An open circuit parks the task; when it comes back it is answered."""
+    one = make(breaker={"failure_threshold": 1, "reset_timeout": 1100}, retry={"max_retries": 0})
+    one.transport.script.append(failing(ServerError))
+    one.take(0)
+    await one.result(0)
+    one.take(1, id="t", metadata={"timeout": 60_000})
+    [parked] = one.home.ended[-1][2]
+    assert parked.topic == "parked"
+    one.take(2, parked.value, source="parked", headers=tuple(parked.headers))
+    assert (await one.result(2))["status"] == "success"
+
+
+async def test_tasks_for_any_agent_are_compared_in_the_home_of_their_id(make: Any) -> None:
+    """Forwarded there first; a second one with the same id ends there, also when the first went on to another home."""
+    one = make(partitions=4)
+    one.register(id="any", endpoint="http://h", capabilities=["fly"])
+    one.take(0, id=ELSEWHERE, target=None, capabilities=["fly"])
+    [(_, _, [forward])] = one.home.ended
+    assert (forward.topic, forward.partition) == ("dispatch", home_partition(ELSEWHERE, 4))
+    assert forward.key == ELSEWHERE.encode()
+    assert AGENT_HEADER not in dict(forward.headers)
+    one.take(1, id=HERE, target=None, capabilities=["fly"])
+    one.take(2, id=HERE, target=None, capabilities=["fly"], source="dispatch")
+    assert (await one.end(2))["events"]["type"] == "task:duplicate"
+
+
+async def test_answered_ids_and_answers_move_to_the_next_owner(make: Any) -> None:
+    """A redone id is a duplicate, a question asked before is answered from the cache, nothing is called."""
+    one = make()
+    one.take(0, id="t", payload={"q": 1})
+    await one.result(0)
+    state = kept(one.handler.changes())
+    assert one.handler.changes() == []
+    heir = make(kept=state)
+    heir.take(1, id="t")
+    assert set(await heir.end(1)) == {"events"}
+    heir.take(2, id="u", payload={"q": 1})
+    result = await heir.result(2)
+    assert (result["cached"], result["result"], result["confidence"]) == (True, "ok", 0.9)
+    assert heir.transport.calls == []
+
+
+async def test_the_rate_limit_moves_to_the_next_owner(make: Any) -> None:
+    """Three calls a minute are three calls a minute."""
+    limits = {"maxRequests": 3, "windowMs": 60_000, "maxConcurrency": 10}
+    one = make()
+    one.register(**AGENT, limits=limits)
+    for offset in range(2):
+        one.take(offset, payload=offset)
+        await one.result(offset)
+    heir = make(kept=kept(one.handler.changes()))
+    heir.register(**AGENT, limits=limits)
+    for offset in range(2, 4):
+        heir.take(offset, payload=offset, metadata={"timeout": 300})
+    results = [await heir.result(offset) for offset in (2, 3)]
+    assert [result["status"] for result in results] == ["success", "failure"]
+    assert results[1]["error"]["code"] == "rate_limited"
+    assert heir.transport.tasks == ["t2"]
+
+
+async def test_an_open_circuit_moves_to_the_next_owner(make: Any) -> None:
+    """And failures not yet enough to open it, those of calls that are tried again included."""
+    settings = {"breaker": {"failure_threshold": 2}, "retry": {"max_retries": 1, "initial_delay": 60_000}}
+    one = make(**settings)
+    one.transport.script.append(failing(ServerError))
+    one.take(0, metadata={"timeout": 120_000})
+    await until(lambda: "task:retrying" in one.kinds())
+    assert one.home.touched, "nothing else would bring the failure into a commit"
+    first = kept(one.handler.changes())
+    heir = make(kept=first, **settings)
+    heir.transport.script.append(failing(ServerError))
+    heir.take(0)
+    await until(lambda: "circuit:open" in heir.kinds())
+    last = make(kept=kept(heir.handler.changes()), **settings)
+    last.take(1, metadata={"timeout": 20_000})
+    result = await last.result(1)
+    assert result["error"]["code"] == "circuit_open"
+    assert last.transport.calls == []
+
+
+async def test_state_that_is_not_understood_costs_itself_only(make: Any) -> None:
+    """Garbage, another app's, an answer without a value: passed over."""
+    one = make()
+    one.take(0, id="t")
+    await one.result(0)
+    good = kept(one.handler.changes())
+    foreign = [orjson.dumps(orjson.loads(value) | {"app": "other"}) for value in good]
+    bad = [b"", b"{", b"[]", b'{"app":"x"}', b'{"app":"parallax-streams","at":1,"seen":{"sequence":0,"digests":"*"}}']
+    heir = make(kept=bad + foreign)
+    heir.take(1, id="t")
+    assert (await heir.result(1))["status"] == "success"
+    heir = make(kept=bad + good)
+    heir.take(1, id="t")
+    assert set(await heir.end(1)) == {"events"}
+
+
+async def test_a_large_answer_is_kept_in_memory_only(make: Any) -> None:
+    """State must be quick to read back."""
+    one = make()
+    one.transport.last = Answer("x" * 70_000, 0.9)
+    one.take(0, payload={"q": 1})
+    await one.result(0)
+    assert sum(len(value) for value in kept(one.handler.changes())) < 2000
+    one.take(1, payload={"q": 1})
+    assert (await one.result(1))["cached"] is True

@@ -1,0 +1,94 @@
+"""Which task ids were answered lately."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.rules.seen import CHUNK_IDS, DIGEST_BYTES, Chunk, SeenIds, digest
+
+HOUR_MS = 3_600_000
+
+
+def ids(first: int, count: int) -> list[bytes]:
+    """Digests of numbered tasks."""
+    return [digest("a", f"t{n}") for n in range(first, first + count)]
+
+
+def test_an_id_is_known_by_scope_and_id_together() -> None:
+    """The same id of another agent is another task; `ab`+`c` is not `a`+`bc`."""
+    seen = SeenIds(HOUR_MS, 1000)
+    seen.add(digest("ab", "c"), 0)
+    assert seen.has(digest("ab", "c"))
+    assert not any(seen.has(digest(scope, name)) for scope, name in (("a", "bc"), ("", "c"), ("ab", ""), ("x", "c")))
+
+
+def test_the_newest_are_kept_and_memory_is_bounded() -> None:
+    """At least as many as asked for, at most a third more."""
+    seen = SeenIds(HOUR_MS, 1000)
+    for number, name in enumerate(ids(0, 10_000)):
+        seen.add(name, number)
+    assert all(seen.has(name) for name in ids(9000, 1000))
+    assert not any(seen.has(name) for name in ids(0, 8000))
+    assert seen.count <= 1334
+
+
+def test_ids_are_forgotten_after_the_window_and_not_before() -> None:
+    """One every ten minutes, remembered for an hour, forgotten after an hour and a half."""
+    seen = SeenIds(HOUR_MS, 1000)
+    for number, name in enumerate(ids(0, 100)):
+        seen.add(name, number * 600_000)
+        assert all(seen.has(name) for name in ids(max(0, number - 5), min(number, 5)))
+    assert not any(seen.has(name) for name in ids(0, 90))
+
+
+@given(
+    batches=st.lists(st.integers(0, 3 * CHUNK_IDS), min_size=1, max_size=20),
+    moves=st.sets(st.integers(0, 19)),
+)
+@settings(max_examples=50, deadline=None)
+def test_what_was_flushed_is_known_to_the_next_owner(batches: list[int], moves: set[int]) -> None:
+    """A ring of slots, each overwritten by its newer chunk, moves to a new owner at any moment; nothing flushed is lost."""
+    seen = SeenIds(HOUR_MS, 2000)
+    ring: dict[int, tuple[Chunk, int]] = {}
+    total = 0
+    for number, count in enumerate(batches):
+        for name in ids(total, count):
+            seen.add(name, number)
+        total += count
+        if (chunk := seen.flush()) is not None:
+            ring[chunk.sequence % seen.slots] = (chunk, number)
+        if number in moves:
+            seen = SeenIds(HOUR_MS, 2000)
+            seen.restore(ring.values())
+    assert all(seen.has(name) for name in ids(max(0, total - 2000), min(total, 2000)))
+    assert not any(seen.has(name) for name in ids(total, 10))
+    assert len(ring) <= seen.slots
+
+
+def test_nothing_new_is_nothing_to_write() -> None:
+    """And a small chunk is written again with what follows, in its slot."""
+    seen = SeenIds(HOUR_MS, 1000)
+    assert seen.flush() is None
+    seen.add(*ids(0, 1), 0)
+    first = seen.flush()
+    assert seen.flush() is None
+    seen.add(*ids(1, 1), 0)
+    second = seen.flush()
+    assert first is not None
+    assert second is not None
+    assert first.sequence == second.sequence
+    assert second.digests == b"".join(ids(0, 2))
+
+
+def test_an_id_found_across_two_neighbours_is_not_there() -> None:
+    """Digests lie side by side without a mark between them."""
+    seen = SeenIds(HOUR_MS, 1000)
+    first, second = bytes(1) + bytes(range(1, 10)), bytes(1) + bytes(range(11, 20))
+    seen.add(first, 0)
+    seen.add(second, 0)
+    assert seen.has(first)
+    assert seen.has(second)
+    assert len(first) == DIGEST_BYTES
+    for shift in range(1, 9):
+        assert not seen.has(bytes(1) + (first[1:] + second[1:])[shift : shift + 9])
