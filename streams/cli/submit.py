@@ -79,8 +79,8 @@ def submit(
 ) -> None:
     """Send tasks or plans given as JSON lines.
 
-    A file is checked as a whole before anything is sent; stdin is sent line by line and ends at the first bad line. Ids must
-    be unique: an id sent twice is two tasks.
+    A file is checked as a whole before anything is sent; stdin is sent line by line and ends at the first bad line. An id
+    is answered once: sent again within a day it ends as the event task:duplicate, and --wait waits in vain.
     """
     timeout_s = duration_ms(timeout, "--timeout") / 1000
     settings = settings_from(bootstrap_servers, topic_prefix)
@@ -177,7 +177,9 @@ async def _send_and_wait(settings: Settings, file: Path, plan: bool, timeout_s: 
                 await printing
         except TimeoutError:
             raise CommandError(
-                f"{len(waiting.ids)} of {sender.sent} have no result after {timeout_s:g} s", TIMED_OUT
+                f"{len(waiting.ids)} of {sender.sent} have no result after {timeout_s:g} s"
+                " (ids that were answered before get none: task:duplicate)",
+                TIMED_OUT,
             ) from None
         finally:
             printing.cancel()
