@@ -1,8 +1,8 @@
 """A scripted agent for tests: a real HTTP server on loopback that answers, fails, hangs or lies as it is told.
 
 In: steps, each used for a number of calls, the last for ever. Out: answers to `POST /analyze`, and a log of every call
-with its time, Idempotency-Key and headers. `POST /script` with a JSON list of steps as text changes the behaviour of a
-running agent, so one in a process of its own can be healed:
+with its times, Idempotency-Key, headers and what it was answered. `POST /script` with a JSON list of steps as text changes
+the behaviour of a running agent, so one in a process of its own can be healed:
 
     python -m agents_io.fake --port 0 --behaviour "status:code=503,times=5,retry_after=1" --behaviour answer --log calls.jsonl
 """
@@ -33,7 +33,10 @@ _CHUNK = b"x" * 65_536
 
 @dataclass(slots=True)
 class Received:
-    """One call as the agent saw it. Times are epoch seconds; `ended`: answered, dropped (by us), closed (by the caller)."""
+    """One call as the agent saw it. Times are epoch seconds; `ended`: answered, dropped (by us), closed (by the caller).
+
+    `code`: the HTTP status it was answered with, 0 without an answer.
+    """
 
     at: float
     key: str
@@ -42,10 +45,18 @@ class Received:
     step: str
     ended: str = ""
     ended_at: float = 0.0
+    code: int = 0
 
     def line(self) -> dict[str, Any]:
         """The JSON line of the log."""
-        return {"at": self.at, "key": self.key, "step": self.step, "ended": self.ended, "endedAt": self.ended_at}
+        return {
+            "at": self.at,
+            "key": self.key,
+            "step": self.step,
+            "ended": self.ended,
+            "endedAt": self.ended_at,
+            "code": self.code,
+        }
 
 
 class FakeAgent:
@@ -135,6 +146,7 @@ class FakeAgent:
         try:
             response = await _play(step, payload, request)
             received.ended = "dropped" if step.kind == "reset" else "answered"
+            received.code = 0 if step.kind == "reset" else response.status
         except asyncio.CancelledError:
             received.ended = "closed"
             raise

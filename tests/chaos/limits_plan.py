@@ -1,0 +1,115 @@
+"""What a run of `limits.py` offers to its agents, and how they behave. Pure: a seed and a length give a plan.
+
+Agents, two of each kind, on eight homes:
+  full  default limits (100 calls a minute), offered nearly twice that after a burst: tasks wait for their turn or run out of time
+  ill   fails every call for two long whiles (503; connections cut), in between and afterwards it is well
+  half  every task's first call fails
+  slow  two calls at once, half a second each, offered more: short deadlines pass in the queue
+  busy  now and then answers 429 with Retry-After
+  well  always answers
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from agents_io.fake_steps import Step, answer, reset, status
+
+KINDS = ("full", "ill", "half", "slow", "busy", "well")
+AGENTS = tuple(f"{kind}{number}" for kind in KINDS for number in range(2))
+FULL_LIMIT, WINDOW_S = 100, 60.0
+RETRY_AFTER_S = 3.0
+RETRIES = 2
+TAIL_S = 15.0
+"""Every task's deadline is at most this long after the last one was offered."""
+_WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 10}
+_PER_SECOND = {"full": 2.0, "ill": 3.0, "half": 2.0, "slow": 5.0, "busy": 3.0, "well": 4.0}
+_BURST = {"full": 130}
+_TIMEOUT_S = {"full": (10, 100), "ill": (50, 80), "half": (40, 80), "slow": (2, 8), "busy": (20, 40), "well": (20, 40)}
+_WELL = {"full": 0.02, "ill": 0.05, "half": 0.05, "slow": 0.5, "busy": 0.1, "well": 0.3}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A task to produce `at` seconds after the start. `key`: the record's; None puts it anywhere."""
+
+    at: float
+    agent: str
+    task: dict[str, Any]
+    key: bytes | None
+
+    @property
+    def timeout_s(self) -> float:
+        return float(self.task["metadata"]["timeout"]) / 1000
+
+
+def registration(agent: str, endpoint: str) -> dict[str, Any]:
+    """How an agent is registered; the secret it is called with tells it which worker calls."""
+    wished: dict[str, Any] = {"id": agent, "endpoint": endpoint, "auth": {"env": "CALLER_NAME"}}
+    if agent.startswith("full"):
+        return wished
+    return {**wished, "limits": {**_WIDE, "maxConcurrency": 2} if agent.startswith("slow") else _WIDE}
+
+
+def well(agent: str) -> Step:
+    """A proper answer at this agent's pace."""
+    return answer(delay_s=_WELL[agent[:-1]])
+
+
+def first_script(agent: str) -> list[Step]:
+    """How it behaves at first."""
+    return [status(500, delay_s=0.05, times=1), well(agent)] if agent.startswith("half") else [well(agent)]
+
+
+def illness(length_s: float) -> list[tuple[float, float]]:
+    """When `ill` agents are ill, seconds from the start."""
+    return [(8.0, 50.0), (length_s * 0.5, length_s * 0.5 + 40.0)] if length_s >= 150 else [(5.0, 25.0)]
+
+
+def changes(length_s: float) -> list[tuple[float, str, list[Step]]]:
+    """(seconds, agent, steps), in order."""
+    found: list[tuple[float, str, list[Step]]] = []
+    for begin, end in illness(length_s):
+        for agent, step in (("ill0", status(503, delay_s=0.03)), ("ill1", reset(delay_s=0.03))):
+            found += [(begin, agent, [step]), (end, agent, [well(agent)])]
+    for number in (0, 1):
+        agent = f"busy{number}"
+        moment = 10.0 + 7 * number
+        while moment < length_s:
+            told = status(429, retry_after=f"{RETRY_AFTER_S:g}", times=4)
+            found.append((moment, agent, [told, well(agent)]))
+            moment += 25.0
+    return sorted(found, key=lambda change: change[0])
+
+
+def offers(rng: random.Random, length_s: float) -> list[Offer]:
+    """All tasks, in order of time; every third has an Idempotency-Key of its own, every other is keyed by its agent."""
+    moments = sorted((at, agent) for agent in AGENTS for at in _moments(rng, agent, length_s))
+    found = []
+    for number, (at, agent) in enumerate(moments):
+        task_id = f"{agent}-{number}"
+        timeout_s = min(rng.uniform(*_TIMEOUT_S[agent[:-1]]), length_s + TAIL_S - at)
+        metadata: dict[str, Any] = {"timeout": int(timeout_s * 1000), "retries": RETRIES}
+        if number % 3 == 0:
+            metadata["idempotencyKey"] = f"key-of-{task_id}"
+        task = {"id": task_id, "type": "agent", "target": agent, "payload": {"taskId": task_id}, "metadata": metadata}
+        found.append(Offer(at, agent, task, agent.encode() if rng.random() < 0.5 else None))
+    return found
+
+
+def _moments(rng: random.Random, agent: str, length_s: float) -> Iterator[float]:
+    yield from (0.0 for _ in range(_BURST.get(agent[:-1], 0)))
+    at = rng.expovariate(_PER_SECOND[agent[:-1]])
+    while at < length_s:
+        yield at
+        at += rng.expovariate(_PER_SECOND[agent[:-1]])
+
+
+def kill_times(rng: random.Random, count: int, length_s: float) -> list[float]:
+    """Random moments, each in its own share of the run, not before the first circuits are open."""
+    first, last = 12.0, length_s - 15.0
+    share = (last - first) / max(count, 1)
+    return [first + share * (number + rng.uniform(0.1, 0.8)) for number in range(count)]

@@ -1,0 +1,300 @@
+"""What must hold over the agents' call logs and the results, whatever was killed meanwhile. Pure.
+
+In: `Call`s (one per call an agent saw), `Kill`s, results; times are epoch seconds. Out: a `Verdict` per predicate: its figures,
+and a line for each breach. Every tolerance is a parameter; none is hidden. The breaker's predicate is in `breaker_log.py`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agents_io.fake import Received
+
+Outcome = Literal["success", "failure", "neutral", "cut", "unsure"]
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as its agent saw it. `outcome`: what the breaker has to make of it (`read_call` tells how).
+
+    `left_s`: what the caller said was left of the task's time. `worker`: who called, if that is known.
+    """
+
+    agent: str
+    task: str
+    at: float
+    ended_at: float
+    outcome: Outcome = "success"
+    key: str = ""
+    worker: str = ""
+    left_s: float = 60.0
+    code: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """A worker was killed with SIGKILL at that time."""
+
+    at: float
+    worker: str = ""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """One predicate: whether it held, and the figures that say how near to its limit it came."""
+
+    name: str
+    figures: str = ""
+    breaches: list[str] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        return not self.breaches
+
+    def line(self) -> str:
+        """One line for people; the first breaches follow, indented."""
+        head = f"{'ok    ' if self.held else 'BROKEN'} {self.name}: {self.figures}"
+        more = [] if len(self.breaches) <= SHOWN else [f"and {len(self.breaches) - SHOWN} more"]
+        return "\n         ".join([head, *self.breaches[:SHOWN], *more])
+
+
+def read_call(agent: str, received: Received, *, fair_s: float = 1.0, jitter_s: float = 0.1) -> Call:
+    """A call from a fake agent's log.
+
+    `task` is the payload's `taskId` if it has one (else the key), `worker` what follows `Bearer` in Authorization.
+    Cut: the caller closed the connection before its own timeout: it died, or gave the call up. A timeout is the agent's failure,
+    but neutral if waiting had left less than `fair_s` (tasks must allow at least twice that in all). Unsure: answered as it fell.
+    """
+    headers = {name.lower(): value for name, value in received.headers.items()}
+    left_s = int(headers.get("x-request-timeout-ms", "60000")) / 1000
+    payload = received.payload
+    task = payload.get("taskId", received.key) if isinstance(payload, dict) else received.key
+    timed_out = received.ended_at >= received.at + left_s - jitter_s
+    outcome: Outcome = "neutral"
+    if received.ended == "closed":
+        outcome = ("failure" if left_s >= fair_s else "neutral") if timed_out else "cut"
+    elif timed_out and left_s >= fair_s:
+        outcome = "unsure"
+    elif timed_out:
+        outcome = "neutral"
+    elif received.ended == "dropped" or received.code >= 500 or received.code == 408:
+        outcome = "failure"
+    elif 200 <= received.code < 300:
+        outcome = "success"
+    worker = headers.get("authorization", "").removeprefix("Bearer ")
+    return Call(agent, str(task), received.at, received.ended_at, outcome, received.key, worker, left_s, received.code)
+
+
+def by_agent(calls: Iterable[Call]) -> dict[str, list[Call]]:
+    """Each agent's calls in the order they began."""
+    found: defaultdict[str, list[Call]] = defaultdict(list)
+    for call in sorted(calls, key=lambda call: call.at):
+        found[call.agent].append(call)
+    return dict(found)
+
+
+def uncertain_at(calls: Sequence[Call], kill: Kill, commit_s: float) -> list[Call]:
+    """The killed worker's calls that were in flight, or had ended within the last `commit_s`: it may have told nobody."""
+    return [
+        call
+        for call in calls
+        if call.worker == kill.worker and call.at <= kill.at and call.ended_at > kill.at - commit_s
+    ]
+
+
+def cut_off(calls: Iterable[Call], kill: Kill, within_s: float = 0.5) -> int:
+    """How many calls a kill cut off: the fault was felt."""
+    return sum(
+        call.outcome == "cut" and call.worker == kill.worker and abs(call.ended_at - kill.at) <= within_s
+        for call in calls
+    )
+
+
+def rate(
+    calls: Sequence[Call], limit: int, window_s: float, kills: Sequence[Kill] = (), *, commit_s: float = 1.0
+) -> Verdict:
+    """P9: at most `limit` calls of one agent begin in any window, beyond what was uncertain at kills within that window."""
+    verdict = Verdict("rate")
+    times = sorted(call.at for call in calls)
+    doubtful = {kill: uncertain_at(calls, kill, commit_s) for kill in kills}
+    most = unexplained = 0
+    for first, begin in enumerate(times):
+        end = bisect_left(times, begin + window_s)
+        count = end - first
+        most = max(most, count)
+        if count <= limit:
+            continue
+        within = [lost for kill, lost in doubtful.items() if begin <= kill.at < begin + window_s]
+        allowed = len({call for lost in within for call in lost if call.at >= begin})
+        if count > limit + allowed and count - limit - allowed > unexplained:
+            unexplained = count - limit - allowed
+            verdict.breaches.append(f"{count} calls in the {window_s:g} s from {begin:.3f}; {allowed} may be excused")
+    verdict.figures = f"{len(times)} calls, most in any {window_s:g} s: {most} of {limit}"
+    return verdict
+
+
+def pauses(
+    calls: Sequence[Call],
+    retry_after_s: float,
+    kills: Sequence[Kill] = (),
+    *,
+    commit_s: float = 1.0,
+    jitter_s: float = 0.1,
+) -> Verdict:
+    """After a 429 with Retry-After no call begins until that time is over; one told just before a kill may be forgotten."""
+    verdict = Verdict("retry-after")
+    shortest = float("inf")
+    told = [call for call in calls if call.code == 429]
+    times = sorted(call.at for call in calls)
+    for call in told:
+        if any(k.worker == call.worker and call.ended_at <= k.at < call.ended_at + commit_s for k in kills):
+            continue
+        following = bisect_right(times, call.ended_at + jitter_s)
+        if following < len(times):
+            gap = times[following] - call.ended_at
+            shortest = min(shortest, gap)
+            if gap < retry_after_s:
+                verdict.breaches.append(f"a call began {gap:.3f} s after the 429 of {call.task} at {call.ended_at:.3f}")
+    verdict.figures = f"{len(told)} calls told to wait {retry_after_s:g} s, shortest pause {shortest:.2f} s"
+    return verdict
+
+
+def calls_per_task(calls: Iterable[Call], attempts: Mapping[str, int], redeliveries: Mapping[str, int]) -> Verdict:
+    """P6: at most attempts x (1 + redeliveries) calls for one task. `attempts`: by task id; who is missing was never sent."""
+    verdict = Verdict("calls per task")
+    counts = Counter(call.task for call in calls)
+    for task, count in sorted(counts.items()):
+        allowed = attempts.get(task, 0) * (1 + redeliveries.get(task, 0))
+        if count > allowed:
+            again = redeliveries.get(task, 0)
+            verdict.breaches.append(f"{task}: {count} calls, {allowed} allowed ({again} redeliveries)")
+    most = max(counts.values(), default=0)
+    verdict.figures = f"{len(counts)} tasks called, most calls for one {most}, redelivered {len(redeliveries)}"
+    return verdict
+
+
+def redelivered(
+    calls: Iterable[Call], kills: Sequence[Kill], ended: Mapping[str, float], *, commit_s: float = 1.0
+) -> dict[str, int]:
+    """How often a task may have been taken anew: kills of its worker from its first call to its result's time + `commit_s`."""
+    first: dict[str, Call] = {}
+    workers: defaultdict[str, set[str]] = defaultdict(set)
+    for call in calls:
+        workers[call.task].add(call.worker)
+        if call.task not in first or call.at < first[call.task].at:
+            first[call.task] = call
+    found: dict[str, int] = {}
+    for task, call in first.items():
+        end = ended.get(task, float("inf")) + commit_s
+        count = sum(kill.worker in workers[task] and call.at <= kill.at <= end for kill in kills)
+        if count:
+            found[task] = count
+    return found
+
+
+def one_key(calls: Iterable[Call], keys: Mapping[str, str]) -> Verdict:
+    """All calls of a task carry its one Idempotency-Key. `keys`: the key by task id; a task that is missing has its id."""
+    verdict = Verdict("idempotency key")
+    seen: defaultdict[str, set[str]] = defaultdict(set)
+    for call in calls:
+        seen[call.task].add(call.key)
+    for task, found in sorted(seen.items()):
+        if found != {keys.get(task, task)}:
+            verdict.breaches.append(f"{task}: {sorted(found)} instead of {keys.get(task, task)!r}")
+    verdict.figures = f"{len(seen)} tasks, {sum(task in keys for task in seen)} with a key of their own"
+    return verdict
+
+
+def deadlines(
+    calls: Iterable[Call],
+    deadline: Mapping[str, float],
+    redelivered_at: Mapping[str, float] | None = None,
+    timeouts: Mapping[str, float] | None = None,
+    *,
+    intake_s: float = 1.0,
+    slack_s: float = 1.0,
+) -> Verdict:
+    """P10: no call begins after its task's deadline, none lasts longer than it was granted, and the deadline never moves.
+
+    `deadline`: by task id, counted from the task's production; its clock begins up to `intake_s` later, at the intake.
+    A task taken anew after a crash has a new clock: its deadline is no later than `redelivered_at` + `timeouts`.
+    """
+    verdict = Verdict("deadline")
+    spare = float("inf")
+    granted: defaultdict[str, list[float]] = defaultdict(list)
+    anew = redelivered_at or {}
+    for call in calls:
+        last = deadline[call.task] + intake_s
+        if timeouts and call.task in anew:
+            last = max(last, anew[call.task] + timeouts[call.task])
+        spare = min(spare, last - call.at)
+        granted[call.task].append(call.at + call.left_s)
+        if call.at > last + slack_s:
+            verdict.breaches.append(f"{call.task}: a call began {call.at - last:.3f} s after the deadline")
+        elif call.at + call.left_s > last + slack_s:
+            verdict.breaches.append(f"{call.task}: granted {call.at + call.left_s - last:.3f} s beyond the deadline")
+        elif call.ended_at - call.at > call.left_s + slack_s:
+            verdict.breaches.append(f"{call.task}: lasted {call.ended_at - call.at:.3f} s, granted {call.left_s:.3f} s")
+    most_moved = 0.0
+    for task, ends in granted.items():
+        moved = max(ends) - min(ends)
+        if task not in anew:
+            most_moved = max(most_moved, moved)
+            if moved > slack_s:
+                verdict.breaches.append(f"{task}: its deadline moved by {moved:.3f} s between calls")
+    verdict.figures = (
+        f"{len(granted)} tasks called, the latest {spare:.2f} s in time; deadlines moved by {most_moved:.2f} s at most"
+    )
+    return verdict
+
+
+def one_result(tasks: Iterable[str], results: Iterable[str]) -> Verdict:
+    """P1, P3: each task sent has exactly one result, and there is none of a task that was not sent. In: ids."""
+    verdict = Verdict("one result per task")
+    sent = set(tasks)
+    counts = Counter(results)
+    lost = sorted(sent - set(counts))
+    doubled = sorted(task for task, count in counts.items() if count > 1)
+    foreign = sorted(set(counts) - sent)
+    for word, which in (("lost", lost), ("doubled", doubled), ("never sent", foreign)):
+        verdict.breaches += [f"{word}: {task}" for task in which]
+    verdict.figures = f"{len(sent)} tasks, lost {len(lost)}, doubled {len(doubled)}, phantoms {len(foreign)}"
+    return verdict
+
+
+def not_called_again(calls: Iterable[Call], committed: Mapping[str, float], *, slack_s: float = 1.0) -> Verdict:
+    """No call of a task begins once its result is committed. `committed`: time of the result's record by task id."""
+    verdict = Verdict("no call after the result")
+    late = [call for call in calls if call.at > committed.get(call.task, float("inf")) + slack_s]
+    verdict.breaches = [f"{call.task}: called {call.at - committed[call.task]:.3f} s after its result" for call in late]
+    verdict.figures = f"{len(committed)} results, {len(late)} late calls"
+    return verdict
+
+
+def served_again(
+    calls: Sequence[Call],
+    healed_at: float,
+    within_s: float,
+    kills: Sequence[Kill] = (),
+    *,
+    successes: int = 4,
+    restart_s: float = 0.0,
+) -> Verdict:
+    """P8: an agent that healed has answered `successes` calls (the probes and one more) within `within_s`.
+
+    `restart_s`: what each kill of its worker in that time may add. Tasks must be waiting for it, or nothing calls it.
+    """
+    verdict = Verdict("served again")
+    good = sorted(call.ended_at for call in calls if call.at >= healed_at and call.outcome == "success")
+    workers = {call.worker for call in calls}
+    hit = sum(kill.worker in workers and healed_at <= kill.at <= healed_at + within_s for kill in kills)
+    took = good[successes - 1] - healed_at if len(good) >= successes else float("inf")
+    if took > within_s + hit * restart_s:
+        verdict.breaches.append(f"healed at {healed_at:.3f}, served after {took:.2f} s ({hit} kills meanwhile)")
+    verdict.figures = f"healed -> served {took:.2f} s"
+    return verdict
