@@ -30,6 +30,7 @@ async def test_script_runs_step_by_step_and_the_last_one_stays() -> None:
     async with FakeAgent([status(500, times=2), status(503, times=1), answer()]) as fake:
         assert [await ask(fake.endpoint) for _ in range(5)] == [500, 500, 503, 200, 200]
         assert [call.step for call in fake.calls] == ["status"] * 3 + ["answer"] * 2
+        assert [call.code for call in fake.calls] == [500, 500, 503, 200, 200]
         assert fake.calls[0].payload == {"n": 1}
 
 
@@ -67,7 +68,8 @@ async def test_as_a_process_it_can_be_healed_and_keeps_a_log(tmp_path: Path) -> 
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [(line["key"], line["step"], line["ended"]) for line in lines] == [
-        ("before", "status", "answered"),
-        ("after", "answer", "answered"),
+    assert [(line["key"], line["step"], line["ended"], line["code"]) for line in lines] == [
+        ("before", "status", "answered", 503),
+        ("after", "answer", "answered", 200),
     ]
+    assert all(line["at"] <= line["endedAt"] for line in lines)
