@@ -35,7 +35,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One task on its way to an agent. Times are the loop's monotonic seconds. `work`: the owner's own business."""
+    """One task on its way to an agent. Times are the loop's monotonic seconds. `work`: the owner's own business.
+
+    `taken_at`: when the task's clock began, under whichever owner; so `deadline - taken_at` is what the task allows in all.
+    """
 
     task_id: str
     idempotency_key: str

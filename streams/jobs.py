@@ -19,7 +19,10 @@ from streams.rules.records import ATTEMPTS_HEADER, EXPIRES_HEADER, PARKS_HEADER,
 
 @dataclass(slots=True)
 class Job:
-    """One task under a home. `came`: loop time of intake, seconds. `expires_ms`: its deadline, epoch ms."""
+    """One task under a home. `came`: loop time of intake, seconds. `expires_ms`: its deadline, epoch ms.
+
+    `allowed_ms`: the time it had in all when its clock began, here or at an earlier intake.
+    """
 
     source: str
     offset: int
@@ -29,6 +32,7 @@ class Job:
     body: bytes
     came: float
     expires_ms: int
+    allowed_ms: int
     key: str | None = None
     agent_id: str | None = None
     ticket: Ticket | None = None
@@ -49,7 +53,9 @@ def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) 
     echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k != "headers"})) if given else {}
     body = dumps(asked(task))
     timeout_ms = task.metadata.timeout or default_timeout_ms
-    job = Job(letter.topic, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms)
+    job = Job(
+        letter.topic, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms, timeout_ms
+    )
     if letter.topic == "parked":
         job.parks = own_header(letter.headers, PARKS_HEADER) or 0
         job.attempts = own_header(letter.headers, ATTEMPTS_HEADER) or 0
@@ -63,7 +69,7 @@ def ticket_for(job: Job, deadline: float, default_retries: int) -> Ticket:
         task_id=job.task.id,
         idempotency_key=metadata.idempotency_key or job.task.id,
         body=job.body,
-        taken_at=job.came,
+        taken_at=min(job.came, deadline - job.allowed_ms / 1000),
         deadline=deadline,
         priority=metadata.priority,
         max_retries=default_retries if metadata.retries is None else metadata.retries,
