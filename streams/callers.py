@@ -19,8 +19,8 @@ from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Limits
 from streams.settings import Settings
 
-JITTER_S = 0.05
-"""Two calls may come this much closer at the agent than they began here: the window is held that much longer."""
+MAX_LATE_S = 1.0
+"""A call that lasts longer than this is taken to have reached its agent by then; less for short windows: `_late_s`."""
 PROBE_SLACK_S = 5.0
 
 
@@ -56,10 +56,10 @@ class CallerFactory:
     def make(self, agent: AgentRegistration, hooks: Hooks, kept: Kept | None = None) -> Caller:
         """A caller with nothing behind it (circuit closed, window empty), or with what an earlier owner had seen."""
         limits = self._limits(agent)
-        window_s = limits.window_ms / 1000 + JITTER_S
-        limiter, breaker = SlidingWindow(limits.max_requests, window_s), Breaker(self._breaker(agent))
+        window_s, late_s = limits.window_ms / 1000, _late_s(limits)
+        limiter, breaker = SlidingWindow(limits.max_requests, window_s, late_s), Breaker(self._breaker(agent))
         if kept is not None:
-            limiter = SlidingWindow.restore(limits.max_requests, window_s, kept.limiter, kept.taken_at)
+            limiter = SlidingWindow.restore(limits.max_requests, window_s, kept.limiter, kept.taken_at, late_s)
             breaker = Breaker.restore(self._breaker(agent), kept.breaker, kept.taken_at)
         lane: Lane[Ticket] = Lane(limits.max_concurrency, limiter, breaker, self._depth(limits))
         return Caller(agent, lane, self._transport, self._retry, hooks, self._rng, self._attempt_timeout_s)
@@ -72,7 +72,7 @@ class CallerFactory:
             max_concurrency=limits.max_concurrency,
             depth=self._depth(limits),
             max_requests=limits.max_requests,
-            window_s=limits.window_ms / 1000 + JITTER_S,
+            window_s=limits.window_ms / 1000,
             breaker=self._breaker(agent),
         )
 
@@ -90,3 +90,8 @@ class CallerFactory:
             monitoring_period_s=limits.monitoring_period / 1000,
             probe_lease_s=self._longest_call_s + PROBE_SLACK_S,
         )
+
+
+def _late_s(limits: Limits) -> float:
+    """At most a sixtieth of the window, so that long calls cost no more of the rate than that, but never under 50 ms."""
+    return min(MAX_LATE_S, max(0.05, limits.window_ms / 60_000))

@@ -188,6 +188,7 @@ class Lane(Generic[T]):
         start.finished = True
         self._in_flight -= 1
         self.breaker.record(start.permit, outcome, now)
+        self.limiter.settle(start.started_at, now)
         if pause_s is not None and pause_s > 0:
             self.limiter.pause_until(now + min(pause_s, self.max_pause_s))
 

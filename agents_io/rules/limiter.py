@@ -1,6 +1,8 @@
 """An exact sliding-window limit for one agent: at most N calls begun in any window of W seconds. Pure.
 
 In: the time (monotonic seconds, never going back). Out: whether a call may begin, and when the next one may.
+A call may reach its agent later than it began here (a busy machine, a new connection), and the agent is the one to judge: so a
+call counts from its end, or from `late_s` after its begin if it lasts longer. By then it has arrived.
 The log holds one entry per call up to 4,096; a larger limit shares entries between calls that began within 1/4096 of a
 window, each as late as its last call. So memory is bounded, the limit is never exceeded, and a slot comes back at
 most that fraction of a window late. It never waits and never gives a slot back: a call begun counts.
@@ -32,13 +34,17 @@ class SlidingWindow:
         "_first",
         "_grain_s",
         "_lasts",
+        "_late_s",
         "_max",
+        "_open",
         "_paused_until",
         "_used",
         "_window_s",
     )
 
-    def __init__(self, max_requests: int, window_s: float) -> None:
+    def __init__(self, max_requests: int, window_s: float, late_s: float = 0.0) -> None:
+        self._open: deque[float] = deque()  # when calls began that do not count from a known time yet
+        self._late_s = late_s
         self._lasts: deque[float] = deque()
         self._counts: deque[int] = deque()
         self._coarse: deque[list[float]] = deque()  # [time of the last call, calls]
@@ -72,19 +78,36 @@ class SlidingWindow:
         self._grain_s = 0.0 if max_requests <= MAX_ENTRIES else window_s / MAX_ENTRIES
 
     def try_acquire(self, now: float) -> bool:
-        """True and the call counts from now on, or False."""
+        """True and the call counts from now on (and until a window after it arrived), or False."""
         if now < self._paused_until or self.used(now) >= self._max:
             return False
         self._used += 1
-        if self._grain_s and self._lasts and now - self._first < self._grain_s:
-            self._lasts[-1] = now
+        if self._late_s > 0:
+            self._open.append(now)
+        else:
+            self._log(now)
+        return True
+
+    def settle(self, began: float, now: float) -> None:
+        """A call that began then has ended. Without this it counts from `late_s` after its begin."""
+        if self._late_s <= 0 or began + self._late_s <= now:
+            return
+        self.used(now)
+        try:
+            self._open.remove(began)
+        except ValueError:  # another owner's, before the window was restored
+            return
+        self._log(now)
+
+    def _log(self, at: float) -> None:
+        if self._grain_s and self._lasts and at - self._first < self._grain_s:
+            self._lasts[-1] = at
             self._counts[-1] += 1
         else:
-            self._first = now
-            self._lasts.append(now)
+            self._first = at
+            self._lasts.append(at)
             self._counts.append(1)
-        self._note(now)
-        return True
+        self._note(at)
 
     def _note(self, now: float) -> None:
         coarse = self._coarse
@@ -108,11 +131,17 @@ class SlidingWindow:
             to_free -= count
             if to_free <= 0:
                 return max(last + self._window_s, self._paused_until)
+        for began in self._open:
+            to_free -= 1
+            if to_free <= 0:
+                return max(began + self._late_s + self._window_s, self._paused_until)
         raise AssertionError("the log holds as many calls as are used")
 
     def used(self, now: float) -> int:
-        """Calls begun within the window that ends now."""
-        lasts = self._lasts
+        """Calls that count within the window that ends now."""
+        begun, lasts = self._open, self._lasts
+        while begun and begun[0] + self._late_s <= now:
+            self._log(begun.popleft() + self._late_s)
         while lasts and lasts[0] + self._window_s <= now:
             lasts.popleft()
             self._used -= self._counts.popleft()
@@ -124,7 +153,7 @@ class SlidingWindow:
             self._paused_until = time
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """The log as JSON, at most 128 entries `[age_ms, calls]`, each as young as its youngest call."""
+        """The log as JSON, at most 129 entries `[age_ms, calls]`, each as young as its youngest call."""
         self.used(now)
         log = [
             [max(0, int((now - last) * 1000)), int(count)]
@@ -133,15 +162,19 @@ class SlidingWindow:
             )
             if last + self._window_s > now
         ]
+        if self._open:
+            log.append([0, len(self._open)])
         kept: dict[str, Any] = {"log": log}
         if self._paused_until > now:
             kept["pausedFor"] = int((self._paused_until - now) * 1000) + 1
         return kept
 
     @classmethod
-    def restore(cls, max_requests: int, window_s: float, snapshot: Mapping[str, Any], taken_at: float) -> SlidingWindow:
+    def restore(
+        cls, max_requests: int, window_s: float, snapshot: Mapping[str, Any], taken_at: float, late_s: float = 0.0
+    ) -> SlidingWindow:
         """The limit a snapshot describes. `taken_at`: when it was taken, on this process's monotonic clock."""
-        window = cls(max_requests, window_s)
+        window = cls(max_requests, window_s, late_s)
         log = sorted(((taken_at - age / 1000, count) for age, count in snapshot.get("log", ())), key=lambda e: e[0])
         for last, count in log:
             window._lasts.append(last)

@@ -40,15 +40,21 @@ class Waiting:
 class LaneMachine(RuleBasedStateMachine):
     """Every rule ends with `settle`: what the lane does must be what the model says."""
 
-    @initialize(concurrency=st.integers(1, 4), limit=st.integers(1, 5), depth=st.integers(1, 6))
-    def begin(self, concurrency: int, limit: int, depth: int) -> None:
+    @initialize(
+        concurrency=st.integers(1, 4),
+        limit=st.integers(1, 5),
+        depth=st.integers(1, 6),
+        late=st.sampled_from([0.0, 0.25, 1.0]),
+    )
+    def begin(self, concurrency: int, limit: int, depth: int, late: float) -> None:
         self.now = 0.0
         self.lane: Lane[int] = Lane(
-            concurrency, SlidingWindow(limit, WINDOW_S), Breaker(BREAKER), depth, max_pause_s=8.0
+            concurrency, SlidingWindow(limit, WINDOW_S, late), Breaker(BREAKER), depth, max_pause_s=8.0
         )
         self.limit = limit
         self.breaker = NaiveBreaker(BREAKER)
-        self.window = NaiveWindow(limit, WINDOW_S)
+        self.window = NaiveWindow(limit, WINDOW_S, late)
+        self.begun: list[float] = []
         self.waiting: list[Waiting] = []
         self.running: list[tuple[Start[int], Probe]] = []
         self.left: dict[int, str] = {}
@@ -84,7 +90,8 @@ class LaneMachine(RuleBasedStateMachine):
             assert self.window.free(now)
             probe = self.breaker.acquire(now)
             assert probe is not None
-            self.window.begun.append(now)
+            self.window.begin(now)
+            self.begun.append(now)
             self.running.append((start, probe))
             self.leave(start.item, "started")
         can = any(e.not_before <= now < e.deadline for e in self.waiting)
@@ -121,6 +128,7 @@ class LaneMachine(RuleBasedStateMachine):
         if twice:
             self.lane.finish(start, "failure", self.now)
         self.breaker.record(probe, outcome, self.now)
+        self.window.end(start.started_at, self.now)
         if pause is not None and pause > 0:
             self.window.pause = max(self.window.pause, self.now + min(pause, 8.0))
         self.settle()
@@ -170,7 +178,7 @@ class LaneMachine(RuleBasedStateMachine):
             return
         assert self.lane.waiting == len(self.waiting)
         assert self.lane.in_flight == len(self.running)
-        assert most_in_any_window(self.window.begun, WINDOW_S) <= self.limit
+        assert most_in_any_window(self.begun, WINDOW_S) <= self.limit
         assert (self.lane.blocked_by(self.now) is None) == (not self.waiting)
         for heap in (self.lane._ready, self.lane._delayed, self.lane._deadlines):
             assert len(heap) <= 2 * len(self.waiting) + 66

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agents_io.rules import limiter
 from agents_io.rules.limiter import SlidingWindow
@@ -22,11 +22,13 @@ def known_before(begun: list[float], count: int) -> list[float]:
 class WindowMachine(RuleBasedStateMachine):
     """Exact mode: limits below the number of entries kept."""
 
-    @initialize(limit=st.integers(1, 6), window=st.sampled_from([1.0, 5.0, 8.5]))
-    def begin(self, limit: int, window: float) -> None:
+    @initialize(limit=st.integers(1, 6), window=st.sampled_from([1.0, 5.0, 8.5]), late=st.sampled_from([0.0, 0.5, 2.0]))
+    def begin(self, limit: int, window: float, late: float) -> None:
         self.now = 0.0
-        self.limiter = SlidingWindow(limit, window)
-        self.model = NaiveWindow(limit, window)
+        self.limiter = SlidingWindow(limit, window, late)
+        self.model = NaiveWindow(limit, window, late)
+        self.running: list[float] = []
+        self.arrived: list[tuple[float, float]] = []
 
     @rule(step=quarters)
     def sleep(self, step: float) -> None:
@@ -42,7 +44,16 @@ class WindowMachine(RuleBasedStateMachine):
         free = self.model.free(self.now)
         assert self.limiter.try_acquire(self.now) == free
         if free:
-            self.model.begun.append(self.now)
+            self.model.begin(self.now)
+            self.running.append(self.now)
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 5))
+    def end(self, which: int) -> None:
+        began = self.running.pop(which % len(self.running))
+        self.limiter.settle(began, self.now)
+        self.model.end(began, self.now)
+        self.arrived.append((began, min(self.now, began + self.model.late_s)))
 
     @rule(length=quarters)
     def pause(self, length: float) -> None:
@@ -54,12 +65,20 @@ class WindowMachine(RuleBasedStateMachine):
         """To another worker and back; calls may become up to a millisecond younger, never older."""
         paused = self.limiter.paused_until > self.now
         self.limiter = SlidingWindow.restore(
-            self.limiter.max_requests, self.limiter.window_s, self.limiter.snapshot(self.now), self.now
+            self.limiter.max_requests,
+            self.limiter.window_s,
+            self.limiter.snapshot(self.now),
+            self.now,
+            self.model.late_s,
         )
+        for began in self.running:  # the old owner's calls: they count from now, and their ends are heard of no more
+            self.model.end(began, self.now)
+        self.running.clear()
         if paused:
             assert self.limiter.paused_until >= self.model.pause
             self.model.pause = self.limiter.paused_until
-        kept = list(self.limiter._lasts)
+        entries = zip(self.limiter._lasts, self.limiter._counts, strict=True)
+        kept = [last for last, count in entries for _ in range(count)]
         known = sorted(self.model.begun)[-len(kept) :] if kept else []
         assert all(0 <= new - old < 0.00101 for new, old in zip(kept, known, strict=True))
         self.model.begun = known_before(self.model.begun, len(kept)) + kept
@@ -69,6 +88,9 @@ class WindowMachine(RuleBasedStateMachine):
         if hasattr(self, "limiter"):
             assert self.limiter.available_at(self.now) == self.model.next_free(self.now)
             assert most_in_any_window(self.model.begun, self.model.window_s) <= self.model.limit
+            for latest in (False, True):  # as the agent sees it, wherever between begin and end a call arrived
+                seen = [times[latest] for times in self.arrived]
+                assert most_in_any_window(seen, self.model.window_s) <= self.model.limit
 
 
 TestWindow = WindowMachine.TestCase

@@ -78,12 +78,22 @@ class NaiveBreaker:
 
 @dataclass
 class NaiveWindow:
-    """All calls ever begun."""
+    """All calls ever begun, each with the time from which it counts: its end, or `late_s` after its begin."""
 
     limit: int
     window_s: float
+    late_s: float = 0.0
     begun: list[float] = field(default_factory=list)
     pause: float = float("-inf")
+
+    def begin(self, now: float) -> None:
+        """A call."""
+        self.begun.append(now + self.late_s)
+
+    def end(self, began: float, now: float) -> None:
+        """Its end."""
+        if now < began + self.late_s:
+            self.begun[self.begun.index(began + self.late_s)] = now
 
     def free(self, now: float) -> bool:
         """Whether a call may begin at that time, if none begins before."""

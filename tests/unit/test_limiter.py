@@ -16,6 +16,30 @@ def test_no_double_burst_across_a_border() -> None:
     assert limit.try_acquire(119.0)
 
 
+def test_a_call_counts_from_its_end_since_it_may_have_arrived_late() -> None:
+    """Begun at 0 and answered at 0.4: the slot is free at 60.4; one that lasts is taken to have arrived after a second."""
+    limit = SlidingWindow(2, 60.0, late_s=1.0)
+    assert limit.try_acquire(0.0)
+    assert limit.try_acquire(0.0)
+    assert limit.available_at(0.1) == 61.0
+    limit.settle(0.0, 0.4)
+    assert limit.available_at(0.5) == 60.4
+    limit.settle(0.0, 30.0)
+    assert not limit.try_acquire(60.3)
+    assert limit.try_acquire(60.4)
+    assert limit.available_at(60.4) == 61.0
+
+
+def test_calls_under_way_are_in_the_snapshot() -> None:
+    """The next owner counts them from the moment of the snapshot; their ends, told to it, change nothing."""
+    limit = SlidingWindow(2, 60.0, late_s=1.0)
+    limit.try_acquire(10.0)
+    limit.try_acquire(10.0)
+    moved = SlidingWindow.restore(2, 60.0, limit.snapshot(10.5), 100.0, 1.0)
+    moved.settle(10.0, 100.2)
+    assert moved.available_at(100.2) == 160.0
+
+
 def test_pause_holds_back_even_a_free_window_and_the_longest_wish_holds() -> None:
     """Retry-After 10, then Retry-After 1."""
     limit = SlidingWindow(5, 60.0)
