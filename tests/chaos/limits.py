@@ -32,6 +32,7 @@ from tests.chaos.limits_plan import (
     kill_times,
     offers,
     registration,
+    warming,
 )
 from tests.chaos.limits_verdict import Evidence, judge
 from tests.support.fleet import Fleet
@@ -41,9 +42,12 @@ from tests.support.rig import Process, Tap, apply_topics, register, start_worker
 
 WORKERS = ("w0", "w1", "w2")
 SESSION_S = 6
+WARM_UP_S = 90.0
 GIVE_UP_S = 30.0
 """How long after the last deadline a missing result is waited for."""
-TARGETS = ("full", "ill", "any")
+TARGETS = ("open", "full", "any")
+IN_FLIGHT_S = 2.0
+"""How long a kill waits for its victim to have a call under way."""
 
 
 class Run:
@@ -83,10 +87,22 @@ class Run:
             stack.callback(results.close)
             events = Tap(self.bootstrap, f"{self.prefix}events")
             stack.callback(events.close)
+            self.warm_up(results)
             self.drive(fleet, results, events)
         for name in AGENTS:
             self.evidence.calls += [read_call(name, received) for received in fleet.calls(name)]
         return self.evidence
+
+    def warm_up(self, results: Tap) -> None:
+        """A task for each agent; the first ones wait for the group to settle, which is not what is measured."""
+        producer = Producer({"bootstrap.servers": self.bootstrap, "acks": "all"})
+        for agent in AGENTS:
+            self.offer(producer, warming(agent))
+        assert producer.flush(30) == 0
+        end = time.monotonic() + WARM_UP_S
+        while len(self.evidence.results) < len(AGENTS):
+            assert time.monotonic() < end, "the workers do not answer"
+            self.read_results(results, 0.2)
 
     def drive(self, fleet: Fleet, results: Tap, events: Tap) -> None:
         """Produce, change scripts and kill as planned; read meanwhile; until each task has its result or none will come."""
@@ -106,7 +122,7 @@ class Run:
                 killed += 1
             producer.poll(0)
             self.read(results, events, 0.05)
-            if todo == len(self.offers) and len(self.evidence.results) >= todo:
+            if todo == len(self.offers) and len(self.evidence.results) >= len(self.evidence.tasks):
                 break
         assert producer.flush(30) == 0
         end = time.monotonic() + 2.0
@@ -122,20 +138,32 @@ class Run:
             self.evidence.keys[task_id] = key
 
     def kill(self, fleet: Fleet, target: str) -> None:
-        """SIGKILL the worker of an agent of that kind (or any worker), and start it again at once."""
-        agents = [name for name in AGENTS if name.startswith(target)]
-        callers = [fleet.last_caller(name).removeprefix("Bearer ") for name in agents]
-        victim = self.rng.choice([name for name in callers if name in self.workers] or sorted(self.workers))
+        """SIGKILL the worker of a limited agent, or of one whose circuit is open, or any; and start it again at once."""
+        wanted = set(AGENTS)
+        if target == "full":
+            wanted = {name for name in AGENTS if name.startswith("full")}
+        elif target == "open":
+            last = {agent: kind for agent, kind, _ in self.evidence.circuits}
+            wanted = {agent for agent, kind in last.items() if kind == "circuit:open"} or wanted
+        callers = sorted({fleet.last_caller(name).removeprefix("Bearer ") for name in wanted} & set(self.workers))
+        victim = self.rng.choice(callers or sorted(self.workers))
+        patience = time.monotonic() + IN_FLIGHT_S
+        while time.monotonic() < patience and not fleet.calling(f"Bearer {victim}"):
+            time.sleep(0.005)
         self.evidence.kills.append(Kill(time.time(), victim))
         self.workers[victim].kill()
         self.start(victim, wait=False)
 
-    def read(self, results: Tap, events: Tap, timeout_s: float) -> None:
-        """What is new on both topics."""
+    def read_results(self, results: Tap, timeout_s: float) -> None:
+        """What is new."""
         for message in results.read(timeout_s):
             result = json.loads(message.value())
             code = (result.get("error") or {}).get("code", "")
             self.evidence.results.append((result["taskId"], message.timestamp()[1] / 1000, result["status"], code))
+
+    def read(self, results: Tap, events: Tap, timeout_s: float) -> None:
+        """What is new on both topics."""
+        self.read_results(results, timeout_s)
         for message in events.read(0.0):
             event: dict[str, Any] = json.loads(message.value())
             if event["type"].startswith("circuit:"):

@@ -100,6 +100,14 @@ def offers(rng: random.Random, length_s: float) -> list[Offer]:
     return found
 
 
+def warming(agent: str) -> Offer:
+    """One task before it all begins."""
+    task_id = f"{agent}-warm"
+    metadata = {"timeout": 120_000, "retries": RETRIES}
+    task = {"id": task_id, "type": "agent", "target": agent, "payload": {"taskId": task_id}, "metadata": metadata}
+    return Offer(0.0, agent, task, None)
+
+
 def _moments(rng: random.Random, agent: str, length_s: float) -> Iterator[float]:
     yield from (0.0 for _ in range(_BURST.get(agent[:-1], 0)))
     at = rng.expovariate(_PER_SECOND[agent[:-1]])

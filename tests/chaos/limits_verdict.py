@@ -24,6 +24,8 @@ JITTER_S = 0.25
 """Agent and worker may see one moment this far apart."""
 RESTART_S = 8.0
 """A worker killed and restarted at once serves its homes again after this long at the latest."""
+REBALANCE_S = 20.0
+"""After a kill homes may move, and move back when the worker is there again: what waited is taken anew, with a new clock."""
 INTAKE_S = 5.0
 """From producing a task to its intake, where its clock begins, on a busy machine."""
 SERVED_S = 33.0
@@ -114,19 +116,14 @@ def _deadlines(evidence: Evidence, calls: Mapping[str, list[Call]]) -> Verdict:
     ended = {task: at for task, at, _, _ in evidence.results}
     last: dict[str, float] = {}
     anew: dict[str, float] = {}
-    for task, (agent, produced_at, timeout_s) in evidence.tasks.items():
-        # The clock begins at the intake: later if the worker of whatever partition the task came to was killed just then ...
-        late = any(produced_at - RESTART_S <= kill.at <= produced_at + INTAKE_S for kill in evidence.kills)
-        last[task] = produced_at + timeout_s + (RESTART_S if late else 0.0)
-        # ... and once more for a task that was under way at its home when the home's worker was killed.
-        hits = [
-            kill.at
-            for kill in evidence.kills
-            if produced_at <= kill.at <= ended.get(task, float("inf"))
-            and owner(calls.get(agent, []), kill.at) == kill.worker
-        ]
+    for task, (_, produced_at, timeout_s) in evidence.tasks.items():
+        # The clock begins at the intake: later while homes move ...
+        late = any(produced_at - REBALANCE_S <= kill.at <= produced_at + INTAKE_S for kill in evidence.kills)
+        last[task] = produced_at + timeout_s + (REBALANCE_S if late else 0.0)
+        # ... and once more for a task that waits or is called while they do.
+        hits = [kill.at for kill in evidence.kills if produced_at - REBALANCE_S <= kill.at <= ended.get(task, kill.at)]
         if hits:
-            anew[task] = max(hits) + RESTART_S
+            anew[task] = max(hits) + REBALANCE_S
     timeouts = {task: timeout_s for task, (_, _, timeout_s) in evidence.tasks.items()}
     return predicates.deadlines(
         (call for found in calls.values() for call in found), last, anew, timeouts, intake_s=INTAKE_S

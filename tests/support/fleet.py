@@ -13,6 +13,7 @@ from agents_io.fake import FakeAgent, Received
 from agents_io.fake_steps import Step
 
 START_TIMEOUT_S = 10.0
+RECENT = 20
 
 
 class Fleet:
@@ -37,6 +38,11 @@ class Fleet:
         """The Authorization of the last call; empty if there was none."""
         calls = self.agents[name].calls
         return calls[-1].headers.get("Authorization", "") if calls else ""
+
+    def calling(self, caller: str) -> int:
+        """How many calls with that Authorization are under way, among each agent's last."""
+        recent = [call for agent in self.agents.values() for call in list(agent.calls)[-RECENT:]]
+        return sum(not call.ended and call.headers.get("Authorization") == caller for call in recent)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
