@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +19,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from streams.engine.commit import Committer, Fenced, Offsets
 from streams.rules import offset_map
 from streams.rules.ledger import Ledger
-from streams.rules.pacing import FULL_BATCH, gather_s
+from streams.rules.pacing import FULL_BATCH, gather_s, mean_s
 from streams.rules.records import Output
 
 log = structlog.get_logger(__name__)
@@ -103,6 +104,7 @@ class Home:
         self._outputs: list[Output] = []
         self._waiting_bytes = self._committing_bytes = 0
         self.commits = 0
+        self._commit_s = 0.01
         self._committed: dict[str, tuple[int, str]] = {}
         self._dirty = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -184,7 +186,7 @@ class Home:
         last_batch = 0
         while True:
             await self._dirty.wait()
-            wait_s = gather_s(last_batch, len(self._finished), self._interval_max_s)
+            wait_s = gather_s(last_batch, len(self._finished), self._commit_s, self._interval_max_s)
             if wait_s:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._hurry.wait(), wait_s)
@@ -231,8 +233,10 @@ class Home:
         if not (offsets or outputs):
             return
         self._idle.clear()
+        began = time.monotonic()
         try:
             await self.committer.commit(outputs, offsets)
+            self._commit_s = mean_s(self._commit_s, time.monotonic() - began)
         finally:
             self._idle.set()
         self._committed.update(states)
