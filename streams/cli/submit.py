@@ -53,9 +53,17 @@ class Waiting:
     """Which ids have no result yet, and how the others ended."""
 
     ids: set[str] = field(default_factory=set)
+    again: set[str] = field(default_factory=set)
+    """Ids that were sent more than once: one of them will be answered, though another is told to be a duplicate."""
     answered: int = 0
     failed: int = 0
     all_sent: bool = False
+
+    def sent(self, name: str) -> None:
+        """An id goes out."""
+        if name in self.ids:
+            self.again.add(name)
+        self.ids.add(name)
 
     def over(self) -> bool:
         """Nothing is left to wait for."""
@@ -80,7 +88,7 @@ def submit(
     """Send tasks or plans given as JSON lines.
 
     A file is checked as a whole before anything is sent; stdin is sent line by line and ends at the first bad line. An id
-    is answered once: sent again within a day it ends as the event task:duplicate, and --wait waits in vain.
+    is answered once: sent again within a day it ends as the event task:duplicate, which --wait counts as a failure.
     """
     timeout_s = duration_ms(timeout, "--timeout") / 1000
     settings = settings_from(bootstrap_servers, topic_prefix)
@@ -152,7 +160,7 @@ async def _send_all(sender: Sender, topic: str, file: Path, plan: bool, waiting:
     try:
         async for item in _each(file, plan):
             if waiting is not None:
-                waiting.ids.add(item.id)
+                waiting.sent(item.id)
             await sender.send(topic, item.key, item.value)
     finally:
         await sender.flush()
@@ -167,22 +175,27 @@ async def _send_and_wait(settings: Settings, file: Path, plan: bool, timeout_s: 
     from streams.client import reading, require_topics, sending
 
     topic, answers, id_name = ("plans", "plan-results", "planId") if plan else ("tasks", "results", "taskId")
-    await require_topics(settings, topic, answers)
+    await require_topics(settings, topic, answers, "events")
     waiting = Waiting()
-    async with reading(settings, answers, from_beginning=False) as reader, sending(settings) as sender:
+    async with (
+        reading(settings, answers, from_beginning=False) as reader,
+        reading(settings, "events", from_beginning=False) as events,
+        sending(settings) as sender,
+    ):
         printing = asyncio.create_task(_print_answers(reader, waiting, id_name, form))
+        watching = asyncio.create_task(_tell_duplicates(events, waiting))
         try:
             await _send_all(sender, topic, file, plan, waiting)
             async with asyncio.timeout(timeout_s):
                 await printing
         except TimeoutError:
             raise CommandError(
-                f"{len(waiting.ids)} of {sender.sent} have no result after {timeout_s:g} s"
-                " (ids that were answered before get none: task:duplicate)",
+                f"{len(waiting.ids)} of {sender.sent} have no result after {timeout_s:g} s",
                 TIMED_OUT,
             ) from None
         finally:
             printing.cancel()
+            watching.cancel()
     if waiting.failed:
         raise CommandError(f"{waiting.failed} of {waiting.answered} did not succeed", FAILED)
 
@@ -200,6 +213,21 @@ async def _print_answers(reader: Reader, waiting: Waiting, id_name: str, form: F
                 _print(answer, id_name, form)
         if waiting.over():
             return
+
+
+async def _tell_duplicates(reader: Reader, waiting: Waiting) -> None:
+    """Tasks that will have no result, since their id had one before."""
+    from streams.cli.tail import as_json
+
+    async for records in reader.polls():
+        for record in records:
+            event = as_json(record.value) if b'"task:duplicate"' in (record.value or b"") else None
+            name = event["data"].get("taskId") if isinstance(event, dict) else None
+            if name in waiting.ids - waiting.again:
+                waiting.ids.discard(name)
+                waiting.answered += 1
+                waiting.failed += 1
+                say(f"{name}: not answered again: its id was answered before (task:duplicate)")
 
 
 def _print(answer: dict[str, Any], id_name: str, form: Format) -> None:

@@ -102,14 +102,20 @@ def as_lines(*messages: Any) -> bytes:
 
 @asynccontextmanager
 async def answering(settings: Settings, silent: tuple[str, ...] = ()) -> AsyncIterator[None]:
-    """A stand-in for the pipeline: each task gets a result, a failure when its id begins with `bad`, none when silent."""
+    """A stand-in for the pipeline: each task gets a result, a failure when its id begins with `bad`, none when silent.
+
+    A task whose id begins with `dup` is told to be a duplicate.
+    """
 
     async def answer() -> None:
         async with sending(settings) as sender:
             async for record in reader.follow():
                 assert record.value is not None
                 found = Task.model_validate(orjson.loads(record.value))
-                if found.id not in silent:
+                if found.id.startswith("dup"):
+                    event = {"id": "e", "type": "task:duplicate", "timestamp": START_MS, "data": {"taskId": found.id}}
+                    await sender.send("events", found.id.encode(), orjson.dumps(event))
+                elif found.id not in silent:
                     result = Result(
                         task_id=found.id,
                         status="failure" if found.id.startswith("bad") else "success",
@@ -203,6 +209,16 @@ async def test_submit_waits_for_every_result(ready: Cli) -> None:
     assert bad.code == 1
     assert {line["taskId"]: line["status"] for line in bad.lines()} == {"u1": "success", "bad1": "failure"}
     assert "1 of 2 did not succeed" in bad.err
+
+
+async def test_submit_does_not_wait_for_an_id_that_was_answered_before(ready: Cli) -> None:
+    """It has no result: said on stderr, exit 1."""
+    async with answering(ready.settings):
+        ended = await ready("submit", "--wait", "--timeout", "30s", stdin=as_lines(task("t1"), task("dup1")))
+    assert ended.code == 1
+    assert [line["taskId"] for line in ended.lines()] == ["t1"]
+    assert "dup1: not answered again" in ended.err
+    assert "1 of 2 did not succeed" in ended.err
 
 
 async def test_submit_gives_up_after_its_timeout(ready: Cli) -> None:
