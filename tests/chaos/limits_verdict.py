@@ -20,8 +20,8 @@ from tests.support.predicates import Call, Kill, Verdict, by_agent
 
 COMMIT_S = 1.0
 """What a worker did this long before it was killed may be forgotten."""
-JITTER_S = 0.25
-"""Agent and worker may see one moment this far apart."""
+JITTER_S = 0.5
+"""Agent and worker may see one moment this far apart, on a busy machine."""
 RESTART_S = 8.0
 """A worker killed and restarted at once serves its homes again after this long at the latest."""
 REBALANCE_S = 20.0
