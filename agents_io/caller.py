@@ -266,8 +266,7 @@ class Caller:
         del self._calls[start.item]
         now = self._loop.time()
         self.lane.finish(start, outcome, now, pause_s)
-        if outcome == "failure" or pause_s is not None or self.lane.breaker.state(now) != "closed":
-            self.changed = True
+        self.changed = True  # if only the limiter's: a call counts from its end, and its begin may be committed already
         self._tell_transitions()
 
     def _settle(self, ticket: Ticket, end: Answer | AgentError) -> None:

@@ -96,3 +96,36 @@ async def test_an_agent_is_not_blamed_for_what_the_queue_left_it() -> None:
     await asyncio.sleep(0.15)
     assert ends.ends[1].counts_against_agent  # type: ignore[union-attr]
     assert breaker.failures(asyncio.get_running_loop().time()) == 1
+
+
+class Waits:
+    """An agent that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = asyncio.Event()
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """Answer then."""
+        await self.now.wait()
+        return Answer("ok", 0.9)
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+async def test_the_end_of_a_call_is_a_change_to_be_kept() -> None:
+    """A commit came while it was under way; what the rate limit counts from is known only now."""
+    now = asyncio.get_running_loop().time()
+    transport = Waits()
+    limiter = SlidingWindow(100, 60.0, late_s=1.0)
+    lane: Lane[Ticket] = Lane(5, limiter, Breaker(), depth=10)
+    agent = AgentRegistration(id="a", endpoint="http://agent")
+    caller = Caller(agent, lane, transport, RetryConfig(), Ends(), random.Random(1))
+    assert caller.submit(Ticket("t", "t", b"{}", now, now + 30.0, 0, 2, None))
+    assert caller.changed
+    caller.changed = False
+    await asyncio.sleep(0.05)
+    assert not caller.changed
+    transport.now.set()
+    await asyncio.sleep(0.05)
+    assert caller.changed
