@@ -266,7 +266,7 @@ class Caller:
         del self._calls[start.item]
         now = self._loop.time()
         self.lane.finish(start, outcome, now, pause_s)
-        self.changed = True  # if only the limiter's: a call counts from its end, and its begin may be committed already
+        self.changed = True  # after a success too: a call counts from its end, and its begin may be committed already
         self._tell_transitions()
 
     def _settle(self, ticket: Ticket, end: Answer | AgentError) -> None:
