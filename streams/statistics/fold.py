@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import cast
 
 from aiokafka import AIOKafkaProducer
@@ -200,7 +200,7 @@ class Folder:
         outputs += self._recorder.dead_letter(letter, stage, reason, int(time.time() * 1000))
         return None
 
-    async def _store(self, touched: Iterable[Live], outputs: list[Output], now: float, releases: int) -> None:
+    async def _store(self, touched: Collection[Live], outputs: list[Output], now: float, releases: int) -> None:
         """Outputs first, then the state that says they were sent."""
         rows: list[Row] = []
         self._still(releases)
@@ -222,6 +222,8 @@ class Folder:
         await self._send(outputs)
         self._still(releases)
         await self._table.write(rows)
+        for live in touched:
+            live.leaving.clear()
 
     def _still(self, releases: int) -> None:
         """Go on only if the partitions are still ours."""

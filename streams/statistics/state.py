@@ -33,12 +33,13 @@ class TooManySeries(Exception):
 class Live:
     """One series and what is known of it only here: which closed windows the table holds, what was published when."""
 
-    __slots__ = ("archived", "dirty", "key", "published", "series")
+    __slots__ = ("archived", "dirty", "key", "leaving", "published", "series")
 
     def __init__(self, key: bytes, series: Series) -> None:
         self.key = key
         self.series = series
         self.archived: dict[Interval, set[int]] = {interval: set() for interval in INTERVALS}
+        self.leaving: dict[WindowId, Window] = {}  # closed, and on its way to the table
         self.dirty: set[WindowId] = set()  # open windows that changed since they were published
         self.published: dict[WindowId, float] = {}  # open window -> when, monotonic seconds
 
@@ -148,6 +149,7 @@ class State:
             if window.closed:
                 key = window_key(series.partition, series.id, window_id)
                 rows.append((key, pack(window.to_json())))
+                live.leaving[window_id] = window
                 live.archived[window_id[0]].add(window_id[1])
         for interval, starts in live.archived.items():
             floor = series.windows.floor(interval)
@@ -192,7 +194,7 @@ class State:
             windows: dict[WindowId, Window | None] = {
                 (interval, start): None for interval in INTERVALS for start in live.archived[interval]
             }
-            windows |= live.series.windows.open
+            windows |= live.leaving | live.series.windows.open | live.series.windows.touched
             for window_id in sorted(windows, key=lambda at: (INTERVALS.index(at[0]), at[1])):
                 window = windows[window_id] or self.archived(live, window_id)
                 if window is not None:
