@@ -76,6 +76,10 @@ chaos-kill: setup ## The whole kill run: 100,000 tasks, 12 SIGKILLs, a zombie, a
 chaos-limits: setup ## Rate limits, breakers, attempts and deadlines over 3 workers while they are killed (5 minutes)
 	$(BIN)/python -m tests.chaos.limits
 
+.PHONY: chaos-brokers
+chaos-brokers: setup ## Brokers killed, frozen, moved about and all switched off under load, on real Kafka
+	$(BIN)/python -m tests.chaos.brokers
+
 .PHONY: bench-backlog
 bench-backlog: setup ## Memory of a worker with a million tasks waiting
 	$(BIN)/python -m tests.bench.backlog

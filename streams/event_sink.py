@@ -1,17 +1,20 @@
 """Progress events: sent at once, outside transactions, best effort, from all parts of a worker through one producer.
 
 In: `Output`s. Out: batches on the broker a few milliseconds later. Bounded: when the broker is away longer than the buffer
-lasts, the oldest events are dropped and counted. Terminal records never come this way.
+lasts, the oldest events are dropped and counted. Terminal records never come this way. A producer that failed is replaced:
+aiokafka's never comes back from a hole in its sequence, nor from the end of its own task.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
 from streams.engine.commit import stop_producer
@@ -22,6 +25,9 @@ log = structlog.get_logger(__name__)
 BUFFER = 20_000
 LINGER_S = 0.01
 FLUSH_TIMEOUT_S = 5.0
+CHECK_S = 5.0
+RENEW_PAUSE_S = 1.0
+RENEW_TIMEOUT_S = 30.0
 
 
 class EventSink:
@@ -36,7 +42,7 @@ class EventSink:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._producer: AIOKafkaProducer | None = None
-        self._stopping = False
+        self._stopping = self._worn = False
 
     @property
     def producer(self) -> AIOKafkaProducer:
@@ -47,15 +53,24 @@ class EventSink:
 
     async def start(self) -> None:
         """Connect. Raises `KafkaError`."""
-        self._producer = AIOKafkaProducer(
+        self._producer = await self._connected()
+        self._task = asyncio.create_task(self._run(), name="event-sink")
+
+    async def _connected(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
             **self._options,
             acks="all",
             enable_idempotence=self._idempotent,
             max_request_size=MAX_RECORD_BYTES,
             max_batch_size=BATCH_BYTES,
         )
-        await self._producer.start()
-        self._task = asyncio.create_task(self._run(), name="event-sink")
+        try:
+            async with asyncio.timeout(RENEW_TIMEOUT_S):
+                await producer.start()
+        except BaseException:
+            await stop_producer(producer)
+            raise
+        return producer
 
     def emit(self, output: Output) -> None:
         """Send this record soon."""
@@ -78,9 +93,12 @@ class EventSink:
 
     async def _run(self) -> None:
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), CHECK_S)
             if not self._stopping:
                 await asyncio.sleep(LINGER_S)
+            if not await self._fresh():
+                continue
             self._wake.clear()
             outputs = list(self._buffer)
             self._buffer.clear()
@@ -88,6 +106,20 @@ class EventSink:
                 await self._send(outputs)
             if self._stopping and not self._buffer:
                 return
+
+    async def _fresh(self) -> bool:
+        """A producer that works, another one if need be; False after a pause when there is none to be had now."""
+        if not self._worn and not _ended(self.producer):
+            return True
+        try:
+            fresh = await self._connected()
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.warning("progress events wait for the brokers", waiting=len(self._buffer), error=repr(error))
+            await asyncio.sleep(RENEW_PAUSE_S)
+            return False
+        worn, self._producer, self._worn = self.producer, fresh, False
+        await stop_producer(worn)
+        return True
 
     async def _send(self, outputs: list[Output]) -> None:
         try:
@@ -98,4 +130,11 @@ class EventSink:
                     raise outcome
         except Exception as error:  # best effort: whatever it is, the next events must still be sent
             self.dropped += len(outputs)
+            self._worn = True
             log.warning("progress events lost", count=len(outputs), error=repr(error))
+
+
+def _ended(producer: AIOKafkaProducer) -> bool:
+    """Whether its own task is over: then it sends nothing, and takes everything."""
+    sender = producer._sender
+    return sender is not None and sender.sender_task is not None and sender.sender_task.done()

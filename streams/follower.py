@@ -1,7 +1,8 @@
 """A topic that every worker reads whole and then follows: no group, no commits, all partitions.
 
 In: a topic and what to do with each record. Out: that, from the log's beginning, for ever. `catch_up` waits until everything
-acknowledged before the call was applied. Whatever goes wrong while reading is tried again; it never writes.
+acknowledged before the call was applied. Whatever goes wrong while reading is tried again, with another consumer if need be; it
+never writes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from streams.engine.commit import CLOSE_TIMEOUT_S
+from streams.engine.group import close, dead_task
 
 log = structlog.get_logger(__name__)
 
@@ -38,23 +42,32 @@ class Follower:
 
     async def start(self) -> None:
         """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
-        consumer = self._consumer = AIOKafkaConsumer(
+        self._consumer = await self._connected()
+        self._task = asyncio.create_task(self._follow(), name=f"follow-{self._topic}")
+        async with asyncio.timeout(LOAD_TIMEOUT_S):
+            await self._reach_end(self._consumer)
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        """A consumer that reads on from where the last one was, or from the beginning."""
+        consumer = AIOKafkaConsumer(
             **self._options, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
         )
-        await consumer.start()
-        numbers = consumer.partitions_for_topic(self._topic)
-        if not numbers:
-            await consumer._client.add_topic(self._topic)
-            numbers = consumer.partitions_for_topic(self._topic) or {0}
-        tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
-        consumer.assign(tps)
-        begins = await consumer.beginning_offsets(tps)
-        for tp in tps:
-            consumer.seek(tp, begins[tp])
-        self._positions = dict(begins)
-        self._task = asyncio.create_task(self._follow(consumer), name=f"follow-{self._topic}")
-        async with asyncio.timeout(LOAD_TIMEOUT_S):
-            await self._reach_end(consumer)
+        try:
+            await consumer.start()
+            numbers = consumer.partitions_for_topic(self._topic)
+            if not numbers:
+                await consumer._client.add_topic(self._topic)
+                numbers = consumer.partitions_for_topic(self._topic) or {0}
+            tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
+            consumer.assign(tps)
+            begins = await consumer.beginning_offsets(tps)
+        except BaseException:
+            await close(consumer, CLOSE_TIMEOUT_S)
+            raise
+        self._positions = {tp: self._positions.get(tp, begin) for tp, begin in begins.items()}
+        for tp, position in self._positions.items():
+            consumer.seek(tp, position)
+        return consumer
 
     async def stop(self) -> None:
         """Stop following."""
@@ -89,9 +102,10 @@ class Follower:
             self._moved.clear()
             await self._moved.wait()
 
-    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+    async def _follow(self) -> None:
         while True:
             try:
+                consumer = await self._living()
                 batches = await consumer.getmany(timeout_ms=1000)
                 for tp, records in batches.items():
                     for record in records:
@@ -104,3 +118,16 @@ class Follower:
                 log.warning("reading a topic failed; trying again", topic=self._topic, error=repr(error))
                 await asyncio.sleep(1)
             self._moved.set()
+
+    async def _living(self) -> AIOKafkaConsumer:
+        """The consumer, or another one when aiokafka's fetching has ended: polls would find nothing for ever."""
+        consumer = self._consumer
+        if consumer is None:
+            raise RuntimeError("the follower is not started")
+        if (dead := dead_task(consumer)) is not None:
+            log.error("a topic is no longer fetched; reading it with another consumer", topic=self._topic, task=dead[0])
+            fresh = await self._connected()
+            self._consumer = fresh
+            await close(consumer, CLOSE_TIMEOUT_S)
+            return fresh
+        return consumer

@@ -120,12 +120,14 @@ async def reach(settings: Settings, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     reason = f"no answer within {timeout_s:g} s"
     while True:
-        for host, port in _addresses(settings):
+        addresses = _addresses(settings)
+        for at, (host, port) in enumerate(addresses):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 break
             try:
-                await _answers(options, host, port, min(left_s, CONNECT_TIMEOUT_S))
+                # One that is frozen takes connections and says nothing: it must leave time for the others.
+                await _answers(options, host, port, min(left_s / (len(addresses) - at), CONNECT_TIMEOUT_S))
             except (kafka_errors.KafkaError, OSError, UnicodeError) as error:  # UnicodeError: a name too long for DNS
                 reason = _reason(error, settings)
                 if _hopeless(error):
@@ -284,6 +286,8 @@ class ExpectedNoise(logging.Filter):
             return True
         if record.levelno < logging.WARNING:
             return False
+        if record.name == "asyncio":
+            return not _aftermath(record)
         template = str(record.msg)
         causes = [arg for arg in _args(record) if _is_kafka_error(arg)]
         if any(template.startswith(text) for text in _EVERYDAY) or any(_retried(cause) for cause in causes):
@@ -317,6 +321,12 @@ _CONNECTION = (
 _NOISE = ExpectedNoise()
 
 
+def _aftermath(record: logging.LogRecord) -> bool:
+    """What asyncio tells of a producer of aiokafka's that was given up: futures nobody waits for, batches forgotten twice."""
+    error = record.exc_info[1] if record.exc_info else None
+    return isinstance(error, kafka_errors.KafkaError) or "MessageAccumulator" in record.getMessage()
+
+
 def _args(record: logging.LogRecord) -> tuple[Any, ...]:
     return record.args if isinstance(record.args, tuple) else ()
 
@@ -337,6 +347,6 @@ def _retried(error: Any) -> bool:
 
 def quiet_logs() -> None:
     """Keep aiokafka's expected, self-healing errors out of the user's sight; at level DEBUG everything passes. Idempotent."""
-    for name in ("aiokafka", *logging.Logger.manager.loggerDict):
-        if name == "aiokafka" or name.startswith("aiokafka."):
+    for name in ("aiokafka", "asyncio", *logging.Logger.manager.loggerDict):
+        if name in ("aiokafka", "asyncio") or name.startswith("aiokafka."):
             logging.getLogger(name).addFilter(_NOISE)

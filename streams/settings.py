@@ -117,6 +117,7 @@ class DispatchSettings(Section):
     blocked_after: DurationMs = 60_000
     idempotency_window: DurationMs = 24 * 3_600_000
     idempotency_ids: Annotated[int, Field(ge=64, le=10_000_000)] = 250_000
+    stall_after: Annotated[DurationMs, Field(ge=1000)] = 30_000
     max_task_bytes: Annotated[int, Field(ge=1)] = 1024 * 1024
     max_answer_bytes: Annotated[int, Field(ge=1)] = 768 * 1024
     commit_interval_max: DurationMs = 50

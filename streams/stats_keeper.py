@@ -11,9 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import structlog
-from aiokafka.errors import KafkaError
 
-from streams.kafka import BrokerUnreachable
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -78,8 +76,8 @@ class StatsKeeper:
             try:
                 await self._new()
                 await asyncio.wait_for(self.wait_ready(), MAX_PAUSE_S)
-            except (KafkaError, BrokerUnreachable, OSError, TimeoutError) as error:
-                log.warning("statistics could not be started", error=repr(error))
+            except Exception as error:  # whatever it is, nobody else would start them again
+                log.warning("statistics could not be started", error=repr(error), pause_s=pause_s)
             else:
                 pause_s = PAUSE_S
 

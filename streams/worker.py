@@ -32,6 +32,7 @@ from streams.control_table import ControlTable
 from streams.engine.batcher import Batcher
 from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
 from streams.engine.engine import Engine, EngineConfig
+from streams.engine.watchdog import Watchdog
 from streams.event_sink import EventSink
 from streams.kafka import (
     BrokerUnreachable,
@@ -245,9 +246,16 @@ async def _dispatch(
     )
     watching = asyncio.create_task(watch.run(), name="block-watch")
     stack.callback(watching.cancel)
+    watchdog = asyncio.create_task(Watchdog(engine, settings.dispatch.stall_after / 1000).run(), name="watchdog")
+    stack.push_async_callback(_ended, watchdog)
     web.engine = engine
     web.agents = agents
     return engine
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=REACH_TIMEOUT_S)
 
 
 async def _ready(station: _Station) -> None:

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
+from streams.engine.faults import passing
 from streams.rules.records import Output
 
 Offsets = dict[TopicPartition, OffsetAndMetadata]
@@ -28,7 +29,14 @@ CLOSE_TIMEOUT_S = 5.0
 
 
 class Fenced(Exception):
-    """This owner may write no more: the partition must be started again from what is committed, or given up."""
+    """This owner may write no more: the partition must be started again from what is committed, or given up.
+
+    `passing`: a wait may mend it; no number of such ends says that it is hopeless.
+    """
+
+    def __init__(self, message: str, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class Committer(Protocol):
@@ -87,7 +95,7 @@ class TransactionalCommitter:
             self._batcher.lower_limits()
             raise Fenced(f"{self._id}: {error!r}") from error
         except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
-            raise Fenced(f"{self._id}: {error!r}") from error
+            raise Fenced(f"{self._id}: {error!r}", passing(error)) from error
 
     async def close(self) -> None:
         producer, self._producer = self._producer, None
@@ -115,7 +123,7 @@ class PlainCommitter:
             self._batcher.lower_limits()
             raise Fenced(f"outputs refused: {error!r}") from error
         except Exception as error:
-            raise Fenced(f"outputs or offsets refused: {error!r}") from error
+            raise Fenced(f"outputs or offsets refused: {error!r}", passing(error)) from error
 
     async def close(self) -> None:
         return

@@ -15,14 +15,15 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from schemas.topics import full_name
-from streams.engine.commit import CLOSE_TIMEOUT_S, Committer, Fenced
-from streams.engine.feed import POLL_MS, Feed
-from streams.engine.home import Handler, Head, Home
+from streams.engine import group
+from streams.engine.commit import Committer, Fenced
+from streams.engine.faults import passing
+from streams.engine.feed import Feed
+from streams.engine.home import Handler, Home
 from streams.engine.state_reader import StateReader
 
 log = structlog.get_logger(__name__)
@@ -30,11 +31,12 @@ log = structlog.get_logger(__name__)
 RESTART_PAUSE_S = 1.0
 MAX_REOPEN_PAUSE_S = 30.0
 MAX_LOSSES = 8
-"""Starts of one partition in a row without a commit: more is a fault that a start does not mend."""
+"""Starts of one partition without a commit that ended in a fault which no wait mends: more, and a start does not either."""
 START_TRIES = 30
-FETCH_BYTES = 512 * 1024
-METADATA_MAX_AGE_MS = 30_000
-"""How soon added partitions are seen."""
+"""Starts of one partition in a row that were refused. Brokers that are away refuse nothing."""
+BUG_TRIES = 3
+TELL_EVERY = 6
+MAX_START_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,10 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._started: list[_Start] = []
         self._owned: set[int] = set()
         self._losses: dict[int, int] = {}
+        self._hopeless: dict[int, int] = {}
         self._room = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._stopping = self._renewing = False
         self._consumer: AIOKafkaConsumer | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -130,42 +133,47 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def start(self) -> None:
         """Join the group and begin to fetch. Raises `KafkaError`."""
-        config = self.config
-        session_ms = int(config.session_timeout_s * 1000)
-        self._consumer = AIOKafkaConsumer(
-            **config.options,
-            group_id=config.group,
-            group_instance_id=config.instance_id,
-            partition_assignment_strategy=(RangePartitionAssignor,),
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            session_timeout_ms=session_ms,
-            heartbeat_interval_ms=max(session_ms // 5, 200),
-            # A revoke may take two drains and a stop, after up to one heartbeat.
-            rebalance_timeout_ms=session_ms + int((2 * config.drain_timeout_s + CLOSE_TIMEOUT_S) * 1000),
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
-            max_poll_interval_ms=24 * 3600 * 1000,
-            max_partition_fetch_bytes=FETCH_BYTES,
-            fetch_max_wait_ms=POLL_MS,
-            retry_backoff_ms=100,
-        )
-        await self._consumer.start()
-        self._feed = Feed(self._consumer, self.homes, self._names, config.max_in_flight, self._room, self._fail)
-        self._consumer.subscribe(list(self._names), listener=self)
-        self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{config.group}")
+        self._begin(await group.connected(self.config))
+
+    def _begin(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self.feed = Feed(consumer, self.homes, self._names, self.config.max_in_flight, self._room, self._fail)
+        consumer.subscribe(list(self._names), listener=self)
+        self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{self.config.group}")
 
     async def stop(self) -> None:
         """Drain, commit, leave. What is not finished within the drain time is left to the next owner."""
         self._stopping = True
-        self._room.set()
-        if self._loop_task is not None:
-            await self._loop_task
+        await self._end_loop()
         await self._release(self.config.stop_timeout_s)
         if self._consumer is not None:
-            with contextlib.suppress(KafkaError, TimeoutError):
-                async with asyncio.timeout(self.config.drain_timeout_s):
-                    await self._consumer.stop()
+            await group.close(self._consumer, self.config.drain_timeout_s)
+
+    async def renew(self) -> None:
+        """Give up a consumer that is broken and join anew with another one; brokers that are away are waited for."""
+        self._renewing = True
+        try:
+            self.assigned.clear()
+            await self._end_loop()
+            await self._release(self.config.drain_timeout_s)
+            await group.close(self.consumer, self.config.drain_timeout_s)
+            consumer = await group.connected_again(self.config, given_up=lambda: self._stopping)
+        except KafkaError as error:
+            self._fail(error)
+            return
+        finally:
+            self._renewing = False
+        if consumer is not None:
+            self._begin(consumer)
+
+    async def _end_loop(self) -> None:
+        """The fetch loop ends by itself, or is ended: a broken consumer may hold it."""
+        self._room.set()
+        if self._loop_task is not None:
+            _, stuck = await asyncio.wait([self._loop_task], timeout=self.config.drain_timeout_s)
+            for task in stuck:
+                task.cancel()
+                await asyncio.wait(stuck, timeout=1)
 
     # Assignment
 
@@ -176,7 +184,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         """Hold everything until its home is open. No heartbeat runs while this does: the opening is left to tasks."""
-        if self._stopping:
+        if self._stopping or self._renewing:
             return
         self.consumer.pause(*assigned)
         self._owned = {tp.partition for tp in assigned}
@@ -208,26 +216,36 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def _open(self, number: int, pause_s: float) -> None:
         """Fence, read what is committed, hand over to the fetch loop; again and again until it works or is revoked."""
-        for attempt in range(START_TRIES):
+        refused = tries = 0
+        while refused < START_TRIES:
             await asyncio.sleep(pause_s)
             home = self._new_home(number)
             try:
                 await home.committer.start()
-                heads, state = await asyncio.gather(self._heads(home), self._state(number))
+                heads, state = await asyncio.gather(
+                    group.heads(self.consumer, home, self.config.exact_ends), self._state(number)
+                )
                 home.open(heads, self._make_handler(home, state))
             except (KafkaError, TimeoutError) as error:
-                log.warning("partition could not be opened; trying again", partition=number, error=repr(error))
+                tries += 1
+                tell = log.warning if tries <= TELL_EVERY or tries % TELL_EVERY == 0 else log.debug
+                tell("partition could not be opened; trying again", partition=number, tries=tries, error=repr(error))
                 await home.close()
-                pause_s = min(RESTART_PAUSE_S * (attempt + 1), 10.0)
+                refused += not passing(error)
+                pause_s = min(max(RESTART_PAUSE_S, pause_s * 2), MAX_START_PAUSE_S)
                 continue
             except asyncio.CancelledError:
                 await home.close()
                 raise
-            except Exception as error:  # our own fault: nobody would come back to this partition
+            except Exception as error:  # our own fault, or aiokafka's: nobody would come back to this partition
                 log.exception("opening a partition broke the worker's own code", partition=number)
                 await home.close()
-                self._fail(error)
-                return
+                refused += START_TRIES // BUG_TRIES
+                if refused >= START_TRIES:
+                    self._fail(error)
+                    return
+                pause_s = RESTART_PAUSE_S
+                continue
             self._starting.pop(number, None)
             self._started.append(_Start(home, {source: home.ledgers[source].head for source in heads}))
             self._room.set()
@@ -247,36 +265,18 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             on_lost=self._restart,
         )
 
-    async def _heads(self, home: Home) -> dict[str, Head]:
-        """What the last owner committed, read after it was fenced; a group without commits starts at the log's beginning."""
-        tps = list(home.partitions.values())
-        # The public `committed()` drops the metadata, which holds the offset map.
-        committed = await self.consumer._coordinator.fetch_committed_offsets(tps)
-        begins = await self.consumer.beginning_offsets(tps)
-        ends = await self.consumer.end_offsets(tps)
-        heads: dict[str, Head] = {}
-        for source, tp in home.partitions.items():
-            known = committed.get(tp)
-            if known is None or known.offset < 0:
-                heads[source] = Head(begins[tp], "", False)
-            elif self.config.exact_ends and known.offset > ends[tp]:
-                log.warning("the committed offset lies beyond the log; the topic was made anew: starting at its beginning",
-                            topic=tp.topic, partition=tp.partition, committed=known.offset, end=ends[tp])  # fmt: skip
-                heads[source] = Head(begins[tp], "", False)
-            else:
-                heads[source] = Head(known.offset, known.metadata or "", True)
-        return heads
-
     def _restart(self, home: Home, error: Fenced) -> None:
         """A home was fenced or lost its way: open it again from what is committed, unless it is no longer ours.
 
         The pause outlasts a heartbeat: a worker that was frozen learns first that its partitions went elsewhere.
         """
-        losses = 1 if home.commits else self._losses.get(home.number, 0) + 1
-        self._losses[home.number] = losses
+        if home.commits:
+            self._losses[home.number] = self._hopeless[home.number] = 0
+        losses = self._losses[home.number] = self._losses.get(home.number, 0) + 1
+        hopeless = self._hopeless[home.number] = self._hopeless.get(home.number, 0) + (not error.passing)
         log.warning("partition lost its place; reopening", partition=home.number, losses=losses, reason=str(error))
-        if losses >= MAX_LOSSES:
-            self._fail(RuntimeError(f"partition {home.number} could not commit in {losses} starts: {error}"))
+        if hopeless >= MAX_LOSSES:
+            self._fail(RuntimeError(f"partition {home.number} could not commit in {hopeless} starts: {error}"))
             return
         self._on_assigned()  # it may have stumbled over a topic that changed
         if self.homes.get(home.number) is home:
@@ -288,7 +288,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             self._pause(home)
         await home.close()
         pause_s = max(RESTART_PAUSE_S, self.config.session_timeout_s / 4)
-        await asyncio.sleep(min(pause_s * 2 ** (losses - 1), MAX_REOPEN_PAUSE_S))
+        await asyncio.sleep(min(pause_s * 2 ** min(losses - 1, 8), MAX_REOPEN_PAUSE_S))
         taken = {*self._starting, *self.homes, *(start.home.number for start in self._started)}
         if home.number in self._owned and home.number not in taken and not self._stopping:
             self._start_home(home.number)
@@ -313,9 +313,9 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def _fetch_loop(self) -> None:
         try:
-            while not self._stopping:
+            while not (self._stopping or self._renewing):
                 self._admit()
-                await self._feed.turn(hurry=bool(self._started))
+                await self.feed.turn(hurry=bool(self._started))
         except Exception as error:
             log.exception("fetching failed")
             self._fail(error)

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from streams.engine.faults import passing
 from streams.engine.home import Home
 from streams.engine.salvage import salvage
 
@@ -26,8 +27,9 @@ POLL_RECORDS = 500
 FULL_CHECK = 32
 UNREADABLE_PAUSE_S = 30.0
 LISTEN_PAUSE_S = 1.0
+FAILED_PAUSE_S = 0.1
 GIVE_UP_S = 60.0
-"""Polls that fail for so long without one that works: the group's own task is dead."""
+"""Polls that are refused for so long without one that works: no wait will mend it."""
 
 
 class Feed:
@@ -52,7 +54,19 @@ class Feed:
         self._room = room
         self._fail = failed
         self._alone: list[TopicPartition] = []
+        self._aside: set[TopicPartition] = set()
+        self._wanted: list[TopicPartition] = []
         self._failing_since: float | None = None
+
+    @property
+    def polled(self) -> list[TopicPartition]:
+        """What is polled for now: there is room for it and nothing of it waits; not what is set aside."""
+        return [tp for tp in self._wanted if tp not in self._aside and tp.partition in self._homes]
+
+    @property
+    def failing_s(self) -> float:
+        """For how long every poll has failed, seconds."""
+        return 0.0 if self._failing_since is None else asyncio.get_running_loop().time() - self._failing_since
 
     async def turn(self, hurry: bool = False) -> None:
         """Hand over what there is, then poll once, or wait for room. `hurry`: something else waits for the end of this turn."""
@@ -86,7 +100,7 @@ class Feed:
 
     async def _fetch(self) -> None:
         self._room.clear()
-        wanted = [
+        wanted = self._wanted = [
             home.partitions[source]
             for home in self._homes.values()
             for source, inbox in home.inboxes.items()
@@ -133,6 +147,7 @@ class Feed:
             self._rewind(wanted)
             self._alone = wanted
             self._poll_failed(error)
+            await asyncio.sleep(FAILED_PAUSE_S)  # a group's error comes at once, again and again
             return
         self._failing_since = None
         if not batches:
@@ -171,7 +186,7 @@ class Feed:
         log.warning("the group or a poll failed; trying again", error=repr(error))
         if self._failing_since is None:
             self._failing_since = now
-        elif now - self._failing_since > GIVE_UP_S:
+        elif now - self._failing_since > GIVE_UP_S and not passing(error):
             self._fail(error)
 
     def _set_aside(self, tp: TopicPartition, error: Exception) -> None:
@@ -179,9 +194,11 @@ class Feed:
         log.error("a partition cannot be read", topic=tp.topic, partition=tp.partition, error=repr(error))
         with contextlib.suppress(IllegalStateError):
             self._consumer.pause(tp)
+        self._aside.add(tp)
         asyncio.get_running_loop().call_later(UNREADABLE_PAUSE_S, self._take_back, tp)
 
     def _take_back(self, tp: TopicPartition) -> None:
+        self._aside.discard(tp)
         home = self._homes.get(tp.partition)
         if home is not None and home.ready:
             with contextlib.suppress(IllegalStateError):

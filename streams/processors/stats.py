@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 15.0
+LOOK_S = 5.0
 QUIET = ("faust", "mode", "streams.statistics")  # mode logs every start and stop under the name of the class's module
 
 
@@ -67,6 +68,7 @@ class StatsProcessor:
         self._tasks = [
             asyncio.create_task(self._folder.run(), name="stats-fold"),
             asyncio.create_task(self._carry(app), name="stats-faust"),
+            asyncio.create_task(self._watch(app), name="stats-watch"),
         ]
 
     async def _read(self, stream: Any) -> None:
@@ -88,6 +90,14 @@ class StatsProcessor:
             raise
         except Exception as error:
             self._fail(error)
+
+    async def _watch(self, app: StatsApp) -> None:
+        """Nobody else notices when the consumer's own tasks have ended."""
+        while self._error is None:
+            await asyncio.sleep(LOOK_S)
+            dead = app.ledger.dead() if self._folder.ready else None
+            if dead is not None:
+                self._fail(RuntimeError(dead))
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:

@@ -22,6 +22,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from streams.engine.group import dead_task
 from streams.rules.ledger import Ledger
 from streams.statistics import changelog
 
@@ -192,6 +193,12 @@ class LedgerConsumer(driver.Consumer):
         if message.epoch == self.epoch:
             self._ledgers[message.tp].done(message.offset)
             self.rereads = 0
+
+    def dead(self) -> str | None:
+        """Which of aiokafka's own tasks has ended, if any: Faust would wait for its records for ever."""
+        consumer = getattr(self._thread, "_consumer", None)
+        found = None if consumer is None else dead_task(consumer)
+        return None if found is None else f"aiokafka's {found[0]} task has ended: {found[1]!r}"
 
     def in_flight(self) -> int:
         """Points fetched that are not done."""

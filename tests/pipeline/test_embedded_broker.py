@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +49,19 @@ async def test_it_starts_answers_and_leaves_no_process(settings_for: SettingsFor
     with pytest.raises(EmbeddedBrokerError, match="not running"):
         _ = broker.bootstrap_servers
     await broker.stop()
+
+
+async def test_a_frozen_address_does_not_hide_one_that_answers(
+    embedded: EmbeddedBroker, settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first takes connections and says nothing; there is time left for the second."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        frozen = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(
+            "streams.kafka.collect_hosts",
+            lambda servers: [(host, int(port), 0) for host, port in (at.split(":") for at in servers.split(","))],
+        )
+        await reach(settings_for(f"{frozen},{embedded.bootstrap_servers}"), 2.0)
 
 
 async def test_two_of_them_do_not_meet(settings_for: SettingsFor) -> None:

@@ -187,9 +187,9 @@ def register(bootstrap: str, prefix: str, *registrations: dict[str, Any]) -> Non
 
 
 class Tap:
-    """Reads a topic from its beginning, committed records only."""
+    """Reads a topic from its beginning, committed records only. `config`: more for confluent-kafka."""
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, bootstrap: str, topic: str, **config: Any) -> None:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -198,6 +198,7 @@ class Tap:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 50,
+                **config,
             }
         )
         metadata = self._consumer.list_topics(topic, timeout=10).topics[topic]

@@ -7,12 +7,20 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from aiokafka.errors import CorruptRecordException, KafkaError
+from aiokafka.errors import (
+    CorruptRecordException,
+    GroupAuthorizationFailedError,
+    InvalidSessionTimeoutError,
+    KafkaError,
+    NodeNotReadyError,
+    TransactionalIdAuthorizationFailed,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from schemas.topics import INTAKE
 from streams.engine import engine as engine_module
 from streams.engine import feed as feed_module
+from streams.engine import group as group_module
 from streams.engine.commit import Fenced, Offsets
 from streams.engine.engine import Engine, EngineConfig
 from streams.engine.home import Home
@@ -101,14 +109,13 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
     """Makes rigs that are started, and stops them."""
     made: list[Rig] = []
     monkeypatch.setattr(engine_module, "RESTART_PAUSE_S", 0.005)
-    monkeypatch.setattr(engine_module, "POLL_MS", 20)
     monkeypatch.setattr(engine_module, "MAX_REOPEN_PAUSE_S", 0.05)
     monkeypatch.setattr(feed_module, "POLL_MS", 20)
 
     async def make(**fields: Any) -> Rig:
         one = Rig(**fields)
         made.append(one)
-        monkeypatch.setattr(engine_module, "AIOKafkaConsumer", lambda **options: one.consumer)
+        monkeypatch.setattr(group_module, "AIOKafkaConsumer", lambda **options: one.consumer)
         await one.engine.start()
         return one
 
@@ -278,20 +285,45 @@ async def test_what_cannot_be_opened_at_all_fails_the_engine(rig: MakeRig, monke
     """After a bounded number of tries, and `failed` says which partition it was."""
     monkeypatch.setattr(engine_module, "START_TRIES", 2)
     one = await rig()
-    one.prepare = lambda committer: committer.start_errors.append(KafkaError("away"))
+    one.prepare = lambda committer: committer.start_errors.append(TransactionalIdAuthorizationFailed())
     await one.consumer.assign(*tps(3))
     with pytest.raises(RuntimeError, match="partition 3 could not be opened in 2 tries"):
         await asyncio.wait_for(one.engine.failed(), 5)
 
 
+async def test_brokers_that_are_away_are_waited_for(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often they do not answer, at a start or at a commit, the engine goes on."""
+    monkeypatch.setattr(engine_module, "START_TRIES", 2)
+    monkeypatch.setattr(engine_module, "MAX_LOSSES", 2)
+    monkeypatch.setattr(engine_module, "MAX_START_PAUSE_S", 0.005)
+    monkeypatch.setattr(engine_module, "MAX_REOPEN_PAUSE_S", 0.005)
+    one = await rig()
+    starts = [NodeNotReadyError(), TimeoutError(), KafkaError("it broke")] * 3
+
+    def prepare(committer: StoringCommitter) -> None:
+        if starts:
+            committer.start_errors.append(starts.pop())
+        elif len(one.committers) < 15:
+            committer.script.append(Fenced("no replicas", passing=True))
+
+    one.prepare = prepare
+    one.consumer.write(TASKS, 1)
+    await one.ready()
+    await until(lambda: len(one.committers) == 15)
+    await until(lambda: one.engine.ready and one.taken)
+    one.finish(0)
+    await until(lambda: one.committed() == 1)
+    assert not one.engine._failure.done()
+
+
 async def test_a_bug_while_opening_fails_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A partition that stays shut without a word would be waited for, for ever."""
     one = await rig()
-    monkeypatch.setattr(one.consumer, "_coordinator", None)
+    monkeypatch.setattr(one.consumer, "fetch_committed_offsets", None)
     await one.consumer.assign(*tps(0))
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         await asyncio.wait_for(one.engine.failed(), 5)
-    assert one.committers[0].closed == 1
+    assert [committer.closed for committer in one.committers] == [1] * engine_module.BUG_TRIES
 
 
 async def test_revoke_drains_and_commits_before_it_returns(rig: MakeRig) -> None:
@@ -394,15 +426,34 @@ async def test_a_poll_that_fails_loses_nothing_of_other_partitions(
     assert len(set(taken())) == 60
 
 
-async def test_polls_that_fail_for_long_fail_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The group's own task is dead, say: better to end with the reason than to try for ever."""
+async def test_polls_that_are_refused_for_long_fail_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better to end with the reason than to try for ever."""
     monkeypatch.setattr(feed_module, "GIVE_UP_S", 0.05)
+    monkeypatch.setattr(feed_module, "FAILED_PAUSE_S", 0.005)
     monkeypatch.setattr(feed_module, "UNREADABLE_PAUSE_S", 0.01)
     one = await rig()
     await one.ready()
-    one.consumer.group_error = KafkaError("dead")
-    with pytest.raises(KafkaError, match="dead"):
+    one.consumer.group_error = GroupAuthorizationFailedError("g")
+    with pytest.raises(GroupAuthorizationFailedError):
         await asyncio.wait_for(one.engine.failed(), 5)
+
+
+async def test_polls_that_fail_for_want_of_brokers_are_waited_out(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine stays, tells for how long it has been so, and goes on with nothing lost."""
+    monkeypatch.setattr(feed_module, "GIVE_UP_S", 0.05)
+    monkeypatch.setattr(feed_module, "FAILED_PAUSE_S", 0.005)
+    monkeypatch.setattr(feed_module, "UNREADABLE_PAUSE_S", 0.01)
+    one = await rig()
+    await one.ready()
+    one.consumer.group_error = NodeNotReadyError()
+    one.consumer.write(TASKS, 3)
+    await until(lambda: one.engine.feed.failing_s > 0.2)
+    assert not one.engine._failure.done()
+    one.consumer.group_error = None
+    await until(lambda: one.taken == [0, 1, 2])
+    assert one.engine.feed.failing_s == 0
 
 
 async def test_a_group_error_is_heard_without_any_partition(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,8 +461,8 @@ async def test_a_group_error_is_heard_without_any_partition(rig: MakeRig, monkey
     monkeypatch.setattr(feed_module, "GIVE_UP_S", 0.05)
     monkeypatch.setattr(feed_module, "LISTEN_PAUSE_S", 0.01)
     one = await rig()
-    one.consumer.group_error = KafkaError("no such session timeout")
-    with pytest.raises(KafkaError, match="session timeout"):
+    one.consumer.group_error = InvalidSessionTimeoutError("no such session timeout")
+    with pytest.raises(InvalidSessionTimeoutError, match="session timeout"):
         await asyncio.wait_for(one.engine.failed(), 5)
 
 

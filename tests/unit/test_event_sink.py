@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, OutOfOrderSequenceNumber
 
 from streams import event_sink
 from streams.event_sink import EventSink
@@ -16,13 +17,21 @@ from tests.support.homes import until
 
 
 class FakeProducer:
-    """Connects to nothing."""
+    """Connects to nothing; `away`: how many starts find no broker, of all producers together."""
+
+    away = 0
+    started = 0
 
     def __init__(self, **options: Any) -> None:
         self.stopped = 0
+        self._sender: Any = None
 
     async def start(self) -> None:
-        """Nothing."""
+        """Count it."""
+        if FakeProducer.away:
+            FakeProducer.away -= 1
+            raise KafkaConnectionError("away")
+        FakeProducer.started += 1
 
     async def stop(self) -> None:
         """Count it."""
@@ -66,6 +75,10 @@ async def sink(monkeypatch: pytest.MonkeyPatch, batcher: FakeBatcher) -> EventSi
     """A sink that is not started."""
     monkeypatch.setattr(event_sink, "AIOKafkaProducer", FakeProducer)
     monkeypatch.setattr(event_sink, "LINGER_S", 0.001)
+    monkeypatch.setattr(event_sink, "CHECK_S", 0.02)
+    monkeypatch.setattr(event_sink, "RENEW_PAUSE_S", 0.005)
+    monkeypatch.setattr(FakeProducer, "started", 0)
+    monkeypatch.setattr(FakeProducer, "away", 0)
     made = EventSink({}, "t.", idempotent=False)
     made.batcher = cast("Any", batcher)
     return made
@@ -121,6 +134,35 @@ async def test_what_the_broker_refuses_is_counted_and_the_next_goes_out(
     sink.emit(event(2))
     await until(lambda: batcher.sent)
     assert numbers(batcher.sent) == [2]
+    await sink.stop()
+
+
+async def test_a_producer_that_failed_is_replaced(sink: EventSink, batcher: FakeBatcher) -> None:
+    """What comes while no broker is there waits for the next one; the old one is stopped."""
+    await sink.start()
+    first = cast("Any", sink.producer)
+    batcher.refused.append(OutOfOrderSequenceNumber())
+    FakeProducer.away = 3
+    sink.emit(event(0))
+    await until(lambda: sink.dropped == 1)
+    sink.emit(event(1))
+    await until(lambda: batcher.sent)
+    assert numbers(batcher.sent) == [1]
+    assert (FakeProducer.started, FakeProducer.away) == (2, 0)
+    assert sink.producer is not first
+    await until(lambda: first.stopped == 1)
+    await sink.stop()
+
+
+async def test_a_producer_whose_task_has_ended_is_replaced_unasked(sink: EventSink) -> None:
+    """Others use it as well; they cannot wait for the next event."""
+    await sink.start()
+    first = cast("Any", sink.producer)
+    over = asyncio.get_running_loop().create_future()
+    over.set_result(None)
+    first._sender = SimpleNamespace(sender_task=over)
+    await until(lambda: sink.producer is not first)
+    assert FakeProducer.started == 2
     await sink.stop()
 
 

@@ -124,6 +124,7 @@ async def test_a_commit_that_does_not_end_ends_the_home(rig: MakeRig, monkeypatc
     one.home.complete("tasks", 0, [out("a")])
     await until(lambda: one.lost)
     assert "did not end" in str(one.lost[0])
+    assert one.lost[0].passing
     assert one.home.closed
     assert one.committer.commits == []
 

@@ -129,6 +129,22 @@ def test_lost_connections_are_told_once_in_a_while() -> None:
     assert [noise.filter(line) for _ in range(3)] == [True, False, False]
 
 
+def test_the_aftermath_of_a_producer_that_was_given_up_is_hidden() -> None:
+    """asyncio tells of its futures and callbacks at ERROR; of everything else it must still tell."""
+
+    def told(message: str, error: Exception | None) -> logging.LogRecord:
+        info = None if error is None else (type(error), error, None)
+        return logging.LogRecord("asyncio", logging.ERROR, "", 0, message, (), info)
+
+    noise = ExpectedNoise()
+    unexpected = kafka_errors.KafkaError("Unexpected error during batch delivery")
+    assert not noise.filter(told("Future exception was never retrieved", unexpected))
+    forgotten = "Exception in callback MessageAccumulator._pop_batch.<locals>.cb()"
+    assert not noise.filter(told(forgotten, KeyError("batch")))
+    assert noise.filter(told("Future exception was never retrieved", ValueError("ours")))
+    assert noise.filter(told("Exception in callback ours()", KeyError("ours")))
+
+
 def test_debug_shows_everything() -> None:
     """Whoever asks for DEBUG gets it."""
     noise = ExpectedNoise()
@@ -150,7 +166,7 @@ def test_quiet_logs_reaches_every_logger_of_aiokafka_once() -> None:
     try:
         assert sum(isinstance(found, ExpectedNoise) for found in sender.filters) == 1
     finally:
-        for name in ["aiokafka", *logging.Logger.manager.loggerDict]:
+        for name in ["aiokafka", "asyncio", *logging.Logger.manager.loggerDict]:
             logger = logging.getLogger(name)
             for found in [found for found in logger.filters if isinstance(found, ExpectedNoise)]:
                 logger.removeFilter(found)

@@ -1,0 +1,137 @@
+"""The group's consumer: made, looked at from outside, and taken apart again even when it is broken.
+
+In: the engine's configuration. Out: an `AIOKafkaConsumer` that is connected and not subscribed; what the group committed. It
+reads aiokafka's own tasks because nothing else tells that one of them has died; it never polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
+
+from streams.engine.commit import CLOSE_TIMEOUT_S
+from streams.engine.faults import passing
+from streams.engine.feed import POLL_MS
+from streams.engine.home import Head, Home
+
+if TYPE_CHECKING:
+    from streams.engine.engine import EngineConfig
+
+log = structlog.get_logger(__name__)
+
+FETCH_BYTES = 512 * 1024
+METADATA_MAX_AGE_MS = 30_000
+"""How soon added partitions are seen."""
+JOIN_PAUSE_S = 1.0
+MAX_JOIN_PAUSE_S = 5.0
+JOIN_TRIES = 30
+"""Refusals in a row; brokers that are away refuse nothing."""
+
+
+async def connected(config: EngineConfig) -> AIOKafkaConsumer:
+    """A consumer of the group, started. Raises `KafkaError`, `OSError`; then nothing is left of it."""
+    session_ms = int(config.session_timeout_s * 1000)
+    consumer = AIOKafkaConsumer(
+        **config.options,
+        group_id=config.group,
+        group_instance_id=config.instance_id,
+        partition_assignment_strategy=(RangePartitionAssignor,),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=session_ms,
+        heartbeat_interval_ms=max(session_ms // 5, 200),
+        # A revoke may take two drains and a stop, after up to one heartbeat.
+        rebalance_timeout_ms=session_ms + int((2 * config.drain_timeout_s + CLOSE_TIMEOUT_S) * 1000),
+        metadata_max_age_ms=METADATA_MAX_AGE_MS,
+        max_poll_interval_ms=24 * 3600 * 1000,
+        max_partition_fetch_bytes=FETCH_BYTES,
+        fetch_max_wait_ms=POLL_MS,
+        retry_backoff_ms=100,
+    )
+    try:
+        await consumer.start()
+    except BaseException:
+        await close(consumer, CLOSE_TIMEOUT_S)
+        raise
+    return consumer
+
+
+async def connected_again(config: EngineConfig, given_up: Callable[[], bool]) -> AIOKafkaConsumer | None:
+    """As `connected`, waiting for brokers that are away; None once `given_up()`. Raises `KafkaError` when refused for long."""
+    pause_s, refused = JOIN_PAUSE_S, 0
+    while not given_up():
+        try:
+            return await connected(config)
+        except (KafkaError, OSError) as error:
+            log.warning("the group cannot be joined again yet", error=repr(error))
+            refused += not passing(error)
+            if refused >= JOIN_TRIES:
+                raise
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, MAX_JOIN_PAUSE_S)
+    return None
+
+
+async def heads(consumer: AIOKafkaConsumer, home: Home, exact_ends: bool) -> dict[str, Head]:
+    """What the last owner committed, read after it was fenced; a group without commits starts at the log's beginning."""
+    tps = list(home.partitions.values())
+    # The public `committed()` drops the metadata, which holds the offset map.
+    committed = await consumer._coordinator.fetch_committed_offsets(tps)
+    begins = await consumer.beginning_offsets(tps)
+    ends = await consumer.end_offsets(tps)
+    heads: dict[str, Head] = {}
+    for source, tp in home.partitions.items():
+        known = committed.get(tp)
+        if known is None or known.offset < 0:
+            heads[source] = Head(begins[tp], "", False)
+        elif exact_ends and known.offset > ends[tp]:
+            log.warning("the committed offset lies beyond the log; the topic was made anew: starting at its beginning",
+                        topic=tp.topic, partition=tp.partition, committed=known.offset, end=ends[tp])  # fmt: skip
+            heads[source] = Head(begins[tp], "", False)
+        else:
+            heads[source] = Head(known.offset, known.metadata or "", True)
+    return heads
+
+
+def dead_task(consumer: AIOKafkaConsumer) -> tuple[str, BaseException | None] | None:
+    """Which of aiokafka's own tasks has ended, and of what; None while all run. A dead one tells nobody, or the same for ever."""
+    for name, task in _tasks(consumer):
+        if name == "pending" or not task.done():
+            continue
+        error = None if task.cancelled() else task.exception()
+        # The others may end by themselves; if they broke nobody starts them again.
+        if error is not None or name in ("fetch", "coordination"):
+            return name, error
+    return None
+
+
+async def close(consumer: AIOKafkaConsumer, timeout_s: float) -> None:
+    """Leave the group and release everything within a bound, whatever state it is in."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await consumer.stop()
+    except Exception as error:  # it is given up because it is broken: its tasks' errors come out here
+        log.debug("the consumer did not stop cleanly", error=repr(error))
+        left = [task for _, task in _tasks(consumer) if not task.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=CLOSE_TIMEOUT_S)
+        await consumer._client.close()
+
+
+def _tasks(consumer: AIOKafkaConsumer) -> list[tuple[str, asyncio.Task[object]]]:
+    coordinator, fetcher = consumer._coordinator, consumer._fetcher
+    found = [
+        (name, getattr(coordinator, f"_{name}_task", None)) for name in ("coordination", "heartbeat", "commit_refresh")
+    ]
+    found.append(("fetch", getattr(fetcher, "_fetch_task", None)))
+    found += [("pending", task) for task in getattr(fetcher, "_pending_tasks", ())]
+    return [(name, task) for name, task in found if task is not None]

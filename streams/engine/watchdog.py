@@ -1,0 +1,99 @@
+"""Looks, on our own clock, whether the engine's consumer still works, and has it replaced when it does not.
+
+In: an engine, looked at every few seconds: aiokafka's own tasks, polls that keep failing, and our positions against the log ends
+that we ask the brokers for ourselves. Out: `engine.renew()`, with the reason in the log. Brokers that do not answer are no
+reason: what is not known is never called a stall. It never touches a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from streams.engine import group
+from streams.engine.engine import Engine
+from streams.engine.faults import passing
+from streams.rules.stall import StallRule
+
+log = structlog.get_logger(__name__)
+
+LOOKS = 6
+"""Looks within the time that makes a stall."""
+ASK_TIMEOUT_S = 10.0
+
+
+class Watchdog:
+    """`after_s`: how long a partition may stand still with records before it, or polls may fail, before anything is done."""
+
+    def __init__(self, engine: Engine, after_s: float) -> None:
+        self.renewals = 0
+        self._engine = engine
+        self._after_s = after_s
+        self._rule: StallRule[TopicPartition] = StallRule(after_s)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(self._after_s / LOOKS)
+            reason = await self.look()
+            if reason is not None:
+                log.error("the consumer stands still; joining anew with another one", reason=reason)
+                self.renewals += 1
+                self._rule.forget()
+                await self._engine.renew()
+
+    async def look(self) -> str | None:
+        """Why the consumer must be replaced; None when it need not, or when nobody can tell."""
+        consumer = self._engine.consumer
+        dead = group.dead_task(consumer)
+        # What was refused stays refused: the polls say so, and end the worker with the reason.
+        if dead is not None and (dead[1] is None or passing(dead[1])):
+            return f"aiokafka's {dead[0]} task has ended: {dead[1]!r}"
+        failing_s = self._engine.feed.failing_s
+        if failing_s >= self._after_s:
+            return f"every poll has failed for {failing_s:.0f} s"
+        polled = await _positions(consumer, self._engine.feed.polled)
+        stalled = self._rule.look(asyncio.get_running_loop().time(), polled, await _ends(consumer, list(polled)))
+        for tp, stall in stalled.items():
+            log.warning("a partition stands still", topic=tp.topic, partition=tp.partition, position=stall.position,
+                        end=stall.end, for_s=round(stall.for_s, 1))  # fmt: skip
+        if stalled:
+            return f"{len(stalled)} partitions stood still for {self._after_s:g} s with records before them"
+        return None
+
+
+async def _positions(consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    """Of those that have one; a rebalance takes them away."""
+    found: dict[TopicPartition, int] = {}
+    for tp in tps:
+        try:
+            async with asyncio.timeout(1):
+                found[tp] = await consumer.position(tp)
+        except (KafkaError, TimeoutError):
+            return {}
+    return found
+
+
+async def _ends(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+    """Asked in one go; when that fails each alone, so that a partition without a leader does not hide the others."""
+    if not tps:
+        return {}
+    together = await _end_offsets(consumer, tps)
+    if together:
+        return together
+    each = await asyncio.gather(*(_end_offsets(consumer, [tp]) for tp in tps))
+    return {tp: end for answer in each for tp, end in answer.items()}
+
+
+async def _end_offsets(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+    try:
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            return dict(await consumer.end_offsets(tps))
+    except Exception as error:  # whatever keeps brokers from answering, or aiokafka from asking: nothing is known then
+        log.debug("log ends could not be read", error=repr(error))
+        return {}
