@@ -22,6 +22,7 @@ from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from agents_io.http_transport import HttpTransport
+from agents_io.transports import Transports
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
@@ -170,8 +171,12 @@ async def _dispatch(
     sink = EventSink(options, settings.topic_prefix, idempotent=transactional)
     stack.push_async_callback(sink.stop)
     await sink.start()
-    transport = HttpTransport(
-        max_connections=settings.dispatch.max_in_flight, max_answer_bytes=settings.dispatch.max_answer_bytes
+    transport = Transports(
+        {
+            "http": HttpTransport(
+                max_connections=settings.dispatch.max_in_flight, max_answer_bytes=settings.dispatch.max_answer_bytes
+            )
+        }
     )
     stack.push_async_callback(transport.close)
     controls = ControlTable(options, settings.topic_prefix, lambda task_id: cancel(task_id))

@@ -238,11 +238,7 @@ class DispatchHandler:
             return
         if self._forwarded(job, agent.id, agent.id) or not self._claim(job, agent.id):
             return
-        if agent.transport != "http":
-            job.agent_id = agent.id
-            self._fail(job, Unsupported(f"agents of protocol {agent.transport!r} are not called by this version"))
-        else:
-            self._submit(job, agent)
+        self._submit(job, agent)
 
     def _arbitrate(self, job: Job) -> bool:
         """Any agent may answer this task: whether its id is a new one is decided in one place, the home of the id."""

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from agents_io.errors import AgentError
 from agents_io.transport import Answer, Call
+from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
 from streams.agent_table import AgentTable
 from streams.callers import CallerFactory
@@ -84,6 +85,10 @@ class FakeTransport:
         self.gate.set()
         self.cancelled = 0
 
+    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+        """Well."""
+        return True
+
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """As scripted."""
         self.calls.append((agent, call))
@@ -124,7 +129,7 @@ class Dispatching:
         parts = Parts(
             settings=self.settings,
             agents=cast("AgentTable", self.agents),
-            callers=CallerFactory(self.settings, self.transport, random.Random(1)),
+            callers=CallerFactory(self.settings, Transports({"http": self.transport}), random.Random(1)),
             recorder=self.recorder,
             emit=self.emitted.append,
             metrics=DispatchMetrics(self.registry),

@@ -1,0 +1,38 @@
+"""Every transport this worker has, behind the one port: the agent's protocol says which of them calls it.
+
+In: an agent and a call. Out: what the transport of its protocol gives. It opens no connection of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agents_io.errors import Unsupported
+from agents_io.transport import Answer, Call, Transport
+from schemas.messages import AgentRegistration
+
+
+class Transports:
+    """`by_protocol`: as `AgentRegistration.transport` names them."""
+
+    def __init__(self, by_protocol: Mapping[str, Transport]) -> None:
+        self._by_protocol = dict(by_protocol)
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """One attempt. Raises `AgentError`; `Unsupported` for a protocol without a transport."""
+        return await self._of(agent).call(agent, call)
+
+    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+        """Whether the agent says it is well. Raises `Unsupported`."""
+        return await self._of(agent).health(agent, timeout_s)
+
+    async def close(self) -> None:
+        """Release every connection of every transport."""
+        for transport in self._by_protocol.values():
+            await transport.close()
+
+    def _of(self, agent: AgentRegistration) -> Transport:
+        transport = self._by_protocol.get(agent.transport)
+        if transport is None:
+            raise Unsupported(f"agents of protocol {agent.transport!r} are not called by this version")
+        return transport
