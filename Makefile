@@ -88,6 +88,10 @@ bench-backlog: setup ## Memory of a worker with a million tasks waiting
 bench: setup ## Throughput, CPU a task and latency beside the bare aiokafka loop, on real Kafka
 	$(BIN)/python -m tests.bench.throughput
 
+.PHONY: bench-fairness
+bench-fairness: setup ## What a dead, a slow and a failing agent cost seventeen well ones, on real Kafka (6 minutes)
+	$(BIN)/python -m tests.bench.fairness
+
 .PHONY: schemas
 schemas: setup ## Generate schemas/json from the models again
 	$(BIN)/parallax docs schemas --write schemas/json

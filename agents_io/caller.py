@@ -119,9 +119,10 @@ class Caller:
         """Calls under way."""
         return len(self._calls)
 
-    def submit(self, ticket: Ticket) -> bool:
-        """Queue a ticket; False when the lane is full."""
-        if not self.lane.push(ticket, now=self._loop.time(), deadline=ticket.deadline, priority=ticket.priority):
+    def submit(self, ticket: Ticket, force: bool = False) -> bool:
+        """Queue a ticket; False when the lane is full. `force`: also then."""
+        now = self._loop.time()
+        if not self.lane.push(ticket, now=now, deadline=ticket.deadline, priority=ticket.priority, force=force):
             return False
         self.turn()
         return True

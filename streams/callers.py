@@ -18,6 +18,7 @@ from agents_io.rules.retry import RetryConfig
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Limits
 from streams.settings import Settings
+from streams.shares import Shares
 
 MAX_LATE_S = 1.0
 """A call that lasts longer than this is taken to have reached its agent by then; less for short windows: `_late_s`."""
@@ -39,6 +40,8 @@ class CallerFactory:
     def __init__(self, settings: Settings, transport: Transport, rng: random.Random) -> None:
         retry = settings.retry
         attempt_ms = settings.dispatch.attempt_timeout
+        self.shares = Shares(settings.dispatch.max_in_flight)
+        """Of all the callers it makes."""
         self._settings = settings
         self._transport = transport
         self._rng = rng

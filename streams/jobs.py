@@ -14,7 +14,7 @@ import orjson
 from agents_io.caller import Ticket
 from schemas.codec import decode_json, dumps, validate
 from schemas.messages import Task
-from streams.rules.records import ATTEMPTS_HEADER, EXPIRES_HEADER, PARKS_HEADER, Echo, Letter, own_header
+from streams.rules.records import ATTEMPTS_HEADER, EXPIRES_HEADER, PARKS_HEADER, Echo, Letter, Output, own_header
 
 
 @dataclass(slots=True)
@@ -41,6 +41,10 @@ class Job:
     """Calls made before it was parked."""
     claims: list[tuple[bytes, bool]] = field(default_factory=list)
     """Digests of its id that this home holds for it, and whether each outlives a move to another topic."""
+    token: str | None = None
+    """What the record carries that takes this one's place, until it has come."""
+    outcome: tuple[list[Output], bool] | None = None
+    """Its end, if it came before that record."""
 
 
 def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) -> Job:

@@ -69,10 +69,12 @@ class Lane(Generic[T]):
         "_deadlines",
         "_delayed",
         "_in_flight",
+        "_ranks",
         "_ready",
         "_sequence",
         "breaker",
         "depth",
+        "ended",
         "limiter",
         "max_concurrency",
         "max_pause_s",
@@ -91,8 +93,11 @@ class Lane(Generic[T]):
         self._ready: _Heap[T] = []  # by priority (highest first), then arrival
         self._delayed: _Heap[T] = []  # by not_before
         self._deadlines: _Heap[T] = []
+        self._ranks: dict[int, int] = {}  # how many of each priority wait
         self._in_flight = 0
         self._sequence = 0
+        self.ended = 0
+        """Calls finished so far."""
 
     @property
     def waiting(self) -> int:
@@ -137,6 +142,7 @@ class Lane(Generic[T]):
         self._sequence += 1
         entry = _Entry(item, deadline, priority, not_before, self._sequence)
         self._by_item[item] = entry
+        self._ranks[priority] = self._ranks.get(priority, 0) + 1
         if not_before > now:
             self._put(self._delayed, not_before, entry)
         else:
@@ -187,6 +193,7 @@ class Lane(Generic[T]):
             return
         start.finished = True
         self._in_flight -= 1
+        self.ended += 1
         self.breaker.record(start.permit, outcome, now)
         self.limiter.settle(start.started_at, now)
         if pause_s is not None and pause_s > 0:
@@ -206,6 +213,7 @@ class Lane(Generic[T]):
         for entry in self._by_item.values():
             entry.item = None
         self._by_item.clear()
+        self._ranks.clear()
         for heap in (self._ready, self._delayed, self._deadlines):
             heap.clear()
         return items
@@ -222,6 +230,13 @@ class Lane(Generic[T]):
     def holds(self, item: T) -> bool:
         """Whether the item waits here."""
         return item in self._by_item
+
+    def last_below(self, priority: int) -> T | None:
+        """Of the items of the lowest priority that waits, if it is below `priority`, the one that came last."""
+        lowest = min(self._ranks, default=priority)
+        if lowest >= priority:
+            return None
+        return next(item for item, entry in reversed(self._by_item.items()) if entry.priority == lowest)
 
     def blocked_by(self, now: float, item: T | None = None) -> Block | None:
         """What keeps the lane, or this item in it, from starting; None if nothing waits or a call may begin."""
@@ -264,6 +279,10 @@ class Lane(Generic[T]):
         item = entry.item
         assert item is not None  # noqa: S101 - only entries that wait get here
         del self._by_item[item]
+        if self._ranks[entry.priority] == 1:
+            del self._ranks[entry.priority]
+        else:
+            self._ranks[entry.priority] -= 1
         entry.item = None
         return item
 

@@ -53,6 +53,7 @@ class Feed:
         self._max_in_flight = max_in_flight
         self._room = room
         self._fail = failed
+        self._begin_at = 0
         self._alone: list[TopicPartition] = []
         self._aside: set[TopicPartition] = set()
         self._wanted: list[TopicPartition] = []
@@ -77,26 +78,36 @@ class Feed:
             await self._fetch()
 
     def _feed(self) -> None:
-        """Hand records to handlers while there is room; what was parked first, the oldest of each topic first."""
+        """Hand records to handlers while there is room: a few of each topic partition in turn, the oldest first."""
         budget = self._max_in_flight - sum(home.in_flight for home in self._homes.values())
-        for home in self._homes.values():
-            for source in home.inboxes:
-                budget = self._hand_over(home, source, budget)
+        turns = [(home, source) for home in self._homes.values() for source, inbox in home.inboxes.items() if inbox]
+        if turns and budget < len(turns) * FULL_CHECK:  # not enough for all: another begins each time
+            self._begin_at += 1
+            start = self._begin_at % len(turns)
+            turns = turns[start:] + turns[:start]
+        while turns and budget > 0:
+            going_on = []
+            for home, source in turns:
+                taken = self._hand_over(home, source, min(budget, FULL_CHECK))
+                budget -= taken
+                if taken == FULL_CHECK:
+                    going_on.append((home, source))
+            turns = going_on
 
     @staticmethod
-    def _hand_over(home: Home, source: str, budget: int) -> int:
+    def _hand_over(home: Home, source: str, most: int) -> int:
+        """At most so many records of one topic partition; returns how many."""
         handler, inbox, ledger = home.handler, home.inboxes[source], home.ledgers[source]
         taken = 0
-        while inbox and budget > 0 and handler is not None and handler.room(source):
+        while inbox and taken < most and handler is not None and handler.room(source):
             # Looked at now and then only: the limit lies far enough below what a commit can hold.
             if taken % FULL_CHECK == 0 and home.full(source):
                 break
             record = inbox.popleft()
             if ledger.track(record.offset):
                 taken += 1
-                budget -= 1
                 handler.take(source, record)
-        return budget
+        return taken
 
     async def _fetch(self) -> None:
         self._room.clear()

@@ -29,6 +29,7 @@ COMMIT_TIMEOUT_S = 60.0
 ROW_BYTES = 300
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 """Finished and not committed: beyond this a home takes nothing in."""
+RELIEF_BATCH = 64
 
 
 class Handler(Protocol):
@@ -48,6 +49,10 @@ class Handler(Protocol):
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """What a record in flight waits for, for people; None if there is nothing to say."""
+        ...
+
+    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+        """These records keep the commit of `source` far behind: let each end soon, and its work go on elsewhere."""
         ...
 
     def changes(self) -> list[Output]:
@@ -106,6 +111,7 @@ class Home:
         self.commits = 0
         self._commit_s = 0.01
         self._committed: dict[str, tuple[int, str]] = {}
+        self._relieved: dict[str, int] = {}
         self._dirty = asyncio.Event()
         self._hurry = asyncio.Event()
         self._idle = asyncio.Event()
@@ -141,8 +147,19 @@ class Home:
 
     def full(self, source: str) -> bool:
         """Whether more waits for its commit than memory, or `source`'s offset map in a commit, should hold."""
+        self._relieve(source)
         waiting = self._waiting_bytes + self._committing_bytes
         return waiting > MAX_OUTPUT_BYTES or self.ledgers[source].full()
+
+    def _relieve(self, source: str) -> None:
+        """Have what keeps the commit of `source` far behind moved away; again only once that shows."""
+        ledger = self.ledgers[source]
+        if self.handler is None or ledger.head <= self._relieved.get(source, -1):
+            return
+        blockers = ledger.blockers(RELIEF_BATCH)
+        if blockers:
+            self._relieved[source] = blockers[-1]
+            self.handler.relieve(source, blockers)
 
     def wake(self) -> None:
         """There is room again, or something to take."""

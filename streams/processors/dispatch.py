@@ -7,7 +7,7 @@ dead letter. Out of transaction go only progress events. What waits for an agent
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,12 +19,13 @@ from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, Cancelled,
 from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
-from schemas.messages import AgentRegistration, EventType
+from schemas.messages import AgentRegistration
 from schemas.partitioning import home_partition
-from schemas.times import format_time
 from streams.engine.home import Home
 from streams.home_memory import HomeMemory
+from streams.job_book import JobBook
 from streams.jobs import Job, read_job, ticket_for
+from streams.outcomes import Outcomes
 from streams.parking_lot import ParkingLot
 from streams.parts import Parts
 from streams.queues import Parking, Queues
@@ -32,24 +33,18 @@ from streams.rules.records import (
     AGENT_HEADER,
     DUE_HEADER,
     HOPS_HEADER,
+    MOVED_HEADER,
     TASK_HEADER,
     Letter,
     Output,
-    Spent,
     Success,
     own_header,
 )
 from streams.rules.routing import MAX_HOPS, absence, choose
-from streams.rules.seen import digest
 
 log = structlog.get_logger(__name__)
 
 MAX_PARKED_S = 3600.0
-CIRCUIT_EVENTS: dict[str, EventType] = {
-    "open": "circuit:open",
-    "half-open": "circuit:half-open",
-    "close": "circuit:close",
-}
 
 
 class DispatchHandler:
@@ -62,19 +57,19 @@ class DispatchHandler:
         self._memory = HomeMemory(home.number, parts.settings, parts.wall_ms, kept)
         self._queues = Queues(parts.callers, parts.wall_ms, self._parked, self._memory.guard)
         self._lookups: set[asyncio.Task[None]] = set()
-        self._jobs: dict[tuple[str, int], Job] = {}
-        self._by_task: dict[str, Job] = {}
-        self._claims: dict[bytes, Job] = {}
+        self._book = JobBook(self._memory.seen, parts.wall_ms)
+        self._tell = Outcomes(parts)
         self._loop = asyncio.get_running_loop()
-        self._lot = ParkingLot(self._back, home.wake)
+        self._lot = ParkingLot(self._back, home.wake, self._queues.full, parts.wall_ms)
+        self._queues.aside = self._lot
         self._held = False
         self._default_timeout_ms = parts.settings.dispatch.default_timeout
 
     # What the home asks
 
     def room(self, source: str) -> bool:
-        """False while the lane of the last task taken is full, or as many parked tasks are held as may be."""
-        return self._queues.room and (source != "parked" or self._lot.room)
+        """False while tasks are held back since their lane is full; of `parked`, while as many are held as may be."""
+        return self._lot.room if source == "parked" else self._queues.room
 
     def resting(self) -> int:
         """Parked tasks that are not due."""
@@ -99,17 +94,13 @@ class DispatchHandler:
         self._held = True
         for lookup in self._lookups:
             lookup.cancel()
-        for caller in self._queues.callers.values():
-            caller.close()
-        self._queues.held_back.clear()
+        self._queues.close()
         self._lot.close()
-        self._jobs.clear()
-        self._by_task.clear()
-        self._claims.clear()
+        self._book.clear()
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """What a record in flight waits for: taskId, agentId, age (ms since intake), reason. None if it is not here."""
-        job = self._jobs.get((source, offset))
+        job = self._book.at(source, offset)
         if job is None:
             return {"reason": "parked"} if source == "parked" else None
         now = self._loop.time()
@@ -126,6 +117,8 @@ class DispatchHandler:
     def take(self, source: str, record: ConsumerRecord) -> None:
         """One record: decode it, then find its agent. Whatever goes wrong costs this record alone."""
         letter = Letter(source, record.partition, record.offset, record.key, record.value, record.headers)
+        if source == "parked" and self._arrived(letter):
+            return
         due_ms = own_header(record.headers, DUE_HEADER) if source == "parked" else None
         wait_s = 0.0 if due_ms is None else (due_ms - self._parts.wall_ms()) / 1000
         if wait_s > 0.005:
@@ -149,45 +142,27 @@ class DispatchHandler:
             self._refuse(letter, Rejected("dispatch", f"internal error: {type(error).__name__}"))
 
     def _refuse(self, letter: Letter, rejected: Rejected) -> None:
-        self._parts.metrics.dead_letters.labels(rejected.stage).inc()
-        job = self._jobs.get((letter.topic, letter.offset))
-        while job is not None and job.claims:  # no answer was given: a replay of this letter is no duplicate
-            self._claims.pop(job.claims.pop()[0], None)
-        outputs = self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._parts.wall_ms())
-        self._end(letter.topic, letter.offset, outputs)
+        job = self._book.at(letter.topic, letter.offset)
+        if job is not None:  # no answer was given: a replay of this letter is no duplicate
+            self._book.disclaim(job)
+        self._end(letter.topic, letter.offset, self._tell.refused(letter, rejected))
 
     def _end(self, source: str, offset: int, outputs: list[Output], moved: bool = False) -> None:
         """A record's end. `moved`: the task goes on elsewhere, so that its id is still free there."""
-        job = self._jobs.pop((source, offset), None)
-        if job is not None:
-            if self._by_task.get(job.task.id) is job:
-                del self._by_task[job.task.id]
-            for claimed, outlives in job.claims:
-                self._claims.pop(claimed, None)
-                if outlives or not moved:
-                    self._memory.seen.add(claimed, self._parts.wall_ms())
-        self._home.complete(source, offset, outputs)
+        if self._book.end(source, offset, outputs, moved):
+            self._home.complete(source, offset, outputs)
 
     def _claim(self, job: Job, scope: str, outlives: bool = False) -> bool:
-        """Whether this record is the one that answers its task id; any later one is told to be a duplicate, and ends here."""
-        claimed = digest(scope, job.task.id)
-        owner = self._claims.get(claimed)
-        if owner is job:
+        """Whether this record is the one that answers its task id; any other is told to be a duplicate, and ends here."""
+        if self._book.claim(job, scope, outlives):
             return True
-        if owner is None and not self._memory.seen.has(claimed):
-            self._claims[claimed] = job
-            job.claims.append((claimed, outlives))
-            return True
-        self._parts.metrics.duplicates.inc()
-        self._end(
-            job.source, job.offset, [self._parts.recorder.duplicate(job.letter, job.task.id, self._parts.wall_ms())]
-        )
+        self._end(job.source, job.offset, self._tell.duplicate(job))
         return False
 
     def _begin(self, source: str, letter: Letter) -> None:
         now_ms = self._parts.wall_ms()
-        job = self._jobs[source, letter.offset] = read_job(letter, self._loop.time(), now_ms, self._default_timeout_ms)
-        self._by_task.setdefault(job.task.id, job)
+        job = read_job(letter, self._loop.time(), now_ms, self._default_timeout_ms)
+        self._book.add(job)
         limit = self._parts.settings.dispatch.max_task_bytes
         size = len(letter.value or b"")
         if size > limit or job.task.type != "agent":
@@ -201,7 +176,7 @@ class DispatchHandler:
     def cancel(self, task_id: str) -> None:
         """Somebody asked to: wherever the task is in this home, it ends now; a call under way is cut off."""
         self._lot.release(lambda letter: header(letter.headers, TASK_HEADER) == task_id)
-        job = self._by_task.get(task_id)
+        job = self._book.of(task_id)
         if job is None or job.ticket is None:
             return  # not here, or its agent is being looked up: then `_route` sees the wish
         if self._queues.drop(job.ticket):
@@ -250,11 +225,12 @@ class DispatchHandler:
         hops = own_header(job.letter.headers, HOPS_HEADER) if job.source != "tasks" else 0
         if number == self._home.number or (hops or 0) >= MAX_HOPS:
             return False
-        self._parts.metrics.forwarded.inc()
-        forward = self._parts.recorder.forward(
-            job.letter, key, agent_id, job.expires_ms, (hops or 0) + 1, number, self._parts.wall_ms()
+        self._end(
+            job.source,
+            job.offset,
+            self._tell.forwarded(job, key, agent_id, (hops or 0) + 1, number),
+            moved=True,
         )
-        self._end(job.source, job.offset, [forward], moved=True)
         return True
 
     def _look_up(self, job: Job) -> None:
@@ -274,7 +250,7 @@ class DispatchHandler:
     def _submit(self, job: Job, agent: AgentRegistration) -> None:
         found = self._memory.answers.find(job, self._loop.time())
         if found is not None:
-            self._repeat(job, *found)
+            self._end(job.source, job.offset, self._tell.repeated(job, *found))
             return
         left_s = (job.expires_ms - self._parts.wall_ms()) / 1000
         ticket = ticket_for(job, self._loop.time() + left_s, self._parts.settings.retry.max_retries)
@@ -282,55 +258,50 @@ class DispatchHandler:
         self._queues.place(self._queues.caller(agent, self), ticket)
 
     def _parked(self, ticket: Ticket, parking: Parking) -> None:
-        """A task that goes to the `parked` topic: this record of it is finished."""
+        """A task that goes to the `parked` topic: this record of it is finished. One that came from there is held again."""
         job: Job = ticket.work
         now_ms = self._parts.wall_ms()
-        agent_id = job.agent_id or ""
-        data = {
-            "taskId": job.task.id,
-            "agentId": agent_id,
-            "reason": parking.reason,
-            "until": format_time(parking.due_ms),
-        }
-        self._parts.metrics.parked.labels(parking.reason).inc()
-        self._parts.emit(
-            self._parts.recorder.event("task:parked", job.task.id, data, now_ms, tail=f"/{parking.due_ms}")
-        )
-        output = self._parts.recorder.park(
-            job.letter, job.task.id, agent_id, job.expires_ms, parking.due_ms, parking.parks, ticket.attempt, now_ms
-        )
-        self._end(job.source, job.offset, [output], moved=True)
+        if job.source == "parked" and parking.reason == "queue_full" and ticket.attempt == job.attempts:
+            self._book.rest(job)
+            self._lot.hold(job.letter, (parking.due_ms - now_ms) / 1000)
+            return
+        self._end(job.source, job.offset, self._tell.parked(job, ticket, parking), moved=True)
 
-    def _repeat(self, job: Job, agent_id: str, answer: Success) -> None:
-        """The answer is known: no call."""
-        now_ms = self._parts.wall_ms()
-        self._parts.emit(self._parts.recorder.event("task:cache-hit", job.task.id, {"taskId": job.task.id}, now_ms))
-        self._parts.metrics.cache_hits.inc()
-        self._parts.metrics.finished("success", self._loop.time() - job.came)
-        outputs = self._parts.recorder.succeeded(
-            job.task, job.echo, agent_id, answer, self._spent(job, None), True, now_ms
-        )
-        self._end(job.source, job.offset, outputs)
+    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+        """Records that hold the commit: what waits goes to `parked`, a call under way goes on for a record there."""
+        for letter in self._lot.lift(set(offsets)) if source == "parked" else ():
+            self._home.complete(source, letter.offset, [self._parts.recorder.park_again(letter)])
+        for offset in offsets:
+            job = self._book.at(source, offset)
+            if job is None or job.ticket is None or job.token is not None:
+                continue
+            if not self._queues.relieve(job.ticket):
+                self._move(job, job.ticket)
+
+    def _move(self, job: Job, ticket: Ticket) -> None:
+        token = f"{job.source}/{job.letter.partition}/{job.offset}"
+        output = self._tell.moved(job, ticket, token)
+        if output.fallback is None:  # it would not come back
+            self._book.move(job, token)
+            self._home.complete(job.source, job.offset, [output])
+
+    def _arrived(self, letter: Letter) -> bool:
+        """Whether this record only carries on a call that is under way here, or has ended meanwhile."""
+        job = self._book.arrived(header(letter.headers, MOVED_HEADER), letter)
+        if job is not None and job.outcome is not None:
+            self._end(job.source, job.offset, *job.outcome)
+        return job is not None
 
     # What the caller tells
 
     def started(self, ticket: Ticket) -> None:
         """The first call begins."""
-        job: Job = ticket.work
-        data = {"taskId": job.task.id, "type": job.task.type, "target": job.task.target}
-        self._parts.emit(self._parts.recorder.event("task:started", job.task.id, data, self._parts.wall_ms()))
+        self._tell.started(ticket.work)
 
     def retrying(self, ticket: Ticket, delay_s: float) -> None:
         """Another call follows."""
-        job: Job = ticket.work
-        data = {"taskId": job.task.id, "attempt": ticket.attempt, "delay": round(delay_s * 1000)}
-        self._parts.metrics.retries.inc()
         self._home.touch()  # the failed call counts, also if the next owner makes the next one
-        self._parts.emit(
-            self._parts.recorder.event(
-                "task:retrying", job.task.id, data, self._parts.wall_ms(), tail=f"/{ticket.attempt}"
-            )
-        )
+        self._tell.retrying(ticket.work, ticket.attempt, delay_s)
 
     def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
         """The end of a task's calls: its result."""
@@ -341,51 +312,24 @@ class DispatchHandler:
             self._guarded(job.letter, partial(self._fail, job, answer, ticket))
         else:
             self._guarded(job.letter, partial(self._succeed, job, answer, ticket))
-        self._queues.refill()
+        self._queues.left(job.agent_id or "")
 
     def circuit(self, agent_id: str, transition: Transition) -> None:
         """The circuit of an agent changed its state."""
-        data: dict[str, Any] = {"agentId": agent_id}
-        if transition.kind == "open":
-            data["failures"] = transition.failures
-        now_ms = self._parts.wall_ms()
         self._home.touch()
-        self._parts.metrics.circuit(agent_id, transition.kind)
-        self._parts.emit(
-            self._parts.recorder.event(CIRCUIT_EVENTS[transition.kind], agent_id, data, now_ms, tail=f"/{now_ms}")
-        )
+        self._tell.circuit(agent_id, transition)
         caller = self._queues.callers.get(agent_id)
         if transition.kind == "open" and caller is not None and not self._held:
             self._queues.place_again(caller)
 
     def _succeed(self, job: Job, answer: Answer, ticket: Ticket) -> None:
-        agent_id = job.agent_id or ""
         try:
             success = Success(dumps(answer.value), answer.confidence)
         except Rejected as rejected:
             self._fail(job, BadResponse(rejected.reason), ticket)
             return
-        self._memory.answers.keep(job, agent_id, success, self._loop.time())
-        self._parts.metrics.finished("success", self._loop.time() - job.came)
-        outputs = self._parts.recorder.succeeded(
-            job.task, job.echo, agent_id, success, self._spent(job, ticket), False, self._parts.wall_ms()
-        )
-        self._end(job.source, job.offset, outputs)
+        self._memory.answers.keep(job, job.agent_id or "", success, self._loop.time())
+        self._end(job.source, job.offset, self._tell.succeeded(job, success, ticket))
 
     def _fail(self, job: Job, error: AgentError, ticket: Ticket | None = None) -> None:
-        self._parts.metrics.finished("failure", self._loop.time() - job.came)
-        outputs = self._parts.recorder.failed(
-            job.task,
-            job.echo,
-            error.as_task_error(job.agent_id),
-            self._spent(job, ticket),
-            self._parts.wall_ms(),
-            spoke=ticket is not None and ticket.attempt > 0 and error.counts_against_agent,
-        )
-        self._end(job.source, job.offset, outputs)
-
-    def _spent(self, job: Job, ticket: Ticket | None) -> Spent:
-        now = self._loop.time()
-        if ticket is None or ticket.attempt == 0:
-            return Spent((now - job.came) * 1000)
-        return Spent((now - ticket.first_call_at) * 1000, ticket.attempt - 1, (now - ticket.last_call_at) * 1000)
+        self._end(job.source, job.offset, self._tell.failed(job, error, ticket))

@@ -12,6 +12,11 @@ from collections.abc import Sequence
 
 from streams.rules.offset_map import INTAKE_STOP, LIMIT_BYTES, Run, size_bound
 
+RELIEF = 0.5
+"""At this share of the map's limit, what holds the commit is moved out of the way; at `INTAKE_STOP` intake stops."""
+SPARSE = 4
+"""Moving a record makes the map smaller only if more than this many offsets lie between it and the next one."""
+
 
 class Ledger:
     """Offsets of one partition under one owner.
@@ -109,8 +114,30 @@ class Ledger:
 
         Never with nothing in flight: what is delivered next is the lowest offset that is not done, and shrinks it.
         """
-        if not self._pending:
-            return False
+        return bool(self._pending) and self._bound() > LIMIT_BYTES * INTAKE_STOP
+
+    def blockers(self, most: int) -> list[int]:
+        """The first offsets in flight, if they are few and lie so far apart that the map nears its limit; else none.
+
+        >>> ledger = Ledger(0)
+        >>> for offset in range(40_000):
+        ...     if ledger.track(offset) and offset % 40:
+        ...         ledger.done(offset)
+        >>> ledger.blockers(3)
+        [0, 40, 80]
+        """
+        if not self._pending or self._bound() <= LIMIT_BYTES * RELIEF:
+            return []
+        if len(self._pending) * SPARSE > self._next - self.head:
+            return []
+        found = []
+        for offset in self._order:
+            if offset in self._pending:
+                found.append(offset)
+                if len(found) == most:
+                    break
+        return found
+
+    def _bound(self) -> int:
         end = self._skip[-1][1] + 1 if self._skip else self._next
-        span = end - self.head
-        return size_bound(len(self._pending), len(self._skip), span) > LIMIT_BYTES * INTAKE_STOP
+        return size_bound(len(self._pending), len(self._skip), end - self.head)

@@ -25,8 +25,9 @@ DUE_HEADER = "parallax-due"
 PARKS_HEADER = "parallax-parks"
 ATTEMPTS_HEADER = "parallax-attempts"
 TASK_HEADER = "parallax-task"
+MOVED_HEADER = "parallax-moved"
 OWN_HEADERS = frozenset(
-    (AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, DUE_HEADER, PARKS_HEADER, ATTEMPTS_HEADER, TASK_HEADER)
+    (AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, DUE_HEADER, PARKS_HEADER, ATTEMPTS_HEADER, TASK_HEADER, MOVED_HEADER)
 )
 RESULT_TYPE = BY_NAME["results"].ce_type
 POINT_TYPE = BY_NAME["data-points"].ce_type
@@ -281,11 +282,22 @@ class Recorder:
         parks: int,
         attempts: int,
         now_ms: int,
+        token: str | None = None,
     ) -> Output:
-        """The same bytes to the `parked` topic of the same partition, with when to come back and what was spent already."""
+        """The same bytes to the `parked` topic of the same partition, with when to come back and what was spent already.
+
+        `token`: tells the owner that its call is under way.
+        """
         marks = {AGENT_HEADER: agent_id, EXPIRES_HEADER: str(expires_ms), DUE_HEADER: str(due_ms)}
         marks |= {PARKS_HEADER: str(parks), ATTEMPTS_HEADER: str(attempts), TASK_HEADER: task_id}
+        if token is not None:
+            marks[MOVED_HEADER] = token
         return self._moved("parked", agent_id, letter, marks, letter.partition, now_ms)
+
+    @staticmethod
+    def park_again(letter: Letter) -> Output:
+        """A parked record as it is, to the end of its partition."""
+        return Output("parked", letter.key, letter.value, list(letter.headers), partition=letter.partition)
 
     def _moved(
         self, topic: str, key: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int

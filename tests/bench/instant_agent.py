@@ -1,8 +1,9 @@
 """The cheapest HTTP/1.1 agent: one asyncio.Protocol, no framework, answers as soon as a request is complete.
 
 Prints its port as a line; `--delay-ms` waits before each answer, `--vary` lets the confidence depend on the number of
-the request (0.50 to 0.99, deterministically). Keep-alive; pipelined requests are answered in order. Not for production:
-it reads only the length of what it is sent. Prints the CPU it used per request to stderr when it is stopped.
+the request (0.50 to 0.99, deterministically); `--fail-every N` answers every N-th with 500. Keep-alive; pipelined requests
+are answered in order. Not for production: it reads only the length of what it is sent.
+Prints the CPU it used per request to stderr when it is stopped.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def _response(confidence: str) -> bytes:
 
 
 FIXED = _response("0.9")
+FAILURE = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"
 VARIED = [_response(f"0.{hundredths}") for hundredths in range(50, 100)]
 
 
@@ -31,6 +33,7 @@ class Agent(asyncio.Protocol):
     answered = 0
     delay_s = 0.0
     vary = False
+    fail_every = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -63,6 +66,8 @@ class Agent(asyncio.Protocol):
     def _answer(self) -> bytes:
         number = Agent.answered
         Agent.answered = number + 1
+        if Agent.fail_every and number % Agent.fail_every == Agent.fail_every - 1:
+            return FAILURE
         return VARIED[number * 7 % 50] if self.vary else FIXED
 
 
@@ -95,6 +100,8 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay-ms", type=float, default=0.0)
     parser.add_argument("--vary", action="store_true")
+    parser.add_argument("--fail-every", type=int, default=0)
     options = parser.parse_args()
+    Agent.fail_every = options.fail_every
     Agent.delay_s, Agent.vary = options.delay_ms / 1000, options.vary
     uvloop.run(serve(options.port))
