@@ -64,6 +64,7 @@ class FakeHandler:
         self.closed = 0
         self.calls = 0
         self.news: list[Output] = []
+        self.relieved: list[tuple[str, list[int]]] = []
 
     def room(self, source: str) -> bool:
         """As the test says."""
@@ -76,6 +77,10 @@ class FakeHandler:
     def take(self, source: str, record: ConsumerRecord) -> None:
         """Remember it."""
         self.taken.append((source, record.offset))
+
+    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+        """Remember what was asked for."""
+        self.relieved.append((source, list(offsets)))
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """The place it was asked about."""

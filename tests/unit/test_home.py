@@ -362,3 +362,21 @@ async def test_blocking_names_the_oldest_record_in_flight(rig: MakeRig) -> None:
     await until(lambda: one.committer.commits)
     assert one.home.blocking("tasks") == {"offset": 11, "reason": "tasks/11"}
     assert one.home.blocking("parked") is None
+
+
+async def test_what_holds_the_commit_far_behind_is_asked_to_move_once(rig: MakeRig) -> None:
+    """Few records in flight, thousands done after them: the first ones are to end; asked again only when they have."""
+    one = rig().open()
+    for offset in range(40_000):
+        one.track(offset)
+        if offset % 40:
+            one.home.ledgers["tasks"].done(offset)
+    for _ in range(3):
+        one.home.full("tasks")
+    [(source, first)] = one.handler.relieved
+    assert (source, first[:3], len(first)) == ("tasks", [0, 40, 80], home_module.RELIEF_BATCH)
+    for offset in first:
+        one.home.complete(source, offset, [])
+    await until(lambda: one.home.ledgers["tasks"].head == first[-1] + 40)
+    one.home.full("tasks")
+    assert one.handler.relieved[1][1][0] == first[-1] + 40
