@@ -19,7 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.messages import Plan, Task
 from schemas.topics import LARGE_RECORD_BYTES, full_name
-from streams.kafka import client_options
+from streams.kafka import client_options, start
 from streams.settings import Settings
 
 POLL_MS = 300
@@ -57,7 +57,7 @@ class Record:
 async def catalog(settings: Settings) -> dict[str, list[int]]:
     """Full topic name to its partition numbers, as the broker has them. Creates nothing."""
     admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
+    await start(admin)
     try:
         described = await admin.describe_topics()
     finally:
@@ -136,7 +136,7 @@ async def reading(settings: Settings, name: str, *, from_beginning: bool) -> Asy
         isolation_level="read_committed",
         max_partition_fetch_bytes=LARGE_RECORD_BYTES,
     )
-    await consumer.start()
+    await start(consumer)
     try:
         tps = [TopicPartition(full, partition) for partition in partitions]
         consumer.assign(tps)
@@ -207,7 +207,7 @@ async def sending(settings: Settings) -> AsyncIterator[Sender]:
     producer = AIOKafkaProducer(
         **client_options(settings), acks="all", linger_ms=2, max_request_size=LARGE_RECORD_BYTES
     )
-    await producer.start()
+    await start(producer)
     try:
         sender = Sender(producer, settings.topic_prefix)
         yield sender

@@ -7,12 +7,11 @@ each within a bounded time. Never produces or consumes, never creates a topic, n
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiokafka import errors as kafka_errors
@@ -30,7 +29,6 @@ PROBE_TIMEOUT_S = 30.0
 """A fresh Kafka broker first creates its transaction log: seconds, a minute on a bad day."""
 PROBE_TRANSACTION_MS = 1000
 UNKNOWN_ERROR_TRIES = 3
-NOISE_INTERVAL_S = 30.0
 
 # Answers of a coordinator that exists but is not ready yet.
 _NOT_YET = (
@@ -109,6 +107,17 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext:
         except (OSError, ssl.SSLError) as error:
             raise SettingsError(f"kafka.ssl_certfile {kafka.ssl_certfile}: {error}") from None
     return context
+
+
+async def start(client: Any) -> None:
+    """Start a client of aiokafka's. One that cannot be started is closed again: it would warn of that when it is collected."""
+    try:
+        await client.start()
+    except BaseException:
+        with suppress(kafka_errors.KafkaError, OSError, TimeoutError):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await (client.stop() if hasattr(client, "stop") else client.close())
+        raise
 
 
 async def reach(settings: Settings, timeout_s: float) -> None:
@@ -270,83 +279,3 @@ async def _probe(client: AIOKafkaClient, transactional_id: str) -> bool:
         except _NOT_YET:
             await client.force_metadata_update()
         await asyncio.sleep(RETRY_PAUSE_S)
-
-
-class ExpectedNoise(logging.Filter):
-    """Drops what aiokafka says of errors that it retries itself; of lost connections one line in `NOISE_INTERVAL_S` passes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._passed_s: dict[str, float] = {}
-        """When a line of this template last passed; as many entries as aiokafka has log calls."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """True: log it."""
-        if record.levelno > logging.ERROR or logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
-            return True
-        if record.levelno < logging.WARNING:
-            return False
-        if record.name == "asyncio":
-            return not _aftermath(record)
-        template = str(record.msg)
-        causes = [arg for arg in _args(record) if _is_kafka_error(arg)]
-        if any(template.startswith(text) for text in _EVERYDAY) or any(_retried(cause) for cause in causes):
-            return False
-        if any(text in template for text in _CONNECTION):
-            now_s = time.monotonic()
-            if now_s - self._passed_s.get(template, -NOISE_INTERVAL_S) < NOISE_INTERVAL_S:
-                return False
-            self._passed_s[template] = now_s
-        return True
-
-
-_EVERYDAY = (
-    "Heartbeat failed",
-    "Sending username and password in the clear",
-    "Topic %s is not available during auto-create",
-)
-_CONNECTION = (
-    "Unable connect",
-    "Unable to request metadata",
-    "Unable to update metadata",
-    "Error sending",
-    "Marking the coordinator dead",
-    "Heartbeat se",
-    "Cannot send",
-    "Could not send",
-    "Failed fetch",
-    "Got error produce response",
-    "Group Coordinator Request failed",
-)
-_NOISE = ExpectedNoise()
-
-
-def _aftermath(record: logging.LogRecord) -> bool:
-    """What asyncio tells of a producer of aiokafka's that was given up: futures nobody waits for, batches forgotten twice."""
-    error = record.exc_info[1] if record.exc_info else None
-    return isinstance(error, kafka_errors.KafkaError) or "MessageAccumulator" in record.getMessage()
-
-
-def _args(record: logging.LogRecord) -> tuple[Any, ...]:
-    return record.args if isinstance(record.args, tuple) else ()
-
-
-def _is_kafka_error(arg: Any) -> bool:
-    return isinstance(arg, kafka_errors.KafkaError) or (
-        isinstance(arg, type) and issubclass(arg, kafka_errors.KafkaError)
-    )
-
-
-def _retried(error: Any) -> bool:
-    """A broker's retriable answer, as opposed to a connection that broke."""
-    kind = error if isinstance(error, type) else type(error)
-    return bool(getattr(kind, "retriable", False)) and not issubclass(
-        kind, kafka_errors.KafkaConnectionError | kafka_errors.NodeNotReadyError | kafka_errors.RequestTimedOutError
-    )
-
-
-def quiet_logs() -> None:
-    """Keep aiokafka's expected, self-healing errors out of the user's sight; at level DEBUG everything passes. Idempotent."""
-    for name in ("aiokafka", "asyncio", *logging.Logger.manager.loggerDict):
-        if name in ("aiokafka", "asyncio") or name.startswith("aiokafka."):
-            logging.getLogger(name).addFilter(_NOISE)

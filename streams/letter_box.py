@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from schemas.topics import LARGE_RECORD_BYTES
 from streams.client import POLL_MS, STALL_S, ReadStalled, Record, catalog, reading
-from streams.kafka import client_options
+from streams.kafka import client_options, start
 from streams.rules.letters import Place, Replay
 from streams.settings import Settings
 
@@ -69,7 +69,7 @@ async def look_up(settings: Settings, places: Sequence[Place]) -> AsyncGenerator
         isolation_level="read_committed",
         max_partition_fetch_bytes=LARGE_RECORD_BYTES,
     )
-    await consumer.start()
+    await start(consumer)
     await asyncio.sleep(0)  # aiokafka's stop() raises CancelledError when its task has not run at all
     try:
         for place in places:
@@ -152,7 +152,7 @@ async def returning(settings: Settings) -> AsyncIterator[Returner]:
     producer = AIOKafkaProducer(
         **client_options(settings), acks="all", linger_ms=2, max_request_size=LARGE_RECORD_BYTES + HEADER_ROOM_BYTES
     )
-    await producer.start()
+    await start(producer)
     try:
         yield Returner(producer)
     finally:

@@ -39,10 +39,10 @@ from streams.kafka import (
     BrokerUnreachable,
     TransactionsDenied,
     client_options,
-    quiet_logs,
     reach,
     supports_transactions,
 )
+from streams.kafka_noise import quiet_logs
 from streams.metrics import DispatchMetrics
 from streams.parts import Parts
 from streams.processors.dispatch import DispatchHandler

@@ -36,7 +36,8 @@ def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, outpu
 
 
 async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
-    from streams.kafka import BrokerUnreachable, quiet_logs, reach
+    from streams.kafka import BrokerUnreachable, reach
+    from streams.kafka_noise import quiet_logs
 
     quiet_logs()
     try:
@@ -58,10 +59,10 @@ async def _listeners(settings: Settings) -> list[dict[str, Any]]:
     """Every broker must be reachable at the address it advertises: the classic trap of containers and tunnels."""
     from aiokafka.admin import AIOKafkaAdminClient
 
-    from streams.kafka import client_options
+    from streams.kafka import client_options, start
 
     admin = AIOKafkaAdminClient(**client_options(settings))
-    await admin.start()
+    await start(admin)
     try:
         brokers = (await admin.describe_cluster())["brokers"]
     finally:

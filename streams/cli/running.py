@@ -23,7 +23,8 @@ def run(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _checked(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
-    from streams.kafka import quiet_logs, reach
+    from streams.kafka import reach
+    from streams.kafka_noise import quiet_logs
 
     quiet_logs()
     try:

@@ -31,7 +31,8 @@ from streams.demo.models import BAD_AGENT, KINDS, Condition, rows, split
 from streams.demo.stage import Stage, stage
 from streams.demo.view import View, make_console
 from streams.embedded_broker import LIMITS, EmbeddedBrokerError
-from streams.kafka import BrokerUnreachable, quiet_logs
+from streams.kafka import BrokerUnreachable
+from streams.kafka_noise import quiet_logs
 from streams.settings import Settings, SettingsError, load
 from streams.topics_admin import TopicsError
 

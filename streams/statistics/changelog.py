@@ -16,6 +16,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from schemas.topics import full_name
+from streams.kafka import start
 from streams.settings import Settings
 from streams.statistics.table import CHANGELOG
 
@@ -37,7 +38,7 @@ async def ensure(settings: Settings, options: dict[str, Any]) -> int:
     """Create the changelog if it is missing; returns the partition count. Safe when several workers start at once."""
     source, changelog = (full_name(name, settings.topic_prefix) for name in ("data-points", CHANGELOG))
     admin = AIOKafkaAdminClient(**options)
-    await admin.start()
+    await start(admin)
     try:
         found = await _metadata(admin)
         if source not in found:
@@ -71,7 +72,7 @@ async def ends(options: dict[str, Any], partitions: Iterable[TopicPartition]) ->
     if not wanted:
         return {}
     consumer = AIOKafkaConsumer(**options, fetch_max_wait_ms=50)
-    await consumer.start()
+    await start(consumer)
     try:
         consumer.assign(wanted)
         await consumer.seek_to_end(*wanted)

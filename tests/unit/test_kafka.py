@@ -9,9 +9,11 @@ from pathlib import Path
 
 import aiokafka.errors as kafka_errors
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from streams.embedded_broker import free_port
-from streams.kafka import BrokerUnreachable, ExpectedNoise, client_options, quiet_logs, reach
+from streams.kafka import BrokerUnreachable, client_options, reach, start
+from streams.kafka_noise import ExpectedNoise, quiet_logs
 from streams.settings import KafkaSettings, Settings, SettingsError
 
 
@@ -170,3 +172,11 @@ def test_quiet_logs_reaches_every_logger_of_aiokafka_once() -> None:
             logger = logging.getLogger(name)
             for found in [found for found in logger.filters if isinstance(found, ExpectedNoise)]:
                 logger.removeFilter(found)
+
+
+async def test_a_client_that_cannot_be_started_is_closed() -> None:
+    """It would warn of that when it is collected, in the middle of something else."""
+    producer = AIOKafkaProducer(bootstrap_servers="127.0.0.1:1", request_timeout_ms=500)
+    with pytest.raises(kafka_errors.KafkaConnectionError):
+        await start(producer)
+    assert producer._closed
