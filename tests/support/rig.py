@@ -241,6 +241,11 @@ def log_ends(bootstrap: str, topic: str) -> dict[int, int]:
     return ends
 
 
+def partition_count(bootstrap: str, topic: str) -> int:
+    """How many partitions it has."""
+    return len(AdminClient({"bootstrap.servers": bootstrap}).list_topics(topic, timeout=10).topics[topic].partitions)
+
+
 def topics(bootstrap: str) -> set[str]:
     """All topic names."""
     return set(AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).topics)

@@ -18,6 +18,7 @@ from tests.support.rig import (
     fake_agent,
     instant_agent,
     log_ends,
+    partition_count,
     produce,
     register,
     start_worker,
@@ -41,10 +42,10 @@ def test_the_commit_does_not_wait_for_slow_calls(kafka: KafkaCluster, prefix: st
     """250 calls of half a minute among 30,000 quick ones in one partition: it commits past them while they last."""
     broker, log = kafka.bootstrap_servers, tmp_path / "calls"
     apply_topics(broker, prefix)
-    partitions = len(log_ends(broker, f"{prefix}tasks"))
+    partitions = partition_count(broker, f"{prefix}tasks")
     home = home_partition("slow", partitions)
     quick = next(name for name in (f"quick{n}" for n in range(1000)) if home_partition(name, partitions) == home)
-    step = f"answer:delay_s={SLOW_S}"
+    step = f"answer:delay_ms={SLOW_S * 1000}"
     with fake_agent("--behaviour", step, "--log", str(log)) as slow, instant_agent() as (_, endpoint):
         register(
             broker,
@@ -59,7 +60,7 @@ def test_the_commit_does_not_wait_for_slow_calls(kafka: KafkaCluster, prefix: st
                 tasks.append(task(f"q{n}", quick))
                 if n % EVERY == 0:
                     tasks.append(task(f"s{n}", "slow"))
-            produce(broker, f"{prefix}tasks", tasks)
+            produce(broker, f"{prefix}tasks", tasks, partitioner="murmur2_random")
             found = read(results, QUICK)
             slow_done = sum(result["taskId"][0] == "s" for result in found)
             at = committed(broker, f"{prefix.rstrip('.')}-dispatch", f"{prefix}tasks")[home]
