@@ -95,3 +95,8 @@ bench-fairness: setup ## What a dead, a slow and a failing agent cost seventeen 
 .PHONY: schemas
 schemas: setup ## Generate schemas/json from the models again
 	$(BIN)/parallax docs schemas --write schemas/json
+
+# The name under which a file is registered at run time is that of the generated module.
+.PHONY: protos
+protos: setup ## Generate schemas/pb from schemas/proto again
+	$(BIN)/python -m grpc_tools.protoc -Ischemas/pb=schemas/proto --python_out=. --pyi_out=. schemas/proto/*.proto
