@@ -49,6 +49,7 @@ class Ticket:
     max_retries: int
     work: Any
     headers: tuple[tuple[str, str], ...] = ()
+    pattern_name: str = ""
     attempt: int = 0
     """Calls made so far."""
     first_call_at: float = 0.0
@@ -261,7 +262,7 @@ class Caller:
         left_s = ticket.deadline - now
         if self._attempt_timeout_s is not None:
             left_s = min(left_s, self._attempt_timeout_s)
-        return Call(ticket.task_id, ticket.idempotency_key, ticket.body, left_s, ticket.headers)
+        return Call(ticket.task_id, ticket.idempotency_key, ticket.body, left_s, ticket.headers, ticket.pattern_name)
 
     def _leave(self, start: Start[Ticket], outcome: Outcome, pause_s: float | None) -> None:
         del self._calls[start.item]

@@ -22,6 +22,8 @@ class Call:
     timeout_s: float
     headers: tuple[tuple[str, str], ...] = ()
     """Extra headers for the agent, for example ("traceparent", ...)."""
+    pattern_name: str = ""
+    """The task's `metadata.patternName`, for agents whose protocol has a field for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ def ticket_for(job: Job, deadline: float, default_retries: int) -> Ticket:
         work=job,
         attempt=job.attempts,
         headers=_trace(job.letter.headers),
+        pattern_name=metadata.pattern_name or "",
     )
 
 

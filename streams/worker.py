@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from agents_io.grpc_transport import GrpcTransport
 from agents_io.http_transport import HttpTransport
 from agents_io.transports import Transports
 from schemas.messages import AgentRegistration, EventType
@@ -175,7 +176,8 @@ async def _dispatch(
         {
             "http": HttpTransport(
                 max_connections=settings.dispatch.max_in_flight, max_answer_bytes=settings.dispatch.max_answer_bytes
-            )
+            ),
+            "grpc": GrpcTransport(max_answer_bytes=settings.dispatch.max_answer_bytes),
         }
     )
     stack.push_async_callback(transport.close)

@@ -69,6 +69,20 @@ def parse_answer(body: bytes, value_path: Path | None = None, confidence_path: P
     return Answer(data["value"], confidence, rest) if "value" in data else Answer(rest, confidence)
 
 
+def answer_beside(
+    value_json: bytes, confidence: object, rest: dict[str, Any], value_path: Path | None = None
+) -> Answer:
+    """The answer whose confidence travels beside its value, not in it: gRPC's. Raises `BadResponse`.
+
+    >>> answer_beside(b"[1]", 0.5, {})
+    Answer(value=[1], confidence=0.5, metadata={})
+    """
+    value = _load(value_json)
+    return Answer(
+        value if value_path is None else _search(value_path, value, "valuePath"), _confidence(confidence), rest
+    )
+
+
 def excerpt(raw: bytes) -> str:
     """The start of what came, fit for an error message: printable, at most 80 characters, quoted.
 

@@ -1,0 +1,151 @@
+"""Channels to agents' gRPC servers: one per endpoint, kept while it is used, dropped when its line fails.
+
+In: an endpoint. Out: a `Line` to call over, which must be given back. A line that failed is replaced at the next call, so
+that gRPC's own reconnect back-off never stands between an agent that is back and its next call. Bounded: idle lines are
+closed, the oldest first; those in use are bounded by the calls under way. It makes no call and decides nothing about one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import grpc
+import grpc.aio
+
+MAX_CHANNELS = 512
+IDLE_S = 60.0
+_LOOKED_AT = 4
+"""Lines whose idleness is looked at when one is given back."""
+
+
+class Endpoint(NamedTuple):
+    """`target`: host:port. `tls`: whether the agent's certificate is asked for."""
+
+    target: str
+    tls: bool
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """A channel and who uses it. `methods`: its callables by path, in bytes both ways."""
+
+    endpoint: Endpoint
+    channel: grpc.aio.Channel
+    methods: dict[str, Any]
+    users: int = 0
+    idle_since: float = 0.0
+    dropped: bool = False
+
+    def method(self, path: str, *, streams: bool = False) -> Any:
+        """The callable of one method; the message is encoded and decoded by whoever calls."""
+        found = self.methods.get(path)
+        if found is None:
+            make = self.channel.unary_stream if streams else self.channel.unary_unary
+            found = self.methods[path] = make(path)
+        return found
+
+
+class Channels:
+    """All lines of a worker."""
+
+    def __init__(
+        self,
+        *,
+        max_message_bytes: int,
+        credentials: grpc.ChannelCredentials | None = None,
+        max_channels: int = MAX_CHANNELS,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        """`credentials`: for `grpcs` endpoints; by default those that trust the usual authorities."""
+        self._options = _options(max_message_bytes, idle_s)
+        self._credentials = credentials
+        self._max_channels = max_channels
+        self._idle_s = idle_s
+        self._lines: OrderedDict[Endpoint, Line] = OrderedDict()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def take(self, endpoint: Endpoint) -> Line:
+        """A line to that endpoint; to be given back."""
+        line = self._lines.get(endpoint)
+        if line is None:
+            line = self._lines[endpoint] = Line(endpoint, self._open(endpoint), {})
+            self._make_room()
+        line.users += 1
+        self._lines.move_to_end(endpoint)
+        return line
+
+    def give_back(self, line: Line, *, failed: bool) -> None:
+        """`failed`: the line itself is in doubt, and the next call shall have another."""
+        line.users -= 1
+        if failed and not line.dropped:
+            line.dropped = True
+            if self._lines.get(line.endpoint) is line:
+                del self._lines[line.endpoint]
+        now = asyncio.get_running_loop().time()
+        if line.users == 0:
+            line.idle_since = now
+            if line.dropped:
+                self._close(line)
+        for other in [self._lines[endpoint] for endpoint in _first(self._lines, _LOOKED_AT)]:
+            if other.users == 0 and now - other.idle_since > self._idle_s:
+                self._drop(other)
+
+    async def close(self) -> None:
+        """Close every line; a call still under way on one is cut off."""
+        for line in list(self._lines.values()):
+            self._drop(line)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _open(self, endpoint: Endpoint) -> grpc.aio.Channel:
+        # Named, or a target such as unix:... would choose how it is resolved.
+        target = f"dns:///{endpoint.target}"
+        if not endpoint.tls:
+            return grpc.aio.insecure_channel(target, options=self._options)
+        return grpc.aio.secure_channel(
+            target, self._credentials or grpc.ssl_channel_credentials(), options=self._options
+        )
+
+    def _make_room(self) -> None:
+        if len(self._lines) > self._max_channels:
+            idle = next((line for line in self._lines.values() if line.users == 0), None)
+            # The newest is idle too, for a moment yet.
+            if idle is not None and idle is not next(reversed(self._lines.values())):
+                self._drop(idle)
+
+    def _drop(self, line: Line) -> None:
+        line.dropped = True
+        del self._lines[line.endpoint]
+        self._close(line)
+
+    def _close(self, line: Line) -> None:
+        task = asyncio.get_running_loop().create_task(line.channel.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _first(lines: OrderedDict[Endpoint, Line], count: int) -> list[Endpoint]:
+    return [endpoint for endpoint, _ in zip(lines, range(count), strict=False)]
+
+
+def _options(max_message_bytes: int, idle_s: float) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # The lane decides about trying again; nobody else may.
+        ("grpc.enable_retries", 0),
+        ("grpc.service_config_disable_resolution", 1),
+        # A subchannel shared with a dropped line would hand its back-off on.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.client_idle_timeout_ms", max(1000, round(idle_s * 1000))),
+        ("grpc.enable_http_proxy", 0),
+        # Only uncompressed answers: the size that is checked is the one on the wire.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.primary_user_agent", "parallax-streams"),
+    ]

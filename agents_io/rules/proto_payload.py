@@ -1,0 +1,84 @@
+"""A task's payload as agents over protocol buffers take it: `AgentRequest` and the gateway's `TaskRequest` alike. Pure.
+
+In: a `Call`. Out: the message's fields filled in. `task_description` is `payload.task`, else `payload.description`, else
+"analyze"; `data` is `payload.data` if there is one, else the payload without its context. What is no object travels as
+`{"value": ...}`; numbers become doubles, as google.protobuf.Struct has no others. Values of `context` that are no text
+travel as JSON. It never sends anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from google.protobuf.struct_pb2 import Struct, Value
+
+from agents_io.errors import Unsupported
+from agents_io.transport import Call
+from schemas.pb.confidence_pb2 import AgentRequest
+from schemas.pb.gateway_pb2 import TaskRequest
+
+MAX_NESTING = 95
+"""Messages within messages; receivers refuse more than 100. An object takes three of them, a list two."""
+_MAX_INT32 = 2**31 - 1
+
+
+def fill_request(request: AgentRequest | TaskRequest, call: Call) -> None:
+    """Everything an agent is told of its task. Raises `Unsupported`: nested deeper than protocol buffers carry.
+
+    >>> request = AgentRequest()
+    >>> fill_request(request, Call("t1", "t1", b'{"task": "sum", "data": {"n": 1}}', 2.5))
+    >>> request.task_id, request.task_description, request.data["n"], request.timeout_ms
+    ('t1', 'sum', 1.0, 2500)
+    """
+    payload = orjson.loads(call.body)
+    request.task_id = call.task_id
+    request.task_description = "analyze"
+    request.timeout_ms = min(max(1, int(call.timeout_s * 1000)), _MAX_INT32)
+    request.pattern_name = call.pattern_name
+    data = payload
+    if isinstance(payload, dict):
+        request.task_description = _text(payload, "task") or _text(payload, "description") or "analyze"
+        context = payload.get("context")
+        if isinstance(context, dict):
+            for key, value in context.items():
+                request.context[key] = value if isinstance(value, str) else orjson.dumps(value).decode()
+            data = {key: value for key, value in payload.items() if key != "context"}
+        if payload.get("data") is not None:
+            data = payload["data"]
+    _fill_struct(request.data, data if isinstance(data, dict) else {"value": data}, 1)
+
+
+def _text(payload: dict[str, Any], name: str) -> str | None:
+    found = payload.get(name)
+    return found if isinstance(found, str) else None
+
+
+def _fill_struct(struct: Struct, data: dict[str, Any], depth: int) -> None:
+    if depth > MAX_NESTING:
+        raise Unsupported("payload: is nested deeper than protocol buffers carry")
+    struct.SetInParent()
+    fields = struct.fields
+    for key, value in data.items():
+        _fill_value(fields[key], value, depth)
+
+
+def _fill_value(into: Value, value: Any, depth: int) -> None:
+    """Twice as quick as Struct.update, which the whole call is measured by."""
+    if isinstance(value, str):
+        into.string_value = value
+    elif value is None:
+        into.null_value = 0  # type: ignore[assignment]
+    elif isinstance(value, bool):
+        into.bool_value = value
+    elif isinstance(value, (int, float)):
+        into.number_value = value
+    elif isinstance(value, dict):
+        _fill_struct(into.struct_value, value, depth + 3)
+    else:
+        if depth > MAX_NESTING:
+            raise Unsupported("payload: is nested deeper than protocol buffers carry")
+        into.list_value.SetInParent()
+        values = into.list_value.values
+        for item in value:
+            _fill_value(values.add(), item, depth + 2)

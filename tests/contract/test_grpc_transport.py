@@ -1,0 +1,375 @@
+"""gRPC's own: the request's fields, the table of statuses, lines that fail, health, TLS, streams, the loop's colours."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from agents_io.errors import (
+    AgentError,
+    BadResponse,
+    CallTimeout,
+    ClientError,
+    ConnectionFailed,
+    ServerError,
+    Unsupported,
+)
+from agents_io.fake_steps import Step, answer, compute, hang, huge, raw, reset, status
+from agents_io.grpc_fake import GrpcFakeAgent
+from agents_io.grpc_status import TABLE
+from agents_io.grpc_transport import GrpcTransport, endpoint_of
+from agents_io.transport import Answer, Call
+from schemas.messages import AgentRegistration, SecretRef
+from schemas.pb.confidence_pb2 import AgentRequest, Health
+
+
+class Rig:
+    """An agent, how it is registered, and the transport."""
+
+    def __init__(self, fake: GrpcFakeAgent, transport: GrpcTransport) -> None:
+        self.fake = fake
+        self.transport = transport
+        self.agent = AgentRegistration(id="a", endpoint=fake.endpoint)
+
+    async def call(self, body: bytes = b"{}", timeout_s: float = 10.0, **changes: Any) -> Answer:
+        """One call."""
+        agent = self.agent.model_copy(update=changes) if changes else self.agent
+        return await self.transport.call(agent, Call("t1", "k1", body, timeout_s, (("traceparent", "00-1-2-01"),), "p"))
+
+
+@asynccontextmanager
+async def rig_of(*steps: Step, options: dict[str, Any] | None = None, **fake: Any) -> AsyncIterator[Rig]:
+    """A fake gRPC agent and the transport."""
+    async with GrpcFakeAgent(steps, **fake) as agent:
+        transport = GrpcTransport(**(options or {}))
+        try:
+            yield Rig(agent, transport)
+        finally:
+            await transport.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something that will come."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what it waits for happens inside a server
+            await asyncio.sleep(0.005)
+
+
+# --- what is sent ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "description", "data", "context"),
+    [
+        (b'{"task": "sum", "data": {"n": [1, 2.5]}}', "sum", {"n": [1.0, 2.5]}, {}),
+        (b'{"description": "what", "a": null}', "what", {"description": "what", "a": None}, {}),
+        (b'{"task": 7, "b": true}', "analyze", {"task": 7.0, "b": True}, {}),
+        (b'{"data": [1]}', "analyze", {"value": [1.0]}, {}),
+        (b'{"data": null, "x": {}}', "analyze", {"data": None, "x": {}}, {}),
+        (b'"text"', "analyze", {"value": "text"}, {}),
+        (b'{"a": 1, "context": {"s": "t", "o": {"k": [1]}}}', "analyze", {"a": 1.0}, {"s": "t", "o": '{"k":[1]}'}),
+        (b'{"context": "mine"}', "analyze", {"context": "mine"}, {}),
+    ],
+)
+async def test_payload_becomes_the_fields_of_the_request(
+    body: bytes, description: str, data: dict[str, Any], context: dict[str, str]
+) -> None:
+    """As existing agents expect them."""
+    async with rig_of(answer()) as rig:
+        await rig.call(body, 2.5)
+        request: AgentRequest = rig.fake.calls[0].payload
+        assert MessageToDict(request.data) == data
+        assert (request.task_id, request.task_description, dict(request.context)) == ("t1", description, context)
+        assert (request.timeout_ms, request.pattern_name) == (2500, "p")
+
+
+async def test_metadata_on_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key, budget, trace and token, and gRPC's own deadline."""
+    monkeypatch.setenv("AGENT_TOKEN", "s3cret")
+    async with rig_of(answer()) as rig:
+        await rig.call(timeout_s=2.5, auth=SecretRef(env="AGENT_TOKEN"))
+        seen = rig.fake.calls[0].headers
+        assert {name: seen[name] for name in seen if name != "user-agent"} == {
+            "idempotency-key": "k1",
+            "x-request-timeout-ms": "2500",
+            "traceparent": "00-1-2-01",
+            "authorization": "Bearer s3cret",
+        }
+        assert seen["user-agent"].startswith("parallax-streams ")
+
+
+async def test_payload_nested_too_deep_for_protocol_buffers_makes_no_call() -> None:
+    """The agent could not read it, and is not blamed."""
+    deep = b'{"data":' * 40 + b"1" + b"}" * 40
+    async with rig_of(answer()) as rig:
+        with pytest.raises(Unsupported, match="nested deeper"):
+            await rig.call(deep)
+        assert len(rig.fake.calls) == 0
+
+
+# --- what comes back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+async def test_status_table(code: grpc.StatusCode) -> None:
+    """Every status there is, row by row."""
+    async with rig_of(status(code.value[0], body="why not", times=1), answer("next")) as rig:
+        with pytest.raises(AgentError) as caught:
+            await rig.call()
+        assert isinstance(caught.value, TABLE[code])
+        assert caught.value.code in ("connection", "timeout", "rate_limited", "http_5xx", "http_4xx")
+        assert "why not" in caught.value.message or code in (
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            grpc.StatusCode.UNIMPLEMENTED,
+        )
+        assert (await rig.call()).value == "next"
+
+
+def test_status_table_says_what_counts_and_what_is_tried_again() -> None:
+    """The breaker's effect and whether another call may help, for each status."""
+    effects = {code.name: (kind.code, kind.retryable, kind.counts_against_agent) for code, kind in TABLE.items()}
+    refused = ("http_4xx", False, False)
+    assert effects == {
+        "UNAVAILABLE": ("connection", True, True),
+        "CANCELLED": ("connection", True, True),
+        "DEADLINE_EXCEEDED": ("timeout", True, True),
+        "RESOURCE_EXHAUSTED": ("rate_limited", True, False),
+        "INTERNAL": ("http_5xx", True, True),
+        "UNKNOWN": ("http_5xx", True, True),
+        "DATA_LOSS": ("http_5xx", True, True),
+        "ABORTED": ("http_5xx", True, True),
+        "INVALID_ARGUMENT": refused,
+        "NOT_FOUND": refused,
+        "ALREADY_EXISTS": refused,
+        "FAILED_PRECONDITION": refused,
+        "OUT_OF_RANGE": refused,
+        "UNAUTHENTICATED": refused,
+        "PERMISSION_DENIED": refused,
+        "UNIMPLEMENTED": refused,
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "seconds"), [(429, "7", 7.0), (503, "1.5", 1.5), (429, "soon", None), (500, "7", None)]
+)
+async def test_retry_after(code: int, text: str, seconds: float | None) -> None:
+    """In the trailing metadata, on the statuses that may say when."""
+    async with rig_of(status(code, retry_after=text)) as rig:
+        with pytest.raises(AgentError) as caught:
+            await rig.call()
+        assert caught.value.retry_after_s == seconds
+
+
+async def test_reasoning_uncertainties_and_metadata_are_kept() -> None:
+    """Beside the value."""
+    said = {"value": 1, "confidence": 1, "reasoning": "why", "uncertainties": ["u"], "metadata": {"k": "v"}}
+    async with rig_of(compute(lambda _: said)) as rig:
+        assert (await rig.call()).metadata == {"reasoning": "why", "uncertainties": ["u"], "k": "v"}
+
+
+async def test_value_path() -> None:
+    """An agent that wraps its value."""
+    async with rig_of(answer({"label": "spam"})) as rig:
+        assert (await rig.call(metadata={"valuePath": "label"})).value == "spam"
+        with pytest.raises(Unsupported, match=r"metadata\.valuePath"):
+            await rig.call(metadata={"valuePath": 3})
+
+
+async def test_compressed_answer_is_refused() -> None:
+    """A small message can hide a huge one."""
+    async with rig_of(huge(200_000, times=1), answer(), compressed=True) as rig:
+        with pytest.raises(BadResponse, match="compressed"):
+            await rig.call()
+
+
+async def test_task_above_the_agents_own_cap_is_the_callers_fault() -> None:
+    """Not a rate limit: the same task will never fit."""
+    async with rig_of(answer(), max_request_bytes=1000) as rig:
+        with pytest.raises(ClientError, match="larger than the agent accepts"):
+            await rig.call(b'"' + b"x" * 5000 + b'"')
+
+
+async def test_secret_an_agent_echoes_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the details of a status, or in an answer that is none."""
+    monkeypatch.setenv("AGENT_TOKEN", "canary-123")
+    echo = raw(b'{"value":"canary-123","confidence":7}')
+    async with rig_of(status(500, body="got Bearer canary-123", times=1), echo) as rig:
+        for error in (ServerError, BadResponse):
+            with pytest.raises(error) as caught:
+                await rig.call(auth=SecretRef(env="AGENT_TOKEN"))
+            assert "canary" not in caught.value.message
+
+
+async def test_wrong_token_is_the_callers_fault() -> None:
+    """401 and 403 in gRPC's words."""
+    async with rig_of(status(401, times=1), status(403)) as rig:
+        for name in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            with pytest.raises(ClientError, match=name):
+                await rig.call()
+
+
+# --- lines -------------------------------------------------------------------------------------------------------------
+
+
+async def test_nobody_listens_is_told_at_once_and_an_agent_that_is_back_is_called_at_once() -> None:
+    """gRPC's reconnect back-off (a second, then more) stands between neither."""
+    async with GrpcFakeAgent() as fake:
+        port = fake._port
+    transport = GrpcTransport()
+    agent = AgentRegistration(id="a", endpoint=f"grpc://127.0.0.1:{port}")
+    for _ in range(4):
+        begun = time.monotonic()
+        with pytest.raises(ConnectionFailed):
+            await transport.call(agent, Call("t", "t", b"{}", 20.0))
+        assert time.monotonic() - begun < 5
+    async with GrpcFakeAgent(port=port):
+        answers = await asyncio.gather(*(transport.call(agent, Call("t", "t", b"{}", 20.0)) for _ in range(5)))
+        assert [found.value for found in answers] == ["ok"] * 5
+    await transport.close()
+
+
+async def test_line_that_is_cut_fails_every_call_on_it_and_the_next_has_another() -> None:
+    """Also those that were only waiting."""
+    async with rig_of(hang(times=5), answer()) as rig:
+        calls = [asyncio.create_task(rig.call(timeout_s=60)) for _ in range(5)]
+        await until(lambda: rig.fake.in_flight == 5)
+        rig.fake.cut()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ConnectionFailed] * 5
+        assert (await rig.call()).value == "ok"
+        assert rig.fake.connections == 2
+
+
+async def test_timeout_gives_the_next_call_a_line_of_its_own() -> None:
+    """The agent's host may have gone without a word; those under way on the old line are left alone."""
+    async with rig_of(hang(times=1), answer(delay_s=0.5, times=1), answer("new")) as rig:
+        with_the_first = asyncio.create_task(rig.call(timeout_s=0.2))
+        await until(lambda: rig.fake.in_flight == 1)
+        second = asyncio.create_task(rig.call())
+        with pytest.raises(CallTimeout):
+            await with_the_first
+        assert (await rig.call()).value == "new"
+        assert (await second).value == "ok"
+        assert rig.fake.connections == 2
+        await until(lambda: rig.fake.open_connections == 1)
+
+
+async def test_one_line_for_all_calls_to_one_endpoint() -> None:
+    """Twenty at once, twenty one by one."""
+    async with rig_of(answer(delay_s=0.02)) as rig:
+        await asyncio.gather(*(rig.call() for _ in range(20)))
+        for _ in range(20):
+            await rig.call()
+        assert (rig.fake.connections, len(rig.transport.channels)) == (1, 1)
+
+
+async def test_lines_are_bounded_and_idle_ones_closed() -> None:
+    """The oldest idle line makes room; a line nobody used for a while is closed when another is given back."""
+    fakes = [GrpcFakeAgent() for _ in range(3)]
+    for fake in fakes:
+        await fake.__aenter__()
+    transport = GrpcTransport(max_channels=2, idle_s=0.3)
+    agents = [AgentRegistration(id=fake.endpoint, endpoint=fake.endpoint) for fake in fakes]
+    for agent in agents:
+        await transport.call(agent, Call("t", "t", b"{}", 10.0))
+    assert len(transport.channels) == 2
+    await until(lambda: fakes[0].open_connections == 0)
+    await asyncio.sleep(0.4)
+    await transport.call(agents[0], Call("t", "t", b"{}", 10.0))
+    assert len(transport.channels) == 1
+    await until(lambda: fakes[1].open_connections + fakes[2].open_connections == 0)
+    await transport.close()
+    for fake in fakes:
+        await fake.__aexit__(None, None, None)
+
+
+async def test_closing_the_transport_beneath_a_call_is_an_error_of_the_call() -> None:
+    """Not a cancellation nobody asked for."""
+    async with rig_of(hang()) as rig:
+        call = asyncio.create_task(rig.call(timeout_s=60))
+        await until(lambda: rig.fake.in_flight == 1)
+        await rig.transport.close()
+        with pytest.raises(ConnectionFailed, match="closed"):
+            await call
+
+
+async def test_reset_is_a_failed_connection_also_in_a_stream() -> None:
+    """With some results read already."""
+    async with rig_of(reset(after_bytes=1, times=1), answer("last")) as rig:
+        with pytest.raises(ConnectionFailed):
+            await rig.call(metadata={"stream": True})
+        assert (await rig.call(metadata={"stream": True})).value == "last"
+
+
+async def test_a_stream_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many results are read; the agent sees the stream end."""
+    monkeypatch.setattr("agents_io.grpc_transport.MAX_RESULTS", 3)
+    async with rig_of(Step("drip")) as rig:
+        with pytest.raises(AgentError, match="more than 3 results"):
+            await rig.call(metadata={"stream": True})
+        await until(lambda: rig.fake.calls[0].ended == "closed")
+
+
+# --- health and capabilities -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "well"),
+    [(Health.HEALTHY, True), (Health.DEGRADED, True), (Health.UNHEALTHY, False), (Health.UNKNOWN, False)],
+)
+async def test_health_by_the_agents_own_check(said: Health.Status, well: bool) -> None:
+    """What it says of itself."""
+    async with rig_of() as rig:
+        rig.fake.status = said
+        assert await rig.transport.health(rig.agent, 5.0) is well
+
+
+async def test_health_by_the_standard_service() -> None:
+    """Where the agent has no check of its own."""
+    async with rig_of(health_by="standard") as rig:
+        assert await rig.transport.health(rig.agent, 5.0)
+        rig.fake.healthy = False
+        assert not await rig.transport.health(rig.agent, 5.0)
+
+
+async def test_health_of_an_agent_that_has_no_check_is_not_known() -> None:
+    """That is no illness."""
+    async with rig_of(health_by="none") as rig:
+        with pytest.raises(Unsupported, match="no health check"):
+            await rig.transport.health(rig.agent, 5.0)
+
+
+async def test_nobody_there_is_not_healthy() -> None:
+    """And it does not raise."""
+    async with rig_of() as rig:
+        pass
+    transport = GrpcTransport()
+    assert not await transport.health(rig.agent, 2.0)
+    await transport.close()
+
+
+async def test_capabilities() -> None:
+    """For whoever registers it."""
+    async with rig_of(capabilities=["sum", "sort"]) as rig:
+        skills = await rig.transport.capabilities(rig.agent, 5.0)
+        assert (skills.name, skills.capabilities, skills.scores["sum"]) == ("Fake", ("sum", "sort"), 0.5)
+
+
+# --- endpoints ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["grpc://h", "grpc://h:0x1", "grpc://:70", "grpc://h:70/path", "unix:///tmp/x", "grpc://u@h:1", "grpc://h:99999"],
+)
+def test_endpoint_that_is_none_blames_the_registration(text: str) -> None:
+    """Also one that would make gRPC resolve something else than a host."""
+    with pytest.raises(Unsupported, match="endpoint"):
+        endpoint_of(text)
