@@ -221,25 +221,25 @@ class GrpcTransport:
     ) -> bytes:
         """Bytes out, bytes in. Whatever gRPC raises becomes an `AgentError` here."""
         line = self.channels.take(endpoint)
-        failed = False
+        failure: AgentError
+        in_doubt = False
         try:
             method = line.method(path, streams=streams)
-            pending = method(request, timeout=timeout_s, metadata=metadata)
-            return await (_last(pending) if streams else pending)
+            return await _answered(method(request, timeout=timeout_s, metadata=metadata), streams)
         except grpc.aio.AioRpcError as error:
-            failed = error.code() in LINE_IN_DOUBT
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                raise NotImplementedByAgent(path) from None
-            raise status_error(error, timeout_s, token) from error
+            in_doubt = error.code() in LINE_IN_DOUBT
+            missing = error.code() is grpc.StatusCode.UNIMPLEMENTED
+            failure = NotImplementedByAgent(path) if missing else status_error(error, timeout_s, token)
         except asyncio.CancelledError:
             # gRPC says so too when the channel was closed beneath the call.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            failed = True
-            raise ConnectionFailed("the channel to the agent was closed") from None
+            failure = ConnectionFailed("the channel to the agent was closed")
         finally:
-            self.channels.give_back(line, failed=failed)
+            self.channels.give_back(line, failed=in_doubt)
+        # Out here it has no context: the frames of gRPC's own error would keep the call, and the call its connection.
+        raise failure
 
     def _parse(self, raw: bytes, prepared: _Prepared, token: str) -> Answer:
         try:
@@ -267,6 +267,10 @@ class NotImplementedByAgent(ClientError):
 
     def __init__(self, path: str) -> None:
         super().__init__(f"the agent answered UNIMPLEMENTED: it has no {path.rpartition('/')[2]}")
+
+
+async def _answered(pending: Any, streams: bool) -> bytes:
+    return await (_last(pending) if streams else pending)
 
 
 async def _last(results: Any) -> bytes:
