@@ -3,7 +3,7 @@
 Prints its port as a line; `--delay-ms` waits before each answer, `--vary` lets the confidence depend on the number of
 the request (0.50 to 0.99, deterministically); `--fail-every N` answers every N-th with 500. Keep-alive; pipelined requests
 are answered in order. Not for production: it reads only the length of what it is sent.
-Prints the CPU it used per request to stderr when it is stopped.
+When it is stopped it prints how many requests it answered, and to stderr the CPU it used for each.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ async def serve(port: int) -> None:
     before = time.process_time()
     await stop.wait()
     used_us = (time.process_time() - before) * 1e6
+    print(Agent.answered, flush=True)
     print(f"{Agent.answered} requests, {used_us / max(1, Agent.answered):.1f} us CPU each", file=sys.stderr)
     server.close()
 
