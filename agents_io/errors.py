@@ -97,6 +97,13 @@ class AnswerTooLarge(AgentError):
     counts_against_agent = True
 
 
+class Refused(AgentError):
+    """The agent understood the task and declines it; asking again gives the same."""
+
+    code = "refused"
+    retryable = False
+
+
 class CircuitOpen(AgentError):
     """The agent's circuit is open beyond the task's deadline."""
 

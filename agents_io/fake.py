@@ -102,10 +102,8 @@ class FakeAgent:
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=MAX_BODY)
-        app.router.add_post("/analyze", self._analyze)
         app.router.add_post("/script", self._rescript)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/capabilities", self._tell_capabilities)
+        app.router.add_routes(self.routes())
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
@@ -119,6 +117,25 @@ class FakeAgent:
         if self._runner is not None:
             await self._runner.cleanup()
 
+    def routes(self) -> list[web.RouteDef]:
+        """What it serves; fakes of other protocols serve something else."""
+        return [
+            web.post("/analyze", self.play),
+            web.get("/health", self._health),
+            web.get("/capabilities", self._tell_capabilities),
+        ]
+
+    def payload_of(self, raw: bytes) -> Any:
+        """The task's payload in a request's body."""
+        try:
+            return orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            return raw.decode("utf-8", "replace")
+
+    def respond(self, step: Step, body: bytes, raw: bytes) -> web.Response:
+        """The response to the request `raw` when a step gives these bytes."""
+        return web.Response(status=step.code, body=body, headers=dict(step.headers))
+
     def _step_for(self, key: str) -> Step:
         scope = key if self._per_task else ""
         place = self._used[scope]
@@ -131,20 +148,18 @@ class FakeAgent:
             place -= step.times
         return self._steps[-1]
 
-    async def _analyze(self, request: web.Request) -> web.StreamResponse:
+    async def play(self, request: web.Request) -> web.StreamResponse:
+        """One call of a task: the next step of the script."""
         key = request.headers.get("Idempotency-Key", "")
         raw = await request.read()
-        try:
-            payload = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            payload = raw.decode("utf-8", "replace")
+        payload = self.payload_of(raw)
         step = self._step_for(key)
         received = Received(time.time(), key, dict(request.headers), payload, step.kind)
         self.calls.append(received)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            response = await _play(step, payload, request)
+            response = await self._play(step, payload, request, raw)
             received.ended = "dropped" if step.kind == "reset" else "answered"
             received.code = 0 if step.kind == "reset" else response.status
         except asyncio.CancelledError:
@@ -161,6 +176,15 @@ class FakeAgent:
                 self._log.flush()
         return response
 
+    async def _play(self, step: Step, payload: Any, request: web.Request, raw: bytes) -> web.StreamResponse:
+        if step.delay_s > 0:
+            await asyncio.sleep(step.delay_s)
+        special = _SPECIAL.get(step.kind)
+        if special is not None:
+            return await special(step, request)
+        body = step.compute(payload) if step.compute is not None else step.body
+        return self.respond(step, body if isinstance(body, bytes) else orjson.dumps(body), raw)
+
     async def _rescript(self, request: web.Request) -> web.Response:
         try:
             self.script([parse_step(text) for text in orjson.loads(await request.read())])
@@ -173,18 +197,6 @@ class FakeAgent:
 
     async def _tell_capabilities(self, request: web.Request) -> web.Response:
         return web.json_response({"capabilities": self._capabilities})
-
-
-async def _play(step: Step, payload: Any, request: web.Request) -> web.StreamResponse:
-    if step.delay_s > 0:
-        await asyncio.sleep(step.delay_s)
-    special = _SPECIAL.get(step.kind)
-    if special is not None:
-        return await special(step, request)
-    body = step.compute(payload) if step.compute is not None else step.body
-    if not isinstance(body, bytes):
-        body = orjson.dumps(body)
-    return web.Response(status=step.code, body=body, headers=dict(step.headers))
 
 
 async def _hang(step: Step, request: web.Request) -> web.StreamResponse:

@@ -39,7 +39,7 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.rules.answer import Path, compile_path, excerpt
+from agents_io.rules.answer import excerpt, reading_of
 from agents_io.rules.retry import parse_retry_after
 from agents_io.secret_refs import Secret
 from agents_io.transport import Call
@@ -105,15 +105,14 @@ def below(base: yarl.URL, leaf: str) -> Target:
 class Peer:
     """One agent as a peer over HTTP: what stays the same between calls to it. Raises `Unsupported`."""
 
-    __slots__ = ("agent", "base", "confidence_path", "headers", "secret", "value_path")
+    __slots__ = ("agent", "base", "headers", "reading", "secret")
 
     def __init__(self, agent: AgentRegistration) -> None:
         self.agent = agent
         self.base = web_url(agent)
         self.headers = [(b"Host", Target(self.base).httpx.netloc), *_STATIC_HEADERS]
         self.secret = Secret(agent.auth) if agent.auth is not None else None
-        self.value_path = path_setting(agent, "valuePath")
-        self.confidence_path = path_setting(agent, "confidencePath")
+        self.reading = reading_of(agent.metadata)
 
     def authorised(self) -> list[tuple[bytes, bytes]]:
         """A fresh list of the headers every request carries."""
@@ -153,20 +152,11 @@ class Peer:
         try:
             return parse()
         except AgentError as error:
-            if self.hidden(body) is not body:
+            message = error.message.encode()
+            if self.hidden(body) is not body or self.hidden(message) is not message:
                 kind = type(error)
                 raise kind("the answer is none, and repeats the secret it was called with: not shown") from None
             raise
-
-
-def path_setting(agent: AgentRegistration, name: str) -> Path | None:
-    """The JMESPath expression in `metadata.<name>`, None if there is none. Raises `Unsupported`."""
-    expression = (agent.metadata or {}).get(name)
-    if expression is None:
-        return None
-    if not isinstance(expression, str):
-        raise Unsupported(f"metadata.{name}: must be a JMESPath expression in a string")
-    return compile_path(name, expression)
 
 
 class PerAgent(Generic[T]):

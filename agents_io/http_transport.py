@@ -56,7 +56,7 @@ class HttpTransport:
     async def _attempt(self, agent: AgentRegistration, call: Call) -> Answer:
         peer = self._agents.get(agent)
         _, body = await self._http.good(peer, peer.post(peer.analyze, call.body, call=call))
-        return peer.parsed(body, lambda: parse_answer(body, peer.value_path, peer.confidence_path))
+        return peer.parsed(body, lambda: parse_answer(body, peer.reading))
 
     async def health(self, agent: AgentRegistration, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
         """Whether `GET {endpoint}/health` says 2xx in time. Raises `Unsupported` on a registration that cannot work."""

@@ -42,6 +42,7 @@ ErrorCode = Literal[
     "rate_limited",
     "circuit_open",
     "bad_response",
+    "refused",
     "no_agent",
     "cancelled",
     "expired",

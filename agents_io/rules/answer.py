@@ -1,6 +1,6 @@
 """Is this what an agent must answer? Bytes of JSON to a value with a confidence, or a short reason why not. Pure.
 
-In: the body of a successful answer and, optionally, two JMESPath expressions. Out: an `Answer`.
+In: the body of a successful answer and what the registration says of where to look. Out: an `Answer`.
 By default the body is an object with `confidence` and `value`; without `value` the object itself, less its confidence,
 is the value. NaN, infinities, confidences outside [0, 1], nesting beyond 128 and anything that is not JSON are refused
 as `BadResponse`. A reason shows at most 80 printable characters of what came, never the whole.
@@ -8,6 +8,8 @@ as `BadResponse`. A reason shows at most 80 printable characters of what came, n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Protocol
@@ -48,7 +50,45 @@ def compile_path(name: str, expression: str) -> Path:
     return compiled
 
 
-def parse_answer(body: bytes, value_path: Path | None = None, confidence_path: Path | None = None) -> Answer:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where an agent's registration says its value and confidence lie. `default`: the confidence of answers that tell none."""
+
+    value: Path | None = None
+    confidence: Path | None = None
+    default: float | None = None
+
+
+_PLAIN = Reading()
+
+
+def reading_of(metadata: Mapping[str, Any] | None) -> Reading:
+    """From a registration's `metadata`: `valuePath`, `confidencePath`, `defaultConfidence`. Raises `Unsupported`.
+
+    >>> reading_of({"defaultConfidence": 0.5}).default
+    0.5
+    """
+    if not metadata:
+        return _PLAIN
+    default = metadata.get("defaultConfidence")
+    if default is not None:
+        try:
+            default = checked_confidence(default)
+        except BadResponse as error:
+            raise Unsupported(f"metadata.defaultConfidence: {error.message}") from None
+    return Reading(_path(metadata, "valuePath"), _path(metadata, "confidencePath"), default)
+
+
+def _path(metadata: Mapping[str, Any], name: str) -> Path | None:
+    expression = metadata.get(name)
+    if expression is None:
+        return None
+    if not isinstance(expression, str):
+        raise Unsupported(f"metadata.{name}: must be a JMESPath expression in a string")
+    return compile_path(name, expression)
+
+
+def parse_answer(body: bytes, reading: Reading = _PLAIN) -> Answer:
     """The answer in a body. Raises `BadResponse`.
 
     >>> parse_answer(b'{"value": 4, "confidence": 0.5}')
@@ -56,17 +96,42 @@ def parse_answer(body: bytes, value_path: Path | None = None, confidence_path: P
     >>> parse_answer(b'{"label": "spam", "confidence": 1}').value
     {'label': 'spam'}
     """
-    data = _load(body)
-    if confidence_path is None and not isinstance(data, dict):
+    data = load_json(body)
+    if not isinstance(data, dict) and reading.confidence is None and reading.default is None:
         raise BadResponse(f"the answer must be a JSON object with confidence, not {excerpt(body)}")
-    found = data.get("confidence") if confidence_path is None else _search(confidence_path, data, "confidencePath")
-    confidence = _confidence(found)
-    if value_path is not None:
-        return Answer(_search(value_path, data, "valuePath"), confidence)
-    if not isinstance(data, dict):
-        return Answer(data, confidence)
-    rest = {key: value for key, value in data.items() if key not in ("confidence", "value")}
-    return Answer(data["value"], confidence, rest) if "value" in data else Answer(rest, confidence)
+    return read_answer(data, reading)
+
+
+def read_answer(data: Any, reading: Reading = _PLAIN) -> Answer:
+    """The answer in JSON that was read already. Raises `BadResponse`.
+
+    >>> read_answer("spam", Reading(default=0.5))
+    Answer(value='spam', confidence=0.5, metadata={})
+    """
+    return answer_within(data, data, None, reading)
+
+
+def answer_within(whole: Any, content: Any, beside: Any, reading: Reading) -> Answer:
+    """The answer in a part of what came. Paths of the registration look into the `whole`.
+
+    Without a path the confidence is the one told `beside` the content, else the content's own, else the default.
+    Raises `BadResponse`.
+
+    >>> answer_within({}, {"value": 1}, 0.5, Reading())
+    Answer(value=1, confidence=0.5, metadata={})
+    """
+    found = beside
+    if reading.confidence is not None:
+        found = search(reading.confidence, whole, "confidencePath")
+    elif found is None and isinstance(content, dict):
+        found = content.get("confidence")
+    confidence = checked_confidence(reading.default if found is None else found)
+    if reading.value is not None:
+        return Answer(search(reading.value, whole, "valuePath"), confidence)
+    if not isinstance(content, dict):
+        return Answer(content, confidence)
+    rest = {key: value for key, value in content.items() if key not in ("confidence", "value")}
+    return Answer(content["value"], confidence, rest) if "value" in content else Answer(rest, confidence)
 
 
 def answer_beside(
@@ -94,7 +159,8 @@ def excerpt(raw: bytes) -> str:
     return f"'{text}'" if len(text) <= MAX_EXCERPT - 2 else f"'{text[: MAX_EXCERPT - 5]}...'"
 
 
-def _load(body: bytes) -> Any:
+def load_json(body: bytes) -> Any:
+    """The JSON in a body, strictly read and nested no deeper than `MAX_DEPTH`. Raises `BadResponse`."""
     if not body or body.isspace():
         raise BadResponse("the answer is empty")
     try:
@@ -123,14 +189,16 @@ def _too_deep(data: Any) -> bool:
     return True
 
 
-def _search(path: Path, data: Any, name: str) -> Any:
+def search(path: Path, data: Any, name: str) -> Any:
+    """What the expression of `metadata.<name>` selects. Raises `BadResponse`."""
     try:
         return path.search(data)
     except JMESPathError as error:
         raise BadResponse(f"metadata.{name} does not fit the answer: {excerpt(str(error).encode())}") from None
 
 
-def _confidence(found: Any) -> float:
+def checked_confidence(found: Any) -> float:
+    """The confidence an agent gave, if it is one. Raises `BadResponse`."""
     if found is None:
         raise BadResponse("the answer has no confidence")
     if isinstance(found, bool) or not isinstance(found, (int, float)):

@@ -1,0 +1,53 @@
+"""Last words to an agent: small requests that nobody waits for, such as "forget that task". Bounded in number and time.
+
+In: coroutines. Out: nothing; whatever they raise is logged at debug level, since the call they belong to is over. When too many
+are under way a new one is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+MAX_UNDER_WAY = 1000
+LAST_WORDS_S = 5.0
+CLOSE_S = 1.0
+
+
+class LastWords:
+    """Runs them beside everything else."""
+
+    def __init__(self, max_under_way: int = MAX_UNDER_WAY) -> None:
+        self._max = max_under_way
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def say(self, what: str, words: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Begin, unless too many are under way."""
+        if len(self._tasks) >= self._max:
+            log.debug("not said, too many under way", what=what)
+            return
+        task = asyncio.create_task(self._run(what, words), name=f"last-words-{what}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Give them a moment, then stop."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(set(self._tasks), timeout=CLOSE_S)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+
+    async def _run(self, what: str, words: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                await words()
+        except Exception as error:  # nobody waits for it: the agent finds out by itself
+            log.debug("last words failed", what=what, error=repr(error))

@@ -1,0 +1,1 @@
+"""Scripted agents of other protocols for tests: the script of `agents_io/fake.py` in the dress of each protocol."""

@@ -1,0 +1,167 @@
+"""The Model Context Protocol, as much of it as one tool call needs: opening, calling, and reading the result. Pure.
+
+In: metadata and a payload; JSON-RPC results. Out: parameters and headers; an `Answer` or the `AgentError` it means.
+Source: the MCP specification, revisions 2025-03-26, 2025-06-18 and 2025-11-25 (initialize, then a session) and 2026-07-28 (no
+session: each request says version and client in `_meta` and in headers): basic/transports, basic/versioning, server/tools.
+
+  isError                      http_5xx    (the tool says it failed)        input required       refused
+  result without confidence    bad_response, unless the registration gives defaultConfidence
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from agents_io.errors import BadResponse, Refused, ServerError, Unsupported
+from agents_io.rules.answer import Path, Reading, answer_within, compile_path, excerpt, load_json, search
+from agents_io.transport import Answer
+
+LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26")
+"""Versions with a handshake, newest first."""
+MODERN = "2026-07-28"
+CLIENT = {"name": "parallax-streams", "version": "1"}
+UNSUPPORTED_VERSION = -32022
+_MAX_CONTENT = 1000
+
+
+class ToolCall:
+    """Which tool an agent stands for, and how its arguments are made of a payload. Raises `Unsupported`.
+
+    >>> ToolCall({"tool": "add"}).arguments({"a": 1})
+    {'a': 1}
+    >>> ToolCall({"tool": "add", "argumentsPath": "data"}).arguments({"data": 1})
+    {'input': 1}
+    """
+
+    __slots__ = ("name", "path")
+
+    def __init__(self, metadata: Mapping[str, Any] | None) -> None:
+        given = metadata or {}
+        name = given.get("tool")
+        if not isinstance(name, str) or not 0 < len(name) <= 256:
+            raise Unsupported("metadata.tool: an agent of protocol mcp needs the name of its tool")
+        path = given.get("argumentsPath")
+        if path is not None and not isinstance(path, str):
+            raise Unsupported("metadata.argumentsPath: must be a JMESPath expression in a string")
+        self.name = name
+        self.path: Path | None = None if path is None else compile_path("argumentsPath", path)
+
+    def arguments(self, payload: Any) -> dict[str, Any]:
+        """The arguments: the payload, or what `metadata.argumentsPath` selects of it; what is no object becomes `input`."""
+        if self.path is not None:
+            try:
+                payload = search(self.path, payload, "argumentsPath")
+            except BadResponse as error:
+                raise Unsupported(error.message) from None
+        return payload if isinstance(payload, dict) else {"input": payload}
+
+    def params(self, payload: Any) -> dict[str, Any]:
+        """Parameters of `tools/call`."""
+        return {"name": self.name, "arguments": self.arguments(payload)}
+
+
+def initialize_params() -> dict[str, Any]:
+    """Parameters of `initialize`: the newest version with a handshake, and that we can do nothing for the server."""
+    return {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": CLIENT}
+
+
+def negotiated(result: dict[str, Any]) -> str:
+    """The version a server chose. Raises `Unsupported` when we do not speak it."""
+    version = result.get("protocolVersion")
+    if version not in LEGACY:
+        raise Unsupported(f"the agent speaks MCP {excerpt(str(version).encode())}, not {', '.join((MODERN, *LEGACY))}")
+    return str(version)
+
+
+def modern_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters that say for themselves who asks, as versions without a session want it."""
+    about = {"protocolVersion": MODERN, "clientInfo": CLIENT, "clientCapabilities": {}}
+    return params | {"_meta": {f"io.modelcontextprotocol/{name}": value for name, value in about.items()}}
+
+
+def modern_headers(method: str, name: str | None = None) -> list[tuple[bytes, bytes]]:
+    """Headers that mirror the body, as versions without a session want it.
+
+    >>> modern_headers("tools/call", "wetter für alle")[-1]
+    (b'Mcp-Name', b'=?base64?d2V0dGVyIGbDvHIgYWxsZQ==?=')
+    """
+    headers = [(b"MCP-Protocol-Version", MODERN.encode()), (b"Mcp-Method", method.encode())]
+    return headers if name is None else [*headers, (b"Mcp-Name", header_value(name))]
+
+
+def header_value(text: str) -> bytes:
+    """A value as a header can carry it: as it is, or in base64 between marks."""
+    plain = text.isascii() and text.isprintable() and text == text.strip()
+    if plain and not (text.startswith("=?base64?") and text.endswith("?=")):
+        return text.encode("ascii")
+    return b"=?base64?" + base64.b64encode(text.encode()) + b"?="
+
+
+def speaks_modern(error: dict[str, Any] | None) -> bool:
+    """Whether an error in answer to `initialize` may come from a server that has no handshake any more."""
+    if error is None:
+        return False
+    data = error.get("data")
+    supported = data.get("supported") if isinstance(data, dict) else None
+    if isinstance(supported, list):
+        return MODERN in supported
+    return error.get("code") in (UNSUPPORTED_VERSION, -32020, -32600, -32601, -32602)
+
+
+def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
+    """The answer in the result of `tools/call`. Paths of the registration look into the whole result.
+
+    Raises `ServerError`, `Refused`, `BadResponse`.
+
+    >>> tool_answer({"structuredContent": {"value": 3, "confidence": 0.5}}, Reading()).value
+    3
+    >>> tool_answer({"content": [{"type": "text", "text": "hi"}], "_meta": {"confidence": 1}}, Reading())
+    Answer(value='hi', confidence=1.0, metadata={})
+    """
+    if result.get("resultType") == "input_required":
+        raise Refused("the tool needs more input than the task holds")
+    content = result.get("content")
+    blocks = [block for block in content[:_MAX_CONTENT] if isinstance(block, dict)] if isinstance(content, list) else []
+    texts = [block["text"] for block in blocks if block.get("type") == "text" and isinstance(block.get("text"), str)]
+    if result.get("isError") is True:
+        why = excerpt(" ".join(texts).encode("utf-8", "replace")) if texts else "no reason given"
+        raise ServerError(f"the tool says it failed: {why}")
+    said = _said(result, blocks, texts) if reading.value is None or "structuredContent" in result else None
+    return answer_within(result, said, _told(result), reading)
+
+
+def _told(result: dict[str, Any]) -> Any:
+    """A confidence in the result's `_meta`, plain or under somebody's prefix."""
+    meta = result.get("_meta")
+    if not isinstance(meta, dict):
+        return None
+    return next((value for key, value in meta.items() if key == "confidence" or key.endswith("/confidence")), None)
+
+
+def _said(result: dict[str, Any], blocks: list[dict[str, Any]], texts: list[str]) -> Any:
+    """Structured content; else text, as JSON if it is JSON; else the blocks as they came."""
+    if "structuredContent" in result and result["structuredContent"] is not None:
+        return result["structuredContent"]
+    if not blocks:
+        raise BadResponse("the tool's result is empty")
+    if len(texts) < len(blocks):
+        return blocks
+    text = "\n".join(texts)
+    if not text.strip():
+        raise BadResponse("the tool's result is empty")
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return load_json(text.encode("utf-8", "replace"))
+        except BadResponse:
+            if '"confidence"' in text:
+                raise  # meant as an answer, and none
+    return text
+
+
+def tool_names(result: dict[str, Any]) -> list[str]:
+    """The names in the result of `tools/list`."""
+    tools = result.get("tools")
+    rows = tools[:_MAX_CONTENT] if isinstance(tools, list) else []
+    return [row["name"] for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str)]

@@ -1,0 +1,64 @@
+"""What a task says, for agents that want words: the payload's text, its data and its context. Pure.
+
+In: a payload as JSON. Out: its parts, by the convention of existing agents (`task` or `description` is the text, `data` the
+data, `context` what earlier steps of a plan gave), or the whole as one text. It shortens and invents nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+_TEXT = ("task", "description")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """`text`: None if the payload gives none; `data`, `context`: any JSON, None if there is none."""
+
+    text: str | None
+    data: Any
+    context: Any = None
+
+
+def read_payload(body: bytes) -> Any:
+    """The payload as JSON: what the pipeline sends is JSON already. Raises ValueError."""
+    return orjson.loads(body) if body else None
+
+
+def said(payload: Any) -> Said:
+    """The parts of a payload. Without `data` it is all that is left beside text and context.
+
+    >>> said({"task": "summarize", "data": {"n": 1}})
+    Said(text='summarize', data={'n': 1}, context=None)
+    >>> said({"n": 1}), said("hello")
+    (Said(text=None, data={'n': 1}, context=None), Said(text='hello', data=None, context=None))
+    """
+    if isinstance(payload, str):
+        return Said(payload, None)
+    if not isinstance(payload, dict):
+        return Said(None, payload)
+    text = next((payload[name] for name in _TEXT if isinstance(payload.get(name), str) and payload[name]), None)
+    rest = {key: value for key, value in payload.items() if key not in (*_TEXT, "context")}
+    data = payload.get("data", rest or None)
+    return Said(text, payload if text is None and "context" not in payload else data, payload.get("context"))
+
+
+def as_text(payload: Any) -> str:
+    """The whole payload as one text: its words first, then data and context as JSON.
+
+    >>> as_text({"task": "add", "data": [1, 2]})
+    'add\\n\\nData:\\n[1,2]'
+    >>> as_text({"n": 1})
+    '{"n":1}'
+    """
+    parts = said(payload)
+    if parts.text is None and parts.context is None:
+        return orjson.dumps(payload).decode()
+    blocks = [parts.text] if parts.text is not None else []
+    for name, value in (("Data", parts.data), ("Context", parts.context)):
+        if value is not None:
+            blocks.append(f"{name}:\n{orjson.dumps(value).decode()}")
+    return "\n\n".join(blocks)
