@@ -125,6 +125,9 @@ class A2aTransport:
             if stuck.task_id is not None:
                 self._forget(peer, stuck.task_id)
             raise
+        except ClientError:
+            peer.read_at = float("-inf")  # it may speak another version now
+            raise
 
     def _forget(self, peer: _Agent, task_id: str) -> None:
         self._last_words.say("a2a-cancel", lambda: self._rpc(peer, "cancel", {"id": task_id}))

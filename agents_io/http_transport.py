@@ -11,12 +11,21 @@ import ssl
 
 import httpx
 
-from agents_io.http_exchange import MAX_ANSWER_BYTES, HttpExchange, Peer, PerAgent, below, idempotency_key, within
+from agents_io.http_exchange import (
+    MAX_ANSWER_BYTES,
+    MAX_PREPARED,
+    HttpExchange,
+    Peer,
+    PerAgent,
+    below,
+    idempotency_key,
+    within,
+)
 from agents_io.rules.answer import parse_answer
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 
-__all__ = ["HEALTH_TIMEOUT_S", "MAX_ANSWER_BYTES", "HttpTransport", "idempotency_key"]
+__all__ = ["HEALTH_TIMEOUT_S", "MAX_ANSWER_BYTES", "MAX_PREPARED", "HttpTransport", "idempotency_key"]
 
 HEALTH_TIMEOUT_S = 5.0
 

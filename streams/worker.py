@@ -28,6 +28,7 @@ from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
 from streams.agent_table import AgentTable
+from streams.agent_transports import over_http
 from streams.block_watch import BlockWatch
 from streams.callers import CallerFactory
 from streams.control_table import ControlTable
@@ -178,6 +179,7 @@ async def _dispatch(
                 max_connections=settings.dispatch.max_in_flight, max_answer_bytes=settings.dispatch.max_answer_bytes
             ),
             "grpc": GrpcTransport(max_answer_bytes=settings.dispatch.max_answer_bytes),
+            **over_http(settings),
         }
     )
     stack.push_async_callback(transport.close)

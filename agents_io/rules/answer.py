@@ -142,9 +142,9 @@ def answer_beside(
     >>> answer_beside(b"[1]", 0.5, {})
     Answer(value=[1], confidence=0.5, metadata={})
     """
-    value = _load(value_json)
+    value = load_json(value_json)
     return Answer(
-        value if value_path is None else _search(value_path, value, "valuePath"), _confidence(confidence), rest
+        value if value_path is None else search(value_path, value, "valuePath"), checked_confidence(confidence), rest
     )
 
 

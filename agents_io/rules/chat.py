@@ -212,4 +212,4 @@ def spent(body: bytes) -> AgentError | None:
         return None
     error = data.get("error") if isinstance(data, dict) else None
     code = error.get("code") or error.get("type") if isinstance(error, dict) else None
-    return ClientError(f"the agent answered 429: {code}") if code in _SPENT else None
+    return ClientError(f"the agent answered 429: {code}") if isinstance(code, str) and code in _SPENT else None

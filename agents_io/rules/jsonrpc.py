@@ -69,8 +69,10 @@ def result_of(message: Any) -> dict[str, Any]:
 def meaning(error: dict[str, Any], also_callers: frozenset[int] = frozenset()) -> AgentError:
     """What an error means. `also_callers`: a protocol's own codes that are the caller's fault."""
     code = error.get("code")
-    text = f"the agent answered JSON-RPC error {code if type(code) is int else '?'}: {words(error)}"
-    return ClientError(text) if code in _CALLERS_FAULT | also_callers else ServerError(text)
+    if type(code) is not int:
+        return ServerError(f"the agent answered a JSON-RPC error without a code: {words(error)}")
+    text = f"the agent answered JSON-RPC error {code}: {words(error)}"
+    return ClientError(text) if code in _CALLERS_FAULT or code in also_callers else ServerError(text)
 
 
 def words(error: dict[str, Any]) -> str:

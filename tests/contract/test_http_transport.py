@@ -54,6 +54,7 @@ from agents_io.grpc_transport import GrpcTransport
 from agents_io.http_transport import HttpTransport, idempotency_key
 from agents_io.transport import Call, Transport
 from schemas.messages import AgentRegistration, SecretRef
+from tests.support.protocols import OVER_HTTP, Opened
 
 CAP = 200_000
 
@@ -123,6 +124,21 @@ CANNOT_SAY: dict[Maker, Callable[[Step], bool]] = dict.fromkeys(
 """What a protocol has no words for."""
 
 
+def rigged(opened: Callable[..., AbstractAsyncContextManager[Opened]]) -> Maker:
+    """A maker of `tests/support/protocols.py` as one of ours."""
+
+    @asynccontextmanager
+    async def maker(*steps: Step) -> AsyncIterator[Rig]:
+        async with opened(*steps) as parts:
+            yield Rig(*parts)
+
+    maker.__name__ = opened.__name__
+    return maker
+
+
+MAKERS += [rigged(opened) for opened in OVER_HTTP]
+
+
 @pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
 def make(request: pytest.FixtureRequest) -> Maker:
     """Each transport in turn."""
@@ -162,6 +178,7 @@ async def test_carries_the_idempotency_key(make: Maker) -> None:
         (status(500), ServerError),
         (status(400), ClientError),
         (status(429), RateLimited),
+        (status(401), ClientError),
         (reset(), ConnectionFailed),
         (reset(after_bytes=100), ConnectionFailed),
         (nan(), BadResponse),

@@ -1,0 +1,71 @@
+"""Agents of each protocol that behave as scripted, how they are registered, and a transport that reaches them.
+
+For the contract suite: in, steps; out, the fake, the registration, the transport, warm (card read, session open).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from agents_io.a2a_transport import A2aTransport
+from agents_io.fake import FakeAgent
+from agents_io.fake_steps import Step
+from agents_io.fakes.a2a import FakeA2a
+from agents_io.fakes.chat import FakeChat
+from agents_io.fakes.mcp import FakeMcp
+from agents_io.mcp_transport import McpTransport
+from agents_io.openai_transport import OpenAiTransport
+from agents_io.transport import Transport
+from schemas.messages import AgentRegistration, Protocol
+
+CAP = 200_000
+Opened = tuple[FakeAgent, AgentRegistration, Transport]
+
+
+@asynccontextmanager
+async def _opened(
+    fake: FakeAgent, transport: Transport, protocol: Protocol, metadata: dict[str, Any] | None = None
+) -> AsyncIterator[Opened]:
+    async with fake:
+        agent = AgentRegistration(id="a", endpoint=fake.endpoint, protocol=protocol, metadata=metadata)
+        try:
+            assert await transport.health(agent, 10.0)
+            yield fake, agent, transport
+        finally:
+            await transport.close()
+
+
+def openai(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+    """A model behind chat completions."""
+    return _opened(FakeChat(steps), OpenAiTransport(max_answer_bytes=CAP), "openai", {"model": "m"})
+
+
+def a2a(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+    """A2A 1.0; each task is asked for once more before it is done."""
+    fake = FakeA2a(steps)
+    fake.states = ("working",)
+    return _opened(fake, A2aTransport(max_answer_bytes=CAP), "a2a")
+
+
+def a2a_03(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+    """A2A 0.3; tasks are done at once."""
+    fake = FakeA2a(steps)
+    fake.version = "0.3"
+    return _opened(fake, A2aTransport(max_answer_bytes=CAP), "a2a")
+
+
+def mcp(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+    """An MCP tool with a session, answers as JSON."""
+    return _opened(FakeMcp(steps), McpTransport(max_answer_bytes=CAP), "mcp", {"tool": "analyze"})
+
+
+def mcp_stream(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+    """An MCP tool without sessions, answers as an event stream."""
+    fake = FakeMcp(steps)
+    fake.modern = fake.stream = True
+    return _opened(fake, McpTransport(max_answer_bytes=CAP), "mcp", {"tool": "analyze"})
+
+
+OVER_HTTP: list[Callable[..., AbstractAsyncContextManager[Opened]]] = [openai, a2a, a2a_03, mcp, mcp_stream]
