@@ -16,7 +16,7 @@ import random
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -43,7 +43,8 @@ class Outcome:
     lost: int = 0
     doubled: int = 0
     seconds: float = 0.0
-    longest_stall_s: float = 0.0
+    stalls_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Longest time without a result, by what had been done last."""
     statuses: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -56,7 +57,8 @@ class Outcome:
         return (
             f"seed {self.seed}: {self.tasks} tasks, {self.kills} kills{self.others} ({self.cut_off} calls cut off), "
             f"lost {self.lost}, doubled {self.doubled}, {dict(self.statuses)}, {self.seconds:.0f} s, "
-            f"longest stall {self.longest_stall_s:.1f} s: {'ok' if self.good else 'BROKEN'}"
+            f"longest stall {', '.join(f'{what} {stall:.1f} s' for what, stall in self.stalls_s.items())}: "
+            f"{'ok' if self.good else 'BROKEN'}"
         )
 
 
@@ -77,6 +79,7 @@ class Run:
         self.workers: dict[str, Process] = {}
         self.seen: list[Any] = []
         self.last = 0.0
+        self.phase = "start"
         self.last_victim = ""
 
     def start(self, name: str, wait: bool) -> None:
@@ -95,6 +98,7 @@ class Run:
 
     def roll(self) -> None:
         """A rolling restart: each worker in its turn drains on SIGTERM and comes back."""
+        self.phase = "roll"
         self.workers[victim := self.last_victim].line(90)  # it was started after the last kill and may still be loading
         for name in [victim, *sorted(set(self.workers) - {victim})]:
             code = self.workers[name].stop()
@@ -106,6 +110,7 @@ class Run:
         """A zombie: stopped until the group has given its partitions away, then continued; it must write nothing more."""
         name = self.rng.choice(sorted(self.workers))
         self.workers[name].popen.send_signal(signal.SIGSTOP)
+        self.phase = "zombie"
         self.watch(tap, self.session_s + 4, self.outcome.tasks)
         self.workers[name].popen.send_signal(signal.SIGCONT)
         self.outcome.others += " + zombie"
@@ -117,7 +122,7 @@ class Run:
             found = tap.read(0.1)
             now = time.monotonic()
             if found:
-                self.outcome.longest_stall_s = max(self.outcome.longest_stall_s, now - self.last)
+                self.outcome.stalls_s[self.phase] = max(self.outcome.stalls_s[self.phase], now - self.last)
                 self.last = now
                 self.seen += [message.value() for message in found]
 
@@ -152,6 +157,7 @@ class Run:
                 ):  # one at least that has calls under way, however slowly the other starts
                     victim = next(name for name in sorted(self.workers) if name != self.last_victim)
                 self.workers[victim].kill()
+                self.phase = "kill"
                 outcome.kills += 1
                 self.last_victim = victim
                 self.start(victim, wait=False)
