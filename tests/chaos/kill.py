@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from tests.support.kafka import KafkaCluster
@@ -77,9 +78,10 @@ class Run:
         self.zombie = zombie
         self.rolling = rolling
         self.workers: dict[str, Process] = {}
-        self.seen: list[Any] = []
-        self.last = 0.0
-        self.phase = "start"
+        self.seen: list[tuple[int, Any]] = []
+        """When it was written (epoch ms), and the result."""
+        self.phases: list[tuple[int, str]] = []
+        self.enter("start")
         self.last_victim = ""
 
     def start(self, name: str, wait: bool) -> None:
@@ -98,7 +100,7 @@ class Run:
 
     def roll(self) -> None:
         """A rolling restart: each worker in its turn drains on SIGTERM and comes back."""
-        self.phase = "roll"
+        self.enter("roll")
         self.workers[victim := self.last_victim].line(90)  # it was started after the last kill and may still be loading
         for name in [victim, *sorted(set(self.workers) - {victim})]:
             code = self.workers[name].stop()
@@ -110,21 +112,27 @@ class Run:
         """A zombie: stopped until the group has given its partitions away, then continued; it must write nothing more."""
         name = self.rng.choice(sorted(self.workers))
         self.workers[name].popen.send_signal(signal.SIGSTOP)
-        self.phase = "zombie"
+        self.enter("zombie")
         self.watch(tap, self.session_s + 4, self.outcome.tasks)
         self.workers[name].popen.send_signal(signal.SIGCONT)
         self.outcome.others += " + zombie"
 
     def watch(self, tap: Tap, seconds: float, enough: int) -> None:
-        """Read results for a while; note the longest time without one."""
+        """Read results for a while."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and len(self.seen) < enough:
-            found = tap.read(0.1)
-            now = time.monotonic()
-            if found:
-                self.outcome.stalls_s[self.phase] = max(self.outcome.stalls_s[self.phase], now - self.last)
-                self.last = now
-                self.seen += [message.value() for message in found]
+            self.seen += [(message.timestamp()[1], message.value()) for message in tap.read(0.1)]
+
+    def enter(self, phase: str) -> None:
+        """From now on stalls are of this kind."""
+        self.phases.append((time.time_ns() // 1_000_000, phase))
+
+    def stalls(self) -> None:
+        """The longest time between two results, by what had been done last when it began."""
+        times = sorted(at for at, _ in self.seen)
+        for before, after in pairwise(times):
+            phase = next(name for since, name in reversed(self.phases) if since <= after)
+            self.outcome.stalls_s[phase] = max(self.outcome.stalls_s[phase], (after - before) / 1000)
 
     def run(self) -> Outcome:
         """Feed, kill, wait, count."""
@@ -146,7 +154,7 @@ class Run:
             produce(self.bootstrap, f"{self.prefix}tasks", records)
             tap = Tap(self.bootstrap, f"{self.prefix}results")
             stack.callback(tap.close)
-            began = self.last = time.monotonic()
+            began = time.monotonic()
             for kill in range(self.kills):
                 # Spread over the run by share of the results, so that a fast machine feels every kill too.
                 share = (kill + self.rng.uniform(0.3, 0.9)) / (self.kills + 1)
@@ -157,7 +165,7 @@ class Run:
                 ):  # one at least that has calls under way, however slowly the other starts
                     victim = next(name for name in sorted(self.workers) if name != self.last_victim)
                 self.workers[victim].kill()
-                self.phase = "kill"
+                self.enter("kill")
                 outcome.kills += 1
                 self.last_victim = victim
                 self.start(victim, wait=False)
@@ -173,7 +181,8 @@ class Run:
 
     def count(self, agents: Sequence[Process]) -> None:
         """Every id once? What the agents answered beyond that was cut off by a kill and asked again."""
-        results = [json.loads(value) for value in self.seen]
+        results = [json.loads(value) for _, value in self.seen]
+        self.stalls()
         ids = Counter(result["taskId"] for result in results)
         self.outcome.statuses = Counter(result["status"] for result in results)
         self.outcome.lost = self.outcome.tasks - len(ids)
