@@ -16,6 +16,7 @@ from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
 from streams.follower import Follower
+from streams.rules.leases import is_ended, only_renewed
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,7 @@ class AgentTable:
 
     def __init__(self, options: dict[str, Any], prefix: str) -> None:
         self._agents: dict[str, AgentRegistration] = {}
+        self._ended: dict[str, AgentRegistration] = {}
         self._listeners: list[Listener] = []
         self._follower = Follower(options, full_name("agents", prefix), self._apply)
         self._loaded = False
@@ -38,6 +40,14 @@ class AgentTable:
     def all(self) -> Iterable[AgentRegistration]:
         """Every agent, in no order."""
         return self._agents.values()
+
+    def ended(self, agent_id: str) -> AgentRegistration | None:
+        """The registration of an agent whose lease ended: for everybody else it is not there."""
+        return self._ended.get(agent_id)
+
+    def all_ended(self) -> Iterable[AgentRegistration]:
+        """Every agent whose lease ended, in no order."""
+        return self._ended.values()
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -62,8 +72,9 @@ class AgentTable:
     def _apply(self, record: ConsumerRecord) -> None:
         key = record.key.decode("utf-8", "replace") if record.key is not None else None
         if record.value is None:
-            if key is not None and self._agents.pop(key, None) is not None:
-                self._tell(key, None, record)
+            if key is not None:
+                self._ended.pop(key, None)
+                self._remove(key, record)
             return
         try:
             agent = decode(AgentRegistration, record.value, record.headers)
@@ -72,8 +83,19 @@ class AgentTable:
         except Rejected as rejected:
             log.warning("registration ignored", offset=record.offset, key=key, reason=rejected.reason)
             return
+        if is_ended(agent):
+            self._ended[agent.id] = agent
+            self._remove(agent.id, record)
+            return
+        self._ended.pop(agent.id, None)
+        old = self._agents.get(agent.id)
         self._agents[agent.id] = agent
-        self._tell(agent.id, agent, record)
+        if old is None or not only_renewed(old, agent):
+            self._tell(agent.id, agent, record)
+
+    def _remove(self, agent_id: str, record: ConsumerRecord) -> None:
+        if self._agents.pop(agent_id, None) is not None:
+            self._tell(agent_id, None, record)
 
     def _tell(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
         if self._loaded:

@@ -37,6 +37,7 @@ from streams.engine.commit import Committer, PlainCommitter, TransactionalCommit
 from streams.engine.engine import Engine, EngineConfig
 from streams.engine.watchdog import Watchdog
 from streams.event_sink import EventSink
+from streams.grpc_server import GrpcServer
 from streams.kafka import (
     BrokerUnreachable,
     TransactionsDenied,
@@ -45,9 +46,12 @@ from streams.kafka import (
     supports_transactions,
 )
 from streams.kafka_noise import quiet_logs
+from streams.lease_keeper import LeaseKeeper
 from streams.metrics import DispatchMetrics
 from streams.parts import Parts
 from streams.processors.dispatch import DispatchHandler
+from streams.registration_writer import RegistrationWriter
+from streams.registry import Registry
 from streams.rules.records import Recorder
 from streams.settings import Settings
 from streams.stats_keeper import StatsKeeper
@@ -74,6 +78,8 @@ class WorkerAddresses:
 
     bootstrap_servers: str
     web: str
+    grpc: str | None
+    """Registry and agent gateway; of a worker that dispatches."""
     roles: tuple[str, ...]
     delivery: str
 
@@ -126,15 +132,19 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
         await web.start()
         stack.push_async_callback(web.stop)
         delivery = await _delivery(settings)
+        grpc_server = GrpcServer(settings)
         engine = stats = None
         if "dispatch" in settings.roles:
-            engine = await _dispatch(settings, registry, delivery, partitions, web, stack)
+            engine = await _dispatch(settings, registry, delivery, partitions, web, grpc_server, stack)
         if "stats" in settings.roles:
             stats = StatsKeeper(settings, idempotent=delivery == "exactly-once")
             stack.push_async_callback(stats.stop)
             await stats.start()
             web.stats = stats
-        yield _Station(WorkerAddresses(settings.bootstrap_servers, web.url, settings.roles, delivery), engine, stats)
+        addresses = WorkerAddresses(
+            settings.bootstrap_servers, web.url, grpc_server.address or None, settings.roles, delivery
+        )
+        yield _Station(addresses, engine, stats)
 
 
 def _settle_memory() -> None:
@@ -162,6 +172,7 @@ async def _dispatch(
     delivery: str,
     partitions: int,
     web: WebServer,
+    grpc_server: GrpcServer,
     stack: AsyncExitStack,
 ) -> Engine:
     options = client_options(settings)
@@ -257,6 +268,14 @@ async def _dispatch(
     stack.callback(watching.cancel)
     watchdog = asyncio.create_task(Watchdog(engine, settings.dispatch.stall_after / 1000).run(), name="watchdog")
     stack.push_async_callback(_ended, watchdog)
+    writer = RegistrationWriter(sink, agents, parts)
+    grpc_server.add(Registry(agents, writer, parts.wall_ms).handler())
+    keeper = LeaseKeeper(
+        agents, writer, transport, lambda agent: home_partition(agent, partition_count()) in engine.homes, parts.wall_ms
+    )
+    stack.push_async_callback(_ended, asyncio.create_task(keeper.run(), name="lease-keeper"))
+    stack.push_async_callback(grpc_server.stop)
+    await grpc_server.start()
     web.engine = engine
     web.agents = agents
     return engine

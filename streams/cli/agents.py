@@ -128,7 +128,11 @@ def ls(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: O
 
 
 async def _ls(settings: Settings, form: Format) -> None:
-    registered = await _registered(settings)
+    from schemas.messages import AgentRegistration
+    from streams.rules.leases import is_ended
+
+    found = await _registered(settings)
+    registered = {key: data for key, data in found.items() if not is_ended(AgentRegistration.model_validate(data))}
     _print([registered[agent_id] for agent_id in sorted(registered)], form)
     if not registered:
         say("no agent is registered; register one with: parallax agents add ID ENDPOINT")

@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from schemas.codec import JSON_CONTENT, SPEC_VERSION, pack
-from schemas.messages import EventType, Task, TaskError
+from schemas.codec import JSON_CONTENT, SPEC_VERSION, dumps, pack
+from schemas.messages import AgentRegistration, EventType, Task, TaskError
 from schemas.times import format_time
 from schemas.topics import BY_NAME, full_name
 
@@ -116,6 +116,15 @@ class Recorder:
         return Output(
             "events", key, value, self._headers(_event_ce_type(event_type), event_id.encode(), key, when.encode())
         )
+
+    def registration(self, agent_id: str, agent: AgentRegistration | None, now_ms: int) -> Output:
+        """An agent as it is registered from now on; None: no longer."""
+        key = agent_id.encode()
+        if agent is None:
+            return Output("agents", key, None)
+        when = format_time(now_ms).encode()
+        headers = self._headers(BY_NAME["agents"].ce_type, f"{agent_id}/{now_ms}".encode(), key, when)
+        return Output("agents", key, dumps(agent.wire()), headers)
 
     def succeeded(
         self,

@@ -70,7 +70,7 @@ async def test_the_pipeline_goes_on_with_another_consumer(
 
     monkeypatch.setattr(worker, "Engine", Seen)
     settings = settings_for(
-        kafka, roles=("dispatch",), web_port=0, session_timeout=6000, dispatch={"stall_after": 3000}
+        kafka, roles=("dispatch",), web_port=0, grpc_port=0, session_timeout=6000, dispatch={"stall_after": 3000}
     )
     await asyncio.to_thread(apply_topics, broker, prefix)
     ready, stop = asyncio.Event(), asyncio.Event()

@@ -1,0 +1,66 @@
+"""The worker's gRPC side: one server on a loopback address unless told otherwise, for whatever services are added to it.
+
+In: handlers, added before the start. Out: an address. It knows no service.
+"""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+
+from streams.settings import Settings
+from streams.web import PortTaken
+
+ROOM_BYTES = 64 * 1024
+STOP_GRACE_S = 1.0
+
+
+class GrpcServer:
+    """One worker's gRPC services. `address`: host:port once it listens."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.address = ""
+        self._host, self._port = settings.grpc_host, settings.grpc_port
+        self._max_message_bytes = settings.dispatch.max_answer_bytes + ROOM_BYTES
+        self._handlers: list[grpc.GenericRpcHandler] = []
+        self._server: grpc.aio.Server | None = None
+
+    def add(self, handler: grpc.GenericRpcHandler) -> None:
+        """Serve this too; before the start."""
+        self._handlers.append(handler)
+
+    async def start(self) -> None:
+        """Listen. Raises `PortTaken`."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        server = grpc.aio.server(options=self._options())
+        server.add_generic_rpc_handlers(tuple(self._handlers))
+        try:
+            bound = server.add_insecure_port(f"{host}:{self._port}")
+        except RuntimeError:
+            bound = 0
+        if bound == 0:
+            raise PortTaken(
+                f"grpc address {host}:{self._port} is in use or cannot be bound; choose another with --grpc-port "
+                "(0: a free one)"
+            )
+        await server.start()
+        self._server = server
+        self.address = f"{host}:{bound}"
+
+    async def stop(self) -> None:
+        """Stop listening; streams still open are ended."""
+        if self._server is not None:
+            await self._server.stop(STOP_GRACE_S)
+
+    def _options(self) -> list[tuple[str, int]]:
+        return [
+            # Two workers on one port would each see a part of the agents.
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", self._max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            # Connections that are gone without a word are found out.
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ]
