@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -20,6 +20,8 @@ from multidict import CIMultiDict
 
 URL_KEY = "parallax.url"
 """Request extension: the URL as a `yarl.URL`, prepared once per agent."""
+SSL_KEY = "parallax.ssl"
+"""Request extension: the `ssl.SSLContext` for this request in place of the transport's own."""
 
 # Agents' servers close idle connections, often after 5 s. A POST sent on one that is just closing is lost, so let go first.
 KEEPALIVE_S = 4.0
@@ -43,9 +45,16 @@ class RequestBody(httpx.AsyncByteStream):
 class AiohttpTransport(httpx.AsyncBaseTransport):
     """One connection pool for all agents; at most `max_connections` in use at once."""
 
-    def __init__(self, max_connections: int = 1000, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        max_connections: int = 1000,
+        ssl_context: ssl.SSLContext | None = None,
+        connector: Callable[[], aiohttp.BaseConnector] | None = None,
+    ) -> None:
+        """`connector`: makes the pool in place of a plain one, once there is a loop."""
         self._max_connections = max_connections
         self._ssl_context = ssl_context
+        self._connector = connector or self._plain_connector
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -64,6 +73,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 ),
                 data=body if len(body) < _BYTES_AIOHTTP_WARNS_AT else io.BytesIO(body),
                 allow_redirects=False,
+                ssl=extensions.get(SSL_KEY) or True,
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _as_httpx(error) from error
@@ -77,11 +87,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
     def _open(self) -> aiohttp.ClientSession:
         # Made at the first call: aiohttp wants the running loop.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._max_connections,
-                keepalive_timeout=KEEPALIVE_S,
-                ssl=self._ssl_context or True,
-            ),
+            connector=self._connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             auto_decompress=False,
@@ -89,6 +95,11 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None),
         )
         return self._session
+
+    def _plain_connector(self) -> aiohttp.BaseConnector:
+        return aiohttp.TCPConnector(
+            limit=self._max_connections, keepalive_timeout=KEEPALIVE_S, ssl=self._ssl_context or True
+        )
 
 
 class _Body(httpx.AsyncByteStream):

@@ -13,6 +13,10 @@ AgentError                code            retryable  counts_against_agent
   Cancelled               cancelled       no         no
   Expired                 expired         no         no       (the deadline passed before a call; no call was made)
   Unsupported             unsupported     no         no       (this worker cannot run such a task; no call was made)
+  ForbiddenTarget         forbidden_target  no       no       (the URL of an http task leads where it may not; no call was made)
+  UnknownFunction         unknown_function  no       no       (no function of that name is registered; no call was made)
+  ExecutionFailed         execution_failed  yes      yes      (the function raised, the pattern ended as failed)
+  ExecutionRefused        execution_failed  no       no       (the function says that the task is wrong)
   InternalError           internal        yes        no       (a fault of ours)
 """
 
@@ -134,6 +138,34 @@ class Unsupported(AgentError):
     """This worker cannot run such a task."""
 
     code = "unsupported"
+    retryable = False
+
+
+class ForbiddenTarget(AgentError):
+    """An http task's URL leads to a host or an address that is not allowed."""
+
+    code = "forbidden_target"
+    retryable = False
+
+
+class UnknownFunction(AgentError):
+    """No function of that name is registered on this worker."""
+
+    code = "unknown_function"
+    retryable = False
+
+
+class ExecutionFailed(AgentError):
+    """What was to be run was found and failed: a function raised, a pattern ended as failed."""
+
+    code = "execution_failed"
+    counts_against_agent = True
+
+
+class ExecutionRefused(AgentError):
+    """The function says that this task is wrong: another try cannot help, and it is not the function's fault."""
+
+    code = "execution_failed"
     retryable = False
 
 

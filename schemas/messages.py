@@ -48,6 +48,7 @@ ErrorCode = Literal[
     "expired",
     "forbidden_target",
     "unknown_function",
+    "execution_failed",
     "too_large",
     "unsupported",
     "internal",
@@ -154,6 +155,10 @@ _SCHEMES: dict[str, Protocol] = {
 }
 
 
+BUILTIN_PREFIXES = ("http:", "function:", "pattern:")
+"""Ids of the agents that tasks of these types make for themselves; nobody can register one."""
+
+
 class AgentRegistration(Message):
     """One agent and how to reach it (compacted topic `agents`; a null value unregisters)."""
 
@@ -179,8 +184,16 @@ class AgentRegistration(Message):
             raise ValueError(f"endpoint: an http agent needs an http:// or https:// URL, not {self.endpoint[:80]!r}")
         return self
 
+    @model_validator(mode="after")
+    def _unreserved(self) -> Self:
+        if self.id.startswith(BUILTIN_PREFIXES):
+            raise ValueError(
+                f"id: must not begin with {', '.join(BUILTIN_PREFIXES)}: such agents are the pipeline's own"
+            )
+        return self
+
     @property
-    def transport(self) -> Protocol:
+    def transport(self) -> str:
         """The protocol given, or the one the endpoint's scheme tells."""
         return self.protocol or _SCHEMES[self.endpoint.partition("://")[0]]
 

@@ -1,0 +1,116 @@
+"""Which built-in agent runs a task that is not for an agent: a host, a function, a pattern. Pure.
+
+In: a task of type `http`, `function` or `pattern`, and the settings. Out: a registration that nobody wrote, so that such
+a task goes through the same lane, limits, breaker, retries and deadline as any other; its id has a home partition as every
+agent's has, and stands as `agentId` on results and data points:
+
+  http      http:<host>:<port>, or http:*.<host>:<port> for what a wildcard lets pass: one lane per entry of the allow-list
+  function  function:<name>
+  pattern   pattern:<name>
+
+Ids that begin so cannot be registered. What may not run at all is told at once, without a lane: `AgentError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Container, Mapping
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from agents_io.errors import UnknownFunction, Unsupported
+from agents_io.rules.targets import AllowList, parse_target
+from schemas.messages import AgentRegistration, Limits, Task
+
+Kind = Literal["http", "function", "pattern"]
+
+MAX_KNOWN = 10_000
+UNLIMITED = {"max_requests": 1_000_000, "window_ms": 1}
+"""As good as no rate limit, in a window too short to remember much."""
+_PATTERN_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+
+class Builtin(AgentRegistration):
+    """A registration derived from a task; `endpoint` is the function's or pattern's name, or the host."""
+
+    kind: Kind
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Builtin:
+        return self
+
+    @model_validator(mode="after")
+    def _unreserved(self) -> Builtin:
+        return self
+
+    @property
+    def transport(self) -> str:
+        """`task:http`, `task:function`, `task:pattern`: protocols that no registration can have."""
+        return f"task:{self.kind}"
+
+
+class Builtins:
+    """The built-in agents of a worker. Each keeps its registration, so that one agent is one object."""
+
+    def __init__(
+        self, *, allowed: AllowList, functions: Container[str], patterns: bool, limits: Mapping[Kind, Limits | None]
+    ) -> None:
+        """`patterns`: whether there is somebody to execute them. `limits`: None is what agents have by default."""
+        self._allowed = allowed
+        self._functions = functions
+        self._patterns = patterns
+        self._limits = limits
+        self._known: OrderedDict[str, Builtin] = OrderedDict()
+
+    def agent(self, task: Task) -> AgentRegistration:
+        """The agent of a task that is not for an agent. Raises `ForbiddenTarget`, `UnknownFunction`, `Unsupported`.
+
+        >>> none = dict(allowed=AllowList(["h"]), patterns=False, limits={"http": None, "function": None})
+        >>> Builtins(functions=["f"], **none).agent(Task(id="t", type="function", target="f", payload=1)).id
+        'function:f'
+        """
+        target = task.target or ""
+        if task.type == "http":
+            return self._made("http", self._allowed.lane(parse_target(target)))
+        if task.type == "function":
+            if target not in self._functions:
+                raise UnknownFunction(f"no function {target[:80]!r} is registered on this worker")
+            return self._made("function", target)
+        if not self._patterns:
+            raise Unsupported("type: pattern tasks need a control plane (setting control_plane.url)")
+        if not _PATTERN_NAME.fullmatch(target):
+            raise Unsupported("target: a pattern's name has 1 to 200 printable characters")
+        return self._made("pattern", target)
+
+    def _made(self, kind: Kind, name: str) -> Builtin:
+        agent_id = f"{kind}:{name}"
+        known = self._known.get(agent_id)
+        if known is None:
+            known = self._known[agent_id] = Builtin(
+                id=agent_id[:256], endpoint=name, kind=kind, limits=self._limits[kind]
+            )
+            if len(self._known) > MAX_KNOWN:
+                self._known.popitem(last=False)
+        else:
+            self._known.move_to_end(agent_id)
+        return known
+
+
+def asked_of(task: Task, payload: Any) -> Any:
+    """What the task's transport needs to know, as JSON: the payload, and for an http task the request around it.
+
+    >>> asked_of(Task(id="t", type="http", target="http://h/", payload=1, metadata={"method": "PUT"}), 1)
+    {'url': 'http://h/', 'method': 'PUT', 'headers': None, 'query': None, 'payload': 1}
+    """
+    if task.type != "http":
+        return payload
+    given = task.metadata
+    return {
+        "url": task.target,
+        "method": given.method,
+        "headers": given.headers,
+        "query": given.query,
+        "payload": payload,
+    }
