@@ -251,16 +251,17 @@ class Plan(Message):
 
 
 class Control(Message):
-    """A wish about running work: cancel one task or one plan."""
+    """A wish: cancel one task or one plan, or forget the cached answers of one agent (without `agentId`: all)."""
 
-    type: Literal["cancel"]
+    type: Literal["cancel", "cache-clear"]
     task_id: Id | None = None
     plan_id: Id | None = None
+    agent_id: Id | None = None
     reason: Annotated[str, Field(max_length=1024)] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.task_id is None) == (self.plan_id is None):
+        if self.type == "cancel" and (self.task_id is None) == (self.plan_id is None):
             raise ValueError("must name exactly one of taskId or planId")
         return self
 

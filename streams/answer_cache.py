@@ -10,9 +10,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from streams.jobs import Job, asked
+from streams.rules.builtins import asked_of, cacheable
 from streams.rules.caching import ResultCache, cache_key
 from streams.rules.records import LARGE_BYTES, Success
 from streams.settings import CacheSettings
+
+MAX_CLEARED = 10_000
+_NEVER = float("-inf")
 
 
 class Remembered(NamedTuple):
@@ -31,7 +35,8 @@ class AnswerCache:
     def __init__(self, settings: CacheSettings) -> None:
         self._cache: ResultCache[tuple[str, Success]] | None = None
         self._ttl_s = settings.ttl / 1000
-        self._news: dict[int, Remembered] = {}
+        self._news: dict[int, Remembered | None] = {}
+        self._cleared: dict[str | None, float] = {}
         if settings.enabled:
             self._cache = ResultCache(
                 ttl_s=self._ttl_s,
@@ -43,31 +48,43 @@ class AnswerCache:
     def find(self, job: Job, now: float) -> tuple[str, Success] | None:
         """The agent and its answer, if this was asked before; else the job remembers its key for `keep`."""
         task = job.task
-        if self._cache is None or not task.metadata.cache:
+        if self._cache is None or not cacheable(task):
             return None
         job.key = cache_key(
+            kind=task.type,
             pattern=task.metadata.pattern_name,
-            input=asked(task),
+            input=asked_of(task, asked(task)),
             capabilities=task.capabilities or (),
             target=task.target,
         )
         return self._cache.get(job.key, now)
 
     def keep(self, job: Job, agent_id: str, answer: Success, now: float) -> None:
-        """Keep an answer, if it is one to keep."""
+        """Keep an answer, if it is one to keep: not one to a task that came before the cache was cleared."""
         if self._cache is None or job.key is None:
+            return
+        if job.came <= max(self._cleared.get(agent_id, _NEVER), self._cleared.get(None, _NEVER)):
             return
         slot = self._cache.put(job.key, (agent_id, answer), len(answer.value_json), answer.confidence, now)
         # A large answer is kept in memory only: reading state back must be quick.
         if slot is not None and len(answer.value_json) <= LARGE_BYTES:
             self._news[slot] = Remembered(slot, job.key, agent_id, answer, now + self._ttl_s)
 
-    def news(self) -> list[Remembered]:
-        """What was kept since the last time this was asked; by slot, so at most as many as the cache holds."""
-        if not self._news:
-            return []
-        found = list(self._news.values())
-        self._news.clear()
+    def clear(self, agent_id: str | None, now: float) -> None:
+        """Forget the answers of this agent, or all of them (None)."""
+        if self._cache is None:
+            return
+        if agent_id is None:
+            self._cleared.clear()
+        self._cleared[agent_id] = now
+        if len(self._cleared) > MAX_CLEARED:  # forgets too much rather than too little
+            self._cleared = {None: now}
+        for slot in self._cache.remove(lambda kept: agent_id in (None, kept[0])):
+            self._news[slot] = None
+
+    def news(self) -> dict[int, Remembered | None]:
+        """By slot, what was kept or forgotten (None) since the last time this was asked: at most what the cache holds."""
+        found, self._news = self._news, {}
         return found
 
     def restore(self, answers: Iterable[Remembered], now: float) -> None:

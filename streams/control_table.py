@@ -26,8 +26,17 @@ MAX_KEPT = 100_000
 class ControlTable:
     """Which tasks somebody asked to cancel. `on_cancel(task_id)` is told of each."""
 
-    def __init__(self, options: dict[str, Any], prefix: str, on_cancel: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        options: dict[str, Any],
+        prefix: str,
+        on_cancel: Callable[[str], None],
+        on_clear: Callable[[str | None], None] = lambda _: None,
+    ) -> None:
+        """`on_clear(agent_id)`: cached answers are to be forgotten, those of one agent or (None) all."""
         self._on_cancel = on_cancel
+        self._on_clear = on_clear
+        self._clears: OrderedDict[str | None, int] = OrderedDict()
         self._reasons: OrderedDict[str, str] = OrderedDict()
         self._follower = Follower(options, full_name("controls", prefix), self._apply)
 
@@ -37,6 +46,10 @@ class ControlTable:
         if reason is None:
             return None
         return f"the task was cancelled: {reason}" if reason else "the task was cancelled"
+
+    def cleared(self, agent_id: str) -> int:
+        """When somebody last asked to forget this agent's cached answers, epoch ms; 0: nobody did."""
+        return max(self._clears.get(agent_id, 0), self._clears.get(None, 0))
 
     async def start(self) -> None:
         """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
@@ -52,6 +65,9 @@ class ControlTable:
         except Rejected as rejected:
             log.warning("control ignored", offset=record.offset, reason=rejected.reason)
             return
+        if control.type == "cache-clear":
+            self._clear(control.agent_id, record.timestamp)
+            return
         if control.task_id is None:
             return  # plans are their coordinator's
         self._reasons[control.task_id] = control.reason or ""
@@ -59,3 +75,9 @@ class ControlTable:
         while len(self._reasons) > MAX_KEPT:
             self._reasons.popitem(last=False)
         self._on_cancel(control.task_id)
+
+    def _clear(self, agent_id: str | None, at_ms: int) -> None:
+        self._clears[agent_id] = max(at_ms, self._clears.pop(agent_id, 0))
+        if len(self._clears) > MAX_KEPT:  # forgets too much rather than too little
+            self._clears = OrderedDict([(None, max(self._clears.values()))])
+        self._on_clear(agent_id)

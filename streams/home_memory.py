@@ -31,9 +31,17 @@ class HomeMemory:
     """`seen`: digests of answered ids. `answers`: the result cache. Breakers and limiters live in the callers."""
 
     def __init__(
-        self, number: int, settings: Settings, wall_ms: Callable[[], int], values: Iterable[bytes] = ()
+        self,
+        number: int,
+        settings: Settings,
+        wall_ms: Callable[[], int],
+        values: Iterable[bytes] = (),
+        cleared: Callable[[str], int] = lambda _: 0,
     ) -> None:
-        """`values`: the newest value of each key of the state topic's partition `number`."""
+        """`values`: the newest value of each key of the state topic's partition `number`.
+
+        `cleared`: when an agent's answers were last asked to be forgotten, epoch ms.
+        """
         self.seen = SeenIds(settings.dispatch.idempotency_window, settings.dispatch.idempotency_ids)
         self.answers = AnswerCache(settings.cache)
         self._number = number
@@ -41,7 +49,7 @@ class HomeMemory:
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
         self._guards: dict[str, tuple[int, AgentGuard]] = {}
-        self._restore(values)
+        self._restore(values, cleared)
 
     def guard(self, agent_id: str) -> Kept | None:
         """What an earlier owner had seen of this agent; told once."""
@@ -67,7 +75,10 @@ class HomeMemory:
                     "limiter": caller.lane.limiter.snapshot(now),
                 }
                 outputs.append(self._output(f"agent/{caller.agent.id}", "guard", guard, now_ms))
-        for answer in self.answers.news():
+        for slot, answer in self.answers.news().items():
+            if answer is None:
+                outputs.append(Output("state", self._key(f"answer/{slot}"), None, partition=self._number))
+                continue
             told = {
                 "slot": answer.slot,
                 "key": answer.key,
@@ -81,13 +92,16 @@ class HomeMemory:
 
     def _output(self, key: str, kind: str, told: Mapping[str, object], now_ms: int) -> Output:
         value = pack({"app": self._app, "at": format_time(now_ms), kind: told})
-        return Output("state", f"{self._app}/{key}".encode(), value, partition=self._number)
+        return Output("state", self._key(key), value, partition=self._number)
+
+    def _key(self, key: str) -> bytes:
+        return f"{self._app}/{key}".encode()
 
     def _moment(self, at_ms: int) -> float:
         """A moment of the wall clock on this process's monotonic one; one that lies ahead is now."""
         return self._loop.time() - max(0, self._wall_ms() - at_ms) / 1000
 
-    def _restore(self, values: Iterable[bytes]) -> None:
+    def _restore(self, values: Iterable[bytes], cleared: Callable[[str], int]) -> None:
         chunks: list[tuple[Chunk, int]] = []
         answers: list[Remembered] = []
         now, now_ms = self._loop.time(), self._wall_ms()
@@ -103,7 +117,7 @@ class HomeMemory:
                 continue
             if state.guard is not None:
                 self._guards[state.guard.agent_id] = (state.at, state.guard)
-            if state.answer is not None:
+            if state.answer is not None and state.at > cleared(state.answer.agent_id):
                 kept = state.answer
                 expires = now + (kept.expires - now_ms) / 1000
                 answer = Success(pack(kept.value), kept.confidence)

@@ -14,6 +14,7 @@ import orjson
 from agents_io.caller import Ticket
 from schemas.codec import decode_json, dumps, validate
 from schemas.messages import Task
+from streams.rules.builtins import asked_of
 from streams.rules.records import ATTEMPTS_HEADER, EXPIRES_HEADER, PARKS_HEADER, Echo, Letter, Output, own_header
 
 
@@ -55,7 +56,7 @@ def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) 
     given = decoded.get("metadata")
     # Headers of http tasks may hold secrets of the caller's: they are not repeated on the result.
     echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k != "headers"})) if given else {}
-    body = dumps(asked(task))
+    body = dumps(asked_of(task, asked(task)))
     timeout_ms = task.metadata.timeout or default_timeout_ms
     job = Job(
         letter.topic, letter.offset, task, echo, letter, body, came, expires_ms or now_ms + timeout_ms, timeout_ms

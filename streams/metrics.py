@@ -21,6 +21,7 @@ class DispatchMetrics:
             "parallax_tasks_parked", "Tasks put aside until their agent is free", ["reason"], registry=registry
         )
         self.cache_hits = Counter("parallax_cache_hits", "Tasks answered from the cache", registry=registry)
+        self.cache_misses = Counter("parallax_cache_misses", "Tasks the cache had no answer for", registry=registry)
         self.duplicates = Counter("parallax_tasks_duplicate", "Tasks whose id was answered already", registry=registry)
         self.dead_letters = Counter("parallax_dead_letters", "Records refused, by stage", ["stage"], registry=registry)
         self.state = Gauge(

@@ -73,6 +73,11 @@ class Outcomes:
             job.task, job.echo, agent_id, success, self._spent(job, None), True, self._parts.wall_ms()
         )
 
+    def not_cached(self, job: Job) -> None:
+        """The cache was asked and an agent must be."""
+        if job.key is not None:
+            self._parts.metrics.cache_misses.inc()
+
     def failed(self, job: Job, error: AgentError, ticket: Ticket | None) -> list[Output]:
         """There is no answer. `ticket`: None if it never came to an agent."""
         self._finished(job, "failure")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from schemas.messages import AgentRegistration, Task
 from streams.agent_table import AgentTable
 from streams.callers import CallerFactory
 from streams.metrics import DispatchMetrics
@@ -26,3 +27,7 @@ class Parts:
     cancelled: Callable[[str], str | None]
     """Why a task id is to be cancelled, or None."""
     partition_count: Callable[[], int]
+    builtin: Callable[[Task], AgentRegistration]
+    """The built-in agent of a task that is for none of the registered. Raises `AgentError`."""
+    cleared: Callable[[str], int] = lambda _: 0
+    """When an agent's cached answers were last asked to be forgotten, epoch ms."""

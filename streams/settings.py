@@ -12,10 +12,11 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from agents_io.rules.targets import AllowList
 from schemas.messages import MAX_DURATION_MS, BreakerLimits, Limits
 from schemas.times import parse_duration
 from schemas.topics import DEFAULT_PREFIX
@@ -25,6 +26,10 @@ DurationMs = Annotated[int, BeforeValidator(parse_duration)]
 WireDurationMs = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=MAX_DURATION_MS)]
 ENV_PREFIX = "PARALLAX_"
 CONFIG_FILE = "parallax.toml"
+
+
+def _words(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class SettingsError(Exception):
@@ -89,6 +94,52 @@ class CacheSettings(Section):
     max_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
 
 
+class HttpTaskSettings(Section):
+    """Where http tasks may go, and how often one host is asked. Empty: nowhere. See `agents_io/rules/targets.py`."""
+
+    allow: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    networks: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    max_requests: Annotated[int, Field(ge=1)] = 100
+    window_ms: WireDurationMs = 60_000
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        self.allow_list()
+        return self
+
+    def allow_list(self) -> AllowList:
+        """The two lists as the rule they make."""
+        return AllowList(self.allow, self.networks)
+
+
+class FunctionSettings(Section):
+    """Which functions tasks may name, and how many run at once: `threads` for all, `max_concurrency` for each."""
+
+    modules: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    threads: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
+    max_requests: Annotated[int, Field(ge=1)] | None = None
+    window_ms: WireDurationMs = 60_000
+
+
+class ControlPlaneSettings(Section):
+    """Who executes patterns: the REST API at `url`, with the bearer token of `token_env` or `token_file` if it wants one."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    token_env: str | None = None
+    token_file: str | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
+    max_requests: Annotated[int, Field(ge=1)] | None = None
+    window_ms: WireDurationMs = 60_000
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        if self.token_env is not None and self.token_file is not None:
+            raise ValueError("token_env and token_file: only one of them")
+        return self
+
+
 class StatsSettings(Section):
     """Windows and detectors."""
 
@@ -124,10 +175,6 @@ class DispatchSettings(Section):
     delivery: Literal["auto", "exactly-once", "at-least-once"] = "auto"
 
 
-def _words(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
 class Settings(Section):
     """The whole; `load` reads it, nothing else does."""
 
@@ -150,6 +197,9 @@ class Settings(Section):
     retry: RetrySettings = RetrySettings()
     cache: CacheSettings = CacheSettings()
     stats: StatsSettings = StatsSettings()
+    http_tasks: HttpTaskSettings = HttpTaskSettings()
+    functions: FunctionSettings = FunctionSettings()
+    control_plane: ControlPlaneSettings = ControlPlaneSettings()
 
 
 def _nested() -> dict[str, type[BaseModel]]:

@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from agents_io.functions import FunctionsError
 from agents_io.grpc_transport import GrpcTransport
 from agents_io.http_transport import HttpTransport
 from agents_io.transports import Transports
@@ -55,6 +56,7 @@ from streams.registry import Registry
 from streams.rules.records import Recorder
 from streams.settings import Settings
 from streams.stats_keeper import StatsKeeper
+from streams.task_kinds import task_kinds
 from streams.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.web import PortTaken, WebServer
 
@@ -107,7 +109,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
                     task.cancel()
     except BrokerUnreachable as error:
         raise WorkerError(str(error), exit_code=3) from error
-    except (TopicsMissing, TopicsError, TransactionsDenied, PortTaken) as error:
+    except (TopicsMissing, TopicsError, TransactionsDenied, PortTaken, FunctionsError) as error:
         raise WorkerError(str(error)) from error
     except (KafkaError, TimeoutError) as error:
         raise WorkerError(f"{settings.bootstrap_servers}: {error!r}", exit_code=3) from error
@@ -184,6 +186,7 @@ async def _dispatch(
     sink = EventSink(options, settings.topic_prefix, idempotent=transactional)
     stack.push_async_callback(sink.stop)
     await sink.start()
+    kinds = task_kinds(settings)
     transport = Transports(
         {
             "http": HttpTransport(
@@ -191,10 +194,13 @@ async def _dispatch(
             ),
             "grpc": GrpcTransport(max_answer_bytes=settings.dispatch.max_answer_bytes),
             **over_http(settings),
+            **kinds.transports,
         }
     )
     stack.push_async_callback(transport.close)
-    controls = ControlTable(options, settings.topic_prefix, lambda task_id: cancel(task_id))
+    controls = ControlTable(
+        options, settings.topic_prefix, lambda task_id: cancel(task_id), lambda agent_id: clear(agent_id)
+    )
     stack.push_async_callback(controls.stop)
     batcher = Batcher(settings.topic_prefix, await size_limits(settings))
 
@@ -207,6 +213,11 @@ async def _dispatch(
         for home in list(engine.homes.values()):
             if isinstance(home.handler, DispatchHandler):
                 home.handler.cancel(task_id)
+
+    def clear(agent_id: str | None) -> None:
+        for home in list(engine.homes.values()):
+            if isinstance(home.handler, DispatchHandler):
+                home.handler.clear_cache(agent_id)
 
     def agent_changed(agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
         home = engine.homes.get(home_partition(agent_id, partition_count()))
@@ -232,6 +243,8 @@ async def _dispatch(
         wall_ms=lambda: time.time_ns() // 1_000_000,
         cancelled=controls.cancelled,
         partition_count=partition_count,
+        builtin=kinds.builtins.agent,
+        cleared=controls.cleared,
     )
     engine = Engine(
         EngineConfig(

@@ -15,7 +15,7 @@ import structlog
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.caller import Ticket
-from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, Cancelled, NoAgent, Unsupported
+from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, Cancelled, Expired, NoAgent
 from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
@@ -41,6 +41,7 @@ from streams.rules.records import (
     own_header,
 )
 from streams.rules.routing import MAX_HOPS, absence, choose
+from streams.single_flight import SingleFlight
 
 log = structlog.get_logger(__name__)
 
@@ -54,7 +55,7 @@ class DispatchHandler:
         """`kept`: what earlier owners of this home wrote to the state topic."""
         self._home = home
         self._parts = parts
-        self._memory = HomeMemory(home.number, parts.settings, parts.wall_ms, kept)
+        self._memory = HomeMemory(home.number, parts.settings, parts.wall_ms, kept, parts.cleared)
         self._queues = Queues(parts.callers, parts.wall_ms, self._parked, self._memory.guard)
         self._lookups: set[asyncio.Task[None]] = set()
         self._book = JobBook(self._memory.seen, parts.wall_ms)
@@ -62,6 +63,7 @@ class DispatchHandler:
         self._loop = asyncio.get_running_loop()
         self._lot = ParkingLot(self._back, home.wake, self._queues.full, parts.wall_ms)
         self._queues.aside = self._lot
+        self._flights = SingleFlight(self._lead, self._overdue)
         self._held = False
         self._default_timeout_ms = parts.settings.dispatch.default_timeout
 
@@ -96,6 +98,7 @@ class DispatchHandler:
             lookup.cancel()
         self._queues.close()
         self._lot.close()
+        self._flights.clear()
         self._book.clear()
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
@@ -105,7 +108,9 @@ class DispatchHandler:
             return {"reason": "parked"} if source == "parked" else None
         now = self._loop.time()
         reason = "looking_for_agent"
-        if job.ticket is not None and job.agent_id is not None:
+        if self._flights.waits(job):
+            reason = "equal_task_under_way"
+        elif job.ticket is not None and job.agent_id is not None:
             reason = self._queues.callers[job.agent_id].status(job.ticket, now) or "queue_full"
         return {
             "taskId": job.task.id,
@@ -149,6 +154,8 @@ class DispatchHandler:
 
     def _end(self, source: str, offset: int, outputs: list[Output], moved: bool = False) -> None:
         """A record's end. `moved`: the task goes on elsewhere, so that its id is still free there."""
+        if (job := self._book.at(source, offset)) is not None:
+            self._flights.left(job)
         if self._book.end(source, offset, outputs, moved):
             self._home.complete(source, offset, outputs)
 
@@ -165,13 +172,10 @@ class DispatchHandler:
         self._book.add(job)
         limit = self._parts.settings.dispatch.max_task_bytes
         size = len(letter.value or b"")
-        if size > limit or job.task.type != "agent":
-            if self._claim(job, job.task.target or ""):
-                too_large = AnswerTooLarge(f"the task has {size} bytes; at most {limit} are accepted")
-                unknown = Unsupported(f"type: tasks of type {job.task.type!r} are not run by this version")
-                self._fail(job, too_large if size > limit else unknown)
-        else:
+        if size <= limit:
             self._route(job)
+        elif self._claim(job, job.task.target or ""):
+            self._fail(job, AnswerTooLarge(f"the task has {size} bytes; at most {limit} are accepted"))
 
     def cancel(self, task_id: str) -> None:
         """Somebody asked to: wherever the task is in this home, it ends now; a call under way is cut off."""
@@ -179,7 +183,7 @@ class DispatchHandler:
         job = self._book.of(task_id)
         if job is None or job.ticket is None:
             return  # not here, or its agent is being looked up: then `_route` sees the wish
-        if self._queues.drop(job.ticket):
+        if self._queues.drop(job.ticket) or self._flights.waits(job):
             self.finished(job.ticket, Cancelled(""))
         elif job.agent_id is not None:
             self._queues.callers[job.agent_id].cancel(job.ticket)
@@ -187,6 +191,11 @@ class DispatchHandler:
     def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
         """An agent was registered again, or unregistered (None: new tasks for it fail, those taken are finished)."""
         self._queues.changed(agent_id, agent)
+
+    def clear_cache(self, agent_id: str | None) -> None:
+        """Forget cached answers: those of this agent, or all."""
+        self._memory.answers.clear(agent_id, self._loop.time())
+        self._home.touch()
 
     # Finding the agent
 
@@ -200,7 +209,14 @@ class DispatchHandler:
             if self._claim(job, job.task.target or ""):
                 self._fail(job, Cancelled(why))
             return
-        if job.task.target is not None:
+        if job.task.type != "agent":
+            try:
+                agent = self._parts.builtin(job.task)
+            except AgentError as error:
+                if self._claim(job, job.task.target or ""):
+                    self._fail(job, error)
+                return
+        elif job.task.target is not None:
             agent = agents.get(job.task.target)
         else:
             # The one chosen before the hop, unless it is gone meanwhile.
@@ -255,12 +271,27 @@ class DispatchHandler:
         left_s = (job.expires_ms - self._parts.wall_ms()) / 1000
         ticket = ticket_for(job, self._loop.time() + left_s, self._parts.settings.retry.max_retries)
         job.agent_id, job.ticket = agent.id, ticket
-        self._queues.place(self._queues.caller(agent, self), ticket)
+        caller = self._queues.caller(agent, self)
+        if not self._flights.joins(job):
+            self._tell.not_cached(job)
+            self._queues.place(caller, ticket)
+
+    def _lead(self, job: Job) -> None:
+        """The equal task this one waited for ended without an answer: it goes its own way."""
+        if not self._held:
+            self._guarded(job.letter, partial(self._route, job))
+
+    def _overdue(self, job: Job) -> None:
+        """Its deadline passed while it waited for an equal one."""
+        self._guarded(
+            job.letter, partial(self._fail, job, Expired("the deadline passed while an equal task was called"))
+        )
 
     def _parked(self, ticket: Ticket, parking: Parking) -> None:
         """A task that goes to the `parked` topic: this record of it is finished. One that came from there is held again."""
         job: Job = ticket.work
         now_ms = self._parts.wall_ms()
+        self._flights.left(job)
         if job.source == "parked" and parking.reason == "queue_full" and ticket.attempt == job.attempts:
             self._book.rest(job)
             self._lot.hold(job.letter, (parking.due_ms - now_ms) / 1000)
@@ -275,7 +306,7 @@ class DispatchHandler:
             job = self._book.at(source, offset)
             if job is None or job.ticket is None or job.token is not None:
                 continue
-            if not self._queues.relieve(job.ticket):
+            if self._flights.waits(job) or not self._queues.relieve(job.ticket):
                 self._move(job, job.ticket)
 
     def _move(self, job: Job, ticket: Ticket) -> None:
@@ -329,6 +360,8 @@ class DispatchHandler:
             self._fail(job, BadResponse(rejected.reason), ticket)
             return
         self._memory.answers.keep(job, job.agent_id or "", success, self._loop.time())
+        for twin in self._flights.landed(job):
+            self._end(twin.source, twin.offset, self._tell.repeated(twin, job.agent_id or "", success))
         self._end(job.source, job.offset, self._tell.succeeded(job, success, ticket))
 
     def _fail(self, job: Job, error: AgentError, ticket: Ticket | None = None) -> None:

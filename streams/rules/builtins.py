@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from agents_io.errors import UnknownFunction, Unsupported
+from agents_io.rules.http_tasks import SAFE
 from agents_io.rules.targets import AllowList, parse_target
 from schemas.messages import AgentRegistration, Limits, Task
 
@@ -114,3 +115,18 @@ def asked_of(task: Task, payload: Any) -> Any:
         "query": given.query,
         "payload": payload,
     }
+
+
+def cacheable(task: Task) -> bool:
+    """Whether its answer may be given to an equal task: yes unless it says no, but of http only what changes nothing.
+
+    An http task with another method than GET or HEAD is answered from the cache if it asks for that itself.
+
+    >>> ask = {"id": "t", "type": "http", "target": "http://h/", "payload": None}
+    >>> [cacheable(Task(**ask, metadata=m)) for m in ({}, {"method": "GET"}, {"cache": True})]
+    [False, True, True]
+    """
+    given = task.metadata
+    if task.type != "http" or "cache" in given.model_fields_set:
+        return given.cache
+    return given.method in SAFE

@@ -7,7 +7,7 @@ Bounded three ways: entries (least recently used go first), bytes, and age. Only
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from heapq import heappop, heappush
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -17,7 +17,9 @@ import orjson
 V = TypeVar("V")
 
 
-def cache_key(*, pattern: str | None, input: Any, capabilities: Iterable[str], target: str | None) -> str:
+def cache_key(
+    *, pattern: str | None, input: Any, capabilities: Iterable[str], target: str | None, kind: str = "agent"
+) -> str:
     """SHA-256 of the canonical JSON of what is asked, and of whom: an answer of one agent is not another's.
 
     >>> a = cache_key(pattern=None, input={"x": 1, "y": 2}, capabilities=["b", "a"], target="t")
@@ -25,6 +27,8 @@ def cache_key(*, pattern: str | None, input: Any, capabilities: Iterable[str], t
     True
     """
     asked = {"pattern": pattern, "input": input, "capabilities": sorted(capabilities), "target": target}
+    if kind != "agent":  # a function may have an agent's name
+        asked["type"] = kind
     return sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -93,6 +97,14 @@ class ResultCache(Generic[V]):
         taken = {entry.slot for entry in self._entries.values()}
         self._next_slot = max(taken, default=-1) + 1
         self._free = [slot for slot in range(self._next_slot) if slot not in taken]
+
+    def remove(self, unwanted: Callable[[V], bool]) -> list[int]:
+        """Forget the values that are unwanted; the slots they had."""
+        keys = [key for key, entry in self._entries.items() if unwanted(entry.value)]
+        slots = [self._entries[key].slot for key in keys]
+        for key in keys:
+            self._drop(key)
+        return slots
 
     def _add(self, key: str, entry: _Entry[V]) -> None:
         self._entries[key] = entry

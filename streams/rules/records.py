@@ -226,7 +226,7 @@ class Recorder:
         key = agent_id.encode()
         value = {
             "agentId": agent_id,
-            "patternName": task.metadata.pattern_name or "",
+            "patternName": task.metadata.pattern_name or (task.target if task.type == "pattern" else None) or "",
             "taskType": task.type,
             "confidence": confidence,
             "success": success,

@@ -13,6 +13,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from agents_io.errors import AgentError
+from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
 from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
@@ -22,10 +23,12 @@ from streams.engine.home import Home
 from streams.metrics import DispatchMetrics
 from streams.parts import Parts
 from streams.processors.dispatch import DispatchHandler
+from streams.rules.builtins import Builtins
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
 from tests.support.homes import intake, until
 
+PROTOCOLS = ("http", "task:http", "task:function", "task:pattern")
 AGENT = {"id": "a1", "endpoint": "http://h"}
 
 
@@ -125,17 +128,27 @@ class Dispatching:
         self.skew_ms = 0
         self.wishes: dict[str, str] = {}
         self.partitions = partitions
+        self.cleared_ms = 0
+        self.transports = dict.fromkeys(PROTOCOLS, self.transport)
+        self.builtins = Builtins(
+            allowed=AllowList(["h", "*.wide"]),
+            functions=("f", "g"),
+            patterns=True,
+            limits=dict.fromkeys(("http", "function", "pattern")),
+        )
         self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
         parts = Parts(
             settings=self.settings,
             agents=cast("AgentTable", self.agents),
-            callers=CallerFactory(self.settings, Transports({"http": self.transport}), random.Random(1)),
+            callers=CallerFactory(self.settings, Transports(self.transports), random.Random(1)),
             recorder=self.recorder,
             emit=self.emitted.append,
             metrics=DispatchMetrics(self.registry),
             wall_ms=self.wall_ms,
             cancelled=self.wishes.get,
             partition_count=lambda: self.partitions,
+            builtin=self.builtins.agent,
+            cleared=lambda agent_id: self.cleared_ms,
         )
         self.handler = DispatchHandler(cast("Home", self.home), parts, kept)
         self.register(**AGENT)

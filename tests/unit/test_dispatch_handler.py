@@ -94,7 +94,7 @@ async def test_retry_then_success(make: Make) -> None:
     assert one.count("parallax_dispatch_retries_total") == 2
 
 
-BLAMED = {"CallTimeout", "ConnectionFailed", "ServerError", "BadResponse", "AnswerTooLarge"}
+BLAMED = {"CallTimeout", "ConnectionFailed", "ServerError", "BadResponse", "AnswerTooLarge", "ExecutionFailed"}
 CALLED = [getattr(errors, name) for name in dir(errors) if name[0].isupper()]
 KINDS = [kind for kind in CALLED if isinstance(kind, type) and issubclass(kind, AgentError) and kind is not AgentError]
 
