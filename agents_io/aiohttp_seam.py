@@ -50,8 +50,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         max_connections: int = 1000,
         ssl_context: ssl.SSLContext | None = None,
         connector: Callable[[], aiohttp.BaseConnector] | None = None,
+        tls: Callable[[], ssl.SSLContext | None] | None = None,
     ) -> None:
-        """`connector`: makes the pool in place of a plain one, once there is a loop."""
+        """`connector`: makes the pool in place of a plain one, once there is a loop. `tls`: asked for each request's context."""
+        self._tls = tls
         self._max_connections = max_connections
         self._ssl_context = ssl_context
         self._connector = connector or self._plain_connector
@@ -73,7 +75,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                 ),
                 data=body if len(body) < _BYTES_AIOHTTP_WARNS_AT else io.BytesIO(body),
                 allow_redirects=False,
-                ssl=extensions.get(SSL_KEY) or True,
+                ssl=extensions.get(SSL_KEY) or (self._tls and self._tls()) or True,
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _as_httpx(error) from error

@@ -25,7 +25,7 @@ from urllib.parse import quote
 import httpx
 import yarl
 
-from agents_io.aiohttp_seam import URL_KEY, AiohttpTransport, NotHttp, RequestBody
+from agents_io.aiohttp_seam import SSL_KEY, URL_KEY, AiohttpTransport, NotHttp, RequestBody
 from agents_io.errors import (
     AgentError,
     AnswerTooLarge,
@@ -42,6 +42,7 @@ from agents_io.errors import (
 from agents_io.rules.answer import excerpt, reading_of
 from agents_io.rules.retry import parse_retry_after
 from agents_io.secret_refs import Secret
+from agents_io.tls import CONTEXTS, tls_of
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration
 
@@ -73,7 +74,7 @@ class Target:
         if not url.host:
             raise ValueError("no host")
         self.httpx = httpx.URL(str(url))
-        self.extensions = {URL_KEY: url}
+        self.extensions: dict[str, Any] = {URL_KEY: url}
 
 
 def web_url(agent: AgentRegistration) -> yarl.URL:
@@ -118,11 +119,11 @@ class Peer:
         """A fresh list of the headers every request carries."""
         if self.secret is None:
             return self.headers.copy()
-        return [*self.headers, (b"Authorization", b"Bearer " + self.secret.token().encode("ascii"))]
+        return [*self.headers, self.secret.header()]
 
     def get(self, target: Target) -> httpx.Request:
         """A GET request."""
-        return httpx.Request("GET", target.httpx, headers=self.authorised(), extensions=target.extensions)
+        return httpx.Request("GET", target.httpx, headers=self.authorised(), extensions=self._extensions(target))
 
     def post(self, target: Target, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
         """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`."""
@@ -139,8 +140,12 @@ class Peer:
         headers.append((b"Content-Length", b"%d" % len(body)))
         # A stream of our own spares httpx's second pass over the headers.
         return httpx.Request(
-            "POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=target.extensions
+            "POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=self._extensions(target)
         )
+
+    def _extensions(self, target: Target) -> dict[str, Any]:
+        files = tls_of(self.agent.metadata)
+        return target.extensions if files is None else {**target.extensions, SSL_KEY: CONTEXTS.get(files)}
 
     def hidden(self, body: bytes) -> bytes:
         """The same without our secret: an agent may echo what it was sent."""

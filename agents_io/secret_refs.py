@@ -20,17 +20,23 @@ RECHECK_S = 1.0
 class Secret:
     """One secret, kept until its source changes."""
 
-    __slots__ = ("_checked_at", "_name", "_ref", "_stamp", "_token")
+    __slots__ = ("_checked_at", "_header", "_name", "_ref", "_stamp", "_token")
 
     def __init__(self, ref: SecretRef) -> None:
         self._ref = ref
         self._name = f"the environment variable {ref.env}" if ref.env is not None else f"the file {ref.file}"
+        self._header = None if ref.header is None else ref.header.encode("ascii")
         self._token = ""
         self._stamp: tuple[int, int, int] | None = None
         self._checked_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"Secret({self._name})"
+
+    def header(self) -> tuple[bytes, bytes]:
+        """The header that shows the secret to the agent. Raises `Unsupported`."""
+        token = self.token().encode("ascii")
+        return (b"Authorization", b"Bearer " + token) if self._header is None else (self._header, token)
 
     def token(self) -> str:
         """The secret, stripped. Raises `Unsupported` if it is missing or no header can carry it."""

@@ -129,16 +129,30 @@ class BreakerLimits(Message):
     monitoring_period: DurationMs = 60_000
 
 
+_NO_SECRET_HEADERS = frozenset(
+    ("host", "connection", "content-length", "content-type", "transfer-encoding", "idempotency-key", "accept-encoding")
+)
+
+
 class SecretRef(Message):
-    """Where a secret lies; never the secret itself. Exactly one of the two."""
+    """Where a secret lies; never the secret itself. Exactly one of `env` and `file`.
+
+    It is sent as `Authorization: Bearer ...`, or with `scheme: header` as it is in the header named.
+    """
 
     env: Name | None = None
     file: Name | None = None
+    scheme: Literal["bearer", "header"] | None = None
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.env is None) == (self.file is None):
             raise ValueError('must name a secret by exactly one of {"env": NAME} or {"file": PATH}')
+        if (self.scheme == "header") != (self.header is not None):
+            raise ValueError('scheme "header" goes with header: NAME, such as X-Api-Key, and with nothing else')
+        if self.header is not None and self.header.lower() in _NO_SECRET_HEADERS:
+            raise ValueError(f"header: {self.header} is not for secrets")
         return self
 
 

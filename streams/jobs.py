@@ -54,8 +54,9 @@ def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) 
     task = validate(Task, decoded)
     expires_ms = own_header(letter.headers, EXPIRES_HEADER) if letter.topic != "tasks" else None
     given = decoded.get("metadata")
-    # Headers of http tasks may hold secrets of the caller's: they are not repeated on the result.
-    echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k != "headers"})) if given else {}
+    # What an http task sends may hold secrets of the caller's: it is not repeated on the result.
+    unsaid = ("headers", "query") if task.type == "http" else ("headers",)
+    echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k not in unsaid})) if given else {}
     body = dumps(asked_of(task, asked(task)))
     timeout_ms = task.metadata.timeout or default_timeout_ms
     job = Job(

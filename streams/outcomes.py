@@ -38,7 +38,10 @@ class Outcomes:
 
     def started(self, job: Job) -> None:
         """The first call begins."""
-        data = {"taskId": job.task.id, "type": job.task.type, "target": job.task.target}
+        target = job.task.target
+        if target is not None and job.task.type == "http":
+            target = target.partition("?")[0]  # the rest may hold a secret
+        data = {"taskId": job.task.id, "type": job.task.type, "target": target}
         self._event("task:started", job.task.id, data)
 
     def retrying(self, job: Job, attempt: int, delay_s: float) -> None:

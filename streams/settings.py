@@ -140,6 +140,14 @@ class ControlPlaneSettings(Section):
         return self
 
 
+class TlsSettings(Section):
+    """PEM files for TLS towards agents: a private authority, and a client certificate with its key. See `agents_io/tls.py`."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
 class StatsSettings(Section):
     """Windows and detectors."""
 
@@ -197,6 +205,7 @@ class Settings(Section):
     retry: RetrySettings = RetrySettings()
     cache: CacheSettings = CacheSettings()
     stats: StatsSettings = StatsSettings()
+    tls: TlsSettings = TlsSettings()
     http_tasks: HttpTaskSettings = HttpTaskSettings()
     functions: FunctionSettings = FunctionSettings()
     control_plane: ControlPlaneSettings = ControlPlaneSettings()

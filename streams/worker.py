@@ -21,9 +21,11 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from agents_io.aiohttp_seam import AiohttpTransport
 from agents_io.functions import FunctionsError
 from agents_io.grpc_transport import GrpcTransport
 from agents_io.http_transport import HttpTransport
+from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transports import Transports
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
@@ -187,10 +189,12 @@ async def _dispatch(
     stack.push_async_callback(sink.stop)
     await sink.start()
     kinds = task_kinds(settings)
+    tls = TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)
     transport = Transports(
         {
             "http": HttpTransport(
-                max_connections=settings.dispatch.max_in_flight, max_answer_bytes=settings.dispatch.max_answer_bytes
+                AiohttpTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(tls)),
+                max_answer_bytes=settings.dispatch.max_answer_bytes,
             ),
             "grpc": GrpcTransport(max_answer_bytes=settings.dispatch.max_answer_bytes),
             **over_http(settings),
