@@ -123,7 +123,7 @@ class Outcomes:
         """The record that takes this one's place while the call goes on; another owner would make the call again."""
         now_ms = self._parts.wall_ms()
         return self._parts.recorder.park(
-            job.letter, job.task.id, job.agent_id or "", job.expires_ms, now_ms, job.parks, ticket.attempt - 1, now_ms,
+            job.letter, job.task.id, job.agent_id or "", job.expires_ms, now_ms, job.parks, max(0, ticket.attempt - 1), now_ms,
             token,
         )  # fmt: skip
 

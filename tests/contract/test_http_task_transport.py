@@ -76,15 +76,21 @@ class Rig:
     url: str = ""
     calls: int = field(default=0)
 
-    async def call(self, url: str | None = None, *, payload: Any = None, timeout_s: float = 10.0, **order: Any) -> Answer:
+    async def call(
+        self, url: str | None = None, *, payload: Any = None, timeout_s: float = 10.0, **order: Any
+    ) -> Answer:
         """One task's request."""
         self.calls += 1
         body = orjson.dumps({"url": url or self.url, "payload": payload} | order)
-        return await self.transport.call(NOBODY, Call("t1", f"k{self.calls}", body, timeout_s, (("traceparent", "tp"),)))
+        return await self.transport.call(
+            NOBODY, Call("t1", f"k{self.calls}", body, timeout_s, (("traceparent", "tp"),))
+        )
 
 
 @asynccontextmanager
-async def rig(*steps: Step, names: Names | None = None, allow: tuple[str, ...] = (), **lists: Any) -> AsyncIterator[Rig]:
+async def rig(
+    *steps: Step, names: Names | None = None, allow: tuple[str, ...] = (), **lists: Any
+) -> AsyncIterator[Rig]:
     """`service.test` is allowed and leads where `names` says."""
     names = names or Names(["127.0.0.1"])
     async with FakeAgent(steps) as fake:
@@ -193,7 +199,14 @@ async def test_a_redirect_is_not_followed() -> None:
 
 @pytest.mark.parametrize(
     "answers",
-    [["10.0.0.1"], ["169.254.169.254"], ["::ffff:127.0.0.1"], ["64:ff9b::7f00:1"], ["fd00:ec2::254"], ["127.0.0.1", "10.0.0.1"]],
+    [
+        ["10.0.0.1"],
+        ["169.254.169.254"],
+        ["::ffff:127.0.0.1"],
+        ["64:ff9b::7f00:1"],
+        ["fd00:ec2::254"],
+        ["127.0.0.1", "10.0.0.1"],
+    ],
     ids=str,
 )
 async def test_a_name_that_leads_elsewhere_is_refused(answers: list[str]) -> None:
@@ -216,7 +229,9 @@ async def test_a_name_that_changes_its_mind_gains_nothing() -> None:
         assert len(one.fake.calls) == 1
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "[::1]"]
+)
 async def test_hosts_that_are_not_on_the_list_are_not_called(host: str) -> None:
     """In whatever spelling; the server listens there."""
     async with rig(answer()) as one:

@@ -88,7 +88,9 @@ def raising(error: BaseException) -> Callable[[Any], Any]:
     ids=lambda value: getattr(value, "__name__", None),
 )
 @pytest.mark.parametrize("is_async", [False, True], ids=["plain", "async"])
-async def test_one_failure_is_one_clear_error(call: Callable[[Any], Any], error: type[AgentError], is_async: bool) -> None:
+async def test_one_failure_is_one_clear_error(
+    call: Callable[[Any], Any], error: type[AgentError], is_async: bool
+) -> None:
     """Whichever way the function is written; the next call is not touched by it."""
 
     async def awaited(payload: Any) -> Any:
@@ -96,7 +98,8 @@ async def test_one_failure_is_one_clear_error(call: Callable[[Any], Any], error:
 
     fine = function("fine")(lambda _: "ok")
     one = Rig(
-        Functions.of([function("f")(awaited if is_async else lambda payload: call(payload)), fine]), max_answer_bytes=1000
+        Functions.of([function("f")(awaited if is_async else lambda payload: call(payload)), fine]),
+        max_answer_bytes=1000,
     )
     with pytest.raises(error) as caught:
         await one.call("f")

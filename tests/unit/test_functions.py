@@ -36,7 +36,11 @@ def test_modules_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "px_broken.py").write_text("1 / 0\n")
     (tmp_path / "px_empty.py").write_text("x = 1\n")
-    for name, reason in (("px_nowhere", "ModuleNotFoundError"), ("px_broken", "ZeroDivisionError"), ("px_empty", "nothing")):
+    for name, reason in (
+        ("px_nowhere", "ModuleNotFoundError"),
+        ("px_broken", "ZeroDivisionError"),
+        ("px_empty", "nothing"),
+    ):
         with pytest.raises(FunctionsError, match=rf"{name}.*{reason}"):
             load_functions([name])
 

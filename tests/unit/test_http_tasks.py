@@ -28,8 +28,24 @@ def test_which_methods_carry_the_payload(method: str | None, body: bytes | None)
 
 @pytest.mark.parametrize(
     "name",
-    "Host host Connection Keep-Alive Transfer-Encoding Content-Length TE Trailer Upgrade Expect Proxy-Authorization "
-    "Proxy-Connection Accept-Encoding Idempotency-Key X-Request-Timeout-Ms traceparent".split(),
+    [
+        "Host",
+        "host",
+        "Connection",
+        "Keep-Alive",
+        "Transfer-Encoding",
+        "Content-Length",
+        "TE",
+        "Trailer",
+        "Upgrade",
+        "Expect",
+        "Proxy-Authorization",
+        "Proxy-Connection",
+        "Accept-Encoding",
+        "Idempotency-Key",
+        "X-Request-Timeout-Ms",
+        "traceparent",
+    ],
 )
 def test_headers_that_are_not_the_tasks_to_set(name: str) -> None:
     """Those of the connection, and the pipeline's own."""
