@@ -160,7 +160,9 @@ class Local:
         """Knows one pattern."""
         if pattern_name != "mine":
             raise UnknownPattern(f"no template {pattern_name!r}")
-        return PatternExecution(execution_id, pattern_name, "completed", [input, timeout, parent_task_id], confidence=0.25)
+        return PatternExecution(
+            execution_id, pattern_name, "completed", [input, timeout, parent_task_id], confidence=0.25
+        )
 
     async def close(self) -> None:
         """Remember it."""

@@ -117,7 +117,9 @@ class FakeTransport:
 class Dispatching:
     """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise."""
 
-    def __init__(self, number: int = 0, partitions: int = 1, kept: Iterable[bytes] = (), **fields: Any) -> None:
+    def __init__(
+        self, number: int = 0, partitions: int = 1, kept: Iterable[bytes] = (), cleared_ms: int = 0, **fields: Any
+    ) -> None:
         retry = {"initial_delay": 1, "jitter": False} | fields.pop("retry", {})
         self.settings = Settings.model_validate({"retry": retry, **fields})
         self.home = FakeHome(number)
@@ -128,7 +130,7 @@ class Dispatching:
         self.skew_ms = 0
         self.wishes: dict[str, str] = {}
         self.partitions = partitions
-        self.cleared_ms = 0
+        self.cleared_ms = cleared_ms
         self.transports = dict.fromkeys(PROTOCOLS, self.transport)
         self.builtins = Builtins(
             allowed=AllowList(["h", "*.wide"]),

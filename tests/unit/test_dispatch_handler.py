@@ -366,17 +366,17 @@ async def test_bad_input_is_a_dead_letter(make: Make, value: bytes, stage: str) 
     assert one.count("parallax_dead_letters_total", stage=stage) == 1
 
 
-async def test_a_task_too_large_or_of_another_type_has_a_result(make: Make) -> None:
+async def test_a_task_too_large_or_not_allowed_has_a_result(make: Make) -> None:
     """It could be read, so it is answered: no call, no data point."""
     one = make(dispatch={"max_task_bytes": 200})
     one.take(0, payload="x" * 200)
-    one.take(1, type="http", target="http://h")
+    one.take(1, type="http", target="http://elsewhere")
     codes = []
     for offset in (0, 1):
         end = await one.end(offset)
         codes.append(end["results"]["error"]["code"])
         assert set(end) == {"results", "events"}
-    assert codes == ["too_large", "unsupported"]
+    assert codes == ["too_large", "forbidden_target"]
     assert one.transport.calls == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 
 import pytest
@@ -114,7 +115,7 @@ def test_an_empty_list_allows_nothing() -> None:
 )
 def test_an_entry_that_is_none_is_told(entry: str) -> None:
     """At start, by name."""
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=f"^'{re.escape(entry)}'"):
         AllowList([entry])
 
 
@@ -128,32 +129,10 @@ def test_a_network_that_is_none_is_told(network: str) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "0.0.0.0",
-        "127.0.0.1",
-        "10.1.2.3",
-        "172.31.255.255",
-        "192.168.1.1",
-        "169.254.169.254",
-        "100.100.100.200",
-        "168.63.129.16",
-        "192.0.0.192",
-        "198.18.0.1",
-        "224.0.0.1",
-        "255.255.255.255",
-        "::",
-        "::1",
-        "fe80::1",
-        "fc00::1",
-        "fd00:ec2::254",
-        "ff02::1",
-        "::ffff:1.1.1.1",
-        "64:ff9b::1.1.1.1",
-        "2002:101:101::",
-        "2001::1",
-        "2001:db8::1",
-        "100::1",
-        "3fff::1",
-        "2a00::5efe:7f00:1",
+        *("0.0.0.0", "127.0.0.1", "10.1.2.3", "172.31.255.255", "192.168.1.1", "169.254.169.254", "100.100.100.200"),
+        *("168.63.129.16", "192.0.0.192", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1"),
+        *("fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:1.1.1.1", "64:ff9b::1.1.1.1", "2002:101:101::", "2001::1"),
+        *("2001:db8::1", "100::1", "3fff::1", "2a00::5efe:7f00:1"),
     ],
 )
 def test_special_addresses_are_not_public(address: str) -> None:

@@ -1,0 +1,104 @@
+"""Tasks that are not for agents, through the dispatch handler: the same lane, cache, ids and homes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.partitioning import home_partition
+from tests.support.dispatching import Dispatching
+from tests.support.homes import settle
+
+Make = Callable[..., Dispatching]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    """Makes handlers and closes them."""
+    made: list[Dispatching] = []
+
+    def build(**fields: Any) -> Dispatching:
+        made.append(Dispatching(**fields))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.handler.close()
+    await settle()
+
+
+async def test_tasks_of_other_types_go_the_same_way(make: Make) -> None:
+    """A lane, an id that stands as the agent's on result and data point, and the cache where that is right."""
+    one = make()
+    one.take(0, type="function", target="f", payload=1)
+    one.take(1, type="pattern", target="plan a", payload=1)
+    one.take(
+        2, type="http", target="http://h/x?key=s3cret", payload=1, metadata={"method": "PUT", "headers": {"A": "b"}}
+    )
+    ends = [await one.end(offset) for offset in range(3)]
+    ids = ["function:f", "pattern:plan a", "http:h:80"]
+    assert [end["results"]["agentId"] for end in ends] == ids
+    assert [end["data-points"]["agentId"] for end in ends] == ids
+    assert [end["data-points"]["taskType"] for end in ends] == ["function", "pattern", "http"]
+    assert [end["data-points"]["patternName"] for end in ends] == ["", "plan a", ""]
+    assert [call.body for _, call in one.transport.calls[:2]] == [b"1", b"1"]
+    assert orjson.loads(one.transport.calls[2][1].body) == {
+        "url": "http://h/x?key=s3cret",
+        "method": "PUT",
+        "headers": {"A": "b"},
+        "query": None,
+        "payload": 1,
+    }
+    assert "s3cret" not in str(ends) + str(one.events())
+    again = [("function", "f", {}), ("pattern", "plan a", {}), ("http", "http://h/x?key=s3cret", {"method": "PUT"})]
+    for offset, (kind, target, metadata) in enumerate(again, 3):
+        one.take(offset, type=kind, target=target, payload=1, metadata=metadata)
+        assert (await one.result(offset))["cached"] is (kind != "http")
+
+
+async def test_equal_names_of_different_types_are_different_questions(make: Make) -> None:
+    """An agent, a function and a pattern of one name; one URL by two methods."""
+    one = make()
+    one.register(id="f", endpoint="http://h")
+    for offset, kind in enumerate(("agent", "function", "pattern")):
+        one.take(offset, type=kind, target="f", payload=1)
+        assert (await one.result(offset))["cached"] is False
+    for offset, metadata in enumerate(
+        ({"method": "GET"}, {"method": "HEAD"}, {"method": "GET", "query": {"a": "b"}}), 3
+    ):
+        one.take(offset, type="http", target="http://h/", payload=1, metadata=metadata)
+        assert (await one.result(offset))["cached"] is False
+
+
+async def test_what_may_not_run_ends_at_once(make: Make) -> None:
+    """With its code, without a call, a lane or a data point; and its id is answered."""
+    one = make()
+    refused = [
+        ("http", "http://elsewhere/", "forbidden_target"),
+        ("http", "http://169.254.169.254/latest", "forbidden_target"),
+        ("function", "os.system", "unknown_function"),
+    ]
+    for offset, (kind, target, code) in enumerate(refused):
+        one.take(offset, type=kind, target=target)
+        end = await one.end(offset)
+        assert end["results"]["error"]["code"] == code
+        assert set(end) == {"results", "events"}
+    assert one.transport.calls == []
+    assert one.handler._queues.callers == {}
+    one.take(9, id="t0", type="http", target="http://elsewhere/")
+    assert (await one.end(9))["events"]["type"] == "task:duplicate"
+
+
+async def test_a_task_of_another_type_goes_to_its_agents_home(make: Make) -> None:
+    """Once; by the id of the built-in agent."""
+    home = home_partition("function:f", 8)
+    one = make(number=(home + 1) % 8, partitions=8)
+    one.take(0, type="function", target="f")
+    [[output]] = [outputs for _, _, outputs in one.home.ended]
+    assert (output.topic, output.partition, output.key) == ("dispatch", home, b"function:f")
+    there = make(number=home, partitions=8)
+    there.take(0, output.value, source="dispatch", headers=tuple(output.headers))
+    assert (await there.result(0))["agentId"] == "function:f"
