@@ -3,12 +3,17 @@
 In: tickets. Out, through the hooks and exactly once for each ticket: an answer or an `AgentError`.
 The lane (pure) decides what begins and what is given up; a transport makes the call; this file only carries between them:
 one asyncio task per call under way, none per ticket that waits, one timer per agent. It writes to no topic.
+
+The layers, from outside: the task's deadline, over all tries and waits; retries, within the agent's budget; then for each try its
+place in the lane (concurrency), the circuit, a turn of the rate limit; the time one try may take; hedging; the transport.
+What no layer let through was no try: it costs no turn, no permit and no retry.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,9 +29,11 @@ from agents_io.errors import (
     RateLimited,
     RushedTimeout,
 )
+from agents_io.hedging import race
 from agents_io.rules.breaker import Outcome, Transition
 from agents_io.rules.lane import Doom, Lane, Start
 from agents_io.rules.retry import RetryConfig, delay_s
+from agents_io.track import Track
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
 
@@ -50,6 +57,8 @@ class Ticket:
     work: Any
     headers: tuple[tuple[str, str], ...] = ()
     pattern_name: str = ""
+    hedge: bool = False
+    """Whether a second call may be made while the first is under way."""
     attempt: int = 0
     """Calls made so far."""
     first_call_at: float = 0.0
@@ -99,9 +108,11 @@ class Caller:
         hooks: Hooks,
         rng: random.Random,
         attempt_timeout_s: float | None = None,
+        track: Track | None = None,
     ) -> None:
         self.agent = agent
         self.lane = lane
+        self.track = track or Track()
         self.changed = False
         """Whether breaker or limiter changed; reset by whoever keeps their state."""
         self._transport = transport
@@ -217,6 +228,7 @@ class Caller:
         if ticket.first_call_at == 0.0:
             ticket.first_call_at = start.started_at
         if ticket.attempt == 0:
+            self.track.budget.first(start.started_at)
             self._hooks.started(ticket)
         ticket.attempt += 1
         self.changed = True
@@ -224,23 +236,12 @@ class Caller:
 
     async def _call(self, start: Start[Ticket]) -> None:
         ticket = start.item
-        outcome: Outcome = "neutral"
-        pause_s: float | None = None
         end: Answer | AgentError
-        call = self._attempt(ticket, start.started_at)
+        first: Answer | AgentError | None
         try:
-            end = await self._transport.call(self.agent, call)
-            outcome = "success"
-        except AgentError as error:
-            end = error
-            if isinstance(error, CallTimeout) and _rushed(ticket, call):
-                end = error = RushedTimeout(
-                    f"{error.message}; waiting had left the call {call.timeout_s * 1000:.0f} ms"
-                )
-            outcome = "failure" if error.counts_against_agent else "neutral"
-            pause_s = error.retry_after_s
+            end, first = await self._answered(start)
         except asyncio.CancelledError:
-            self._leave(start, "neutral", None)
+            self._leave(start, None)
             if (
                 not self._held
             ):  # somebody asked for it, or else a library cancelled us: the ticket must end all the same
@@ -253,10 +254,64 @@ class Caller:
             raise
         except Exception as error:
             log.exception("a transport raised something that is no AgentError", agent_id=self.agent.id)
-            end = InternalError(f"the call failed inside the worker: {type(error).__name__}")
-        self._leave(start, outcome, pause_s)
+            end = first = InternalError(f"the call failed inside the worker: {type(error).__name__}")
+        self._leave(start, first)
         self._settle(ticket, end)
         self.turn()
+
+    async def _answered(self, start: Start[Ticket]) -> tuple[Answer | AgentError, Answer | AgentError | None]:
+        """The end of a try, and what came of its first call by itself: None if that was cut off for a second one."""
+        patience_s = self._patience_s(start.item)
+        calling = self._one(start)
+        if patience_s is None:
+            try:
+                answer = await calling
+            except AgentError as error:
+                return error, error
+            return answer, answer
+        return await race(calling, patience_s, lambda: self._beside(start))
+
+    async def _one(self, start: Start[Ticket]) -> Answer:
+        """One call."""
+        call = self._attempt(start.item, start.started_at)
+        try:
+            return await self._transport.call(self.agent, call)
+        except CallTimeout as error:
+            if not _rushed(start.item, call):
+                raise
+            left_ms = call.timeout_s * 1000
+            raise RushedTimeout(f"{error.message}; waiting had left the call {left_ms:.0f} ms") from None
+
+    def _patience_s(self, ticket: Ticket) -> float | None:
+        """After how long a second call may be made beside the first; None: never."""
+        limits = self.agent.limits
+        if not (ticket.hedge or (limits is not None and limits.hedge)):
+            return None
+        return self.track.latency.p95_s()
+
+    def _beside(self, start: Start[Ticket]) -> Coroutine[Any, Any, Answer] | None:
+        """A second call, if the lane and the budget allow one."""
+        now = self._loop.time()
+        if self._held or not self.track.budget.allows(now):
+            return None
+        second = self.lane.start_beside(start, now)
+        if second is None:
+            return None
+        self.track.budget.spend(now)
+        self.track.hedges += 1
+        self.changed = True
+        return self._second(second)
+
+    async def _second(self, start: Start[Ticket]) -> Answer:
+        end: Answer | AgentError | None = None
+        try:
+            end = await self._one(start)
+            return end
+        except AgentError as error:
+            end = error
+            raise
+        finally:
+            self._count(start, end)
 
     def _attempt(self, ticket: Ticket, now: float) -> Call:
         left_s = ticket.deadline - now
@@ -264,10 +319,22 @@ class Caller:
             left_s = min(left_s, self._attempt_timeout_s)
         return Call(ticket.task_id, ticket.idempotency_key, ticket.body, left_s, ticket.headers, ticket.pattern_name)
 
-    def _leave(self, start: Start[Ticket], outcome: Outcome, pause_s: float | None) -> None:
+    def _leave(self, start: Start[Ticket], end: Answer | AgentError | None) -> None:
         del self._calls[start.item]
+        self._count(start, end)
+
+    def _count(self, start: Start[Ticket], end: Answer | AgentError | None) -> None:
+        """What a call says of its agent. None: it was cut off, which says nothing."""
         now = self._loop.time()
+        outcome: Outcome = "neutral"
+        pause_s, confidence = None, 0.0
+        if isinstance(end, AgentError):
+            outcome = "failure" if end.counts_against_agent else "neutral"
+            pause_s = end.retry_after_s
+        elif end is not None:
+            outcome, confidence = "success", end.confidence
         self.lane.finish(start, outcome, now, pause_s)
+        self.track.ended(outcome, now - start.started_at, confidence, now)
         self.changed = True  # after a success too: a call counts from its end, and its begin may be committed already
         self._tell_transitions()
 
@@ -281,6 +348,8 @@ class Caller:
             shut_until = self.lane.breaker.shut_until(now)
             if now + wait_s < ticket.deadline <= shut_until:
                 end.message += "; not tried again: the agent's circuit stays open past the task's deadline"
+            elif now + wait_s < ticket.deadline and not self.track.budget.spend(now):
+                end.message += "; not tried again: too many of the agent's calls are second tries already"
             elif now + wait_s < ticket.deadline:
                 ticket.failure = end
                 self._hooks.retrying(ticket, wait_s)

@@ -14,6 +14,7 @@ import orjson
 
 from schemas.messages import (
     AgentRegistration,
+    AgentStanding,
     Aggregate,
     Anomaly,
     ConfidenceDataPoint,
@@ -42,6 +43,7 @@ PUBLISHED: tuple[type[Message], ...] = (
     Anomaly,
     Event,
     HomeState,
+    AgentStanding,
 )
 
 RFC3339 = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"
@@ -80,11 +82,13 @@ _REGISTRATION_RULES: list[Schema] = [
     {"if": {"not": _given("protocol")}, "then": {"properties": {"endpoint": {"pattern": ANY_SCHEME}}}},
     {"if": _protocol("http"), "then": {"properties": {"endpoint": {"pattern": r"^https?://"}}}},
 ]
+_SLOW = [_given("slowRate"), _given("slowCallDuration")]
 _RULES: dict[str, list[Schema]] = {
     "Task": [_TASK_RULE],
     "Control": [_one_of("taskId", "planId")],
     "SecretRef": [_one_of("env", "file")],
     "AgentRegistration": _REGISTRATION_RULES,
+    "BreakerLimits": [{"anyOf": [{"allOf": _SLOW}, {"not": {"anyOf": _SLOW}}]}],
 }
 
 

@@ -119,14 +119,33 @@ class Limits(Message):
     max_requests: Annotated[int, Field(ge=1)] = 100
     window_ms: DurationMs = 60_000
     max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
+    adaptive: bool | None = None
+    """Whether the concurrency is found by trying, `max_concurrency` at most."""
+    hedge: bool | None = None
+    """Whether the agent may be asked twice at once for one task, because it honours the Idempotency-Key."""
 
 
 class BreakerLimits(Message):
-    """When an agent's circuit opens and for how long; milliseconds."""
+    """When an agent's circuit opens and for how long; milliseconds.
+
+    `failure_rate` replaces the threshold, `slow_rate` (with `slow_call_duration`) stands beside it; both want `minimum_calls`.
+    `mode`: open lets no call through, disabled lets all.
+    """
 
     failure_threshold: Annotated[int, Field(ge=1, le=10_000)] = 5
     reset_timeout: DurationMs = 30_000
     monitoring_period: DurationMs = 60_000
+    failure_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    minimum_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    slow_call_duration: DurationMs | None = None
+    slow_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    mode: Literal["auto", "open", "disabled"] = "auto"
+
+    @model_validator(mode="after")
+    def _slow(self) -> Self:
+        if (self.slow_rate is None) != (self.slow_call_duration is None):
+            raise ValueError("slowRate and slowCallDuration belong together")
+        return self
 
 
 _NO_SECRET_HEADERS = frozenset(
@@ -221,6 +240,7 @@ class TaskMetadata(Message):
     pattern_name: Name | None = None
     dependencies: list[Id] | None = None
     cache: bool = True
+    hedge: bool | None = None
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$")] | None = None
     input: str | None = None
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] | None = None
@@ -411,6 +431,8 @@ class BreakerState(Message):
     failures: list[Count] = []
     open_for: Count = 0
     successes: Count = 0
+    rates: list[Annotated[list[Count], Field(min_length=4, max_length=4)]] = []
+    """Calls within the window as `[age in ms, calls, failures, slow calls]`, where the circuit goes by their shares."""
 
 
 class LimiterState(Message):
@@ -420,12 +442,42 @@ class LimiterState(Message):
     paused_for: Count = 0
 
 
+class HealthState(Message):
+    """How an agent's calls ended lately: failures and ejections in a row, and how long it is still out; ms."""
+
+    failed: Count = 0
+    ejections: Count = 0
+    ejected_for: Count = 0
+
+
 class AgentGuard(Message):
     """What an agent's circuit breaker and rate limit had seen."""
 
     agent_id: Id
     breaker: BreakerState
     limiter: LimiterState
+    concurrency: Annotated[float, Field(ge=1)] | None = None
+    """What was found of an agent whose limits are adaptive."""
+    health: HealthState | None = None
+
+
+class AgentStanding(Message):
+    """What its home knows of an agent, for those that choose among several (compacted topic `standings`).
+
+    `load`: tasks that wait for it or are being called; `response_time` in ms and `confidence` are of recent answers.
+    """
+
+    agent_id: Id
+    at: Timestamp
+    circuit: Literal["closed", "open", "half_open"] = "closed"
+    open_until: Timestamp | None = None
+    healthy: bool = True
+    reason: Literal["", "checks", "calls"] = ""
+    ejected_until: Timestamp | None = None
+    load: Count = 0
+    concurrency: Annotated[int, Field(ge=1)] = 1
+    response_time: Milliseconds | None = None
+    confidence: Ratio | None = None
 
 
 class KeptAnswer(Message):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from schemas.messages import (
     AgentRegistration,
+    AgentStanding,
     Aggregate,
     Anomaly,
     ConfidenceDataPoint,
@@ -79,6 +80,7 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic("controls", "task or plan id", Control, "users, coordinator", "every worker", retention_ms=HOUR_MS),
     Topic("agents", "agent id", AgentRegistration, "users, registry, workers", "every worker", "compact", partitions=1),
+    Topic("standings", "agent id", AgentStanding, "dispatch", "every worker", "compact", partitions=1),
     Topic(
         "dispatch",
         "agent id",

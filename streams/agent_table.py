@@ -32,6 +32,8 @@ class AgentTable:
         self._listeners: list[Listener] = []
         self._follower = Follower(options, full_name("agents", prefix), self._apply)
         self._loaded = False
+        self.version = 0
+        """Counts the changes."""
 
     def get(self, agent_id: str) -> AgentRegistration | None:
         """The agent of that id, or None."""
@@ -98,6 +100,7 @@ class AgentTable:
             self._tell(agent_id, None, record)
 
     def _tell(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
+        self.version += 1
         if self._loaded:
             for listener in self._listeners:
                 listener(agent_id, agent, record)

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents_io.caller import Caller, Hooks, Ticket
+from agents_io.rules.adaptive import AimdLimit
 from agents_io.rules.breaker import Breaker, BreakerConfig
+from agents_io.rules.budget import BudgetConfig, RetryBudget
+from agents_io.rules.health import Ejection, EjectionConfig
 from agents_io.rules.lane import Lane
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
+from agents_io.track import Track
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Limits
 from streams.settings import Settings
@@ -27,11 +31,16 @@ PROBE_SLACK_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Snapshots of an agent's breaker and limiter. `taken_at`: when, on this process's monotonic clock, seconds."""
+    """Snapshots of an agent's guards. `taken_at`: when, on this process's monotonic clock, seconds.
+
+    `concurrency`: what was found of an adaptive one.
+    """
 
     breaker: Mapping[str, Any]
     limiter: Mapping[str, Any]
     taken_at: float
+    concurrency: float | None = None
+    ejection: Mapping[str, Any] | None = None
 
 
 class CallerFactory:
@@ -55,6 +64,10 @@ class CallerFactory:
             max_delay_s=retry.max_delay / 1000,
             jitter=retry.jitter,
         )
+        self._budget = BudgetConfig(retry.budget_share, retry.budget_floor)
+        health = settings.health
+        longest_s = max(health.eject_time, health.eject_time_max) / 1000
+        self._ejection = EjectionConfig(health.eject_after, health.eject_time / 1000, longest_s)
 
     def make(self, agent: AgentRegistration, hooks: Hooks, kept: Kept | None = None) -> Caller:
         """A caller with nothing behind it (circuit closed, window empty), or with what an earlier owner had seen."""
@@ -65,12 +78,21 @@ class CallerFactory:
             limiter = SlidingWindow.restore(limits.max_requests, window_s, kept.limiter, kept.taken_at, late_s)
             breaker = Breaker.restore(self._breaker(agent), kept.breaker, kept.taken_at)
         lane: Lane[Ticket] = Lane(limits.max_concurrency, limiter, breaker, self._depth(limits))
-        return Caller(agent, lane, self._transport, self._retry, hooks, self._rng, self._attempt_timeout_s)
+        if limits.adaptive:
+            lane.adaptive = AimdLimit(limits.max_concurrency, None if kept is None else kept.concurrency)
+        track = Track(RetryBudget(self._budget), Ejection(self._ejection))
+        if kept is not None and kept.ejection is not None:
+            track.ejection.restore(kept.ejection, kept.taken_at)
+        return Caller(agent, lane, self._transport, self._retry, hooks, self._rng, self._attempt_timeout_s, track)
 
     def update(self, caller: Caller, agent: AgentRegistration) -> None:
         """The agent was registered again: its new endpoint and limits hold from the next call on."""
         limits = self._limits(agent)
         caller.agent = agent
+        if not limits.adaptive:
+            caller.lane.adaptive = None
+        elif caller.lane.adaptive is None:
+            caller.lane.adaptive = AimdLimit(limits.max_concurrency)
         caller.lane.reconfigure(
             max_concurrency=limits.max_concurrency,
             depth=self._depth(limits),
@@ -92,6 +114,11 @@ class CallerFactory:
             reset_timeout_s=limits.reset_timeout / 1000,
             monitoring_period_s=limits.monitoring_period / 1000,
             probe_lease_s=self._longest_call_s + PROBE_SLACK_S,
+            failure_rate=limits.failure_rate,
+            minimum_calls=limits.minimum_calls,
+            slow_call_s=None if limits.slow_call_duration is None else limits.slow_call_duration / 1000,
+            slow_rate=limits.slow_rate,
+            mode=limits.mode,
         )
 
 

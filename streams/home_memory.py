@@ -57,7 +57,9 @@ class HomeMemory:
         if found is None:
             return None
         at_ms, guard = found
-        return Kept(guard.breaker.wire(), guard.limiter.wire(), self._moment(at_ms))
+        ejection = None if guard.health is None else guard.health.wire()
+        moment = self._moment(at_ms)
+        return Kept(guard.breaker.wire(), guard.limiter.wire(), moment, guard.concurrency, ejection)
 
     def changes(self, callers: Iterable[Caller]) -> list[Output]:
         """What changed since the last time this was asked."""
@@ -69,11 +71,15 @@ class HomeMemory:
         for caller in callers:
             if caller.changed:
                 caller.changed = False
-                guard = {
+                guard: dict[str, object] = {
                     "agentId": caller.agent.id,
                     "breaker": caller.lane.breaker.snapshot(now),
                     "limiter": caller.lane.limiter.snapshot(now),
                 }
+                if (ejection := caller.track.ejection.snapshot(now)) is not None:
+                    guard["health"] = ejection
+                if caller.lane.adaptive is not None:
+                    guard["concurrency"] = caller.lane.adaptive.exact
                 outputs.append(self._output(f"agent/{caller.agent.id}", "guard", guard, now_ms))
         for slot, answer in self.answers.news().items():
             if answer is None:

@@ -49,6 +49,13 @@ class JobBook:
         job.claims.append((claimed, outlives))
         return True
 
+    def release(self, job: Job, scope: str) -> None:
+        """It will not be answered in this scope after all, but it goes on here."""
+        released = digest(scope, job.task.id)
+        if self._claims.get(released) is job:
+            del self._claims[released]
+            job.claims = [claim for claim in job.claims if claim[0] != released]
+
     def disclaim(self, job: Job) -> None:
         """It will not be answered here: its id is free."""
         while job.claims:

@@ -39,7 +39,9 @@ class Job:
     ticket: Ticket | None = None
     parks: int = 0
     attempts: int = 0
-    """Calls made before it was parked."""
+    """Calls made before it was parked, or sent on to another agent."""
+    reroutes: int = 0
+    """How often another agent was chosen for it under this owner."""
     claims: list[tuple[bytes, bool]] = field(default_factory=list)
     """Digests of its id that this home holds for it, and whether each outlives a move to another topic."""
     token: str | None = None
@@ -64,6 +66,7 @@ def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) 
     )
     if letter.topic == "parked":
         job.parks = own_header(letter.headers, PARKS_HEADER) or 0
+    if letter.topic != "tasks":
         job.attempts = own_header(letter.headers, ATTEMPTS_HEADER) or 0
     return job
 
@@ -81,6 +84,7 @@ def ticket_for(job: Job, deadline: float, default_retries: int) -> Ticket:
         max_retries=default_retries if metadata.retries is None else metadata.retries,
         work=job,
         attempt=job.attempts,
+        hedge=bool(metadata.hedge),
         headers=_trace(job.letter.headers),
         pattern_name=metadata.pattern_name or "",
     )

@@ -24,6 +24,13 @@ class DispatchMetrics:
         self.cache_misses = Counter("parallax_cache_misses", "Tasks the cache had no answer for", registry=registry)
         self.duplicates = Counter("parallax_tasks_duplicate", "Tasks whose id was answered already", registry=registry)
         self.dead_letters = Counter("parallax_dead_letters", "Records refused, by stage", ["stage"], registry=registry)
+        self.rerouted = Counter(
+            "parallax_tasks_rerouted", "Tasks given to another agent as their first took no call", registry=registry
+        )
+        self.hedges = Counter(
+            "parallax_dispatch_hedges", "Second calls beside a first that took long", registry=registry
+        )
+        self.healthy = Gauge("parallax_agent_healthy", "1 while an agent is well", ["agent"], registry=registry)
         self.state = Gauge(
             "parallax_circuit_state", "1 for the state an agent's circuit is in", ["agent", "state"], registry=registry
         )

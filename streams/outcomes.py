@@ -18,7 +18,7 @@ from schemas.times import format_time
 from streams.jobs import Job
 from streams.parts import Parts
 from streams.queues import Parking
-from streams.rules.records import Letter, Output, Spent, Success
+from streams.rules.records import AWAIT_HEADER, Letter, Output, Spent, Success
 
 CIRCUIT_EVENTS: dict[str, EventType] = {
     "open": "circuit:open",
@@ -104,7 +104,9 @@ class Outcomes:
         """The task goes to the home `number`, that of `key`."""
         self._parts.metrics.forwarded.inc()
         now_ms = self._parts.wall_ms()
-        return [self._parts.recorder.forward(job.letter, key, agent_id, job.expires_ms, hops, number, now_ms)]
+        return [
+            self._parts.recorder.forward(job.letter, key, agent_id, job.expires_ms, hops, number, now_ms, job.attempts)
+        ]
 
     def parked(self, job: Job, ticket: Ticket, parking: Parking) -> list[Output]:
         """The task waits on the `parked` topic."""
@@ -118,6 +120,18 @@ class Outcomes:
                 job.letter, job.task.id, agent_id, job.expires_ms, parking.due_ms, parking.parks, ticket.attempt, now_ms
             )
         ]
+
+    def awaits(self, job: Job, agent_id: str, due_ms: int) -> list[Output]:
+        """The task waits on the `parked` topic for any agent. `agent_id`: one chosen before, which is gone; or empty."""
+        now_ms = self._parts.wall_ms()
+        data = {"taskId": job.task.id, "agentId": None, "reason": "no_agent", "until": format_time(due_ms)}
+        self._parts.metrics.parked.labels("no_agent").inc()
+        self._event("task:parked", job.task.id, data, f"/{due_ms}")
+        output = self._parts.recorder.park(
+            job.letter, job.task.id, agent_id, job.expires_ms, due_ms, 0, job.attempts, now_ms
+        )
+        output.headers.append((AWAIT_HEADER, b"1"))
+        return [output]
 
     def moved(self, job: Job, ticket: Ticket, token: str) -> Output:
         """The record that takes this one's place while the call goes on; another owner would make the call again."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agents_io.caller import Caller
 from schemas.messages import AgentRegistration, Task
 from streams.agent_table import AgentTable
+from streams.balancer import Balancer
 from streams.callers import CallerFactory
 from streams.metrics import DispatchMetrics
 from streams.rules.records import Output, Recorder
@@ -29,5 +31,8 @@ class Parts:
     partition_count: Callable[[], int]
     builtin: Callable[[Task], AgentRegistration]
     """The built-in agent of a task that is for none of the registered. Raises `AgentError`."""
-    cleared: Callable[[str], int] = lambda _: 0
+    cleared: Callable[[str], int]
     """When an agent's cached answers were last asked to be forgotten, epoch ms."""
+    balancer: Balancer
+    turned: Callable[[str, Caller], None]
+    """Told of an agent whose circuit changed."""

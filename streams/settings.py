@@ -20,6 +20,7 @@ from agents_io.rules.targets import AllowList
 from schemas.messages import MAX_DURATION_MS, BreakerLimits, Limits
 from schemas.times import parse_duration
 from schemas.topics import DEFAULT_PREFIX
+from streams.rules.balancing import Policy
 
 Role = Literal["dispatch", "plans", "stats"]
 DurationMs = Annotated[int, BeforeValidator(parse_duration)]
@@ -72,6 +73,23 @@ class DefaultBreaker(BreakerLimits):
     monitoring_period: Annotated[
         WireDurationMs, Field(alias="monitoring_period", serialization_alias="monitoringPeriod")
     ] = 60_000
+    slow_call_duration: Annotated[
+        WireDurationMs | None, Field(alias="slow_call_duration", serialization_alias="slowCallDuration")
+    ] = None
+
+
+class HealthSettings(Section):
+    """When an agent is passed over by the balancer. Checks ask `/health` or the like; a `check_interval` of 0 asks nobody."""
+
+    check_interval: DurationMs = 30_000
+    check_timeout: Annotated[DurationMs, Field(ge=1)] = 5_000
+    check_concurrency: Annotated[int, Field(ge=1, le=1000)] = 20
+    unhealthy_after: Annotated[int, Field(ge=1, le=1000)] = 3
+    healthy_after: Annotated[int, Field(ge=1, le=1000)] = 2
+    eject_after: Annotated[int, Field(ge=0, le=1000)] = 5
+    eject_time: Annotated[DurationMs, Field(ge=1)] = 30_000
+    eject_time_max: Annotated[DurationMs, Field(ge=1)] = 300_000
+    eject_share: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class RetrySettings(Section):
@@ -82,6 +100,10 @@ class RetrySettings(Section):
     backoff_multiplier: Annotated[float, Field(ge=1, le=100)] = 2.0
     max_delay: DurationMs = 30_000
     jitter: bool = True
+    budget_share: Annotated[float, Field(ge=0, le=100)] = 0.2
+    """Of an agent's first calls within 10 s, so many may be followed by retries and hedged calls;"""
+    budget_floor: Annotated[int, Field(ge=0, le=1_000_000)] = 10
+    """and so many more."""
 
 
 class CacheSettings(Section):
@@ -181,6 +203,9 @@ class DispatchSettings(Section):
     max_answer_bytes: Annotated[int, Field(ge=1)] = 768 * 1024
     commit_interval_max: DurationMs = 50
     delivery: Literal["auto", "exactly-once", "at-least-once"] = "auto"
+    balancer: Policy = "confidence"
+    await_agent: Literal["never", "unavailable", "always"] = "unavailable"
+    """Which tasks without a target wait for an agent: none, those whose capable agents are all out just now, or all."""
 
 
 class Settings(Section):
@@ -203,6 +228,7 @@ class Settings(Section):
     limits: DefaultLimits = DefaultLimits()
     breaker: DefaultBreaker = DefaultBreaker()
     retry: RetrySettings = RetrySettings()
+    health: HealthSettings = HealthSettings()
     cache: CacheSettings = CacheSettings()
     stats: StatsSettings = StatsSettings()
     tls: TlsSettings = TlsSettings()

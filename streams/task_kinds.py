@@ -61,7 +61,7 @@ def task_kinds(settings: Settings, executors: Sequence[PatternExecutor] = ()) ->
 
 def _limits(section: HttpTaskSettings | FunctionSettings | ControlPlaneSettings) -> Limits:
     if section.max_requests is None:
-        return Limits(**UNLIMITED, max_concurrency=section.max_concurrency)
+        return Limits.model_validate(UNLIMITED | {"max_concurrency": section.max_concurrency})
     return Limits(
         max_requests=section.max_requests, window_ms=section.window_ms, max_concurrency=section.max_concurrency
     )

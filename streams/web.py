@@ -13,11 +13,13 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
+from schemas.messages import AgentRegistration
 from schemas.topics import full_name
 from streams.agent_table import AgentTable
 from streams.engine.engine import Engine
 from streams.kafka import BrokerUnreachable, reach
 from streams.settings import Settings
+from streams.standings import Standings
 from streams.stats_keeper import StatsKeeper
 
 BROKER_CHECK_S = 5.0
@@ -33,11 +35,12 @@ def _json(data: Any, status: int = 200) -> web.Response:
 
 
 class WebServer:
-    """One worker's pages. `engine`, `agents` and `stats` are set as they come up."""
+    """One worker's pages. `engine`, `agents`, `standings` and `stats` are set as they come up."""
 
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
         self.engine: Engine | None = None
         self.agents: AgentTable | None = None
+        self.standings: Standings | None = None
         self.stats: StatsKeeper | None = None
         self._settings = settings
         self._registry = registry
@@ -114,14 +117,19 @@ class WebServer:
 
     async def _agents(self, request: web.Request) -> web.Response:
         agents = () if self.agents is None else self.agents.all()
-        return _json([agent.wire() for agent in sorted(agents, key=lambda agent: agent.id)])
+        return _json([self._shown(agent) for agent in sorted(agents, key=lambda agent: agent.id)])
+
+    def _shown(self, agent: AgentRegistration) -> dict[str, Any]:
+        """The registration, and how the agent stands as far as that is known."""
+        standing = None if self.standings is None else self.standings.get(agent.id)
+        return agent.wire() if standing is None else agent.wire() | {"standing": standing.wire()}
 
     async def _agent(self, request: web.Request) -> web.Response:
         agent_id = request.match_info["id"]
         agent = None if self.agents is None else self.agents.get(agent_id)
         if agent is None:
             return _json({"error": f"agent {agent_id!r} is not registered"}, 404)
-        return _json(agent.wire())
+        return _json(self._shown(agent))
 
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = []

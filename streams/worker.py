@@ -32,6 +32,7 @@ from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
 from streams.agent_table import AgentTable
 from streams.agent_transports import over_http
+from streams.balancer import Balancer
 from streams.block_watch import BlockWatch
 from streams.callers import CallerFactory
 from streams.control_table import ControlTable
@@ -40,6 +41,8 @@ from streams.engine.commit import Committer, PlainCommitter, TransactionalCommit
 from streams.engine.engine import Engine, EngineConfig
 from streams.engine.watchdog import Watchdog
 from streams.event_sink import EventSink
+from streams.fleet import Fleet
+from streams.follower import Follower
 from streams.grpc_server import GrpcServer
 from streams.kafka import (
     BrokerUnreachable,
@@ -57,6 +60,7 @@ from streams.registration_writer import RegistrationWriter
 from streams.registry import Registry
 from streams.rules.records import Recorder
 from streams.settings import Settings
+from streams.standings import Standings
 from streams.stats_keeper import StatsKeeper
 from streams.task_kinds import task_kinds
 from streams.topics_admin import TopicsError, TopicsMissing, check, size_limits
@@ -213,6 +217,11 @@ async def _dispatch(
             return TransactionalCommitter(options, f"{group}-{number}", group, batcher)
         return PlainCommitter(sink.producer, consumer, batcher)
 
+    standings = Standings()
+    follower = Follower(options, full_name("standings", settings.topic_prefix), standings.apply)
+    stack.push_async_callback(follower.stop)
+    await follower.start()
+
     def cancel(task_id: str) -> None:
         for home in list(engine.homes.values()):
             if isinstance(home.handler, DispatchHandler):
@@ -224,6 +233,7 @@ async def _dispatch(
                 home.handler.clear_cache(agent_id)
 
     def agent_changed(agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
+        fleet.agent_changed(agent_id, agent)
         home = engine.homes.get(home_partition(agent_id, partition_count()))
         if home is not None and isinstance(home.handler, DispatchHandler):
             home.handler.agent_changed(agent_id, agent)
@@ -237,6 +247,9 @@ async def _dispatch(
             len(engine.consumer.partitions_for_topic(full_name("dispatch", settings.topic_prefix)) or ()) or partitions
         )
 
+    def wall_ms() -> int:
+        return time.time_ns() // 1_000_000
+
     parts = Parts(
         settings=settings,
         agents=agents,
@@ -244,11 +257,13 @@ async def _dispatch(
         recorder=Recorder(settings.app_id, "dispatch", settings.topic_prefix, group),
         emit=sink.emit,
         metrics=DispatchMetrics(registry),
-        wall_ms=lambda: time.time_ns() // 1_000_000,
+        wall_ms=wall_ms,
         cancelled=controls.cancelled,
         partition_count=partition_count,
         builtin=kinds.builtins.agent,
         cleared=controls.cleared,
+        balancer=Balancer(agents, standings, settings, wall_ms),
+        turned=lambda agent_id, caller: fleet.keeper.tell(agent_id, caller),
     )
     engine = Engine(
         EngineConfig(
@@ -269,10 +284,12 @@ async def _dispatch(
         lambda home, kept: DispatchHandler(home, parts, kept),
         on_assigned=batcher.forget_partition_counts,
     )
+    fleet = Fleet(parts, standings, transport, engine)
     stack.push_async_callback(engine.stop)
     await controls.start()
     await engine.start()
     agents.on_change(agent_changed)
+    stack.callback(fleet.start())
     watch = BlockWatch(
         lambda: list(engine.homes.values()),
         parts.recorder,
@@ -295,6 +312,7 @@ async def _dispatch(
     await grpc_server.start()
     web.engine = engine
     web.agents = agents
+    web.standings = standings
     return engine
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Generic, Literal, TypeVar
 
+from agents_io.rules.adaptive import AimdLimit
 from agents_io.rules.breaker import Breaker, BreakerConfig, Outcome, Permit, Transition
 from agents_io.rules.limiter import SlidingWindow
 
@@ -72,6 +73,7 @@ class Lane(Generic[T]):
         "_ranks",
         "_ready",
         "_sequence",
+        "adaptive",
         "breaker",
         "depth",
         "ended",
@@ -89,6 +91,8 @@ class Lane(Generic[T]):
         self.breaker = breaker
         self.depth = depth
         self.max_pause_s = max_pause_s
+        self.adaptive: AimdLimit | None = None
+        """What the agent's concurrency is found to be, if that is asked for; `max_concurrency` is its ceiling."""
         self._by_item: dict[T, _Entry[T]] = {}
         self._ready: _Heap[T] = []  # by priority (highest first), then arrival
         self._delayed: _Heap[T] = []  # by not_before
@@ -109,6 +113,11 @@ class Lane(Generic[T]):
         """Calls begun and not finished."""
         return self._in_flight
 
+    @property
+    def concurrency(self) -> int:
+        """How many calls may be under way now."""
+        return self.max_concurrency if self.adaptive is None else min(self.adaptive.now, self.max_concurrency)
+
     def reconfigure(
         self,
         *,
@@ -121,6 +130,8 @@ class Lane(Generic[T]):
         """Change what is given, at once. Calls in flight and items that wait stay, even beyond a smaller limit."""
         if max_concurrency is not None:
             self.max_concurrency = max_concurrency
+            if self.adaptive is not None:
+                self.adaptive.reconfigure(max_concurrency)
         if depth is not None:
             self.depth = depth
         if max_requests is not None or window_s is not None:
@@ -155,7 +166,8 @@ class Lane(Generic[T]):
         starts: list[Start[T]] = []
         if not self._by_item:
             return starts
-        while self._in_flight < self.max_concurrency:
+        concurrency = self.concurrency
+        while self._in_flight < concurrency:
             entry = self._next_ready(now)
             # The permit is taken last but for the limiter's turn, which is sure by then: neither can leak.
             if entry is None or self.limiter.available_at(now) > now:
@@ -168,6 +180,22 @@ class Lane(Generic[T]):
             self._in_flight += 1
             starts.append(Start(self._leave(entry), permit, now, entry.deadline))
         return starts
+
+    def start_beside(self, start: Start[T], now: float) -> Start[T] | None:
+        """A second call of an item whose first is under way, if a slot, a turn and a permit are free for it now.
+
+        What waits goes first: there is none while an item could begin. Give it back with `finish`, as every start.
+        """
+        if start.finished or self._in_flight >= self.concurrency or self._next_ready(now) is not None:
+            return None
+        if self.limiter.available_at(now) > now or self.breaker.state(now) != "closed":
+            return None
+        permit = self.breaker.try_acquire(now)
+        if permit is None:
+            return None
+        self.limiter.try_acquire(now)
+        self._in_flight += 1
+        return Start(start.item, permit, now, start.deadline)
 
     def doomed(self, now: float) -> list[tuple[T, Doom]]:
         """Items to give up without a call: their deadline passed, or no call can begin before it does."""
@@ -192,9 +220,16 @@ class Lane(Generic[T]):
         if start.finished:
             return
         start.finished = True
+        if self.adaptive is not None and (outcome != "neutral" or pause_s is not None):
+            self.adaptive.ended(
+                overload=outcome == "failure" or pause_s is not None,
+                began=start.started_at,
+                now=now,
+                in_flight=self._in_flight,
+            )
         self._in_flight -= 1
         self.ended += 1
-        self.breaker.record(start.permit, outcome, now)
+        self.breaker.record(start.permit, outcome, now, now - start.started_at)
         self.limiter.settle(start.started_at, now)
         if pause_s is not None and pause_s > 0:
             self.limiter.pause_until(now + min(pause_s, self.max_pause_s))
@@ -247,7 +282,7 @@ class Lane(Generic[T]):
             return None
         if entry.not_before > now if entry else self._next_ready(now) is None:
             return "backoff"
-        if self._in_flight >= self.max_concurrency:
+        if self._in_flight >= self.concurrency:
             return "concurrency"
         if self.breaker.available_at(now) > now:
             return "circuit_open"
@@ -258,7 +293,7 @@ class Lane(Generic[T]):
         return self.breaker.take_transitions()
 
     def _next_start(self, now: float) -> float:
-        if self._in_flight >= self.max_concurrency:
+        if self._in_flight >= self.concurrency:
             return _NEVER
         ready_at = now
         if self._next_ready(now) is None:

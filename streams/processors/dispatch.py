@@ -7,20 +7,21 @@ dead letter. Out of transaction go only progress events. What waits for an agent
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import structlog
 from aiokafka.structs import ConsumerRecord
 
-from agents_io.caller import Ticket
+from agents_io.caller import Caller, Ticket
 from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, Cancelled, Expired, NoAgent
 from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
 from schemas.partitioning import home_partition
+from streams.detours import Detours
 from streams.engine.home import Home
 from streams.home_memory import HomeMemory
 from streams.job_book import JobBook
@@ -31,6 +32,7 @@ from streams.parts import Parts
 from streams.queues import Parking, Queues
 from streams.rules.records import (
     AGENT_HEADER,
+    AWAIT_HEADER,
     DUE_HEADER,
     HOPS_HEADER,
     MOVED_HEADER,
@@ -40,7 +42,7 @@ from streams.rules.records import (
     Success,
     own_header,
 )
-from streams.rules.routing import MAX_HOPS, absence, choose
+from streams.rules.routing import MAX_HOPS, absence
 from streams.single_flight import SingleFlight
 
 log = structlog.get_logger(__name__)
@@ -60,6 +62,7 @@ class DispatchHandler:
         self._lookups: set[asyncio.Task[None]] = set()
         self._book = JobBook(self._memory.seen, parts.wall_ms)
         self._tell = Outcomes(parts)
+        self._detours = Detours(parts)
         self._loop = asyncio.get_running_loop()
         self._lot = ParkingLot(self._back, home.wake, self._queues.full, parts.wall_ms)
         self._queues.aside = self._lot
@@ -197,6 +200,16 @@ class DispatchHandler:
         self._memory.answers.clear(agent_id, self._loop.time())
         self._home.touch()
 
+    def agent_available(self, agent: AgentRegistration) -> None:
+        """An agent of any home can be chosen, and could not before: tasks that wait for one like it come back."""
+        if not self._held:
+            self._lot.release(self._detours.wanted_by(agent))
+
+    @property
+    def callers(self) -> Mapping[str, Caller]:
+        """Of the agents that live here and had tasks, by id."""
+        return self._queues.callers
+
     # Finding the agent
 
     def _route(self, job: Job, looked_up: bool = False) -> None:
@@ -220,12 +233,13 @@ class DispatchHandler:
             agent = agents.get(job.task.target)
         else:
             # The one chosen before the hop, unless it is gone meanwhile.
-            agent = (agents.get(chosen) if chosen else None) or choose(job.task, agents.all())
+            agent = (agents.get(chosen) if chosen else None) or self._parts.balancer.choose(job.task)
         if agent is None:
-            if not looked_up:
+            known = job.task.target is None and self._parts.balancer.capable(job.task)
+            if not (looked_up or known):
                 self._look_up(job)
-            elif self._claim(job, job.task.target or ""):
-                self._fail(job, NoAgent(absence(job.task)))
+            elif not self._awaits(job, chosen or "", known) and self._claim(job, job.task.target or ""):
+                self._fail(job, NoAgent(absence(job.task, known)))
             return
         if self._forwarded(job, agent.id, agent.id) or not self._claim(job, agent.id):
             return
@@ -234,6 +248,39 @@ class DispatchHandler:
     def _arbitrate(self, job: Job) -> bool:
         """Any agent may answer this task: whether its id is a new one is decided in one place, the home of the id."""
         return not self._forwarded(job, job.task.id, None) and self._claim(job, "", outlives=True)
+
+    def _awaits(self, job: Job, chosen: str, known: bool) -> bool:
+        """Whether the task is put aside until an agent can take it. Its id is free again, unless it was claimed elsewhere."""
+        due_ms = self._detours.wait_until_ms(job, known)
+        if due_ms is None:
+            return False
+        if job.source == "parked" and header(job.letter.headers, AWAIT_HEADER) is not None:
+            self._book.rest(job)
+            self._lot.hold(job.letter, (due_ms - self._parts.wall_ms()) / 1000)
+            return True
+        if not chosen:
+            self._book.disclaim(job)
+        self._end(job.source, job.offset, self._tell.awaits(job, chosen, due_ms), moved=True)
+        return True
+
+    def _elsewhere(self, job: Job, ticket: Ticket) -> bool:
+        """Give a task to another agent, as its own takes no call; False if there is none, or it named its agent."""
+        agent = self._detours.other(job, ticket)
+        if agent is None:
+            return False
+        if not self._forwarded(job, agent.id, agent.id):
+            self._book.release(job, job.agent_id or "")
+            if self._claim(job, agent.id):
+                self._submit(job, agent)
+        return True
+
+    def _reconsider(self, ticket: Ticket) -> None:
+        """A task that named no agent is to be tried again where the circuit has opened meanwhile: rather elsewhere."""
+        caller = self._queues.callers.get(ticket.work.agent_id)
+        if caller is None or self._held or caller.lane.breaker.shut_until(self._loop.time()) <= self._loop.time():
+            return
+        if caller.lane.remove(ticket):
+            self._queues.place(caller, ticket)
 
     def _forwarded(self, job: Job, key: str, agent_id: str | None) -> bool:
         """Send the task on to the home of `key`, unless this is it. `agent_id`: the agent, if it is chosen."""
@@ -296,6 +343,8 @@ class DispatchHandler:
             self._book.rest(job)
             self._lot.hold(job.letter, (parking.due_ms - now_ms) / 1000)
             return
+        if parking.reason in ("circuit_open", "retry_after") and self._elsewhere(job, ticket):
+            return
         self._end(job.source, job.offset, self._tell.parked(job, ticket, parking), moved=True)
 
     def relieve(self, source: str, offsets: Sequence[int]) -> None:
@@ -333,23 +382,35 @@ class DispatchHandler:
         """Another call follows."""
         self._home.touch()  # the failed call counts, also if the next owner makes the next one
         self._tell.retrying(ticket.work, ticket.attempt, delay_s)
+        if ticket.work.task.target is None:
+            self._loop.call_soon(self._reconsider, ticket)
 
     def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
         """The end of a task's calls: its result."""
         job: Job = ticket.work
+        agent_id = job.agent_id or ""
+        if isinstance(answer, AgentError) and self._fares_better(job, ticket, answer):
+            self._queues.left(agent_id)
+            return
         if isinstance(answer, Cancelled):
             answer = Cancelled(self._parts.cancelled(job.task.id) or answer.message)
         if isinstance(answer, AgentError):
             self._guarded(job.letter, partial(self._fail, job, answer, ticket))
         else:
             self._guarded(job.letter, partial(self._succeed, job, answer, ticket))
-        self._queues.left(job.agent_id or "")
+        self._queues.left(agent_id)
+
+    def _fares_better(self, job: Job, ticket: Ticket, error: AgentError) -> bool:
+        caller = self._queues.callers.get(job.agent_id or "")
+        return self._detours.worth(job, ticket, error, caller, self._loop.time()) and self._elsewhere(job, ticket)
 
     def circuit(self, agent_id: str, transition: Transition) -> None:
         """The circuit of an agent changed its state."""
         self._home.touch()
         self._tell.circuit(agent_id, transition)
         caller = self._queues.callers.get(agent_id)
+        if caller is not None:
+            self._parts.turned(agent_id, caller)
         if transition.kind == "open" and caller is not None and not self._held:
             self._queues.place_again(caller)
 

@@ -17,6 +17,8 @@ MIN_WAIT_S = 1.0
 """A shorter wait is not worth a round trip through a topic."""
 MAX_QUEUE_WAIT_S = 30.0
 """A task that found its agent's queue full is looked at after this time, should nobody have called it back before."""
+AWAIT_S = 5.0
+"""A task that waits for any agent is looked at this often, should nobody have called it back before."""
 LAST_CHANCE_S = 0.5
 """A task whose deadline comes before its turn is brought back this much before the deadline, for a last look."""
 MAX_HELD = 16_000
@@ -46,6 +48,16 @@ def look_again_at(now_s: float, deadline_s: float, least_s: float) -> float:
     """
     due = min(now_s + MAX_QUEUE_WAIT_S, deadline_s - LAST_CHANCE_S)
     return due if due - now_s > least_s else max(deadline_s, now_s + least_s)
+
+
+def await_until(now_s: float, deadline_s: float) -> float | None:
+    """When a task that waits for any agent is looked at again; None when there is no time left to wait.
+
+    >>> await_until(0.0, 60.0), await_until(0.0, 3.0), await_until(0.0, 0.5)
+    (5.0, 2.5, None)
+    """
+    due = min(now_s + AWAIT_S, deadline_s - LAST_CHANCE_S)
+    return due if due > now_s else None
 
 
 class _Entry(Generic[T]):

@@ -26,8 +26,19 @@ PARKS_HEADER = "parallax-parks"
 ATTEMPTS_HEADER = "parallax-attempts"
 TASK_HEADER = "parallax-task"
 MOVED_HEADER = "parallax-moved"
+AWAIT_HEADER = "parallax-await"
 OWN_HEADERS = frozenset(
-    (AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, DUE_HEADER, PARKS_HEADER, ATTEMPTS_HEADER, TASK_HEADER, MOVED_HEADER)
+    (
+        AGENT_HEADER,
+        EXPIRES_HEADER,
+        HOPS_HEADER,
+        DUE_HEADER,
+        PARKS_HEADER,
+        ATTEMPTS_HEADER,
+        TASK_HEADER,
+        MOVED_HEADER,
+        AWAIT_HEADER,
+    )
 )
 RESULT_TYPE = BY_NAME["results"].ce_type
 POINT_TYPE = BY_NAME["data-points"].ce_type
@@ -267,10 +278,23 @@ class Recorder:
         return [output, self.event("task:dead-lettered", place, data, now_ms)]
 
     def forward(
-        self, letter: Letter, key: str, agent_id: str | None, expires_ms: int, hops: int, partition: int, now_ms: int
+        self,
+        letter: Letter,
+        key: str,
+        agent_id: str | None,
+        expires_ms: int,
+        hops: int,
+        partition: int,
+        now_ms: int,
+        attempts: int = 0,
     ) -> Output:
-        """The same bytes to another home, with the agent chosen (if it is yet) and the deadline that runs already."""
+        """The same bytes to another home, with the agent chosen (if it is yet) and the deadline that runs already.
+
+        `attempts`: calls made before, of another agent.
+        """
         marks = {EXPIRES_HEADER: str(expires_ms), HOPS_HEADER: str(hops)}
+        if attempts:
+            marks[ATTEMPTS_HEADER] = str(attempts)
         if agent_id is not None:
             marks[AGENT_HEADER] = agent_id
         return self._moved("dispatch", key, letter, marks, partition, now_ms)
@@ -295,13 +319,13 @@ class Recorder:
     ) -> Output:
         """The same bytes to the `parked` topic of the same partition, with when to come back and what was spent already.
 
-        `token`: tells the owner that its call is under way.
+        `token`: tells the owner that its call is under way. `agent_id`: empty while it waits for any agent.
         """
         marks = {AGENT_HEADER: agent_id, EXPIRES_HEADER: str(expires_ms), DUE_HEADER: str(due_ms)}
         marks |= {PARKS_HEADER: str(parks), ATTEMPTS_HEADER: str(attempts), TASK_HEADER: task_id}
         if token is not None:
             marks[MOVED_HEADER] = token
-        return self._moved("parked", agent_id, letter, marks, letter.partition, now_ms)
+        return self._moved("parked", agent_id or task_id, letter, marks, letter.partition, now_ms)
 
     @staticmethod
     def park_again(letter: Letter) -> Output:

@@ -18,6 +18,7 @@ from agents_io.transport import Answer, Call
 from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
 from streams.agent_table import AgentTable
+from streams.balancer import Balancer
 from streams.callers import CallerFactory
 from streams.engine.home import Home
 from streams.metrics import DispatchMetrics
@@ -26,6 +27,7 @@ from streams.processors.dispatch import DispatchHandler
 from streams.rules.builtins import Builtins
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
+from streams.standings import Standings
 from tests.support.homes import intake, until
 
 PROTOCOLS = ("http", "task:http", "task:function", "task:pattern")
@@ -65,6 +67,11 @@ class FakeAgents:
     def get(self, agent_id: str) -> AgentRegistration | None:
         """The agent of that id."""
         return self.known.get(agent_id)
+
+    @property
+    def version(self) -> object:
+        """Differs when another agent is known."""
+        return list(map(id, self.known.values()))
 
     def all(self) -> Iterable[AgentRegistration]:
         """All of them."""
@@ -138,6 +145,8 @@ class Dispatching:
             patterns=True,
             limits=dict.fromkeys(("http", "function", "pattern")),
         )
+        self.standings = Standings()
+        self.turned: list[str] = []
         self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
         parts = Parts(
             settings=self.settings,
@@ -151,6 +160,8 @@ class Dispatching:
             partition_count=lambda: self.partitions,
             builtin=self.builtins.agent,
             cleared=lambda agent_id: self.cleared_ms,
+            balancer=Balancer(self.agents, self.standings, self.settings, self.wall_ms),
+            turned=lambda agent_id, caller: self.turned.append(agent_id),
         )
         self.handler = DispatchHandler(cast("Home", self.home), parts, kept)
         self.register(**AGENT)

@@ -34,10 +34,10 @@ def test_everything_wanted_once_with_dead_letters_that_hold_the_largest_record()
 
 
 def test_fresh_broker_gets_the_default_except_where_the_table_says() -> None:
-    """Eight partitions, one for `agents`."""
+    """Eight partitions, one for what every worker reads whole."""
     changes = decided({}, None)
     assert {change.action for change in changes.values()} == {"created"}
-    assert changes.pop("agents").partitions == 1
+    assert [changes.pop(name).partitions for name in ("agents", "standings")] == [1, 1]
     assert {change.partitions for change in changes.values()} == {DEFAULT_PARTITIONS}
 
 

@@ -1,0 +1,36 @@
+"""What is known of one agent's recent calls, beside its lane: times, confidence, retry budget, ejection.
+
+In: ends of calls. Out: what the caller asks before a second try, and what those that choose among agents want to know. It decides
+nothing itself: the rules do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agents_io.rules.breaker import Outcome
+from agents_io.rules.budget import RetryBudget
+from agents_io.rules.health import Ejection
+from agents_io.rules.latency import Latency, Smoothed
+
+
+@dataclass(slots=True)
+class Track:
+    """One agent's. `called_at`: when its last call ended, loop time; `hedges`: second calls beside a first one so far."""
+
+    budget: RetryBudget = field(default_factory=RetryBudget)
+    ejection: Ejection = field(default_factory=Ejection)
+    latency: Latency = field(default_factory=Latency)
+    confidence: Smoothed = field(default_factory=Smoothed)
+    called_at: float = 0.0
+    hedges: int = 0
+
+    def ended(self, outcome: Outcome, took_s: float, confidence: float, now: float) -> None:
+        """A call ended. `confidence` counts for an answer; a failure of the agent's own counts as none at all."""
+        self.called_at = now
+        self.ejection.called(outcome, now)
+        if outcome == "success":
+            self.latency.add(took_s)
+            self.confidence.add(confidence)
+        elif outcome == "failure":
+            self.confidence.add(0.0)

@@ -1,0 +1,119 @@
+"""Asks agents how they are, those that live in this worker's homes and no others.
+
+In: the agents that live here, a transport. Out: what each said, told to the keeper of standings. One loop and a bounded number
+of checks at once, whatever the number of agents; jitter spreads them. An agent that cannot be asked is left alone until it is
+registered anew. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from heapq import heappop, heappush
+
+import structlog
+
+from agents_io.errors import AgentError, Unsupported
+from agents_io.transport import Transport
+from schemas.messages import AgentRegistration
+from streams.settings import HealthSettings
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 1.0
+"""How soon an agent that was registered, or moved here, is seen."""
+JITTER = 0.2
+
+
+class HealthChecks:
+    """`agents`: those that live here now, by id, another mapping whenever that changed.
+
+    `told`: an agent's id and whether it is well; `unasked`: ids no longer asked.
+    """
+
+    def __init__(
+        self,
+        agents: Callable[[], Mapping[str, AgentRegistration]],
+        transport: Transport,
+        settings: HealthSettings,
+        rng: random.Random,
+        told: Callable[[str, bool], None],
+        unasked: Callable[[str], None],
+    ) -> None:
+        self._agents = agents
+        self._transport = transport
+        self._interval_s = settings.check_interval / 1000
+        self._timeout_s = settings.check_timeout / 1000
+        self._at_once = settings.check_concurrency
+        self._rng = rng
+        self._told = told
+        self._unasked = unasked
+        self._loop = asyncio.get_running_loop()
+        self._known: Mapping[str, AgentRegistration] = {}
+        self._mute: set[str] = set()
+        self._due: list[tuple[float, str]] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled; at once if nobody is to be asked."""
+        if self._interval_s <= 0:
+            return
+        try:
+            while True:
+                self.look()
+                now = self._loop.time()
+                first = self._due[0][0] if self._due and len(self._running) < self._at_once else now + LOOK_S
+                await asyncio.sleep(min(LOOK_S, max(0.01, first - now)))
+        finally:
+            for task in self._running.values():
+                task.cancel()
+
+    def look(self) -> None:
+        """Begin the checks that are due."""
+        self._follow()
+        now = self._loop.time()
+        while self._due and self._due[0][0] <= now and len(self._running) < self._at_once:
+            _, agent_id = heappop(self._due)
+            agent = self._known.get(agent_id)
+            if agent is not None and agent_id not in self._running and agent_id not in self._mute:
+                self._running[agent_id] = self._loop.create_task(self._check(agent), name=f"health-{agent_id}")
+
+    def _follow(self) -> None:
+        """Who lives here now. Newcomers are asked within one interval, each at a moment of its own."""
+        here = self._agents()
+        if here is self._known:
+            return
+        now = self._loop.time()
+        for agent_id, agent in here.items():
+            known = self._known.get(agent_id)
+            if known is None or (agent is not known and agent_id in self._mute):
+                self._mute.discard(agent_id)
+                heappush(self._due, (now + self._rng.random() * self._interval_s, agent_id))
+        for agent_id in self._known.keys() - here.keys():
+            self._mute.discard(agent_id)
+            self._unasked(agent_id)
+        if self._known.keys() - here.keys():
+            self._due = [due for due in sorted(self._due) if due[1] in here]
+        self._known = here
+
+    async def _check(self, agent: AgentRegistration) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                well = await self._transport.health(agent, self._timeout_s)
+        except Unsupported:
+            self._mute.add(agent.id)
+            self._unasked(agent.id)
+            return
+        except (AgentError, TimeoutError, OSError):
+            well = False
+        except Exception as error:
+            log.exception("a health check broke", agent_id=agent.id, error=repr(error))
+            well = False
+        finally:
+            self._running.pop(agent.id, None)
+        if agent.id not in self._known:
+            return
+        wait_s = self._interval_s * (1 + JITTER * (2 * self._rng.random() - 1))
+        heappush(self._due, (self._loop.time() + wait_s, agent.id))
+        self._told(agent.id, well)

@@ -1,0 +1,66 @@
+"""What the homes of all agents say of them: the compacted topic `standings`, read whole at start and followed live.
+
+In: `AgentStanding` records. Out: look-ups, and a call when an agent can be chosen again. A worker hears of its own agents the
+same way, so that there is one order. What it holds may be a second old or belong to a worker that died: it is for choosing
+only, no limit depends on it. It never writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from schemas.codec import Rejected, decode
+from schemas.messages import AgentStanding
+
+log = structlog.get_logger(__name__)
+
+
+class Standings:
+    """The newest standing of each agent. `turns` counts the changes that make an agent come or go at once."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self._standings: dict[str, AgentStanding] = {}
+        self._listeners: list[Callable[[str], None]] = []
+
+    def get(self, agent_id: str) -> AgentStanding | None:
+        """What is known of an agent, or None."""
+        return self._standings.get(agent_id)
+
+    def on_available(self, listener: Callable[[str], None]) -> None:
+        """Be told of each agent that is well and whose circuit may be used, and was not before."""
+        self._listeners.append(listener)
+
+    def apply(self, record: ConsumerRecord) -> None:
+        """One record of the topic; a null value forgets the agent."""
+        if record.value is None:
+            key = (record.key or b"").decode("utf-8", "replace")
+            if self._standings.pop(key, None) is not None:
+                self.turns += 1
+            return
+        try:
+            self.note(decode(AgentStanding, record.value, record.headers))
+        except Rejected as rejected:
+            log.warning("standing ignored", offset=record.offset, reason=rejected.reason)
+
+    def note(self, standing: AgentStanding) -> None:
+        """This is how an agent stands now."""
+        before = self._standings.get(standing.agent_id)
+        self._standings[standing.agent_id] = standing
+        was, now = _turn(before), _turn(standing)
+        if was == now:
+            return
+        self.turns += 1
+        if now == _USABLE or (now[0] and now[1] == "half_open"):
+            for listener in self._listeners:
+                listener(standing.agent_id)
+
+
+_USABLE = (True, "closed")
+
+
+def _turn(standing: AgentStanding | None) -> tuple[bool, str]:
+    return _USABLE if standing is None else (standing.healthy, standing.circuit)
