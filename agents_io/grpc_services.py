@@ -16,7 +16,6 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 
@@ -39,7 +38,7 @@ def method(channel: grpc.aio.Channel, module: ModuleType, service: str, name: st
     make: Callable[..., Any] = getattr(channel, kind)
     call: Callable[..., Any] = make(
         f"/{described.containing_service.full_name}/{described.name}",
-        request_serializer=Message.SerializeToString,
+        request_serializer=GetMessageClass(described.input_type).SerializeToString,
         response_deserializer=GetMessageClass(described.output_type).FromString,
     )
     return call
@@ -51,7 +50,7 @@ def _handler(described: MethodDescriptor, function: Callable[..., Any]) -> grpc.
     return make(
         function,
         request_deserializer=GetMessageClass(described.input_type).FromString,
-        response_serializer=Message.SerializeToString,
+        response_serializer=GetMessageClass(described.output_type).SerializeToString,
     )
 
 

@@ -35,9 +35,12 @@ class Scene:
         self.processes: list[Process] = []
         self.grpc = ""
 
-    async def worker(self, name: str) -> Process:
-        """Another worker; `grpc` is where the newest serves its registry."""
-        options = ("--roles", "dispatch", "--instance-id", name, "--session-timeout", "6s", "-o", "json")
+    async def worker(self) -> Process:
+        """Another worker, under one instance name: this broker is slow to give up a dead member.
+
+        `grpc` is where the newest serves its registry.
+        """
+        options = ("--roles", "dispatch", "--instance-id", "w1", "--session-timeout", "6s", "-o", "json")
         worker = start_worker(self.settings.bootstrap_servers, self.settings.topic_prefix, *options, wait=False)
         self.processes.append(worker)
         self.grpc = orjson.loads(await asyncio.to_thread(worker.line, 90))["grpc"]
@@ -91,7 +94,7 @@ async def scene(embedded: EmbeddedBroker, prefix: str, tmp_path: Path) -> AsyncI
 
 async def test_a_stranger_registers_itself_answers_and_leaves(scene: Scene) -> None:
     """By its id and by what it can do; once it has unregistered, tasks for it fail as `no_agent`."""
-    await scene.worker("w1")
+    await scene.worker()
     agent, said = await scene.stranger("doubler")
     assert said["registered"]
     ids = [f"t{n}" for n in range(20)]
@@ -116,7 +119,7 @@ async def _nobody(scene: Scene) -> bool:
 
 async def test_tasks_taken_before_an_agent_unregisters_are_finished(scene: Scene) -> None:
     """It says goodbye while it works; its server waits for what is under way."""
-    await scene.worker("w1")
+    await scene.worker()
     agent, _ = await scene.stranger("slow", delay_s=2.0)
     ids = ["a", "b", "c"]
     await scene.send(ids, target="slow")
@@ -129,10 +132,10 @@ async def test_tasks_taken_before_an_agent_unregisters_are_finished(scene: Scene
 
 async def test_a_lease_outlives_the_worker_that_granted_it_and_ends_without_renewal(scene: Scene) -> None:
     """Another worker renews it, and another ends the lease of an agent that fell silent; the task then finds nobody."""
-    first = await scene.worker("w1")
+    first = await scene.worker()
     await scene.stranger("silent", ttl_s=4, renews=False)
     await asyncio.to_thread(first.kill)
-    await scene.worker("w2")
+    await scene.worker()
     _, _ = await scene.stranger("lively", ttl_s=4)
     assert await scene.listed() == {"silent", "lively"}
     await until(lambda: _only(scene, "lively"), 40)
