@@ -1,8 +1,8 @@
 """Ends the leases that ran out: of the agents whose home is at this worker, so that one worker decides about each.
 
 In: the table of agents, once a second. Out: registrations renewed, ended or forgotten, on the topic `agents`. An agent that asked
-to be renewed by us is asked for its health first. After a start, or when a home arrives, a lease has its whole time again: its
-agent may have had nobody to renew it with.
+to be renewed by us is asked for its health first. After this worker's start every lease has its whole time again: its agent may
+have had nobody to renew it with.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LeaseKeeper:
         self._transport = transport
         self._owns = owns
         self._wall_ms = wall_ms
-        self._since_ms: dict[str, int] = {}
+        self._since_ms = wall_ms()
         self._busy: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -51,7 +51,10 @@ class LeaseKeeper:
         try:
             while True:
                 await asyncio.sleep(LOOK_EVERY_S)
-                self.look()
+                try:
+                    self.look()
+                except Exception as error:  # whatever it is, leases must go on being looked at
+                    log.error("leases could not be looked at; trying again", error=repr(error))
         finally:
             for task in list(self._busy.values()):
                 task.cancel()
@@ -59,21 +62,16 @@ class LeaseKeeper:
     def look(self) -> None:
         """Begin what is due."""
         now_ms = self._wall_ms()
-        leased = [agent for agent in (*self._table.all(), *self._table.all_ended()) if lease_of(agent) is not None]
-        owned = {agent.id: agent for agent in leased if self._owns(agent.id)}
-        self._since_ms = {agent_id: self._since_ms.get(agent_id, now_ms) for agent_id in owned}
-        for agent_id, agent in owned.items():
+        due = [agent for agent in (*self._table.all(), *self._table.all_ended()) if self._due(agent, now_ms)]
+        for agent_id in [agent.id for agent in due if agent.id not in self._busy and self._owns(agent.id)]:
             if len(self._busy) >= MAX_AT_ONCE:
                 return
-            if agent_id not in self._busy and self._due(agent, now_ms):
-                task = self._busy[agent_id] = asyncio.get_running_loop().create_task(self._settle(agent_id))
-                task.add_done_callback(partial(self._settled, agent_id))
+            task = self._busy[agent_id] = asyncio.get_running_loop().create_task(self._settle(agent_id))
+            task.add_done_callback(partial(self._settled, agent_id))
 
     def _due(self, agent: AgentRegistration, now_ms: int) -> bool:
-        lease, since_ms = lease_of(agent), self._since_ms.get(agent.id)
-        if lease is None or since_ms is None:
-            return False
-        return state(lease, now_ms, since_ms) in ("over", "forgotten")
+        lease = lease_of(agent)
+        return lease is not None and state(lease, now_ms, self._since_ms) in ("over", "forgotten")
 
     def _settled(self, agent_id: str, task: asyncio.Task[None]) -> None:
         del self._busy[agent_id]

@@ -1,0 +1,308 @@
+"""The registry service over a real gRPC connection, the agents' topic in memory; and the keeper of leases beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+import pytest
+from aiokafka.structs import ConsumerRecord
+
+from agents_io.errors import ConnectionFailed, Unsupported
+from agents_io.grpc_services import method
+from agents_io.transport import Transport
+from schemas.codec import dumps
+from schemas.messages import AgentRegistration
+from schemas.pb import registry_pb2 as pb
+from streams.agent_table import AgentTable
+from streams.grpc_server import GrpcServer
+from streams.lease_keeper import LeaseKeeper
+from streams.registration_writer import NotWritten, RegistrationWriter
+from streams.registry import Registry
+from streams.rules.leases import GRACE_MS, REMEMBER_MS, lease_of
+from streams.settings import Settings
+from streams.web import PortTaken
+
+NOW = 1_700_000_000_000
+
+
+class Topic:
+    """The topic and the table that follows it, at once; `down`: the brokers take nothing."""
+
+    def __init__(self) -> None:
+        self.table = AgentTable({}, "t.")
+        self.table._loaded = True
+        self.written: list[tuple[str, AgentRegistration | None]] = []
+        self.told: list[tuple[str, bool]] = []
+        self.down = False
+        self.now = NOW
+        self.table.catch_up = self._caught_up  # type: ignore[method-assign]
+        self.table.on_change(lambda agent_id, agent, _: self.told.append((agent_id, agent is not None)))
+
+    async def write(self, agent_id: str, agent: AgentRegistration | None) -> None:
+        """As the writer does."""
+        if self.down:
+            raise NotWritten("the brokers are away")
+        self.written.append((agent_id, agent))
+        value = None if agent is None else dumps(agent.wire())
+        record = ConsumerRecord("t.agents", 0, len(self.written), NOW, 0, agent_id.encode(), value, None, 0, 0, ())
+        self.table._apply(record)
+
+    async def _caught_up(self) -> None:
+        """Always."""
+
+    @property
+    def as_writer(self) -> RegistrationWriter:
+        """In the writer's place."""
+        return cast(RegistrationWriter, self)
+
+
+class Desk:
+    """A registry being served, and a client."""
+
+    def __init__(self, topic: Topic, registry: Registry, channel: grpc.aio.Channel, address: str) -> None:
+        self.topic = topic
+        self.registry = registry
+        self.address = address
+        self._channel = channel
+
+    async def ask(self, name: str, request: Any) -> Any:
+        """One call of a method."""
+        return await method(self._channel, pb, "Registry", name)(request, timeout=10)
+
+    async def register(self, agent_id: str = "a", ttl_s: int = 5, auto_renew: bool = False, **fields: Any) -> str:
+        """Register; the lease's id."""
+        agent = pb.AgentRegistration(**({"id": agent_id, "endpoint": "h:70", "capabilities": ["c"]} | fields))
+        agent.ttl.seconds = ttl_s
+        answer = await self.ask("Register", pb.RegisterRequest(agent=agent, auto_renew=auto_renew))
+        assert answer.success
+        return str(answer.lease_id)
+
+    def watch(self, **fields: Any) -> Any:
+        """A stream of what changes."""
+        return method(self._channel, pb, "Registry", "Watch")(pb.WatchRequest(**fields), timeout=30)
+
+    async def refusal(self, name: str, request: Any) -> grpc.StatusCode:
+        """The status a call ends with."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.ask(name, request)
+        return caught.value.code()
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    """Served on a free port."""
+    topic = Topic()
+    registry = Registry(topic.table, topic.as_writer, lambda: topic.now)
+    server = GrpcServer(Settings(grpc_port=0))
+    server.add(registry.handler())
+    await server.start()
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        yield Desk(topic, registry, channel, server.address)
+    await server.stop()
+
+
+async def test_register_list_get_unregister(desk: Desk) -> None:
+    """What an agent does in its life."""
+    await desk.register("a", name="Adder")
+    await desk.register("b", capabilities=["d"])
+    listed = await desk.ask("ListAgents", pb.ListAgentsRequest(capabilities=["c"]))
+    assert [(agent.id, agent.endpoint) for agent in listed.agents] == [("a", "h:70")]
+    assert listed.total_count == 1
+    assert (await desk.ask("GetAgent", pb.GetAgentRequest(agent_id="a"))).name == "Adder"
+    assert (await desk.ask("Unregister", pb.AgentRegistration(id="a"))).success
+    assert desk.topic.written[-1] == ("a", None)
+    assert (await desk.ask("Unregister", pb.AgentRegistration(id="a"))).success
+    assert len(desk.topic.written) == 3
+
+
+async def test_what_is_refused_and_how(desk: Desk) -> None:
+    """The statuses existing agents look at."""
+    nobody = pb.RenewRequest(lease_id="x.nobody")
+    assert await desk.refusal("Register", pb.RegisterRequest()) == grpc.StatusCode.INVALID_ARGUMENT
+    assert await desk.refusal("Unregister", pb.AgentRegistration()) == grpc.StatusCode.INVALID_ARGUMENT
+    assert await desk.refusal("Renew", nobody) == grpc.StatusCode.NOT_FOUND
+    assert await desk.refusal("Renew", pb.RenewRequest()) == grpc.StatusCode.NOT_FOUND
+    assert await desk.refusal("GetAgent", pb.GetAgentRequest(agent_id="x")) == grpc.StatusCode.NOT_FOUND
+    assert await desk.refusal("ListAgents", pb.ListAgentsRequest(limit=-1)) == grpc.StatusCode.INVALID_ARGUMENT
+    desk.topic.down = True
+    agent = pb.AgentRegistration(id="a", endpoint="h:1")
+    assert await desk.refusal("Register", pb.RegisterRequest(agent=agent)) == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_renewal_moves_the_end_and_is_told_to_nobody(desk: Desk) -> None:
+    """The agent did not change; a lease that was replaced is no longer renewed."""
+    first = await desk.register(ttl_s=60)
+    desk.topic.now += 30_000
+    assert (await desk.ask("Renew", pb.RenewRequest(lease_id=first))).lease_id == first
+    agent = desk.topic.table.get("a")
+    assert agent is not None
+    lease = lease_of(agent)
+    assert lease is not None
+    assert lease.expires_ms == NOW + 90_000
+    assert desk.topic.told == [("a", True)]
+    second = await desk.register(ttl_s=60)
+    assert second != first
+    assert await desk.refusal("Renew", pb.RenewRequest(lease_id=first)) == grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_flood_of_renewals_writes_little(desk: Desk) -> None:
+    """Each is answered."""
+    lease_id = await desk.register(ttl_s=60)
+    for _ in range(20):
+        desk.topic.now += 100
+        assert (await desk.ask("Renew", pb.RenewRequest(lease_id=lease_id))).success
+    assert len(desk.topic.written) <= 3
+
+
+async def _next(stream: Any) -> tuple[str, str]:
+    event = await asyncio.wait_for(stream.read(), 10)
+    return pb.WatchEvent.Type.Name(event.type), event.agent.id
+
+
+async def test_a_watcher_sees_what_is_there_and_what_changes(desk: Desk) -> None:
+    """Added, modified, deleted; renewals and agents of other capabilities are not told."""
+    lease_id = await desk.register("a", ttl_s=60)
+    stream = desk.watch(capabilities=["c"], include_initial=True)
+    assert await _next(stream) == ("ADDED", "a")
+    desk.topic.now += 20_000
+    await desk.ask("Renew", pb.RenewRequest(lease_id=lease_id))
+    await desk.register("other", capabilities=["d"])
+    await desk.register("a", endpoint="h:71")
+    assert await _next(stream) == ("MODIFIED", "a")
+    await desk.ask("Unregister", pb.AgentRegistration(id="a"))
+    assert await _next(stream) == ("DELETED", "a")
+    stream.cancel()
+    async with asyncio.timeout(10):
+        while desk.registry._watchers:  # noqa: ASYNC110 - the server finds out by itself
+            await asyncio.sleep(0.01)
+
+
+async def test_a_watcher_that_does_not_read_is_told_to_begin_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing grows without bound."""
+    monkeypatch.setattr("streams.registry.MAX_WAITING", 2)
+    stream = desk.watch(include_initial=True)
+    async with asyncio.timeout(10):
+        while not desk.registry._watchers:  # noqa: ASYNC110 - the server takes the call by itself
+            await asyncio.sleep(0.01)
+    for n in range(5):  # at one blow: the stream has no turn in between
+        await desk.topic.write(f"a{n}", AgentRegistration(id=f"a{n}", endpoint="http://h"))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(stream.read(), 10)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert not desk.registry._watchers
+
+
+async def test_watchers_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One too many is refused."""
+    monkeypatch.setattr("streams.registry.MAX_WATCHERS", 0)
+    with pytest.raises(grpc.aio.AioRpcError, match="watchers already"):
+        await asyncio.wait_for(desk.watch().read(), 10)
+
+
+async def test_a_port_that_is_taken_is_told_with_the_remedy(desk: Desk) -> None:
+    """Also when it is another gRPC server that has it."""
+    server = GrpcServer(Settings(grpc_port=int(desk.address.rpartition(":")[2])))
+    with pytest.raises(PortTaken, match="--grpc-port"):
+        await server.start()
+    await server.stop()
+
+
+# --- the keeper --------------------------------------------------------------------------------------------------------
+
+
+class Asked:
+    """A transport that only tells health: True, False, or an error."""
+
+    def __init__(self, outcome: bool | Exception = True) -> None:
+        self.outcome = outcome
+        self.asked: list[str] = []
+
+    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+        """As told."""
+        self.asked.append(agent.id)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+async def settled(desk: Desk, asked: Asked, owns: Callable[[str], bool] = lambda _: True) -> Desk:
+    """One look of a keeper that started with the tests' clock, all that it began finished."""
+    now, desk.topic.now = desk.topic.now, NOW
+    keeper = LeaseKeeper(desk.topic.table, desk.topic.as_writer, cast(Transport, asked), owns, lambda: desk.topic.now)
+    desk.topic.now = now
+    keeper.look()
+    if keeper._busy:
+        await asyncio.wait(keeper._busy.values())
+    return desk
+
+
+async def test_a_lease_that_is_not_renewed_ends_and_a_late_renewal_brings_the_agent_back(desk: Desk) -> None:
+    """For everybody else it is unregistered meanwhile; an agent cut off for a while is not lost."""
+    lease_id = await desk.register(ttl_s=5)
+    desk.topic.now += 5000 + GRACE_MS
+    await settled(desk, Asked())
+    assert desk.topic.table.get("a") is not None
+    desk.topic.now += 1
+    await settled(desk, Asked(), owns=lambda _: False)
+    assert desk.topic.table.get("a") is not None
+    await settled(desk, Asked())
+    assert desk.topic.table.get("a") is None
+    assert desk.topic.told == [("a", True), ("a", False)]
+    assert (await desk.ask("ListAgents", pb.ListAgentsRequest())).total_count == 0
+    desk.topic.now += 3_600_000
+    assert (await desk.ask("Renew", pb.RenewRequest(lease_id=lease_id))).success
+    assert desk.topic.table.get("a") is not None
+    assert desk.topic.told[-1] == ("a", True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "stays"),
+    [(True, True), (False, False), (Unsupported("it has no health check"), True), (ConnectionFailed("gone"), False)],
+)
+async def test_an_agent_that_asked_to_be_renewed_is_asked_first(
+    desk: Desk, outcome: bool | Exception, stays: bool
+) -> None:
+    """One that answers stays; whoever did not ask for it is not asked."""
+    await desk.register("a", auto_renew=True)
+    await desk.register("plain")
+    desk.topic.now += 60_000
+    asked = Asked(outcome)
+    await settled(desk, asked)
+    assert asked.asked == ["a"]
+    assert (desk.topic.table.get("a") is not None) is stays
+    assert desk.topic.table.get("plain") is None
+
+
+async def test_an_ended_agent_is_forgotten_in_the_end(desk: Desk) -> None:
+    """A tombstone, for the compacted topic not to grow."""
+    await desk.register()
+    desk.topic.now += 60_000
+    await settled(desk, Asked())
+    desk.topic.now += REMEMBER_MS + 1
+    await settled(desk, Asked())
+    assert desk.topic.written[-1] == ("a", None)
+    assert desk.topic.table.ended("a") is None
+
+
+async def test_brokers_that_are_away_end_no_lease(desk: Desk) -> None:
+    """It is tried again at the next look."""
+    await desk.register()
+    desk.topic.now += 60_000
+    desk.topic.down = True
+    await settled(desk, Asked())
+    assert desk.topic.table.get("a") is not None
+    desk.topic.down = False
+    await settled(desk, Asked())
+    assert desk.topic.table.get("a") is None
+
+
+async def test_an_agent_without_a_lease_stays(desk: Desk) -> None:
+    """Registered by somebody else."""
+    await desk.topic.write("web", AgentRegistration(id="web", endpoint="http://h"))
+    desk.topic.now += 10**9
+    await settled(desk, Asked(False))
+    assert desk.topic.table.get("web") is not None
