@@ -1,0 +1,179 @@
+"""One dialled-in agent's session: what it may say, when it is lost, which of its requests are open. Pure.
+
+In: what came over the stream, as plain values, and `now` (monotonic seconds). Out: decisions: accept or refuse the hello, the
+request an answer belongs to, what to cancel, when the agent counts as lost. It sends nothing, waits for nothing and reads no
+answer's content.
+
+    new --hello--> opening --opened--> open <--heartbeat's status--> draining;  any --close--> closed
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
+
+State = Literal["new", "opening", "open", "draining", "closed"]
+Status = Literal["healthy", "degraded", "draining"]
+
+MAX_ID = 256
+MAX_FORGOTTEN = 1000
+"""Requests given up that are remembered, to tell a late answer from one to nothing that was ever asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """Bounds of one session. Times in seconds; an agent's own heartbeat interval is kept within the two bounds."""
+
+    missed: int = 3
+    default_interval_s: float = 10.0
+    min_interval_s: float = 0.1
+    max_interval_s: float = 300.0
+    max_outstanding: int = 1000
+
+    def interval_s(self, wished_ms: int) -> float:
+        """The heartbeat interval that holds.
+
+        >>> SessionConfig().interval_s(0), SessionConfig().interval_s(500), SessionConfig().interval_s(1)
+        (10.0, 0.5, 0.1)
+        """
+        if wished_ms <= 0:
+            return self.default_interval_s
+        return min(self.max_interval_s, max(self.min_interval_s, wished_ms / 1000))
+
+
+@dataclass(slots=True)
+class Counters:
+    """What came that was not expected. `late`: answers to requests given up; `unknown`: to none that was asked."""
+
+    answered: int = 0
+    late: int = 0
+    unknown: int = 0
+    stray: int = 0
+    """Messages out of place: a second hello, a heartbeat in another agent's name, a message of a kind not known."""
+
+
+class NotOpen(Exception):
+    """The session takes no request now: it is opening, draining or closed."""
+
+
+class Full(Exception):
+    """As many requests are open as may be."""
+
+
+class Session:
+    """`key`: this connection's own name, unlike any other's; request ids are made of it."""
+
+    def __init__(self, key: str, now: float, config: SessionConfig | None = None) -> None:
+        self.key = key
+        self.config = config or SessionConfig()
+        self.state: State = "new"
+        self.agent_id = ""
+        self.status: Status = "healthy"
+        self.load: float | None = None
+        """The agent's own figure, as its last heartbeat told it; None if it told none."""
+        self.interval_s = self.config.default_interval_s
+        self.heard_at = now
+        self.counters = Counters()
+        self._open: dict[str, str] = {}
+        self._forgotten: OrderedDict[str, None] = OrderedDict()
+        self._asked = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Requests without an answer."""
+        return len(self._open)
+
+    @property
+    def lost_at(self) -> float:
+        """When the agent counts as lost unless it is heard before."""
+        return self.heard_at + self.config.missed * self.interval_s
+
+    def hello(self, agent_id: str, interval_ms: int, now: float) -> str | None:
+        """The first message. Returns why it is refused, or None: then the session is opening.
+
+        >>> session = Session("s", now=0.0)
+        >>> session.hello("", 0, now=0.0)
+        'agent_id: must have 1 to 256 characters'
+        >>> session.hello("a", 2000, now=0.0), session.state, session.lost_at
+        (None, 'opening', 6.0)
+        """
+        if self.state != "new":
+            self.counters.stray += 1
+            return None
+        if not 1 <= len(agent_id) <= MAX_ID:
+            self.state = "closed"
+            return f"agent_id: must have 1 to {MAX_ID} characters"
+        self.agent_id = agent_id
+        self.interval_s = self.config.interval_s(interval_ms)
+        self.heard_at = now
+        self.state = "opening"
+        return None
+
+    def opened(self) -> None:
+        """The agent is registered and was told so: requests may begin."""
+        if self.state == "opening":
+            self.state = "draining" if self.status == "draining" else "open"
+
+    def heard(self, now: float) -> bool:
+        """Any message is a sign of life. False if it came before the hello: the stream must end."""
+        self.heard_at = max(self.heard_at, now)
+        return self.state != "new"
+
+    def heartbeat(self, agent_id: str, load: float, status: str) -> bool:
+        """What the agent says of itself. True if its status changed. An unknown status counts as degraded, none as healthy."""
+        if agent_id not in ("", self.agent_id):
+            self.counters.stray += 1
+            return False
+        self.load = load if isfinite(load) and load >= 0 else None
+        told = _status(status)
+        changed, self.status = told != self.status, told
+        if changed and self.state in ("open", "draining"):
+            self.state = "draining" if told == "draining" else "open"
+        return changed
+
+    def begin(self, task_id: str) -> str:
+        """Opens a request; its id, unlike any before it. Raises `NotOpen`, `Full`."""
+        if self.state != "open":
+            raise NotOpen(self.state)
+        if len(self._open) >= self.config.max_outstanding:
+            raise Full
+        self._asked += 1
+        request_id = f"{self.key}-{self._asked}"
+        self._open[request_id] = task_id
+        return request_id
+
+    def settle(self, request_id: str) -> bool:
+        """An answer came. True if its request is open, and then it is no longer; else it is counted and to be ignored."""
+        if self._open.pop(request_id, None) is not None:
+            self.counters.answered += 1
+            return True
+        if request_id in self._forgotten:
+            self.counters.late += 1
+        else:
+            self.counters.unknown += 1
+        return False
+
+    def abandon(self, request_id: str) -> bool:
+        """Nobody waits any more. True if the agent should be told to cancel it: it was open."""
+        if self._open.pop(request_id, None) is None:
+            return False
+        self._forgotten[request_id] = None
+        if len(self._forgotten) > MAX_FORGOTTEN:
+            self._forgotten.popitem(last=False)
+        return self.state != "closed"
+
+    def close(self) -> list[str]:
+        """The end. Returns the requests that get no answer, oldest first."""
+        self.state = "closed"
+        left = list(self._open)
+        self._open.clear()
+        return left
+
+
+def _status(said: str) -> Status:
+    word = said.strip().lower()
+    if word in ("", "healthy"):
+        return "healthy"
+    return "draining" if word == "draining" else "degraded"
