@@ -20,7 +20,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from agents_io.errors import AgentError, BadResponse, CallTimeout, ConnectionFailed, Expired, RateLimited
+from agents_io.errors import AgentError, BadResponse, CallTimeout, ConnectionFailed, Expired, RateLimited, Unsupported
 from agents_io.gateway import Gateway
 from agents_io.gateway_relay import RelayClient, Route
 from agents_io.gateway_stream import NotHere, StreamLost, TooMany
@@ -35,6 +35,8 @@ PATIENCE_S = 10.0
 DEAD_FOR_S = 1.0
 """How long a route that led nowhere is not tried again; a new record of the agent is a new route."""
 MAX_DEAD = 10_000
+MAX_REQUEST_BYTES = 4 * 1024 * 1024 - 64 * 1024
+"""What gRPC's clients accept unless told otherwise: more would end the stream, with every call on it."""
 KEY_NAME = "idempotencyKey"
 """Where the TaskRequest's context carries what HTTP has in `Idempotency-Key`; `traceparent` lies beside it."""
 
@@ -121,6 +123,10 @@ class GatewayTransport:
         if not call.timeout_s > 0:
             raise Expired("no time is left for a call")
         request = _request(call)
+        if (size := request.ByteSize()) > MAX_REQUEST_BYTES:
+            raise Unsupported(
+                f"payload: takes {size} bytes on this agent's wire, more than the {MAX_REQUEST_BYTES} it accepts"
+            )
         try:
             message = await self._reach(agent.id, request, call.timeout_s)
         except TimeoutError:

@@ -208,6 +208,18 @@ class DispatchSettings(Section):
     """Which tasks without a target wait for an agent: none, those whose capable agents are all out just now, or all."""
 
 
+class GatewaySettings(Section):
+    """Agents that dial in. A token is named, never written: `env:NAME` or `file:PATH`."""
+
+    missed_heartbeats: Annotated[int, Field(ge=1, le=100)] = 3
+    grace: Annotated[DurationMs, Field(ge=100)] = 60_000
+    reconnect_wait: DurationMs = 10_000
+    max_agents: Annotated[int, Field(ge=1)] = 10_000
+    max_outstanding: Annotated[int, Field(ge=1)] = 1000
+    agent_token: Annotated[str, Field(pattern=r"^(env|file):.+$")] | None = None
+    relay_token: Annotated[str, Field(pattern=r"^(env|file):.+$")] | None = None
+
+
 class Settings(Section):
     """The whole; `load` reads it, nothing else does."""
 
@@ -221,6 +233,7 @@ class Settings(Section):
     web_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     grpc_host: str = "127.0.0.1"
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 50_051
+    grpc_advertise: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
     kafka: KafkaSettings = KafkaSettings()
@@ -235,6 +248,7 @@ class Settings(Section):
     http_tasks: HttpTaskSettings = HttpTaskSettings()
     functions: FunctionSettings = FunctionSettings()
     control_plane: ControlPlaneSettings = ControlPlaneSettings()
+    gateway: GatewaySettings = GatewaySettings()
 
 
 def _nested() -> dict[str, type[BaseModel]]:

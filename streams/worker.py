@@ -27,6 +27,7 @@ from agents_io.grpc_transport import GrpcTransport
 from agents_io.http_transport import HttpTransport
 from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transports import Transports
+from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
@@ -43,6 +44,7 @@ from streams.engine.watchdog import Watchdog
 from streams.event_sink import EventSink
 from streams.fleet import Fleet
 from streams.follower import Follower
+from streams.gateway_station import GatewayStation
 from streams.grpc_server import GrpcServer
 from streams.kafka import (
     BrokerUnreachable,
@@ -58,6 +60,7 @@ from streams.parts import Parts
 from streams.processors.dispatch import DispatchHandler
 from streams.registration_writer import RegistrationWriter
 from streams.registry import Registry
+from streams.rules.gateway_claim import OWN_HEADER
 from streams.rules.records import Recorder
 from streams.settings import Settings
 from streams.standings import Standings
@@ -194,6 +197,13 @@ async def _dispatch(
     await sink.start()
     kinds = task_kinds(settings)
     tls = TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)
+    gateway = GatewayStation(
+        settings, agents, sink, lambda agent_id: home_partition(agent_id, partition_count()) in engine.homes
+    )
+    stack.push_async_callback(grpc_server.stop)
+    stack.push_async_callback(gateway.stop)
+    for handler in gateway.handlers():
+        grpc_server.add(handler)
     transport = Transports(
         {
             "http": HttpTransport(
@@ -203,6 +213,7 @@ async def _dispatch(
             "grpc": GrpcTransport(max_answer_bytes=settings.dispatch.max_answer_bytes),
             **over_http(settings),
             **kinds.transports,
+            "gateway": gateway.transport,
         }
     )
     stack.push_async_callback(transport.close)
@@ -237,6 +248,8 @@ async def _dispatch(
         home = engine.homes.get(home_partition(agent_id, partition_count()))
         if home is not None and isinstance(home.handler, DispatchHandler):
             home.handler.agent_changed(agent_id, agent)
+            if agent is not None and header(record.headers, OWN_HEADER) == "status":
+                return  # it was known, and is elsewhere or otherwise now
             kind: EventType = "agent:registered" if agent is not None else "agent:unregistered"
             sink.emit(
                 parts.recorder.event(kind, agent_id, {"agentId": agent_id}, parts.wall_ms(), tail=f"/{record.offset}")
@@ -308,8 +321,8 @@ async def _dispatch(
         agents, writer, transport, lambda agent: home_partition(agent, partition_count()) in engine.homes, parts.wall_ms
     )
     stack.push_async_callback(_ended, asyncio.create_task(keeper.run(), name="lease-keeper"))
-    stack.push_async_callback(grpc_server.stop)
     await grpc_server.start()
+    gateway.start(grpc_server.address)
     web.engine = engine
     web.agents = agents
     web.standings = standings

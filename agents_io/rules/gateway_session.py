@@ -93,9 +93,9 @@ class Session:
     def hello(self, agent_id: str, interval_ms: int, now: float) -> str | None:
         """The first message. Returns why it is refused, or None: then the session is opening.
 
-        >>> session = Session("s", now=0.0)
-        >>> session.hello("", 0, now=0.0)
+        >>> Session("s", now=0.0).hello("", 0, now=0.0)
         'agent_id: must have 1 to 256 characters'
+        >>> session = Session("s", now=0.0)
         >>> session.hello("a", 2000, now=0.0), session.state, session.lost_at
         (None, 'opening', 6.0)
         """

@@ -1,0 +1,111 @@
+"""Whose is a dialled-in agent? What the topic `agents` says against what a worker holds. Pure.
+
+In: a worker's claim (it holds the agent's stream, and wrote a record that says so) and another record of the same agent. Out:
+what to do about it. The order of the records on the topic decides, since every worker sees the same; nobody's clock does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote
+
+from schemas.messages import AgentRegistration
+
+MAX_METADATA = 64 * 1024
+SECTION = "gateway"
+"""The member of a registration's metadata that says where the agent is connected."""
+OWN_HEADER = "parallax-gateway"
+"""On records the gateway writes itself: `status` (an agent that was known is elsewhere, or otherwise), `gone` (grace is over)."""
+
+Verdict = Literal["ours", "older", "taken", "removed", "again"]
+"""`taken`: a newer connection has it. `removed`: somebody unregistered it. `again`: our own record must be written once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record lies on the topic."""
+
+    partition: int
+    offset: int
+
+    def before(self, other: Place) -> bool:
+        """Whether it is older for certain."""
+        return self.partition == other.partition and self.offset < other.offset
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The section's content. `status`: healthy, degraded, draining or away."""
+
+    address: str
+    node: str
+    key: str
+    status: str
+
+    def wire(self) -> dict[str, str]:
+        """As it lies in the record."""
+        return {"address": self.address, "node": self.node, "key": self.key, "status": self.status}
+
+
+def where_of(agent: AgentRegistration | None) -> Where | None:
+    """Where a record says that its agent is connected, or was last; None if it says nothing of the kind.
+
+    >>> where_of(AgentRegistration(id="a", endpoint="gateway://a")) is None
+    True
+    """
+    found = None if agent is None else (agent.metadata or {}).get(SECTION)
+    if not isinstance(found, dict):
+        return None
+    parts = [found.get(name) for name in ("address", "node", "key", "status")]
+    texts = [part if isinstance(part, str) else "" for part in parts]
+    return Where(*texts) if all(texts) else None
+
+
+def judge(key: str, place: Place | None, record: AgentRegistration | None, at: Place, mark: str) -> Verdict:
+    """What a record means for the connection `key`, whose own record lies at `place` (None: not known yet). `mark`: its header.
+
+    >>> judge("k1", Place(0, 5), None, Place(0, 9), "gone"), judge("k1", Place(0, 5), None, Place(0, 9), "")
+    ('again', 'removed')
+    """
+    found = where_of(record)
+    if found is not None and found.key == key:
+        return "ours" if found.status != "away" else "again"
+    if place is None or at.before(place):
+        return "older"
+    if record is None:
+        return "again" if mark == "gone" else "removed"
+    if record.transport != "gateway":
+        return "removed"
+    return "taken" if found is not None and found.status != "away" else "again"
+
+
+def compose(
+    agent_id: str,
+    name: str,
+    capabilities: tuple[str, ...],
+    metadata: Mapping[str, str],
+    where: Where,
+    base: AgentRegistration | None,
+) -> dict[str, Any]:
+    """The registration of an agent that dialled in, as it goes on the topic. Raises ValueError: its metadata is too large.
+
+    What an operator gave under this id stays: limits, breaker, auth, and metadata the agent does not give itself.
+    """
+    if sum(len(key) + len(value) for key, value in metadata.items()) > MAX_METADATA:
+        raise ValueError(f"metadata: has more than {MAX_METADATA} characters")
+    kept = {} if base is None else base.wire()
+    own = {key: value for key, value in metadata.items() if key != SECTION}
+    found: dict[str, Any] = {
+        "id": agent_id,
+        "name": name or kept.get("name"),
+        "endpoint": f"gateway://{quote(agent_id, safe='')}",
+        "protocol": "gateway",
+        "capabilities": list(dict.fromkeys(capabilities)) or kept.get("capabilities", []),
+        "metadata": {**(kept.get("metadata") or {}), **own, SECTION: where.wire()},
+    }
+    for part in ("limits", "breaker", "auth"):
+        if part in kept:
+            found[part] = kept[part]
+    return {key: value for key, value in found.items() if value is not None}

@@ -1,0 +1,153 @@
+"""Agents that dial in, on the embedded broker: two workers, an agent in a process of its own that knows the field tables only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from schemas.partitioning import home_partition
+from streams.embedded_broker import EmbeddedBroker
+from streams.settings import Settings
+from streams.topics_admin import apply
+from tests.pipeline.test_dispatch_embedded import WIDE, Pipeline
+from tests.support.points import until
+from tests.support.rig import ROOT, Process, start_worker
+
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
+PARTITIONS = 4
+FRESH = {"metadata": {"cache": False}}
+
+
+@pytest.fixture
+async def pipeline(embedded: EmbeddedBroker, prefix: str) -> AsyncIterator[Pipeline]:
+    """Topics with four partitions; workers that a failed test left behind are killed."""
+    made = Pipeline(embedded, prefix)
+    await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), PARTITIONS)
+    yield made
+    for worker in made.workers:
+        if worker.popen.poll() is None:
+            worker.kill()
+
+
+async def worker(pipeline: Pipeline, name: str, env: dict[str, str] | None = None) -> tuple[Process, dict[str, Any]]:
+    """One worker and its addresses."""
+    options = ("--roles", "dispatch", "--instance-id", name, "--session-timeout", "6s", "-o", "json")
+    process = await asyncio.to_thread(
+        start_worker, pipeline.bootstrap, pipeline.prefix, *options, env=env or {}, wait=False
+    )
+    pipeline.workers.append(process)
+    return process, orjson.loads(await asyncio.to_thread(process.line, 90))
+
+
+@contextmanager
+def dialled(name: str, *gateways: str, log: Path | None = None, **options: Any) -> Iterator[Process]:
+    """Somebody else's agent, connected."""
+    words = [sys.executable, "-u", str(ROOT / "tests/support/dialled_agent.py"), "--id", name]
+    for gateway in gateways:
+        words += ["--gateway", gateway]
+    for option, value in options.items():
+        words += [f"--{option.replace('_', '-')}", str(value)]
+    if log is not None:
+        words += ["--log", str(log)]
+    agent = Process(words)
+    try:
+        yield agent
+    finally:
+        agent.kill()
+
+
+async def said(agent: Process) -> list[str]:
+    """Its next line, in words."""
+    return (await asyncio.to_thread(agent.line, 30)).split()
+
+
+async def partitions_of(pipeline: Pipeline, web: str) -> set[int]:
+    """The homes a worker owns."""
+    pipeline.web = web
+    _, rows = await pipeline.get("/api/v1/partitions")
+    return {row["partition"] for row in rows}
+
+
+async def settled(pipeline: Pipeline, *webs: str) -> list[set[int]]:
+    """Wait until the workers own all homes between them, each some."""
+    for _ in range(300):
+        found = [await partitions_of(pipeline, web) for web in webs]
+        if all(found) and sum(len(part) for part in found) == PARTITIONS:
+            return found
+        await asyncio.sleep(0.1)
+    raise AssertionError(found)
+
+
+def living_in(homes: set[int], stem: str) -> str:
+    """An agent id whose home is one of these."""
+    return next(name for name in (f"{stem}{n}" for n in range(1000)) if home_partition(name, PARTITIONS) in homes)
+
+
+def calls(log: Path) -> list[dict[str, Any]]:
+    """What the agent wrote down."""
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+async def test_agent_is_called_through_the_worker_it_dialled_whoever_owns_its_home(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """Registered by dialling in; one agent's home is with its worker, the other's is not; both answer, once each."""
+    first, at_first = await worker(pipeline, "w1")
+    second, at_second = await worker(pipeline, "w2")
+    homes, _ = await settled(pipeline, at_first["web"], at_second["web"])
+    here, there = living_in(homes, "here"), living_in(set(range(PARTITIONS)) - homes, "there")
+    logs = {name: tmp_path / name for name in (here, there)}
+    with (
+        dialled(here, at_first["grpc"], log=logs[here], capability="look") as one,
+        dialled(there, at_first["grpc"], log=logs[there]) as other,
+    ):
+        assert [(await said(agent))[0] for agent in (one, other)] == ["connected", "connected"]
+        payload = {"task": "sum it", "data": {"n": [1, 2]}}
+        await pipeline.tasks(range(40), [here, there], payload=payload, **FRESH)
+        await pipeline.send("tasks", [(None, {"id": "any", "type": "agent", "capabilities": ["look"], "payload": {}})])
+        results = await pipeline.results([*(f"t{n}" for n in range(40)), "any"])
+    assert {result["status"] for result in results.values()} == {"success"}, results
+    assert results["any"]["agentId"] == here
+    assert results["t1"]["result"] == {"did": "sum it", "data": {"n": [1.0, 2.0]}}
+    assert results["t1"]["agentId"] == there
+    assert len(calls(logs[there])) == 20
+    assert {call["ended"] for name in logs for call in calls(logs[name])} == {"answered"}
+    for process in (first, second):
+        assert await asyncio.to_thread(process.stop) == 0
+    kinds = [
+        (event["type"], event["data"]["agentId"])
+        for event in await pipeline.read("events")
+        if "agent:" in event["type"]
+    ]
+    assert {("agent:registered", here), ("agent:healthy", here), ("agent:unhealthy", there)} <= set(kinds)
+
+
+async def test_killing_the_worker_that_holds_the_stream_loses_no_task(pipeline: Pipeline, tmp_path: Path) -> None:
+    """SIGKILL while calls are under way: the agent dials in elsewhere, and every task ends well, without its circuit opening."""
+    first, at_first = await worker(pipeline, "w1")
+    second, at_second = await worker(pipeline, "w2")
+    homes, _ = await settled(pipeline, at_first["web"], at_second["web"])
+    name, log = living_in(homes, "a"), tmp_path / "calls"
+    await pipeline.register({"id": name, "endpoint": f"gateway://{name}", "limits": WIDE})  # kept when it dials in
+    with dialled(name, at_second["grpc"], at_first["grpc"], log=log, delay_ms=150) as agent:
+        _, node, _ = await said(agent)
+        await pipeline.tasks(range(150), [name], **FRESH)
+        await until(lambda: len(calls(log)) >= 30, 60)
+        second.kill()
+        assert await said(agent) != ["connected", node, at_second["grpc"]]
+        results = await pipeline.results([f"t{n}" for n in range(150)], 90)
+    assert {result["status"] for result in results.values()} == {"success"}, results
+    felt = [call for call in calls(log) if call["ended"] == "cancelled"]
+    assert felt, "no call was under way when the worker was killed"
+    assert {call["node"] for call in felt} == {node}
+    assert {call["node"] for call in calls(log)} > {node}
+    assert not any(event["type"] == "circuit:open" for event in await pipeline.read("events"))
+    assert await asyncio.to_thread(first.stop) == 0
