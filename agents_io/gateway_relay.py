@@ -28,7 +28,7 @@ import grpc
 import grpc.aio
 import orjson
 
-from agents_io.errors import InternalError
+from agents_io.errors import AnswerTooLarge, InternalError
 from agents_io.gateway import Gateway
 from agents_io.gateway_stream import NotHere, StreamLost, TooMany
 from agents_io.grpc_channels import Channels, Endpoint
@@ -176,7 +176,12 @@ def _meaning(error: grpc.aio.AioRpcError, route: Route) -> Exception:
     if code is grpc.StatusCode.ABORTED:
         return StreamLost(details, blame=True)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return TooMany()
+        # Said by either end of the hop, of the call or of the answer.
+        return (
+            AnswerTooLarge(f"too large for the way between workers: {details}")
+            if "larger than" in details
+            else TooMany()
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimeoutError()
     return InternalError(f"the worker at {route.address} did not take the call: {code.name} {details}")

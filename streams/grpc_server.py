@@ -11,7 +11,8 @@ import grpc.aio
 from streams.settings import Settings
 from streams.web import PortTaken
 
-ROOM_BYTES = 64 * 1024
+MIN_MESSAGE_BYTES = 16 * 1024 * 1024
+"""A larger one ends the stream it comes by, with every call on it: an answer too large must be read, to be refused alone."""
 STOP_GRACE_S = 1.0
 
 
@@ -21,7 +22,7 @@ class GrpcServer:
     def __init__(self, settings: Settings) -> None:
         self.address = ""
         self._host, self._port = settings.grpc_host, settings.grpc_port
-        self._max_message_bytes = settings.dispatch.max_answer_bytes + ROOM_BYTES
+        self._max_message_bytes = max(MIN_MESSAGE_BYTES, 2 * settings.dispatch.max_answer_bytes)
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._server: grpc.aio.Server | None = None
 

@@ -19,6 +19,9 @@ SECTION = "gateway"
 OWN_HEADER = "parallax-gateway"
 """On records the gateway writes itself: `status` (an agent that was known is elsewhere, or otherwise), `gone` (grace is over)."""
 
+_NOT_KEPT = frozenset({SECTION, "lease"})
+"""A stream is worth more than a lease: an agent that has both lives as long as its stream and the grace."""
+
 Verdict = Literal["ours", "older", "taken", "removed", "again"]
 """`taken`: a newer connection has it. `removed`: somebody unregistered it. `again`: our own record must be written once more."""
 
@@ -96,14 +99,15 @@ def compose(
     if sum(len(key) + len(value) for key, value in metadata.items()) > MAX_METADATA:
         raise ValueError(f"metadata: has more than {MAX_METADATA} characters")
     kept = {} if base is None else base.wire()
-    own = {key: value for key, value in metadata.items() if key != SECTION}
+    before = {key: value for key, value in (kept.get("metadata") or {}).items() if key not in _NOT_KEPT}
+    own = {key: value for key, value in metadata.items() if key not in _NOT_KEPT}
     found: dict[str, Any] = {
         "id": agent_id,
         "name": name or kept.get("name"),
         "endpoint": f"gateway://{quote(agent_id, safe='')}",
         "protocol": "gateway",
         "capabilities": list(dict.fromkeys(capabilities)) or kept.get("capabilities", []),
-        "metadata": {**(kept.get("metadata") or {}), **own, SECTION: where.wire()},
+        "metadata": {**before, **own, SECTION: where.wire()},
     }
     for part in ("limits", "breaker", "auth"):
         if part in kept:
