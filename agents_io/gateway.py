@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 HELLO_TIMEOUT_S = 15.0
 """How long a connection may take to say hello, and then to be registered."""
+OPENING_LOOK_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,16 +197,21 @@ class Gateway:
                 if stream.session.state in ("new", "opening"):
                     left_s = stream.session.heard_at + HELLO_TIMEOUT_S - time.monotonic()
                 if left_s <= 0:
-                    stream.end("its heartbeats stopped", blame=True, code=grpc.StatusCode.UNAVAILABLE)
+                    why = "its heartbeats stopped" if stream.session.agent_id else "it said no hello"
+                    stream.end(why, blame=True, code=grpc.StatusCode.UNAVAILABLE)
                     return
+                # What is waited for becomes another with the hello.
+                look_s = left_s if stream.ready.is_set() else min(left_s, OPENING_LOOK_S)
                 done, _ = await asyncio.wait(
-                    (writer, reader, ended), timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+                    (writer, reader, ended), timeout=look_s, return_when=asyncio.FIRST_COMPLETED
                 )
                 if writer in done:
-                    stuck = isinstance(writer.exception(), TimeoutError)
+                    stuck = not writer.cancelled() and isinstance(writer.exception(), TimeoutError)
                     stream.end("it does not read what it is sent" if stuck else "its stream broke", blame=True)
                 elif reader in done:
-                    reader.exception()  # how it broke does not matter: it is over
+                    broken = None if reader.cancelled() else reader.exception()
+                    if broken is not None:  # a message that is none, or a fault of ours
+                        log.warning("a stream broke", agent_id=stream.session.agent_id, error=repr(broken))
                     stream.end("it hung up", blame=True)
             await asyncio.wait((writer,), timeout=GOODBYE_TIMEOUT_S)
         finally:

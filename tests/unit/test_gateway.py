@@ -149,7 +149,7 @@ async def test_an_agent_whose_heartbeats_stop_is_lost() -> None:
         await asyncio.sleep(0.6)
         assert not running.done(), "heartbeats keep it"
         agent.mute = True
-        (end,) = await ends(running)
+        (end,) = await asyncio.wait_for(ends(running), 8)
         assert isinstance(end, ConnectionFailed)
         assert "its heartbeats stopped" in end.message
         assert end.counts_against_agent

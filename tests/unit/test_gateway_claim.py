@@ -1,0 +1,86 @@
+"""Who holds a dialled-in agent, told by the order of its records; and what its registration is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from schemas.messages import AgentRegistration
+from streams.rules.gateway_claim import MAX_METADATA, Place, Where, compose, judge, where_of
+
+OURS, BEFORE, AFTER = Place(0, 5), Place(0, 4), Place(0, 6)
+
+
+def record(key: str | None, status: str = "healthy", endpoint: str = "gateway://a") -> AgentRegistration:
+    """A record of agent `a`."""
+    where = None if key is None else {"gateway": Where("h:1", "n", key, status).wire()}
+    return AgentRegistration(id="a", endpoint=endpoint, metadata=where)
+
+
+@pytest.mark.parametrize(
+    ("agent", "at", "mark", "verdict"),
+    [
+        (record("k"), OURS, "", "ours"),
+        (record("k", "degraded"), AFTER, "status", "ours"),
+        (record("k", "away"), AFTER, "status", "again"),
+        (record("other"), BEFORE, "", "older"),
+        (record("other"), AFTER, "", "taken"),
+        (record("other"), Place(1, 0), "", "taken"),
+        (record("other", "away"), AFTER, "status", "again"),
+        (record(None), AFTER, "", "again"),
+        (record(None, endpoint="http://h"), AFTER, "", "removed"),
+        (None, BEFORE, "", "older"),
+        (None, AFTER, "", "removed"),
+        (None, AFTER, "gone", "again"),
+    ],
+)
+def test_what_a_record_means(agent: AgentRegistration | None, at: Place, mark: str, verdict: str) -> None:
+    """Row by row, for the connection `k` whose own record lies at offset 5."""
+    assert judge("k", OURS, agent, at, mark) == verdict
+
+
+def test_nothing_is_decided_before_it_is_known_where_our_own_record_lies() -> None:
+    """It may come before or after."""
+    assert judge("k", None, record("other"), AFTER, "") == "older"
+
+
+@pytest.mark.parametrize(
+    "section", [3, {}, {"address": "h:1"}, {"address": "h:1", "node": "n", "key": 7, "status": "x"}]
+)
+def test_what_is_no_place_is_none(section: Any) -> None:
+    """Anybody can write to the topic."""
+    assert where_of(AgentRegistration(id="a", endpoint="gateway://a", metadata={"gateway": section})) is None
+
+
+def test_what_an_operator_gave_stays() -> None:
+    """Limits, breaker, auth, and metadata the agent does not give; a lease and an old place do not."""
+    base = AgentRegistration.model_validate(
+        {
+            "id": "a b",
+            "endpoint": "gateway://x",
+            "capabilities": ["see"],
+            "limits": {"maxConcurrency": 50},
+            "auth": {"env": "T"},
+            "metadata": {"team": "red", "version": "1", "lease": {"id": "l"}, "gateway": {"node": "old"}},
+        }
+    )
+    where = Where("h:1", "n", "k", "healthy")
+    found = compose("a b", "", (), {"version": "2", "gateway": "a lie"}, where, base)
+    assert found == {
+        "id": "a b",
+        "endpoint": "gateway://a%20b",
+        "protocol": "gateway",
+        "capabilities": ["see"],
+        "metadata": {"team": "red", "version": "2", "gateway": where.wire()},
+        "limits": {"maxRequests": 100, "windowMs": 60_000, "maxConcurrency": 50},
+        "auth": {"env": "T"},
+    }
+    AgentRegistration.model_validate(found)
+    assert compose("a b", "", ("hear", "hear"), {}, where, base)["capabilities"] == ["hear"]
+
+
+def test_metadata_is_bounded() -> None:
+    """It goes to a topic that everybody reads whole."""
+    with pytest.raises(ValueError, match="metadata: has more than"):
+        compose("a", "", (), {"k": "v" * MAX_METADATA}, Where("h:1", "n", "k", "healthy"), None)
