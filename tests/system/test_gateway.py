@@ -1,0 +1,83 @@
+"""Agents that dial in, on real Kafka: the worker that holds their streams is killed, and every task has exactly one good result."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.kafka import KafkaCluster
+from tests.support.rig import ROOT, Process, Tap, apply_topics, produce, register, start_worker, stopping
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 10}
+NAMES = [f"dialled-{n}" for n in range(6)]
+TASKS = 1200
+
+
+def worker(broker: str, prefix: str, name: str) -> tuple[Process, str]:
+    """A worker, and where its gateway is."""
+    options = ("--roles", "dispatch", "--instance-id", name, "--session-timeout", "6s", "-o", "json")
+    process = start_worker(broker, prefix, *options, wait=False)
+    return process, json.loads(process.line(90))["grpc"]
+
+
+def calls(logs: list[Path]) -> list[dict[str, Any]]:
+    """What all agents wrote down."""
+    return [json.loads(line) for log in logs if log.exists() for line in log.read_text().splitlines()]
+
+
+def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
+    kafka: KafkaCluster, prefix: str, tmp_path: Path
+) -> None:
+    """SIGKILL with calls under way, the homes of some agents on the worker killed, of others not; the agents dial in elsewhere."""
+    broker = kafka.bootstrap_servers
+    apply_topics(broker, prefix)
+    register(broker, prefix, *({"id": name, "endpoint": f"gateway://{name}", "limits": WIDE} for name in NAMES))
+    survivor, at_survivor = worker(broker, prefix, "w1")
+    victim, at_victim = worker(broker, prefix, "w2")
+    logs = [tmp_path / name for name in NAMES]
+    results, events = Tap(broker, f"{prefix}results"), Tap(broker, f"{prefix}events")
+    with ExitStack() as stack:
+        stack.enter_context(stopping(survivor))
+        for name, log in zip(NAMES, logs, strict=True):
+            words = [
+                "--id",
+                name,
+                "--gateway",
+                at_victim,
+                "--gateway",
+                at_survivor,
+                "--delay-ms",
+                "60",
+                "--log",
+                str(log),
+            ]
+            agent = Process([sys.executable, "-u", str(ROOT / "tests/support/dialled_agent.py"), *words])
+            stack.callback(agent.kill)
+            assert agent.line(30).startswith("connected")
+        fresh = {"type": "agent", "payload": {"n": 1}, "metadata": {"cache": False, "timeout": 60_000}}
+        tasks = [{"id": f"t{n}", "target": NAMES[n % len(NAMES)]} | fresh for n in range(TASKS)]
+        produce(broker, f"{prefix}tasks", [(None, json.dumps(task).encode()) for task in tasks])
+        end = time.monotonic() + 60
+        while len(calls(logs)) < TASKS // 4 and time.monotonic() < end:
+            time.sleep(0.05)
+        victim.kill()
+        killed_at = time.time()
+        found = [json.loads(message.value()) for message in results.until(TASKS, 90, quiet_s=3)]
+    told = [json.loads(message.value()) for message in events.until(10_000, 5)]
+    results.close()
+    events.close()
+    assert Counter(result["taskId"] for result in found) == {task["id"]: 1 for task in tasks}
+    assert {result["status"] for result in found} == {"success"}, [r for r in found if r["status"] != "success"][:3]
+    cut_off = [call for call in calls(logs) if call["ended"] == "cancelled"]
+    assert cut_off, "no call was under way when the worker was killed"
+    assert len({call["node"] for call in calls(logs)}) == 2
+    assert len([call for call in calls(logs) if call["at"] > killed_at]) > TASKS // 4
+    assert not [event for event in told if event["type"] == "circuit:open"]
