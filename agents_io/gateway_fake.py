@@ -178,7 +178,7 @@ class GatewayFakeAgent(FakeAgent):
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            await self._play(step, payload, request_id, request.task_id)
+            await self._perform(step, payload, request_id, request.task_id)
             received.ended, received.code = "answered", step.code
         except asyncio.CancelledError:
             received.ended = "dropped" if step.kind == "reset" else "closed"
@@ -190,7 +190,7 @@ class GatewayFakeAgent(FakeAgent):
                 self._log.write(json.dumps(received.line()) + "\n")
                 self._log.flush()
 
-    async def _play(self, step: Step, payload: Any, request_id: str, task_id: str) -> None:
+    async def _perform(self, step: Step, payload: Any, request_id: str, task_id: str) -> None:
         if step.delay_s > 0:
             await asyncio.sleep(step.delay_s)
         if step.kind == "reset":
