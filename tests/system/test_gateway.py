@@ -1,4 +1,4 @@
-"""Agents that dial in, on real Kafka: the worker that holds their streams is killed, and every task has exactly one good result."""
+"""Agents that dial in, on real Kafka: the worker that holds their streams is killed, every task has one good result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def calls(logs: list[Path]) -> list[dict[str, Any]]:
 def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
     kafka: KafkaCluster, prefix: str, tmp_path: Path
 ) -> None:
-    """SIGKILL with calls under way, the homes of some agents on the worker killed, of others not; the agents dial in elsewhere."""
+    """SIGKILL with calls under way, some agents' homes on the worker killed, others' not; the agents dial in elsewhere."""
     broker = kafka.bootstrap_servers
     apply_topics(broker, prefix)
     register(broker, prefix, *({"id": name, "endpoint": f"gateway://{name}", "limits": WIDE} for name in NAMES))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streams import worker
+from streams import dispatch_role, worker
 from streams.engine.engine import Engine
 from streams.follower import Follower
 from streams.kafka import client_options
@@ -68,7 +68,7 @@ async def test_the_pipeline_goes_on_with_another_consumer(
             super().__init__(*args, **fields)
             engines.append(self)
 
-    monkeypatch.setattr(worker, "Engine", Seen)
+    monkeypatch.setattr(dispatch_role, "Engine", Seen)
     settings = settings_for(
         kafka, roles=("dispatch",), web_port=0, grpc_port=0, session_timeout=6000, dispatch={"stall_after": 3000}
     )
