@@ -1,6 +1,6 @@
 """Channels to agents' gRPC servers: one per endpoint, kept while it is used, dropped when its line fails.
 
-In: an endpoint. Out: a `Line` to call over, which must be given back. A line that failed is replaced at the next call, so
+In: a place. Out: a `Line` to call over, which must be given back. A line that failed is replaced at the next call, so
 that gRPC's own reconnect back-off never stands between an agent that is back and its next call. Bounded: idle lines are
 closed, the oldest first; those in use are bounded by the calls under way. It makes no call and decides nothing about one.
 """
@@ -21,18 +21,18 @@ _LOOKED_AT = 4
 """Lines whose idleness is looked at when one is given back."""
 
 
-class Endpoint(NamedTuple):
-    """`target`: host:port. `tls`: whether the agent's certificate is asked for."""
+class Place(NamedTuple):
+    """`target`: host:port. `credentials`: None without TLS. Other credentials are another place."""
 
     target: str
-    tls: bool
+    credentials: grpc.ChannelCredentials | None
 
 
 @dataclass(slots=True, eq=False)
 class Line:
     """A channel and who uses it. `methods`: its callables by path, in bytes both ways."""
 
-    endpoint: Endpoint
+    place: Place
     channel: grpc.aio.Channel
     methods: dict[str, Any]
     users: int = 0
@@ -55,29 +55,26 @@ class Channels:
         self,
         *,
         max_message_bytes: int,
-        credentials: grpc.ChannelCredentials | None = None,
         max_channels: int = MAX_CHANNELS,
         idle_s: float = IDLE_S,
     ) -> None:
-        """`credentials`: for `grpcs` endpoints; by default those that trust the usual authorities."""
         self._options = _options(max_message_bytes, idle_s)
-        self._credentials = credentials
         self._max_channels = max_channels
         self._idle_s = idle_s
-        self._lines: OrderedDict[Endpoint, Line] = OrderedDict()
+        self._lines: OrderedDict[Place, Line] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._lines)
 
-    def take(self, endpoint: Endpoint) -> Line:
-        """A line to that endpoint; to be given back."""
-        line = self._lines.get(endpoint)
+    def take(self, place: Place) -> Line:
+        """A line to that place; to be given back."""
+        line = self._lines.get(place)
         if line is None:
-            line = self._lines[endpoint] = Line(endpoint, self._open(endpoint), {})
+            line = self._lines[place] = Line(place, self._open(place), {})
             self._make_room()
         line.users += 1
-        self._lines.move_to_end(endpoint)
+        self._lines.move_to_end(place)
         return line
 
     def give_back(self, line: Line, *, failed: bool) -> None:
@@ -85,14 +82,14 @@ class Channels:
         line.users -= 1
         if failed and not line.dropped:
             line.dropped = True
-            if self._lines.get(line.endpoint) is line:
-                del self._lines[line.endpoint]
+            if self._lines.get(line.place) is line:
+                del self._lines[line.place]
         now = asyncio.get_running_loop().time()
         if line.users == 0:
             line.idle_since = now
             if line.dropped:
                 self._close(line)
-        for other in [self._lines[endpoint] for endpoint in _first(self._lines, _LOOKED_AT)]:
+        for other in [self._lines[place] for place in _first(self._lines, _LOOKED_AT)]:
             if other.users == 0 and now - other.idle_since > self._idle_s:
                 self._drop(other)
 
@@ -103,14 +100,12 @@ class Channels:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def _open(self, endpoint: Endpoint) -> grpc.aio.Channel:
+    def _open(self, place: Place) -> grpc.aio.Channel:
         # Named, or a target such as unix:... would choose how it is resolved.
-        target = f"dns:///{endpoint.target}"
-        if not endpoint.tls:
+        target = f"dns:///{place.target}"
+        if place.credentials is None:
             return grpc.aio.insecure_channel(target, options=self._options)
-        return grpc.aio.secure_channel(
-            target, self._credentials or grpc.ssl_channel_credentials(), options=self._options
-        )
+        return grpc.aio.secure_channel(target, place.credentials, options=self._options)
 
     def _make_room(self) -> None:
         if len(self._lines) > self._max_channels:
@@ -121,7 +116,7 @@ class Channels:
 
     def _drop(self, line: Line) -> None:
         line.dropped = True
-        del self._lines[line.endpoint]
+        del self._lines[line.place]
         self._close(line)
 
     def _close(self, line: Line) -> None:
@@ -130,8 +125,8 @@ class Channels:
         task.add_done_callback(self._closing.discard)
 
 
-def _first(lines: OrderedDict[Endpoint, Line], count: int) -> list[Endpoint]:
-    return [endpoint for endpoint, _ in zip(lines, range(count), strict=False)]
+def _first(lines: OrderedDict[Place, Line], count: int) -> list[Place]:
+    return [place for place, _ in zip(lines, range(count), strict=False)]
 
 
 def _options(max_message_bytes: int, idle_s: float) -> list[tuple[str, Any]]:

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import grpc
@@ -39,12 +38,14 @@ from agents_io.errors import (
     Expired,
     Unsupported,
 )
-from agents_io.grpc_channels import IDLE_S, MAX_CHANNELS, Channels, Endpoint
+from agents_io.grpc_channels import IDLE_S, MAX_CHANNELS, Channels, Place
+from agents_io.grpc_credentials import GrpcCredentials
 from agents_io.grpc_status import LINE_IN_DOUBT, status_error
-from agents_io.http_transport import MAX_ANSWER_BYTES, MAX_PREPARED, idempotency_key
+from agents_io.http_exchange import MAX_ANSWER_BYTES, PerAgent, idempotency_key
 from agents_io.rules.answer import Path, answer_beside, compile_path, excerpt
 from agents_io.rules.proto_payload import fill_request
 from agents_io.secret_refs import Secret
+from agents_io.tls import TlsFiles, tls_of
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from schemas.pb.confidence_pb2 import AgentRequest, Capabilities, ConfidenceResult, Health
@@ -61,6 +62,13 @@ _NAME = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 Metadata = list[tuple[str, str]]
 
 
+class Endpoint(NamedTuple):
+    """`target`: host:port. `tls`: whether the agent must show a certificate."""
+
+    target: str
+    tls: bool
+
+
 @dataclass(frozen=True, slots=True)
 class AgentSkills:
     """What a gRPC agent says of itself. `scores`: capability to how well it does it."""
@@ -75,11 +83,11 @@ class AgentSkills:
 class _Prepared:
     """What stays the same between calls to one agent."""
 
-    __slots__ = ("agent", "endpoint", "secret", "streams", "value_path")
+    __slots__ = ("endpoint", "files", "secret", "streams", "value_path")
 
     def __init__(self, agent: AgentRegistration) -> None:
-        self.agent = agent
         self.endpoint = endpoint_of(agent.endpoint)
+        self.files = tls_of(agent.metadata)
         self.secret = Secret(agent.auth) if agent.auth is not None else None
         metadata = agent.metadata or {}
         self.streams = metadata.get("stream") is True
@@ -91,6 +99,13 @@ class _Prepared:
     def token(self) -> str:
         """The secret to be sent, empty if there is none."""
         return "" if self.secret is None else self.secret.token()
+
+    def authorised(self) -> Metadata:
+        """The metadata every call carries."""
+        if self.secret is None:
+            return []
+        name, value = (part.decode("ascii") for part in self.secret.header())
+        return [_metadatum(name, value)]
 
 
 def endpoint_of(text: str) -> Endpoint:
@@ -122,46 +137,41 @@ class GrpcTransport:
         self,
         *,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: TlsFiles | None = None,
         max_channels: int = MAX_CHANNELS,
         idle_s: float = IDLE_S,
     ) -> None:
-        """`credentials`: for `grpcs://` agents, own authorities or a client certificate; the usual authorities if None."""
+        """`tls`: for `grpcs://` agents that name no files of their own in `metadata.tls`."""
         self._max_answer_bytes = max_answer_bytes
-        self.channels = Channels(
-            max_message_bytes=max_answer_bytes + _ROOM,
-            credentials=credentials,
-            max_channels=max_channels,
-            idle_s=idle_s,
-        )
-        self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
+        self.channels = Channels(max_message_bytes=max_answer_bytes + _ROOM, max_channels=max_channels, idle_s=idle_s)
+        self._tls = tls or TlsFiles()
+        self._credentials = GrpcCredentials()
+        self._prepared = PerAgent(_Prepared)
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """One attempt. Raises `AgentError`; cancelling it cancels the call at the agent."""
         if not call.timeout_s > 0:
             raise Expired("no time is left for a call")
-        prepared = self._prepare(agent)
-        token = prepared.token()
+        prepared = self._prepared.get(agent)
         request = AgentRequest()
         fill_request(request, call)
         name = "StreamAnalyze" if prepared.streams else "Analyze"
         raw = await self._exchange(
-            prepared.endpoint,
+            prepared,
             SERVICE + name,
             request.SerializeToString(),
             call.timeout_s,
-            _metadata(call, token),
-            token,
+            prepared.authorised() + _metadata(call),
             streams=prepared.streams,
         )
-        return self._parse(raw, prepared, token)
+        return self._parse(raw, prepared)
 
     async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
         """Whether the agent says it is HEALTHY or DEGRADED; by the standard health service where it has no HealthCheck.
 
         Raises `Unsupported`: it has neither, or its registration cannot work.
         """
-        prepared = self._prepare(agent)
+        prepared = self._prepared.get(agent)
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             raw = await self._ask(prepared, SERVICE + "HealthCheck", Empty().SerializeToString(), timeout_s)
@@ -182,7 +192,7 @@ class GrpcTransport:
     async def capabilities(self, agent: AgentRegistration, timeout_s: float) -> AgentSkills:
         """What the agent says it can do. Raises `AgentError`; `Unsupported`: it does not tell."""
         try:
-            raw = await self._ask(self._prepare(agent), SERVICE + "GetCapabilities", b"", timeout_s)
+            raw = await self._ask(self._prepared.get(agent), SERVICE + "GetCapabilities", b"", timeout_s)
             said = Capabilities.FromString(raw)
         except NotImplementedByAgent:
             raise Unsupported("the agent does not tell its capabilities") from None
@@ -196,31 +206,21 @@ class GrpcTransport:
         """Release every channel."""
         await self.channels.close()
 
-    def _prepare(self, agent: AgentRegistration) -> _Prepared:
-        prepared = self._prepared.get(agent.id)
-        if prepared is None or prepared.agent is not agent:
-            prepared = self._prepared[agent.id] = _Prepared(agent)
-            if len(self._prepared) > MAX_PREPARED:
-                self._prepared.popitem(last=False)
-        return prepared
-
     async def _ask(self, prepared: _Prepared, path: str, request: bytes, timeout_s: float) -> bytes:
-        token = prepared.token()
-        return await self._exchange(prepared.endpoint, path, request, timeout_s, _authorised(token), token)
+        return await self._exchange(prepared, path, request, timeout_s, prepared.authorised())
 
     async def _exchange(
         self,
-        endpoint: Endpoint,
+        prepared: _Prepared,
         path: str,
         request: bytes,
         timeout_s: float,
         metadata: Metadata,
-        token: str,
         *,
         streams: bool = False,
     ) -> bytes:
         """Bytes out, bytes in. Whatever gRPC raises becomes an `AgentError` here."""
-        line = self.channels.take(endpoint)
+        line = self.channels.take(self._place(prepared))
         failure: AgentError
         in_doubt = False
         try:
@@ -229,7 +229,7 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as error:
             in_doubt = error.code() in LINE_IN_DOUBT
             missing = error.code() is grpc.StatusCode.UNIMPLEMENTED
-            failure = NotImplementedByAgent(path) if missing else status_error(error, timeout_s, token)
+            failure = NotImplementedByAgent(path) if missing else status_error(error, timeout_s, prepared.token())
         except asyncio.CancelledError:
             # gRPC says so too when the channel was closed beneath the call.
             task = asyncio.current_task()
@@ -241,7 +241,11 @@ class GrpcTransport:
         # Out here it has no context: the frames of gRPC's own error would keep the call, and the call its connection.
         raise failure
 
-    def _parse(self, raw: bytes, prepared: _Prepared, token: str) -> Answer:
+    def _place(self, prepared: _Prepared) -> Place:
+        target, tls = prepared.endpoint
+        return Place(target, self._credentials.get(prepared.files or self._tls) if tls else None)
+
+    def _parse(self, raw: bytes, prepared: _Prepared) -> Answer:
         try:
             result = ConfidenceResult.FromString(raw)
         except DecodeError:
@@ -257,6 +261,7 @@ class GrpcTransport:
         try:
             return answer_beside(value_json, result.confidence, rest, prepared.value_path)
         except BadResponse:
+            token = prepared.token()
             if token and token.encode() in value_json:
                 raise BadResponse("the answer is none, and repeats the secret it was called with: not shown") from None
             raise
@@ -289,18 +294,17 @@ async def _last(results: Any) -> bytes:
     return last
 
 
-def _authorised(token: str) -> Metadata:
-    return [("authorization", f"Bearer {token}")] if token else []
-
-
-def _metadata(call: Call, token: str) -> Metadata:
-    metadata = _authorised(token)
-    metadata.append(("idempotency-key", idempotency_key(call.idempotency_key)))
+def _metadata(call: Call) -> Metadata:
+    metadata = [("idempotency-key", idempotency_key(call.idempotency_key))]
     metadata.append(("x-request-timeout-ms", str(max(1, int(call.timeout_s * 1000)))))
-    for name, value in call.headers:
-        low = name.lower()
-        reserved = low.startswith("grpc-") or low.endswith("-bin")
-        if reserved or not (_NAME.fullmatch(low) and value.isascii() and value.isprintable()):
-            raise Unsupported(f"header {excerpt(name.encode())} of the call cannot be sent as gRPC metadata")
-        metadata.append((low, value))
+    metadata += [_metadatum(name, value) for name, value in call.headers]
     return metadata
+
+
+def _metadatum(name: str, value: str) -> tuple[str, str]:
+    """A header as gRPC can carry it."""
+    low = name.lower()
+    reserved = low.startswith("grpc-") or low.endswith("-bin")
+    if reserved or not (_NAME.fullmatch(low) and value.isascii() and value.isprintable()):
+        raise Unsupported(f"header {excerpt(name.encode())} cannot be sent as gRPC metadata")
+    return low, value

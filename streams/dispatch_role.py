@@ -132,7 +132,7 @@ class DispatchRole:
         return Transports(
             {
                 "http": HttpTransport(seam, max_answer_bytes=cap),
-                "grpc": GrpcTransport(max_answer_bytes=cap),
+                "grpc": GrpcTransport(max_answer_bytes=cap, tls=tls),
                 "gateway": self._gateway.transport,
                 **over_http(settings),
                 **self._kinds.transports,

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
+import uvloop
 from google.protobuf.json_format import MessageToDict
 
 from agents_io.errors import (
@@ -18,16 +23,22 @@ from agents_io.errors import (
     CallTimeout,
     ClientError,
     ConnectionFailed,
+    InternalError,
     ServerError,
     Unsupported,
 )
 from agents_io.fake_steps import Step, answer, compute, hang, huge, raw, reset, status
 from agents_io.grpc_fake import GrpcFakeAgent
-from agents_io.grpc_status import TABLE
+from agents_io.grpc_status import TABLE, status_error
 from agents_io.grpc_transport import GrpcTransport, endpoint_of
+from agents_io.tls import TlsFiles
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
 from schemas.pb.confidence_pb2 import AgentRequest, Health
+
+CERTS = Path(__file__).parent.parent / "support" / "tls"
+CA = {"caFile": str(CERTS / "authority.pem")}
+CLIENT = {"certFile": str(CERTS / "client.pem"), "keyFile": str(CERTS / "client.key")}
 
 
 class Rig:
@@ -360,6 +371,114 @@ async def test_capabilities() -> None:
     async with rig_of(capabilities=["sum", "sort"]) as rig:
         skills = await rig.transport.capabilities(rig.agent, 5.0)
         assert (skills.name, skills.capabilities, skills.scores["sum"]) == ("Fake", ("sum", "sort"), 0.5)
+
+
+# --- TLS and keys ------------------------------------------------------------------------------------------------------
+
+
+def behind_tls(*, wants_client: bool = False) -> grpc.ServerCredentials:
+    """What a server for 127.0.0.1 shows, and whether it wants to be shown something."""
+    pair = [((CERTS / "server.key").read_bytes(), (CERTS / "server.pem").read_bytes())]
+    authority = (CERTS / "authority.pem").read_bytes() if wants_client else None
+    return grpc.ssl_server_credentials(pair, authority, wants_client)
+
+
+async def test_tls_by_the_files_of_the_settings_or_of_the_registration() -> None:
+    """An agent nobody vouches for is not called."""
+    files = TlsFiles(ca_file=CA["caFile"])
+    async with rig_of(answer(), options={"tls": files}, credentials=behind_tls()) as rig:
+        assert rig.agent.endpoint.startswith("grpcs://")
+        assert (await rig.call()).value == "ok"
+        with pytest.raises(ConnectionFailed, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
+            await rig.call(metadata={"tls": {"caFile": str(CERTS / "stranger.pem")}})
+        assert len(rig.fake.calls) == 1
+    async with rig_of(answer(), credentials=behind_tls()) as rig:
+        assert (await rig.call(metadata={"tls": CA})).value == "ok"
+        with pytest.raises(ConnectionFailed):
+            await rig.call()
+        with pytest.raises(Unsupported, match="no/such"):
+            await rig.call(metadata={"tls": {"caFile": "no/such"}})
+
+
+async def test_client_certificate() -> None:
+    """An agent that talks to nobody without one."""
+    async with rig_of(answer(), credentials=behind_tls(wants_client=True)) as rig:
+        assert (await rig.call(metadata={"tls": CA | CLIENT})).value == "ok"
+        with pytest.raises(ConnectionFailed):
+            await rig.call(metadata={"tls": CA})
+
+
+async def test_a_certificate_that_changes_on_disk_is_used_from_the_next_call_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a channel of its own; no restart."""
+    monkeypatch.setattr("agents_io.tls.RECHECK_S", 0.0)
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes((CERTS / "stranger.pem").read_bytes())
+    async with rig_of(answer(), credentials=behind_tls()) as rig:
+        with pytest.raises(ConnectionFailed):
+            await rig.call(metadata={"tls": {"caFile": str(authority)}})
+        authority.write_bytes((CERTS / "authority.pem").read_bytes())
+        for _ in range(3):
+            assert (await rig.call(metadata={"tls": {"caFile": str(authority)}})).value == "ok"
+        assert len(rig.transport.channels) == 1
+
+
+async def test_api_key_in_metadata_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are lower case in gRPC; some cannot be had."""
+    monkeypatch.setenv("AGENT_KEY", "k3y")
+    async with rig_of(answer()) as rig:
+        await rig.call(auth=SecretRef(env="AGENT_KEY", scheme="header", header="X-Api-Key"))
+        assert rig.fake.calls[0].headers["x-api-key"] == "k3y"
+        assert "authorization" not in rig.fake.calls[0].headers
+        with pytest.raises(Unsupported, match="gRPC metadata"):
+            await rig.call(auth=SecretRef(env="AGENT_KEY", scheme="header", header="grpc-timeout"))
+
+
+# --- the loop, and this machine ----------------------------------------------------------------------------------------
+
+
+def test_on_uvloop() -> None:
+    """The worker's loop: answers, timeouts, cancelling and streams are the same there."""
+
+    async def all_of_it() -> None:
+        async with rig_of(answer(times=2), hang(times=2), answer()) as rig:
+            assert (await rig.call()).value == "ok"
+            assert (await rig.call(metadata={"stream": True})).value == "ok"
+            with pytest.raises(CallTimeout):
+                await rig.call(timeout_s=0.2)
+            await until(lambda: rig.fake.calls[-1].ended == "closed")
+            task = asyncio.create_task(rig.call(timeout_s=60))
+            await until(lambda: rig.fake.in_flight == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await until(lambda: rig.fake.in_flight == 0)
+            answers = await asyncio.gather(*(rig.call() for _ in range(20)))
+            assert len(answers) == 20
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(all_of_it())
+
+
+@pytest.mark.parametrize(
+    ("details", "error"),
+    [
+        ("failed to connect to all addresses; last error: UNKNOWN: Too many open files", InternalError),
+        ("failed to connect to all addresses; last error: UNKNOWN: Connection refused", ConnectionFailed),
+    ],
+)
+def test_our_own_lack_of_descriptors_is_not_the_agents_fault(details: str, error: type[AgentError]) -> None:
+    """It must not open its circuit."""
+    nothing = grpc.aio.Metadata()
+    said = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details)
+    assert type(status_error(said, 1.0, "")) is error
+
+
+def test_commands_that_need_no_grpc_do_not_load_it() -> None:
+    """It costs a tenth of a second and more."""
+    code = "import sys, streams.cli.main, streams.cli.agents; sys.exit(any(name in sys.modules for name in ('grpc', 'google')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # --- endpoints ---------------------------------------------------------------------------------------------------------
