@@ -323,9 +323,10 @@ async def test_a_stream_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> 
     """Only so many results are read; the agent sees the stream end."""
     monkeypatch.setattr("agents_io.grpc_transport.MAX_RESULTS", 3)
     async with rig_of(Step("drip")) as rig:
-        with pytest.raises(AgentError, match="more than 3 results"):
-            await rig.call(metadata={"stream": True})
+        with pytest.raises(AgentError, match="more than 3 results") as kept:
+            await rig.call(timeout_s=60, metadata={"stream": True})
         await until(lambda: rig.fake.calls[0].ended == "closed")
+        assert kept.value.code == "too_large"
 
 
 # --- health and capabilities -------------------------------------------------------------------------------------------
