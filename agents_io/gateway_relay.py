@@ -31,7 +31,7 @@ import orjson
 from agents_io.errors import AnswerTooLarge, InternalError
 from agents_io.gateway import Gateway
 from agents_io.gateway_stream import NotHere, StreamLost, TooMany
-from agents_io.grpc_channels import Channels, Endpoint
+from agents_io.grpc_channels import Channels, Place
 from agents_io.secret_refs import Secret
 from schemas.pb.gateway_pb2 import AgentToControlPlane, TaskRequest
 
@@ -123,8 +123,8 @@ class RelayClient:
     def __init__(self, token: Secret | None = None, *, credentials: grpc.ChannelCredentials | None = None) -> None:
         """`credentials`: for TLS between workers; None: plain."""
         self._token = token
-        self._tls = credentials is not None
-        self._channels = Channels(max_message_bytes=MAX_MESSAGE_BYTES, credentials=credentials)
+        self._credentials = credentials
+        self._channels = Channels(max_message_bytes=MAX_MESSAGE_BYTES)
 
     async def ask(self, route: Route, agent_id: str, request: TaskRequest, timeout_s: float) -> AgentToControlPlane:
         """One call. Raises `NotHere`, `TooMany`, `StreamLost`, `TimeoutError`, `AgentError`; cancelling it reaches the agent."""
@@ -148,7 +148,7 @@ class RelayClient:
         given: list[tuple[str, str | bytes]] = [("agent-bin", agent_id.encode()), ("node", route.node)]
         if self._token is not None:
             given.append(("authorization", f"Bearer {self._token.token()}"))
-        line = self._channels.take(Endpoint(route.address, self._tls))
+        line = self._channels.take(Place(route.address, self._credentials))
         failed = False
         try:
             answer: bytes = await line.method(f"/{SERVICE}/{method}")(raw, timeout=timeout_s, metadata=given)

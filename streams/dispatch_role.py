@@ -94,6 +94,7 @@ class DispatchRole:
             stack.push_async_callback(part.stop)
             await part.start()
         stack.push_async_callback(grpc_server.stop)
+        grpc_server.bind()  # before the group is joined: a port that is taken costs no rebalance
         stack.push_async_callback(self._gateway.stop)
         stack.push_async_callback(self._transports.close)
         stack.push_async_callback(self._controls.stop)

@@ -30,11 +30,10 @@ class GrpcServer:
         """Serve this too; before the start."""
         self._handlers.append(handler)
 
-    async def start(self) -> None:
-        """Listen. Raises `PortTaken`."""
+    def bind(self) -> None:
+        """Take the address; callers wait there until the start. Raises `PortTaken`."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         server = grpc.aio.server(options=self._options())
-        server.add_generic_rpc_handlers(tuple(self._handlers))
         try:
             bound = server.add_insecure_port(f"{host}:{self._port}")
         except RuntimeError:
@@ -44,14 +43,22 @@ class GrpcServer:
                 f"grpc address {host}:{self._port} is in use or cannot be bound; choose another with --grpc-port "
                 "(0: a free one)"
             )
-        await server.start()
         self._server = server
         self.address = f"{host}:{bound}"
+
+    async def start(self) -> None:
+        """Serve what was added. Raises `PortTaken`."""
+        if self._server is None:
+            self.bind()
+        assert self._server is not None  # noqa: S101 - for the type checker
+        self._server.add_generic_rpc_handlers(tuple(self._handlers))
+        await self._server.start()
 
     async def stop(self) -> None:
         """Stop listening; streams still open are ended."""
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)
+            self._server = None
 
     def _options(self) -> list[tuple[str, int]]:
         return [

@@ -207,8 +207,30 @@ async def test_a_port_that_is_taken_is_told_with_the_remedy(desk: Desk) -> None:
     """Also when it is another gRPC server that has it."""
     server = GrpcServer(Settings(grpc_port=int(desk.address.rpartition(":")[2])))
     with pytest.raises(PortTaken, match="--grpc-port"):
-        await server.start()
+        server.bind()
     await server.stop()
+
+
+async def test_an_address_is_taken_before_it_serves_and_callers_wait() -> None:
+    """A worker takes its port before it joins its group; once stopped, it is free for the next."""
+    topic = Topic()
+    server = GrpcServer(Settings(grpc_port=0))
+    server.bind()
+    server.add(Registry(topic.table, topic.as_writer, lambda: topic.now).handler())
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        asking = asyncio.create_task(_list(channel))
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        await server.start()
+        assert (await asking).total_count == 0
+    await server.stop()
+    again = GrpcServer(Settings(grpc_port=int(server.address.rpartition(":")[2])))
+    again.bind()
+    await again.stop()
+
+
+async def _list(channel: grpc.aio.Channel) -> Any:
+    return await method(channel, pb, "Registry", "ListAgents")(pb.ListAgentsRequest(), timeout=30)
 
 
 # --- the keeper --------------------------------------------------------------------------------------------------------
