@@ -42,13 +42,13 @@ from agents_io.grpc_channels import IDLE_S, MAX_CHANNELS, Channels, Place
 from agents_io.grpc_credentials import GrpcCredentials
 from agents_io.grpc_status import LINE_IN_DOUBT, status_error
 from agents_io.http_exchange import MAX_ANSWER_BYTES, PerAgent, idempotency_key
-from agents_io.rules.answer import Path, answer_beside, compile_path, excerpt
-from agents_io.rules.proto_payload import fill_request
+from agents_io.rules.answer import Path, compile_path, excerpt
+from agents_io.rules.proto_payload import fill_request, parse_result
 from agents_io.secret_refs import Secret
 from agents_io.tls import TlsFiles, tls_of
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
-from schemas.pb.confidence_pb2 import AgentRequest, Capabilities, ConfidenceResult, Health
+from schemas.pb.confidence_pb2 import AgentRequest, Capabilities, Health
 
 SERVICE = "/parallax.confidence.ConfidenceAgent/"
 STANDARD_HEALTH = "/grpc.health.v1.Health/Check"
@@ -247,22 +247,10 @@ class GrpcTransport:
 
     def _parse(self, raw: bytes, prepared: _Prepared) -> Answer:
         try:
-            result = ConfidenceResult.FromString(raw)
-        except DecodeError:
-            raise BadResponse(f"the answer is no ConfidenceResult, {len(raw)} bytes") from None
-        value_json = result.value_json.encode()
-        if len(value_json) > self._max_answer_bytes:
-            raise AnswerTooLarge(f"the answer has {len(value_json)} bytes, more than {self._max_answer_bytes}")
-        rest: dict[str, Any] = dict(result.metadata)
-        if result.reasoning:
-            rest["reasoning"] = result.reasoning
-        if result.uncertainties:
-            rest["uncertainties"] = list(result.uncertainties)
-        try:
-            return answer_beside(value_json, result.confidence, rest, prepared.value_path)
+            return parse_result(raw, self._max_answer_bytes, prepared.value_path)
         except BadResponse:
-            token = prepared.token()
-            if token and token.encode() in value_json:
+            token = prepared.token().encode()
+            if token and token in raw:
                 raise BadResponse("the answer is none, and repeats the secret it was called with: not shown") from None
             raise
 

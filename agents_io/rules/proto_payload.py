@@ -1,4 +1,5 @@
-"""A task's payload as agents over protocol buffers take it: `AgentRequest` and the gateway's `TaskRequest` alike. Pure.
+"""A task's payload as agents over protocol buffers take it, `AgentRequest` and the gateway's `TaskRequest` alike, and what they
+answer. Pure.
 
 In: a `Call`. Out: the message's fields filled in. `task_description` is `payload.task`, else `payload.description`, else
 "analyze"; `data` is `payload.data` if there is one, else the payload without its context. What is no object travels as
@@ -11,11 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 
-from agents_io.errors import Unsupported
-from agents_io.transport import Call
-from schemas.pb.confidence_pb2 import AgentRequest
+from agents_io.errors import AnswerTooLarge, BadResponse, Unsupported
+from agents_io.rules.answer import Path, answer_beside
+from agents_io.transport import Answer, Call
+from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult
 from schemas.pb.gateway_pb2 import TaskRequest
 
 MAX_NESTING = 95
@@ -47,6 +50,27 @@ def fill_request(request: AgentRequest | TaskRequest, call: Call) -> None:
         if payload.get("data") is not None:
             data = payload["data"]
     _fill_struct(request.data, data if isinstance(data, dict) else {"value": data}, 1)
+
+
+def parse_result(raw: bytes, max_value_bytes: int, value_path: Path | None = None) -> Answer:
+    """The answer in the bytes of a `ConfidenceResult`. Raises `BadResponse`, `AnswerTooLarge`.
+
+    >>> parse_result(ConfidenceResult(value_json="[1]", confidence=0.5, reasoning="so").SerializeToString(), 100)
+    Answer(value=[1], confidence=0.5, metadata={'reasoning': 'so'})
+    """
+    try:
+        result = ConfidenceResult.FromString(raw)
+    except DecodeError:
+        raise BadResponse(f"the answer is no ConfidenceResult, {len(raw)} bytes") from None
+    value_json = result.value_json.encode()
+    if len(value_json) > max_value_bytes:
+        raise AnswerTooLarge(f"the answer has {len(value_json)} bytes, more than {max_value_bytes}")
+    rest: dict[str, Any] = dict(result.metadata)
+    if result.reasoning:
+        rest["reasoning"] = result.reasoning
+    if result.uncertainties:
+        rest["uncertainties"] = list(result.uncertainties)
+    return answer_beside(value_json, result.confidence, rest, value_path)
 
 
 def _text(payload: dict[str, Any], name: str) -> str | None:
