@@ -23,6 +23,7 @@ DEFAULT_PAGE = 100
 MAX_PAGE = 1000
 MAX_LABELS = 100
 _ANYWHERE = ("0.0.0.0", "[::]", "")  # noqa: S104 - what an agent may say of itself; nothing is bound here
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 def from_wire(said: pb.AgentRegistration, old: AgentRegistration | None, peer: str, now_ms: int) -> AgentRegistration:
@@ -58,7 +59,8 @@ def from_wire(said: pb.AgentRegistration, old: AgentRegistration | None, peer: s
 
 
 def address(endpoint: str, peer: str) -> str:
-    """`grpc://host:port`. An agent that knows no host of its own is where its request came from. Raises `Rejected`.
+    """`grpc://host:port`. An agent that knows no host of its own is where its request came from; so is one that says localhost
+    from another machine, as existing agents do. Raises `Rejected`.
 
     >>> address("agent:7000", ""), address("0.0.0.0:7000", "ipv4:10.0.0.7:51000"), address("grpcs://a:1", "")
     ('grpc://agent:7000', 'grpc://10.0.0.7:7000', 'grpcs://a:1')
@@ -69,8 +71,11 @@ def address(endpoint: str, peer: str) -> str:
     host, _, port = rest.rpartition(":")
     if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536):
         raise Rejected("validate", f"endpoint: must be host:port of a gRPC agent, not {endpoint[:80]!r}")
+    came_from = _host_of(peer)
+    if host in _LOOPBACK and came_from and not came_from.startswith(("127.", "[::1]", "[::ffff:127.")):
+        host = came_from
     if host in _ANYWHERE:
-        host = _host_of(peer)
+        host = came_from
         if not host:
             raise Rejected("validate", f"endpoint: names no host: {endpoint[:80]!r}")
     return f"{scheme}://{host}:{port}"

@@ -59,11 +59,15 @@ def test_limits_are_kept_and_a_secret_only_for_the_same_address() -> None:
         (":70", "ipv6:%5Bfe80::1%5D:5000", "grpc://[fe80::1]:70"),
         ("[::]:70", "ipv6:[::1]:5000", "grpc://[::1]:70"),
         ("[::1]:70", "", "grpc://[::1]:70"),
+        ("localhost:70", "ipv4:10.0.0.7:5000", "grpc://10.0.0.7:70"),
+        ("localhost:70", "ipv4:127.0.0.1:5000", "grpc://localhost:70"),
+        ("localhost:70", "ipv6:%5B::1%5D:5000", "grpc://localhost:70"),
+        ("127.0.0.1:70", "ipv6:%5B::ffff:10.0.0.7%5D:5000", "grpc://[::ffff:10.0.0.7]:70"),
         ("grpcs://h:70", "", "grpcs://h:70"),
     ],
 )
 def test_where_an_agent_is(endpoint: str, peer: str, found: str) -> None:
-    """One that names no host is where it called from."""
+    """One that names no host, or only this machine from another one, is where it called from."""
     assert from_wire(said(endpoint=endpoint), None, peer, NOW).endpoint == found
 
 
