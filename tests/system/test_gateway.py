@@ -1,4 +1,4 @@
-"""Agents that dial in, on real Kafka: the worker that holds their streams is killed, every task has one good result."""
+"""Agents that dial in, on real Kafka: the worker that holds their streams is killed, and every task has one good result."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -21,11 +22,17 @@ NAMES = [f"dialled-{n}" for n in range(6)]
 TASKS = 1200
 
 
-def worker(broker: str, prefix: str, name: str) -> tuple[Process, str]:
-    """A worker, and where its gateway is."""
+def worker(broker: str, prefix: str, name: str) -> tuple[Process, dict[str, str]]:
+    """A worker and its addresses."""
     options = ("--roles", "dispatch", "--instance-id", name, "--session-timeout", "6s", "-o", "json")
     process = start_worker(broker, prefix, *options, wait=False)
-    return process, json.loads(process.line(90))["grpc"]
+    return process, json.loads(process.line(90))
+
+
+def homes(at: dict[str, str]) -> int:
+    """How many homes a worker owns."""
+    with urlopen(at["web"] + "/api/v1/partitions", timeout=5) as page:  # noqa: S310 - our own worker
+        return len({row["partition"] for row in json.loads(page.read())})
 
 
 def calls(logs: list[Path]) -> list[dict[str, Any]]:
@@ -36,7 +43,7 @@ def calls(logs: list[Path]) -> list[dict[str, Any]]:
 def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
     kafka: KafkaCluster, prefix: str, tmp_path: Path
 ) -> None:
-    """SIGKILL with calls under way, some agents' homes on the worker killed, others' not; the agents dial in elsewhere."""
+    """SIGKILL with calls under way; some agents have their home on the worker killed, some not; all dial in elsewhere."""
     broker = kafka.bootstrap_servers
     apply_topics(broker, prefix)
     register(broker, prefix, *({"id": name, "endpoint": f"gateway://{name}", "limits": WIDE} for name in NAMES))
@@ -51,9 +58,9 @@ def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
                 "--id",
                 name,
                 "--gateway",
-                at_victim,
+                at_victim["grpc"],
                 "--gateway",
-                at_survivor,
+                at_survivor["grpc"],
                 "--delay-ms",
                 "60",
                 "--log",
@@ -68,6 +75,8 @@ def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
         end = time.monotonic() + 60
         while len(calls(logs)) < TASKS // 4 and time.monotonic() < end:
             time.sleep(0.05)
+        assert homes(at_victim), "the worker to be killed owns no home"
+        assert homes(at_survivor), "the worker to be killed owns every home"
         victim.kill()
         killed_at = time.time()
         found = [json.loads(message.value()) for message in results.until(TASKS, 90, quiet_s=3)]

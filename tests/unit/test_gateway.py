@@ -13,7 +13,7 @@ import pytest
 from agents_io.errors import AgentError, CallTimeout, ConnectionFailed, InternalError, RateLimited, Unsupported
 from agents_io.fake_steps import answer, compute, hang
 from agents_io.gateway_fake import GatewayFakeAgent
-from agents_io.gateway_relay import Route
+from agents_io.gateway_relay import RelayService, Route
 from agents_io.gateway_stream import NotHere, Stream
 from agents_io.gateway_transport import HopLost
 from agents_io.grpc_services import method
@@ -279,18 +279,19 @@ async def test_a_request_given_up_before_it_was_written_is_never_sent() -> None:
     stream.ready.set()
     with pytest.raises(TimeoutError):
         await stream.ask(TaskRequest(task_id="t1"), 0.05)
-    kept = asyncio.create_task(stream.ask(TaskRequest(task_id="t2"), 5.0))
-    await asyncio.sleep(0)
-    stream.end("over", blame=False)
     written: list[Any] = []
 
     class Context:
         async def write(self, message: Any) -> None:
             written.append(message)
+            if message.request_id == "k-2":
+                stream.answered(AgentToControlPlane(request_id="k-2", task_result=TaskResult(value_json="1")))
 
-    await stream.write(Context())
-    assert written == []
-    assert len(await ends(kept)) == 1
+    asking = asyncio.create_task(stream.ask(TaskRequest(task_id="t2"), 5.0))
+    writing = asyncio.create_task(stream.write(Context()))
+    assert (await asking).task_result.value_json == "1"
+    assert [message.request_id for message in written] == ["k-2"]
+    writing.cancel()
 
 
 async def test_pings_when_there_is_nothing_else_to_say() -> None:
@@ -406,6 +407,29 @@ async def test_the_hop_asks_for_the_shared_token(monkeypatch: pytest.MonkeyPatch
             assert "s3cret" not in caught.value.message
             assert not caught.value.counts_against_agent
         assert len(agent.calls) == 1
+
+
+async def test_without_a_shared_token_the_hop_is_for_this_machine_alone() -> None:
+    """Whoever reaches the port from elsewhere cannot call agents through it, also knowing the node's name."""
+    async with node(Book()) as here, GatewayFakeAgent("a", gateways=[here.address]) as agent:
+
+        class Abort(Exception):
+            pass
+
+        class Context:
+            def invocation_metadata(self) -> Any:
+                return (("node", "n1"), ("agent-bin", b"a"))
+
+            def peer(self) -> str:
+                return "ipv4:10.0.0.9:4711"
+
+            async def abort(self, code: grpc.StatusCode, why: str) -> None:
+                raise Abort(code, why)
+
+        with pytest.raises(Abort, match=r"gateway\.relay_token") as caught:
+            await RelayService(here.gateway, None)._ask(TaskRequest(task_id="t", timeout_ms=100), Context())
+        assert caught.value.args[0] is grpc.StatusCode.PERMISSION_DENIED
+        assert len(agent.calls) == 0
 
 
 async def test_the_hop_is_bounded() -> None:
