@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -33,6 +34,7 @@ log = structlog.get_logger(__name__)
 HELLO_TIMEOUT_S = 15.0
 """How long a connection may take to say hello, and then to be registered."""
 OPENING_LOOK_S = 0.25
+COUNTED = ("answered", "late", "unknown", "stray")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ class Gateway:
         self._max_sessions = max_sessions
         self._token = token
         self._streams: dict[str, Stream] = {}
-        self._connections = 0
+        self._all: set[Stream] = set()
+        self._past: Counter[str] = Counter()
         self._closing = False
 
     # What others ask
@@ -121,9 +124,9 @@ class Gateway:
         return {name: found for name in self._streams if (found := self.presence(name)) is not None}
 
     def counters(self) -> dict[str, int]:
-        """Sums over the sessions that are open: answered, late, unknown, stray."""
-        names = ("answered", "late", "unknown", "stray")
-        return {name: sum(getattr(s.session.counters, name) for s in self._streams.values()) for name in names}
+        """Since the start: answers taken; those that came late, or to nothing that was asked; messages out of place; refusals."""
+        found = {name: self._past[name] + sum(getattr(s.session.counters, name) for s in self._all) for name in COUNTED}
+        return found | {"refused": self.refused}
 
     async def ask(self, agent_id: str, request: TaskRequest, timeout_s: float) -> AgentToControlPlane:
         """One request. Raises `NotHere`, `TooMany`, `StreamLost`, `TimeoutError`; it and a cancellation reach the agent."""
@@ -148,7 +151,7 @@ class Gateway:
         for stream in list(self._streams.values()):
             stream.end("the worker is stopping", blame=False, code=grpc.StatusCode.UNAVAILABLE)
         end = time.monotonic() + GOODBYE_TIMEOUT_S
-        while self._connections and time.monotonic() < end:  # noqa: ASYNC110 - the handlers end by themselves
+        while self._all and time.monotonic() < end:  # noqa: ASYNC110 - the handlers end by themselves
             await asyncio.sleep(0.01)
 
     # What agents do
@@ -158,17 +161,16 @@ class Gateway:
         shown = _bearer(context)
         if self._closing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this worker is stopping; connect to another")
-        if self._connections >= self._max_sessions:
+        if len(self._all) >= self._max_sessions:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "this worker has as many agents as it may")
         await self._authorise(shown, context)
-        self._connections += 1
         stream = Stream(secrets.token_hex(8), self._config)
+        self._all.add(stream)
         writer = asyncio.create_task(stream.write(context), name="gateway-write")
         reader = asyncio.create_task(self._read(stream, context, shown), name="gateway-read")
         try:
             await self._watch(stream, writer, reader)
         finally:
-            self._connections -= 1
             self._leave(stream)
             for task in (reader, writer):
                 task.cancel()
@@ -275,6 +277,9 @@ class Gateway:
 
     def _leave(self, stream: Stream) -> None:
         stream.end("it hung up", blame=True)
+        self._all.discard(stream)
+        for name in COUNTED:
+            self._past[name] += getattr(stream.session.counters, name)
         if self._holds(stream):
             del self._streams[stream.session.agent_id]
             self._registrar.left(stream.session.agent_id, stream.session.key, stream.why)

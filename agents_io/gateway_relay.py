@@ -39,6 +39,8 @@ SERVICE = "parallax.internal.GatewayRelay"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 SURPLUS_S = 1.0
 """How much longer than the call itself the hop may last: the holder's own word comes first."""
+_KEEPALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
+"""A worker whose machine went away without a word ends its calls in seconds, not at their deadlines."""
 _HOP_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
 
@@ -124,7 +126,7 @@ class RelayClient:
         """`credentials`: for TLS between workers; None: plain."""
         self._token = token
         self._credentials = credentials
-        self._channels = Channels(max_message_bytes=MAX_MESSAGE_BYTES)
+        self._channels = Channels(max_message_bytes=MAX_MESSAGE_BYTES, options=_KEEPALIVE)
 
     async def ask(self, route: Route, agent_id: str, request: TaskRequest, timeout_s: float) -> AgentToControlPlane:
         """One call. Raises `NotHere`, `TooMany`, `StreamLost`, `TimeoutError`, `AgentError`; cancelling it reaches the agent."""

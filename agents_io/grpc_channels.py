@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,8 +58,10 @@ class Channels:
         max_message_bytes: int,
         max_channels: int = MAX_CHANNELS,
         idle_s: float = IDLE_S,
+        options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        self._options = _options(max_message_bytes, idle_s)
+        """`options`: gRPC's own."""
+        self._options = [*_options(max_message_bytes, idle_s), *options]
         self._max_channels = max_channels
         self._idle_s = idle_s
         self._lines: OrderedDict[Place, Line] = OrderedDict()

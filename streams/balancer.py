@@ -14,6 +14,7 @@ from typing import Protocol
 from schemas.messages import AgentRegistration, AgentStanding, Task
 from schemas.partitioning import murmur2
 from streams.rules.balancing import PRIOR_CONFIDENCE, Candidate, admitted, draws, pick
+from streams.rules.gateway_claim import takes_tasks
 from streams.rules.routing import capable
 from streams.settings import Settings
 from streams.standings import Standings
@@ -133,6 +134,7 @@ class Balancer:
         standing = self._standings.get(agent.id)
         if standing is not None:
             _known(found, standing)
+        found.well = found.well and takes_tasks(agent)
         found.load += self._since(agent.id, now_ms, found.known_at)
         return found
 

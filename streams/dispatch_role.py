@@ -80,7 +80,7 @@ class DispatchRole:
         self._controls = ControlTable(self._options, settings.topic_prefix, self._cancel, self._clear)
         self.agents = AgentTable(self._options, settings.topic_prefix)
         self.standings = Standings()
-        self._gateway = GatewayStation(settings, self.agents, self._sink, self._here)
+        self._gateway = GatewayStation(settings, self.agents, self._sink, self._here, registry)
         self._transports = self._all_transports()
         self._parts = self._shared(registry)
         self.engine = self._over_homes()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from agents_io.gateway import Gateway
 from agents_io.gateway_relay import RelayClient, RelayService
@@ -28,6 +29,7 @@ from schemas.pb import gateway_pb2
 from schemas.topics import full_name
 from streams.agent_table import AgentTable
 from streams.event_sink import EventSink
+from streams.gateway_metrics import GatewayMetrics
 from streams.gateway_registry import GatewayRegistry
 from streams.gateway_sweeper import GatewaySweeper
 from streams.rules.gateway_claim import OWN_HEADER, Place
@@ -41,10 +43,18 @@ WRITE_TIMEOUT_S = 8.0
 class GatewayStation:
     """`here`: whether an agent's home is this worker's."""
 
-    def __init__(self, settings: Settings, agents: AgentTable, sink: EventSink, here: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        agents: AgentTable,
+        sink: EventSink,
+        here: Callable[[str], bool],
+        metrics: CollectorRegistry,
+    ) -> None:
         given = settings.gateway
         self.node = secrets.token_hex(8)
         self._advertise = settings.grpc_advertise
+        self._drain_s = settings.dispatch.drain_timeout / 1000
         self._sink = sink
         self._topic = full_name("agents", settings.topic_prefix)
         self._recorder = Recorder(settings.app_id, "gateway", settings.topic_prefix, f"{settings.app_id}-dispatch")
@@ -58,6 +68,7 @@ class GatewayStation:
             token=_secret(given.agent_token),
         )
         self.registry.drop = self.gateway.drop
+        metrics.register(GatewayMetrics(self.gateway))
         relay_token = _secret(given.relay_token)
         relay = RelayClient(relay_token)
         self._relay_service = RelayService(self.gateway, relay_token)
@@ -92,11 +103,11 @@ class GatewayStation:
         ]
 
     async def stop(self) -> None:
-        """Close every stream; what others must know of it is written."""
+        """Let calls of other workers end, within `dispatch.drain_timeout`; close every stream; write what others must know."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.gateway.close()
+        await self.gateway.close(self._drain_s)
         await self.registry.flush()
 
     async def _write(self, agent_id: str, value: bytes | None, mark: str) -> Place:

@@ -66,6 +66,16 @@ def where_of(agent: AgentRegistration | None) -> Where | None:
     return Where(*texts) if all(texts) else None
 
 
+def takes_tasks(agent: AgentRegistration) -> bool:
+    """Whether a task that names no agent may go to this one: false for one that dials in, and is away or leaving.
+
+    >>> takes_tasks(AgentRegistration(id="a", endpoint="gateway://a")), takes_tasks(AgentRegistration(id="b", endpoint="http://h"))
+    (False, True)
+    """
+    where = where_of(agent)
+    return agent.transport != "gateway" or (where is not None and where.status in ("healthy", "degraded"))
+
+
 def judge(key: str, place: Place | None, record: AgentRegistration | None, at: Place, mark: str) -> Verdict:
     """What a record means for the connection `key`, whose own record lies at `place` (None: not known yet). `mark`: its header.
 

@@ -114,6 +114,10 @@ async def test_agent_is_called_through_the_worker_it_dialled_whoever_owns_its_ho
         await pipeline.tasks(range(40), [here, there], payload=payload, **FRESH)
         await pipeline.send("tasks", [(None, {"id": "any", "type": "agent", "capabilities": ["look"], "payload": {}})])
         results = await pipeline.results([*(f"t{n}" for n in range(40)), "any"])
+        pipeline.web = at_first["web"]
+        _, metrics = await pipeline.get("/metrics")
+        assert 'parallax_gateway_agents{status="healthy"} 2.0' in metrics
+        assert 'parallax_gateway_messages_total{kind="answered"} 41.0' in metrics
     assert {result["status"] for result in results.values()} == {"success"}, results
     assert results["any"]["agentId"] == here
     assert results["t1"]["result"] == {"did": "sum it", "data": {"n": [1.0, 2.0]}}

@@ -268,7 +268,7 @@ async def test_late_unknown_and_double_answers_are_ignored_and_counted() -> None
             agent.say(AgentToControlPlane(request_id=request_id, task_result=lie))
         found = await asyncio.gather(*(call(here, f"t{n}", body=b"%d" % n) for n in range(2, 5)))
         assert [end.value for end in found] == [2, 3, 4]
-        assert here.gateway.counters() == {"answered": 3, "late": 1, "unknown": 3, "stray": 0}
+        assert here.gateway.counters() == {"answered": 3, "late": 1, "unknown": 3, "stray": 0, "refused": 0}
 
 
 async def test_a_request_given_up_before_it_was_written_is_never_sent() -> None:

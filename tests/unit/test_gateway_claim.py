@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from schemas.messages import AgentRegistration
+from schemas.messages import AgentRegistration, Task
+from streams.balancer import Balancer
 from streams.rules.gateway_claim import MAX_METADATA, Place, Where, compose, judge, where_of
+from streams.settings import Settings
+from streams.standings import Standings
 
 OURS, BEFORE, AFTER = Place(0, 5), Place(0, 4), Place(0, 6)
 
@@ -78,6 +82,21 @@ def test_what_an_operator_gave_stays() -> None:
     }
     AgentRegistration.model_validate(found)
     assert compose("a b", "", ("hear", "hear"), {}, where, base)["capabilities"] == ["hear"]
+
+
+@pytest.mark.parametrize(
+    ("status", "chosen"), [("healthy", "a"), ("degraded", "a"), ("draining", None), ("away", None), (None, None)]
+)
+def test_no_task_that_names_nobody_goes_to_an_agent_that_is_not_there(status: str | None, chosen: str | None) -> None:
+    """The record alone tells; no health check has to find out first."""
+    agents = SimpleNamespace(version=1, get=lambda name: agent, all=lambda: [agent])
+    agent = record("k" if status else None, status or "")
+    balancer = Balancer(agents, Standings(), Settings(), lambda: 1_000_000)
+    task = Task.model_validate({"id": "t", "type": "agent", "capabilities": ["see"], "payload": 1})
+    agent = agent.model_copy(update={"capabilities": ["see"]})
+    found = balancer.choose(task)
+    assert (None if found is None else found.id) == chosen
+    assert balancer.capable(task)
 
 
 def test_metadata_is_bounded() -> None:
