@@ -475,7 +475,7 @@ class AgentStanding(Message):
     reason: Literal["", "checks", "calls"] = ""
     ejected_until: Timestamp | None = None
     load: Count = 0
-    concurrency: Annotated[int, Field(ge=1)] = 1
+    concurrency: Annotated[int, Field(ge=1)] | None = None
     response_time: Milliseconds | None = None
     confidence: Ratio | None = None
 

@@ -24,6 +24,8 @@ FRESH_MS = 100
 ON_THE_WAY_MS = 300
 """A task sent shortly before its agent's standing was written may not be counted in it."""
 SENT_MS = 30_000
+LOAD_MS = 30_000
+"""A busy agent's standing is written every ten seconds: what is older is of a home that died."""
 MAX_SENT = 1000
 TRIALS = 3
 """As many as a half-open circuit lets through."""
@@ -133,7 +135,7 @@ class Balancer:
             found.open_until = float("inf")
         standing = self._standings.get(agent.id)
         if standing is not None:
-            _known(found, standing)
+            _known(found, standing, now_ms)
         found.well = found.well and takes_tasks(agent)
         found.load += self._since(agent.id, now_ms, found.known_at)
         return found
@@ -159,10 +161,11 @@ def _oldest(trials: deque[int] | None) -> int:
     return trials[0] if trials is not None and len(trials) == TRIALS else 0
 
 
-def _known(found: Candidate, standing: AgentStanding) -> None:
+def _known(found: Candidate, standing: AgentStanding, now_ms: int) -> None:
     found.known_at = standing.at
-    found.load = standing.load
-    found.concurrency = standing.concurrency
+    if now_ms - standing.at < LOAD_MS:
+        found.load = standing.load
+    found.concurrency = standing.concurrency or found.concurrency
     found.response_ms = standing.response_time
     found.confidence = standing.confidence
     found.well = standing.healthy or standing.reason != "checks"

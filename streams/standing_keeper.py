@@ -23,6 +23,8 @@ from streams.settings import Settings
 from streams.standings import Standings
 
 LOOK_S = 1.0
+REPEAT_MS = 10_000
+"""An agent that does something is told of this often, moved or not: what is old is trusted less."""
 MOVED = 0.2
 """Times and confidence have moved when they differ by this share."""
 
@@ -169,7 +171,9 @@ def _moved(told: AgentStanding, now: AgentStanding) -> bool:
         return True
     if now.open_until is not None and abs(now.open_until - (told.open_until or 0)) > 1000:
         return True
-    if abs(now.load - told.load) > max(1, now.concurrency // 4) or (now.load == 0) != (told.load == 0):
+    if now.at - told.at >= REPEAT_MS:
+        return True
+    if abs(now.load - told.load) > max(1, (now.concurrency or 1) // 4) or (now.load == 0) != (told.load == 0):
         return True
     return _differs(told.response_time, now.response_time) or _differs(told.confidence, now.confidence)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import settings
@@ -12,14 +13,33 @@ from agents_io.rules.breaker import Breaker, BreakerConfig, Permit
 from tests.support.agents import NaiveBreaker, Probe
 
 KINDS = {"open": "open", "half-open": "half_open", "close": "closed"}
+outcomes = st.sampled_from(["success", "failure", "neutral"])
 quarters = st.integers(0, 30).map(lambda n: n / 4)
 
 
 class BreakerMachine(RuleBasedStateMachine):
     """Permits, states and transitions must agree at every moment."""
 
-    @initialize(threshold=st.integers(1, 3), probes=st.integers(1, 3), successes=st.integers(1, 4))
-    def begin(self, threshold: int, probes: int, successes: int) -> None:
+    @initialize(
+        standard=st.booleans(),
+        threshold=st.integers(1, 3),
+        probes=st.integers(1, 3),
+        successes=st.integers(1, 4),
+        failure_rate=st.none() | st.sampled_from([0.25, 0.5, 1.0]),
+        slow_rate=st.none() | st.sampled_from([0.25, 0.5, 1.0]),
+        minimum=st.integers(1, 5),
+    )
+    def begin(
+        self,
+        standard: bool,
+        threshold: int,
+        probes: int,
+        successes: int,
+        failure_rate: float | None,
+        slow_rate: float | None,
+        minimum: int,
+    ) -> None:
+        """`standard`: 5 failures in a rolling 60 s, open 30 s, at most 3 probes, 3 successes close."""
         config = BreakerConfig(
             failure_threshold=threshold,
             reset_timeout_s=3.0,
@@ -27,7 +47,16 @@ class BreakerMachine(RuleBasedStateMachine):
             probes=probes,
             successes_to_close=successes,
             probe_lease_s=5.0,
+            failure_rate=failure_rate,
+            minimum_calls=minimum,
+            slow_rate=slow_rate,
+            slow_call_s=None if slow_rate is None else 2.0,
         )
+        self.scale = 10.0 if standard else 1.0
+        if standard:
+            config = BreakerConfig()
+            shown = (config.failure_threshold, config.monitoring_period_s, config.reset_timeout_s)
+            assert (*shown, config.probes, config.successes_to_close) == (5, 60.0, 30.0, 3, 3)
         self.now = 0.0
         self.breaker = Breaker(config)
         self.model = NaiveBreaker(config)
@@ -36,11 +65,15 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule(step=quarters)
     def sleep(self, step: float) -> None:
-        self.now += step
+        self.now += step * self.scale
 
     @rule()
     def sleep_until_available(self) -> None:
-        self.now = self.breaker.available_at(self.now)
+        until = self.breaker.available_at(self.now)
+        if until == float("inf"):
+            assert self.model.config.mode == "open"
+            return
+        self.now = until
         assert self.model.permits(self.now), "available_at must never name a time at which nothing is to be had"
 
     @rule()
@@ -51,13 +84,29 @@ class BreakerMachine(RuleBasedStateMachine):
             self.out.append((permit, probe))
 
     @precondition(lambda self: self.out)
-    @rule(which=st.integers(0, 9), outcome=st.sampled_from(["success", "failure", "neutral"]), keep=st.booleans())
-    def record(self, which: int, outcome: Any, keep: bool) -> None:
+    @rule(which=st.integers(0, 9), outcome=outcomes, took=quarters, keep=st.booleans())
+    def record(self, which: int, outcome: Any, took: float, keep: bool) -> None:
         """`keep`: the same permit may be handed back again later."""
-        index = which % len(self.out)
+        index = which if which < len(self.out) else which % len(self.out)
         permit, probe = self.out[index] if keep else self.out.pop(index)
-        self.breaker.record(permit, outcome, self.now)
-        self.model.record(probe, outcome, self.now)
+        self.breaker.record(permit, outcome, self.now, took)
+        self.model.record(probe, outcome, self.now, took)
+
+    @rule(how_often=st.integers(2, 6), outcome=outcomes, took=quarters)
+    def calls_in_a_row(self, how_often: int, outcome: Any, took: float) -> None:
+        """Each begins and ends, as far as they are let through: enough to trip, or to close."""
+        for _ in range(how_often):
+            before = len(self.out)
+            self.acquire()
+            if len(self.out) > before:
+                self.record(before, outcome, took, keep=False)
+
+    @rule(mode=st.sampled_from(["auto", "auto", "open", "disabled"]))
+    def by_hand(self, mode: Any) -> None:
+        """Somebody opens the circuit, switches it off, or lets it be."""
+        config = replace(self.breaker.config, mode=mode)
+        self.breaker.reconfigure(config)
+        self.model.config = config
 
     @rule()
     def move(self) -> None:

@@ -28,16 +28,21 @@ class NaiveBreaker:
     probes: list[Probe] = field(default_factory=list)
     successes: int = 0
     log: list[tuple[str, float]] = field(default_factory=list)
+    ends: list[tuple[float, bool, bool]] = field(default_factory=list)
+    """Of calls made while closed: when, failed, slow."""
 
     def turn(self, mode: str, now: float) -> None:
         """Enter a state."""
         self.mode, self.era, self.since, self.probes, self.successes = mode, self.era + 1, now, [], 0
+        self.ends = []
         if mode == "closed":
             self.failures = []
         self.log.append((mode, now))
 
     def permits(self, now: float) -> bool:
         """Whether a call would be let through now."""
+        if self.config.mode != "auto":
+            return self.config.mode == "disabled"
         if self.mode == "closed":
             return True
         if self.mode == "open":
@@ -49,6 +54,8 @@ class NaiveBreaker:
         """A permit, or None."""
         if not self.permits(now):
             return None
+        if self.config.mode == "disabled":
+            return Probe(-1, float("inf"))
         if self.mode == "open":
             self.turn("half_open", now)
         probe = Probe(self.era, now + self.config.probe_lease_s)
@@ -56,23 +63,47 @@ class NaiveBreaker:
             self.probes.append(probe)
         return probe
 
-    def record(self, probe: Probe, outcome: str, now: float) -> None:
+    def shares_trip(self, now: float) -> bool:
+        """Whether the calls of the window are failed or slow too often. A bucket leaves as a whole, with its first call."""
+        config, window_s = self.config, self.config.monitoring_period_s
+        buckets: list[tuple[float, list[tuple[bool, bool]]]] = []
+        for at, failed, slow in self.ends:
+            if not buckets or at - buckets[-1][0] >= window_s / 30:
+                buckets.append((at, []))
+            buckets[-1][1].append((failed, slow))
+        calls = [call for begin, some in buckets if begin + window_s > now for call in some]
+        if len(calls) < config.minimum_calls:
+            return False
+        failures, slows = sum(failed for failed, _ in calls), sum(slow for _, slow in calls)
+        by_failures = config.failure_rate is not None and failures >= config.failure_rate * len(calls)
+        return by_failures or (config.slow_rate is not None and slows >= config.slow_rate * len(calls))
+
+    def record(self, probe: Probe, outcome: str, now: float, took_s: float = 0.0) -> None:
         """What came of a permit."""
+        slow_s = self.config.slow_call_s
+        slow = slow_s is not None and outcome != "neutral" and took_s >= slow_s
         if probe.era != self.era or (self.mode == "half_open" and probe.settled):
             return
         probe.settled = True
-        if outcome == "failure":
+        if self.mode == "closed" and outcome != "neutral":
+            self.ends.append((now, outcome == "failure", slow))
+        if outcome == "failure" or (slow and self.mode == "half_open"):
             self.failures.append(now)
             recent = [at for at in self.failures if now - at < self.config.monitoring_period_s]
-            if self.mode == "half_open" or len(recent) >= self.config.failure_threshold:
+            counted = self.config.failure_rate is None and len(recent) >= self.config.failure_threshold
+            if self.mode == "half_open" or counted:
                 self.turn("open", now)
         elif outcome == "success" and self.mode == "half_open":
             self.successes += 1
             if self.successes >= self.config.successes_to_close:
                 self.turn("closed", now)
+        if self.mode == "closed" and outcome != "neutral" and self.ends and self.shares_trip(now):
+            self.turn("open", now)
 
     def shut_until(self, now: float) -> float:
         """No call before this time, whatever happens."""
+        if self.config.mode != "auto":
+            return now if self.config.mode == "disabled" else float("inf")
         return max(now, self.since + self.config.reset_timeout_s) if self.mode == "open" else now
 
 

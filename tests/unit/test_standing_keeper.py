@@ -1,0 +1,221 @@
+"""What is told of agents, and when: at changes, sparingly, and news of health exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from prometheus_client import CollectorRegistry
+
+from agents_io.caller import Caller
+from agents_io.errors import ServerError
+from schemas.codec import decode
+from schemas.messages import AgentRegistration, AgentStanding
+from streams.metrics import DispatchMetrics
+from streams.rules.records import Output
+from streams.standing_keeper import REPEAT_MS, StandingKeeper
+from tests.support.dispatching import Dispatching
+from tests.support.homes import until
+
+
+class Rig(Dispatching):
+    """A handler with one agent that can be asked by capability, and a keeper whose records come back to its table."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.records: list[AgentStanding] = []
+        self.news: list[tuple[str, dict[str, Any]]] = []
+        self.keeper = self.another()
+
+    def another(self) -> StandingKeeper:
+        """A keeper that knows nothing but the topic."""
+        return StandingKeeper(
+            lambda: [self.handler.callers],
+            self.standings,
+            self.settings,
+            self.recorder,
+            self.keep,
+            DispatchMetrics(CollectorRegistry()),
+            self.wall_ms,
+        )
+
+    def keep(self, output: Output) -> None:
+        """As the broker would."""
+        if output.topic == "standings":
+            standing = decode(AgentStanding, output.value or b"", output.headers)
+            self.records.append(standing)
+            self.standings.note(standing)
+        else:
+            event = orjson.loads(output.value or b"")
+            self.news.append((event["type"], event["data"]))
+
+    @property
+    def caller(self) -> Caller:
+        """Of `a1`."""
+        return self.handler.callers["a1"]
+
+
+async def test_told_when_something_moved_and_not_otherwise() -> None:
+    """One record for what is new; none for a look that finds the same; again after a while if it goes on working."""
+    rig = Rig()
+    rig.take(0, metadata={"cache": False})
+    await rig.result(0)
+    for _ in range(5):
+        rig.keeper.look()
+    [told] = rig.records
+    assert (told.agent_id, told.circuit, told.healthy, told.load, told.confidence) == ("a1", "closed", True, 0, 0.9)
+    assert told.concurrency == 10
+    rig.transport.gate.clear()
+    for offset in range(1, 6):
+        rig.take(offset, metadata={"cache": False})
+    await until(lambda: len(rig.transport.calls) == 6)
+    rig.keeper.look()
+    assert [standing.load for standing in rig.records] == [0, 5]
+    rig.skew_ms += REPEAT_MS
+    rig.keeper.look()
+    assert len(rig.records) == 2, "it did nothing since"
+    rig.transport.gate.set()
+    await rig.result(5)
+    rig.keeper.look()
+    assert rig.records[-1].load == 0
+    assert rig.news == []
+    rig.handler.close()
+
+
+async def test_a_circuit_is_told_with_its_end() -> None:
+    """Open until then; half open when the wait is over, without any call."""
+    rig = Rig(breaker={"failure_threshold": 1, "reset_timeout": 200}, health={"eject_after": 0})
+    rig.transport.script.append(ServerError("500"))
+    rig.take(0, metadata={"retries": 0})
+    await rig.result(0)
+    rig.keeper.tell("a1", rig.caller)
+    assert rig.records[-1].circuit == "open"
+    assert 0 < (rig.records[-1].open_until or 0) - rig.records[-1].at <= 200
+    await asyncio.sleep(0.25)
+    rig.keeper.look()
+    assert (rig.records[-1].circuit, rig.records[-1].open_until) == ("half_open", None)
+    rig.handler.close()
+
+
+async def test_an_ejection_is_news_twice() -> None:
+    """Unhealthy when calls failed in a row, healthy when its time is over; each told once."""
+    rig = Rig(breaker={"failure_threshold": 99}, health={"eject_after": 2, "eject_time": 150}, retry={"max_retries": 0})
+    rig.transport.script.extend([ServerError("500"), ServerError("500")])
+    for offset in range(2):
+        rig.take(offset)
+        await rig.result(offset)
+    for _ in range(3):
+        rig.keeper.look()
+    [(kind, data)] = rig.news
+    assert (kind, data["agentId"], data["reason"]) == ("agent:unhealthy", "a1", "calls")
+    assert rig.records[-1].ejected_until is not None
+    await asyncio.sleep(0.2)
+    for _ in range(3):
+        rig.keeper.look()
+    assert [kind for kind, _ in rig.news] == ["agent:unhealthy", "agent:healthy"]
+    rig.handler.close()
+
+
+async def test_checks_are_news_at_the_change_also_after_a_move() -> None:
+    """Three failed checks, then the home moves: the next owner says nothing until two have passed."""
+    rig = Rig()
+    for well in (True, False, False, False, False):
+        rig.keeper.checked("a1", None, well)
+    assert rig.news == [("agent:unhealthy", {"agentId": "a1", "reason": "checks"})]
+    rig.keeper = rig.another()
+    for well in (False, True):
+        rig.keeper.checked("a1", None, well)
+    assert len(rig.news) == 1
+    assert not rig.standings.get("a1").healthy  # type: ignore[union-attr]
+    rig.keeper.checked("a1", None, True)
+    assert [kind for kind, _ in rig.news] == ["agent:unhealthy", "agent:healthy"]
+    assert rig.standings.get("a1").healthy  # type: ignore[union-attr]
+    rig.handler.close()
+
+
+async def test_an_agent_that_is_gone_is_forgotten() -> None:
+    """A tombstone; and what is known of homes that moved away is dropped."""
+    rig = Rig()
+    rig.take(0)
+    await rig.result(0)
+    rig.keeper.look()
+    sent: list[Output] = []
+    rig.keeper._emit = sent.append
+    rig.keeper.gone("a1")
+    [tombstone] = sent
+    assert (tombstone.topic, tombstone.key, tombstone.value) == ("standings", b"a1", None)
+    rig.keeper.look()
+    assert "a1" in rig.keeper._told
+    rig.handler._queues.callers.clear()
+    rig.keeper.look()
+    assert rig.keeper._told == {}
+
+
+async def test_limits_of_a_registration_are_kept_by_the_caller() -> None:
+    """Options of a registration reach the guards, at first and when they change."""
+    rig = Rig()
+    rig.register(
+        id="a1",
+        endpoint="http://h",
+        limits={"adaptive": True, "maxConcurrency": 4},
+        breaker={"failureRate": 0.5, "minimumCalls": 3, "slowRate": 0.5, "slowCallDuration": 100},
+    )
+    rig.take(0)
+    await rig.result(0)
+    config = rig.caller.lane.breaker.config
+    assert (config.failure_rate, config.minimum_calls, config.slow_rate, config.slow_call_s) == (0.5, 3, 0.5, 0.1)
+    assert rig.caller.lane.adaptive is not None
+    assert rig.caller.lane.adaptive.ceiling == 4
+    forced = AgentRegistration.model_validate({"id": "a1", "endpoint": "http://h", "breaker": {"mode": "open"}})
+    rig.agents.known["a1"] = forced
+    rig.handler.agent_changed("a1", forced)
+    assert rig.caller.lane.adaptive is None
+    rig.take(1, metadata={"cache": False})
+    assert (await rig.result(1))["error"]["code"] == "circuit_open"
+    assert len(rig.transport.calls) == 1
+    rig.keeper.look()
+    assert rig.records[-1].circuit == "open"
+    freed = AgentRegistration.model_validate({"id": "a1", "endpoint": "http://h", "breaker": {"mode": "auto"}})
+    rig.agents.known["a1"] = freed
+    rig.handler.agent_changed("a1", freed)
+    rig.take(2, metadata={"cache": False})
+    assert (await rig.result(2))["status"] == "success"
+    rig.keeper.look()
+    assert rig.records[-1].circuit == "closed"
+    rig.handler.close()
+
+
+async def test_guards_move_with_their_home() -> None:
+    """Ejection, adaptive concurrency and the shares of calls are read back; an old snapshot without them still is."""
+    fields = {"breaker": {"failure_threshold": 99, "failure_rate": 0.9}, "health": {"eject_after": 2}}
+    rig = Rig(retry={"max_retries": 0}, **fields)
+    agent = {"id": "a1", "endpoint": "http://h", "limits": {"adaptive": True, "maxConcurrency": 10}}
+    rig.register(**agent)
+    rig.transport.script.extend([ServerError("500"), ServerError("500")])
+    for offset in range(2):
+        rig.take(offset)
+        await rig.result(offset)
+    kept = [output.value or b"" for output in rig.handler.changes()]
+    rig.handler.close()
+    old = []
+    for value in kept:
+        state = orjson.loads(value)
+        if "guard" in state:
+            assert state["guard"]["concurrency"] < 10
+            state["guard"].pop("concurrency")
+            state["guard"].pop("health")
+            state["guard"]["breaker"].pop("rates")
+        old.append(orjson.dumps(state))
+    for values, moved in ((kept, True), (old, False)):
+        other = Dispatching(0, 1, values, **fields)
+        other.register(**agent)
+        other.take(0, id="fresh")
+        await other.result(0)
+        caller = other.handler.callers["a1"]
+        now = asyncio.get_running_loop().time()
+        assert caller.track.ejection.out(now) is moved
+        assert caller.lane.breaker._rates.totals(now).failures == (2 if moved else 0)
+        assert caller.lane.adaptive is not None
+        assert (caller.lane.adaptive.exact < 10) is moved
+        other.handler.close()
