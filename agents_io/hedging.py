@@ -35,14 +35,15 @@ async def race(first: Calling, patience_s: float, second: Callable[[], Calling |
         if not one.done() and (calling := second()) is not None:
             running.add(asyncio.create_task(calling))
         left = set(running)
-        ended: asyncio.Task[Answer] | None = None
-        while left and (ended is None or _failed(ended) is not None):
+        winner: asyncio.Task[Answer] | None = None
+        while left and winner is None:
             done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-            ended = next((task for task in done if _failed(task) is None), one)
-        came_first = (_failed(one) or one.result()) if one.done() else None
-        if ended is None or (error := _failed(ended)) is None:
-            return Race((ended or one).result(), came_first)
-        return Race(error, came_first)
+            winner = next((task for task in done if _failed(task) is None), None)
+        if winner is not None:
+            return Race(winner.result(), (_failed(one) or one.result()) if one.done() else None)
+        why = _failed(one)
+        assert why is not None  # noqa: S101 - every call ended, and none with an answer
+        return Race(why, why)
     finally:
         for task in running:
             task.cancel()
@@ -50,9 +51,7 @@ async def race(first: Calling, patience_s: float, second: Callable[[], Calling |
 
 
 def _failed(task: asyncio.Task[Answer]) -> AgentError | None:
-    """The error a call ended with; None for an answer. Raises what is no `AgentError`. Still running: none yet."""
-    if not task.done():
-        return None
+    """The error a call ended with; None for an answer. Raises what is no `AgentError`."""
     error = task.exception()
     if error is None or isinstance(error, AgentError):
         return error

@@ -8,6 +8,7 @@ registered anew. It decides nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
@@ -54,6 +55,8 @@ class HealthChecks:
         self._mute: set[str] = set()
         self._due: list[tuple[float, str]] = []
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._ended = asyncio.Event()
+        """A place became free for another check."""
 
     async def run(self) -> None:
         """Until cancelled; at once if nobody is to be asked."""
@@ -63,8 +66,10 @@ class HealthChecks:
             while True:
                 self.look()
                 now = self._loop.time()
+                self._ended.clear()
                 first = self._due[0][0] if self._due and len(self._running) < self._at_once else now + LOOK_S
-                await asyncio.sleep(min(LOOK_S, max(0.01, first - now)))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ended.wait(), min(LOOK_S, max(0.01, first - now)))
         finally:
             for task in self._running.values():
                 task.cancel()
@@ -111,6 +116,8 @@ class HealthChecks:
             log.exception("a health check broke", agent_id=agent.id, error=repr(error))
             well = False
         finally:
+            if len(self._running) >= self._at_once:
+                self._ended.set()
             self._running.pop(agent.id, None)
         if agent.id not in self._known:
             return

@@ -1,0 +1,77 @@
+"""Concurrency found by trying: within its bounds, down with overload, up again when used."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents_io.rules.adaptive import AimdLimit
+from agents_io.rules.breaker import Breaker
+from agents_io.rules.lane import Lane, Start
+from agents_io.rules.limiter import SlidingWindow
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 10), st.integers(1, 40)), max_size=200), st.integers(1, 30))
+def test_always_between_one_and_the_ceiling(ends: list[tuple[bool, float, int]], ceiling: int) -> None:
+    """Whatever happens, and after every change by one step at most."""
+    limit, now = AimdLimit(ceiling), 0.0
+    for overload, took, in_flight in ends:
+        now += 0.5
+        before = limit.exact
+        limit.ended(overload=overload, began=now - took, now=now, in_flight=in_flight)
+        assert 1 <= limit.now <= ceiling
+        assert limit.exact <= before or not overload
+        assert limit.exact - before <= 1 / before + 1e-9
+
+
+def test_a_wave_cuts_once_and_the_next_one_again() -> None:
+    """Ten calls begun together fail: one cut. Ten begun after it fail: another."""
+    limit = AimdLimit(100)
+    for n in range(10):
+        limit.ended(overload=True, began=0.0, now=1.0 + n / 100, in_flight=10)
+    assert limit.exact == 90.0
+    for n in range(10):
+        limit.ended(overload=True, began=2.0, now=3.0 + n / 100, in_flight=10)
+    assert limit.exact == 81.0
+
+
+def test_it_grows_only_while_it_is_used() -> None:
+    """Answers with little under way say nothing about more."""
+    limit = AimdLimit(100, 10.0)
+    limit.ended(overload=False, began=0.0, now=1.0, in_flight=4)
+    assert limit.exact == 10.0
+    limit.ended(overload=False, began=0.0, now=1.0, in_flight=5)
+    assert limit.exact == 10.1
+    limit.reconfigure(6)
+    assert (limit.now, limit.ceiling) == (6, 6)
+
+
+def test_the_lane_keeps_to_what_was_found() -> None:
+    """An agent that copes with four at a time settles around that, far below its ceiling, and is used throughout."""
+    lane: Lane[int] = Lane(32, SlidingWindow(1_000_000, 60.0), Breaker(), depth=10_000)
+    lane.adaptive = AimdLimit(32)
+    lane.breaker.reconfigure(lane.breaker.config.__class__(mode="disabled"))
+    for item in range(5_000):
+        lane.push(item, now=0.0, deadline=1e9)
+    now, most = 0.0, []
+    for _ in range(300):
+        starts = lane.poll(now)
+        assert starts
+        most.append(len(starts))
+        now += 1.0
+        for start in starts:
+            lane.finish(start, "success" if len(starts) <= 4 else "failure", now)
+    assert max(most[-100:]) <= 6
+    assert min(most[-100:]) >= 3
+
+
+def test_a_429_is_overload_and_a_refusal_of_the_task_is_not() -> None:
+    """Neutral ends matter only with a wish to be left alone."""
+    lane: Lane[str] = Lane(10, SlidingWindow(1000, 60.0), Breaker(), depth=10)
+    lane.adaptive = AimdLimit(10)
+    for item, pause_s in (("refused", None), ("told to wait", 1.0)):
+        lane.push(item, now=0.0, deadline=60.0)
+        start: Start[str]
+        [start] = lane.poll(0.0)
+        lane.finish(start, "neutral", 0.5, pause_s)
+        assert lane.concurrency == (10 if pause_s is None else 9)

@@ -1,0 +1,204 @@
+"""Two calls for one task: the first answer wins, nothing is left running, and limits and budget hold."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agents_io.caller import Caller, Ticket
+from agents_io.errors import AgentError, CallTimeout, Cancelled, ServerError
+from agents_io.hedging import race
+from agents_io.rules.breaker import Breaker, BreakerConfig
+from agents_io.rules.budget import BudgetConfig, RetryBudget
+from agents_io.rules.lane import Lane
+from agents_io.rules.latency import ENOUGH
+from agents_io.rules.limiter import SlidingWindow
+from agents_io.rules.retry import RetryConfig
+from agents_io.track import Track
+from agents_io.transport import Answer, Call
+from schemas.messages import AgentRegistration
+from tests.support.homes import until
+
+
+class Scripted:
+    """Each call takes so long and ends so; what was cut off is counted."""
+
+    def __init__(self, *steps: tuple[float, Answer | BaseException]) -> None:
+        self.steps = list(steps)
+        self.begun = self.cut = 0
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """The next step."""
+        took, end = self.steps[self.begun]
+        self.begun += 1
+        try:
+            await asyncio.sleep(took)
+        except asyncio.CancelledError:
+            self.cut += 1
+            raise
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+        """Not asked."""
+        return True
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+
+class Ends:
+    """Keeps how tickets ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[Answer | AgentError] = []
+
+    def started(self, ticket: Ticket) -> None:
+        """Not looked at."""
+
+    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+        """Not looked at."""
+
+    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+        """Keep it."""
+        self.ends.append(answer)
+
+    def circuit(self, agent_id: str, transition: Any) -> None:
+        """Not looked at."""
+
+
+LONG, SHORT = 30.0, 0.01
+FIRST, SECOND = Answer("first", 0.9), Answer("second", 0.8)
+
+
+class Rig:
+    """One caller whose agent usually answers within 20 ms."""
+
+    def __init__(self, *steps: tuple[float, Answer | BaseException], **options: Any) -> None:
+        self.transport = Scripted(*steps)
+        self.ends = Ends()
+        self.breaker = Breaker(BreakerConfig(failure_threshold=options.get("threshold", 5)))
+        self.limiter = SlidingWindow(options.get("requests", 100), 60.0)
+        self.lane: Lane[Ticket] = Lane(options.get("concurrency", 10), self.limiter, self.breaker, depth=10)
+        self.track = Track(RetryBudget(BudgetConfig(0.0, options.get("budget", 5))))
+        for _ in range(options.get("known", ENOUGH)):
+            self.track.latency.add(0.02)
+        limits = {"hedge": True} if options.get("agent_hedges") else None
+        agent = AgentRegistration.model_validate({"id": "a", "endpoint": "http://a", "limits": limits})
+        retry = RetryConfig(max_retries=0)
+        self.caller = Caller(agent, self.lane, self.transport, retry, self.ends, random.Random(1), None, self.track)
+
+    def ticket(self, hedge: bool = True) -> Ticket:
+        """A task that allows it."""
+        now = asyncio.get_running_loop().time()
+        return Ticket("t", "t", b"{}", now, now + 60.0, 0, 0, None, hedge=hedge)
+
+    async def end(self, ticket: Ticket | None = None) -> Answer | AgentError:
+        """Send a task and wait for its end."""
+        self.caller.submit(ticket or self.ticket())
+        await until(lambda: bool(self.ends.ends), 20)
+        await asyncio.sleep(0)
+        [end] = self.ends.ends
+        assert (self.lane.in_flight, self.caller.running) == (0, 0)
+        return end
+
+
+async def test_the_second_call_answers_and_the_first_is_cut_off() -> None:
+    """One end, one success for the agent; both calls count for the rate limit; the task was tried once."""
+    rig = Rig((LONG, FIRST), (SHORT, SECOND))
+    ticket = rig.ticket()
+    assert await rig.end(ticket) is SECOND
+    now = asyncio.get_running_loop().time()
+    assert (rig.transport.begun, rig.transport.cut, rig.track.hedges, ticket.attempt) == (2, 1, 1, 1)
+    assert rig.limiter.used(now) == 2
+    assert rig.breaker.failures(now) == 0
+
+
+async def test_the_first_call_answers_after_all() -> None:
+    """Then the second is cut off."""
+    rig = Rig((0.1, FIRST), (LONG, SECOND))
+    assert await rig.end() is FIRST
+    assert (rig.transport.begun, rig.transport.cut) == (2, 1)
+
+
+async def test_a_failure_of_one_waits_for_the_other() -> None:
+    """And counts as what it is."""
+    for steps, expected in (
+        (((0.1, ServerError("first")), (0.2, SECOND)), SECOND),
+        (((0.2, FIRST), (SHORT, ServerError("second"))), FIRST),
+    ):
+        rig = Rig(*steps)
+        assert await rig.end() is expected
+        assert rig.breaker.failures(asyncio.get_running_loop().time()) == 1
+        assert rig.transport.cut == 0
+
+
+async def test_both_fail() -> None:
+    """The task ends with the first call's error; both failures count."""
+    rig = Rig((0.1, ServerError("first")), (0.15, CallTimeout("second")))
+    end = await rig.end()
+    assert isinstance(end, ServerError)
+    assert rig.breaker.failures(asyncio.get_running_loop().time()) == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"budget": 0}, {"requests": 1}, {"concurrency": 1}, {"known": ENOUGH - 1}], ids=str
+)
+async def test_no_second_call_beyond_any_limit(options: dict[str, int]) -> None:
+    """Budget, rate limit, concurrency; nor before it is known how long calls take."""
+    rig = Rig((0.15, FIRST), (SHORT, SECOND), **options)
+    assert await rig.end() is FIRST
+    assert (rig.transport.begun, rig.track.hedges) == (1, 0)
+
+
+async def test_only_where_it_was_asked_for() -> None:
+    """By the task, or by the agent's registration."""
+    rig = Rig((0.15, FIRST), (SHORT, SECOND))
+    assert await rig.end(rig.ticket(hedge=False)) is FIRST
+    rig = Rig((LONG, FIRST), (SHORT, SECOND), agent_hedges=True)
+    assert await rig.end(rig.ticket(hedge=False)) is SECOND
+
+
+async def test_waiting_tasks_go_before_second_calls() -> None:
+    """A slot that an item could use is not for hedging."""
+    rig = Rig((0.15, FIRST), (SHORT, SECOND), (SHORT, SECOND))
+    ticket = rig.ticket()
+    rig.caller.submit(ticket)
+    other = rig.ticket()
+    rig.lane.push(other, now=0.0, deadline=other.deadline)
+    await until(lambda: len(rig.ends.ends) == 2, 20)
+    assert rig.track.hedges == 0
+
+
+async def test_cancelled_cuts_off_both() -> None:
+    """At once, and the task ends once."""
+    rig = Rig((LONG, FIRST), (LONG, SECOND))
+    ticket = rig.ticket()
+    rig.caller.submit(ticket)
+    await until(lambda: rig.transport.begun == 2)
+    rig.caller.cancel(ticket)
+    await until(lambda: bool(rig.ends.ends))
+    assert [type(end) for end in rig.ends.ends] == [Cancelled]
+    assert rig.transport.cut == 2
+    assert rig.lane.in_flight == 0
+
+
+async def test_a_race_passes_on_what_is_no_error_of_an_agent() -> None:
+    """A fault of our own is not an answer; the other call is cut off."""
+    other = Scripted((LONG, SECOND))
+    agent = AgentRegistration(id="a", endpoint="http://a")
+    call = Call("t", "t", b"", 1.0)
+
+    def once(transport: Scripted) -> Callable[[], Any]:
+        return lambda: transport.call(agent, call)
+
+    with pytest.raises(KeyError):
+        await race(Scripted((0.1, KeyError("bug"))).call(agent, call), 0.01, once(other))
+    assert other.cut == 1
+    found = await race(Scripted((SHORT, FIRST)).call(agent, call), 5.0, once(Scripted()))
+    assert found == (FIRST, FIRST)
