@@ -50,8 +50,7 @@ def stand(one: Dispatching, name: str, **fields: Any) -> None:
 
 def again(output: Output, offset: int, number: int = 0) -> ConsumerRecord:
     """A record the handler wrote, as it comes back."""
-    made = intake(offset, output.value or b"", source=output.topic, number=number, headers=tuple(output.headers))
-    return made
+    return intake(offset, output.value or b"", source=output.topic, number=number, headers=tuple(output.headers))
 
 
 async def only(one: Dispatching, offset: int) -> Output:
