@@ -1,8 +1,8 @@
 """Chooses the agent of a task that names none: who is capable, what their homes say of them, and what was sent there since.
 
 In: a task, the registered agents, their standings. Out: a registration, or None when no capable agent can be called now. The rule
-is `rules/balancing.py`; this holds the lists it chooses from, made anew when something turns and every 100 ms, so that a choice
-among a thousand agents costs no more than one among ten. Bounded: 256 lists. It never writes.
+is `rules/balancing.py`; this holds the lists it chooses from, made anew when something turns and every 100 ms or more, so that
+a choice among a thousand agents costs no more than one among ten. Bounded: 256 lists. It never writes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from streams.standings import Standings
 
 MAX_POOLS = 256
 FRESH_MS = 100
+PER_MS = 10
+"""A list of a thousand is made anew every second, and when something turned, after 100 ms: that costs a hundredth of a core."""
 ON_THE_WAY_MS = 300
 """A task sent shortly before its agent's standing was written may not be counted in it."""
 SENT_MS = 30_000
@@ -116,7 +118,9 @@ class Balancer:
         self._pools.move_to_end(wanted)
         if len(self._pools) > MAX_POOLS:
             self._pools.popitem(last=False)
-        if pool.turns != self._standings.turns or not 0 <= now_ms - pool.made_at < FRESH_MS:
+        age_ms, count = now_ms - pool.made_at, len(pool.agents)
+        turned = pool.turns != self._standings.turns and (age_ms + 1) * PER_MS >= count
+        if turned or not 0 <= age_ms < max(FRESH_MS, count):
             pool.turns, pool.made_at = self._standings.turns, now_ms
             found = [self._candidate(agent, now_ms) for agent in pool.agents]
             pool.ready, pool.trials = admitted(found, now_ms, self._max_ejected)

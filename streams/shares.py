@@ -70,11 +70,13 @@ class Shares:
     def _look(self, now: float) -> None:
         used = lanes = count = 0
         for caller, flow in self._all():
+            count += 1
             held = holding(caller)
+            if held == 0 and flow.rests(caller.lane.ended):  # most of many
+                continue
             flow.count(caller.lane.ended, now)
             used += held
             lanes += held > 0
-            count += 1
         self._free, self._lanes, self._looked = self._budget - used, lanes, now
         self._pause_s = max(LOOK_S, count * LOOK_PER_LANE_S)
 

@@ -173,7 +173,7 @@ def _moved(told: AgentStanding, now: AgentStanding) -> bool:
         return True
     if now.at - told.at >= REPEAT_MS:
         return True
-    if abs(now.load - told.load) > max(1, (now.concurrency or 1) // 4) or (now.load == 0) != (told.load == 0):
+    if abs(now.load - told.load) > max(1, (now.concurrency or 1) // 4):
         return True
     return _differs(told.response_time, now.response_time) or _differs(told.confidence, now.confidence)
 

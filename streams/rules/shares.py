@@ -23,6 +23,7 @@ RECENT_S = 60.0
 """An agent that got no task for longer than this is not waited upon."""
 _SAMPLE_S = 0.1
 _MEMORY_S = 1.0
+_NO_PACE = 0.01
 
 
 def lane_limit(budget: int, free: int, lanes: int, holding: int, concurrency: int, pace: float) -> int:
@@ -79,8 +80,13 @@ class Flow:
             return
         rate = (ended - (self._ended or 0)) / passed
         first = self._ended is None or self.pace == 0.0
-        self.pace = rate if first else self.pace + (rate - self.pace) * (1 - exp(-passed / _MEMORY_S))
+        pace = rate if first else self.pace + (rate - self.pace) * (1 - exp(-passed / _MEMORY_S))
+        self.pace = pace if pace > _NO_PACE else 0.0
         self._at, self._ended = now, ended
+
+    def rests(self, ended: int) -> bool:
+        """Whether there is nothing to count: no call has ended for long."""
+        return self.pace == 0.0 and ended == self._ended
 
     def stuck(self, holding: int, limit: int, now: float) -> bool:
         """Tell what the lane holds and may hold; whether it has been full for long."""

@@ -160,6 +160,18 @@ def test_a_thousand_agents_cost_no_scan_for_each_task(policy: str) -> None:
     assert len(got) > 100
 
 
+def test_a_thousand_agents_that_turn_all_the_time_make_few_lists() -> None:
+    """A list of them is made ten times a second at most."""
+    rig = Rig(Registered(*(f"a{n}" for n in range(1000))))
+    made = set()
+    for n in range(300):
+        rig.stand(f"a{n}", circuit="open", openUntil=rig.now_ms + 30_000)
+        rig.now_ms += 1
+        rig.choose()
+        made.add(rig.balancer._pools[frozenset(["sum"])].made_at)
+    assert 2 <= len(made) <= 4
+
+
 def test_lists_are_bounded() -> None:
     """As many sets of capabilities as users can think of."""
     rig = Rig(Registered("a"))
