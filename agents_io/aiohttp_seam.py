@@ -126,6 +126,9 @@ def _as_httpx(error: Exception) -> httpx.TransportError:
     text = str(error) or type(error).__name__
     if isinstance(error, TimeoutError):
         return httpx.ReadTimeout(text)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = getattr(error.certificate_error, "verify_message", text)
+        return httpx.ConnectError(f"the agent's certificate is refused: {reason}")
     if isinstance(error, aiohttp.ClientConnectorError):
         return httpx.ConnectError(text)
     if isinstance(error, aiohttp.ClientResponseError):

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Makes the throw-away certificates of the tests anew: an authority, a server for 127.0.0.1, a client, and a stranger's authority.
+# They guard nothing, live for a hundred years, and lie here so that the tests need no openssl.
+set -eu
+cd "$(dirname "$0")"
+days=36500
+authority() {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days $days -subj "/CN=$2" \
+        -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign \
+        -keyout "$1.key" -out "$1.pem" 2>/dev/null
+}
+issue() {
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=$2" -keyout "$1.key" -out "$1.csr" 2>/dev/null
+    printf '%s\n' "$3" 'basicConstraints=critical,CA:FALSE' 'subjectKeyIdentifier=hash' 'authorityKeyIdentifier=keyid' 'keyUsage=critical,digitalSignature' "extendedKeyUsage=$4" >"$1.ext"
+    openssl x509 -req -in "$1.csr" -CA authority.pem -CAkey authority.key -CAcreateserial -days $days \
+        -extfile "$1.ext" -out "$1.pem" 2>/dev/null
+    rm -f "$1.csr" "$1.ext"
+}
+authority authority "Parallax test authority"
+authority stranger "Somebody else"
+issue server "agent" "subjectAltName=IP:127.0.0.1,DNS:localhost" serverAuth
+issue client "worker" "subjectAltName=DNS:worker.test" clientAuth
+rm -f authority.srl authority.key stranger.key
