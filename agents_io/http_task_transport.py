@@ -3,7 +3,7 @@
 In: the lane's registration and a `Call` whose body is an order (`rules/http_tasks.py`). Out: the reply as an `Answer`, or one
 `AgentError` by the table of `http_exchange.py`; `forbidden_target` for a URL, a host or an address that is not allowed.
 It sends no secret of the pipeline's, follows no redirect, undoes no compression, and shows in no error what the task's own
-headers hold.
+headers and query hold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 
 _MIN_HIDDEN = 4
-"""Header values shorter than this are no secrets, and hiding them would garble every message."""
+"""Values shorter than this are no secrets, and hiding them would garble every message."""
 
 
 class HttpTaskTransport:
@@ -64,7 +64,7 @@ class HttpTaskTransport:
             return read_reply(body, header(response, b"content-type").decode("latin-1"))
         except AgentError as error:
             if _hidden(order, body) is not body:
-                raise type(error)("the answer is none, and repeats a header it was asked with: not shown") from None
+                raise type(error)("the answer is none, and repeats what it was asked with: not shown") from None
             raise
 
     async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
@@ -111,9 +111,11 @@ def _said(order: Order, body: bytes) -> str:
 
 
 def _hidden(order: Order, body: bytes) -> bytes:
-    """The same body without what the task's headers hold: a server may echo it."""
-    for _, value in order.headers:
-        for part in {value, value.rpartition(" ")[2]}:
-            if len(part) >= _MIN_HIDDEN and part.encode() in body:
-                body = body.replace(part.encode(), b"***")
+    """The same body without what the task's headers and query hold: a server may echo them."""
+    held = [value for _, value in order.headers]
+    held += [value.rpartition(" ")[2] for value in held]
+    held += [*order.query.values(), *yarl.URL(order.url).query.values()]
+    for part in sorted({part for part in held if len(part) >= _MIN_HIDDEN}, key=len, reverse=True):
+        if part.encode() in body:
+            body = body.replace(part.encode(), b"***")
     return body
