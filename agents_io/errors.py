@@ -7,6 +7,7 @@ AgentError                code            retryable  counts_against_agent
   ClientError             http_4xx        no         no       (the caller's fault: 4xx except 408, 425, 429)
   RateLimited             rate_limited    yes        no       (429: pauses the limiter by retry_after_s)
   BadResponse             bad_response    yes        yes      (not JSON, no confidence, confidence not in [0, 1])
+  Refused                 refused         no         no       (the agent, or a function, declines this task)
   AnswerTooLarge          too_large       no         yes
   CircuitOpen             circuit_open    yes        no       (no call was made)
   NoAgent                 no_agent        yes        no       (no call was made)
@@ -16,7 +17,6 @@ AgentError                code            retryable  counts_against_agent
   ForbiddenTarget         forbidden_target  no       no       (the URL of an http task leads where it may not; no call was made)
   UnknownFunction         unknown_function  no       no       (no function of that name is registered; no call was made)
   ExecutionFailed         execution_failed  yes      yes      (the function raised, the pattern ended as failed)
-  ExecutionRefused        execution_failed  no       no       (the function says that the task is wrong)
   InternalError           internal        yes        no       (a fault of ours)
 """
 
@@ -160,13 +160,6 @@ class ExecutionFailed(AgentError):
 
     code = "execution_failed"
     counts_against_agent = True
-
-
-class ExecutionRefused(AgentError):
-    """The function says that this task is wrong: another try cannot help, and it is not the function's fault."""
-
-    code = "execution_failed"
-    retryable = False
 
 
 class InternalError(AgentError):

@@ -8,7 +8,7 @@ imported because a message says so, and there is no global list: what is marked 
         return len(payload["text"].split())   # or (value, confidence), or {"value": ..., "confidence": ...}
 
 `async def` runs on the worker's loop and must not block it; a plain function runs in a thread. To say that another try is
-useless raise `ExecutionRefused`; anything else that is raised counts as a failure of the function and is tried again.
+useless raise `Refused`; anything else that is raised counts as a failure of the function and is tried again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The transports of agents that are reached over HTTP in other words than ours, by protocol.
+"""The transports of agents that a worker calls at an address, by protocol.
 
 In: settings. Out: what the worker and `parallax agents probe` add to their `Transports`. Nothing connects before its first call.
 """
@@ -6,17 +6,28 @@ In: settings. Out: what the worker and `parallax agents probe` add to their `Tra
 from __future__ import annotations
 
 from agents_io.a2a_transport import A2aTransport
+from agents_io.aiohttp_seam import AiohttpTransport
+from agents_io.grpc_transport import GrpcTransport
+from agents_io.http_transport import HttpTransport
 from agents_io.mcp_transport import McpTransport
 from agents_io.openai_transport import OpenAiTransport
+from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transport import Transport
 from streams.settings import Settings
 
 
-def over_http(settings: Settings) -> dict[str, Transport]:
-    """`openai`, `a2a` and `mcp`, each with a pool of its own."""
-    connections, cap = settings.dispatch.max_in_flight, settings.dispatch.max_answer_bytes
+def to_addresses(settings: Settings) -> dict[str, Transport]:
+    """`http`, `grpc`, `openai`, `a2a` and `mcp`, each with a pool of its own."""
+    cap = settings.dispatch.max_answer_bytes
+    files = TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)
+
+    def pool() -> AiohttpTransport:
+        return AiohttpTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files))
+
     return {
-        "openai": OpenAiTransport(max_connections=connections, max_answer_bytes=cap),
-        "a2a": A2aTransport(max_connections=connections, max_answer_bytes=cap),
-        "mcp": McpTransport(max_connections=connections, max_answer_bytes=cap),
+        "http": HttpTransport(pool(), max_answer_bytes=cap),
+        "grpc": GrpcTransport(max_answer_bytes=cap, tls=files),
+        "openai": OpenAiTransport(pool(), max_answer_bytes=cap),
+        "a2a": A2aTransport(pool(), max_answer_bytes=cap),
+        "mcp": McpTransport(pool(), max_answer_bytes=cap),
     }

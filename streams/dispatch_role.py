@@ -11,23 +11,18 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
-from agents_io.aiohttp_seam import AiohttpTransport
-from agents_io.grpc_transport import GrpcTransport
-from agents_io.http_transport import HttpTransport
-from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transports import Transports
 from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
 from streams.agent_table import AgentTable
-from streams.agent_transports import over_http
+from streams.agent_transports import to_addresses
 from streams.balancer import Balancer
 from streams.block_watch import BlockWatch
 from streams.callers import CallerFactory
@@ -127,18 +122,8 @@ class DispatchRole:
             stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
 
     def _all_transports(self) -> Transports:
-        settings, cap = self._settings, self._settings.dispatch.max_answer_bytes
-        tls = TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)
-        seam = AiohttpTransport(settings.dispatch.max_in_flight, tls=partial(CONTEXTS.get, tls))
-        return Transports(
-            {
-                "http": HttpTransport(seam, max_answer_bytes=cap),
-                "grpc": GrpcTransport(max_answer_bytes=cap, tls=tls),
-                "gateway": self._gateway.transport,
-                **over_http(settings),
-                **self._kinds.transports,
-            }
-        )
+        own = {"gateway": self._gateway.transport}
+        return Transports(to_addresses(self._settings) | own | self._kinds.transports)
 
     def _shared(self, registry: CollectorRegistry) -> Parts:
         settings = self._settings

@@ -122,7 +122,7 @@ async def test_every_type_of_task_has_its_result(pipeline: Pipeline, tmp_path: P
         "f1": (42, 1.0, None),
         "f2": ("A", 0.75, None),
         "f3": (None, None, "execution_failed"),
-        "f4": (None, None, "execution_failed"),
+        "f4": (None, None, "refused"),
         "f5": (None, None, "unknown_function"),
         "h1": ({"value": "ok", "confidence": 0.9}, 0.9, None),
         "h2": (None, 1.0, None),

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from agents_io.errors import ExecutionRefused
+from agents_io.errors import Refused
 from agents_io.functions import current_call, function
 
 
@@ -26,7 +26,7 @@ async def sure(payload: Any) -> Any:
 @function("picky")
 def picky(payload: Any) -> Any:
     """Another try cannot help."""
-    raise ExecutionRefused("n must be positive")
+    raise Refused("n must be positive")
 
 
 @function("broken")

@@ -16,8 +16,8 @@ from agents_io.errors import (
     BadResponse,
     CallTimeout,
     ExecutionFailed,
-    ExecutionRefused,
     Expired,
+    Refused,
     UnknownFunction,
     Unsupported,
 )
@@ -78,7 +78,7 @@ def raising(error: BaseException) -> Callable[[Any], Any]:
         (raising(SystemExit(1)), ExecutionFailed),
         (raising(asyncio.CancelledError()), ExecutionFailed),
         (raising(TimeoutError("mine")), ExecutionFailed),
-        (raising(ExecutionRefused("no")), ExecutionRefused),
+        (raising(Refused("no")), Refused),
         (raising(ExecutionFailed("later", retry_after_s=3.0)), ExecutionFailed),
         (lambda _: object(), BadResponse),
         (lambda _: float("nan"), BadResponse),
