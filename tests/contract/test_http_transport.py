@@ -56,6 +56,7 @@ from agents_io.http_transport import HttpTransport, idempotency_key
 from agents_io.transport import Call, Transport
 from schemas.messages import AgentRegistration, SecretRef
 from tests.support.gateways import Book, node
+from tests.support.http_tasks import http_task
 from tests.support.protocols import OVER_HTTP, Opened
 
 CAP = 200_000
@@ -158,7 +159,9 @@ def rigged(opened: Callable[..., AbstractAsyncContextManager[Opened]]) -> Maker:
     return maker
 
 
-MAKERS += [rigged(opened) for opened in OVER_HTTP]
+MAKERS += [rigged(opened) for opened in (*OVER_HTTP, http_task)]
+# A server is no agent: it may answer nothing, and what it calls confidence may be anything.
+CANNOT_SAY[MAKERS[-1]] = lambda step: step.kind == "answer" or (step.kind, step.body) == ("raw", b"")
 
 
 @pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
