@@ -10,44 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any
 
-import jmespath
 import orjson
-from jmespath.exceptions import JMESPathError
 
 from agents_io.errors import BadResponse, Unsupported
+from agents_io.rules.paths import Path as Path
+from agents_io.rules.paths import compiled, select
 from agents_io.transport import Answer
 
 MAX_DEPTH = 128
 MAX_EXCERPT = 80
-MAX_EXPRESSION = 1024
 
 
-class Path(Protocol):
-    """A compiled JMESPath expression."""
-
-    def search(self, value: Any) -> Any:
-        """What the expression selects, None if nothing."""
-        ...
-
-
-@lru_cache(maxsize=512)
 def compile_path(name: str, expression: str) -> Path:
     """The expression of `metadata.<name>`, compiled once. Raises `Unsupported`: the registration is at fault.
 
     >>> compile_path("valuePath", "a.b").search({"a": {"b": 1}})
     1
     """
-    if len(expression) > MAX_EXPRESSION:
-        raise Unsupported(f"metadata.{name}: is longer than {MAX_EXPRESSION} characters")
     try:
-        compiled: Path = jmespath.compile(expression)
-    except JMESPathError as error:
-        raise Unsupported(f"metadata.{name}: is not JMESPath: {excerpt(str(error).encode())}") from None
-    return compiled
+        return compiled(expression)
+    except ValueError as error:
+        raise Unsupported(f"metadata.{name}: {excerpt(str(error).encode())[1:-1]}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +178,8 @@ def _too_deep(data: Any) -> bool:
 def search(path: Path, data: Any, name: str) -> Any:
     """What the expression of `metadata.<name>` selects. Raises `BadResponse`."""
     try:
-        return path.search(data)
-    except JMESPathError as error:
+        return select(path, data)
+    except ValueError as error:
         raise BadResponse(f"metadata.{name} does not fit the answer: {excerpt(str(error).encode())}") from None
 
 
