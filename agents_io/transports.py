@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agents_io.errors import Unsupported
+from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
 
 
 class Transports:
-    """`by_protocol`: as `AgentRegistration.transport` names them."""
+    """`by_protocol`: as `AgentRegistration.transport` names them. `secrets`: which ones registrations may refer to."""
 
-    def __init__(self, by_protocol: Mapping[str, Transport]) -> None:
+    def __init__(self, by_protocol: Mapping[str, Transport], secrets: SecretPolicy | None = None) -> None:
         self._by_protocol = dict(by_protocol)
+        self._secrets = secrets or SecretPolicy()
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """One attempt. Raises `AgentError`; `Unsupported` for a protocol without a transport."""
@@ -32,6 +34,7 @@ class Transports:
             await transport.close()
 
     def _of(self, agent: AgentRegistration) -> Transport:
+        self._secrets.check(agent)
         transport = self._by_protocol.get(agent.transport)
         if transport is None:
             raise Unsupported(f"agents of protocol {agent.transport!r} are not called by this version")

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.transports import Transports
 from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType
@@ -123,7 +124,10 @@ class DispatchRole:
 
     def _all_transports(self) -> Transports:
         own = {"gateway": self._gateway.transport}
-        return Transports(to_addresses(self._settings) | own | self._kinds.transports)
+        secrets = self._settings.secrets
+        return Transports(
+            to_addresses(self._settings) | own | self._kinds.transports, SecretPolicy(secrets.env, secrets.directory)
+        )
 
     def _shared(self, registry: CollectorRegistry) -> Parts:
         settings = self._settings

@@ -12,35 +12,32 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from agents_io.rules.targets import AllowList
-from schemas.messages import MAX_DURATION_MS, BreakerLimits, Limits
-from schemas.times import parse_duration
+from schemas.messages import BreakerLimits, Limits
 from schemas.topics import DEFAULT_PREFIX
 from streams.rules.balancing import Policy
+from streams.settings_parts import (
+    ControlPlaneSettings,
+    DurationMs,
+    FunctionSettings,
+    HttpTaskSettings,
+    SecretSettings,
+    Section,
+    TlsSettings,
+    WireDurationMs,
+    words,
+)
 
 Role = Literal["dispatch", "plans", "stats"]
-DurationMs = Annotated[int, BeforeValidator(parse_duration)]
-WireDurationMs = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=MAX_DURATION_MS)]
 ENV_PREFIX = "PARALLAX_"
 CONFIG_FILE = "parallax.toml"
 
 
-def _words(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
 class SettingsError(Exception):
     """A setting that is unknown or does not fit; the message names it and where it came from."""
-
-
-class Section(BaseModel):
-    """A group of settings; unknown names are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class KafkaSettings(Section):
@@ -116,60 +113,6 @@ class CacheSettings(Section):
     max_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
 
 
-class HttpTaskSettings(Section):
-    """Where http tasks may go, and how often one host is asked. Empty: nowhere. See `agents_io/rules/targets.py`."""
-
-    allow: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
-    networks: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
-    max_requests: Annotated[int, Field(ge=1)] = 100
-    window_ms: WireDurationMs = 60_000
-    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
-
-    @model_validator(mode="after")
-    def _readable(self) -> Self:
-        self.allow_list()
-        return self
-
-    def allow_list(self) -> AllowList:
-        """The two lists as the rule they make."""
-        return AllowList(self.allow, self.networks)
-
-
-class FunctionSettings(Section):
-    """Which functions tasks may name, and how many run at once: `threads` for all, `max_concurrency` for each."""
-
-    modules: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
-    threads: Annotated[int, Field(ge=1, le=1000)] = 32
-    max_concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
-    max_requests: Annotated[int, Field(ge=1)] | None = None
-    window_ms: WireDurationMs = 60_000
-
-
-class ControlPlaneSettings(Section):
-    """Who executes patterns: the REST API at `url`, with the bearer token of `token_env` or `token_file` if it wants one."""
-
-    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
-    token_env: str | None = None
-    token_file: str | None = None
-    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
-    max_requests: Annotated[int, Field(ge=1)] | None = None
-    window_ms: WireDurationMs = 60_000
-
-    @model_validator(mode="after")
-    def _one_token(self) -> Self:
-        if self.token_env is not None and self.token_file is not None:
-            raise ValueError("token_env and token_file: only one of them")
-        return self
-
-
-class TlsSettings(Section):
-    """PEM files for TLS towards agents: a private authority, and a client certificate with its key. See `agents_io/tls.py`."""
-
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-
-
 class StatsSettings(Section):
     """Windows and detectors."""
 
@@ -227,7 +170,7 @@ class Settings(Section):
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")] = DEFAULT_PREFIX
     app_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "parallax-streams"
     instance_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = None
-    roles: Annotated[tuple[Role, ...], BeforeValidator(_words), Field(min_length=1)] = ("dispatch", "plans", "stats")
+    roles: Annotated[tuple[Role, ...], BeforeValidator(words), Field(min_length=1)] = ("dispatch", "plans", "stats")
     session_timeout: DurationMs = 10_000
     web_host: str = "127.0.0.1"
     web_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
@@ -244,6 +187,7 @@ class Settings(Section):
     health: HealthSettings = HealthSettings()
     cache: CacheSettings = CacheSettings()
     stats: StatsSettings = StatsSettings()
+    secrets: SecretSettings = SecretSettings()
     tls: TlsSettings = TlsSettings()
     http_tasks: HttpTaskSettings = HttpTaskSettings()
     functions: FunctionSettings = FunctionSettings()

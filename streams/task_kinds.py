@@ -17,7 +17,8 @@ from agents_io.patterns import PatternExecutor, PatternTransport
 from agents_io.transport import Transport
 from schemas.messages import Limits, SecretRef
 from streams.rules.builtins import UNLIMITED, Builtins
-from streams.settings import ControlPlaneSettings, FunctionSettings, HttpTaskSettings, Settings
+from streams.settings import Settings
+from streams.settings_parts import ControlPlaneSettings, FunctionSettings, HttpTaskSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,89 @@
+"""What settings are made of, and the sections about what agents and tasks may use: secrets, TLS, hosts, functions, patterns.
+
+In: what somebody set, as text or numbers. Out: frozen sections of `settings.Settings`, or pydantic's error. It reads no file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from agents_io.rules.targets import AllowList
+from schemas.messages import MAX_DURATION_MS
+from schemas.times import parse_duration
+
+DurationMs = Annotated[int, BeforeValidator(parse_duration)]
+WireDurationMs = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=MAX_DURATION_MS)]
+
+
+def words(value: object) -> object:
+    """`a, b` as its parts; anything else as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class Section(BaseModel):
+    """A group of settings; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class TlsSettings(Section):
+    """PEM files for TLS towards agents: a private authority, and a client certificate with its key. See `agents_io/tls.py`."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+class SecretSettings(Section):
+    """Which secrets registrations may refer to: variables by pattern, and files below a directory (anywhere, if none is set)."""
+
+    env: Annotated[tuple[str, ...], BeforeValidator(words)] = ("*",)
+    directory: Annotated[str, Field(pattern=r"^/")] | None = None
+
+
+class HttpTaskSettings(Section):
+    """Where http tasks may go, and how often one host is asked. Empty: nowhere. See `agents_io/rules/targets.py`."""
+
+    allow: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
+    networks: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
+    max_requests: Annotated[int, Field(ge=1)] = 100
+    window_ms: WireDurationMs = 60_000
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        self.allow_list()
+        return self
+
+    def allow_list(self) -> AllowList:
+        """The two lists as the rule they make."""
+        return AllowList(self.allow, self.networks)
+
+
+class FunctionSettings(Section):
+    """Which functions tasks may name, and how many run at once: `threads` for all, `max_concurrency` for each."""
+
+    modules: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
+    threads: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
+    max_requests: Annotated[int, Field(ge=1)] | None = None
+    window_ms: WireDurationMs = 60_000
+
+
+class ControlPlaneSettings(Section):
+    """Who executes patterns: the REST API at `url`, with the bearer token of `token_env` or `token_file` if it wants one."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    token_env: str | None = None
+    token_file: str | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
+    max_requests: Annotated[int, Field(ge=1)] | None = None
+    window_ms: WireDurationMs = 60_000
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        if self.token_env is not None and self.token_file is not None:
+            raise ValueError("token_env and token_file: only one of them")
+        return self
