@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import orjson
 
 from agents_io.errors import BadResponse, ClientError
@@ -28,12 +29,12 @@ class ControlPlane:
         url: str,
         auth: SecretRef | None = None,
         *,
-        max_connections: int = 1000,
+        transport: httpx.AsyncBaseTransport | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """Raises `Unsupported` for what is no URL."""
+        """`transport`: in place of a plain pool over aiohttp. Raises `Unsupported` for what is no URL."""
         self._peer = Peer(AgentRegistration(id="control-plane", endpoint=url, protocol="http", auth=auth))
-        self._http = HttpExchange(max_connections=max_connections, max_answer_bytes=max_answer_bytes)
+        self._http = HttpExchange(transport, max_answer_bytes=max_answer_bytes)
 
     async def execute(
         self, pattern_name: str, input: Any, *, timeout: int, execution_id: str, parent_task_id: str

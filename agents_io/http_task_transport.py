@@ -8,6 +8,7 @@ headers and query hold.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 
 import aiohttp
@@ -39,11 +40,15 @@ class HttpTaskTransport:
         max_connections: int = 1000,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         resolver: Callable[[], AbstractResolver] = aiohttp.ThreadedResolver,
+        tls: Callable[[], ssl.SSLContext | None] | None = None,
     ) -> None:
-        """`max_connections`: at least the calls in flight. `resolver`: in place of the system's, for tests."""
+        """`max_connections`: at least the calls in flight. `resolver`: in place of the system's, for tests.
+
+        `tls`: asked for each request's context: whom to trust. It should hold no certificate of ours: tasks name the hosts.
+        """
         self._allowed = allowed
         self._http = HttpExchange(
-            AiohttpTransport(connector=lambda: guarded_connector(allowed, max_connections, resolver)),
+            AiohttpTransport(connector=lambda: guarded_connector(allowed, max_connections, resolver), tls=tls),
             max_answer_bytes=max_answer_bytes,
         )
 

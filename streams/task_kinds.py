@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agents_io.aiohttp_seam import AiohttpTransport
 from agents_io.control_plane import ControlPlane
 from agents_io.function_transport import FunctionTransport
 from agents_io.functions import load_functions
 from agents_io.http_task_transport import HttpTaskTransport
 from agents_io.patterns import PatternExecutor, PatternTransport
+from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transport import Transport
 from schemas.messages import Limits, SecretRef
 from streams.rules.builtins import UNLIMITED, Builtins
@@ -37,7 +39,10 @@ def task_kinds(settings: Settings, executors: Sequence[PatternExecutor] = ()) ->
     everybody = [*executors, *_control_plane(settings)]
     transports: dict[str, Transport] = {
         "task:http": HttpTaskTransport(
-            allowed, max_connections=dispatch.max_in_flight, max_answer_bytes=dispatch.max_answer_bytes
+            allowed,
+            max_connections=dispatch.max_in_flight,
+            max_answer_bytes=dispatch.max_answer_bytes,
+            tls=lambda: CONTEXTS.get(TlsFiles(settings.tls.ca_file)),
         ),
         "task:function": FunctionTransport(
             functions,
@@ -72,6 +77,7 @@ def _control_plane(settings: Settings) -> list[PatternExecutor]:
     given = settings.control_plane
     if given.url is None:
         return []
+    files = TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)
     auth = None
     if given.token_env is not None or given.token_file is not None:
         auth = SecretRef(env=given.token_env, file=given.token_file)
@@ -79,7 +85,7 @@ def _control_plane(settings: Settings) -> list[PatternExecutor]:
         ControlPlane(
             given.url,
             auth,
-            max_connections=settings.dispatch.max_in_flight,
+            transport=AiohttpTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files)),
             max_answer_bytes=settings.dispatch.max_answer_bytes,
         )
     ]

@@ -10,17 +10,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
 from agents_io import secret_refs, tls
 from agents_io.aiohttp_seam import AiohttpTransport
-from agents_io.errors import AgentError, ConnectionFailed, Unsupported
+from agents_io.errors import AgentError, ClientError, ConnectionFailed, Unsupported
 from agents_io.http_transport import HttpTransport
 from agents_io.tls import CONTEXTS, TlsContexts, TlsFiles, tls_of
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
+from streams.settings import Settings
+from streams.settings_parts import HttpTaskSettings
+from streams.task_kinds import task_kinds
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
 CA = {"caFile": str(CERTS / "authority.pem")}
@@ -126,6 +130,49 @@ async def test_the_settings_hold_for_every_agent_that_names_no_files() -> None:
         assert await call(one.registration(), transport()) == "ok"
         with pytest.raises(ConnectionFailed):
             await call(one.registration(metadata={"tls": CA}), transport())
+
+
+async def test_http_tasks_trust_the_settings_authority_and_show_no_certificate() -> None:
+    """Tasks name the hosts they call: who we are is no business of theirs."""
+    settings = Settings.model_validate(
+        {
+            "tls": {"ca_file": CA["caFile"], "cert_file": CLIENT["certFile"], "key_file": CLIENT["keyFile"]},
+            "http_tasks": {"allow": "127.0.0.1:1"},
+        }
+    )
+    for wants_client in (False, True):
+        async with agent(wants_client) as one:
+            allow = {"allow": one.endpoint.removeprefix("https://")}
+            kinds = task_kinds(settings.model_copy(update={"http_tasks": HttpTaskSettings.model_validate(allow)}))
+            order = orjson.dumps({"url": one.endpoint + "/analyze", "payload": None})
+            transport = kinds.transports["task:http"]
+            try:
+                if wants_client:
+                    with pytest.raises(ConnectionFailed):
+                        await transport.call(one.registration(), Call("t", "k", order, 10.0))
+                else:
+                    assert (await transport.call(one.registration(), Call("t", "k", order, 10.0))).confidence == 1.0
+                    assert one.peers == [None]
+            finally:
+                for every in kinds.transports.values():
+                    await every.close()
+
+
+async def test_the_control_plane_is_shown_our_certificate() -> None:
+    """The operator named it."""
+    async with agent(wants_client=True) as one:
+        settings = Settings.model_validate(
+            {
+                "tls": {"ca_file": CA["caFile"], "cert_file": CLIENT["certFile"], "key_file": CLIENT["keyFile"]},
+                "control_plane": {"url": one.endpoint},
+            }
+        )
+        transport = task_kinds(settings).transports["task:pattern"]
+        try:
+            with pytest.raises(ClientError, match="knows no pattern"):
+                await transport.call(one.registration(), Call("t", "k", b"{}", 10.0))
+        finally:
+            await transport.close()
 
 
 def test_a_file_that_changes_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
