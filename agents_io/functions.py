@@ -52,6 +52,11 @@ class Function:
     call: Callable[[Any], Any]
     is_async: bool
 
+    @property
+    def where(self) -> str:
+        """Module and name of the callable."""
+        return f"{getattr(self.call, '__module__', '?')}.{getattr(self.call, '__qualname__', type(self.call).__qualname__)}"
+
 
 CURRENT: ContextVar[FunctionCall] = ContextVar("parallax_function_call")
 
@@ -87,7 +92,7 @@ class Functions:
         for one in found:
             known = self._by_name.setdefault(one.name, one)
             if known.call is not one.call:
-                raise FunctionsError(f"two functions are named {one.name!r}: {_where(known.call)}, {_where(one.call)}")
+                raise FunctionsError(f"two functions are named {one.name!r}: {known.where}, {one.where}")
 
     @classmethod
     def of(cls, marked: Iterable[Callable[..., Any]]) -> Functions:
@@ -159,7 +164,3 @@ def _check(name: str) -> None:
         raise ValueError(
             f"a function cannot be named {name[:80]!r}: letters, digits and ._:/- only, at most {MAX_NAME}"
         )
-
-
-def _where(one: Callable[..., Any]) -> str:
-    return f"{getattr(one, '__module__', '?')}.{getattr(one, '__qualname__', type(one).__qualname__)}"

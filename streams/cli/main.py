@@ -12,7 +12,22 @@ from collections.abc import Sequence
 
 import typer
 
-from streams.cli import agents, anomalies, cache, cancel, dlq, doctor, info, process, stats, submit, tail, task, topics
+from streams.cli import (
+    agents,
+    anomalies,
+    cache,
+    cancel,
+    dlq,
+    doctor,
+    functions,
+    info,
+    process,
+    stats,
+    submit,
+    tail,
+    task,
+    topics,
+)
 from streams.cli.options import OK
 from streams.cli.running import explain
 
@@ -36,6 +51,7 @@ def build() -> typer.Typer:
     app.command("task")(task.task)
     app.command("cancel")(cancel.cancel)
     app.add_typer(cache.app, name="cache")
+    app.add_typer(functions.app, name="functions")
     app.command("stats")(stats.stats)
     app.command("anomalies")(anomalies.anomalies)
     app.add_typer(dlq.app, name="dlq")

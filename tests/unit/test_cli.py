@@ -53,6 +53,8 @@ GROUPS = [
     "dlq show",
     "dlq replay",
     "docs schemas",
+    "cache clear",
+    "functions ls",
 ]
 
 
@@ -184,3 +186,23 @@ def _window(
         p50_execution_time=1.0, p95_execution_time=1.0, p99_execution_time=1.0, p10_confidence=mean,
         p50_confidence=mean, brier=0.0, ece=0.0, revision=revision,
     )  # fmt: skip
+
+
+def test_functions_ls_tells_what_a_worker_would_offer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the settings; a module that cannot be imported is one line and exit 1."""
+    assert invoke(["functions", "ls", "-o", "json"]) == 0
+    assert orjson.loads(capsys.readouterr().out) == []
+    monkeypatch.setenv("PARALLAX_FUNCTIONS__MODULES", "tests.support.some_functions")
+    assert invoke(["functions", "ls", "-o", "json"]) == 0
+    rows = {row["name"]: row for row in orjson.loads(capsys.readouterr().out)}
+    assert rows["double"] == {
+        "name": "double",
+        "runs": "in a thread",
+        "defined": "tests.support.some_functions.double",
+    }
+    assert rows["sure"]["runs"] == "on the loop"
+    monkeypatch.setenv("PARALLAX_FUNCTIONS__MODULES", "px_nowhere")
+    assert invoke(["functions", "ls"]) == 1
+    assert "px_nowhere cannot be imported" in capsys.readouterr().err
