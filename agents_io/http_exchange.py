@@ -31,16 +31,14 @@ from agents_io.errors import (
     AnswerTooLarge,
     BadResponse,
     CallTimeout,
-    ClientError,
     ConnectionFailed,
     Expired,
     InternalError,
-    RateLimited,
-    ServerError,
     Unsupported,
 )
 from agents_io.rules.answer import excerpt, reading_of
 from agents_io.rules.retry import parse_retry_after
+from agents_io.rules.statuses import error_of
 from agents_io.secret_refs import Secret
 from agents_io.tls import CONTEXTS, tls_of
 from agents_io.transport import Call
@@ -303,22 +301,10 @@ def header(response: httpx.Response, name: bytes) -> bytes:
 
 def status_error(response: httpx.Response, text: str, wait_s: float | None = None) -> AgentError:
     """What a status that is no 2xx means. `wait_s`: how long a 429 without Retry-After asks to wait, seconds."""
-    status, headers = response.status_code, response.headers
-    text = f"the agent answered {status}: {text}"
-    if status >= 500:
-        return ServerError(text, retry_after_s=_retry_after(headers) if status == 503 else None)
-    if status in (425, 429):
-        asked_s = _retry_after(headers)
-        return RateLimited(text, retry_after_s=wait_s if asked_s is None else asked_s)
-    if status == 408:
-        return CallTimeout(text)
-    if status >= 400:
-        return ClientError(text)
-    return BadResponse(f"the agent answered {status}; redirects are not followed")
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
-    return parse_retry_after(headers.get("retry-after"), time.time())
+    status, asked_s = response.status_code, None
+    if status in (425, 429, 503):
+        asked_s = parse_retry_after(response.headers.get("retry-after"), time.time())
+    return error_of(status, text, wait_s if asked_s is None else asked_s)
 
 
 def transport_error(error: httpx.TransportError) -> AgentError:

@@ -30,7 +30,16 @@ FETCH_WAIT_MS = 200
 class Follower:
     """Applies every record of `topic` (its name on the broker), in order per partition."""
 
-    def __init__(self, options: dict[str, Any], topic: str, apply: Callable[[ConsumerRecord], None]) -> None:
+    def __init__(
+        self,
+        options: dict[str, Any],
+        topic: str,
+        apply: Callable[[ConsumerRecord], None],
+        *,
+        from_end: bool = False,
+    ) -> None:
+        """`from_end`: begin with what is written after the start."""
+        self._from_end = from_end
         self._options = options
         self._topic = topic
         self._apply = apply
@@ -48,7 +57,7 @@ class Follower:
             await self._reach_end(self._consumer)
 
     async def _connected(self) -> AIOKafkaConsumer:
-        """A consumer that reads on from where the last one was, or from the beginning."""
+        """A consumer that reads on from where the last one was, or from where the first begins."""
         consumer = AIOKafkaConsumer(
             **self._options, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
         )
@@ -60,7 +69,7 @@ class Follower:
                 numbers = consumer.partitions_for_topic(self._topic) or {0}
             tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
             consumer.assign(tps)
-            begins = await consumer.beginning_offsets(tps)
+            begins = await (consumer.end_offsets if self._from_end else consumer.beginning_offsets)(tps)
         except BaseException:
             await close(consumer, CLOSE_TIMEOUT_S)
             raise

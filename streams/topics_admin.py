@@ -147,6 +147,15 @@ async def apply(
     raise TopicsError("the broker's topics kept changing while they were created; try again")
 
 
+async def ensure(settings: Settings, name: str, partitions: int, config: Mapping[str, str]) -> None:
+    """Make one topic exist that is not in the table; `name`: on the broker. Raises as `apply`."""
+    change = TopicChange(name, "created", partitions)
+    async with _admin(settings) as admin:
+        if name not in await _metadata(admin):
+            await _create(admin, [change], [Wanted(name, partitions, False, config)], None)
+            await _until_visible(admin, [change])
+
+
 async def describe(settings: Settings) -> list[TopicState]:
     """What is there, in the table's order. Raises `TopicsError`, `BrokerUnreachable`, `SettingsError`."""
     topics = wanted(settings.topic_prefix)

@@ -57,7 +57,7 @@ from agents_io.transport import Call, Transport
 from schemas.messages import AgentRegistration, SecretRef
 from tests.support.gateways import Book, node
 from tests.support.http_tasks import http_task
-from tests.support.protocols import OVER_HTTP, Opened
+from tests.support.protocols import OVER_HTTP, Opened, kafka
 
 CAP = 200_000
 
@@ -159,12 +159,16 @@ def rigged(opened: Callable[..., AbstractAsyncContextManager[Opened]]) -> Maker:
     return maker
 
 
-MAKERS += [rigged(opened) for opened in (*OVER_HTTP, http_task)]
+over_kafka = rigged(kafka)
+over_http_task = rigged(http_task)
+CANNOT_SAY[over_kafka] = lambda step: step.kind == "reset"
 # A server is no agent: it may answer nothing, and what it calls confidence may be anything.
-CANNOT_SAY[MAKERS[-1]] = lambda step: step.kind == "answer" or (step.kind, step.body) == ("raw", b"")
+CANNOT_SAY[over_http_task] = lambda step: step.kind == "answer" or (step.kind, step.body) == ("raw", b"")
+MAKERS += [*(rigged(opened) for opened in OVER_HTTP), over_http_task]
+PARAMS = [*MAKERS, pytest.param(over_kafka, marks=pytest.mark.embedded)]
 
 
-@pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
+@pytest.fixture(params=PARAMS, ids=lambda maker: maker.__name__)
 def make(request: pytest.FixtureRequest) -> Maker:
     """Each transport in turn."""
     maker: Maker = request.param
@@ -221,7 +225,12 @@ BAD: list[tuple[Step, type[AgentError]]] = [
 
 @pytest.mark.parametrize(
     ("make", "step", "error"),
-    [(make, *bad) for make in MAKERS for bad in BAD if make not in CANNOT_SAY or not CANNOT_SAY[make](bad[0])],
+    [
+        pytest.param(make, *bad, marks=[pytest.mark.embedded] if make is over_kafka else [])
+        for make in (*MAKERS, over_kafka)
+        for bad in BAD
+        if make not in CANNOT_SAY or not CANNOT_SAY[make](bad[0])
+    ],
     ids=lambda value: getattr(value, "kind", None) or getattr(value, "__name__", None),
 )
 async def test_one_bad_answer_is_one_clear_error(make: Maker, step: Step, error: type[AgentError]) -> None:

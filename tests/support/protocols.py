@@ -14,11 +14,15 @@ from agents_io.fake import FakeAgent
 from agents_io.fake_steps import Step
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.chat import FakeChat
+from agents_io.fakes.kafka import FakeKafkaAgent
 from agents_io.fakes.mcp import FakeMcp
 from agents_io.mcp_transport import McpTransport
 from agents_io.openai_transport import OpenAiTransport
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Protocol
+from streams.embedded_broker import EmbeddedBroker
+from streams.kafka_agents import KafkaTransport
+from streams.settings import DispatchSettings, Settings
 
 CAP = 200_000
 Opened = tuple[FakeAgent, AgentRegistration, Transport]
@@ -69,3 +73,19 @@ def mcp_stream(*steps: Step) -> AbstractAsyncContextManager[Opened]:
 
 
 OVER_HTTP: list[Callable[..., AbstractAsyncContextManager[Opened]]] = [openai, a2a, a2a_03, mcp, mcp_stream]
+
+
+@asynccontextmanager
+async def kafka(*steps: Step) -> AsyncIterator[Opened]:
+    """An agent that reads a topic of an embedded broker, and is told of cancelled requests."""
+    async with EmbeddedBroker() as broker:
+        settings = Settings(bootstrap_servers=broker.bootstrap_servers, dispatch=DispatchSettings(max_answer_bytes=CAP))
+        # This broker makes a topic it is asked about.
+        async with FakeKafkaAgent(broker.bootstrap_servers, "requests", steps) as fake:
+            agent = AgentRegistration(id="a", endpoint=fake.endpoint, metadata={"cancelRecords": True})
+            transport = KafkaTransport(settings)
+            try:
+                assert await transport.health(agent, 10.0)
+                yield fake, agent, transport
+            finally:
+                await transport.close()
