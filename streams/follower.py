@@ -86,7 +86,7 @@ class Follower:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         if self._consumer is not None:
-            await self._consumer.stop()
+            await close(self._consumer, CLOSE_TIMEOUT_S)
 
     async def catch_up(self) -> None:
         """Wait (a few seconds at most) until everything acknowledged before this call was applied."""

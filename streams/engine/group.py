@@ -117,7 +117,10 @@ async def close(consumer: AIOKafkaConsumer, timeout_s: float) -> None:
     try:
         async with asyncio.timeout(timeout_s):
             await consumer.stop()
-    except Exception as error:  # it is given up because it is broken: its tasks' errors come out here
+    except (Exception, asyncio.CancelledError) as error:  # it is broken: its tasks' errors, and ends, come out here
+        current = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and current is not None and current.cancelling():
+            raise
         log.debug("the consumer did not stop cleanly", error=repr(error))
         left = [task for _, task in _tasks(consumer) if not task.done()]
         for task in left:

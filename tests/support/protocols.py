@@ -23,6 +23,7 @@ from schemas.messages import AgentRegistration, Protocol
 from streams.embedded_broker import EmbeddedBroker
 from streams.kafka_agents import KafkaTransport
 from streams.settings import DispatchSettings, Settings
+from streams.topics_admin import ensure
 
 CAP = 200_000
 Opened = tuple[FakeAgent, AgentRegistration, Transport]
@@ -80,7 +81,7 @@ async def kafka(*steps: Step) -> AsyncIterator[Opened]:
     """An agent that reads a topic of an embedded broker, and is told of cancelled requests."""
     async with EmbeddedBroker() as broker:
         settings = Settings(bootstrap_servers=broker.bootstrap_servers, dispatch=DispatchSettings(max_answer_bytes=CAP))
-        # This broker makes a topic it is asked about.
+        await ensure(settings, "requests", 2, {})
         async with FakeKafkaAgent(broker.bootstrap_servers, "requests", steps) as fake:
             agent = AgentRegistration(id="a", endpoint=fake.endpoint, metadata={"cancelRecords": True})
             transport = KafkaTransport(settings)
