@@ -17,6 +17,7 @@ from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from agents_io.rules.secret_policy import SecretPolicy
+from agents_io.transport import Transport
 from agents_io.transports import Transports
 from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType
@@ -24,6 +25,7 @@ from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
 from streams.agent_table import AgentTable
 from streams.agent_transports import to_addresses
+from streams.agents_file import following
 from streams.balancer import Balancer
 from streams.block_watch import BlockWatch
 from streams.callers import CallerFactory
@@ -90,6 +92,7 @@ class DispatchRole:
         for part in (self.agents, self._sink, followed):
             stack.push_async_callback(part.stop)
             await part.start()
+        await stack.enter_async_context(following(self._settings, self.agents))
         stack.push_async_callback(grpc_server.stop)
         grpc_server.bind()  # before the group is joined: a port that is taken costs no rebalance
         stack.push_async_callback(self._gateway.stop)
@@ -124,7 +127,7 @@ class DispatchRole:
             stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
 
     def _all_transports(self) -> Transports:
-        own = {"gateway": self._gateway.transport, "kafka": KafkaTransport(self._settings)}
+        own: dict[str, Transport] = {"gateway": self._gateway.transport, "kafka": KafkaTransport(self._settings)}
         secrets = self._settings.secrets
         return Transports(
             to_addresses(self._settings) | own | self._kinds.transports, SecretPolicy(secrets.env, secrets.directory)

@@ -105,7 +105,7 @@ class KafkaTransport:
         topic = self._agents.get(agent).topic
         try:
             async with asyncio.timeout(timeout_s):
-                await self._open()
+                await self._open(replies=False)
                 return topic in await _topics(self._living())
         except (TimeoutError, KafkaError, AgentError):
             return False
@@ -138,15 +138,16 @@ class KafkaTransport:
             raise InternalError("the requests' producer was lost")
         return self._producer
 
-    async def _open(self) -> None:
+    async def _open(self, *, replies: bool = True) -> None:
         """Producer and reader, made by whoever comes first, and the producer again when its own task has ended."""
-        if self._replies is not None and self._producer is not None and not _ended(self._producer):
+        reading = self._replies is not None or not replies
+        if reading and self._producer is not None and not _ended(self._producer):
             return
         async with self._opening:
             try:
                 if self._producer is None or _ended(self._producer):
                     await self._renew_producer()
-                if self._replies is None:
+                if self._replies is None and replies:
                     await self._read_replies()
             except (KafkaError, BrokerUnreachable) as error:
                 raise InternalError(f"this worker cannot exchange with agents on Kafka: {_said(error)}") from error

@@ -177,6 +177,7 @@ class Settings(Section):
     grpc_host: str = "127.0.0.1"
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 50_051
     grpc_advertise: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None
+    agents_file: Annotated[str, Field(min_length=1)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
     kafka: KafkaSettings = KafkaSettings()

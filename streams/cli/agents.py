@@ -1,6 +1,7 @@
-"""`parallax agents add|ls|rm`: the registry, which is the compacted topic `agents`.
+"""`parallax agents add|ls|rm|probe`: the registry, which is the compacted topic `agents`.
 
-In: flags or AgentRegistration JSON lines. Out: the registrations written or found. Never calls an agent.
+In: flags or AgentRegistration JSON lines. Out: the registrations written or found. `add` asks an address what is there, `probe`
+asks registered agents how they are (`agents_asked.py`); neither gives an agent a task.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streams.cli.agents_asked import ask_all, completed
 from streams.cli.options import (
+    FAILED,
     NOT_FOUND,
     USAGE,
     CommandError,
@@ -58,6 +61,18 @@ def add(
     max_concurrency: Annotated[
         int | None, typer.Option(metavar="N", help="at most N calls at once; 10", show_default=False)
     ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="such as model=m or tool=t; may be repeated", show_default=False),
+    ] = None,
+    auth_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="the worker's environment variable with the token", show_default=False),
+    ] = None,
+    discover: Annotated[
+        bool | None,
+        typer.Option(help="ask ENDPOINT what is there; done for http(s) without --protocol", show_default=False),
+    ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
@@ -72,9 +87,11 @@ def add(
         "protocol": protocol,
         "capabilities": capability or None,
         "limits": {name: value for name, value in limits.items() if value is not None} or None,
+        "metadata": _metadata(metadata) or None,
+        "auth": None if auth_env is None else {"env": auth_env},
     }
     if file is not None:
-        if agent_id is not None or any(value is not None for value in flags.values()):
+        if agent_id is not None or discover is not None or any(value is not None for value in flags.values()):
             raise CommandError(
                 "agents add: --file stands alone, without ID, ENDPOINT and the options of one agent", USAGE
             )
@@ -82,9 +99,11 @@ def add(
     else:
         if agent_id is None or endpoint is None:
             raise CommandError("agents add: needs ID and ENDPOINT, or --file FILE", USAGE)
-        found = [
-            _registration({"id": agent_id, "endpoint": endpoint} | {k: v for k, v in flags.items() if v is not None})
-        ]
+        given = _registration(
+            {"id": agent_id, "endpoint": endpoint} | {k: v for k, v in flags.items() if v is not None}
+        )
+        by_itself = protocol is None and endpoint.startswith(("http://", "https://"))
+        found = [_registration(completed(given)) if (by_itself if discover is None else discover) else given]
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _add(settings, found, output or Format.text))
 
@@ -99,6 +118,22 @@ def _registration(data: Any, where: str = "agents add") -> dict[str, Any]:
     except Rejected as error:
         raise CommandError(f"{where}: {error.reason}", USAGE) from None
     return dict(data)
+
+
+def _metadata(pairs: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value that is JSON is taken as JSON, all else as text."""
+    import orjson
+
+    found: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise CommandError(f"--metadata: want NAME=VALUE, not {pair!r}", USAGE)
+        try:
+            found[name] = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            found[name] = text
+    return found
 
 
 def _from_file(file: Path) -> list[dict[str, Any]]:
@@ -201,3 +236,29 @@ async def _rm(settings: Settings, agent_ids: list[str], form: Format) -> None:
         raise CommandError(f"agents rm: not registered: {', '.join(unknown)}", NOT_FOUND)
     await send_keyed(settings, "agents", ((agent_id.encode(), None) for agent_id in agent_ids))
     rows_as(form, [{"id": agent_id, "removed": True} for agent_id in agent_ids], ("id", "removed"))
+
+
+@app.command("probe")
+def probe(
+    agent_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="how long each agent may take")] = "5s",
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Ask agents how they are, from here; exit 1 when one is not well, 4 when one is not registered."""
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _probe(settings, agent_ids or [], duration_ms(timeout, "--timeout") / 1000, output or Format.text))
+
+
+async def _probe(settings: Settings, agent_ids: list[str], timeout_s: float, form: Format) -> None:
+    registered = await _registered(settings)
+    unknown = [agent_id for agent_id in agent_ids if agent_id not in registered]
+    if unknown:
+        raise CommandError(f"agents probe: not registered: {', '.join(unknown)}", NOT_FOUND)
+    wanted = [registered[agent_id] for agent_id in agent_ids or sorted(registered)]
+    rows = await ask_all(settings, wanted, timeout_s)
+    rows_as(form, rows, ("id", "protocol", "endpoint", "health", "ms", "detail"))
+    ill = [str(row["id"]) for row in rows if row["health"] == "unhealthy"]
+    if ill:
+        raise CommandError(f"agents probe: not well: {', '.join(ill)}", FAILED)

@@ -49,6 +49,7 @@ GROUPS = [
     "agents add",
     "agents ls",
     "agents rm",
+    "agents probe",
     "dlq ls",
     "dlq show",
     "dlq replay",

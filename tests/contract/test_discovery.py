@@ -1,0 +1,135 @@
+"""What is told of an address: by agents of every kind, by strangers, by nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from agents_io.discovery import Found, discover
+from agents_io.fake import FakeAgent
+from agents_io.fake_steps import answer
+from agents_io.fakes.a2a import FakeA2a
+from agents_io.fakes.chat import FakeChat
+from agents_io.fakes.mcp import FakeMcp
+from agents_io.transport import Call
+from schemas.messages import AgentRegistration, SecretRef
+from streams.agent_transports import over_http
+from streams.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("fake", "protocol", "capabilities", "metadata", "said"),
+    [
+        (FakeA2a(answer()), "a2a", ("sum", "maths"), {}, "an A2A 1.0 agent 'Fake', skills sum, maths"),
+        (FakeMcp(answer()), "mcp", ("analyze",), {"tool": "analyze"}, "an MCP server with tool analyze"),
+        (FakeChat(answer()), "openai", (), {"model": "m"}, "an OpenAI-compatible API with model m"),
+        (
+            FakeAgent(answer(), capabilities=["text", "maths"]),
+            "http",
+            ("text", "maths"),
+            {},
+            "an agent over HTTP that is healthy, capabilities text, maths",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, FakeAgent) else "",
+)
+async def test_each_kind_is_told_and_can_be_called_as_found(
+    fake: FakeAgent, protocol: str, capabilities: tuple[str, ...], metadata: dict[str, Any], said: str
+) -> None:
+    """The registration made of it works."""
+    async with fake:
+        found = await discover(fake.endpoint)
+        assert found is not None
+        assert (found.protocol, found.capabilities, found.metadata, found.said) == (
+            protocol,
+            capabilities,
+            metadata,
+            said,
+        )
+        if protocol != "http":
+            transport = over_http(Settings())[protocol]
+            agent = AgentRegistration(
+                id="a", endpoint=fake.endpoint, protocol=found.protocol, metadata=found.metadata or None
+            )
+            try:
+                assert (await transport.call(agent, Call("t", "t", b"{}", 10.0))).value == "ok"
+            finally:
+                await transport.close()
+        assert len(fake.calls) == (protocol != "http")
+
+
+async def serve(handler: Any) -> tuple[web.AppRunner, str]:
+    """Something that answers everything the same."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+
+async def page(request: web.Request) -> web.Response:
+    """A web site that knows no 404."""
+    return web.Response(text="<html>hello</html>", content_type="text/html")
+
+
+async def missing(request: web.Request) -> web.Response:
+    """A server with nothing."""
+    return web.Response(status=404)
+
+
+async def silent(request: web.Request) -> web.Response:
+    """It takes the request and says nothing."""
+    await asyncio.Event().wait()
+    raise AssertionError("nobody sets this event")
+
+
+async def odd(request: web.Request) -> web.Response:
+    """JSON of the wrong shape, everywhere."""
+    return web.json_response({"url": [1], "data": [None, {"id": 3}], "capabilities": {"a": 1}, "result": [], "id": 1})
+
+
+@pytest.mark.parametrize(("handler", "protocol"), [(page, "http"), (missing, None), (silent, None), (odd, "http")])
+async def test_strangers_are_no_agents_and_never_an_error(handler: Any, protocol: str | None) -> None:
+    """At most something that says 200 to /health; and it is over in time."""
+    runner, endpoint = await serve(handler)
+    try:
+        begun = time.monotonic()
+        found = await discover(endpoint, timeout_s=0.5)
+        assert time.monotonic() - begun < 10
+        assert (found.protocol if found else None) == protocol
+        assert found is None or found.capabilities == ()
+    finally:
+        await runner.cleanup()
+
+
+async def test_nobody_there() -> None:
+    """Nothing is found, at once."""
+    async with FakeAgent() as fake:
+        pass
+    assert await discover(fake.endpoint) is None
+    assert await discover("http://[") is None
+    assert await discover("grpc://h:1") is None
+
+
+async def test_token_is_sent_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is missing here finds nothing."""
+    monkeypatch.setenv("A_TOKEN", "s3cret")
+    async with FakeMcp() as fake:
+        assert isinstance(await discover(fake.endpoint, SecretRef(env="A_TOKEN")), Found)
+        assert fake.heads[0]["Authorization"] == "Bearer s3cret"
+        assert await discover(fake.endpoint, SecretRef(env="NO_SUCH_TOKEN")) is None
+
+
+async def test_strange_names_are_printable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal obeys some characters."""
+    async with FakeA2a() as fake:
+        card = fake.card() | {"name": "a\x1b[31mred\n"}
+        monkeypatch.setattr(fake, "card", lambda: card)
+        found = await discover(fake.endpoint)
+        assert found is not None
+        assert found.said.isprintable()
