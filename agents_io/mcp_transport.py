@@ -254,7 +254,7 @@ class McpTransport:
     async def _delete(self, server: _Server, session: Session) -> None:
         headers = [*server.authorised(), (b"Mcp-Session-Id", session.key)]
         url = server.url
-        await self._http.raw(httpx.Request("DELETE", url.httpx, headers=headers, extensions=url.extensions))
+        await self._http.raw(httpx.Request("DELETE", url.httpx, headers=headers, extensions=server._extensions(url)))
 
 
 def _event(data: bytes) -> Any:

@@ -13,21 +13,29 @@ from agents_io.mcp_transport import McpTransport
 from agents_io.openai_transport import OpenAiTransport
 from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transport import Transport
+from streams.kafka_agents import KafkaTransport
 from streams.settings import Settings
 
 
 def to_addresses(settings: Settings) -> dict[str, Transport]:
-    """`http`, `grpc`, `openai`, `a2a` and `mcp`, each with a pool of its own."""
+    """`http`, `grpc`, `openai`, `a2a`, `mcp` and `kafka`, each with a pool of its own."""
     cap = settings.dispatch.max_answer_bytes
-    files = TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)
-
-    def pool() -> AiohttpTransport:
-        return AiohttpTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files))
-
     return {
-        "http": HttpTransport(pool(), max_answer_bytes=cap),
-        "grpc": GrpcTransport(max_answer_bytes=cap, tls=files),
-        "openai": OpenAiTransport(pool(), max_answer_bytes=cap),
-        "a2a": A2aTransport(pool(), max_answer_bytes=cap),
-        "mcp": McpTransport(pool(), max_answer_bytes=cap),
+        "http": HttpTransport(pool(settings), max_answer_bytes=cap),
+        "grpc": GrpcTransport(max_answer_bytes=cap, tls=tls_files(settings)),
+        "openai": OpenAiTransport(pool(settings), max_answer_bytes=cap),
+        "a2a": A2aTransport(pool(settings), max_answer_bytes=cap),
+        "mcp": McpTransport(pool(settings), max_answer_bytes=cap),
+        "kafka": KafkaTransport(settings),
     }
+
+
+def pool(settings: Settings) -> AiohttpTransport:
+    """Connections to agents, with the settings' authorities and client certificate."""
+    files = tls_files(settings)
+    return AiohttpTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files))
+
+
+def tls_files(settings: Settings) -> TlsFiles:
+    """The settings' authorities and client certificate."""
+    return TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)

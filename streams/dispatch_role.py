@@ -40,7 +40,6 @@ from streams.follower import Follower
 from streams.gateway_station import GatewayStation
 from streams.grpc_server import GrpcServer
 from streams.kafka import client_options
-from streams.kafka_agents import KafkaTransport
 from streams.lease_keeper import LeaseKeeper
 from streams.metrics import DispatchMetrics
 from streams.parts import Parts
@@ -127,7 +126,7 @@ class DispatchRole:
             stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
 
     def _all_transports(self) -> Transports:
-        own: dict[str, Transport] = {"gateway": self._gateway.transport, "kafka": KafkaTransport(self._settings)}
+        own: dict[str, Transport] = {"gateway": self._gateway.transport}
         secrets = self._settings.secrets
         return Transports(
             to_addresses(self._settings) | own | self._kinds.transports, SecretPolicy(secrets.env, secrets.directory)

@@ -80,10 +80,11 @@ class KafkaTransport:
         peer = self._agents.get(agent)
         self._number += 1
         correlation = self._nonce + b"%d" % self._number
-        sent = False
+        sent = opened = False
         try:
             async with asyncio.timeout(call.timeout_s):
                 await self._open()
+                opened = True
                 waiting = self._waiting[correlation] = asyncio.get_running_loop().create_future()
                 await self._send(peer.topic, call, correlation)
                 sent = True
@@ -93,6 +94,8 @@ class KafkaTransport:
                 self._last_words.say("kafka-cancel", lambda: self._take_back(peer.topic, call, correlation))
             if not isinstance(error, TimeoutError):
                 raise
+            if not opened:
+                raise InternalError(f"no exchange with agents on Kafka within {call.timeout_s:.3g} s") from None
             if not sent:
                 raise ConnectionFailed(f"the request could not be sent within {call.timeout_s:.3g} s") from None
             raise CallTimeout(f"no answer within {call.timeout_s:.3g} s") from None

@@ -76,12 +76,7 @@ async def _ask(transports: Transports, data: dict[str, Any], timeout_s: float) -
 
 
 def _transports(settings: Settings) -> Transports:
-    from agents_io.grpc_transport import GrpcTransport
-    from agents_io.http_transport import HttpTransport
     from agents_io.transports import Transports
-    from streams.agent_transports import over_http
-    from streams.kafka_agents import KafkaTransport
+    from streams.agent_transports import to_addresses
 
-    return Transports(
-        {"http": HttpTransport(), "grpc": GrpcTransport(), "kafka": KafkaTransport(settings), **over_http(settings)}
-    )
+    return Transports(to_addresses(settings))

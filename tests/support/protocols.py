@@ -86,6 +86,7 @@ async def kafka(*steps: Step) -> AsyncIterator[Opened]:
             agent = AgentRegistration(id="a", endpoint=fake.endpoint, metadata={"cancelRecords": True})
             transport = KafkaTransport(settings)
             try:
+                await transport._open()  # else the first call's time pays for it
                 assert await transport.health(agent, 10.0)
                 yield fake, agent, transport
             finally:
