@@ -1,0 +1,71 @@
+"""Last words: bounded in number and time, and never anybody's failure."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agents_io import background
+from agents_io.background import LastWords
+
+
+async def test_what_they_raise_is_nobodys_failure() -> None:
+    """The call they belong to is over."""
+    said = asyncio.Event()
+
+    async def fail() -> None:
+        said.set()
+        raise ValueError("no")
+
+    words = LastWords()
+    words.say("x", fail)
+    await said.wait()
+    await words.close()
+
+
+async def test_no_more_than_so_many_are_under_way() -> None:
+    """The others are dropped, not queued."""
+    begun = 0
+
+    async def wait() -> None:
+        nonlocal begun
+        begun += 1
+        await asyncio.Event().wait()
+
+    words = LastWords(max_under_way=3)
+    for _ in range(10):
+        words.say("x", wait)
+    await asyncio.sleep(0)
+    assert begun == 3
+
+
+async def test_close_waits_a_moment_and_then_stops_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick one arrives, a slow one is cut off, and closing ends."""
+    monkeypatch.setattr(background, "CLOSE_S", 0.2)
+    ends = []
+
+    async def speak(name: str, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+            ends.append(name)
+        except asyncio.CancelledError:
+            ends.append(f"{name} cut")
+            raise
+
+    words = LastWords()
+    words.say("x", lambda: speak("quick", 0.01))
+    words.say("x", lambda: speak("slow", 60))
+    async with asyncio.timeout(10):
+        await words.close()
+    assert ends == ["quick", "slow cut"]
+
+
+async def test_each_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that hangs holds nothing for ever."""
+    monkeypatch.setattr(background, "LAST_WORDS_S", 0.05)
+    words = LastWords(max_under_way=1)
+    words.say("x", lambda: asyncio.sleep(60))
+    async with asyncio.timeout(10):
+        while words._tasks:  # noqa: ASYNC110 - it ends by itself
+            await asyncio.sleep(0.01)
