@@ -37,7 +37,7 @@ def test_one_for_each_registration_and_the_longest_unused_is_forgotten() -> None
     ("endpoint", "url"),
     [
         ("mcp://h:8/x", "https://h:8/x"),
-        ("a2a://h", "https://h/"),
+        ("a2a://h", "https://h"),
         ("openai://h/v1", "https://h/v1"),
         ("http://h/a", "http://h/a"),
     ],
