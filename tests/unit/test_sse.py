@@ -11,9 +11,9 @@ from agents_io.rules.sse import EventData
 
 STREAM = (
     b"\xef\xbb\xbf: hello\r\n\r\nid: 7\nevent: message\ndata: one\n\ndata:two\rdata: three\r\rretry: 5\ndata\n\n"
-    b"data:  four\r\n\r\ndata: never ended"
+    b"data:  four\r\n\r\ndata: a\r\ndata: b\r\n\r\ndata: never ended"
 )
-EVENTS = [b"one", b"two\nthree", b"", b" four"]
+EVENTS = [b"one", b"two\nthree", b"", b" four", b"a\nb"]
 
 
 def test_whole_stream_at_once() -> None:
