@@ -30,3 +30,13 @@ def test_pieces_cut_anywhere_give_the_same_events(cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(STREAM)]
     found = [data for begin, end in pairwise(places) for data in reader.feed(STREAM[begin:end])]
     assert found + reader.end() == [*EVENTS, b"never ended"]
+
+
+def test_cut_at_every_place_and_byte_by_byte() -> None:
+    """What a random cut may miss: each place there is."""
+    for cuts in ([place] for place in range(len(STREAM))):
+        reader = EventData()
+        pieces = [STREAM[begin:end] for begin, end in pairwise([0, *cuts, len(STREAM)])]
+        assert [data for piece in pieces for data in reader.feed(piece)] == EVENTS, cuts
+    reader = EventData()
+    assert [data for byte in STREAM for data in reader.feed(bytes([byte]))] == EVENTS
