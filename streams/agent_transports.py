@@ -5,16 +5,27 @@ In: settings. Out: what the worker and `parallax agents probe` add to their `Tra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from agents_io.a2a_transport import A2aTransport
 from agents_io.aiohttp_seam import AiohttpTransport
 from agents_io.grpc_transport import GrpcTransport
 from agents_io.http_transport import HttpTransport
 from agents_io.mcp_transport import McpTransport
 from agents_io.openai_transport import OpenAiTransport
+from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transport import Transport
+from agents_io.transports import Transports
 from streams.kafka_agents import KafkaTransport
 from streams.settings import Settings
+
+
+def together(settings: Settings, more: Mapping[str, Transport] = MappingProxyType({})) -> Transports:
+    """All of them and `more`, behind the one port; a registration may refer only to the secrets the settings allow."""
+    secrets = settings.secrets
+    return Transports({**to_addresses(settings), **more}, SecretPolicy(secrets.env, secrets.directory))
 
 
 def to_addresses(settings: Settings) -> dict[str, Transport]:

@@ -16,15 +16,12 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
-from agents_io.rules.secret_policy import SecretPolicy
-from agents_io.transport import Transport
-from agents_io.transports import Transports
 from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
 from streams.agent_table import AgentTable
-from streams.agent_transports import to_addresses
+from streams.agent_transports import together
 from streams.agents_file import following
 from streams.balancer import Balancer
 from streams.block_watch import BlockWatch
@@ -79,7 +76,7 @@ class DispatchRole:
         self.agents = AgentTable(self._options, settings.topic_prefix)
         self.standings = Standings()
         self._gateway = GatewayStation(settings, self.agents, self._sink, self._here, registry)
-        self._transports = self._all_transports()
+        self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
         self._parts = self._shared(registry)
         self.engine = self._over_homes()
         self._fleet = Fleet(self._parts, self.standings, self._transports, self.engine)
@@ -124,13 +121,6 @@ class DispatchRole:
         }
         for name, work in running.items():
             stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
-
-    def _all_transports(self) -> Transports:
-        own: dict[str, Transport] = {"gateway": self._gateway.transport}
-        secrets = self._settings.secrets
-        return Transports(
-            to_addresses(self._settings) | own | self._kinds.transports, SecretPolicy(secrets.env, secrets.directory)
-        )
 
     def _shared(self, registry: CollectorRegistry) -> Parts:
         settings = self._settings

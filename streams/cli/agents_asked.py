@@ -76,7 +76,6 @@ async def _ask(transports: Transports, data: dict[str, Any], timeout_s: float) -
 
 
 def _transports(settings: Settings) -> Transports:
-    from agents_io.transports import Transports
-    from streams.agent_transports import to_addresses
+    from streams.agent_transports import together
 
-    return Transports(to_addresses(settings))
+    return together(settings)
