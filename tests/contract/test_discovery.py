@@ -17,7 +17,7 @@ from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.mcp import FakeMcp
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
-from streams.agent_transports import over_http
+from streams.agent_transports import to_addresses
 from streams.settings import Settings
 
 
@@ -51,7 +51,7 @@ async def test_each_kind_is_told_and_can_be_called_as_found(
             said,
         )
         if protocol != "http":
-            transport = over_http(Settings())[protocol]
+            transport = to_addresses(Settings())[protocol]
             agent = AgentRegistration(
                 id="a", endpoint=fake.endpoint, protocol=found.protocol, metadata=found.metadata or None
             )
