@@ -240,3 +240,16 @@ async def test_the_cache_is_cleared_by_command_and_stays_cleared_after_a_restart
         async with worker_with(pipeline, tmp_path / "log"):
             assert await ask(3) == [False, True]
         assert len(agent.calls) == 3
+
+
+async def test_a_worker_that_cannot_offer_its_functions_says_so_and_ends(pipeline: Pipeline, tmp_path: Path) -> None:
+    """One line and exit 1, before it takes a task."""
+    log = tmp_path / "log"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_WORKER_LOG", str(log))
+        env = {"PARALLAX_FUNCTIONS__MODULES": "px_nowhere"}
+        worker = start_worker(pipeline.bootstrap, pipeline.prefix, "--roles", "dispatch", env=env, wait=False)
+    pipeline.workers.append(worker)
+    assert await asyncio.to_thread(worker.run) == 1
+    assert "functions.modules: px_nowhere cannot be imported" in log.read_text()
+    assert "Traceback" not in log.read_text()
