@@ -197,6 +197,17 @@ async def test_agents_from_a_file_are_all_or_none(ready: Cli) -> None:
     assert [row["id"] for row in (await ready("agents", "ls", "-o", "jsonl")).lines()] == ["a1", "a2"]
 
 
+async def test_an_agent_whose_lease_ended_is_not_listed_and_can_be_removed(ready: Cli) -> None:
+    """Its registration is only remembered, in case it comes back."""
+    lease = {"id": "x.gone", "ttl": 1000, "expires": 1_700_000_000_000, "ended": 1_700_000_002_001}
+    file = ready.directory / "agents.jsonl"
+    gone = {"id": "gone", "endpoint": "grpc://h:1", "metadata": {"lease": lease}}
+    file.write_bytes(as_lines(gone, {"id": "here", "endpoint": "grpc://h:2"}))
+    assert (await ready("agents", "add", "--file", str(file))).code == 0
+    assert [row["id"] for row in (await ready("agents", "ls", "-o", "jsonl")).lines()] == ["here"]
+    assert (await ready("agents", "rm", "gone")).code == 0
+
+
 async def test_submit_waits_for_every_result(ready: Cli) -> None:
     """Each result is one JSON line of stdout; a failed task makes the exit code 1."""
     file = ready.directory / "tasks.jsonl"
