@@ -9,6 +9,7 @@ told to cancel the task. Of a card only the path of its interface is used: the t
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Any
 
 import httpx
@@ -39,6 +40,7 @@ CARD_KEPT_S = 300.0
 POLL_FIRST_S = 0.05
 POLL_GROWTH = 1.5
 POLL_MAX_S = 2.0
+MAX_CANCELS = 10_000
 
 
 class _Agent(Peer):
@@ -88,6 +90,8 @@ class A2aTransport:
         self._agents = PerAgent(_Agent)
         self._last_words = LastWords()
         self._number = 0
+        self._cancels: OrderedDict[str, int] = OrderedDict()
+        """How often the tasks of a key were cancelled, of the newest `MAX_CANCELS`."""
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """One attempt. Raises `AgentError`; cancelling it cancels the agent's task."""
@@ -100,10 +104,8 @@ class A2aTransport:
             payload = read_payload(call.body)
         except ValueError:
             raise Unsupported("the payload is not JSON") from None
-        # The same message id for each attempt: an agent may know by it that it has the task already.
-        params = send_params(
-            peer.version, call.idempotency_key, payload, blocking=peer.blocking, text_only=peer.text_only
-        )
+        message_id = self._message_id(call.idempotency_key)
+        params = send_params(peer.version, message_id, payload, blocking=peer.blocking, text_only=peer.text_only)
         found = self._read(peer, await self._rpc(peer, "send", params, call))
         wait_s = POLL_FIRST_S
         while isinstance(found, Pending):
@@ -113,6 +115,7 @@ class A2aTransport:
                 body = await self._rpc(peer, "get", {"id": task_id})
             except BaseException:  # cancelled, out of time or out of reach: nobody will ask for it again
                 self._forget(peer, task_id)
+                self._taken_back(call.idempotency_key)
                 raise
             wait_s = min(wait_s * POLL_GROWTH, POLL_MAX_S)
             found = self._read(peer, body)
@@ -128,6 +131,19 @@ class A2aTransport:
         except ClientError:
             peer.read_at = float("-inf")  # it may speak another version now
             raise
+
+    def _message_id(self, key: str) -> str:
+        """The same for each attempt: an agent may know by it that it has the task already.
+
+        But not after we cancelled it there: such an agent would answer that it is cancelled.
+        """
+        times = self._cancels.get(key)
+        return key if times is None else f"{key}/{times + 1}"
+
+    def _taken_back(self, key: str) -> None:
+        self._cancels[key] = self._cancels.pop(key, 0) + 1
+        if len(self._cancels) > MAX_CANCELS:
+            self._cancels.popitem(last=False)
 
     def _forget(self, peer: _Agent, task_id: str) -> None:
         self._last_words.say("a2a-cancel", lambda: self._rpc(peer, "cancel", {"id": task_id}))

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from agents_io.a2a_transport import A2aTransport
-from agents_io.errors import BadResponse, CallTimeout, ClientError, Refused, Unsupported
+from agents_io.errors import BadResponse, CallTimeout, ClientError, Refused, ServerError, Unsupported
 from agents_io.fake_steps import Step, answer, hang, raw
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.transport import Answer, Call
@@ -112,6 +112,31 @@ async def test_cancelling_the_call_cancels_the_task_at_the_agent(version: Versio
         await until(lambda: rig.fake.cancelled == ["task-0"])
         rig.fake.states = ()
         assert (await rig.call()).value == "ok"
+
+
+async def test_message_id_is_the_tasks_own_until_we_cancelled_it() -> None:
+    """An agent that knows messages again must not answer the next attempt with the task we cancelled."""
+    async with rigged("1.0", Step("status", code=500, times=1), answer(), states=("working",) * 1000) as rig:
+        with pytest.raises(ServerError):
+            await rig.call()
+        for _ in range(2):
+            with pytest.raises(CallTimeout):
+                await rig.call(timeout_s=0.3)
+        rig.fake.states = ()
+        await rig.call()
+        sends = [request for request in rig.fake.requests if request["method"] == "SendMessage"]
+        ids = [request["params"]["message"]["messageId"] for request in sends]
+        assert ids == ["key-1", "key-1", "key-1/2", "key-1/3"]
+
+
+async def test_cancelled_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten."""
+    monkeypatch.setattr("agents_io.a2a_transport.MAX_CANCELS", 2)
+    transport = A2aTransport()
+    for key in ("a", "b", "a", "c"):
+        transport._taken_back(key)
+    assert [transport._message_id(key) for key in "abc"] == ["a/3", "b", "c/2"]
+    await transport.close()
 
 
 async def test_agent_that_asks_for_input_is_told_to_forget_the_task() -> None:
