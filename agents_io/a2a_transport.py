@@ -46,7 +46,7 @@ MAX_CANCELS = 10_000
 class _Agent(Peer):
     """One agent: its card, and where it is called."""
 
-    __slots__ = ("blocking", "cards", "fixed", "read_at", "rpc", "text_only", "version")
+    __slots__ = ("blocking", "fixed", "lock", "read_at", "rpc", "text_only", "version")
 
     def __init__(self, agent: AgentRegistration) -> None:
         super().__init__(agent)
@@ -58,7 +58,7 @@ class _Agent(Peer):
         self.text_only = metadata.get("textOnly") is True
         self.version: Version = self.fixed or "1.0"
         self.rpc = below(self.base, "")
-        self.cards = _card_targets(self.base)
+        self.lock = asyncio.Lock()
         self.read_at = float("-inf")
 
     def learn(self, card: Card, now: float) -> None:
@@ -160,9 +160,13 @@ class A2aTransport:
         return said
 
     async def _know(self, peer: _Agent) -> None:
-        now = asyncio.get_running_loop().time()
-        if peer.fixed is None and now - peer.read_at >= CARD_KEPT_S:
-            peer.learn(await self.card(peer), now)
+        """Read the card if it is due; of many calls at once one does."""
+        clock = asyncio.get_running_loop().time
+        if peer.fixed is not None or clock() - peer.read_at < CARD_KEPT_S:
+            return
+        async with peer.lock:
+            if clock() - peer.read_at >= CARD_KEPT_S:
+                peer.learn(await self.card(peer), clock())
 
     async def card(self, peer: Peer) -> Card:
         """The agent's card. Raises `AgentError`: of the first place, when none of them has one."""

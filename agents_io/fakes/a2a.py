@@ -34,6 +34,7 @@ class FakeA2a(FakeAgent):
         super().__init__(*arguments, **options)
         self.requests: list[dict[str, Any]] = []
         self.cancelled: list[str] = []
+        self.cards_read = 0
         self._texts: dict[str, str] = {}
         self._looks: dict[str, int] = {}
 
@@ -53,6 +54,7 @@ class FakeA2a(FakeAgent):
         return rest | {"url": url, "preferredTransport": "JSONRPC", "protocolVersion": "0.3.0"}
 
     async def _card(self, request: web.Request) -> web.Response:
+        self.cards_read += 1
         return web.json_response(self.card(), status=200 if self.healthy else 503)
 
     async def _rpc(self, request: web.Request) -> web.StreamResponse:

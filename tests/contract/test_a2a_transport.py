@@ -207,6 +207,16 @@ async def test_card_is_read_once_and_again_after_the_agent_moved() -> None:
         assert rig.methods() == ["message/send"] * 4 + ["SendMessage"] * 2
 
 
+async def test_many_first_calls_read_the_card_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once more when it has been kept long enough."""
+    async with rigged() as rig:
+        await asyncio.gather(*(rig.call() for _ in range(10)))
+        assert rig.fake.cards_read == 1
+        monkeypatch.setattr("agents_io.a2a_transport.CARD_KEPT_S", 0.0)
+        await rig.call()
+        assert rig.fake.cards_read == 2
+
+
 @pytest.mark.parametrize(
     "card",
     [
