@@ -269,6 +269,7 @@ class Gateway:
         older = self._streams.pop(agent_id, None)
         self._streams[agent_id] = stream
         if older is not None:
+            log.info("a newer connection of an agent takes the place of an older one", agent_id=agent_id)
             why = "a newer connection of this agent has taken its place"
             older.end(why, blame=False, last=why)
 

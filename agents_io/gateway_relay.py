@@ -12,7 +12,8 @@ token or, where none is set, that call from this machine.
   UNAVAILABLE, CANCELLED          the worker, or the way to it, is gone              StreamLost, no blame
   ABORTED                         the agent hung up                                  StreamLost, blame
   RESOURCE_EXHAUSTED              too many calls                                     TooMany
-  DEADLINE_EXCEEDED               no answer in time                                  TimeoutError
+  DEADLINE_EXCEEDED               the agent gave no answer in time                   TimeoutError
+    without the holder's word     the worker is frozen                               StreamLost, no blame
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from schemas.pb.gateway_pb2 import AgentToControlPlane, TaskRequest
 
 SERVICE = "parallax.internal.GatewayRelay"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-SURPLUS_S = 1.0
+SURPLUS_S = 0.5
 """How much longer than the call itself the hop may last: the holder's own word comes first."""
+_SILENT = "the agent did not answer in time"
 _KEEPALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
 """A worker whose machine went away without a word ends its calls in seconds, not at their deadlines."""
 _HOP_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
@@ -88,7 +90,7 @@ class RelayService:
         except StreamLost as lost:
             code, why = grpc.StatusCode.ABORTED if lost.blame else grpc.StatusCode.UNAVAILABLE, lost.why
         except TimeoutError:
-            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            code, why = grpc.StatusCode.DEADLINE_EXCEEDED, _SILENT
         finally:
             self._calls -= 1
         await context.abort(code, why)
@@ -185,7 +187,9 @@ def _meaning(error: grpc.aio.AioRpcError, route: Route) -> Exception:
             else TooMany()
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TimeoutError()
+        if details == _SILENT:
+            return TimeoutError()
+        return StreamLost(f"the worker at {route.address} did not answer", blame=False)
     return InternalError(f"the worker at {route.address} did not take the call: {code.name} {details}")
 
 

@@ -110,6 +110,7 @@ class GatewayRegistry:
             if self._claims.get(arrival.agent_id) is claim:
                 del self._claims[arrival.agent_id]
             return "it could not be registered now; try again"
+        log.info("an agent dialled in", agent_id=arrival.agent_id)
         self._tell("agent:healthy", arrival.agent_id, {"reason": "connected", "node": self.node})
         for seen in claim.later:
             self._weigh(arrival.agent_id, claim, *seen)
@@ -131,6 +132,7 @@ class GatewayRegistry:
         if claim is None or claim.arrival.key != key:
             return
         claim.status, claim.dirty, claim.away_at = "away", True, time.monotonic()
+        log.info("an agent that dialled in is away", agent_id=agent_id, reason=why)
         self._tell("agent:unhealthy", agent_id, {"reason": why, "node": self.node})
 
     # What the topic tells

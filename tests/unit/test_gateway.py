@@ -373,6 +373,26 @@ async def test_a_worker_that_is_gone_is_no_fault_of_the_agents_and_fails_at_once
             assert (await call(home, "t2", timeout_s=60)).value == "back"
 
 
+async def test_a_worker_that_is_frozen_is_no_fault_of_the_agents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the stream and says nothing; an agent that says nothing is another matter."""
+    book = Book()
+    async with (
+        node(book, "home") as home,
+        node(book, "other") as other,
+        GatewayFakeAgent("a", hang(), gateways=[other.address]),
+    ):
+        with pytest.raises(CallTimeout):
+            await call(home, timeout_s=0.2)
+
+        async def frozen(*_: Any) -> AgentToControlPlane:
+            await asyncio.Event().wait()
+            raise AssertionError("nobody sets this event")
+
+        monkeypatch.setattr(other.gateway, "ask", frozen)
+        with pytest.raises(HopLost, match="did not answer"):
+            await call(home, "t2", timeout_s=0.2)
+
+
 async def test_another_worker_at_the_same_address_is_not_mistaken_for_the_one_meant() -> None:
     """Ports are used again; the node's name is not."""
     async with node(Book(), "n1") as here, GatewayFakeAgent("a", gateways=[here.address]) as agent:
