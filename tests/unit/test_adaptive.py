@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents_io.rules.adaptive import AimdLimit
@@ -11,7 +11,8 @@ from agents_io.rules.lane import Lane, Start
 from agents_io.rules.limiter import SlidingWindow
 
 
-@given(st.lists(st.tuples(st.booleans(), st.floats(0, 10), st.integers(1, 40)), max_size=200), st.integers(1, 30))
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 10), st.integers(1, 40)), max_size=60), st.integers(1, 30))
 def test_always_between_one_and_the_ceiling(ends: list[tuple[bool, float, int]], ceiling: int) -> None:
     """Whatever happens, and after every change by one step at most."""
     limit, now = AimdLimit(ceiling), 0.0

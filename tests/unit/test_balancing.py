@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.rules.balancing import FADE_MS, SAMPLE, TRIAL_MS, Candidate, Policy, admitted, draws, pick
@@ -44,6 +44,7 @@ def run(policy: Policy, fleet: Sequence[Candidate], tasks: int, *, work: bool = 
     return got
 
 
+@settings(deadline=None)
 @given(fleet=candidates, policy=st.sampled_from(POLICIES), seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1))
 def test_never_one_that_is_out(fleet: list[Candidate], policy: Policy, seed: int, share: float) -> None:
     """Not one whose checks say no or whose circuit is open; ejected ones only beyond the share; None only if nobody is left."""
@@ -62,6 +63,7 @@ def test_never_one_that_is_out(fleet: list[Candidate], policy: Policy, seed: int
     assert all(not c.open_until for c in ready)
 
 
+@settings(deadline=None)
 @given(fleet=candidates, policy=st.sampled_from(POLICIES), seed=st.integers(0, 2**32 - 1))
 def test_the_same_task_is_chosen_for_alike(fleet: list[Candidate], policy: Policy, seed: int) -> None:
     """Two workers that know the same choose the same."""
@@ -156,6 +158,7 @@ def test_a_choice_among_many_looks_at_a_few() -> None:
         assert drawn <= SAMPLE + 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64))
 def test_draws_are_numbers_below_one(seed: int) -> None:
     """Of any seed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents_io.rules.budget import BudgetConfig, RetryBudget
@@ -11,6 +11,7 @@ from agents_io.rules.budget import BudgetConfig, RetryBudget
 steps = st.lists(st.tuples(st.floats(0, 4), st.sampled_from(["first", "second", "second"])), max_size=120)
 
 
+@settings(deadline=None)
 @given(steps, st.sampled_from([0.0, 0.2, 1.0]), st.integers(0, 3))
 def test_never_more_than_the_share_and_the_floor(calls: list[tuple[float, str]], share: float, floor: int) -> None:
     """P11 over the log: second calls of any 10 s that end with one are at most the share of the first ones, and the floor."""
@@ -28,6 +29,7 @@ def test_never_more_than_the_share_and_the_floor(calls: list[tuple[float, str]],
             assert len(recent) <= share * sum(at > now - 10.0 for at in firsts) + floor
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 5))
 def test_what_is_left_comes_back(firsts: int, floor: int) -> None:
     """At one moment exactly the share and the floor; long after, the floor alone."""

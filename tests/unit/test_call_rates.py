@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents_io.rules.call_rates import BUCKETS, CallRates, Totals
@@ -10,6 +10,7 @@ from agents_io.rules.call_rates import BUCKETS, CallRates, Totals
 calls = st.lists(st.tuples(st.floats(0, 20), st.booleans(), st.booleans()), max_size=80)
 
 
+@settings(deadline=None)
 @given(calls, st.floats(0, 80))
 def test_sums_lie_between_the_window_and_a_bucket_less(ends: list[tuple[float, bool, bool]], idle_s: float) -> None:
     """Each of the three sums, at any moment."""
@@ -27,6 +28,7 @@ def test_sums_lie_between_the_window_and_a_bucket_less(ends: list[tuple[float, b
     assert len(rates._buckets) <= BUCKETS + 1
 
 
+@settings(deadline=None)
 @given(calls, st.floats(0, 59))
 def test_it_moves_with_its_home(ends: list[tuple[float, bool, bool]], later_s: float) -> None:
     """The next owner has the same sums, now and later, to within the milliseconds of a snapshot."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents_io.rules.health import Checks, ChecksConfig, Ejection, EjectionConfig
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.integers(1, 4), st.booleans())
 def test_checks_turn_after_so_many_in_a_row(said: list[bool], bad: int, good: int, well: bool) -> None:
     """Against the whole history: the last run long enough decides."""
@@ -62,6 +63,7 @@ def test_late_failures_do_not_prolong_it() -> None:
     assert ejection.until == 92.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["success", "failure", "neutral"]), max_size=40), st.floats(0, 100))
 def test_it_moves_with_its_home(outcomes: list[str], idle_s: float) -> None:
     """The next owner puts it out no shorter, and goes on counting where it was."""
