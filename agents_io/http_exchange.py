@@ -244,11 +244,13 @@ class HttpExchange:
         raise status_error(response, said(peer, body))
 
     async def is_well(self, request: httpx.Request, timeout_s: float) -> bool:
-        """Whether this request is answered 2xx in time."""
+        """Whether this request is answered 2xx in time. Raises `Unsupported`: there is no such page (404, 405, 501)."""
         try:
             response, _ = await within(timeout_s, lambda: self.raw(request))
         except AgentError:
             return False
+        if response.status_code in (404, 405, 501):
+            raise Unsupported("the agent has no health page")
         return 200 <= response.status_code < 300
 
     async def aclose(self) -> None:

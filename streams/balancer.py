@@ -172,7 +172,7 @@ def _known(found: Candidate, standing: AgentStanding, now_ms: int) -> None:
     found.concurrency = standing.concurrency or found.concurrency
     found.response_ms = standing.response_time
     found.confidence = standing.confidence
-    found.well = standing.healthy or standing.reason != "checks"
+    found.well = found.well and (standing.healthy or standing.reason != "checks")
     if standing.reason == "calls":
         found.ejected_until = standing.ejected_until or 0
     if found.open_until:

@@ -80,13 +80,15 @@ class Fleet:
                 yield home.handler
 
     def _living_here(self) -> Mapping[str, AgentRegistration]:
-        """By id; the same object as long as nothing changed."""
+        """Those to be asked for their health, by id; the same object as long as nothing changed."""
         count = self._parts.partition_count()
         seen = self._parts.agents.version, frozenset(self._engine.homes), count
         if seen != self._seen:
             self._seen = seen
             homes, agents = self._engine.homes, self._parts.agents.all()
-            self._here = {agent.id: agent for agent in agents if home_partition(agent.id, count) in homes}
+            # The gateway watches those that dialled in, and tells of them itself.
+            asked = (agent for agent in agents if agent.transport != "gateway")
+            self._here = {agent.id: agent for agent in asked if home_partition(agent.id, count) in homes}
         return self._here
 
     def _home(self, agent_id: str) -> DispatchHandler | None:

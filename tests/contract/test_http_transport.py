@@ -533,12 +533,15 @@ async def test_any_task_id_fits_the_header_and_unlike_ids_stay_unlike(key: str) 
 
 
 async def test_health() -> None:
-    """200 is healthy; 503, nobody there and too slow are not."""
+    """200 is healthy; 503, nobody there and too slow are not. Without such a page nothing can be said."""
     async with http(answer()) as rig:
         assert isinstance(rig.transport, HttpTransport)
         assert await rig.transport.health(rig.agent)
         rig.fake.healthy = False
         assert not await rig.transport.health(rig.agent)
+        elsewhere = rig.agent.model_copy(update={"endpoint": f"{rig.agent.endpoint}/nowhere"})
+        with pytest.raises(Unsupported):
+            await rig.transport.health(elsewhere)
     transport = HttpTransport()
     assert not await transport.health(rig.agent, timeout_s=1.0)
     await transport.close()

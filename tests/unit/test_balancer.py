@@ -133,6 +133,17 @@ def test_forced_open_by_its_registration() -> None:
     assert {rig.choose() for _ in range(6)} == {"a"}
 
 
+@pytest.mark.parametrize(
+    ("status", "chosen"), [("healthy", True), ("degraded", True), ("away", False), ("draining", False)]
+)
+def test_agents_that_dial_in_are_as_their_gateway_says(status: str, chosen: bool) -> None:
+    """Its word lies in the registration; such agents are not asked."""
+    rig = Rig(Registered())
+    told = {"address": "h:1", "node": "n", "key": "k", "status": status}
+    rig.agents.add("dialled", endpoint="gateway://dialled", metadata={"gateway": told})
+    assert (rig.choose() == "dialled") is chosen
+
+
 def test_comes_and_goes_with_the_registrations() -> None:
     """Capabilities count, all of them; `capable` tells who is there from who can be called."""
     rig = Rig(Registered("a"))
