@@ -1,4 +1,4 @@
-"""`parallax agents add|ls|rm|probe`: the registry, which is the compacted topic `agents`.
+"""`parallax agents add|ls|rm|probe|circuit`: the registry, which is the compacted topic `agents`.
 
 In: flags or AgentRegistration JSON lines. Out: the registrations written or found. `add` asks an address what is there, `probe`
 asks registered agents how they are (`agents_asked.py`); neither gives an agent a task.
@@ -28,10 +28,14 @@ from streams.cli.output import rows_as, say
 from streams.cli.running import run
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from schemas.messages import AgentStanding
     from streams.settings import Settings
 
 app = typer.Typer(help="Register, list and remove agents.", rich_markup_mode=None)
 
+STANDING = ("circuit", "health")
 COLUMNS = ("id", "protocol", "endpoint", "capabilities", "maxRequests", "window", "maxConcurrency")
 
 
@@ -168,7 +172,8 @@ async def _ls(settings: Settings, form: Format) -> None:
 
     found = await _registered(settings)
     registered = {key: data for key, data in found.items() if not is_ended(AgentRegistration.model_validate(data))}
-    _print([registered[agent_id] for agent_id in sorted(registered)], form)
+    standings = await _standings(settings) if form is Format.text and registered else {}
+    _print([registered[agent_id] for agent_id in sorted(registered)], form, standings)
     if not registered:
         say("no agent is registered; register one with: parallax agents add ID ENDPOINT")
 
@@ -193,7 +198,28 @@ async def _registered(settings: Settings) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _print(registrations: list[dict[str, Any]], form: Format) -> None:
+async def _standings(settings: Settings) -> dict[str, AgentStanding]:
+    """What is known of each agent; nothing of one that never was called or asked."""
+    from schemas.codec import Rejected, decode
+    from schemas.messages import AgentStanding
+    from streams.client import read_all
+
+    found: dict[str, AgentStanding] = {}
+    async for record in read_all(settings, "standings"):
+        key = (record.key or b"").decode("utf-8", "replace")
+        try:
+            if record.value is None:
+                found.pop(key, None)
+            else:
+                found[key] = decode(AgentStanding, record.value, record.headers)
+        except Rejected as error:
+            say(f"parallax: standings offset {record.offset}, key {key!r}: {error.reason}")
+    return found
+
+
+def _print(
+    registrations: list[dict[str, Any]], form: Format, standings: Mapping[str, AgentStanding] | None = None
+) -> None:
     if form is not Format.text:
         rows_as(form, registrations, ())
         return
@@ -211,8 +237,38 @@ def _print(registrations: list[dict[str, Any]], form: Format) -> None:
                 "window": f"{limits.window_ms / 1000:g}s",
                 "maxConcurrency": limits.max_concurrency,
             }
+        standing = (standings or {}).get(agent.id)
+        if standing is not None:
+            row |= {"circuit": standing.circuit, "health": "well" if standing.healthy else standing.reason}
         rows.append(row)
-    rows_as(form, rows, COLUMNS)
+    rows_as(form, rows, (*COLUMNS, *STANDING) if standings else COLUMNS)
+
+
+@app.command("circuit")
+def circuit(
+    agent_id: Annotated[str, typer.Argument(metavar="ID")],
+    mode: Annotated[str, typer.Argument(metavar="MODE", help="open, disabled, or auto: as its calls go")],
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Open an agent's circuit by hand, switch it off, or let it be; exit 4 when the agent is not registered."""
+    if mode not in ("auto", "open", "disabled"):
+        raise CommandError(f"agents circuit: MODE is auto, open or disabled, not {mode!r}", USAGE)
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _circuit(settings, agent_id, mode, output or Format.text))
+
+
+async def _circuit(settings: Settings, agent_id: str, mode: str, form: Format) -> None:
+    from schemas.codec import dumps
+    from streams.client import send_keyed
+
+    data = (await _registered(settings)).get(agent_id)
+    if data is None:
+        raise CommandError(f"agents circuit: not registered: {agent_id}", NOT_FOUND)
+    changed = data | {"breaker": (data.get("breaker") or {}) | {"mode": mode}}
+    await send_keyed(settings, "agents", [(agent_id.encode(), dumps(changed))])
+    rows_as(form, [{"id": agent_id, "mode": mode}], ("id", "mode"))
 
 
 @app.command("rm")

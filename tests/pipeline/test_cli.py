@@ -177,6 +177,10 @@ async def test_agents_come_and_go(ready: Cli) -> None:
     assert orjson.loads(added.out) == [wanted]
     assert (await ready("agents", "ls", "-o", "jsonl")).lines() == [wanted]
     assert "30s" in (await ready("agents", "ls")).out
+    assert (await ready("agents", "circuit", "a1", "shut")).code == 2
+    assert (await ready("agents", "circuit", "nobody", "open")).code == 4
+    assert (await ready("agents", "circuit", "a1", "open", "-o", "jsonl")).lines() == [{"id": "a1", "mode": "open"}]
+    assert (await ready("agents", "ls", "-o", "jsonl")).lines() == [wanted | {"breaker": {"mode": "open"}}]
     assert (await ready("agents", "rm", "a1")).code == 0
     assert (await ready("agents", "ls", "-o", "json")).out.strip() == "[]"
     gone = await ready("agents", "rm", "a1")
