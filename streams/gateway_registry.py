@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from agents_io.errors import AgentError
 from agents_io.gateway import Arrival
 from agents_io.rules.gateway_session import Status
+from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.secret_refs import Secret
 from schemas.codec import dumps, header
 from schemas.messages import AgentRegistration, EventType, explain
@@ -57,8 +58,15 @@ class GatewayRegistry:
     """The gateway's `Registrar`. `address`: this worker's, for the others; set before agents can come."""
 
     def __init__(
-        self, node: str, lookup: Callable[[str], AgentRegistration | None], write: Write, tell: Tell, grace_s: float
+        self,
+        node: str,
+        lookup: Callable[[str], AgentRegistration | None],
+        write: Write,
+        tell: Tell,
+        grace_s: float,
+        secrets: SecretPolicy | None = None,
     ) -> None:
+        """`secrets`: which ones a registration may name as the token its agent must show."""
         self.node = node
         self.address = ""
         self.drop: Callable[[str, str, str], None] = lambda agent_id, key, why: None
@@ -67,6 +75,7 @@ class GatewayRegistry:
         self._write = write
         self._tell = tell
         self._grace_s = grace_s
+        self._secrets = secrets or SecretPolicy()
         self._claims: dict[str, _Claim] = {}
 
     def holds(self, agent_id: str) -> bool:
@@ -85,6 +94,7 @@ class GatewayRegistry:
         if known.auth is None:
             return None
         try:
+            self._secrets.check(known)
             wanted = Secret(known.auth).token()
         except AgentError as error:
             log.error("an agent cannot dial in", agent_id=arrival.agent_id, reason=error.message)

@@ -23,6 +23,7 @@ from agents_io.gateway_relay import RelayClient, RelayService
 from agents_io.gateway_transport import GatewayTransport, Routes
 from agents_io.grpc_services import service_handler
 from agents_io.rules.gateway_session import SessionConfig
+from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.secret_refs import Secret
 from schemas.messages import EventType, SecretRef
 from schemas.pb import gateway_pb2
@@ -59,7 +60,8 @@ class GatewayStation:
         self._topic = full_name("agents", settings.topic_prefix)
         self._recorder = Recorder(settings.app_id, "gateway", settings.topic_prefix, f"{settings.app_id}-dispatch")
         grace_s = given.grace / 1000
-        self.registry = GatewayRegistry(self.node, agents.get, self._write, self._tell, grace_s)
+        allowed = SecretPolicy(settings.secrets.env, settings.secrets.directory)
+        self.registry = GatewayRegistry(self.node, agents.get, self._write, self._tell, grace_s, allowed)
         self.gateway = Gateway(
             self.node,
             self.registry,

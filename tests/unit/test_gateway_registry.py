@@ -205,6 +205,11 @@ async def test_who_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one.admit(arrival("k", "web")) == "agent_id: 'web' is registered with protocol http"
     assert one.admit(arrival("k", token="wrong")) == "authorization: the token is missing or wrong"
     assert one.admit(arrival("k", "b", token="x")) == "its token cannot be checked now"
+    monkeypatch.setenv("PARALLAX_KAFKA__SASL_PASSWORD", "the pipeline's own")
+    topic.agents["c"] = AgentRegistration.model_validate(
+        {"id": "c", "endpoint": "gateway://c", "auth": {"env": "PARALLAX_KAFKA__SASL_PASSWORD"}}
+    )
+    assert one.admit(arrival("k", "c", token="the pipeline's own")) == "its token cannot be checked now"
     assert one.admit(arrival("k", token="s3cret")) is None
     assert one.admit(arrival("k", "new")) is None
     refused = await one.arrived(arrival("k", "new", capabilities=("",)))
