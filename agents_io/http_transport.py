@@ -68,7 +68,7 @@ class HttpTransport:
         return peer.parsed(body, lambda: parse_answer(body, peer.reading))
 
     async def health(self, agent: AgentRegistration, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
-        """Whether `GET {endpoint}/health` says 2xx in time. Raises `Unsupported`: no such page, or a registration that cannot work."""
+        """Whether `GET {endpoint}/health` says 2xx in time. Raises `Unsupported`: no such page, or no way to ask."""
         peer = self._agents.get(agent)
         return await self._http.is_well(peer.get(peer.health), timeout_s)
 

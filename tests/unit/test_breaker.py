@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 import pytest
 
@@ -163,3 +165,26 @@ def test_config_without_sense_is_refused(bad: dict[str, float]) -> None:
     """At once, not at the first failure."""
     with pytest.raises(ValueError, match="must be"):
         BreakerConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_a_circuit_that_closed_begins_its_shares_anew() -> None:
+    """What was counted before it opened does not open it again."""
+    breaker = Breaker(
+        BreakerConfig(
+            failure_rate=0.5, minimum_calls=4, reset_timeout_s=1.0, successes_to_close=1, monitoring_period_s=60.0
+        )
+    )
+    for now in (0.0, 0.1, 0.2, 0.3):
+        _end(breaker, "failure", now)
+    assert breaker.state(0.4) == "open"
+    _end(breaker, "success", 1.5)
+    assert breaker.state(1.5) == "closed"
+    for now, outcome in ((1.6, "success"), (1.7, "success"), (1.8, "failure"), (1.9, "success")):
+        _end(breaker, outcome, now)
+    assert breaker.state(2.0) == "closed", "one of four failed since"
+
+
+def _end(breaker: Breaker, outcome: Any, now: float) -> None:
+    permit = breaker.try_acquire(now)
+    assert permit is not None
+    breaker.record(permit, outcome, now)
