@@ -110,7 +110,6 @@ TABLE = {
     "ForbiddenTarget": (False, False),
     "UnknownFunction": (False, False),
     "ExecutionFailed": (True, True),
-    "ExecutionRefused": (False, False),
     "InternalError": (True, False),
 }
 NO_CALL = {"AgentError", "CircuitOpen", "NoAgent", "Expired"}
