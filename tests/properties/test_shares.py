@@ -38,7 +38,7 @@ def test_however_many_agents_hang_a_newcomer_finds_its_place(concurrencies: list
     """Lanes that begin nothing leave room, and one more agent may take it, up to its share of the reserve."""
     holding = fill(concurrencies, order)
     free, lanes = BUDGET - sum(holding), len(holding)
-    share = BUDGET // RESERVE // (lanes + 1)
+    share = min(BUDGET // RESERVE, free) // (lanes + 1)
     assert free >= 1
     assert lane_limit(BUDGET, free, lanes, 0, 10, 0.0) >= min(10, share)
 
