@@ -23,6 +23,7 @@ from schemas.messages import (
     HomeState,
     Message,
     Plan,
+    PlanMemory,
     PlanResult,
     Result,
     Task,
@@ -44,6 +45,7 @@ PUBLISHED: tuple[type[Message], ...] = (
     Event,
     HomeState,
     AgentStanding,
+    PlanMemory,
 )
 
 RFC3339 = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"

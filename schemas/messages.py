@@ -51,6 +51,7 @@ ErrorCode = Literal[
     "execution_failed",
     "too_large",
     "unsupported",
+    "invalid_plan",
     "internal",
 ]
 EventType = Literal[
@@ -68,8 +69,10 @@ EventType = Literal[
     "circuit:half-open",
     "circuit:close",
     "plan:started",
+    "plan:progress",
     "plan:completed",
     "plan:failed",
+    "plan:duplicate",
     "anomaly:detected",
     "anomaly:resolved",
     "agent:registered",
@@ -327,8 +330,15 @@ class Result(Message):
     metadata: dict[str, Any]
 
 
+class ResultsAt(Message):
+    """Where the results of a plan's steps lie when they are too many for one record: a topic, and their key there."""
+
+    topic: str
+    key: str
+
+
 class PlanResult(Message):
-    """The one terminal answer of a plan; `results` in the order of the plan's tasks."""
+    """The one terminal answer of a plan; `results` in the order of the plan's tasks, or none and a `reference` to them."""
 
     plan_id: Id
     kind: PlanKind
@@ -338,6 +348,7 @@ class PlanResult(Message):
     result: Any = None
     confidence: Ratio | None = None
     error: TaskError | None = None
+    reference: ResultsAt | None = None
     execution_time: Milliseconds
     timestamp: Timestamp
 
@@ -499,6 +510,34 @@ class HomeState(Message):
     seen: SeenTasks | None = None
     guard: AgentGuard | None = None
     answer: KeptAnswer | None = None
+
+
+class PlanBegun(Message):
+    """A plan under way: as it was sent, with the templates it uses; `place`: partition and offset of its record."""
+
+    plan_id: Id
+    plan: dict[str, Any]
+    templates: dict[str, Any] = {}
+    accepted: Timestamp
+    place: Annotated[list[Count], Field(min_length=2, max_length=2)]
+
+
+class PlanSteps(Message):
+    """What happened to a plan's steps, in order; `sequence` orders the chunks."""
+
+    plan_id: Id
+    sequence: Count
+    entries: list[dict[str, Any]]
+
+
+class PlanMemory(Message):
+    """One thing the coordinator must not forget; exactly one of the three is there."""
+
+    app: str
+    at: Timestamp
+    seen: SeenTasks | None = None
+    begun: PlanBegun | None = None
+    steps: PlanSteps | None = None
 
 
 def explain(error: ValidationError) -> str:

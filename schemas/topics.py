@@ -18,6 +18,7 @@ from schemas.messages import (
     HomeState,
     Message,
     Plan,
+    PlanMemory,
     PlanResult,
     Result,
     Task,
@@ -110,7 +111,17 @@ TOPICS: tuple[Topic, ...] = (
         extra_config=(("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS))),
     ),
     Topic("results", "plan id if the task has one, else task id", Result, "dispatch", "users, plan coordinator"),
-    Topic("plan-results", "plan id", PlanResult, "plan coordinator", "users"),
+    Topic("plan-results", "plan id", PlanResult, "plan coordinator", "users", max_message_bytes=LARGE_RECORD_BYTES),
+    Topic(
+        "plan-state",
+        "app and plan id, or slot",
+        PlanMemory,
+        "plan coordinator",
+        "plan coordinator",
+        "compact",
+        max_message_bytes=LARGE_RECORD_BYTES + 1024 * 1024,
+        extra_config=(("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS))),
+    ),
     Topic("data-points", "agent id", ConfidenceDataPoint, "dispatch, users", "stats", dead_letters=True),
     Topic(
         "aggregates",
@@ -130,7 +141,9 @@ TOPICS: tuple[Topic, ...] = (
 BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
 INTAKE = ("parked", "dispatch", "tasks")
 """The three inputs of dispatch: equal partition counts, assigned together. What waited longest is served first."""
-ALIGNED = (*INTAKE, "state")
+PLAN_INTAKE = ("plans", "results")
+"""The two inputs of the plan coordinator: a plan and the results of its steps meet in the home of the plan's id."""
+ALIGNED = (*INTAKE, "state", *PLAN_INTAKE, "plan-state")
 """Topics that must have equal partition counts: partition n of each belongs to home n."""
 
 

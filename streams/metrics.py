@@ -45,3 +45,19 @@ class DispatchMetrics:
         """A circuit changed: `kind` is open, half-open or close."""
         for state in ("open", "half-open", "close"):
             self.state.labels(agent_id, state).set(1 if state == kind else 0)
+
+
+class PlanMetrics:
+    """What the plan coordinator counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.plans = Counter("parallax_plans", "Plans that ended, by status", ["status"], registry=registry)
+        self.active = Gauge("parallax_plans_active", "Plans under way on this worker", registry=registry)
+        self.steps = Counter(
+            "parallax_plan_steps", "Steps of plans that ended, by status", ["status"], registry=registry
+        )
+        self.duration = Histogram(
+            "parallax_plan_duration_seconds", "From acceptance to result", buckets=SECONDS, registry=registry
+        )
+        self.duplicates = Counter("parallax_plans_duplicate", "Plans whose id was there before", registry=registry)
+        self.dead_letters = Counter("parallax_plans_dead_letters", "Records on plans refused", registry=registry)

@@ -163,6 +163,20 @@ class GatewaySettings(Section):
     relay_token: Annotated[str, Field(pattern=r"^(env|file):.+$")] | None = None
 
 
+class PlansSettings(Section):
+    """Bounds of the plan coordinator; `max_active` and `max_active_bytes` are per home partition.
+
+    `templates`: a file of local patterns, one JSON object a line.
+    """
+
+    templates: str | None = None
+    max_depth: Annotated[int, Field(ge=1, le=5)] = 5
+    max_active: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    max_active_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    max_plan_bytes: Annotated[int, Field(ge=1, le=10 * 1024 * 1024)] = 8 * 1024 * 1024
+    commit_interval_max: DurationMs = 20
+
+
 class Settings(Section):
     """The whole; `load` reads it, nothing else does."""
 
@@ -187,6 +201,7 @@ class Settings(Section):
     retry: RetrySettings = RetrySettings()
     health: HealthSettings = HealthSettings()
     cache: CacheSettings = CacheSettings()
+    plans: PlansSettings = PlansSettings()
     stats: StatsSettings = StatsSettings()
     secrets: SecretSettings = SecretSettings()
     tls: TlsSettings = TlsSettings()

@@ -59,10 +59,10 @@ def test_intake_topics_are_grown_to_the_largest_of_them(smaller: str) -> None:
 
 def test_other_topics_grow_only_when_asked_and_fixed_ones_never() -> None:
     """Growing moves keys, so it needs the user's word."""
-    existing = {topic.name: topic.partitions or (2 if topic.name == f"{P}results" else 4) for topic in ALL}
+    existing = {topic.name: topic.partitions or (2 if topic.name == f"{P}anomalies" else 4) for topic in ALL}
     assert {change.action for change in decided(existing, None).values()} == {"unchanged"}
     changes = decided(existing, 6)
-    assert changes["results"] == TopicChange(f"{P}results", "grown", 6, 2)
+    assert changes["anomalies"] == TopicChange(f"{P}anomalies", "grown", 6, 2)
     assert changes["agents"].action == "unchanged"
 
 

@@ -1,0 +1,141 @@
+"""The answer of a plan and how sure it is: one step's, or what several agree on. Pure.
+
+In: the ends of the steps and the verdict. Out: a value (JSON), a confidence, or an error when the answers cannot be put together.
+Only steps that succeeded count; c is a step's confidence (1 where it has none), n how many succeeded.
+
+| asked for | result | confidence |
+|---|---|---|
+| nothing: race, weighted | the winner's | the winner's |
+| nothing: sequential | the last answer | min c: a chain is as sure as its weakest link |
+| nothing: dag | the one last step's, where there is one only | min c |
+| nothing: all, allSettled | none (see `results`) | mean of c |
+| `vote` | the answer with the largest sum of c; of equals the one given first | that sum / n |
+| `best` | the answer with the highest c | that c |
+| `mean` | of numbers: sum(c x value) / sum(c) | mean of c |
+| `merge` | objects: every field, from the surest step that has it; else the list of answers | mean of c |
+"""
+
+from __future__ import annotations
+
+from math import fsum
+from typing import Any, NamedTuple
+
+import orjson
+
+from streams.rules.plans.level import Level, Verdict
+
+
+class Outcome(NamedTuple):
+    """A plan's own answer. `value`: JSON, None if there is none. `error`: why the answers could not be put together."""
+
+    value: bytes | None = None
+    confidence: float | None = None
+    error: dict[str, Any] | None = None
+
+
+class _Voice(NamedTuple):
+    id: str
+    value: Any
+    confidence: float
+
+
+def outcome(level: Level, verdict: Verdict) -> Outcome:
+    """What a level that ended so says."""
+    good = level.successes()
+    if verdict.status != "success" or not good:
+        return Outcome()
+    confidences = [_confidence(level, n) for n in good]
+    if level.blueprint.consensus is not None:
+        return _agreed(level, good, confidences)
+    if level.blueprint.strategy in ("all", "allSettled"):
+        return Outcome(None, _mean(confidences))
+    if verdict.winner is not None and level.blueprint.strategy is not None:
+        return Outcome(_value(level, verdict.winner), _confidence(level, verdict.winner))
+    return Outcome(_value(level, verdict.winner) if verdict.winner is not None else None, min(confidences))
+
+
+def _confidence(level: Level, index: int) -> float:
+    end = level.ends[index]
+    return 1.0 if end is None or end.confidence is None else end.confidence
+
+
+def _value(level: Level, index: int) -> bytes | None:
+    end = level.ends[index]
+    return None if end is None else end.value
+
+
+def _mean(confidences: list[float]) -> float:
+    return _share(fsum(confidences), len(confidences))
+
+
+def _share(total: float, count: int) -> float:
+    """Without the noise of the last digits."""
+    return round(min(1.0, total / count), 9)
+
+
+def _agreed(level: Level, good: list[int], confidences: list[float]) -> Outcome:
+    how = level.blueprint.consensus
+    if how == "best":
+        winner = level.surest(good)
+        return Outcome(_value(level, winner), _confidence(level, winner))
+    voices = []
+    for index, confidence in zip(good, confidences, strict=True):
+        end = level.ends[index]
+        if end is None or end.dropped:
+            return _refused("too_large", f"{how}: the answers together are larger than a plan may hold")
+        value = None if end.value is None else orjson.loads(end.value)
+        voices.append(_Voice(level.blueprint.steps[index].id, value, confidence))
+    if how == "vote":
+        return vote(voices)
+    return mean(voices) if how == "mean" else merge(voices)
+
+
+def _refused(code: str, message: str) -> Outcome:
+    return Outcome(error={"code": code, "message": f"metadata.consensus: {message}", "retryable": False})
+
+
+def vote(voices: list[_Voice]) -> Outcome:
+    """The majority, each voice as heavy as it is sure.
+
+    >>> vote([_Voice("a", "x", 0.9), _Voice("b", "y", 0.95), _Voice("c", "x", 0.3)])
+    Outcome(value=b'"x"', confidence=0.4, error=None)
+    """
+    weights: dict[bytes, list[float]] = {}
+    for voice in voices:
+        weights.setdefault(orjson.dumps(voice.value, option=orjson.OPT_SORT_KEYS), []).append(voice.confidence)
+    winner = max(weights, key=lambda value: fsum(weights[value]))  # of equals the first
+    given = next(v.value for v in voices if orjson.dumps(v.value, option=orjson.OPT_SORT_KEYS) == winner)
+    return Outcome(orjson.dumps(given), _share(fsum(weights[winner]), len(voices)))
+
+
+def mean(voices: list[_Voice]) -> Outcome:
+    """The mean of numbers, each as heavy as it is sure; all alike when nobody is sure of anything.
+
+    >>> mean([_Voice("a", 10, 0.75), _Voice("b", 20, 0.25)])
+    Outcome(value=b'12.5', confidence=0.5, error=None)
+    """
+    for voice in voices:
+        if isinstance(voice.value, bool) or not isinstance(voice.value, (int, float)):
+            return _refused("bad_response", f"mean: the answer of {voice.id!r} is not a number")
+    total = fsum(voice.confidence for voice in voices)
+    weights = [voice.confidence / total if total else 1 / len(voices) for voice in voices]
+    value = fsum(weight * voice.value for weight, voice in zip(weights, voices, strict=True))
+    return Outcome(orjson.dumps(value), _mean([voice.confidence for voice in voices]))
+
+
+def merge(voices: list[_Voice]) -> Outcome:
+    """Objects become one object, anything else a list.
+
+    >>> merge([_Voice("a", {"x": 1, "y": 1}, 0.5), _Voice("b", {"y": 2}, 0.9)]).value
+    b'{"x":1,"y":2}'
+    """
+    confidence = _mean([voice.confidence for voice in voices])
+    if not all(isinstance(voice.value, dict) for voice in voices):
+        return Outcome(orjson.dumps([voice.value for voice in voices]), confidence)
+    merged: dict[str, Any] = {}
+    sure: dict[str, float] = {}
+    for voice in voices:
+        for name, value in voice.value.items():
+            if voice.confidence > sure.get(name, -1.0):
+                merged[name], sure[name] = value, voice.confidence
+    return Outcome(orjson.dumps(merged), confidence)

@@ -1,0 +1,253 @@
+"""One level of a running plan: which step may start now, and when the level is over. A state machine, pure and without time.
+
+In: the ends of steps, in any order. Out: steps to start and, once, the verdict. After the verdict, and for steps that have ended
+or never started, every input changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import Any, NamedTuple
+
+from schemas.messages import ResultStatus
+from streams.rules.plans.blueprint import Blueprint
+
+MAX_REASONS = 20
+MAX_REASON_CHARS = 300
+
+
+@dataclass(slots=True)
+class End:
+    """How a step ended. `value`: its answer as JSON, None if there is none or it was let go.
+
+    `wire`: the other fields of its `Result` (status, error, confidence, ...), without ids, answer and metadata.
+    `place`: partition and offset of its record on `results`, where there is one.
+    """
+
+    wire: dict[str, Any]
+    value: bytes | None = None
+    place: tuple[int, int] | None = None
+    dropped: bool = False
+    """The value was let go for want of room; it lies at `place`."""
+
+    @property
+    def status(self) -> ResultStatus:
+        """As on its result."""
+        return self.wire["status"]  # type: ignore[no-any-return]
+
+    @property
+    def confidence(self) -> float | None:
+        """As on its result."""
+        return self.wire.get("confidence")
+
+
+class Verdict(NamedTuple):
+    """How a level ended. `winner`: the step whose answer is the plan's own, where one step's is."""
+
+    status: ResultStatus
+    error: dict[str, Any] | None = None
+    winner: int | None = None
+
+
+@dataclass(slots=True)
+class Moves:
+    """What follows from an input."""
+
+    starts: list[int] = field(default_factory=list)
+    verdict: Verdict | None = None
+
+
+SKIPPED = End({"status": "cancelled"})
+"""The end of a step that never began because of another's failure; its result tells which."""
+
+
+class Level:
+    """The steps of one blueprint. `ends`: by index; None for those that have not ended."""
+
+    __slots__ = ("_left", "_ready", "_waiting", "blueprint", "ends", "good", "in_flight", "started", "verdict")
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        count = len(blueprint.steps)
+        self.blueprint = blueprint
+        self.ends: list[End | None] = [None] * count
+        self.started = bytearray(count)
+        self.good: list[int] = []
+        """Steps that succeeded, in the order in which they did."""
+        self.in_flight = 0
+        self.verdict: Verdict | None = None
+        self._left = count
+        self._waiting = [len(step.needs) for step in blueprint.steps]
+        weighted = blueprint.strategy == "weighted"
+        self._ready = [
+            (-step.priority if weighted else 0, n) for n, step in enumerate(blueprint.steps) if not step.needs
+        ]
+        heapify(self._ready)
+
+    def begin(self) -> Moves:
+        """The first steps."""
+        return Moves(self._next())
+
+    def ended(self, index: int, end: End) -> Moves:
+        """A step's end."""
+        if self.verdict is not None or not self.started[index] or self.ends[index] is not None:
+            return Moves()
+        self.ends[index] = end
+        if end.status == "success":
+            self.good.append(index)
+        self.in_flight -= 1
+        self._left -= 1
+        if self.blueprint.kind == "dag":
+            self._release(index)
+        self.verdict = _JUDGES[self.blueprint.strategy or self.blueprint.kind](self, index)
+        return Moves([] if self.verdict is not None else self._next(), self.verdict)
+
+    def stop(self, verdict: Verdict) -> None:
+        """It ends from outside: cancelled, or out of time."""
+        if self.verdict is None:
+            self.verdict = verdict
+
+    def open(self) -> list[int]:
+        """Steps that were started and have not ended."""
+        return [n for n, end in enumerate(self.ends) if end is None and self.started[n]]
+
+    @property
+    def done(self) -> int:
+        """How many steps have ended, skipped ones counted in."""
+        return len(self.ends) - self._left
+
+    def failed(self, index: int) -> bool:
+        """Whether a step has ended in anything but success."""
+        end = self.ends[index]
+        return end is not None and end.status != "success"
+
+    def successes(self) -> list[int]:
+        """Steps that ended well, in the order of the plan."""
+        return sorted(self.good)
+
+    def _next(self) -> list[int]:
+        starts = []
+        while self._ready and self.in_flight < self.blueprint.max_concurrency:
+            index = heappop(self._ready)[1]
+            self.started[index] = 1
+            self.in_flight += 1
+            starts.append(index)
+        return starts
+
+    def _release(self, index: int) -> None:
+        """What waited for this step may start; or, after a failure, is skipped with all that waits for it in turn."""
+        ended = [index]
+        while ended:
+            number = ended.pop()
+            skips = self.failed(number) and not self.blueprint.continue_on_error
+            for other in self.blueprint.dependents[number]:
+                if self.ends[other] is not None:
+                    continue
+                if skips:
+                    self.ends[other] = SKIPPED
+                    self._left -= 1
+                    ended.append(other)
+                else:
+                    self._waiting[other] -= 1
+                    if self._waiting[other] == 0:
+                        heappush(self._ready, (0, other))
+
+    def _why(self, index: int) -> dict[str, Any]:
+        """The error of a plan that failed because of this step."""
+        error = self._error(index)
+        return {
+            "code": error.get("code", "internal"),
+            "message": f"step {self.blueprint.steps[index].id!r} ended as {self._status(index)}: "
+            f"{str(error.get('message', ''))[:MAX_REASON_CHARS]}",
+            "retryable": bool(error.get("retryable", False)),
+        }
+
+    def _status(self, index: int) -> str:
+        end = self.ends[index]
+        return "open" if end is None else end.status
+
+    def _error(self, index: int) -> dict[str, Any]:
+        end = self.ends[index]
+        return {} if end is None else end.wire.get("error") or {}
+
+    def _every_reason(self) -> dict[str, Any]:
+        """The error of a plan none of whose steps succeeded, in the order of the plan."""
+        own = [n for n in range(len(self.ends)) if self.ends[n] is not SKIPPED]
+        reasons = [
+            f"{self.blueprint.steps[n].id}: {self._error(n).get('code', 'internal')}: "
+            f"{str(self._error(n).get('message', ''))[:MAX_REASON_CHARS]}"
+            for n in own[:MAX_REASONS]
+        ]
+        if len(own) > MAX_REASONS:
+            reasons.append(f"and {len(own) - MAX_REASONS} more")
+        return {
+            "code": self._error(own[0]).get("code", "internal"),
+            "message": "every step failed: " + "; ".join(reasons),
+            "retryable": any(bool(self._error(n).get("retryable")) for n in own),
+        }
+
+    def surest(self, among: list[int]) -> int:
+        """The step with the highest confidence; of equals the first of the plan."""
+        return max(among, key=lambda n: (self._confidence(n), -n))
+
+    def _confidence(self, index: int) -> float:
+        end = self.ends[index]
+        return 1.0 if end is None or end.confidence is None else end.confidence
+
+    # One judge for each way to run: None while it goes on.
+
+    def _all(self, index: int) -> Verdict | None:
+        if self.failed(index):
+            return Verdict("failure", self._why(index))
+        return None if self._left else Verdict("success")
+
+    def _race(self, index: int) -> Verdict | None:
+        if not self.failed(index):
+            return Verdict("success", winner=index)
+        return None if self._left else Verdict("failure", self._every_reason())
+
+    def _settled(self, index: int) -> Verdict | None:
+        return None if self._left else Verdict("success")
+
+    def _weighted(self, index: int) -> Verdict | None:
+        if not self.failed(index) and self._confidence(index) >= self.blueprint.threshold:
+            return Verdict("success", winner=index)
+        if self._left:
+            return None
+        good = self.successes()
+        return Verdict("success", winner=self.surest(good)) if good else Verdict("failure", self._every_reason())
+
+    def _sequential(self, index: int) -> Verdict | None:
+        if self.failed(index) and not self.blueprint.continue_on_error:
+            return Verdict("failure", self._why(index))
+        return None if self._left else self._last(good_only=True)
+
+    def _dag(self, index: int) -> Verdict | None:
+        if self._left:
+            return None
+        if not self.blueprint.continue_on_error:
+            bad = [n for n in range(len(self.ends)) if self.failed(n) and self.ends[n] is not SKIPPED]
+            if bad:
+                return Verdict("failure", self._why(bad[0]))
+        sinks = [n for n, others in enumerate(self.blueprint.dependents) if not others]
+        return self._last(good_only=False, winner=sinks[0] if len(sinks) == 1 else None)
+
+    def _last(self, good_only: bool, winner: int | None = None) -> Verdict:
+        """All have ended: well, unless not one of them did."""
+        good = self.successes()
+        if not good:
+            return Verdict("failure", self._every_reason())
+        if good_only:
+            return Verdict("success", winner=good[-1])
+        return Verdict("success", winner=winner if winner in good else None)
+
+
+_JUDGES: dict[str, Callable[[Level, int], Verdict | None]] = {
+    "all": Level._all,
+    "race": Level._race,
+    "allSettled": Level._settled,
+    "weighted": Level._weighted,
+    "sequential": Level._sequential,
+    "dag": Level._dag,
+}

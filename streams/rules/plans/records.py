@@ -1,0 +1,135 @@
+"""Every record the plan coordinator writes: step tasks, cancels, results, events, and its own memory. Pure.
+
+In: what happened to a plan. Out: `Output`s, binary CloudEvents as everything the pipeline writes; what may be too large for its
+topic carries a smaller form.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from schemas.codec import pack
+from schemas.messages import EventType
+from schemas.times import format_time
+from schemas.topics import BY_NAME
+from streams.rules.plans.result import plan_result, progress
+from streams.rules.plans.run import Over, PlanRun
+from streams.rules.records import HOPS_HEADER, LARGE_BYTES, OWN_HEADERS, Letter, Output, Recorder
+from streams.rules.seen import Chunk
+
+TASK_TYPE = BY_NAME["tasks"].ce_type
+CONTROL_TYPE = BY_NAME["controls"].ce_type
+PLAN_RESULT_TYPE = BY_NAME["plan-results"].ce_type
+STATE = "plan-state"
+
+
+class PlanRecorder(Recorder):
+    """Builds the coordinator's records. `app_id` also names what it remembers on the state topic."""
+
+    def __init__(self, app_id: str, prefix: str, group: str) -> None:
+        super().__init__(app_id, "plans", prefix, group)
+        self.app = app_id
+
+    def task(self, task: dict[str, Any], value: bytes, now_ms: int) -> Output:
+        """A step's task (`value`: its JSON), keyed so that it lies in its agent's home at once."""
+        key = (task.get("target") if task["type"] == "agent" else None) or task["id"]
+        subject = task["id"].encode()
+        return Output(
+            "tasks", key.encode(), value, self._headers(TASK_TYPE, subject, subject, format_time(now_ms).encode())
+        )
+
+    def stop(self, task_id: str, reason: str, now_ms: int) -> Output:
+        """The wish that a step's task ends, wherever it is."""
+        key = task_id.encode()
+        value = pack({"type": "cancel", "taskId": task_id, "reason": reason[:1024]})
+        return Output(
+            "controls", key, value, self._headers(CONTROL_TYPE, key + b"/cancel", key, format_time(now_ms).encode())
+        )
+
+    def ended(self, run: PlanRun, over: Over, now_ms: int) -> list[Output]:
+        """The plan's result and its event. Smaller forms: references for answers, then no results of steps."""
+        output = self._plan_result(plan_result(run, over, now_ms), now_ms)
+        if output.size > LARGE_BYTES:
+            output.fallback = self._plan_result(plan_result(run, over, now_ms, whole=False), now_ms)
+            output.fallback.fallback = self._plan_result(
+                plan_result(run, over, now_ms, whole=False, each=False), now_ms
+            )
+        data = progress(run) | {"status": over.verdict.status, "executionTime": now_ms - run.accepted_ms}
+        if over.outcome.confidence is not None:
+            data["confidence"] = over.outcome.confidence
+        if over.verdict.error is not None:
+            data["error"] = over.verdict.error
+        return [output, self._ended_event(run.plan.id, over.verdict.status, data, now_ms)]
+
+    def refused(self, wire: dict[str, Any], now_ms: int) -> list[Output]:
+        """The result of a plan that was not begun, and its event."""
+        data = {name: wire[name] for name in ("planId", "status", "error", "executionTime")}
+        return [self._plan_result(wire, now_ms), self._ended_event(wire["planId"], wire["status"], data, now_ms)]
+
+    def _ended_event(self, plan_id: str, status: str, data: dict[str, Any], now_ms: int) -> Output:
+        kind: EventType = "plan:completed" if status == "success" else "plan:failed"
+        return self.event(kind, plan_id, data, now_ms)
+
+    def _plan_result(self, wire: dict[str, Any], now_ms: int) -> Output:
+        key = wire["planId"].encode()
+        headers = self._headers(PLAN_RESULT_TYPE, key, key, format_time(now_ms).encode())
+        return Output("plan-results", key, pack(wire), headers)
+
+    def plan_duplicate(self, letter: Letter, plan_id: str, now_ms: int) -> Output:
+        """`plan:duplicate`: a plan of this id is under way, or has its result."""
+        tail = f"/{letter.partition}/{letter.offset}"
+        data = {"planId": plan_id, "partition": letter.partition, "offset": letter.offset}
+        return self.event("plan:duplicate", plan_id, data, now_ms, tail=tail)
+
+    def plan_forward(self, letter: Letter, plan_id: str, partition: int, hops: int, now_ms: int) -> Output:
+        """The same bytes to the partition where the results of its steps come in."""
+        headers = [h for h in letter.headers if h[0] not in OWN_HEADERS] + [(HOPS_HEADER, str(hops).encode())]
+        output = Output("plans", plan_id.encode(), letter.value, headers, partition=partition)
+        if output.size > LARGE_BYTES:
+            reason = f"the record of {output.size} bytes is larger than the plans topic accepts"
+            output.fallback = self.dead_letter(letter, "emit", reason, now_ms)[0]
+        return output
+
+    # What is remembered
+
+    def begun(self, run: PlanRun, plan_json: bytes, templates: dict[str, Any], place: tuple[int, int], partition: int,
+              now_ms: int) -> Output:  # fmt: skip
+        """A plan was accepted."""
+        told = {
+            "planId": run.plan.id,
+            "plan": orjson.Fragment(plan_json),
+            "templates": templates,
+            "accepted": format_time(run.accepted_ms),
+            "place": place,
+        }
+        return self._memory(self.begun_key(run.plan.id), "begun", told, partition, now_ms)
+
+    def steps(self, plan_id: str, sequence: int, rows: Sequence[bytes], partition: int, now_ms: int) -> Output:
+        """What happened to a plan's steps: one chunk, written again as long as it is small."""
+        told = {"planId": plan_id, "sequence": sequence, "entries": [orjson.Fragment(row) for row in rows]}
+        return self._memory(self.steps_key(plan_id, sequence), "steps", told, partition, now_ms)
+
+    def seen(self, chunk: Chunk, slots: int, partition: int, now_ms: int) -> Output:
+        """Ids of plans that have their results."""
+        told = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode()}
+        return self._memory(f"{self.app}/seen/{chunk.sequence % slots}", "seen", told, partition, now_ms)
+
+    def forget(self, key: str, partition: int) -> Output:
+        """A tombstone."""
+        return Output(STATE, key.encode(), None, partition=partition)
+
+    def begun_key(self, plan_id: str) -> str:
+        """Where the beginning of a plan is remembered."""
+        return f"{self.app}/plan/{plan_id}"
+
+    def steps_key(self, plan_id: str, sequence: int) -> str:
+        """Where a chunk of a plan's steps is remembered."""
+        return f"{self.app}/steps/{sequence}/{plan_id}"
+
+    def _memory(self, key: str, kind: str, told: dict[str, Any], partition: int, now_ms: int) -> Output:
+        value = pack({"app": self.app, "at": format_time(now_ms), kind: told})
+        return Output(STATE, key.encode(), value, partition=partition)

@@ -1,0 +1,332 @@
+"""A plan under way: its levels (one more for each pattern that is a local template), its deadlines, what must be remembered.
+
+In: events (begun, a step's end, cancelled, time) with `now_ms`, epoch ms. Out: actions, in order. Pure: the same events in the
+same order give the same actions, which is how it survives a restart: `entries` are what happened, `replay` repeats it.
+After `Over` nothing changes any more; an input that comes twice changes nothing.
+Steps are named by paths: (3,) is the fourth task, (3, 0) the first task of the pattern that is the fourth task.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
+
+import orjson
+
+from schemas.times import format_time
+from streams.rules.plans.answer import Outcome, outcome
+from streams.rules.plans.blueprint import Blueprint, InvalidPlan, Step
+from streams.rules.plans.context import context
+from streams.rules.plans.level import End, Level, Moves, Verdict
+from streams.rules.plans.templates import Templates, expand
+
+Path = tuple[int, ...]
+ROOT: Path = ()
+MAX_KEPT_BYTES = 4 * 1024 * 1024
+"""Answers a plan holds; beyond that the oldest are let go (they lie on `results`)."""
+LONG_ID = 200
+NOT_PASSED_ON = frozenset(("dependencies", "input"))
+
+
+class Start(NamedTuple):
+    """Send this step's task."""
+
+    path: Path
+
+
+class Stop(NamedTuple):
+    """Cancel this step's task: nobody waits for it any more."""
+
+    path: Path
+
+
+class Over(NamedTuple):
+    """The plan has ended."""
+
+    verdict: Verdict
+    outcome: Outcome
+
+
+Action = Start | Stop | Over
+
+
+@dataclass(slots=True)
+class _Node:
+    level: Level
+    began_ms: int
+    deadline_ms: int
+
+
+def stem(plan_id: str) -> str:
+    """What the ids of a plan's step tasks begin with.
+
+    >>> stem("p1")
+    'p1#'
+    >>> len(stem("x" * 256)) < 230
+    True
+    """
+    if len(plan_id) <= LONG_ID:
+        return f"{plan_id}#"
+    return f"{plan_id[: LONG_ID - 40]}~{blake2b(plan_id.encode(), digest_size=16).hexdigest()}#"
+
+
+def task_id(plan_id: str, path: Path) -> str:
+    """The id of a step's task, the same whenever it is sent: no two steps of any plans share one.
+
+    >>> task_id("p1", (3, 0))
+    'p1#3.0'
+    """
+    return stem(plan_id) + ".".join(map(str, path))
+
+
+def path_of(plan_id: str, name: str) -> Path | None:
+    """The step a task id belongs to; None if it is none of this plan's.
+
+    >>> path_of("p1", "p1#3.0"), path_of("p1", "p1#x"), path_of("p1", "other#1")
+    ((3, 0), None, None)
+    """
+    head, mark, tail = name.rpartition("#")
+    if head + mark != stem(plan_id):
+        return None
+    parts = tail.split(".")
+    if not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
+        return None
+    return tuple(map(int, parts))
+
+
+def failure(code: str, message: str, now_ms: int) -> End:
+    """The end of a step that was never sent, since it cannot be."""
+    error = {"code": code, "message": message, "retryable": False}
+    return End(
+        {
+            "status": "failure",
+            "error": error,
+            "executionTime": 0,
+            "retries": 0,
+            "cached": False,
+            "timestamp": format_time(now_ms),
+        }
+    )
+
+
+class PlanRun:
+    """One plan. `templates`: those it uses, by name. `entries`: what happened since they were last taken, for the snapshot."""
+
+    def __init__(self, plan: Blueprint, accepted_ms: int, templates: Templates) -> None:
+        self.plan = plan
+        self.accepted_ms = accepted_ms
+        self.over: Over | None = None
+        self.entries: list[dict[str, Any]] = []
+        self._templates = templates
+        self._nodes: dict[Path, _Node] = {}
+        self._deadlines: list[tuple[int, Path]] = []
+        self._holding: deque[End] = deque()
+        self.kept_bytes = 0
+        self._open(ROOT, plan, accepted_ms)
+
+    @property
+    def level(self) -> Level:
+        """The plan's own steps."""
+        return self._nodes[ROOT].level
+
+    @property
+    def due_ms(self) -> int:
+        """When `time` is to be called next, epoch ms."""
+        while self._deadlines:
+            due, path = self._deadlines[0]
+            node = self._nodes.get(path)
+            if node is not None and node.deadline_ms == due:
+                return due
+            heappop(self._deadlines)
+        return self._nodes[ROOT].deadline_ms
+
+    def begin(self) -> list[Action]:
+        """The first steps."""
+        return self._work(deque(), ROOT, self.level.begin(), self.accepted_ms)
+
+    def ended(self, path: Path, end: End, now_ms: int) -> list[Action]:
+        """The end of a step whose task was sent, or could not be."""
+        node = self._nodes.get(path[:-1]) if path else None
+        if self.over or node is None or path in self._nodes or path[-1] >= len(node.level.ends):
+            return []
+        level, index = node.level, path[-1]
+        if not level.started[index] or level.ends[index] is not None:
+            return []
+        entry: dict[str, Any] = {"p": path, "at": now_ms, "wire": end.wire}
+        if end.value is not None:
+            entry["value"] = orjson.Fragment(end.value)
+        if end.place is not None:
+            entry["place"] = end.place
+        self.entries.append(entry)
+        return self._work(deque([(path, end)]), None, None, now_ms)
+
+    def cancel(self, reason: str, now_ms: int) -> list[Action]:
+        """Somebody asked to."""
+        if self.over:
+            return []
+        error = {"code": "cancelled", "message": reason, "retryable": False}
+        return self._end_from_outside(ROOT, Verdict("cancelled", error), now_ms)
+
+    def time(self, now_ms: int) -> list[Action]:
+        """What is out of time ends: the plan, or a pattern within it."""
+        actions: list[Action] = []
+        while not self.over and self.due_ms <= now_ms:
+            late = self._nodes[ROOT].deadline_ms <= now_ms
+            path = ROOT if late else self._deadlines[0][1]
+            if path:
+                self.entries.append({"p": path, "at": now_ms})
+            actions += self._end_from_outside(path, self._too_late(path), now_ms)
+        return actions
+
+    def replay(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Let what happened before a restart happen again, after `begin`; the actions were carried out then."""
+        for entry in entries:
+            path = tuple(entry["p"])
+            if "wire" not in entry:
+                if path in self._nodes and not self.over:
+                    self._end_from_outside(path, self._too_late(path), entry["at"])
+                continue
+            value = orjson.dumps(entry["value"]) if "value" in entry else None
+            place = tuple(entry["place"]) if "place" in entry else None
+            self.ended(path, End(entry["wire"], value, place), entry["at"])
+        self.entries.clear()
+
+    def wanted(self, path: Path) -> bool:
+        """Whether a step that was to be started still is."""
+        node = self._nodes.get(path[:-1])
+        return not self.over and node is not None and node.level.ends[path[-1]] is None
+
+    def step(self, path: Path) -> Step:
+        """The step of that path; it must be there."""
+        return self._nodes[path[:-1]].level.blueprint.steps[path[-1]]
+
+    def task(self, path: Path) -> dict[str, Any]:
+        """The task to send for a step. Raises `InvalidPlan` when its `metadata.input` cannot be applied."""
+        level = self._nodes[path[:-1]].level
+        step = level.blueprint.steps[path[-1]]
+        wire: dict[str, Any] = {"id": task_id(self.plan.id, path), "planId": self.plan.id}
+        wire |= {name: step.task[name] for name in ("type", "target", "capabilities", "payload") if name in step.task}
+        found = context(level, path[-1])
+        if found is not None or step.task.get("context") is not None:
+            wire["context"] = {**(step.task.get("context") or {}), **(found or {})}
+        given = step.task.get("metadata") or {}
+        wire["metadata"] = {k: v for k, v in given.items() if k not in NOT_PASSED_ON} | {"stepId": step.id}
+        return wire
+
+    # Within
+
+    def _open(self, path: Path, plan: Blueprint, now_ms: int) -> Level:
+        node = self._nodes[path] = _Node(Level(plan), now_ms, now_ms + plan.timeout_ms)
+        heappush(self._deadlines, (node.deadline_ms, path))
+        return node.level
+
+    def _too_late(self, path: Path) -> Verdict:
+        what, allowed_ms = "pattern" if path else "plan", self._nodes[path].level.blueprint.timeout_ms
+        message = f"the {what} did not end within {allowed_ms} ms"
+        return Verdict("timeout", {"code": "timeout", "message": message, "retryable": True})
+
+    def _end_from_outside(self, path: Path, verdict: Verdict, now_ms: int) -> list[Action]:
+        self._nodes[path].level.stop(verdict)
+        return self._work(deque(), path, Moves([], verdict), now_ms)
+
+    def _work(
+        self, todo: deque[tuple[Path, End | None]], path: Path | None, moves: Moves | None, now_ms: int
+    ) -> list[Action]:
+        """Carry on until nothing follows. `todo`: steps to start (None) or that ended; a queue, since plans can be deep."""
+        actions: list[Action] = []
+        if path is not None and moves is not None:
+            self._follow(path, moves, todo, actions, now_ms)
+        while todo and not self.over:
+            at, end = todo.popleft()
+            node = self._nodes.get(at[:-1])
+            if node is None or node.level.verdict is not None:
+                continue
+            if end is None:
+                self._start(at, todo, actions, now_ms)
+            else:
+                self._hold(end)
+                self._follow(at[:-1], node.level.ended(at[-1], end), todo, actions, now_ms)
+        return actions
+
+    def _follow(
+        self, path: Path, moves: Moves, todo: deque[tuple[Path, End | None]], actions: list[Action], now_ms: int
+    ) -> None:
+        todo.extend(((*path, index), None) for index in moves.starts)
+        if moves.verdict is None:
+            return
+        level, verdict = self._nodes[path].level, moves.verdict
+        said = outcome(level, verdict)
+        if said.error is not None:
+            verdict = level.verdict = Verdict("failure", said.error)
+        self._stop(path, actions)
+        if path == ROOT:
+            self.over = Over(verdict, said)
+            actions.append(self.over)
+            return
+        node = self._close(path)
+        todo.append((path, _end_of(node, verdict, said, now_ms)))
+
+    def _stop(self, path: Path, actions: list[Action]) -> None:
+        """Nobody waits for what still runs below."""
+        for index in self._nodes[path].level.open():
+            below = (*path, index)
+            if below in self._nodes:
+                self._stop(below, actions)
+                self._close(below)
+            else:
+                actions.append(Stop(below))
+
+    def _close(self, path: Path) -> _Node:
+        """A pattern is over: of its answers only its own is kept."""
+        node = self._nodes.pop(path)
+        for end in node.level.ends:
+            if end is not None:
+                self._let_go(end, dropped=False)
+        return node
+
+    def _start(self, path: Path, todo: deque[tuple[Path, End | None]], actions: list[Action], now_ms: int) -> None:
+        step = self.step(path)
+        template = self._templates.get(step.task.get("target", "")) if step.task.get("type") == "pattern" else None
+        if template is None:
+            actions.append(Start(path))
+            return
+        try:
+            before = context(self._nodes[path[:-1]].level, path[-1])
+            plan = expand(template, step.task.get("payload"), _plain(before))
+        except InvalidPlan as error:
+            todo.append((path, failure("invalid_plan", f"pattern {template['name']!r}: {error}", now_ms)))
+            return
+        self._follow(path, self._open(path, plan, now_ms).begin(), todo, actions, now_ms)
+
+    def _hold(self, end: End) -> None:
+        """Keep an answer, as far as there is room for it: the newest stay."""
+        if end.value is None:
+            return
+        self._holding.append(end)
+        self.kept_bytes += len(end.value)
+        while self.kept_bytes > MAX_KEPT_BYTES and len(self._holding) > 1:
+            self._let_go(self._holding.popleft(), dropped=True)
+
+    def _let_go(self, end: End, dropped: bool) -> None:
+        if end.value is not None:
+            self.kept_bytes -= len(end.value)
+            end.value, end.dropped = None, dropped
+
+
+def _plain(before: dict[str, Any] | None) -> Any:
+    return None if before is None else orjson.loads(orjson.dumps(before))
+
+
+def _end_of(node: _Node, verdict: Verdict, said: Outcome, now_ms: int) -> End:
+    """A pattern's end, as the end of the step that it is."""
+    wire: dict[str, Any] = {"status": verdict.status}
+    if verdict.error is not None:
+        wire["error"] = verdict.error
+    if said.confidence is not None:
+        wire["confidence"] = said.confidence
+    wire |= {"executionTime": now_ms - node.began_ms, "retries": 0, "cached": False, "timestamp": format_time(now_ms)}
+    return End(wire, said.value)
