@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
 from streams.agent_table import AgentTable
+from streams.coordination import Coordination
 from streams.engine.engine import Engine
 from streams.kafka import BrokerUnreachable, reach
 from streams.settings import Settings
@@ -35,12 +36,13 @@ def _json(data: Any, status: int = 200) -> web.Response:
 
 
 class WebServer:
-    """One worker's pages. `engine`, `agents`, `standings` and `stats` are set as they come up."""
+    """One worker's pages. `engine`, `agents`, `standings`, `plans` and `stats` are set as they come up."""
 
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
         self.engine: Engine | None = None
         self.agents: AgentTable | None = None
         self.standings: Standings | None = None
+        self.plans: Coordination | None = None
         self.stats: StatsKeeper | None = None
         self._settings = settings
         self._registry = registry
@@ -61,6 +63,7 @@ class WebServer:
                 web.get("/api/v1/agents", self._agents),
                 web.get("/api/v1/agents/{id}", self._agent),
                 web.get("/api/v1/partitions", self._partitions),
+                web.get("/api/v1/plans/{id}", self._plan),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -90,6 +93,8 @@ class WebServer:
         checks: dict[str, bool] = {}
         if "dispatch" in self._settings.roles:
             checks["dispatch"] = self.engine is not None and self.engine.ready
+        if "plans" in self._settings.roles:
+            checks["plans"] = self.plans is not None and self.plans.engine.ready
         if "stats" in self._settings.roles:
             checks["stats"] = self.stats is not None and self.stats.ready
         checks["broker"] = await self._broker_answers()
@@ -131,9 +136,23 @@ class WebServer:
             return _json({"error": f"agent {agent_id!r} is not registered"}, 404)
         return _json(self._shown(agent))
 
+    async def _plan(self, request: web.Request) -> web.Response:
+        """A plan under way, or the result of one that ended here lately; other workers' plans are not known here."""
+        plan_id = request.match_info["id"]
+        found = None if self.plans is None else self.plans.view(plan_id)
+        if found is None:
+            return _json(
+                {"error": f"plan {plan_id!r} is not under way on this worker; try: parallax plan {plan_id}"}, 404
+            )
+        if isinstance(found, bytes):
+            return web.Response(body=found, content_type="application/json")
+        return _json(found)
+
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = []
-        for home in [] if self.engine is None else self.engine.homes.values():
+        engines = [self.engine] if self.engine is not None else []
+        engines += [self.plans.engine] if self.plans is not None else []
+        for home in [home for engine in engines for home in engine.homes.values()]:
             for source, ledger in home.ledgers.items():
                 rows.append(
                     {

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
 from agents_io.functions import FunctionsError
+from streams.coordination import Coordination, TemplatesError, coordinate
 from streams.dispatch_role import DispatchRole
 from streams.engine.engine import Engine
 from streams.grpc_server import GrpcServer
@@ -82,7 +83,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
                     task.cancel()
     except BrokerUnreachable as error:
         raise WorkerError(str(error), exit_code=3) from error
-    except (TopicsMissing, TopicsError, TransactionsDenied, PortTaken, FunctionsError) as error:
+    except (TopicsMissing, TopicsError, TransactionsDenied, PortTaken, FunctionsError, TemplatesError) as error:
         raise WorkerError(str(error)) from error
     except (KafkaError, TimeoutError) as error:
         raise WorkerError(f"{settings.bootstrap_servers}: {error!r}", exit_code=3) from error
@@ -94,7 +95,14 @@ class _Station:
 
     addresses: WorkerAddresses
     engine: Engine | None
+    plans: Coordination | None
     stats: StatsKeeper | None
+
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """By role."""
+        found = {} if self.engine is None else {"dispatch": self.engine}
+        return found if self.plans is None else found | {"plans": self.plans.engine}
 
 
 @asynccontextmanager
@@ -108,11 +116,13 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
         stack.push_async_callback(web.stop)
         delivery = await _delivery(settings)
         grpc_server = GrpcServer(settings)
-        engine = stats = None
+        engine = plans = stats = None
         if "dispatch" in settings.roles:
             role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, await size_limits(settings))
             await role.start(stack, grpc_server)
             engine, web.engine, web.agents, web.standings = role.engine, role.engine, role.agents, role.standings
+        if "plans" in settings.roles:
+            plans = web.plans = await coordinate(settings, registry, delivery == "exactly-once", partitions, stack)
         if "stats" in settings.roles:
             stats = StatsKeeper(settings, idempotent=delivery == "exactly-once")
             stack.push_async_callback(stats.stop)
@@ -121,7 +131,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
         addresses = WorkerAddresses(
             settings.bootstrap_servers, web.url, grpc_server.address or None, settings.roles, delivery
         )
-        yield _Station(addresses, engine, stats)
+        yield _Station(addresses, engine, plans, stats)
 
 
 def _settle_memory() -> None:
@@ -145,18 +155,28 @@ async def _delivery(settings: Settings) -> str:
 
 async def _ready(station: _Station) -> None:
     """Until every role is up."""
-    if station.engine is not None:
-        await station.engine.wait_ready()
+    for engine in station.engines.values():
+        await engine.wait_ready()
     if station.stats is not None:
         await station.stats.wait_ready()
 
 
 async def _failed(station: _Station) -> None:
-    """Raises what dispatch could not mend by itself. Statistics are started again by their keeper."""
-    if station.engine is None:
+    """Raises what dispatch or plans could not mend by itself. Statistics are started again by their keeper."""
+
+    async def watch(role: str, engine: Engine) -> None:
+        try:
+            await engine.failed()
+        except Exception as error:
+            raise WorkerError(f"{role} failed: {error!r}") from error
+
+    watching = [asyncio.create_task(watch(role, engine)) for role, engine in station.engines.items()]
+    if not watching:
         await asyncio.Event().wait()
-        return
     try:
-        await station.engine.failed()
-    except Exception as error:
-        raise WorkerError(f"dispatch failed: {error!r}") from error
+        ended, _ = await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            await task
+    finally:
+        for task in watching:
+            task.cancel()

@@ -1,7 +1,8 @@
 """The two ways to make outputs and offsets durable together. One committer serves one partition number.
 
 Transactional: one Kafka transaction holds the outputs and the offsets; starting it fences every earlier owner.
-Plain, for brokers without transactions: outputs first, acknowledged, then the offsets: at least once.
+Plain, for brokers without transactions: outputs first, acknowledged, then what is remembered of them, then the offsets: at
+least once.
 In: outputs and {topic partition: (offset, map)}. Raises `Fenced` when the commit did not come about, or may not have: the
 partition must be opened again from what the broker holds.
 """
@@ -104,9 +105,15 @@ class TransactionalCommitter:
 
 
 class PlainCommitter:
-    """Outputs acknowledged first, offsets after; shares one producer among all partitions."""
+    """Outputs acknowledged first, state and offsets after; shares one producer among all partitions.
 
-    def __init__(self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, batcher: Batcher) -> None:
+    `state`: the topic (short name) of what a home remembers. It must not be there before what it says was done.
+    """
+
+    def __init__(
+        self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, batcher: Batcher, state: str = "state"
+    ) -> None:
+        self._state = state
         self._producer = producer
         self._consumer = consumer
         self._batcher = batcher
@@ -116,7 +123,11 @@ class PlainCommitter:
 
     async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
         try:
-            await _delivered(await self._batcher.send(self._producer, outputs))
+            for now in (
+                [output for output in outputs if output.topic != self._state],
+                [output for output in outputs if output.topic == self._state],
+            ):
+                await _delivered(await self._batcher.send(self._producer, now))
             if offsets:
                 await self._consumer.commit(offsets)
         except MessageSizeTooLargeError as error:

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 COMMIT_TIMEOUT_S = 60.0
 """The broker gives up a transaction of this age itself; a commit that takes longer waits for something that is not there."""
 ROW_BYTES = 300
+SKIP_COMMIT_S = 2.0
+"""Records that are none of ours alone make no commit sooner than this."""
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 """Finished and not committed: beyond this a home takes nothing in."""
 RELIEF_BATCH = 64
@@ -117,6 +119,7 @@ class Home:
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop_task: asyncio.Task[None] | None = None
+        self._skipped: asyncio.TimerHandle | None = None
 
     @property
     def in_flight(self) -> int:
@@ -186,6 +189,18 @@ class Home:
             self._hurry.set()
         if self.waiting:
             self._on_room(self)
+
+    def skip(self, source: str, offset: int) -> None:
+        """A record that is none of the handler's business: finished, and committed with what else comes, or a little later."""
+        if self.closed:
+            return
+        self.ledgers[source].done(offset)
+        if self._skipped is None:
+            self._skipped = asyncio.get_running_loop().call_later(SKIP_COMMIT_S, self._commit_skipped)
+
+    def _commit_skipped(self) -> None:
+        self._skipped = None
+        self._dirty.set()
 
     def touch(self) -> None:
         """The handler's state changed without a record being finished: it is committed too."""
@@ -285,6 +300,8 @@ class Home:
     async def close(self) -> None:
         """Drop everything at once; what is not committed is redone by the next owner."""
         self.closed = True
+        if self._skipped is not None:
+            self._skipped.cancel()
         for inbox in self.inboxes.values():
             inbox.clear()
         if self.handler is not None:

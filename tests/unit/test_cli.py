@@ -42,7 +42,20 @@ def test_the_script_is_installed_and_imports_little() -> None:
     assert orjson.loads(done.stdout)["name"] == "parallax-streams"
 
 
-COMMANDS = ["dev", "worker", "submit", "tail", "task", "stats", "anomalies", "cancel", "doctor", "config", "version"]
+COMMANDS = [
+    "dev",
+    "worker",
+    "submit",
+    "tail",
+    "task",
+    "plan",
+    "stats",
+    "anomalies",
+    "cancel",
+    "doctor",
+    "config",
+    "version",
+]
 GROUPS = [
     "topics apply",
     "topics ls",

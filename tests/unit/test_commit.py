@@ -15,6 +15,7 @@ from aiokafka.errors import (
 
 from streams.engine.batcher import Batcher
 from streams.engine.commit import Fenced, PlainCommitter, TransactionalCommitter
+from streams.rules.records import Output
 
 
 class FailingProducer:
@@ -56,3 +57,23 @@ async def test_a_failed_commit_tells_whether_waiting_helps(error: Exception, pas
         with pytest.raises(Fenced) as caught:
             await committer.commit([], {})
         assert caught.value.passing is passing
+
+
+class WritingDown:
+    """A batcher that keeps what it is given, and what was acknowledged by then."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[str]] = []
+
+    async def send(self, producer: object, outputs: list[Output]) -> list[Any]:
+        """Keep the topics."""
+        self.sent.append([output.topic for output in outputs])
+        return []
+
+
+async def test_without_transactions_what_is_remembered_is_written_after_what_was_done() -> None:
+    """A worker that dies in between does it again; the other way round nobody would."""
+    batcher = WritingDown()
+    committer = PlainCommitter(cast("Any", None), cast("Any", None), cast("Batcher", batcher), "plan-state")
+    await committer.commit([Output("plan-state", b"k", b"v"), Output("plan-results", b"k", b"v")], {})
+    assert batcher.sent == [["plan-results"], ["plan-state"]]

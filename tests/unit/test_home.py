@@ -380,3 +380,25 @@ async def test_what_holds_the_commit_far_behind_is_asked_to_move_once(rig: MakeR
     await until(lambda: one.home.ledgers["tasks"].head == first[-1] + 40)
     one.home.full("tasks")
     assert one.handler.relieved[1][1][0] == first[-1] + 40
+
+
+async def test_records_that_are_skipped_make_no_commit_of_their_own_at_once(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go with the next commit, or after a while; they are not in flight meanwhile."""
+    monkeypatch.setattr(home_module, "SKIP_COMMIT_S", 0.2)
+    made = rig().open()
+    await settle()
+    made.track(0, 1, 2)
+    made.home.skip("tasks", 0)
+    made.home.skip("tasks", 1)
+    assert made.home.in_flight == 1
+    await settle()
+    assert made.committer.last("tasks") is None
+    made.home.complete("tasks", 2, [out("r")])
+    await until(lambda: made.committer.last("tasks") == (3, ""))
+    made.track(3)
+    made.home.skip("tasks", 3)
+    await until(lambda: made.committer.last("tasks") == (4, ""))
+    await made.home.close()
+    made.home.skip("tasks", 4)

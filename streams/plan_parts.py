@@ -1,0 +1,28 @@
+"""What all homes of the coordinator share on a worker. No code: `coordination` fills it in, handlers use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streams.metrics import PlanMetrics
+from streams.rules.plans.records import PlanRecorder
+from streams.rules.plans.templates import Templates
+from streams.rules.records import Output
+from streams.settings import Settings
+
+
+@dataclass(slots=True, frozen=True)
+class PlanParts:
+    """What every home's handler shares on this worker."""
+
+    settings: Settings
+    recorder: PlanRecorder
+    emit: Callable[[Output], None]
+    metrics: PlanMetrics
+    wall_ms: Callable[[], int]
+    cancelled: Callable[[str], str | None]
+    """Why a plan id is to be cancelled, or None."""
+    partition_count: Callable[[], int]
+    templates: Templates
+    max_plan_bytes: int

@@ -1,0 +1,353 @@
+"""plans: `plans`, `results` -> step tasks on `tasks`, `plan-results`, `controls` for what need not go on, `events`.
+
+In: records of one home partition: plans, and the results of their steps (both keyed by plan id). Out: what the rules in
+`streams/rules/plans/` decide, with the plan's memory on `plan-state`, in the transaction that commits the offsets. Results that
+belong to no plan of this home are skipped, unread. It calls nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from schemas.codec import Rejected, decode_json, dumps, validate
+from schemas.messages import Result
+from schemas.partitioning import home_partition
+from streams.engine.home import Home
+from streams.plan_clock import PlanClock
+from streams.plan_memory import Active, PlanShelf
+from streams.plan_parts import PlanParts
+from streams.rules.plans.blueprint import InvalidPlan, likely_kind
+from streams.rules.plans.level import End
+from streams.rules.plans.result import progress, refused, view
+from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure, path_of, task_id
+from streams.rules.plans.templates import read_plan, used
+from streams.rules.records import HOPS_HEADER, Letter, Output, own_header
+from streams.rules.routing import MAX_HOPS
+from streams.rules.seen import digest
+
+log = structlog.get_logger(__name__)
+
+KEPT_FIELDS = (
+    "status", "error", "confidence", "calibratedConfidence", "agentId", "executionTime", "retries", "cached", "timestamp"
+)  # fmt: skip
+PROGRESS_PARTS = 20
+"""Progress is told so many times a plan at most."""
+MAX_RECENT_BYTES = 1024 * 1024
+"""Results of plans that are over, kept for the page of the plan."""
+
+
+class PlanHandler:
+    """The plans of one home."""
+
+    def __init__(self, home: Home, parts: PlanParts, kept: Iterable[bytes] = ()) -> None:
+        """`kept`: what earlier owners of this home wrote to the state topic."""
+        settings = parts.settings
+        self._home = home
+        self._parts = parts
+        self._shelf = PlanShelf(
+            home.number,
+            parts.recorder,
+            parts.wall_ms,
+            settings.dispatch.idempotency_window,
+            settings.dispatch.idempotency_ids,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._pending: list[Output] = []
+        self._clock = PlanClock(parts.wall_ms, self._due)
+        self._recent: OrderedDict[str, bytes] = OrderedDict()
+        self._recent_bytes = 0
+        self._closed = False
+        self._resume(kept)
+
+    # What the home asks
+
+    def room(self, source: str) -> bool:
+        """False for `plans` while as many, or as much, is under way as may be."""
+        limits = self._parts.settings.plans
+        return source != "plans" or (
+            len(self._shelf.active) < limits.max_active and self._shelf.bytes < limits.max_active_bytes
+        )
+
+    def resting(self) -> int:
+        """No record waits here: a plan under way is remembered, its record is finished."""
+        return 0
+
+    def running(self) -> int:
+        """Nothing runs here."""
+        return 0
+
+    def changes(self) -> list[Output]:
+        """What timers and wishes brought about, and what another owner would have to know."""
+        pending, self._pending = self._pending, []
+        return pending + self._shelf.changes()
+
+    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
+        """Records are finished as they are taken."""
+        return None
+
+    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+        """No record is kept here, so none keeps a commit behind."""
+
+    def hold(self) -> None:
+        """Begin nothing by itself any more."""
+        self._closed = True
+        self._clock.stop()
+
+    def close(self) -> None:
+        """The next owner goes on from what is committed."""
+        self.hold()
+        self._parts.metrics.active.dec(len(self._shelf.active))
+        self._shelf.active.clear()
+        self._shelf.by_key.clear()
+        self._pending.clear()
+
+    def take(self, source: str, record: ConsumerRecord) -> None:
+        """One record: a plan to begin, or the end of a step."""
+        if source == "results":
+            active = self._shelf.by_key.get(record.key)
+            if active is None or not self._guarded(active, record):
+                self._home.skip(source, record.offset)
+            return
+        letter = Letter(source, record.partition, record.offset, record.key, record.value, record.headers)
+        try:
+            outputs = self._accept(letter)
+        except Rejected as rejected:
+            outputs = self._refuse(letter, rejected)
+        except Exception as error:
+            log.exception("a plan broke the worker's own code", topic=letter.topic, offset=letter.offset)
+            outputs = self._refuse(letter, Rejected("plans", f"internal error: {type(error).__name__}"))
+        self._home.complete(source, record.offset, outputs)
+
+    # What others ask
+
+    def cancel(self, plan_id: str) -> None:
+        """Somebody asked to."""
+        active = self._shelf.active.get(plan_id)
+        why = self._parts.cancelled(plan_id)
+        if active is not None and why is not None and not self._closed:
+            now_ms = self._parts.wall_ms()
+            self._by_itself(active, active.run.cancel(why, now_ms), now_ms)
+
+    def view(self, plan_id: str) -> dict[str, Any] | bytes | None:
+        """What there is to see of a plan: of one that is over its result as JSON; None if it is not known here."""
+        active = self._shelf.active.get(plan_id)
+        return self._recent.get(plan_id) if active is None else view(active.run)
+
+    # Beginning
+
+    def _resume(self, kept: Iterable[bytes]) -> None:
+        now_ms = self._parts.wall_ms()
+        self._shelf.restore(kept)
+        for lost in self._shelf.lost:
+            wire = refused(
+                lost.plan_id, likely_kind(lost.plan), "internal", "what was known of the plan is not readable", now_ms
+            )
+            self._pending += self._parts.recorder.refused(wire, now_ms)
+            self._shelf.seen.add(digest("plan", lost.plan_id), now_ms)
+        self._parts.metrics.active.inc(len(self._shelf.active))
+        for active in list(self._shelf.active.values()):
+            why = self._parts.cancelled(active.run.plan.id)
+            if why is not None:
+                self._by_itself(active, active.run.cancel(why, now_ms), now_ms)
+            else:
+                self._clock.set(active.run.plan.id, active.run.due_ms)
+        if self._pending:
+            self._home.touch()
+
+    def _accept(self, letter: Letter) -> list[Output]:
+        """Begin a plan; or answer at once why not."""
+        data = decode_json(letter.value, letter.headers).data
+        plan_id = _id_of(data)
+        moved = self._moved(letter, plan_id)
+        if moved is not None:
+            return [moved]
+        now_ms = self._parts.wall_ms()
+        known = self._shelf.active.get(plan_id)
+        if known is not None and known.place == (letter.partition, letter.offset):
+            return []  # read again after a restart on a broker without transactions
+        if known is not None or self._shelf.seen.has(digest("plan", plan_id)):
+            self._parts.metrics.duplicates.inc()
+            return [self._parts.recorder.plan_duplicate(letter, plan_id, now_ms)]
+        try:
+            plan_json = dumps(data)
+            limit = self._parts.max_plan_bytes
+            if len(plan_json) > limit:
+                return self._answer_refused(
+                    data, "too_large", f"the plan has {len(plan_json)} bytes; at most {limit} are accepted", now_ms
+                )
+            plan = read_plan(data)
+            templates = used(plan, self._parts.templates, self._parts.settings.plans.max_depth)
+        except (InvalidPlan, Rejected) as error:
+            return self._answer_refused(data, "invalid_plan", str(error), now_ms)
+        run = PlanRun(plan, now_ms, templates)
+        active = Active(run, (letter.partition, letter.offset), plan_json, templates, plan_bytes=len(plan_json))
+        self._shelf.add(active)
+        self._parts.metrics.active.inc()
+        told = {"planId": plan_id, "kind": plan.kind, "tasks": len(plan.steps)}
+        started = self._parts.recorder.event("plan:started", plan_id, told, now_ms)
+        why = self._parts.cancelled(plan_id)
+        actions = run.begin() if why is None else run.cancel(why, now_ms)
+        return [started, *self._carry_out(active, actions, now_ms)]
+
+    def _moved(self, letter: Letter, plan_id: str) -> Output | None:
+        """A plan that lies elsewhere than the results of its steps will is sent on once."""
+        number = home_partition(plan_id, self._parts.partition_count())
+        hops = own_header(letter.headers, HOPS_HEADER) or 0
+        if number == self._home.number or hops >= MAX_HOPS:
+            return None
+        return self._parts.recorder.plan_forward(letter, plan_id, number, hops + 1, self._parts.wall_ms())
+
+    def _answer_refused(self, data: dict[str, Any], code: str, reason: str, now_ms: int) -> list[Output]:
+        self._parts.metrics.plans.labels("failure").inc()
+        self._shelf.seen.add(digest("plan", data["id"]), now_ms)
+        wire = refused(data["id"], likely_kind(data), code, reason, now_ms)
+        self._remember(data["id"], dumps(wire))
+        return self._parts.recorder.refused(wire, now_ms)
+
+    def _refuse(self, letter: Letter, rejected: Rejected) -> list[Output]:
+        self._parts.metrics.dead_letters.inc()
+        return self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._parts.wall_ms())
+
+    # Going on
+
+    def _guarded(self, active: Active, record: ConsumerRecord) -> bool:
+        try:
+            return self._step_ended(active, record)
+        except Exception:  # the plan ends by its time limit then
+            log.exception(
+                "a step's result broke the worker's own code", partition=record.partition, offset=record.offset
+            )
+            return False
+
+    def _step_ended(self, active: Active, record: ConsumerRecord) -> bool:
+        """Whether this record is the end of a step of this plan, and was taken as such."""
+        run = active.run
+        try:
+            data = decode_json(record.value, record.headers).data
+            validate(Result, data)
+            path = path_of(run.plan.id, data["taskId"]) if data.get("planId") == run.plan.id else None
+            value = dumps(data["result"]) if data.get("result") is not None else None
+        except Rejected as rejected:
+            log.warning("result ignored", partition=record.partition, offset=record.offset, reason=rejected.reason)
+            return False
+        if path is None:
+            return False
+        now_ms = self._parts.wall_ms()
+        wire = {name: data[name] for name in KEPT_FIELDS if data.get(name) is not None}
+        before = len(run.entries)
+        actions = run.ended(path, End(wire, value, (record.partition, record.offset)), now_ms)
+        if len(run.entries) == before:
+            return False  # it had ended before, or never began
+        self._parts.metrics.steps.labels(wire["status"]).inc()
+        self._shelf.touch(active)
+        outputs = self._carry_out(active, actions, now_ms)
+        self._tell(active, now_ms)
+        self._home.complete("results", record.offset, outputs)
+        return True
+
+    def _carry_out(self, active: Active, actions: list[Action], now_ms: int) -> list[Output]:
+        run, recorder = active.run, self._parts.recorder
+        limit = self._parts.settings.dispatch.max_task_bytes
+        outputs: list[Output] = []
+        todo = deque(actions)
+        while todo:
+            action = todo.popleft()
+            if isinstance(action, Over):
+                outputs += self._over(active, action, now_ms)
+            elif isinstance(action, Stop):
+                outputs.append(recorder.stop(task_id(run.plan.id, action.path), _why_stopped(run), now_ms))
+            elif run.wanted(action.path):
+                end = self._send(run, action, limit, outputs, now_ms)
+                if end is not None:
+                    todo.extend(run.ended(action.path, end, now_ms))
+        if not run.over:
+            self._clock.set(run.plan.id, run.due_ms)
+        return outputs
+
+    def _send(self, run: PlanRun, start: Start, limit: int, outputs: list[Output], now_ms: int) -> End | None:
+        """A step's task; or, if there can be none, the step's end."""
+        try:
+            task = run.task(start.path)
+            value = dumps(task)
+        except InvalidPlan as error:
+            return failure("invalid_plan", str(error), now_ms)
+        except Rejected as rejected:
+            return failure("too_large", rejected.reason, now_ms)
+        if len(value) > limit:
+            message = f"the task has {len(value)} bytes with its context; at most {limit} are accepted"
+            return failure("too_large", message, now_ms)
+        outputs.append(self._parts.recorder.task(task, value, now_ms))
+        return None
+
+    def _over(self, active: Active, over: Over, now_ms: int) -> list[Output]:
+        run = active.run
+        self._parts.metrics.plans.labels(over.verdict.status).inc()
+        self._parts.metrics.active.dec()
+        self._parts.metrics.duration.observe((now_ms - run.accepted_ms) / 1000)
+        self._shelf.remove(active)
+        self._clock.forget(run.plan.id)
+        self._shelf.seen.add(digest("plan", run.plan.id), now_ms)
+        outputs = self._parts.recorder.ended(run, over, now_ms)
+        self._remember(run.plan.id, outputs[0].value or b"")
+        self._loop.call_soon(self._home.wake)
+        return outputs
+
+    def _tell(self, active: Active, now_ms: int) -> None:
+        """Progress, best effort: for every step of a small plan, for every twentieth part of a large one."""
+        level = active.run.level
+        if active.run.over or level.done - active.told < max(1, len(level.ends) // PROGRESS_PARTS):
+            return
+        active.told = level.done
+        event = self._parts.recorder.event(
+            "plan:progress", active.run.plan.id, progress(active.run), now_ms, tail=f"/{level.done}"
+        )
+        self._parts.emit(event)
+
+    def _remember(self, plan_id: str, result: bytes) -> None:
+        if len(result) * 16 > MAX_RECENT_BYTES:
+            return
+        self._recent[plan_id] = result
+        self._recent_bytes += len(result)
+        while self._recent_bytes > MAX_RECENT_BYTES:
+            self._recent_bytes -= len(self._recent.popitem(last=False)[1])
+
+    # Time
+
+    def _by_itself(self, active: Active, actions: list[Action], now_ms: int) -> None:
+        """Something happened that no record brought about: it is committed with the next commit."""
+        if actions:
+            self._shelf.touch(active)
+            self._pending += self._carry_out(active, actions, now_ms)
+            self._home.touch()
+
+    def _due(self, plan_id: str, now_ms: int) -> int | None:
+        """A deadline of this plan may have come; the next one."""
+        active = self._shelf.active.get(plan_id)
+        if active is None:
+            return None
+        self._by_itself(active, active.run.time(now_ms), now_ms)
+        return None if active.run.over else active.run.due_ms
+
+
+def _why_stopped(run: PlanRun) -> str:
+    if run.over is None:
+        return "its pattern has ended"
+    if run.over.verdict.status == "success":
+        return "its plan has its answer"
+    return str((run.over.verdict.error or {}).get("message", "its plan has ended"))
+
+
+def _id_of(data: Any) -> str:
+    """A plan's id. Raises `Rejected` when there is none: then nobody could be answered."""
+    if not isinstance(data, dict):
+        raise Rejected("validate", "value: must be a JSON object")
+    name = data.get("id")
+    if not isinstance(name, str) or not 1 <= len(name) <= 256:
+        raise Rejected("validate", "id: must be a string of 1 to 256 characters")
+    return name

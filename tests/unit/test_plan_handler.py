@@ -1,0 +1,378 @@
+"""The coordinator of one home: what it writes for each record, wish and moment, and what it knows after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any, cast
+
+import orjson
+import pytest
+from prometheus_client import CollectorRegistry
+
+from schemas.codec import decode
+from schemas.messages import Control, Event, PlanMemory, PlanResult, Task
+from schemas.partitioning import home_partition
+from streams.engine.home import Home
+from streams.metrics import PlanMetrics
+from streams.plan_parts import PlanParts
+from streams.processors.plans import PlanHandler
+from streams.rules.plans.records import PlanRecorder
+from streams.rules.plans.run import path_of
+from streams.rules.records import Output
+from streams.rules.routing import MAX_HOPS
+from streams.settings import Settings
+from tests.support.dispatching import FakeHome
+from tests.support.homes import intake, until
+from tests.support.plans import plan, task
+
+MODELS: dict[str, Any] = {
+    "tasks": Task, "controls": Control, "events": Event, "plan-results": PlanResult, "plan-state": PlanMemory
+}  # fmt: skip
+
+
+class SkippingHome(FakeHome):
+    """Also keeps what was skipped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped: list[tuple[str, int]] = []
+
+    def skip(self, source: str, offset: int) -> None:
+        """Keep it."""
+        self.skipped.append((source, offset))
+
+
+class Coordinating:
+    """A handler and everything around it; `state` is what its partition of the state topic would hold."""
+
+    def __init__(self, state: dict[bytes, bytes] | None = None, partitions: int = 1, **fields: Any) -> None:
+        self.settings = Settings.model_validate(fields)
+        self.state = state if state is not None else {}
+        self.home = SkippingHome()
+        self.emitted: list[Output] = []
+        self.wishes: dict[str, str] = {}
+        self.skew_ms = 0
+        self.registry = CollectorRegistry()
+        self.templates: dict[str, Any] = {}
+        parts = PlanParts(
+            settings=self.settings,
+            recorder=PlanRecorder("app", "t.", "app-plans"),
+            emit=self.emitted.append,
+            metrics=PlanMetrics(self.registry),
+            wall_ms=lambda: time.time_ns() // 1_000_000 + self.skew_ms,
+            cancelled=self.wishes.get,
+            partition_count=lambda: partitions,
+            templates=self.templates,
+            max_plan_bytes=self.settings.plans.max_plan_bytes,
+        )
+        self.offset = 0
+        self.make = lambda: PlanHandler(cast("Home", self.home), parts, list(self.state.values()))
+        self.handler = self.make()
+
+    def restart(self) -> None:
+        """The next owner of the home."""
+        self.handler.close()
+        self.handler = self.make()
+
+    def take(self, source: str, value: Any, key: str | None = None, offset: int | None = None) -> list[dict[str, Any]]:
+        """A record, and the commit after it: what was written, each a valid message."""
+        self.offset += 1
+        at = self.offset if offset is None else offset
+        raw = value if isinstance(value, bytes) else orjson.dumps(value)
+        before = len(self.home.ended)
+        self.handler.take(source, intake(at, raw, source=source, key=None if key is None else key.encode()))
+        outputs = [output for _, _, found in self.home.ended[before:] for output in found]
+        return self.commit(outputs)
+
+    def commit(self, outputs: Iterable[Output] = ()) -> list[dict[str, Any]]:
+        """What a commit now would write; the state is kept."""
+        told = []
+        for output in [*outputs, *self.handler.changes()]:
+            if output.topic == "plan-state":
+                assert output.key is not None
+                self.state.pop(output.key, None)
+                if output.value is not None:
+                    self.state[output.key] = output.value
+            if output.value is not None and output.topic in MODELS:
+                decode(MODELS[output.topic], output.value, output.headers)
+            told.append({"topic": output.topic, "key": output.key, "value": orjson.loads(output.value or b"null")})
+        return told
+
+    def plan(self, data: Any, **more: Any) -> list[dict[str, Any]]:
+        """A plan comes in."""
+        return self.take("plans", data, **more)
+
+    def step(self, plan_id: str, number: int, status: str = "success", **fields: Any) -> list[dict[str, Any]]:
+        """A step's result comes in."""
+        value = (
+            {"result": number}
+            if status == "success"
+            else {"error": {"code": "internal", "message": "no", "retryable": True}}
+        )
+        wire = {
+            "taskId": f"{plan_id}#{number}", "planId": plan_id, "status": status, "confidence": 0.5, "executionTime": 1,
+            "retries": 0, "cached": False, "timestamp": "2027-01-15T08:00:00.000Z", "metadata": {},
+        }  # fmt: skip
+        return self.take("results", wire | value | fields, key=plan_id)
+
+    def count(self, name: str, **labels: str) -> float:
+        """A metric's value."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+def topics(told: list[dict[str, Any]]) -> list[str]:
+    """Where it was written, the state aside; events by their type."""
+    return [t["value"]["type"] if t["topic"] == "events" else t["topic"] for t in told if t["topic"] != "plan-state"]
+
+
+def one(told: list[dict[str, Any]], topic: str) -> dict[str, Any]:
+    """The one record of a topic."""
+    [found] = [t["value"] for t in told if t["topic"] == topic]
+    return cast("dict[str, Any]", found)
+
+
+async def test_a_plan_is_begun_and_ended_in_the_commits_of_its_records() -> None:
+    """Tasks keyed by their agent; then one result, and no trace on the state topic but that it was there."""
+    it = Coordinating()
+    told = it.plan(plan("a", "b"))
+    assert topics(told) == ["plan:started", "tasks", "tasks"]
+    assert [t["key"] for t in told if t["topic"] == "tasks"] == [b"a1", b"a1"]
+    assert len(it.state) == 1
+    assert topics(it.step("p", 0)) == []
+    assert len(it.state) == 2
+    told = it.step("p", 1)
+    assert topics(told) == ["plan-results", "plan:completed"]
+    assert [step["result"] for step in one(told, "plan-results")["results"]] == [0, 1]
+    assert [b"/seen/" in key for key in it.state] == [True]
+    assert [orjson.loads(output.value or b"")["data"]["done"] for output in it.emitted] == [1]
+    assert it.count("parallax_plans_total", status="success") == 1
+    assert it.count("parallax_plans_active") == 0
+
+
+async def test_losers_are_cancelled_in_the_commit_of_the_result() -> None:
+    """Keyed by their task id, which is how dispatch knows them."""
+    it = Coordinating()
+    it.plan(plan("a", "b", "c", strategy="race", maxConcurrency=2))
+    told = it.step("p", 1)
+    assert topics(told) == ["controls", "plan-results", "plan:completed"]
+    assert one(told, "controls") == {"type": "cancel", "taskId": "p#0", "reason": "its plan has its answer"}
+
+
+async def test_what_is_no_step_of_a_plan_here_is_skipped_and_changes_nothing() -> None:
+    """Other tasks' results, strangers', doubles, garbage, late ones: no output, no state, one skip each."""
+    it = Coordinating()
+    it.plan(plan("a", "b"))
+    it.step("p", 0)
+    state = dict(it.state)
+    assert it.take("results", {"taskId": "x"}, key="x") == []
+    assert it.take("results", b"garbage", key="p") == []
+    assert it.step("p", 0) == []
+    assert it.step("p", 9) == []
+    assert it.take("results", {"taskId": "p", "status": "success"}, key="p") == []
+    assert it.step("q", 0) == []
+    assert it.take("results", b"{}", key=None) == []
+    assert len(it.home.skipped) == 7
+    assert it.state == state
+    it.step("p", 1)
+    assert it.step("p", 1) == []
+
+
+async def test_a_plan_id_is_answered_once_also_after_a_restart() -> None:
+    """Under way or over; the record that began it may be read again, though."""
+    it = Coordinating()
+    it.plan(plan("a"), offset=5)
+    it.restart()
+    assert it.plan(plan("a"), offset=5) == []
+    assert topics(it.plan(plan("a"), offset=6)) == ["plan:duplicate"]
+    it.step("p", 0)
+    it.restart()
+    assert topics(it.plan(plan("a"), offset=7)) == ["plan:duplicate"]
+    assert it.count("parallax_plans_duplicate_total") == 2
+
+
+async def test_a_restart_after_every_commit_changes_nothing_of_the_result() -> None:
+    """Sequential with a failure in it: what each step is handed, and the end, are as without restarts."""
+    outcomes = []
+    for restarts in (False, True):
+        it = Coordinating()
+        told = it.plan(plan("a", "b", "c", kind="sequential", continueOnError=True))
+        handed = []
+        for number, status in enumerate(("success", "failure", "success")):
+            handed.append(one(told, "tasks").get("context"))
+            if restarts:
+                it.restart()
+            told = it.step("p", number, status)
+        result = one(told, "plan-results")
+        del result["timestamp"], result["executionTime"]
+        outcomes.append((handed, result))
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][0] == [None, {"previous": 0, "results": {"a": 0}}, {"previous": 0, "results": {"a": 0}}]
+
+
+async def test_many_steps_are_remembered_in_few_records() -> None:
+    """And all are forgotten at the end."""
+    it = Coordinating()
+    it.plan(plan(*[f"t{n}" for n in range(300)], maxConcurrency=300))
+    for number in range(299):
+        it.step("p", number)
+    assert 5 < len(it.state) < 40
+    it.restart()
+    assert it.handler.view("p")["done"] == 299  # type: ignore[index,call-overload]
+    it.step("p", 299)
+    assert len(it.state) == 1
+
+
+async def test_plans_end_in_time_also_when_the_time_passed_between_two_owners() -> None:
+    """The deadline is of the plan's acceptance."""
+    it = Coordinating()
+    it.plan(plan("a", "b", timeout=60) | {"id": "soon"})
+    await until(lambda: it.home.touched == 1)
+    told = it.commit()
+    assert topics(told) == ["controls", "controls", "plan-results", "plan:failed"]
+    assert one(told, "plan-results")["status"] == "timeout"
+    it.plan(plan("a", timeout=5000) | {"id": "later"})
+    it.skew_ms = 5001
+    it.restart()
+    await until(lambda: it.home.touched == 2)
+    assert one(it.commit(), "plan-results")["planId"] == "later"
+
+
+async def test_a_pattern_is_out_of_time_before_its_plan_whatever_other_plans_wait_for() -> None:
+    """Its deadline comes to be while another plan's is the next one."""
+    it = Coordinating()
+    it.templates["t"] = {"name": "t", "plan": {"timeout": 150, "tasks": [task("one")]}}
+    nested = plan("a", {"id": "x", "type": "pattern", "target": "t", "payload": None}, kind="sequential")
+    it.plan(plan("a", timeout=50) | {"id": "other"})
+    it.plan(nested)
+    it.step("p", 0)
+    await until(lambda: it.home.touched == 2)
+    told = it.commit()
+    assert {t["value"]["planId"] for t in told if t["topic"] == "plan-results"} == {"other", "p"}
+
+
+async def test_a_wish_ends_a_plan_wherever_it_is() -> None:
+    """Under way, before it came, and while nobody owned the home."""
+    it = Coordinating()
+    it.plan(plan("a") | {"id": "one"})
+    it.plan(plan("a") | {"id": "two"})
+    it.wishes |= {
+        "one": "the plan was cancelled",
+        "two": "the plan was cancelled",
+        "three": "the plan was cancelled: no",
+    }
+    it.handler.cancel("one")
+    assert one(it.commit(), "plan-results")["planId"] == "one"
+    it.handler.cancel("nobody")
+    it.restart()
+    assert one(it.commit(), "plan-results")["planId"] == "two"
+    told = it.plan(plan("a") | {"id": "three"})
+    assert topics(told) == ["plan:started", "plan-results", "plan:failed"]
+    assert one(told, "plan-results")["error"]["message"] == "the plan was cancelled: no"
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome", "reason"),
+    [
+        (b"{no json", "dlq.plans", "is not JSON"),
+        (b"[]", "dlq.plans", "must be a JSON object"),
+        ({"tasks": []}, "dlq.plans", "id: must be a string"),
+        (plan("a", "a"), "plan-results", "tasks.1.id"),
+        (plan("a", task("b") | {"payload": "x" * 3000}), "plan-results", "bytes; at most 2000 are accepted"),
+    ],
+)
+async def test_what_cannot_be_run_is_answered_or_put_aside(value: Any, outcome: str, reason: str) -> None:
+    """Answered where there is an id to answer to."""
+    it = Coordinating(plans={"max_plan_bytes": 2000})
+    raw = value if isinstance(value, bytes) else orjson.dumps(value)
+    it.handler.take("plans", intake(1, raw, source="plans"))
+    [(_, _, outputs)] = it.home.ended
+    found = next(output for output in outputs if output.topic == outcome)
+    if outcome == "plan-results":
+        result = decode(PlanResult, found.value, found.headers)
+        assert (result.status, result.results) == ("failure", [])
+        assert result.error is not None
+        assert reason in result.error.message
+    else:
+        assert found.value == raw
+        assert reason in dict(found.headers)["__dlq.errors.message"].decode()
+
+
+async def test_a_plan_that_lies_elsewhere_than_its_results_will_is_sent_on() -> None:
+    """With its bytes as they are; a loop ends."""
+    it = Coordinating(partitions=8)
+    name = next(f"p{n}" for n in range(100) if home_partition(f"p{n}", 8) == 3)
+    it.handler.take("plans", intake(1, raw := orjson.dumps(plan("a") | {"id": name}), source="plans"))
+    [(_, _, [forward])] = it.home.ended
+    assert (forward.topic, forward.partition, forward.value, forward.key) == ("plans", 3, raw, name.encode())
+    headers = tuple((key, str(MAX_HOPS).encode()) for key, _ in forward.headers)
+    it.handler.take("plans", intake(2, raw, source="plans", headers=headers))
+    assert len(it.home.ended[1][2]) == 2
+
+
+async def test_a_step_too_large_to_be_sent_fails_without_being_sent() -> None:
+    """Its task would be refused by dispatch; as would one that a sequence's answers blew up."""
+    it = Coordinating(dispatch={"max_task_bytes": 1500})
+    told = it.plan(plan("a", "b", kind="sequential"))
+    told = it.step("p", 0, result="x" * 1000)
+    assert topics(told) == ["plan-results", "plan:failed"]
+    assert one(told, "plan-results")["error"]["code"] == "too_large"
+
+
+async def test_no_more_plans_are_taken_than_may_be_under_way() -> None:
+    """Results always are; an end makes room and says so."""
+    it = Coordinating(plans={"max_active": 1})
+    it.plan(plan("a"))
+    assert (it.handler.room("plans"), it.handler.room("results")) == (False, True)
+    it.step("p", 0)
+    await asyncio.sleep(0)
+    assert it.handler.room("plans")
+    large = Coordinating(plans={"max_active_bytes": 2000})
+    large.plan(plan("a", "b"))
+    assert large.handler.room("plans")
+    large.step("p", 0, result="x" * 2000)
+    assert not large.handler.room("plans")
+    large.restart()
+    assert not large.handler.room("plans")
+    large.step("p", 1)
+    assert large.handler.room("plans")
+
+
+async def test_a_memory_that_is_not_understood_costs_its_plan_not_the_home() -> None:
+    """The plan ends as failed; the others go on."""
+    it = Coordinating()
+    it.plan(plan("a") | {"id": "good"})
+    it.plan(plan("a") | {"id": "ill"})
+    key = next(key for key in it.state if key.endswith(b"ill"))
+    it.state[key] = it.state[key].replace(b'"agent"', b'"agnt"')
+    it.state[b"x"] = b"\xff"
+    it.restart()
+    told = it.commit()
+    assert (one(told, "plan-results")["planId"], one(told, "plan-results")["error"]["code"]) == ("ill", "internal")
+    assert topics(it.step("good", 0)) == ["plan-results", "plan:completed"]
+
+
+async def test_patterns_run_as_they_were_when_the_plan_began() -> None:
+    """A template that changes, or goes, meanwhile changes nothing."""
+    it = Coordinating()
+    it.templates["t"] = {"name": "t", "plan": {"kind": "sequential", "tasks": [task("one"), task("two")]}}
+    it.plan(plan({"id": "x", "type": "pattern", "target": "t", "payload": None}))
+    it.templates.clear()
+    it.restart()
+    told = it.step("p", 0, taskId="p#0.0")
+    assert one(told, "tasks")["id"] == "p#0.1"
+    assert path_of("p", "p#0.1") == (0, 1)
+
+
+async def test_the_page_of_a_plan_shows_its_steps_then_its_result() -> None:
+    """And nothing of plans that are not known."""
+    it = Coordinating()
+    it.plan(plan("a", task("b", dependencies=["a"])))
+    it.step("p", 0)
+    view = cast("dict[str, Any]", it.handler.view("p"))
+    assert [(step["taskId"], step["status"]) for step in view["steps"]] == [("a", "success"), ("b", "running")]
+    assert (view["done"], view["total"], view["inFlight"], view["steps"][1]["dependencies"]) == (1, 2, 1, ["a"])
+    it.step("p", 1)
+    assert orjson.loads(cast("bytes", it.handler.view("p")))["status"] == "success"
+    assert it.handler.view("other") is None
