@@ -80,6 +80,14 @@ chaos-limits: setup ## Rate limits, breakers, attempts and deadlines over 3 work
 chaos-brokers: setup ## Brokers killed, frozen, moved about and all switched off under load, on real Kafka
 	$(BIN)/python -m tests.chaos.brokers
 
+.PHONY: chaos-plans
+chaos-plans: setup ## 2,000 plans of 5 tasks while two workers are killed, on real Kafka
+	$(BIN)/python -m tests.chaos.plans --plans 2000 --kills 6 --seed 1
+
+.PHONY: bench-plans
+bench-plans: setup ## What the plan coordinator costs: CPU a step, ten steps in sequence, on real Kafka
+	$(BIN)/python -m tests.bench.plans
+
 .PHONY: bench-backlog
 bench-backlog: setup ## Memory of a worker with a million tasks waiting
 	$(BIN)/python -m tests.bench.backlog

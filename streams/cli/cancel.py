@@ -1,7 +1,7 @@
-"""`parallax cancel ID`: ask for a task to be cancelled, wherever it is.
+"""`parallax cancel ID`: ask for a task or a plan to be cancelled, wherever it is.
 
-In: a task id. Out: one record on `controls`, acknowledged. Whether there was still something to cancel is told by the task's
-result (`parallax task ID`): every worker reads the wish, only the one that has the task ends it.
+In: an id. Out: a record on `controls` for the task and one for the plan of that id, acknowledged. Whether there was still
+something to cancel is told by the result (`parallax task`, `parallax plan`): every worker reads the wish, its owner ends it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streams.cli.options import Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.options import USAGE, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
 from streams.cli.output import rows_as
 from streams.cli.running import run
 
@@ -19,26 +19,31 @@ if TYPE_CHECKING:
 
 
 def cancel(
-    task_id: Annotated[str, typer.Argument(metavar="ID")],
-    reason: Annotated[str | None, typer.Option(help="Goes into the task's result.")] = None,
+    name: Annotated[str, typer.Argument(metavar="ID")],
+    reason: Annotated[str | None, typer.Option(help="Goes into the result.")] = None,
+    task: Annotated[bool, typer.Option("--task", help="Only a task of this id, no plan.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only a plan of this id, no task.")] = False,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Cancel a task: queued, parked or running.
+    """Cancel a task or a plan: queued, parked or running.
 
-    A call under way is cut off at the agent. A task that comes later with the same id is cancelled too, for about an hour.
+    A call under way is cut off at the agent. What comes later with the same id is cancelled too, for about an hour.
     """
+    if task and plan:
+        raise CommandError("--task and --plan exclude each other", USAGE)
     settings = settings_from(bootstrap_servers, topic_prefix)
-    run(settings, _cancel(settings, task_id, reason, output or Format.text))
+    fields = [field for field, other in (("taskId", plan), ("planId", task)) if not other]
+    run(settings, _cancel(settings, name, fields, reason, output or Format.text))
 
 
-async def _cancel(settings: Settings, task_id: str, reason: str | None, form: Format) -> None:
+async def _cancel(settings: Settings, name: str, fields: list[str], reason: str | None, form: Format) -> None:
     from schemas.codec import pack, validate
     from schemas.messages import Control
     from streams.client import send_keyed
 
-    wish = {"type": "cancel", "taskId": task_id} | ({} if reason is None else {"reason": reason})
-    control = validate(Control, wish)
-    await send_keyed(settings, "controls", [(task_id.encode(), pack(control.wire()))])
-    rows_as(form, [{"taskId": task_id, "asked": True}], ("taskId", "asked"))
+    given = {} if reason is None else {"reason": reason}
+    wishes = [validate(Control, {"type": "cancel", field: name} | given) for field in fields]
+    await send_keyed(settings, "controls", [(name.encode(), pack(wish.wire())) for wish in wishes])
+    rows_as(form, [dict.fromkeys(fields, name) | {"asked": True}], (*fields, "asked"))

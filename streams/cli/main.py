@@ -21,6 +21,7 @@ from streams.cli import (
     doctor,
     functions,
     info,
+    plan,
     process,
     stats,
     submit,
@@ -49,6 +50,7 @@ def build() -> typer.Typer:
     app.command("submit")(submit.submit)
     app.command("tail")(tail.tail)
     app.command("task")(task.task)
+    app.command("plan")(plan.plan)
     app.command("cancel")(cancel.cancel)
     app.add_typer(cache.app, name="cache")
     app.add_typer(functions.app, name="functions")

@@ -104,22 +104,25 @@ def submit(
 
 def items(file: Path, plan: bool) -> Iterator[Item]:
     """The messages of a file, one a line. Raises `CommandError` naming line, field and reason."""
-    from schemas.codec import Rejected, decode
+    from schemas.codec import Rejected, decode, parse_json
     from schemas.messages import Plan, Task
     from streams.cli.lines import numbered_lines
     from streams.client import plan_key, task_key
+    from streams.rules.plans.blueprint import InvalidPlan
+    from streams.rules.plans.templates import read_plan
 
     name = "stdin" if file == STDIN else str(file)
     for number, text in numbered_lines(file):
         try:
             if plan:
                 a_plan = decode(Plan, text)
+                read_plan(parse_json(text))
                 yield Item(a_plan.id, plan_key(a_plan), text)
             else:
                 a_task = decode(Task, text)
                 yield Item(a_task.id, task_key(a_task), text)
-        except Rejected as error:
-            raise CommandError(f"{name}: line {number}: {error.reason}", USAGE) from None
+        except (Rejected, InvalidPlan) as error:
+            raise CommandError(f"{name}: line {number}: {error}", USAGE) from None
 
 
 async def _each(file: Path, plan: bool) -> AsyncIterator[Item]:
@@ -165,8 +168,6 @@ async def _send_all(sender: Sender, topic: str, file: Path, plan: bool, waiting:
     finally:
         await sender.flush()
         say(f"sent {sender.sent} {topic if sender.sent != 1 else topic[:-1]}")
-        if plan:
-            say("note: plans are not run by this version; they wait on the topic")
         if waiting is not None:
             waiting.all_sent = True
 
@@ -183,7 +184,7 @@ async def _send_and_wait(settings: Settings, file: Path, plan: bool, timeout_s: 
         sending(settings) as sender,
     ):
         printing = asyncio.create_task(_print_answers(reader, waiting, id_name, form))
-        watching = asyncio.create_task(_tell_duplicates(events, waiting))
+        watching = asyncio.create_task(_tell_events(events, waiting, id_name))
         try:
             await _send_all(sender, topic, file, plan, waiting)
             async with asyncio.timeout(timeout_s):
@@ -215,19 +216,28 @@ async def _print_answers(reader: Reader, waiting: Waiting, id_name: str, form: F
             return
 
 
-async def _tell_duplicates(reader: Reader, waiting: Waiting) -> None:
-    """Tasks that will have no result, since their id had one before."""
+async def _tell_events(reader: Reader, waiting: Waiting, id_name: str) -> None:
+    """How far plans are; and what will have no result, since its id had one before."""
     from streams.cli.tail import as_json
 
+    duplicate = "task:duplicate" if id_name == "taskId" else "plan:duplicate"
     async for records in reader.polls():
         for record in records:
-            event = as_json(record.value) if b'"task:duplicate"' in (record.value or b"") else None
-            name = event["data"].get("taskId") if isinstance(event, dict) else None
-            if name in waiting.ids - waiting.again:
+            value = record.value or b""
+            telling = b'"plan:progress"' in value or f'"{duplicate}"'.encode() in value
+            event = as_json(value) if telling else None
+            data = event["data"] if isinstance(event, dict) and isinstance(event.get("data"), dict) else {}
+            name = data.get(id_name)
+            if event is None or name not in waiting.ids:
+                continue
+            if event.get("type") == "plan:progress":
+                failed = f", {data.get('failed')} failed" if data.get("failed") else ""
+                say(f"{name}: {data.get('done')} of {data.get('total')} steps ended{failed}")
+            elif name not in waiting.again:
                 waiting.ids.discard(name)
                 waiting.answered += 1
                 waiting.failed += 1
-                say(f"{name}: not answered again: its id was answered before (task:duplicate)")
+                say(f"{name}: not answered again: its id was answered before ({duplicate})")
 
 
 def _print(answer: dict[str, Any], id_name: str, form: Format) -> None:

@@ -1,0 +1,138 @@
+"""Plans on the embedded broker: every strategy with every outcome, patterns, consensus, refused plans; exact results."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.codec import decode
+from schemas.messages import PlanResult
+from streams.embedded_broker import EmbeddedBroker
+from streams.settings import Settings
+from streams.topics_admin import apply
+from tests.support.plan_cases import REFUSED_PLANS, all_cases, step
+from tests.support.plan_rig import (
+    agents,
+    cancel_plans,
+    hanging,
+    register_all,
+    send_plans,
+    settled,
+    templates_file,
+    unlike,
+)
+from tests.support.rig import Tap, parallax, produce, start_worker, stopping
+
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
+
+
+async def test_every_strategy_ends_as_it_must_whatever_its_steps_do(
+    embedded: EmbeddedBroker, prefix: str, tmp_path: Path
+) -> None:
+    """The whole matrix at once; half of the plans lie in a partition that is not their home."""
+    await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), 4)
+    await asyncio.to_thread(_matrix, embedded.bootstrap_servers, prefix, tmp_path)
+
+
+def _matrix(broker: str, prefix: str, directory: Path) -> None:
+    cases = all_cases()
+    env = {"PARALLAX_PLANS__TEMPLATES": str(templates_file(directory))}
+    with agents() as fleet:
+        register_all(broker, prefix, fleet)
+        options = ("--roles", "dispatch,plans", "--instance-id", "w1", "--session-timeout", "6s")
+        with stopping(start_worker(broker, prefix, *options, env=env)):
+            tap = Tap(broker, f"{prefix}plan-results")
+            send_plans(broker, prefix, [case.plan for case in cases[::2]])
+            send_plans(broker, prefix, [case.plan for case in cases[1::2]], keyed=False)
+            send_plans(broker, prefix, [plan for plan, _, _ in REFUSED_PLANS])
+            produce(broker, f"{prefix}plans", [(None, b"{no json"), (None, b'{"tasks":[]}')])
+            hanging(fleet, cases)
+            cancel_plans(broker, prefix, [case.id for case in cases if case.cancel])
+            names = {case.id for case in cases} | {plan["id"] for plan, _, _ in REFUSED_PLANS}
+            found = settled(tap, names)
+            tap.close()
+            letters = Tap(broker, f"dlq.{prefix}plans")
+            assert len(letters.until(2, 20)) == 2
+            letters.close()
+    assert found.keys() == names
+    assert {name: len(results) for name, results in found.items() if len(results) != 1} == {}
+    for case in cases:
+        decode(PlanResult, json.dumps(found[case.id][0]).encode())
+    assert unlike(found, cases) == ""
+    for plan, kind, reason in REFUSED_PLANS:
+        _assert_refused(found[plan["id"]][0], kind, reason)
+    running = [call.key for call in fleet.calls("hang") if not call.ended]
+    assert running == [], "losers still run at their agent"
+
+
+def _assert_refused(result: dict[str, Any], kind: str, reason: str) -> None:
+    assert (result["kind"], result["status"], result["results"]) == (kind, "failure", [])
+    assert result["error"]["code"] == "invalid_plan"
+    assert result["error"]["message"].startswith(reason)
+
+
+async def test_submit_plan_cancel_and_the_page_of_a_plan(embedded: EmbeddedBroker, prefix: str) -> None:
+    """A plan through the command line: live progress, its result, its steps drawn, a cancel, the worker's page."""
+    await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), 4)
+    await asyncio.to_thread(_commands, embedded.bootstrap_servers, prefix)
+
+
+def _commands(broker: str, prefix: str) -> None:
+    chain = {"id": "chain", "kind": "sequential", "tasks": [step(name, "late") for name in ("a", "b", "c")]}
+    stuck = {"id": "stuck", "tasks": [step("a", "good"), step("h", "hang", dependencies=["a"])]}
+    with agents() as fleet:
+        register_all(broker, prefix, fleet)
+        worker = start_worker(broker, prefix, "--roles", "dispatch,plans", "-o", "json", wait=False)
+        web = json.loads(worker.line(90))["web"]
+        with stopping(worker):
+            code, out, err = _parallax(broker, prefix, "submit", "--plan", "--wait", "-", given=chain)
+            assert (code, json.loads(out)["planId"], json.loads(out)["result"]) == (0, "chain", "c")
+            assert "chain: 1 of 3 steps ended" in err
+            assert "chain: 2 of 3 steps ended" in err
+            code, _, err = _parallax(broker, prefix, "submit", "--plan", "--wait", "-", given=chain)
+            assert (code, "plan:duplicate" in err) == (1, True)
+            code, out, _ = _parallax(broker, prefix, "plan", "chain")
+            assert (code, out.count("✓"), "success  3 of 3 steps ended" in out) == (0, 3, True)
+            assert _parallax(broker, prefix, "submit", "--plan", "-", given=stuck)[0] == 0
+            code, out, err = _parallax(broker, prefix, "submit", "--plan", "-", given=stuck | {"kind": "sequential"})
+            assert (code, "line 1: tasks.1.metadata.dependencies: only a dag" in err) == (2, True)
+            end = time.monotonic() + 30
+            while not fleet.calls("hang"):
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            code, out, _ = _parallax(broker, prefix, "plan", "stuck", "-o", "json")
+            assert [s["status"] for s in json.loads(out)["steps"]] == ["success", "running"]
+            shown = _page(f"{web}/api/v1/plans/stuck")
+            assert (shown["status"], shown["done"], shown["steps"][1]["status"]) == ("running", 1, "running")
+            tap = Tap(broker, f"{prefix}plan-results")
+            assert _parallax(broker, prefix, "cancel", "stuck", "--reason", "enough")[0] == 0
+            assert settled(tap, {"stuck"})["stuck"][0]["status"] == "cancelled"
+            tap.close()
+            assert _parallax(broker, prefix, "plan", "stuck")[1].splitlines()[1].startswith("cancelled: the plan was")
+            assert _parallax(broker, prefix, "plan", "nobody")[0] == 4
+            assert _page(f"{web}/api/v1/plans/stuck")["status"] == "cancelled"
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                _page(f"{web}/api/v1/plans/nobody")
+
+
+def _page(url: str) -> Any:
+    with urllib.request.urlopen(url) as page:  # noqa: S310 - the worker's own address
+        return json.load(page)
+
+
+def _parallax(broker: str, prefix: str, *words: str, given: Any = None) -> tuple[int, str, str]:
+    where = ("--bootstrap-servers", broker, "--topic-prefix", prefix)
+    stdin = None if given is None else json.dumps(given)
+    done = subprocess.run(
+        parallax(*words, *where), input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
