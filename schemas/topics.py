@@ -120,7 +120,12 @@ TOPICS: tuple[Topic, ...] = (
         "plan coordinator",
         "compact",
         max_message_bytes=LARGE_RECORD_BYTES + 1024 * 1024,
-        extra_config=(("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS))),
+        # As for `state`; and each plan leaves tombstones, which nobody needs longer than one reading takes.
+        extra_config=(
+            ("segment.bytes", str(16 * 1024 * 1024)),
+            ("segment.ms", str(HOUR_MS)),
+            ("delete.retention.ms", str(10 * MINUTE_MS)),
+        ),
     ),
     Topic("data-points", "agent id", ConfidenceDataPoint, "dispatch, users", "stats", dead_letters=True),
     Topic(

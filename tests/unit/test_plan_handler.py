@@ -224,6 +224,20 @@ async def test_many_steps_are_remembered_in_few_records() -> None:
     assert len(it.state) == 1
 
 
+async def test_what_is_remembered_in_several_records_is_put_together_in_its_order() -> None:
+    """A sequence whose steps fill many chunks goes on where it was."""
+    it = Coordinating()
+    it.plan(plan(*[f"t{n}" for n in range(60)], kind="sequential"))
+    for number in range(59):
+        told = it.step("p", number, result="x" * 300)
+    assert len(it.state) > 3
+    it.state = dict(reversed(it.state.items()))
+    it.restart()
+    view = cast("dict[str, Any]", it.handler.view("p"))
+    assert (view["done"], view["inFlight"], one(told, "tasks")["id"]) == (59, 1, "p#59")
+    assert topics(it.step("p", 59)) == ["plan-results", "plan:completed"]
+
+
 async def test_plans_end_in_time_also_when_the_time_passed_between_two_owners() -> None:
     """The deadline is of the plan's acceptance."""
     it = Coordinating()

@@ -9,6 +9,7 @@ import pytest
 
 from schemas.codec import validate
 from schemas.messages import PlanResult, Task
+from streams.rules.plans.level import Level
 from streams.rules.plans.run import MAX_KEPT_BYTES, PlanRun, path_of, stem, task_id
 from tests.support.plans import NOW, bad, finish, good, over, pattern, plan, result, run_of, starts, stops, task
 
@@ -61,6 +62,16 @@ def test_what_comes_twice_or_too_late_or_was_never_begun_changes_nothing() -> No
     assert run.entries == before
     assert over(run.ended((1,), bad(), NOW))
     assert run.ended((2,), good(), NOW) == run.cancel("x", NOW) == run.time(NOW + 10**9) == []
+
+
+def test_a_level_by_itself_takes_each_end_once() -> None:
+    """The second one counts for nothing: neither for what may start nor for the verdict."""
+    level = Level(run_of(plan("a", "b", "c", maxConcurrency=1)).plan)
+    assert level.begin().starts == [0]
+    assert level.ended(0, good()).starts == [1]
+    for index in (0, 2):
+        moves = level.ended(index, bad())
+        assert (moves.starts, moves.verdict, level.done, level.in_flight) == ([], None, 1, 1)
 
 
 def test_time_and_wishes_end_a_plan_and_stop_what_runs() -> None:
