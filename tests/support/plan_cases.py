@@ -13,7 +13,7 @@ from typing import Any
 from agents_io.fake_steps import Step, compute, hang, status
 
 LATE_S = 1.5
-OUT_OF_TIME_MS = 5000
+OUT_OF_TIME_MS = 10_000
 WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 1000}
 PATIENT = {"failureThreshold": 10_000}
 REFUSED = {"code": "http_4xx", "message": "the agent answered 400: no body", "retryable": False}
