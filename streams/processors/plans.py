@@ -261,7 +261,11 @@ class PlanHandler:
             if isinstance(action, Over):
                 outputs += self._over(active, action, now_ms)
             elif isinstance(action, Stop):
-                outputs.append(recorder.stop(task_id(run.plan.id, action.path), _why_stopped(run), now_ms))
+                # At once, since an agent works for nothing; and in the transaction, so that it is never missing. What
+                # stops a step stays true whatever becomes of the commit: a result, a wish, the time.
+                stop = recorder.stop(task_id(run.plan.id, action.path), _why_stopped(run), now_ms)
+                self._parts.emit(stop)
+                outputs.append(stop)
             elif run.wanted(action.path):
                 end = self._send(run, action, limit, outputs, now_ms)
                 if end is not None:
