@@ -29,7 +29,7 @@ from tests.support.plan_rig import (
     templates_file,
     unlike,
 )
-from tests.support.rig import Tap, parallax, produce, start_worker, stopping
+from tests.support.rig import Tap, parallax, produce, register, start_worker, stopping
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 
@@ -121,6 +121,32 @@ def _commands(broker: str, prefix: str) -> None:
             assert _page(f"{web}/api/v1/plans/stuck")["status"] == "cancelled"
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 _page(f"{web}/api/v1/plans/nobody")
+
+
+async def test_steps_of_any_type_hand_on_what_they_found(embedded: EmbeddedBroker, prefix: str) -> None:
+    """A function's answer to an agent chosen by capability, and both to a function that fails."""
+    await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), 4)
+    await asyncio.to_thread(_mixed, embedded.bootstrap_servers, prefix)
+
+
+def _mixed(broker: str, prefix: str) -> None:
+    tasks = [
+        {"id": "f", "type": "function", "target": "double", "payload": {"n": 21}},
+        {"id": "c", "type": "agent", "capabilities": ["relaying"], "payload": {}},
+        {"id": "x", "type": "function", "target": "nobody knows", "payload": {}},
+    ]
+    with agents() as fleet:
+        relay = {"id": "relay", "endpoint": fleet.agents["relay"].endpoint, "capabilities": ["relaying"]}
+        register(broker, prefix, relay)
+        env = {"PARALLAX_FUNCTIONS__MODULES": "tests.support.some_functions"}
+        with stopping(start_worker(broker, prefix, "--roles", "dispatch,plans", env=env)):
+            tap = Tap(broker, f"{prefix}plan-results")
+            send_plans(broker, prefix, [{"id": "mixed", "kind": "sequential", "tasks": tasks}])
+            [result] = settled(tap, {"mixed"})["mixed"]
+            tap.close()
+    assert [step.get("result") for step in result["results"]] == [42, {"previous": 42, "results": {"f": 42}}, None]
+    assert [step["agentId"] for step in result["results"][:2]] == ["function:double", "relay"]
+    assert (result["status"], result["error"]["code"]) == ("failure", "unknown_function")
 
 
 def _page(url: str) -> Any:
