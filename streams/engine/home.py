@@ -212,7 +212,8 @@ class Home:
             ledger = self.ledgers[source]
             if position > ledger.next:
                 ledger.skip_to(position)
-                self._dirty.set()
+                if self._skipped is None:  # else it goes with what was skipped
+                    self._dirty.set()
 
     async def _commit_loop(self) -> None:
         last_batch = 0
