@@ -1,0 +1,85 @@
+"""Has an agent become overconfident: is its confidence, on average, above its success? A betting test with a proven bound. Pure.
+
+In: confidence and outcome of each point. Out: True when the evidence reaches the wanted run length; after that, True when the
+evidence that it is over suffices. While the expected gap is at most `slack`, whatever the past, each bet 1 + l (gap - slack) has
+a mean of at most 1, so the mean number of points to a false alarm is at least `run_length`: no independence, no distribution needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+BETS = (0.1, 0.3, 0.6)
+OVER = 100.0
+"""Evidence that an episode has ended: wrong about once in a hundred times."""
+
+
+class Overconfidence:
+    """One stream's evidence, and the sums since the overconfidence seems to have begun.
+
+    >>> test = Overconfidence(0.1, 10_000)
+    >>> any(test.observe(0.9, True) for _ in range(500)), any(test.observe(0.9, False) for _ in range(40))
+    (False, True)
+    """
+
+    __slots__ = ("begun", "evidence", "run_length", "slack")
+
+    def __init__(self, slack: float, run_length: float) -> None:
+        self.slack = slack
+        self.run_length = run_length
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the evidence and the sums."""
+        self.evidence = [0.0] * len(BETS)
+        self.begun = [0, 0.0, 0]  # points, sum of confidence, successes
+
+    def _tally(self, confidence: float, success: bool) -> None:
+        begun = self.begun
+        begun[0] += 1
+        begun[1] += confidence
+        begun[2] += success
+
+    def observe(self, confidence: float, success: bool) -> bool:
+        """One more point while no episode is on."""
+        gap = confidence - success - self.slack
+        one, two, three = self.evidence
+        one = (one + 1) * (1 + 0.1 * gap)
+        two = (two + 1) * (1 + 0.3 * gap)
+        three = (three + 1) * (1 + 0.6 * gap)
+        self.evidence = [one, two, three]
+        total = (one + two + three) / 3
+        if total < 2:
+            self.begun = [0, 0.0, 0]
+        self._tally(confidence, success)
+        return total >= self.run_length
+
+    def watch_end(self) -> None:
+        """An episode has begun: from here on look for its end."""
+        self.evidence = [1.0] * len(BETS)
+        self.begun = [0, 0.0, 0]
+
+    def ended(self, confidence: float, success: bool) -> bool:
+        """One more point while an episode is on; True when the gap is within the slack again."""
+        gap = confidence - success - self.slack
+        self.evidence = [max(held, 1.0) * (1 - bet * gap) for held, bet in zip(self.evidence, BETS, strict=True)]
+        if sum(self.evidence) < 1.5 * len(BETS):
+            self.begun = [0, 0.0, 0]
+        self._tally(confidence, success)
+        return sum(self.evidence) / len(BETS) >= OVER
+
+    def gap(self) -> tuple[float, float, int]:
+        """Mean confidence, success rate and points since it seems to have begun (or ended)."""
+        count, confidence, successes = self.begun
+        return (confidence / count, successes / count, int(count)) if count else (0.0, 0.0, 0)
+
+    def to_json(self) -> list[Any]:
+        """A JSON-able form."""
+        return [self.evidence, self.begun]
+
+    @classmethod
+    def from_json(cls, data: list[Any], slack: float, run_length: float) -> Overconfidence:
+        """The inverse of `to_json`."""
+        test = cls(slack, run_length)
+        test.evidence, test.begun = list(data[0]), list(data[1])
+        return test

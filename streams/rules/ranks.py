@@ -1,0 +1,211 @@
+"""Has the level of a stream changed? A rank test whose mean time between false alarms is proven, not tuned. Pure.
+
+In: bins (0..255) of values in the order of their offsets. Out: True when the evidence for a change reaches the wanted run length.
+
+A value's rank among all earlier ones is uniform for any stable (exchangeable) stream, whatever its distribution. Each bet pays
+P(rank | changed) / P(rank | stable), so it pays 1 on average while nothing has changed; M = (M + 1) x payment, averaged over the
+bets, has a mean of at most t after t points, hence the mean number of points to M >= A is at least A (Shin, Ramdas, Rinaldo 2024).
+The bets shift, raise or spread the normal scores of the ranks. Ties share their payment, less a small discount, so that a stream
+that says the same for ever never alarms. All earlier values stay in the histogram: a sliding reference would void the proof.
+
+Neighbouring points that resemble each other are outside the proof. Their scores' correlation, with the last one and with a slow
+mean, is measured; what is significant (two standard errors) is subtracted before betting. Independent streams are left exact.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Literal
+
+BINS = 256
+WARM = 20
+"""No bets before this many points."""
+DISCOUNT = 0.1
+MEMORY = 1000
+"""Points over which correlations are measured."""
+MAX_PHI = 0.7
+SLOW_RATE = 0.03
+SIGNIFICANT = 2.0
+UNDERFLOW = 1e-3
+EDGE = 9.0
+"""Beyond every score."""
+BEGUN = 5.0
+"""A change is dated from when the evidence was last below this."""
+
+Side = Literal["down", "up", "spread"]
+
+_ROOT = math.sqrt(0.5)
+_inverse = NormalDist().inv_cdf
+_erfc = math.erfc
+
+
+@dataclass(frozen=True, slots=True)
+class Bets:
+    """Where the stake lies: (size, weight) per bet, in standard deviations of the scores; weights sum to 1."""
+
+    down: tuple[tuple[float, float], ...] = ()
+    up: tuple[tuple[float, float], ...] = ()
+    spread: tuple[tuple[float, float], ...] = ()
+
+
+LEVEL = Bets(down=((1.3, 0.4), (2.6, 0.3), (3.8, 0.15)), up=((1.2, 0.1),), spread=((1.8, 0.05),))
+"""For confidences: falls matter most."""
+RISE = Bets(up=((1.3, 0.5), (2.6, 0.5)))
+"""For execution times."""
+
+_Row = tuple[Side, float, float, float]
+_ROWS: dict[Bets, tuple[_Row, ...]] = {}
+
+
+def _rows(bets: Bets) -> tuple[_Row, ...]:
+    """(side, shift, factor, weight): a bet's distribution function is Phi(score x factor + shift), scores over sqrt 2."""
+    found = _ROWS.get(bets)
+    if found is None:
+        found = _ROWS[bets] = (
+            *(("down", size * _ROOT, 1.0, weight) for size, weight in bets.down),
+            *(("up", -size * _ROOT, 1.0, weight) for size, weight in bets.up),
+            *(("spread", 0.0, 1 / size, weight) for size, weight in bets.spread),
+        )
+    return found
+
+
+class RankTest:
+    """One stream's reference, evidence and measured correlations.
+
+    >>> test = RankTest(LEVEL, 10_000)
+    >>> any(test.observe(190) for _ in range(2000)), any(test.observe(60) for _ in range(20))
+    (False, True)
+    """
+
+    __slots__ = ("_blocks", "_counts", "_products", "_rows", "count", "evidence", "run", "run_length")
+
+    def __init__(self, bets: Bets, run_length: float) -> None:
+        self._rows = _rows(bets)
+        self.run_length = run_length
+        self.run = 0
+        self.restart(())
+
+    def restart(self, bins: Iterable[int]) -> None:
+        """Forget everything and learn these."""
+        self._counts = array("I", bytes(4 * BINS))
+        self._blocks = [0] * (BINS // 16)
+        self.count = 0
+        self._products = [0.0] * 7  # last score, slow mean, and sums of squares and products (see `_measure`)
+        self.reset()
+        for index in bins:
+            self._counts[index] += 1
+            self._blocks[index >> 4] += 1
+            self.count += 1
+
+    def reset(self) -> None:
+        """Forget the evidence, keep the reference."""
+        self.evidence = [0.0] * len(self._rows)
+        self.run = 0
+
+    @property
+    def side(self) -> Side:
+        """Where most of the evidence points."""
+        shares = [row[3] * held for row, held in zip(self._rows, self.evidence, strict=True)]
+        return self._rows[shares.index(max(shares))][0]
+
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation of the reference, in bins. The reference must not be empty."""
+        count = self.count
+        mean = sum(index * held for index, held in enumerate(self._counts)) / count
+        square = sum((index - mean) ** 2 * held for index, held in enumerate(self._counts) if held) / count
+        return mean, math.sqrt(square)
+
+    def observe(self, index: int) -> bool:
+        """One more value; True when the evidence is enough. The caller then resets or restarts."""
+        counts, blocks = self._counts, self._blocks
+        block = index >> 4
+        below = sum(blocks[:block]) + sum(counts[block << 4 : index])
+        counts[index] = same = counts[index] + 1
+        blocks[block] += 1
+        self.count = count = self.count + 1
+        if count < WARM:
+            return False
+        upto = below + same
+        low = _inverse(below / count) * _ROOT if below else -EDGE
+        high = _inverse(upto / count) * _ROOT if upto < count else EDGE
+        score = _inverse((below + same / 2) / count)
+        expected, deviation = self._measure(score, count)
+        chance = same / count
+        factor = (1 - DISCOUNT * chance) / 2
+        if expected or deviation != 1.0:
+            centre = expected * _ROOT
+            low = (low - centre) / deviation if below else -EDGE
+            high = (high - centre) / deviation if upto < count else EDGE
+            usual = _between(low, high) / 2
+            chance = max(usual, UNDERFLOW * chance)
+        factor /= chance
+        total = 0.0
+        evidence = self.evidence
+        for place, (_, shift, scale, weight) in enumerate(self._rows):
+            lower, upper = low * scale + shift, high * scale + shift
+            paid = _erfc(lower) - _erfc(upper) if lower + upper > 0 else _erfc(-upper) - _erfc(-lower)
+            held = evidence[place] = (evidence[place] + 1) * paid * factor
+            total += weight * held
+        self.run = self.run + 1 if total >= BEGUN else 0
+        return total >= self.run_length
+
+    def _measure(self, score: float, count: int) -> tuple[float, float]:
+        """What was to be expected of this score, and how far around it; then learn from it."""
+        products = self._products
+        last, slow, squares, left, lagged, slows, along = products
+        expected, deviation = 0.0, 1.0
+        if slows > 0 and along > 0 and along > SIGNIFICANT * math.sqrt(slows):
+            expected = min(along / slows - SIGNIFICANT / math.sqrt(slows), 1.0) * slow
+            if squares > 0:
+                deviation = math.sqrt(min(max(left / squares, 0.25), 1.0))
+        rest = score - expected
+        memory = count if count < MEMORY else MEMORY
+        if lagged > 0 and left > 0:
+            phi = lagged / left - SIGNIFICANT / math.sqrt(memory)
+            if phi > 0:
+                phi = min(phi, MAX_PHI)
+                expected += phi * last
+                deviation *= math.sqrt(1 - phi * phi)
+        keep = 1 - 1 / memory
+        products[0] = rest
+        products[1] = slow + SLOW_RATE * (score - slow)
+        products[2] = squares * keep + score * score
+        products[3] = left * keep + rest * rest
+        products[4] = lagged * keep + rest * last
+        products[5] = slows * keep + slow * slow
+        products[6] = along * keep + slow * score
+        return expected, deviation
+
+    @property
+    def correlation(self) -> float:
+        """Lag-1 correlation of the scores, as measured; 0 while unknown."""
+        left, lagged = self._products[3], self._products[4]
+        return lagged / left if left > 0 else 0.0
+
+    def to_json(self) -> list[Any]:
+        """A JSON-able form; the histogram as bins and counts in turn."""
+        pairs = [number for index, held in enumerate(self._counts) if held for number in (index, held)]
+        return [pairs, self._products, self.evidence, self.run]
+
+    @classmethod
+    def from_json(cls, data: list[Any], bets: Bets, run_length: float) -> RankTest:
+        """The inverse of `to_json`. A change of `run_length` in between is obeyed; of the bets, the evidence is dropped."""
+        test = cls(bets, run_length)
+        pairs, products, evidence, run = data
+        for index, held in zip(pairs[::2], pairs[1::2], strict=True):
+            test._counts[index] = held
+            test._blocks[index >> 4] += held
+            test.count += held
+        test._products = list(products)
+        if len(evidence) == len(test._rows):
+            test.evidence, test.run = list(evidence), run
+        return test
+
+
+def _between(low: float, high: float) -> float:
+    """Twice the normal probability between two scores (over sqrt 2), exact in either tail."""
+    return _erfc(low) - _erfc(high) if low + high > 0 else _erfc(-high) - _erfc(-low)
