@@ -15,6 +15,7 @@ import typer
 from streams.cli import (
     agents,
     anomalies,
+    bench,
     cache,
     cancel,
     dlq,
@@ -56,6 +57,7 @@ def build() -> typer.Typer:
     app.add_typer(functions.app, name="functions")
     app.command("stats")(stats.stats)
     app.command("anomalies")(anomalies.anomalies)
+    app.add_typer(bench.app, name="bench")
     app.add_typer(dlq.app, name="dlq")
     app.command("doctor")(doctor.doctor)
     app.command("config")(info.config)

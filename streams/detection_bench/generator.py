@@ -1,8 +1,8 @@
 """Confidence streams as agents make them, with a change where it is known. Pure: the random source comes in.
 
-In: a shape (family, mean, spread, rounding, autocorrelation, time of day), a change and a seeded `random.Random`. Out: confidences
-in [0, 1], one by one. The same seed gives the same stream. Values are drawn by inverting a distribution function held on a grid
-of 2,000 steps, so that Beta and logit-normal, independent and correlated streams take the same road.
+In: a shape (family, mean, spread, rounding, autocorrelation, time of day), a change and a seeded `random.Random`. Out:
+confidences in [0, 1], one by one. The same seed gives the same stream. Values are drawn by inverting a distribution function
+held on a grid of 2,000 steps, so that Beta and logit-normal, independent and correlated streams take the same road.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ChangeKind = Literal["drop", "ramp", "variance", "mixture", "stuck"]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a stream is like. `kappa`: a Beta's a + b (20: standard deviation .078 at mean .85); a logit-normal gets the same spread.
+    """What a stream is like. `kappa`: a Beta's a + b (20: deviation .078 at mean .85); a logit-normal is spread alike.
 
     `rounding`: values are multiples of this (0: not rounded); `phi`: lag-1 correlation of the normal scores;
     `amplitude`, `period`: a sine added to every value, period in points.
@@ -122,7 +122,9 @@ def stream(rng: Random, shape: Shape, count: int, change: Change | None = None) 
         if after and change is not None and change.kind == "stuck":
             yield last
             continue
-        table = other if after and (change is None or change.kind != "mixture" or rng.random() < change.share) else usual
+        table = (
+            other if after and (change is None or change.kind != "mixture" or rng.random() < change.share) else usual
+        )
         value = shape.mean if table is None else table.at(min(max(share, 1e-12), 1 - 1e-12))
         if after and change is not None:
             value -= _shift(shape, change, index)

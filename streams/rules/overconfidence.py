@@ -2,7 +2,8 @@
 
 In: confidence and outcome of each point. Out: True when the evidence reaches the wanted run length; after that, True when the
 evidence that it is over suffices. While the expected gap is at most `slack`, whatever the past, each bet 1 + l (gap - slack) has
-a mean of at most 1, so the mean number of points to a false alarm is at least `run_length`: no independence, no distribution needed.
+a mean of at most 1, so the mean number of points to a false alarm is at least `run_length`; it needs neither independence nor
+a distribution.
 """
 
 from __future__ import annotations

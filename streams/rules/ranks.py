@@ -4,7 +4,8 @@ In: bins (0..255) of values in the order of their offsets. Out: True when the ev
 
 A value's rank among all earlier ones is uniform for any stable (exchangeable) stream, whatever its distribution. Each bet pays
 P(rank | changed) / P(rank | stable), so it pays 1 on average while nothing has changed; M = (M + 1) x payment, averaged over the
-bets, has a mean of at most t after t points, hence the mean number of points to M >= A is at least A (Shin, Ramdas, Rinaldo 2024).
+bets, has a mean of at most t after t points, hence the mean number of points to M >= A is at least A (e-detectors: Shin, Ramdas,
+Rinaldo 2024).
 The bets shift, raise or spread the normal scores of the ranks. Ties share their payment, less a small discount, so that a stream
 that says the same for ever never alarms. All earlier values stay in the histogram: a sliding reference would void the proof.
 
@@ -31,7 +32,7 @@ MAX_PHI = 0.7
 SLOW_RATE = 0.03
 SIGNIFICANT = 2.0
 UNDERFLOW = 1e-3
-EDGE = 9.0
+EDGE = 15.0
 """Beyond every score."""
 BEGUN = 5.0
 """A change is dated from when the evidence was last below this."""
@@ -52,9 +53,9 @@ class Bets:
     spread: tuple[tuple[float, float], ...] = ()
 
 
-LEVEL = Bets(down=((1.3, 0.4), (2.6, 0.3), (3.8, 0.15)), up=((1.2, 0.1),), spread=((1.8, 0.05),))
+LEVEL = Bets(down=((1.2, 0.4), (2.8, 0.45)), up=((1.2, 0.1),), spread=((1.8, 0.05),))
 """For confidences: falls matter most."""
-RISE = Bets(up=((1.3, 0.5), (2.6, 0.5)))
+RISE = Bets(up=((2.0, 1.0),))
 """For execution times."""
 
 _Row = tuple[Side, float, float, float]
@@ -81,7 +82,7 @@ class RankTest:
     (False, True)
     """
 
-    __slots__ = ("_blocks", "_counts", "_products", "_rows", "count", "evidence", "run", "run_length")
+    __slots__ = ("_blocks", "_counts", "_products", "_rows", "count", "evidence", "range", "run", "run_length")
 
     def __init__(self, bets: Bets, run_length: float) -> None:
         self._rows = _rows(bets)
@@ -94,12 +95,18 @@ class RankTest:
         self._counts = array("I", bytes(4 * BINS))
         self._blocks = [0] * (BINS // 16)
         self.count = 0
+        self.range = (BINS, -1)  # lowest and highest bin seen
         self._products = [0.0] * 7  # last score, slow mean, and sums of squares and products (see `_measure`)
         self.reset()
         for index in bins:
-            self._counts[index] += 1
-            self._blocks[index >> 4] += 1
-            self.count += 1
+            self._put(index, 1)
+
+    def _put(self, index: int, held: int) -> None:
+        self._counts[index] += held
+        self._blocks[index >> 4] += held
+        self.count += held
+        low, high = self.range
+        self.range = (min(low, index), max(high, index))
 
     def reset(self) -> None:
         """Forget the evidence, keep the reference."""
@@ -127,19 +134,26 @@ class RankTest:
         counts[index] = same = counts[index] + 1
         blocks[block] += 1
         self.count = count = self.count + 1
+        if same == 1:
+            first, last = self.range
+            self.range = (index if index < first else first, index if index > last else last)
         if count < WARM:
             return False
         upto = below + same
-        low = _inverse(below / count) * _ROOT if below else -EDGE
-        high = _inverse(upto / count) * _ROOT if upto < count else EDGE
-        score = _inverse((below + same / 2) / count)
+        low = _inverse(below / count) if below else -EDGE
+        high = _inverse(upto / count) if upto < count else EDGE
+        score = (low + high) / 2 if below and upto < count else _inverse((below + same / 2) / count)
+        low *= _ROOT
+        high *= _ROOT
         expected, deviation = self._measure(score, count)
         chance = same / count
         factor = (1 - DISCOUNT * chance) / 2
         if expected or deviation != 1.0:
             centre = expected * _ROOT
-            low = (low - centre) / deviation if below else -EDGE
-            high = (high - centre) / deviation if upto < count else EDGE
+            if below:
+                low = (low - centre) / deviation
+            if upto < count:
+                high = (high - centre) / deviation
             usual = _between(low, high) / 2
             chance = max(usual, UNDERFLOW * chance)
         factor /= chance
@@ -197,9 +211,7 @@ class RankTest:
         test = cls(bets, run_length)
         pairs, products, evidence, run = data
         for index, held in zip(pairs[::2], pairs[1::2], strict=True):
-            test._counts[index] = held
-            test._blocks[index >> 4] += held
-            test.count += held
+            test._put(index, held)
         test._products = list(products)
         if len(evidence) == len(test._rows):
             test.evidence, test.run = list(evidence), run

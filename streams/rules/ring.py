@@ -36,15 +36,17 @@ class Ring:
     def push(self, value: int) -> None:
         """Add one; the oldest goes when there are `RING`."""
         values = self._values
-        if len(values) >= RING:
-            old = values[-RING]
-            self.total -= old
-            self.squares -= old * old
-            if len(values) >= 2 * RING:
+        size = len(values)
+        if size >= RING:
+            old = values[size - RING]
+            self.total += value - old
+            self.squares += value * value - old * old
+            if size >= 2 * RING:
                 del values[:RING]
+        else:
+            self.total += value
+            self.squares += value * value
         values.append(value)
-        self.total += value
-        self.squares += value * value
 
     def newest(self, count: int) -> list[int]:
         """At most the newest `count`, oldest first."""

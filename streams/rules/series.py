@@ -9,25 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from schemas.messages import Anomaly, ConfidenceDataPoint
+from schemas.messages import Anomaly, AnomalyDetails, ConfidenceDataPoint
 from streams.rules.alarms import Moment, SeriesId
 from streams.rules.detectors import Detectors, Thresholds
 from streams.rules.moments import Sample
+from streams.rules.silence import Silence
 from streams.rules.windows import Spans, Window, WindowId, Windows
 
-VERSION = 1
+VERSION = 2
+"""Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring."""
 
 
 class Series:
     """All that is known of one series. `detectors` is None when detection is off."""
 
-    __slots__ = ("anomalies", "detectors", "id", "late", "offset", "partition", "windows")
+    __slots__ = ("anomalies", "born", "detectors", "id", "late", "offset", "partition", "silence", "windows")
 
     def __init__(self, series_id: SeriesId, partition: int, spans: Spans, limits: Thresholds | None) -> None:
         self.id = series_id
         self.partition = partition
         self.offset = -1
+        self.born = -1
+        """Offset of the first point."""
         self.late = 0
+        self.silence = Silence()
         self.windows = Windows(spans)
         self.detectors = None if limits is None else Detectors(series_id, limits)
         self.anomalies: list[Anomaly] = []
@@ -38,13 +43,50 @@ class Series:
         if offset <= self.offset:
             return False
         self.offset = offset
+        if self.born < 0:
+            self.born = offset
         time_ms = point.timestamp
-        if self.windows.apply(time_ms, Sample(point), offset, archived):
+        sample = Sample(point)
+        if self.windows.apply(time_ms, sample, offset, archived):
             self.late += 1
         elif self.detectors is not None:
             moment = Moment(self.partition, offset, time_ms)
-            self.anomalies += self.detectors.observe(point.confidence, moment)
+            self._spoke(moment, self.detectors)
+            self.anomalies += self.detectors.observe(point.confidence, moment, point.success, sample.time_bucket)
         return True
+
+    def _spoke(self, at: Moment, detectors: Detectors) -> None:
+        if "silent" in detectors.alarms.firing:
+            pause_s = (at.time_ms - self.silence.last_ms) / 1000
+            why = AnomalyDetails(
+                detector="pace", window=f"speaks again after {pause_s:.0f} s", points=detectors.shown()
+            )
+            self.anomalies += detectors.alarms.resolve("silent", at, why)
+        self.silence.observe(at.time_ms, detectors.limits.silent_after_ms)
+
+    def silent_ms(self) -> int:
+        """From when on this series' silence is remarkable, epoch ms; -1: never, or it has been told."""
+        detectors = self.detectors
+        if detectors is None or "silent" in detectors.alarms.firing:
+            return -1
+        return self.silence.due_ms(detectors.limits.silent_after_ms)
+
+    def fall_silent(self) -> None:
+        """The caller's clock has passed `silent_ms`, and no other series of the agent has spoken since this one did."""
+        detectors, pace = self.detectors, self.silence
+        since = self.silent_ms()
+        if detectors is None or since < 0:
+            return
+        why = AnomalyDetails(
+            detector="pace",
+            deviation=round((since - pace.last_ms) / max(pace.usual_ms, 1.0), 3),
+            window=f"no point for {(since - pace.last_ms) / 1000:.0f} s; until then one every {pace.usual_ms / 1000:.3g} s "
+            f"(mean of the last), longest pause {pace.widest_ms / 1000:.3g} s",
+            points=detectors.shown(),
+        )
+        self.anomalies += detectors.alarms.fire(
+            "silent", Moment(self.partition, self.offset, since), "medium", pace.usual_ms, why
+        )
 
     def tick(self, now_ms: int) -> bool:
         """What the clock alone does to a series whose partition has nothing more to read; True if anything changed."""
@@ -63,19 +105,22 @@ class Series:
     def to_json(self) -> list[Any]:
         """A JSON-able form: everything but the closed windows. The offset comes first, as it does in a window's."""
         detectors = None if self.detectors is None else self.detectors.to_json()
-        return [self.offset, VERSION, self.late, self.windows.to_json(), detectors]
+        return [self.offset, VERSION, self.late, self.windows.to_json(), detectors, self.silence.to_json(), self.born]
 
     @classmethod
     def from_json(
         cls, data: list[Any], series_id: SeriesId, partition: int, spans: Spans, limits: Thresholds | None
     ) -> Series:
-        """The inverse of `to_json`. ValueError for a version this code does not know."""
-        offset, version, late, windows, detectors = data
-        if version != VERSION:
-            raise ValueError(f"statistics state of version {version!r}, this worker reads {VERSION}")
+        """The inverse of `to_json`, for this and every earlier version. ValueError for a later one."""
+        offset, version, late, windows, detectors, *later = data
+        if version not in (1, VERSION):
+            raise ValueError(f"statistics state of version {version!r}, this worker reads up to {VERSION}")
         series = cls(series_id, partition, spans, limits)
         series.offset, series.late = offset, late
         series.windows = Windows.from_json(windows, spans)
+        if later:
+            series.silence, series.born = Silence.from_json(later[0]), later[1]
         if limits is not None and detectors is not None:
-            series.detectors = Detectors.from_json(detectors, series_id, limits)
+            read = Detectors.from_first if version == 1 else Detectors.from_json
+            series.detectors = read(detectors, series_id, limits)
         return series

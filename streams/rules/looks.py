@@ -1,0 +1,99 @@
+"""The original's rules over one check interval of event time: mean and spread of the points in between. Pure.
+
+In: confidences in units of 1/10000 with their times. Out: what one interval says, for `detectors.py` to make alarms of. Intervals
+with too few points are joined; their boundaries do not depend on the wall clock unless a series is idle.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+CHECK_MIN = 5
+VARIANCE_MIN = 30
+VARIANCE_RING = 100
+HISTORY_DECAY = 0.9
+HISTORY_MOST = 2000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Points, their sum and the sum of their squares."""
+
+    count: int
+    total: int
+    squares: int
+
+    def mean(self) -> float:
+        """In the points' own unit."""
+        return self.total / self.count
+
+    def spread(self) -> float:
+        """Standard deviation, in the points' own unit.
+
+        >>> Sums(2, 4, 10).spread()
+        1.0
+        """
+        return math.sqrt(self.count * self.squares - self.total * self.total) / self.count
+
+
+class Looks:
+    """What was seen since the last look, and what earlier looks saw."""
+
+    __slots__ = ("_interval_ms", "_squares", "_total", "before", "count", "slot", "weight")
+
+    def __init__(self, interval_ms: int) -> None:
+        self._interval_ms = interval_ms
+        self.slot = -1
+        self.count = 0
+        self._total = 0
+        self._squares = 0
+        self.weight = 0.0
+        self.before = 0.0
+
+    def due(self, time_ms: int) -> bool:
+        """Called for each point before it is added: True when there is something to look at first."""
+        slot = time_ms // self._interval_ms
+        if slot <= self.slot:
+            return False
+        first, self.slot = self.slot < 0, slot
+        return not first and self.count > 0
+
+    def due_ms(self) -> int:
+        """When an idle series' points should be looked at; -1: there are none."""
+        return (self.slot + 1) * self._interval_ms if self.count else -1
+
+    def add(self, value: int) -> None:
+        """One more point."""
+        self.count += 1
+        self._total += value
+        self._squares += value * value
+
+    def sums(self) -> Sums:
+        """What was seen since the last look; at least one point."""
+        return Sums(self.count, self._total, self._squares)
+
+    def empty(self) -> None:
+        """It has been looked at."""
+        self.count = self._total = self._squares = 0
+
+    def remember(self, count: int, mean: float) -> None:
+        """This interval was normal: it counts for what later ones are compared with."""
+        kept = min(self.weight * HISTORY_DECAY, HISTORY_MOST)
+        self.weight, self.before = kept + count, (self.before * kept + mean * count) / (kept + count)
+
+    def forget(self) -> None:
+        """What was normal is so no more."""
+        self.weight = self.before = 0.0
+
+    def to_json(self) -> list[Any]:
+        """A JSON-able form."""
+        return [self.slot, [self.count, self._total, self._squares], [self.weight, self.before]]
+
+    @classmethod
+    def from_json(cls, data: list[Any], interval_ms: int) -> Looks:
+        """The inverse of `to_json`."""
+        looks = cls(interval_ms)
+        looks.slot, (looks.count, looks._total, looks._squares), (looks.weight, looks.before) = data
+        return looks
