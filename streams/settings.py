@@ -127,6 +127,10 @@ class StatsSettings(Section):
     sudden_drop: Annotated[float, Field(gt=0, le=1)] = 0.3
     low_confidence: Annotated[float, Field(ge=0, le=1)] = 0.5
     high_variance: Annotated[float, Field(gt=0, le=1)] = 0.2
+    run_length: Annotated[float, Field(ge=100, le=1e9)] = 10_000
+    overconfidence: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+    slow_factor: Annotated[float, Field(ge=1.1, le=1000)] = 2.0
+    silent_after: Annotated[DurationMs, Field(ge=1000)] = 600_000
 
 
 class DispatchSettings(Section):

@@ -170,6 +170,10 @@ class Alarms:
         self.spells[kind][-1].to = at.offset
         return [self._anomaly(kind, episode, "resolved", at, details)]
 
+    def tell(self, kind: AnomalyType, at: Moment, details: AnomalyDetails) -> Anomaly:
+        """An episode that goes on, told (again) from here."""
+        return self._anomaly(kind, self.firing[kind], "firing", at, details)
+
     def assign(self, kind: AnomalyType, scope: Scope) -> None:
         """Say as whose the newest episode of a type is told."""
         self.spells[kind][-1].scope = scope

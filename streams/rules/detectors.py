@@ -5,7 +5,7 @@ In: confidence, outcome and execution time of points in the order of their offse
   drift           the level changed by at least 0.05 either way, or its spread grew: told by the rank test (`ranks.py`)
   low_confidence  mean of the last 20 points, or of one check interval, < 0.5
   high_variance   standard deviation of one check interval (at least 30 points, else of the last 100) > 0.2
-  outlier         one point beyond all before it, 6 standard deviations and 0.25 off, and those after it are normal again
+  outlier         one point beyond all before it, 8 standard deviations and 0.25 off, and those after it are normal again
   miscalibrated   confidence above success by more than 0.1 on average: told by betting (`overconfidence.py`)
   slow            execution time at least twice what it was: told by the rank test
   silent          (`silence.py`; by the caller's clock)
@@ -34,7 +34,7 @@ PER_BIN = 50
 RECENT = 5
 SETTLED = 20
 HISTORY_MIN = 50
-SIGNIFICANT = 4.0
+SIGNIFICANT = 6.0
 """A drop over 5 points must also be this many standard errors: agents that scatter widely do not alarm on five unlucky points."""
 LOW_POINTS = 20
 CALM = 10
@@ -42,9 +42,9 @@ REBASE_POINTS = 200
 """A change that lasts this long is the new normal."""
 LEAST_SHIFT = 0.05
 LEAST_SPREAD = 0.03
-OUTLIER_MIN = 100
+OUTLIER_MIN = 200
 OUTLIER_BINS = 10
-OUTLIER_SPREADS = 6.0
+OUTLIER_SPREADS = 8.0
 OUTLIER_LEAST = 0.25
 OUTLIER_HOLD = 3
 PACE_RARER = 10

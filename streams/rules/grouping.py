@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.messages import Anomaly, AnomalyType
-from streams.rules.alarms import Alarms
+from schemas.messages import Anomaly, AnomalyDetails, AnomalyType
+from streams.rules.alarms import Alarms, Moment, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Sibling:
     alarms: Alarms
 
 
-def _spells(siblings: Sequence[Sibling], kind: AnomalyType, offset: int) -> list[str]:
+def _scopes(siblings: Sequence[Sibling], kind: AnomalyType, offset: int) -> list[Scope]:
     return [
         spell.scope for sibling in siblings for spell in sibling.alarms.spells.get(kind, ()) if spell.covers(offset)
     ]
@@ -33,7 +33,7 @@ def told(anomaly: Anomaly, offset: int, mine: Alarms, siblings: Sequence[Sibling
     """The transition as it is to be published, or None to keep it back. `siblings`: without the series itself."""
     kind = anomaly.type
     if anomaly.state == "firing":
-        scopes = _spells(siblings, kind, offset)
+        scopes = _scopes(siblings, kind, offset)
         known = 1 + sum(1 for sibling in siblings if sibling.born <= offset)
         if "agent" in scopes:
             mine.assign(kind, "hidden")
@@ -47,13 +47,19 @@ def told(anomaly: Anomaly, offset: int, mine: Alarms, siblings: Sequence[Sibling
     return _as_agents(anomaly, "the pattern that made it the agent's") if scope == "agent" else anomaly
 
 
-def uncovered(mine: Alarms, offset: int, siblings: Sequence[Sibling]) -> list[AnomalyType]:
-    """Types whose hidden episode goes on though no agent-wide one covers it any more: to be told now, as the pattern's own."""
-    return [
-        kind
-        for kind, episode in mine.firing.items()
-        if episode.scope == "hidden" and "agent" not in _spells(siblings, kind, offset)
-    ]
+def surfaced(mine: Alarms, at: Moment, siblings: Sequence[Sibling]) -> list[Anomaly]:
+    """Hidden episodes that go on though no agent-wide one covers them any more: told now, as the pattern's own."""
+    found = []
+    for kind, episode in mine.firing.items():
+        if episode.scope == "hidden" and "agent" not in _scopes(siblings, kind, at.offset):
+            mine.assign(kind, "own")
+            why = AnomalyDetails(
+                historical_average=round(episode.baseline, 6),
+                detector="group",
+                window=f"{episode.age} points; the agent's own alarm has ended, this pattern's has not",
+            )
+            found.append(mine.tell(kind, at, why))
+    return found
 
 
 def _as_agents(anomaly: Anomaly, note: str) -> Anomaly:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-BETS = (0.1, 0.3, 0.6)
+BETS = (0.1, 0.3, 0.5)
+"""At most 1 / (1 + slack) for every slack up to 0.9, or a payment could be negative."""
 OVER = 100.0
 """Evidence that an episode has ended: wrong about once in a hundred times."""
 
@@ -47,7 +48,7 @@ class Overconfidence:
         one, two, three = self.evidence
         one = (one + 1) * (1 + 0.1 * gap)
         two = (two + 1) * (1 + 0.3 * gap)
-        three = (three + 1) * (1 + 0.6 * gap)
+        three = (three + 1) * (1 + 0.5 * gap)
         self.evidence = [one, two, three]
         total = (one + two + three) / 3
         if total < 2:

@@ -6,12 +6,13 @@ A point whose offset was applied before is ignored, so a replay changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from schemas.messages import Anomaly, AnomalyDetails, ConfidenceDataPoint
 from streams.rules.alarms import Moment, SeriesId
 from streams.rules.detectors import Detectors, Thresholds
+from streams.rules.grouping import Sibling, surfaced, told
 from streams.rules.moments import Sample
 from streams.rules.silence import Silence
 from streams.rules.windows import Spans, Window, WindowId, Windows
@@ -101,6 +102,22 @@ class Series:
                 self.anomalies += detectors.look(Moment(self.partition, self.offset, self.windows.watermark_ms))
                 changed = True
         return changed
+
+    def group(self, begin: int, at: Moment, siblings: Sequence[Sibling]) -> None:
+        """Tell what came at this point, `anomalies[begin:]`, as the pattern's or the agent's, or keep it back."""
+        if self.detectors is None:
+            return
+        mine = self.detectors.alarms
+        fresh = self.anomalies[begin:]
+        self.anomalies[begin:] = [
+            anomaly for raw in fresh if (anomaly := told(raw, at.offset, mine, siblings)) is not None
+        ]
+        self.anomalies += surfaced(mine, at, siblings)
+
+    @property
+    def grouping(self) -> bool:
+        """True when a point without a transition may still bring one: something is kept back."""
+        return self.detectors is not None and any(e.scope == "hidden" for e in self.detectors.alarms.firing.values())
 
     def to_json(self) -> list[Any]:
         """A JSON-able form: everything but the closed windows. The offset comes first, as it does in a window's."""

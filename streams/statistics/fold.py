@@ -271,11 +271,7 @@ class Folder:
             partition = live.series.partition
             if partition in self._read and partition not in current:
                 continue
-            changed = live.series.tick(now_ms)
-            if self.state.expires(live, now_ms):
-                live.series.windows.expire(now_ms)
-                changed = True
-            if changed:
+            if self.state.tick(live, now_ms):
                 touched.append(live)
                 if len(touched) >= MAX_BATCH:
                     break

@@ -14,8 +14,9 @@ import orjson
 
 from schemas.codec import pack
 from schemas.messages import Aggregate, ConfidenceDataPoint, Interval
-from streams.rules.alarms import SeriesId
+from streams.rules.alarms import Moment, SeriesId
 from streams.rules.detectors import Thresholds
+from streams.rules.grouping import Sibling
 from streams.rules.series import Series
 from streams.rules.windows import INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
 from streams.settings import Settings
@@ -64,7 +65,16 @@ def thresholds_of(settings: Settings) -> Thresholds | None:
     stats = settings.stats
     if not stats.detect:
         return None
-    return Thresholds(stats.sudden_drop, stats.low_confidence, stats.high_variance, max(stats.check_interval, 1000))
+    return Thresholds(
+        sudden_drop=stats.sudden_drop,
+        low_confidence=stats.low_confidence,
+        high_variance=stats.high_variance,
+        check_interval_ms=max(stats.check_interval, 1000),
+        run_length=stats.run_length,
+        overconfidence=stats.overconfidence,
+        slow_factor=stats.slow_factor,
+        silent_after_ms=stats.silent_after,
+    )
 
 
 class State:
@@ -127,9 +137,40 @@ class State:
                     f"this worker keeps {MAX_SERIES} series of (agentId, patternName, taskType), no more"
                 )
             live = self._add(partition, series_id, Series(series_id, partition, *self._rules))
-        owner = live
-        live.series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
+        owner, series = live, live.series
+        told = len(series.anomalies)
+        series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
+        if len(series.anomalies) > told or series.grouping:
+            series.group(told, Moment(partition, offset, point.timestamp), self._siblings(live))
         return live
+
+    def _siblings(self, live: Live) -> list[Sibling]:
+        """The agent's other series in that partition: their offsets can be compared."""
+        mine = live.series
+        others = (self._series[key].series for key in self._by_agent[mine.id.agent_id] if key[0] == mine.partition)
+        return [Sibling(s.born, s.detectors.alarms) for s in others if s is not mine and s.detectors is not None]
+
+    def tick(self, live: Live, now_ms: int) -> bool:
+        """What the clock does to a series; True if anything changed."""
+        series = live.series
+        told = len(series.anomalies)
+        changed = series.tick(now_ms)
+        if 0 <= series.silent_ms() <= now_ms and self._last_to_speak(live):
+            series.fall_silent()
+            changed = True
+        if len(series.anomalies) > told:
+            moment = Moment(series.partition, series.offset, series.windows.watermark_ms)
+            series.group(told, moment, self._siblings(live))
+        if self.expires(live, now_ms):
+            series.windows.expire(now_ms)
+            changed = True
+        return changed
+
+    def _last_to_speak(self, live: Live) -> bool:
+        """Silence is the agent's, not a pattern's: told once, by the series that had the agent's last point."""
+        keys = self._by_agent[live.series.id.agent_id]
+        mine = live.series.silence.last_ms, repr(live.series.id)
+        return all((s.silence.last_ms, repr(s.id)) <= mine for s in (self._series[key].series for key in keys))
 
     def archived(self, live: Live, window_id: WindowId) -> Window | None:
         """A closed window as the table holds it."""
