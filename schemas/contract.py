@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from schemas.messages import (
+    AgentCalibration,
     AgentRegistration,
     AgentStanding,
     Aggregate,
@@ -42,6 +43,7 @@ PUBLISHED: tuple[type[Message], ...] = (
     ConfidenceDataPoint,
     Aggregate,
     Anomaly,
+    AgentCalibration,
     Event,
     HomeState,
     AgentStanding,

@@ -354,7 +354,10 @@ class PlanResult(Message):
 
 
 class ConfidenceDataPoint(Message):
-    """What one execution said of its own confidence, and whether it succeeded. `execution_time` in ms."""
+    """What one execution said of its own confidence, and whether it succeeded. `execution_time` in ms.
+
+    With `feedback`: the point of `task_id` once more, unchanged but for `success`, which now says how it really turned out.
+    """
 
     agent_id: Id
     pattern_name: Annotated[str, Field(max_length=256)] = ""
@@ -364,6 +367,38 @@ class ConfidenceDataPoint(Message):
     timestamp: Timestamp
     execution_time: Milliseconds
     task_id: Id | None = None
+    feedback: bool = False
+
+
+class ReliabilityBin(Message):
+    """Outcomes of one range of stated confidence: their mean confidence, success rate and its 95 % interval."""
+
+    count: Count
+    confidence: Ratio
+    success_rate: Ratio
+    low: Ratio
+    high: Ratio
+
+
+class AgentCalibration(Message):
+    """What an agent's stated confidence has been worth. `table`: calibrated confidence at the stated 0, 0.05, ... 1.
+
+    `gap`: mean confidence less success rate (positive: overconfident) with its 95 % interval; `calibration_error`: root mean
+    square over the bins, less what chance alone would show.
+    """
+
+    agent_id: Id
+    count: Count
+    method: Literal["curve", "bins"]
+    table: Annotated[list[Ratio], Field(min_length=21, max_length=21)]
+    success_rate: Ratio
+    gap: float
+    gap_low: float
+    gap_high: float
+    brier: Ratio
+    log_loss: float
+    calibration_error: Ratio
+    bins: list[ReliabilityBin] = []
 
 
 class Aggregate(Message):

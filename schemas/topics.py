@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schemas.messages import (
+    AgentCalibration,
     AgentRegistration,
     AgentStanding,
     Aggregate,
@@ -139,6 +140,7 @@ TOPICS: tuple[Topic, ...] = (
         # The key is the agent, not the window: compaction before retention would forget all but an agent's newest window.
         extra_config=(("min.compaction.lag.ms", str(31 * DAY_MS)),),
     ),
+    Topic("calibrations", "agent id", AgentCalibration, "stats", "every worker", "compact", partitions=1),
     Topic("anomalies", "agent id", Anomaly, "stats", "users", retention_ms=30 * DAY_MS),
     Topic("events", "task, plan or agent id", Event, "all", "users, live page", retention_ms=DAY_MS),
 )

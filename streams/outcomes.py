@@ -63,8 +63,10 @@ class Outcomes:
     def succeeded(self, job: Job, success: Success, ticket: Ticket) -> list[Output]:
         """An agent answered."""
         self._finished(job, "success")
+        agent_id = job.agent_id or ""
+        worth = self._parts.calibrated(agent_id, success.confidence)
         return self._parts.recorder.succeeded(
-            job.task, job.echo, job.agent_id or "", success, self._spent(job, ticket), False, self._parts.wall_ms()
+            job.task, job.echo, agent_id, success, self._spent(job, ticket), False, self._parts.wall_ms(), worth
         )
 
     def repeated(self, job: Job, agent_id: str, success: Success) -> list[Output]:
@@ -72,8 +74,9 @@ class Outcomes:
         self._parts.metrics.cache_hits.inc()
         self._event("task:cache-hit", job.task.id, {"taskId": job.task.id})
         self._finished(job, "success")
+        worth = self._parts.calibrated(agent_id, success.confidence)
         return self._parts.recorder.succeeded(
-            job.task, job.echo, agent_id, success, self._spent(job, None), True, self._parts.wall_ms()
+            job.task, job.echo, agent_id, success, self._spent(job, None), True, self._parts.wall_ms(), worth
         )
 
     def not_cached(self, job: Job) -> None:

@@ -36,3 +36,5 @@ class Parts:
     balancer: Balancer
     turned: Callable[[str, Caller], None]
     """Told of an agent whose circuit changed."""
+    calibrated: Callable[[str, float], float | None] = lambda _agent, _confidence: None
+    """What an agent's stated confidence is worth; None: not known."""

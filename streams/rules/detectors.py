@@ -129,6 +129,10 @@ class Detectors:
             found += self._pace.observe(time_bucket, at, alarms, confidence)
         return found
 
+    def judge(self, confidence: float, success: bool, at: Moment) -> list[Anomaly]:
+        """An outcome that was told afterwards: only the calibration is concerned."""
+        return self._calibration(confidence, success, at)
+
     @property
     def correlation(self) -> float:
         """Lag-1 correlation of the series, as measured."""

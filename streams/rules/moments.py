@@ -50,7 +50,7 @@ class Moments:
     (2, 0.5, 0.0625, True)
     """
 
-    __slots__ = ("bins", "confidences", "max", "min", "squares", "success_sum", "time_sum", "times")
+    __slots__ = ("bins", "confidences", "corrections", "max", "min", "squares", "success_sum", "time_sum", "times")
 
     def __init__(self) -> None:
         self.bins: dict[int, list[int]] = {}  # reliability bin -> [points, successes, sum of confidence]
@@ -59,6 +59,7 @@ class Moments:
         self.min = 1.0
         self.max = 0.0
         self.time_sum = 0
+        self.corrections = 0  # points whose success was told anew; each makes a revision
         self.confidences: sketch.Histogram = {}
         self.times: sketch.Histogram = {}
 
@@ -85,6 +86,17 @@ class Moments:
         index = sample.time_bucket
         self.times[index] = self.times.get(index, 0) + 1
 
+    def correct(self, sample: Sample, was: bool) -> bool:
+        """A point that is in here succeeded, or did not, unlike it `was` told; False if there is no such point."""
+        row = self.bins.get(sample.bin)
+        if row is None or (row[1] == 0 if was else row[1] == row[0]):
+            return False
+        step = -1 if was else 1
+        row[1] += step
+        self.success_sum += step * sample.fixed
+        self.corrections += 1
+        return True
+
     def merge(self, other: Moments) -> None:
         """Add all points of `other`; it stays as it is."""
         for index, (count, successes, total) in other.bins.items():
@@ -94,6 +106,7 @@ class Moments:
             row[2] += total
         self.squares += other.squares
         self.success_sum += other.success_sum
+        self.corrections += other.corrections
         self.min = min(self.min, other.min)
         self.max = max(self.max, other.max)
         self.time_sum += other.time_sum
@@ -167,19 +180,21 @@ class Moments:
             f"{self.time_sum:x}",
             sketch.flat(self.confidences),
             sketch.flat(self.times),
+            self.corrections,
         ]
 
     @classmethod
     def from_json(cls, data: list[Any]) -> Moments:
         """The inverse of `to_json`."""
         moments = cls()
-        bins, squares, success_sum, moments.min, moments.max, time_sum, confidences, times = data
+        bins, squares, success_sum, moments.min, moments.max, time_sum, confidences, times, *later = data
         moments.bins = {index: [count, successes, int(total, 16)] for index, count, successes, total in bins}
         moments.squares = int(squares, 16)
         moments.success_sum = int(success_sum, 16)
         moments.time_sum = int(time_sum, 16)
         moments.confidences = sketch.unflat(confidences)
         moments.times = sketch.unflat(times)
+        moments.corrections = later[0] if later else 0
         return moments
 
     def __eq__(self, other: object) -> bool:

@@ -146,6 +146,7 @@ class Recorder:
         spent: Spent,
         cached: bool,
         now_ms: int,
+        calibrated: float | None = None,
     ) -> list[Output]:
         """Result, data point (none for a cached answer: no agent spoke) and `task:completed`. `echo`: the task's metadata."""
         value = orjson.Fragment(answer.value_json)
@@ -157,6 +158,7 @@ class Recorder:
                 "status": "success",
                 "result": value,
                 "confidence": answer.confidence,
+                **({} if calibrated is None else {"calibratedConfidence": calibrated}),
                 "agentId": agent_id,
                 "executionTime": execution_ms,
                 "retries": spent.retries,

@@ -7,24 +7,42 @@ A point whose offset was applied before is ignored, so a replay changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from schemas.messages import Anomaly, AnomalyDetails, ConfidenceDataPoint
 from streams.rules.alarms import Moment, SeriesId
+from streams.rules.calibration import MOST, Calibration
 from streams.rules.detectors import Detectors, Thresholds
 from streams.rules.grouping import Sibling, surfaced, told
 from streams.rules.moments import Sample
 from streams.rules.silence import Silence
+from streams.rules.verdicts import Verdicts
 from streams.rules.windows import Spans, Window, WindowId, Windows
 
 VERSION = 2
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring."""
 
+Judged = Literal["", "points", "feedback"]
+"""Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
+
 
 class Series:
     """All that is known of one series. `detectors` is None when detection is off."""
 
-    __slots__ = ("anomalies", "born", "detectors", "id", "late", "offset", "partition", "silence", "windows")
+    __slots__ = (
+        "anomalies",
+        "born",
+        "calibration",
+        "detectors",
+        "id",
+        "judged",
+        "late",
+        "offset",
+        "partition",
+        "silence",
+        "verdicts",
+        "windows",
+    )
 
     def __init__(self, series_id: SeriesId, partition: int, spans: Spans, limits: Thresholds | None) -> None:
         self.id = series_id
@@ -34,6 +52,9 @@ class Series:
         """Offset of the first point."""
         self.late = 0
         self.silence = Silence()
+        self.calibration = Calibration()
+        self.judged: Judged = ""
+        self.verdicts = Verdicts()
         self.windows = Windows(spans)
         self.detectors = None if limits is None else Detectors(series_id, limits)
         self.anomalies: list[Anomaly] = []
@@ -48,13 +69,55 @@ class Series:
             self.born = offset
         time_ms = point.timestamp
         sample = Sample(point)
+        if point.feedback:
+            self._judge(point, sample, archived)
+            return True
+        self._outcome(point)
         if self.windows.apply(time_ms, sample, offset, archived):
             self.late += 1
         elif self.detectors is not None:
             moment = Moment(self.partition, offset, time_ms)
             self._spoke(moment, self.detectors)
-            self.anomalies += self.detectors.observe(point.confidence, moment, point.success, sample.time_bucket)
+            self.anomalies += self.detectors.observe(
+                point.confidence, moment, None if self.judged == "feedback" else point.success, sample.time_bucket
+            )
         return True
+
+    def _outcome(self, point: ConfidenceDataPoint) -> None:
+        """A point's own success counts for the calibration once it is seen to say something about answers.
+
+        Dispatch calls every answer a success and every failure a confidence of 0: that says nothing of how sure to be.
+        """
+        if not self.judged and not point.success and point.confidence > 0:
+            self.judged = "points"
+        if self.judged == "points":
+            self._learn(point.confidence, point.success)
+
+    def _learn(self, confidence: float, success: bool) -> None:
+        self.calibration.add(confidence, success)
+        if self.calibration.count > MOST:
+            self.calibration.fade()
+
+    def _judge(self, point: ConfidenceDataPoint, sample: Sample, archived: Callable[[WindowId], Window | None]) -> None:
+        """How a task really turned out: from the first verdict on, only verdicts count for the calibration."""
+        task_id = point.task_id or ""
+        first = self.verdicts.first(task_id)
+        change = self.verdicts.change(task_id, point.success)
+        if change is None:
+            return
+        if self.judged != "feedback":
+            self.judged, self.calibration = "feedback", Calibration()
+        was, now = change
+        if first:
+            self._learn(point.confidence, now)
+            if self.detectors is not None:
+                moment = Moment(self.partition, self.offset, point.timestamp)
+                self.anomalies += self.detectors.judge(point.confidence, now, moment)
+        else:
+            self.calibration.add(point.confidence, was, -1)
+            self.calibration.add(point.confidence, now)
+        if was != now:
+            self.windows.correct(point.timestamp, sample, was, self.offset, archived)
 
     def _spoke(self, at: Moment, detectors: Detectors) -> None:
         if "silent" in detectors.alarms.firing:
@@ -122,7 +185,10 @@ class Series:
     def to_json(self) -> list[Any]:
         """A JSON-able form: everything but the closed windows. The offset comes first, as it does in a window's."""
         detectors = None if self.detectors is None else self.detectors.to_json()
-        return [self.offset, VERSION, self.late, self.windows.to_json(), detectors, self.silence.to_json(), self.born]
+        return [self.offset, VERSION, self.late, self.windows.to_json(), detectors, *self._later()]
+
+    def _later(self) -> list[Any]:
+        return [self.silence.to_json(), self.born, self.judged, self.calibration.to_json(), self.verdicts.to_json()]
 
     @classmethod
     def from_json(
@@ -136,7 +202,10 @@ class Series:
         series.offset, series.late = offset, late
         series.windows = Windows.from_json(windows, spans)
         if later:
-            series.silence, series.born = Silence.from_json(later[0]), later[1]
+            silence, series.born, series.judged, calibration, verdicts = later
+            series.silence = Silence.from_json(silence)
+            series.calibration = Calibration.from_json(calibration)
+            series.verdicts = Verdicts.from_json(verdicts)
         if limits is not None and detectors is not None:
             read = Detectors.from_first if version == 1 else Detectors.from_json
             series.detectors = read(detectors, series_id, limits)

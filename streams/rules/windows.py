@@ -59,10 +59,17 @@ class Window:
         self.offset = offset
         return True
 
+    def correct(self, sample: Sample, was: bool, offset: int) -> bool:
+        """Correct the success of a point once: False if this record was counted before, or the point is not here."""
+        if offset <= self.offset or not self.moments.correct(sample, was):
+            return False
+        self.offset = offset
+        return True
+
     @property
     def revision(self) -> int:
-        """Grows with every point and once at the close; equal revisions of a window are equal records."""
-        return 2 * self.moments.count + (1 if self.closed else 0)
+        """Grows with every point and correction and once at the close; equal revisions of a window are equal records."""
+        return 2 * (self.moments.count + self.moments.corrections) + (1 if self.closed else 0)
 
     def to_json(self) -> list[Any]:
         """A JSON-able form."""
@@ -128,6 +135,18 @@ class Windows:
             if window.observe(sample, offset):
                 self.touched[key] = window
         return late
+
+    def correct(
+        self, time_ms: int, sample: Sample, was: bool, offset: int, archived: Callable[[WindowId], Window | None]
+    ) -> None:
+        """Correct the success of a point of that time in every window that still holds it."""
+        for interval in INTERVALS:
+            key = (interval, start_of(time_ms, interval))
+            window = self.open.get(key) or self.touched.get(key)
+            if window is None and key[1] >= self.floor(interval):
+                window = archived(key)
+            if window is not None and window.correct(sample, was, offset):
+                self.touched[key] = window
 
     def _find(self, key: WindowId, archived: Callable[[WindowId], Window | None]) -> Window | None:
         interval, start = key

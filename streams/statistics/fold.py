@@ -190,6 +190,8 @@ class Folder:
                 raise Rejected(
                     "validate", f"timestamp: lies {(point.timestamp - record_ms) // 1000} s after its record's time"
                 )
+            if point.feedback and point.task_id is None:
+                raise Rejected("validate", "feedback: needs taskId")
             return self.state.apply(point, message.partition, message.offset)
         except TooManySeries as error:
             stage, reason = "process", str(error)
@@ -216,6 +218,9 @@ class Folder:
             for anomaly in live.series.anomalies:
                 outputs += self._recorder.anomaly(anomaly)
             self._publish(live, now, outputs, quiet=False)
+            calibration = self.state.calibration(live)
+            if calibration is not None:
+                outputs.append(self._recorder.calibration(calibration, live.series.windows.watermark_ms))
             rows += self.state.rows(live)
             windows.touched.clear()
             live.series.anomalies.clear()

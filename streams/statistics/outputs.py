@@ -6,7 +6,7 @@ In: windows, anomalies, rejected records. Out: `Output`s as the contracts have t
 from __future__ import annotations
 
 from schemas.codec import ce_headers, pack
-from schemas.messages import Anomaly
+from schemas.messages import AgentCalibration, Anomaly
 from schemas.topics import BY_NAME
 from streams.rules.alarms import event_data
 from streams.rules.records import Letter, Output, Recorder
@@ -40,6 +40,17 @@ class StatsRecorder:
         )
         value = pack(live.aggregate(window_id, window).wire())
         return Output("aggregates", owner.agent_id.encode(), value, headers)
+
+    def calibration(self, calibration: AgentCalibration, now_ms: int) -> Output:
+        """What an agent's confidence is worth, as far as is known now."""
+        headers = ce_headers(
+            ce_type=BY_NAME["calibrations"].ce_type,
+            ce_id=f"{calibration.agent_id}/{calibration.count}",
+            source=self._source,
+            subject=calibration.agent_id,
+            time_ms=now_ms,
+        )
+        return Output("calibrations", calibration.agent_id.encode(), pack(calibration.wire()), headers)
 
     def anomaly(self, anomaly: Anomaly) -> list[Output]:
         """The record on `anomalies` and the event about it."""

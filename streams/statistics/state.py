@@ -13,8 +13,9 @@ from typing import Any
 import orjson
 
 from schemas.codec import pack
-from schemas.messages import Aggregate, ConfidenceDataPoint, Interval
+from schemas.messages import AgentCalibration, Aggregate, ConfidenceDataPoint, Interval, ReliabilityBin
 from streams.rules.alarms import Moment, SeriesId
+from streams.rules.calibration import BY_BINS, Calibration
 from streams.rules.detectors import Thresholds
 from streams.rules.grouping import Sibling
 from streams.rules.series import Series
@@ -60,6 +61,30 @@ def spans_of(settings: Settings) -> Spans:
     }
 
 
+def calibration_message(agent_id: str, whole: Calibration, table: list[float]) -> AgentCalibration:
+    """The record on `calibrations`."""
+    gap, low, high = whole.gap()
+    return AgentCalibration(
+        agent_id=agent_id,
+        count=whole.count,
+        method="bins" if whole.count >= BY_BINS else "curve",
+        table=table,
+        success_rate=whole.rate,
+        gap=gap,
+        gap_low=low,
+        gap_high=high,
+        brier=min(max(whole.brier(), 0.0), 1.0),
+        log_loss=whole.log_loss(),
+        calibration_error=min(whole.error(), 1.0),
+        bins=[
+            ReliabilityBin(
+                count=b.count, confidence=min(b.confidence, 1.0), success_rate=b.rate, low=b.low, high=b.high
+            )
+            for b in whole.bins()
+        ],
+    )
+
+
 def thresholds_of(settings: Settings) -> Thresholds | None:
     """What is abnormal; None when detection is off."""
     stats = settings.stats
@@ -86,6 +111,7 @@ class State:
         self._limits = limits
         self._series: dict[tuple[int, SeriesId], Live] = {}
         self._by_agent: dict[str, set[tuple[int, SeriesId]]] = {}
+        self._calibrated: dict[str, int] = {}  # agent -> outcomes when its calibration was last published
 
     def __len__(self) -> int:
         return len(self._series)
@@ -97,6 +123,7 @@ class State:
         """Forget everything that is not in the table."""
         self._series.clear()
         self._by_agent.clear()
+        self._calibrated.clear()
 
     async def load(self) -> None:
         """Take up what the table holds after recovery. Yields to the loop now and then."""
@@ -166,6 +193,28 @@ class State:
             changed = True
         return changed
 
+    def calibration(self, live: Live) -> AgentCalibration | None:
+        """The agent's calibration when it has grown enough to be published: by a twentieth, or by five outcomes."""
+        agent_id = live.series.id.agent_id
+        if not live.series.judged or agent_id not in self._by_agent:
+            return None
+        whole = self.calibrations(agent_id)
+        before = self._calibrated.get(agent_id)
+        if before is not None and abs(whole.count - before) < max(5, before // 20):
+            return None
+        table = whole.table()
+        if table is None:
+            return None
+        self._calibrated[agent_id] = whole.count
+        return calibration_message(agent_id, whole, table)
+
+    def calibrations(self, agent_id: str) -> Calibration:
+        """All outcomes of an agent, whatever the pattern."""
+        whole = Calibration()
+        for key in self._by_agent.get(agent_id, ()):
+            whole.merge(self._series[key].series.calibration)
+        return whole
+
     def _last_to_speak(self, live: Live) -> bool:
         """Silence is the agent's, not a pattern's: told once, by the series that had the agent's last point."""
         keys = self._by_agent[live.series.id.agent_id]
@@ -226,6 +275,7 @@ class State:
             mine.discard(key)
             if not mine:
                 del self._by_agent[live.series.id.agent_id]
+                self._calibrated.pop(live.series.id.agent_id, None)
 
     def windows(self, agent_id: str) -> list[Aggregate]:
         """Every retained window of an agent, by series, interval and start."""

@@ -40,6 +40,11 @@ ANOMALY: dict[str, Any] = {
     "id": "x", "type": "drift", "agentId": "a1", "severity": "low", "state": "firing", "detectedAt": TIME,
     "details": {"detector": "d", "points": [0.5]},
 }  # fmt: skip
+CALIBRATION: dict[str, Any] = {
+    "agentId": "a1", "count": 12, "method": "curve", "table": [0.5] * 21, "successRate": 0.5, "gap": 0.2, "gapLow": 0.1,
+    "gapHigh": 0.3, "brier": 0.2, "logLoss": 0.7, "calibrationError": 0.1,
+    "bins": [{"count": 12, "confidence": 0.7, "successRate": 0.5, "low": 0.2, "high": 0.8}],
+}  # fmt: skip
 EVENT: dict[str, Any] = {"id": "e", "type": "task:started", "timestamp": TIME, "data": {"taskId": "t"}}
 PLAN: dict[str, Any] = {"id": "p", "tasks": [TASK]}
 PLAN_RESULT: dict[str, Any] = {
@@ -56,6 +61,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "ConfidenceDataPoint": POINT,
     "Aggregate": AGGREGATE,
     "Anomaly": ANOMALY,
+    "AgentCalibration": CALIBRATION,
     "Event": EVENT,
 }
 MISSING = object()
@@ -79,6 +85,7 @@ GOOD = [
     changed("AgentRegistration", endpoint="h:1", protocol="grpc"),
     changed("AgentRegistration", protocol=None),
     changed("AgentRegistration", auth={"env": "A", "file": None}, limits={"maxRequests": 1}),
+    changed("ConfidenceDataPoint", feedback=True, taskId="t"),
     changed("Control", taskId=None, planId="p"),
     changed("Result", timestamp=0),
     changed("Result", timestamp="2026-11-22 13:37:00+01:00"),
@@ -128,6 +135,8 @@ BAD = [
     changed("Aggregate", variance=0.3),
     changed("Aggregate", interval="week"),
     changed("Anomaly", details={}),
+    changed("AgentCalibration", table=[0.5]),
+    changed("ConfidenceDataPoint", feedback="yes"),
     changed("Event", type="task:eaten"),
 ]
 
