@@ -26,7 +26,8 @@ MAX_PAUSE_S = 30.0
 class StatsKeeper:
     """The statistics role of a worker."""
 
-    def __init__(self, settings: Settings, idempotent: bool) -> None:
+    def __init__(self, settings: Settings, idempotent: bool, address: str = "") -> None:
+        self._address = address
         self._settings = settings
         self._idempotent = idempotent
         self.processor: StatsProcessor | None = None
@@ -59,7 +60,7 @@ class StatsKeeper:
     async def _new(self) -> None:
         from streams.processors.stats import StatsProcessor
 
-        self.processor = StatsProcessor(self._settings, idempotent=self._idempotent)
+        self.processor = StatsProcessor(self._settings, idempotent=self._idempotent, address=self._address)
         await self.processor.start()
 
     async def _keep(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from typing import Any
 
 import orjson
@@ -21,10 +22,12 @@ from streams.engine.engine import Engine
 from streams.kafka import BrokerUnreachable, reach
 from streams.settings import Settings
 from streams.standings import Standings
+from streams.stats_desk import StatsDesk
 from streams.stats_keeper import StatsKeeper
 
 BROKER_CHECK_S = 5.0
 BROKER_TIMEOUT_S = 2.0
+EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not listened on
 
 
 class PortTaken(Exception):
@@ -47,6 +50,7 @@ class WebServer:
         self._settings = settings
         self._registry = registry
         self._runner: web.AppRunner | None = None
+        self._desk = StatsDesk(lambda: self.stats)
         self._asked_at = float("-inf")
         self._answered = False
         self.url = ""
@@ -64,6 +68,7 @@ class WebServer:
                 web.get("/api/v1/agents/{id}", self._agent),
                 web.get("/api/v1/partitions", self._partitions),
                 web.get("/api/v1/plans/{id}", self._plan),
+                *self._desk.routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -83,8 +88,15 @@ class WebServer:
 
     async def stop(self) -> None:
         """Stop listening."""
+        await self._desk.close()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    @property
+    def reachable(self) -> str:
+        """The address other workers find this one at: a worker that listens everywhere is found by its host's name."""
+        port = self.url.rpartition(":")[2]
+        return f"http://{socket.gethostname()}:{port}" if self._settings.web_host in EVERYWHERE else self.url
 
     async def _livez(self, request: web.Request) -> web.Response:
         return _json({"status": "ok"})

@@ -124,7 +124,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
         if "plans" in settings.roles:
             plans = web.plans = await coordinate(settings, registry, delivery == "exactly-once", partitions, stack)
         if "stats" in settings.roles:
-            stats = StatsKeeper(settings, idempotent=delivery == "exactly-once")
+            stats = StatsKeeper(settings, idempotent=delivery == "exactly-once", address=web.reachable)
             stack.push_async_callback(stats.stop)
             await stats.start()
             web.stats = stats

@@ -18,6 +18,7 @@ from streams.statistics import changelog
 from streams.statistics.app import StatsApp, group_id
 from streams.statistics.fold import Folder
 from streams.statistics.outputs import StatsRecorder
+from streams.statistics.query import Question, part
 from streams.statistics.state import State, spans_of, thresholds_of
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,12 @@ class NotReady(Exception):
 class StatsProcessor:
     """Statistics of the partitions this worker owns.
 
-    `idempotent`: whether the broker has idempotent producers; None asks it.
+    `idempotent`: whether the broker has idempotent producers; None asks it. `address`: where this worker answers questions.
     """
 
-    def __init__(self, settings: Settings, *, idempotent: bool | None = None) -> None:
+    def __init__(self, settings: Settings, *, idempotent: bool | None = None, address: str = "") -> None:
+        self._address = address
+        self.partition_count = 0
         self._settings = settings
         self._idempotent = idempotent
         self._error: BaseException | None = None
@@ -60,7 +63,8 @@ class StatsProcessor:
         partitions = await changelog.ensure(self._settings, options)
         if self._idempotent is None:
             self._idempotent = await supports_transactions(self._settings)
-        app = self._app = StatsApp(self._settings, options, self._idempotent, self._folder, partitions)
+        self.partition_count = partitions
+        app = self._app = StatsApp(self._settings, options, self._idempotent, self._folder, partitions, self._address)
         state = State(app.table, spans_of(self._settings), thresholds_of(self._settings))
         self._folder.attach(state, app.table, app.batcher, lambda: app.ledger, lambda: app.raw_producer)
         app.table.on_recover(self._folder.load)
@@ -144,9 +148,26 @@ class StatsProcessor:
 
     def windows(self, agent_id: str) -> list[Aggregate]:
         """Every retained window of an agent in the partitions of this worker. Raises `NotReady`."""
+        return self._state().windows(agent_id)
+
+    def part(self, question: Question) -> dict[str, Any]:
+        """What this worker's partitions have for a question. Raises `NotReady`, `TooMuch`."""
+        return part(self._state(), question, self.heads())
+
+    def firing(self) -> dict[str, Any]:
+        """The alarms that are on, or pending, in this worker's partitions. Raises `NotReady`."""
+        rows = self._state().firing()
+        return {"partitions": sorted(self.heads()), "alarms": rows}
+
+    def owners(self) -> dict[int, str]:
+        """Partition -> address of the worker that answers for it. Raises `NotReady`."""
+        self._state()
+        return {} if self._app is None else self._app.owners()
+
+    def _state(self) -> State:
         if not self.ready:
             raise NotReady("statistics are recovering")
-        return self._folder.state.windows(agent_id)
+        return self._folder.state
 
     def heads(self) -> dict[int, int]:
         """Partition of `data-points` -> the offset that would be committed now."""

@@ -22,15 +22,25 @@ MAX_POLL_RECORDS = 2000
 
 
 class StatsApp(faust.App):
-    """A Faust app on our transport. `carrier`: who folds; `source_topic`: the full name of `data-points`."""
+    """A Faust app on our transport. `carrier`: who folds; `source_topic`: the full name of `data-points`.
+
+    `address`: where this worker answers questions; it travels with the group's assignment.
+    """
 
     def __init__(
-        self, settings: Settings, client_options: dict[str, Any], idempotent: bool, carrier: Carrier, partitions: int
+        self,
+        settings: Settings,
+        client_options: dict[str, Any],
+        idempotent: bool,
+        carrier: Carrier,
+        partitions: int,
+        address: str = "",
     ) -> None:
         self.client_options = client_options
         self.idempotent = idempotent
         self.carrier = carrier
         self.source_topic = full_name("data-points", settings.topic_prefix)
+        self._prefix = settings.topic_prefix
         self.batcher = Batcher(settings.topic_prefix)
         session_s = settings.session_timeout / 1000
         super().__init__(
@@ -39,7 +49,7 @@ class StatsApp(faust.App):
             store="memory://",
             autodiscover=False,
             web_enabled=False,
-            canonical_url=f"http://{settings.web_host}:{settings.web_port}",
+            canonical_url=address or f"http://{settings.web_host}:{settings.web_port}",
             topic_allow_declare=False,
             topic_disable_leader=True,
             topic_partitions=partitions,
@@ -74,6 +84,13 @@ class StatsApp(faust.App):
         """The aiokafka producer under Faust's. Only after start."""
         producer: Any = self.producer
         return producer._ensure_producer()
+
+    def owners(self) -> dict[int, str]:
+        """Partition -> address of the worker that owns it, as the last assignment told every member."""
+        assignor: Any = self.assignor
+        topic = full_name(CHANGELOG, self._prefix)
+        shared: dict[str, dict[str, list[int]]] = assignor.changelog_distribution
+        return {number: url for url, topics in shared.items() for number in topics.get(topic, ())}
 
     @property
     def ledger(self) -> LedgerConsumer:

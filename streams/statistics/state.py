@@ -277,6 +277,52 @@ class State:
                 del self._by_agent[live.series.id.agent_id]
                 self._calibrated.pop(live.series.id.agent_id, None)
 
+    def of_agent(self, agent_id: str) -> list[Live]:
+        """An agent's series, in a fixed order."""
+        return [self._series[key] for key in sorted(self._by_agent.get(agent_id, ()), key=repr)]
+
+    def window_ids(self, live: Live) -> set[WindowId]:
+        """Every retained window of a series."""
+        ids = {(interval, start) for interval in INTERVALS for start in live.archived[interval]}
+        return ids.union(live.leaving, live.series.windows.open, live.series.windows.touched)
+
+    def window(self, live: Live, window_id: WindowId, ids: set[WindowId]) -> Window | None:
+        """One of its windows as it is now; None if it is not among `ids`. Not to be changed."""
+        if window_id not in ids:
+            return None
+        windows = live.series.windows
+        held = windows.touched.get(window_id) or windows.open.get(window_id) or live.leaving.get(window_id)
+        return held or self.archived(live, window_id)
+
+    def firing(self) -> list[dict[str, Any]]:
+        """Every alarm that is on and told, oldest offset first."""
+        rows = []
+        for live in self:
+            detectors = live.series.detectors
+            if detectors is None:
+                continue
+            owner = live.series.id
+            for kind, episode in detectors.alarms.firing.items():
+                if episode.scope != "hidden":
+                    pattern = None if episode.scope == "agent" else owner.pattern_name or None
+                    rows.append(
+                        {
+                            "id": episode.id,
+                            "type": kind,
+                            "agentId": owner.agent_id,
+                            "patternName": pattern,
+                            "severity": episode.severity,
+                            "state": "firing",
+                            "baseline": episode.baseline,
+                            "points": episode.age,
+                        }
+                    )
+            rows += [
+                {"type": kind, "agentId": owner.agent_id, "patternName": owner.pattern_name or None, "state": "pending"}
+                for kind in detectors.alarms.pending
+            ]
+        return rows
+
     def windows(self, agent_id: str) -> list[Aggregate]:
         """Every retained window of an agent, by series, interval and start."""
         found = []

@@ -1,0 +1,83 @@
+"""Tiles cover a range without gap or overlap, from windows that are kept, and a trend is what least squares say."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.rules.ranges import covered, tiles
+from streams.rules.trend import HOUR_MS, Mean, trend
+from streams.rules.windows import SIZES_MS
+
+NOW_MS = 1_795_354_000_000
+DAY_MS = SIZES_MS["day"]
+
+
+def floors(now_ms: int) -> dict[str, int]:
+    """What a series keeps: 60 minutes, 24 hours, 30 days."""
+    kept = {"minute": 60, "hour": 24, "day": 30}
+    return {name: now_ms - now_ms % size - (kept[name] - 1) * size for name, size in SIZES_MS.items()}
+
+
+@given(st.integers(0, 31 * DAY_MS), st.integers(1, 31 * DAY_MS), st.integers(0, DAY_MS))
+def test_tiles_are_kept_windows_side_by_side_around_the_range(back: int, length: int, jitter: int) -> None:
+    """Whatever is asked: contiguous, nothing of the kept range is missing, grown by less than a day at each end."""
+    now = NOW_MS + jitter
+    held = floors(now)
+    begin = now - back
+    end = min(begin + length, now + 1)
+    found = tiles(begin, end, held)  # type: ignore[arg-type]
+    at = found[0][1] if found else 0
+    for interval, start in found:
+        assert start == at
+        assert start % SIZES_MS[interval] == 0
+        assert start >= held[interval]
+        at += SIZES_MS[interval]
+    left, right = covered(found)
+    if end > max(begin, held["day"]):
+        assert left <= max(begin, held["day"]) < left + DAY_MS
+        assert end <= right < end + DAY_MS
+        assert len(found) <= 30 + 2 * 24 + 2 * 60
+    else:
+        assert found == []
+
+
+def test_a_recent_range_is_answered_to_the_minute_and_a_day_by_one_window() -> None:
+    """The last half hour needs minutes; two whole days need two windows."""
+    held = floors(NOW_MS)
+    begin = NOW_MS - NOW_MS % 60_000 - 30 * 60_000
+    recent = tiles(begin, NOW_MS, held)  # type: ignore[arg-type]
+    assert recent[0] == ("minute", begin)
+    midnight = NOW_MS - NOW_MS % DAY_MS - 3 * DAY_MS
+    assert tiles(midnight, midnight + 2 * DAY_MS, held) == [  # type: ignore[arg-type]
+        ("day", midnight),
+        ("day", midnight + DAY_MS),
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1), st.integers(1, 40)), min_size=4, max_size=30))
+def test_the_slope_is_that_of_the_weighted_line(rows: list[tuple[int, float, int]]) -> None:
+    """A window of n points weighs like n windows of one point."""
+    means = [Mean(hour * HOUR_MS, count, value, 0.0) for hour, value, count in rows]
+    found = trend(means)
+    if len({hour for hour, *_ in rows}) < 3:
+        assert found is None
+        return
+    assert found is not None
+    xs = [float(hour) for hour, _, count in rows for _ in range(count)]
+    ys = [value for _, value, count in rows for _ in range(count)]
+    assert math.isclose(found.slope, statistics.linear_regression(xs, ys).slope, rel_tol=1e-6, abs_tol=1e-8)
+    assert found.error >= 0
+
+
+def test_the_error_knows_how_few_points_there_are() -> None:
+    """The same line through windows of scattered points: with a hundred times the points it is ten times surer."""
+    few = trend([Mean(hour * HOUR_MS, 4, 0.9 - hour / 100, 0.04) for hour in range(6)])
+    many = trend([Mean(hour * HOUR_MS, 400, 0.9 - hour / 100, 0.04) for hour in range(6)])
+    assert few is not None
+    assert many is not None
+    assert few.slope == many.slope
+    assert math.isclose(few.error / many.error, 10, rel_tol=1e-4)
