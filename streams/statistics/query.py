@@ -54,10 +54,11 @@ class Question:
 
 def part(state: State, question: Question, partitions: Iterable[int]) -> dict[str, Any]:
     """What the state has for a question. Raises `TooMuch`."""
-    found = list(_concerned(state, question))
+    mine = set(partitions)
+    found = [live for live in _concerned(state, question) if live.series.partition in mine]
     if len(found) > MOST_SERIES:
         raise TooMuch(f"more than {MOST_SERIES} series of agent, pattern and task type; ask for less at once")
-    return {"partitions": sorted(partitions), "series": [_series(state, live, question) for live in found]}
+    return {"partitions": sorted(mine), "series": [_series(state, live, question) for live in found]}
 
 
 def _concerned(state: State, question: Question) -> Iterator[Live]:
