@@ -1,6 +1,7 @@
 """`parallax stats AGENT`: an agent's confidence, success and pace over the windows on `aggregates`.
 
-Reads the topic once, to its end. Out: one summary in all and one a pattern, or one JSON document. Needs no worker.
+Reads the topic once, to its end. Out: one summary in all and one a pattern (several agents: one row each), or JSON. Needs no
+worker; a worker answers the same over HTTP from its exact state.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import typer
 from streams.cli.options import (
     FAILED,
     NOT_FOUND,
+    USAGE,
     CommandError,
     Format,
     OutputFormat,
@@ -22,7 +24,7 @@ from streams.cli.options import (
     duration_ms,
     settings_from,
 )
-from streams.cli.output import document, line, sparkline, table
+from streams.cli.output import document, line, rows_as, sparkline, table
 from streams.cli.running import run
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Interval(StrEnum):
 
 
 def stats(
-    agent: Annotated[str, typer.Argument(metavar="AGENT")],
+    agents: Annotated[list[str], typer.Argument(metavar="AGENT...", help="one, or several to compare")],
     interval: Annotated[Interval, typer.Option(help="which windows are put together")] = Interval.minute,
     last: Annotated[
         str | None,
@@ -51,62 +53,106 @@ def stats(
             metavar="DURATION", help="only windows that end within the last 15m, 24h, ...", show_default=False
         ),
     ] = None,
+    begin: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="only windows that end after this", show_default=False)
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="only windows that begin before this", show_default=False)
+    ] = None,
     pattern: Annotated[str | None, typer.Option(metavar="NAME", help="only this pattern", show_default=False)] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Show confidence and success of an agent.
+    """Show confidence and success of an agent, or of several side by side.
 
-    Executions, mean confidence, success rate, variance, execution time and trend (positive: improving), in all and by
-    pattern, over the windows on the topic aggregates. Exit 4 when the agent has none.
+    Executions, mean confidence, success rate, variance, execution time and trend (confidence per hour with its standard error;
+    positive: improving), in all and by pattern, over the windows on the topic aggregates. Times are RFC 3339. Exit 4 when
+    there is no such window.
     """
     last_ms = None if last is None else duration_ms(last, "--last")
+    span = (_time(begin, "--from", 0), _time(end, "--to", 1 << 62))
     settings = settings_from(bootstrap_servers, topic_prefix)
-    run(settings, _stats(settings, agent, interval.value, last_ms, pattern, output or Format.text))
+    names = tuple(dict.fromkeys(agents))
+    run(settings, _stats(settings, names, interval.value, last_ms, span, pattern, output or Format.text))
+
+
+def _time(text: str | None, option: str, default: int) -> int:
+    from schemas.times import parse_time
+
+    if text is None:
+        return default
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise CommandError(f"{option}: {error}", USAGE) from None
 
 
 async def _stats(
-    settings: Settings, agent: str, interval: str, last_ms: int | None, pattern: str | None, form: Format
+    settings: Settings,
+    agents: tuple[str, ...],
+    interval: str,
+    last_ms: int | None,
+    span: tuple[int, int],
+    pattern: str | None,
+    form: Format,
 ) -> None:
     import time
 
     from streams.cli.summary import as_document, newest
 
-    since = 0 if last_ms is None else round(time.time() * 1000) - last_ms
-    found = [
-        window
-        async for window in _windows(settings, agent)
-        if window.interval == interval and window.window_end > since and pattern in (None, window.pattern_name)
-    ]
-    windows = [window for window in newest(found) if window.count]
-    if not windows:
-        raise CommandError(f"agent {agent}: no {interval} window with an execution found", NOT_FOUND)
-    summary = as_document(agent, windows)
-    if form is Format.text:
-        _show(summary, windows, interval)
+    since = span[0] if last_ms is None else max(span[0], round(time.time() * 1000) - last_ms)
+    found: dict[str, list[Aggregate]] = {agent: [] for agent in agents}
+    async for window in _windows(settings, agents):
+        inside = window.window_end > since and window.window_start < span[1]
+        if window.interval == interval and inside and pattern in (None, window.pattern_name):
+            found[window.agent_id].append(window)
+    windows = {agent: [window for window in newest(held) if window.count] for agent, held in found.items()}
+    missing = [agent for agent, held in windows.items() if not held]
+    if missing:
+        raise CommandError(f"agent {missing[0]}: no {interval} window with an execution found", NOT_FOUND)
+    summaries = {agent: as_document(agent, held) for agent, held in windows.items()}
+    if form is not Format.text:
+        rows_as(form, list(summaries.values()), ()) if len(agents) > 1 else document(summaries[agents[0]], form)
+    elif len(agents) > 1:
+        _compare(summaries, windows, interval)
     else:
-        document(summary, form)
+        _show(summaries[agents[0]], windows[agents[0]], interval)
 
 
-async def _windows(settings: Settings, agent: str) -> AsyncIterator[Aggregate]:
+async def _windows(settings: Settings, agents: tuple[str, ...]) -> AsyncIterator[Aggregate]:
     from schemas.codec import Rejected, decode
     from schemas.messages import Aggregate
     from streams.client import read_all
 
-    held = 0
+    held, keys = 0, {agent.encode() for agent in agents}
     async for record in read_all(settings, "aggregates"):
-        if record.value is None or (record.key is not None and record.key != agent.encode()):
+        if record.value is None or (record.key is not None and record.key not in keys):
             continue
         try:
             window = decode(Aggregate, record.value, record.headers)
         except Rejected as error:
             raise CommandError(f"{record.topic} {record.partition}/{record.offset}: {error.reason}", FAILED) from None
-        if window.agent_id == agent:
+        if window.agent_id in agents:
             held += 1
             if held > MAX_RECORDS:
-                raise CommandError(f"agent {agent}: more than {MAX_RECORDS} windows", FAILED)
+                raise CommandError(f"{', '.join(agents)}: more than {MAX_RECORDS} windows", FAILED)
             yield window
+
+
+COLUMNS = ("executions", "confidence", "success", "variance", "time ms", "trend per hour")
+
+
+def _cells(part: dict[str, Any]) -> tuple[Any, ...]:
+    slope, error = part["confidenceTrend"], part["confidenceTrendError"]
+    return (
+        part["totalExecutions"],
+        part["avgConfidence"],
+        f"{part['successRate']:.1%}",
+        f"{part['variance']:.4f}",
+        f"{part['avgExecutionTime']:.1f}",
+        "-" if slope is None else f"{slope:+.3f} +-{error:.3f}",
+    )
 
 
 def _show(summary: dict[str, Any], windows: list[Aggregate], interval: str) -> None:
@@ -114,20 +160,16 @@ def _show(summary: dict[str, Any], windows: list[Aggregate], interval: str) -> N
 
     rows = [("all", summary), *((part["patternName"] or "(none)", part) for part in summary["patterns"])]
     line(f"agent {summary['agentId']}, {summary['from']} to {summary['to']}, {interval} windows")
-    table(
-        ("pattern", "executions", "confidence", "success", "variance", "time ms", "trend"),
-        [
-            (
-                name,
-                part["totalExecutions"],
-                part["avgConfidence"],
-                f"{part['successRate']:.1%}",
-                f"{part['variance']:.4f}",
-                f"{part['avgExecutionTime']:.1f}",
-                "-" if part["confidenceTrend"] is None else f"{part['confidenceTrend']:+.3f}",
-            )
-            for name, part in rows
-        ],
-    )
+    table(("pattern", *COLUMNS), [(name, *_cells(part)) for name, part in rows])
     means = averages(windows, SPARKS)
     line(f"confidence by {interval}  {sparkline(means)}  last {means[-1]:.3f}")
+
+
+def _compare(summaries: dict[str, dict[str, Any]], windows: dict[str, list[Aggregate]], interval: str) -> None:
+    from streams.cli.summary import averages
+
+    rows = [
+        (agent, *_cells(summary), sparkline(averages(windows[agent], SPARKS // 2)))
+        for agent, summary in summaries.items()
+    ]
+    table(("agent", *COLUMNS, f"confidence by {interval}"), rows)

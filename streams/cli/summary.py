@@ -13,6 +13,8 @@ from typing import Any
 
 from schemas.messages import Aggregate
 from schemas.times import format_time
+from streams.rules.trend import Mean, Trend
+from streams.rules.trend import trend as line
 
 WindowKey = tuple[str, str, int]
 
@@ -30,14 +32,14 @@ def newest(aggregates: Iterable[Aggregate]) -> list[Aggregate]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Many windows as one. `trend`: mean confidence of the newer half less that of the older; None when all start at once."""
+    """Many windows as one. `trend`: the slope of confidence, None with fewer than three window times."""
 
     executions: int
     successes: int
     avg_confidence: float
     variance: float
     avg_execution_time_ms: float
-    trend: float | None
+    trend: Trend | None
 
     @property
     def success_rate(self) -> float:
@@ -57,15 +59,9 @@ def summarize(windows: Sequence[Aggregate]) -> Summary:
     return Summary(count, sum(w.success_count for w in windows), mean, spread, time_ms, trend(windows))
 
 
-def trend(windows: Sequence[Aggregate]) -> float | None:
-    """Positive: confidence rises. None when all windows begin at the same time."""
-    starts = sorted({window.window_start for window in windows if window.count})
-    if len(starts) < 2:
-        return None
-    middle = starts[len(starts) // 2]
-    older = [window for window in windows if window.count and window.window_start < middle]
-    newer = [window for window in windows if window.count and window.window_start >= middle]
-    return _mean(newer) - _mean(older)
+def trend(windows: Sequence[Aggregate]) -> Trend | None:
+    """Confidence per hour with its standard error (positive: improving); None with fewer than three window times."""
+    return line([Mean(w.window_start, w.count, w.avg_confidence, w.variance) for w in windows])
 
 
 def _mean(windows: Sequence[Aggregate]) -> float:
@@ -105,5 +101,6 @@ def _fields(summary: Summary) -> dict[str, Any]:
         "successRate": summary.success_rate,
         "variance": summary.variance,
         "avgExecutionTime": summary.avg_execution_time_ms,
-        "confidenceTrend": summary.trend,
+        "confidenceTrend": None if summary.trend is None else summary.trend.slope,
+        "confidenceTrendError": None if summary.trend is None else summary.trend.error,
     }

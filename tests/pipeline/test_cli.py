@@ -332,6 +332,7 @@ async def test_stats_put_the_last_revision_of_each_window_together(ready: Cli) -
         window(0, 1, 0.2, final=False, revision=1),
         window(0, 10, 0.8, revision=2),
         window(1, 30, 0.6, success_count=15),
+        window(2, 10, 0.4),
         window(1, 999, 0.1, interval="hour"),
         window(1, 999, 0.1, agent_id="a2"),
     ]
@@ -342,15 +343,21 @@ async def test_stats_put_the_last_revision_of_each_window_together(ready: Cli) -
     assert ended.code == 0, ended.err
     summary = orjson.loads(ended.out)
     assert summary["agentId"] == "a1"
-    assert summary["totalExecutions"] == 40
-    assert summary["avgConfidence"] == pytest.approx(0.65)
-    assert summary["successRate"] == pytest.approx(25 / 40)
-    assert summary["variance"] == pytest.approx(0.0075)
-    assert summary["confidenceTrend"] == pytest.approx(-0.2)
-    assert len(summary["windows"]) == 2
+    assert summary["totalExecutions"] == 50
+    assert summary["avgConfidence"] == pytest.approx(0.6)
+    assert summary["successRate"] == pytest.approx(35 / 50)
+    assert summary["variance"] == pytest.approx(0.016)
+    assert summary["confidenceTrend"] == pytest.approx(-12)  # 0.2 a minute
+    assert summary["confidenceTrendError"] == pytest.approx(0, abs=1e-6)
+    assert len(summary["windows"]) == 3
     text = await ready("stats", "a1")
-    assert "0.650" in text.out
-    assert "▇▅" in text.out
+    assert "0.600" in text.out
+    assert "▇▅▄" in text.out
+    both = await ready("stats", "a1", "a2", "--interval", "hour", "-o", "json")
+    assert both.code == 4, "a1 has no hour"
+    both = await ready("stats", "a1", "--to", format_time(START_MS + 60_000), "-o", "json")
+    assert orjson.loads(both.out)["totalExecutions"] == 10
+    assert (await ready("stats", "a1", "--from", "noon")).code == 2
     assert (await ready("stats", "nobody")).code == 4
 
 

@@ -68,7 +68,7 @@ async def _get(url: str) -> tuple[int, Any]:
 async def test_two_workers_answer_alike_and_a_move_is_never_a_wrong_number(
     embedded: EmbeddedBroker, prefix: str
 ) -> None:
-    """1,000 points, one worker; a second joins: until both are settled it is 503 or the right count, then the right one from both."""
+    """1,000 points, one worker; a second joins: until both are settled it is 503 or the right count, then that from both."""
     one, two = Worker(embedded, prefix, "w1"), Worker(embedded, prefix, "w2")
     await apply(one.settings, 4)
     points = fleet(7, 1000, 5, int(time.time() * 1000) - 30_000)
