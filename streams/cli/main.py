@@ -21,6 +21,7 @@ from streams.cli import (
     dlq,
     doctor,
     functions,
+    feedback,
     info,
     plan,
     process,
@@ -57,6 +58,7 @@ def build() -> typer.Typer:
     app.add_typer(functions.app, name="functions")
     app.command("stats")(stats.stats)
     app.command("anomalies")(anomalies.anomalies)
+    app.command("feedback")(feedback.feedback)
     app.add_typer(bench.app, name="bench")
     app.add_typer(dlq.app, name="dlq")
     app.command("doctor")(doctor.doctor)

@@ -8,14 +8,15 @@ CUSUM's value on a grid is a Markov chain, and mean times to its end are a linea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streams.detection_bench.generator import beta_log_density
 
-STATES = 160
-POINTS = 20_000
+STATES = 120
+POINTS = 5000
 Floats = NDArray[np.float64]
 
 
@@ -28,6 +29,7 @@ class Optimum:
     threshold: float
 
 
+@lru_cache(maxsize=64)
 def optimum(mean: float, changed_mean: float, kappa: float, run_length: float) -> Optimum:
     """The optimal CUSUM for Beta(mean, kappa) -> Beta(changed_mean, kappa)."""
     grid = (np.arange(POINTS) + 0.5) / POINTS
@@ -39,7 +41,7 @@ def optimum(mean: float, changed_mean: float, kappa: float, run_length: float) -
     usual, changed = (np.cumsum(np.exp(density[order])) for density in (before, after))
     usual, changed = usual / usual[-1], changed / changed[-1]
     low, high = 0.0, 30.0
-    for _ in range(40):
+    for _ in range(30):
         middle = (low + high) / 2
         if _mean_time(steps, usual, middle) < run_length:
             low = middle

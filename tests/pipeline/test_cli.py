@@ -361,6 +361,23 @@ async def test_stats_put_the_last_revision_of_each_window_together(ready: Cli) -
     assert (await ready("stats", "nobody")).code == 4
 
 
+async def test_feedback_sends_the_point_again_with_what_came_of_it(ready: Cli) -> None:
+    """Key and content as they were, but for success and the mark; a task nobody answered exits 4."""
+    point = {
+        "agentId": "a1", "patternName": "p", "taskType": "agent", "confidence": 0.9, "success": True,
+        "timestamp": format_time(START_MS), "executionTime": 12.5, "taskId": "judged-1",
+    }  # fmt: skip
+    async with sending(ready.settings) as sender:
+        await sender.send("data-points", b"a1", orjson.dumps(point))
+    ended = await ready("feedback", "judged-1", "failure", "-o", "json")
+    assert ended.code == 0, ended.err
+    tail = await ready("tail", "data-points", "--from-beginning", "--max", "2", "-o", "jsonl")
+    values = [orjson.loads(text) for text in tail.out.splitlines()]
+    points = [value.get("value", value) for value in values]
+    assert point | {"success": False, "feedback": True} in points
+    assert (await ready("feedback", "nobody", "success")).code == 4
+
+
 async def test_a_task_is_found_with_its_events_and_result(ready: Cli) -> None:
     """Events in the order of time and the result; an unknown id exits 4."""
     started = {"id": "e1", "type": "task:started", "timestamp": format_time(START_MS), "data": {"taskId": "t1"}}

@@ -1,0 +1,71 @@
+"""`parallax feedback ID success|failure`: how an answered task really turned out, told to the statistics.
+
+In: a task id. Reads `data-points` once and sends the task's point again with the true `success` and `feedback: true`,
+with the key it had, so that it lands behind the first one. Telling the same twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.options import NOT_FOUND, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.output import rows_as
+from streams.cli.running import run
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+
+class Outcome(StrEnum):
+    """How it turned out."""
+
+    success = "success"
+    failure = "failure"
+
+
+def feedback(
+    task_id: Annotated[str, typer.Argument(metavar="ID")],
+    outcome: Annotated[Outcome, typer.Argument(metavar="success|failure")],
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Tell how an answered task really turned out.
+
+    Corrects the success rate of its windows and teaches what the agent's confidence is worth: results then carry
+    calibratedConfidence. Exit 4 when no data point of the task is found.
+    """
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _feedback(settings, task_id, outcome is Outcome.success, output or Format.text))
+
+
+async def _feedback(settings: Settings, task_id: str, success: bool, form: Format) -> None:
+    from schemas.codec import Rejected, decode, pack
+    from schemas.messages import ConfidenceDataPoint
+    from streams.client import read_all, send_keyed
+
+    found: tuple[bytes | None, ConfidenceDataPoint] | None = None
+    async for record in read_all(settings, "data-points"):
+        if record.value is None:
+            continue
+        try:
+            point = decode(ConfidenceDataPoint, record.value, record.headers)
+        except Rejected:
+            continue  # the statistics have put it aside
+        if point.task_id == task_id and point.confidence > 0 and not point.feedback:
+            found = record.key, point
+    if found is None:
+        raise CommandError(f"task {task_id}: no data point of an answer found", NOT_FOUND)
+    key, point = found
+    told = point.model_copy(update={"success": success, "feedback": True})
+    await send_keyed(settings, "data-points", [(key, pack(told.wire()))])
+    row: dict[str, Any] = {
+        "taskId": task_id,
+        "agentId": point.agent_id,
+        "confidence": point.confidence,
+        "success": success,
+    }
+    rows_as(form, [row], tuple(row))
