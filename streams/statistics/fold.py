@@ -40,6 +40,8 @@ FRESH_S = 10.0
 UPDATE_S = {"minute": 1.0, "hour": 5.0, "day": 30.0}
 """How often an open window is published while it changes; when its series is quiet, at the next tick."""
 TICK_UPDATES = 2000
+TICK_SERIES = 3000
+"""Series the clock looks at in one tick: 30,000 take ten of them, and none holds up the loop for long."""
 AHEAD_MS = 600_000
 """A point may lie this far after its record's own time; more is a wrong clock and would close everything before it."""
 DRAIN_S = 5.0
@@ -63,6 +65,7 @@ class Folder:
         self._flushing = asyncio.Lock()
         self._read: dict[int, tuple[float, float]] = {}  # partition -> (when read, monotonic; the record's own time)
         self._releases = 0
+        self._round: list[Live] = []
         self.ready = False
         self.points = 0
         self.rejected = 0
@@ -148,6 +151,7 @@ class Folder:
         self._pending.clear()
         self._room.set()
         self._read.clear()
+        self._round = []
         self.state.clear()
 
     # One batch
@@ -272,7 +276,7 @@ class Folder:
             if now - read_at >= CAUGHT_UP_S or now_ms / 1000 - record_s <= FRESH_S
         }
         touched = []
-        for live in self.state:
+        for live in self._turn():
             partition = live.series.partition
             if partition in self._read and partition not in current:
                 continue
@@ -282,6 +286,13 @@ class Folder:
                     break
         if touched:
             await self._store(touched, [], now, releases)
+
+    def _turn(self) -> list[Live]:
+        """The series whose turn it is; all of them while they are few."""
+        if not self._round:
+            self._round = list(self.state)
+        turn, self._round = self._round[:TICK_SERIES], self._round[TICK_SERIES:]
+        return [live for live in turn if self.state.holds(live)]
 
 
 async def _at_most(event: asyncio.Event, seconds: float) -> None:

@@ -277,6 +277,10 @@ class State:
                 del self._by_agent[live.series.id.agent_id]
                 self._calibrated.pop(live.series.id.agent_id, None)
 
+    def holds(self, live: Live) -> bool:
+        """False once a series has been forgotten."""
+        return self._series.get((live.series.partition, live.series.id)) is live
+
     def of_agent(self, agent_id: str) -> list[Live]:
         """An agent's series, in a fixed order."""
         return [self._series[key] for key in sorted(self._by_agent.get(agent_id, ()), key=repr)]
