@@ -25,6 +25,7 @@ from streams.agent_transports import together
 from streams.agents_file import following
 from streams.balancer import Balancer
 from streams.block_watch import BlockWatch
+from streams.calibration_table import CalibrationTable
 from streams.callers import CallerFactory
 from streams.control_table import ControlTable
 from streams.engine.batcher import Batcher
@@ -74,6 +75,7 @@ class DispatchRole:
         self._batcher = Batcher(settings.topic_prefix, size_limits)
         self._controls = ControlTable(self._options, settings.topic_prefix, self._cancel, self._clear)
         self.agents = AgentTable(self._options, settings.topic_prefix)
+        self._calibrations = CalibrationTable(self._options, settings.topic_prefix)
         self.standings = Standings()
         self._gateway = GatewayStation(settings, self.agents, self._sink, self._here, registry)
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
@@ -85,7 +87,7 @@ class DispatchRole:
         """Begin; `stack` ends it all in the opposite order. Raises `KafkaError`, `TimeoutError`, `PortTaken`."""
         prefix = self._settings.topic_prefix
         followed = Follower(self._options, full_name("standings", prefix), self.standings.apply)
-        for part in (self.agents, self._sink, followed):
+        for part in (self.agents, self._calibrations, self._sink, followed):
             stack.push_async_callback(part.stop)
             await part.start()
         await stack.enter_async_context(following(self._settings, self.agents))
@@ -137,6 +139,7 @@ class DispatchRole:
             builtin=self._kinds.builtins.agent,
             cleared=self._controls.cleared,
             balancer=Balancer(self.agents, self.standings, settings, _wall_ms),
+            calibrated=self._calibrations.of,
             turned=lambda agent_id, caller: self._fleet.keeper.tell(agent_id, caller),
         )
 

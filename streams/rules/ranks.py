@@ -30,6 +30,8 @@ MEMORY = 1000
 """Points over which correlations are measured."""
 MAX_PHI = 0.7
 SLOW_RATE = 0.03
+SLOW_MOST = 1.0
+"""No more than this (in standard deviations) is put down to slow swings: a level that stays away is a change."""
 SIGNIFICANT = 2.0
 UNDERFLOW = 1e-3
 EDGE = 15.0
@@ -174,6 +176,7 @@ class RankTest:
         expected, deviation = 0.0, 1.0
         if slows > 0 and along > 0 and along > SIGNIFICANT * math.sqrt(slows):
             expected = min(along / slows - SIGNIFICANT / math.sqrt(slows), 1.0) * slow
+            expected = min(max(expected, -SLOW_MOST), SLOW_MOST)
             if squares > 0:
                 deviation = math.sqrt(min(max(left / squares, 0.25), 1.0))
         rest = score - expected
