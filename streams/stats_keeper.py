@@ -1,7 +1,7 @@
 """Keeps the statistics processor running: a failure (brokers away for long, say) costs a new start, not the worker.
 
 In: settings. Out: one `StatsProcessor` at a time, started again after a pause when it failed. Dispatch does not notice.
-Importing the processor imports Faust and river, so it is left to `start`.
+Importing the processor imports Faust, so it is left to `start`.
 """
 
 from __future__ import annotations

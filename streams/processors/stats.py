@@ -2,7 +2,7 @@
 
 In: settings. Out: a service that runs inside the caller's loop: `start`, `stop`, `failed`, `ready`, and reads for a query API.
 It owns a Faust app (see `streams.statistics`), shares nothing with other processors and configures no global logging.
-Importing this module imports Faust and river (about 2 s of CPU): import it only where statistics run.
+Importing this module imports Faust (a second of CPU): import it only where statistics run.
 """
 
 from __future__ import annotations
