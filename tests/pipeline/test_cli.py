@@ -334,7 +334,7 @@ async def test_stats_put_the_last_revision_of_each_window_together(ready: Cli) -
         window(1, 30, 0.6, success_count=15),
         window(2, 10, 0.4),
         window(1, 999, 0.1, interval="hour"),
-        window(1, 999, 0.1, agent_id="a2"),
+        window(1, 5, 0.9, agent_id="a2"),
     ]
     async with sending(ready.settings) as sender:
         for aggregate in sent:
@@ -353,8 +353,11 @@ async def test_stats_put_the_last_revision_of_each_window_together(ready: Cli) -
     text = await ready("stats", "a1")
     assert "0.600" in text.out
     assert "▇▅▄" in text.out
-    both = await ready("stats", "a1", "a2", "--interval", "hour", "-o", "json")
-    assert both.code == 4, "a1 has no hour"
+    both = await ready("stats", "a1", "a2", "-o", "json")
+    assert [(row["agentId"], row["totalExecutions"]) for row in orjson.loads(both.out)] == [("a1", 50), ("a2", 5)]
+    beside = await ready("stats", "a2", "a1")
+    assert [text.split()[0] for text in beside.out.splitlines()] == ["AGENT", "a2", "a1"]
+    assert (await ready("stats", "a1", "a3")).code == 4
     both = await ready("stats", "a1", "--to", format_time(START_MS + 60_000), "-o", "json")
     assert orjson.loads(both.out)["totalExecutions"] == 10
     assert (await ready("stats", "a1", "--from", "noon")).code == 2
