@@ -31,7 +31,7 @@ def lane_limit(budget: int, free: int, lanes: int, holding: int, concurrency: in
 
     `budget`, `free`: tasks the worker may hold in all, and how many of them are not taken. `lanes`: how many hold any.
     `pace`: calls ended a second. A lane may hold a part of what is left; and what its agent can be called with at once while a
-    `RESERVE` is left, else its share of what there is of the reserve; and, up to twice a fair share, what it gets done within `AHEAD_S`.
+    `RESERVE` is left, else its share of what there is of it; and, up to twice a fair share, what it gets done in `AHEAD_S`.
 
     >>> lane_limit(1000, 1000, 0, 0, 10, 0.0)  # an agent that does not answer, alone
     250
