@@ -76,11 +76,10 @@ class JobBook:
         self._jobs[job.source, job.offset] = job
         return job
 
-    def end(self, source: str, offset: int, outputs: list[Output], moved: bool) -> bool:
-        """A record's end; `moved`: the task goes on elsewhere, so that its id is still free there. False: not yet."""
-        job = self._jobs.get((source, offset))
-        if job is None:
-            return True
+    def end(self, job: Job, outputs: list[Output], moved: bool) -> bool:
+        """A record's end; `moved`: the task goes on elsewhere, its id is still free there. False: not yet, or not again."""
+        if self._jobs.get((job.source, job.offset)) is not job:
+            return False
         if job.token is not None:
             job.outcome = outputs, moved
             return False
