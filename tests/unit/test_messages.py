@@ -93,7 +93,10 @@ def test_a_confidence_is_a_number_between_0_and_1(value: Any) -> None:
 
 def test_a_point_is_written_with_wire_names_and_times() -> None:
     """camelCase, RFC 3339."""
-    assert ConfidenceDataPoint.model_validate(POINT).wire() == POINT | {"timestamp": "1970-01-01T00:00:00.000Z"}
+    assert ConfidenceDataPoint.model_validate(POINT).wire() == POINT | {
+        "timestamp": "1970-01-01T00:00:00.000Z",
+        "feedback": False,
+    }
 
 
 def test_a_plan_checks_its_tasks() -> None:

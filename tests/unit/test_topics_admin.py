@@ -37,7 +37,7 @@ def test_fresh_broker_gets_the_default_except_where_the_table_says() -> None:
     """Eight partitions, one for what every worker reads whole."""
     changes = decided({}, None)
     assert {change.action for change in changes.values()} == {"created"}
-    assert [changes.pop(name).partitions for name in ("agents", "standings")] == [1, 1]
+    assert [changes.pop(name).partitions for name in ("agents", "standings", "calibrations")] == [1, 1, 1]
     assert {change.partitions for change in changes.values()} == {DEFAULT_PARTITIONS}
 
 
