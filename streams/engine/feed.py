@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 POLL_MS = 200
 POLL_RECORDS = 500
 FULL_CHECK = 32
+TURN = 64
+"""Records handed over in one turn of the loop. With more a turn lasts long when agents answer at once, and commits, which take
+a dozen turns, take seconds: all that is not committed is done again after a kill."""
 UNREADABLE_PAUSE_S = 30.0
 LISTEN_PAUSE_S = 1.0
 FAILED_PAUSE_S = 0.1
@@ -71,15 +74,19 @@ class Feed:
 
     async def turn(self, hurry: bool = False) -> None:
         """Hand over what there is, then poll once, or wait for room. `hurry`: something else waits for the end of this turn."""
-        self._feed()
+        more = self._feed()
         if hurry:
             await asyncio.sleep(0)
         else:
-            await self._fetch()
+            await self._fetch(more)
 
-    def _feed(self) -> None:
-        """Hand records to handlers while there is room: a few of each topic partition in turn, the oldest first."""
-        budget = self._max_in_flight - sum(home.in_flight for home in self._homes.values())
+    def _feed(self) -> bool:
+        """Hand records to handlers while there is room: a few of each topic partition in turn, the oldest first.
+
+        True: there may be room for more of those that lie here, after the next turn of the loop.
+        """
+        room = self._max_in_flight - sum(home.in_flight for home in self._homes.values())
+        budget = min(room, TURN)
         turns = [(home, source) for home in self._homes.values() for source, inbox in home.inboxes.items() if inbox]
         if turns and budget < len(turns) * FULL_CHECK:  # not enough for all: another begins each time
             self._begin_at += 1
@@ -93,6 +100,7 @@ class Feed:
                 if taken == FULL_CHECK:
                     going_on.append((home, source))
             turns = going_on
+        return budget <= 0 < room - TURN
 
     @staticmethod
     def _hand_over(home: Home, source: str, most: int) -> int:
@@ -109,8 +117,12 @@ class Feed:
                 handler.take(source, record)
         return taken
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, more: bool) -> None:
+        """Poll, until something comes or there is room; `more`: without waiting."""
         self._room.clear()
+        if more:
+            self._room.set()
+            await asyncio.sleep(0)
         wanted = self._wanted = [
             home.partitions[source]
             for home in self._homes.values()

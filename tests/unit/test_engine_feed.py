@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -490,3 +491,22 @@ async def test_a_home_lost_during_a_rebalance_is_not_opened_twice(rig: MakeRig) 
     assert not one.consumer.paused
     one.consumer.write(TASKS, 3)
     await until(lambda: one.taken == [0, 1, 2])
+
+
+async def test_a_turn_of_the_loop_hands_over_a_few(rig: MakeRig) -> None:
+    """Whatever waits and however much room there is: the rest of the worker, commits above all, has its turn between."""
+    one = await rig()
+    await one.ready()
+    seen: list[int] = []
+
+    async def watch() -> None:
+        while len(one.taken) < 400:
+            seen.append(len(one.taken))
+            await asyncio.sleep(0)
+
+    one.consumer.write(TASKS, 400)
+    async with asyncio.timeout(10):
+        await watch()
+    seen.append(400)
+    steps = [after - before for before, after in pairwise(seen)]
+    assert max(steps) <= 128
