@@ -23,6 +23,9 @@ from streams.shares import holding
 
 LOOK_S = 0.05
 """How often it is asked, while tickets are held back, whether that starves somebody."""
+MAX_LANES = 2000
+"""Lanes of one home: with more, those that rest are forgotten."""
+TIDY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Queues:
         self.aside: Aside | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._tidied = float("-inf")
         self._shares.join(self)
 
     @property
@@ -88,11 +92,24 @@ class Queues:
         """The agent's caller; a changed registration changes it."""
         caller = self.callers.get(agent.id)
         if caller is None:
+            self._make_room()
             caller = self.callers[agent.id] = self._factory.make(agent, hooks, self._kept(agent.id))
             self.flows[agent.id] = Flow(self._loop.time())
         elif caller.agent is not agent:
             self._factory.update(caller, agent)
         return caller
+
+    def _make_room(self) -> None:
+        """Forget lanes about which there is nothing to know: tasks name hosts and patterns without end."""
+        now = self._loop.time()
+        if len(self.callers) < MAX_LANES or now - self._tidied < TIDY_S:
+            return
+        self._tidied = now
+        busy = {caller.agent.id for caller, _ in self.held_back}
+        for agent_id, caller in list(self.callers.items()):
+            if agent_id not in busy and _rests(caller, now):
+                caller.close()
+                del self.callers[agent_id], self.flows[agent_id]
 
     def changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
         """The registration of an agent changed: what waits goes by the new one. Unregistered and idle: it is forgotten."""
@@ -233,3 +250,11 @@ def _calls(caller: Caller, now: float) -> bool:
     """Whether the agent may be called at all."""
     lane = caller.lane
     return lane.breaker.shut_until(now) <= now and lane.limiter.paused_until <= now
+
+
+def _rests(caller: Caller, now: float) -> bool:
+    """Whether nothing is under way and nothing is remembered: the circuit closed, the window empty, all of it committed."""
+    lane = caller.lane
+    if caller.running or lane.waiting or caller.changed or lane.limiter.used(now) or not _calls(caller, now):
+        return False
+    return lane.breaker.state(now) == "closed" and not lane.breaker.failures(now)

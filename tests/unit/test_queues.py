@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from agents_io.errors import ServerError
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
+from streams import queues
 from streams.rules.records import PARKS_HEADER, Output
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.homes import until
@@ -175,3 +177,27 @@ async def test_a_task_put_aside_ends_at_its_deadline(rig: Rig) -> None:
     await rig.until(lambda: rig.answered("hog") == 36)  # all but those the agent was called with
     assert rig.answered("well") == 6
     assert rig.one.handler.resting() == 0
+
+
+async def test_lanes_that_rest_are_forgotten_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one of which something is known: a failure, a call in the window, or what is not committed yet."""
+    monkeypatch.setattr(queues, "MAX_LANES", 4)
+    monkeypatch.setattr(queues, "TIDY_S", 0.0)
+    one = Dispatching(retry={"max_retries": 0})
+    short = {"limits": {"maxRequests": 10, "windowMs": 1, "maxConcurrency": 1}}
+    names = ["ill", "limited", "well-1", "well-2"]
+    for name in [*names, "late", "newest"]:
+        one.register(id=name, endpoint="http://h", **(LIMITS if name == "limited" else short))
+    one.transport.script.append(ServerError("500"))
+    for offset, name in enumerate(names):
+        one.take(offset, target=name, payload=offset)
+        await one.result(offset)
+    await asyncio.sleep(0.2)
+    one.take(4, target="late", payload=4)
+    assert set(one.handler.callers) == {*names, "late"}, "what they know is not committed yet"
+    await one.result(4)
+    one.handler.changes()
+    one.take(5, target="newest", payload=5)
+    assert set(one.handler.callers) - {"late"} == {"ill", "limited", "newest"}
+    await one.result(5)
+    one.handler.close()
