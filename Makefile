@@ -54,7 +54,7 @@ lock: setup ## Resolve and hash-pin the dependencies again
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
 test: setup ## Test all that needs no Java: rules, contracts, pipelines on the embedded broker
-	$(BIN)/pytest -q -m "not kafka and not chaos and not browser"
+	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser"
 
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)

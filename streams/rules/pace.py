@@ -19,6 +19,8 @@ PER_BIN = 5
 SETTLED = 20
 CALM = 10
 REBASE_POINTS = 200
+LEAST_MS = 100.0
+"""A smaller rise is as likely the pipeline's own, or a busy machine's, as the agent's."""
 _LOG_BIN = PER_BIN * math.log((1 + sketch.ACCURACY) / (1 - sketch.ACCURACY))
 
 
@@ -59,7 +61,7 @@ class Pace:
         now, (before, _) = ring.mean(count), level.moments()
         if level.count > count:
             before += (before - now) * count / (level.count - count)
-        if (now - before) * _LOG_BIN < math.log(self.factor):
+        if (now - before) * _LOG_BIN < math.log(self.factor) or _time(now) - _time(before) < LEAST_MS:
             return []
         severity: Severity = "high" if (now - before) * _LOG_BIN >= math.log(4 * self.factor) else "medium"
         why = self._details(now, before, f"last {count} of {level.count} points", confidence)

@@ -67,6 +67,16 @@ class LaneMachine(RuleBasedStateMachine):
         self.waiting = [entry for entry in self.waiting if entry.item != item]
 
     def settle(self) -> tuple[list[Any], list[int]]:
+        """Do what can be done now. A call that begins may leave no turn for another item, which is given up then."""
+        doomed, started = self.step()
+        more = bool(started)
+        while more:
+            found, begun = self.step()
+            more = bool(found or begun)
+            doomed, started = doomed + found, started + begun
+        return doomed, started
+
+    def step(self) -> tuple[list[Any], list[int]]:
         now = self.now
         horizon = max(now, self.breaker.shut_until(now), self.window.next_free(now))
         expected_doomed = {}
