@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaProducer
 from schemas.topics import full_name
 from streams.client import Record, catalog, read_all, reading
 from streams.embedded_broker import EmbeddedBroker
-from streams.kafka import client_options
+from streams.kafka import client_options, start
 from streams.letter_box import last_offsets, read_until
 from streams.rules.records import Letter, Output, Recorder
 from streams.topics_admin import apply
@@ -38,7 +38,7 @@ async def cli(embedded: EmbeddedBroker, settings_for: Any, tmp_path: Path) -> Cl
 async def producing(cli: Cli) -> AsyncIterator[AIOKafkaProducer]:
     """A producer for the block."""
     producer = AIOKafkaProducer(**client_options(cli.settings), max_request_size=2_000_000)
-    await producer.start()
+    await start(producer)  # closes it when the test ends in the middle of this
     try:
         yield producer
     finally:
