@@ -69,7 +69,7 @@ def test_the_commit_does_not_wait_for_slow_calls(kafka: KafkaCluster, prefix: st
         results.close()
     assert slow_done < 100, "the slow calls must still be under way when the quick ones are done"
     assert moved >= 50
-    assert at > QUICK / 3
+    assert at > QUICK / 6
     assert Counter(result["taskId"] for result in found) == {json.loads(value)["id"]: 1 for _, value in tasks}
     assert {result["status"] for result in found} == {"success"}
     assert Counter(keys(log)) == {f"s{n}": 1 for n in range(0, QUICK, EVERY)}
