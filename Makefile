@@ -84,6 +84,14 @@ chaos-brokers: setup ## Brokers killed, frozen, moved about and all switched off
 chaos-plans: setup ## 2,000 plans of 5 tasks while two workers are killed, on real Kafka
 	$(BIN)/python -m tests.chaos.plans --plans 2000 --kills 6 --seed 1
 
+.PHONY: chaos-stats
+chaos-stats: setup ## 200,000 data points of 200 agents while statistics are killed six times, on real Kafka
+	STATS_POINTS=200000 STATS_AGENTS=200 STATS_KILLS=6 $(BIN)/pytest -q tests/system/test_stats_kafka.py
+
+.PHONY: bench-stats
+bench-stats: setup ## What statistics cost: CPU a point, start on a long changelog, memory, queries, on real Kafka
+	$(BIN)/python -m tests.bench.statistics
+
 .PHONY: bench-plans
 bench-plans: setup ## What the plan coordinator costs: CPU a step, ten steps in sequence, on real Kafka
 	$(BIN)/python -m tests.bench.plans
@@ -95,6 +103,8 @@ bench-backlog: setup ## Memory of a worker with a million tasks waiting
 .PHONY: bench
 bench: setup ## Throughput, CPU a task and latency beside the bare aiokafka loop, on real Kafka
 	$(BIN)/python -m tests.bench.throughput
+	$(BIN)/python -m tests.bench.http_call
+	$(BIN)/python -m tests.bench.cancelling
 
 .PHONY: bench-fairness
 bench-fairness: setup ## What a dead, a slow and a failing agent cost seventeen well ones, on real Kafka (6 minutes)

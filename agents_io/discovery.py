@@ -15,10 +15,10 @@ from typing import Any
 
 import orjson
 
-from agents_io.a2a_transport import A2aTransport
 from agents_io.errors import AgentError, Unsupported
-from agents_io.http_exchange import HttpExchange, Peer, below
-from agents_io.mcp_transport import McpTransport
+from agents_io.http.a2a import A2aTransport
+from agents_io.http.exchange import HttpExchange, Peer, below
+from agents_io.http.mcp import McpTransport
 from schemas.messages import AgentRegistration, Protocol, SecretRef
 
 TIMEOUT_S = 3.0

@@ -1,7 +1,7 @@
 """Pattern tasks: a named pattern is executed by whoever knows it, behind a port of its own.
 
 In: the pattern's lane and a `Call` whose body is the input. Out: an `Answer`, or one `AgentError`. A control plane
-(`control_plane.py`) and local plan templates satisfy the port; several can be asked in turn. It never retries.
+(`http/control_plane.py`) and local plan templates satisfy the port; several can be asked in turn. It never retries.
 """
 
 from __future__ import annotations

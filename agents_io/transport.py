@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from schemas.messages import AgentRegistration
+
+MAX_ANSWER_BYTES = 768 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +52,14 @@ class Transport(Protocol):
     async def close(self) -> None:
         """Release every connection."""
         ...
+
+
+def idempotency_key(key: str) -> str:
+    """The key as a header can carry it; unlike keys stay unlike.
+
+    >>> idempotency_key("task-1"), idempotency_key("tâche 1")
+    ('task-1', "utf-8''t%C3%A2che%201")
+    """
+    if key.isascii() and key.isprintable() and " " not in key and not key.startswith("utf-8''"):
+        return key
+    return "utf-8''" + quote(key, safe="")

@@ -1,6 +1,6 @@
 """The published contracts: one JSON Schema (2020-12) per message, generated from the models. Pure.
 
-In: the pydantic models of `messages.py`. Out: schemas for what may be *sent* (wire names), deterministic, committed under
+In: the pydantic models of `schemas.messages`. Out: schemas for what may be *sent* (wire names), deterministic, committed under
 `schemas/json/`. What a model checks across fields (a task needs a target or capabilities, ...) is written here as JSON Schema
 too, so that schema and model accept the same messages; a test holds both to that over a corpus. One difference remains:
 JSON Schema calls 5.0 an integer, the models do not. Never writes a file; `parallax docs schemas --write DIR` does.

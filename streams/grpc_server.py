@@ -9,11 +9,14 @@ import grpc
 import grpc.aio
 
 from streams.settings import Settings
-from streams.web import PortTaken
 
 MIN_MESSAGE_BYTES = 16 * 1024 * 1024
 """A larger one ends the stream it comes by, with every call on it: an answer too large must be read, to be refused alone."""
 STOP_GRACE_S = 1.0
+
+
+class PortTaken(Exception):
+    """An address cannot be bound, here or for the pages; one line."""
 
 
 class GrpcServer:

@@ -16,22 +16,19 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
-from streams.agent_table import AgentTable
-from streams.coordination import Coordination
+from streams.agents.standings import Standings
+from streams.agents.table import AgentTable
+from streams.broker.kafka import BrokerUnreachable, reach
 from streams.engine.engine import Engine
-from streams.kafka import BrokerUnreachable, reach
+from streams.grpc_server import PortTaken
+from streams.roles.plans import Coordination
+from streams.roles.stats import StatsKeeper
+from streams.roles.stats_desk import StatsDesk
 from streams.settings import Settings
-from streams.standings import Standings
-from streams.stats_desk import StatsDesk
-from streams.stats_keeper import StatsKeeper
 
 BROKER_CHECK_S = 5.0
 BROKER_TIMEOUT_S = 2.0
 EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not listened on
-
-
-class PortTaken(Exception):
-    """The address cannot be bound; one line."""
 
 
 def _json(data: Any, status: int = 200) -> web.Response:

@@ -17,22 +17,24 @@ import structlog
 from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
-from agents_io.functions import FunctionsError
-from streams.coordination import Coordination, TemplatesError, coordinate
-from streams.dispatch_role import DispatchRole
-from streams.engine.engine import Engine
-from streams.grpc_server import GrpcServer
-from streams.kafka import (
+from agents_io.functions.catalogue import FunctionsError
+from streams.agents.registration_writer import NotWritten
+from streams.broker.kafka import (
     BrokerUnreachable,
     TransactionsDenied,
     reach,
     supports_transactions,
 )
-from streams.kafka_noise import quiet_logs
+from streams.broker.noise import quiet_logs
+from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
+from streams.engine.engine import Engine
+from streams.grpc_server import GrpcServer, PortTaken
+from streams.roles.dispatch import DispatchRole
+from streams.roles.plans import Coordination, TemplatesError, coordinate
+from streams.roles.stats import StatsKeeper
 from streams.settings import Settings
-from streams.stats_keeper import StatsKeeper
-from streams.topics_admin import TopicsError, TopicsMissing, check, size_limits
-from streams.web import PortTaken, WebServer
+from streams.statistics.metrics import StatsMetrics
+from streams.web import WebServer
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +87,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
         raise WorkerError(str(error), exit_code=3) from error
     except (TopicsMissing, TopicsError, TransactionsDenied, PortTaken, FunctionsError, TemplatesError) as error:
         raise WorkerError(str(error)) from error
-    except (KafkaError, TimeoutError) as error:
+    except (KafkaError, TimeoutError, NotWritten) as error:
         raise WorkerError(f"{settings.bootstrap_servers}: {error!r}", exit_code=3) from error
 
 
@@ -125,6 +127,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
             plans = web.plans = await coordinate(settings, registry, delivery == "exactly-once", partitions, stack)
         if "stats" in settings.roles:
             stats = StatsKeeper(settings, idempotent=delivery == "exactly-once", address=web.reachable)
+            registry.register(StatsMetrics(stats.counters))
             stack.push_async_callback(stats.stop)
             await stats.start()
             web.stats = stats

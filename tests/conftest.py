@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.embedded import EmbeddedBroker
 from streams.settings import Settings
 from tests.support.kafka import KafkaCluster
 

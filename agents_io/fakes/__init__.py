@@ -1,1 +1,1 @@
-"""Scripted agents of other protocols for tests: the script of `agents_io/fake.py` in the dress of each protocol."""
+"""Scripted agents of other protocols for tests: the script of `agents_io/fakes/http.py` in the dress of each protocol."""

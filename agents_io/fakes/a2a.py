@@ -11,9 +11,9 @@ from typing import Any, Literal
 import orjson
 from aiohttp import web
 
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import Step
 from agents_io.fakes.dress import text_of
+from agents_io.fakes.http import FakeAgent
+from agents_io.fakes.steps import Step
 
 _NAMES = {"1.0": ("SendMessage", "GetTask", "CancelTask"), "0.3": ("message/send", "tasks/get", "tasks/cancel")}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents_io.fake_steps import Step
+from agents_io.fakes.steps import Step
 
 
 def text_of(step: Step, body: bytes) -> str | None:

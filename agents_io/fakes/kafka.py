@@ -15,8 +15,8 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from agents_io.fake import FakeAgent, Received
-from agents_io.fake_steps import Step
+from agents_io.fakes.http import FakeAgent, Received
+from agents_io.fakes.steps import Step
 
 HUGE = 400_000
 

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import Step
 from agents_io.fakes.dress import text_of
+from agents_io.fakes.http import FakeAgent
+from agents_io.fakes.steps import Step
 
 
 class FakeMcp(FakeAgent):

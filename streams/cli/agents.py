@@ -151,7 +151,7 @@ def _from_file(file: Path) -> list[dict[str, Any]]:
 
 async def _add(settings: Settings, found: list[dict[str, Any]], form: Format) -> None:
     from schemas.codec import dumps
-    from streams.client import send_keyed
+    from streams.broker.client import send_keyed
 
     await send_keyed(settings, "agents", ((str(data["id"]).encode(), dumps(data)) for data in found))
     _print(found, form)
@@ -182,7 +182,7 @@ async def _registered(settings: Settings) -> dict[str, dict[str, Any]]:
     """Agent id to its newest registration; what cannot be read is told on stderr and left out."""
     from schemas.codec import Rejected, decode_json, validate
     from schemas.messages import AgentRegistration
-    from streams.client import read_all
+    from streams.broker.client import read_all
 
     found: dict[str, dict[str, Any]] = {}
     async for record in read_all(settings, "agents"):
@@ -202,7 +202,7 @@ async def _standings(settings: Settings) -> dict[str, AgentStanding]:
     """What is known of each agent; nothing of one that never was called or asked."""
     from schemas.codec import Rejected, decode
     from schemas.messages import AgentStanding
-    from streams.client import read_all
+    from streams.broker.client import read_all
 
     found: dict[str, AgentStanding] = {}
     async for record in read_all(settings, "standings"):
@@ -261,7 +261,7 @@ def circuit(
 
 async def _circuit(settings: Settings, agent_id: str, mode: str, form: Format) -> None:
     from schemas.codec import dumps
-    from streams.client import send_keyed
+    from streams.broker.client import send_keyed
 
     data = (await _registered(settings)).get(agent_id)
     if data is None:
@@ -284,7 +284,7 @@ def rm(
 
 
 async def _rm(settings: Settings, agent_ids: list[str], form: Format) -> None:
-    from streams.client import send_keyed
+    from streams.broker.client import send_keyed
 
     registered = await _registered(settings)
     unknown = [agent_id for agent_id in agent_ids if agent_id not in registered]

@@ -76,6 +76,6 @@ async def _ask(transports: Transports, data: dict[str, Any], timeout_s: float) -
 
 
 def _transports(settings: Settings) -> Transports:
-    from streams.agent_transports import together
+    from streams.agents.transports import together
 
     return together(settings)

@@ -32,7 +32,7 @@ def anomalies(
 
 
 async def _anomalies(settings: Settings, follow: bool, form: Format) -> None:
-    from streams.client import reading
+    from streams.broker.client import reading
 
     async with reading(settings, "anomalies", from_beginning=True) as reader:
         newest: dict[str, dict[str, Any]] = {}

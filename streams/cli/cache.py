@@ -46,7 +46,7 @@ def clear(
 async def _clear(settings: Settings, agent: str | None, form: Format) -> None:
     from schemas.codec import pack, validate
     from schemas.messages import Control
-    from streams.client import send_keyed
+    from streams.broker.client import send_keyed
 
     control = validate(Control, {"type": "cache-clear"} | ({} if agent is None else {"agentId": agent}))
     await send_keyed(settings, "controls", [((agent or "cache-clear").encode(), pack(control.wire()))])

@@ -41,7 +41,7 @@ def cancel(
 async def _cancel(settings: Settings, name: str, fields: list[str], reason: str | None, form: Format) -> None:
     from schemas.codec import pack, validate
     from schemas.messages import Control
-    from streams.client import send_keyed
+    from streams.broker.client import send_keyed
 
     given = {} if reason is None else {"reason": reason}
     wishes = [validate(Control, {"type": "cancel", field: name} | given) for field in fields]

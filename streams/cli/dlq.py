@@ -29,7 +29,7 @@ from streams.cli.running import run
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from streams.client import Record
+    from streams.broker.client import Record
     from streams.rules.letters import Place
     from streams.settings import Settings
 
@@ -82,7 +82,7 @@ async def _ls(settings: Settings, topic: str | None, maximum: int | None, form: 
 
 
 async def _letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Record]:
-    from streams.letter_box import read_topic
+    from streams.broker.letter_box import read_topic
 
     for name in topics:
         async with aclosing(read_topic(settings, name)) as letters:
@@ -148,7 +148,7 @@ def _places(texts: list[str], settings: Settings) -> list[Place]:
 
 
 async def _show(settings: Settings, place: Place, form: Format) -> None:
-    from streams.letter_box import look_up
+    from streams.broker.letter_box import look_up
     from streams.rules.letters import readable, word
 
     async with aclosing(look_up(settings, [place])) as letters:

@@ -36,8 +36,8 @@ def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, outpu
 
 
 async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
-    from streams.kafka import BrokerUnreachable, reach
-    from streams.kafka_noise import quiet_logs
+    from streams.broker.kafka import BrokerUnreachable, reach
+    from streams.broker.noise import quiet_logs
 
     quiet_logs()
     try:
@@ -59,7 +59,7 @@ async def _listeners(settings: Settings) -> list[dict[str, Any]]:
     """Every broker must be reachable at the address it advertises: the classic trap of containers and tunnels."""
     from aiokafka.admin import AIOKafkaAdminClient
 
-    from streams.kafka import client_options, start
+    from streams.broker.kafka import client_options, start
 
     admin = AIOKafkaAdminClient(**client_options(settings))
     await start(admin)
@@ -83,7 +83,7 @@ async def _listener(node: int, host: str, port: int) -> dict[str, Any]:
 
 
 async def _topics(settings: Settings) -> dict[str, Any]:
-    from streams.topics_admin import TopicsMissing, check
+    from streams.broker.topics_admin import TopicsMissing, check
 
     try:
         partitions = await check(settings)
@@ -93,7 +93,7 @@ async def _topics(settings: Settings) -> dict[str, Any]:
 
 
 async def _guarantee(settings: Settings) -> dict[str, Any]:
-    from streams.kafka import BrokerUnreachable, TransactionsDenied, supports_transactions
+    from streams.broker.kafka import BrokerUnreachable, TransactionsDenied, supports_transactions
 
     try:
         able = await supports_transactions(settings, TRANSACTIONS_TIMEOUT_S)

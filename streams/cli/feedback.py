@@ -45,7 +45,7 @@ def feedback(
 async def _feedback(settings: Settings, task_id: str, success: bool, form: Format) -> None:
     from schemas.codec import Rejected, decode, pack
     from schemas.messages import ConfidenceDataPoint
-    from streams.client import read_all, send_keyed
+    from streams.broker.client import read_all, send_keyed
 
     found: tuple[bytes | None, ConfidenceDataPoint] | None = None
     async for record in read_all(settings, "data-points"):

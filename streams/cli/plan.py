@@ -63,7 +63,7 @@ async def _plan(settings: Settings, plan_id: str, form: Format) -> None:
 
 
 async def _matching(settings: Settings, topic: str, plan_id: str, mine: Callable[[Found], bool]) -> list[Found]:
-    from streams.client import read_all
+    from streams.broker.client import read_all
 
     # An id of plain characters is spelt in JSON as it is, so most records are passed over without being parsed.
     needle = plan_id.encode() if PLAIN.fullmatch(plan_id) else b""

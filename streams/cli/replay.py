@@ -17,8 +17,8 @@ from streams.cli.output import document, json_line, line, say
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from streams.client import Record
-    from streams.letter_box import Returner
+    from streams.broker.client import Record
+    from streams.broker.letter_box import Returner
     from streams.rules.letters import Place, Replay
     from streams.settings import Settings
 
@@ -27,8 +27,8 @@ async def dead_letter_topics(settings: Settings, name: str | None) -> list[str]:
     """Full names of all dead-letter topics, or of the one meant. Raises `TopicMissing`, `CommandError`."""
     from schemas.topics import dead_letter_topics as short_names
     from schemas.topics import full_name
-    from streams.client import TopicMissing
-    from streams.letter_box import letter_topics
+    from streams.broker.client import TopicMissing
+    from streams.broker.letter_box import letter_topics
     from streams.rules.letters import letter_topic
 
     existing = await letter_topics(settings)
@@ -49,8 +49,8 @@ async def send_back(
     settings: Settings, places: list[Place], everything: bool, topic: str | None, dry_run: bool, form: Format
 ) -> None:
     """What `parallax dlq replay` does. Raises `CommandError` for a place without a letter, `typer.Exit` when any was not sent."""
-    from streams.client import catalog
-    from streams.letter_box import last_offsets, read_until, returning
+    from streams.broker.client import catalog
+    from streams.broker.letter_box import last_offsets, read_until, returning
 
     if everything:
         last = await last_offsets(settings, await dead_letter_topics(settings, topic))
@@ -70,7 +70,7 @@ async def send_back(
 
 
 async def _all_there(settings: Settings, places: list[Place]) -> None:
-    from streams.letter_box import look_up
+    from streams.broker.letter_box import look_up
 
     async with aclosing(look_up(settings, places)) as letters:
         missing = [str(place) async for place, record in letters if record is None]
@@ -79,7 +79,7 @@ async def _all_there(settings: Settings, places: list[Place]) -> None:
 
 
 async def _still_there(settings: Settings, places: list[Place]) -> AsyncGenerator[tuple[Place, Record]]:
-    from streams.letter_box import look_up
+    from streams.broker.letter_box import look_up
 
     async with aclosing(look_up(settings, places)) as letters:
         async for place, record in letters:

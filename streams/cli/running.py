@@ -23,8 +23,8 @@ def run(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _checked(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
-    from streams.kafka import reach
-    from streams.kafka_noise import quiet_logs
+    from streams.broker.kafka import reach
+    from streams.broker.noise import quiet_logs
 
     quiet_logs()
     try:
@@ -79,10 +79,10 @@ def _usage(error: BaseException, text: str) -> str:
 def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
     from aiokafka.errors import KafkaConnectionError, KafkaError
 
-    from streams.client import ReadStalled, TopicMissing
-    from streams.embedded_broker import EmbeddedBrokerError
-    from streams.kafka import BrokerUnreachable, TransactionsDenied
-    from streams.topics_admin import TopicsError, TopicsMissing
+    from streams.broker.client import ReadStalled, TopicMissing
+    from streams.broker.embedded import EmbeddedBrokerError
+    from streams.broker.kafka import BrokerUnreachable, TransactionsDenied
+    from streams.broker.topics_admin import TopicsError, TopicsMissing
 
     if isinstance(error, (BrokerUnreachable, KafkaConnectionError)):
         return UNREACHABLE, text

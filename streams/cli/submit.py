@@ -31,7 +31,7 @@ from streams.cli.output import json_line, line, say
 from streams.cli.running import run
 
 if TYPE_CHECKING:
-    from streams.client import Reader, Sender
+    from streams.broker.client import Reader, Sender
     from streams.settings import Settings
 
 STDIN = Path("-")
@@ -106,8 +106,8 @@ def items(file: Path, plan: bool) -> Iterator[Item]:
     """The messages of a file, one a line. Raises `CommandError` naming line, field and reason."""
     from schemas.codec import Rejected, decode, parse_json
     from schemas.messages import Plan, Task
+    from streams.broker.client import plan_key, task_key
     from streams.cli.lines import numbered_lines
-    from streams.client import plan_key, task_key
     from streams.rules.plans.blueprint import InvalidPlan
     from streams.rules.plans.templates import read_plan
 
@@ -151,7 +151,7 @@ async def _each(file: Path, plan: bool) -> AsyncIterator[Item]:
 
 
 async def _send(settings: Settings, file: Path, plan: bool) -> None:
-    from streams.client import require_topics, sending
+    from streams.broker.client import require_topics, sending
 
     topic = "plans" if plan else "tasks"
     await require_topics(settings, topic)
@@ -173,7 +173,7 @@ async def _send_all(sender: Sender, topic: str, file: Path, plan: bool, waiting:
 
 
 async def _send_and_wait(settings: Settings, file: Path, plan: bool, timeout_s: float, form: Format) -> None:
-    from streams.client import reading, require_topics, sending
+    from streams.broker.client import reading, require_topics, sending
 
     topic, answers, id_name = ("plans", "plan-results", "planId") if plan else ("tasks", "results", "taskId")
     await require_topics(settings, topic, answers, "events")

@@ -13,8 +13,8 @@ from typing import Any
 
 from schemas.messages import Aggregate
 from schemas.times import format_time
-from streams.rules.trend import Mean, Trend
-from streams.rules.trend import trend as line
+from streams.rules.windows.trend import Mean, Trend
+from streams.rules.windows.trend import trend as line
 
 WindowKey = tuple[str, str, int]
 

@@ -14,7 +14,7 @@ from streams.cli.output import json_line, line
 from streams.cli.running import run
 
 if TYPE_CHECKING:
-    from streams.client import Reader, Record
+    from streams.broker.client import Reader, Record
     from streams.settings import Settings
 
 MAX_TEXT = 200
@@ -61,7 +61,7 @@ def short_name(topic: str, prefix: str) -> str:
 async def _tail(
     settings: Settings, name: str, from_beginning: bool, maximum: int | None, follow: bool, form: Format
 ) -> None:
-    from streams.client import reading
+    from streams.broker.client import reading
 
     async with reading(settings, name, from_beginning=from_beginning) as reader:
         printed = 0

@@ -56,7 +56,7 @@ def _event_task(value: dict[str, Any]) -> Any:
 
 
 async def _matching(settings: Settings, topic: str, task_id: str, id_of: Any) -> list[dict[str, Any]]:
-    from streams.client import read_all
+    from streams.broker.client import read_all
 
     # An id of plain characters is spelt in JSON as it is, so most records are passed over without being parsed.
     needle = task_id.encode() if PLAIN.fullmatch(task_id) else b""

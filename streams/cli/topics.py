@@ -11,8 +11,8 @@ from streams.cli.output import rows_as, say
 from streams.cli.running import run
 
 if TYPE_CHECKING:
+    from streams.broker.topics_admin import TopicState
     from streams.settings import Settings
-    from streams.topics_admin import TopicState
 
 app = typer.Typer(help="Create and check the topics.", rich_markup_mode=None)
 
@@ -44,7 +44,7 @@ def apply(
 
 
 async def _apply(settings: Settings, partitions: int | None, replication: int | None, form: Format) -> None:
-    from streams.topics_admin import apply as apply_topics
+    from streams.broker.topics_admin import apply as apply_topics
 
     changes = await apply_topics(settings, partitions, replication)
     documents = [{"topic": change.name, "action": change.action, "partitions": change.partitions} for change in changes]
@@ -65,7 +65,7 @@ def ls(
 
 
 async def _ls(settings: Settings, partitions: int | None, replication: int | None, form: Format) -> None:
-    from streams.topics_admin import describe, wanted
+    from streams.broker.topics_admin import describe, wanted
 
     fixed = {topic.name: topic.partitions for topic in wanted(settings.topic_prefix)}
     documents = []

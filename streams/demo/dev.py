@@ -23,18 +23,18 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
-from streams.client import TopicMissing, send_keyed
+from streams.broker.client import TopicMissing, send_keyed
+from streams.broker.embedded import LIMITS, EmbeddedBrokerError
+from streams.broker.kafka import BrokerUnreachable
+from streams.broker.noise import quiet_logs
+from streams.broker.topics_admin import TopicsError
 from streams.demo import summary, traffic
 from streams.demo.board import TOPICS, Board, Moment
 from streams.demo.children import ChildFailed
 from streams.demo.models import BAD_AGENT, KINDS, Condition, rows, split
 from streams.demo.stage import Stage, stage
 from streams.demo.view import View, make_console
-from streams.embedded_broker import LIMITS, EmbeddedBrokerError
-from streams.kafka import BrokerUnreachable
-from streams.kafka_noise import quiet_logs
 from streams.settings import Settings, SettingsError, load
-from streams.topics_admin import TopicsError
 
 OK, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 RATE = 9.0

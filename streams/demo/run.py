@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
+from streams.broker.embedded import EmbeddedBrokerError
+from streams.broker.kafka import BrokerUnreachable
+from streams.broker.noise import quiet_logs
+from streams.broker.topics_admin import TopicsError
 from streams.demo import summary, traffic
 from streams.demo.board import TOPICS, Board, Moment
 from streams.demo.children import ChildFailed
 from streams.demo.models import BAD_AGENT, KINDS, Condition, rows, split
 from streams.demo.stage import Stage, stage
 from streams.demo.view import View, make_console
-from streams.embedded_broker import EmbeddedBrokerError
-from streams.kafka import BrokerUnreachable
-from streams.kafka_noise import quiet_logs
 from streams.settings import Settings
-from streams.topics_admin import TopicsError
 
 TASK_TIMEOUT_MS = 20_000
 """Long enough for a task to wait while its agent's circuit is open and tried again."""

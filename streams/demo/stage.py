@@ -21,12 +21,12 @@ import aiohttp
 import orjson
 
 import streams
-from streams import topics_admin
-from streams.client import send_keyed
+from streams.broker import topics_admin
+from streams.broker.client import send_keyed
+from streams.broker.embedded import EmbeddedBroker
 from streams.demo.agents import CAPABILITY
 from streams.demo.children import Child, ChildFailed, clean_environment
 from streams.demo.models import KINDS, Condition
-from streams.embedded_broker import EmbeddedBroker
 from streams.settings import Settings
 
 AGENT_START_S = 60.0

@@ -16,10 +16,10 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas.topics import full_name
-from streams.client import require_topics
+from streams.broker.client import require_topics
+from streams.broker.kafka import client_options
 from streams.demo.board import task_id
 from streams.demo.models import Row
-from streams.kafka import client_options
 from streams.settings import Settings
 
 Read = Callable[[], Awaitable[list[tuple[str, dict[str, Any]]]]]

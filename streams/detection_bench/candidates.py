@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from streams.rules import sketch
-from streams.rules.alarms import Moment, SeriesId
-from streams.rules.detectors import Detectors, Thresholds
-from streams.rules.ranks import LEVEL, RankTest
+from streams.rules.detection.alarms import Moment, SeriesId
+from streams.rules.detection.detectors import Detectors, Thresholds
+from streams.rules.detection.ranks import LEVEL, RankTest
+from streams.rules.windows import sketch
 
 STEP_MS = 1000
 DRAWS = 4999

@@ -20,15 +20,16 @@ from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
+from streams.dispatch.home_memory import HomeMemory
+from streams.dispatch.job_book import JobBook
+from streams.dispatch.jobs import Job, read_job, ticket_for
+from streams.dispatch.outcomes import Outcomes
+from streams.dispatch.parking_lot import ParkingLot
+from streams.dispatch.parts import Parts
+from streams.dispatch.queues import Parking, Queues
+from streams.dispatch.router import Router
+from streams.dispatch.single_flight import SingleFlight
 from streams.engine.home import Home
-from streams.home_memory import HomeMemory
-from streams.job_book import JobBook
-from streams.jobs import Job, read_job, ticket_for
-from streams.outcomes import Outcomes
-from streams.parking_lot import ParkingLot
-from streams.parts import Parts
-from streams.queues import Parking, Queues
-from streams.router import Router
 from streams.rules.records import (
     DUE_HEADER,
     MOVED_HEADER,
@@ -38,7 +39,6 @@ from streams.rules.records import (
     Success,
     own_header,
 )
-from streams.single_flight import SingleFlight
 
 log = structlog.get_logger(__name__)
 

@@ -19,9 +19,9 @@ from schemas.codec import Rejected, decode_json, dumps, validate
 from schemas.messages import Result
 from schemas.partitioning import home_partition
 from streams.engine.home import Home
-from streams.plan_clock import PlanClock
-from streams.plan_memory import Active, PlanShelf
-from streams.plan_parts import PlanParts
+from streams.plans.clock import PlanClock
+from streams.plans.memory import Active, PlanShelf
+from streams.plans.parts import PlanParts
 from streams.rules.plans.blueprint import InvalidPlan, likely_kind
 from streams.rules.plans.level import End
 from streams.rules.plans.result import progress, refused, view

@@ -12,7 +12,7 @@ import logging
 from typing import Any
 
 from schemas.messages import Aggregate
-from streams.kafka import client_options, supports_transactions
+from streams.broker.kafka import client_options, supports_transactions
 from streams.settings import Settings
 from streams.statistics import changelog
 from streams.statistics.app import StatsApp, group_id

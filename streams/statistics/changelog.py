@@ -16,7 +16,7 @@ from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from schemas.topics import full_name
-from streams.kafka import start
+from streams.broker.kafka import start
 from streams.settings import Settings
 from streams.statistics.table import CHANGELOG
 

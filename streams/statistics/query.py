@@ -12,11 +12,11 @@ from typing import Any
 
 from schemas.messages import Interval
 from schemas.times import format_time
-from streams.rules.calibration import Calibration
-from streams.rules.moments import Moments
-from streams.rules.ranges import COARSEST, covered, tiles
-from streams.rules.trend import FEWEST, Mean, trend
-from streams.rules.windows import INTERVALS, SIZES_MS, WindowId
+from streams.rules.detection.calibration import Calibration
+from streams.rules.windows.moments import Moments
+from streams.rules.windows.ranges import COARSEST, covered, tiles
+from streams.rules.windows.trend import FEWEST, Mean, trend
+from streams.rules.windows.windows import INTERVALS, SIZES_MS, WindowId
 from streams.statistics.state import Live, State
 
 FOREVER = 1 << 53

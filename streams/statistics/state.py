@@ -14,12 +14,12 @@ import orjson
 
 from schemas.codec import pack
 from schemas.messages import AgentCalibration, Aggregate, ConfidenceDataPoint, Interval, ReliabilityBin
-from streams.rules.alarms import Moment, SeriesId
-from streams.rules.calibration import BY_BINS, Calibration
-from streams.rules.detectors import Thresholds
-from streams.rules.grouping import Sibling
-from streams.rules.series import Series
-from streams.rules.windows import INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
+from streams.rules.detection.alarms import Moment, SeriesId
+from streams.rules.detection.calibration import BY_BINS, Calibration
+from streams.rules.detection.detectors import Thresholds
+from streams.rules.detection.grouping import Sibling
+from streams.rules.windows.series import Series
+from streams.rules.windows.windows import INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
 from streams.settings import Settings
 from streams.statistics.table import Row, StatsTable, parse_key, series_key, window_key
 

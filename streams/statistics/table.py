@@ -18,9 +18,9 @@ from faust.types import TP
 from schemas.codec import pack
 from schemas.messages import Interval
 from streams.engine.batcher import Batcher
-from streams.rules.alarms import SeriesId
+from streams.rules.detection.alarms import SeriesId
 from streams.rules.records import Output
-from streams.rules.windows import WindowId
+from streams.rules.windows.windows import WindowId
 
 CHANGELOG = "stats-changelog"
 """Short name of the changelog topic."""

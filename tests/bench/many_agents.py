@@ -19,9 +19,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from streams.settings import Settings
-from streams.topics_admin import apply
 from tests.support.rig import Process, Tap, instant_agent, produce, register, start_worker
 
 LIMITS = {"maxRequests": 100_000_000, "windowMs": 60_000, "maxConcurrency": 10}

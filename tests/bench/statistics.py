@@ -14,9 +14,9 @@ import uuid
 
 import orjson
 
+from streams.broker.topics_admin import apply
 from streams.processors.stats import StatsProcessor
 from streams.settings import Settings
-from streams.topics_admin import apply
 from tests.support.kafka import KafkaCluster
 from tests.support.points import compare, fleet, produce, read_all, until
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from agents_io.fake_steps import Step, answer, reset, status
+from agents_io.fakes.steps import Step, answer, reset, status
 
 KINDS = ("full", "ill", "half", "slow", "busy", "well")
 AGENTS = tuple(f"{kind}{number}" for kind in KINDS for number in range(2))

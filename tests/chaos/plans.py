@@ -21,7 +21,7 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from agents_io.fake_steps import hang
+from agents_io.fakes.steps import hang
 from schemas.times import parse_time
 from tests.support.fleet import Fleet
 from tests.support.kafka import KafkaCluster

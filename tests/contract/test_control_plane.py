@@ -11,7 +11,6 @@ import orjson
 import pytest
 from aiohttp import web
 
-from agents_io.control_plane import ControlPlane
 from agents_io.errors import (
     AgentError,
     AnswerTooLarge,
@@ -24,6 +23,7 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
+from agents_io.http.control_plane import ControlPlane
 from agents_io.patterns import PatternExecution, PatternTransport, UnknownPattern
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef

@@ -10,14 +10,14 @@ import pytest
 from aiohttp import web
 
 from agents_io.discovery import Found, discover
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import answer
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.chat import FakeChat
+from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.mcp import FakeMcp
+from agents_io.fakes.steps import answer
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
-from streams.agent_transports import to_addresses
+from streams.agents.transports import to_addresses
 from streams.settings import Settings
 
 

@@ -27,10 +27,10 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.fake_steps import Step, answer, compute, hang, huge, raw, reset, status
-from agents_io.grpc_fake import GrpcFakeAgent
-from agents_io.grpc_status import TABLE, status_error
-from agents_io.grpc_transport import GrpcTransport, endpoint_of
+from agents_io.fakes.grpc import GrpcFakeAgent
+from agents_io.fakes.steps import Step, answer, compute, hang, huge, raw, reset, status
+from agents_io.grpc.status import TABLE, status_error
+from agents_io.grpc.transport import GrpcTransport, endpoint_of
 from agents_io.tls import TlsFiles
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
@@ -321,7 +321,7 @@ async def test_reset_is_a_failed_connection_also_in_a_stream() -> None:
 
 async def test_a_stream_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only so many results are read; the agent sees the stream end."""
-    monkeypatch.setattr("agents_io.grpc_transport.MAX_RESULTS", 3)
+    monkeypatch.setattr("agents_io.grpc.transport.MAX_RESULTS", 3)
     async with rig_of(Step("drip")) as rig:
         with pytest.raises(AgentError, match="more than 3 results") as kept:
             await rig.call(timeout_s=60, metadata={"stream": True})

@@ -27,10 +27,10 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import Step, answer, deep, drip, garbage, hang, html, huge, raw, reset, status
-from agents_io.guarded_connector import guarded_connector
-from agents_io.http_task_transport import HttpTaskTransport
+from agents_io.fakes.http import FakeAgent
+from agents_io.fakes.steps import Step, answer, deep, drip, garbage, hang, html, huge, raw, reset, status
+from agents_io.http.guarded_connector import guarded_connector
+from agents_io.http.task_transport import HttpTaskTransport
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration

@@ -18,7 +18,6 @@ from typing import Any
 import httpx
 import pytest
 
-from agents_io.aiohttp_seam import AiohttpTransport
 from agents_io.errors import (
     AgentError,
     AnswerTooLarge,
@@ -32,8 +31,10 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import (
+from agents_io.fakes.gateway import GatewayFakeAgent
+from agents_io.fakes.grpc import GrpcFakeAgent
+from agents_io.fakes.http import FakeAgent
+from agents_io.fakes.steps import (
     Step,
     answer,
     compute,
@@ -49,11 +50,10 @@ from agents_io.fake_steps import (
     reset,
     status,
 )
-from agents_io.gateway_fake import GatewayFakeAgent
-from agents_io.grpc_fake import GrpcFakeAgent
-from agents_io.grpc_transport import GrpcTransport
-from agents_io.http_transport import HttpTransport, idempotency_key
-from agents_io.transport import Call, Transport
+from agents_io.grpc.transport import GrpcTransport
+from agents_io.http.aiohttp_seam import AiohttpTransport
+from agents_io.http.transport import HttpTransport
+from agents_io.transport import Call, Transport, idempotency_key
 from schemas.messages import AgentRegistration, SecretRef
 from tests.support.gateways import Book, node
 from tests.support.http_tasks import http_task

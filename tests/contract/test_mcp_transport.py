@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError, BadResponse, CallTimeout, ClientError, Unsupported
-from agents_io.fake_steps import Step, answer, hang, raw
 from agents_io.fakes.mcp import FakeMcp
-from agents_io.mcp_transport import McpTransport
+from agents_io.fakes.steps import Step, answer, hang, raw
+from agents_io.http.mcp import McpTransport
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
 

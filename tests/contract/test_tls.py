@@ -16,15 +16,15 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from agents_io import secret_refs, tls
-from agents_io.aiohttp_seam import AiohttpTransport
 from agents_io.errors import AgentError, ClientError, ConnectionFailed, Unsupported
-from agents_io.http_transport import HttpTransport
+from agents_io.http.aiohttp_seam import AiohttpTransport
+from agents_io.http.transport import HttpTransport
 from agents_io.tls import CONTEXTS, TlsContexts, TlsFiles, tls_of
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
+from streams.dispatch.task_kinds import task_kinds
 from streams.settings import Settings
 from streams.settings_parts import HttpTaskSettings
-from streams.task_kinds import task_kinds
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
 CA = {"caFile": str(CERTS / "authority.pem")}

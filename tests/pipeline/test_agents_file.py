@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.agent_table import AgentTable
-from streams.agents_file import AgentsFile, following
-from streams.client import read_all, send_keyed
-from streams.embedded_broker import EmbeddedBroker
-from streams.kafka import client_options
+from streams.agents.file import AgentsFile, following
+from streams.agents.registration_writer import RegistrationWriter
+from streams.agents.table import AgentTable
+from streams.broker.client import read_all, send_keyed
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.kafka import client_options
+from streams.broker.topics_admin import apply
+from streams.engine.event_sink import EventSink
+from streams.rules.records import Recorder
 from streams.settings import Settings, SettingsError
-from streams.topics_admin import apply
 from tests.conftest import SettingsFor
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(90)]
@@ -45,10 +49,20 @@ async def table(settings: Settings) -> AsyncIterator[AgentTable]:
     await made.stop()
 
 
+@pytest.fixture
+async def writer(settings: Settings, table: AgentTable) -> AsyncIterator[RegistrationWriter]:
+    """Its hand on the topic."""
+    sink = EventSink(client_options(settings), settings.topic_prefix, idempotent=False)
+    await sink.start()
+    recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, "group")
+    yield RegistrationWriter(sink, table, recorder, settings.topic_prefix, lambda: time.time_ns() // 1_000_000)
+    await sink.stop()
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often."""
-    monkeypatch.setattr("streams.agents_file.LOOK_S", 0.05)
+    monkeypatch.setattr("streams.agents.file.LOOK_S", 0.05)
 
 
 def write(path: Path, text: str | None) -> None:
@@ -82,10 +96,12 @@ async def register(settings: Settings, agent_id: str, endpoint: str) -> None:
     await send_keyed(settings, "agents", [(agent_id.encode(), orjson.dumps(value))])
 
 
-async def test_file_is_taken_at_start_and_at_each_change(settings: Settings, table: AgentTable) -> None:
+async def test_file_is_taken_at_start_and_at_each_change(
+    settings: Settings, table: AgentTable, writer: RegistrationWriter
+) -> None:
     """New, changed and removed agents; the registry follows."""
     path = Path(str(settings.agents_file))
-    async with following(settings, table):
+    async with following(settings, table, writer):
         assert there(table) == {"a": "http://one"}
         write(path, agents(a="http://two", b="http://b"))
         await until(lambda: there(table) == {"a": "http://two", "b": "http://b"})
@@ -94,12 +110,14 @@ async def test_file_is_taken_at_start_and_at_each_change(settings: Settings, tab
     assert await written(settings) == [("a", True), ("a", True), ("b", True), ("a", False)]
 
 
-async def test_what_others_registered_is_not_removed(settings: Settings, table: AgentTable) -> None:
+async def test_what_others_registered_is_not_removed(
+    settings: Settings, table: AgentTable, writer: RegistrationWriter
+) -> None:
     """Neither an agent the file never had, nor one that somebody registered anew after the file did."""
     path = Path(str(settings.agents_file))
     write(path, agents(a="http://one", b="http://b"))
     await register(settings, "theirs", "http://theirs")
-    async with following(settings, table):
+    async with following(settings, table, writer):
         await register(settings, "b", "http://moved")
         await until(lambda: there(table).get("b") == "http://moved")
         write(path, "")
@@ -107,20 +125,22 @@ async def test_what_others_registered_is_not_removed(settings: Settings, table: 
         assert there(table) == {"theirs": "http://theirs", "b": "http://moved"}
 
 
-async def test_second_worker_with_the_same_file_writes_nothing(settings: Settings, table: AgentTable) -> None:
+async def test_second_worker_with_the_same_file_writes_nothing(
+    settings: Settings, table: AgentTable, writer: RegistrationWriter
+) -> None:
     """Nor does the same worker after a restart."""
     for _ in range(3):
-        async with following(settings, table):
+        async with following(settings, table, writer):
             await asyncio.sleep(0.2)
     assert await written(settings) == [("a", True)]
 
 
 async def test_broken_or_missing_file_changes_nothing_while_the_worker_runs(
-    settings: Settings, table: AgentTable
+    settings: Settings, table: AgentTable, writer: RegistrationWriter
 ) -> None:
     """An editor's slip unregisters nobody; the next good content is taken."""
     path = Path(str(settings.agents_file))
-    async with following(settings, table):
+    async with following(settings, table, writer):
         for content in ("[agents", '[agents.a]\nendpoint = "nowhere"'):
             write(path, content)
             await asyncio.sleep(0.3)
@@ -132,10 +152,12 @@ async def test_broken_or_missing_file_changes_nothing_while_the_worker_runs(
         await until(lambda: there(table) == {"a": "http://new"})
 
 
-async def test_content_is_taken_only_when_two_looks_saw_it(settings: Settings, table: AgentTable) -> None:
+async def test_content_is_taken_only_when_two_looks_saw_it(
+    settings: Settings, table: AgentTable, writer: RegistrationWriter
+) -> None:
     """A file that is being written is not taken half."""
     path = Path(str(settings.agents_file))
-    file = AgentsFile(settings, path, table)
+    file = AgentsFile(path, settings.app_id, table, writer)
     await file.start()
     write(path, "")
     first = await file.look(b"")
@@ -148,11 +170,11 @@ async def test_content_is_taken_only_when_two_looks_saw_it(settings: Settings, t
 
 @pytest.mark.parametrize(("content", "said"), [(None, "No such file"), ("[agents", "is not TOML")])
 async def test_worker_does_not_start_on_a_file_it_cannot_read(
-    settings: Settings, table: AgentTable, content: str | None, said: str
+    settings: Settings, table: AgentTable, writer: RegistrationWriter, content: str | None, said: str
 ) -> None:
     """The setting is named."""
     path = Path(str(settings.agents_file))
     write(path, content)
     with pytest.raises(SettingsError, match=rf"agents_file .*{said}"):
-        async with following(settings, table):
+        async with following(settings, table, writer):
             pass

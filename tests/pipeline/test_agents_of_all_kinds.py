@@ -9,14 +9,14 @@ from pathlib import Path
 import orjson
 import pytest
 
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import compute
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.chat import FakeChat
+from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.kafka import FakeKafkaAgent
 from agents_io.fakes.mcp import FakeMcp
-from streams.embedded_broker import EmbeddedBroker
-from streams.topics_admin import apply, ensure
+from agents_io.fakes.steps import compute
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply, ensure
 from tests.pipeline.test_dispatch_embedded import Pipeline, stop
 from tests.support.rig import start_worker
 

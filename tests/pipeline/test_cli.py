@@ -18,10 +18,10 @@ import pytest
 
 from schemas.messages import Aggregate, Result, Task
 from schemas.times import format_time
-from streams.client import reading, sending
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.client import reading, sending
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from streams.settings import Settings
-from streams.topics_admin import apply
 
 START_MS = 1_795_354_620_000
 

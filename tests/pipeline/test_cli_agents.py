@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import answer
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.chat import FakeChat
+from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.mcp import FakeMcp
-from streams.embedded_broker import EmbeddedBroker
-from streams.topics_admin import apply
+from agents_io.fakes.steps import answer
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from tests.pipeline.test_cli import Cli
 
 

@@ -14,12 +14,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from schemas.topics import full_name
-from streams.client import Record, catalog, read_all, reading
-from streams.embedded_broker import EmbeddedBroker
-from streams.kafka import client_options, start
-from streams.letter_box import last_offsets, read_until
+from streams.broker.client import Record, catalog, read_all, reading
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.kafka import client_options, start
+from streams.broker.letter_box import last_offsets, read_until
+from streams.broker.topics_admin import apply
 from streams.rules.records import Letter, Output, Recorder
-from streams.topics_admin import apply
 from tests.pipeline.test_cli import Cli
 
 NOW_MS = 1_795_354_620_123

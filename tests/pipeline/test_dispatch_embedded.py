@@ -13,13 +13,13 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import answer, status
+from agents_io.fakes.http import FakeAgent
+from agents_io.fakes.steps import answer, status
 from schemas.codec import decode
 from schemas.messages import ConfidenceDataPoint, Event, Result
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from streams.settings import Settings
-from streams.topics_admin import apply
 from tests.support.points import read_all, until
 from tests.support.rig import Process, start_worker
 

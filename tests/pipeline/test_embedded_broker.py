@@ -11,10 +11,11 @@ import time
 
 import pytest
 
-from streams import embedded_broker, topics_admin
-from streams.embedded_broker import EmbeddedBroker, EmbeddedBrokerError
-from streams.kafka import reach, supports_transactions
-from streams.topics_admin import TopicsError, TopicsMissing
+from streams.broker import embedded as embedded_broker
+from streams.broker import topics_admin
+from streams.broker.embedded import EmbeddedBroker, EmbeddedBrokerError
+from streams.broker.kafka import reach, supports_transactions
+from streams.broker.topics_admin import TopicsError, TopicsMissing
 from tests.conftest import SettingsFor
 
 pytestmark = pytest.mark.embedded
@@ -58,7 +59,7 @@ async def test_a_frozen_address_does_not_hide_one_that_answers(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         frozen = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(
-            "streams.kafka.collect_hosts",
+            "streams.broker.kafka.collect_hosts",
             lambda servers: [(host, int(port), 0) for host, port in (at.split(":") for at in servers.split(","))],
         )
         await reach(settings_for(f"{frozen},{embedded.bootstrap_servers}"), 2.0)
@@ -88,7 +89,7 @@ def test_it_dies_with_a_parent_that_is_killed() -> None:
     """No orphan is left when the worker is killed with SIGKILL."""
     code = (
         "import asyncio\n"
-        "from streams.embedded_broker import EmbeddedBroker\n"
+        "from streams.broker.embedded import EmbeddedBroker\n"
         "async def main():\n"
         "    async with EmbeddedBroker() as broker:\n"
         "        print(broker.pid, flush=True)\n"

@@ -14,9 +14,9 @@ import orjson
 import pytest
 
 from schemas.partitioning import home_partition
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from streams.settings import Settings
-from streams.topics_admin import apply
 from tests.pipeline.test_dispatch_embedded import WIDE, Pipeline
 from tests.support.points import until
 from tests.support.rig import ROOT, Process, start_worker

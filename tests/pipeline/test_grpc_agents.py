@@ -13,12 +13,12 @@ import grpc.aio
 import orjson
 import pytest
 
-from agents_io.grpc_services import method
+from agents_io.grpc.services import method
 from schemas.pb import registry_pb2 as pb
-from streams.client import sending
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.client import sending
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from streams.settings import Settings
-from streams.topics_admin import apply
 from tests.support import stranger
 from tests.support.points import read_all, until
 from tests.support.rig import Process, start_worker

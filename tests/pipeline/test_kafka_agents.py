@@ -10,14 +10,14 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from agents_io.errors import AgentError, CallTimeout, ClientError, InternalError, Unsupported
-from agents_io.fake_steps import Step, answer, hang
 from agents_io.fakes.kafka import FakeKafkaAgent
+from agents_io.fakes.steps import Step, answer, hang
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
-from streams.embedded_broker import EmbeddedBroker
-from streams.kafka_agents import KafkaTransport
+from streams.agents.kafka_agents import KafkaTransport
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import ensure
 from streams.settings import Settings
-from streams.topics_admin import ensure
 from tests.conftest import SettingsFor
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(90)]

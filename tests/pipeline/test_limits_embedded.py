@@ -13,13 +13,13 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import Step, answer, deep, empty, garbage, hang, html, nan, status
+from agents_io.fakes.http import FakeAgent
+from agents_io.fakes.steps import Step, answer, deep, empty, garbage, hang, html, nan, status
 from agents_io.rules.breaker import BreakerConfig
 from schemas.topics import TOPICS, dead_letter_topics, full_name
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from streams.settings import Settings
-from streams.topics_admin import apply
 from tests.support import predicates
 from tests.support.breaker_log import breaker
 from tests.support.points import read_all

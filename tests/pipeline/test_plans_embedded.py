@@ -15,9 +15,9 @@ import pytest
 
 from schemas.codec import decode
 from schemas.messages import PlanResult
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from streams.settings import Settings
-from streams.topics_admin import apply
 from tests.support.plan_cases import REFUSED_PLANS, all_cases, step
 from tests.support.plan_rig import (
     agents,

@@ -11,10 +11,10 @@ import orjson
 import pytest
 
 from schemas.messages import Aggregate, Anomaly
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from streams.processors.stats import NotReady, StatsProcessor
 from streams.settings import Settings
-from streams.topics_admin import apply
 from tests.support.points import compare, fleet, newest, produce, read_all, until
 
 pytestmark = pytest.mark.embedded

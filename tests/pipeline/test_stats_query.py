@@ -9,11 +9,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from streams.embedded_broker import EmbeddedBroker
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import apply
 from streams.processors.stats import StatsProcessor
+from streams.roles.stats_desk import StatsDesk
 from streams.settings import Settings
-from streams.stats_desk import StatsDesk
-from streams.topics_admin import apply
 from tests.support.points import fleet, produce, until
 
 pytestmark = pytest.mark.embedded

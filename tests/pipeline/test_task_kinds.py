@@ -13,7 +13,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from agents_io.fake import FakeAgent
+from agents_io.fakes.http import FakeAgent
 from schemas.topics import TOPICS, dead_letter_topics, full_name
 from tests.pipeline.test_dispatch_embedded import Pipeline, stop
 from tests.pipeline.test_dispatch_embedded import pipeline as pipeline  # a fixture

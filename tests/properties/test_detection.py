@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.messages import Anomaly
-from streams.rules.alarms import Moment, SeriesId
-from streams.rules.detectors import Detectors, Thresholds
-from streams.rules.overconfidence import BETS, Overconfidence
-from streams.rules.ranks import LEVEL, RISE, Bets, RankTest
+from streams.rules.detection.alarms import Moment, SeriesId
+from streams.rules.detection.detectors import Detectors, Thresholds
+from streams.rules.detection.overconfidence import BETS, Overconfidence
+from streams.rules.detection.ranks import LEVEL, RISE, Bets, RankTest
 
 SERIES = SeriesId("a", "p", "agent")
 bins = st.integers(0, 200) | st.sampled_from((0, 180, 190, 200))

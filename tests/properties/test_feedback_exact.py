@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.messages import ConfidenceDataPoint
-from streams.rules.moments import Moments, Sample
-from streams.rules.windows import SIZES_MS, WindowId
+from streams.rules.windows.moments import Moments, Sample
+from streams.rules.windows.windows import SIZES_MS, WindowId
 from tests.properties.test_windows_exact import BASE_MS, Store, point, run
 
 

@@ -11,14 +11,13 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-import orjson
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from agents_io.gateway import Arrival
+from agents_io.gateway.service import Arrival
 from schemas.messages import AgentRegistration
-from streams.gateway_registry import GatewayRegistry
+from streams.gateway.registry import GatewayRegistry
 from streams.rules.gateway_claim import OWN_HEADER, Place, where_of
 
 WORKERS = 3
@@ -42,8 +41,7 @@ class Worker:
         self.registry.address = f"n{number}:1"
         self.registry.drop = self.drop
 
-    async def write(self, agent_id: str, value: bytes | None, mark: str) -> Place:
-        agent = None if value is None else AgentRegistration.model_validate(orjson.loads(value))
+    async def write(self, agent_id: str, agent: AgentRegistration | None, mark: str) -> Place:
         self.log.append((agent, mark))
         future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         self.unacknowledged.append((future, Place(0, len(self.log) - 1)))

@@ -8,9 +8,9 @@ import statistics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.rules.ranges import covered, tiles
-from streams.rules.trend import HOUR_MS, Mean, trend
-from streams.rules.windows import SIZES_MS
+from streams.rules.windows.ranges import covered, tiles
+from streams.rules.windows.trend import HOUR_MS, Mean, trend
+from streams.rules.windows.windows import SIZES_MS
 
 NOW_MS = 1_795_354_000_000
 DAY_MS = SIZES_MS["day"]

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.messages import ConfidenceDataPoint
-from streams.rules.alarms import SeriesId
-from streams.rules.detectors import Thresholds
-from streams.rules.moments import Moments, Sample
-from streams.rules.series import Series
-from streams.rules.windows import SIZES_MS, Span, Spans, Window, WindowId
+from streams.rules.detection.alarms import SeriesId
+from streams.rules.detection.detectors import Thresholds
+from streams.rules.windows.moments import Moments, Sample
+from streams.rules.windows.series import Series
+from streams.rules.windows.windows import SIZES_MS, Span, Spans, Window, WindowId
 
 SERIES = SeriesId("a", "p", "agent")
 SPANS: Spans = {

@@ -17,17 +17,17 @@ from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
 from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
-from streams.agent_table import AgentTable
-from streams.balancer import Balancer
-from streams.callers import CallerFactory
+from streams.agents.standings import Standings
+from streams.agents.table import AgentTable
+from streams.dispatch.balancer import Balancer
+from streams.dispatch.callers import CallerFactory
+from streams.dispatch.parts import Parts
 from streams.engine.home import Home
 from streams.metrics import DispatchMetrics
-from streams.parts import Parts
 from streams.processors.dispatch import DispatchHandler
 from streams.rules.builtins import Builtins
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
-from streams.standings import Standings
 from tests.support.homes import intake, until
 
 PROTOCOLS = ("http", "task:http", "task:function", "task:pattern")

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
-from agents_io.fake import FakeAgent, Received
-from agents_io.fake_steps import Step
+from agents_io.fakes.http import FakeAgent, Received
+from agents_io.fakes.steps import Step
 
 START_TIMEOUT_S = 10.0
 RECENT = 20

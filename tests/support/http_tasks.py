@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import orjson
 
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import Step
-from agents_io.http_task_transport import HttpTaskTransport
+from agents_io.fakes.http import FakeAgent
+from agents_io.fakes.steps import Step
+from agents_io.http.task_transport import HttpTaskTransport
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration

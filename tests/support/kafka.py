@@ -27,7 +27,7 @@ from types import TracebackType
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streams.embedded_broker import free_port, tied_to_parent
+from streams.broker.embedded import free_port, tied_to_parent
 
 VERSION = "4.1.1"
 ROOT = Path(__file__).resolve().parents[2]

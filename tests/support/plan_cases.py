@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from agents_io.fake_steps import Step, compute, hang, status
+from agents_io.fakes.steps import Step, compute, hang, status
 
 LATE_S = 1.5
 OUT_OF_TIME_MS = 10_000

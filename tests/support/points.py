@@ -24,7 +24,7 @@ Key = tuple[str, str, str, str, int]
 def fleet(
     seed: int, count: int, agents: int, start_ms: int, step_ms: float = 10.0, drops: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-    """`count` points of `agents` agents with two patterns each, slightly out of order; agents in `drops` fall at half way."""
+    """`count` points of `agents` agents with three patterns each, slightly out of order; agents in `drops` fall at half way."""
     rng = random.Random(seed)
     points = []
     for index in range(count):
@@ -35,7 +35,7 @@ def fleet(
         points.append(
             {
                 "agentId": agent,
-                "patternName": rng.choice(("", "triage")),
+                "patternName": rng.choice(("", "triage", "extract")),
                 "taskType": "agent",
                 "confidence": confidence,
                 "success": rng.random() < mean,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agents_io.fake import Received
+from agents_io.fakes.http import Received
 
 Outcome = Literal["success", "failure", "neutral", "cut", "unsure"]
 SHOWN = 5

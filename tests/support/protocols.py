@@ -9,21 +9,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from agents_io.a2a_transport import A2aTransport
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import Step
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.chat import FakeChat
+from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.kafka import FakeKafkaAgent
 from agents_io.fakes.mcp import FakeMcp
-from agents_io.mcp_transport import McpTransport
-from agents_io.openai_transport import OpenAiTransport
+from agents_io.fakes.steps import Step
+from agents_io.http.a2a import A2aTransport
+from agents_io.http.mcp import McpTransport
+from agents_io.http.openai import OpenAiTransport
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Protocol
-from streams.embedded_broker import EmbeddedBroker
-from streams.kafka_agents import KafkaTransport
+from streams.agents.kafka_agents import KafkaTransport
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.topics_admin import ensure
 from streams.settings import DispatchSettings, Settings
-from streams.topics_admin import ensure
 
 CAP = 200_000
 Opened = tuple[FakeAgent, AgentRegistration, Transport]

@@ -18,7 +18,7 @@ from typing import Any
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streams.embedded_broker import tied_to_parent
+from streams.broker.embedded import tied_to_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -139,8 +139,8 @@ def instant_agent(*options: str) -> Iterator[tuple[Process, str]]:
 
 @contextmanager
 def fake_agent(*options: str) -> Iterator[str]:
-    """A scripted agent (`python -m agents_io.fake`) as a process; yields its endpoint."""
-    agent = Process([sys.executable, "-u", "-m", "agents_io.fake", "--port", "0", *options])
+    """A scripted agent (`python -m agents_io.fakes.http`) as a process; yields its endpoint."""
+    agent = Process([sys.executable, "-u", "-m", "agents_io.fakes.http", "--port", "0", *options])
     try:
         yield json.loads(agent.line())["endpoint"]
     finally:

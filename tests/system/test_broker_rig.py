@@ -11,10 +11,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from schemas.topics import full_name
-from streams import topics_admin
-from streams.kafka import client_options, reach, supports_transactions
+from streams.broker import topics_admin
+from streams.broker.kafka import client_options, reach, supports_transactions
+from streams.broker.topics_admin import TopicsError, TopicsMissing
 from streams.settings import Settings
-from streams.topics_admin import TopicsError, TopicsMissing
 from tests.conftest import SettingsFor
 from tests.support.kafka import JARS_ENV, KafkaCluster, KafkaRigError, jars
 

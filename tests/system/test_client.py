@@ -8,9 +8,9 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from schemas.topics import full_name
-from streams.client import read_all, reading, send_keyed
-from streams.kafka import client_options
-from streams.topics_admin import apply
+from streams.broker.client import read_all, reading, send_keyed
+from streams.broker.kafka import client_options
+from streams.broker.topics_admin import apply
 
 
 async def test_readers_see_committed_records_and_find_the_end(kafka: Any, settings_for: Any, prefix: str) -> None:

@@ -22,9 +22,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.codec import decode
 from schemas.messages import Anomaly, ConfidenceDataPoint
 from schemas.times import format_time, parse_time
+from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from streams.statistics.state import State, spans_of, thresholds_of
-from streams.topics_admin import apply
 from tests.support.kafka import KafkaCluster
 from tests.support.points import compare, fleet, newest, produce, read_all, until
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from streams import dispatch_role, worker
+from streams import worker
+from streams.broker.kafka import client_options
 from streams.engine.engine import Engine
-from streams.follower import Follower
-from streams.kafka import client_options
-from streams.stats_keeper import StatsKeeper
+from streams.engine.follower import Follower
+from streams.roles import dispatch as dispatch_role
+from streams.roles.stats import StatsKeeper
 from tests.conftest import SettingsFor
 from tests.support.homes import until
 from tests.support.kafka import KafkaCluster

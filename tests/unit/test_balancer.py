@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from schemas.messages import AgentRegistration, AgentStanding, Task
-from streams.balancer import FRESH_MS, MAX_POOLS, Balancer
+from streams.agents.standings import Standings
+from streams.dispatch.balancer import FRESH_MS, MAX_POOLS, Balancer
 from streams.settings import Settings
-from streams.standings import Standings
 
 
 class Registered:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import orjson
 
-from streams.block_watch import BlockWatch
+from streams.dispatch.block_watch import BlockWatch
 from streams.engine.home import Home
 from streams.rules.records import Output, Recorder
 

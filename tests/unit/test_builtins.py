@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from agents_io.errors import AgentError, ForbiddenTarget, UnknownFunction, Unsupported
 from agents_io.rules.targets import AllowList
 from schemas.messages import AgentRegistration, Limits, Task
+from streams.dispatch.task_kinds import task_kinds
 from streams.rules import builtins
 from streams.rules.builtins import UNLIMITED, Builtins, cacheable
 from streams.settings import Settings
-from streams.task_kinds import task_kinds
 
 
 def made(**changes: Any) -> Builtins:

@@ -11,13 +11,13 @@ from typing import Any, cast
 import pytest
 
 from schemas.messages import AgentCalibration, ConfidenceDataPoint
-from streams.calibration_table import CalibrationTable
-from streams.rules.alarms import SeriesId
-from streams.rules.calibration import BINS, Calibration, calibrated
-from streams.rules.detectors import Thresholds
-from streams.rules.series import Series
-from streams.rules.verdicts import KEPT, Verdicts
-from streams.rules.windows import Span, Spans, Window, WindowId
+from streams.agents.calibration_table import CalibrationTable
+from streams.rules.detection.alarms import SeriesId
+from streams.rules.detection.calibration import BINS, Calibration, calibrated
+from streams.rules.detection.detectors import Thresholds
+from streams.rules.detection.verdicts import KEPT, Verdicts
+from streams.rules.windows.series import Series
+from streams.rules.windows.windows import Span, Spans, Window, WindowId
 from streams.statistics.state import State, calibration_message
 
 SPANS: Spans = {

@@ -23,9 +23,9 @@ from streams.demo.children import Child, ChildFailed, clean_environment
 from streams.demo.models import BAD_AGENT, KINDS, NEUTRAL, RAMP, Classifier, Row, Sight
 from streams.demo.run import Demo, Script
 from streams.demo.stage import Stage
-from streams.rules.alarms import Moment as Place
-from streams.rules.alarms import SeriesId
-from streams.rules.detectors import Detectors, Thresholds
+from streams.rules.detection.alarms import Moment as Place
+from streams.rules.detection.alarms import SeriesId
+from streams.rules.detection.detectors import Detectors, Thresholds
 from streams.settings import Settings
 
 TRAINING, UNSEEN = models.split(models.rows())

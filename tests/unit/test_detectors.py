@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import pytest
 
 from schemas.messages import Anomaly
-from streams.rules.alarms import Moment, SeriesId, event_data
-from streams.rules.detectors import Detectors, Thresholds
+from streams.rules.detection.alarms import Moment, SeriesId, event_data
+from streams.rules.detection.detectors import Detectors, Thresholds
 
 SERIES = SeriesId("agent", "pattern", "agent")
 STEP_MS = 1000

@@ -395,7 +395,7 @@ async def test_a_bug_of_our_own_costs_one_dead_letter(
     with monkeypatch.context() as patch:
         if place == "looked up":
             fields["target"] = "nobody"
-            patch.setattr("streams.router.absence", broken)
+            patch.setattr("streams.dispatch.router.absence", broken)
         elif place == "agents.get":
             patch.setattr(one.agents, "get", broken)
         else:

@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaError, OutOfOrderSequenceNumber
 
-from streams import event_sink
-from streams.event_sink import EventSink
+from streams.engine import event_sink
+from streams.engine.event_sink import EventSink
 from streams.rules.records import Output
 from tests.support.homes import until
 

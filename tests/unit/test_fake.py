@@ -11,8 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from agents_io.fake import FakeAgent
-from agents_io.fake_steps import answer, parse_step, status
+from agents_io.fakes.http import FakeAgent
+from agents_io.fakes.steps import answer, parse_step, status
 
 
 async def ask(endpoint: str, key: str = "t") -> int:
@@ -51,7 +51,7 @@ async def test_as_a_process_it_can_be_healed_and_keeps_a_log(tmp_path: Path) -> 
     """Prints its endpoint, takes a new script, ends on SIGTERM."""
     log = tmp_path / "calls.jsonl"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "agents_io.fake", "--behaviour", "status:code=503", "--log", str(log)),
+        *(sys.executable, "-m", "agents_io.fakes.http", "--behaviour", "status:code=503", "--log", str(log)),
         stdout=asyncio.subprocess.PIPE,
     )
     try:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agents_io import functions
-from agents_io.functions import Functions, FunctionsError, current_call, function, load_functions
+from agents_io.functions import catalogue as functions
+from agents_io.functions.catalogue import Functions, FunctionsError, current_call, function, load_functions
 
 
 def test_a_module_offers_what_is_marked_in_it() -> None:

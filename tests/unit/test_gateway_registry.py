@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-import orjson
 import pytest
-from aiokafka.errors import KafkaError
 
-from agents_io.gateway import Arrival
-from agents_io.gateway_relay import RelayClient
+from agents_io.gateway.relay import RelayClient
+from agents_io.gateway.service import Arrival
 from schemas.messages import AgentRegistration
-from streams.gateway_registry import GatewayRegistry
-from streams.gateway_sweeper import GatewaySweeper
+from streams.agents.registration_writer import NotWritten
+from streams.gateway.registry import GatewayRegistry
+from streams.gateway.sweeper import GatewaySweeper
 from streams.rules.gateway_claim import OWN_HEADER, Place, where_of
 
 
@@ -24,19 +23,19 @@ from streams.rules.gateway_claim import OWN_HEADER, Place, where_of
 class Topic:
     """All records of the topic, in order; followers read them when told to."""
 
-    records: list[tuple[str, bytes | None, str]] = field(default_factory=list)
+    records: list[tuple[str, AgentRegistration | None, str]] = field(default_factory=list)
     followers: list[Callable[..., None]] = field(default_factory=list)
     agents: dict[str, AgentRegistration] = field(default_factory=dict)
     events: list[tuple[str, str]] = field(default_factory=list)
     read: int = 0
     broken: bool = False
 
-    async def write(self, agent_id: str, value: bytes | None, mark: str) -> Place:
+    async def write(self, agent_id: str, agent: AgentRegistration | None, mark: str) -> Place:
         """Acknowledged at once, unless it is broken."""
         await asyncio.sleep(0)
         if self.broken:
-            raise KafkaError
-        self.records.append((agent_id, value, mark))
+            raise NotWritten
+        self.records.append((agent_id, agent, mark))
         return Place(0, len(self.records) - 1)
 
     def tell(self, kind: str, agent_id: str, data: dict[str, Any]) -> None:
@@ -45,8 +44,7 @@ class Topic:
 
     def follow(self) -> None:
         """Everybody reads to the end."""
-        for offset, (agent_id, value, mark) in enumerate(self.records[self.read :], self.read):
-            agent = None if value is None else AgentRegistration.model_validate(orjson.loads(value))
+        for offset, (agent_id, agent, mark) in enumerate(self.records[self.read :], self.read):
             if agent is None:
                 self.agents.pop(agent_id, None)
             else:
@@ -58,8 +56,8 @@ class Topic:
 
     def last(self) -> tuple[str | None, str | None, str]:
         """Node and status of the last record, and its mark."""
-        _, value, mark = self.records[-1]
-        where = where_of(None if value is None else AgentRegistration.model_validate(orjson.loads(value)))
+        _, agent, mark = self.records[-1]
+        where = where_of(agent)
         return (None, None, mark) if where is None else (where.node, where.status, mark)
 
 
@@ -142,7 +140,7 @@ async def test_a_word_that_comes_too_late_is_corrected() -> None:
     two, dropped = registry(topic, "n2")
     await two.arrived(arrival("k2"))
     topic.follow()
-    stale = orjson.dumps(
+    stale = AgentRegistration.model_validate(
         {
             "id": "a",
             "endpoint": "gateway://a",
@@ -179,7 +177,8 @@ async def test_an_operators_registration_is_taken_in() -> None:
     one, dropped = registry(topic, "n1")
     await one.arrived(arrival("k1"))
     topic.follow()
-    await topic.write("a", b'{"id":"a","endpoint":"gateway://a","limits":{"maxConcurrency":3}}', "")
+    limited = AgentRegistration.model_validate({"id": "a", "endpoint": "gateway://a", "limits": {"maxConcurrency": 3}})
+    await topic.write("a", limited, "")
     topic.follow()
     await one.flush()
     assert topic.last() == ("n1", "healthy", "status")

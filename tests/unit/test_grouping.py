@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from schemas.messages import Anomaly, ConfidenceDataPoint
-from streams.rules.detectors import Thresholds
-from streams.rules.windows import Span
+from streams.rules.detection.detectors import Thresholds
+from streams.rules.windows.windows import Span
 from streams.statistics.state import State
 
 SPANS: Any = {"minute": Span(60_000, 30_000, 60), "hour": Span(3_600_000, 0, 24), "day": Span(86_400_000, 0, 30)}

@@ -10,7 +10,7 @@ from typing import Any
 from agents_io.errors import ConnectionFailed, Unsupported
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
-from streams.health_checks import HealthChecks
+from streams.agents.health_checks import HealthChecks
 from streams.settings import HealthSettings
 from tests.support.homes import until
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from streams.jobs import read_job, ticket_for
+from streams.dispatch.jobs import read_job, ticket_for
 from streams.rules.records import EXPIRES_HEADER, Letter
 
 TASK = {"id": "t1", "type": "agent", "target": "a1", "payload": {}, "metadata": {"timeout": 8000}}

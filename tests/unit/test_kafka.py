@@ -11,9 +11,9 @@ import aiokafka.errors as kafka_errors
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from streams.embedded_broker import free_port
-from streams.kafka import BrokerUnreachable, client_options, reach, start
-from streams.kafka_noise import ExpectedNoise, quiet_logs
+from streams.broker.embedded import free_port
+from streams.broker.kafka import BrokerUnreachable, client_options, reach, start
+from streams.broker.noise import ExpectedNoise, quiet_logs
 from streams.settings import KafkaSettings, Settings, SettingsError
 
 
@@ -92,7 +92,7 @@ async def test_an_unknown_host_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     async def resolve_nothing(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
-    monkeypatch.setattr("streams.kafka.create_conn", resolve_nothing)
+    monkeypatch.setattr("streams.broker.kafka.create_conn", resolve_nothing)
     with pytest.raises(BrokerUnreachable, match=r"broker\.invalid:9092: unknown host"):
         await reach(Settings(bootstrap_servers="broker.invalid:9092"), 0.2)
 

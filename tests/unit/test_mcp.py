@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents_io.errors import AgentError, Unsupported
-from agents_io.rules import mcp
 from agents_io.rules.answer import Reading
+from agents_io.rules.wire import mcp
 from agents_io.transport import Answer
 from tests.support.ends import end_of
 

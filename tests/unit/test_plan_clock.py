@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from streams.plan_clock import PlanClock
+from streams.plans.clock import PlanClock
 from tests.support.homes import settle, until
 
 

@@ -16,7 +16,7 @@ from schemas.messages import Control, Event, PlanMemory, PlanResult, Task
 from schemas.partitioning import home_partition
 from streams.engine.home import Home
 from streams.metrics import PlanMetrics
-from streams.plan_parts import PlanParts
+from streams.plans.parts import PlanParts
 from streams.processors.plans import PlanHandler
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import path_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agents_io.fake import Received
+from agents_io.fakes.http import Received
 from tests.support import predicates
 from tests.support.predicates import Call, Kill, Verdict
 

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor, FileDescriptor
 
 import schemas
-from agents_io.grpc_services import service_handler
+from agents_io.grpc.services import service_handler
 from schemas.pb import confidence_pb2, gateway_pb2, registry_pb2
 
 SOURCES = Path(schemas.__file__).parent / "proto"

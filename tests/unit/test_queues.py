@@ -11,7 +11,7 @@ import pytest
 from agents_io.errors import ServerError
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
-from streams import queues
+from streams.dispatch import queues
 from streams.rules.records import PARKS_HEADER, Output
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.homes import until

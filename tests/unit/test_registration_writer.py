@@ -11,10 +11,10 @@ import pytest
 from aiokafka.errors import KafkaTimeoutError
 
 from schemas.messages import AgentRegistration
-from streams import registration_writer
-from streams.registration_writer import NotWritten, RegistrationWriter
+from streams.agents import registration_writer
+from streams.agents.registration_writer import NotWritten, RegistrationWriter
+from streams.rules.gateway_claim import OWN_HEADER, Place
 from streams.rules.records import Recorder
-from streams.settings import Settings
 
 
 class Producer:
@@ -25,13 +25,14 @@ class Producer:
         self._error = error
         self._hangs = hangs
 
-    async def send_and_wait(self, topic: str, value: Any, **more: Any) -> None:
-        """One record."""
+    async def send_and_wait(self, topic: str, value: Any, **more: Any) -> Any:
+        """One record; where it lies."""
         if self._error is not None:
             raise self._error
         if self._hangs:
             await asyncio.Event().wait()
         self.sent.append((topic, value, more))
+        return SimpleNamespace(partition=3, offset=len(self.sent) - 1)
 
 
 def writer(producer: Producer, caught_up: list[bool]) -> RegistrationWriter:
@@ -40,13 +41,12 @@ def writer(producer: Producer, caught_up: list[bool]) -> RegistrationWriter:
     async def catch_up() -> None:
         caught_up.append(True)
 
-    parts = SimpleNamespace(
-        settings=Settings(topic_prefix="t."),
-        recorder=Recorder("app", "dispatch", "t.", "group"),
-        wall_ms=lambda: 1_700_000_000_000,
-    )
     return RegistrationWriter(
-        cast(Any, SimpleNamespace(producer=producer)), cast(Any, SimpleNamespace(catch_up=catch_up)), cast(Any, parts)
+        cast(Any, SimpleNamespace(producer=producer)),
+        cast(Any, SimpleNamespace(catch_up=catch_up)),
+        Recorder("app", "dispatch", "t.", "group"),
+        "t.",
+        lambda: 1_700_000_000_000,
     )
 
 
@@ -62,6 +62,22 @@ async def test_a_registration_is_a_cloud_event_and_known_here_when_it_is_written
     assert {"ce_specversion", "ce_id", "ce_source", "ce_type", "content-type"} <= dict(more["headers"]).keys()
     assert (gone, gone_more["key"]) == (None, b"a")
     assert caught_up == [True, True]
+
+
+async def test_what_the_gateway_writes_carries_its_mark_and_tells_its_place() -> None:
+    """Its order among others is decided by where it lies."""
+    producer, caught_up = Producer(), list[bool]()
+    assert await writer(producer, caught_up).put("a", None, "gone") == Place(3, 0)
+    [(_, _, more)] = producer.sent
+    assert dict(more["headers"]) == {OWN_HEADER: b"gone"}
+    assert not caught_up
+
+
+async def test_many_are_written_together_and_then_read_once() -> None:
+    """Not one after the other."""
+    producer, caught_up = Producer(), list[bool]()
+    await writer(producer, caught_up).write_all([(f"a{n}", None) for n in range(1200)])
+    assert (len(producer.sent), caught_up) == (1200, [True])
 
 
 @pytest.mark.parametrize("producer", [Producer(KafkaTimeoutError()), Producer(hangs=True)], ids=["fails", "hangs"])

@@ -12,19 +12,18 @@ import pytest
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.errors import ConnectionFailed, Unsupported
-from agents_io.grpc_services import method
+from agents_io.grpc.services import method
 from agents_io.transport import Transport
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration
 from schemas.pb import registry_pb2 as pb
-from streams.agent_table import AgentTable
-from streams.grpc_server import GrpcServer
-from streams.lease_keeper import LeaseKeeper
-from streams.registration_writer import NotWritten, RegistrationWriter
-from streams.registry import Registry
+from streams.agents.lease_keeper import LeaseKeeper
+from streams.agents.registration_writer import NotWritten, RegistrationWriter
+from streams.agents.registry import Registry
+from streams.agents.table import AgentTable
+from streams.grpc_server import GrpcServer, PortTaken
 from streams.rules.leases import GRACE_MS, REMEMBER_MS, lease_of
 from streams.settings import Settings
-from streams.web import PortTaken
 
 NOW = 1_700_000_000_000
 
@@ -183,7 +182,7 @@ async def test_a_watcher_sees_what_is_there_and_what_changes(desk: Desk) -> None
 
 async def test_a_watcher_that_does_not_read_is_told_to_begin_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing grows without bound."""
-    monkeypatch.setattr("streams.registry.MAX_WAITING", 2)
+    monkeypatch.setattr("streams.agents.registry.MAX_WAITING", 2)
     stream = desk.watch(include_initial=True)
     async with asyncio.timeout(10):
         while not desk.registry._watchers:  # noqa: ASYNC110 - the server takes the call by itself
@@ -198,7 +197,7 @@ async def test_a_watcher_that_does_not_read_is_told_to_begin_again(desk: Desk, m
 
 async def test_watchers_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """One too many is refused."""
-    monkeypatch.setattr("streams.registry.MAX_WATCHERS", 0)
+    monkeypatch.setattr("streams.agents.registry.MAX_WATCHERS", 0)
     with pytest.raises(grpc.aio.AioRpcError, match="watchers already"):
         await asyncio.wait_for(desk.watch().read(), 10)
 

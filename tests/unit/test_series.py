@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from schemas.messages import ConfidenceDataPoint
-from streams.rules.alarms import SeriesId
-from streams.rules.detectors import Thresholds
-from streams.rules.series import VERSION, Series
-from streams.rules.windows import Span, Spans
+from streams.rules.detection.alarms import SeriesId
+from streams.rules.detection.detectors import Thresholds
+from streams.rules.windows.series import VERSION, Series
+from streams.rules.windows.windows import Span, Spans
 
 SERIES = SeriesId("a", "p", "agent")
 SPANS: Spans = {

@@ -11,7 +11,7 @@ import pytest
 from agents_io.errors import ClientError, ServerError
 from agents_io.transport import Answer
 from schemas.codec import header
-from streams import single_flight
+from streams.dispatch import single_flight
 from streams.rules.records import MOVED_HEADER
 from tests.support.dispatching import Dispatching
 from tests.support.homes import settle, until

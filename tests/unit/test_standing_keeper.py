@@ -12,9 +12,9 @@ from agents_io.caller import Caller
 from agents_io.errors import ServerError
 from schemas.codec import decode
 from schemas.messages import AgentRegistration, AgentStanding
+from streams.agents.standing_keeper import REPEAT_MS, StandingKeeper
 from streams.metrics import DispatchMetrics
 from streams.rules.records import Output
-from streams.standing_keeper import REPEAT_MS, StandingKeeper
 from tests.support.dispatching import Dispatching
 from tests.support.homes import until
 

@@ -9,7 +9,7 @@ import orjson
 from aiokafka.structs import ConsumerRecord
 
 from schemas.messages import AgentStanding
-from streams.standings import Standings
+from streams.agents.standings import Standings
 from tests.support.homes import intake
 
 

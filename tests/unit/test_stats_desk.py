@@ -12,11 +12,11 @@ from aiohttp import web
 
 from schemas.messages import ConfidenceDataPoint
 from streams.processors.stats import NotReady
-from streams.rules.detectors import Thresholds
-from streams.rules.windows import Span
+from streams.roles.stats_desk import StatsDesk
+from streams.rules.detection.detectors import Thresholds
+from streams.rules.windows.windows import Span
 from streams.statistics.query import Question, part
 from streams.statistics.state import State
-from streams.stats_desk import StatsDesk
 
 SPANS: Any = {"minute": Span(60_000, 0, 60), "hour": Span(3_600_000, 0, 24), "day": Span(86_400_000, 0, 30)}
 NOON_MS = 1_795_348_800_000

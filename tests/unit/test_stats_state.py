@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from schemas.messages import ConfidenceDataPoint
-from streams.rules.windows import Span
+from streams.rules.windows.windows import Span
 from streams.statistics.state import Live, State
 
 SPANS: Any = {"minute": Span(60_000, 0, 60), "hour": Span(3_600_000, 0, 24), "day": Span(86_400_000, 0, 30)}

@@ -8,10 +8,10 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from streams.rules.alarms import SeriesId
-from streams.rules.detectors import Thresholds
-from streams.rules.series import Series
-from streams.rules.windows import Span, Window
+from streams.rules.detection.alarms import SeriesId
+from streams.rules.detection.detectors import Thresholds
+from streams.rules.windows.series import Series
+from streams.rules.windows.windows import Span, Window
 from streams.statistics.table import StatsTable, parse_key, series_key, source_offset, window_key
 
 AWKWARD = SeriesId('agent "1", [x]\u2028', "pattern/ü", "")

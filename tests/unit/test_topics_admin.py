@@ -7,8 +7,8 @@ import doctest
 import pytest
 
 from schemas.topics import BY_NAME, DEFAULT_PARTITIONS, INTAKE, LARGE_RECORD_BYTES, dead_letter_topics, full_name
-from streams import topics_admin
-from streams.topics_admin import TopicChange, plan, wanted
+from streams.broker import topics_admin
+from streams.broker.topics_admin import TopicChange, plan, wanted
 
 P = "p."
 ALL = wanted(P)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from schemas.messages import ConfidenceDataPoint
-from streams.rules.moments import Sample
-from streams.rules.windows import SIZES_MS, Span, Spans, Window, WindowId, Windows, aggregate
+from streams.rules.windows.moments import Sample
+from streams.rules.windows.windows import SIZES_MS, Span, Spans, Window, WindowId, Windows, aggregate
 
 MINUTE = 60_000
 SPANS: Spans = {

@@ -1,0 +1,1 @@
+"""Agents that dial in: their streams, the hop between workers, the transport."""

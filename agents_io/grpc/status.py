@@ -1,0 +1,105 @@
+"""gRPC's status of a failed call to the tree of errors: the table in `transport`.
+
+In: what grpc raised. Out: one `AgentError`, with what the agent said in a short sentence and never the secret it was sent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+import grpc
+import grpc.aio
+
+from agents_io.errors import (
+    AgentError,
+    AnswerTooLarge,
+    BadResponse,
+    CallTimeout,
+    ClientError,
+    ConnectionFailed,
+    InternalError,
+    RateLimited,
+    ServerError,
+)
+from agents_io.rules.answer import excerpt
+from agents_io.rules.retry import parse_retry_after
+
+_Code = grpc.StatusCode
+
+TABLE: dict[grpc.StatusCode, type[AgentError]] = {
+    _Code.UNAVAILABLE: ConnectionFailed,
+    _Code.CANCELLED: ConnectionFailed,
+    _Code.DEADLINE_EXCEEDED: CallTimeout,
+    _Code.RESOURCE_EXHAUSTED: RateLimited,
+    _Code.INTERNAL: ServerError,
+    _Code.UNKNOWN: ServerError,
+    _Code.DATA_LOSS: ServerError,
+    _Code.ABORTED: ServerError,
+    _Code.INVALID_ARGUMENT: ClientError,
+    _Code.NOT_FOUND: ClientError,
+    _Code.ALREADY_EXISTS: ClientError,
+    _Code.FAILED_PRECONDITION: ClientError,
+    _Code.OUT_OF_RANGE: ClientError,
+    _Code.UNAUTHENTICATED: ClientError,
+    _Code.PERMISSION_DENIED: ClientError,
+    _Code.UNIMPLEMENTED: ClientError,
+}
+LINE_IN_DOUBT = frozenset({_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED})
+"""After these the next call has a new connection: the agent may be back, or its host gone without a word."""
+_MAY_SAY_WHEN = frozenset({_Code.UNAVAILABLE, _Code.RESOURCE_EXHAUSTED})
+# No descriptors or ports left on this machine: not the agent's fault.
+_OURS = tuple(
+    os.strerror(number) for number in (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM)
+)
+
+
+def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str) -> AgentError:
+    """What a status that is not OK means."""
+    code = error.code()
+    details = error.details() or ""
+    if code is _Code.DEADLINE_EXCEEDED:
+        return CallTimeout(f"no answer within {timeout_s:.3g} s")
+    said = excerpt(_told(details.replace(token, "***") if token else details).encode("utf-8", "replace"))
+    if code is _Code.UNAVAILABLE and any(text in details for text in _OURS):
+        return InternalError(f"this worker could not connect: {said}")
+    special = _own_finding(code, details, said)
+    if special is not None:
+        return special
+    kind = TABLE.get(code, ServerError)
+    text = f"the connection failed: {said}" if kind is ConnectionFailed else f"the agent answered {code.name}: {said}"
+    return kind(text, retry_after_s=_retry_after(error) if code in _MAY_SAY_WHEN else None)
+
+
+def _told(details: str) -> str:
+    """Where gRPC could not connect: why, without the words before it.
+
+    >>> _told("failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:7: Connection refused")
+    'ipv4:10.0.0.1:7: Connection refused'
+    """
+    text = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+    _, of_tls, why = text.rpartition("OPENSSL_internal:")
+    return f"TLS: {why}" if of_tls else text
+
+
+def _own_finding(code: grpc.StatusCode, details: str, said: str) -> AgentError | None:
+    """What our own side of the call found wrong with the answer, or the agent's side with the request."""
+    if code is _Code.RESOURCE_EXHAUSTED and "larger than max" in details:
+        if "CLIENT:" in details:
+            return AnswerTooLarge(f"the answer is larger than accepted: {said}")
+        return ClientError(f"the task is larger than the agent accepts: {said}")
+    if "ompression algorithm" in details or "ompressed" in details:
+        return BadResponse(f"the answer is compressed although identity was asked for: {said}")
+    return None
+
+
+def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
+    """Seconds, from the trailing metadata; None where there is nothing to be made of."""
+    for name, value in error.trailing_metadata() or ():
+        text = value if isinstance(value, str) else ""
+        if name == "retry-after":
+            return parse_retry_after(text, time.time())
+        if name == "grpc-retry-pushback-ms" and text.isascii() and text.isdigit() and len(text) < 10:
+            return int(text) / 1000
+    return None

@@ -1,0 +1,1 @@
+"""Everything over HTTP: the exchange all share, and one transport for each protocol."""

@@ -1,0 +1,73 @@
+"""Calls to models behind an OpenAI-compatible API: `POST {endpoint}/chat/completions`, protocol `openai`.
+
+In: a registration whose endpoint is the API's base (usually ending in `/v1`) and whose metadata names the model. Out: the
+model's answer as JSON with value and confidence, tokens in its metadata, or one `AgentError` (`rules/wire/chat.py`; statuses as
+in `exchange.py`, 429 also by its `x-ratelimit-*` headers). It never streams, offers no tools, and keeps no conversation.
+"""
+
+from __future__ import annotations
+
+import httpx
+
+from agents_io.errors import BadResponse, Unsupported
+from agents_io.http.exchange import HttpExchange, Peer, below, header, said, status_error, within
+from agents_io.per_agent import PerAgent
+from agents_io.rules.wire.chat import chat_answer, chat_config, chat_request, reset_s, spent
+from agents_io.rules.wire.prompts import read_payload
+from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
+from schemas.messages import AgentRegistration
+
+
+class _Model(Peer):
+    """One model: where it is asked, and how."""
+
+    __slots__ = ("completions", "config", "models")
+
+    def __init__(self, agent: AgentRegistration) -> None:
+        super().__init__(agent)
+        self.config = chat_config(agent.metadata)
+        self.completions = below(self.base, "chat/completions")
+        self.models = below(self.base, "models")
+
+
+class OpenAiTransport:
+    """Calls agents of protocol `openai`; one instance serves all of a worker's agents."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        max_connections: int = 1000,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
+        """`transport`: in place of the pool over aiohttp, for tests."""
+        self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
+        self._models = PerAgent(_Model)
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """One attempt. Raises `AgentError`; cancelling it closes the connection, upon which servers stop generating."""
+        return await within(call.timeout_s, lambda: self._attempt(agent, call))
+
+    async def _attempt(self, agent: AgentRegistration, call: Call) -> Answer:
+        model = self._models.get(agent)
+        try:
+            request = chat_request(model.config, read_payload(call.body))
+        except ValueError:
+            raise Unsupported("the payload is not JSON") from None
+        response, body = await self._http.raw(model.post(model.completions, request, call=call))
+        status = response.status_code
+        if not 200 <= status < 300:
+            error = spent(body) if status == 429 else None
+            raise error or status_error(response, said(model, body), reset_s(response.headers))
+        if header(response, b"content-encoding") not in (b"", b"identity"):
+            raise BadResponse("the answer is compressed although identity was asked for")
+        return model.parsed(body, lambda: chat_answer(body, model.config.form, model.reading))
+
+    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+        """Whether `GET {endpoint}/models` says 2xx in time. Raises `Unsupported` on a registration that cannot work."""
+        model = self._models.get(agent)
+        return await self._http.is_well(model.get(model.models), timeout_s)
+
+    async def close(self) -> None:
+        """Release every connection."""
+        await self._http.aclose()

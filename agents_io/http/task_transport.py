@@ -1,0 +1,126 @@
+"""Http tasks: one request to a URL that a task names, if the allow-list lets it, one attempt each.
+
+In: the lane's registration and a `Call` whose body is an order (`rules/wire/http_tasks.py`). Out: the reply as an `Answer`, or
+one `AgentError` by the table of `exchange.py`; `forbidden_target` for a URL, a host or an address that is not allowed.
+It sends no secret of the pipeline's, follows no redirect, undoes no compression, and shows in no error what the task's own
+headers and query hold.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+import aiohttp
+import httpx
+import yarl
+from aiohttp.abc import AbstractResolver
+
+from agents_io.errors import AgentError, BadResponse, ForbiddenTarget, Unsupported
+from agents_io.http.aiohttp_seam import URL_KEY, AiohttpTransport, RequestBody
+from agents_io.http.exchange import HttpExchange, header, status_error, within
+from agents_io.http.guarded_connector import guarded_connector
+from agents_io.rules.answer import excerpt
+from agents_io.rules.targets import AllowList, parse_target
+from agents_io.rules.wire.http_tasks import Order, read_order, read_reply
+from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call, idempotency_key
+from schemas.messages import AgentRegistration
+
+_MIN_HIDDEN = 4
+"""Values shorter than this are no secrets, and hiding them would garble every message."""
+
+
+class HttpTaskTransport:
+    """Carries out http tasks. `allowed`: hosts and networks; an empty one refuses everything."""
+
+    def __init__(
+        self,
+        allowed: AllowList,
+        *,
+        max_connections: int = 1000,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        resolver: Callable[[], AbstractResolver] = aiohttp.ThreadedResolver,
+        tls: Callable[[], ssl.SSLContext | None] | None = None,
+    ) -> None:
+        """`max_connections`: at least the calls in flight. `resolver`: in place of the system's, for tests.
+
+        `tls`: asked for each request's context: whom to trust. It should hold no certificate of ours: tasks name the hosts.
+        """
+        self._allowed = allowed
+        self._http = HttpExchange(
+            AiohttpTransport(connector=lambda: guarded_connector(allowed, max_connections, resolver), tls=tls),
+            max_answer_bytes=max_answer_bytes,
+        )
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """One attempt. Raises `AgentError`; cancelling it closes the connection."""
+        return await within(call.timeout_s, lambda: self._attempt(call))
+
+    async def _attempt(self, call: Call) -> Answer:
+        order = read_order(call.body)
+        target = parse_target(order.url)
+        self._allowed.lane(target)
+        response, body = await self._http.raw(_request(order, target.url, call))
+        if not 200 <= response.status_code < 300:
+            raise status_error(response, _said(order, body))
+        if header(response, b"content-encoding") not in (b"", b"identity"):
+            raise BadResponse("the answer is compressed although identity was asked for")
+        try:
+            return read_reply(body, header(response, b"content-type").decode("latin-1"))
+        except AgentError as error:
+            if _hidden(order, body) is not body:
+                raise type(error)("the answer is none, and repeats what it was asked with: not shown") from None
+            raise
+
+    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+        """Raises `Unsupported`: somebody else's server has no health page of ours."""
+        raise Unsupported("http tasks have no health check")
+
+    async def close(self) -> None:
+        """Release every connection."""
+        await self._http.aclose()
+
+
+def _request(order: Order, url: yarl.URL, call: Call) -> httpx.Request:
+    if order.query:
+        url = url.extend_query(order.query)
+    names = {name.lower() for name, _ in order.headers}
+    headers = [(name.encode(), value.encode()) for name, value in order.headers]
+    headers += [
+        (name.encode(), value)
+        for name, value in (("accept", b"application/json, text/*;q=0.5"), ("user-agent", b"parallax-streams"))
+        if name not in names
+    ]
+    if order.body is not None and "content-type" not in names:
+        headers.append((b"content-type", b"application/json"))
+    headers += [
+        (b"accept-encoding", b"identity"),
+        (b"idempotency-key", idempotency_key(call.idempotency_key).encode("ascii")),
+        (b"x-request-timeout-ms", b"%d" % max(1, int(call.timeout_s * 1000))),
+    ]
+    headers += [(name.encode("ascii"), value.encode("ascii", "replace")) for name, value in call.headers]
+    body = order.body or b""
+    if order.body is not None:
+        headers.append((b"content-length", b"%d" % len(body)))
+    # httpx is told the origin alone: what is connected to, and what the Host header says, is the checked `yarl.URL`.
+    try:
+        origin = httpx.URL(str(url.origin()))
+    except (ValueError, httpx.InvalidURL):
+        raise ForbiddenTarget("target: is not a URL that can be read") from None
+    headers.append((b"host", url.host_port_subcomponent.encode("ascii") if url.host_port_subcomponent else b""))
+    return httpx.Request(order.method, origin, headers=headers, stream=RequestBody(body), extensions={URL_KEY: url})
+
+
+def _said(order: Order, body: bytes) -> str:
+    return excerpt(_hidden(order, body)) if body.strip() else "no body"
+
+
+def _hidden(order: Order, body: bytes) -> bytes:
+    """The same body without what the task's headers and query hold: a server may echo them."""
+    held = [value for _, value in order.headers]
+    held += [value.rpartition(" ")[2] for value in held]
+    held += [*order.query.values(), *yarl.URL(order.url).query.values()]
+    for part in sorted({part for part in held if len(part) >= _MIN_HIDDEN}, key=len, reverse=True):
+        if part.encode() in body:
+            body = body.replace(part.encode(), b"***")
+    return body

@@ -1,0 +1,1 @@
+"""One protocol each: from a call to what is sent, from what came to an answer. Pure."""

@@ -1,0 +1,146 @@
+"""Agents: how they are reached and limited, and how they stand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas.messages.base import Count, DurationMs, Id, Message, Milliseconds, Name, Ratio, Timestamp
+
+Protocol = Literal["http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka"]
+
+
+class Limits(Message):
+    """How much one agent may be asked: `max_requests` in any `window_ms`, `max_concurrency` at once."""
+
+    max_requests: Annotated[int, Field(ge=1)] = 100
+    window_ms: DurationMs = 60_000
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
+    adaptive: bool | None = None
+    """Whether the concurrency is found by trying, `max_concurrency` at most."""
+    hedge: bool | None = None
+    """Whether the agent may be asked twice at once for one task, because it honours the Idempotency-Key."""
+
+
+class BreakerLimits(Message):
+    """When an agent's circuit opens and for how long; milliseconds.
+
+    `failure_rate` replaces the threshold, `slow_rate` (with `slow_call_duration`) stands beside it; both want `minimum_calls`.
+    `mode`: open lets no call through, disabled lets all.
+    """
+
+    failure_threshold: Annotated[int, Field(ge=1, le=10_000)] = 5
+    reset_timeout: DurationMs = 30_000
+    monitoring_period: DurationMs = 60_000
+    failure_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    minimum_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    slow_call_duration: DurationMs | None = None
+    slow_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    mode: Literal["auto", "open", "disabled"] = "auto"
+
+    @model_validator(mode="after")
+    def _slow(self) -> Self:
+        if (self.slow_rate is None) != (self.slow_call_duration is None):
+            raise ValueError("slowRate and slowCallDuration belong together")
+        return self
+
+
+_NO_SECRET_HEADERS = frozenset(
+    ("host", "connection", "content-length", "content-type", "transfer-encoding", "idempotency-key", "accept-encoding")
+)
+
+
+class SecretRef(Message):
+    """Where a secret lies; never the secret itself. Exactly one of `env` and `file`.
+
+    It is sent as `Authorization: Bearer ...`, or with `scheme: header` as it is in the header named.
+    """
+
+    env: Name | None = None
+    file: Name | None = None
+    scheme: Literal["bearer", "header"] | None = None
+    header: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError('must name a secret by exactly one of {"env": NAME} or {"file": PATH}')
+        if (self.scheme == "header") != (self.header is not None):
+            raise ValueError('scheme "header" goes with header: NAME, such as X-Api-Key, and with nothing else')
+        if self.header is not None and self.header.lower() in _NO_SECRET_HEADERS:
+            raise ValueError(f"header: {self.header} is not for secrets")
+        return self
+
+
+_SCHEMES: dict[str, Protocol] = {
+    "http": "http",
+    "https": "http",
+    "grpc": "grpc",
+    "grpcs": "grpc",
+    "gateway": "gateway",
+    "a2a": "a2a",
+    "openai": "openai",
+    "mcp": "mcp",
+    "kafka": "kafka",
+}
+BUILTIN_PREFIXES = ("http:", "function:", "pattern:")
+"""Ids of the agents that tasks of these types make for themselves; nobody can register one."""
+
+
+class AgentRegistration(Message):
+    """One agent and how to reach it (compacted topic `agents`; a null value unregisters)."""
+
+    id: Id
+    name: Name | None = None
+    endpoint: Annotated[str, Field(min_length=1, max_length=2048)]
+    protocol: Protocol | None = None
+    capabilities: Annotated[list[Name], Field(max_length=1000)] = []
+    metadata: dict[str, Any] | None = None
+    limits: Limits | None = None
+    breaker: BreakerLimits | None = None
+    auth: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        scheme = self.endpoint.partition("://")[0] if "://" in self.endpoint else ""
+        if self.protocol is None and scheme not in _SCHEMES:
+            raise ValueError(
+                f"endpoint: the protocol cannot be told from {self.endpoint[:80]!r}; write http://..., grpc://..., "
+                "gateway://... or give protocol"
+            )
+        if self.transport == "http" and scheme not in ("http", "https"):
+            raise ValueError(f"endpoint: an http agent needs an http:// or https:// URL, not {self.endpoint[:80]!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _unreserved(self) -> Self:
+        if self.id.startswith(BUILTIN_PREFIXES):
+            raise ValueError(
+                f"id: must not begin with {', '.join(BUILTIN_PREFIXES)}: such agents are the pipeline's own"
+            )
+        return self
+
+    @property
+    def transport(self) -> str:
+        """The protocol given, or the one the endpoint's scheme tells."""
+        return self.protocol or _SCHEMES[self.endpoint.partition("://")[0]]
+
+
+class AgentStanding(Message):
+    """What its home knows of an agent, for those that choose among several (compacted topic `standings`).
+
+    `load`: tasks that wait for it or are being called; `response_time` in ms and `confidence` are of recent answers.
+    """
+
+    agent_id: Id
+    at: Timestamp
+    circuit: Literal["closed", "open", "half_open"] = "closed"
+    open_until: Timestamp | None = None
+    healthy: bool = True
+    reason: Literal["", "checks", "calls"] = ""
+    ejected_until: Timestamp | None = None
+    load: Count = 0
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    response_time: Milliseconds | None = None
+    confidence: Ratio | None = None

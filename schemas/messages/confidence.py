@@ -1,0 +1,116 @@
+"""Confidence: data points, their windows, what is wrong with them, and what they are worth."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.messages.base import Count, Id, Message, Milliseconds, Ratio, Timestamp
+
+Interval = Literal["minute", "hour", "day"]
+Severity = Literal["low", "medium", "high"]
+AnomalyType = Literal[
+    "sudden_drop", "low_confidence", "high_variance", "drift", "outlier", "miscalibrated", "slow", "silent"
+]
+
+
+class ConfidenceDataPoint(Message):
+    """What one execution said of its own confidence, and whether it succeeded. `execution_time` in ms.
+
+    With `feedback`: the point of `task_id` once more, unchanged but for `success`, which now says how it really turned out.
+    """
+
+    agent_id: Id
+    pattern_name: Annotated[str, Field(max_length=256)] = ""
+    task_type: Annotated[str, Field(max_length=256)] = ""
+    confidence: Ratio
+    success: bool
+    timestamp: Timestamp
+    execution_time: Milliseconds
+    task_id: Id | None = None
+    feedback: bool = False
+
+
+class ReliabilityBin(Message):
+    """Outcomes of one range of stated confidence: their mean confidence, success rate and its 95 % interval."""
+
+    count: Count
+    confidence: Ratio
+    success_rate: Ratio
+    low: Ratio
+    high: Ratio
+
+
+class AgentCalibration(Message):
+    """What an agent's stated confidence has been worth. `table`: calibrated confidence at the stated 0, 0.05, ... 1.
+
+    `gap`: mean confidence less success rate (positive: overconfident) with its 95 % interval; `calibration_error`: root mean
+    square over the bins, less what chance alone would show.
+    """
+
+    agent_id: Id
+    count: Count
+    method: Literal["curve", "bins"]
+    table: Annotated[list[Ratio], Field(min_length=21, max_length=21)]
+    success_rate: Ratio
+    gap: float
+    gap_low: float
+    gap_high: float
+    brier: Ratio
+    log_loss: float
+    calibration_error: Ratio
+    bins: list[ReliabilityBin] = []
+
+
+class Aggregate(Message):
+    """One window of one agent, pattern and task type. `variance` is the population variance; times in ms."""
+
+    agent_id: Id
+    pattern_name: str
+    task_type: str
+    interval: Interval
+    window_start: Timestamp
+    window_end: Timestamp
+    final: bool
+    count: Count
+    success_count: Count
+    avg_confidence: Ratio
+    min_confidence: Ratio
+    max_confidence: Ratio
+    variance: Annotated[float, Field(ge=0, le=0.25)]
+    success_rate: Ratio
+    avg_execution_time: Milliseconds
+    p50_execution_time: Milliseconds
+    p95_execution_time: Milliseconds
+    p99_execution_time: Milliseconds
+    p10_confidence: Ratio
+    p50_confidence: Ratio
+    brier: Ratio
+    ece: Ratio
+    revision: Count = 0
+
+
+class AnomalyDetails(Message):
+    """The numbers that made a detector speak; `points` are the confidences around the moment, oldest first."""
+
+    current_confidence: float | None = None
+    historical_average: float | None = None
+    deviation: float | None = None
+    threshold: float | None = None
+    window: str | None = None
+    detector: str
+    points: list[float] = []
+
+
+class Anomaly(Message):
+    """One episode of something wrong with an agent; `id` is the same when it fires and when it resolves."""
+
+    id: Id
+    type: AnomalyType
+    agent_id: Id
+    pattern_name: str | None = None
+    severity: Severity
+    state: Literal["firing", "resolved"]
+    detected_at: Timestamp
+    details: AnomalyDetails

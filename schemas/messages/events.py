@@ -1,0 +1,45 @@
+"""Lifecycle events."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from schemas.messages.base import Id, Message, Timestamp
+
+EventType = Literal[
+    "task:started",
+    "task:completed",
+    "task:failed",
+    "task:retrying",
+    "task:cache-hit",
+    "task:cancelled",
+    "task:expired",
+    "task:parked",
+    "task:duplicate",
+    "task:dead-lettered",
+    "circuit:open",
+    "circuit:half-open",
+    "circuit:close",
+    "plan:started",
+    "plan:progress",
+    "plan:completed",
+    "plan:failed",
+    "plan:duplicate",
+    "anomaly:detected",
+    "anomaly:resolved",
+    "agent:registered",
+    "agent:unregistered",
+    "agent:healthy",
+    "agent:unhealthy",
+    "agent:draining",
+    "dispatch:blocked",
+]
+
+
+class Event(Message):
+    """A lifecycle notice. `data` holds what its `type` documents."""
+
+    id: Id
+    type: EventType
+    timestamp: Timestamp
+    data: dict[str, Any]

@@ -1,0 +1,102 @@
+"""What a home must not forget when it moves. Ours alone: no user reads it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from schemas.messages.base import Count, Id, Message, Ratio, Timestamp
+
+
+class SeenTasks(Message):
+    """Digests of task ids that were answered, base64; `sequence` orders the chunks."""
+
+    sequence: Count
+    digests: Annotated[str, Field(max_length=1_000_000)]
+
+
+class BreakerState(Message):
+    """A circuit breaker. Times are ages in ms."""
+
+    state: Literal["closed", "open", "half_open"]
+    failures: list[Count] = []
+    open_for: Count = 0
+    successes: Count = 0
+    rates: list[Annotated[list[Count], Field(min_length=4, max_length=4)]] = []
+    """Calls within the window as `[age in ms, calls, failures, slow calls]`, where the circuit goes by their shares."""
+
+
+class LimiterState(Message):
+    """A rate limit: `[age in ms, calls]` of those within the window, oldest first."""
+
+    log: list[Annotated[list[Count], Field(min_length=2, max_length=2)]] = []
+    paused_for: Count = 0
+
+
+class HealthState(Message):
+    """How an agent's calls ended lately: failures and ejections in a row, and how long it is still out; ms."""
+
+    failed: Count = 0
+    ejections: Count = 0
+    ejected_for: Count = 0
+
+
+class AgentGuard(Message):
+    """What an agent's circuit breaker and rate limit had seen."""
+
+    agent_id: Id
+    breaker: BreakerState
+    limiter: LimiterState
+    concurrency: Annotated[float, Field(ge=1)] | None = None
+    """What was found of an agent whose limits are adaptive."""
+    health: HealthState | None = None
+
+
+class KeptAnswer(Message):
+    """A cached answer in its slot of the cache."""
+
+    slot: Count
+    key: str
+    agent_id: Id
+    confidence: Ratio
+    value: Any
+    expires: Timestamp
+
+
+class HomeState(Message):
+    """One thing a home partition must not forget when it moves; exactly one of the three is there."""
+
+    app: str
+    at: Timestamp
+    seen: SeenTasks | None = None
+    guard: AgentGuard | None = None
+    answer: KeptAnswer | None = None
+
+
+class PlanBegun(Message):
+    """A plan under way: as it was sent, with the templates it uses; `place`: partition and offset of its record."""
+
+    plan_id: Id
+    plan: dict[str, Any]
+    templates: dict[str, Any] = {}
+    accepted: Timestamp
+    place: Annotated[list[Count], Field(min_length=2, max_length=2)]
+
+
+class PlanSteps(Message):
+    """What happened to a plan's steps, in order; `sequence` orders the chunks."""
+
+    plan_id: Id
+    sequence: Count
+    entries: list[dict[str, Any]]
+
+
+class PlanMemory(Message):
+    """One thing the coordinator must not forget; exactly one of the three is there."""
+
+    app: str
+    at: Timestamp
+    seen: SeenTasks | None = None
+    begun: PlanBegun | None = None
+    steps: PlanSteps | None = None

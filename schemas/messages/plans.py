@@ -1,0 +1,49 @@
+"""Plans and their results."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from schemas.messages.base import DurationMs, Id, Message, Milliseconds, Ratio, Timestamp
+from schemas.messages.tasks import Result, ResultStatus, Task, TaskError
+
+PlanKind = Literal["parallel", "sequential", "dag"]
+Strategy = Literal["all", "race", "allSettled", "weighted"]
+
+
+class Plan(Message):
+    """Tasks that belong together; how they run is told by `kind` or, when missing, by what else is given."""
+
+    id: Id
+    kind: PlanKind | None = None
+    tasks: Annotated[list[Task], Field(min_length=1, max_length=10_000)]
+    strategy: Strategy | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 10
+    continue_on_error: bool | None = None
+    timeout: DurationMs | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class ResultsAt(Message):
+    """Where the results of a plan's steps lie when they are too many for one record: a topic, and their key there."""
+
+    topic: str
+    key: str
+
+
+class PlanResult(Message):
+    """The one terminal answer of a plan; `results` in the order of the plan's tasks, or none and a `reference` to them."""
+
+    plan_id: Id
+    kind: PlanKind
+    strategy: Strategy | None = None
+    status: ResultStatus
+    results: list[Result]
+    result: Any = None
+    confidence: Ratio | None = None
+    error: TaskError | None = None
+    reference: ResultsAt | None = None
+    execution_time: Milliseconds
+    timestamp: Timestamp

@@ -1,0 +1,1 @@
+"""Which agents there are, how they are reached, and how they stand."""

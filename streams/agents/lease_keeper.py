@@ -1,0 +1,109 @@
+"""Ends the leases that ran out: of the agents whose home is at this worker, so that one worker decides about each.
+
+In: the table of agents, once a second. Out: registrations renewed, ended or forgotten, on the topic `agents`. An agent that asked
+to be renewed by us is asked for its health first. After this worker's start every lease has its whole time again: its agent may
+have had nobody to renew it with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from agents_io.errors import AgentError, Unsupported
+from agents_io.transport import Transport
+from schemas.messages import AgentRegistration
+from streams.agents.registration_writer import NotWritten, RegistrationWriter
+from streams.agents.table import AgentTable
+from streams.rules.leases import ended, lease_of, renewed, state, with_lease
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 1.0
+ASK_TIMEOUT_S = 5.0
+MAX_AT_ONCE = 32
+
+
+class LeaseKeeper:
+    """One worker's. `owns`: whether an agent's home is here."""
+
+    def __init__(
+        self,
+        table: AgentTable,
+        writer: RegistrationWriter,
+        transport: Transport,
+        owns: Callable[[str], bool],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._table = table
+        self._writer = writer
+        self._transport = transport
+        self._owns = owns
+        self._wall_ms = wall_ms
+        self._since_ms = wall_ms()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """For ever."""
+        try:
+            while True:
+                await asyncio.sleep(LOOK_EVERY_S)
+                try:
+                    self.look()
+                except Exception as error:  # whatever it is, leases must go on being looked at
+                    log.error("leases could not be looked at; trying again", error=repr(error))
+        finally:
+            for task in list(self._busy.values()):
+                task.cancel()
+
+    def look(self) -> None:
+        """Begin what is due."""
+        now_ms = self._wall_ms()
+        due = [agent for agent in (*self._table.all(), *self._table.all_ended()) if self._due(agent, now_ms)]
+        for agent_id in [agent.id for agent in due if agent.id not in self._busy and self._owns(agent.id)]:
+            if len(self._busy) >= MAX_AT_ONCE:
+                return
+            task = self._busy[agent_id] = asyncio.get_running_loop().create_task(self._settle(agent_id))
+            task.add_done_callback(partial(self._settled, agent_id))
+
+    def _due(self, agent: AgentRegistration, now_ms: int) -> bool:
+        lease = lease_of(agent)
+        return lease is not None and state(lease, now_ms, self._since_ms) in ("over", "forgotten")
+
+    def _settled(self, agent_id: str, task: asyncio.Task[None]) -> None:
+        del self._busy[agent_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a lease could not be settled; trying again", agent=agent_id, error=repr(error))
+
+    async def _settle(self, agent_id: str) -> None:
+        """Decide on what is known once everything written so far was read."""
+        try:
+            await self._table.catch_up()
+            agent = self._table.get(agent_id) or self._table.ended(agent_id)
+            lease = None if agent is None else lease_of(agent)
+            if agent is None or lease is None or not self._due(agent, self._wall_ms()):
+                return
+            if lease.ended_ms is not None:
+                await self._writer.write(agent_id, None)
+                return
+            well = lease.auto_renew and await self._is_well(agent)
+            if self._table.get(agent_id) is not agent:
+                return  # it was renewed, or registered anew, while it was asked
+            now_ms = self._wall_ms()
+            after = renewed(lease, 0, now_ms) if well else ended(lease, now_ms)
+            await self._writer.write(agent_id, with_lease(agent, after))
+            if not well:
+                log.info("lease ended", agent=agent_id, expired_ms_ago=now_ms - lease.expires_ms)
+        except NotWritten as error:
+            log.warning("a lease could not be settled; trying again", agent=agent_id, error=str(error))
+
+    async def _is_well(self, agent: AgentRegistration) -> bool:
+        try:
+            return await self._transport.health(agent, ASK_TIMEOUT_S)
+        except Unsupported:
+            return True  # it is there, and has no health check
+        except AgentError:
+            return False

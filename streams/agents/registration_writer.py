@@ -1,0 +1,64 @@
+"""Writes registrations to the topic `agents`, and waits until the brokers have them. The one way a worker writes there.
+
+In: a registration, or an agent to be forgotten. Out: a record, acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from aiokafka.errors import KafkaError
+
+from schemas.messages import AgentRegistration
+from schemas.topics import full_name
+from streams.agents.table import AgentTable
+from streams.engine.event_sink import EventSink
+from streams.rules.gateway_claim import OWN_HEADER, Place
+from streams.rules.records import Recorder
+
+WRITE_TIMEOUT_S = 8.0
+"""Agents in use wait ten seconds for a word that they are known."""
+AT_ONCE = 500
+
+
+class NotWritten(Exception):
+    """The brokers did not take it; nothing is known to have changed."""
+
+
+class RegistrationWriter:
+    """One worker's hand on the topic."""
+
+    def __init__(
+        self, sink: EventSink, table: AgentTable, recorder: Recorder, prefix: str, wall_ms: Callable[[], int]
+    ) -> None:
+        self._sink = sink
+        self._table = table
+        self._recorder = recorder
+        self._wall_ms = wall_ms
+        self._topic = full_name("agents", prefix)
+
+    async def put(self, agent_id: str, agent: AgentRegistration | None, mark: str = "") -> Place:
+        """Register, or unregister with None. `mark`: the gateway's, see `rules/gateway_claim.py`. Raises `NotWritten`."""
+        output = self._recorder.registration(agent_id, agent, self._wall_ms())
+        headers = [*output.headers, (OWN_HEADER, mark.encode())] if mark else output.headers
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S):
+                told = await self._sink.producer.send_and_wait(
+                    self._topic, output.value, key=output.key, headers=headers
+                )
+        except (KafkaError, TimeoutError) as error:
+            raise NotWritten(f"the registration could not be written: {error!r}") from error
+        return Place(told.partition, told.offset)
+
+    async def write(self, agent_id: str, agent: AgentRegistration | None) -> None:
+        """The same, and wait until this worker's own table knows it. Raises `NotWritten`."""
+        await self.put(agent_id, agent)
+        await self._table.catch_up()
+
+    async def write_all(self, work: Iterable[tuple[str, AgentRegistration | None]]) -> None:
+        """Many. Raises `NotWritten` when some were not; others may have been."""
+        waiting = list(work)
+        for first in range(0, len(waiting), AT_ONCE):
+            await asyncio.gather(*(self.put(*one) for one in waiting[first : first + AT_ONCE]))
+        await self._table.catch_up()

@@ -1,0 +1,184 @@
+"""Tells what this worker knows of the agents that live in its homes: standings for those that choose, and news of their health.
+
+In: the callers of the open homes, looked at every second, and what health checks say. Out: records of `standings` when
+something turned, and at most every second when load, times or confidence moved; `agent:healthy` and `agent:unhealthy` exactly
+at the change, also when the home moved meanwhile (what was last told is read from the topic). Best effort, outside
+transactions: it changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from agents_io.caller import Caller
+from agents_io.rules.health import Checks, ChecksConfig
+from schemas.codec import pack
+from schemas.messages import AgentStanding, EventType
+from schemas.times import format_time
+from streams.agents.standings import Standings
+from streams.metrics import DispatchMetrics
+from streams.rules.records import Output, Recorder
+from streams.settings import Settings
+
+LOOK_S = 1.0
+REPEAT_MS = 10_000
+"""An agent that does something is told of this often, moved or not: what is old is trusted less."""
+MOVED = 0.2
+"""Times and confidence have moved when they differ by this share."""
+
+
+class StandingKeeper:
+    """`callers`: those of each open home, by agent id. `wall_ms`: epoch ms."""
+
+    def __init__(
+        self,
+        callers: Callable[[], Iterable[Mapping[str, Caller]]],
+        standings: Standings,
+        settings: Settings,
+        recorder: Recorder,
+        emit: Callable[[Output], None],
+        metrics: DispatchMetrics,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._callers = callers
+        self._standings = standings
+        self._config = ChecksConfig(settings.health.unhealthy_after, settings.health.healthy_after)
+        self._recorder = recorder
+        self._emit = emit
+        self._metrics = metrics
+        self._wall_ms = wall_ms
+        self._loop = asyncio.get_running_loop()
+        self._told: dict[str, AgentStanding] = {}
+        self._ended: dict[str, tuple[int, int]] = {}
+        self._checks: dict[str, Checks] = {}
+        self._hedges = 0
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look()
+
+    def look(self) -> None:
+        """Tell what moved, and forget agents that live elsewhere now."""
+        present = set(self._checks)
+        hedges = 0
+        for callers in self._callers():
+            for agent_id, caller in callers.items():
+                present.add(agent_id)
+                hedges += caller.track.hedges
+                busy = caller.lane.waiting + caller.lane.in_flight
+                seen = caller.lane.ended, busy
+                told = self._told.get(agent_id)
+                # An agent that did nothing since, and against whom nothing is told, stands as before.
+                if self._ended.get(agent_id) != seen or told is None or not told.healthy or told.circuit != "closed":
+                    self._ended[agent_id] = seen
+                    self.tell(agent_id, caller)
+                elif caller.lane.breaker.config.mode == "open":
+                    self.tell(agent_id, caller)
+        if hedges > self._hedges:
+            self._metrics.hedges.inc(hedges - self._hedges)
+        self._hedges = hedges
+        for agent_id in [agent_id for agent_id in self._told if agent_id not in present]:
+            self._told.pop(agent_id)
+            self._ended.pop(agent_id, None)
+
+    def tell(self, agent_id: str, caller: Caller | None) -> None:
+        """Something about this agent may have turned. `caller`: None if it was not called yet."""
+        told = self._told.get(agent_id) or self._standings.get(agent_id)
+        standing = self._standing(agent_id, caller, told)
+        if agent_id in self._told and told is not None and not _moved(told, standing):
+            return
+        self._told[agent_id] = standing
+        was_well = told is None or told.healthy
+        if standing.healthy != was_well:
+            self._tell_health(standing)
+        if told is None or _moved(told, standing):
+            wire = standing.model_dump(by_alias=True, exclude_none=True)
+            self._emit(Output("standings", agent_id.encode(), pack(wire)))
+
+    def checked(self, agent_id: str, caller: Caller | None, well: bool) -> None:
+        """A health check of an agent ended."""
+        checks = self._checks.get(agent_id)
+        if checks is None:
+            known = self._standings.get(agent_id)
+            well_before = known is None or known.reason != "checks"
+            checks = self._checks[agent_id] = Checks(self._config, well=well_before)
+        before = checks.well
+        told = self._told.get(agent_id)
+        if checks.told(well) != before or told is None or not told.healthy:
+            self.tell(agent_id, caller)
+
+    def unasked(self, agent_id: str) -> None:
+        """This agent lives elsewhere, is gone, or cannot be asked: no check says anything of it."""
+        self._checks.pop(agent_id, None)
+
+    def gone(self, agent_id: str) -> None:
+        """The agent was unregistered: nothing is to be known of it."""
+        self.unasked(agent_id)
+        self._told.pop(agent_id, None)
+        self._ended.pop(agent_id, None)
+        if self._standings.get(agent_id) is not None:
+            self._emit(Output("standings", agent_id.encode(), None))
+
+    def _standing(self, agent_id: str, caller: Caller | None, told: AgentStanding | None) -> AgentStanding:
+        now, now_ms = self._loop.time(), self._wall_ms()
+        checks = self._checks.get(agent_id)
+        fields: dict[str, Any] = {"agent_id": agent_id, "at": now_ms}
+        if caller is not None:
+            lane, track = caller.lane, caller.track
+            shut_until = lane.breaker.shut_until(now)
+            fields |= {
+                "circuit": lane.breaker.state(now),
+                "load": lane.waiting + lane.in_flight,
+                "concurrency": lane.concurrency,
+            }
+            if now < shut_until < float("inf"):
+                fields["open_until"] = now_ms + round((shut_until - now) * 1000)
+            if track.latency.mean.value is not None:
+                fields["response_time"] = round(track.latency.mean.value * 1000, 1)
+            if track.confidence.value is not None:
+                fields["confidence"] = round(track.confidence.value, 4)
+            if track.ejection.out(now):
+                fields["ejected_until"] = now_ms + round((track.ejection.until - now) * 1000)
+                fields |= {"healthy": False, "reason": "calls"}
+        elif told is not None:
+            fields = told.model_dump() | fields
+            if told.reason == "checks" or (told.ejected_until or 0) <= now_ms:
+                fields |= {"healthy": True, "reason": "", "ejected_until": None}
+        if checks is not None and not checks.well:
+            fields |= {"healthy": False, "reason": "checks"}
+        return AgentStanding.model_validate(fields)
+
+    def _tell_health(self, standing: AgentStanding) -> None:
+        kind: EventType = "agent:healthy" if standing.healthy else "agent:unhealthy"
+        data: dict[str, Any] = {"agentId": standing.agent_id}
+        if not standing.healthy:
+            data["reason"] = standing.reason
+            if standing.ejected_until is not None:
+                data["until"] = format_time(standing.ejected_until)
+        self._metrics.healthy.labels(standing.agent_id).set(standing.healthy)
+        self._emit(self._recorder.event(kind, standing.agent_id, data, standing.at, tail=f"/{standing.at}"))
+
+
+def _moved(told: AgentStanding, now: AgentStanding) -> bool:
+    """Whether the difference is worth a record."""
+    if (told.circuit, told.open_until is None, told.healthy, told.reason, told.concurrency) != (
+        now.circuit, now.open_until is None, now.healthy, now.reason, now.concurrency
+    ):  # fmt: skip
+        return True
+    if now.open_until is not None and abs(now.open_until - (told.open_until or 0)) > 1000:
+        return True
+    if now.at - told.at >= REPEAT_MS:
+        return True
+    if abs(now.load - told.load) > max(1, (now.concurrency or 1) // 4):
+        return True
+    return _differs(told.response_time, now.response_time) or _differs(told.confidence, now.confidence)
+
+
+def _differs(told: float | None, now: float | None) -> bool:
+    if told is None or now is None:
+        return told is not now
+    return abs(now - told) > MOVED * max(told, now, 0.001)

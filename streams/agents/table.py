@@ -1,0 +1,106 @@
+"""The agents this worker knows: the compacted topic `agents`, read whole at start and followed live.
+
+In: registrations and tombstones. Out: look-ups, and a call for each change. `catch_up` makes reading one's own writes certain:
+a task sent after its agent was acknowledged finds it. It never writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from schemas.codec import Rejected, decode
+from schemas.messages import AgentRegistration
+from schemas.topics import full_name
+from streams.engine.follower import Follower
+from streams.rules.leases import is_ended, only_renewed
+
+log = structlog.get_logger(__name__)
+
+Listener = Callable[[str, AgentRegistration | None, ConsumerRecord], None]
+
+
+class AgentTable:
+    """Every registered agent by id."""
+
+    def __init__(self, options: dict[str, Any], prefix: str) -> None:
+        self._agents: dict[str, AgentRegistration] = {}
+        self._ended: dict[str, AgentRegistration] = {}
+        self._listeners: list[Listener] = []
+        self._follower = Follower(options, full_name("agents", prefix), self._apply)
+        self._loaded = False
+        self.version = 0
+        """Counts the changes."""
+
+    def get(self, agent_id: str) -> AgentRegistration | None:
+        """The agent of that id, or None."""
+        return self._agents.get(agent_id)
+
+    def all(self) -> Iterable[AgentRegistration]:
+        """Every agent, in no order."""
+        return self._agents.values()
+
+    def ended(self, agent_id: str) -> AgentRegistration | None:
+        """The registration of an agent whose lease ended: for everybody else it is not there."""
+        return self._ended.get(agent_id)
+
+    def all_ended(self) -> Iterable[AgentRegistration]:
+        """Every agent whose lease ended, in no order."""
+        return self._ended.values()
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def on_change(self, listener: Listener) -> None:
+        """Be told of each change after the table was loaded: agent id, registration or None, the record."""
+        self._listeners.append(listener)
+
+    async def start(self) -> None:
+        """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
+        await self._follower.start()
+        self._loaded = True
+
+    async def stop(self) -> None:
+        """Stop following."""
+        await self._follower.stop()
+
+    async def catch_up(self) -> None:
+        """Wait (a few seconds at most) until everything acknowledged before this call is in the table."""
+        await self._follower.catch_up()
+
+    def _apply(self, record: ConsumerRecord) -> None:
+        key = record.key.decode("utf-8", "replace") if record.key is not None else None
+        if record.value is None:
+            if key is not None:
+                self._ended.pop(key, None)
+                self._remove(key, record)
+            return
+        try:
+            agent = decode(AgentRegistration, record.value, record.headers)
+            if key is not None and key != agent.id:
+                raise Rejected("validate", f"id: is {agent.id!r} but the record's key is {key!r}")
+        except Rejected as rejected:
+            log.warning("registration ignored", offset=record.offset, key=key, reason=rejected.reason)
+            return
+        if is_ended(agent):
+            self._ended[agent.id] = agent
+            self._remove(agent.id, record)
+            return
+        self._ended.pop(agent.id, None)
+        old = self._agents.get(agent.id)
+        self._agents[agent.id] = agent
+        if old is None or not only_renewed(old, agent):
+            self._tell(agent.id, agent, record)
+
+    def _remove(self, agent_id: str, record: ConsumerRecord) -> None:
+        if self._agents.pop(agent_id, None) is not None:
+            self._tell(agent_id, None, record)
+
+    def _tell(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
+        self.version += 1
+        if self._loaded:
+            for listener in self._listeners:
+                listener(agent_id, agent, record)

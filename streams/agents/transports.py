@@ -1,0 +1,52 @@
+"""The transports of agents that a worker calls at an address, by protocol.
+
+In: settings. Out: what the worker and `parallax agents probe` add to their `Transports`. Nothing connects before its first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from agents_io.grpc.transport import GrpcTransport
+from agents_io.http.a2a import A2aTransport
+from agents_io.http.aiohttp_seam import AiohttpTransport
+from agents_io.http.mcp import McpTransport
+from agents_io.http.openai import OpenAiTransport
+from agents_io.http.transport import HttpTransport
+from agents_io.rules.secret_policy import SecretPolicy
+from agents_io.tls import CONTEXTS, TlsFiles
+from agents_io.transport import Transport
+from agents_io.transports import Transports
+from streams.agents.kafka_agents import KafkaTransport
+from streams.settings import Settings
+
+
+def together(settings: Settings, more: Mapping[str, Transport] = MappingProxyType({})) -> Transports:
+    """All of them and `more`, behind the one port; a registration may refer only to the secrets the settings allow."""
+    secrets = settings.secrets
+    return Transports({**to_addresses(settings), **more}, SecretPolicy(secrets.env, secrets.directory))
+
+
+def to_addresses(settings: Settings) -> dict[str, Transport]:
+    """`http`, `grpc`, `openai`, `a2a`, `mcp` and `kafka`, each with a pool of its own."""
+    cap = settings.dispatch.max_answer_bytes
+    return {
+        "http": HttpTransport(pool(settings), max_answer_bytes=cap),
+        "grpc": GrpcTransport(max_answer_bytes=cap, tls=tls_files(settings)),
+        "openai": OpenAiTransport(pool(settings), max_answer_bytes=cap),
+        "a2a": A2aTransport(pool(settings), max_answer_bytes=cap),
+        "mcp": McpTransport(pool(settings), max_answer_bytes=cap),
+        "kafka": KafkaTransport(settings),
+    }
+
+
+def pool(settings: Settings) -> AiohttpTransport:
+    """Connections to agents, with the settings' authorities and client certificate."""
+    files = tls_files(settings)
+    return AiohttpTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files))
+
+
+def tls_files(settings: Settings) -> TlsFiles:
+    """The settings' authorities and client certificate."""
+    return TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)

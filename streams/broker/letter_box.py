@@ -1,0 +1,159 @@
+"""The dead-letter topics as they lie on the broker: read them, look one letter up, send letters back.
+
+In: settings, places, what to send. Out: records under read_committed, and for each letter sent back whether it was acknowledged.
+It never joins a group, never creates a topic, never reads past the end it saw, and never waits without a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from schemas.topics import LARGE_RECORD_BYTES
+from streams.broker.client import POLL_MS, STALL_S, ReadStalled, Record, catalog, reading
+from streams.broker.kafka import client_options, start
+from streams.rules.letters import Place, Replay
+from streams.settings import Settings
+
+SEND_WINDOW = 200
+"""Letters on their way before the first of them must be acknowledged."""
+HEADER_ROOM_BYTES = 64 * 1024
+
+
+async def letter_topics(settings: Settings) -> list[str]:
+    """The full names of all dead-letter topics of this prefix on the broker, those of others among them."""
+    return sorted(name for name in await catalog(settings) if name.startswith(f"dlq.{settings.topic_prefix}"))
+
+
+async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Record]:
+    """Every letter on one topic, given by its full name, up to its end as of now. Raises `TopicMissing`, `ReadStalled`."""
+    short = f"dlq.{topic.removeprefix(f'dlq.{settings.topic_prefix}')}"
+    async with reading(settings, short, from_beginning=True) as reader:
+        async for record in reader.to_end():
+            yield record
+
+
+async def last_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], int]:
+    """Topic and partition to the offset of the last letter there now.
+
+    Found by reading: the end offset the embedded broker tells is too low by what is in its last batch.
+    """
+    last: dict[tuple[str, int], int] = {}
+    for topic in topics:
+        async for record in read_topic(settings, topic):
+            last[topic, record.partition] = record.offset
+    return last
+
+
+async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> AsyncGenerator[tuple[Place, Record]]:
+    """Every letter up to the offsets given: none that came after these were taken."""
+    for topic in sorted({topic for topic, _ in last}):
+        async for record in read_topic(settings, topic):
+            if record.offset <= last.get((topic, record.partition), -1):
+                yield Place(topic, record.partition, record.offset), record
+
+
+async def look_up(settings: Settings, places: Sequence[Place]) -> AsyncGenerator[tuple[Place, Record | None]]:
+    """The letter at each place, or None where there is none. Raises `ReadStalled`."""
+    existing = await catalog(settings)
+    consumer = AIOKafkaConsumer(
+        **client_options(settings),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=LARGE_RECORD_BYTES,
+    )
+    await start(consumer)
+    await asyncio.sleep(0)  # aiokafka's stop() raises CancelledError when its task has not run at all
+    try:
+        for place in places:
+            there = place.partition in existing.get(place.topic, ())
+            yield place, await _record_at(consumer, place) if there else None
+    finally:
+        await consumer.stop()
+
+
+async def _record_at(consumer: Any, place: Place) -> Record | None:
+    tp = TopicPartition(place.topic, place.partition)
+    consumer.assign([tp])
+    start, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+    if place.offset < start or start == end:
+        return None
+    # Not beyond the last batch, but into it: its end may be told too low (see `last_offsets`).
+    consumer.seek(tp, min(place.offset, end - 1))
+    try:
+        async with asyncio.timeout(STALL_S):
+            while await consumer.position(tp) < end:
+                for message in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
+                    if message.offset >= place.offset:
+                        return _record(message) if message.offset == place.offset else None
+    except TimeoutError:
+        raise ReadStalled(f"no record for {STALL_S:.0f} s at {place}") from None
+    return None
+
+
+def _record(message: Any) -> Record:
+    headers = tuple((key, value) for key, value in message.headers or ())
+    return Record(
+        message.topic, message.partition, message.offset, message.timestamp, message.key, message.value, headers
+    )
+
+
+class Returner:
+    """Sends letters back and tells of each what became of it. Made by `returning`."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+        self._waiting: list[tuple[Place, Replay, Any]] = []
+        self.error: KafkaError | None = None
+        """Why sending further letters is of no use; None as long as it is."""
+
+    @property
+    def full(self) -> bool:
+        """Time to call `settle`."""
+        return len(self._waiting) >= SEND_WINDOW
+
+    async def send(self, place: Place, replay: Replay) -> None:
+        """Put one letter on its way; the key decides the partition."""
+        try:
+            sent = await self._producer.send(
+                replay.topic, value=replay.value, key=replay.key, headers=list(replay.headers)
+            )
+        except KafkaError as error:
+            sent = asyncio.get_running_loop().create_future()
+            sent.set_exception(error)
+        self._waiting.append((place, replay, sent))
+
+    async def settle(self) -> list[tuple[Place, Replay, KafkaError | None]]:
+        """Wait for every acknowledgement; what became of each letter since the last call, in order."""
+        waiting, self._waiting = self._waiting, []
+        outcomes = await asyncio.gather(*(sent for _, _, sent in waiting), return_exceptions=True)
+        settled: list[tuple[Place, Replay, KafkaError | None]] = []
+        for (place, replay, _), outcome in zip(waiting, outcomes, strict=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, KafkaError):
+                raise outcome
+            error = outcome if isinstance(outcome, KafkaError) else None
+            if error is not None and not isinstance(error, MessageSizeTooLargeError):
+                self.error = error
+            settled.append((place, replay, error))
+        return settled
+
+
+@asynccontextmanager
+async def returning(settings: Settings) -> AsyncIterator[Returner]:
+    """A producer for the block. What was not settled when the block ends is not waited for."""
+    # Not idempotent: brokers without transactions (the embedded one) refuse it.
+    producer = AIOKafkaProducer(
+        **client_options(settings), acks="all", linger_ms=2, max_request_size=LARGE_RECORD_BYTES + HEADER_ROOM_BYTES
+    )
+    await start(producer)
+    try:
+        yield Returner(producer)
+    finally:
+        await producer.stop()

@@ -1,0 +1,338 @@
+"""Creates and checks the topics of `schemas/topics.py`, dead letters included, on any broker.
+
+In: settings and what the user asked for. Out: what was created, grown or left, per topic; or what is there and how it
+differs. Never shrinks, never deletes, never changes the settings of a topic that exists: an operator may have tuned them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiokafka import errors as kafka_errors
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.metadata import MetadataRequest
+
+from schemas.topics import (
+    ALIGNED,
+    DAY_MS,
+    DEFAULT_PARTITIONS,
+    LARGE_RECORD_BYTES,
+    TOPICS,
+    dead_letter_topics,
+    full_name,
+)
+from streams.broker.kafka import CLIENT_ID, BrokerUnreachable, client_options, reach
+from streams.settings import Settings
+
+DEAD_LETTER_RETENTION_MS = 7 * DAY_MS
+DEAD_LETTER_BYTES = LARGE_RECORD_BYTES + 64 * 1024
+"""The largest record that may enter, and room for the headers that say why it was put aside."""
+BROKER_DEFAULT = -1
+REACH_TIMEOUT_S = 10.0
+VISIBLE_TIMEOUT_S = 30.0
+APPLY_ROUNDS = 5
+_BAD_REPLICATION = kafka_errors.InvalidReplicationFactorError
+
+
+class TopicsError(Exception):
+    """The broker refused to create or grow a topic. The message is one line: the topic and the reason."""
+
+
+class TopicsMissing(Exception):
+    """Topics are missing, or those of `ALIGNED` do not have equal partition counts. The message names the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one topic must look like. `name`: on the broker. `partitions`: None = as many as the aligned topics."""
+
+    name: str
+    partitions: int | None
+    aligned: bool
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicChange:
+    """What `apply` did. `was`: partitions before; None when the topic was not there."""
+
+    name: str
+    action: Literal["created", "grown", "unchanged"]
+    partitions: int
+    was: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """What `describe` found. `partitions` and `replication` are None when the topic is missing.
+
+    `differences`: setting -> (what the table of topics says, what the broker has; None = the broker does not say).
+    """
+
+    name: str
+    partitions: int | None
+    replication: int | None
+    differences: Mapping[str, tuple[str, str | None]]
+
+    @property
+    def missing(self) -> bool:
+        """Whether the broker does not have it."""
+        return self.partitions is None
+
+
+def wanted(prefix: str) -> list[Wanted]:
+    """Every topic the pipeline needs, in the order of the table, dead letters last."""
+    rows = [Wanted(full_name(t.name, prefix), t.partitions, t.name in ALIGNED, t.config()) for t in TOPICS]
+    dead = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(DEAD_LETTER_RETENTION_MS),
+        "max.message.bytes": str(DEAD_LETTER_BYTES),
+    }
+    return rows + [Wanted(full_name(name, prefix), None, False, dead) for name in dead_letter_topics()]
+
+
+def plan(topics: list[Wanted], existing: Mapping[str, int], partitions: int | None) -> list[TopicChange]:
+    """What is to be done; `existing`: topic -> partitions now, `partitions`: what the user asked for.
+
+    The aligned topics end equal, at the largest of what they have and what is asked. Other topics grow only when asked:
+    growing moves keys to other partitions.
+
+    >>> one = [Wanted("p.tasks", None, True, {}), Wanted("p.results", None, False, {}), Wanted("p.agents", 1, False, {})]
+    >>> [(c.name, c.action, c.partitions) for c in plan(one, {"p.tasks": 3}, None)]
+    [('p.tasks', 'unchanged', 3), ('p.results', 'created', 3), ('p.agents', 'created', 1)]
+    """
+    aligned_now = [existing[topic.name] for topic in topics if topic.aligned and topic.name in existing]
+    target = max([partitions or 0, *aligned_now]) or DEFAULT_PARTITIONS
+    changes = []
+    for topic in topics:
+        want = target if topic.partitions is None else topic.partitions
+        have = existing.get(topic.name)
+        if have is None:
+            changes.append(TopicChange(topic.name, "created", want))
+        elif have < want and topic.partitions is None and (topic.aligned or partitions is not None):
+            changes.append(TopicChange(topic.name, "grown", want, have))
+        else:
+            changes.append(TopicChange(topic.name, "unchanged", have, have))
+    return changes
+
+
+async def apply(
+    settings: Settings, partitions: int | None = None, replication_factor: int | None = None
+) -> list[TopicChange]:
+    """Make every topic exist, and return what was done for each, in the table's order. Safe to run twice, or twice at once.
+
+    `partitions`: at least so many for tasks and all that follow it; None = what `tasks` has, or `DEFAULT_PARTITIONS`.
+    `replication_factor`: for new topics; None = the broker's default. Raises `TopicsError`, `BrokerUnreachable`, `SettingsError`.
+    """
+    topics = wanted(settings.topic_prefix)
+    done: dict[str, TopicChange] = {}
+    async with _admin(settings) as admin:
+        for _ in range(APPLY_ROUNDS):
+            existing = {name: len(parts) for name, parts in (await _metadata(admin)).items()}
+            changes = plan(topics, existing, partitions)
+            work = [change for change in changes if change.action != "unchanged"]
+            if not work:
+                return [done.get(change.name, change) for change in changes]
+            for change in await _create(admin, [c for c in work if c.action == "created"], topics, replication_factor):
+                done[change.name] = change
+            for change in await _grow(admin, [c for c in work if c.action == "grown"]):
+                done[change.name] = change
+            await _until_visible(admin, work)
+    raise TopicsError("the broker's topics kept changing while they were created; try again")
+
+
+async def ensure(settings: Settings, name: str, partitions: int, config: Mapping[str, str]) -> None:
+    """Make one topic exist that is not in the table; `name`: on the broker. Raises as `apply`."""
+    change = TopicChange(name, "created", partitions)
+    async with _admin(settings) as admin:
+        if name not in await _metadata(admin):
+            await _create(admin, [change], [Wanted(name, partitions, False, config)], None)
+            await _until_visible(admin, [change])
+
+
+async def describe(settings: Settings) -> list[TopicState]:
+    """What is there, in the table's order. Raises `TopicsError`, `BrokerUnreachable`, `SettingsError`."""
+    topics = wanted(settings.topic_prefix)
+    async with _admin(settings) as admin:
+        existing = await _metadata(admin)
+        configs = await _configs(admin, [topic.name for topic in topics if topic.name in existing])
+    states = []
+    for topic in topics:
+        parts = existing.get(topic.name)
+        if parts is None:
+            states.append(TopicState(topic.name, None, None, {}))
+            continue
+        replication = min((len(part["replicas"]) for part in parts), default=0)
+        found = differences(topic.config, configs.get(topic.name, {}))
+        states.append(TopicState(topic.name, len(parts), replication, found))
+    return states
+
+
+async def size_limits(settings: Settings) -> dict[str, int]:
+    """Topic (short name) to the bytes a batch on it may have, for every topic there is. Raises `TopicsError`, `KafkaError`."""
+    names = [topic.name for topic in TOPICS] + list(dead_letter_topics())
+    full = {full_name(name, settings.topic_prefix): name for name in names}
+    async with _admin(settings) as admin:
+        existing = await _metadata(admin)
+        configs = await _configs(admin, [name for name in full if name in existing])
+    limits = {}
+    for name, config in configs.items():
+        text = config.get("max.message.bytes") or ""
+        if name in full and text.isdecimal():
+            limits[full[name]] = int(text)
+    return limits
+
+
+def differences(want: Mapping[str, str], have: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
+    """The settings that are not as wanted; lists such as `compact,delete` have no order.
+
+    >>> differences({"cleanup.policy": "compact,delete", "retention.ms": "5"}, {"cleanup.policy": "delete, compact"})
+    {'retention.ms': ('5', None)}
+    """
+    return {name: (value, have.get(name)) for name, value in want.items() if _items(value) != _items(have.get(name))}
+
+
+def _items(value: str | None) -> set[str]:
+    return {item.strip() for item in (value or "").split(",")}
+
+
+async def check(settings: Settings) -> int:
+    """The partition count of the aligned topics. Raises `TopicsMissing`, `BrokerUnreachable`, `SettingsError`."""
+    topics = wanted(settings.topic_prefix)
+    async with _admin(settings) as admin:
+        existing = {name: len(parts) for name, parts in (await _metadata(admin)).items()}
+    missing = [topic.name for topic in topics if topic.name not in existing]
+    if missing:
+        raise TopicsMissing(f"missing topics: {', '.join(missing)}; create them with: parallax topics apply")
+    counts = {topic.name: existing[topic.name] for topic in topics if topic.aligned}
+    if len(set(counts.values())) != 1:
+        listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise TopicsMissing(f"partition counts must be equal, but {listed}; make them so with: parallax topics apply")
+    return next(iter(counts.values()))
+
+
+@asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A client for one piece of work; what aiokafka raises in it becomes an error of ours."""
+    await reach(settings, REACH_TIMEOUT_S)
+    admin = AIOKafkaAdminClient(client_id=CLIENT_ID, **client_options(settings))
+    try:
+        await admin.start()
+        yield admin
+    except (
+        kafka_errors.KafkaConnectionError,
+        kafka_errors.NodeNotReadyError,
+        kafka_errors.RequestTimedOutError,
+        TimeoutError,
+    ) as error:
+        raise BrokerUnreachable(f"Kafka at {settings.bootstrap_servers} stopped answering: {error!r}") from None
+    except kafka_errors.KafkaError as error:
+        raise TopicsError(f"Kafka at {settings.bootstrap_servers} refused: {error}") from None
+    finally:
+        await admin.close()
+
+
+async def _metadata(admin: AIOKafkaAdminClient, node: int | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Topic -> its partitions, as one broker (None: any) knows them. Asks for all topics: asking for one by name makes
+    the embedded broker create it."""
+    # The public describe_topics asks a broker of its own choice; which one was asked matters in _until_visible.
+    answer = await admin._send_request(MetadataRequest(None), node)
+    return {topic["topic"]: topic["partitions"] for topic in answer.to_object()["topics"] if topic["error_code"] == 0}
+
+
+async def _create(
+    admin: AIOKafkaAdminClient, changes: list[TopicChange], topics: list[Wanted], replication_factor: int | None
+) -> list[TopicChange]:
+    """Create what is missing; return what was created here. That another process was quicker is no error."""
+    if not changes:
+        return []
+    configs = {topic.name: topic.config for topic in topics}
+    response = await admin.create_topics([_new_topic(c, configs[c.name], replication_factor) for c in changes])
+    refused = {row[0]: (kafka_errors.for_code(row[1]), row[2]) for row in response.topic_errors if row[1] != 0}
+    created = [change for change in changes if change.name not in refused]
+    too_new = [c for c in changes if c.name in refused and refused[c.name][0] is _BAD_REPLICATION]
+    if too_new and replication_factor is None:
+        # A broker from before "-1 = your default".
+        return created + await _create(admin, too_new, topics, 1)
+    for name, (error, message) in refused.items():
+        if error is not kafka_errors.TopicAlreadyExistsError and not error.retriable:
+            raise TopicsError(f"cannot create {name}: {message or error.description}")
+    return created
+
+
+def _new_topic(change: TopicChange, config: Mapping[str, str], replication_factor: int | None) -> NewTopic:
+    topic = NewTopic(change.name, change.partitions, 1, topic_configs=dict(config))
+    # aiokafka refuses -1 in the constructor; on the wire it means the broker's default.
+    topic.replication_factor = BROKER_DEFAULT if replication_factor is None else replication_factor
+    return topic
+
+
+async def _grow(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> list[TopicChange]:
+    """Add partitions; return what was grown here."""
+    grown = []
+    for change in changes:
+        try:
+            await admin.create_partitions({change.name: NewPartitions(change.partitions)})
+        except kafka_errors.IncompatibleBrokerVersion:
+            raise TopicsError(
+                f"{change.name} has {change.was} partitions and needs {change.partitions}, but this broker cannot add any"
+            ) from None
+        except kafka_errors.InvalidPartitionsError:
+            continue  # another process was quicker; the next round looks again
+        except kafka_errors.KafkaError as error:
+            raise TopicsError(f"cannot grow {change.name} to {change.partitions} partitions: {error}") from None
+        grown.append(change)
+    return grown
+
+
+async def _until_visible(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> None:
+    """Wait until every broker shows them with leaders (brokers learn of them one after the other), so that a worker
+    started next finds them wherever it asks."""
+    deadline = time.monotonic() + VISIBLE_TIMEOUT_S
+    late = [change.name for change in changes]
+    while time.monotonic() < deadline:
+        views = await _views(admin)
+        late = [c.name for c in changes if not all(_usable(view.get(c.name, []), c) for view in views)]
+        if not late and views:
+            return
+        await asyncio.sleep(0.1)
+    raise TopicsError(f"created, but not ready within {VISIBLE_TIMEOUT_S:g} s: {', '.join(late)}")
+
+
+async def _views(admin: AIOKafkaAdminClient) -> list[dict[str, list[dict[str, Any]]]]:
+    """What each broker that answers knows."""
+    views = []
+    for broker in (await admin.describe_cluster())["brokers"]:
+        try:
+            views.append(await _metadata(admin, broker["node_id"]))
+        except kafka_errors.KafkaError as error:
+            if not error.retriable:
+                raise
+    return views
+
+
+def _usable(partitions: list[dict[str, Any]], change: TopicChange) -> bool:
+    # Of a topic to be created the count is not asked: somebody else may have created it with another one.
+    least = change.partitions if change.action == "grown" else 1
+    return len(partitions) >= least and all(partition["leader"] >= 0 for partition in partitions)
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+    """Topic -> its settings. Asks for all settings: the embedded broker hangs up on a list of names."""
+    if not names:
+        return {}
+    answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
+    found: dict[str, dict[str, str]] = {}
+    for answer in answers:
+        for resource in answer.resources:
+            if resource[0] != 0:
+                error = kafka_errors.for_code(resource[0])
+                raise TopicsError(f"cannot read the settings of {resource[3]}: {resource[1] or error.description}")
+            found[resource[3]] = {entry[0]: entry[1] for entry in resource[4]}
+    return found

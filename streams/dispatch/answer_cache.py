@@ -1,0 +1,96 @@
+"""The result cache of one home: what a task asks, as a key, and the answer that was given to it before.
+
+In: jobs and their answers. Out: an earlier answer with the agent that gave it, or None; and the news for the state topic.
+It is off when the settings say so, and for tasks that say so; what is kept, and for how long, is decided in `rules/caching.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from streams.dispatch.jobs import Job, asked
+from streams.rules.builtins import asked_of, cacheable
+from streams.rules.caching import ResultCache, cache_key
+from streams.rules.records import LARGE_BYTES, Success
+from streams.settings import CacheSettings
+
+MAX_CLEARED = 10_000
+_NEVER = float("-inf")
+
+
+class Remembered(NamedTuple):
+    """An answer in its slot of the cache. `expires`: monotonic seconds."""
+
+    slot: int
+    key: str
+    agent_id: str
+    answer: Success
+    expires: float
+
+
+class AnswerCache:
+    """Answers by what was asked. Times in monotonic seconds."""
+
+    def __init__(self, settings: CacheSettings) -> None:
+        self._cache: ResultCache[tuple[str, Success]] | None = None
+        self._ttl_s = settings.ttl / 1000
+        self._news: dict[int, Remembered | None] = {}
+        self._cleared: dict[str | None, float] = {}
+        if settings.enabled:
+            self._cache = ResultCache(
+                ttl_s=self._ttl_s,
+                min_confidence=settings.min_confidence,
+                max_entries=settings.max_entries,
+                max_bytes=settings.max_bytes,
+            )
+
+    def find(self, job: Job, now: float) -> tuple[str, Success] | None:
+        """The agent and its answer, if this was asked before; else the job remembers its key for `keep`."""
+        task = job.task
+        if self._cache is None or not cacheable(task):
+            return None
+        job.key = cache_key(
+            kind=task.type,
+            pattern=task.metadata.pattern_name,
+            input=asked_of(task, asked(task)),
+            capabilities=task.capabilities or (),
+            target=task.target,
+        )
+        return self._cache.get(job.key, now)
+
+    def keep(self, job: Job, agent_id: str, answer: Success, now: float) -> None:
+        """Keep an answer, if it is one to keep: not one to a task that came before the cache was cleared."""
+        if self._cache is None or job.key is None:
+            return
+        if job.came <= max(self._cleared.get(agent_id, _NEVER), self._cleared.get(None, _NEVER)):
+            return
+        slot = self._cache.put(job.key, (agent_id, answer), len(answer.value_json), answer.confidence, now)
+        # A large answer is kept in memory only: reading state back must be quick.
+        if slot is not None and len(answer.value_json) <= LARGE_BYTES:
+            self._news[slot] = Remembered(slot, job.key, agent_id, answer, now + self._ttl_s)
+
+    def clear(self, agent_id: str | None, now: float) -> None:
+        """Forget the answers of this agent, or all of them (None)."""
+        if self._cache is None:
+            return
+        if agent_id is None:
+            self._cleared.clear()
+        self._cleared[agent_id] = now
+        if len(self._cleared) > MAX_CLEARED:  # forgets too much rather than too little
+            self._cleared = {None: now}
+        for slot in self._cache.remove(lambda kept: agent_id in (None, kept[0])):
+            self._news[slot] = None
+
+    def news(self) -> dict[int, Remembered | None]:
+        """By slot, what was kept or forgotten (None) since the last time this was asked: at most what the cache holds."""
+        found, self._news = self._news, {}
+        return found
+
+    def restore(self, answers: Iterable[Remembered], now: float) -> None:
+        """Take up the answers of an earlier owner that are still young enough, into an empty cache."""
+        if self._cache is not None:
+            live = sorted((a for a in answers if now < a.expires <= now + self._ttl_s + 1), key=lambda a: a.expires)
+            self._cache.restore(
+                (a.slot, a.key, (a.agent_id, a.answer), len(a.answer.value_json), a.expires) for a in live
+            )

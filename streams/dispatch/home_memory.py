@@ -1,0 +1,132 @@
+"""What a home must not forget when it moves to another worker: answered ids, its agents' circuits and limits, cached answers.
+
+In: the state topic's records of this partition; then what happens in the home. Out: what changed since the last commit, as
+records of the state topic for the same transaction. A record that cannot be understood is passed over: it costs what it held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode, b64encode
+from binascii import Error as NotBase64
+from collections.abc import Callable, Iterable, Mapping
+
+import orjson
+import structlog
+
+from agents_io.caller import Caller
+from schemas.codec import Rejected, decode, pack
+from schemas.messages import AgentGuard, HomeState
+from schemas.times import format_time
+from streams.dispatch.answer_cache import AnswerCache, Remembered
+from streams.dispatch.callers import Kept
+from streams.rules.records import Output, Success
+from streams.rules.seen import Chunk, SeenIds
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class HomeMemory:
+    """`seen`: digests of answered ids. `answers`: the result cache. Breakers and limiters live in the callers."""
+
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        wall_ms: Callable[[], int],
+        values: Iterable[bytes] = (),
+        cleared: Callable[[str], int] = lambda _: 0,
+    ) -> None:
+        """`values`: the newest value of each key of the state topic's partition `number`.
+
+        `cleared`: when an agent's answers were last asked to be forgotten, epoch ms.
+        """
+        self.seen = SeenIds(settings.dispatch.idempotency_window, settings.dispatch.idempotency_ids)
+        self.answers = AnswerCache(settings.cache)
+        self._number = number
+        self._app = settings.app_id
+        self._wall_ms = wall_ms
+        self._loop = asyncio.get_running_loop()
+        self._guards: dict[str, tuple[int, AgentGuard]] = {}
+        self._restore(values, cleared)
+
+    def guard(self, agent_id: str) -> Kept | None:
+        """What an earlier owner had seen of this agent; told once."""
+        found = self._guards.pop(agent_id, None)
+        if found is None:
+            return None
+        at_ms, guard = found
+        ejection = None if guard.health is None else guard.health.wire()
+        moment = self._moment(at_ms)
+        return Kept(guard.breaker.wire(), guard.limiter.wire(), moment, guard.concurrency, ejection)
+
+    def changes(self, callers: Iterable[Caller]) -> list[Output]:
+        """What changed since the last time this was asked."""
+        now_ms, now = self._wall_ms(), self._loop.time()
+        outputs = []
+        if (chunk := self.seen.flush()) is not None:
+            told = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode()}
+            outputs.append(self._output(f"seen/{chunk.sequence % self.seen.slots}", "seen", told, now_ms))
+        for caller in callers:
+            if caller.changed:
+                caller.changed = False
+                guard: dict[str, object] = {
+                    "agentId": caller.agent.id,
+                    "breaker": caller.lane.breaker.snapshot(now),
+                    "limiter": caller.lane.limiter.snapshot(now),
+                }
+                if (ejection := caller.track.ejection.snapshot(now)) is not None:
+                    guard["health"] = ejection
+                if caller.lane.adaptive is not None:
+                    guard["concurrency"] = caller.lane.adaptive.exact
+                outputs.append(self._output(f"agent/{caller.agent.id}", "guard", guard, now_ms))
+        for slot, answer in self.answers.news().items():
+            if answer is None:
+                outputs.append(Output("state", self._key(f"answer/{slot}"), None, partition=self._number))
+                continue
+            told = {
+                "slot": answer.slot,
+                "key": answer.key,
+                "agentId": answer.agent_id,
+                "confidence": answer.answer.confidence,
+                "value": orjson.Fragment(answer.answer.value_json),
+                "expires": format_time(now_ms + round((answer.expires - now) * 1000)),
+            }
+            outputs.append(self._output(f"answer/{answer.slot}", "answer", told, now_ms))
+        return outputs
+
+    def _output(self, key: str, kind: str, told: Mapping[str, object], now_ms: int) -> Output:
+        value = pack({"app": self._app, "at": format_time(now_ms), kind: told})
+        return Output("state", self._key(key), value, partition=self._number)
+
+    def _key(self, key: str) -> bytes:
+        return f"{self._app}/{key}".encode()
+
+    def _moment(self, at_ms: int) -> float:
+        """A moment of the wall clock on this process's monotonic one; one that lies ahead is now."""
+        return self._loop.time() - max(0, self._wall_ms() - at_ms) / 1000
+
+    def _restore(self, values: Iterable[bytes], cleared: Callable[[str], int]) -> None:
+        chunks: list[tuple[Chunk, int]] = []
+        answers: list[Remembered] = []
+        now, now_ms = self._loop.time(), self._wall_ms()
+        for value in values:
+            try:
+                state = decode(HomeState, value, ())
+                if state.app != self._app:
+                    continue
+                if state.seen is not None:
+                    chunks.append((Chunk(state.seen.sequence, b64decode(state.seen.digests, validate=True)), state.at))
+            except (Rejected, NotBase64) as error:
+                log.warning("a record of the state topic is not understood", partition=self._number, error=str(error))
+                continue
+            if state.guard is not None:
+                self._guards[state.guard.agent_id] = (state.at, state.guard)
+            if state.answer is not None and state.at > cleared(state.answer.agent_id):
+                kept = state.answer
+                expires = now + (kept.expires - now_ms) / 1000
+                answer = Success(pack(kept.value), kept.confidence)
+                answers.append(Remembered(kept.slot, kept.key, kept.agent_id, answer, expires))
+        self.seen.restore(chunks)
+        self.answers.restore(answers, now)

@@ -1,0 +1,91 @@
+"""What a worker needs for tasks that are not for agents: who calls hosts, functions and patterns, and under which registration.
+
+In: settings. Out: transports by their internal protocol, and the built-in agents. Modules with functions are imported here, at
+start, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agents_io.functions.catalogue import load_functions
+from agents_io.functions.transport import FunctionTransport
+from agents_io.http.aiohttp_seam import AiohttpTransport
+from agents_io.http.control_plane import ControlPlane
+from agents_io.http.task_transport import HttpTaskTransport
+from agents_io.patterns import PatternExecutor, PatternTransport
+from agents_io.tls import CONTEXTS, TlsFiles
+from agents_io.transport import Transport
+from schemas.messages import Limits, SecretRef
+from streams.rules.builtins import UNLIMITED, Builtins
+from streams.settings import Settings
+from streams.settings_parts import ControlPlaneSettings, FunctionSettings, HttpTaskSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TaskKinds:
+    """`transports`: by protocol, to be closed by whoever made them."""
+
+    transports: dict[str, Transport]
+    builtins: Builtins
+
+
+def task_kinds(settings: Settings, executors: Sequence[PatternExecutor] = ()) -> TaskKinds:
+    """`executors`: asked for a pattern before the control plane is. Raises `FunctionsError`."""
+    dispatch = settings.dispatch
+    functions = load_functions(settings.functions.modules)
+    allowed = settings.http_tasks.allow_list()
+    everybody = [*executors, *_control_plane(settings)]
+    transports: dict[str, Transport] = {
+        "task:http": HttpTaskTransport(
+            allowed,
+            max_connections=dispatch.max_in_flight,
+            max_answer_bytes=dispatch.max_answer_bytes,
+            tls=lambda: CONTEXTS.get(TlsFiles(settings.tls.ca_file)),
+        ),
+        "task:function": FunctionTransport(
+            functions,
+            threads=settings.functions.threads,
+            places=settings.functions.max_concurrency,
+            max_answer_bytes=dispatch.max_answer_bytes,
+        ),
+        "task:pattern": PatternTransport(everybody),
+    }
+    builtins = Builtins(
+        allowed=allowed,
+        functions=functions,
+        patterns=bool(everybody),
+        limits={
+            "http": _limits(settings.http_tasks),
+            "function": _limits(settings.functions),
+            "pattern": _limits(settings.control_plane),
+        },
+    )
+    return TaskKinds(transports, builtins)
+
+
+def _limits(section: HttpTaskSettings | FunctionSettings | ControlPlaneSettings) -> Limits:
+    if section.max_requests is None:
+        return Limits.model_validate(UNLIMITED | {"max_concurrency": section.max_concurrency})
+    return Limits(
+        max_requests=section.max_requests, window_ms=section.window_ms, max_concurrency=section.max_concurrency
+    )
+
+
+def _control_plane(settings: Settings) -> list[PatternExecutor]:
+    given = settings.control_plane
+    if given.url is None:
+        return []
+    files = TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)
+    auth = None
+    if given.token_env is not None or given.token_file is not None:
+        auth = SecretRef(env=given.token_env, file=given.token_file)
+    return [
+        ControlPlane(
+            given.url,
+            auth,
+            transport=AiohttpTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files)),
+            max_answer_bytes=settings.dispatch.max_answer_bytes,
+        )
+    ]

@@ -1,0 +1,1 @@
+"""The worker's side of agents that dial in: who holds which, for every worker to see."""

@@ -1,0 +1,133 @@
+"""A worker's gateway put together: agents dial in here, are found on the topic `agents`, and are called wherever they are.
+
+In: settings, the table of agents, the shared producer, which homes are here. Out: handlers for the worker's gRPC server and a
+transport for protocol `gateway`. Nothing here decides; the order of starting and stopping is all there is.
+
+    server bound -> start(address) -> agents arrive ... engine drained -> stop(): streams closed, records written -> server ends
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from agents_io.gateway.relay import RelayClient, RelayService
+from agents_io.gateway.service import Gateway
+from agents_io.gateway.transport import GatewayTransport, Routes
+from agents_io.grpc.services import service_handler
+from agents_io.rules.secret_policy import SecretPolicy
+from agents_io.rules.wire.gateway_session import SessionConfig
+from agents_io.secret_refs import Secret
+from schemas.messages import EventType, SecretRef
+from schemas.pb import gateway_pb2
+from streams.agents.registration_writer import RegistrationWriter
+from streams.agents.table import AgentTable
+from streams.engine.event_sink import EventSink
+from streams.gateway.metrics import GatewayMetrics
+from streams.gateway.registry import GatewayRegistry
+from streams.gateway.sweeper import GatewaySweeper
+from streams.rules.records import Recorder
+from streams.settings import Settings
+
+
+class GatewayStation:
+    """`here`: whether an agent's home is this worker's."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        agents: AgentTable,
+        sink: EventSink,
+        writer: RegistrationWriter,
+        here: Callable[[str], bool],
+        metrics: CollectorRegistry,
+    ) -> None:
+        given = settings.gateway
+        self.node = secrets.token_hex(8)
+        self._advertise = settings.grpc_advertise
+        self._drain_s = settings.dispatch.drain_timeout / 1000
+        self._sink = sink
+        self._recorder = Recorder(settings.app_id, "gateway", settings.topic_prefix, f"{settings.app_id}-dispatch")
+        grace_s = given.grace / 1000
+        allowed = SecretPolicy(settings.secrets.env, settings.secrets.directory)
+        self.registry = GatewayRegistry(self.node, agents.get, writer.put, self._tell, grace_s, allowed)
+        self.gateway = Gateway(
+            self.node,
+            self.registry,
+            config=SessionConfig(missed=given.missed_heartbeats, max_outstanding=given.max_outstanding),
+            max_sessions=given.max_agents,
+            token=_secret(given.agent_token),
+        )
+        self.registry.drop = self.gateway.drop
+        metrics.register(GatewayMetrics(self.gateway))
+        relay_token = _secret(given.relay_token)
+        relay = RelayClient(relay_token)
+        self._relay_service = RelayService(self.gateway, relay_token)
+        routes = Routes(agents.get)
+        self.transport = GatewayTransport(
+            self.gateway,
+            relay,
+            routes,
+            patience_s=given.reconnect_wait / 1000,
+            max_answer_bytes=settings.dispatch.max_answer_bytes,
+        )
+
+        def mine(agent_id: str) -> bool:
+            return not self.registry.holds(agent_id) and here(agent_id)
+
+        self._sweeper = GatewaySweeper(agents.all, mine, relay, writer.put, self._tell, grace_s)
+        self._tasks: list[asyncio.Task[None]] = []
+        agents.on_change(self.registry.on_record)
+        agents.on_change(lambda agent_id, agent, record: routes.changed(agent_id))
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """What the worker's gRPC server has to serve."""
+        connect = service_handler(gateway_pb2, "AgentGateway", {"Connect": self.gateway.connect})
+        return connect, self._relay_service.handler()
+
+    def start(self, bound: str) -> None:
+        """The server listens at `bound`, host:port; until then agents are told to come again."""
+        self.registry.address = advertised(self._advertise, bound, socket.gethostname())
+        self._tasks = [
+            asyncio.create_task(self.registry.run(), name="gateway-registry"),
+            asyncio.create_task(self._sweeper.run(), name="gateway-sweeper"),
+        ]
+
+    async def stop(self) -> None:
+        """Let calls of other workers end, within `dispatch.drain_timeout`; close every stream; write what others must know."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.gateway.close(self._drain_s)
+        await self.registry.flush()
+
+    def _tell(self, kind: EventType, agent_id: str, data: dict[str, Any]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        self._sink.emit(self._recorder.event(kind, agent_id, {"agentId": agent_id} | data, now_ms, tail=f"/{now_ms}"))
+
+
+def advertised(wished: str | None, bound: str, hostname: str) -> str:
+    """Where other workers reach this one: as wished (port 0: the bound one), else where it listens; by name if everywhere.
+
+    >>> advertised(None, "0.0.0.0:5", "w1"), advertised(None, "127.0.0.1:5", "w1"), advertised("10.0.0.7:0", "[::]:5", "w1")
+    ('w1:5', '127.0.0.1:5', '10.0.0.7:5')
+    """
+    host, _, port = (wished or bound).rpartition(":")
+    if wished is None and host in ("0.0.0.0", "[::]", "::", ""):  # noqa: S104 - recognised, not bound
+        host = hostname
+    return f"{host}:{bound.rpartition(':')[2] if port == '0' else port}"
+
+
+def _secret(reference: str | None) -> Secret | None:
+    """`env:NAME` or `file:PATH`, as the settings hold it."""
+    if reference is None:
+        return None
+    kind, _, name = reference.partition(":")
+    return Secret(SecretRef(env=name) if kind == "env" else SecretRef(file=name))

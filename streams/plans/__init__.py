@@ -1,0 +1,1 @@
+"""What the plans processor is made of beside its rules: memory, clock."""

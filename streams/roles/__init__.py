@@ -1,0 +1,1 @@
+"""What a worker can be: each role put together from its processor and what that needs."""

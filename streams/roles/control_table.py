@@ -1,0 +1,100 @@
+"""Wishes about running work: the topic `controls`, read whole at start (it is kept for an hour) and followed live.
+
+In: `Control` records. Out: `cancelled(task_id)` for tasks that are taken later, and a call for each wish as it comes; the same
+for plans. Bounded: the newest `MAX_KEPT` ids of each are remembered; an id stays cancelled while its wish is. It never writes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from schemas.codec import Rejected, decode
+from schemas.messages import Control
+from schemas.topics import full_name
+from streams.engine.follower import Follower
+
+log = structlog.get_logger(__name__)
+
+MAX_KEPT = 100_000
+
+
+class ControlTable:
+    """Which tasks and plans somebody asked to cancel. `on_cancel(task_id)` and `on_plan(plan_id)` are told of each."""
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        prefix: str,
+        on_cancel: Callable[[str], None] | None = None,
+        on_clear: Callable[[str | None], None] = lambda _: None,
+        on_plan: Callable[[str], None] | None = None,
+    ) -> None:
+        """`on_clear(agent_id)`: cached answers are to be forgotten, those of one agent or (None) all."""
+        self._on_cancel = on_cancel
+        self._on_plan = on_plan
+        self._on_clear = on_clear
+        self._clears: OrderedDict[str | None, int] = OrderedDict()
+        self._reasons: OrderedDict[str, str] = OrderedDict()
+        self._plan_reasons: OrderedDict[str, str] = OrderedDict()
+        self._follower = Follower(options, full_name("controls", prefix), self._apply)
+
+    def cancelled(self, task_id: str) -> str | None:
+        """Why this task is to be cancelled, in a sentence; None if nobody asked."""
+        return _sentence("task", self._reasons.get(task_id))
+
+    def plan_cancelled(self, plan_id: str) -> str | None:
+        """Why this plan is to be cancelled, in a sentence; None if nobody asked."""
+        return _sentence("plan", self._plan_reasons.get(plan_id))
+
+    def cleared(self, agent_id: str) -> int:
+        """When somebody last asked to forget this agent's cached answers, epoch ms; 0: nobody did."""
+        return max(self._clears.get(agent_id, 0), self._clears.get(None, 0))
+
+    async def start(self) -> None:
+        """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
+        await self._follower.start()
+
+    async def stop(self) -> None:
+        """Stop following."""
+        await self._follower.stop()
+
+    def _apply(self, record: ConsumerRecord) -> None:
+        try:
+            control = decode(Control, record.value, record.headers)
+        except Rejected as rejected:
+            log.warning("control ignored", offset=record.offset, reason=rejected.reason)
+            return
+        if control.type == "cache-clear":
+            self._clear(control.agent_id, record.timestamp)
+            return
+        # A worker keeps only the wishes that one of its roles can fulfil.
+        if control.task_id is not None and self._on_cancel is not None:
+            _keep(self._reasons, control.task_id, control.reason)
+            self._on_cancel(control.task_id)
+        if control.plan_id is not None and self._on_plan is not None:
+            _keep(self._plan_reasons, control.plan_id, control.reason)
+            self._on_plan(control.plan_id)
+
+    def _clear(self, agent_id: str | None, at_ms: int) -> None:
+        self._clears[agent_id] = max(at_ms, self._clears.pop(agent_id, 0))
+        if len(self._clears) > MAX_KEPT:  # forgets too much rather than too little
+            self._clears = OrderedDict([(None, max(self._clears.values()))])
+        self._on_clear(agent_id)
+
+
+def _sentence(what: str, reason: str | None) -> str | None:
+    if reason is None:
+        return None
+    return f"the {what} was cancelled: {reason}" if reason else f"the {what} was cancelled"
+
+
+def _keep(reasons: OrderedDict[str, str], name: str, reason: str | None) -> None:
+    reasons[name] = reason or ""
+    reasons.move_to_end(name)
+    while len(reasons) > MAX_KEPT:
+        reasons.popitem(last=False)

@@ -1,0 +1,218 @@
+"""The dispatch role of a worker put together: tables it follows, ways to agents, the engine over its homes, and those who watch.
+
+In: settings, and what the broker can do. Out: a running engine whose homes call agents. The order of starting and stopping is
+all that is decided here; it handles no record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import ConsumerRecord
+from prometheus_client import CollectorRegistry
+
+from schemas.codec import header
+from schemas.messages import AgentRegistration, EventType
+from schemas.partitioning import home_partition
+from schemas.topics import INTAKE, full_name
+from streams.agents.calibration_table import CalibrationTable
+from streams.agents.file import following
+from streams.agents.lease_keeper import LeaseKeeper
+from streams.agents.registration_writer import RegistrationWriter
+from streams.agents.registry import Registry
+from streams.agents.standings import Standings
+from streams.agents.table import AgentTable
+from streams.agents.transports import together
+from streams.broker.kafka import client_options
+from streams.dispatch.balancer import Balancer
+from streams.dispatch.block_watch import BlockWatch
+from streams.dispatch.callers import CallerFactory
+from streams.dispatch.parts import Parts
+from streams.dispatch.task_kinds import task_kinds
+from streams.engine.batcher import Batcher
+from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
+from streams.engine.engine import Engine, EngineConfig
+from streams.engine.event_sink import EventSink
+from streams.engine.follower import Follower
+from streams.engine.watchdog import Watchdog
+from streams.gateway.station import GatewayStation
+from streams.grpc_server import GrpcServer
+from streams.metrics import DispatchMetrics
+from streams.processors.dispatch import DispatchHandler
+from streams.roles.control_table import ControlTable
+from streams.roles.fleet import Fleet
+from streams.rules.gateway_claim import OWN_HEADER
+from streams.rules.records import Recorder
+from streams.settings import Settings
+
+END_TIMEOUT_S = 10.0
+
+
+class DispatchRole:
+    """`engine` runs, and `agents` and `standings` are followed, once started."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: CollectorRegistry,
+        transactional: bool,
+        partitions: int,
+        size_limits: Mapping[str, int],
+    ) -> None:
+        """`partitions`: how many the intake topics had at the start; `size_limits`: full topic name -> bytes of a record."""
+        self._settings = settings
+        self._options = client_options(settings)
+        self._group = f"{settings.app_id}-dispatch"
+        self._transactional = transactional
+        self._partitions = partitions
+        self._kinds = task_kinds(settings)
+        self._sink = EventSink(self._options, settings.topic_prefix, idempotent=transactional)
+        self._batcher = Batcher(settings.topic_prefix, size_limits)
+        self._controls = ControlTable(self._options, settings.topic_prefix, self._cancel, self._clear)
+        self.agents = AgentTable(self._options, settings.topic_prefix)
+        self._calibrations = CalibrationTable(self._options, settings.topic_prefix)
+        self.standings = Standings()
+        recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, self._group)
+        self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, _wall_ms)
+        self._gateway = GatewayStation(settings, self.agents, self._sink, self._writer, self._here, registry)
+        self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
+        self._parts = self._shared(registry, recorder)
+        self.engine = self._over_homes()
+        self._fleet = Fleet(self._parts, self.standings, self._transports, self.engine)
+
+    async def start(self, stack: AsyncExitStack, grpc_server: GrpcServer) -> None:
+        """Begin; `stack` ends it all in the opposite order. Raises `KafkaError`, `TimeoutError`, `PortTaken`."""
+        prefix = self._settings.topic_prefix
+        followed = Follower(self._options, full_name("standings", prefix), self.standings.apply)
+        first = (self.agents, self._calibrations, self._sink, followed)
+        for part in first:
+            stack.push_async_callback(part.stop)
+        for outcome in await asyncio.gather(*(part.start() for part in first), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        await stack.enter_async_context(following(self._settings, self.agents, self._writer))
+        stack.push_async_callback(grpc_server.stop)
+        grpc_server.bind()  # before the group is joined: a port that is taken costs no rebalance
+        stack.push_async_callback(self._gateway.stop)
+        stack.push_async_callback(self._transports.close)
+        stack.push_async_callback(self._controls.stop)
+        stack.push_async_callback(self.engine.stop)
+        await self._controls.start()
+        await self.engine.start()
+        self.agents.on_change(self._agent_changed)
+        self._watch(stack)
+        registry = Registry(self.agents, self._writer, _wall_ms)
+        for handler in (*self._gateway.handlers(), registry.handler()):
+            grpc_server.add(handler)
+        await grpc_server.start()
+        self._gateway.start(grpc_server.address)
+
+    def _watch(self, stack: AsyncExitStack) -> None:
+        """What looks after the homes from outside."""
+        settings, parts, engine = self._settings.dispatch, self._parts, self.engine
+        stack.callback(self._fleet.start())
+        watch = BlockWatch(
+            lambda: list(engine.homes.values()), parts.recorder, parts.emit, parts.wall_ms,
+            self._settings.topic_prefix, settings.blocked_after / 1000,
+        )  # fmt: skip
+        running = {
+            "block-watch": watch.run(),
+            "watchdog": Watchdog(engine, settings.stall_after / 1000).run(),
+            "lease-keeper": LeaseKeeper(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run(),
+        }
+        for name, work in running.items():
+            stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
+
+    def _shared(self, registry: CollectorRegistry, recorder: Recorder) -> Parts:
+        settings = self._settings
+        return Parts(
+            settings=settings,
+            agents=self.agents,
+            callers=CallerFactory(settings, self._transports, random.Random()),
+            recorder=recorder,
+            emit=self._sink.emit,
+            metrics=DispatchMetrics(registry),
+            wall_ms=_wall_ms,
+            cancelled=self._controls.cancelled,
+            partition_count=self._partition_count,
+            builtin=self._kinds.builtins.agent,
+            cleared=self._controls.cleared,
+            balancer=Balancer(self.agents, self.standings, settings, _wall_ms),
+            calibrated=self._calibrations.of,
+            turned=lambda agent_id, caller: self._fleet.keeper.tell(agent_id, caller),
+        )
+
+    def _over_homes(self) -> Engine:
+        settings = self._settings
+        config = EngineConfig(
+            options=self._options,
+            prefix=settings.topic_prefix,
+            group=self._group,
+            sources=INTAKE,
+            instance_id=settings.instance_id,
+            session_timeout_s=settings.session_timeout / 1000,
+            max_in_flight=settings.dispatch.max_in_flight,
+            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
+            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
+            commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
+            state="state",
+            exact_ends=self._transactional,
+        )
+        return Engine(
+            config,
+            self._committer,
+            lambda home, kept: DispatchHandler(home, self._parts, kept),
+            on_assigned=self._batcher.forget_partition_counts,
+        )
+
+    def _committer(self, number: int, consumer: AIOKafkaConsumer) -> Committer:
+        if self._transactional:
+            return TransactionalCommitter(self._options, f"{self._group}-{number}", self._group, self._batcher)
+        return PlainCommitter(self._sink.producer, consumer, self._batcher)
+
+    def _handlers(self) -> Iterator[DispatchHandler]:
+        for home in list(self.engine.homes.values()):
+            if isinstance(home.handler, DispatchHandler):
+                yield home.handler
+
+    def _cancel(self, task_id: str) -> None:
+        for handler in self._handlers():
+            handler.cancel(task_id)
+
+    def _clear(self, agent_id: str | None) -> None:
+        for handler in self._handlers():
+            handler.clear_cache(agent_id)
+
+    def _agent_changed(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
+        self._fleet.agent_changed(agent_id, agent)
+        home = self.engine.homes.get(home_partition(agent_id, self._partition_count()))
+        if home is None or not isinstance(home.handler, DispatchHandler):
+            return
+        home.handler.agent_changed(agent_id, agent)
+        if agent is not None and header(record.headers, OWN_HEADER) == "status":
+            return  # it was known, and is elsewhere or otherwise now
+        kind: EventType = "agent:registered" if agent is not None else "agent:unregistered"
+        recorder, emit = self._parts.recorder, self._sink.emit
+        emit(recorder.event(kind, agent_id, {"agentId": agent_id}, _wall_ms(), tail=f"/{record.offset}"))
+
+    def _here(self, agent_id: str) -> bool:
+        """Whether the agent's home is this worker's."""
+        return home_partition(agent_id, self._partition_count()) in self.engine.homes
+
+    def _partition_count(self) -> int:
+        known = self.engine.consumer.partitions_for_topic(full_name("dispatch", self._settings.topic_prefix))
+        return len(known or ()) or self._partitions
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=END_TIMEOUT_S)

@@ -1,0 +1,100 @@
+"""The watch over the agents that live in a worker's homes: standings, health checks, and who is told that one is there again.
+
+In: the engine's open homes, changes of registrations and standings. Out: two tasks that run until stopped. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping
+
+from agents_io.caller import Caller
+from agents_io.transport import Transport
+from schemas.messages import AgentRegistration
+from schemas.partitioning import home_partition
+from streams.agents.health_checks import HealthChecks
+from streams.agents.standing_keeper import StandingKeeper
+from streams.agents.standings import Standings
+from streams.dispatch.parts import Parts
+from streams.engine.engine import Engine
+from streams.processors.dispatch import DispatchHandler
+
+
+class Fleet:
+    """`keeper` tells how agents stand."""
+
+    def __init__(self, parts: Parts, standings: Standings, transport: Transport, engine: Engine) -> None:
+        self._parts = parts
+        self._engine = engine
+        self.keeper = StandingKeeper(
+            lambda: [handler.callers for handler in self._handlers()],
+            standings,
+            parts.settings,
+            parts.recorder,
+            parts.emit,
+            parts.metrics,
+            parts.wall_ms,
+        )
+        self._checks = HealthChecks(
+            self._living_here,
+            transport,
+            parts.settings.health,
+            random.Random(),
+            lambda agent_id, well: self.keeper.checked(agent_id, self._caller(agent_id), well),
+            self.keeper.unasked,
+        )
+        self._seen: object = None
+        self._here: dict[str, AgentRegistration] = {}
+        standings.on_available(self._available)
+
+    def start(self) -> Callable[[], None]:
+        """Begin; gives what ends it."""
+        tasks = [
+            asyncio.create_task(self.keeper.run(), name="standings"),
+            asyncio.create_task(self._checks.run(), name="health-checks"),
+        ]
+
+        def stop() -> None:
+            for task in tasks:
+                task.cancel()
+
+        return stop
+
+    def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
+        """An agent was registered (again), or unregistered."""
+        if agent is not None:
+            self._available(agent_id)
+        elif self._home(agent_id) is not None:
+            self.keeper.gone(agent_id)
+
+    def _available(self, agent_id: str) -> None:
+        agent = self._parts.agents.get(agent_id)
+        if agent is not None:
+            for handler in list(self._handlers()):
+                handler.agent_available(agent)
+
+    def _handlers(self) -> Iterator[DispatchHandler]:
+        for home in self._engine.homes.values():
+            if isinstance(home.handler, DispatchHandler):
+                yield home.handler
+
+    def _living_here(self) -> Mapping[str, AgentRegistration]:
+        """Those to be asked for their health, by id; the same object as long as nothing changed."""
+        count = self._parts.partition_count()
+        seen = self._parts.agents.version, frozenset(self._engine.homes), count
+        if seen != self._seen:
+            self._seen = seen
+            homes, agents = self._engine.homes, self._parts.agents.all()
+            # The gateway watches those that dialled in, and tells of them itself.
+            asked = (agent for agent in agents if agent.transport != "gateway")
+            self._here = {agent.id: agent for agent in asked if home_partition(agent.id, count) in homes}
+        return self._here
+
+    def _home(self, agent_id: str) -> DispatchHandler | None:
+        home = self._engine.homes.get(home_partition(agent_id, self._parts.partition_count()))
+        return home.handler if home is not None and isinstance(home.handler, DispatchHandler) else None
+
+    def _caller(self, agent_id: str) -> Caller | None:
+        handler = self._home(agent_id)
+        return None if handler is None else handler.callers.get(agent_id)

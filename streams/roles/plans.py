@@ -1,0 +1,143 @@
+"""The worker's role `plans`, put together: its group, its table of wishes, its events, the page of a plan.
+
+In: settings and what the worker has found out. Out: an engine whose homes are `PlanHandler`s, taken apart with `stack`.
+Raises `TemplatesError` when the file of local patterns cannot be used. Nothing here decides about a plan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer
+from prometheus_client import CollectorRegistry
+
+from schemas.partitioning import home_partition
+from schemas.topics import PLAN_INTAKE, full_name
+from streams.broker.kafka import client_options
+from streams.broker.topics_admin import size_limits
+from streams.engine.batcher import DEFAULT_LIMIT, Batcher
+from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
+from streams.engine.engine import Engine, EngineConfig
+from streams.engine.event_sink import EventSink
+from streams.engine.watchdog import Watchdog
+from streams.metrics import PlanMetrics
+from streams.plans.parts import PlanParts
+from streams.processors.plans import PlanHandler
+from streams.roles.control_table import ControlTable
+from streams.rules.plans.blueprint import InvalidPlan
+from streams.rules.plans.records import STATE, PlanRecorder
+from streams.rules.plans.templates import Template, read_templates
+from streams.settings import Settings
+
+UNLIMITED = 1_000_000
+"""Records are finished as they are taken; how many plans are under way is limited by their handler."""
+END_TIMEOUT_S = 8.0
+WRAPPING_BYTES = 64 * 1024
+"""What a plan may need beside itself on the state topic."""
+
+
+class TemplatesError(Exception):
+    """The file of local patterns cannot be used; one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coordination:
+    """The running role."""
+
+    engine: Engine
+    partitions: int
+
+    def view(self, plan_id: str) -> dict[str, Any] | bytes | None:
+        """What this worker knows of a plan: a dict, or its result as JSON. None: not its own, or not known."""
+        home = self.engine.homes.get(home_partition(plan_id, self.partitions))
+        handler = home.handler if home is not None else None
+        return handler.view(plan_id) if isinstance(handler, PlanHandler) else None
+
+
+async def coordinate(
+    settings: Settings, registry: CollectorRegistry, transactional: bool, partitions: int, stack: AsyncExitStack
+) -> Coordination:
+    """Join the group of coordinators. Raises `KafkaError`, `TemplatesError`."""
+    options = client_options(settings)
+    group = f"{settings.app_id}-plans"
+    templates = load_templates(settings.plans.templates)
+    sink = EventSink(options, settings.topic_prefix, idempotent=transactional)
+    stack.push_async_callback(sink.stop)
+    await sink.start()
+    controls = ControlTable(options, settings.topic_prefix, on_plan=lambda plan_id: cancel(plan_id))
+    stack.push_async_callback(controls.stop)
+    limits = await size_limits(settings)
+    batcher = Batcher(settings.topic_prefix, limits)
+
+    def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
+        if transactional:
+            return TransactionalCommitter(options, f"{group}-{number}", group, batcher)
+        return PlainCommitter(sink.producer, consumer, batcher, STATE)
+
+    def cancel(plan_id: str) -> None:
+        for home in list(engine.homes.values()):
+            if isinstance(home.handler, PlanHandler):
+                home.handler.cancel(plan_id)
+
+    def partition_count() -> int:
+        found = engine.consumer.partitions_for_topic(full_name("plans", settings.topic_prefix))
+        return len(found or ()) or partitions
+
+    parts = PlanParts(
+        settings=settings,
+        recorder=PlanRecorder(settings.app_id, settings.topic_prefix, group),
+        emit=sink.emit,
+        metrics=PlanMetrics(registry),
+        wall_ms=lambda: time.time_ns() // 1_000_000,
+        cancelled=controls.plan_cancelled,
+        partition_count=partition_count,
+        templates=templates,
+        max_plan_bytes=min(settings.plans.max_plan_bytes, limits.get(STATE, DEFAULT_LIMIT) - WRAPPING_BYTES),
+    )
+    engine = Engine(
+        EngineConfig(
+            options=options,
+            prefix=settings.topic_prefix,
+            group=group,
+            sources=PLAN_INTAKE,
+            instance_id=settings.instance_id,
+            session_timeout_s=settings.session_timeout / 1000,
+            max_in_flight=UNLIMITED,
+            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
+            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
+            commit_interval_max_s=settings.plans.commit_interval_max / 1000,
+            state=STATE,
+            exact_ends=transactional,
+        ),
+        committer,
+        lambda home, kept: PlanHandler(home, parts, kept),
+        on_assigned=batcher.forget_partition_counts,
+    )
+    stack.push_async_callback(engine.stop)
+    await controls.start()
+    await engine.start()
+    watchdog = asyncio.create_task(Watchdog(engine, settings.dispatch.stall_after / 1000).run(), name="plans-watchdog")
+    stack.push_async_callback(_ended, watchdog)
+    return Coordination(engine, partitions)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=END_TIMEOUT_S)
+
+
+def load_templates(file: str | None) -> dict[str, Template]:
+    """Local patterns by name, from a file of JSON lines. Raises `TemplatesError`."""
+    if file is None:
+        return {}
+    try:
+        rows = [orjson.loads(line) for line in Path(file).read_bytes().splitlines() if line.strip()]
+        return read_templates(rows)
+    except (OSError, orjson.JSONDecodeError, InvalidPlan) as error:
+        raise TemplatesError(f"plans.templates: {file}: {error}") from None

@@ -1,0 +1,95 @@
+"""Keeps the statistics processor running: a failure (brokers away for long, say) costs a new start, not the worker.
+
+In: settings. Out: one `StatsProcessor` at a time, started again after a pause when it failed. Dispatch does not notice.
+Importing the processor imports Faust, so it is left to `start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.processors.stats import StatsProcessor
+
+log = structlog.get_logger(__name__)
+
+PAUSE_S = 2.0
+MAX_PAUSE_S = 30.0
+
+
+class StatsKeeper:
+    """The statistics role of a worker."""
+
+    def __init__(self, settings: Settings, idempotent: bool, address: str = "") -> None:
+        self._address = address
+        self._settings = settings
+        self._idempotent = idempotent
+        self.processor: StatsProcessor | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def counters(self) -> dict[str, Any] | None:
+        """Of the processor that runs; None while there is none."""
+        return None if self.processor is None else self.processor.counters()
+
+    @property
+    def ready(self) -> bool:
+        """Recovered and assigned."""
+        return self.processor is not None and self.processor.ready
+
+    async def start(self) -> None:
+        """The first start. Raises what makes it impossible: that is the user's to mend."""
+        await self._new()
+        self._task = asyncio.create_task(self._keep(), name="stats-keeper")
+
+    async def wait_ready(self) -> None:
+        """Wait until `ready`."""
+        while not self.ready:  # noqa: ASYNC110 - the processor may be another one next time
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        """Flush, commit, leave."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self.processor is not None:
+            await self.processor.stop()
+
+    async def _new(self) -> None:
+        from streams.processors.stats import StatsProcessor
+
+        self.processor = StatsProcessor(self._settings, idempotent=self._idempotent, address=self._address)
+        await self.processor.start()
+
+    async def _keep(self) -> None:
+        pause_s = PAUSE_S
+        while True:
+            try:
+                if self.processor is not None:
+                    await self.processor.failed()
+            except Exception as error:
+                log.warning("statistics failed; starting them again", error=repr(error), pause_s=pause_s)
+            await self._drop()
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, MAX_PAUSE_S)
+            try:
+                await self._new()
+                await asyncio.wait_for(self.wait_ready(), MAX_PAUSE_S)
+            except Exception as error:  # whatever it is, nobody else would start them again
+                log.warning("statistics could not be started", error=repr(error), pause_s=pause_s)
+            else:
+                pause_s = PAUSE_S
+
+    async def _drop(self) -> None:
+        failed, self.processor = self.processor, None
+        if failed is not None:
+            try:
+                await failed.stop()
+            except Exception as error:
+                log.warning("the failed statistics did not stop cleanly", error=repr(error))

@@ -1,0 +1,1 @@
+"""Detectors, the life of alarms, calibration. Pure."""

@@ -1,0 +1,246 @@
+"""The life of an alarm: pending, firing, resolved; one episode per type and series at a time, each state once. Pure.
+
+In: what the detectors say at one point. Out: transitions to publish. Edge-triggered: while an episode fires, the same type cannot
+fire again; after it resolved there is a pause in points. What is pending fires after some points unless it is withdrawn. An
+episode's id follows from where and at which offset it fired, so a replay after a crash gives the same id. Never a clock: times
+are the data points' own. When the newest episodes of each type began and ended is kept: `grouping` needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+from schemas.messages import Anomaly, AnomalyDetails, AnomalyType, EventType, Severity
+
+COOLDOWN_POINTS = 20
+"""After an episode its type stays silent for this many points."""
+KEPT_SPELLS = 4
+
+Scope = Literal["own", "agent", "hidden"]
+"""own: told as the pattern's; agent: told as the whole agent's; hidden: not told, the agent's own alarm says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesId:
+    """Whose points these are."""
+
+    agent_id: str
+    pattern_name: str
+    task_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where in the stream something happened: source partition, offset and the point's own time, epoch ms."""
+
+    partition: int
+    offset: int
+    time_ms: int
+
+
+@dataclass(slots=True)
+class Episode:
+    """One firing alarm. `baseline`: normal when it fired; `shift`: how far it was left, `side`: in which way.
+
+    `age`: points since; `calm`: points in a row that look normal.
+    """
+
+    id: str
+    severity: Severity
+    baseline: float
+    shift: float = 0.0
+    side: str = ""
+    age: int = 0
+    calm: int = 0
+    scope: Scope = "own"
+
+
+@dataclass(slots=True)
+class Spell:
+    """From which offset to which an episode lasted; `to` -1: it still does."""
+
+    id: str
+    begin: int
+    to: int
+    scope: Scope
+
+    def covers(self, offset: int) -> bool:
+        """True when it had begun before this offset and not ended before it.
+
+        >>> Spell("x", 5, -1, "own").covers(5), Spell("x", 5, 9, "own").covers(9), Spell("x", 5, 9, "own").covers(10)
+        (False, True, False)
+        """
+        return self.begin < offset and (self.to < 0 or offset <= self.to)
+
+
+def episode_id(series: SeriesId, kind: AnomalyType, at: Moment) -> str:
+    """The same wherever and whenever it is computed.
+
+    >>> a = episode_id(SeriesId("a", "", ""), "drift", Moment(0, 7, 0))
+    >>> a == episode_id(SeriesId("a", "", ""), "drift", Moment(0, 7, 99)), len(a)
+    (True, 24)
+    """
+    text = "\x00".join(
+        (series.agent_id, series.pattern_name, series.task_type, kind, str(at.partition), str(at.offset))
+    )
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+class Alarms:
+    """The episodes of one series."""
+
+    __slots__ = ("_pauses", "_pending", "firing", "series", "spells")
+
+    def __init__(self, series: SeriesId) -> None:
+        self.series = series
+        self.firing: dict[AnomalyType, Episode] = {}
+        self.spells: dict[AnomalyType, list[Spell]] = {}
+        self._pauses: dict[AnomalyType, int] = {}
+        self._pending: dict[AnomalyType, tuple[int, Episode, AnomalyDetails]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """False when a step would change nothing."""
+        return bool(self.firing or self._pauses or self._pending)
+
+    def step(self) -> None:
+        """One more point has come."""
+        if self._pauses:
+            self._pauses = {kind: left - 1 for kind, left in self._pauses.items() if left > 1}
+        for episode in self.firing.values():
+            episode.age += 1
+
+    def ready(self, kind: AnomalyType) -> bool:
+        """True when an episode of this type may begin."""
+        return kind not in self.firing and kind not in self._pauses and kind not in self._pending
+
+    def pend(self, kind: AnomalyType, points: int, episode: Episode, details: AnomalyDetails) -> None:
+        """Let an episode fire after this many points more, unless it is withdrawn before."""
+        if self.ready(kind):
+            self._pending[kind] = (points, episode, details)
+
+    @property
+    def pending(self) -> tuple[AnomalyType, ...]:
+        """The types that wait."""
+        return tuple(self._pending)
+
+    def withdraw(self, kind: AnomalyType) -> None:
+        """It was nothing, or something else."""
+        self._pending.pop(kind, None)
+
+    def due(self, at: Moment) -> list[Anomaly]:
+        """One more point for what is pending; what has waited long enough fires."""
+        found: list[Anomaly] = []
+        for kind, (left, episode, details) in list(self._pending.items()):
+            if left > 1:
+                self._pending[kind] = (left - 1, episode, details)
+                continue
+            del self._pending[kind]
+            found += self.fire(kind, at, episode.severity, episode.baseline, details, episode.shift, episode.side)
+        return found
+
+    def fire(
+        self,
+        kind: AnomalyType,
+        at: Moment,
+        severity: Severity,
+        baseline: float,
+        details: AnomalyDetails,
+        shift: float = 0.0,
+        side: str = "",
+    ) -> list[Anomaly]:
+        """Begin an episode, unless one is on or has just been."""
+        if not self.ready(kind):
+            return []
+        episode = Episode(episode_id(self.series, kind, at), severity, baseline, shift, side)
+        self.firing[kind] = episode
+        spells = self.spells.setdefault(kind, [])
+        spells.append(Spell(episode.id, at.offset, -1, "own"))
+        del spells[:-KEPT_SPELLS]
+        return [self._anomaly(kind, episode, "firing", at, details)]
+
+    def resolve(self, kind: AnomalyType, at: Moment, details: AnomalyDetails) -> list[Anomaly]:
+        """End the episode of this type, if there is one."""
+        episode = self.firing.pop(kind, None)
+        if episode is None:
+            return []
+        self._pauses[kind] = COOLDOWN_POINTS
+        self.spells[kind][-1].to = at.offset
+        return [self._anomaly(kind, episode, "resolved", at, details)]
+
+    def tell(self, kind: AnomalyType, at: Moment, details: AnomalyDetails) -> Anomaly:
+        """An episode that goes on, told (again) from here."""
+        return self._anomaly(kind, self.firing[kind], "firing", at, details)
+
+    def assign(self, kind: AnomalyType, scope: Scope) -> None:
+        """Say as whose the newest episode of a type is told."""
+        self.spells[kind][-1].scope = scope
+        if kind in self.firing:
+            self.firing[kind].scope = scope
+
+    def scope(self, kind: AnomalyType, episode: str) -> Scope:
+        """As whose an episode was told; "own" when it is no longer known."""
+        return next((spell.scope for spell in self.spells.get(kind, ()) if spell.id == episode), "own")
+
+    def _anomaly(self, kind: AnomalyType, episode: Episode, state: Any, at: Moment, details: AnomalyDetails) -> Anomaly:
+        return Anomaly(
+            id=episode.id,
+            type=kind,
+            agent_id=self.series.agent_id,
+            pattern_name=self.series.pattern_name or None,
+            severity=episode.severity,
+            state=state,
+            detected_at=at.time_ms,
+            details=details,
+        )
+
+    def to_json(self) -> list[Any]:
+        """A JSON-able form."""
+        return [
+            [[kind, *astuple(episode)] for kind, episode in self.firing.items()],
+            list(self._pauses.items()),
+            [[kind, left, astuple(e), details.wire()] for kind, (left, e, details) in self._pending.items()],
+            [[kind, [astuple(spell) for spell in spells]] for kind, spells in self.spells.items()],
+        ]
+
+    @classmethod
+    def from_json(cls, data: list[Any], series: SeriesId) -> Alarms:
+        """The inverse of `to_json`."""
+        alarms = cls(series)
+        firing, pauses, pending, spells = data
+        alarms.firing = {kind: Episode(*rest) for kind, *rest in firing}
+        alarms._pauses = {kind: left for kind, left in pauses}
+        alarms._pending = {
+            kind: (left, Episode(*episode), AnomalyDetails.model_validate(details))
+            for kind, left, episode, details in pending
+        }
+        alarms.spells = {kind: [Spell(*spell) for spell in rows] for kind, rows in spells}
+        return alarms
+
+    @classmethod
+    def from_first(cls, data: list[Any], series: SeriesId) -> Alarms:
+        """What version 1 wrote: episodes without shift and side, nothing pending, no spells."""
+        alarms = cls(series)
+        firing, pauses = data
+        for kind, name, severity, baseline, age, calm in firing:
+            alarms.firing[kind] = Episode(name, severity, baseline, age=age, calm=calm)
+            alarms.spells[kind] = [Spell(name, -1, -1, "own")]
+        alarms._pauses = {kind: left for kind, left in pauses}
+        return alarms
+
+
+def event_data(anomaly: Anomaly) -> tuple[EventType, dict[str, Any]]:
+    """Type and data of the lifecycle event about a transition."""
+    kind: EventType = "anomaly:detected" if anomaly.state == "firing" else "anomaly:resolved"
+    data = {
+        "type": anomaly.type,
+        "agentId": anomaly.agent_id,
+        "anomalyId": anomaly.id,
+        "severity": anomaly.severity,
+        "details": anomaly.details.wire(),
+    }
+    if anomaly.pattern_name:
+        data["patternName"] = anomaly.pattern_name
+    return kind, data

@@ -1,0 +1,234 @@
+"""What is wrong with an agent: all detectors over one series. Pure.
+
+In: confidence, outcome and execution time of points in the order of their offsets (late points never come here). Out: anomalies.
+  sudden_drop     the level fell by at least 0.3: told by the rank test, by the last 5 points or by one check interval
+  drift           the level changed by at least 0.05 either way, or its spread grew: told by the rank test (`ranks.py`)
+  low_confidence  mean of the last 20 points, or of one check interval, < 0.5
+  high_variance   standard deviation of one check interval (at least 30 points, else of the last 100) > 0.2
+  outlier         one point beyond all before it, 8 standard deviations and 0.25 off, and those after it are normal again
+  miscalibrated   confidence above success by more than 0.1 on average: told by betting (`overconfidence.py`)
+  slow            execution time at least twice what it was: told by the rank test
+  silent          (`silence.py`; by the caller's clock)
+While a level alarm is on, its rank test does not learn; the episode ends when the level is back, or after 200 points as the new
+normal. State is numbers, so a restart continues exactly. Check intervals are event time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.messages import Anomaly, AnomalyDetails, Severity
+from schemas.times import format_time
+from streams.rules.detection.alarms import Alarms, Moment, SeriesId
+from streams.rules.detection.level import (
+    HISTORY_MIN,
+    OUTLIER_BINS,
+    PER_BIN,
+    RECENT,
+    SCALE,
+    Level,
+    drop_severity,
+)
+from streams.rules.detection.level import Thresholds as Thresholds
+from streams.rules.detection.looks import CHECK_MIN, VARIANCE_MIN, VARIANCE_RING, Looks, Sums
+from streams.rules.detection.overconfidence import Overconfidence
+from streams.rules.detection.pace import Pace
+from streams.rules.detection.ranks import LEVEL, RankTest
+from streams.rules.detection.ring import RING, Ring
+
+LOW_POINTS = 20
+PACE_RARER = 10
+"""Being slow is less urgent than being wrong: its test keeps to so many times the run length."""
+
+
+class Detectors:
+    """All detectors of one series."""
+
+    __slots__ = ("_gap", "_level", "_looks", "_pace", "alarms", "limits")
+
+    def __init__(self, series: SeriesId, limits: Thresholds) -> None:
+        self.alarms = Alarms(series)
+        self.limits = limits
+        self._looks = Looks(limits.check_interval_ms)
+        self._level = Level(self.alarms, limits)
+        self._gap = Overconfidence(limits.overconfidence, limits.run_length)
+        self._pace: Pace | None = None
+
+    def observe(
+        self, confidence: float, at: Moment, success: bool | None = None, time_bucket: int | None = None
+    ) -> list[Anomaly]:
+        """One more point, in order. Returns what begins or ends with it, usually nothing.
+
+        `success`, `time_bucket` (see `sketch.time_bucket`): None when they are not to be judged.
+        """
+        found: list[Anomaly] = []
+        looks = self._looks
+        if looks.due(at.time_ms):
+            found += self._look(at)
+        value = round(confidence * SCALE)
+        bin_ = (value + PER_BIN // 2) // PER_BIN
+        alarms = self.alarms
+        firing = alarms.firing
+        low, high = self._level.test.range
+        if alarms.busy:
+            alarms.step()
+            found += self._level.outlier(value, bin_, at)
+        elif bin_ < low - OUTLIER_BINS or bin_ > high + OUTLIER_BINS:
+            found += self._level.outlier(value, bin_, at)
+        ring = self._level.ring
+        ring.push(value)
+        looks.add(value)
+        recent = ring.sum_of(RECENT)
+        if "drift" in firing or "sudden_drop" in firing:
+            found += self._level.changed(recent, at)
+            if self._level.rebased:
+                self._level.rebased = False
+                looks.forget()
+        else:
+            if self._level.test.observe(bin_):
+                found += self._level.change(at)
+            if recent < (ring.total / len(ring) - self.limits.sudden_drop * SCALE / 2) * RECENT:
+                found += self._level.drop(recent, at)
+        if recent < self.limits.low_confidence * SCALE * RECENT or "low_confidence" in firing:
+            found += self._low(at)
+        if success is not None:
+            found += self._calibration(confidence, success, at)
+        if time_bucket is not None:
+            if self._pace is None:
+                self._pace = Pace(self.limits.slow_factor, PACE_RARER * self.limits.run_length)
+            found += self._pace.observe(time_bucket, at, alarms, confidence)
+        return found
+
+    def judge(self, confidence: float, success: bool, at: Moment) -> list[Anomaly]:
+        """An outcome that was told afterwards: only the calibration is concerned."""
+        return self._calibration(confidence, success, at)
+
+    @property
+    def correlation(self) -> float:
+        """Lag-1 correlation of the series, as measured."""
+        return self._level.test.correlation
+
+    # The original's other rules
+
+    def _low(self, at: Moment) -> list[Anomaly]:
+        count = min(len(self._level.ring), LOW_POINTS)
+        threshold = self.limits.low_confidence
+        mean = self._level.ring.mean(count) / SCALE
+        why = self._level.details("recent20", mean, None, threshold, f"last {count} points")
+        if "low_confidence" in self.alarms.firing:
+            return [] if mean < min(threshold * 1.1, 1.0) else self.alarms.resolve("low_confidence", at, why)
+        if count < LOW_POINTS or mean >= threshold:
+            return []
+        return self.alarms.fire("low_confidence", at, _low_severity(mean, threshold), mean, why)
+
+    def due_ms(self) -> int:
+        """When, on an idle series' clock, the points since the last look should be looked at; -1: there are none."""
+        return self._looks.due_ms()
+
+    def look(self, at: Moment) -> list[Anomaly]:
+        """Look at the points since the last check boundary though no later point has come."""
+        self._looks.slot += 1
+        return self._look(at) if self._looks.count else []
+
+    def _look(self, at: Moment) -> list[Anomaly]:
+        looks = self._looks
+        sums = looks.sums()
+        found = self._look_at_spread(sums, at)
+        if sums.count < CHECK_MIN:
+            return found  # a slow agent's intervals are joined until they hold enough points
+        end = format_time(looks.due_ms())
+        looks.empty()
+        mean = sums.mean() / SCALE
+        window = f"{sums.count} points in {self.limits.check_interval_ms // 1000} s to {end}"
+        fall = looks.before - mean
+        if looks.weight >= HISTORY_MIN and fall >= self.limits.sudden_drop:
+            why = self._level.details("window", mean, looks.before, self.limits.sudden_drop, window)
+            found += self.alarms.fire("sudden_drop", at, drop_severity(fall), looks.before, why, -fall, "down")
+        if mean < self.limits.low_confidence:
+            why = self._level.details("window", mean, None, self.limits.low_confidence, window)
+            severity = _low_severity(mean, self.limits.low_confidence)
+            found += self.alarms.fire("low_confidence", at, severity, mean, why)
+        if "sudden_drop" not in self.alarms.firing:
+            looks.remember(sums.count, mean)
+        return found
+
+    def _look_at_spread(self, sums: Sums, at: Moment) -> list[Anomaly]:
+        window = f"{sums.count} points of one check interval"
+        if sums.count < VARIANCE_MIN:
+            newest = self._level.ring.newest(VARIANCE_RING)
+            sums = Sums(len(newest), sum(newest), sum(value * value for value in newest))
+            window = f"last {sums.count} points"
+            if sums.count < VARIANCE_MIN:
+                return []
+        spread = sums.spread() / SCALE
+        threshold = self.limits.high_variance
+        why = self._level.details("window", sums.mean() / SCALE, None, threshold, window, deviation=spread)
+        if "high_variance" in self.alarms.firing:
+            return self.alarms.resolve("high_variance", at, why) if spread < threshold * 0.9 else []
+        if spread <= threshold:
+            return []
+        return self.alarms.fire("high_variance", at, "high" if spread >= 1.5 * threshold else "medium", spread, why)
+
+    def _calibration(self, confidence: float, success: bool, at: Moment) -> list[Anomaly]:
+        test = self._gap
+        if "miscalibrated" in self.alarms.firing:
+            if not test.ended(confidence, success):
+                return []
+            why = self._gap_details(test)
+            test.reset()
+            return self.alarms.resolve("miscalibrated", at, why)
+        if not test.observe(confidence, success):
+            return []
+        mean, rate, _ = test.gap()
+        why = self._gap_details(test)
+        test.watch_end()
+        if not self.alarms.ready("miscalibrated"):
+            test.reset()
+            return []
+        severity: Severity = "high" if mean - rate >= 0.3 else "medium"
+        return self.alarms.fire("miscalibrated", at, severity, rate, why, mean - rate)
+
+    def _gap_details(self, test: Overconfidence) -> AnomalyDetails:
+        mean, rate, count = test.gap()
+        window = f"last {count} points: mean confidence {mean:.3f}, success rate {rate:.3f}"
+        return self._level.details("betting", mean, rate, test.slack, window)
+
+    def shown(self) -> list[float]:
+        """The newest confidences, oldest first."""
+        return self._level.shown()
+
+    def to_json(self) -> list[Any]:
+        """A JSON-able form."""
+        pace = None if self._pace is None else self._pace.to_json()
+        level = self._level
+        parts = [level.ring.to_json(), self._looks.to_json(), self.alarms.to_json()]
+        return [*parts, level.test.to_json(), self._gap.to_json(), pace]
+
+    @classmethod
+    def from_json(cls, data: list[Any], series: SeriesId, limits: Thresholds) -> Detectors:
+        """The inverse of `to_json`; continues exactly where the other was."""
+        detectors = cls(series, limits)
+        ring, looks, alarms, level, gap, pace = data
+        detectors._level.ring = Ring.from_json(ring)
+        detectors._looks = Looks.from_json(looks, limits.check_interval_ms)
+        detectors.alarms = detectors._level.alarms = Alarms.from_json(alarms, series)
+        detectors._level.test = RankTest.from_json(level, LEVEL, limits.run_length)
+        detectors._gap = Overconfidence.from_json(gap, limits.overconfidence, limits.run_length)
+        if pace is not None:
+            detectors._pace = Pace.from_json(pace, limits.slow_factor, PACE_RARER * limits.run_length)
+        return detectors
+
+    @classmethod
+    def from_first(cls, data: list[Any], series: SeriesId, limits: Thresholds) -> Detectors:
+        """What version 1 wrote: ring, looks and alarms are taken over; the new tests learn from the ring."""
+        detectors = cls(series, limits)
+        ring, slot, tally, history, _, alarms = data
+        detectors._level.ring = Ring.from_json(ring)
+        detectors._looks = Looks.from_json([slot, tally, history], limits.check_interval_ms)
+        detectors.alarms = detectors._level.alarms = Alarms.from_first(alarms, series)
+        detectors._level.test.restart((value + PER_BIN // 2) // PER_BIN for value in detectors._level.ring.newest(RING))
+        return detectors
+
+
+def _low_severity(mean: float, threshold: float) -> Severity:
+    return "high" if mean < threshold / 2 else "medium"

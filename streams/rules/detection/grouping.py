@@ -1,0 +1,67 @@
+"""One alarm for an agent instead of one for each of its patterns. Pure.
+
+In: a transition of one series, and the alarms of all series of the agent in that partition. Out: the transition as it is told, or
+nothing. When half of an agent's patterns (at least two) are in an episode of one type, the one that made it so is told as the
+agent's own, without a pattern; while that one fires, further episodes of the type are kept back, and told when it has ended and
+they have not. Every decision follows from offsets alone, so a replay repeats it, whatever the other series have seen already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.messages import Anomaly, AnomalyDetails, AnomalyType
+from streams.rules.detection.alarms import Alarms, Moment, Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """Another series of the agent: its alarms, and the offset of its first point."""
+
+    born: int
+    alarms: Alarms
+
+
+def _scopes(siblings: Sequence[Sibling], kind: AnomalyType, offset: int) -> list[Scope]:
+    return [
+        spell.scope for sibling in siblings for spell in sibling.alarms.spells.get(kind, ()) if spell.covers(offset)
+    ]
+
+
+def told(anomaly: Anomaly, offset: int, mine: Alarms, siblings: Sequence[Sibling]) -> Anomaly | None:
+    """The transition as it is to be published, or None to keep it back. `siblings`: without the series itself."""
+    kind = anomaly.type
+    if anomaly.state == "firing":
+        scopes = _scopes(siblings, kind, offset)
+        known = 1 + sum(1 for sibling in siblings if sibling.born <= offset)
+        if "agent" in scopes:
+            mine.assign(kind, "hidden")
+        elif scopes and 2 * (len(scopes) + 1) >= known:
+            mine.assign(kind, "agent")
+            return _as_agents(anomaly, f"{len(scopes) + 1} of {known} patterns")
+        return None if "agent" in scopes else anomaly
+    scope = mine.scope(kind, anomaly.id)
+    if scope == "hidden":
+        return None
+    return _as_agents(anomaly, "the pattern that made it the agent's") if scope == "agent" else anomaly
+
+
+def surfaced(mine: Alarms, at: Moment, siblings: Sequence[Sibling]) -> list[Anomaly]:
+    """Hidden episodes that go on though no agent-wide one covers them any more: told now, as the pattern's own."""
+    found = []
+    for kind, episode in mine.firing.items():
+        if episode.scope == "hidden" and "agent" not in _scopes(siblings, kind, at.offset):
+            mine.assign(kind, "own")
+            why = AnomalyDetails(
+                historical_average=round(episode.baseline, 6),
+                detector="group",
+                window=f"{episode.age} points; the agent's own alarm has ended, this pattern's has not",
+            )
+            found.append(mine.tell(kind, at, why))
+    return found
+
+
+def _as_agents(anomaly: Anomaly, note: str) -> Anomaly:
+    details = anomaly.details.model_copy(update={"window": f"{anomaly.details.window or ''} ({note})".strip()})
+    return anomaly.model_copy(update={"pattern_name": None, "details": details})

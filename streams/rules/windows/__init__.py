@@ -1,0 +1,1 @@
+"""Windows of data points: sums, sketches, series, ranges, trend. Pure."""

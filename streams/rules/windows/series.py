@@ -1,0 +1,212 @@
+"""One series (agent, pattern, task type) on one source partition: its windows, its detectors, the last offset applied. Pure.
+
+In: data points with their offsets, ascending. Out, in the points' order and whatever the batches: windows touched, anomalies.
+A point whose offset was applied before is ignored, so a replay changes nothing. Late points enter windows, never the detectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from schemas.messages import Anomaly, AnomalyDetails, ConfidenceDataPoint
+from streams.rules.detection.alarms import Moment, SeriesId
+from streams.rules.detection.calibration import MOST, Calibration
+from streams.rules.detection.detectors import Detectors, Thresholds
+from streams.rules.detection.grouping import Sibling, surfaced, told
+from streams.rules.detection.silence import Silence
+from streams.rules.detection.verdicts import Verdicts
+from streams.rules.windows.moments import Sample
+from streams.rules.windows.windows import Spans, Window, WindowId, Windows
+
+VERSION = 2
+"""Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring."""
+
+Judged = Literal["", "points", "feedback"]
+"""Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
+
+
+class Series:
+    """All that is known of one series. `detectors` is None when detection is off."""
+
+    __slots__ = (
+        "anomalies",
+        "born",
+        "calibration",
+        "detectors",
+        "id",
+        "judged",
+        "late",
+        "offset",
+        "partition",
+        "silence",
+        "verdicts",
+        "windows",
+    )
+
+    def __init__(self, series_id: SeriesId, partition: int, spans: Spans, limits: Thresholds | None) -> None:
+        self.id = series_id
+        self.partition = partition
+        self.offset = -1
+        self.born = -1
+        """Offset of the first point."""
+        self.late = 0
+        self.silence = Silence()
+        self.calibration = Calibration()
+        self.judged: Judged = ""
+        self.verdicts = Verdicts()
+        self.windows = Windows(spans)
+        self.detectors = None if limits is None else Detectors(series_id, limits)
+        self.anomalies: list[Anomaly] = []
+        """What began or ended since the caller last emptied this."""
+
+    def apply(self, point: ConfidenceDataPoint, offset: int, archived: Callable[[WindowId], Window | None]) -> bool:
+        """Fold one point in; False if it had been applied before."""
+        if offset <= self.offset:
+            return False
+        self.offset = offset
+        if self.born < 0:
+            self.born = offset
+        time_ms = point.timestamp
+        sample = Sample(point)
+        if point.feedback:
+            self._judge(point, sample, archived)
+            return True
+        self._outcome(point)
+        if self.windows.apply(time_ms, sample, offset, archived):
+            self.late += 1
+        elif self.detectors is not None:
+            moment = Moment(self.partition, offset, time_ms)
+            self._spoke(moment, self.detectors)
+            self.anomalies += self.detectors.observe(
+                point.confidence, moment, None if self.judged == "feedback" else point.success, sample.time_bucket
+            )
+        return True
+
+    def _outcome(self, point: ConfidenceDataPoint) -> None:
+        """A point's own success counts for the calibration once it is seen to say something about answers.
+
+        Dispatch calls every answer a success and every failure a confidence of 0: that says nothing of how sure to be.
+        """
+        if not self.judged and not point.success and point.confidence > 0:
+            self.judged = "points"
+        if self.judged == "points":
+            self._learn(point.confidence, point.success)
+
+    def _learn(self, confidence: float, success: bool) -> None:
+        self.calibration.add(confidence, success)
+        if self.calibration.count > MOST:
+            self.calibration.fade()
+
+    def _judge(self, point: ConfidenceDataPoint, sample: Sample, archived: Callable[[WindowId], Window | None]) -> None:
+        """How a task really turned out: from the first verdict on, only verdicts count for the calibration."""
+        task_id = point.task_id or ""
+        first = self.verdicts.first(task_id)
+        change = self.verdicts.change(task_id, point.success)
+        if change is None:
+            return
+        if self.judged != "feedback":
+            self.judged, self.calibration = "feedback", Calibration()
+        was, now = change
+        if first:
+            self._learn(point.confidence, now)
+            if self.detectors is not None:
+                moment = Moment(self.partition, self.offset, point.timestamp)
+                self.anomalies += self.detectors.judge(point.confidence, now, moment)
+        else:
+            self.calibration.add(point.confidence, was, -1)
+            self.calibration.add(point.confidence, now)
+        if was != now:
+            self.windows.correct(point.timestamp, sample, was, self.offset, archived)
+
+    def _spoke(self, at: Moment, detectors: Detectors) -> None:
+        if "silent" in detectors.alarms.firing:
+            pause_s = (at.time_ms - self.silence.last_ms) / 1000
+            why = AnomalyDetails(
+                detector="pace", window=f"speaks again after {pause_s:.0f} s", points=detectors.shown()
+            )
+            self.anomalies += detectors.alarms.resolve("silent", at, why)
+        self.silence.observe(at.time_ms, detectors.limits.silent_after_ms)
+
+    def silent_ms(self) -> int:
+        """From when on this series' silence is remarkable, epoch ms; -1: never, or it has been told."""
+        detectors = self.detectors
+        if detectors is None or "silent" in detectors.alarms.firing:
+            return -1
+        return self.silence.due_ms(detectors.limits.silent_after_ms)
+
+    def fall_silent(self) -> None:
+        """The caller's clock has passed `silent_ms`, and no other series of the agent has spoken since this one did."""
+        detectors, pace = self.detectors, self.silence
+        since = self.silent_ms()
+        if detectors is None or since < 0:
+            return
+        why = AnomalyDetails(
+            detector="pace",
+            deviation=round((since - pace.last_ms) / max(pace.usual_ms, 1.0), 3),
+            window=f"no point for {(since - pace.last_ms) / 1000:.0f} s; until then one every {pace.usual_ms / 1000:.3g} s "
+            f"(mean of the last), longest pause {pace.widest_ms / 1000:.3g} s",
+            points=detectors.shown(),
+        )
+        self.anomalies += detectors.alarms.fire(
+            "silent", Moment(self.partition, self.offset, since), "medium", pace.usual_ms, why
+        )
+
+    def tick(self, now_ms: int) -> bool:
+        """What the clock alone does to a series whose partition has nothing more to read; True if anything changed."""
+        changed = False
+        if now_ms >= self.windows.due_ms:
+            self.windows.close_due(now_ms)
+            changed = True
+        detectors = self.detectors
+        if detectors is not None:
+            due = detectors.due_ms()
+            if due >= 0 and now_ms >= due + self.windows.spans["minute"].grace_ms:
+                self.anomalies += detectors.look(Moment(self.partition, self.offset, self.windows.watermark_ms))
+                changed = True
+        return changed
+
+    def group(self, begin: int, at: Moment, siblings: Sequence[Sibling]) -> None:
+        """Tell what came at this point, `anomalies[begin:]`, as the pattern's or the agent's, or keep it back."""
+        if self.detectors is None:
+            return
+        mine = self.detectors.alarms
+        fresh = self.anomalies[begin:]
+        self.anomalies[begin:] = [
+            anomaly for raw in fresh if (anomaly := told(raw, at.offset, mine, siblings)) is not None
+        ]
+        self.anomalies += surfaced(mine, at, siblings)
+
+    @property
+    def grouping(self) -> bool:
+        """True when a point without a transition may still bring one: something is kept back."""
+        return self.detectors is not None and any(e.scope == "hidden" for e in self.detectors.alarms.firing.values())
+
+    def to_json(self) -> list[Any]:
+        """A JSON-able form: everything but the closed windows. The offset comes first, as it does in a window's."""
+        detectors = None if self.detectors is None else self.detectors.to_json()
+        return [self.offset, VERSION, self.late, self.windows.to_json(), detectors, *self._later()]
+
+    def _later(self) -> list[Any]:
+        return [self.silence.to_json(), self.born, self.judged, self.calibration.to_json(), self.verdicts.to_json()]
+
+    @classmethod
+    def from_json(
+        cls, data: list[Any], series_id: SeriesId, partition: int, spans: Spans, limits: Thresholds | None
+    ) -> Series:
+        """The inverse of `to_json`, for this and every earlier version. ValueError for a later one."""
+        offset, version, late, windows, detectors, *later = data
+        if version not in (1, VERSION):
+            raise ValueError(f"statistics state of version {version!r}, this worker reads up to {VERSION}")
+        series = cls(series_id, partition, spans, limits)
+        series.offset, series.late = offset, late
+        series.windows = Windows.from_json(windows, spans)
+        if later:
+            silence, series.born, series.judged, calibration, verdicts = later
+            series.silence = Silence.from_json(silence)
+            series.calibration = Calibration.from_json(calibration)
+            series.verdicts = Verdicts.from_json(verdicts)
+        if limits is not None and detectors is not None:
+            read = Detectors.from_first if version == 1 else Detectors.from_json
+            series.detectors = read(detectors, series_id, limits)
+        return series

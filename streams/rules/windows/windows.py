@@ -1,0 +1,242 @@
+"""Event-time windows of one series: minute, hour and day, each with its own grace and retention. Pure.
+
+In: samples with their time. Out: which windows changed, which closed, which points came too late for their window.
+A point is folded into its minute, its hour and its day alongside (one prepared sample, three additions): that is exact because
+the sums are integers, costs less than merging minutes later, and a late point reaches every window that is still kept.
+The watermark is the largest event time seen; a window closes when the watermark, or the caller's clock, passes its end + grace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.messages import Aggregate, Interval
+from schemas.topics import DAY_MS, HOUR_MS, MINUTE_MS
+from streams.rules.windows.moments import Moments, Sample
+
+SIZES_MS: dict[Interval, int] = {"minute": MINUTE_MS, "hour": HOUR_MS, "day": DAY_MS}
+INTERVALS: tuple[Interval, ...] = ("minute", "hour", "day")
+NEVER = 1 << 62
+
+WindowId = tuple[Interval, int]
+"""Interval and start, epoch ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How one interval is kept: length, how long it waits for stragglers, how many windows are retained."""
+
+    size_ms: int
+    grace_ms: int
+    keep: int
+
+    @property
+    def retention_ms(self) -> int:
+        """How far behind the watermark a window's start may lie."""
+        return self.size_ms * self.keep
+
+
+Spans = dict[Interval, Span]
+
+
+class Window:
+    """One window: its moments, whether it is closed, and the source offset of the last point in it (-1: none)."""
+
+    __slots__ = ("closed", "moments", "offset")
+
+    def __init__(self, moments: Moments | None = None, offset: int = -1, closed: bool = False) -> None:
+        self.moments = moments or Moments()
+        self.offset = offset
+        self.closed = closed
+
+    def observe(self, sample: Sample, offset: int) -> bool:
+        """Add a point once: False if its offset was counted before (a replay)."""
+        if offset <= self.offset:
+            return False
+        self.moments.observe(sample)
+        self.offset = offset
+        return True
+
+    def correct(self, sample: Sample, was: bool, offset: int) -> bool:
+        """Correct the success of a point once: False if this record was counted before, or the point is not here."""
+        if offset <= self.offset or not self.moments.correct(sample, was):
+            return False
+        self.offset = offset
+        return True
+
+    @property
+    def revision(self) -> int:
+        """Grows with every point and correction and once at the close; equal revisions of a window are equal records."""
+        return 2 * (self.moments.count + self.moments.corrections) + (1 if self.closed else 0)
+
+    def to_json(self) -> list[Any]:
+        """A JSON-able form."""
+        return [self.offset, self.closed, self.moments.to_json()]
+
+    @classmethod
+    def from_json(cls, data: list[Any]) -> Window:
+        """The inverse of `to_json`."""
+        offset, closed, moments = data
+        return cls(Moments.from_json(moments), offset, closed)
+
+
+def start_of(time_ms: int, interval: Interval) -> int:
+    """The start of the window that holds `time_ms`; UTC, so days are days whatever the local clock does.
+
+    >>> start_of(90_000, "minute"), start_of(90_000, "hour")
+    (60000, 0)
+    """
+    return time_ms - time_ms % SIZES_MS[interval]
+
+
+class Windows:
+    """The open windows of one series and the rules by which they close and expire.
+
+    `apply` and `close_due` put what must be written into `touched` (open or closed) and `expired`; the caller empties them.
+    """
+
+    __slots__ = ("dropped", "due_ms", "horizon_ms", "open", "spans", "touched", "watermark_ms")
+
+    def __init__(self, spans: Spans) -> None:
+        self.spans = spans
+        self.open: dict[WindowId, Window] = {}
+        self.watermark_ms = 0
+        self.horizon_ms = 0  # raised by the clock alone, when an idle series' windows expire
+        self.due_ms = NEVER  # when the next open window closes
+        self.dropped: dict[Interval, int] = dict.fromkeys(INTERVALS, 0)  # points whose window was gone
+        self.touched: dict[WindowId, Window] = {}
+
+    def floor(self, interval: Interval) -> int:
+        """Windows that start before this are gone: only the last `keep` up to the watermark are kept."""
+        span = self.spans[interval]
+        return start_of(max(self.watermark_ms, self.horizon_ms), interval) - (span.keep - 1) * span.size_ms
+
+    def apply(self, time_ms: int, sample: Sample, offset: int, archived: Callable[[WindowId], Window | None]) -> bool:
+        """Fold one point in; True if it was late (behind the minute's grace).
+
+        `archived` gives a closed window that is no longer in memory, or None when there is none.
+        """
+        late = time_ms < self.watermark_ms - self.spans["minute"].grace_ms
+        if time_ms > self.watermark_ms:
+            self.watermark_ms = time_ms
+            if time_ms >= self.due_ms:
+                self.close_due(time_ms)
+        for interval, size in SIZES_MS.items():
+            start = time_ms - time_ms % size
+            key = (interval, start)
+            window = self.open.get(key)
+            if window is None:
+                window = self._find(key, archived)
+                if window is None:
+                    self.dropped[interval] += 1
+                    continue
+            if window.observe(sample, offset):
+                self.touched[key] = window
+        return late
+
+    def correct(
+        self, time_ms: int, sample: Sample, was: bool, offset: int, archived: Callable[[WindowId], Window | None]
+    ) -> None:
+        """Correct the success of a point of that time in every window that still holds it."""
+        for interval in INTERVALS:
+            key = (interval, start_of(time_ms, interval))
+            window = self.open.get(key) or self.touched.get(key)
+            if window is None and key[1] >= self.floor(interval):
+                window = archived(key)
+            if window is not None and window.correct(sample, was, offset):
+                self.touched[key] = window
+
+    def _find(self, key: WindowId, archived: Callable[[WindowId], Window | None]) -> Window | None:
+        interval, start = key
+        if start < self.floor(interval):
+            return None
+        window = self.touched.get(key) or archived(key)
+        if window is not None:
+            return window
+        span = self.spans[interval]
+        window = Window()
+        end = start + span.size_ms + span.grace_ms
+        if end <= self.watermark_ms:
+            window.closed = True  # its time had passed before its first point came
+        else:
+            self.open[key] = window
+            self.due_ms = min(self.due_ms, end)
+        return window
+
+    def close_due(self, now_ms: int) -> None:
+        """Close every open window whose end + grace is not after `now_ms` (the watermark, or the clock for idle series)."""
+        if now_ms < self.due_ms:
+            return
+        due = NEVER
+        for key in sorted(self.open, key=lambda key: key[1]):
+            span = self.spans[key[0]]
+            end = key[1] + span.size_ms + span.grace_ms
+            if end <= now_ms:
+                window = self.open.pop(key)
+                window.closed = True
+                self.touched[key] = window
+            else:
+                due = min(due, end)
+        self.due_ms = due
+
+    def expire(self, now_ms: int) -> None:
+        """Move the retention forward by the clock, for a series that gets no points."""
+        self.horizon_ms = max(self.horizon_ms, now_ms)
+
+    def to_json(self) -> list[Any]:
+        """A JSON-able form of what is open; closed windows are stored on their own."""
+        return [
+            self.watermark_ms,
+            self.horizon_ms,
+            [self.dropped[interval] for interval in INTERVALS],
+            [[interval, start, window.to_json()] for (interval, start), window in self.open.items()],
+        ]
+
+    @classmethod
+    def from_json(cls, data: list[Any], spans: Spans) -> Windows:
+        """The inverse of `to_json`."""
+        windows = cls(spans)
+        windows.watermark_ms, windows.horizon_ms, dropped, opened = data
+        windows.dropped = dict(zip(INTERVALS, dropped, strict=True))
+        for interval, start, window in opened:
+            windows.open[(interval, start)] = Window.from_json(window)
+            span = spans[interval]
+            windows.due_ms = min(windows.due_ms, start + span.size_ms + span.grace_ms)
+        return windows
+
+
+def aggregate(agent_id: str, pattern_name: str, task_type: str, key: WindowId, window: Window) -> Aggregate:
+    """The record of one window that has at least one point."""
+    moments = window.moments
+    interval, start = key
+    count = moments.count
+    successes = moments.successes
+    p50, p95, p99 = moments.time_quantiles_ms(0.5, 0.95, 0.99)
+    p10_confidence, p50_confidence = moments.confidence_quantiles(0.1, 0.5)
+    return Aggregate(
+        agent_id=agent_id,
+        pattern_name=pattern_name,
+        task_type=task_type,
+        interval=interval,
+        window_start=start,
+        window_end=start + SIZES_MS[interval],
+        final=window.closed,
+        count=count,
+        success_count=successes,
+        avg_confidence=moments.mean(),
+        min_confidence=moments.min,
+        max_confidence=moments.max,
+        variance=moments.variance(),
+        success_rate=successes / count,
+        avg_execution_time=moments.mean_time_ms(),
+        p50_execution_time=p50,
+        p95_execution_time=p95,
+        p99_execution_time=p99,
+        p10_confidence=p10_confidence,
+        p50_confidence=p50_confidence,
+        brier=moments.brier(),
+        ece=moments.ece(),
+        revision=window.revision,
+    )
