@@ -91,6 +91,7 @@ chaos-stats: setup ## 200,000 data points of 200 agents while statistics are kil
 .PHONY: bench-stats
 bench-stats: setup ## What statistics cost: CPU a point, start on a long changelog, memory, queries, on real Kafka
 	$(BIN)/python -m tests.bench.statistics
+	$(BIN)/python -m tests.bench.statistics_many
 
 .PHONY: bench-plans
 bench-plans: setup ## What the plan coordinator costs: CPU a step, ten steps in sequence, on real Kafka

@@ -10,11 +10,16 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Protocol
 
+import hypothesis
 import pytest
 
 from streams.broker.embedded import EmbeddedBroker
 from streams.settings import Settings
 from tests.support.kafka import KafkaCluster
+
+# How long an example takes says nothing on a machine that others use.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 class Broker(Protocol):
