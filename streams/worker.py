@@ -73,7 +73,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
             try:
                 await asyncio.wait((ready, failure, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if ready.done() and ready.exception() is None:
-                    _settle_memory()
+                    settle_memory()
                     on_ready(station.addresses)
                     await asyncio.wait((failure, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if failure.done():
@@ -137,7 +137,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
         yield _Station(addresses, engine, plans, stats)
 
 
-def _settle_memory() -> None:
+def settle_memory() -> None:
     """What was loaded stays: the collector need not look at it again, nor as often (a task makes no cycles of its own)."""
     gc.collect()
     gc.freeze()
