@@ -1,6 +1,6 @@
 """What statistics cost: CPU and pace per point with everything on, and how long a start takes.
 
-`python -m tests.bench.statistics [--points 50000] [--agents 60] [--keys 10000] [--bootstrap HOST:PORT]`: without an address it
+`python -m tests.bench.statistics [--points 50000] [--agents 60] [--keys 100000] [--bootstrap HOST:PORT]`: without an address it
 starts real Kafka itself. Prints one line per figure; asserts nothing about speed, but compares the windows with a recount.
 """
 
@@ -14,6 +14,7 @@ import uuid
 
 import orjson
 
+from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import apply
 from streams.processors.stats import StatsProcessor
 from streams.settings import Settings
@@ -88,10 +89,11 @@ def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=50_000)
-    parser.add_argument("--agents", type=int, default=30)
-    parser.add_argument("--keys", type=int, default=10_000)
+    parser.add_argument("--agents", type=int, default=60)
+    parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--bootstrap")
     arguments = parser.parse_args()
+    quiet_logs()
     with contextlib.ExitStack() as stack:
         bootstrap = arguments.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
         asyncio.run(_all(bootstrap, arguments))
