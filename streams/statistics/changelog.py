@@ -23,6 +23,7 @@ from streams.statistics.table import CHANGELOG
 CONFIG = {
     "cleanup.policy": "compact",
     "min.cleanable.dirty.ratio": "0.1",
+    "segment.bytes": "33554432",  # the newest segment is never compacted, and is read whole at every start
     "segment.ms": "3600000",
     "delete.retention.ms": "3600000",
     "max.message.bytes": "4194304",
