@@ -43,6 +43,9 @@ UPDATE_S = {"minute": 1.0, "hour": 5.0, "day": 30.0}
 TICK_UPDATES = 2000
 TICK_SERIES = 3000
 """Series the clock looks at in one tick: 30,000 take ten of them, and none holds up the loop for long."""
+BREATH = 50
+"""Points folded, or series written, between two turns of the loop: some 10 ms."""
+TICK_BREATH = 500
 AHEAD_MS = 600_000
 """A point may lie this far after its record's own time; more is a wrong clock and would close everything before it."""
 DRAIN_S = 5.0
@@ -145,7 +148,7 @@ class Folder:
                 while self._pending:
                     await self._flush()
                 if self.ready:
-                    await self._send(self._updates(time.monotonic(), all_of_them=True))
+                    await self._send(await self._updates(time.monotonic(), self._releases, all_of_them=True))
         except (TimeoutError, Released):
             pass
         except Exception as error:
@@ -177,9 +180,8 @@ class Folder:
         outputs: list[Output] = []
         touched: dict[bytes, Live] = {}
         for count, message in enumerate(batch):
-            if count % 200 == 199:
-                await asyncio.sleep(0)
-                self._still(releases)
+            if count % BREATH == BREATH - 1:
+                await self._breathe(releases)
             live = self._fold(message, outputs)
             if live is not None:
                 touched[live.key] = live
@@ -217,7 +219,9 @@ class Folder:
         """Outputs first, then the state that says they were sent."""
         rows: list[Row] = []
         self._still(releases)
-        for live in touched:
+        for count, live in enumerate(touched):
+            if count % BREATH == BREATH - 1:
+                await self._breathe(releases)
             windows = live.series.windows
             for window_id, window in windows.touched.items():
                 if window.closed:
@@ -246,6 +250,11 @@ class Folder:
         if releases != self._releases:
             raise Released
 
+    async def _breathe(self, releases: int) -> None:
+        """Let queries be answered in between. Raises `Released`."""
+        await asyncio.sleep(0)
+        self._still(releases)
+
     async def _send(self, outputs: list[Output]) -> None:
         if outputs:
             await asyncio.gather(*await self._batcher.send(self._producer(), outputs))
@@ -260,11 +269,11 @@ class Folder:
                 live.published[window_id] = now
             live.dirty.discard(window_id)
 
-    def _updates(self, now: float, *, all_of_them: bool = False) -> list[Output]:
+    async def _updates(self, now: float, releases: int, *, all_of_them: bool = False) -> list[Output]:
         outputs: list[Output] = []
-        for live in self.state:
-            if not live.dirty:
-                continue
+        for count, live in enumerate([live for live in self.state if live.dirty]):
+            if count % BREATH == BREATH - 1:
+                await self._breathe(releases)
             read_at, _ = self._read.get(live.series.partition, (0.0, 0.0))
             self._publish(live, now, outputs, quiet=all_of_them or now - read_at >= TICK_S)
             if len(outputs) >= TICK_UPDATES and not all_of_them:
@@ -275,7 +284,7 @@ class Folder:
 
     async def _tick(self) -> None:
         now, now_ms, releases = time.monotonic(), int(time.time() * 1000), self._releases
-        await self._send(self._updates(now))
+        await self._send(await self._updates(now, releases))
         self._still(releases)
         current = {
             partition
@@ -283,7 +292,9 @@ class Folder:
             if now - read_at >= CAUGHT_UP_S or now_ms / 1000 - record_s <= FRESH_S
         }
         touched = []
-        for live in self._turn():
+        for count, live in enumerate(self._turn()):
+            if count % TICK_BREATH == TICK_BREATH - 1:
+                await self._breathe(releases)
             partition = live.series.partition
             if partition in self._read and partition not in current:
                 continue
