@@ -78,7 +78,13 @@ TOPICS: tuple[Topic, ...] = (
         max_message_bytes=LARGE_RECORD_BYTES,
     ),
     Topic(
-        "plans", "plan id", Plan, "users", "plan coordinator", dead_letters=True, max_message_bytes=LARGE_RECORD_BYTES
+        "plans",
+        "plan id",
+        Plan,
+        "users, dispatch",
+        "plan coordinator",
+        dead_letters=True,
+        max_message_bytes=LARGE_RECORD_BYTES,
     ),
     Topic("controls", "task or plan id", Control, "users, coordinator", "every worker", retention_ms=HOUR_MS),
     Topic("agents", "agent id", AgentRegistration, "users, registry, workers", "every worker", "compact", partitions=1),
@@ -111,7 +117,13 @@ TOPICS: tuple[Topic, ...] = (
         # Read back whole when a partition moves: what was overwritten must go soon.
         extra_config=(("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS))),
     ),
-    Topic("results", "plan id if the task has one, else task id", Result, "dispatch", "users, plan coordinator"),
+    Topic(
+        "results",
+        "plan id if the task has one, else task id",
+        Result,
+        "dispatch, plan coordinator",
+        "users, plan coordinator",
+    ),
     Topic("plan-results", "plan id", PlanResult, "plan coordinator", "users", max_message_bytes=LARGE_RECORD_BYTES),
     Topic(
         "plan-state",
@@ -128,7 +140,9 @@ TOPICS: tuple[Topic, ...] = (
             ("delete.retention.ms", str(10 * MINUTE_MS)),
         ),
     ),
-    Topic("data-points", "agent id", ConfidenceDataPoint, "dispatch, users", "stats", dead_letters=True),
+    Topic(
+        "data-points", "agent id", ConfidenceDataPoint, "dispatch, plan coordinator, users", "stats", dead_letters=True
+    ),
     Topic(
         "aggregates",
         "agent id",

@@ -17,6 +17,9 @@ class DispatchMetrics:
         )
         self.retries = Counter("parallax_dispatch_retries", "Calls made again after a failure", registry=registry)
         self.forwarded = Counter("parallax_tasks_forwarded", "Tasks sent on to their agent's home", registry=registry)
+        self.handed_over = Counter(
+            "parallax_tasks_handed_over", "Pattern tasks given to the plan coordinator", registry=registry
+        )
         self.parked = Counter(
             "parallax_tasks_parked", "Tasks put aside until their agent is free", ["reason"], registry=registry
         )

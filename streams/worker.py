@@ -29,8 +29,9 @@ from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.engine.engine import Engine
 from streams.grpc_server import GrpcServer, PortTaken
+from streams.plans.template_file import TemplatesError
 from streams.roles.dispatch import DispatchRole
-from streams.roles.plans import Coordination, TemplatesError, coordinate
+from streams.roles.plans import Coordination, coordinate
 from streams.roles.stats import StatsKeeper
 from streams.settings import Settings
 from streams.statistics.metrics import StatsMetrics
@@ -39,6 +40,7 @@ from streams.web import WebServer
 log = structlog.get_logger(__name__)
 
 REACH_TIMEOUT_S = 8.0
+PLANS_ELSEWHERE = "pattern tasks with a local template wait on the topic plans for a worker with the role plans"
 AT_LEAST_ONCE = "this broker has no transactions: results are delivered at least once, not exactly once"
 
 
@@ -120,6 +122,8 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
         grpc_server = GrpcServer(settings)
         engine = plans = stats = None
         if "dispatch" in settings.roles:
+            if settings.plans.templates and "plans" not in settings.roles:
+                log.info(PLANS_ELSEWHERE)
             role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, await size_limits(settings))
             await role.start(stack, grpc_server)
             engine, web.engine, web.agents, web.standings = role.engine, role.engine, role.agents, role.standings

@@ -13,6 +13,15 @@ PlanKind = Literal["parallel", "sequential", "dag"]
 Strategy = Literal["all", "race", "allSettled", "weighted"]
 
 
+class AnsweredTask(Message):
+    """What a plan must answer that stands for one pattern task; written by dispatch alone."""
+
+    plan_id: Id | None = None
+    accepted: Timestamp
+    expires: Timestamp
+    metadata: dict[str, Any] = {}
+
+
 class Plan(Message):
     """Tasks that belong together; how they run is told by `kind` or, when missing, by what else is given."""
 
@@ -24,6 +33,8 @@ class Plan(Message):
     continue_on_error: bool | None = None
     timeout: DurationMs | None = None
     metadata: dict[str, Any] | None = None
+    answers: AnsweredTask | None = None
+    """Not for users: the task that gets a `Result` in place of a `PlanResult`."""
 
 
 class ResultsAt(Message):

@@ -10,15 +10,17 @@ import asyncio
 from typing import Any
 
 from agents_io.caller import Ticket
-from agents_io.errors import AgentError
+from agents_io.errors import AgentError, AnswerTooLarge
 from agents_io.rules.breaker import Transition
-from schemas.codec import Rejected
+from schemas.codec import Rejected, dumps
 from schemas.messages import EventType
 from schemas.times import format_time
 from streams.dispatch.jobs import Job
 from streams.dispatch.parts import Parts
 from streams.dispatch.queues import Parking
-from streams.rules.records import AWAIT_HEADER, Letter, Output, Spent, Success
+from streams.rules.plans.task_plans import allowed_ms, plan_for
+from streams.rules.plans.templates import Template
+from streams.rules.records import AWAIT_HEADER, LARGE_BYTES, Letter, Output, Spent, Success
 
 CIRCUIT_EVENTS: dict[str, EventType] = {
     "open": "circuit:open",
@@ -110,6 +112,20 @@ class Outcomes:
         return [
             self._parts.recorder.forward(job.letter, key, agent_id, job.expires_ms, hops, number, now_ms, job.attempts)
         ]
+
+    def handed_over(self, job: Job, template: Template) -> list[Output]:
+        """The plan coordinator runs this task's template and answers it."""
+        self._parts.metrics.handed_over.inc()
+        now_ms, accepted_ms = self._parts.wall_ms(), job.expires_ms - job.allowed_ms
+        expires_ms = accepted_ms + allowed_ms(job.task, template, job.allowed_ms)
+        plan = plan_for(job.task, job.echo, accepted_ms, expires_ms)
+        output = self._parts.recorder.message("plans", plan["id"], dumps(plan), now_ms)
+        if output.size > LARGE_BYTES:
+            error = AnswerTooLarge(f"the task of {output.size} bytes is larger than the plans topic accepts")
+            output.fallback = self._parts.recorder.failed(
+                job.task, {}, error.as_task_error(None), self._spent(job, None), now_ms
+            )[0]
+        return [output]
 
     def parked(self, job: Job, ticket: Ticket, parking: Parking) -> list[Output]:
         """The task waits on the `parked` topic."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agents_io.caller import Caller
 from schemas.messages import AgentRegistration, Task
@@ -11,6 +11,7 @@ from streams.agents.table import AgentTable
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.metrics import DispatchMetrics
+from streams.rules.plans.templates import Templates
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
 
@@ -36,5 +37,7 @@ class Parts:
     balancer: Balancer
     turned: Callable[[str, Caller], None]
     """Told of an agent whose circuit changed."""
+    templates: Templates = field(default_factory=dict)
+    """Local patterns, whose tasks the plan coordinator runs."""
     calibrated: Callable[[str, float], float | None] = lambda _agent, _confidence: None
     """What an agent's stated confidence is worth; None: not known."""

@@ -1,7 +1,8 @@
 """From a job to the home of its agent: which agent, whether its home is this one, another one or a wait when none takes calls.
 
-In: a job of one home. Out, through the desk and exactly one of them: it is submitted, forwarded, put aside, failed, or told to
-be a duplicate; or looked up first, and then one of them. The balancer chooses, `detours.py` says when to go elsewhere.
+In: a job of one home. Out, through the desk and exactly one of them: it is submitted, forwarded, handed over to the plan
+coordinator, put aside, failed, or told to be a duplicate; or looked up first, and then one of them. The balancer chooses,
+`detours.py` says when to go elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from streams.dispatch.detours import Detours
 from streams.dispatch.jobs import Job
 from streams.dispatch.outcomes import Outcomes
 from streams.dispatch.parts import Parts
+from streams.rules.plans.task_plans import template_for
 from streams.rules.records import AGENT_HEADER, AWAIT_HEADER, HOPS_HEADER, Letter, Output, own_header
 from streams.rules.routing import MAX_HOPS, absence
 
@@ -79,6 +81,10 @@ class Router:
 
     def route(self, job: Job, looked_up: bool = False) -> None:
         """Find its agent, and the way there."""
+        if (template := template_for(job.task, self._parts.templates)) is not None:
+            # Also what is cancelled: whether the id is a new one is decided where its plan has its home.
+            self._desk.end(job, self._tell.handed_over(job, template), moved=True)
+            return
         chosen = header(job.letter.headers, AGENT_HEADER) if job.source != "tasks" else None
         if job.task.target is None and not chosen and not self._arbitrate(job):
             return

@@ -21,6 +21,7 @@ from schemas.messages import PlanBegun, PlanMemory, PlanSteps
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import PlanRun
+from streams.rules.plans.task_plans import Asked, asked_by
 from streams.rules.plans.templates import read_plan
 from streams.rules.records import Output
 from streams.rules.seen import Chunk, SeenIds
@@ -49,6 +50,8 @@ class Active:
     plan_bytes: int = 0
     held: int = 0
     """Bytes counted for it so far."""
+    asked: Asked | None = None
+    """The task it answers; None: it has a result of its own."""
 
 
 class PlanShelf:
@@ -62,7 +65,7 @@ class PlanShelf:
         self.seen = SeenIds(window_ms, max_ids)
         self.bytes = 0
         """What the plans under way and the answers they hold would take as JSON."""
-        self.lost: list[PlanBegun] = []
+        self.lost: list[tuple[PlanBegun, Asked | None]] = []
         self._number = number
         self._recorder = recorder
         self._wall_ms = wall_ms
@@ -161,17 +164,19 @@ class PlanShelf:
     def _resume(self, begun: PlanBegun, chunks: list[PlanSteps]) -> None:
         keys = [self._recorder.begun_key(begun.plan_id)]
         keys += [self._recorder.steps_key(begun.plan_id, chunk.sequence) for chunk in chunks]
+        asked: Asked | None = None
         try:
+            asked = asked_by(begun.plan)
             run = PlanRun(read_plan(begun.plan), begun.accepted, begun.templates)
             run.begin()
             for chunk in chunks:
                 run.replay(chunk.entries)
-        except (InvalidPlan, KeyError, TypeError, ValueError) as error:
+        except (InvalidPlan, Rejected, KeyError, TypeError, ValueError) as error:
             log.error("a plan under way is not understood any more", plan=begun.plan_id, error=repr(error))
-            self.lost.append(begun)
+            self.lost.append((begun, asked))
             self._gone += keys
             return
-        active = Active(run, (begun.place[0], begun.place[1]), keys=keys, told=run.level.done)
+        active = Active(run, (begun.place[0], begun.place[1]), keys=keys, told=run.level.done, asked=asked)
         active.plan_bytes = len(dumps(begun.plan))
         if chunks:
             active.sequence = chunks[-1].sequence

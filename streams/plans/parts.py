@@ -26,3 +26,5 @@ class PlanParts:
     partition_count: Callable[[], int]
     templates: Templates
     max_plan_bytes: int
+    task_cancelled: Callable[[str], str | None] = lambda _task_id: None
+    """Why a task that a plan answers is to be cancelled, or None."""

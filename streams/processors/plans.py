@@ -1,8 +1,9 @@
 """plans: `plans`, `results` -> step tasks on `tasks`, `plan-results`, `controls` for what need not go on, `events`.
 
 In: records of one home partition: plans, and the results of their steps (both keyed by plan id). Out: what the rules in
-`streams/rules/plans/` decide, with the plan's memory on `plan-state`, in the transaction that commits the offsets. Results that
-belong to no plan of this home are skipped, unread. It calls nobody.
+`streams/rules/plans/` decide, with the plan's memory on `plan-state`, in the transaction that commits the offsets. A plan that
+dispatch made of a pattern task ends in that task's `results`. Results that belong to no plan of this home are skipped, unread.
+It calls nobody.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from schemas.messages import Result
 from schemas.partitioning import home_partition
 from streams.engine.home import Home
 from streams.plans.clock import PlanClock
+from streams.plans.intake import Refused, id_of, opened
 from streams.plans.memory import Active, PlanShelf
+from streams.plans.outcomes import PlanOutcomes, why_stopped
 from streams.plans.parts import PlanParts
-from streams.rules.plans.blueprint import InvalidPlan, likely_kind
+from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.level import End
-from streams.rules.plans.result import progress, refused, view
+from streams.rules.plans.result import view
 from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure, path_of, task_id
-from streams.rules.plans.templates import read_plan, used
+from streams.rules.plans.task_plans import Asked, asked_by, plan_of
 from streams.rules.records import HOPS_HEADER, Letter, Output, own_header
 from streams.rules.routing import MAX_HOPS
 from streams.rules.seen import digest
@@ -36,8 +39,6 @@ log = structlog.get_logger(__name__)
 KEPT_FIELDS = (
     "status", "error", "confidence", "calibratedConfidence", "agentId", "executionTime", "retries", "cached", "timestamp"
 )  # fmt: skip
-PROGRESS_PARTS = 20
-"""Progress is told so many times a plan at most."""
 MAX_RECENT_BYTES = 1024 * 1024
 """Results of plans that are over, kept for the page of the plan."""
 
@@ -57,6 +58,7 @@ class PlanHandler:
             settings.dispatch.idempotency_window,
             settings.dispatch.idempotency_ids,
         )
+        self._tell = PlanOutcomes(parts)
         self._loop = asyncio.get_running_loop()
         self._pending: list[Output] = []
         self._clock = PlanClock(parts.wall_ms, self._due)
@@ -118,10 +120,11 @@ class PlanHandler:
         try:
             outputs = self._accept(letter)
         except Rejected as rejected:
-            outputs = self._refuse(letter, rejected)
+            outputs = self._tell.rejected(letter, rejected, self._parts.wall_ms())
         except Exception as error:
             log.exception("a plan broke the worker's own code", topic=letter.topic, offset=letter.offset)
-            outputs = self._refuse(letter, Rejected("plans", f"internal error: {type(error).__name__}"))
+            internal = Rejected("plans", f"internal error: {type(error).__name__}")
+            outputs = self._tell.rejected(letter, internal, self._parts.wall_ms())
         self._home.complete(source, record.offset, outputs)
 
     # What others ask
@@ -129,10 +132,18 @@ class PlanHandler:
     def cancel(self, plan_id: str) -> None:
         """Somebody asked to."""
         active = self._shelf.active.get(plan_id)
-        why = self._parts.cancelled(plan_id)
+        why = None if active is None else self._wish(active)
         if active is not None and why is not None and not self._closed:
             now_ms = self._parts.wall_ms()
             self._by_itself(active, active.run.cancel(why, now_ms), now_ms)
+
+    def cancel_task(self, task_id: str) -> None:
+        """Somebody asked for this task to be cancelled: if a plan here answers it, that ends."""
+        self.cancel(plan_of(task_id))
+
+    def _wish(self, active: Active) -> str | None:
+        why = self._parts.cancelled(active.run.plan.id)
+        return self._parts.task_cancelled(active.asked.task.id) if why is None and active.asked is not None else why
 
     def view(self, plan_id: str) -> dict[str, Any] | bytes | None:
         """What there is to see of a plan: of one that is over its result as JSON; None if it is not known here."""
@@ -144,17 +155,14 @@ class PlanHandler:
     def _resume(self, kept: Iterable[bytes]) -> None:
         now_ms = self._parts.wall_ms()
         self._shelf.restore(kept)
-        for lost in self._shelf.lost:
-            wire = refused(
-                lost.plan_id, likely_kind(lost.plan), "internal", "what was known of the plan is not readable", now_ms
-            )
-            self._pending += self._parts.recorder.refused(wire, now_ms)
-            self._shelf.seen.add(digest("plan", lost.plan_id), now_ms)
+        for lost, asked in self._shelf.lost:
+            why = Refused("internal", "what was known of the plan is not readable")
+            self._pending += self._refuse(lost.plan_id, lost.plan, asked, why, now_ms)
         self._parts.metrics.active.inc(len(self._shelf.active))
         for active in list(self._shelf.active.values()):
-            why = self._parts.cancelled(active.run.plan.id)
-            if why is not None:
-                self._by_itself(active, active.run.cancel(why, now_ms), now_ms)
+            wish = self._wish(active)
+            if wish is not None:
+                self._by_itself(active, active.run.cancel(wish, now_ms), now_ms)
             else:
                 self._clock.set(active.run.plan.id, active.run.due_ms)
         if self._pending:
@@ -163,37 +171,24 @@ class PlanHandler:
     def _accept(self, letter: Letter) -> list[Output]:
         """Begin a plan; or answer at once why not."""
         data = decode_json(letter.value, letter.headers).data
-        plan_id = _id_of(data)
+        plan_id = id_of(data)
         moved = self._moved(letter, plan_id)
         if moved is not None:
             return [moved]
-        now_ms = self._parts.wall_ms()
+        asked, now_ms = asked_by(data), self._parts.wall_ms()
         known = self._shelf.active.get(plan_id)
         if known is not None and known.place == (letter.partition, letter.offset):
             return []  # read again after a restart on a broker without transactions
         if known is not None or self._shelf.seen.has(digest("plan", plan_id)):
-            self._parts.metrics.duplicates.inc()
-            return [self._parts.recorder.plan_duplicate(letter, plan_id, now_ms)]
+            return self._tell.duplicate(letter, plan_id, asked, now_ms)
         try:
-            plan_json = dumps(data)
-            limit = self._parts.max_plan_bytes
-            if len(plan_json) > limit:
-                return self._answer_refused(
-                    data, "too_large", f"the plan has {len(plan_json)} bytes; at most {limit} are accepted", now_ms
-                )
-            plan = read_plan(data)
-            templates = used(plan, self._parts.templates, self._parts.settings.plans.max_depth)
-        except (InvalidPlan, Rejected) as error:
-            return self._answer_refused(data, "invalid_plan", str(error), now_ms)
-        run = PlanRun(plan, now_ms, templates)
-        active = Active(run, (letter.partition, letter.offset), plan_json, templates, plan_bytes=len(plan_json))
+            active = opened(data, asked, letter, self._parts, now_ms)
+        except Refused as why:
+            return self._refuse(plan_id, data, asked, why, now_ms)
         self._shelf.add(active)
-        self._parts.metrics.active.inc()
-        told = {"planId": plan_id, "kind": plan.kind, "tasks": len(plan.steps)}
-        started = self._parts.recorder.event("plan:started", plan_id, told, now_ms)
-        why = self._parts.cancelled(plan_id)
-        actions = run.begin() if why is None else run.cancel(why, now_ms)
-        return [started, *self._carry_out(active, actions, now_ms)]
+        wish = self._wish(active)
+        actions = active.run.begin() if wish is None else active.run.cancel(wish, now_ms)
+        return [*self._tell.began(active, actions, now_ms), *self._carry_out(active, actions, now_ms)]
 
     def _moved(self, letter: Letter, plan_id: str) -> Output | None:
         """A plan that lies elsewhere than the results of its steps will is sent on once."""
@@ -203,16 +198,13 @@ class PlanHandler:
             return None
         return self._parts.recorder.plan_forward(letter, plan_id, number, hops + 1, self._parts.wall_ms())
 
-    def _answer_refused(self, data: dict[str, Any], code: str, reason: str, now_ms: int) -> list[Output]:
-        self._parts.metrics.plans.labels("failure").inc()
-        self._shelf.seen.add(digest("plan", data["id"]), now_ms)
-        wire = refused(data["id"], likely_kind(data), code, reason, now_ms)
-        self._remember(data["id"], dumps(wire))
-        return self._parts.recorder.refused(wire, now_ms)
-
-    def _refuse(self, letter: Letter, rejected: Rejected) -> list[Output]:
-        self._parts.metrics.dead_letters.inc()
-        return self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._parts.wall_ms())
+    def _refuse(
+        self, plan_id: str, data: dict[str, Any], asked: Asked | None, why: Refused, now_ms: int
+    ) -> list[Output]:
+        self._shelf.seen.add(digest("plan", plan_id), now_ms)
+        outputs, page = self._tell.refused(plan_id, data, asked, why.code, why.reason, now_ms)
+        self._remember(plan_id, page)
+        return outputs
 
     # Going on
 
@@ -247,7 +239,7 @@ class PlanHandler:
         self._parts.metrics.steps.labels(wire["status"]).inc()
         self._shelf.touch(active)
         outputs = self._carry_out(active, actions, now_ms)
-        self._tell(active, now_ms)
+        self._tell.progressed(active, now_ms)
         self._home.complete("results", record.offset, outputs)
         return True
 
@@ -263,7 +255,7 @@ class PlanHandler:
             elif isinstance(action, Stop):
                 # At once, since an agent works for nothing; and in the transaction, so that it is never missing. What
                 # stops a step stays true whatever becomes of the commit: a result, a wish, the time.
-                stop = recorder.stop(task_id(run.plan.id, action.path), _why_stopped(run), now_ms)
+                stop = recorder.stop(task_id(run.plan.id, action.path), why_stopped(run), now_ms)
                 self._parts.emit(stop)
                 outputs.append(stop)
             elif run.wanted(action.path):
@@ -290,28 +282,14 @@ class PlanHandler:
         return None
 
     def _over(self, active: Active, over: Over, now_ms: int) -> list[Output]:
-        run = active.run
-        self._parts.metrics.plans.labels(over.verdict.status).inc()
-        self._parts.metrics.active.dec()
-        self._parts.metrics.duration.observe((now_ms - run.accepted_ms) / 1000)
+        plan_id = active.run.plan.id
         self._shelf.remove(active)
-        self._clock.forget(run.plan.id)
-        self._shelf.seen.add(digest("plan", run.plan.id), now_ms)
-        outputs = self._parts.recorder.ended(run, over, now_ms)
-        self._remember(run.plan.id, outputs[0].value or b"")
+        self._clock.forget(plan_id)
+        self._shelf.seen.add(digest("plan", plan_id), now_ms)
+        outputs, page = self._tell.ended(active, over, now_ms)
+        self._remember(plan_id, page)
         self._loop.call_soon(self._home.wake)
         return outputs
-
-    def _tell(self, active: Active, now_ms: int) -> None:
-        """Progress, best effort: for every step of a small plan, for every twentieth part of a large one."""
-        level = active.run.level
-        if active.run.over or level.done - active.told < max(1, len(level.ends) // PROGRESS_PARTS):
-            return
-        active.told = level.done
-        event = self._parts.recorder.event(
-            "plan:progress", active.run.plan.id, progress(active.run), now_ms, tail=f"/{level.done}"
-        )
-        self._parts.emit(event)
 
     def _remember(self, plan_id: str, result: bytes) -> None:
         if len(result) * 16 > MAX_RECENT_BYTES:
@@ -337,21 +315,3 @@ class PlanHandler:
             return None
         self._by_itself(active, active.run.time(now_ms), now_ms)
         return None if active.run.over else active.run.due_ms
-
-
-def _why_stopped(run: PlanRun) -> str:
-    if run.over is None:
-        return "its pattern has ended"
-    if run.over.verdict.status == "success":
-        return "its plan has its answer"
-    return str((run.over.verdict.error or {}).get("message", "its plan has ended"))
-
-
-def _id_of(data: Any) -> str:
-    """A plan's id. Raises `Rejected` when there is none: then nobody could be answered."""
-    if not isinstance(data, dict):
-        raise Rejected("validate", "value: must be a JSON object")
-    name = data.get("id")
-    if not isinstance(name, str) or not 1 <= len(name) <= 256:
-        raise Rejected("validate", "id: must be a string of 1 to 256 characters")
-    return name

@@ -43,6 +43,7 @@ from streams.engine.watchdog import Watchdog
 from streams.gateway.station import GatewayStation
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
+from streams.plans.template_file import load_templates
 from streams.processors.dispatch import DispatchHandler
 from streams.roles.control_table import ControlTable
 from streams.roles.fleet import Fleet
@@ -71,6 +72,7 @@ class DispatchRole:
         self._transactional = transactional
         self._partitions = partitions
         self._kinds = task_kinds(settings)
+        self._templates = load_templates(settings.plans.templates)
         self._sink = EventSink(self._options, settings.topic_prefix, idempotent=transactional)
         self._batcher = Batcher(settings.topic_prefix, size_limits)
         self._controls = ControlTable(self._options, settings.topic_prefix, self._cancel, self._clear)
@@ -143,6 +145,7 @@ class DispatchRole:
             builtin=self._kinds.builtins.agent,
             cleared=self._controls.cleared,
             balancer=Balancer(self.agents, self.standings, settings, _wall_ms),
+            templates=self._templates,
             calibrated=self._calibrations.of,
             turned=lambda agent_id, caller: self._fleet.keeper.tell(agent_id, caller),
         )

@@ -10,10 +10,8 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import orjson
 from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
@@ -28,11 +26,10 @@ from streams.engine.event_sink import EventSink
 from streams.engine.watchdog import Watchdog
 from streams.metrics import PlanMetrics
 from streams.plans.parts import PlanParts
+from streams.plans.template_file import load_templates
 from streams.processors.plans import PlanHandler
 from streams.roles.control_table import ControlTable
-from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.records import STATE, PlanRecorder
-from streams.rules.plans.templates import Template, read_templates
 from streams.settings import Settings
 
 UNLIMITED = 1_000_000
@@ -40,10 +37,6 @@ UNLIMITED = 1_000_000
 END_TIMEOUT_S = 8.0
 WRAPPING_BYTES = 64 * 1024
 """What a plan may need beside itself on the state topic."""
-
-
-class TemplatesError(Exception):
-    """The file of local patterns cannot be used; one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +63,12 @@ async def coordinate(
     sink = EventSink(options, settings.topic_prefix, idempotent=transactional)
     stack.push_async_callback(sink.stop)
     await sink.start()
-    controls = ControlTable(options, settings.topic_prefix, on_plan=lambda plan_id: cancel(plan_id))
+    controls = ControlTable(
+        options,
+        settings.topic_prefix,
+        lambda task_id: cancel_task(task_id),
+        on_plan=lambda plan_id: cancel(plan_id),
+    )
     stack.push_async_callback(controls.stop)
     limits = await size_limits(settings)
     batcher = Batcher(settings.topic_prefix, limits)
@@ -80,10 +78,16 @@ async def coordinate(
             return TransactionalCommitter(options, f"{group}-{number}", group, batcher)
         return PlainCommitter(sink.producer, consumer, batcher, STATE)
 
+    def handlers() -> list[PlanHandler]:
+        return [home.handler for home in engine.homes.values() if isinstance(home.handler, PlanHandler)]
+
     def cancel(plan_id: str) -> None:
-        for home in list(engine.homes.values()):
-            if isinstance(home.handler, PlanHandler):
-                home.handler.cancel(plan_id)
+        for handler in handlers():
+            handler.cancel(plan_id)
+
+    def cancel_task(task_id: str) -> None:
+        for handler in handlers():
+            handler.cancel_task(task_id)
 
     def partition_count() -> int:
         found = engine.consumer.partitions_for_topic(full_name("plans", settings.topic_prefix))
@@ -96,6 +100,7 @@ async def coordinate(
         metrics=PlanMetrics(registry),
         wall_ms=lambda: time.time_ns() // 1_000_000,
         cancelled=controls.plan_cancelled,
+        task_cancelled=controls.cancelled,
         partition_count=partition_count,
         templates=templates,
         max_plan_bytes=min(settings.plans.max_plan_bytes, limits.get(STATE, DEFAULT_LIMIT) - WRAPPING_BYTES),
@@ -130,14 +135,3 @@ async def coordinate(
 async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task], timeout=END_TIMEOUT_S)
-
-
-def load_templates(file: str | None) -> dict[str, Template]:
-    """Local patterns by name, from a file of JSON lines. Raises `TemplatesError`."""
-    if file is None:
-        return {}
-    try:
-        rows = [orjson.loads(line) for line in Path(file).read_bytes().splitlines() if line.strip()]
-        return read_templates(rows)
-    except (OSError, orjson.JSONDecodeError, InvalidPlan) as error:
-        raise TemplatesError(f"plans.templates: {file}: {error}") from None

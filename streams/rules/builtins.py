@@ -80,7 +80,9 @@ class Builtins:
                 raise UnknownFunction(f"no function {target[:80]!r} is registered on this worker")
             return self._made("function", target)
         if not self._patterns:
-            raise Unsupported("type: pattern tasks need a control plane (setting control_plane.url)")
+            raise Unsupported(
+                "type: pattern tasks need a local template of that name (plans.templates) or a control plane (control_plane.url)"
+            )
         if not _PATTERN_NAME.fullmatch(target):
             raise Unsupported("target: a pattern's name has 1 to 200 printable characters")
         return self._made("pattern", target)

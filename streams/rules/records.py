@@ -42,6 +42,7 @@ OWN_HEADERS = frozenset(
 )
 RESULT_TYPE = BY_NAME["results"].ce_type
 POINT_TYPE = BY_NAME["data-points"].ce_type
+STATUS_BY_CODE = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}
 LARGE_BYTES = 64 * 1024
 """Outputs beyond this carry a smaller form, in case the broker's limit is lower than the worker was told."""
 
@@ -128,6 +129,12 @@ class Recorder:
             "events", key, value, self._headers(_event_ce_type(event_type), event_id.encode(), key, when.encode())
         )
 
+    def message(self, topic: str, key: str, value: bytes, now_ms: int) -> Output:
+        """A record of the topic's own message, whose id is its key."""
+        subject = key.encode()
+        headers = self._headers(BY_NAME[topic].ce_type, subject, subject, format_time(now_ms).encode())
+        return Output(topic, subject, value, headers)
+
     def registration(self, agent_id: str, agent: AgentRegistration | None, now_ms: int) -> Output:
         """An agent as it is registered from now on; None: no longer."""
         key = agent_id.encode()
@@ -194,12 +201,13 @@ class Recorder:
         spent: Spent,
         now_ms: int,
         spoke: bool = False,
+        status: str | None = None,
     ) -> list[Output]:
-        """Result and `task:failed` (or `task:expired`, `task:cancelled`).
+        """Result and `task:failed` (or `task:expired`, `task:cancelled`). `status`: as the error's code says, if none is given.
 
         A data point too if an agent was called and the failure is its own (`spoke`).
         """
-        status = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}.get(error.code, "failure")
+        status = status or STATUS_BY_CODE.get(error.code, "failure")
         execution_ms = round(spent.execution_ms, 3)
         body: dict[str, Any] = {"status": status, "error": error.wire()}
         if error.agent_id is not None:
@@ -208,7 +216,7 @@ class Recorder:
         ended: EventType = "task:failed"
         if error.code == "expired":
             ended = "task:expired"
-        elif error.code == "cancelled":
+        elif status == "cancelled":
             ended = "task:cancelled"
         data = {"taskId": task.id, "error": error.wire(), "retries": spent.retries}
         outputs = [self._result(task, echo, body, now_ms), self.event(ended, task.id, data, now_ms)]

@@ -145,6 +145,7 @@ class Dispatching:
             patterns=True,
             limits=dict.fromkeys(("http", "function", "pattern")),
         )
+        self.templates: dict[str, Any] = {}
         self.standings = Standings()
         self.turned: list[str] = []
         self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
@@ -162,6 +163,7 @@ class Dispatching:
             cleared=lambda agent_id: self.cleared_ms,
             balancer=Balancer(self.agents, self.standings, self.settings, self.wall_ms),
             turned=lambda agent_id, caller: self.turned.append(agent_id),
+            templates=self.templates,
         )
         self.handler = DispatchHandler(cast("Home", self.home), parts, kept)
         self.register(**AGENT)

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from schemas.codec import decode
-from schemas.messages import Control, Event, PlanMemory, PlanResult, Task
+from schemas.messages import ConfidenceDataPoint, Control, Event, PlanMemory, PlanResult, Result, Task
 from schemas.partitioning import home_partition
 from streams.engine.home import Home
 from streams.metrics import PlanMetrics
@@ -28,7 +28,8 @@ from tests.support.homes import intake, until
 from tests.support.plans import plan, task
 
 MODELS: dict[str, Any] = {
-    "tasks": Task, "controls": Control, "events": Event, "plan-results": PlanResult, "plan-state": PlanMemory
+    "tasks": Task, "controls": Control, "events": Event, "plan-results": PlanResult, "plan-state": PlanMemory,
+    "results": Result, "data-points": ConfidenceDataPoint,
 }  # fmt: skip
 
 
@@ -53,6 +54,7 @@ class Coordinating:
         self.home = SkippingHome()
         self.emitted: list[Output] = []
         self.wishes: dict[str, str] = {}
+        self.task_wishes: dict[str, str] = {}
         self.skew_ms = 0
         self.registry = CollectorRegistry()
         self.templates: dict[str, Any] = {}
@@ -66,6 +68,7 @@ class Coordinating:
             partition_count=lambda: partitions,
             templates=self.templates,
             max_plan_bytes=self.settings.plans.max_plan_bytes,
+            task_cancelled=self.task_wishes.get,
         )
         self.offset = 0
         self.make = lambda: PlanHandler(cast("Home", self.home), parts, list(self.state.values()))

@@ -13,17 +13,17 @@ from typing import Any
 import orjson
 
 from schemas.codec import pack
-from schemas.messages import EventType
+from schemas.messages import EventType, TaskError
 from schemas.times import format_time
 from schemas.topics import BY_NAME
 from streams.rules.plans.result import plan_result, progress
 from streams.rules.plans.run import Over, PlanRun
-from streams.rules.records import HOPS_HEADER, LARGE_BYTES, OWN_HEADERS, Letter, Output, Recorder
+from streams.rules.plans.task_plans import Asked, end_of, error_of
+from streams.rules.records import HOPS_HEADER, LARGE_BYTES, OWN_HEADERS, Letter, Output, Recorder, Spent, Success
 from streams.rules.seen import Chunk
 
 TASK_TYPE = BY_NAME["tasks"].ce_type
 CONTROL_TYPE = BY_NAME["controls"].ce_type
-PLAN_RESULT_TYPE = BY_NAME["plan-results"].ce_type
 STATE = "plan-state"
 
 
@@ -75,9 +75,23 @@ class PlanRecorder(Recorder):
         return self.event(kind, plan_id, data, now_ms)
 
     def _plan_result(self, wire: dict[str, Any], now_ms: int) -> Output:
-        key = wire["planId"].encode()
-        headers = self._headers(PLAN_RESULT_TYPE, key, key, format_time(now_ms).encode())
-        return Output("plan-results", key, pack(wire), headers)
+        return self.message("plan-results", wire["planId"], pack(wire), now_ms)
+
+    def answered(self, asked: Asked, run: PlanRun, over: Over, now_ms: int) -> list[Output]:
+        """The result of the task that a plan answers, its event, and the pattern's data point if it ran to an end of its own."""
+        end = end_of(asked, run, over)
+        spent = Spent(now_ms - asked.accepted_ms, 0, now_ms - run.accepted_ms)
+        if end.status == "success":
+            success = Success(end.value or b"null", 0.0 if end.confidence is None else end.confidence)
+            return self.succeeded(asked.task, asked.echo, asked.agent_id, success, spent, False, now_ms)
+        error = error_of(asked, end)
+        spoke = end.status != "cancelled" and error.code != "invalid_plan"
+        return self.failed(asked.task, asked.echo, error, spent, now_ms, spoke, end.status)
+
+    def unanswered(self, asked: Asked, code: str, reason: str, now_ms: int) -> list[Output]:
+        """The result of a task whose plan was not begun, and its event."""
+        error = TaskError.model_validate({"code": code, "message": reason, "retryable": False})
+        return self.failed(asked.task, asked.echo, error, Spent(max(0, now_ms - asked.accepted_ms)), now_ms)
 
     def plan_duplicate(self, letter: Letter, plan_id: str, now_ms: int) -> Output:
         """`plan:duplicate`: a plan of this id is under way, or has its result."""

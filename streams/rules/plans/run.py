@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
@@ -210,14 +210,21 @@ class PlanRun:
         step = level.blueprint.steps[path[-1]]
         wire: dict[str, Any] = {"id": task_id(self.plan.id, path), "planId": self.plan.id}
         wire |= {name: step.task[name] for name in ("type", "target", "capabilities", "payload") if name in step.task}
-        found = context(level, path[-1])
-        if found is not None or step.task.get("context") is not None:
-            wire["context"] = {**(step.task.get("context") or {}), **(found or {})}
+        found = self._context(path)
+        if found is not None:
+            wire["context"] = found
         given = step.task.get("metadata") or {}
         wire["metadata"] = {k: v for k, v in given.items() if k not in NOT_PASSED_ON} | {"stepId": step.id}
         return wire
 
     # Within
+
+    def _context(self, path: Path) -> dict[str, Any] | None:
+        """What a step is given beside its payload: what came before it, over what it says itself."""
+        level = self._nodes[path[:-1]].level
+        own = level.blueprint.steps[path[-1]].task.get("context")
+        found = context(level, path[-1])
+        return found if own is None else {**own, **(found or {})}
 
     def _open(self, path: Path, plan: Blueprint, now_ms: int) -> Level:
         node = self._nodes[path] = _Node(Level(plan), now_ms, now_ms + plan.timeout_ms)
@@ -295,11 +302,12 @@ class PlanRun:
             actions.append(Start(path))
             return
         try:
-            before = context(self._nodes[path[:-1]].level, path[-1])
-            plan = expand(template, step.task.get("payload"), _plain(before))
+            plan = expand(template, step.task.get("payload"), _plain(self._context(path)))
         except InvalidPlan as error:
             todo.append((path, failure("invalid_plan", f"pattern {template['name']!r}: {error}", now_ms)))
             return
+        if (allowed_ms := (step.task.get("metadata") or {}).get("timeout")) is not None:
+            plan = replace(plan, timeout_ms=min(allowed_ms, template["plan"].get("timeout") or allowed_ms))
         self._follow(path, self._open(path, plan, now_ms).begin(), todo, actions, now_ms)
 
     def _hold(self, end: End) -> None:

@@ -1,0 +1,65 @@
+"""From a record on `plans` to a plan that can begin, or the reason why it cannot.
+
+In: the bytes and headers of a record. Out: an `Active` plan; `Refused` where there is an id to answer to, `Rejected` where there
+is none; or the home it has to be sent on to. It writes nothing and begins nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas.codec import Rejected, dumps
+from schemas.messages import ErrorCode
+from streams.plans.memory import Active
+from streams.plans.parts import PlanParts
+from streams.rules.plans.blueprint import InvalidPlan
+from streams.rules.plans.run import PlanRun
+from streams.rules.plans.task_plans import Asked, timed
+from streams.rules.plans.templates import read_plan, used
+from streams.rules.records import Letter
+
+
+class Refused(Exception):
+    """A plan that cannot be run, and is answered with this."""
+
+    def __init__(self, code: ErrorCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code: ErrorCode = code
+        self.reason = reason
+
+
+def id_of(data: Any) -> str:
+    """A plan's id. Raises `Rejected` when there is none: then nobody could be answered."""
+    if not isinstance(data, dict):
+        raise Rejected("validate", "value: must be a JSON object")
+    name = data.get("id")
+    if not isinstance(name, str) or not 1 <= len(name) <= 256:
+        raise Rejected("validate", "id: must be a string of 1 to 256 characters")
+    return name
+
+
+def opened(data: dict[str, Any], asked: Asked | None, letter: Letter, parts: PlanParts, now_ms: int) -> Active:
+    """The plan of a record, not begun; `asked`: the task it answers. Raises `Refused`."""
+    if asked is not None:
+        data = _in_time(data, asked, parts, now_ms)
+    try:
+        plan_json = dumps(data)
+        if len(plan_json) > parts.max_plan_bytes:
+            reason = f"the plan has {len(plan_json)} bytes; at most {parts.max_plan_bytes} are accepted"
+            raise Refused("too_large", reason)
+        plan = read_plan(data)
+        templates = used(plan, parts.templates, parts.settings.plans.max_depth)
+    except (InvalidPlan, Rejected) as error:
+        raise Refused("invalid_plan", str(error)) from None
+    run = PlanRun(plan, now_ms, templates)
+    place = (letter.partition, letter.offset)
+    return Active(run, place, plan_json, templates, plan_bytes=len(plan_json), asked=asked)
+
+
+def _in_time(data: dict[str, Any], asked: Asked, parts: PlanParts, now_ms: int) -> dict[str, Any]:
+    name = asked.task.target
+    if name not in parts.templates:
+        raise Refused("unsupported", f"target: the worker that runs plans knows no template {name!r} (plans.templates)")
+    if asked.expires_ms <= now_ms:
+        raise Refused("expired", "the deadline passed before a worker with the role plans took the task")
+    return timed(data, asked, now_ms)

@@ -1,0 +1,97 @@
+"""What is told of a plan: its beginning, how far it is, its end, or why it was not begun; and the metrics beside that.
+
+In: a plan, and what happened to it. Out: records for the transaction; progress goes out at once. A plan that answers a task
+tells of the task and nothing of itself. It decides nothing and holds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from schemas.codec import Rejected, dumps, pack
+from streams.plans.memory import Active
+from streams.plans.parts import PlanParts
+from streams.rules.plans.blueprint import likely_kind
+from streams.rules.plans.result import plan_result, progress, refused
+from streams.rules.plans.run import Action, Over, PlanRun, Start
+from streams.rules.plans.task_plans import Asked
+from streams.rules.records import Letter, Output
+
+PROGRESS_PARTS = 20
+"""Progress is told so many times a plan at most."""
+
+
+class PlanOutcomes:
+    """Tells of the plans of one home."""
+
+    def __init__(self, parts: PlanParts) -> None:
+        self._parts = parts
+
+    def began(self, active: Active, actions: Sequence[Action], now_ms: int) -> list[Output]:
+        """It was accepted, and these are its first actions. A task whose pattern cannot begin never started."""
+        plan, asked, recorder = active.run.plan, active.asked, self._parts.recorder
+        self._parts.metrics.active.inc()
+        if asked is None:
+            told: dict[str, Any] = {"planId": plan.id, "kind": plan.kind, "tasks": len(plan.steps)}
+            return [recorder.event("plan:started", plan.id, told, now_ms)]
+        if not any(isinstance(action, Start) for action in actions):
+            return []
+        told = {"taskId": asked.task.id, "type": "pattern", "target": asked.task.target}
+        return [recorder.event("task:started", asked.task.id, told, now_ms)]
+
+    def progressed(self, active: Active, now_ms: int) -> None:
+        """Best effort: for every step of a small plan, for every twentieth part of a large one."""
+        level = active.run.level
+        if active.asked is not None or active.run.over:
+            return
+        if level.done - active.told < max(1, len(level.ends) // PROGRESS_PARTS):
+            return
+        active.told = level.done
+        told = progress(active.run)
+        self._parts.emit(
+            self._parts.recorder.event("plan:progress", active.run.plan.id, told, now_ms, tail=f"/{level.done}")
+        )
+
+    def ended(self, active: Active, over: Over, now_ms: int) -> tuple[list[Output], bytes]:
+        """Its end; and what its page shows from now on, as JSON."""
+        run, metrics = active.run, self._parts.metrics
+        metrics.plans.labels(over.verdict.status).inc()
+        metrics.active.dec()
+        metrics.duration.observe((now_ms - run.accepted_ms) / 1000)
+        if active.asked is None:
+            outputs = self._parts.recorder.ended(run, over, now_ms)
+            return outputs, outputs[0].value or b""
+        page = pack(plan_result(run, over, now_ms))
+        return self._parts.recorder.answered(active.asked, run, over, now_ms), page
+
+    def refused(
+        self, plan_id: str, data: Mapping[str, Any], asked: Asked | None, code: str, reason: str, now_ms: int
+    ) -> tuple[list[Output], bytes]:
+        """It cannot be run; outputs and page as of an end."""
+        self._parts.metrics.plans.labels("failure").inc()
+        wire = refused(plan_id, likely_kind(data), code, reason, now_ms)
+        if asked is None:
+            return self._parts.recorder.refused(wire, now_ms), dumps(wire)
+        return self._parts.recorder.unanswered(asked, code, reason, now_ms), dumps(wire)
+
+    def duplicate(self, letter: Letter, plan_id: str, asked: Asked | None, now_ms: int) -> list[Output]:
+        """A plan of this id is under way, or has its result."""
+        self._parts.metrics.duplicates.inc()
+        if asked is None:
+            return [self._parts.recorder.plan_duplicate(letter, plan_id, now_ms)]
+        return [self._parts.recorder.duplicate(letter, asked.task.id, now_ms)]
+
+    def rejected(self, letter: Letter, rejected: Rejected, now_ms: int) -> list[Output]:
+        """A record that is no plan."""
+        self._parts.metrics.dead_letters.inc()
+        return self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, now_ms)
+
+
+def why_stopped(run: PlanRun) -> str:
+    """What the wish says that ends a step's task."""
+    if run.over is None:
+        return "its pattern has ended"
+    if run.over.verdict.status == "success":
+        return "its plan has its answer"
+    return str((run.over.verdict.error or {}).get("message", "its plan has ended"))

@@ -1,0 +1,135 @@
+"""Pattern tasks that name a local template: each becomes a plan of one step, which answers the task. Pure.
+
+In: a task, the templates a worker knows, its times (epoch ms). Out: the plan for the topic `plans`, and back: the task a plan
+answers, and what its end says of the task. Ids that begin with `task:` are such plans' alone, one for each task id; whoever else
+sends one is refused. It runs nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+from schemas.codec import Rejected, validate
+from schemas.messages import Plan, Task, TaskError
+from schemas.times import format_time
+from streams.rules.plans.level import End
+from streams.rules.plans.run import Over, PlanRun, path_of
+from streams.rules.plans.templates import Template, Templates
+from streams.rules.records import Echo
+
+PREFIX: Final = "task:"
+LONG_ID = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The task a plan answers. `accepted_ms`: when dispatch took it; `expires_ms`: its deadline; epoch ms both."""
+
+    task: Task
+    echo: Echo
+    accepted_ms: int
+    expires_ms: int
+
+    @property
+    def agent_id(self) -> str:
+        """What stands as `agentId` on its result: the same whoever executes the pattern."""
+        return f"pattern:{self.task.target}"[:256]
+
+
+def plan_of(task_id: str) -> str:
+    """The id of the plan that answers a task: no two tasks share one, and no user's plan has it.
+
+    >>> plan_of("t1")
+    'task:t1'
+    >>> len(plan_of("x" * 200)) < len(plan_of("x" * 201)) == len(plan_of("y" * 256)) <= 256
+    True
+    """
+    if len(task_id) <= LONG_ID:
+        return PREFIX + task_id
+    return f"{PREFIX}{task_id[:LONG_ID]}~{blake2b(task_id.encode(), digest_size=16).hexdigest()}"
+
+
+def template_for(task: Task, templates: Templates) -> Template | None:
+    """The local template that runs this task, if there is one.
+
+    None for the step of a plan: the coordinator has run those it knows itself, and templates cannot go round in circles so.
+    """
+    if task.type != "pattern" or task.target is None or task.target not in templates:
+        return None
+    if task.plan_id is not None and path_of(task.plan_id, task.id) is not None:
+        return None
+    return templates[task.target]
+
+
+def allowed_ms(task: Task, template: Template, default_ms: int) -> int:
+    """How long the task may take in all: as it says, else as its template says, else as any task."""
+    own: int | None = template["plan"].get("timeout")
+    return task.metadata.timeout or own or default_ms
+
+
+def plan_for(task: Task, echo: Echo, accepted_ms: int, expires_ms: int) -> dict[str, Any]:
+    """The plan of a task, as JSON. `echo`: the metadata its result repeats.
+
+    >>> found = plan_for(Task(id="t", type="pattern", target="p", payload=1), {}, 0, 30_000)
+    >>> found["id"], found["tasks"]
+    ('task:t', [{'id': 't', 'type': 'pattern', 'target': 'p', 'payload': 1, 'metadata': {'timeout': 30000}}])
+    """
+    step: dict[str, Any] = {"id": task.id, "type": task.type, "target": task.target, "payload": task.payload}
+    if task.context is not None:
+        step["context"] = task.context
+    step["metadata"] = {"timeout": expires_ms - accepted_ms}
+    answers: dict[str, Any] = {
+        "accepted": format_time(accepted_ms),
+        "expires": format_time(expires_ms),
+        "metadata": echo,
+    }
+    if task.plan_id is not None:
+        answers["planId"] = task.plan_id
+    return {"id": plan_of(task.id), "kind": "sequential", "tasks": [step], "answers": answers}
+
+
+def asked_by(data: Mapping[str, Any]) -> Asked | None:
+    """The task that a plan answers; None for a user's own. Raises `Rejected` when it claims to be what it is not."""
+    name = data.get("id")
+    if data.get("answers") is None:
+        if isinstance(name, str) and name.startswith(PREFIX):
+            raise Rejected("validate", f"id: must not begin with {PREFIX!r}: such plans answer tasks of that id")
+        return None
+    plan = validate(Plan, data)
+    task, answers = plan.tasks[0], plan.answers
+    if answers is None or len(plan.tasks) != 1 or task.type != "pattern" or plan.id != plan_of(task.id):
+        raise Rejected("validate", "answers: only the plan of a single pattern task has this, under the id of its task")
+    asked = {"id": task.id, "type": "pattern", "target": task.target, "payload": None, "metadata": answers.metadata}
+    if answers.plan_id is not None:
+        asked["planId"] = answers.plan_id
+    return Asked(validate(Task, asked), answers.metadata, answers.accepted, answers.expires)
+
+
+def timed(data: Mapping[str, Any], asked: Asked, now_ms: int) -> dict[str, Any]:
+    """The plan with what is left of its task's deadline as its own."""
+    return {**data, "timeout": max(1, asked.expires_ms - now_ms)}
+
+
+def end_of(asked: Asked, run: PlanRun, over: Over) -> End:
+    """How the task of a plan that is over ends: as its step did, or as what ended the plan from outside."""
+    end = run.level.ends[0]
+    if end is not None:
+        return end
+    error = dict(over.verdict.error or {})
+    if over.verdict.status == "timeout":
+        error["message"] = f"the pattern did not end within {asked.expires_ms - asked.accepted_ms} ms"
+    return End({"status": over.verdict.status, "error": error})
+
+
+def error_of(asked: Asked, end: End) -> TaskError:
+    """The error of a task that failed so."""
+    given = end.wire.get("error") or {}
+    return TaskError(
+        code=given.get("code", "internal"),
+        message=str(given.get("message", "")),
+        retryable=bool(given.get("retryable")),
+        agent_id=asked.agent_id,
+    )
