@@ -48,7 +48,7 @@ async def _plan(settings: Settings, plan_id: str, form: Format) -> None:
         raise CommandError(f"plan {plan_id}: no plan and no result found", NOT_FOUND)
     results = await _matching(settings, "results", plan_id, lambda value: value.get("planId") == plan_id)
     begun = await _matching(settings, "events", plan_id, lambda value: value.get("type") == "task:started")
-    end = ended[0] if ended else None
+    end = ended[0] if ended else await _task_end(settings, sent[0])
     steps = steps_of(plan_id, sent[0] if sent else {}, end, results, begun)
     found = {"planId": plan_id, "plan": sent[0] if sent else None, "steps": steps, "result": end}
     if form is Format.text:
@@ -60,6 +60,15 @@ async def _plan(settings: Settings, plan_id: str, form: Format) -> None:
             json_line(step)
         if end is not None:
             json_line(end)
+
+
+async def _task_end(settings: Settings, plan: Found) -> Found | None:
+    """A plan that answers a task has no result of its own: its task's, in the form of a plan's."""
+    names = [str(task.get("id")) for task in _objects(plan.get("tasks"))] if plan.get("answers") else []
+    for name in names[:1]:
+        for found in await _matching(settings, "results", name, lambda value: value.get("taskId") == name):
+            return {"planId": plan.get("id"), "kind": plan.get("kind"), "results": [found]} | found
+    return None
 
 
 async def _matching(settings: Settings, topic: str, plan_id: str, mine: Callable[[Found], bool]) -> list[Found]:

@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from schemas.messages import PlanResult
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
+from tests.support.fleet import Fleet
 from tests.support.plan_cases import REFUSED_PLANS, all_cases, step
 from tests.support.plan_rig import (
     agents,
@@ -30,6 +32,18 @@ from tests.support.plan_rig import (
     unlike,
 )
 from tests.support.rig import Tap, parallax, produce, register, start_worker, stopping
+from tests.support.task_cases import (
+    CASES,
+    UNKNOWN,
+    answers,
+    asks,
+    cancel_task,
+    endings,
+    patterns_file,
+    send_tasks,
+    untimed,
+    wanted,
+)
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 
@@ -162,3 +176,59 @@ def _parallax(broker: str, prefix: str, *words: str, given: Any = None) -> tuple
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
+
+
+async def test_a_task_whose_pattern_is_a_local_template_has_one_result(
+    embedded: EmbeddedBroker, prefix: str, tmp_path: Path
+) -> None:
+    """Every outcome, each id twice, by two workers with one role each; what nobody ran in time is told to have expired."""
+    await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), 4)
+    await asyncio.to_thread(_pattern_tasks, embedded.bootstrap_servers, prefix, tmp_path)
+
+
+def _pattern_tasks(broker: str, prefix: str, directory: Path) -> None:
+    env = {"PARALLAX_PLANS__TEMPLATES": str(patterns_file(directory))}
+    cases = [*CASES, UNKNOWN]
+    names = {task["id"] for task, _ in cases} | {"waited"}
+    with agents() as fleet, ExitStack() as stack:
+        register_all(broker, prefix, fleet)
+        stack.enter_context(stopping(start_worker(broker, prefix, "--roles", "dispatch", env=env)))
+        plans = Tap(broker, f"{prefix}plans")
+        send_tasks(broker, prefix, [asks("waited", "twice", timeout=300)])
+        assert len(plans.until(1, 20, quiet_s=0.5)) == 1
+        plans.close()
+        stack.enter_context(stopping(start_worker(broker, prefix, "--roles", "plans", env=env)))
+        results, plan_results = Tap(broker, f"{prefix}results"), Tap(broker, f"{prefix}plan-results")
+        send_tasks(broker, prefix, [*(task for task, _ in CASES for _ in range(2)), UNKNOWN[0]])
+        _called(fleet, "task:unwanted#0.0")
+        cancel_task(broker, prefix, "unwanted")
+        found: dict[str, list[dict[str, Any]]] = {}
+        end = time.monotonic() + 60
+        while found.keys() != names or time.monotonic() < end:
+            for name, given in answers(results.read(0.5)).items():
+                found.setdefault(name, []).extend(given)
+            if found.keys() == names:
+                end = min(end, time.monotonic() + 1)
+            assert found.keys() == names or time.monotonic() < end, f"no result: {sorted(names - found.keys())}"
+        assert plan_results.read(1) == []
+        results.close()
+        plan_results.close()
+        ended = endings(broker, prefix)
+        code, out, _ = _parallax(broker, prefix, "plan", "task:good")
+        assert (code, out.splitlines()[0].split()[:3]) == (0, ["task:good", "sequential", "success"])
+        assert [line.split()[1] for line in out.splitlines()[2:]] == ["good", "└", "└"]
+    assert {name: len(given) for name, given in found.items()} == dict.fromkeys(names, 1)
+    assert {name: len(given) for name, given in ended.items()} == dict.fromkeys(names, 1)
+    assert (found["waited"][0]["status"], found["waited"][0]["error"]["code"]) == ("timeout", "expired")
+    assert ended["waited"] == ["task:expired"]
+    for task, told in cases:
+        assert untimed(found[task["id"]][0]) == wanted(task, told)
+    assert set(fleet.agents["relay"].keys.values()) == {1}, "a step was called twice"
+    assert [call.key for call in fleet.calls("hang") if not call.ended] == [], "somebody still works for nothing"
+
+
+def _called(fleet: Fleet, key: str, timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not any(call.key == key for call in fleet.calls("hang")):
+        assert time.monotonic() < end, f"never called: {key}"
+        time.sleep(0.05)

@@ -13,6 +13,7 @@ import pytest
 
 from schemas.messages import Aggregate
 from streams.cli.main import invoke
+from streams.cli.options import CommandError
 from streams.cli.output import table
 from streams.cli.submit import items
 from streams.cli.summary import newest, summarize
@@ -164,6 +165,16 @@ def test_tasks_are_keyed_by_their_agent_and_others_by_their_id(tmp_path: Path) -
     ]
     file.write_bytes(b"\n\n".join(orjson.dumps(line) for line in lines))
     assert [(item.id, item.key) for item in items(file, False)] == [("t1", b"a1"), ("t2", b"t2"), ("t3", b"t3")]
+
+
+def test_a_plan_under_an_id_that_answers_a_task_is_not_sent(tmp_path: Path) -> None:
+    """The coordinator would put it aside."""
+    file = tmp_path / "plans"
+    file.write_bytes(
+        orjson.dumps({"id": "task:t1", "tasks": [{"id": "a", "type": "function", "target": "f", "payload": 1}]})
+    )
+    with pytest.raises(CommandError, match="line 1: id: must not begin with 'task:'"):
+        list(items(file, True))
 
 
 def test_windows_put_together_equal_a_recount() -> None:

@@ -236,3 +236,14 @@ def test_the_whole_result_is_a_valid_message() -> None:
     validate(PlanResult, found)
     assert [step["status"] for step in found["results"]] == ["failure", "cancelled", "cancelled", "success"]
     assert found["results"][2]["error"]["message"] == "skipped: it depends on 'a', which did not succeed"
+
+
+def test_a_pattern_has_the_time_and_the_context_its_step_names() -> None:
+    """No more than its template takes; what came before over what the step says itself."""
+    asked = task("one") | {"payload": "${context}"}
+    templates = {"t": {"name": "t", "plan": {"tasks": [asked]}}}
+    run = run_of(plan("a", pattern("x", "t", timeout=50) | {"context": {"own": 1}}, kind="sequential"), templates)
+    run.begin()
+    run.ended((0,), good("before"), NOW)
+    assert run.due_ms == NOW + 50
+    assert run.task((1, 0))["payload"] == {"own": 1, "previous": "before", "results": {"a": "before"}}

@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
+from schemas.codec import decode
+from schemas.messages import Plan, Result
 from schemas.partitioning import home_partition
 from tests.support.dispatching import Dispatching
 from tests.support.homes import settle
@@ -102,3 +104,73 @@ async def test_a_task_of_another_type_goes_to_its_agents_home(make: Make) -> Non
     there = make(number=home, partitions=8)
     there.take(0, output.value, source="dispatch", headers=tuple(output.headers))
     assert (await there.result(0))["agentId"] == "function:f"
+
+
+LOCAL = {"name": "t", "plan": {"timeout": 7000, "tasks": [{"id": "a", "type": "agent", "target": "a1", "payload": 1}]}}
+
+
+async def test_a_pattern_that_is_a_local_template_is_handed_to_the_plan_coordinator(make: Make) -> None:
+    """Wherever it lies, with the time it has left and its own metadata; no result, no event, no call, no hop."""
+    one = make(number=3, partitions=8)
+    one.templates["t"] = LOCAL
+    metadata = {"priority": 3, "own": {"x": 1}, "headers": {"A": "s3cret"}}
+    now_ms = one.wall_ms()
+    one.take(0, type="pattern", target="t", payload={"n": 1}, planId="mine", metadata=metadata, context={"c": 1})
+    [[output]] = [outputs for _, _, outputs in one.home.ended]
+    assert (output.topic, output.key, output.partition) == ("plans", b"task:t0", None)
+    plan = decode(Plan, output.value, output.headers)
+    assert plan.answers is not None
+    assert plan.answers.metadata == {"priority": 3, "own": {"x": 1}}
+    assert plan.answers.plan_id == "mine"
+    assert now_ms <= plan.answers.accepted <= one.wall_ms()
+    assert plan.answers.expires - plan.answers.accepted == 7000
+    [step] = plan.tasks
+    assert (step.id, step.target, step.payload, step.context) == ("t0", "t", {"n": 1}, {"c": 1})
+    assert (one.transport.calls, one.emitted, one.count("parallax_tasks_handed_over_total")) == ([], [], 1)
+    assert b"s3cret" not in (output.value or b"")
+
+
+async def test_what_a_task_has_left_goes_on_from_where_its_clock_began(make: Make) -> None:
+    """One that was forwarded before this worker knew the template."""
+    one = make()
+    one.templates["t"] = LOCAL
+    came_ms = one.wall_ms() - 20_000
+    headers = (("parallax-expires", str(came_ms + 50_000).encode()), ("parallax-hops", b"1"))
+    one.take(0, source="dispatch", headers=headers, type="pattern", target="t", metadata={"timeout": 50_000})
+    answers = decode(Plan, one.home.ended[0][2][0].value).answers
+    assert answers is not None
+    assert (answers.accepted, answers.expires) == (came_ms, came_ms + 50_000)
+
+
+async def test_where_its_id_is_answered_it_is_also_cancelled(make: Make) -> None:
+    """Dispatch hands it over twice, and cancelled; else a double of one that was cancelled had a second result."""
+    one = make()
+    one.templates["t"] = LOCAL
+    one.wishes["x"] = "the task was cancelled"
+    for offset in range(2):
+        one.take(offset, id="x", type="pattern", target="t")
+    assert [[output.topic for output in outputs] for _, _, outputs in one.home.ended] == [["plans"], ["plans"]]
+    one.handler.cancel("x")
+    assert len(one.home.ended) == 2
+
+
+async def test_other_patterns_and_steps_of_plans_go_to_the_control_plane(make: Make) -> None:
+    """What a coordinator sent on it did not know, so that templates cannot go round in circles."""
+    one = make()
+    one.templates["t"] = LOCAL
+    one.take(0, type="pattern", target="u")
+    one.take(1, id="p#0", planId="p", type="pattern", target="t")
+    assert [(await one.result(offset))["agentId"] for offset in (0, 1)] == ["pattern:u", "pattern:t"]
+
+
+async def test_a_task_too_large_for_the_plans_topic_has_its_result(make: Make) -> None:
+    """If the broker takes less there than it took on `tasks`."""
+    one = make()
+    one.templates["t"] = LOCAL
+    one.take(0, type="pattern", target="t", payload="x" * 70_000)
+    fallback = one.home.ended[0][2][0].fallback
+    assert fallback is not None
+    result = decode(Result, fallback.value, fallback.headers)
+    assert (fallback.topic, fallback.key, result.task_id, result.status) == ("results", b"t0", "t0", "failure")
+    assert result.error is not None
+    assert result.error.code == "too_large"

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from schemas.codec import Rejected, validate
 from schemas.messages import Plan, Task
 from streams.rules.plans.run import stem
-from streams.rules.plans.task_plans import allowed_ms, asked_by, end_of, error_of, plan_for, plan_of, template_for, timed
+from streams.rules.plans.task_plans import (
+    allowed_ms,
+    asked_by,
+    end_of,
+    error_of,
+    plan_for,
+    plan_of,
+    template_for,
+    timed,
+)
 from tests.support.plans import NOW, bad, good, pattern, plan, run_of, task
 
 TEMPLATE = {"name": "t", "plan": {"tasks": [task("one")]}}
