@@ -28,6 +28,7 @@ from tests.support.plan_rig import (
     unlike,
 )
 from tests.support.rig import Process, Tap, apply_topics, instant_agent, produce, register, start_worker, stopping
+from tests.support.task_cases import answers, asks, cancel_task, endings, patterns_file, send_tasks
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 OPTIONS = ("--roles", "dispatch,plans", "--instance-id", "w1", "--session-timeout", "6s")
@@ -121,6 +122,67 @@ def test_losers_of_a_race_are_cut_off_at_their_agent(kafka: KafkaCluster, prefix
     slowest = max(call.ended_at - ended_s for call in calls)
     print(f"losers were cut off {slowest * 1000:.0f} ms after the plan's end")
     assert slowest < 2
+
+
+def test_tasks_of_local_templates_are_answered_once_whichever_worker_is_killed(
+    kafka: KafkaCluster, prefix: str, tmp_path: Path
+) -> None:
+    """Each id comes twice; the worker that hands over is killed, then the one that runs the templates, both in the middle."""
+    broker = kafka.bootstrap_servers
+    apply_topics(broker, prefix)
+    env = {"PARALLAX_PLANS__TEMPLATES": str(patterns_file(tmp_path))}
+
+    def worker(role: str) -> Process:
+        options = ("--roles", role, "--instance-id", role, "--session-timeout", "6s")
+        return start_worker(broker, prefix, *options, env=env)
+
+    slow = [asks(f"s{n}", "slowly", {"n": n}, timeout=120_000) for n in range(40)]
+    quick = [asks(f"q{n}", "twice", {"word": n}, timeout=120_000) for n in range(400)]
+    names = {task["id"] for task in (*slow, *quick)} | {"unwanted", "late"}
+    with agents() as fleet:
+        register_all(broker, prefix, fleet)
+        dispatch, plans = worker("dispatch"), worker("plans")
+        tap = Tap(broker, f"{prefix}results")
+        send_tasks(broker, prefix, [asks("unwanted", "stuck", timeout=120_000), asks("late", "stuck", timeout=15_000)])
+        send_tasks(broker, prefix, slow * 2)
+        under_way(fleet)
+        send_tasks(broker, prefix, quick[:200] * 2)
+        seen = tap.until(20, 30)
+        dispatch.kill()
+        seen += tap.read(1)
+        left = [names - answers(seen).keys()]
+        dispatch = worker("dispatch")
+        under_way(fleet)
+        send_tasks(broker, prefix, quick[200:] * 2)
+        seen += tap.until(20, 30)
+        plans.kill()
+        seen += tap.read(1)
+        left.append(names - answers(seen).keys())
+        cancel_task(broker, prefix, "unwanted")
+        plans = worker("plans")
+        with stopping(dispatch), stopping(plans):
+            end = time.monotonic() + 90
+            while answers(seen).keys() != names:
+                assert time.monotonic() < end, f"no result: {sorted(names - answers(seen).keys())[:8]}"
+                seen += tap.read(0.5)
+            seen += tap.until(100_000, 3)
+            ended, points = endings(broker, prefix, 2), Tap(broker, f"{prefix}data-points")
+            judged = [json.loads(m.value()) for m in points.until(100_000, 3)]
+        points.close()
+        tap.close()
+    found = answers(seen)
+    assert {name: len(given) for name, given in found.items()} == dict.fromkeys(names, 1)
+    assert {name: len(given) for name, given in ended.items()} == dict.fromkeys(names, 1)
+    told = [json.loads(message.value())["taskId"] for message in seen]
+    assert len(told) == len(set(told)), "a step has two results"
+    for task in slow:
+        assert (found[task["id"]][0]["status"], found[task["id"]][0]["result"]) == ("success", task["payload"]["n"])
+    assert {found[task["id"]][0]["status"] for task in quick} == {"success"}
+    assert (found["unwanted"][0]["status"], found["late"][0]["status"]) == ("cancelled", "timeout")
+    counted = [point["taskId"] for point in judged if point["agentId"].startswith("pattern:")]
+    assert sorted(counted) == sorted(names - {"unwanted"})
+    assert min(map(len, left)) > 2, "a kill came when nothing was under way"
+    assert max(fleet.agents["late"].keys.values()) > 1, "the kill was not felt"
 
 
 def test_ten_thousand_tasks_spread_over_two_workers(kafka: KafkaCluster, prefix: str) -> None:
