@@ -170,7 +170,7 @@ class GatewaySettings(Section):
 class PlansSettings(Section):
     """Bounds of the plan coordinator; `max_active` and `max_active_bytes` are per home partition.
 
-    `templates`: a file of local patterns, one JSON object a line.
+    `templates`: a file of local patterns, one JSON object a line; workers that dispatch and workers that plan must see the same.
     """
 
     templates: str | None = None

@@ -64,10 +64,12 @@ async def _plan(settings: Settings, plan_id: str, form: Format) -> None:
 
 async def _task_end(settings: Settings, plan: Found) -> Found | None:
     """A plan that answers a task has no result of its own: its task's, in the form of a plan's."""
-    names = [str(task.get("id")) for task in _objects(plan.get("tasks"))] if plan.get("answers") else []
-    for name in names[:1]:
-        for found in await _matching(settings, "results", name, lambda value: value.get("taskId") == name):
-            return {"planId": plan.get("id"), "kind": plan.get("kind"), "results": [found]} | found
+    tasks = _objects(plan.get("tasks")) if plan.get("answers") else []
+    if not tasks:
+        return None
+    name = str(tasks[0].get("id"))
+    for found in await _matching(settings, "results", name, lambda value: value.get("taskId") == name):
+        return {"planId": plan.get("id"), "kind": plan.get("kind"), "results": [found]} | found
     return None
 
 

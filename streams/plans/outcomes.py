@@ -43,9 +43,7 @@ class PlanOutcomes:
     def progressed(self, active: Active, now_ms: int) -> None:
         """Best effort: for every step of a small plan, for every twentieth part of a large one."""
         level = active.run.level
-        if active.asked is not None or active.run.over:
-            return
-        if level.done - active.told < max(1, len(level.ends) // PROGRESS_PARTS):
+        if active.run.over or level.done - active.told < max(1, len(level.ends) // PROGRESS_PARTS):
             return
         active.told = level.done
         told = progress(active.run)

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from schemas.codec import Rejected, validate
-from schemas.messages import Plan, Task, TaskError
+from schemas.messages import MAX_DURATION_MS, Plan, Task, TaskError
 from schemas.times import format_time
 from streams.rules.plans.level import End
 from streams.rules.plans.run import Over, PlanRun, path_of
@@ -110,7 +110,7 @@ def asked_by(data: Mapping[str, Any]) -> Asked | None:
 
 def timed(data: Mapping[str, Any], asked: Asked, now_ms: int) -> dict[str, Any]:
     """The plan with what is left of its task's deadline as its own."""
-    return {**data, "timeout": max(1, asked.expires_ms - now_ms)}
+    return {**data, "timeout": max(1, min(asked.expires_ms - now_ms, MAX_DURATION_MS))}
 
 
 def end_of(asked: Asked, run: PlanRun, over: Over) -> End:
