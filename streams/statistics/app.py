@@ -40,7 +40,7 @@ class StatsApp(faust.App):
         self.idempotent = idempotent
         self.carrier = carrier
         self.source_topic = full_name("data-points", settings.topic_prefix)
-        self._prefix = settings.topic_prefix
+        self.changelog_topic = full_name(CHANGELOG, settings.topic_prefix)
         self.batcher = Batcher(settings.topic_prefix)
         session_s = settings.session_timeout / 1000
         super().__init__(
@@ -69,7 +69,7 @@ class StatsApp(faust.App):
         self.points = self.topic(
             self.source_topic, key_type=bytes, value_type=bytes, value_serializer="raw", allow_empty=True
         )
-        self.table = StatsTable(self, self.batcher, full_name(CHANGELOG, settings.topic_prefix), partitions)
+        self.table = StatsTable(self, self.batcher, self.changelog_topic, partitions)
         self.tables.add(self.table)
 
     def _new_transport(self) -> StatsTransport:
@@ -90,9 +90,8 @@ class StatsApp(faust.App):
     def owners(self) -> dict[int, str]:
         """Partition -> address of the worker that owns it, as the last assignment told every member."""
         assignor: Any = self.assignor
-        topic = full_name(CHANGELOG, self._prefix)
         shared: dict[str, dict[str, list[int]]] = assignor.changelog_distribution
-        return {number: url for url, topics in shared.items() for number in topics.get(topic, ())}
+        return {number: url for url, topics in shared.items() for number in topics.get(self.changelog_topic, ())}
 
     @property
     def ledger(self) -> LedgerConsumer:

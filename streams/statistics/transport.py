@@ -77,6 +77,7 @@ class LedgerConsumer(driver.Consumer):
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
         epoch = self.epoch
         records: dict[TP, Any] = dict(await super()._getmany(active_partitions, timeout))
+        self._recover(records)
         source = [tp for tp in records if tp.topic == self.source]
         if not source:
             return records
@@ -93,6 +94,14 @@ class LedgerConsumer(driver.Consumer):
             arriving.extend(record.offset for record in fresh)
             records[tp] = [(epoch, record) for record in fresh]
         return records
+
+    def _recover(self, records: dict[TP, Any]) -> None:
+        """The table takes its rows; Faust sees the last of them, by which it knows how far recovery has come."""
+        for tp in [tp for tp in records if tp.topic == self.app.changelog_topic]:
+            found = records.pop(tp)
+            if tp in self.app.tables.recovery.active_tps:
+                self.app.table.recover(found)
+                records[tp] = found[-1:]
 
     def _to_message(self, tp: TP, record: Any) -> StatsMessage:
         epoch, record = record if isinstance(record, tuple) else (-1, record)

@@ -37,8 +37,8 @@ def test_every_row_begins_with_the_source_offset() -> None:
 
 def _recovered(*rows: tuple[bytes, bytes | None]) -> dict[bytes, bytes]:
     table = SimpleNamespace(data={})
-    events = [SimpleNamespace(message=SimpleNamespace(key=key, value=value)) for key, value in rows]
-    StatsTable.apply_changelog_batch(cast("StatsTable", table), events)
+    records = [SimpleNamespace(key=key, value=value) for key, value in rows]
+    StatsTable.recover(cast("StatsTable", table), records)
     return cast("dict[bytes, bytes]", table.data)
 
 
