@@ -88,18 +88,19 @@ class Router:
         chosen = header(job.letter.headers, AGENT_HEADER) if job.source != "tasks" else None
         if job.task.target is None and not chosen and not self._arbitrate(job):
             return
-        if (why := self._parts.cancelled(job.task.id)) is not None:
-            self._refuse(job, Cancelled(why))
-            return
+        why = self._parts.cancelled(job.task.id)
         try:
             agent = self._agent(job, chosen or "")
         except AgentError as error:
             self._refuse(job, error)
             return
-        if agent is None:
+        if agent is not None:
+            if not self._forwarded(job, agent.id, agent.id) and self._desk.claim(job, agent.id):
+                self._desk.submit(job, agent) if why is None else self._desk.fail(job, Cancelled(why))
+        elif why is not None:
+            self._refuse(job, Cancelled(why))
+        else:
             self._nobody(job, chosen or "", looked_up)
-        elif not self._forwarded(job, agent.id, agent.id) and self._desk.claim(job, agent.id):
-            self._desk.submit(job, agent)
 
     def elsewhere(self, job: Job, ticket: Ticket) -> bool:
         """Give a task to another agent, as its own takes no call; False if there is none, or it named its agent."""
@@ -122,7 +123,8 @@ class Router:
         return (agents.get(chosen) if chosen else None) or self._parts.balancer.choose(task)
 
     def _refuse(self, job: Job, error: AgentError) -> None:
-        if self._desk.claim(job, job.task.target or ""):
+        """It has no agent: told where all records of its id meet, or two of them would both be told."""
+        if not self._forwarded(job, job.task.id, None) and self._desk.claim(job, job.task.target or ""):
             self._desk.fail(job, error)
 
     def _arbitrate(self, job: Job) -> bool:

@@ -226,3 +226,24 @@ async def test_a_large_answer_is_kept_in_memory_only(make: Any) -> None:
     assert sum(len(value) for value in kept(one.handler.changes())) < 2000
     one.take(1, payload={"q": 1})
     assert (await one.result(1))["cached"] is True
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"target": "nobody"}, {"type": "function", "target": "missing"}],
+    ids=["no agent", "no function"],
+)
+async def test_what_no_agent_answers_is_told_where_all_records_of_its_id_meet(make: Any, asked: dict[str, Any]) -> None:
+    """Two records of one id in two partitions: each is sent on to the home of the id; the first is refused there, once."""
+    home = home_partition(ELSEWHERE, 4)
+    there = make(number=home, partitions=4)
+    for offset, number in enumerate(other for other in range(4) if other != home):
+        one = make(number=number, partitions=4)
+        one.take(0, id=ELSEWHERE, **asked)
+        await until(lambda one=one: bool(one.home.ended))
+        [(_, _, [forward])] = one.home.ended
+        assert (forward.topic, forward.partition) == ("dispatch", home)
+        there.take(offset, forward.value, source="dispatch", headers=tuple(forward.headers))
+    assert (await there.result(0))["status"] == "failure"
+    for offset in (1, 2):
+        assert (await there.end(offset))["events"]["type"] == "task:duplicate"
