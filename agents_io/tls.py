@@ -53,14 +53,14 @@ def tls_of(metadata: Mapping[str, Any] | None) -> TlsFiles | None:
     return found
 
 
-_Stamps = tuple[tuple[int, int, int], ...]
+Stamps = tuple[tuple[int, int, int], ...]
 
 
 class TlsContexts:
     """Contexts by their files; agents with the same files share one, and its connections."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[TlsFiles, tuple[float, _Stamps, ssl.SSLContext]] = OrderedDict()
+        self._kept: OrderedDict[TlsFiles, tuple[float, Stamps, ssl.SSLContext]] = OrderedDict()
 
     def get(self, files: TlsFiles) -> ssl.SSLContext | None:
         """The context for these files, None for none. Raises `Unsupported` if they cannot be used."""
@@ -70,13 +70,18 @@ class TlsContexts:
         kept = self._kept.get(files)
         if kept is not None and now - kept[0] < RECHECK_S:
             return kept[2]
-        stamps = tuple(_stamp(path) for path in (files.ca_file, files.cert_file, files.key_file) if path is not None)
-        context = kept[2] if kept is not None and kept[1] == stamps else _made(files)
+        stamps = stamps_of(files)
+        context = kept[2] if kept is not None and kept[1] == stamps else context_of(files)
         self._kept[files] = (now, stamps, context)
         self._kept.move_to_end(files)
         if len(self._kept) > MAX_CONTEXTS:
             self._kept.popitem(last=False)
         return context
+
+
+def stamps_of(files: TlsFiles) -> Stamps:
+    """Other stamps, other contents. Raises `Unsupported`: a file is not there."""
+    return tuple(_stamp(path) for path in (files.ca_file, files.cert_file, files.key_file) if path is not None)
 
 
 def _stamp(path: str) -> tuple[int, int, int]:
@@ -87,7 +92,8 @@ def _stamp(path: str) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _made(files: TlsFiles) -> ssl.SSLContext:
+def context_of(files: TlsFiles) -> ssl.SSLContext:
+    """Made anew. Raises `Unsupported` if they cannot be used."""
     try:
         context = ssl.create_default_context(cafile=files.ca_file)
     except (OSError, ValueError) as error:

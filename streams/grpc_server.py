@@ -1,6 +1,6 @@
 """The worker's gRPC side: one server on a loopback address unless told otherwise, for whatever services are added to it.
 
-In: handlers, added before the start. Out: an address. It knows no service.
+In: handlers, added before the start. Out: an address; with `grpc_tls.cert_file` it takes nothing but TLS. It knows no service.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 
+from streams.grpc_tls import server_credentials
 from streams.settings import Settings
 
 MIN_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -25,6 +26,7 @@ class GrpcServer:
     def __init__(self, settings: Settings) -> None:
         self.address = ""
         self._host, self._port = settings.grpc_host, settings.grpc_port
+        self._tls = settings.grpc_tls
         self._max_message_bytes = max(MIN_MESSAGE_BYTES, 2 * settings.dispatch.max_answer_bytes)
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._server: grpc.aio.Server | None = None
@@ -34,11 +36,15 @@ class GrpcServer:
         self._handlers.append(handler)
 
     def bind(self) -> None:
-        """Take the address; callers wait there until the start. Raises `PortTaken`."""
+        """Take the address; callers wait there until the start. Raises `PortTaken`, `TlsUnusable`."""
+        credentials = server_credentials(self._tls)
         host = f"[{self._host}]" if ":" in self._host else self._host
         server = grpc.aio.server(options=self._options())
         try:
-            bound = server.add_insecure_port(f"{host}:{self._port}")
+            where = f"{host}:{self._port}"
+            bound = (
+                server.add_insecure_port(where) if credentials is None else server.add_secure_port(where, credentials)
+            )
         except RuntimeError:
             bound = 0
         if bound == 0:
@@ -50,7 +56,7 @@ class GrpcServer:
         self.address = f"{host}:{bound}"
 
     async def start(self) -> None:
-        """Serve what was added. Raises `PortTaken`."""
+        """Serve what was added. Raises `PortTaken`, `TlsUnusable`."""
         if self._server is None:
             self.bind()
         assert self._server is not None  # noqa: S101 - for the type checker

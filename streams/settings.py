@@ -23,6 +23,7 @@ from streams.settings_parts import (
     ControlPlaneSettings,
     DurationMs,
     FunctionSettings,
+    GrpcTlsSettings,
     HttpTaskSettings,
     SecretSettings,
     Section,
@@ -209,6 +210,7 @@ class Settings(Section):
     stats: StatsSettings = StatsSettings()
     secrets: SecretSettings = SecretSettings()
     tls: TlsSettings = TlsSettings()
+    grpc_tls: GrpcTlsSettings = GrpcTlsSettings()
     http_tasks: HttpTaskSettings = HttpTaskSettings()
     functions: FunctionSettings = FunctionSettings()
     control_plane: ControlPlaneSettings = ControlPlaneSettings()

@@ -36,6 +36,27 @@ class TlsSettings(Section):
     key_file: str | None = None
 
 
+class GrpcTlsSettings(Section):
+    """TLS of the worker's own gRPC port, by PEM files; without `cert_file` it is plain. See `streams/grpc_tls.py`.
+
+    `client_ca_file`: whose certificate everybody who connects must show, other workers too. `ca_file`: whose certificates other
+    workers have, the usual authorities' if not given; they are for the host of a worker's address, or for `worker_name`.
+    """
+
+    cert_file: Annotated[str, Field(min_length=1)] | None = None
+    key_file: Annotated[str, Field(min_length=1)] | None = None
+    client_ca_file: Annotated[str, Field(min_length=1)] | None = None
+    ca_file: Annotated[str, Field(min_length=1)] | None = None
+    worker_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+
+    @model_validator(mode="after")
+    def _with_certificate(self) -> Self:
+        alone = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if alone and self.cert_file is None:
+            raise ValueError(f"cert_file is missing: without it there is no TLS, and {alone[0]} means nothing")
+        return self
+
+
 class SecretSettings(Section):
     """Which secrets registrations may refer to: variables by pattern, and files below a directory (anywhere, if none is set)."""
 

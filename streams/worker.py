@@ -29,6 +29,7 @@ from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.engine.engine import Engine
 from streams.grpc_server import GrpcServer, PortTaken
+from streams.grpc_tls import TlsUnusable
 from streams.plans.template_file import TemplatesError
 from streams.roles.dispatch import DispatchRole
 from streams.roles.plans import Coordination, coordinate
@@ -87,7 +88,15 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
                     task.cancel()
     except BrokerUnreachable as error:
         raise WorkerError(str(error), exit_code=3) from error
-    except (TopicsMissing, TopicsError, TransactionsDenied, PortTaken, FunctionsError, TemplatesError) as error:
+    except (
+        TopicsMissing,
+        TopicsError,
+        TransactionsDenied,
+        PortTaken,
+        TlsUnusable,
+        FunctionsError,
+        TemplatesError,
+    ) as error:
         raise WorkerError(str(error)) from error
     except (KafkaError, TimeoutError, NotWritten) as error:
         raise WorkerError(f"{settings.bootstrap_servers}: {error!r}", exit_code=3) from error

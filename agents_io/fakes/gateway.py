@@ -33,7 +33,8 @@ CONNECT_TIMEOUT_S = 10.0
 class GatewayFakeAgent(FakeAgent):
     """`async with GatewayFakeAgent("a", [answer()], gateways=["127.0.0.1:50051"]) as agent:` is connected inside.
 
-    `gateways`: dialled in turn, the next one after each loss. `mute`: send no heartbeat and answer no ping.
+    `gateways`: dialled in turn, the next one after each loss. `credentials`: for gateways behind TLS, with gRPC's own
+    `channel_options`. `mute`: send no heartbeat and answer no ping.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class GatewayFakeAgent(FakeAgent):
         interval_ms: int = 1000,
         redial_s: float = 0.05,
         hello: AgentHello | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        channel_options: Sequence[tuple[str, Any]] = (),
         **options: Any,
     ) -> None:
         super().__init__(steps, **options)
@@ -58,6 +61,8 @@ class GatewayFakeAgent(FakeAgent):
         self.mute = False
         self.gateways = list(gateways)
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._credentials = credentials
+        self._channel_options = [("grpc.use_local_subchannel_pool", 1), *channel_options]
         self._interval_ms = interval_ms
         self._redial_s = redial_s
         self._hello = hello or AgentHello(
@@ -122,7 +127,7 @@ class GatewayFakeAgent(FakeAgent):
             await asyncio.sleep(self._redial_s)
 
     async def _hold(self, address: str) -> None:
-        async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        async with self._channel(address) as channel:
             stream = method(channel, gateway_pb2, "AgentGateway", "Connect")(metadata=self._metadata)
             self._stream, self._outbox = stream, asyncio.Queue()
             writer = asyncio.create_task(self._write(stream))
@@ -136,6 +141,11 @@ class GatewayFakeAgent(FakeAgent):
                     task.cancel()
                 await asyncio.gather(writer, beating, *self._working.values(), return_exceptions=True)
                 stream.cancel()
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(address, options=self._channel_options)
+        return grpc.aio.secure_channel(address, self._credentials, options=self._channel_options)
 
     def _take(self, message: gateway_pb2.ControlPlaneToAgent) -> None:
         kind = message.WhichOneof("payload")

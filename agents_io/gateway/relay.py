@@ -14,6 +14,7 @@ token or, where none is set, that call from this machine.
   RESOURCE_EXHAUSTED              too many calls                                     TooMany
   DEADLINE_EXCEEDED               the agent gave no answer in time                   TimeoutError
     without the holder's word     the worker is frozen                               StreamLost, no blame
+  a TLS handshake that failed     there is a worker, but we do not trust it          InternalError, nobody's agent's fault
 """
 
 from __future__ import annotations
@@ -28,13 +29,19 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 import orjson
+import structlog
 
-from agents_io.errors import AnswerTooLarge, InternalError
+from agents_io.errors import AnswerTooLarge, InternalError, Unsupported
 from agents_io.gateway.service import Gateway
 from agents_io.gateway.stream import NotHere, StreamLost, TooMany
 from agents_io.grpc.channels import Channels, Place
+from agents_io.grpc.credentials import GrpcCredentials
+from agents_io.grpc.status import told
 from agents_io.secret_refs import Secret
+from agents_io.tls import TlsFiles
 from schemas.pb.gateway_pb2 import AgentToControlPlane, TaskRequest
+
+log = structlog.get_logger(__name__)
 
 SERVICE = "parallax.internal.GatewayRelay"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -44,6 +51,8 @@ _SILENT = "the agent did not answer in time"
 _KEEPALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
 """A worker whose machine went away without a word ends its calls in seconds, not at their deadlines."""
 _HOP_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
+_UNTRUSTED = ("handshake failed", "verification check failed")
+"""gRPC's words when there is somebody at the address, and TLS with them fails."""
 _NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
 
 
@@ -124,11 +133,15 @@ class RelayService:
 class RelayClient:
     """The caller's end: one channel per worker, kept while it is used; many calls share it."""
 
-    def __init__(self, token: Secret | None = None, *, credentials: grpc.ChannelCredentials | None = None) -> None:
-        """`credentials`: for TLS between workers; None: plain."""
+    def __init__(self, token: Secret | None = None, *, tls: TlsFiles | None = None, name: str | None = None) -> None:
+        """`tls`: whom to trust as another worker, and what to show it; None: plain. `name`: on its certificate, not its host."""
         self._token = token
-        self._credentials = credentials
-        self._channels = Channels(max_message_bytes=MAX_MESSAGE_BYTES, options=_KEEPALIVE)
+        self._tls = tls
+        self._made = GrpcCredentials()
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._said = ""
+        named = () if name is None else (("grpc.ssl_target_name_override", name),)
+        self._channels = Channels(max_message_bytes=MAX_MESSAGE_BYTES, options=(*_KEEPALIVE, *named))
 
     async def ask(self, route: Route, agent_id: str, request: TaskRequest, timeout_s: float) -> AgentToControlPlane:
         """One call. Raises `NotHere`, `TooMany`, `StreamLost`, `TimeoutError`, `AgentError`; cancelling it reaches the agent."""
@@ -152,7 +165,7 @@ class RelayClient:
         given: list[tuple[str, str | bytes]] = [("agent-bin", agent_id.encode()), ("node", route.node)]
         if self._token is not None:
             given.append(("authorization", f"Bearer {self._token.token()}"))
-        line = self._channels.take(Place(route.address, self._credentials))
+        line = self._channels.take(Place(route.address, self._trusted()))
         failed = False
         try:
             answer: bytes = await line.method(f"/{SERVICE}/{method}")(raw, timeout=timeout_s, metadata=given)
@@ -170,12 +183,33 @@ class RelayClient:
             self._channels.give_back(line, failed=failed)
         return answer
 
+    def _trusted(self) -> grpc.ChannelCredentials | None:
+        """As the files have it now; files that cannot be used leave the last good ones in force."""
+        if self._tls is None:
+            return None
+        try:
+            self._credentials = self._made.get(self._tls)
+            self._said = ""
+        except Unsupported as error:
+            if self._credentials is None:
+                raise InternalError(f"this worker cannot call other workers: grpc_{error.message}") from None
+            if error.message != self._said:
+                self._said = error.message
+                log.error("the certificates towards other workers have changed and cannot be used", reason=self._said)
+        return self._credentials
+
 
 def _meaning(error: grpc.aio.AioRpcError, route: Route) -> Exception:
     code, details = error.code(), (error.details() or "")[:200]
     if code in _NOT_HERE:
         return NotHere()
     if code in _HOP_LOST:
+        if any(words in (error.details() or "").lower() for words in _UNTRUSTED):
+            why = told(error.details() or "")[:200]
+            return InternalError(
+                f"the worker at {route.address} is not trusted, or speaks no TLS: {why}; "
+                "see grpc_tls.ca_file and grpc_tls.worker_name"
+            )
         return StreamLost(details or f"the worker at {route.address} is gone", blame=False)
     if code is grpc.StatusCode.ABORTED:
         return StreamLost(details, blame=True)

@@ -61,7 +61,7 @@ def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str) -> A
     details = error.details() or ""
     if code is _Code.DEADLINE_EXCEEDED:
         return CallTimeout(f"no answer within {timeout_s:.3g} s")
-    said = excerpt(_told(details.replace(token, "***") if token else details).encode("utf-8", "replace"))
+    said = excerpt(told(details.replace(token, "***") if token else details).encode("utf-8", "replace"))
     if code is _Code.UNAVAILABLE and any(text in details for text in _OURS):
         return InternalError(f"this worker could not connect: {said}")
     special = _own_finding(code, details, said)
@@ -72,10 +72,10 @@ def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str) -> A
     return kind(text, retry_after_s=_retry_after(error) if code in _MAY_SAY_WHEN else None)
 
 
-def _told(details: str) -> str:
+def told(details: str) -> str:
     """Where gRPC could not connect: why, without the words before it.
 
-    >>> _told("failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:7: Connection refused")
+    >>> told("failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:7: Connection refused")
     'ipv4:10.0.0.1:7: Connection refused'
     """
     text = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")

@@ -33,6 +33,7 @@ from streams.engine.event_sink import EventSink
 from streams.gateway.metrics import GatewayMetrics
 from streams.gateway.registry import GatewayRegistry
 from streams.gateway.sweeper import GatewaySweeper
+from streams.grpc_tls import towards_workers
 from streams.rules.records import Recorder
 from streams.settings import Settings
 
@@ -68,7 +69,7 @@ class GatewayStation:
         self.registry.drop = self.gateway.drop
         metrics.register(GatewayMetrics(self.gateway))
         relay_token = _secret(given.relay_token)
-        relay = RelayClient(relay_token)
+        relay = RelayClient(relay_token, tls=towards_workers(settings.grpc_tls), name=settings.grpc_tls.worker_name)
         self._relay_service = RelayService(self.gateway, relay_token)
         routes = Routes(agents.get)
         self.transport = GatewayTransport(

@@ -16,6 +16,8 @@ from agents_io.rules.wire.gateway_session import SessionConfig, Status
 from agents_io.secret_refs import Secret
 from schemas.messages import AgentRegistration
 from schemas.pb import gateway_pb2
+from streams.grpc_tls import server_credentials, towards_workers
+from streams.settings_parts import GrpcTlsSettings
 
 
 @dataclass
@@ -98,6 +100,7 @@ async def node(
     max_calls: int = 1000,
     patience_s: float = 5.0,
     max_answer_bytes: int = 200_000,
+    tls: GrpcTlsSettings | None = None,
 ) -> AsyncIterator[Node]:
     """A gateway with its relay on a free port of loopback."""
     registrar = BookRegistrar(book, name)
@@ -109,13 +112,15 @@ async def node(
             RelayService(gateway, relay_token, max_calls=max_calls).handler(),
         )
     )
-    address = registrar.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    tls = tls or GrpcTlsSettings()
+    credentials, anywhere = server_credentials(tls), "127.0.0.1:0"
+    bound = server.add_insecure_port(anywhere) if credentials is None else server.add_secure_port(anywhere, credentials)
+    address = registrar.address = f"127.0.0.1:{bound}"
     await server.start()
     routes = Routes(book.records.get)
     book.routes.append(routes)
-    transport = GatewayTransport(
-        gateway, RelayClient(relay_token), routes, patience_s=patience_s, max_answer_bytes=max_answer_bytes
-    )
+    relay = RelayClient(relay_token, tls=towards_workers(tls), name=tls.worker_name)
+    transport = GatewayTransport(gateway, relay, routes, patience_s=patience_s, max_answer_bytes=max_answer_bytes)
     try:
         yield Node(gateway, registrar, transport, server, address, routes)
     finally:

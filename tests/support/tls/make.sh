@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the throw-away certificates of the tests anew: an authority, a server for 127.0.0.1, a client, and a stranger's authority.
+# Makes the throw-away certificates of the tests anew: an authority, a server for 127.0.0.1, a client, a worker (server and client at
+# once, under a name of its own), and a stranger's authority.
 # They guard nothing, live for a hundred years, and lie here so that the tests need no openssl.
 set -eu
 cd "$(dirname "$0")"
@@ -20,4 +21,5 @@ authority authority "Parallax test authority"
 authority stranger "Somebody else"
 issue server "agent" "subjectAltName=IP:127.0.0.1,DNS:localhost" serverAuth
 issue client "worker" "subjectAltName=DNS:worker.test" clientAuth
+issue worker "a worker" "subjectAltName=DNS:worker.parallax" serverAuth,clientAuth
 rm -f authority.srl authority.key stranger.key

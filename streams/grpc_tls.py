@@ -1,0 +1,123 @@
+"""TLS of the worker's own gRPC port: what it shows to those who connect, and whom it lets in.
+
+In: the files that `grpc_tls` names. Out: credentials for the server, and what the hop to other workers needs. The files are
+looked at when somebody connects, no more than once a second: a certificate that was renewed holds from the next connection on,
+and one that cannot be used leaves the last good one in force. A worker does not start with files that cannot be used.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import grpc
+import structlog
+
+from agents_io.errors import Unsupported
+from agents_io.tls import RECHECK_S, TlsFiles, context_of, stamps_of
+from streams.settings_parts import GrpcTlsSettings
+
+log = structlog.get_logger(__name__)
+
+SECTION = "grpc_tls"
+_FILES = ("cert_file", "key_file", "client_ca_file", "ca_file")
+
+
+class TlsUnusable(Exception):
+    """A file that `grpc_tls` names cannot be used; one line that names the setting."""
+
+
+def server_credentials(given: GrpcTlsSettings) -> grpc.ServerCredentials | None:
+    """For the server's port; None: plain. Raises `TlsUnusable`, for the files towards other workers too."""
+    if given.cert_file is None:
+        return None
+    _judge(given)
+    try:
+        return _Certificate(TlsFiles(given.client_ca_file, given.cert_file, given.key_file)).credentials()
+    except (Unsupported, OSError) as error:  # somebody changes them this moment
+        raise TlsUnusable(f"{SECTION}: {error}") from None
+
+
+def towards_workers(given: GrpcTlsSettings) -> TlsFiles | None:
+    """Whom this worker trusts as another, and what it shows to it; None: workers speak plain."""
+    return None if given.cert_file is None else TlsFiles(given.ca_file, given.cert_file, given.key_file)
+
+
+def _judge(given: GrpcTlsSettings) -> None:
+    for name in _FILES:
+        path = getattr(given, name)
+        try:
+            if path is not None:
+                Path(path).read_bytes()
+        except OSError as error:
+            raise TlsUnusable(f"{SECTION}.{name}: the file {path} cannot be read ({error.strerror})") from None
+    pair = "cert_file" if given.key_file is None else "key_file"
+    for name, files in (
+        (pair, TlsFiles(None, given.cert_file, given.key_file)),
+        ("client_ca_file", TlsFiles(given.client_ca_file)),
+        ("ca_file", TlsFiles(given.ca_file)),
+    ):
+        try:
+            context_of(files)
+        except Unsupported as error:
+            raise TlsUnusable(f"{SECTION}.{name}: {error.message.removeprefix('tls: ')}") from None
+
+
+class _Certificate:
+    """What the server shows, and the authority of those it lets in (`files.ca_file`), as the files have it."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._lock = threading.Lock()
+        """gRPC asks from threads of its own."""
+        self._looked_at = time.monotonic()
+        self._said = ""
+        self._stamps = self._refused = stamps_of(files)
+        self._first = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Asked before each handshake whether there is something newer."""
+        newer = cast("Callable[[], grpc.ServerCertificateConfiguration]", self._newer)  # or None, says gRPC
+        mutual = self._files.ca_file is not None
+        return grpc.dynamic_ssl_server_credentials(self._first, newer, require_client_authentication=mutual)
+
+    def _newer(self) -> grpc.ServerCertificateConfiguration | None:
+        with self._lock:
+            now = time.monotonic()
+            if now - self._looked_at < RECHECK_S:
+                return None
+            self._looked_at = now
+            try:
+                return self._changed()
+            except (Unsupported, OSError) as error:
+                if str(error) != self._said:
+                    self._said = str(error)
+                    log.error("grpc_tls: the files have changed and cannot be used", reason=self._said)
+                return None
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        stamps = stamps_of(self._files)
+        if stamps in (self._stamps, self._refused):
+            return None
+        try:
+            found = self._read()
+        except Unsupported:
+            self._refused = stamps
+            raise
+        if stamps_of(self._files) != stamps:
+            return None  # they are being written this moment; a certificate must not be shown with another's key
+        self._stamps, self._said = stamps, ""
+        log.info("grpc_tls: the files have changed and are in force")
+        return found
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        files = self._files
+        context_of(files)  # it judges them; gRPC itself would only refuse whoever connects
+        chain = Path(files.cert_file or "").read_bytes()
+        # A certificate and its key may lie in one file.
+        key = chain if files.key_file is None else Path(files.key_file).read_bytes()
+        authority = None if files.ca_file is None else Path(files.ca_file).read_bytes()
+        return grpc.ssl_server_certificate_configuration([(key, chain)], authority)
