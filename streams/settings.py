@@ -157,7 +157,10 @@ class DispatchSettings(Section):
 
 
 class GatewaySettings(Section):
-    """Agents that dial in. A token is named, never written: `env:NAME` or `file:PATH`."""
+    """Agents that dial in. A token is named, never written: `env:NAME` or `file:PATH`.
+
+    `agent_token`: what agents show as `authorization: Bearer`, those that dial in and those that register themselves.
+    """
 
     missed_heartbeats: Annotated[int, Field(ge=1, le=100)] = 3
     grace: Annotated[DurationMs, Field(ge=100)] = 60_000

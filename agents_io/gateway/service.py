@@ -16,15 +16,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hmac import compare_digest
 from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 import structlog
 
-from agents_io.errors import AgentError
 from agents_io.gateway.stream import GOODBYE_TIMEOUT_S, NotHere, Stream
+from agents_io.grpc.bearer import bearer_of, objection
 from agents_io.rules.wire.gateway_session import SessionConfig, Status
 from agents_io.secret_refs import Secret
 from schemas.pb.gateway_pb2 import AgentHello, AgentToControlPlane, ControlPlaneToAgent, ServerAck, TaskRequest
@@ -158,16 +157,18 @@ class Gateway:
 
     async def connect(self, requests: Any, context: Any) -> None:
         """The method behind `AgentGateway.Connect`; lasts as long as the stream does."""
-        shown = _bearer(context)
         if self._closing:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this worker is stopping; connect to another")
         if len(self._all) >= self._max_sessions:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "this worker has as many agents as it may")
-        await self._authorise(shown, context)
+        refused = objection(context, self._token)
+        if refused is not None:
+            self.refused += 1
+            await context.abort(*refused)
         stream = Stream(secrets.token_hex(8), self._config)
         self._all.add(stream)
         writer = asyncio.create_task(stream.write(context), name="gateway-write")
-        reader = asyncio.create_task(self._read(stream, context, shown), name="gateway-read")
+        reader = asyncio.create_task(self._read(stream, context, bearer_of(context)), name="gateway-read")
         try:
             await self._watch(stream, writer, reader)
         finally:
@@ -177,18 +178,6 @@ class Gateway:
             await asyncio.gather(reader, writer, return_exceptions=True)
         context.set_code(stream.code)
         context.set_details(stream.why[:200])
-
-    async def _authorise(self, shown: str, context: Any) -> None:
-        if self._token is None:
-            return
-        try:
-            wanted = self._token.token()
-        except AgentError as error:
-            log.error("no agent can dial in: the token cannot be read", reason=error.message)
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "this worker cannot check tokens now")
-        if not compare_digest(shown.encode(), wanted.encode()):
-            self.refused += 1
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "authorization: the token is missing or wrong")
 
     async def _watch(self, stream: Stream, writer: asyncio.Task[None], reader: asyncio.Task[None]) -> None:
         """Until the stream is over, for whatever reason; then until the last word is out."""
@@ -284,10 +273,3 @@ class Gateway:
         if self._holds(stream):
             del self._streams[stream.session.agent_id]
             self._registrar.left(stream.session.agent_id, stream.session.key, stream.why)
-
-
-def _bearer(context: Any) -> str:
-    for name, value in context.invocation_metadata() or ():
-        if name.lower() == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
-            return value.removeprefix("Bearer ").strip()
-    return ""

@@ -2,7 +2,8 @@
 
 In: requests. Out: records on the topic `agents`, where every worker sees them; nothing is kept here, so a lease outlives the
 worker that granted it and is renewed at any other. Missing or wrong fields are INVALID_ARGUMENT, an unknown agent or lease
-NOT_FOUND, brokers that do not answer UNAVAILABLE. It never calls an agent; when leases end is `lease_keeper`'s business.
+NOT_FOUND, brokers that do not answer UNAVAILABLE; without the token that is asked for, whatever is asked is UNAUTHENTICATED. It
+never calls an agent; when leases end is `lease_keeper`'s business.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import grpc
 import grpc.aio
 from aiokafka.structs import ConsumerRecord
 
+from agents_io.grpc.bearer import objection
 from agents_io.grpc.services import service_handler
+from agents_io.secret_refs import Secret
 from schemas.codec import Rejected
 from schemas.messages import AgentRegistration
 from schemas.pb import registry_pb2 as pb
@@ -45,10 +48,14 @@ _Event = tuple[AgentRegistration | None, AgentRegistration | None]
 class Registry:
     """Answers for one worker."""
 
-    def __init__(self, table: AgentTable, writer: RegistrationWriter, wall_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, table: AgentTable, writer: RegistrationWriter, wall_ms: Callable[[], int], token: Secret | None = None
+    ) -> None:
+        """`token`: what every caller must show as `authorization: Bearer`; None: anybody is served."""
         self._table = table
         self._writer = writer
         self._wall_ms = wall_ms
+        self._token = token
         self._watchers: set[asyncio.Queue[_Event | None]] = set()
         self._known = {agent.id: agent for agent in table.all()}
         table.on_change(self._changed)
@@ -61,9 +68,21 @@ class Registry:
             "Renew": self.renew,
             "ListAgents": self.list_agents,
             "GetAgent": self.get_agent,
-            "Watch": self.watch,
         }
-        return service_handler(pb, "Registry", methods)
+        guarded = {name: self._guarded(function) for name, function in methods.items()}
+        return service_handler(pb, "Registry", guarded | {"Watch": self.watch})
+
+    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        async def answer(request: Any, context: Context) -> Any:
+            await self._admit(context)
+            return await function(request, context)
+
+        return answer
+
+    async def _admit(self, context: Context) -> None:
+        refused = objection(context, self._token)
+        if refused is not None:
+            await _refuse(context, *refused)
 
     async def register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
         """A lease; a second registration of an id replaces the first, and ends its lease."""
@@ -127,6 +146,7 @@ class Registry:
 
     async def watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchEvent]:
         """What changes from now on, among agents with all of the capabilities; first, if asked for, those there are."""
+        await self._admit(context)
         if len(self._watchers) >= MAX_WATCHERS:
             await _refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {MAX_WATCHERS} watchers already")
         wanted = list(request.capabilities)

@@ -64,11 +64,11 @@ class GatewayStation:
             self.registry,
             config=SessionConfig(missed=given.missed_heartbeats, max_outstanding=given.max_outstanding),
             max_sessions=given.max_agents,
-            token=_secret(given.agent_token),
+            token=secret_of(given.agent_token),
         )
         self.registry.drop = self.gateway.drop
         metrics.register(GatewayMetrics(self.gateway))
-        relay_token = _secret(given.relay_token)
+        relay_token = secret_of(given.relay_token)
         relay = RelayClient(relay_token, tls=towards_workers(settings.grpc_tls), name=settings.grpc_tls.worker_name)
         self._relay_service = RelayService(self.gateway, relay_token)
         routes = Routes(agents.get)
@@ -126,7 +126,7 @@ def advertised(wished: str | None, bound: str, hostname: str) -> str:
     return f"{host}:{bound.rpartition(':')[2] if port == '0' else port}"
 
 
-def _secret(reference: str | None) -> Secret | None:
+def secret_of(reference: str | None) -> Secret | None:
     """`env:NAME` or `file:PATH`, as the settings hold it."""
     if reference is None:
         return None

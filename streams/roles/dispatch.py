@@ -40,7 +40,7 @@ from streams.engine.engine import Engine, EngineConfig
 from streams.engine.event_sink import EventSink
 from streams.engine.follower import Follower
 from streams.engine.watchdog import Watchdog
-from streams.gateway.station import GatewayStation
+from streams.gateway.station import GatewayStation, secret_of
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
 from streams.plans.template_file import load_templates
@@ -108,7 +108,7 @@ class DispatchRole:
         await self.engine.start()
         self.agents.on_change(self._agent_changed)
         self._watch(stack)
-        registry = Registry(self.agents, self._writer, _wall_ms)
+        registry = Registry(self.agents, self._writer, _wall_ms, secret_of(self._settings.gateway.agent_token))
         for handler in (*self._gateway.handlers(), registry.handler()):
             grpc_server.add(handler)
         await grpc_server.start()
