@@ -44,7 +44,7 @@ class FakeKafkaAgent(FakeAgent):
         await self._consumer.start()
         await self._producer.start()
         # Without a group: nothing to join, nothing to wait for. A real agent has one, and so can have instances.
-        tps = [TopicPartition(self._topic, n) for n in self._consumer.partitions_for_topic(self._topic) or {0}]
+        tps = [TopicPartition(self._topic, n) for n in await self._producer.partitions_for(self._topic)]
         self._consumer.assign(tps)
         await self._consumer.seek_to_end(*tps)
         self._reading = asyncio.create_task(self._read())
