@@ -138,7 +138,7 @@ class AgentStanding(Message):
     circuit: Literal["closed", "open", "half_open"] = "closed"
     open_until: Timestamp | None = None
     healthy: bool = True
-    reason: Literal["", "checks", "calls"] = ""
+    reason: Literal["", "checks", "calls", "connection"] = ""
     ejected_until: Timestamp | None = None
     load: Count = 0
     concurrency: Annotated[int, Field(ge=1)] | None = None

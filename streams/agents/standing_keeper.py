@@ -1,24 +1,27 @@
 """Tells what this worker knows of the agents that live in its homes: standings for those that choose, and news of their health.
 
-In: the callers of the open homes, looked at every second, and what health checks say. Out: records of `standings` when
-something turned, and at most every second when load, times or confidence moved; `agent:healthy` and `agent:unhealthy` exactly
-at the change, also when the home moved meanwhile (what was last told is read from the topic). Best effort, outside
-transactions: it changes nothing.
+In: the callers of the open homes, looked at every second; what health checks say; whether agents that dial in are there. Out:
+records of `standings` when something turned, and at most every second when load, times or confidence moved; `agent:healthy` and
+`agent:unhealthy` exactly at the change, also when the home moved meanwhile (what was last told is read from the topic). Of
+several things against an agent at once only the first is news, and then the end of the last. Best effort, outside transactions:
+it changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agents_io.caller import Caller
 from agents_io.rules.health import Checks, ChecksConfig
 from schemas.codec import pack
-from schemas.messages import AgentStanding, EventType
+from schemas.messages import AgentRegistration, AgentStanding, EventType
 from schemas.times import format_time
 from streams.agents.standings import Standings
 from streams.metrics import DispatchMetrics
+from streams.rules.gateway_claim import connected, where_of
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
 
@@ -30,11 +33,16 @@ MOVED = 0.2
 
 
 class StandingKeeper:
-    """`callers`: those of each open home, by agent id. `wall_ms`: epoch ms."""
+    """`callers`: those of each open home, by agent id. `lookup`: registrations. `wall_ms`: epoch ms.
+
+    `dialled`: agents of open homes that dial in, by id, another mapping whenever something changed.
+    """
 
     def __init__(
         self,
         callers: Callable[[], Iterable[Mapping[str, Caller]]],
+        lookup: Callable[[str], AgentRegistration | None],
+        dialled: Callable[[], Mapping[str, AgentRegistration]],
         standings: Standings,
         settings: Settings,
         recorder: Recorder,
@@ -43,6 +51,8 @@ class StandingKeeper:
         wall_ms: Callable[[], int],
     ) -> None:
         self._callers = callers
+        self._lookup = lookup
+        self._dialled = dialled
         self._standings = standings
         self._config = ChecksConfig(settings.health.unhealthy_after, settings.health.healthy_after)
         self._recorder = recorder
@@ -54,6 +64,7 @@ class StandingKeeper:
         self._ended: dict[str, tuple[int, int]] = {}
         self._checks: dict[str, Checks] = {}
         self._hedges = 0
+        self._seen: Mapping[str, AgentRegistration] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -63,7 +74,7 @@ class StandingKeeper:
 
     def look(self) -> None:
         """Tell what moved, and forget agents that live elsewhere now."""
-        present = set(self._checks)
+        present = self._checks.keys() | self._dialled().keys()
         hedges = 0
         for callers in self._callers():
             for agent_id, caller in callers.items():
@@ -81,9 +92,24 @@ class StandingKeeper:
         if hedges > self._hedges:
             self._metrics.hedges.inc(hedges - self._hedges)
         self._hedges = hedges
+        self._look_who_is_there()
         for agent_id in [agent_id for agent_id in self._told if agent_id not in present]:
             self._told.pop(agent_id)
             self._ended.pop(agent_id, None)
+
+    def _look_who_is_there(self) -> None:
+        """Whoever came or went while the home was elsewhere."""
+        dialled = self._dialled()
+        if dialled is self._seen:
+            return
+        self._seen = dialled
+        for agent_id, agent in dialled.items():
+            told = self._told.get(agent_id) or self._standings.get(agent_id)
+            if told is None or (told.reason == "connection") == connected(agent):
+                self.tell(agent_id, self._caller(agent_id))
+
+    def _caller(self, agent_id: str) -> Caller | None:
+        return next((callers[agent_id] for callers in self._callers() if agent_id in callers), None)
 
     def tell(self, agent_id: str, caller: Caller | None) -> None:
         """Something about this agent may have turned. `caller`: None if it was not called yet."""
@@ -92,9 +118,10 @@ class StandingKeeper:
         if agent_id in self._told and told is not None and not _moved(told, standing):
             return
         self._told[agent_id] = standing
-        was_well = told is None or told.healthy
+        # One that dials in and was never heard of is not there yet.
+        was_well = connected(self._lookup(agent_id)) is None if told is None else told.healthy
         if standing.healthy != was_well:
-            self._tell_health(standing)
+            self._tell_health(standing, told)
         if told is None or _moved(told, standing):
             wire = standing.model_dump(by_alias=True, exclude_none=True)
             self._emit(Output("standings", agent_id.encode(), pack(wire)))
@@ -120,6 +147,8 @@ class StandingKeeper:
         self.unasked(agent_id)
         self._told.pop(agent_id, None)
         self._ended.pop(agent_id, None)
+        with contextlib.suppress(KeyError):
+            self._metrics.healthy.remove(agent_id)
         if self._standings.get(agent_id) is not None:
             self._emit(Output("standings", agent_id.encode(), None))
 
@@ -146,21 +175,34 @@ class StandingKeeper:
                 fields |= {"healthy": False, "reason": "calls"}
         elif told is not None:
             fields = told.model_dump() | fields
-            if told.reason == "checks" or (told.ejected_until or 0) <= now_ms:
+            if (told.ejected_until or 0) <= now_ms:
                 fields |= {"healthy": True, "reason": "", "ejected_until": None}
+            else:
+                fields |= {"healthy": False, "reason": "calls"}
         if checks is not None and not checks.well:
             fields |= {"healthy": False, "reason": "checks"}
+        if connected(self._lookup(agent_id)) is False:
+            fields |= {"healthy": False, "reason": "connection"}
         return AgentStanding.model_validate(fields)
 
-    def _tell_health(self, standing: AgentStanding) -> None:
+    def _tell_health(self, standing: AgentStanding, told: AgentStanding | None) -> None:
         kind: EventType = "agent:healthy" if standing.healthy else "agent:unhealthy"
-        data: dict[str, Any] = {"agentId": standing.agent_id}
-        if not standing.healthy:
-            data["reason"] = standing.reason
-            if standing.ejected_until is not None:
-                data["until"] = format_time(standing.ejected_until)
-        self._metrics.healthy.labels(standing.agent_id).set(standing.healthy)
+        data: dict[str, Any] = {"agentId": standing.agent_id} | self._why(standing, told)
+        if not standing.healthy and standing.ejected_until is not None:
+            data["until"] = format_time(standing.ejected_until)
+        if told is not None or not standing.healthy:  # there may be thousands that dial in and were never ill
+            self._metrics.healthy.labels(standing.agent_id).set(standing.healthy)
         self._emit(self._recorder.event(kind, standing.agent_id, data, standing.at, tail=f"/{standing.at}"))
+
+    def _why(self, standing: AgentStanding, told: AgentStanding | None) -> dict[str, str]:
+        where = where_of(self._lookup(standing.agent_id))
+        found = {} if where is None else {"node": where.node}
+        if not standing.healthy:
+            lost = standing.reason == "connection" and where is not None and where.why
+            return found | {"reason": lost or standing.reason}
+        if where is not None and (told is None or told.reason == "connection"):
+            return found | {"reason": "connected"}
+        return found
 
 
 def _moved(told: AgentStanding, now: AgentStanding) -> bool:

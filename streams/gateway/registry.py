@@ -1,7 +1,8 @@
 """Dialled-in agents on the topic `agents`: who is connected where, for every worker to see.
 
-In: arrivals, statuses and losses from this worker's gateway; every record of the topic. Out: registrations, tombstones, and the
-events agent:healthy, agent:unhealthy, agent:draining. An arrival is acknowledged only once the brokers have its record. A lost
+In: arrivals, statuses and losses from this worker's gateway; every record of the topic. Out: registrations, tombstones, and news
+of what only the agent can say of itself (healthy, degraded, draining); that it came or went is told where its home is
+(`agents/standing_keeper.py`), once, whoever found out. An arrival is acknowledged only once the brokers have its record. A lost
 agent is `away` until its grace has passed, so that one that comes back loses nothing, and is unregistered then. Heartbeats are
 not written; a changed status is, at most four times a second. It calls no agent.
 """
@@ -47,6 +48,7 @@ class _Claim:
     arrival: Arrival
     base: AgentRegistration | None
     status: str = "healthy"
+    why: str = ""
     place: Place | None = None
     away_at: float | None = None
     dirty: bool = False
@@ -121,7 +123,6 @@ class GatewayRegistry:
                 del self._claims[arrival.agent_id]
             return "it could not be registered now; try again"
         log.info("an agent dialled in", agent_id=arrival.agent_id)
-        self._tell("agent:healthy", arrival.agent_id, {"reason": "connected", "node": self.node})
         for seen in claim.later:
             self._weigh(arrival.agent_id, claim, *seen)
         claim.later.clear()
@@ -141,9 +142,8 @@ class GatewayRegistry:
         claim = self._claims.get(agent_id)
         if claim is None or claim.arrival.key != key:
             return
-        claim.status, claim.dirty, claim.away_at = "away", True, time.monotonic()
+        claim.status, claim.why, claim.dirty, claim.away_at = "away", why, True, time.monotonic()
         log.info("an agent that dialled in is away", agent_id=agent_id, reason=why)
-        self._tell("agent:unhealthy", agent_id, {"reason": why, "node": self.node})
 
     # What the topic tells
 
@@ -210,7 +210,7 @@ class GatewayRegistry:
 
     def _value(self, claim: _Claim) -> AgentRegistration:
         arrival = claim.arrival
-        where = Where(self.address, self.node, arrival.key, claim.status)
+        where = Where(self.address, self.node, arrival.key, claim.status, claim.why)
         data = compose(arrival.agent_id, arrival.name, arrival.capabilities, arrival.metadata, where, claim.base)
         try:
             return AgentRegistration.model_validate(data)

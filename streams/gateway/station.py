@@ -83,7 +83,7 @@ class GatewayStation:
         def mine(agent_id: str) -> bool:
             return not self.registry.holds(agent_id) and here(agent_id)
 
-        self._sweeper = GatewaySweeper(agents.all, mine, relay, writer.put, self._tell, grace_s)
+        self._sweeper = GatewaySweeper(agents.all, mine, relay, writer.put, grace_s)
         self._tasks: list[asyncio.Task[None]] = []
         agents.on_change(self.registry.on_record)
         agents.on_change(lambda agent_id, agent, record: routes.changed(agent_id))

@@ -18,7 +18,7 @@ from agents_io.errors import AgentError
 from agents_io.gateway.relay import RelayClient, Route
 from schemas.messages import AgentRegistration
 from streams.agents.registration_writer import NotWritten
-from streams.gateway.registry import Tell, Write
+from streams.gateway.registry import Write
 from streams.rules.gateway_claim import SECTION, Where, where_of
 
 log = structlog.get_logger(__name__)
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 LOOK_TIMEOUT_S = 2.0
 LOOKS_AT_ONCE = 50
 MAX_SUSPECTS = 10_000
+GONE = "its worker is gone"
 
 
 @dataclass(slots=True)
@@ -44,14 +45,12 @@ class GatewaySweeper:
         mine: Callable[[str], bool],
         relay: RelayClient,
         write: Write,
-        tell: Tell,
         grace_s: float,
     ) -> None:
         self._agents = agents
         self._mine = mine
         self._relay = relay
         self._write = write
-        self._tell = tell
         self._grace_s = grace_s
         self._suspects: dict[str, _Suspect] = {}
 
@@ -88,7 +87,6 @@ class GatewaySweeper:
                 self._suspects.pop(agent.id, None)
             elif where.status != "away":
                 await self._write(agent.id, _away(agent, where), "status")
-                self._tell("agent:unhealthy", agent.id, {"reason": "its worker is gone", "node": where.node})
         except NotWritten as error:
             log.warning("a lost agent's record was not written", agent_id=agent.id, error=repr(error))
 
@@ -103,5 +101,5 @@ class GatewaySweeper:
 
 def _away(agent: AgentRegistration, where: Where) -> AgentRegistration:
     data = agent.wire()
-    data["metadata"][SECTION] = Where(where.address, where.node, where.key, "away").wire()
+    data["metadata"][SECTION] = Where(where.address, where.node, where.key, "away", GONE).wire()
     return AgentRegistration.model_validate(data)

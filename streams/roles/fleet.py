@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from agents_io.caller import Caller
 from agents_io.transport import Transport
@@ -21,6 +22,13 @@ from streams.engine.engine import Engine
 from streams.processors.dispatch import DispatchHandler
 
 
+class _Here(NamedTuple):
+    """By id: those that are asked for their health, and those that dial in, whom the gateway watches."""
+
+    asked: Mapping[str, AgentRegistration]
+    dialled: Mapping[str, AgentRegistration]
+
+
 class Fleet:
     """`keeper` tells how agents stand."""
 
@@ -29,6 +37,8 @@ class Fleet:
         self._engine = engine
         self.keeper = StandingKeeper(
             lambda: [handler.callers for handler in self._handlers()],
+            parts.agents.get,
+            lambda: self._living_here().dialled,
             standings,
             parts.settings,
             parts.recorder,
@@ -37,7 +47,7 @@ class Fleet:
             parts.wall_ms,
         )
         self._checks = HealthChecks(
-            self._living_here,
+            lambda: self._living_here().asked,
             transport,
             parts.settings.health,
             random.Random(),
@@ -45,7 +55,7 @@ class Fleet:
             self.keeper.unasked,
         )
         self._seen: object = None
-        self._here: dict[str, AgentRegistration] = {}
+        self._here = _Here({}, {})
         standings.on_available(self._available)
 
     def start(self) -> Callable[[], None]:
@@ -64,6 +74,8 @@ class Fleet:
     def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
         """An agent was registered (again), or unregistered."""
         if agent is not None:
+            if agent.transport == "gateway" and self._home(agent_id) is not None:
+                self.keeper.tell(agent_id, self._caller(agent_id))
             self._available(agent_id)
         elif self._home(agent_id) is not None:
             self.keeper.gone(agent_id)
@@ -79,16 +91,18 @@ class Fleet:
             if isinstance(home.handler, DispatchHandler):
                 yield home.handler
 
-    def _living_here(self) -> Mapping[str, AgentRegistration]:
-        """Those to be asked for their health, by id; the same object as long as nothing changed."""
+    def _living_here(self) -> _Here:
+        """The agents whose home is here; the same mappings as long as nothing changed."""
         count = self._parts.partition_count()
         seen = self._parts.agents.version, frozenset(self._engine.homes), count
         if seen != self._seen:
             self._seen = seen
-            homes, agents = self._engine.homes, self._parts.agents.all()
-            # The gateway watches those that dialled in, and tells of them itself.
-            asked = (agent for agent in agents if agent.transport != "gateway")
-            self._here = {agent.id: agent for agent in asked if home_partition(agent.id, count) in homes}
+            homes = self._engine.homes
+            here = [agent for agent in self._parts.agents.all() if home_partition(agent.id, count) in homes]
+            self._here = _Here(
+                {agent.id: agent for agent in here if agent.transport != "gateway"},
+                {agent.id: agent for agent in here if agent.transport == "gateway"},
+            )
         return self._here
 
     def _home(self, agent_id: str) -> DispatchHandler | None:

@@ -40,16 +40,18 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The section's content. `status`: healthy, degraded, draining or away."""
+    """The section's content. `status`: healthy, degraded, draining or away; `why` it is away, for whoever tells of it."""
 
     address: str
     node: str
     key: str
     status: str
+    why: str = ""
 
     def wire(self) -> dict[str, str]:
         """As it lies in the record."""
-        return {"address": self.address, "node": self.node, "key": self.key, "status": self.status}
+        found = {"address": self.address, "node": self.node, "key": self.key, "status": self.status}
+        return found | {"why": self.why} if self.why else found
 
 
 def where_of(agent: AgentRegistration | None) -> Where | None:
@@ -61,9 +63,9 @@ def where_of(agent: AgentRegistration | None) -> Where | None:
     found = None if agent is None else (agent.metadata or {}).get(SECTION)
     if not isinstance(found, dict):
         return None
-    parts = [found.get(name) for name in ("address", "node", "key", "status")]
-    texts = [part if isinstance(part, str) else "" for part in parts]
-    return Where(*texts) if all(texts) else None
+    parts = [found.get(name) for name in ("address", "node", "key", "status", "why")]
+    address, node, key, status, why = (part if isinstance(part, str) else "" for part in parts)
+    return Where(address, node, key, status, why) if address and node and key and status else None
 
 
 def takes_tasks(agent: AgentRegistration) -> bool:
@@ -74,6 +76,18 @@ def takes_tasks(agent: AgentRegistration) -> bool:
     """
     where = where_of(agent)
     return agent.transport != "gateway" or (where is not None and where.status in ("healthy", "degraded"))
+
+
+def connected(agent: AgentRegistration | None) -> bool | None:
+    """Whether one that dials in is there, so far as its record says; None for an agent that is called at an address.
+
+    >>> connected(AgentRegistration(id="a", endpoint="gateway://a")), connected(AgentRegistration(id="b", endpoint="http://h"))
+    (False, None)
+    """
+    if agent is None or agent.transport != "gateway":
+        return None
+    where = where_of(agent)
+    return where is not None and where.status != "away"
 
 
 def judge(key: str, place: Place | None, record: AgentRegistration | None, at: Place, mark: str) -> Verdict:

@@ -30,7 +30,7 @@ from streams.rules.records import Output, Recorder
 from streams.settings import Settings
 from tests.support.homes import intake, until
 
-PROTOCOLS = ("http", "task:http", "task:function", "task:pattern")
+PROTOCOLS = ("http", "gateway", "task:http", "task:function", "task:pattern")
 AGENT = {"id": "a1", "endpoint": "http://h"}
 
 

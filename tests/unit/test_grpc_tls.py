@@ -135,7 +135,7 @@ async def test_a_worker_that_is_not_trusted_is_no_agents_fault(caller: GrpcTlsSe
         assert not caught.value.counts_against_agent
         relay = home.transport._relay
         everybody = book.records.values
-        sweeper = GatewaySweeper(everybody, lambda _: True, relay, write, lambda *_: None, grace_s=0.01)
+        sweeper = GatewaySweeper(everybody, lambda _: True, relay, write, grace_s=0.01)
         for _ in range(4):
             await sweeper.look()
         assert written == []

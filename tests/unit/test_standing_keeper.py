@@ -26,12 +26,15 @@ class Rig(Dispatching):
         super().__init__(**fields)
         self.records: list[AgentStanding] = []
         self.news: list[tuple[str, dict[str, Any]]] = []
+        self.dialled: dict[str, AgentRegistration] = {}
         self.keeper = self.another()
 
     def another(self) -> StandingKeeper:
         """A keeper that knows nothing but the topic."""
         return StandingKeeper(
             lambda: [self.handler.callers],
+            self.agents.get,
+            lambda: self.dialled,
             self.standings,
             self.settings,
             self.recorder,
@@ -49,6 +52,30 @@ class Rig(Dispatching):
         else:
             event = orjson.loads(output.value or b"")
             self.news.append((event["type"], event["data"]))
+
+    def gateway(self, status: str, why: str = "") -> None:
+        """The gateway's record of `a1`, as the worker that holds it, or swept up after it, wrote it."""
+        where = {"address": "h:1", "node": "n1", "key": "k", "status": status, "why": why}
+        self.register(id="a1", endpoint="gateway://a1", metadata={"gateway": where})
+        self.dialled = {"a1": self.agents.known["a1"]}
+
+    def dial(self, status: str, why: str = "") -> None:
+        """The same, seen by the keeper as the table tells it."""
+        self.gateway(status, why)
+        self.keeper.tell("a1", self.handler.callers.get("a1"))
+
+    async def failed(self, *offsets: int) -> None:
+        """Calls that fail."""
+        for offset in offsets:
+            self.transport.script.append(ServerError("500"))
+            self.take(offset, metadata={"cache": False})
+            await self.result(offset)
+            self.keeper.look()
+
+    @property
+    def told(self) -> list[tuple[str, str | None]]:
+        """The news in short."""
+        return [(kind.removeprefix("agent:"), data.get("reason")) for kind, data in self.news]
 
     @property
     def caller(self) -> Caller:
@@ -131,6 +158,59 @@ async def test_checks_are_news_at_the_change_also_after_a_move() -> None:
     rig.keeper.checked("a1", None, True)
     assert [kind for kind, _ in rig.news] == ["agent:unhealthy", "agent:healthy"]
     assert rig.standings.get("a1").healthy  # type: ignore[union-attr]
+    rig.handler.close()
+
+
+EJECTING = {
+    "breaker": {"failure_threshold": 99},
+    "health": {"eject_after": 2, "eject_time": 200},
+    "retry": {"max_retries": 0},
+}
+
+
+async def test_one_incident_of_an_agent_that_dials_in_is_told_once() -> None:
+    """Its calls fail and then its connection is lost, or the other way round: ill once, well once, when all of it is over."""
+    rig = Rig(**EJECTING)
+    rig.dial("healthy")
+    assert rig.told == [("healthy", "connected")]
+    rig.news.clear()
+    await rig.failed(0, 1)
+    rig.dial("away", "its heartbeats stopped")
+    assert rig.records[-1].reason == "connection"
+    await asyncio.sleep(0.25)
+    rig.keeper.look()
+    assert rig.told == [("unhealthy", "calls")]
+    rig.dial("healthy")
+    rig.keeper.look()
+    assert rig.told == [("unhealthy", "calls"), ("healthy", "connected")]
+    rig.news.clear()
+    rig.dial("away", "it hung up")
+    await rig.failed(2, 3)
+    rig.dial("healthy")
+    assert rig.caller.track.ejection.out(asyncio.get_running_loop().time()), "still out when it was back"
+    assert rig.told == [("unhealthy", "it hung up")]
+    await asyncio.sleep(0.45)
+    rig.keeper.look()
+    assert rig.told == [("unhealthy", "it hung up"), ("healthy", None)]
+    assert {data["node"] for _, data in rig.news} == {"n1"}
+    rig.handler.close()
+
+
+async def test_who_came_or_went_while_the_home_was_elsewhere_is_told_once() -> None:
+    """Also of agents that were never called; one that an operator registered and that never came is no news."""
+    rig = Rig()
+    rig.register(id="a1", endpoint="gateway://a1")
+    rig.dialled = {"a1": rig.agents.known["a1"]}
+    rig.keeper.look()
+    assert rig.news == []
+    for status, news in (("healthy", ("healthy", "connected")), ("away", ("unhealthy", "its worker is gone"))):
+        rig.gateway(status, "its worker is gone" if status == "away" else "")
+        for _ in range(2):
+            rig.keeper = rig.another()
+            for _ in range(2):
+                rig.keeper.look()
+        assert rig.told == [news]
+        rig.news.clear()
     rig.handler.close()
 
 
