@@ -21,6 +21,7 @@ from tests.support.rig import Process, Tap, apply_topics, produce, register, sta
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 TASKS = 120
 AT_ONCE = 12
+KEPT = 6
 LIMITS = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": AT_ONCE}
 
 
@@ -30,30 +31,34 @@ def worker_of(correlation: str) -> str:
 
 
 class Slow(FakeKafkaAgent):
-    """Says in each answer which request it answers. While `holding`, it keeps the answers to the first worker's requests back
-    until another worker has asked, and so waits for answers on the same topic.
+    """Says in each answer which request it answers, and keeps those to the first requests of all back until another worker asks.
+
+    They come before any answer to that one then, on the same topic, and under numbers that it uses itself just now.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments, compute(lambda payload: {"value": payload, "confidence": 1}, delay_s=0.1))
-        self.holding = False
-        self.another = asyncio.Event()
-        self.replied: list[tuple[str, bool]] = []
-        """Correlation ids, and whether the reply came too late."""
+        self.answered: list[str] = []
+        self.late: list[str] = []
+        self._another = asyncio.Event()
+        self._all_sent = asyncio.Event()
 
     async def reply_to(self, request: dict[str, str], value: bytes, headers: list[tuple[str, bytes]]) -> None:
         """As said above."""
         correlation = request["correlation-id"]
-        first = worker_of(self.calls[0].headers["correlation-id"])
-        late = self.holding and worker_of(correlation) == first
-        if late:
-            await self.another.wait()
-        elif self.holding:
-            self.another.set()
+        by_first = worker_of(correlation) == worker_of(self.calls[0].headers["correlation-id"])
+        kept = by_first and int(correlation.partition(":")[2]) <= KEPT
+        if kept:
+            await self._another.wait()
+        elif not by_first:
+            self._another.set()
+            await self._all_sent.wait()
         answer = orjson.loads(value)
         answer["value"]["answers"] = correlation
         await super().reply_to(request, orjson.dumps(answer), headers)
-        self.replied.append((correlation, late))
+        (self.late if kept else self.answered).append(correlation)
+        if len(self.late) == KEPT:
+            self._all_sent.set()
 
 
 async def test_every_task_of_a_kafka_agent_has_one_result_though_its_worker_is_killed(
@@ -73,24 +78,21 @@ async def test_every_task_of_a_kafka_agent_has_one_result_though_its_worker_is_k
         await asyncio.to_thread(
             produce, broker, f"{prefix}tasks", [(None, json.dumps(task).encode()) for task in tasks]
         )
-        await until(lambda: len(agent.replied) >= TASKS // 4, 60)
-        agent.holding = True
-        await until(lambda: agent.in_flight >= AT_ONCE // 2, 30)
-        await asyncio.sleep(0.5)
-        assert len(agent.replied) < TASKS, "all was done before the worker was killed"
+        await until(lambda: len(agent.answered) >= TASKS // 4, 60)
         await asyncio.to_thread(victim.kill)
+        assert agent.late == []
         with stopping(await asyncio.to_thread(worker, broker, prefix)):
             found = await asyncio.to_thread(results.until, TASKS, 90, 3)
     results.close()
     ended = [json.loads(message.value()) for message in found]
     assert Counter(result["taskId"] for result in ended) == {task["id"]: 1 for task in tasks}
     assert {result["status"] for result in ended} == {"success"}, [r for r in ended if r["status"] != "success"][:3]
-    late = {correlation for correlation, too_late in agent.replied if too_late}
-    assert len(late) >= AT_ONCE // 2, "no request was under way when the worker was killed"
+    assert len(agent.late) == KEPT, "no request was under way when the worker was killed"
     asked: dict[str, list[str]] = {}
     for call in agent.calls:
         asked.setdefault(call.key, []).append(call.headers["correlation-id"])
-    assert {worker_of(ids[-1]) for ids in asked.values() if set(ids) & late}.isdisjoint(map(worker_of, late))
+    again = [ids for ids in asked.values() if ids[0] in agent.late]
+    assert [worker_of(ids[0]) == worker_of(ids[-1]) for ids in again] == [False] * KEPT
     for result in ended:
         task_id, value = result["taskId"], result["result"]
         assert (f"t{value['n']}", value["answers"]) == (task_id, asked[task_id][-1])
