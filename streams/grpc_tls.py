@@ -7,6 +7,7 @@ and one that cannot be used leaves the last good one in force. A worker does not
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from streams.settings_parts import GrpcTlsSettings
 log = structlog.get_logger(__name__)
 
 SECTION = "grpc_tls"
+_TURNS = 10
+"""More than any handshake takes."""
 _FILES = ("cert_file", "key_file", "client_ca_file", "ca_file")
 
 
@@ -34,7 +37,10 @@ def server_credentials(given: GrpcTlsSettings) -> grpc.ServerCredentials | None:
     """For the server's port; None: plain. Raises `TlsUnusable`, for the files towards other workers too."""
     if given.cert_file is None:
         return None
-    _judge(given)
+    judge(given)
+    doubt = mistrust(given)
+    if doubt is not None:
+        log.warning("grpc_tls: workers with these settings cannot call each other", reason=doubt)
     try:
         return _Certificate(TlsFiles(given.client_ca_file, given.cert_file, given.key_file)).credentials()
     except (Unsupported, OSError) as error:  # somebody changes them this moment
@@ -46,7 +52,41 @@ def towards_workers(given: GrpcTlsSettings) -> TlsFiles | None:
     return None if given.cert_file is None else TlsFiles(given.ca_file, given.cert_file, given.key_file)
 
 
-def _judge(given: GrpcTlsSettings) -> None:
+def mistrust(given: GrpcTlsSettings) -> str | None:
+    """Why a worker with these settings and another with the same would not trust each other; None: they would.
+
+    Raises `Unsupported`, `OSError`. No error: agents may be served all the same, and a single worker needs no other.
+    """
+    files = towards_workers(given)
+    if files is None:
+        return None
+    caller = context_of(files)
+    caller.check_hostname = given.worker_name is not None
+    holder = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    holder.load_cert_chain(files.cert_file or "", files.key_file, password="")
+    if given.client_ca_file is not None:
+        holder.verify_mode = ssl.CERT_REQUIRED
+        holder.load_verify_locations(given.client_ca_file)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = {
+        "ca_file": caller.wrap_bio(back, there, server_hostname=given.worker_name),
+        "client_ca_file": holder.wrap_bio(there, back, server_side=True),
+    }
+    for _ in range(_TURNS):
+        for name, side in list(sides.items()):
+            try:
+                side.do_handshake()
+                del sides[name]
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLError as error:
+                why = getattr(error, "verify_message", "") or error.reason
+                return f"{SECTION}.{name}: the certificate of {files.cert_file} is refused: {why}"
+    return None
+
+
+def judge(given: GrpcTlsSettings) -> None:
+    """Raises `TlsUnusable` for the first file that is missing or is not what it should be."""
     for name in _FILES:
         path = getattr(given, name)
         try:

@@ -18,6 +18,9 @@ from streams.settings import Settings
 def configure_logs(settings: Settings) -> None:
     """Set up logging for this process; a second call replaces the first."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    if level > logging.DEBUG:
+        # gRPC writes past all loggers, a line for each connection that fails at TLS; it reads this when it is imported.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     terminal = sys.stderr.isatty()
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not terminal)
     shared: list[Any] = [

@@ -1,4 +1,5 @@
-"""`parallax doctor`: is Kafka there, reachable at the addresses it gives out, set up, and how much can be promised on it?
+"""`parallax doctor`: is Kafka there, reachable at the addresses it gives out, set up, and how much can be promised on it? And
+is the port that agents dial what its settings promise?
 
 In: settings. Out: one row a check. Exit 3 when no broker answers, 1 when a check failed; a warning is no failure.
 """
@@ -26,7 +27,7 @@ def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, outpu
     """Check the broker, the topics and what they allow.
 
     The broker answers; the addresses it gives out can be reached from here; the topics are as in the table; it has
-    transactions, without which results are at-least-once.
+    transactions, without which results are at-least-once. The files of grpc_tls can be used, if any are set.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     rows, code = asyncio.run(_examine(settings))
@@ -48,11 +49,32 @@ async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
     rows += await _listeners(settings)
     rows.append(await _topics(settings))
     rows.append(await _guarantee(settings))
+    rows += _port_of_agents(settings)
     return rows, FAILED if any(row["state"] == "failed" for row in rows) else 0
 
 
 def _row(check: str, state: str, detail: str) -> dict[str, Any]:
     return {"check": check, "state": state, "detail": detail}
+
+
+def _port_of_agents(settings: Settings) -> list[dict[str, Any]]:
+    """Nothing to say while it is plain and on this machine only."""
+    from agents_io.errors import Unsupported
+    from streams.grpc_tls import TlsUnusable, judge, mistrust
+
+    given = settings.grpc_tls
+    if given.cert_file is None:
+        if settings.grpc_host in ("127.0.0.1", "::1", "localhost"):
+            return []
+        return [_row("grpc", "warning", f"plain text on {settings.grpc_host}; grpc_tls.cert_file gives TLS")]
+    try:
+        judge(given)
+        doubt = mistrust(given)
+    except (TlsUnusable, Unsupported, OSError) as error:
+        return [_row("grpc", "failed", str(error))]
+    if doubt is not None:
+        return [_row("grpc", "warning", f"workers with these settings cannot call each other: {doubt}")]
+    return [_row("grpc", "ok", "TLS" if given.client_ca_file is None else "TLS, for those who show a certificate")]
 
 
 async def _listeners(settings: Settings) -> list[dict[str, Any]]:

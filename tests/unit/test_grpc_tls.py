@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from structlog.testing import capture_logs
 
 from agents_io import tls
 from agents_io.errors import InternalError
@@ -237,6 +239,36 @@ def test_what_cannot_be_used_is_named_by_its_setting(changes: dict[str, Any], wh
     with pytest.raises(TlsUnusable, match=why) as caught:
         server_credentials(given(**changes))
     assert "PRIVATE" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (MUTUAL, None),
+        (given(), None),
+        (given(worker_name=None), None),
+        (GrpcTlsSettings(), None),
+        (
+            given(ca_file=None),
+            r"grpc_tls\.ca_file: the certificate of .*worker\.pem is refused: unable to get local issuer",
+        ),
+        (given(worker_name="somebody.else"), r"grpc_tls\.ca_file: .* is refused: Hostname mismatch"),
+        (given(client_ca_file="stranger.pem"), r"grpc_tls\.client_ca_file: .* is refused: (self-signed|unable to get)"),
+        (
+            given(cert_file="server.pem", key_file="server.key", client_ca_file="authority.pem", worker_name=None),
+            r"grpc_tls\.client_ca_file: .*server\.pem is refused: unsuitable certificate purpose",
+        ),
+    ],
+)
+def test_workers_that_could_not_call_each_other_are_told_so_at_their_start(
+    settings: GrpcTlsSettings, why: str | None
+) -> None:
+    """A warning: agents can be served all the same."""
+    with capture_logs() as said:
+        server_credentials(settings)
+    assert [line["log_level"] for line in said] == ["warning"] * (why is not None)
+    if why is not None:
+        assert re.search(why, said[0]["reason"])
 
 
 def test_a_certificate_and_its_key_may_lie_in_one_file(tmp_path: Path) -> None:
