@@ -38,10 +38,10 @@ def server_credentials(given: GrpcTlsSettings) -> grpc.ServerCredentials | None:
     if given.cert_file is None:
         return None
     judge(given)
-    doubt = mistrust(given)
-    if doubt is not None:
-        log.warning("grpc_tls: workers with these settings cannot call each other", reason=doubt)
     try:
+        doubt = mistrust(given)
+        if doubt is not None:
+            log.warning("grpc_tls: workers with these settings cannot call each other", reason=doubt)
         return _Certificate(TlsFiles(given.client_ca_file, given.cert_file, given.key_file)).credentials()
     except (Unsupported, OSError) as error:  # somebody changes them this moment
         raise TlsUnusable(f"{SECTION}: {error}") from None
