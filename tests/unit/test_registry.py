@@ -13,10 +13,9 @@ from aiokafka.structs import ConsumerRecord
 
 from agents_io.errors import ConnectionFailed, Unsupported
 from agents_io.grpc.services import method
-from agents_io.secret_refs import Secret
 from agents_io.transport import Transport
 from schemas.codec import dumps
-from schemas.messages import AgentRegistration, SecretRef
+from schemas.messages import AgentRegistration
 from schemas.pb import registry_pb2 as pb
 from streams.agents.lease_keeper import LeaseKeeper
 from streams.agents.registration_writer import NotWritten, RegistrationWriter
@@ -201,56 +200,6 @@ async def test_watchers_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("streams.agents.registry.MAX_WATCHERS", 0)
     with pytest.raises(grpc.aio.AioRpcError, match="watchers already"):
         await asyncio.wait_for(desk.watch().read(), 10)
-
-
-async def test_nobody_without_the_token_learns_or_changes_anything(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is asked, whether the agent exists or not; the right token is served, and a lost secret serves nobody."""
-    monkeypatch.setenv("AGENTS_TOKEN", "s3cret")
-    lease_id = await desk.register("a")
-    asked = {
-        "Register": pb.RegisterRequest(agent=pb.AgentRegistration(id="b", endpoint="h:70")),
-        "Unregister": pb.AgentRegistration(id="a"),
-        "Renew": pb.RenewRequest(lease_id=lease_id),
-        "ListAgents": pb.ListAgentsRequest(),
-        "GetAgent": pb.GetAgentRequest(agent_id="a"),
-        "Watch": pb.WatchRequest(include_initial=True),
-    }
-    assert list(asked) == pb.DESCRIPTOR.services_by_name["Registry"].methods_by_name.keys()
-    guarded = Registry(desk.topic.table, desk.topic.as_writer, lambda: NOW, Secret(SecretRef(env="AGENTS_TOKEN")))
-    server = GrpcServer(Settings(grpc_port=0))
-    server.add(guarded.handler())
-    await server.start()
-
-    async def ask(name: str, *headers: tuple[str, str], **changes: Any) -> Any:
-        call = method(channel, pb, "Registry", name)(changes.get("request", asked[name]), metadata=headers, timeout=10)
-        return await (call.read() if name == "Watch" else call)
-
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        for headers in ((), (("authorization", "Bearer wrong"),), (("authorization", "s3cret"),)):
-            said = []
-            for name in asked:
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await ask(name, *headers)
-                said.append((caught.value.code(), caught.value.details()))
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await ask("GetAgent", *headers, request=pb.GetAgentRequest(agent_id="nobody"))
-            said.append((caught.value.code(), caught.value.details()))
-            assert set(said) == {(grpc.StatusCode.UNAUTHENTICATED, "authorization: the token is missing or wrong")}
-        assert len(desk.topic.written) == 1
-        assert len(guarded._watchers) == 0
-        right = ("authorization", "Bearer s3cret")
-        assert (await ask("Watch", right)).agent.id == "a"
-        for name in ("ListAgents", "GetAgent", "Renew", "Register", "Unregister"):
-            await ask(name, right)
-        assert [agent_id for agent_id, _ in desk.topic.written[1:]] in (["b", "a"], ["a", "b", "a"]), (
-            "a renewal is written now and then"
-        )
-        monkeypatch.delenv("AGENTS_TOKEN")
-        guarded._token = Secret(SecretRef(env="AGENTS_TOKEN"))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ask("ListAgents", right)
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    await server.stop()
 
 
 async def test_a_port_that_is_taken_is_told_with_the_remedy(desk: Desk) -> None:
