@@ -22,6 +22,7 @@ from streams.broker.kafka import BrokerUnreachable, reach
 from streams.engine.engine import Engine
 from streams.grpc_server import PortTaken
 from streams.roles.plans import Coordination
+from streams.roles.plans_desk import PlansDesk
 from streams.roles.stats import StatsKeeper
 from streams.roles.stats_desk import StatsDesk
 from streams.settings import Settings
@@ -48,6 +49,7 @@ class WebServer:
         self._registry = registry
         self._runner: web.AppRunner | None = None
         self._desk = StatsDesk(lambda: self.stats)
+        self._plans_desk = PlansDesk(lambda: self.plans)
         self._asked_at = float("-inf")
         self._answered = False
         self.url = ""
@@ -64,7 +66,7 @@ class WebServer:
                 web.get("/api/v1/agents", self._agents),
                 web.get("/api/v1/agents/{id}", self._agent),
                 web.get("/api/v1/partitions", self._partitions),
-                web.get("/api/v1/plans/{id}", self._plan),
+                *self._plans_desk.routes(),
                 *self._desk.routes(),
             ]
         )
@@ -86,6 +88,7 @@ class WebServer:
     async def stop(self) -> None:
         """Stop listening."""
         await self._desk.close()
+        await self._plans_desk.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -144,18 +147,6 @@ class WebServer:
         if agent is None:
             return _json({"error": f"agent {agent_id!r} is not registered"}, 404)
         return _json(self._shown(agent))
-
-    async def _plan(self, request: web.Request) -> web.Response:
-        """A plan under way, or the result of one that ended here lately; other workers' plans are not known here."""
-        plan_id = request.match_info["id"]
-        found = None if self.plans is None else self.plans.view(plan_id)
-        if found is None:
-            return _json(
-                {"error": f"plan {plan_id!r} is not under way on this worker; try: parallax plan {plan_id}"}, 404
-            )
-        if isinstance(found, bytes):
-            return web.Response(body=found, content_type="application/json")
-        return _json(found)
 
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = []

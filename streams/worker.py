@@ -137,7 +137,9 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
             await role.start(stack, grpc_server)
             engine, web.engine, web.agents, web.standings = role.engine, role.engine, role.agents, role.standings
         if "plans" in settings.roles:
-            plans = web.plans = await coordinate(settings, registry, delivery == "exactly-once", partitions, stack)
+            plans = web.plans = await coordinate(
+                settings, registry, delivery == "exactly-once", partitions, stack, web.reachable
+            )
         if "stats" in settings.roles:
             stats = StatsKeeper(settings, idempotent=delivery == "exactly-once", address=web.reachable)
             registry.register(StatsMetrics(stats.counters))

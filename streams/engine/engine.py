@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
@@ -59,6 +60,8 @@ class EngineConfig:
     """Short name of the compacted topic that moves with each partition; None: nothing does."""
     exact_ends: bool
     """Whether the broker tells true end offsets (the embedded one may tell too little)."""
+    assignor: Any = RangePartitionAssignor
+    """How the group deals out its partitions, as aiokafka takes it."""
 
 
 @dataclass(slots=True)

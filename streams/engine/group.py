@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
@@ -41,7 +40,7 @@ async def connected(config: EngineConfig) -> AIOKafkaConsumer:
         **config.options,
         group_id=config.group,
         group_instance_id=config.instance_id,
-        partition_assignment_strategy=(RangePartitionAssignor,),
+        partition_assignment_strategy=(config.assignor,),
         isolation_level="read_committed",
         enable_auto_commit=False,
         auto_offset_reset="earliest",

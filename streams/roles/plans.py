@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from schemas.partitioning import home_partition
 from schemas.topics import PLAN_INTAKE, full_name
 from streams.broker.kafka import client_options
 from streams.broker.topics_admin import size_limits
+from streams.engine.addresses import Addresses
 from streams.engine.batcher import DEFAULT_LIMIT, Batcher
 from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
 from streams.engine.engine import Engine, EngineConfig
@@ -44,19 +46,39 @@ class Coordination:
     """The running role."""
 
     engine: Engine
-    partitions: int
+    partition_count: Callable[[], int]
+    addresses: Addresses
+
+    @property
+    def group(self) -> str:
+        """The consumer group of coordinators."""
+        return self.engine.config.group
+
+    def number(self, plan_id: str) -> int:
+        """The partition number that is the plan's home."""
+        return home_partition(plan_id, self.partition_count())
+
+    def owner(self, number: int) -> str | None:
+        """Where the owner of a partition number answers; None while partitions move, or when it is not known."""
+        return self.addresses.owner(number) if self.engine.assigned.is_set() else None
+
+    def home(self, plan_id: str) -> PlanHandler | None:
+        """The plan's home, if it is open at this worker."""
+        home = self.engine.homes.get(self.number(plan_id))
+        handler = home.handler if home is not None and not home.closed else None
+        return handler if isinstance(handler, PlanHandler) else None
 
     def view(self, plan_id: str) -> dict[str, Any] | bytes | None:
-        """What this worker knows of a plan: a dict, or its result as JSON. None: not its own, or not known."""
-        home = self.engine.homes.get(home_partition(plan_id, self.partitions))
-        handler = home.handler if home is not None else None
-        return handler.view(plan_id) if isinstance(handler, PlanHandler) else None
+        """What the plan's home knows of it: a dict, or its result as JSON. None: not known, or its home is elsewhere."""
+        handler = self.home(plan_id)
+        return None if handler is None else handler.view(plan_id)
 
 
 async def coordinate(
-    settings: Settings, registry: CollectorRegistry, transactional: bool, partitions: int, stack: AsyncExitStack
-) -> Coordination:
-    """Join the group of coordinators. Raises `KafkaError`, `TemplatesError`."""
+    settings: Settings, registry: CollectorRegistry, transactional: bool, partitions: int, stack: AsyncExitStack,
+    address: str,
+) -> Coordination:  # fmt: skip
+    """Join the group of coordinators. `address`: where this worker answers the others. Raises `KafkaError`, `TemplatesError`."""
     options = client_options(settings)
     group = f"{settings.app_id}-plans"
     templates = load_templates(settings.plans.templates)
@@ -105,6 +127,7 @@ async def coordinate(
         templates=templates,
         max_plan_bytes=min(settings.plans.max_plan_bytes, limits.get(STATE, DEFAULT_LIMIT) - WRAPPING_BYTES),
     )
+    addresses = Addresses(address)
     engine = Engine(
         EngineConfig(
             options=options,
@@ -119,6 +142,7 @@ async def coordinate(
             commit_interval_max_s=settings.plans.commit_interval_max / 1000,
             state=STATE,
             exact_ends=transactional,
+            assignor=addresses,
         ),
         committer,
         lambda home, kept: PlanHandler(home, parts, kept),
@@ -129,7 +153,7 @@ async def coordinate(
     await engine.start()
     watchdog = asyncio.create_task(Watchdog(engine, settings.dispatch.stall_after / 1000).run(), name="plans-watchdog")
     stack.push_async_callback(_ended, watchdog)
-    return Coordination(engine, partitions)
+    return Coordination(engine, partition_count, addresses)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

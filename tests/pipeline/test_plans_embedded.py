@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from schemas.codec import decode
 from schemas.messages import PlanResult
+from schemas.partitioning import home_partition
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
@@ -161,6 +163,66 @@ def _mixed(broker: str, prefix: str) -> None:
     assert [step.get("result") for step in result["results"]] == [42, {"previous": 42, "results": {"f": 42}}, None]
     assert [step["agentId"] for step in result["results"][:2]] == ["function:double", "relay"]
     assert (result["status"], result["error"]["code"]) == ("failure", "unknown_function")
+
+
+async def test_any_worker_shows_any_plan_and_none_is_denied_while_its_owner_is_gone(
+    embedded: EmbeddedBroker, prefix: str
+) -> None:
+    """Two workers with two homes each; one is killed, and the other takes its plans over."""
+    await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), 4)
+    await asyncio.to_thread(_two_workers, embedded.bootstrap_servers, prefix)
+
+
+def _two_workers(broker: str, prefix: str) -> None:
+    names = ["s0", "s1", "s4", "s5", "s8", "p1"]  # at least one in each of four partitions
+    plans = [{"id": name, "tasks": [step("h", "hang")], "timeout": 120_000} for name in names]
+    options = ("--roles", "dispatch,plans", "--session-timeout", "6s", "-o", "json")
+    with agents() as fleet:
+        register_all(broker, prefix, fleet)
+        first = start_worker(broker, prefix, *options, wait=False)
+        urls = [json.loads(first.line(90))["web"]]
+        with stopping(first):
+            second = start_worker(broker, prefix, *options, wait=False)
+            try:
+                urls.append(json.loads(second.line(90))["web"])
+                _until(lambda: [len(_homes(url)) for url in urls] == [2, 2])
+                send_plans(broker, prefix, plans)
+                for url in urls:
+                    _until(lambda url=url: [_status(url, name) for name in names] == [200] * len(names))
+                    assert {_page(f"{url}/api/v1/plans/{name}")["status"] for name in names} == {"running"}
+                    assert _status(url, "nobody") == 404
+                theirs = [name for name in names if home_partition(name, 4) in _homes(urls[1])]
+                assert 0 < len(theirs) < len(names)
+            finally:
+                second.kill()
+            seen = {_status(urls[0], name) for name in theirs}
+            assert seen == {503}, "the owner is gone: nobody knows"
+            end = time.monotonic() + 60
+            while (now := {_status(urls[0], name) for name in theirs}) != {200}:
+                seen |= now
+                assert time.monotonic() < end, f"{seen}; last: {now}"
+                time.sleep(0.1)
+            assert seen <= {200, 503}, "a plan under way was denied"
+            assert _status(urls[0], "nobody") == 404
+
+
+def _homes(url: str) -> set[int]:
+    return {row["partition"] for row in _page(f"{url}/api/v1/partitions") if row["topic"].endswith("plans")}
+
+
+def _status(url: str, plan_id: str) -> int:
+    try:
+        with urllib.request.urlopen(f"{url}/api/v1/plans/{plan_id}") as page:  # noqa: S310 - the worker's own address
+            return int(page.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def _until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def _page(url: str) -> Any:

@@ -1,0 +1,80 @@
+"""Who owns which partition, and where that worker answers: it travels with the group's own protocol.
+
+In: each member's address, in the user data of its subscription. Out: the leader's table of all of them, in the user data of
+every assignment; so all members have the same table from one generation to the next. Members that say nothing (an older version,
+or one that leads and tells nobody) are simply not in it. Partitions are dealt out as by the range assignor, which older ones use.
+It answers no question and asks none: an address is a hint, and whoever is asked says whether the partition is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+import structlog
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+
+log = structlog.get_logger(__name__)
+
+MAX_ADDRESS_BYTES = 512
+
+
+class Addresses(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka ships no types
+    """The range assignor of one member, which says `address` and keeps what it is told. aiokafka calls it as it would a class."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._owners: dict[int, str] = {}
+
+    def owner(self, number: int) -> str | None:
+        """Where the owner of this partition number answers, as of the last assignment; None: not told."""
+        return self._owners.get(number)
+
+    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        """What this member says when it joins."""
+        return ConsumerProtocolMemberMetadata(self.version, list(topics), self.address.encode())
+
+    def assign(
+        self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
+    ) -> dict[str, ConsumerProtocolMemberAssignment]:
+        """As leader: everybody's partitions, and with them the table."""
+        assigned = super().assign(cluster, members)
+        table = orjson.dumps(_table(members, assigned))
+        return {
+            member: ConsumerProtocolMemberAssignment(one.version, one.assignment, table)
+            for member, one in assigned.items()
+        }
+
+    def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
+        """A new generation: what was told of the one before is void."""
+        self._owners = _owners(assignment.user_data)
+
+
+def _table(
+    members: Mapping[str, ConsumerProtocolMemberMetadata], assigned: Mapping[str, ConsumerProtocolMemberAssignment]
+) -> list[tuple[str, list[int]]]:
+    """Address and partition numbers of every member that says one."""
+    rows = []
+    for member, metadata in sorted(members.items()):
+        said = metadata.user_data or b""
+        numbers = sorted({number for _, numbers in assigned[member].assignment for number in numbers})
+        try:
+            if said and numbers and len(said) <= MAX_ADDRESS_BYTES:
+                rows.append((said.decode(), numbers))
+        except UnicodeDecodeError:
+            log.warning("a member's address is not readable", member=member)
+    return rows
+
+
+def _owners(user_data: bytes | None) -> dict[int, str]:
+    if not user_data:
+        return {}
+    try:
+        rows: Any = orjson.loads(user_data)
+        return {int(number): str(address) for address, numbers in rows for number in numbers}
+    except (ValueError, TypeError) as error:
+        log.warning("the owners' addresses are not readable", error=repr(error))
+        return {}

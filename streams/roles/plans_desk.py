@@ -1,0 +1,102 @@
+"""A plan over HTTP, answered by any worker of the role: the owner of the plan's home is asked.
+
+In: GET requests. Out: JSON. That a plan is not known is only ever said by the owner of its home; while that is not known, starts,
+or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason. One who is asked asks nobody further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+from streams.roles.plans import Coordination
+
+ASK_TIMEOUT_S = 2.0
+RETRY_AFTER_S = 2
+INTERNAL = "/internal/v1/plans"
+
+
+class NotKnown(Exception):
+    """No certain answer now; one line."""
+
+
+class PlansDesk:
+    """The routes. `coordination` gives the worker's role `plans`, None while it has none."""
+
+    def __init__(self, coordination: Callable[[], Coordination | None]) -> None:
+        self._coordination = coordination
+        self._session: aiohttp.ClientSession | None = None
+
+    def routes(self) -> list[web.RouteDef]:
+        """What a web application serves."""
+        return [web.get("/api/v1/plans/{id}", self._plan), web.get(INTERNAL, self._part)]
+
+    async def close(self) -> None:
+        """Close the connections to other workers."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _plan(self, request: web.Request) -> web.Response:
+        """A plan under way, or the result of one that ended lately."""
+        plan_id = request.match_info["id"]
+        try:
+            role = self._role()
+            found = await self._ask(role, plan_id) if role.home(plan_id) is None else role.view(plan_id)
+        except NotKnown as error:
+            return _unsure(str(error))
+        if found is None:
+            hint = f"plan {plan_id!r} is not under way, and did not end lately; try: parallax plan {plan_id}"
+            return web.Response(body=orjson.dumps({"error": hint}), status=404, content_type="application/json")
+        body = found if isinstance(found, bytes) else orjson.dumps(found)
+        return web.Response(body=body, content_type="application/json")
+
+    async def _part(self, request: web.Request) -> web.Response:
+        """The same, asked by another worker: only of a home that is open here. Group and partition say whose answer it is."""
+        plan_id, group = request.query.get("id", ""), request.query.get("group", "")
+        try:
+            role = self._role()
+        except NotKnown as error:
+            return _unsure(str(error))
+        if group != role.group or role.home(plan_id) is None:
+            return _unsure(f"the home of plan {plan_id!r} is not open at this worker")
+        found = role.view(plan_id)
+        shown = orjson.Fragment(found) if isinstance(found, bytes) else found
+        body = orjson.dumps({"group": role.group, "partition": role.number(plan_id), "plan": shown})
+        return web.Response(body=body, content_type="application/json")
+
+    def _role(self) -> Coordination:
+        role = self._coordination()
+        if role is None:
+            raise NotKnown("this worker has no plans role, or it has not started; ask one that has")
+        return role
+
+    async def _ask(self, role: Coordination, plan_id: str) -> dict[str, Any] | None:
+        """What the owner knows of the plan. Raises `NotKnown`."""
+        number = role.number(plan_id)
+        url = role.owner(number)
+        if url is None:
+            raise NotKnown(f"recovering: partitions are moving, or the owner of {number} told no address")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S))
+        params = {"id": plan_id, "group": role.group}
+        try:
+            async with self._session.get(f"{url}{INTERNAL}", params=params, allow_redirects=False) as response:
+                body = orjson.loads(await response.read())
+                if response.status != 200:
+                    raise NotKnown(f"recovering: the worker at {url} answers {response.status}: {body['error']}")
+                # Something else may listen where the owner did: it does not know these.
+                if (body["group"], body["partition"]) != (role.group, number):
+                    raise NotKnown(f"recovering: the worker at {url} answers for another partition")
+                found: dict[str, Any] | None = body["plan"]
+                return found
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            raise NotKnown(f"recovering: the worker at {url} did not answer ({error!r})") from error
+
+
+def _unsure(why: str) -> web.Response:
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return web.Response(body=orjson.dumps({"error": why}), status=503, content_type="application/json", headers=headers)

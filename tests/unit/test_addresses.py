@@ -1,0 +1,78 @@
+"""The group's own protocol carries who owns what and where they answer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+
+from streams.engine.addresses import Addresses
+
+TOPICS = ("parallax.plans", "parallax.results")
+CLUSTER: Any = SimpleNamespace(partitions_for_topic=lambda topic: {0, 1, 2, 3, 4})
+
+
+def over_the_wire(assignor: Any) -> ConsumerProtocolMemberMetadata:
+    """What the leader reads of a member."""
+    return ConsumerProtocolMemberMetadata.decode(assignor.metadata(TOPICS).encode())
+
+
+def generation(leader: Any, members: dict[str, Any]) -> dict[str, ConsumerProtocolMemberAssignment]:
+    """One rebalance; everybody is told."""
+    told = leader.assign(CLUSTER, {name: over_the_wire(member) for name, member in members.items()})
+    decoded = {name: ConsumerProtocolMemberAssignment.decode(one.encode()) for name, one in told.items()}
+    for name, member in members.items():
+        member.on_assignment(decoded[name])
+    return decoded
+
+
+def test_every_member_is_told_where_each_owner_answers_and_partitions_fall_as_before() -> None:
+    """Also the followers; the range assignor of older workers deals out the same."""
+    one, two = Addresses("http://one:1"), Addresses("http://two:2")
+    told = generation(two, {"a": one, "b": two})
+    plain = RangePartitionAssignor.assign(CLUSTER, {"a": over_the_wire(one), "b": over_the_wire(two)})
+    assert {name: found.assignment for name, found in told.items()} == {
+        name: [(topic, numbers) for topic, numbers in found.assignment] for name, found in plain.items()
+    }
+    for member in (one, two):
+        assert [member.owner(n) for n in range(6)] == ["http://one:1"] * 3 + ["http://two:2"] * 2 + [None]
+
+
+def test_each_generation_forgets_the_one_before() -> None:
+    """A worker that left owns nothing any more."""
+    one, two = Addresses("http://one:1"), Addresses("http://two:2")
+    generation(one, {"a": one, "b": two})
+    generation(two, {"b": two})
+    assert {two.owner(n) for n in range(5)} == {"http://two:2"}
+
+
+def test_older_members_say_nothing_and_an_older_leader_tells_nothing() -> None:
+    """During a rolling upgrade the owner is not known then; nothing else changes."""
+    new = Addresses("http://new:1")
+    generation(new, {"a": RangePartitionAssignor, "b": new})
+    assert [new.owner(n) for n in range(5)] == [None, None, None, "http://new:1", "http://new:1"]
+    generation(RangePartitionAssignor, {"a": RangePartitionAssignor, "b": new})
+    assert {new.owner(n) for n in range(5)} == {None}
+
+
+@pytest.mark.parametrize("given", [b"\xff", b"{", b"7", b'[["http://x"]]', b'[["http://x",["one"]]]', b"null"])
+def test_what_is_not_readable_is_not_known(given: bytes) -> None:
+    """Somebody else's user data costs the table, not the partitions."""
+    one = Addresses("http://one:1")
+    one.on_assignment(ConsumerProtocolMemberAssignment(0, [("parallax.plans", [0])], given))
+    assert one.owner(0) is None
+
+
+def test_an_address_that_is_no_text_is_left_out() -> None:
+    """Too long or not UTF-8: the others are told all the same."""
+    one = Addresses("http://one:1")
+    members = {
+        "a": over_the_wire(one),
+        "b": ConsumerProtocolMemberMetadata(0, list(TOPICS), b"\xff\xfe"),
+        "c": ConsumerProtocolMemberMetadata(0, list(TOPICS), b"x" * 600),
+    }
+    one.on_assignment(cast("Any", one.assign(CLUSTER, members))["a"])
+    assert [one.owner(n) for n in range(5)] == ["http://one:1"] * 2 + [None] * 3

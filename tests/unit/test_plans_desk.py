@@ -1,0 +1,181 @@
+"""Any worker answers for a plan: its owner is asked, and what is not certain is a 503, never a 404."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from schemas.partitioning import home_partition
+from streams.engine.addresses import Addresses
+from streams.processors.plans import PlanHandler
+from streams.roles import plans_desk
+from streams.roles.plans import Coordination
+from streams.roles.plans_desk import PlansDesk
+
+COUNT = 4
+ODD = "a/b #1?&%"
+IDS = ("p0", "p1", "p2", "p3", "p4", "p5", ODD)
+
+
+class Known(PlanHandler):
+    """A handler that only knows what it is told."""
+
+    def __init__(self, plans: dict[str, Any]) -> None:
+        self.plans = plans
+
+    def view(self, plan_id: str) -> Any:
+        """As the handler's."""
+        return self.plans.get(plan_id)
+
+
+class Worker:
+    """A desk over a role whose engine has certain homes open."""
+
+    def __init__(self, plans: dict[str, Any], group: str = "app-plans") -> None:
+        self.addresses = Addresses("")
+        self.assigned = asyncio.Event()
+        self.assigned.set()
+        self.homes: dict[int, Any] = {}
+        self.handler = Known(plans)
+        engine = SimpleNamespace(homes=self.homes, assigned=self.assigned, config=SimpleNamespace(group=group))
+        self.role: Coordination | None = Coordination(cast("Any", engine), lambda: COUNT, self.addresses)
+        self.desk = PlansDesk(lambda: self.role)
+        self.url = ""
+
+    def owns(self, *numbers: int) -> None:
+        """These homes are open, and no others."""
+        self.homes.clear()
+        self.homes.update({number: SimpleNamespace(handler=self.handler, closed=False) for number in numbers})
+
+    def told(self, *tables: tuple[str, list[int]]) -> None:
+        """What the leader said."""
+        self.addresses._owners = {number: url for url, numbers in tables for number in numbers}
+
+    async def ask(self, plan_id: str) -> tuple[int, Any]:
+        """Status and body."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.url}/api/v1/plans/{_quoted(plan_id)}") as r:
+            assert (r.headers.get("Retry-After") is not None) == (r.status == 503)
+            return r.status, await r.json()
+
+
+def _quoted(plan_id: str) -> URL:
+    return URL(quote(plan_id, safe=""), encoded=True)
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[[Worker], Awaitable[None]]]:
+    """Puts workers on free ports."""
+    runners, desks = [], []
+
+    async def up(worker: Worker) -> None:
+        app = web.Application()
+        app.add_routes(worker.desk.routes())
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        worker.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        runners.append(runner)
+        desks.append(worker.desk)
+
+    yield up
+    for desk in desks:
+        await desk.close()
+    for runner in runners:
+        await runner.cleanup()
+
+
+def shown(plan_id: str) -> dict[str, Any]:
+    """A plan under way."""
+    return {"planId": plan_id, "status": "running"}
+
+
+async def pair(serve: Any) -> tuple[Worker, Worker]:
+    """Two workers with half of the partitions each; both know of every plan only what lies in their homes."""
+    one, two = Worker({name: shown(name) for name in IDS}), Worker({name: shown(name) for name in IDS})
+    two.handler.plans["p5"] = one.handler.plans["p5"] = b'{"planId":"p5","status":"success"}'
+    for worker in (one, two):
+        await serve(worker)
+    one.owns(0, 1)
+    two.owns(2, 3)
+    for worker in (one, two):
+        worker.told((one.url, [0, 1]), (two.url, [2, 3]))
+    return one, two
+
+
+async def test_both_workers_show_every_plan(serve: Any) -> None:
+    """Under way, or its result as it was written; whatever stands in its id."""
+    one, two = await pair(serve)
+    assert {home_partition(name, COUNT) for name in IDS} == {0, 2}, "each must own some"
+    for worker in (one, two):
+        for name in IDS:
+            status = "success" if name == "p5" else "running"
+            assert await worker.ask(name) == (200, {"planId": name, "status": status})
+
+
+async def test_a_404_comes_from_the_owner_alone(serve: Any) -> None:
+    """The other's word is asked for, not made up."""
+    one, two = await pair(serve)
+    for name in IDS:
+        owner = one if home_partition(name, COUNT) < 2 else two
+        del owner.handler.plans[name]
+        for worker in (one, two):
+            status, body = await worker.ask(name)
+            assert (status, "is not under way" in body["error"]) == (404, True)
+
+
+async def _unsure(worker: Worker, reason: str, numbers: tuple[int, ...]) -> None:
+    for name in IDS:
+        if home_partition(name, COUNT) in numbers:
+            status, body = await worker.ask(name)
+            assert (status, reason in body["error"]) == (503, True), body
+
+
+async def test_what_is_not_certain_is_a_503_with_its_reason(serve: Any) -> None:
+    """Moving, opening, gone, somebody else at that address, somebody who is silent, no role here."""
+    one, two = await pair(serve)
+    two.owns(3)
+    await _unsure(one, "is not open at this worker", (2,))
+    await _unsure(two, "is not open at this worker", (2,))  # told that it is its own: it asks itself, and no further
+    one.told((one.url, [0, 1]))
+    await _unsure(one, "told no address", (2, 3))
+    one.told(("http://127.0.0.1:1", [2, 3]))
+    await _unsure(one, "did not answer", (2, 3))
+    stranger = Worker({}, group="other-plans")
+    await serve(stranger)
+    stranger.owns(0, 1, 2, 3)
+    one.told((stranger.url, [2, 3]))
+    await _unsure(one, "is not open at this worker", (2, 3))
+    one.assigned.clear()
+    await _unsure(one, "partitions are moving", (2, 3))
+    one.role = None
+    await _unsure(one, "no plans role", (0, 1, 2, 3))
+
+
+async def test_other_pages_at_an_owners_address_are_no_answers(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port may have gone to anything: its 404 and its JSON count for nothing, its silence is waited for a while only."""
+    one, _ = await pair(serve)
+    monkeypatch.setattr(plans_desk, "ASK_TIMEOUT_S", 0.3)
+    for answer in ("404", "json", "list", "partition", "silence"):
+        other = Worker({})
+        other.desk.routes = lambda answer=answer: [web.get(plans_desk.INTERNAL, _page(answer))]  # type: ignore[method-assign, misc]
+        await serve(other)
+        one.told((other.url, [2, 3]))
+        await _unsure(one, "recovering: the worker at", (2, 3))
+
+
+def _page(answer: str) -> Any:
+    async def page(request: web.Request) -> web.Response:
+        if answer == "silence":
+            await asyncio.sleep(1)
+        body = {"json": '{"plan":null}', "list": "[]", "partition": '{"group":"app-plans","partition":9,"plan":null}'}
+        return web.Response(status=404 if answer == "404" else 200, text=body.get(answer, "not here"))
+
+    return page
