@@ -60,6 +60,8 @@ class EngineConfig:
     """Short name of the compacted topic that moves with each partition; None: nothing does."""
     exact_ends: bool
     """Whether the broker tells true end offsets (the embedded one may tell too little)."""
+    from_end: Callable[[Sequence[bytes]], Sequence[str]] | None = None
+    """Of what is remembered: the sources that may begin at their ends where the group never committed; None: none may."""
     assignor: Any = RangePartitionAssignor
     """How the group deals out its partitions, as aiokafka takes it."""
 
@@ -225,9 +227,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             home = self._new_home(number)
             try:
                 await home.committer.start()
-                heads, state = await asyncio.gather(
-                    group.heads(self.consumer, home, self.config.exact_ends), self._state(number)
-                )
+                heads, state = await group.whence(self.config, self.consumer, home, lambda: self._state(number))
                 home.open(heads, self._make_handler(home, state))
             except (KafkaError, TimeoutError) as error:
                 tries += 1

@@ -7,7 +7,7 @@ reads aiokafka's own tasks because nothing else tells that one of them has died;
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -78,6 +78,25 @@ async def connected_again(config: EngineConfig, given_up: Callable[[], bool]) ->
     return None
 
 
+async def whence(
+    config: EngineConfig, consumer: AIOKafkaConsumer, home: Home, remembered: Callable[[], Awaitable[list[bytes]]]
+) -> tuple[dict[str, Head], list[bytes]]:
+    """Where each topic of a home begins, and what earlier owners remembered. Raises `KafkaError`, `TimeoutError`.
+
+    The ends are asked before what is remembered is read: what brought about a record below an end is remembered by then, since it
+    was committed with it. (An owner that could not be fenced, for want of transactions, may still be between the two: what it
+    began is begun again then.) `config.from_end` judges by what is remembered which topics nobody misses.
+    """
+    found = await heads(consumer, home, config.exact_ends)
+    state = await remembered()
+    if config.from_end is not None and any(head.end is not None for head in found.values()):
+        missed_by_nobody = config.from_end(state)
+        for source in missed_by_nobody:
+            head = found[source]
+            found[source] = head if head.end is None else head._replace(offset=head.end)
+    return found, state
+
+
 async def heads(consumer: AIOKafkaConsumer, home: Home, exact_ends: bool) -> dict[str, Head]:
     """What the last owner committed, read after it was fenced; a group without commits starts at the log's beginning."""
     tps = list(home.partitions.values())
@@ -89,7 +108,7 @@ async def heads(consumer: AIOKafkaConsumer, home: Home, exact_ends: bool) -> dic
     for source, tp in home.partitions.items():
         known = committed.get(tp)
         if known is None or known.offset < 0:
-            heads[source] = Head(begins[tp], "", False)
+            heads[source] = Head(begins[tp], "", False, ends[tp])
         elif exact_ends and known.offset > ends[tp]:
             log.warning("the committed offset lies beyond the log; the topic was made anew: starting at its beginning",
                         topic=tp.topic, partition=tp.partition, committed=known.offset, end=ends[tp])  # fmt: skip

@@ -75,11 +75,15 @@ class Handler(Protocol):
 
 
 class Head(NamedTuple):
-    """Where a topic partition begins: offset, offset map, and whether that was committed (or is the log's beginning)."""
+    """Where a topic partition begins: offset, offset map, and whether that was committed (or is the log's beginning).
+
+    `end`: where the log ended, if the group never committed and might as well begin there.
+    """
 
     offset: int
     map: str
     committed: bool
+    end: int | None = None
 
 
 class Home:
@@ -134,7 +138,7 @@ class Home:
 
     def open(self, heads: Mapping[str, Head], handler: Handler) -> None:
         """Begin from what is committed."""
-        for source, (head, text, committed) in heads.items():
+        for source, (head, text, committed, _) in heads.items():
             tp = self.partitions[source]
             try:
                 done = offset_map.decode(tp.topic, tp.partition, head, text)

@@ -54,6 +54,24 @@ class Active:
     """The task it answers; None: it has a result of its own."""
 
 
+def anything_under_way(values: Iterable[bytes], app: str) -> bool:
+    """Whether the state topic's partition tells of a plan of this application that may still wait for results.
+
+    If not, and the group never committed here, the results that lie there already are no plan's: they are of plans that are over,
+    of other applications, or of plain tasks. A plan that this owner accepts sends its tasks only afterwards. If a plan is
+    remembered though no offset is (they expire), its steps may have ended meanwhile: then `results` must be read from the
+    beginning. What cannot be understood may be such a plan.
+    """
+    for value in values:
+        try:
+            memory = decode(PlanMemory, value, ())
+        except Rejected:
+            return True
+        if memory.app == app and memory.seen is None:
+            return True
+    return False
+
+
 class PlanShelf:
     """Plans by id, and the ids of those that are over. `lost`: plans whose memory cannot be understood any more."""
 

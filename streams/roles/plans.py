@@ -27,6 +27,7 @@ from streams.engine.engine import Engine, EngineConfig
 from streams.engine.event_sink import EventSink
 from streams.engine.watchdog import Watchdog
 from streams.metrics import PlanMetrics
+from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
 from streams.plans.template_file import load_templates
 from streams.processors.plans import PlanHandler
@@ -142,6 +143,7 @@ async def coordinate(
             commit_interval_max_s=settings.plans.commit_interval_max / 1000,
             state=STATE,
             exact_ends=transactional,
+            from_end=lambda kept: () if anything_under_way(kept, settings.app_id) else ("results",),
             assignor=addresses,
         ),
         committer,

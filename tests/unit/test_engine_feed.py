@@ -126,6 +126,53 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
         await settle()
 
 
+async def test_what_nobody_misses_begins_at_its_end_if_the_group_never_committed(rig: MakeRig) -> None:
+    """Here `dispatch`; what comes while the home is being opened is taken, and the place is committed at once."""
+    one = await rig(from_end=lambda kept: ("dispatch",))
+    late = TopicPartition("t.dispatch", 0)
+    one.consumer.write(TASKS, 3)
+    one.consumer.write(late, 4)
+
+    async def while_it_reads(number: int) -> list[bytes]:
+        one.consumer.write(late, 2)
+        return []
+
+    one.engine._state = while_it_reads
+    await one.ready()
+    assert await settled(one, "dispatch") == [4, 5], "after the end there was before what is remembered was read"
+    assert one.taken == [0, 1, 2]
+    await until(lambda: one.committed(late) == 4 and one.committed() == 0)
+
+
+@pytest.mark.parametrize("why", ["remembered", "committed", "made anew"])
+async def test_it_begins_where_it_always_did_otherwise(rig: MakeRig, why: str) -> None:
+    """Something is remembered that may wait for it; or the group committed; or the topic was made anew."""
+    asked: list[list[bytes]] = []
+
+    def from_end(kept: Any) -> tuple[str, ...]:
+        asked.append(kept)
+        return () if why == "remembered" else ("dispatch",)
+
+    one = await rig(from_end=from_end)
+    late = TopicPartition("t.dispatch", 0)
+    one.consumer.write(late, 4)
+    if why != "remembered":
+        one.consumer.store({late: OffsetAndMetadata(1 if why == "committed" else 9, "")})
+    one.engine._state = lambda number: asyncio.sleep(0, [b"kept"])
+    await one.ready()
+    assert await settled(one, "dispatch") == ([1, 2, 3] if why == "committed" else [0, 1, 2, 3])
+    assert asked == [[b"kept"]]
+
+
+async def settled(one: Any, source: str) -> list[int]:
+    """Offsets of a topic that the handler took, once no more come."""
+    before = -1
+    while before != len(one.handler.taken):
+        before = len(one.handler.taken)
+        await asyncio.sleep(0.1)
+    return [offset for name, offset in one.handler.taken if name == source]
+
+
 async def test_nothing_is_fetched_until_the_home_is_open_and_nothing_is_lost(rig: MakeRig) -> None:
     """Paused from the assignment on, then sought to what is committed: records before, during and after come in order."""
     one = await rig()

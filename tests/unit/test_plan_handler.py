@@ -16,6 +16,7 @@ from schemas.messages import ConfidenceDataPoint, Control, Event, PlanMemory, Pl
 from schemas.partitioning import home_partition
 from streams.engine.home import Home
 from streams.metrics import PlanMetrics
+from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
 from streams.processors.plans import PlanHandler
 from streams.rules.plans.records import PlanRecorder
@@ -134,6 +135,23 @@ def one(told: list[dict[str, Any]], topic: str) -> dict[str, Any]:
     """The one record of a topic."""
     [found] = [t["value"] for t in told if t["topic"] == topic]
     return cast("dict[str, Any]", found)
+
+
+async def test_results_are_missed_by_nobody_only_if_no_plan_is_remembered() -> None:
+    """Ids of plans that are over wait for none; another application's plans are its own; what is not readable may wait."""
+    it, other = Coordinating(), Coordinating()
+    assert not anything_under_way(it.state.values(), "app")
+    it.plan(plan("a", "b"))
+    assert anything_under_way(it.state.values(), "app")
+    assert not anything_under_way(it.state.values(), "other")
+    it.step("p", 0)
+    it.step("p", 1)
+    assert it.state
+    assert not anything_under_way(it.state.values(), "app")
+    assert anything_under_way([*it.state.values(), b"{"], "app")
+    other.plan(plan("a", id="q"))
+    other.step("q", 0)
+    assert not anything_under_way([*it.state.values(), *other.state.values()], "app")
 
 
 async def test_a_plan_is_begun_and_ended_in_the_commits_of_its_records() -> None:
