@@ -131,6 +131,7 @@ class AgentStanding(Message):
     """What its home knows of an agent, for those that choose among several (compacted topic `standings`).
 
     `load`: tasks that wait for it or are being called; `response_time` in ms and `confidence` are of recent answers.
+    `calibrated_confidence`: what those answers' confidence is worth, by how earlier ones turned out; None while not known.
     """
 
     agent_id: Id
@@ -144,3 +145,4 @@ class AgentStanding(Message):
     concurrency: Annotated[int, Field(ge=1)] | None = None
     response_time: Milliseconds | None = None
     confidence: Ratio | None = None
+    calibrated_confidence: Ratio | None = None

@@ -170,6 +170,8 @@ class StandingKeeper:
                 fields["response_time"] = round(track.latency.mean.value * 1000, 1)
             if track.confidence.value is not None:
                 fields["confidence"] = round(track.confidence.value, 4)
+            if track.calibrated.value is not None:
+                fields["calibrated_confidence"] = round(track.calibrated.value, 4)
             if track.ejection.out(now):
                 fields["ejected_until"] = now_ms + round((track.ejection.until - now) * 1000)
                 fields |= {"healthy": False, "reason": "calls"}
@@ -217,7 +219,11 @@ def _moved(told: AgentStanding, now: AgentStanding) -> bool:
         return True
     if abs(now.load - told.load) > max(1, (now.concurrency or 1) // 4):
         return True
-    return _differs(told.response_time, now.response_time) or _differs(told.confidence, now.confidence)
+    return (
+        _differs(told.response_time, now.response_time)
+        or _differs(told.confidence, now.confidence)
+        or _differs(told.calibrated_confidence, now.calibrated_confidence)
+    )
 
 
 def _differs(told: float | None, now: float | None) -> bool:

@@ -171,7 +171,8 @@ def _known(found: Candidate, standing: AgentStanding, now_ms: int) -> None:
         found.load = standing.load
     found.concurrency = standing.concurrency or found.concurrency
     found.response_ms = standing.response_time
-    found.confidence = standing.confidence
+    worth = standing.calibrated_confidence
+    found.confidence = standing.confidence if worth is None else worth
     found.well = found.well and (standing.healthy or standing.reason != "checks")
     if standing.reason == "calls":
         found.ejected_until = standing.ejected_until or 0

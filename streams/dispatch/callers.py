@@ -6,8 +6,9 @@ In: `AgentRegistration`s. Out: callers with their lane, limiter and breaker; a c
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from agents_io.caller import Caller, Hooks, Ticket
@@ -44,9 +45,15 @@ class Kept:
 
 
 class CallerFactory:
-    """Makes callers over one transport."""
+    """Makes callers over one transport. `worth`: what an agent's stated confidence is worth; None: not known."""
 
-    def __init__(self, settings: Settings, transport: Transport, rng: random.Random) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        transport: Transport,
+        rng: random.Random,
+        worth: Callable[[str, float], float | None] = lambda _agent, _confidence: None,
+    ) -> None:
         retry = settings.retry
         attempt_ms = settings.dispatch.attempt_timeout
         self.shares = Shares(settings.dispatch.max_in_flight)
@@ -54,6 +61,7 @@ class CallerFactory:
         self._settings = settings
         self._transport = transport
         self._rng = rng
+        self._worth = worth
         self._attempt_timeout_s = None if attempt_ms is None else attempt_ms / 1000
         # A task may ask for more; its probe then keeps its place until the lease ends, and another may begin beside it.
         self._longest_call_s = self._attempt_timeout_s or settings.dispatch.default_timeout / 1000
@@ -80,7 +88,7 @@ class CallerFactory:
         lane: Lane[Ticket] = Lane(limits.max_concurrency, limiter, breaker, self._depth(limits))
         if limits.adaptive:
             lane.adaptive = AimdLimit(limits.max_concurrency, None if kept is None else kept.concurrency)
-        track = Track(RetryBudget(self._budget), Ejection(self._ejection))
+        track = Track(RetryBudget(self._budget), Ejection(self._ejection), worth=partial(self._worth, agent.id))
         if kept is not None and kept.ejection is not None:
             track.ejection.restore(kept.ejection, kept.taken_at)
         return Caller(agent, lane, self._transport, self._retry, hooks, self._rng, self._attempt_timeout_s, track)

@@ -135,7 +135,7 @@ class DispatchRole:
         return Parts(
             settings=settings,
             agents=self.agents,
-            callers=CallerFactory(settings, self._transports, random.Random()),
+            callers=CallerFactory(settings, self._transports, random.Random(), self._calibrations.of),
             recorder=recorder,
             emit=self._sink.emit,
             metrics=DispatchMetrics(registry),

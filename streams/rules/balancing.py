@@ -30,7 +30,8 @@ class Candidate:
     """One capable agent. `load`: tasks it has, those sent meanwhile included; times are epoch ms, `response_ms` ms.
 
     `open_until`: no call before; 0 for a closed circuit. `trial_at`: when the oldest of the trials that count was made.
-    `ejected_until`: put out because of its calls; `well`: what its checks say.
+    `ejected_until`: put out because of its calls; `well`: what its checks say. `confidence`: what its answers were worth lately
+    where that is known (an agent that is too sure of itself gains nothing by it), else what it said of them itself.
     """
 
     agent_id: str

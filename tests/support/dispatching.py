@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import orjson
@@ -148,11 +148,17 @@ class Dispatching:
         self.templates: dict[str, Any] = {}
         self.standings = Standings()
         self.turned: list[str] = []
+        self.worth: Callable[[float], float | None] = lambda confidence: None
         self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
         parts = Parts(
             settings=self.settings,
             agents=cast("AgentTable", self.agents),
-            callers=CallerFactory(self.settings, Transports(self.transports), random.Random(1)),
+            callers=CallerFactory(
+                self.settings,
+                Transports(self.transports),
+                random.Random(1),
+                lambda _, confidence: self.worth(confidence),
+            ),
             recorder=self.recorder,
             emit=self.emitted.append,
             metrics=DispatchMetrics(self.registry),

@@ -110,6 +110,19 @@ async def test_told_when_something_moved_and_not_otherwise() -> None:
     rig.handler.close()
 
 
+async def test_what_its_confidence_is_worth_is_told_once_it_is_known_and_when_it_moves() -> None:
+    """Beside what the agent says, which stays the same."""
+    rig = Rig()
+    for offset, worth in enumerate((None, 0.8, 0.2, 0.2)):
+        rig.worth = lambda confidence, worth=worth: worth  # type: ignore[misc]
+        rig.take(offset, metadata={"cache": False})
+        await rig.result(offset)
+        rig.keeper.look()
+    told = [(standing.confidence, standing.calibrated_confidence) for standing in rig.records]
+    assert told == [(0.9, None), (0.9, 0.8), (0.9, 0.584)], "0.68 is not worth a record"
+    rig.handler.close()
+
+
 async def test_a_circuit_is_told_with_its_end() -> None:
     """Open until then; half open when the wait is over, without any call."""
     rig = Rig(breaker={"failure_threshold": 1, "reset_timeout": 200}, health={"eject_after": 0})
