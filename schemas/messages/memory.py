@@ -75,13 +75,17 @@ class HomeState(Message):
 
 
 class PlanBegun(Message):
-    """A plan under way: as it was sent, with the templates it uses; `place`: partition and offset of its record."""
+    """A plan under way: as it was sent, with the templates it uses; `place`: partition and offset of its record.
+
+    `trace`: the `traceparent` and `tracestate` it was sent with; None where there was none.
+    """
 
     plan_id: Id
     plan: dict[str, Any]
     templates: dict[str, Any] = {}
     accepted: Timestamp
     place: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    trace: Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
 
 
 class PlanSteps(Message):

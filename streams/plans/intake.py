@@ -17,6 +17,7 @@ from streams.rules.plans.run import PlanRun
 from streams.rules.plans.task_plans import Asked, timed
 from streams.rules.plans.templates import read_plan, used
 from streams.rules.records import Letter
+from streams.rules.trace import trace_of
 
 
 class Refused(Exception):
@@ -51,7 +52,7 @@ def opened(data: dict[str, Any], asked: Asked | None, letter: Letter, parts: Pla
         templates = used(plan, parts.templates, parts.settings.plans.max_depth)
     except (InvalidPlan, Rejected) as error:
         raise Refused("invalid_plan", str(error)) from None
-    run = PlanRun(plan, now_ms, templates)
+    run = PlanRun(plan, now_ms, templates, trace_of(letter.headers))
     place = (letter.partition, letter.offset)
     return Active(run, place, plan_json, templates, plan_bytes=len(plan_json), asked=asked)
 

@@ -25,6 +25,7 @@ from streams.rules.plans.task_plans import Asked, asked_by
 from streams.rules.plans.templates import read_plan
 from streams.rules.records import Output
 from streams.rules.seen import Chunk, SeenIds
+from streams.rules.trace import restored
 
 log = structlog.get_logger(__name__)
 
@@ -185,7 +186,7 @@ class PlanShelf:
         asked: Asked | None = None
         try:
             asked = asked_by(begun.plan)
-            run = PlanRun(read_plan(begun.plan), begun.accepted, begun.templates)
+            run = PlanRun(read_plan(begun.plan), begun.accepted, begun.templates, restored(begun.trace))
             run.begin()
             for chunk in chunks:
                 run.replay(chunk.entries)

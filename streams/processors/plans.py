@@ -278,7 +278,7 @@ class PlanHandler:
         if len(value) > limit:
             message = f"the task has {len(value)} bytes with its context; at most {limit} are accepted"
             return failure("too_large", message, now_ms)
-        outputs.append(self._parts.recorder.task(task, value, now_ms))
+        outputs.append(self._parts.recorder.task(task, value, now_ms, run.trace))
         return None
 
     def _over(self, active: Active, over: Over, now_ms: int) -> list[Output]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
 from schemas.codec import decode
 from schemas.messages import PlanResult
@@ -204,6 +205,37 @@ def _two_workers(broker: str, prefix: str) -> None:
                 time.sleep(0.1)
             assert seen <= {200, 503}, "a plan under way was denied"
             assert _status(urls[0], "nobody") == 404
+
+
+async def test_steps_sent_after_a_kill_belong_to_the_plans_trace(embedded: EmbeddedBroker, prefix: str) -> None:
+    """A coordinator sends the first step and is killed; the next one sends the second."""
+    await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), 4)
+    await asyncio.to_thread(_traced, embedded.bootstrap_servers, prefix)
+
+
+def _traced(broker: str, prefix: str) -> None:
+    trace = b"00-" + b"ab" * 16 + b"-" + b"12" * 8 + b"-01"
+    chain = {"id": "p", "kind": "sequential", "timeout": 120_000, "tasks": [step("a", "good"), step("b", "good")]}
+    ended = {"taskId": "p#0", "planId": "p", "status": "success", "result": 1, "executionTime": 1, "retries": 0,
+             "cached": False, "timestamp": "2027-01-15T08:00:00.000Z", "metadata": {}}  # fmt: skip
+    tap = Tap(broker, f"{prefix}tasks")
+    options = ("--roles", "plans", "--session-timeout", "6s")
+    first = start_worker(broker, prefix, *options)
+    try:
+        producer = Producer({"bootstrap.servers": broker})
+        producer.produce(f"{prefix}plans", json.dumps(chain), b"p", headers=[("traceparent", trace)])
+        assert producer.flush(20) == 0
+        [one] = tap.until(1, 30)
+    finally:
+        first.kill()
+    with stopping(start_worker(broker, prefix, *options)):
+        produce(broker, f"{prefix}results", [(b"p", json.dumps(ended).encode())], partitioner="murmur2_random")
+        later = tap.until(1, 60, quiet_s=0.5)
+    tap.close()
+    told = {(json.loads(sent.value())["id"], dict(sent.headers())["traceparent"]) for sent in [one, *later]}
+    assert sorted(name for name, _ in told) == ["p#0", "p#1"], "a step that is sent again is the same record"
+    assert {parent[:36] + parent[52:] for _, parent in told} == {b"00-" + b"ab" * 16 + b"--01"}
+    assert len({parent for _, parent in told}) == 2
 
 
 def _homes(url: str) -> set[int]:

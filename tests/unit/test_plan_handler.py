@@ -80,13 +80,17 @@ class Coordinating:
         self.handler.close()
         self.handler = self.make()
 
-    def take(self, source: str, value: Any, key: str | None = None, offset: int | None = None) -> list[dict[str, Any]]:
+    def take(
+        self, source: str, value: Any, key: str | None = None, offset: int | None = None, headers: Any = ()
+    ) -> list[dict[str, Any]]:
         """A record, and the commit after it: what was written, each a valid message."""
         self.offset += 1
         at = self.offset if offset is None else offset
         raw = value if isinstance(value, bytes) else orjson.dumps(value)
         before = len(self.home.ended)
-        self.handler.take(source, intake(at, raw, source=source, key=None if key is None else key.encode()))
+        self.handler.take(
+            source, intake(at, raw, source=source, key=None if key is None else key.encode(), headers=headers)
+        )
         outputs = [output for _, _, found in self.home.ended[before:] for output in found]
         return self.commit(outputs)
 
@@ -101,7 +105,8 @@ class Coordinating:
                     self.state[output.key] = output.value
             if output.value is not None and output.topic in MODELS:
                 decode(MODELS[output.topic], output.value, output.headers)
-            told.append({"topic": output.topic, "key": output.key, "value": orjson.loads(output.value or b"null")})
+            row = {"topic": output.topic, "key": output.key, "value": orjson.loads(output.value or b"null")}
+            told.append(row | {"headers": dict(output.headers)})
         return told
 
     def plan(self, data: Any, **more: Any) -> list[dict[str, Any]]:
@@ -152,6 +157,30 @@ async def test_results_are_missed_by_nobody_only_if_no_plan_is_remembered() -> N
     other.plan(plan("a", id="q"))
     other.step("q", 0)
     assert not anything_under_way([*it.state.values(), *other.state.values()], "app")
+
+
+async def test_the_steps_of_a_plan_belong_to_its_trace_also_after_a_restart() -> None:
+    """Each with an id of its own, the same ones whenever they are sent; without a trace they say nothing of one."""
+    chain = plan("a", "b", "c", kind="sequential")
+    traced = ((("traceparent", f"00-{'ab' * 16}-{'12' * 8}-01".encode())), ("tracestate", b"x=1"))
+
+    def traces(it: Coordinating, restarts: bool, headers: Any) -> list[tuple[bytes | None, bytes | None]]:
+        found = it.plan(chain, headers=headers)
+        for number in range(3):
+            if restarts:
+                it.restart()
+            found += it.step("p", number)
+        sent = [told["headers"] for told in found if told["topic"] == "tasks"]
+        return [(headers.get("traceparent"), headers.get("tracestate")) for headers in sent]
+
+    whole, broken = traces(Coordinating(), False, traced), traces(Coordinating(), True, traced)
+    assert whole == broken
+    assert len({parent for parent, _ in whole}) == 3
+    assert {(parent[:36], parent[-3:], state) for parent, state in whole if parent} == {
+        (b"00-" + b"ab" * 16 + b"-", b"-01", b"x=1")
+    }
+    assert traces(Coordinating(), True, ()) == [(None, None)] * 3
+    assert traces(Coordinating(), True, (("traceparent", b"00-1-2-01"),)) == [(None, None)] * 3
 
 
 async def test_a_plan_is_begun_and_ended_in_the_commits_of_its_records() -> None:

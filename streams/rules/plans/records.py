@@ -21,6 +21,7 @@ from streams.rules.plans.run import Over, PlanRun
 from streams.rules.plans.task_plans import Asked, end_of, error_of
 from streams.rules.records import HOPS_HEADER, LARGE_BYTES, OWN_HEADERS, Letter, Output, Recorder, Spent, Success
 from streams.rules.seen import Chunk
+from streams.rules.trace import Trace
 
 TASK_TYPE = BY_NAME["tasks"].ce_type
 CONTROL_TYPE = BY_NAME["controls"].ce_type
@@ -34,13 +35,14 @@ class PlanRecorder(Recorder):
         super().__init__(app_id, "plans", prefix, group)
         self.app = app_id
 
-    def task(self, task: dict[str, Any], value: bytes, now_ms: int) -> Output:
-        """A step's task (`value`: its JSON), keyed so that it lies in its agent's home at once."""
+    def task(self, task: dict[str, Any], value: bytes, now_ms: int, trace: Trace | None = None) -> Output:
+        """A step's task (`value`: its JSON), keyed so that it lies in its agent's home at once. `trace`: of its plan."""
         key = (task.get("target") if task["type"] == "agent" else None) or task["id"]
         subject = task["id"].encode()
-        return Output(
-            "tasks", key.encode(), value, self._headers(TASK_TYPE, subject, subject, format_time(now_ms).encode())
-        )
+        headers = self._headers(TASK_TYPE, subject, subject, format_time(now_ms).encode())
+        if trace is not None:
+            headers += trace.step(task["id"])
+        return Output("tasks", key.encode(), value, headers)
 
     def stop(self, task_id: str, reason: str, now_ms: int) -> Output:
         """The wish that a step's task ends, wherever it is."""
@@ -120,6 +122,8 @@ class PlanRecorder(Recorder):
             "accepted": format_time(run.accepted_ms),
             "place": place,
         }
+        if run.trace is not None:
+            told["trace"] = list(run.trace)
         return self._memory(self.begun_key(run.plan.id), "begun", told, partition, now_ms)
 
     def steps(self, plan_id: str, sequence: int, rows: Sequence[bytes], partition: int, now_ms: int) -> Output:

@@ -23,6 +23,7 @@ from streams.rules.plans.blueprint import Blueprint, InvalidPlan, Step
 from streams.rules.plans.context import context
 from streams.rules.plans.level import End, Level, Moves, Verdict
 from streams.rules.plans.templates import Templates, expand
+from streams.rules.trace import Trace
 
 Path = tuple[int, ...]
 ROOT: Path = ()
@@ -114,11 +115,15 @@ def failure(code: str, message: str, now_ms: int) -> End:
 
 
 class PlanRun:
-    """One plan. `templates`: those it uses, by name. `entries`: what happened since they were last taken, for the snapshot."""
+    """One plan. `templates`: those it uses, by name. `entries`: what happened since they were last taken, for the snapshot.
 
-    def __init__(self, plan: Blueprint, accepted_ms: int, templates: Templates) -> None:
+    `trace`: the trace its steps belong to.
+    """
+
+    def __init__(self, plan: Blueprint, accepted_ms: int, templates: Templates, trace: Trace | None = None) -> None:
         self.plan = plan
         self.accepted_ms = accepted_ms
+        self.trace = trace
         self.over: Over | None = None
         self.entries: list[dict[str, Any]] = []
         self._templates = templates

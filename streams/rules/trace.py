@@ -1,0 +1,81 @@
+"""W3C trace context from a plan to its steps: the same trace, and for each step an id of its own. Pure.
+
+In: the headers of the plan's record. Out: those for a step's task. A step's id is drawn from the trace and the task's id, so
+that a record that is written again is the same record. No span is made here: whoever sends `traceparent` decides what is
+recorded. A context that breaks the rules of W3C is none at all; a `tracestate` that does, or is too long, is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+MAX_STATE_BYTES = 512
+"""As much as everybody should pass on."""
+_PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
+_STATE = re.compile(r"[\x20-\x7e]+")
+_KNOWN_FLAGS = 0x03
+"""Sampled, and that the trace's id is random."""
+
+Headers = Iterable[tuple[str, bytes | None]]
+
+
+class Trace(NamedTuple):
+    """What is passed on. `parent`: the `traceparent` as it was given; `state`: the `tracestate`, empty if there is none."""
+
+    parent: str
+    state: str = ""
+
+    def step(self, name: str) -> list[tuple[str, bytes]]:
+        """The headers for the step whose task has this id.
+
+        >>> given = trace_of([("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")])
+        >>> [(key, value[:36], value[52:]) for key, value in given.step("p#0")]
+        [('traceparent', b'00-0af7651916cd43dd8448eb211c80319c-', b'-01')]
+        >>> given.step("p#0") == given.step("p#0") != given.step("p#1")
+        True
+        """
+        _, trace_id, parent_id, flags = self.parent.split("-")[:4]
+        drawn = blake2b(f"{trace_id}-{parent_id}-{name}".encode(), digest_size=8).digest()
+        span_id = drawn if any(drawn) else b"\1" * 8  # an id of zeros means none
+        told = f"00-{trace_id}-{span_id.hex()}-{int(flags, 16) & _KNOWN_FLAGS:02x}"
+        found = [("traceparent", told.encode())]
+        return [*found, ("tracestate", self.state.encode())] if self.state else found
+
+
+def trace_of(headers: Headers) -> Trace | None:
+    """The trace a record belongs to; None if it says none that is valid. Of several the last: instrumentation appends its own.
+
+    >>> trace_of([("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("tracestate", b"a=1")]).state
+    'a=1'
+    >>> trace_of([]), trace_of([("traceparent", b"00-00000000000000000000000000000000-b7ad6b7169203331-01")])
+    (None, None)
+    """
+    parent = state = ""
+    for key, value in headers:
+        if key == "traceparent":
+            parent = (value or b"").decode("ascii", "replace")
+        elif key == "tracestate":
+            state = (value or b"").decode("ascii", "replace")
+    found = _PARENT.fullmatch(parent)
+    if found is None:
+        return None
+    version, trace_id, parent_id, _, more = found.groups()
+    # A later version may say more; this one may not.
+    if version == "ff" or (version == "00" and more) or not trace_id.strip("0") or not parent_id.strip("0"):
+        return None
+    sound = len(state) <= MAX_STATE_BYTES and _STATE.fullmatch(state)
+    return Trace(parent[:55], state if sound else "")
+
+
+def restored(kept: Sequence[str] | None) -> Trace | None:
+    """A trace as it was remembered: its two parts.
+
+    >>> restored(["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a=1"]).state, restored(None)
+    ('a=1', None)
+    """
+    if kept is None:
+        return None
+    return trace_of(zip(("traceparent", "tracestate"), (part.encode() for part in kept), strict=False))
