@@ -3,16 +3,19 @@
 In: each member's address, in the user data of its subscription. Out: the leader's table of all of them, in the user data of
 every assignment; so all members have the same table from one generation to the next. Members that say nothing (an older version,
 or one that leads and tells nobody) are simply not in it. Partitions are dealt out as by the range assignor, which older ones use.
-It answers no question and asks none: an address is a hint, and whoever is asked says whether the partition is its own.
+An address is a hint: whoever is asked says whether the partition is its own. `looked_up` asks the group's coordinator instead:
+a member with a name of its own (`--instance-id`) that comes back at another address makes no new generation.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 import structlog
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
@@ -51,6 +54,32 @@ class Addresses(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka ships
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """A new generation: what was told of the one before is void."""
         self._owners = _owners(assignment.user_data)
+
+
+async def looked_up(options: dict[str, Any], group: str, timeout_s: float) -> dict[int, str]:
+    """Partition numbers and where their owners answer, as the group's coordinator knows it now; empty while the group moves.
+
+    Raises `KafkaError`, `TimeoutError`. Brokers that keep it to themselves (the embedded one) tell nothing.
+    """
+    admin = AIOKafkaAdminClient(**options)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await admin.start()
+            [answer] = await admin.describe_consumer_groups([group])
+            return _described(answer.to_object()["groups"])
+    finally:
+        await admin.close()
+
+
+def _described(groups: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+    members: dict[str, ConsumerProtocolMemberMetadata] = {}
+    assigned: dict[str, ConsumerProtocolMemberAssignment] = {}
+    for member in [member for group in groups if group["state"] == "Stable" for member in group["members"]]:
+        if member["member_metadata"] and member["member_assignment"]:
+            name = member["member_id"]
+            members[name] = ConsumerProtocolMemberMetadata.decode(member["member_metadata"])
+            assigned[name] = ConsumerProtocolMemberAssignment.decode(member["member_assignment"])
+    return {number: address for address, numbers in _table(members, assigned) for number in numbers}
 
 
 def _table(

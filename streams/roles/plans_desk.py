@@ -1,21 +1,29 @@
 """A plan over HTTP, answered by any worker of the role: the owner of the plan's home is asked.
 
 In: GET requests. Out: JSON. That a plan is not known is only ever said by the owner of its home; while that is not known, starts,
-or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason. One who is asked asks nobody further.
+or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason, after three such waits at most. One who is asked
+asks nobody further.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import orjson
+import structlog
 from aiohttp import web
+from aiokafka.errors import KafkaError
 
+from streams.engine.addresses import looked_up
 from streams.roles.plans import Coordination
 
+log = structlog.get_logger(__name__)
+
 ASK_TIMEOUT_S = 2.0
+LOOK_PAUSE_S = 2.0
 RETRY_AFTER_S = 2
 INTERNAL = "/internal/v1/plans"
 
@@ -30,6 +38,9 @@ class PlansDesk:
     def __init__(self, coordination: Callable[[], Coordination | None]) -> None:
         self._coordination = coordination
         self._session: aiohttp.ClientSession | None = None
+        self._looked_up: dict[int, str] = {}
+        self._look_at = float("-inf")
+        self._looking = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
         """What a web application serves."""
@@ -75,11 +86,36 @@ class PlansDesk:
         return role
 
     async def _ask(self, role: Coordination, plan_id: str) -> dict[str, Any] | None:
-        """What the owner knows of the plan. Raises `NotKnown`."""
+        """What the owner knows of the plan: at the address it told the group, or else where the coordinator says it is.
+
+        Raises `NotKnown`.
+        """
         number = role.number(plan_id)
-        url = role.owner(number)
-        if url is None:
+        told = role.owner(number)
+        try:
+            if told is not None:
+                return await self._ask_at(told, role, number, plan_id)
             raise NotKnown(f"recovering: partitions are moving, or the owner of {number} told no address")
+        except NotKnown:
+            now = (await self._look_up(role)).get(number)
+            if now is None or now == told:
+                raise
+        return await self._ask_at(now, role, number, plan_id)
+
+    async def _look_up(self, role: Coordination) -> dict[int, str]:
+        """Asked of the coordinator seldom, however many ask here."""
+        async with self._looking:
+            clock = asyncio.get_running_loop()
+            if clock.time() >= self._look_at:
+                try:
+                    self._looked_up = await looked_up(role.engine.config.options, role.group, ASK_TIMEOUT_S)
+                except (KafkaError, TimeoutError, ValueError) as error:
+                    log.info("the group's coordinator does not say who its members are", error=repr(error))
+                    self._looked_up = {}
+                self._look_at = clock.time() + LOOK_PAUSE_S
+            return self._looked_up
+
+    async def _ask_at(self, url: str, role: Coordination, number: int, plan_id: str) -> dict[str, Any] | None:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S))
         params = {"id": plan_id, "group": role.group}

@@ -9,7 +9,7 @@ import pytest
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-from streams.engine.addresses import Addresses
+from streams.engine.addresses import Addresses, _described
 
 TOPICS = ("parallax.plans", "parallax.results")
 CLUSTER: Any = SimpleNamespace(partitions_for_topic=lambda topic: {0, 1, 2, 3, 4})
@@ -76,3 +76,18 @@ def test_an_address_that_is_no_text_is_left_out() -> None:
     }
     one.on_assignment(cast("Any", one.assign(CLUSTER, members))["a"])
     assert [one.owner(n) for n in range(5)] == ["http://one:1"] * 2 + [None] * 3
+
+
+def test_what_the_coordinator_tells_of_a_group_is_read_alike() -> None:
+    """A member's newest address with what it was dealt; nothing while the group moves, nor of members that are not shown."""
+    one, two = Addresses("http://one:1"), Addresses("http://two:2")
+    told = generation(one, {"a": one, "b": two})
+    two.address = "http://two:3"
+    members = [
+        {"member_id": name, "member_metadata": over_the_wire(member).encode(), "member_assignment": told[name].encode()}
+        for name, member in (("a", one), ("b", two))
+    ]
+    hidden = {"member_id": "c", "member_metadata": b"", "member_assignment": b""}
+    found = _described([{"state": "Stable", "members": [*members, hidden]}])
+    assert [found.get(n) for n in range(5)] == ["http://one:1"] * 3 + ["http://two:3"] * 2
+    assert _described([{"state": "PreparingRebalance", "members": members}]) == {}

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 from aiohttp import web
+from aiokafka.errors import KafkaConnectionError
 from yarl import URL
 
 from schemas.partitioning import home_partition
@@ -45,7 +46,8 @@ class Worker:
         self.assigned.set()
         self.homes: dict[int, Any] = {}
         self.handler = Known(plans)
-        engine = SimpleNamespace(homes=self.homes, assigned=self.assigned, config=SimpleNamespace(group=group))
+        config = SimpleNamespace(group=group, options={})
+        engine = SimpleNamespace(homes=self.homes, assigned=self.assigned, config=config)
         self.role: Coordination | None = Coordination(cast("Any", engine), lambda: COUNT, self.addresses)
         self.desk = PlansDesk(lambda: self.role)
         self.url = ""
@@ -68,6 +70,29 @@ class Worker:
 
 def _quoted(plan_id: str) -> URL:
     return URL(quote(plan_id, safe=""), encoded=True)
+
+
+class Coordinator:
+    """What the group's coordinator says when asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.says: dict[int, str] | Exception = {}
+
+    async def __call__(self, options: Any, group: str, timeout_s: float) -> dict[int, str]:
+        """As `looked_up`."""
+        self.asked += 1
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+
+@pytest.fixture(autouse=True)
+def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
+    """One that knows nothing until it is told."""
+    one = Coordinator()
+    monkeypatch.setattr(plans_desk, "looked_up", one)
+    return one
 
 
 @pytest.fixture
@@ -179,3 +204,30 @@ def _page(answer: str) -> Any:
         return web.Response(status=404 if answer == "404" else 200, text=body.get(answer, "not here"))
 
     return page
+
+
+async def test_a_worker_that_came_back_elsewhere_is_found_through_the_coordinator(
+    serve: Any, coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It kept its name, so no new generation told its new address; and so when an older leader told none at all."""
+    one, two = await pair(serve)
+    coordinator.says = {2: two.url, 3: two.url}
+    for table in (("http://127.0.0.1:1", [2, 3]), ("http://127.0.0.1:1", [])):
+        one.told(table)
+        for name in IDS:
+            assert (await one.ask(name))[0] == 200
+    assert coordinator.asked == 1, "seldom"
+    two.owns()
+    await _unsure(one, "is not open at this worker", (2,))
+    monkeypatch.setattr(plans_desk, "LOOK_PAUSE_S", 0.0)
+    words: list[dict[int, str] | Exception] = [
+        KafkaConnectionError("away"),
+        TimeoutError(),
+        ValueError("not decoded"),
+        {},
+    ]
+    for word in words:
+        one.desk._look_at = 0.0
+        coordinator.says = word
+        await _unsure(one, "told no address", (2,))
+    assert coordinator.asked > 4
