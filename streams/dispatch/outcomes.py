@@ -21,6 +21,7 @@ from streams.dispatch.queues import Parking
 from streams.rules.plans.task_plans import allowed_ms, plan_for
 from streams.rules.plans.templates import Template
 from streams.rules.records import AWAIT_HEADER, LARGE_BYTES, Letter, Output, Spent, Success
+from streams.rules.trace import trace_of
 
 CIRCUIT_EVENTS: dict[str, EventType] = {
     "open": "circuit:open",
@@ -120,6 +121,8 @@ class Outcomes:
         expires_ms = accepted_ms + allowed_ms(job.task, template, job.allowed_ms)
         plan = plan_for(job.task, job.echo, accepted_ms, expires_ms)
         output = self._parts.recorder.message("plans", plan["id"], dumps(plan), now_ms)
+        trace = trace_of(job.letter.headers)
+        output.headers += [] if trace is None else trace.headers()
         if output.size > LARGE_BYTES:
             error = AnswerTooLarge(f"the task of {output.size} bytes is larger than the plans topic accepts")
             output.fallback = self._parts.recorder.failed(

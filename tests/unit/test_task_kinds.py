@@ -130,6 +130,17 @@ async def test_a_pattern_that_is_a_local_template_is_handed_to_the_plan_coordina
     assert b"s3cret" not in (output.value or b"")
 
 
+async def test_a_pattern_that_is_handed_over_stays_in_its_trace(make: Make) -> None:
+    """The plan's record carries the task's context; one that is none is not carried."""
+    one = make(number=3, partitions=8)
+    one.templates["t"] = LOCAL
+    trace = [("traceparent", f"00-{'ab' * 16}-{'12' * 8}-01".encode()), ("tracestate", b"x=1")]
+    for offset, given in enumerate((trace, [("traceparent", b"00-1-2-01")])):
+        one.take(offset, type="pattern", target="t", payload={}, headers=tuple(given))
+    said = [[h for h in output.headers if h[0].startswith("trace")] for _, _, [output] in one.home.ended]
+    assert said == [trace, []]
+
+
 async def test_what_a_task_has_left_goes_on_from_where_its_clock_began(make: Make) -> None:
     """One that was forwarded before this worker knew the template."""
     one = make()
