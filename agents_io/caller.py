@@ -123,6 +123,7 @@ class Caller:
         self._loop = asyncio.get_running_loop()
         self._calls: dict[Ticket, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0
         self._held = False
         self._turning = False
 
@@ -195,13 +196,14 @@ class Caller:
             self._hooks.circuit(self.agent.id, transition)
 
     def _set_timer(self, at: float | None, now: float) -> None:
-        timer = self._timer
         if at is None:
             return
-        if timer is not None and not timer.cancelled() and now < timer.when() <= at:
+        if self._timer is not None and now < self._rings_at <= at:
             return  # it rings early, finds nothing to do and is set again: cheaper than moving it for each ticket
         self._stop_timer()
-        self._timer = self._loop.call_at(max(at, now + 0.001), self._ring)
+        # Kept here: of a time that has passed meanwhile uvloop makes a handle that does not know when.
+        self._rings_at = max(at, now + 0.001)
+        self._timer = self._loop.call_at(self._rings_at, self._ring)
 
     def _ring(self) -> None:
         self._timer = None

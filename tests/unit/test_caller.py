@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
+
+import uvloop
 
 from agents_io.caller import Caller, Ticket
 from agents_io.errors import AgentError, CallTimeout, Cancelled, RushedTimeout
@@ -129,3 +132,29 @@ async def test_the_end_of_a_call_is_a_change_to_be_kept() -> None:
     transport.now.set()
     await asyncio.sleep(0.05)
     assert caller.changed
+
+
+class Slow(Lane[Ticket]):
+    """A lane on a machine so busy that the time it names has passed before it is heard."""
+
+    def next_wakeup(self, now: float) -> float | None:
+        """A moment ago."""
+        time.sleep(0.005)
+        return now + 0.002
+
+
+def test_a_turn_that_takes_long_sets_its_timer_all_the_same() -> None:
+    """uvloop makes no timer of a time that has passed: asking it when it rings broke the task that came next."""
+
+    async def scenario() -> None:
+        now = asyncio.get_running_loop().time()
+        lane = Slow(1, SlidingWindow(100, 60.0), Breaker(), depth=10)
+        agent = AgentRegistration(id="a", endpoint="http://agent")
+        caller = Caller(agent, lane, Silent(), RetryConfig(), Ends(), random.Random(1))
+        for number in range(3):
+            assert caller.submit(Ticket(f"t{number}", "k", b"{}", now, now + 30.0, 0, 2, None))
+        assert (caller.running, lane.waiting) == (1, 2)
+        caller.close()
+        await asyncio.sleep(0)
+
+    uvloop.run(scenario())
