@@ -297,9 +297,15 @@ class KafkaCluster:
             self.wait_ready()
 
     def pause(self, number: int) -> None:
-        """SIGSTOP: it keeps its connections and answers nothing."""
-        os.kill(self._running(number).pid, signal.SIGSTOP)
+        """SIGSTOP: it keeps its connections and answers nothing. Returns once every thread of it has stopped."""
+        pid = self._running(number).pid
+        os.kill(pid, signal.SIGSTOP)
         self._nodes[number].paused = True
+        end = time.monotonic() + STOP_TIMEOUT_S
+        while not _stopped(pid):
+            if time.monotonic() > end:
+                raise KafkaRigError(f"broker {number} does not stop")
+            time.sleep(0.01)
 
     def resume(self, number: int) -> None:
         """SIGCONT."""
@@ -355,3 +361,11 @@ if __name__ == "__main__":
         sys.exit(main())
     except KafkaRigError as error:
         sys.exit(f"error: {error}")
+
+
+def _stopped(pid: int) -> bool:
+    """Whether all threads of a process are stopped: the signal takes effect a moment after it was sent."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        if (thread / "stat").read_text().rpartition(")")[2].split()[0] not in "Tt":
+            return False
+    return True

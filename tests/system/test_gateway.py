@@ -62,7 +62,7 @@ def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
                 "--gateway",
                 at_survivor["grpc"],
                 "--delay-ms",
-                "60",
+                "200",
                 "--log",
                 str(log),
             ]
