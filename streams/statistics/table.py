@@ -13,6 +13,7 @@ from typing import Any
 
 import faust
 import orjson
+from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from schemas.codec import pack
@@ -24,6 +25,9 @@ from streams.rules.windows.windows import WindowId
 
 CHANGELOG = "stats-changelog"
 """Short name of the changelog topic."""
+
+AT_ONCE = 250
+"""Outputs made into batches between two turns of the loop."""
 
 Row = tuple[bytes, bytes | None]
 
@@ -63,6 +67,15 @@ def source_offset(value: bytes) -> int:
     12
     """
     return int(value[1 : value.index(b",")])
+
+
+async def send_all(batcher: Batcher, producer: AIOKafkaProducer, outputs: Sequence[Output]) -> None:
+    """Send and wait until the broker has them; the loop has a turn between every `AT_ONCE`. Raises the first failure."""
+    futures: list[asyncio.Future[Any]] = []
+    for first in range(0, len(outputs), AT_ONCE):
+        futures += await batcher.send(producer, outputs[first : first + AT_ONCE])
+        await asyncio.sleep(0)
+    await asyncio.gather(*futures)
 
 
 class StatsTable(faust.Table[bytes, bytes]):
@@ -107,7 +120,7 @@ class StatsTable(faust.Table[bytes, bytes]):
         if not rows:
             return
         outputs = [Output(CHANGELOG, key, value, [], partition=self.partition_for_key(key)) for key, value in rows]
-        await asyncio.gather(*await self._batcher.send(self.app.raw_producer, outputs))
+        await send_all(self._batcher, self.app.raw_producer, outputs)
         for key, value in rows:
             if value is None:
                 self.data.pop(key, None)
