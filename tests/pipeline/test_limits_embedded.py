@@ -185,7 +185,7 @@ async def test_limits_hold_over_the_call_logs(run: Run) -> None:
         predicates.one_key(everything, {}),
         circuit,
         predicates.served_again(calls["ill"], healed, 3.0 + 8.0),
-        predicates.rate(calls["full"], 10, 3.0),
+        predicates.rate(calls["full"], 10, 3.0, jitter_s=1.0),
         predicates.pauses(calls["busy"], 2.0, jitter_s=0.5),
         predicates.deadlines(everything, ends, intake_s=5.0),
         retry_share(calls["flaky"], SHARE, FLOOR),

@@ -116,10 +116,20 @@ def cut_off(calls: Iterable[Call], kill: Kill, within_s: float = 0.5) -> int:
 
 
 def rate(
-    calls: Sequence[Call], limit: int, window_s: float, kills: Sequence[Kill] = (), *, commit_s: float = 1.0
+    calls: Sequence[Call],
+    limit: int,
+    window_s: float,
+    kills: Sequence[Kill] = (),
+    *,
+    commit_s: float = 1.0,
+    jitter_s: float = 0.0,
 ) -> Verdict:
-    """P9: at most `limit` calls of one agent begin in any window, beyond what was uncertain at kills within that window."""
+    """P9: at most `limit` calls of one agent begin in any window, beyond what was uncertain at kills within that window.
+
+    `jitter_s`: how late a call may be seen at the agent, where that is long beside the window.
+    """
     verdict = Verdict("rate")
+    window_s -= jitter_s
     times = sorted(call.at for call in calls)
     doubtful = {kill: uncertain_at(calls, kill, commit_s) for kill in kills}
     most = unexplained = 0
