@@ -1,6 +1,6 @@
 """What many agents cost the statistics role: memory with every window there is, a start on all of it, queries under load.
 
-    python -m tests.bench.statistics_many [--agents 10000] [--queries 500] [--load 2000] [--bootstrap HOST:PORT]   (10 minutes)
+    python -m tests.bench.statistics_many [--agents 10000] [--windows 112] [--queries 500] [--load 2000]   (10 minutes)
 
 Every agent has spoken in each of the last 60 minutes, 24 hours and 30 days, as event time has it, so that it has all the windows
 that are kept. One worker with `--roles stats`, in a process of its own. Nothing is asserted but that every point was counted.
@@ -86,11 +86,11 @@ class Role:
             time.sleep(0.5)
 
 
-def run(bootstrap: str, agents: int, queries: int, load: int) -> None:
+def run(bootstrap: str, agents: int, windows: int, queries: int, load: int) -> None:
     """All of it, a line for each figure."""
     prefix, rng = f"many-{time.time_ns() // 1_000_000}.", random.Random(4)
     apply_topics(bootstrap, prefix)
-    times = moments(time.time_ns() // 1_000_000)
+    times = moments(time.time_ns() // 1_000_000)[-windows:]
     total = produce(bootstrap, f"{prefix}data-points", points(agents, times, rng))
     with ExitStack() as stack:
         role = Role(bootstrap, prefix)
@@ -139,13 +139,14 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agents", type=int, default=10_000)
+    parser.add_argument("--windows", type=int, default=1000, help="the newest so many windows of each agent alone")
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--load", type=int, default=2000)
     parser.add_argument("--bootstrap")
     options = parser.parse_args()
     with ExitStack() as stack:
         bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
-        run(bootstrap, options.agents, options.queries, options.load)
+        run(bootstrap, options.agents, options.windows, options.queries, options.load)
 
 
 if __name__ == "__main__":
