@@ -123,8 +123,13 @@ class Router:
         return (agents.get(chosen) if chosen else None) or self._parts.balancer.choose(task)
 
     def _refuse(self, job: Job, error: AgentError) -> None:
-        """It has no agent: told where all records of its id meet, or two of them would both be told."""
-        if not self._forwarded(job, job.task.id, None) and self._desk.claim(job, job.task.target or ""):
+        """It has no agent: told where all records of its id meet, or two of them would both be told.
+
+        One that names no agent has been there: sent there again it would be its own duplicate.
+        """
+        if job.task.target is not None and self._forwarded(job, job.task.id, None):
+            return
+        if self._desk.claim(job, job.task.target or ""):
             self._desk.fail(job, error)
 
     def _arbitrate(self, job: Job) -> bool:

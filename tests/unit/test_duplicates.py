@@ -14,7 +14,7 @@ from schemas.codec import decode
 from schemas.messages import HomeState
 from schemas.partitioning import home_partition
 from schemas.topics import BY_NAME
-from streams.rules.records import AGENT_HEADER, DUE_HEADER, TASK_HEADER, Output
+from streams.rules.records import AGENT_HEADER, DUE_HEADER, HOPS_HEADER, TASK_HEADER, Output
 from tests.support.dispatching import AGENT, Dispatching, failing
 from tests.support.homes import until
 
@@ -247,3 +247,12 @@ async def test_what_no_agent_answers_is_told_where_all_records_of_its_id_meet(ma
     assert (await there.result(0))["status"] == "failure"
     for offset in (1, 2):
         assert (await there.end(offset))["events"]["type"] == "task:duplicate"
+
+
+async def test_one_that_was_chosen_for_an_agent_that_is_gone_is_refused_where_it_is(make: Any) -> None:
+    """The home of its id has let it go on: sent back there it would be its own duplicate, and have no result."""
+    number = next(other for other in range(4) if other != home_partition(ELSEWHERE, 4))
+    one = make(number=number, partitions=4)
+    task = {"id": ELSEWHERE, "type": "agent", "capabilities": ["fly"], "payload": {}}
+    one.take(0, orjson.dumps(task), source="dispatch", headers=((AGENT_HEADER, b"gone"), (HOPS_HEADER, b"1")))
+    assert (await one.result(0))["error"]["code"] == "no_agent"
