@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 from schemas.messages import Aggregate
@@ -18,7 +19,7 @@ from streams.statistics import changelog
 from streams.statistics.app import StatsApp, group_id
 from streams.statistics.fold import Folder
 from streams.statistics.outputs import StatsRecorder
-from streams.statistics.query import Question, part
+from streams.statistics.query import Question, firing, part
 from streams.statistics.state import State, spans_of, thresholds_of
 
 log = logging.getLogger(__name__)
@@ -150,14 +151,21 @@ class StatsProcessor:
         """Every retained window of an agent in the partitions of this worker. Raises `NotReady`."""
         return self._state().windows(agent_id)
 
-    def part(self, question: Question) -> dict[str, Any]:
+    async def part(self, question: Question) -> dict[str, Any]:
         """What this worker's partitions have for a question. Raises `NotReady`, `TooMuch`."""
-        return part(self._state(), question, self.heads())
+        return await self._steadily(part(self._state(), question, self.heads()))
 
-    def firing(self) -> dict[str, Any]:
+    async def firing(self) -> dict[str, Any]:
         """The alarms that are on, or pending, in this worker's partitions. Raises `NotReady`."""
-        rows = self._state().firing()
-        return {"partitions": sorted(self.heads()), "alarms": rows}
+        return await self._steadily(firing(self._state(), self.heads()))
+
+    async def _steadily(self, reading: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+        """What was read, unless partitions went while it was."""
+        before = self._folder.releases
+        found = await reading
+        if self._folder.releases != before:
+            raise NotReady("partitions moved meanwhile")
+        return found
 
     def owners(self) -> dict[int, str]:
         """Partition -> address of the worker that answers for it. Raises `NotReady`."""

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from streams.statistics.query import Question
 
 ASK_TIMEOUT_S = 2.0
+ASK_ALL_TIMEOUT_S = 15.0
+"""Where no agent is named: thousands of series take seconds, in slices."""
 MOST_AGENTS = 20
 RETRY_AFTER_S = 2
-INTERNAL = "/internal/v1/stats"
+INTERNAL = "/internal/v2/stats"
 Parts = list[Mapping[str, Any]]
 
 
@@ -87,7 +89,7 @@ class StatsDesk:
         from streams.statistics.query import stats_of
 
         agent_id = request.match_info["id"]
-        found = stats_of(agent_id, await self._gather(_question(request, (agent_id,))))
+        found = await stats_of(agent_id, await self._gather(_question(request, (agent_id,))))
         if found is None:
             raise Refused(404, f"agent {agent_id!r} has no execution in that range")
         return found
@@ -111,7 +113,7 @@ class StatsDesk:
         from streams.statistics.query import stats_of
 
         name = request.match_info["name"]
-        found = stats_of(None, await self._gather(replace(_question(request, ()), pattern=name)))
+        found = await stats_of(None, await self._gather(replace(_question(request, ()), pattern=name)))
         if found is None:
             raise Refused(404, f"pattern {name!r} has no execution in that range")
         return {"patternName": name, **found}
@@ -123,7 +125,7 @@ class StatsDesk:
         if not 1 <= len(agents) <= MOST_AGENTS:
             raise Refused(400, f"agents: name 1 to {MOST_AGENTS}, with commas between")
         parts = await self._gather(_question(request, agents))
-        return [stats_of(agent, parts) or {"agentId": agent, "totalExecutions": 0} for agent in agents]
+        return [await stats_of(agent, parts) or {"agentId": agent, "totalExecutions": 0} for agent in agents]
 
     async def _anomalies(self, request: web.Request) -> list[dict[str, Any]]:
         state = request.query.get("state", "firing")
@@ -144,7 +146,7 @@ class StatsDesk:
             question = None if asked is None else Question.from_json(asked)
         except (ValueError, TypeError, KeyError) as error:
             raise Refused(400, f"q: {error}") from error
-        return self._own(self._processor(), question)
+        return await self._own(self._processor(), question)
 
     def _processor(self) -> StatsProcessor:
         keeper = self._keeper()
@@ -154,12 +156,12 @@ class StatsDesk:
             raise _recovering("statistics are starting here")
         return keeper.processor
 
-    def _own(self, processor: StatsProcessor, question: Question | None) -> Mapping[str, Any]:
+    async def _own(self, processor: StatsProcessor, question: Question | None) -> Mapping[str, Any]:
         from streams.processors.stats import NotReady
         from streams.statistics.query import TooMuch
 
         try:
-            return processor.firing() if question is None else processor.part(question)
+            return await (processor.firing() if question is None else processor.part(question))
         except NotReady as error:
             raise _recovering(str(error)) from error
         except TooMuch as error:
@@ -170,7 +172,7 @@ class StatsDesk:
         from streams.statistics.query import complete
 
         processor = self._processor()
-        own = self._own(processor, question)
+        own = await self._own(processor, question)
         mine = set(own["partitions"])
         others = {url for number, url in processor.owners().items() if number not in mine}
         parts = [own, *await asyncio.gather(*(self._ask(url, question) for url in sorted(others)))]
@@ -180,10 +182,12 @@ class StatsDesk:
 
     async def _ask(self, url: str, question: Question | None) -> Mapping[str, Any]:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S))
+            self._session = aiohttp.ClientSession()
+        timeout_s = ASK_TIMEOUT_S if question is None or question.agents else ASK_ALL_TIMEOUT_S
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=ASK_TIMEOUT_S)
         asked = base64.urlsafe_b64encode(orjson.dumps(None if question is None else question.to_json())).decode()
         try:
-            async with self._session.get(f"{url}{INTERNAL}", params={"q": asked}) as response:
+            async with self._session.get(f"{url}{INTERNAL}", params={"q": asked}, timeout=timeout) as response:
                 body = orjson.loads(await response.read())
                 if response.status == 400:
                     raise Refused(400, str(body.get("error")))

@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaProducer
 from schemas.codec import Rejected, decode
 from schemas.messages import ConfidenceDataPoint
 from streams.engine.batcher import Batcher
+from streams.engine.breath import Breath
 from streams.rules.records import Letter, Output
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.state import Live, State, TooManySeries
@@ -43,9 +44,6 @@ UPDATE_S = {"minute": 1.0, "hour": 5.0, "day": 30.0}
 TICK_UPDATES = 2000
 TICK_SERIES = 3000
 """Series the clock looks at in one tick: 30,000 take ten of them, and none holds up the loop for long."""
-BREATH = 25
-"""Points folded, or series written, between two turns of the loop: some 5 ms."""
-TICK_BREATH = 500
 AHEAD_MS = 600_000
 """A point may lie this far after its record's own time; more is a wrong clock and would close everything before it."""
 DRAIN_S = 5.0
@@ -68,8 +66,10 @@ class Folder:
         self._full = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._read: dict[int, tuple[float, float]] = {}  # partition -> (when read, monotonic; the record's own time)
-        self._releases = 0
+        self.releases = 0
+        """How often partitions went; whatever was read before is no longer certain."""
         self._round: list[Live] = []
+        self._breath = Breath()
         self.ready = False
         self.points = 0
         self.rejected = 0
@@ -148,7 +148,7 @@ class Folder:
                 while self._pending:
                     await self._flush()
                 if self.ready:
-                    await self._send(await self._updates(time.monotonic(), self._releases, all_of_them=True))
+                    await self._send(await self._updates(time.monotonic(), self.releases, all_of_them=True))
         except (TimeoutError, Released):
             pass
         except Exception as error:
@@ -157,7 +157,7 @@ class Folder:
     def release(self) -> None:
         """The partitions are gone: nothing in memory counts any more."""
         self.ready = False
-        self._releases += 1
+        self.releases += 1
         self._pending.clear()
         self._room.set()
         self._read.clear()
@@ -176,12 +176,11 @@ class Folder:
             self._room.set()
         if not batch:
             return
-        releases = self._releases
+        releases = self.releases
         outputs: list[Output] = []
         touched: dict[bytes, Live] = {}
-        for count, message in enumerate(batch):
-            if count % BREATH == BREATH - 1:
-                await self._breathe(releases)
+        for message in batch:
+            await self._breathe(releases)
             live = self._fold(message, outputs)
             if live is not None:
                 touched[live.key] = live
@@ -219,9 +218,8 @@ class Folder:
         """Outputs first, then the state that says they were sent."""
         rows: list[Row] = []
         self._still(releases)
-        for count, live in enumerate(touched):
-            if count % BREATH == BREATH - 1:
-                await self._breathe(releases)
+        for live in touched:
+            await self._breathe(releases)
             windows = live.series.windows
             for window_id, window in windows.touched.items():
                 if window.closed:
@@ -247,12 +245,12 @@ class Folder:
 
     def _still(self, releases: int) -> None:
         """Go on only if the partitions are still ours."""
-        if releases != self._releases:
+        if releases != self.releases:
             raise Released
 
     async def _breathe(self, releases: int) -> None:
         """Let queries be answered in between. Raises `Released`."""
-        await asyncio.sleep(0)
+        await self._breath()
         self._still(releases)
 
     async def _send(self, outputs: list[Output]) -> None:
@@ -271,9 +269,10 @@ class Folder:
 
     async def _updates(self, now: float, releases: int, *, all_of_them: bool = False) -> list[Output]:
         outputs: list[Output] = []
-        for count, live in enumerate([live for live in self.state if live.dirty]):
-            if count % BREATH == BREATH - 1:
-                await self._breathe(releases)
+        for live in list(self.state):
+            if not live.dirty:
+                continue
+            await self._breathe(releases)
             read_at, _ = self._read.get(live.series.partition, (0.0, 0.0))
             self._publish(live, now, outputs, quiet=all_of_them or now - read_at >= TICK_S)
             if len(outputs) >= TICK_UPDATES and not all_of_them:
@@ -283,7 +282,7 @@ class Folder:
     # The clock
 
     async def _tick(self) -> None:
-        now, now_ms, releases = time.monotonic(), int(time.time() * 1000), self._releases
+        now, now_ms, releases = time.monotonic(), int(time.time() * 1000), self.releases
         await self._send(await self._updates(now, releases))
         self._still(releases)
         current = {
@@ -292,9 +291,8 @@ class Folder:
             if now - read_at >= CAUGHT_UP_S or now_ms / 1000 - record_s <= FRESH_S
         }
         touched = []
-        for count, live in enumerate(self._turn()):
-            if count % TICK_BREATH == TICK_BREATH - 1:
-                await self._breathe(releases)
+        for live in self._turn():
+            await self._breathe(releases)
             partition = live.series.partition
             if partition in self._read and partition not in current:
                 continue

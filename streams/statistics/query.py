@@ -1,7 +1,8 @@
 """What one owner knows for a question about statistics, and how owners' parts become one answer.
 
 In: a question and the live state of the owned partitions. Out: a part, JSON-able, with the partitions it speaks for; and from
-parts that together speak for every partition, once each, the answer: windows merged exactly, never averaged. Never waits.
+parts that together speak for every partition, once each, the answer: windows merged exactly, never averaged. A long answer gives
+the loop its turns: no question holds up the points that come meanwhile.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Any
 
 from schemas.messages import Interval
 from schemas.times import format_time
+from streams.engine.breath import Breath
+from streams.rules.detection.alarms import Alarms, SeriesId
 from streams.rules.detection.calibration import Calibration
 from streams.rules.windows.moments import Moments
 from streams.rules.windows.ranges import COARSEST, covered, tiles
 from streams.rules.windows.trend import FEWEST, Mean, trend
-from streams.rules.windows.windows import INTERVALS, SIZES_MS, WindowId
+from streams.rules.windows.windows import INTERVALS, SIZES_MS, Window, WindowId
 from streams.statistics.state import Live, State
 
 FOREVER = 1 << 53
@@ -52,27 +55,37 @@ class Question:
 # One owner's part
 
 
-def part(state: State, question: Question, partitions: Iterable[int]) -> dict[str, Any]:
-    """What the state has for a question. Raises `TooMuch`."""
-    mine = set(partitions)
-    found = [live for live in _concerned(state, question) if live.series.partition in mine]
-    if len(found) > MOST_SERIES:
-        raise TooMuch(f"more than {MOST_SERIES} series of agent, pattern and task type; ask for less at once")
-    return {"partitions": sorted(mine), "series": [_series(state, live, question) for live in found]}
+async def part(state: State, question: Question, partitions: Iterable[int]) -> dict[str, Any]:
+    """What the state has for a question; each series as it is when its turn comes. Raises `TooMuch`."""
+    mine, breath = set(partitions), Breath()
+    found: list[Live] = []
+    for live in _asked(state, question):
+        await breath()
+        if live.series.partition in mine and question.pattern in (None, live.series.id.pattern_name):
+            found.append(live)
+            if len(found) > MOST_SERIES:
+                raise TooMuch(f"more than {MOST_SERIES} series of agent, pattern and task type; ask for less at once")
+    rows = []
+    for live in found:
+        await breath()
+        rows.append(_series(state, live, question))
+    return {"partitions": sorted(mine), "series": rows}
 
 
-def _concerned(state: State, question: Question) -> Iterator[Live]:
-    lives = state if not question.agents else (live for agent in question.agents for live in state.of_agent(agent))
-    return (live for live in lives if question.pattern in (None, live.series.id.pattern_name))
+def _asked(state: State, question: Question) -> list[Live]:
+    if not question.agents:
+        return list(state)
+    return [live for agent in question.agents for live in state.of_agent(agent)]
 
 
 def _series(state: State, live: Live, question: Question) -> dict[str, Any]:
+    """Of a question for windows each of them, else all of them merged: they add up exactly, wherever it is done."""
     series = live.series
     windows = series.windows
-    floors = {interval: windows.floor(interval) for interval in INTERVALS}
-    newest = start_of_next(windows.watermark_ms)
     ids = state.window_ids(live)
     if question.interval is None:
+        floors = {interval: windows.floor(interval) for interval in INTERVALS}
+        newest = start_of_next(windows.watermark_ms)
         wanted = tiles(question.begin_ms, min(question.end_ms, newest), floors)
     else:
         wanted = sorted(
@@ -81,11 +94,16 @@ def _series(state: State, live: Live, question: Question) -> dict[str, Any]:
             if interval == question.interval and question.begin_ms <= start < question.end_ms
         )
     begin, end = covered(wanted)
-    return {
-        "id": [series.id.agent_id, series.id.pattern_name, series.id.task_type],
-        "range": [begin, end],
-        "windows": [[*key, w.closed, w.moments.to_json()] for key in wanted if (w := state.window(live, key, ids))],
-        "trend": [] if question.interval else _means(state, live, ids, begin, end),
+    held = {key: window for key in wanted if (window := state.window(live, key, ids))}
+    row = {"id": [series.id.agent_id, series.id.pattern_name, series.id.task_type], "range": [begin, end]}
+    if question.interval is not None:
+        return row | {"windows": [[*key, w.closed, w.moments.to_json()] for key, w in held.items()]}
+    whole = Moments()
+    for window in held.values():
+        whole.merge(window.moments)
+    return row | {
+        "whole": whole.to_json() if held else None,
+        "trend": _means(state, live, ids, held, begin, end),
         "calibration": series.calibration.to_json(),
     }
 
@@ -95,15 +113,46 @@ def start_of_next(time_ms: int) -> int:
     return time_ms - time_ms % SIZES_MS["day"] + SIZES_MS["day"]
 
 
-def _means(state: State, live: Live, ids: set[WindowId], begin: int, end: int) -> list[list[Any]]:
-    """Means of the coarsest windows of which at least three begin in the range, else of the minutes."""
+def _means(
+    state: State, live: Live, ids: set[WindowId], held: Mapping[WindowId, Window], begin: int, end: int
+) -> list[list[Any]]:
+    """Means of the coarsest windows of which at least three begin in the range, else of the minutes. `held`: read already."""
     for interval in COARSEST:
-        starts = sorted(start for kind, start in ids if kind == interval and begin <= start < end)
-        if len(starts) >= FEWEST or interval == "minute":
-            held = ((start, state.window(live, (interval, start), ids)) for start in starts)
-            rows = [(start, w.moments) for start, w in held if w is not None]
+        keys = sorted(key for key in ids if key[0] == interval and begin <= key[1] < end)
+        if len(keys) >= FEWEST or interval == "minute":
+            found = ((key[1], held.get(key) or state.window(live, key, ids)) for key in keys)
+            rows = [(start, w.moments) for start, w in found if w is not None]
             return [[interval, start, m.count, m.mean(), m.variance()] for start, m in rows]
     return []
+
+
+async def firing(state: State, partitions: Iterable[int]) -> dict[str, Any]:
+    """Every alarm that is on and told, or pending, of those partitions."""
+    mine, breath = set(partitions), Breath()
+    rows: list[dict[str, Any]] = []
+    for live in list(state):
+        await breath()
+        if live.series.partition in mine and live.series.detectors is not None:
+            rows += _alarms(live.series.id, live.series.detectors.alarms)
+    return {"partitions": sorted(mine), "alarms": rows}
+
+
+def _alarms(owner: SeriesId, alarms: Alarms) -> Iterator[dict[str, Any]]:
+    pattern = owner.pattern_name or None
+    for kind, episode in alarms.firing.items():
+        if episode.scope != "hidden":
+            yield {
+                "id": episode.id,
+                "type": kind,
+                "agentId": owner.agent_id,
+                "patternName": None if episode.scope == "agent" else pattern,
+                "severity": episode.severity,
+                "state": "firing",
+                "baseline": episode.baseline,
+                "points": episode.age,
+            }
+    for kind in alarms.pending:
+        yield {"type": kind, "agentId": owner.agent_id, "patternName": pattern, "state": "pending"}
 
 
 # One answer of all parts
@@ -114,45 +163,42 @@ def complete(parts: Sequence[Mapping[str, Any]], partitions: int) -> bool:
     return sorted(number for one in parts for number in one["partitions"]) == list(range(partitions))
 
 
-def _merged(rows: Iterable[Mapping[str, Any]]) -> Moments:
-    whole = Moments()
-    for row in rows:
-        for *_, moments in row["windows"]:
-            whole.merge(Moments.from_json(moments))
-    return whole
-
-
-def stats_of(agent_id: str | None, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+async def stats_of(agent_id: str | None, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The answer of `/agents/{id}/stats` (without an agent: of `/patterns/{name}/stats`); None when no point is known."""
+    breath, outcomes = Breath(), Calibration()
     rows = [
         row
         for one in parts
         for row in one["series"]
-        if row["windows"] and (agent_id is None or row["id"][0] == agent_id)
+        if row["whole"] is not None and (agent_id is None or row["id"][0] == agent_id)
     ]
     if not rows:
         return None
-    name = "patternName" if agent_id is not None else "agentId"
+    place, name, many = (1, "patternName", "patterns") if agent_id is not None else (0, "agentId", "agents")
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(row["id"][1 if agent_id is not None else 0], []).append(row)
-    outcomes = Calibration()
-    for row in rows:
+        await breath()
+        groups.setdefault(row["id"][place], []).append(row)
         outcomes.merge(Calibration.from_json(row["calibration"]))
+    figures, all_of_them = [], Moments()
+    for group in sorted(groups):
+        whole = Moments()
+        for row in groups[group]:
+            await breath()
+            whole.merge(Moments.from_json(row["whole"]))
+        all_of_them.merge(whole)
+        figures.append({name: group, **_figures(whole, groups[group])})
     return {
         **({} if agent_id is None else {"agentId": agent_id}),
-        **_figures(rows),
+        **_figures(all_of_them, rows),
         "calibration": reliability(outcomes),
         "from": format_time(min(row["range"][0] for row in rows)),
         "to": format_time(max(row["range"][1] for row in rows)),
-        ("patterns" if agent_id is not None else "agents"): [
-            {name: group, **_figures(groups[group])} for group in sorted(groups)
-        ],
+        many: figures,
     }
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    whole = _merged(rows)
+def _figures(whole: Moments, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     count, successes = whole.count, whole.successes
     p50, p95, p99 = whole.time_quantiles_ms(0.5, 0.95, 0.99)
     line = _trend(rows)

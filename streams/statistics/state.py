@@ -6,7 +6,6 @@ broker. Bounded: at most `MAX_SERIES` series; a series keeps 60 minutes, 24 hour
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +13,7 @@ import orjson
 
 from schemas.codec import pack
 from schemas.messages import AgentCalibration, Aggregate, ConfidenceDataPoint, Interval, ReliabilityBin
+from streams.engine.breath import Breath
 from streams.rules.detection.alarms import Moment, SeriesId
 from streams.rules.detection.calibration import BY_BINS, Calibration
 from streams.rules.detection.detectors import Thresholds
@@ -24,8 +24,6 @@ from streams.settings import Settings
 from streams.statistics.table import Row, StatsTable, parse_key, series_key, window_key
 
 MAX_SERIES = 200_000
-LOAD_CHUNK = 200
-"""Series decoded between two turns of the loop."""
 
 
 class TooManySeries(Exception):
@@ -112,6 +110,8 @@ class State:
         self._series: dict[tuple[int, SeriesId], Live] = {}
         self._by_agent: dict[str, set[tuple[int, SeriesId]]] = {}
         self._calibrated: dict[str, int] = {}  # agent -> outcomes when its calibration was last published
+        self._late = 0
+        self._dropped = dict.fromkeys(INTERVALS, 0)
 
     def __len__(self) -> int:
         return len(self._series)
@@ -124,12 +124,15 @@ class State:
         self._series.clear()
         self._by_agent.clear()
         self._calibrated.clear()
+        self._late, self._dropped = 0, dict.fromkeys(INTERVALS, 0)
 
     async def load(self) -> None:
         """Take up what the table holds after recovery. Yields to the loop now and then."""
         self.clear()
         windows: list[tuple[int, SeriesId, WindowId]] = []
-        for count, (key, value) in enumerate(list(self._table.data.items())):
+        breath = Breath()
+        for key, value in list(self._table.data.items()):
+            await breath()
             partition, series_id, window = parse_key(key)
             if window is not None:
                 windows.append((partition, series_id, window))
@@ -137,9 +140,8 @@ class State:
                 data = orjson.loads(value)
                 live = self._add(partition, series_id, Series.from_json(data, series_id, partition, *self._rules))
                 live.dirty.update(live.series.windows.open)
-            if count % LOAD_CHUNK == 0:
-                await asyncio.sleep(0)
         for partition, series_id, (interval, start) in windows:
+            await breath()
             owner = self._series.get((partition, series_id))
             if owner is not None:
                 owner.archived[interval].add(start)
@@ -151,6 +153,7 @@ class State:
     def _add(self, partition: int, series_id: SeriesId, series: Series) -> Live:
         live = Live(series_key(partition, series_id), series)
         self._series[partition, series_id] = live
+        self._count(series, 1)
         self._by_agent.setdefault(series_id.agent_id, set()).add((partition, series_id))
         return live
 
@@ -166,10 +169,17 @@ class State:
             live = self._add(partition, series_id, Series(series_id, partition, *self._rules))
         owner, series = live, live.series
         told = len(series.anomalies)
+        self._count(series, -1)
         series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
+        self._count(series, 1)
         if len(series.anomalies) > told or series.grouping:
             series.group(told, Moment(partition, offset, point.timestamp), self._siblings(live))
         return live
+
+    def _count(self, series: Series, sign: int) -> None:
+        self._late += sign * series.late
+        for interval, count in series.windows.dropped.items():
+            self._dropped[interval] += sign * count
 
     def _siblings(self, live: Live) -> list[Sibling]:
         """The agent's other series in that partition: their offsets can be compared."""
@@ -269,7 +279,8 @@ class State:
 
     def _forget(self, live: Live) -> None:
         key = (live.series.partition, live.series.id)
-        self._series.pop(key, None)
+        if self._series.pop(key, None) is not None:
+            self._count(live.series, -1)
         mine = self._by_agent.get(live.series.id.agent_id)
         if mine is not None:
             mine.discard(key)
@@ -298,35 +309,6 @@ class State:
         held = windows.touched.get(window_id) or windows.open.get(window_id) or live.leaving.get(window_id)
         return held or self.archived(live, window_id)
 
-    def firing(self) -> list[dict[str, Any]]:
-        """Every alarm that is on and told, oldest offset first."""
-        rows = []
-        for live in self:
-            detectors = live.series.detectors
-            if detectors is None:
-                continue
-            owner = live.series.id
-            for kind, episode in detectors.alarms.firing.items():
-                if episode.scope != "hidden":
-                    pattern = None if episode.scope == "agent" else owner.pattern_name or None
-                    rows.append(
-                        {
-                            "id": episode.id,
-                            "type": kind,
-                            "agentId": owner.agent_id,
-                            "patternName": pattern,
-                            "severity": episode.severity,
-                            "state": "firing",
-                            "baseline": episode.baseline,
-                            "points": episode.age,
-                        }
-                    )
-            rows += [
-                {"type": kind, "agentId": owner.agent_id, "patternName": owner.pattern_name or None, "state": "pending"}
-                for kind in detectors.alarms.pending
-            ]
-        return rows
-
     def windows(self, agent_id: str) -> list[Aggregate]:
         """Every retained window of an agent, by series, interval and start."""
         found = []
@@ -344,8 +326,4 @@ class State:
 
     def counters(self) -> dict[str, Any]:
         """Late points, points too late for their minute, and series."""
-        return {
-            "series": len(self._series),
-            "late": sum(live.series.late for live in self),
-            "dropped": {i: sum(live.series.windows.dropped[i] for live in self) for i in INTERVALS},
-        }
+        return {"series": len(self._series), "late": self._late, "dropped": dict(self._dropped)}

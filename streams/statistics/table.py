@@ -19,15 +19,13 @@ from faust.types import TP
 from schemas.codec import pack
 from schemas.messages import Interval
 from streams.engine.batcher import Batcher
+from streams.engine.breath import Breath
 from streams.rules.detection.alarms import SeriesId
 from streams.rules.records import Output
 from streams.rules.windows.windows import WindowId
 
 CHANGELOG = "stats-changelog"
 """Short name of the changelog topic."""
-
-AT_ONCE = 250
-"""Outputs made into batches between two turns of the loop."""
 
 Row = tuple[bytes, bytes | None]
 
@@ -70,12 +68,8 @@ def source_offset(value: bytes) -> int:
 
 
 async def send_all(batcher: Batcher, producer: AIOKafkaProducer, outputs: Sequence[Output]) -> None:
-    """Send and wait until the broker has them; the loop has a turn between every `AT_ONCE`. Raises the first failure."""
-    futures: list[asyncio.Future[Any]] = []
-    for first in range(0, len(outputs), AT_ONCE):
-        futures += await batcher.send(producer, outputs[first : first + AT_ONCE])
-        await asyncio.sleep(0)
-    await asyncio.gather(*futures)
+    """Send and wait until the broker has them; the loop has turns meanwhile. Raises the first failure."""
+    await asyncio.gather(*await batcher.send(producer, outputs, Breath()))
 
 
 class StatsTable(faust.Table[bytes, bytes]):
@@ -119,7 +113,10 @@ class StatsTable(faust.Table[bytes, bytes]):
         """Write rows in order, wait until the broker has them, then show them. A None value deletes."""
         if not rows:
             return
-        outputs = [Output(CHANGELOG, key, value, [], partition=self.partition_for_key(key)) for key, value in rows]
+        breath, outputs = Breath(), []
+        for key, value in rows:
+            await breath()
+            outputs.append(Output(CHANGELOG, key, value, [], partition=self.partition_for_key(key)))
         await send_all(self._batcher, self.app.raw_producer, outputs)
         for key, value in rows:
             if value is None:

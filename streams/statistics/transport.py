@@ -22,6 +22,7 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from streams.engine.breath import Breath
 from streams.engine.group import dead_task
 from streams.rules.ledger import Ledger
 from streams.statistics import changelog
@@ -134,7 +135,7 @@ class LedgerConsumer(driver.Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await asyncio.sleep(0)
-                count = 0
+                breath = Breath()
                 async for tp, message in self.getmany(timeout=1.0):
                     if not active():
                         break
@@ -142,9 +143,7 @@ class LedgerConsumer(driver.Consumer):
                     if known is None or message.offset >= known:
                         await callback(message)
                         read[tp] = message.offset
-                    count += 1
-                    if count % 100 == 0:
-                        await asyncio.sleep(0)
+                    await breath()
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise

@@ -9,11 +9,12 @@ that are kept. One worker with `--roles stats`, in a process of its own. Nothing
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import httpx
@@ -24,7 +25,8 @@ from tests.support.kafka import KafkaCluster
 from tests.support.rig import Process, apply_topics, produce, start_worker
 
 MINUTE_MS = 60_000
-PATTERN = "triage"
+PATTERNS = 5
+"""An agent has one of them; a question about a pattern concerns a fifth of all agents."""
 START_S = 600.0
 
 
@@ -45,7 +47,7 @@ def points(agents: int, times: list[int], rng: random.Random) -> Iterator[tuple[
             confidence = rng.betavariate(17, 3)
             point = {
                 "agentId": name,
-                "patternName": PATTERN,
+                "patternName": f"triage-{number % PATTERNS}",
                 "taskType": "agent",
                 "confidence": confidence,
                 "success": rng.random() < confidence,
@@ -71,10 +73,10 @@ class Role:
                 return int(float(line.split()[-1]))
         return 0
 
-    def ask(self, agent: str) -> float:
+    def ask(self, path: str) -> float:
         """One query; seconds."""
         began = time.monotonic()
-        self._pages.get(f"/api/v1/agents/{agent}/stats").raise_for_status()
+        self._pages.get(f"/api/v1/{path}/stats").raise_for_status()
         return time.monotonic() - began
 
     def until(self, count: int, timeout_s: float) -> None:
@@ -107,32 +109,53 @@ def run(bootstrap: str, agents: int, windows: int, queries: int, load: int) -> N
         role.process.stop(60)
         role = Role(bootstrap, prefix)
         print(f"a start on all of it: {role.start_s:.1f} s, peak {role.process.peak_mib():.0f} MiB")
-        stop = threading.Event()
-
-        def pressed() -> None:
-            while not stop.is_set():
-                due = time.monotonic() + 1.0
-                now = [time.time_ns() // 1_000_000]
-                produce(
-                    bootstrap,
-                    f"{prefix}data-points",
-                    (p for p, _ in zip(points(agents, now, rng), range(load), strict=False)),
-                )
-                stop.wait(max(0.0, due - time.monotonic()))
-
-        thread = threading.Thread(target=pressed, daemon=True)
-        thread.start()
+        pressed = Repeating(lambda: produce(bootstrap, f"{prefix}data-points", moment(agents, load, rng)), 1.0)
         time.sleep(3)
-        took = []
-        for _ in range(queries):
-            took.append(role.ask(f"agent-{rng.randrange(agents)}") * 1000)
-            time.sleep(0.02)
-        stop.set()
-        thread.join(10)
         print(
-            f"{queries} queries of an agent's statistics while {load} points/s come: p50 {percentile(took, 0.5):.1f} ms, "
-            f"p99 {percentile(took, 0.99):.1f} ms, longest {max(took):.1f} ms; peak {role.process.peak_mib():.0f} MiB"
+            f"{queries} queries of an agent's statistics while {load} points/s come: {asked(role, agents, queries, rng)}"
         )
+        wide: list[float] = []
+        beside = Repeating(lambda: wide.append(role.ask(f"patterns/triage-{rng.randrange(PATTERNS)}")), 0.0)
+        print(f"the same while questions about a pattern's {agents // PATTERNS} agents never end: ", end="")
+        print(f"{asked(role, agents, queries, rng)}; of a pattern {percentile(wide, 0.5):.2f} s")
+        beside.stop()
+        pressed.stop()
+        print(f"peak {role.process.peak_mib():.0f} MiB")
+
+
+def moment(agents: int, load: int, rng: random.Random) -> Iterator[tuple[bytes, bytes]]:
+    """So many points of now."""
+    return itertools.islice(points(agents, [time.time_ns() // 1_000_000], rng), load)
+
+
+def asked(role: Role, agents: int, queries: int, rng: random.Random) -> str:
+    """Questions about agents at random, one after the other; what they took."""
+    took = []
+    for _ in range(queries):
+        took.append(role.ask(f"agents/agent-{rng.randrange(agents)}") * 1000)
+        time.sleep(0.02)
+    return f"p50 {percentile(took, 0.5):.1f} ms, p99 {percentile(took, 0.99):.1f} ms, longest {max(took):.1f} ms"
+
+
+class Repeating:
+    """Does something over and over in a thread, a period from beginning to beginning at the least."""
+
+    def __init__(self, work: Callable[[], object], period_s: float) -> None:
+        self._work, self._period_s = work, period_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            due = time.monotonic() + self._period_s
+            self._work()
+            self._ended.wait(max(0.0, due - time.monotonic()))
+
+    def stop(self) -> None:
+        """After what is under way."""
+        self._ended.set()
+        self._thread.join(60)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from streams.processors.stats import NotReady
 from streams.roles.stats_desk import StatsDesk
 from streams.rules.detection.detectors import Thresholds
 from streams.rules.windows.windows import Span
-from streams.statistics.query import Question, part
+from streams.statistics.query import Question, firing, part
 from streams.statistics.state import State
 
 SPANS: Any = {"minute": Span(60_000, 0, 60), "hour": Span(3_600_000, 0, 24), "day": Span(86_400_000, 0, 30)}
@@ -33,16 +33,16 @@ class Owner:
         self.ready = True
         self.asked = 0
 
-    def part(self, question: Question) -> dict[str, Any]:
+    async def part(self, question: Question) -> dict[str, Any]:
         """As the processor's."""
         self.asked += 1
         if not self.ready:
             raise NotReady("statistics are recovering")
-        return part(self.state, question, self.partitions)
+        return await part(self.state, question, self.partitions)
 
-    def firing(self) -> dict[str, Any]:
+    async def firing(self) -> dict[str, Any]:
         """As the processor's."""
-        return {"partitions": self.partitions, "alarms": self.state.firing()}
+        return await firing(self.state, self.partitions)
 
     def owners(self) -> dict[int, str]:
         """As the processor's."""

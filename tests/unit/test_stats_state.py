@@ -13,9 +13,9 @@ SPANS: Any = {"minute": Span(60_000, 0, 60), "hour": Span(3_600_000, 0, 24), "da
 NOON_MS = 1_795_348_800_000
 
 
-def _point(time_ms: int) -> ConfidenceDataPoint:
+def _point(time_ms: int, agent_id: str = "a") -> ConfidenceDataPoint:
     return ConfidenceDataPoint(
-        agent_id="a",
+        agent_id=agent_id,
         pattern_name="",
         task_type="agent",
         confidence=0.5,
@@ -44,3 +44,24 @@ def test_a_window_that_closes_is_shown_before_and_while_it_is_written() -> None:
     table.data.update(rows)
     live.leaving.clear()
     assert minutes() == both
+
+
+async def test_the_counters_are_those_of_the_series_that_are_kept() -> None:
+    """Late points, and points too late for a window, through a start and through the end of a series."""
+    table = SimpleNamespace(data={})
+    state = State(cast("Any", table), SPANS, None)
+    day = 86_400_000
+    times = [NOON_MS, NOON_MS + 7_200_000, NOON_MS + 1000, NOON_MS - 2 * day, NOON_MS - 40 * day]
+    for agent_id in ("a", "b"):
+        for offset, time_ms in enumerate(times):
+            live = state.apply(_point(time_ms, agent_id), 0, offset)
+            table.data.update({key: value for key, value in state.rows(live) if value is not None})
+            live.series.windows.touched.clear()
+    told = {"series": 2, "late": 6, "dropped": {"minute": 6, "hour": 4, "day": 2}}
+    assert state.counters() == told
+    await state.load()
+    assert state.counters() == told
+    gone = state.of_agent("b")[0]
+    assert state.tick(gone, NOON_MS + 60 * day)
+    state.rows(gone)
+    assert state.counters() == {"series": 1, "late": 3, "dropped": {"minute": 3, "hour": 2, "day": 1}}

@@ -1,0 +1,25 @@
+"""Long work on the loop, cut into slices of time: whoever waits for the loop meanwhile waits for one slice, not for the whole.
+
+In: calls between small pieces of work. Out: a turn of the loop whenever a slice is used up; in between a call costs 0.2 us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+SLICE_S = 0.002
+
+
+class Breath:
+    """`await breath()` after every piece; a piece itself cannot be cut."""
+
+    def __init__(self, slice_s: float = SLICE_S) -> None:
+        self._slice_s = slice_s
+        self._until = time.monotonic() + slice_s
+
+    async def __call__(self) -> None:
+        """Give the loop a turn if the slice is used up."""
+        if time.monotonic() >= self._until:
+            await asyncio.sleep(0)
+            self._until = time.monotonic() + self._slice_s

@@ -1,0 +1,36 @@
+"""The statistics processor's answers: certain, or none."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from streams.processors import stats
+from streams.processors.stats import NotReady, StatsProcessor
+from streams.settings import Settings
+from streams.statistics.query import Question
+from streams.statistics.state import State, spans_of
+
+
+async def test_what_was_read_while_partitions_went_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long answer is made in slices; what is lost in between would be missing in it."""
+    settings = Settings()
+    processor = StatsProcessor(settings)
+    folder = processor._folder
+    folder.state, folder.ready = State(cast("Any", SimpleNamespace(data={})), spans_of(settings), None), True
+    whole = {"partitions": [0], "series": []}
+
+    async def undisturbed(*_: Any) -> dict[str, Any]:
+        return whole
+
+    async def disturbed(*_: Any) -> dict[str, Any]:
+        folder.release()
+        return whole
+
+    monkeypatch.setattr(stats, "part", undisturbed)
+    assert await processor.part(Question()) == whole
+    monkeypatch.setattr(stats, "part", disturbed)
+    with pytest.raises(NotReady, match="moved"):
+        await processor.part(Question())
