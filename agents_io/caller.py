@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -30,42 +29,15 @@ from agents_io.errors import (
     RushedTimeout,
 )
 from agents_io.hedging import race
-from agents_io.rules.breaker import Outcome, Transition
+from agents_io.rules.breaker import Outcome
 from agents_io.rules.lane import Doom, Lane, Start
 from agents_io.rules.retry import RetryConfig, delay_s
+from agents_io.ticket import Hooks, Ticket
 from agents_io.track import Track
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One task on its way to an agent. Times are the loop's monotonic seconds. `work`: the owner's own business.
-
-    `taken_at`: when the task's clock began, under whichever owner; so `deadline - taken_at` is what the task allows in all.
-    """
-
-    task_id: str
-    idempotency_key: str
-    body: bytes
-    taken_at: float
-    deadline: float
-    priority: int
-    max_retries: int
-    work: Any
-    headers: tuple[tuple[str, str], ...] = ()
-    pattern_name: str = ""
-    hedge: bool = False
-    """Whether a second call may be made while the first is under way."""
-    attempt: int = 0
-    """Calls made so far."""
-    first_call_at: float = 0.0
-    last_call_at: float = 0.0
-    failure: AgentError | None = None
-    """How the last call failed."""
-    cancelled: bool = field(default=False)
 
 
 FAIR_S = 1.0
@@ -74,26 +46,6 @@ FAIR_S = 1.0
 
 def _rushed(ticket: Ticket, call: Call) -> bool:
     return call.timeout_s < min(FAIR_S, (ticket.deadline - ticket.taken_at) / 2)
-
-
-class Hooks(Protocol):
-    """What the owner of the tickets is told. All are plain calls and must not raise."""
-
-    def started(self, ticket: Ticket) -> None:
-        """The first call of this ticket begins."""
-        ...
-
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
-        """A call failed; another begins after `delay_s` seconds at the earliest."""
-        ...
-
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
-        """The end of this ticket."""
-        ...
-
-    def circuit(self, agent_id: str, transition: Transition) -> None:
-        """The agent's circuit opened, half-opened or closed."""
-        ...
 
 
 class Caller:
@@ -341,7 +293,10 @@ class Caller:
         self._tell_transitions()
 
     def _settle(self, ticket: Ticket, end: Answer | AgentError) -> None:
-        """The end of a call: the end of the ticket, or another try if that may help and can still begin in time."""
+        """The end of a call: the end of the ticket, or another try if that may help and can still begin in time.
+
+        The budget keeps second tries off an agent in trouble; behind an open circuit they are kept off already.
+        """
         if isinstance(end, AgentError) and end.retryable and ticket.attempt <= ticket.max_retries:
             if self._held:
                 return  # the next owner of the partition tries again
@@ -350,7 +305,7 @@ class Caller:
             shut_until = self.lane.breaker.shut_until(now)
             if now + wait_s < ticket.deadline <= shut_until:
                 end.message += "; not tried again: the agent's circuit stays open past the task's deadline"
-            elif now + wait_s < ticket.deadline and not self.track.budget.spend(now):
+            elif now + wait_s < ticket.deadline and shut_until <= now + wait_s and not self.track.budget.spend(now):
                 end.message += "; not tried again: too many of the agent's calls are second tries already"
             elif now + wait_s < ticket.deadline:
                 ticket.failure = end

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from agents_io.caller import Caller, Hooks, Ticket
+from agents_io.caller import Caller
 from agents_io.rules.adaptive import AimdLimit
 from agents_io.rules.breaker import Breaker, BreakerConfig
 from agents_io.rules.budget import BudgetConfig, RetryBudget
@@ -19,6 +19,7 @@ from agents_io.rules.health import Ejection, EjectionConfig
 from agents_io.rules.lane import Lane
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
+from agents_io.ticket import Hooks, Ticket
 from agents_io.track import Track
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Limits

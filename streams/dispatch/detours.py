@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agents_io.caller import Caller, Ticket
+from agents_io.caller import Caller
 from agents_io.errors import AgentError, CircuitOpen, RateLimited
+from agents_io.ticket import Ticket
 from schemas.codec import Rejected, decode_json, header, validate
 from schemas.messages import AgentRegistration, Task
 from streams.dispatch.jobs import Job

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from agents_io.caller import Ticket
+from agents_io.ticket import Ticket
 from schemas.codec import decode_json, dumps, validate
 from schemas.messages import Task
 from streams.rules.builtins import asked_of

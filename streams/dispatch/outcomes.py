@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from agents_io.caller import Ticket
 from agents_io.errors import AgentError, AnswerTooLarge
 from agents_io.rules.breaker import Transition
+from agents_io.ticket import Ticket
 from schemas.codec import Rejected, dumps
 from schemas.messages import EventType
 from schemas.times import format_time

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from agents_io.caller import Caller, Hooks, Ticket
+from agents_io.caller import Caller
+from agents_io.ticket import Hooks, Ticket
 from schemas.messages import AgentRegistration
 from streams.dispatch.callers import CallerFactory, Kept
 from streams.dispatch.jobs import Job

@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from agents_io.caller import Ticket
 from agents_io.errors import AgentError, Cancelled, NoAgent
+from agents_io.ticket import Ticket
 from schemas.codec import header
 from schemas.messages import AgentRegistration
 from schemas.partitioning import home_partition

@@ -14,9 +14,10 @@ from typing import Any
 import structlog
 from aiokafka.structs import ConsumerRecord
 
-from agents_io.caller import Caller, Ticket
+from agents_io.caller import Caller
 from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, Cancelled, Expired
 from agents_io.rules.breaker import Transition
+from agents_io.ticket import Ticket
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration

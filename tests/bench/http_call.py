@@ -21,9 +21,9 @@ import aiohttp
 import orjson
 import uvloop
 
-from agents_io.caller import Ticket
 from agents_io.errors import AgentError
 from agents_io.http.transport import HttpTransport
+from agents_io.ticket import Ticket
 from agents_io.transport import Answer, Call
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration, Limits

@@ -23,8 +23,6 @@ from tests.support.rig import (
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 20}
 BREAKER = {"failureThreshold": 3, "resetTimeout": 4000, "monitoringPeriod": 60_000}
-# Twenty calls fail at once; each is to be made again, which the budget would allow to ten of them.
-ENV = {"PARALLAX_RETRY__BUDGET_FLOOR": "1000"}
 OPTIONS = ("--roles", "dispatch", "--instance-id", "w1", "--session-timeout", "6s")
 
 
@@ -51,7 +49,7 @@ def test_tasks_of_an_agent_that_is_down_wait_and_are_answered_once(kafka: KafkaC
             {"id": "sick", "endpoint": sick, "limits": WIDE, "breaker": BREAKER},
             {"id": "well", "endpoint": well, "limits": WIDE},
         )
-        worker = start_worker(broker, prefix, *OPTIONS, env=ENV)
+        worker = start_worker(broker, prefix, *OPTIONS)
         produce(broker, f"{prefix}tasks", ((None, task(n, "sick")) for n in range(300)))
         parked = Tap(broker, f"{prefix}parked")
         assert len({json.loads(m.value())["id"] for m in parked.until(300, 30)}) > 250
@@ -62,7 +60,7 @@ def test_tasks_of_an_agent_that_is_down_wait_and_are_answered_once(kafka: KafkaC
         assert {json.loads(m.value())["agentId"] for m in seen} == {"well"}
         worker.kill()
         heal(sick)
-        with stopping(start_worker(broker, prefix, *OPTIONS, env=ENV)):
+        with stopping(start_worker(broker, prefix, *OPTIONS)):
             seen += results.until(300, 60, quiet_s=3)
         results.close()
     found = [json.loads(message.value()) for message in seen]

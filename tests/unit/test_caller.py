@@ -8,12 +8,13 @@ import time
 
 import uvloop
 
-from agents_io.caller import Caller, Ticket
+from agents_io.caller import Caller
 from agents_io.errors import AgentError, CallTimeout, Cancelled, RushedTimeout
 from agents_io.rules.breaker import Breaker, Transition
 from agents_io.rules.lane import Lane
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
+from agents_io.ticket import Ticket
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agents_io import errors
-from agents_io.caller import Caller, Ticket
+from agents_io.caller import Caller
 from agents_io.errors import AgentError, ServerError
 from agents_io.rules.breaker import Breaker, BreakerConfig
 from agents_io.rules.budget import BudgetConfig, RetryBudget
@@ -17,6 +17,7 @@ from agents_io.rules.health import Ejection, EjectionConfig
 from agents_io.rules.lane import Lane
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
+from agents_io.ticket import Ticket
 from agents_io.track import Track
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
@@ -49,9 +50,15 @@ class Ending:
 class Rig:
     """One caller with every guard in sight, and the hooks it tells."""
 
-    def __init__(self, end: Answer | AgentError, retries: int = 0, budget: BudgetConfig | None = None) -> None:
+    def __init__(
+        self,
+        end: Answer | AgentError,
+        retries: int = 0,
+        budget: BudgetConfig | None = None,
+        breaker: BreakerConfig | None = None,
+    ) -> None:
         self.transport = Ending(end)
-        self.breaker = Breaker(BreakerConfig(failure_threshold=100))
+        self.breaker = Breaker(breaker or BreakerConfig(failure_threshold=100))
         self.limiter = SlidingWindow(100, 60.0)
         self.lane: Lane[Ticket] = Lane(10, self.limiter, self.breaker, depth=1000)
         self.track = Track(RetryBudget(budget), Ejection(EjectionConfig(after=1)))
@@ -200,6 +207,20 @@ async def test_retries_within_the_budget() -> None:
     told = [end.message for end in rig.ends if isinstance(end, AgentError)]
     assert sum("second tries" in message for message in told) >= 5
     assert {end.code for end in rig.ends if isinstance(end, AgentError)} == {"http_5xx"}
+
+
+async def test_a_second_try_behind_an_open_circuit_needs_no_budget() -> None:
+    """Ten tasks fail together and the circuit opens at the third: the other eight wait for it, and are answered."""
+    opens = BreakerConfig(failure_threshold=3, reset_timeout_s=0.2)
+    rig = Rig(ServerError("500"), retries=2, budget=BudgetConfig(share=0.0, floor=0), breaker=opens)
+    for _ in range(10):
+        rig.submit()
+    await rig.end(2)
+    assert [end.code for end in rig.ends if isinstance(end, AgentError)] == ["http_5xx"] * 2
+    assert rig.retried == 8
+    rig.transport.end = Answer("ok", 0.9)
+    await rig.end(10)
+    assert sum(isinstance(end, Answer) for end in rig.ends) == 8
 
 
 async def test_answers_are_what_is_known_of_an_agent() -> None:

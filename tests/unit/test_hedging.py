@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents_io.caller import Caller, Ticket
+from agents_io.caller import Caller
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ServerError
 from agents_io.hedging import race
 from agents_io.rules.breaker import Breaker, BreakerConfig
@@ -18,6 +18,7 @@ from agents_io.rules.lane import Lane
 from agents_io.rules.latency import ENOUGH
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
+from agents_io.ticket import Ticket
 from agents_io.track import Track
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
