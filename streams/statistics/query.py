@@ -18,7 +18,7 @@ from streams.rules.detection.alarms import Alarms, SeriesId
 from streams.rules.detection.calibration import Calibration
 from streams.rules.windows.moments import Moments
 from streams.rules.windows.ranges import COARSEST, covered, tiles
-from streams.rules.windows.trend import FEWEST, Mean, trend
+from streams.rules.windows.trend import FEWEST, Means, trend
 from streams.rules.windows.windows import INTERVALS, SIZES_MS, Window, WindowId
 from streams.statistics.state import Live, State
 
@@ -176,21 +176,23 @@ async def stats_of(agent_id: str | None, parts: Sequence[Mapping[str, Any]]) -> 
         return None
     place, name, many = (1, "patternName", "patterns") if agent_id is not None else (0, "agentId", "agents")
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        await breath()
+    for row in sorted(rows, key=lambda row: row["id"]):
         groups.setdefault(row["id"][place], []).append(row)
-        outcomes.merge(Calibration.from_json(row["calibration"]))
-    figures, all_of_them = [], Moments()
+    figures, all_of_them, all_means = [], Moments(), Means()
     for group in sorted(groups):
-        whole = Moments()
+        whole, means = Moments(), Means()
         for row in groups[group]:
             await breath()
+            outcomes.merge(Calibration.from_json(row["calibration"]))
             whole.merge(Moments.from_json(row["whole"]))
+            for window in row["trend"]:
+                means.add(*window)
         all_of_them.merge(whole)
-        figures.append({name: group, **_figures(whole, groups[group])})
+        all_means.merge(means)
+        figures.append({name: group, **_figures(whole, means)})
     return {
         **({} if agent_id is None else {"agentId": agent_id}),
-        **_figures(all_of_them, rows),
+        **_figures(all_of_them, all_means),
         "calibration": reliability(outcomes),
         "from": format_time(min(row["range"][0] for row in rows)),
         "to": format_time(max(row["range"][1] for row in rows)),
@@ -198,10 +200,10 @@ async def stats_of(agent_id: str | None, parts: Sequence[Mapping[str, Any]]) -> 
     }
 
 
-def _figures(whole: Moments, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _figures(whole: Moments, means: Means) -> dict[str, Any]:
     count, successes = whole.count, whole.successes
     p50, p95, p99 = whole.time_quantiles_ms(0.5, 0.95, 0.99)
-    line = _trend(rows)
+    line = trend(means.finest())
     return {
         "totalExecutions": count,
         "successCount": successes,
@@ -219,13 +221,6 @@ def _figures(whole: Moments, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any
         "confidenceTrend": None if line is None else line.slope,
         "confidenceTrendError": None if line is None else line.error,
     }
-
-
-def _trend(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Of the finest interval that any of the series answered in: the coarser would hide what the others have."""
-    means = [entry for row in rows for entry in row["trend"]]
-    finest = next((i for i in INTERVALS if any(entry[0] == i for entry in means)), None)
-    return trend([Mean(start, count, mean, spread) for i, start, count, mean, spread in means if i == finest])
 
 
 def reliability(outcomes: Calibration) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.rules.windows.ranges import covered, tiles
-from streams.rules.windows.trend import HOUR_MS, Mean, trend
+from streams.rules.windows.trend import HOUR_MS, Mean, Means, trend
 from streams.rules.windows.windows import SIZES_MS
 
 NOW_MS = 1_795_354_000_000
@@ -71,6 +71,21 @@ def test_the_slope_is_that_of_the_weighted_line(rows: list[tuple[int, float, int
     ys = [value for _, value, count in rows for _ in range(count)]
     assert math.isclose(found.slope, statistics.linear_regression(xs, ys).slope, rel_tol=1e-6, abs_tol=1e-8)
     assert found.error >= 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1), st.integers(1, 40)), min_size=4, max_size=30))
+def test_series_laid_together_have_the_line_of_all_their_windows(rows: list[tuple[int, float, int]]) -> None:
+    """Whichever series a window is of; and in parts as at once."""
+    apart = trend([Mean(hour * HOUR_MS, count, value, 0.0) for hour, value, count in rows])
+    whole, halves = Means(), (Means(), Means())
+    for number, (hour, value, count) in enumerate(rows):
+        whole.add("hour", hour * HOUR_MS, count, value, 0.0)
+        halves[number % 2].add("hour", hour * HOUR_MS, count, value, 0.0)
+    halves[0].merge(halves[1])
+    for together in (trend(whole.finest()), trend(halves[0].finest())):
+        assert (together is None) == (apart is None)
+        if together is not None and apart is not None:
+            assert math.isclose(together.slope, apart.slope, rel_tol=1e-6, abs_tol=1e-8)
 
 
 def test_the_error_knows_how_few_points_there_are() -> None:

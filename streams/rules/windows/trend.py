@@ -2,6 +2,7 @@
 
 In: windows' start, count, mean and variance. Out: slope per hour and its standard error. Each window weighs as much as it has
 points; the error is the larger of what the means scatter around the line and what the points scatter within the windows.
+Windows of several series that begin together count as one: how far the series lie apart is scatter within it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from schemas.messages import Interval
+from streams.rules.windows.windows import INTERVALS
 
 HOUR_MS = 3_600_000
 FEWEST = 3
@@ -22,6 +26,47 @@ class Mean:
     count: int
     mean: float
     variance: float
+
+
+class Means:
+    """Windows of many series, laid together.
+
+    >>> both = Means()
+    >>> both.add("hour", 0, 1, 0.25, 0.0)
+    >>> both.add("hour", 0, 3, 0.75, 0.0)
+    >>> both.finest()
+    [Mean(start_ms=0, count=4, mean=0.625, variance=0.046875)]
+    """
+
+    __slots__ = ("_sums",)
+
+    def __init__(self) -> None:
+        self._sums: dict[Interval, dict[int, list[float]]] = {}  # interval -> start -> [points, sum, sum of squares]
+
+    def add(self, interval: Interval, start_ms: int, count: int, mean: float, variance: float) -> None:
+        """One window of one series."""
+        self._add(interval, start_ms, count, count * mean, count * (variance + mean * mean))
+
+    def _add(self, interval: Interval, start_ms: int, count: float, total: float, squares: float) -> None:
+        row = self._sums.setdefault(interval, {}).setdefault(start_ms, [0, 0.0, 0.0])
+        row[0] += count
+        row[1] += total
+        row[2] += squares
+
+    def merge(self, other: Means) -> None:
+        """Add all windows of `other`; it stays as it is."""
+        for interval, starts in other._sums.items():
+            for start, row in starts.items():
+                self._add(interval, start, *row)
+
+    def finest(self) -> list[Mean]:
+        """Those of the finest interval that any of the series answered in: the coarser would hide what the others have."""
+        rows = next((self._sums[interval] for interval in INTERVALS if interval in self._sums), {})
+        return [
+            Mean(start, int(count), total / count, round(max(squares / count - (total / count) ** 2, 0.0), 15))
+            for start, (count, total, squares) in sorted(rows.items())
+            if count > 0
+        ]
 
 
 @dataclass(frozen=True, slots=True)
