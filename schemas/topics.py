@@ -32,6 +32,9 @@ HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 LARGE_RECORD_BYTES = 10 * 1024 * 1024
 """Records up to this size may enter; what the pipeline accepts is a setting and is answered, not refused by the broker."""
+DEAD_LETTER_RETENTION_MS = 7 * DAY_MS
+DEAD_LETTER_BYTES = LARGE_RECORD_BYTES + 64 * 1024
+"""The largest record that may enter, and room for the headers that say why it was put aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,16 @@ class Topic:
     dead_letters: bool = False
     max_message_bytes: int | None = None
     extra_config: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def users_write(self) -> bool:
+        """Whether it is an input of the pipeline for everybody."""
+        return "users" in self.written_by.split(", ")
+
+    @property
+    def users_read(self) -> bool:
+        """Whether it is an output of the pipeline for everybody."""
+        return "users" in self.read_by.split(", ")
 
     @property
     def ce_type(self) -> str:
@@ -177,6 +190,24 @@ def full_name(name: str, prefix: str = DEFAULT_PREFIX) -> str:
     if name.startswith("dlq."):
         return f"dlq.{prefix}{name.removeprefix('dlq.')}"
     return f"{prefix}{name}"
+
+
+def event_ce_type(event_type: str) -> str:
+    """The CloudEvents type of a record on `events`, which is finer than the topic's own.
+
+    >>> event_ce_type("task:cache-hit")
+    'io.parallax.task.cache_hit.v1'
+    """
+    return f"io.parallax.{event_type.replace(':', '.').replace('-', '_')}.v1"
+
+
+def dead_letter_config() -> dict[str, str]:
+    """The settings of a dead-letter topic on the broker."""
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(DEAD_LETTER_RETENTION_MS),
+        "max.message.bytes": str(DEAD_LETTER_BYTES),
+    }
 
 
 def dead_letter_topics() -> tuple[str, ...]:

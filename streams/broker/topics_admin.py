@@ -20,19 +20,15 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from schemas.topics import (
     ALIGNED,
-    DAY_MS,
     DEFAULT_PARTITIONS,
-    LARGE_RECORD_BYTES,
     TOPICS,
+    dead_letter_config,
     dead_letter_topics,
     full_name,
 )
 from streams.broker.kafka import CLIENT_ID, BrokerUnreachable, client_options, reach
 from streams.settings import Settings
 
-DEAD_LETTER_RETENTION_MS = 7 * DAY_MS
-DEAD_LETTER_BYTES = LARGE_RECORD_BYTES + 64 * 1024
-"""The largest record that may enter, and room for the headers that say why it was put aside."""
 BROKER_DEFAULT = -1
 REACH_TIMEOUT_S = 10.0
 VISIBLE_TIMEOUT_S = 30.0
@@ -89,12 +85,7 @@ class TopicState:
 def wanted(prefix: str) -> list[Wanted]:
     """Every topic the pipeline needs, in the order of the table, dead letters last."""
     rows = [Wanted(full_name(t.name, prefix), t.partitions, t.name in ALIGNED, t.config()) for t in TOPICS]
-    dead = {
-        "cleanup.policy": "delete",
-        "retention.ms": str(DEAD_LETTER_RETENTION_MS),
-        "max.message.bytes": str(DEAD_LETTER_BYTES),
-    }
-    return rows + [Wanted(full_name(name, prefix), None, False, dead) for name in dead_letter_topics()]
+    return rows + [Wanted(full_name(name, prefix), None, False, dead_letter_config()) for name in dead_letter_topics()]
 
 
 def plan(topics: list[Wanted], existing: Mapping[str, int], partitions: int | None) -> list[TopicChange]:

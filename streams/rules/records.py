@@ -16,7 +16,7 @@ import orjson
 from schemas.codec import JSON_CONTENT, SPEC_VERSION, dumps, pack
 from schemas.messages import AgentRegistration, EventType, Task, TaskError
 from schemas.times import format_time
-from schemas.topics import BY_NAME, full_name
+from schemas.topics import BY_NAME, event_ce_type, full_name
 
 AGENT_HEADER = "parallax-agent"
 EXPIRES_HEADER = "parallax-expires"
@@ -91,9 +91,7 @@ class Spent:
     call_ms: float | None = None
 
 
-@lru_cache(maxsize=64)
-def _event_ce_type(event_type: str) -> str:
-    return f"io.parallax.{event_type.replace(':', '.').replace('-', '_')}.v1"
+_event_ce_type = lru_cache(maxsize=64)(event_ce_type)
 
 
 class Recorder:
