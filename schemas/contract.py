@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from schemas.messages import (
+    BUILTIN_PREFIXES,
     AgentCalibration,
     AgentRegistration,
     AgentStanding,
@@ -29,6 +30,7 @@ from schemas.messages import (
     Result,
     Task,
 )
+from schemas.messages.agents import NO_SECRET_HEADERS
 from schemas.times import MAX_MS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -66,8 +68,18 @@ def _one_of(first: str, second: str) -> Schema:
     return {"oneOf": [_given(first), _given(second)]}
 
 
-def _protocol(name: str) -> Schema:
-    return {"required": ["protocol"], "properties": {"protocol": {"const": name}}}
+def _is(name: str, value: str) -> Schema:
+    """The field is there and is that."""
+    return {"required": [name], "properties": {name: {"const": value}}}
+
+
+def _in_any_case(word: str) -> str:
+    """A pattern for the word in upper and lower case: JSON Schema has no flag for that.
+
+    >>> _in_any_case("te-x")
+    '[tT][eE]-[xX]'
+    """
+    return "".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in word)
 
 
 _TIME: list[Schema] = [
@@ -78,19 +90,26 @@ _TIME: list[Schema] = [
 # The model reads a null as "no metadata".
 _METADATA: Schema = {"anyOf": [{"$ref": "#/$defs/TaskMetadata"}, {"type": "null"}], "default": None}
 _TASK_RULE: Schema = {
-    "if": {"required": ["type"], "properties": {"type": {"const": "agent"}}},
+    "if": _is("type", "agent"),
     "then": {"anyOf": [_given("target"), _given("capabilities")]},
     "else": _given("target"),
 }
 _REGISTRATION_RULES: list[Schema] = [
     {"if": {"not": _given("protocol")}, "then": {"properties": {"endpoint": {"pattern": ANY_SCHEME}}}},
-    {"if": _protocol("http"), "then": {"properties": {"endpoint": {"pattern": r"^https?://"}}}},
+    {"if": _is("protocol", "http"), "then": {"properties": {"endpoint": {"pattern": r"^https?://"}}}},
+    {"properties": {"id": {"not": {"pattern": f"^({'|'.join(BUILTIN_PREFIXES)})"}}}},
+]
+_NO_HEADER = "|".join(_in_any_case(name) for name in sorted(NO_SECRET_HEADERS))
+_SECRET_RULES: list[Schema] = [
+    _one_of("env", "file"),
+    {"if": _is("scheme", "header"), "then": _given("header"), "else": {"not": _given("header")}},
+    {"properties": {"header": {"not": {"type": "string", "pattern": f"^({_NO_HEADER})$"}}}},
 ]
 _SLOW = [_given("slowRate"), _given("slowCallDuration")]
 _RULES: dict[str, list[Schema]] = {
     "Task": [_TASK_RULE],
-    "Control": [_one_of("taskId", "planId")],
-    "SecretRef": [_one_of("env", "file")],
+    "Control": [{"if": _is("type", "cancel"), "then": _one_of("taskId", "planId")}],
+    "SecretRef": _SECRET_RULES,
     "AgentRegistration": _REGISTRATION_RULES,
     "BreakerLimits": [{"anyOf": [{"allOf": _SLOW}, {"not": {"anyOf": _SLOW}}]}],
 }

@@ -46,9 +46,10 @@ class BreakerLimits(Message):
         return self
 
 
-_NO_SECRET_HEADERS = frozenset(
+NO_SECRET_HEADERS = frozenset(
     ("host", "connection", "content-length", "content-type", "transfer-encoding", "idempotency-key", "accept-encoding")
 )
+"""In lower case: headers that are ours or the connection's."""
 
 
 class SecretRef(Message):
@@ -68,7 +69,7 @@ class SecretRef(Message):
             raise ValueError('must name a secret by exactly one of {"env": NAME} or {"file": PATH}')
         if (self.scheme == "header") != (self.header is not None):
             raise ValueError('scheme "header" goes with header: NAME, such as X-Api-Key, and with nothing else')
-        if self.header is not None and self.header.lower() in _NO_SECRET_HEADERS:
+        if self.header is not None and self.header.lower() in NO_SECRET_HEADERS:
             raise ValueError(f"header: {self.header} is not for secrets")
         return self
 
