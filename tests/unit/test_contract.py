@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 
 import schemas
 from schemas.codec import Rejected, decode
-from schemas.contract import PUBLISHED, documents, schema
+from schemas.contract import PUBLISHED, documents, file_name, schema
 from schemas.messages import Message
 from schemas.topics import TOPICS
 
 DIRECTORY = Path(schemas.__file__).parent / "json"
 MODELS = {model.__name__: model for model in PUBLISHED}
 VALIDATORS = {name: Draft202012Validator(schema(model)) for name, model in MODELS.items()}
+OLDER_VALIDATORS = {name: Draft7Validator(schema(model)) for name, model in MODELS.items()}
+"""AsyncAPI's tools need to know draft-07 only."""
 
 TIME = "2026-11-22T13:37:00.123Z"
 TASK: dict[str, Any] = {"id": "t1", "type": "agent", "target": "a1", "payload": {"task": "x"}}
@@ -163,6 +166,7 @@ def accepted(name: str, data: Any) -> bool:
 def test_schema_and_model_accept_the_same(name: str, data: dict[str, Any]) -> None:
     """Good messages."""
     assert list(VALIDATORS[name].iter_errors(data)) == []
+    assert list(OLDER_VALIDATORS[name].iter_errors(data)) == []
     assert accepted(name, data)
 
 
@@ -170,6 +174,7 @@ def test_schema_and_model_accept_the_same(name: str, data: dict[str, Any]) -> No
 def test_schema_and_model_refuse_the_same(name: str, data: dict[str, Any]) -> None:
     """Bad messages."""
     assert not VALIDATORS[name].is_valid(data)
+    assert not OLDER_VALIDATORS[name].is_valid(data)
     assert not accepted(name, data)
 
 
@@ -203,6 +208,45 @@ def test_every_schema_is_valid_and_every_topic_has_one() -> None:
     """Draft 2020-12, an id and a title each; ids differ."""
     for model in PUBLISHED:
         Draft202012Validator.check_schema(schema(model))
+        assert schema(model)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+        assert schema(model)["$id"] == f"urn:parallax:schema:v1:{file_name(model).removesuffix('.schema.json')}"
     assert {topic.message for topic in TOPICS} <= set(PUBLISHED)
     assert len({schema(model)["$id"] for model in PUBLISHED}) == len(PUBLISHED)
     assert {schema(model)["title"] for model in PUBLISHED} == set(MODELS)
+
+
+COMMON = {
+    "$ref", "title", "description", "default", "type", "enum", "const", "format", "pattern", "minLength", "maxLength",
+    "minimum", "maximum", "exclusiveMinimum", "items", "minItems", "maxItems", "properties", "required",
+    "additionalProperties", "allOf", "anyOf", "oneOf", "not", "if", "then", "else",
+}  # fmt: skip
+"""Words that mean the same in draft-07 and in 2020-12 (`items` as an object, not as a list)."""
+NAMED = ("properties", "$defs")
+
+
+def subschemas(body: Any) -> Iterator[dict[str, Any]]:
+    """A schema and all within it."""
+    if not isinstance(body, dict):
+        return
+    yield body
+    for word in ("items", "additionalProperties", "not", "if", "then", "else"):
+        yield from subschemas(body.get(word))
+    for word in ("allOf", "anyOf", "oneOf"):
+        for part in body.get(word, ()):
+            yield from subschemas(part)
+    for word in NAMED:
+        for part in body.get(word, {}).values():
+            yield from subschemas(part)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_schema_means_the_same_in_both_dialects(name: str) -> None:
+    """Only words of both; nothing beside a $ref, which draft-07 would not read; definitions valid as draft-07 too."""
+    body = schema(MODELS[name])
+    Draft7Validator.check_schema(body)
+    for definition in body.get("$defs", {}).values():
+        Draft7Validator.check_schema(definition)
+    for part in subschemas(body):
+        assert set(part) - ({"$schema", "$id", "$defs"} if part is body else set()) <= COMMON
+        assert "$ref" not in part or len(part) == 1
+        assert not isinstance(part.get("items"), list)
