@@ -112,8 +112,9 @@ bench-fairness: setup ## What a dead, a slow and a failing agent cost seventeen 
 	$(BIN)/python -m tests.bench.fairness
 
 .PHONY: schemas
-schemas: setup ## Generate schemas/json from the models again
+schemas: setup ## Generate schemas/json and schemas/asyncapi.yaml from models and topics again
 	$(BIN)/parallax docs schemas --write schemas/json
+	$(BIN)/parallax docs asyncapi --bootstrap-servers localhost:9092 --topic-prefix parallax. --write schemas/asyncapi.yaml
 
 # The name under which a file is registered at run time is that of the generated module.
 .PHONY: protos

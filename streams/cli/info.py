@@ -1,4 +1,4 @@
-"""`parallax version`, `config` and `docs schemas`: what this installation is, how it is set, what it promises. No broker."""
+"""`parallax version`, `config` and `docs`: what this installation is, how it is set, what it promises. No broker."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from streams.cli.options import USAGE, CommandError, Format, OutputFormat, Prefix, Servers
-from streams.cli.output import document, line, rows_as, say
+from streams.cli.options import USAGE, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.output import document, json_text, line, rows_as, say
+from streams.cli.topics import Partitions, Replication
 
 docs_app = typer.Typer(help="The published contracts.", rich_markup_mode=None)
 MASK = "********"
@@ -84,3 +85,41 @@ def schemas(
     for model in chosen:
         (write / file_name(model)).write_bytes(contents[file_name(model)])
     say(f"wrote {len(chosen)} schemas to {write}")
+
+
+@docs_app.command("asyncapi")
+def asyncapi(
+    partitions: Partitions = None,
+    replication_factor: Replication = None,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write it to FILE instead", show_default=False)
+    ] = None,
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """The public topics as an AsyncAPI 3.1 document, seen from your application: YAML, or JSON with -o json.
+
+    `send` is what you write, `receive` what you read. Servers and names are those of the settings in force; no broker is asked.
+    """
+    from schemas.asyncapi import Cluster
+    from schemas.asyncapi import document as contract
+    from schemas.topics import DEFAULT_PARTITIONS
+    from schemas.yaml_text import to_yaml
+
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    cluster = Cluster(
+        servers=tuple(server.strip() for server in settings.bootstrap_servers.split(",") if server.strip()),
+        security_protocol=settings.kafka.security_protocol,
+        sasl_mechanism=settings.kafka.sasl_mechanism,
+        partitions=partitions or DEFAULT_PARTITIONS,
+        replicas=replication_factor,
+    )
+    whole = contract(settings.topic_prefix, cluster)
+    text = to_yaml(whole) if output in (None, Format.text) else json_text(whole, output) + "\n"
+    if write is None:
+        line(text.removesuffix("\n"))
+        return
+    write.parent.mkdir(parents=True, exist_ok=True)
+    write.write_text(text, "utf-8")
+    say(f"wrote {write}")

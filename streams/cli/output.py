@@ -34,13 +34,14 @@ def json_line(value: Any) -> None:
 
 def document(value: Any, form: Format) -> None:
     """One JSON document: indented for `json`, on one line for `jsonl`."""
+    line(json_text(value, form))
+
+
+def json_text(value: Any, form: Format) -> str:
+    """The document as text, without the last line's end."""
     import orjson
 
-    line(
-        orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-        if form is Format.json
-        else orjson.dumps(value).decode()
-    )
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 if form is Format.json else None).decode()
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:

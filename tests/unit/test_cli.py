@@ -11,6 +11,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+import schemas
+from schemas.asyncapi import Cluster, document
 from schemas.messages import Aggregate
 from streams.cli.main import invoke
 from streams.cli.options import CommandError
@@ -68,6 +70,7 @@ GROUPS = [
     "dlq show",
     "dlq replay",
     "docs schemas",
+    "docs asyncapi",
     "cache clear",
     "functions ls",
 ]
@@ -124,6 +127,34 @@ def test_an_unknown_setting_is_a_usage_error(
     monkeypatch.setenv("PARALLAX_BOOTSTRAP_SERVER", "b:1")
     assert invoke(["config"]) == 2
     assert "did you mean PARALLAX_BOOTSTRAP_SERVERS?" in capsys.readouterr().err
+
+
+def test_the_asyncapi_document_is_printed_as_committed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """YAML on stdout or in a file, byte for byte; JSON holds the same."""
+    committed = (Path(schemas.__file__).parent / "asyncapi.yaml").read_text("utf-8")
+    assert invoke(["docs", "asyncapi"]) == 0
+    assert capsys.readouterr().out == committed
+    assert invoke(["docs", "asyncapi", "--write", "new/a.yaml"]) == 0
+    assert (tmp_path / "new" / "a.yaml").read_text("utf-8") == committed
+    assert capsys.readouterr().out == ""
+    for form in ("json", "jsonl"):
+        assert invoke(["docs", "asyncapi", "-o", form]) == 0
+        out = capsys.readouterr().out
+        assert orjson.loads(out) == document()
+        assert (len(out.splitlines()) == 1) == (form == "jsonl")
+
+
+def test_the_asyncapi_document_is_of_the_settings_in_force(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prefix, servers and how they are secured; partitions and copies as asked for."""
+    monkeypatch.setenv("PARALLAX_TOPIC_PREFIX", "acme.")
+    monkeypatch.setenv("PARALLAX_KAFKA__SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("PARALLAX_KAFKA__SASL_MECHANISM", "SCRAM-SHA-256")
+    asked = ["--bootstrap-servers", "b1:1, b2:2", "--partitions", "3", "--replication-factor", "2", "-o", "json"]
+    assert invoke(["docs", "asyncapi", *asked]) == 0
+    guarded = Cluster(("b1:1", "b2:2"), "SASL_SSL", "SCRAM-SHA-256", partitions=3, replicas=2)
+    assert orjson.loads(capsys.readouterr().out) == document("acme.", guarded)
 
 
 def test_config_names_the_origin_and_masks_secrets(

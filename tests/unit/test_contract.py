@@ -13,6 +13,7 @@ from jsonschema import Draft7Validator, Draft202012Validator
 import schemas
 from schemas.codec import Rejected, decode
 from schemas.contract import PUBLISHED, documents, file_name, schema
+from schemas.examples import EXAMPLES
 from schemas.messages import Message
 from schemas.topics import TOPICS
 
@@ -22,62 +23,18 @@ VALIDATORS = {name: Draft202012Validator(schema(model)) for name, model in MODEL
 OLDER_VALIDATORS = {name: Draft7Validator(schema(model)) for name, model in MODELS.items()}
 """AsyncAPI's tools need to know draft-07 only."""
 
-TIME = "2026-11-22T13:37:00.123Z"
-TASK: dict[str, Any] = {"id": "t1", "type": "agent", "target": "a1", "payload": {"task": "x"}}
-AGENT: dict[str, Any] = {"id": "a1", "endpoint": "http://h:1", "capabilities": ["c"]}
-RESULT: dict[str, Any] = {
-    "taskId": "t1", "status": "success", "result": [1], "confidence": 0.5, "executionTime": 1.5, "retries": 0,
-    "cached": False, "timestamp": TIME, "metadata": {},
-}  # fmt: skip
-POINT: dict[str, Any] = {
-    "agentId": "a1", "patternName": "", "taskType": "agent", "confidence": 1, "success": True, "timestamp": TIME,
-    "executionTime": 0,
-}  # fmt: skip
-AGGREGATE: dict[str, Any] = {
-    "agentId": "a1", "patternName": "p", "taskType": "agent", "interval": "minute", "windowStart": TIME,
-    "windowEnd": TIME, "final": True, "count": 1, "successCount": 1, "avgConfidence": 1, "minConfidence": 1,
-    "maxConfidence": 1, "variance": 0, "successRate": 1, "avgExecutionTime": 1, "p50ExecutionTime": 1,
-    "p95ExecutionTime": 1, "p99ExecutionTime": 1, "p10Confidence": 1, "p50Confidence": 1, "brier": 0, "ece": 0,
-}  # fmt: skip
-ANOMALY: dict[str, Any] = {
-    "id": "x", "type": "drift", "agentId": "a1", "severity": "low", "state": "firing", "detectedAt": TIME,
-    "details": {"detector": "d", "points": [0.5]},
-}  # fmt: skip
-CALIBRATION: dict[str, Any] = {
-    "agentId": "a1", "count": 12, "method": "curve", "table": [0.5] * 21, "successRate": 0.5, "gap": 0.2, "gapLow": 0.1,
-    "gapHigh": 0.3, "brier": 0.2, "logLoss": 0.7, "calibrationError": 0.1,
-    "bins": [{"count": 12, "confidence": 0.7, "successRate": 0.5, "low": 0.2, "high": 0.8}],
-}  # fmt: skip
-EVENT: dict[str, Any] = {"id": "e", "type": "task:started", "timestamp": TIME, "data": {"taskId": "t"}}
-PLAN: dict[str, Any] = {"id": "p", "tasks": [TASK]}
-PLAN_RESULT: dict[str, Any] = {
-    "planId": "p", "kind": "dag", "status": "success", "results": [RESULT], "executionTime": 1, "timestamp": TIME,
-}  # fmt: skip
-CANCEL: dict[str, Any] = {"type": "cancel", "taskId": "t"}
-SAMPLES: dict[str, dict[str, Any]] = {
-    "Task": TASK,
-    "Result": RESULT,
-    "Plan": PLAN,
-    "PlanResult": PLAN_RESULT,
-    "Control": CANCEL,
-    "AgentRegistration": AGENT,
-    "ConfidenceDataPoint": POINT,
-    "Aggregate": AGGREGATE,
-    "Anomaly": ANOMALY,
-    "AgentCalibration": CALIBRATION,
-    "Event": EVENT,
-}
+TASK = EXAMPLES["Task"]
 MISSING = object()
 
 
 def changed(name: str, **fields: Any) -> tuple[str, dict[str, Any]]:
-    """A sample with fields replaced, or taken away."""
-    data = SAMPLES[name] | fields
+    """An example with fields replaced, or taken away."""
+    data = EXAMPLES[name] | fields
     return name, {key: value for key, value in data.items() if value is not MISSING}
 
 
 GOOD = [
-    *SAMPLES.items(),
+    *EXAMPLES.items(),
     changed("Task", payload=None),
     changed("Task", metadata=None, planId=None, context=None, unknown=1),
     changed("Task", target=MISSING, capabilities=["c"]),
@@ -178,7 +135,7 @@ def test_schema_and_model_refuse_the_same(name: str, data: dict[str, Any]) -> No
     assert not accepted(name, data)
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_no_required_field_may_be_missing_and_no_object_is_a_string(name: str) -> None:
     """Each required field is taken away in turn."""
     for field in schema(MODELS[name])["required"]:
@@ -188,10 +145,10 @@ def test_no_required_field_may_be_missing_and_no_object_is_a_string(name: str) -
     assert not VALIDATORS[name].is_valid("x")
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_what_we_write_fits_the_schema(name: str) -> None:
     """The wire form of a message that was read is valid again."""
-    message: Message = decode(MODELS[name], orjson.dumps(SAMPLES[name]))
+    message: Message = decode(MODELS[name], orjson.dumps(EXAMPLES[name]))
     wire = message.wire()
     if name == "Task":
         wire.setdefault("payload", None)
