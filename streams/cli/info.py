@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from streams.cli.options import USAGE, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
-from streams.cli.output import document, json_text, line, rows_as, say
+from streams.cli.output import document, json_text, line, rows_as, say, yaml_text
 from streams.cli.topics import Partitions, Replication
 
 docs_app = typer.Typer(help="The published contracts.", rich_markup_mode=None)
@@ -105,7 +105,6 @@ def asyncapi(
     from schemas.asyncapi import Cluster
     from schemas.asyncapi import document as contract
     from schemas.topics import DEFAULT_PARTITIONS
-    from schemas.yaml_text import to_yaml
 
     settings = settings_from(bootstrap_servers, topic_prefix)
     cluster = Cluster(
@@ -116,10 +115,10 @@ def asyncapi(
         replicas=replication_factor,
     )
     whole = contract(settings.topic_prefix, cluster)
-    text = to_yaml(whole) if output in (None, Format.text) else json_text(whole, output) + "\n"
+    text = yaml_text(whole) if output in (None, Format.text) else json_text(whole, output)
     if write is None:
-        line(text.removesuffix("\n"))
+        line(text)
         return
     write.parent.mkdir(parents=True, exist_ok=True)
-    write.write_text(text, "utf-8")
+    write.write_text(text + "\n", "utf-8")
     say(f"wrote {write}")

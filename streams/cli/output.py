@@ -44,6 +44,18 @@ def json_text(value: Any, form: Format) -> str:
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 if form is Format.json else None).decode()
 
 
+def yaml_text(value: Any) -> str:
+    """The document as YAML, every value written out where it stands."""
+    import yaml
+
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    text: str = yaml.dump(value, Dumper=Plain, sort_keys=False, allow_unicode=True, width=10_000)
+    return text.removesuffix("\n")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """Rows for a person: a drawn table on a terminal, aligned columns elsewhere."""
     texts = [[cell(value) for value in row] for row in rows]
