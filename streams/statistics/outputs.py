@@ -15,6 +15,7 @@ from streams.settings import Settings
 from streams.statistics.state import Live
 
 PROCESSOR = "stats"
+AGGREGATE, CALIBRATION, ANOMALY = (BY_NAME[topic].ce_type for topic in ("aggregates", "calibrations", "anomalies"))
 
 
 class StatsRecorder:
@@ -32,19 +33,19 @@ class StatsRecorder:
             (owner.agent_id, owner.pattern_name, owner.task_type, interval, str(start), str(window.revision))
         )
         headers = ce_headers(
-            ce_type=BY_NAME["aggregates"].ce_type,
+            ce_type=AGGREGATE,
             ce_id=record_id,
             source=self._source,
             subject=owner.agent_id,
             time_ms=live.series.windows.watermark_ms,
         )
-        value = pack(live.aggregate(window_id, window).wire())
+        value = pack(live.aggregate(window_id, window))
         return Output("aggregates", owner.agent_id.encode(), value, headers)
 
     def calibration(self, calibration: AgentCalibration, now_ms: int) -> Output:
         """What an agent's confidence is worth, as far as is known now."""
         headers = ce_headers(
-            ce_type=BY_NAME["calibrations"].ce_type,
+            ce_type=CALIBRATION,
             ce_id=f"{calibration.agent_id}/{calibration.count}",
             source=self._source,
             subject=calibration.agent_id,
@@ -55,7 +56,7 @@ class StatsRecorder:
     def anomaly(self, anomaly: Anomaly) -> list[Output]:
         """The record on `anomalies` and the event about it."""
         headers = ce_headers(
-            ce_type=BY_NAME["anomalies"].ce_type,
+            ce_type=ANOMALY,
             ce_id=f"{anomaly.id}/{anomaly.state}",
             source=self._source,
             subject=anomaly.agent_id,

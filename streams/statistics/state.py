@@ -43,7 +43,7 @@ class Live:
         self.dirty: set[WindowId] = set()  # open windows that changed since they were published
         self.published: dict[WindowId, float] = {}  # open window -> when, monotonic seconds
 
-    def aggregate(self, window_id: WindowId, window: Window) -> Aggregate:
+    def aggregate(self, window_id: WindowId, window: Window) -> dict[str, Any]:
         """The record of one of its windows."""
         owner = self.series.id
         return aggregate(owner.agent_id, owner.pattern_name, owner.task_type, window_id, window)
@@ -321,7 +321,7 @@ class State:
             for window_id in sorted(windows, key=lambda at: (INTERVALS.index(at[0]), at[1])):
                 window = windows[window_id] or self.archived(live, window_id)
                 if window is not None:
-                    found.append(live.aggregate(window_id, window))
+                    found.append(Aggregate.model_validate(live.aggregate(window_id, window)))
         return found
 
     def counters(self) -> dict[str, Any]:

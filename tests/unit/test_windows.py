@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.messages import ConfidenceDataPoint
+from schemas.messages import Aggregate, ConfidenceDataPoint
 from streams.rules.windows.moments import Sample
 from streams.rules.windows.windows import SIZES_MS, Span, Spans, Window, WindowId, Windows, aggregate
 
@@ -117,7 +117,8 @@ def test_the_record_of_a_window() -> None:
     window = Window()
     window.observe(Sample(_point(NOON, 0.25)), 0)
     window.observe(Sample(_point(NOON, 0.75)), 1)
-    record = aggregate("a", "p", "agent", ("minute", NOON), window).wire()
+    record = aggregate("a", "p", "agent", ("minute", NOON), window)
+    assert Aggregate.model_validate(record).wire() == record
     assert record["windowEnd"] == "2026-11-22T12:01:00.000Z"
     assert (record["count"], record["avgConfidence"], record["variance"]) == (2, 0.5, 0.0625)
     assert (record["minConfidence"], record["maxConfidence"], record["successRate"]) == (0.25, 0.75, 1.0)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.messages import Aggregate, Interval
+from schemas.messages import Interval
+from schemas.times import format_time
 from schemas.topics import DAY_MS, HOUR_MS, MINUTE_MS
 from streams.rules.windows.moments import Moments, Sample
 
@@ -207,36 +208,36 @@ class Windows:
         return windows
 
 
-def aggregate(agent_id: str, pattern_name: str, task_type: str, key: WindowId, window: Window) -> Aggregate:
-    """The record of one window that has at least one point."""
+def aggregate(agent_id: str, pattern_name: str, task_type: str, key: WindowId, window: Window) -> dict[str, Any]:
+    """The record of one window that has at least one point: an `Aggregate` as JSON, a plain dict since many are written."""
     moments = window.moments
     interval, start = key
     count = moments.count
     successes = moments.successes
     p50, p95, p99 = moments.time_quantiles_ms(0.5, 0.95, 0.99)
     p10_confidence, p50_confidence = moments.confidence_quantiles(0.1, 0.5)
-    return Aggregate(
-        agent_id=agent_id,
-        pattern_name=pattern_name,
-        task_type=task_type,
-        interval=interval,
-        window_start=start,
-        window_end=start + SIZES_MS[interval],
-        final=window.closed,
-        count=count,
-        success_count=successes,
-        avg_confidence=moments.mean(),
-        min_confidence=moments.min,
-        max_confidence=moments.max,
-        variance=moments.variance(),
-        success_rate=successes / count,
-        avg_execution_time=moments.mean_time_ms(),
-        p50_execution_time=p50,
-        p95_execution_time=p95,
-        p99_execution_time=p99,
-        p10_confidence=p10_confidence,
-        p50_confidence=p50_confidence,
-        brier=moments.brier(),
-        ece=moments.ece(),
-        revision=window.revision,
-    )
+    return {
+        "agentId": agent_id,
+        "patternName": pattern_name,
+        "taskType": task_type,
+        "interval": interval,
+        "windowStart": format_time(start),
+        "windowEnd": format_time(start + SIZES_MS[interval]),
+        "final": window.closed,
+        "count": count,
+        "successCount": successes,
+        "avgConfidence": moments.mean(),
+        "minConfidence": moments.min,
+        "maxConfidence": moments.max,
+        "variance": moments.variance(),
+        "successRate": successes / count,
+        "avgExecutionTime": moments.mean_time_ms(),
+        "p50ExecutionTime": p50,
+        "p95ExecutionTime": p95,
+        "p99ExecutionTime": p99,
+        "p10Confidence": p10_confidence,
+        "p50Confidence": p50_confidence,
+        "brier": moments.brier(),
+        "ece": moments.ece(),
+        "revision": window.revision,
+    }
