@@ -21,6 +21,8 @@ from streams.agents.table import AgentTable
 from streams.broker.kafka import BrokerUnreachable, reach
 from streams.engine.engine import Engine
 from streams.grpc_server import PortTaken
+from streams.live.desk import LiveDesk
+from streams.live.guard import loopback_only
 from streams.roles.plans import Coordination
 from streams.roles.plans_desk import PlansDesk
 from streams.roles.stats import StatsKeeper
@@ -50,13 +52,14 @@ class WebServer:
         self._runner: web.AppRunner | None = None
         self._desk = StatsDesk(lambda: self.stats)
         self._plans_desk = PlansDesk(lambda: self.plans)
+        self._live = LiveDesk(settings)
         self._asked_at = float("-inf")
         self._answered = False
         self.url = ""
 
     async def start(self) -> None:
         """Listen. Raises `PortTaken`."""
-        app = web.Application(client_max_size=64 * 1024)
+        app = web.Application(client_max_size=64 * 1024, middlewares=[loopback_only(self._settings.web_host)])
         app.add_routes(
             [
                 web.get("/", self._index),
@@ -68,6 +71,7 @@ class WebServer:
                 web.get("/api/v1/partitions", self._partitions),
                 *self._plans_desk.routes(),
                 *self._desk.routes(),
+                *self._live.routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -87,6 +91,7 @@ class WebServer:
 
     async def stop(self) -> None:
         """Stop listening."""
+        await self._live.close()
         await self._desk.close()
         await self._plans_desk.close()
         if self._runner is not None:

@@ -1,0 +1,69 @@
+"""Who may ask a worker that listens on loopback: programs of this machine, never a web page from elsewhere.
+
+In: requests. Out: the same, or a 403. A page of a foreign site can have its own name resolve to 127.0.0.1 and so read what is
+served there; its requests still carry that name as `Host`, or its `Origin`. Where the worker listens beyond loopback (probes of
+an orchestrator, other workers) nothing is refused here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, without port, means this machine whatever a name server says.
+
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "[::1]", "evil.example", "0.0.0.0", "")]
+    [True, True, True, False, False, False]
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _host(authority: str) -> str:
+    """The host of `host:port`, empty if it cannot be read."""
+    try:
+        return urlsplit(f"//{authority}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _origin_host(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""
+
+
+def loopback_only(bound_to: str) -> Middleware:
+    """The middleware for a server that listens on `bound_to`."""
+    bound_here = is_loopback(bound_to)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if bound_here:
+            host, origin = request.headers.get("Host"), request.headers.get("Origin")
+            # Without Host it is no browser (HTTP/1.0).
+            if host is not None and not is_loopback(_host(host)):
+                return _refused("Host must be localhost, 127.0.0.1 or [::1]: this worker listens on loopback only")
+            if origin is not None and not is_loopback(_origin_host(origin)):
+                return _refused("pages of other sites may not ask here")
+        return await handler(request)
+
+    return check
+
+
+def _refused(why: str) -> web.Response:
+    return web.Response(body=orjson.dumps({"error": why}), status=403, content_type="application/json")

@@ -1,0 +1,281 @@
+"""From one reading of the topic to all who look on: read while somebody watches, and a while longer; not at all otherwise.
+
+In: records, and watchers who come and go. Out: for each watcher the batches it has not had, in one order, with a cursor to come
+back by. Every watcher has a bounded queue of its own: one that is slow loses its oldest and is told how many. Nothing here
+waits for a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import orjson
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from schemas.times import format_time
+from streams.live.reading import BACK, Taker
+from streams.rules.live_cursor import encode
+from streams.rules.live_entries import Entry, Kept, entry, merged
+from streams.rules.live_query import Wish
+from streams.rules.live_rates import Rates
+
+log = structlog.get_logger(__name__)
+
+MAX_WATCHERS = 20
+MOST = 2000
+MOST_BYTES = 4 * 1024 * 1024
+BATCH = 250
+BATCH_BYTES = 512 * 1024
+LINGER_S = 10.0
+"""Reading goes on so long after the last watcher left: it may only load its page again."""
+
+
+class Full(Exception):
+    """There are as many watchers as there may be."""
+
+
+class Reader(Protocol):
+    """What reads the topic; `TopicReader`."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    async def stop(self) -> None:
+        """End."""
+
+    async def ends(self) -> dict[int, int]:
+        """Where each partition ends."""
+
+
+class Watcher:
+    """One who looks on: what it has still to be sent."""
+
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
+        self.seeded = False
+        self._queue = Kept(MOST, MOST_BYTES)
+        self._dropped = 0
+        self._positions: dict[int, int] = dict(wish.after or {})
+        self._not_before: dict[int, int] = {}
+        self._wanted: dict[str, bool] = {}
+
+    def seed(
+        self,
+        recent: Iterable[Entry],
+        floor: Mapping[int, int],
+        positions: Mapping[int, int],
+        after: Mapping[int, int] | None,
+    ) -> None:
+        """Begin, with what was asked for of the `recent` ones.
+
+        `floor`: the offsets from which on these are all there was. `after`: where an earlier stream ended.
+        """
+        self.seeded = True
+        if after is None:
+            wanted = [one for one in recent if self._wants(one.kind)]
+            first = wanted[len(wanted) - self.wish.last :] if self.wish.last < len(wanted) else wanted
+            self._positions = dict(positions)
+            for one in reversed(first):
+                self._positions[one.partition] = one.offset
+        else:
+            first = list(recent)
+            self._dropped += sum(max(0, begin - after[n]) for n, begin in floor.items() if n in after)
+            self._not_before = {n: offset for n, offset in after.items() if offset > floor.get(n, 0)}
+            self._positions = dict(floor) | dict(after)
+        self.offer(first)
+        self._not_before = {n: offset for n, offset in self._not_before.items() if offset > positions.get(n, 0)}
+
+    def offer(self, entries: Iterable[Entry]) -> None:
+        """Keep what it wants of these, the newest of the topic."""
+        for one in entries:
+            if self._wants(one.kind) and not (self._not_before and one.offset < self._not_before.get(one.partition, 0)):
+                for gone in self._queue.add(one):
+                    self._positions[gone.partition] = gone.offset + 1
+                    self._dropped += 1
+
+    def _wants(self, kind: str) -> bool:
+        known = self._wanted.get(kind)
+        if known is None:
+            known = self.wish.wants(kind)
+            if len(self._wanted) < 100:
+                self._wanted[kind] = known
+        return known
+
+    def batch(self) -> list[Entry]:
+        """What is to be sent next; it counts as sent."""
+        found: list[Entry] = []
+        size = 0
+        while self._queue and len(found) < BATCH and size < BATCH_BYTES:
+            one = self._queue.pop()
+            found.append(one)
+            size += len(one.json)
+            self._positions[one.partition] = one.offset + 1
+        return found
+
+    def dropped(self) -> int:
+        """How many it did not get since this was asked last."""
+        count, self._dropped = self._dropped, 0
+        return count
+
+    def cursor(self, positions: Mapping[int, int]) -> str:
+        """Where to go on after what `batch` gave out. `positions`: of the reading."""
+        if not self._queue and self.seeded:  # nothing between is for this watcher
+            for number, position in positions.items():
+                self._positions[number] = max(position, self._not_before.get(number, 0))
+        return encode(self._positions)
+
+
+class Scene(Taker):
+    """One reading, from the first watcher until none is left: the newest entries, positions and rates."""
+
+    def __init__(self, watchers: Iterable[Watcher], wall_ms: Callable[[], int]) -> None:
+        self.positions: dict[int, int] = {}
+        self.rates = Rates()
+        self.loaded = asyncio.Event()
+        self._watchers = watchers
+        self._wall_ms = wall_ms
+        self._floor: dict[int, int] = {}
+        self._recent = Kept(MOST, MOST_BYTES)
+        self._history: dict[int, Kept] = {}
+        self._trimmed: set[int] = set()
+
+    def begins(self, positions: Mapping[int, int], trimmed: Sequence[int]) -> None:
+        """As `Taker`."""
+        self.positions |= positions
+        self._floor |= positions
+        self._trimmed.update(trimmed)
+
+    def take(self, partition: int, records: Sequence[ConsumerRecord], position: int) -> None:
+        """As `Taker`."""
+        now_ms = self._wall_ms()
+        found = []
+        for record in records:
+            at_ms = record.timestamp if record.timestamp > 0 else now_ms
+            one = entry(record.value, partition, record.offset, at_ms)
+            if one is not None:
+                found.append(one)
+                self.rates.add(one.kind, at_ms, one.execution_ms, now_ms)
+        if records and partition in self._trimmed:
+            self._trimmed.discard(partition)
+            self.rates.known_from(min(records[0].timestamp, now_ms))
+        self.positions[partition] = position
+        if not self.loaded.is_set():
+            history = self._history.setdefault(partition, Kept(BACK, MOST_BYTES))
+            for one in found:
+                self._evict(history.add(one))
+            return
+        self._remember(found)
+        for watcher in self._watchers:
+            if watcher.seeded:
+                watcher.offer(found)
+
+    def caught_up(self) -> None:
+        """As `Taker`."""
+        self._remember(merged(history.entries for history in self._history.values()))
+        self._history.clear()
+        self.loaded.set()
+
+    def seed(self, watcher: Watcher, after: Mapping[int, int] | None) -> None:
+        """Give a watcher what it begins with."""
+        watcher.seed(self._recent.entries, self._floor, self.positions, after)
+
+    def _remember(self, entries: Iterable[Entry]) -> None:
+        for one in entries:
+            self._evict(self._recent.add(one))
+
+    def _evict(self, gone: Iterable[Entry]) -> None:
+        for one in gone:
+            self._floor[one.partition] = one.offset + 1
+
+
+class Hub:
+    """All watchers of this worker."""
+
+    def __init__(
+        self, reader: Callable[[Taker], Reader], wall_ms: Callable[[], int], linger_s: float = LINGER_S
+    ) -> None:
+        self.closed = asyncio.Event()
+        self._make_reader = reader
+        self._wall_ms = wall_ms
+        self._linger_s = linger_s
+        self._watchers: list[Watcher] = []
+        self._scene: Scene | None = None
+        self._reader: Reader | None = None
+        self._ending: asyncio.TimerHandle | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._metrics: tuple[int, bytes] = (-1, b"")
+
+    @property
+    def reading(self) -> bool:
+        """Whether the topic is read now."""
+        return self._reader is not None
+
+    def join(self, wish: Wish) -> Watcher:
+        """One more who looks on. Raises `Full`."""
+        if len(self._watchers) >= MAX_WATCHERS or self.closed.is_set():
+            raise Full(f"{len(self._watchers)} watch already, which is the most of one worker")
+        watcher = Watcher(wish)
+        self._watchers.append(watcher)
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+        if self._scene is None:
+            self._scene = Scene(self._watchers, self._wall_ms)
+            self._reader = self._make_reader(self._scene)
+            self._reader.start()
+        return watcher
+
+    async def begin(self, watcher: Watcher) -> bool:
+        """Give it what it begins with, if that is known by now; whether it has it."""
+        scene, reader, after = self._scene, self._reader, watcher.wish.after
+        if watcher.seeded or scene is None or reader is None or not scene.loaded.is_set():
+            return watcher.seeded
+        if after is not None and any(offset > scene.positions.get(n, 0) for n, offset in after.items()):
+            # Another worker read further than this one so far; or the topic was made anew, and that place is of the old one.
+            ends = await reader.ends()
+            after = {
+                n: offset
+                for n, offset in after.items()
+                if offset <= max(ends.get(n, offset), scene.positions.get(n, 0))
+            }
+        if scene is self._scene:
+            scene.seed(watcher, after)
+        return watcher.seeded
+
+    def leave(self, watcher: Watcher) -> None:
+        """It is gone."""
+        self._watchers.remove(watcher)
+        if not self._watchers and self._scene is not None:
+            self._ending = asyncio.get_running_loop().call_later(self._linger_s, self._end)
+
+    def _end(self) -> None:
+        reader, self._reader, self._scene = self._reader, None, None
+        self._ending = None
+        if reader is not None:
+            task = asyncio.create_task(reader.stop(), name="live-stop")
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
+    async def close(self) -> None:
+        """No more; streams see `closed` and end."""
+        self.closed.set()
+        if self._ending is not None:
+            self._ending.cancel()
+        self._end()
+        await asyncio.gather(*self._stopping)
+
+    def cursor(self, watcher: Watcher) -> str | None:
+        """Where this watcher goes on when it comes back; None while that is not known."""
+        return watcher.cursor(self._scene.positions) if self._scene is not None and watcher.seeded else None
+
+    def metrics(self) -> bytes:
+        """The numbers of the last ten seconds as JSON, made once a second however many look."""
+        now_ms = self._wall_ms()
+        if self._metrics[0] != now_ms // 1000:
+            rates = Rates() if self._scene is None else self._scene.rates
+            row: dict[str, Any] = {"time": format_time(now_ms), **rates.row(now_ms), "watchers": len(self._watchers)}
+            self._metrics = now_ms // 1000, orjson.dumps(row)
+        return self._metrics[1]
