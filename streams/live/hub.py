@@ -51,10 +51,11 @@ class Reader(Protocol):
 
 
 class Watcher:
-    """One who looks on: what it has still to be sent."""
+    """One who looks on since `joined_ms`: what it has still to be sent."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: Wish, joined_ms: int) -> None:
         self.wish = wish
+        self._joined_ms = joined_ms
         self.seeded = False
         self._queue = Kept(MOST, MOST_BYTES)
         self._dropped = 0
@@ -76,7 +77,9 @@ class Watcher:
         self.seeded = True
         if after is None:
             wanted = [one for one in recent if self._wants(one.kind)]
-            first = wanted[len(wanted) - self.wish.last :] if self.wish.last < len(wanted) else wanted
+            # What happened since it came is news, though reading may have begun only then.
+            last = max(self.wish.last, sum(one.at_ms >= self._joined_ms for one in wanted))
+            first = wanted[len(wanted) - last :] if last < len(wanted) else wanted
             self._positions = dict(positions)
             for one in reversed(first):
                 self._positions[one.partition] = one.offset
@@ -217,7 +220,7 @@ class Hub:
         """One more who looks on. Raises `Full`."""
         if len(self._watchers) >= MAX_WATCHERS or self.closed.is_set():
             raise Full(f"{len(self._watchers)} watch already, which is the most of one worker")
-        watcher = Watcher(wish)
+        watcher = Watcher(wish, self._wall_ms())
         self._watchers.append(watcher)
         if self._ending is not None:
             self._ending.cancel()

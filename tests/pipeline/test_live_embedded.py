@@ -1,4 +1,4 @@
-"""The live page's back end on the embedded broker: the stream, the way back to it, a task's story, and an end that waits for nobody."""
+"""The live page's back end on the embedded broker: the stream, the way back to it, a task's story, an end without delay."""
 
 from __future__ import annotations
 

@@ -130,6 +130,17 @@ async def test_history_comes_in_the_order_of_time_and_only_the_last_of_it() -> N
     assert ids(await rig.joined(Wish(last=0))) == []
 
 
+async def test_what_happens_while_reading_begins_is_news() -> None:
+    """Also for one who wants nothing from before."""
+    rig = Rig()
+    watcher = rig.hub.join(Wish(last=0))
+    rig.taker.begins({0: 0}, ())
+    rig.write(0, (4997, 4998, 5000, 5001))
+    rig.taker.caught_up()
+    await rig.hub.begin(watcher)
+    assert ids(watcher) == ["0/5000", "0/5001"]
+
+
 @pytest.mark.parametrize("cut", range(1, 8))
 async def test_coming_back_goes_on_without_gap_or_double_wherever_it_was_cut(
     cut: int, monkeypatch: pytest.MonkeyPatch
