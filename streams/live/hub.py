@@ -34,7 +34,7 @@ LINGER_S = 10.0
 
 
 class Full(Exception):
-    """There are as many watchers as there may be."""
+    """There is no place for another watcher; one line."""
 
 
 class Reader(Protocol):
@@ -218,7 +218,9 @@ class Hub:
 
     def join(self, wish: Wish) -> Watcher:
         """One more who looks on. Raises `Full`."""
-        if len(self._watchers) >= MAX_WATCHERS or self.closed.is_set():
+        if self.closed.is_set():
+            raise Full("this worker is stopping")
+        if len(self._watchers) >= MAX_WATCHERS:
             raise Full(f"{len(self._watchers)} watch already, which is the most of one worker")
         watcher = Watcher(wish, self._wall_ms())
         self._watchers.append(watcher)

@@ -43,7 +43,7 @@ class FakeReader:
 class Rig:
     """A hub with readers of ours, and a topic of two partitions."""
 
-    def __init__(self, linger_s: float = 0.01) -> None:
+    def __init__(self, linger_s: float = 10.0) -> None:
         self.readers: list[FakeReader] = []
         self.hub = Hub(self._reader, lambda: NOW_MS, linger_s)
 
@@ -97,6 +97,8 @@ async def test_nothing_is_read_before_the_first_watcher_nor_long_after_the_last(
     assert [reader.started for reader in rig.readers] == [True]
     rig.hub.leave(one)
     rig.hub.leave(two)
+    await asyncio.sleep(0.02)
+    assert not rig.readers[0].stopped
     one = rig.hub.join(Wish())
     await asyncio.sleep(0.2)
     assert not rig.readers[0].stopped
@@ -258,5 +260,5 @@ async def test_there_is_a_most_of_watchers_and_none_after_the_end() -> None:
     rig.hub.leave(watchers[0])
     rig.hub.join(Wish())
     await rig.hub.close()
-    with pytest.raises(Full):
+    with pytest.raises(Full, match="is stopping"):
         rig.hub.join(Wish())

@@ -1,0 +1,179 @@
+"""The desk of the live page: what it refuses, who it cuts off, and that it ends at once."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+from aiokafka.errors import KafkaConnectionError
+
+from streams.live import desk as desk_module
+from streams.live import task_search
+from streams.live.desk import LiveDesk
+from streams.live.hub import MAX_WATCHERS, Hub
+from streams.live.reading import Taker
+from streams.live.task_search import TaskSearch
+from streams.settings import Settings
+from tests.support.points import until
+from tests.support.sse import streaming
+
+
+class Reader:
+    """Reads what the test gives its taker."""
+
+    def __init__(self, taker: Taker) -> None:
+        self.taker = taker
+
+    def start(self) -> None:
+        """An empty topic."""
+        self.taker.begins({0: 0}, ())
+        self.taker.caught_up()
+
+    async def stop(self) -> None:
+        """Nothing to release."""
+
+    async def ends(self) -> dict[int, int]:
+        """Not known."""
+        return {}
+
+
+class Served:
+    """A desk on a port."""
+
+    def __init__(self) -> None:
+        self.desk = LiveDesk(Settings())
+        self.readers: list[Reader] = []
+        self.desk.hub = Hub(self._reader, desk_module.wall_ms)
+        self.url = ""
+
+    def _reader(self, taker: Taker) -> Reader:
+        self.readers.append(Reader(taker))
+        return self.readers[-1]
+
+    def write(self, offset: int, text: str = "") -> None:
+        """One event."""
+        value = orjson.dumps({"id": str(offset), "type": "task:started", "timestamp": "T", "data": {"taskId": text}})
+        record: Any = SimpleNamespace(offset=offset, timestamp=desk_module.wall_ms(), value=value)
+        self.readers[-1].taker.take(0, [record], offset + 1)
+
+    @property
+    def watchers(self) -> int:
+        """How many look on."""
+        return len(self.desk.hub._watchers)
+
+    async def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        """Status and body."""
+        async with aiohttp.ClientSession() as session, session.get(self.url + path, headers=headers) as response:
+            return response.status, await response.json()
+
+    async def fill(self) -> None:
+        """More than the way to a client holds that takes nothing."""
+        for offset in range(1500):
+            self.write(offset, "x" * 2000)
+            if offset % 100 == 0:
+                await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    """A desk that is closed at the end."""
+    one = Served()
+    app = web.Application()
+    app.add_routes(one.desk.routes())
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    one.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield one
+    await one.desk.close()
+    await runner.cleanup()
+
+
+def stuck_client(url: str) -> socket.socket:
+    """One who asks for the stream and takes nothing."""
+    port = int(url.rpartition(":")[2])
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    client.sendall(f"GET /api/v1/stream HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+    return client
+
+
+async def test_one_who_takes_nothing_is_cut_off_in_the_end(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is free again; another sees everything meanwhile."""
+    monkeypatch.setattr(desk_module, "SEND_TIMEOUT_S", 0.5)
+    with stuck_client(served.url):
+        await until(lambda: served.watchers == 1, 10)
+        async with streaming(served.url) as quick:
+            await until(lambda: served.watchers == 2, 10)
+            await served.fill()
+            await quick.until(lambda seen: len(seen.events) + seen.dropped >= 1500)
+            await until(lambda: served.watchers == 1, 20)
+            served.write(1500)
+            await quick.until(lambda seen: seen.events[-1]["id"] == "1500")
+
+
+async def test_the_end_waits_for_no_client(served: Served) -> None:
+    """Streams that flow end; one that is stuck is cut."""
+    with stuck_client(served.url):
+        await until(lambda: served.watchers == 1, 10)
+        await served.fill()
+        async with streaming(served.url) as quick:
+            await quick.until(lambda seen: bool(seen.messages))
+            began = time.monotonic()
+            await served.desk.close()
+            await quick.until(lambda seen: seen.ended, 10)
+            await until(lambda: served.watchers == 0, 10)
+            assert time.monotonic() - began < 10
+    assert (await served.get("/api/v1/stream")) == (503, {"error": "this worker is stopping"})
+
+
+async def test_what_cannot_be_is_refused_by_name_and_the_twenty_first_too(served: Served) -> None:
+    """400 and 503, with a reason."""
+    for path, field in (("stream?last=9999", "last"), ("stream?types=x", "types"), ("tasks/t?since=soon", "since")):
+        code, body = await served.get(f"/api/v1/{path}")
+        assert (code, body["error"].split(":")[0]) == (400, field)
+    code, body = await served.get("/api/v1/stream", **{"Last-Event-ID": "nonsense"})
+    assert (code, body["error"].split(":")[0]) == (400, "Last-Event-ID")
+    clients = [stuck_client(served.url) for _ in range(MAX_WATCHERS)]
+    await until(lambda: served.watchers == MAX_WATCHERS, 10)
+    code, body = await served.get("/api/v1/stream")
+    assert (code, "20" in body["error"]) == (503, True)
+    for client in clients:
+        client.close()
+    await until(lambda: served.watchers == 0, 20)
+
+
+async def test_searches_wait_in_line_and_end_in_time(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One goes on, a few wait, the others are told to come again; none lasts for ever."""
+    monkeypatch.setattr(task_search, "SEARCH_TIMEOUT_S", 0.1)
+    under_way, most = 0, 0
+
+    async def endless(self: TaskSearch, task_id: str, since_ms: int) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(TaskSearch, "_search", endless)
+    codes = [code for code, _ in await asyncio.gather(*(served.get("/api/v1/tasks/t") for _ in range(12)))]
+    assert sorted(codes) == [503] * 4 + [504] * 8
+    assert most == 1
+
+    async def away(self: TaskSearch, task_id: str, since_ms: int) -> None:
+        raise KafkaConnectionError
+
+    monkeypatch.setattr(TaskSearch, "_search", away)
+    assert (await served.get("/api/v1/tasks/t"))[0] == 503
