@@ -89,12 +89,12 @@ async def test_a_client_that_takes_nothing_delays_no_other_and_not_the_end(pipel
                     await pipeline.tasks(range(count), ["alpha"])
                     await quick.until(lambda seen: completed(count, seen), 60)
                     late_s = time.time() - max(parse_time(event["timestamp"]) for event in quick.events) / 1000
-                    await asyncio.sleep(4)
+                    await asyncio.sleep(8)
                     pauses = gaps_s([data["time"] for kind, data in quick.messages if kind == "metrics"])
                     assert max(Counter(quick.keyed()).values()) == 1
                     assert quick.dropped == 0
-                assert late_s < 5
-                assert max(pauses) < 3
+                assert late_s < 8
+                assert max(pauses) < 6
                 stuck.settimeout(2)
                 taken = await asyncio.to_thread(drained, stuck)
                 times = [
@@ -102,7 +102,7 @@ async def test_a_client_that_takes_nothing_delays_no_other_and_not_the_end(pipel
                     for line in taken.split(b"\n")
                     if line.startswith(b'data: {"time"')
                 ]
-                assert max(gaps_s(times)) > 3, "it was never stuck"
+                assert max(gaps_s(times)) > 7, "it was never stuck"
                 # And so again, for the end.
                 await pipeline.tasks(range(count, 2 * count), ["alpha"])
                 await pipeline.results({f"t{n}" for n in range(2 * count)})
@@ -112,6 +112,32 @@ async def test_a_client_that_takes_nothing_delays_no_other_and_not_the_end(pipel
         finally:
             if worker.popen.poll() is None:
                 await stop(worker)
+
+
+async def test_a_stream_goes_on_after_the_brokers_were_gone(prefix: str) -> None:
+    """It stays open meanwhile, and what it shows afterwards is neither short of anything nor told twice."""
+    with KafkaCluster(brokers=1) as cluster:
+        pipeline = Pipeline(cluster, prefix)  # type: ignore[arg-type]
+        await apply(pipeline.settings, 4)
+        async with FakeAgent() as agent:
+            await pipeline.register({"id": "alpha", "endpoint": agent.endpoint, "limits": STEADY})
+            worker = await pipeline.start()
+            try:
+                async with streaming(pipeline.web, types="task:", last=0) as stream:
+                    await pipeline.tasks(range(50), ["alpha"])
+                    await stream.until(lambda seen: completed(50, seen))
+                    await asyncio.to_thread(cluster.kill, 0)
+                    told = len(stream.messages)
+                    await stream.until(lambda seen: len(seen.messages) > told + 5)
+                    assert {kind for kind, _ in stream.messages[told:]} == {"metrics"}
+                    await asyncio.to_thread(cluster.restart, 0)
+                    await pipeline.tasks(range(50, 100), ["alpha"])
+                    await stream.until(lambda seen: completed(100, seen), 90)
+                    assert not stream.ended
+            finally:
+                await stop(worker)
+    assert Counter(stream.keyed()) == {(kind, f"t{n}"): 1 for n in range(100) for kind in KINDS}
+    assert stream.dropped == 0
 
 
 def gaps_s(times: list[str]) -> list[float]:
