@@ -67,7 +67,7 @@ class WebServer:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.get("/api/v1/agents", self._agents),
-                web.get("/api/v1/agents/{id}", self._agent),
+                web.get("/api/v1/agents/{id:[^/]+}", self._agent),
                 web.get("/api/v1/partitions", self._partitions),
                 *self._plans_desk.routes(),
                 *self._desk.routes(),

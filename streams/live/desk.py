@@ -64,7 +64,7 @@ class LiveDesk:
         """What a web application serves. No HEAD: it would be a stream nobody reads."""
         return [
             web.get("/api/v1/stream", self._stream, allow_head=False),
-            web.get("/api/v1/tasks/{id}", self._task, allow_head=False),
+            web.get("/api/v1/tasks/{id:[^/]+}", self._task, allow_head=False),
         ]
 
     async def close(self) -> None:

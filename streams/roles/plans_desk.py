@@ -44,7 +44,7 @@ class PlansDesk:
 
     def routes(self) -> list[web.RouteDef]:
         """What a web application serves."""
-        return [web.get("/api/v1/plans/{id}", self._plan), web.get(INTERNAL, self._part)]
+        return [web.get("/api/v1/plans/{id:[^/]+}", self._plan), web.get(INTERNAL, self._part)]
 
     async def close(self) -> None:
         """Close the connections to other workers."""

@@ -60,10 +60,10 @@ class StatsDesk:
     def routes(self) -> list[web.RouteDef]:
         """What a web application serves."""
         return [
-            web.get("/api/v1/agents/{id}/stats", self._guarded(self._stats)),
-            web.get("/api/v1/agents/{id}/windows", self._guarded(self._windows)),
-            web.get("/api/v1/agents/{id}/calibration", self._guarded(self._calibration)),
-            web.get("/api/v1/patterns/{name}/stats", self._guarded(self._pattern)),
+            web.get("/api/v1/agents/{id:[^/]+}/stats", self._guarded(self._stats)),
+            web.get("/api/v1/agents/{id:[^/]+}/windows", self._guarded(self._windows)),
+            web.get("/api/v1/agents/{id:[^/]+}/calibration", self._guarded(self._calibration)),
+            web.get("/api/v1/patterns/{name:[^/]+}/stats", self._guarded(self._pattern)),
             web.get("/api/v1/compare", self._guarded(self._compare)),
             web.get("/api/v1/anomalies", self._guarded(self._anomalies)),
             web.get(INTERNAL, self._guarded(self._part)),
