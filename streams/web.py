@@ -21,6 +21,7 @@ from streams.agents.table import AgentTable
 from streams.broker.kafka import BrokerUnreachable, reach
 from streams.engine.engine import Engine
 from streams.grpc_server import PortTaken
+from streams.live import page
 from streams.live.desk import LiveDesk
 from streams.live.guard import loopback_only
 from streams.roles.plans import Coordination
@@ -62,7 +63,7 @@ class WebServer:
         app = web.Application(client_max_size=64 * 1024, middlewares=[loopback_only(self._settings.web_host)])
         app.add_routes(
             [
-                web.get("/", self._index),
+                *page.routes(self._index),
                 web.get("/livez", self._livez),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
@@ -132,7 +133,8 @@ class WebServer:
 
     async def _index(self, request: web.Request) -> web.Response:
         paths = {route.resource.canonical for route in request.app.router.routes() if route.resource is not None}
-        return _json({"paths": sorted(paths)})
+        found = {"bootstrapServers": self._settings.bootstrap_servers, "topicPrefix": self._settings.topic_prefix}
+        return _json({"paths": sorted(paths), **found})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), content_type="text/plain", charset="utf-8")
