@@ -110,6 +110,7 @@ def _introduce(scene: Stage, say: Any) -> None:
     if scene.embedded:
         for line in LIMITS:
             say(f"note     {line}")
+    say(f"page     {scene.web}/  what happens now, in a browser")
     say(f"query    {scene.web}/api/v1/agents  {scene.web}/metrics")
     options = f" --bootstrap-servers {scene.settings.bootstrap_servers}"
     if scene.settings.topic_prefix != "parallax.":
