@@ -61,6 +61,10 @@ test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
 	$(BIN)/python -m tests.support.kafka fetch
 	$(BIN)/pytest -q -m "kafka and not chaos"
 
+.PHONY: test-browser
+test-browser: setup ## Test the live page in a browser (needs Debian's chromium)
+	$(BIN)/pytest -q -m browser
+
 .PHONY: check
 check: lint types arch test ## What the hook runs: lint, types, architecture, tests
 
