@@ -148,6 +148,7 @@ def _alarms(owner: SeriesId, alarms: Alarms) -> Iterator[dict[str, Any]]:
                 "patternName": None if episode.scope == "agent" else pattern,
                 "severity": episode.severity,
                 "state": "firing",
+                "detectedAt": format_time(episode.at_ms) if episode.at_ms else None,
                 "baseline": episode.baseline,
                 "points": episode.age,
             }

@@ -308,8 +308,8 @@ async def test_nothing_serious_for_axe_and_nothing_wider_than_the_window(
     """With rows of every status, with the detail open, in both colour schemes and at both widths."""
     worker.agents = [agent("alpha"), agent("beta", circuit="open", healthy=False), agent("gamma", circuit="half_open")]
     worker.anomalies = [
-        {"id": "x", "type": "drift", "agentId": "beta", "severity": s, "baseline": 0.9, "points": 3}
-        for s in ("high", "medium")
+        {"id": "x", "type": "drift", "agentId": "beta", "severity": s, "baseline": 0.9, "points": 3, "detectedAt": at}
+        for s, at in (("high", format_time(time.time_ns() // 1_000_000)), ("medium", None))
     ]
     worker.partitions = [
         {
@@ -327,6 +327,8 @@ async def test_nothing_serious_for_axe_and_nothing_wider_than_the_window(
     page = await look(worker.url, width=width, scheme=scheme)
     await expect(row(page, "t4")).to_be_visible()
     await expect(page.locator("tr[data-agent]")).to_have_count(3)
+    await expect(page.locator("[data-anomaly]").nth(0)).to_contain_text("since ")
+    await expect(page.locator("[data-anomaly]").nth(1)).to_contain_text("before its time was kept")
     assert await serious(page) == []
     assert await page.evaluate("document.documentElement.scrollWidth") <= width
     SHOTS.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from schemas.messages import ConfidenceDataPoint
+from schemas.times import parse_time
 from streams.processors.stats import NotReady
 from streams.roles.stats_desk import StatsDesk
 from streams.rules.detection.detectors import Thresholds
@@ -180,4 +181,5 @@ async def test_alarms_of_all_workers_are_listed(serve: Serve) -> None:
     other.feed(1, "c", "p", [0.9, 0.91] * 40 + [0.3] * 12)
     status, rows = await get(f"{first}/api/v1/anomalies?state=firing")
     assert status == 200
-    assert ("c", "sudden_drop") in {(row["agentId"], row["type"]) for row in rows}
+    fell = next(row for row in rows if (row["agentId"], row["type"]) == ("c", "sudden_drop"))
+    assert NOON_MS + 80 * 60_000 <= parse_time(fell["detectedAt"]) < NOON_MS + 92 * 60_000

@@ -1,7 +1,7 @@
 // What is firing, how bad, why and since when. The list is asked of the worker; the words come from the events of this page's time.
 
 import { html } from "./vendor/htm-preact-3.1.1.js";
-import { counted, isNumber, number, ratio, time, when } from "./format.js";
+import { counted, epoch, isNumber, number, ratio, time, when } from "./format.js";
 import { Chip, Failure, useSlices } from "./parts.js";
 
 const WORDS = {
@@ -38,11 +38,12 @@ export function Anomalies({ store, poll }) {
     ${poll.data && rows.length === 0 ? html`<p class="empty">Nothing is firing. Detectors watch each agent's confidence, speed and silence once it has answered a few dozen tasks; <code>parallax anomalies --follow</code> tells of them too.</p>` : null}
     <ul class="firing">${rows.slice(0, MOST_SHOWN).map((row) => {
       const told = store.episodes.get(row.id);
+      const since = epoch(row.detectedAt) ?? told?.at;
       return html`<li key=${row.id} data-anomaly=${row.type}>
         <div><${Chip} word=${row.severity} /> <strong>${WORDS[row.type] ?? row.type}</strong></div>
         <div><a class="id" href=${`#agent=${encodeURIComponent(row.agentId)}`}>${row.agentId}</a>${row.patternName ? html` <span class="quiet">pattern <span class="id">${row.patternName}</span></span>` : null}</div>
         <div class="quiet">${why(row, told)}</div>
-        <div class="quiet" title=${told?.at ? when(told.at) : ""}>${told?.at ? `since ${time(told.at)}` : "began before this page was opened"}</div>
+        <div class="quiet" title=${since ? when(since) : ""}>${since ? `since ${time(since)}` : "began before its time was kept"}</div>
       </li>`;
     })}</ul>
     ${rows.length > MOST_SHOWN ? html`<p class="more">${number(rows.length - MOST_SHOWN)} more: <code>parallax anomalies</code></p>` : null}

@@ -44,7 +44,7 @@ class Moment:
 class Episode:
     """One firing alarm. `baseline`: normal when it fired; `shift`: how far it was left, `side`: in which way.
 
-    `age`: points since; `calm`: points in a row that look normal.
+    `age`: points since; `calm`: points in a row that look normal. `at_ms`: when it fired; 0 if that was before it was kept.
     """
 
     id: str
@@ -55,6 +55,7 @@ class Episode:
     age: int = 0
     calm: int = 0
     scope: Scope = "own"
+    at_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -154,7 +155,7 @@ class Alarms:
         """Begin an episode, unless one is on or has just been."""
         if not self.ready(kind):
             return []
-        episode = Episode(episode_id(self.series, kind, at), severity, baseline, shift, side)
+        episode = Episode(episode_id(self.series, kind, at), severity, baseline, shift, side, at_ms=at.time_ms)
         self.firing[kind] = episode
         spells = self.spells.setdefault(kind, [])
         spells.append(Spell(episode.id, at.offset, -1, "own"))

@@ -19,8 +19,9 @@ from streams.rules.detection.verdicts import Verdicts
 from streams.rules.windows.moments import Sample
 from streams.rules.windows.windows import Spans, Window, WindowId, Windows
 
-VERSION = 2
-"""Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring."""
+VERSION = 3
+"""Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
+Version 2 did not keep when an alarm fired."""
 
 Judged = Literal["", "points", "feedback"]
 """Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
@@ -196,7 +197,7 @@ class Series:
     ) -> Series:
         """The inverse of `to_json`, for this and every earlier version. ValueError for a later one."""
         offset, version, late, windows, detectors, *later = data
-        if version not in (1, VERSION):
+        if version not in range(1, VERSION + 1):
             raise ValueError(f"statistics state of version {version!r}, this worker reads up to {VERSION}")
         series = cls(series_id, partition, spans, limits)
         series.offset, series.late = offset, late
