@@ -23,7 +23,7 @@ from streams.broker.kafka import client_options
 from streams.live.hub import Full, Hub, Watcher
 from streams.live.reading import Taker, TopicReader
 from streams.live.task_search import SEARCH_TIMEOUT_S, Busy, TaskSearch
-from streams.rules.live_query import wish
+from streams.rules.live.query import wish
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -17,10 +17,10 @@ from aiokafka.structs import ConsumerRecord
 
 from schemas.times import format_time
 from streams.live.reading import BACK, Taker
-from streams.rules.live_cursor import encode
-from streams.rules.live_entries import Entry, Kept, entry, merged
-from streams.rules.live_query import Wish
-from streams.rules.live_rates import Rates
+from streams.rules.live.cursor import encode
+from streams.rules.live.entries import Entry, Kept, entry, merged
+from streams.rules.live.query import Wish
+from streams.rules.live.rates import Rates
 
 log = structlog.get_logger(__name__)
 

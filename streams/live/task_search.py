@@ -19,7 +19,7 @@ from schemas.topics import full_name
 from streams.broker.kafka import client_options
 from streams.engine.commit import CLOSE_TIMEOUT_S
 from streams.engine.group import close
-from streams.rules.task_status import has_ended, in_order, result_keys, status_of
+from streams.rules.live.task_status import has_ended, in_order, result_keys, status_of
 from streams.settings import Settings
 
 SEARCH_TIMEOUT_S = 10.0

@@ -13,8 +13,8 @@ import pytest
 from streams.live import hub as hub_module
 from streams.live.hub import BATCH, MAX_WATCHERS, MOST, Full, Hub, Watcher
 from streams.live.reading import Taker
-from streams.rules.live_cursor import decode
-from streams.rules.live_query import Wish
+from streams.rules.live.cursor import decode
+from streams.rules.live.query import Wish
 
 NOW_MS = 1_795_348_800_000
 

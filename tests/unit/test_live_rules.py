@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.rules.live_cursor import decode, encode
-from streams.rules.live_entries import EVENT_BYTES, Entry, Kept, entry, merged
-from streams.rules.live_query import wish
-from streams.rules.live_rates import Rates
-from streams.rules.task_status import has_ended, in_order, result_keys, status_of
+from streams.rules.live.cursor import decode, encode
+from streams.rules.live.entries import EVENT_BYTES, Entry, Kept, entry, merged
+from streams.rules.live.query import wish
+from streams.rules.live.rates import Rates
+from streams.rules.live.task_status import has_ended, in_order, result_keys, status_of
 
 SECOND = 1000
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from schemas.messages import EventType
-from streams.rules.live_cursor import decode
+from streams.rules.live.cursor import decode
 
 MAX_LAST = 2000
 DEFAULT_LAST = 200
