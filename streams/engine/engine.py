@@ -15,13 +15,13 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
 from schemas.topics import full_name
 from streams.engine import group
 from streams.engine.commit import Committer, Fenced
+from streams.engine.config import EngineConfig
 from streams.engine.faults import passing
 from streams.engine.feed import Feed
 from streams.engine.home import Handler, Home
@@ -38,32 +38,6 @@ START_TRIES = 30
 BUG_TRIES = 3
 TELL_EVERY = 6
 MAX_START_PAUSE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """What an engine needs to know. Times in seconds; `options`: aiokafka's connection arguments."""
-
-    options: dict[str, Any]
-    prefix: str
-    group: str
-    sources: Sequence[str]
-    instance_id: str | None
-    session_timeout_s: float
-    max_in_flight: int
-    drain_timeout_s: float
-    """How long calls under way may take to finish when partitions move."""
-    stop_timeout_s: float
-    """The same when this worker stops."""
-    commit_interval_max_s: float
-    state: str | None
-    """Short name of the compacted topic that moves with each partition; None: nothing does."""
-    exact_ends: bool
-    """Whether the broker tells true end offsets (the embedded one may tell too little)."""
-    from_end: Callable[[Sequence[bytes]], Sequence[str]] | None = None
-    """Of what is remembered: the sources that may begin at their ends where the group never committed; None: none may."""
-    assignor: Any = RangePartitionAssignor
-    """How the group deals out its partitions, as aiokafka takes it."""
 
 
 @dataclass(slots=True)

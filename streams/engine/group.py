@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
+from streams.engine.config import EngineConfig
 from streams.engine.faults import passing
 from streams.engine.feed import POLL_MS
 from streams.engine.home import Head, Home
-
-if TYPE_CHECKING:
-    from streams.engine.engine import EngineConfig
 
 log = structlog.get_logger(__name__)
 

@@ -36,7 +36,8 @@ from streams.dispatch.parts import Parts
 from streams.dispatch.task_kinds import task_kinds
 from streams.engine.batcher import Batcher
 from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
-from streams.engine.engine import Engine, EngineConfig
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.follower import Follower
 from streams.engine.watchdog import Watchdog

@@ -23,7 +23,8 @@ from streams.broker.topics_admin import size_limits
 from streams.engine.addresses import Addresses
 from streams.engine.batcher import DEFAULT_LIMIT, Batcher
 from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
-from streams.engine.engine import Engine, EngineConfig
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.watchdog import Watchdog
 from streams.metrics import PlanMetrics

@@ -23,7 +23,8 @@ from streams.engine import engine as engine_module
 from streams.engine import feed as feed_module
 from streams.engine import group as group_module
 from streams.engine.commit import Fenced, Offsets
-from streams.engine.engine import Engine, EngineConfig
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
 from streams.engine.home import Home
 from streams.rules import ledger, offset_map
 from streams.rules.records import Output

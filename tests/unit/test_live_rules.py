@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from streams.rules.live.cursor import decode, encode
 from streams.rules.live.entries import EVENT_BYTES, Entry, Kept, entry, merged
 from streams.rules.live.query import wish
-from streams.rules.live.rates import Rates
+from streams.rules.live.rates import MOST_KINDS, Rates
 from streams.rules.live.task_status import has_ended, in_order, result_keys, status_of
 
 SECOND = 1000
@@ -143,6 +143,16 @@ def test_rates_are_means_of_ten_seconds_and_forget() -> None:
     assert row["p95Ms"] == pytest.approx(86, rel=0.02)
     assert row["successRate"] == 0.9
     assert rates.row(now + 12 * SECOND) == {"perSecond": {}, "p50Ms": None, "p95Ms": None, "successRate": None}
+
+
+def test_types_without_end_are_counted_together() -> None:
+    """Whoever may write events must not fill the memory with them."""
+    rates = Rates()
+    for number in range(1000):
+        rates.add(f"made:{number}", 5_000, None, 5_000)
+    row = rates.row(5_000)["perSecond"]
+    assert len(row) == MOST_KINDS + 1
+    assert row["other"] == max(row.values())
 
 
 def test_rates_of_a_reading_that_has_just_begun_are_taken_over_the_time_it_knows() -> None:
