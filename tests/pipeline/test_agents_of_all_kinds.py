@@ -16,8 +16,8 @@ from agents_io.fakes.kafka import FakeKafkaAgent
 from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import compute
 from streams.broker.embedded import EmbeddedBroker
-from streams.broker.topics_admin import apply, ensure
-from tests.pipeline.test_dispatch_embedded import Pipeline, stop
+from streams.broker.topics_admin import ensure
+from tests.support.pipeline import pipeline_on, stop
 from tests.support.rig import start_worker
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(150)]
@@ -36,9 +36,6 @@ async def test_every_protocol_from_the_file_to_the_result(
     embedded: EmbeddedBroker, prefix: str, tmp_path: Path
 ) -> None:
     """Five protocols, ten tasks each; one agent taken out of the file no longer answers."""
-    pipeline = Pipeline(embedded, prefix)
-    await apply(pipeline.settings, 2)
-    await ensure(pipeline.settings, "requests", 2, {})
     echo = compute(lambda payload: {"value": payload["n"], "confidence": 1})
     agents = {
         "http": FakeAgent(echo),
@@ -49,6 +46,8 @@ async def test_every_protocol_from_the_file_to_the_result(
     }
     file = tmp_path / "agents.toml"
     async with AsyncExitStack() as stack:
+        pipeline = await stack.enter_async_context(pipeline_on(embedded.bootstrap_servers, prefix, 2))
+        await ensure(pipeline.settings, "requests", 2, {})
         for agent in agents.values():
             await stack.enter_async_context(agent)
         file.write_text(roster(agents))

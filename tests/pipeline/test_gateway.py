@@ -15,9 +15,7 @@ import pytest
 
 from schemas.partitioning import home_partition
 from streams.broker.embedded import EmbeddedBroker
-from streams.broker.topics_admin import apply
-from streams.settings import Settings
-from tests.pipeline.test_dispatch_embedded import WIDE, Pipeline
+from tests.support.pipeline import WIDE, Pipeline, pipeline_on
 from tests.support.points import until
 from tests.support.rig import ROOT, Process, start_worker
 
@@ -28,13 +26,9 @@ FRESH = {"metadata": {"cache": False}}
 
 @pytest.fixture
 async def pipeline(embedded: EmbeddedBroker, prefix: str) -> AsyncIterator[Pipeline]:
-    """Topics with four partitions; workers that a failed test left behind are killed."""
-    made = Pipeline(embedded, prefix)
-    await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), PARTITIONS)
-    yield made
-    for worker in made.workers:
-        if worker.popen.poll() is None:
-            worker.kill()
+    """Topics of its own."""
+    async with pipeline_on(embedded.bootstrap_servers, prefix, PARTITIONS) as made:
+        yield made
 
 
 async def worker(pipeline: Pipeline, name: str, env: dict[str, str] | None = None) -> tuple[Process, dict[str, Any]]:

@@ -15,10 +15,8 @@ from agents_io.fakes.steps import answer
 from agents_io.grpc.services import method
 from schemas.pb import registry_pb2 as pb
 from streams.broker.embedded import EmbeddedBroker
-from streams.broker.topics_admin import apply
-from streams.settings import Settings
-from tests.pipeline.test_dispatch_embedded import Pipeline
 from tests.pipeline.test_gateway import PARTITIONS, living_in, settled, worker
+from tests.support.pipeline import Pipeline, pipeline_on
 from tests.support.rig import parallax
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
@@ -37,13 +35,9 @@ ENV = {
 
 @pytest.fixture
 async def pipeline(embedded: EmbeddedBroker, prefix: str) -> AsyncIterator[Pipeline]:
-    """Topics with four partitions; workers that a failed test left behind are killed."""
-    made = Pipeline(embedded, prefix)
-    await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), PARTITIONS)
-    yield made
-    for process in made.workers:
-        if process.popen.poll() is None:
-            process.kill()
+    """Topics of its own."""
+    async with pipeline_on(embedded.bootstrap_servers, prefix, PARTITIONS) as made:
+        yield made
 
 
 async def test_agents_and_workers_meet_over_mutual_tls_only(pipeline: Pipeline) -> None:

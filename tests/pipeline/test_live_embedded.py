@@ -11,27 +11,17 @@ import pytest
 
 from agents_io.fakes.http import FakeAgent
 from streams.broker.embedded import EmbeddedBroker
-from streams.broker.topics_admin import apply
-from tests.pipeline.test_dispatch_embedded import WIDE, Pipeline, stop
-from tests.support.sse import Stream, streaming
+from tests.support.pipeline import WIDE, Pipeline, pipeline_on, stop
+from tests.support.sse import completed, streaming
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
 async def pipeline(embedded: EmbeddedBroker, prefix: str) -> AsyncIterator[Pipeline]:
-    """Topics with four partitions; workers that a failed test left behind are killed."""
-    made = Pipeline(embedded, prefix)
-    await apply(made.settings, 4)
-    yield made
-    for worker in made.workers:
-        if worker.popen.poll() is None:
-            worker.kill()
-
-
-def completed(count: int, *streams: Stream) -> bool:
-    """Whether that many completed tasks were seen in all."""
-    return sum(kind == "task:completed" for stream in streams for kind, _ in stream.keyed()) >= count
+    """Topics with four partitions."""
+    async with pipeline_on(embedded.bootstrap_servers, prefix) as made:
+        yield made
 
 
 async def test_the_stream_the_way_back_to_it_and_a_task(pipeline: Pipeline) -> None:

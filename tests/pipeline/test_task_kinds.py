@@ -15,8 +15,8 @@ from aiohttp import web
 
 from agents_io.fakes.http import FakeAgent
 from schemas.topics import TOPICS, dead_letter_topics, full_name
-from tests.pipeline.test_dispatch_embedded import Pipeline, stop
 from tests.pipeline.test_dispatch_embedded import pipeline as pipeline  # a fixture
+from tests.support.pipeline import Pipeline, stop
 from tests.support.points import read_all
 from tests.support.rig import Process, parallax, start_worker
 

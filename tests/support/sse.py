@@ -67,6 +67,11 @@ class Stream:
         self.moved.set()
 
 
+def completed(count: int, *streams: Stream) -> bool:
+    """Whether that many completed tasks were seen in all."""
+    return sum(kind == "task:completed" for stream in streams for kind, _ in stream.keyed()) >= count
+
+
 @asynccontextmanager
 async def streaming(web: str, *, cursor: str | None = None, **query: Any) -> AsyncIterator[Stream]:
     """Look on for the block; at its end the connection is cut."""

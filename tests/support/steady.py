@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ FLUSH_S = 120.0
 PROBE_TIMEOUT_S = 5.0
 
 
-class _Thread(threading.Thread):
+class _Thread(threading.Thread, ABC):
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.over = threading.Event()
@@ -46,8 +47,9 @@ class _Thread(threading.Thread):
         except BaseException as error:
             self.error = error
 
+    @abstractmethod
     def work(self) -> None:
-        raise NotImplementedError
+        """What it does until `over` is set."""
 
     def finish(self, timeout_s: float = 30.0) -> None:
         """End it, and raise what it died of."""

@@ -16,11 +16,10 @@ import pytest
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import answer, hang, status
 from schemas.times import parse_time
-from streams.broker.topics_admin import apply
-from tests.pipeline.test_dispatch_embedded import Pipeline, stop
 from tests.support.kafka import KafkaCluster
+from tests.support.pipeline import Pipeline, pipeline_on, stop
 from tests.support.points import until
-from tests.support.sse import Stream, streaming
+from tests.support.sse import completed, streaming
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 KINDS = ("task:started", "task:completed")
@@ -29,18 +28,9 @@ STEADY = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 10}
 
 @pytest.fixture
 async def pipeline(kafka: KafkaCluster, prefix: str) -> AsyncIterator[Pipeline]:
-    """Topics with four partitions; workers that a failed test left behind are killed."""
-    made = Pipeline(kafka, prefix)  # type: ignore[arg-type]
-    await apply(made.settings, 4)
-    yield made
-    for worker in made.workers:
-        if worker.popen.poll() is None:
-            worker.kill()
-
-
-def completed(count: int, *streams: Stream) -> bool:
-    """Whether that many completed tasks were seen in all."""
-    return sum(kind == "task:completed" for stream in streams for kind, _ in stream.keyed()) >= count
+    """Topics with four partitions."""
+    async with pipeline_on(kafka.bootstrap_servers, prefix) as made:
+        yield made
 
 
 async def test_a_connection_that_is_cut_twice_misses_nothing_and_sees_nothing_twice(pipeline: Pipeline) -> None:
@@ -117,9 +107,7 @@ async def test_a_client_that_takes_nothing_delays_no_other_and_not_the_end(pipel
 async def test_a_stream_goes_on_after_the_brokers_were_gone(prefix: str) -> None:
     """It stays open meanwhile, and what it shows afterwards is neither short of anything nor told twice."""
     with KafkaCluster(brokers=1) as cluster:
-        pipeline = Pipeline(cluster, prefix)  # type: ignore[arg-type]
-        await apply(pipeline.settings, 4)
-        async with FakeAgent() as agent:
+        async with pipeline_on(cluster.bootstrap_servers, prefix) as pipeline, FakeAgent() as agent:
             await pipeline.register({"id": "alpha", "endpoint": agent.endpoint, "limits": STEADY})
             worker = await pipeline.start()
             try:
