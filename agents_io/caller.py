@@ -302,12 +302,13 @@ class Caller:
                 return  # the next owner of the partition tries again
             wait_s = delay_s(ticket.attempt - 1, self._retry, self._rng, end.retry_after_s)
             now = self._loop.time()
+            due = now + wait_s
             shut_until = self.lane.breaker.shut_until(now)
-            if now + wait_s < ticket.deadline <= shut_until:
+            if due < ticket.deadline <= shut_until:
                 end.message += "; not tried again: the agent's circuit stays open past the task's deadline"
-            elif now + wait_s < ticket.deadline and shut_until <= now + wait_s and not self.track.budget.spend(now):
+            elif due < ticket.deadline and shut_until <= due and not self.track.budget.spend(now):
                 end.message += "; not tried again: too many of the agent's calls are second tries already"
-            elif now + wait_s < ticket.deadline:
+            elif due < ticket.deadline:
                 ticket.failure = end
                 self._hooks.retrying(ticket, wait_s)
                 self.lane.push(
@@ -315,7 +316,7 @@ class Caller:
                     now=now,
                     deadline=ticket.deadline,
                     priority=ticket.priority,
-                    not_before=now + wait_s,
+                    not_before=due,
                     force=True,
                 )
                 return

@@ -10,7 +10,6 @@ import errno
 import socket
 from typing import Any
 
-import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -18,6 +17,7 @@ from schemas.messages import AgentRegistration
 from schemas.topics import full_name
 from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
+from streams.answers import error_answer, json_answer
 from streams.broker.kafka import BrokerUnreachable, reach
 from streams.engine.engine import Engine
 from streams.grpc_server import PortTaken
@@ -33,10 +33,6 @@ from streams.settings import Settings
 BROKER_CHECK_S = 5.0
 BROKER_TIMEOUT_S = 2.0
 EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not listened on
-
-
-def _json(data: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(data), status=status, content_type="application/json")
 
 
 class WebServer:
@@ -105,7 +101,7 @@ class WebServer:
         return f"http://{socket.gethostname()}:{port}" if self._settings.web_host in EVERYWHERE else self.url
 
     async def _livez(self, request: web.Request) -> web.Response:
-        return _json({"status": "ok"})
+        return json_answer({"status": "ok"})
 
     async def _readyz(self, request: web.Request) -> web.Response:
         checks: dict[str, bool] = {}
@@ -117,7 +113,7 @@ class WebServer:
             checks["stats"] = self.stats is not None and self.stats.ready
         checks["broker"] = await self._broker_answers()
         ready = all(checks.values())
-        return _json({"ready": ready, "checks": checks}, 200 if ready else 503)
+        return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
 
     async def _broker_answers(self) -> bool:
         """Asked at most every few seconds: a probe must not become a load."""
@@ -134,14 +130,14 @@ class WebServer:
     async def _index(self, request: web.Request) -> web.Response:
         paths = {route.resource.canonical for route in request.app.router.routes() if route.resource is not None}
         found = {"bootstrapServers": self._settings.bootstrap_servers, "topicPrefix": self._settings.topic_prefix}
-        return _json({"paths": sorted(paths), **found})
+        return json_answer({"paths": sorted(paths), **found})
 
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), content_type="text/plain", charset="utf-8")
 
     async def _agents(self, request: web.Request) -> web.Response:
         agents = () if self.agents is None else self.agents.all()
-        return _json([self._shown(agent) for agent in sorted(agents, key=lambda agent: agent.id)])
+        return json_answer([self._shown(agent) for agent in sorted(agents, key=lambda agent: agent.id)])
 
     def _shown(self, agent: AgentRegistration) -> dict[str, Any]:
         """The registration, and how the agent stands as far as that is known."""
@@ -152,8 +148,8 @@ class WebServer:
         agent_id = request.match_info["id"]
         agent = None if self.agents is None else self.agents.get(agent_id)
         if agent is None:
-            return _json({"error": f"agent {agent_id!r} is not registered"}, 404)
-        return _json(self._shown(agent))
+            return error_answer(404, f"agent {agent_id!r} is not registered")
+        return json_answer(self._shown(agent))
 
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = []
@@ -171,4 +167,4 @@ class WebServer:
                         "blocking": home.blocking(source),
                     }
                 )
-        return _json(sorted(rows, key=lambda row: (row["topic"], row["partition"])))
+        return json_answer(sorted(rows, key=lambda row: (row["topic"], row["partition"])))

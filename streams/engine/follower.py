@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
-from streams.engine.group import close, dead_task
+from streams.engine.group import close, dead_task, partition_numbers
 
 log = structlog.get_logger(__name__)
 
@@ -63,10 +63,7 @@ class Follower:
         )
         try:
             await consumer.start()
-            numbers = consumer.partitions_for_topic(self._topic)
-            if not numbers:
-                await consumer._client.add_topic(self._topic)
-                numbers = consumer.partitions_for_topic(self._topic) or {0}
+            numbers = await partition_numbers(consumer, self._topic) or {0}
             tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
             consumer.assign(tps)
             begins = await (consumer.end_offsets if self._from_end else consumer.beginning_offsets)(tps)

@@ -127,6 +127,15 @@ def dead_task(consumer: AIOKafkaConsumer) -> tuple[str, BaseException | None] | 
     return None
 
 
+async def partition_numbers(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
+    """The partitions of a topic, asked for if the consumer does not know it yet; empty if there is no such topic."""
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        await consumer._client.add_topic(topic)
+        numbers = consumer.partitions_for_topic(topic)
+    return set(numbers or ())
+
+
 async def close(consumer: AIOKafkaConsumer, timeout_s: float) -> None:
     """Leave the group and release everything within a bound, whatever state it is in."""
     try:

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.times import format_time, parse_duration, parse_time
 from schemas.topics import full_name
+from streams.answers import error_answer, json_answer
 from streams.broker.kafka import client_options
 from streams.live.hub import Full, Hub, Watcher
 from streams.live.reading import Taker, TopicReader
@@ -36,7 +37,6 @@ SEND_BUFFER_BYTES = 128 * 1024
 """Of the kernel's: what lies there is old by the time a slow client reads it."""
 RECONNECT_MS = 1000
 SINCE_MS = 3_600_000
-RETRY_AFTER_S = 2
 MAX_ID = 256
 HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _DIGITS = re.compile(r"[0-9]+")
@@ -80,11 +80,11 @@ class LiveDesk:
         try:
             asked = wish(request.query.get("types"), request.query.get("last"), request.headers.get("Last-Event-ID"))
         except ValueError as error:
-            return _error(400, str(error))
+            return error_answer(400, str(error))
         try:
             watcher = self.hub.join(asked)
         except Full as error:
-            return _error(503, str(error))
+            return error_answer(503, str(error))
         self._open[watcher] = request, asyncio.current_task()
         response = web.StreamResponse(headers=HEADERS)
         try:
@@ -138,21 +138,21 @@ class LiveDesk:
             if len(task_id) > MAX_ID:
                 raise ValueError(f"id: longer than {MAX_ID} characters")
         except ValueError as error:
-            return _error(400, str(error))
+            return error_answer(400, str(error))
         try:
             found = await self._search.find(task_id, since_ms)
         except Busy as error:
-            return _error(503, str(error))
+            return error_answer(503, str(error))
         except TimeoutError:
-            return _error(504, f"not found within {SEARCH_TIMEOUT_S:g} s; look back less far, with since=10m")
+            return error_answer(504, f"not found within {SEARCH_TIMEOUT_S:g} s; look back less far, with since=10m")
         except KafkaError as error:
-            return _error(503, f"the brokers do not answer: {error!r}")
+            return error_answer(503, f"the brokers do not answer: {error!r}")
         if found is None:
             why = (
                 f"nothing is known of task {task_id!r} since {format_time(since_ms)}; look further back with since=24h"
             )
-            return _error(404, why)
-        return web.Response(body=orjson.dumps(found), content_type="application/json")
+            return error_answer(404, why)
+        return json_answer(found)
 
 
 def _message(kind: str, data: bytes, cursor: str | None = None, extra: str = "") -> bytes:
@@ -182,10 +182,3 @@ def _small_buffer(request: web.Request) -> None:
 def _cut(request: web.Request) -> None:
     if request.transport is not None:
         request.transport.abort()
-
-
-def _error(status: int, why: str) -> web.Response:
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-    return web.Response(
-        body=orjson.dumps({"error": why}), status=status, content_type="application/json", headers=headers
-    )

@@ -11,9 +11,10 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-import orjson
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+
+from streams.answers import error_answer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,13 +58,11 @@ def loopback_only(bound_to: str) -> Middleware:
             host, origin = request.headers.get("Host"), request.headers.get("Origin")
             # Without Host it is no browser (HTTP/1.0).
             if host is not None and not is_loopback(_host(host)):
-                return _refused("Host must be localhost, 127.0.0.1 or [::1]: this worker listens on loopback only")
+                return error_answer(
+                    403, "Host must be localhost, 127.0.0.1 or [::1]: this worker listens on loopback only"
+                )
             if origin is not None and not is_loopback(_origin_host(origin)):
-                return _refused("pages of other sites may not ask here")
+                return error_answer(403, "pages of other sites may not ask here")
         return await handler(request)
 
     return check
-
-
-def _refused(why: str) -> web.Response:
-    return web.Response(body=orjson.dumps({"error": why}), status=403, content_type="application/json")

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
-from streams.engine.group import close, dead_task
+from streams.engine.group import close, dead_task, partition_numbers
 
 log = structlog.get_logger(__name__)
 
@@ -122,10 +122,7 @@ class TopicReader:
 
     async def _seek(self, consumer: AIOKafkaConsumer) -> None:
         """On from where the last one was; new partitions from near their end at the start, later from their beginning."""
-        numbers = consumer.partitions_for_topic(self._topic)
-        if not numbers:
-            await consumer._client.add_topic(self._topic)
-            numbers = consumer.partitions_for_topic(self._topic)
+        numbers = await partition_numbers(consumer, self._topic)
         if not numbers:
             raise KafkaError(f"topic {self._topic} does not exist")
         tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]

@@ -18,7 +18,7 @@ from schemas.partitioning import partition_for
 from schemas.topics import full_name
 from streams.broker.kafka import client_options
 from streams.engine.commit import CLOSE_TIMEOUT_S
-from streams.engine.group import close
+from streams.engine.group import close, partition_numbers
 from streams.rules.live.task_status import has_ended, in_order, result_keys, status_of
 from streams.settings import Settings
 
@@ -105,11 +105,7 @@ class _Search:
             await self._read(sorted(rest))
 
     async def _partitions(self, topic: str) -> int:
-        numbers = self._consumer.partitions_for_topic(topic)
-        if not numbers:
-            await self._consumer._client.add_topic(topic)
-            numbers = self._consumer.partitions_for_topic(topic)
-        return int(max(numbers or {0})) + 1
+        return max(await partition_numbers(self._consumer, topic) or {0}) + 1
 
     async def _read(self, tps: Sequence[TopicPartition]) -> None:
         """These partitions from the time on to their present ends."""

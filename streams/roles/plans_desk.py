@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
+from streams.answers import error_answer, json_answer
 from streams.engine.addresses import looked_up
 from streams.roles.plans import Coordination
 
@@ -24,7 +25,6 @@ log = structlog.get_logger(__name__)
 
 ASK_TIMEOUT_S = 2.0
 LOOK_PAUSE_S = 2.0
-RETRY_AFTER_S = 2
 INTERNAL = "/internal/v1/plans"
 
 
@@ -58,12 +58,11 @@ class PlansDesk:
             role = self._role()
             found = await self._ask(role, plan_id) if role.home(plan_id) is None else role.view(plan_id)
         except NotKnown as error:
-            return _unsure(str(error))
+            return error_answer(503, str(error))
         if found is None:
             hint = f"plan {plan_id!r} is not under way, and did not end lately; try: parallax plan {plan_id}"
-            return web.Response(body=orjson.dumps({"error": hint}), status=404, content_type="application/json")
-        body = found if isinstance(found, bytes) else orjson.dumps(found)
-        return web.Response(body=body, content_type="application/json")
+            return error_answer(404, hint)
+        return json_answer(orjson.Fragment(found) if isinstance(found, bytes) else found)
 
     async def _part(self, request: web.Request) -> web.Response:
         """The same, asked by another worker: only of a home that is open here. Group and partition say whose answer it is."""
@@ -71,13 +70,12 @@ class PlansDesk:
         try:
             role = self._role()
         except NotKnown as error:
-            return _unsure(str(error))
+            return error_answer(503, str(error))
         if group != role.group or role.home(plan_id) is None:
-            return _unsure(f"the home of plan {plan_id!r} is not open at this worker")
+            return error_answer(503, f"the home of plan {plan_id!r} is not open at this worker")
         found = role.view(plan_id)
         shown = orjson.Fragment(found) if isinstance(found, bytes) else found
-        body = orjson.dumps({"group": role.group, "partition": role.number(plan_id), "plan": shown})
-        return web.Response(body=body, content_type="application/json")
+        return json_answer({"group": role.group, "partition": role.number(plan_id), "plan": shown})
 
     def _role(self) -> Coordination:
         role = self._coordination()
@@ -131,8 +129,3 @@ class PlansDesk:
                 return found
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
             raise NotKnown(f"recovering: the worker at {url} did not answer ({error!r})") from error
-
-
-def _unsure(why: str) -> web.Response:
-    headers = {"Retry-After": str(RETRY_AFTER_S)}
-    return web.Response(body=orjson.dumps({"error": why}), status=503, content_type="application/json", headers=headers)

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from schemas.messages import Interval
 from schemas.times import parse_time
+from streams.answers import error_answer, json_answer
 from streams.roles.stats import StatsKeeper
 from streams.rules.windows.windows import INTERVALS
 
@@ -28,7 +29,6 @@ ASK_TIMEOUT_S = 2.0
 ASK_ALL_TIMEOUT_S = 15.0
 """Where no agent is named: thousands of series take seconds, in slices."""
 MOST_AGENTS = 20
-RETRY_AFTER_S = 2
 INTERNAL = "/internal/v2/stats"
 Parts = list[Mapping[str, Any]]
 
@@ -39,11 +39,6 @@ class Refused(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-
-
-def _json(data: Any, status: int = 200) -> web.Response:
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-    return web.Response(body=orjson.dumps(data), status=status, content_type="application/json", headers=headers)
 
 
 def _recovering(why: str) -> Refused:
@@ -77,9 +72,9 @@ class StatsDesk:
     def _guarded(self, answer: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
             try:
-                return _json(await answer(request))
+                return json_answer(await answer(request))
             except Refused as refused:
-                return _json({"error": str(refused)}, refused.status)
+                return error_answer(refused.status, str(refused))
 
         return handle
 

@@ -1,0 +1,23 @@
+"""How the worker's pages answer: JSON, and errors as one sentence. Whoever is told 503 is told when to ask again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+RETRY_AFTER_S = 2
+
+
+def json_answer(data: Any, status: int = 200) -> web.Response:
+    """JSON; `data` may hold `orjson.Fragment`s."""
+    return web.Response(body=orjson.dumps(data), status=status, content_type="application/json")
+
+
+def error_answer(status: int, why: str) -> web.Response:
+    """`{"error": why}`, with `Retry-After` on a 503."""
+    answer = json_answer({"error": why}, status)
+    if status == 503:
+        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return answer
