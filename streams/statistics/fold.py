@@ -23,6 +23,7 @@ from schemas.messages import ConfidenceDataPoint
 from streams.engine.batcher import Batcher
 from streams.engine.breath import Breath
 from streams.rules.records import Letter, Output
+from streams.rules.windows.clock import EventClock
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.state import Live, State, TooManySeries
 from streams.statistics.table import Row, StatsTable, send_all
@@ -36,9 +37,6 @@ BUSY = 100
 BUSY_LINGER_S = 0.2
 """A batch that found this much company waits longer: one write a series is the dear part."""
 TICK_S = 1.0
-CAUGHT_UP_S = 2.0
-"""The clock closes windows only in partitions that brought nothing for this long, or whose newest record is fresh."""
-FRESH_S = 10.0
 UPDATE_S = {"minute": 1.0, "hour": 5.0, "day": 30.0}
 """How often an open window is published while it changes; when its series is quiet, at the next tick."""
 TICK_UPDATES = 2000
@@ -65,7 +63,8 @@ class Folder:
         self._room.set()
         self._full = asyncio.Event()
         self._flushing = asyncio.Lock()
-        self._read: dict[int, tuple[float, float]] = {}  # partition -> (when read, monotonic; the record's own time)
+        self._clocks: dict[int, EventClock] = {}
+        self._loaded = 0.0
         self.releases = 0
         """How often partitions went; whatever was read before is no longer certain."""
         self._round: list[Live] = []
@@ -139,6 +138,9 @@ class Folder:
                 gc.freeze()
             finally:
                 gc.enable()
+            self._loaded = time.monotonic()
+            for live in self.state:
+                self._clock(live.series.partition).read(live.series.windows.watermark_ms, self._loaded)
             self.ready = True
 
     async def drain(self) -> None:
@@ -160,7 +162,7 @@ class Folder:
         self.releases += 1
         self._pending.clear()
         self._room.set()
-        self._read.clear()
+        self._clocks.clear()
         self._round = []
         self.state.clear()
 
@@ -186,7 +188,10 @@ class Folder:
                 touched[live.key] = live
         now = time.monotonic()
         for message in batch:
-            self._read[message.partition] = (now, message.timestamp or 0.0)
+            self._clock(message.partition).read(0, now)
+        for live in touched.values():
+            live.spoke = now
+            self._clock(live.series.partition).read(live.series.windows.watermark_ms, now)
         await self._store(touched.values(), outputs, now, releases)
         consumer = self._consumer()
         for message in batch:
@@ -215,7 +220,7 @@ class Folder:
         return None
 
     async def _store(self, touched: Collection[Live], outputs: list[Output], now: float, releases: int) -> None:
-        """Outputs first, then the state that says they were sent."""
+        """Outputs first, then the state that says they were sent: a replay of the points repeats them as they were."""
         rows: list[Row] = []
         self._still(releases)
         for live in touched:
@@ -234,9 +239,9 @@ class Folder:
             calibration = self.state.calibration(live)
             if calibration is not None:
                 outputs.append(self._recorder.calibration(calibration, live.series.windows.watermark_ms))
+            live.series.anomalies.clear()
             rows += self.state.rows(live)
             windows.touched.clear()
-            live.series.anomalies.clear()
         await self._send(outputs)
         self._still(releases)
         await self._table.write(rows)
@@ -273,8 +278,8 @@ class Folder:
             if not live.dirty:
                 continue
             await self._breathe(releases)
-            read_at, _ = self._read.get(live.series.partition, (0.0, 0.0))
-            self._publish(live, now, outputs, quiet=all_of_them or now - read_at >= TICK_S)
+            quiet = now - self._clock(live.series.partition).read_s >= TICK_S
+            self._publish(live, now, outputs, quiet=all_of_them or quiet)
             if len(outputs) >= TICK_UPDATES and not all_of_them:
                 break
         return outputs
@@ -285,23 +290,31 @@ class Folder:
         now, now_ms, releases = time.monotonic(), int(time.time() * 1000), self.releases
         await self._send(await self._updates(now, releases))
         self._still(releases)
-        current = {
-            partition
-            for partition, (read_at, record_s) in self._read.items()
-            if now - read_at >= CAUGHT_UP_S or now_ms / 1000 - record_s <= FRESH_S
-        }
+        events_ms = {partition: clock.time_ms(now, now_ms) for partition, clock in self._clocks.items()}
         touched = []
         for live in self._turn():
             await self._breathe(releases)
-            partition = live.series.partition
-            if partition in self._read and partition not in current:
-                continue
-            if self.state.tick(live, now_ms):
+            idle_s = now - max(live.spoke, self._loaded)
+            if self.state.tick(live, events_ms.get(live.series.partition, 0), int(idle_s * 1000)):
                 touched.append(live)
                 if len(touched) >= MAX_BATCH:
                     break
         if touched:
+            await self._foretell(touched, releases)
             await self._store(touched, [], now, releases)
+
+    async def _foretell(self, touched: Collection[Live], releases: int) -> None:
+        """What the clock says is written before it is told: after a crash no offset would repeat it, and nothing end it."""
+        rows = [row for live in touched if live.series.anomalies for row in self.state.rows(live)]
+        self._still(releases)
+        if rows:
+            await self._table.write(rows)
+
+    def _clock(self, partition: int) -> EventClock:
+        clock = self._clocks.get(partition)
+        if clock is None:
+            clock = self._clocks[partition] = EventClock(time.monotonic())
+        return clock
 
     def _turn(self) -> list[Live]:
         """The series whose turn it is; all of them while they are few."""

@@ -33,7 +33,7 @@ class TooManySeries(Exception):
 class Live:
     """One series and what is known of it only here: which closed windows the table holds, what was published when."""
 
-    __slots__ = ("archived", "dirty", "key", "leaving", "published", "series")
+    __slots__ = ("archived", "dirty", "key", "leaving", "published", "series", "spoke")
 
     def __init__(self, key: bytes, series: Series) -> None:
         self.key = key
@@ -42,6 +42,7 @@ class Live:
         self.leaving: dict[WindowId, Window] = {}  # closed, and on its way to the table
         self.dirty: set[WindowId] = set()  # open windows that changed since they were published
         self.published: dict[WindowId, float] = {}  # open window -> when, monotonic seconds
+        self.spoke = 0.0  # when its last point was read, monotonic seconds
 
     def aggregate(self, window_id: WindowId, window: Window) -> dict[str, Any]:
         """The record of one of its windows."""
@@ -107,6 +108,7 @@ class State:
         self._table = table
         self._spans = spans
         self._limits = limits
+        self._idle_ms = 0 if limits is None else limits.check_interval_ms + spans["minute"].grace_ms
         self._series: dict[tuple[int, SeriesId], Live] = {}
         self._by_agent: dict[str, set[tuple[int, SeriesId]]] = {}
         self._calibrated: dict[str, int] = {}  # agent -> outcomes when its calibration was last published
@@ -187,19 +189,25 @@ class State:
         others = (self._series[key].series for key in self._by_agent[mine.id.agent_id] if key[0] == mine.partition)
         return [Sibling(s.born, s.detectors.alarms) for s in others if s is not mine and s.detectors is not None]
 
-    def tick(self, live: Live, now_ms: int) -> bool:
-        """What the clock does to a series; True if anything changed."""
+    def tick(self, live: Live, events_ms: int, idle_ms: int) -> bool:
+        """What time alone does to a series; True if anything is to be written or told.
+
+        `events_ms`: its partition's event time (`clock.py`); `idle_ms`: how long the series has brought no point, as the wall
+        clock has it: while points come, they alone bring alarms, so that a replay brings the same.
+        """
         series = live.series
         told = len(series.anomalies)
-        changed = series.tick(now_ms)
-        if 0 <= series.silent_ms() <= now_ms and self._last_to_speak(live):
-            series.fall_silent()
-            changed = True
+        changed = series.close_due(events_ms) or told > 0
+        if idle_ms >= self._idle_ms:
+            changed |= series.look(events_ms)
+            if 0 <= series.silent_ms() <= events_ms and self._last_to_speak(live):
+                series.fall_silent()
+                changed = True
         if len(series.anomalies) > told:
             moment = Moment(series.partition, series.offset, series.windows.watermark_ms)
             series.group(told, moment, self._siblings(live))
-        if self.expires(live, now_ms):
-            series.windows.expire(now_ms)
+        if self.expires(live, events_ms):
+            series.windows.expire(events_ms)
             changed = True
         return changed
 

@@ -49,7 +49,7 @@ def fleet(
 
 async def produce(bootstrap: str, topic: str, points: Iterable[dict[str, Any] | bytes]) -> int:
     """Write points (or raw bytes) keyed by agent; returns how many."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5, enable_idempotence=True)
     await producer.start()
     count = 0
     try:

@@ -36,8 +36,6 @@ AGENTS = int(os.environ.get("STATS_AGENTS", "30"))
 FIRST = 8_000
 KILLS = int(os.environ.get("STATS_KILLS", "3"))
 GARBAGE = [b"not json", b'{"agentId":"agent-0"}', b"{}"]
-BY_POINTS = ("sudden_drop", "drift", "outlier", "miscalibrated", "slow")
-"""Anomalies that follow from points alone; the clock looks at idle series for the others."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -201,9 +199,8 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
     told = {(a.id, a.state): a for a in anomalies}
     assert len({anomaly.model_dump_json() for anomaly in anomalies}) == len(told), "told twice, but not alike"
     undisturbed = await _undisturbed(bootstrap, topic)
-    assert {a for a in told if told[a].type in BY_POINTS} == {
-        a for a in undisturbed if undisturbed[a].type in BY_POINTS
-    }
+    assert told.keys() == undisturbed.keys()
+    assert {kind for kind in (a.type for a in told.values())} >= {"sudden_drop", "low_confidence", "high_variance"}
     drops = {a.agent_id: a for a in told.values() if a.type == "sudden_drop" and a.state == "firing"}
     assert drops.keys() >= {"agent-5", "agent-9"}
     assert len(drops) <= 4, "a false alarm in 10,000 points of a stream, on average, is what is promised"

@@ -101,14 +101,14 @@ def test_silence_is_told_once_for_an_agent_and_ends_with_its_next_point() -> Non
     into = state()
     feed(into, 0, 3600, x=0.9, y=0.9)
     last_ms = NOON_MS + 7199 * 1000
-    assert not any(into.tick(live, last_ms + 599_000) and live.series.anomalies for live in into)
+    assert not any(into.tick(live, last_ms + 599_000, 599_000) and live.series.anomalies for live in into)
     for live in into:
-        into.tick(live, last_ms + 700_000)
+        into.tick(live, last_ms + 700_000, 700_000)
     told = [a for live in into for a in live.series.anomalies]
     assert [(a.type, a.state, a.detected_at) for a in told] == [("silent", "firing", last_ms + 600_000)]
     for live in into:
         live.series.anomalies.clear()
-        into.tick(live, last_ms + 900_000)
+        into.tick(live, last_ms + 900_000, 900_000)
         assert live.series.anomalies == []
     ended = feed(into, 8200, 1, x=0.9, y=0.9)
     assert [(a.type, a.state, a.id) for a in ended] == [("silent", "resolved", told[0].id)]
@@ -119,5 +119,36 @@ def test_an_agent_that_only_ever_spoke_for_a_moment_is_idle_not_silent() -> None
     into = state()
     feed(into, 0, 500, x=0.9, y=0.9)
     for live in into:
-        into.tick(live, NOON_MS + 86_400_000)
+        into.tick(live, NOON_MS + 86_400_000, 86_400_000)
     assert [a.type for live in into for a in live.series.anomalies] == []
+
+
+def test_while_points_come_they_alone_bring_alarms() -> None:
+    """The clock looks in after every tenth round of a stream that is low and wide, as the events have it and a day ahead."""
+
+    def told(*, tick_ms: int | None, idle_ms: int = 0) -> list[tuple[str, str, str]]:
+        into, found = state(), []
+        for tenth in range(30):
+            found += feed(into, tenth * 30, 10, x=0.9 if tenth % 2 else 0.45, y=0.6, z=0.47)
+            for live in into if tick_ms is not None else ():
+                into.tick(live, live.series.windows.watermark_ms + (tick_ms or 0), idle_ms)
+                found += live.series.anomalies
+                live.series.anomalies.clear()
+        return sorted((a.type, a.state, a.id) for a in found)
+
+    undisturbed = told(tick_ms=None)
+    assert {kind for kind, _, _ in undisturbed} >= {"low_confidence", "high_variance"}
+    assert told(tick_ms=0) == undisturbed
+    assert told(tick_ms=86_400_000, idle_ms=60_000) == undisturbed
+    assert told(tick_ms=86_400_000, idle_ms=86_400_000) != undisturbed
+
+
+def test_an_idle_series_is_looked_at_without_another_point() -> None:
+    """Seven low points are too few for the moving mean, but enough for a check interval that is over."""
+    into = state()
+    assert feed(into, 0, 7, x=0.3) == []
+    (live,) = into
+    into.tick(live, NOON_MS + 95_000, 80_000)
+    assert live.series.anomalies == []
+    into.tick(live, NOON_MS + 95_000, 90_000)
+    assert [(a.type, a.state) for a in live.series.anomalies] == [("low_confidence", "firing")]

@@ -19,9 +19,9 @@ from streams.rules.detection.verdicts import Verdicts
 from streams.rules.windows.moments import Sample
 from streams.rules.windows.windows import Spans, Window, WindowId, Windows
 
-VERSION = 3
+VERSION = 4
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
-Version 2 did not keep when an alarm fired."""
+Version 2 did not keep when an alarm fired, version 3 not what was still to be told."""
 
 Judged = Literal["", "points", "feedback"]
 """Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
@@ -153,19 +153,24 @@ class Series:
             "silent", Moment(self.partition, self.offset, since), "medium", pace.usual_ms, why
         )
 
-    def tick(self, now_ms: int) -> bool:
-        """What the clock alone does to a series whose partition has nothing more to read; True if anything changed."""
-        changed = False
-        if now_ms >= self.windows.due_ms:
-            self.windows.close_due(now_ms)
-            changed = True
+    def close_due(self, now_ms: int) -> bool:
+        """Close the windows whose time is over by this clock; True if there were any."""
+        if now_ms < self.windows.due_ms:
+            return False
+        self.windows.close_due(now_ms)
+        return True
+
+    def look(self, now_ms: int) -> bool:
+        """Look at the points since the last check boundary though no later one has come; True if there were any.
+
+        For a series that is idle: the interval's points are all there, and are looked at as the next one would.
+        """
         detectors = self.detectors
-        if detectors is not None:
-            due = detectors.due_ms()
-            if due >= 0 and now_ms >= due + self.windows.spans["minute"].grace_ms:
-                self.anomalies += detectors.look(Moment(self.partition, self.offset, self.windows.watermark_ms))
-                changed = True
-        return changed
+        due = -1 if detectors is None else detectors.due_ms()
+        if detectors is None or due < 0 or now_ms < due + self.windows.spans["minute"].grace_ms:
+            return False
+        self.anomalies += detectors.look(Moment(self.partition, self.offset, self.windows.watermark_ms))
+        return True
 
     def group(self, begin: int, at: Moment, siblings: Sequence[Sibling]) -> None:
         """Tell what came at this point, `anomalies[begin:]`, as the pattern's or the agent's, or keep it back."""
@@ -189,7 +194,9 @@ class Series:
         return [self.offset, VERSION, self.late, self.windows.to_json(), detectors, *self._later()]
 
     def _later(self) -> list[Any]:
-        return [self.silence.to_json(), self.born, self.judged, self.calibration.to_json(), self.verdicts.to_json()]
+        untold = [anomaly.wire() for anomaly in self.anomalies]
+        known = [self.silence.to_json(), self.born, self.judged, self.calibration.to_json(), self.verdicts.to_json()]
+        return [*known, untold]
 
     @classmethod
     def from_json(
@@ -203,10 +210,11 @@ class Series:
         series.offset, series.late = offset, late
         series.windows = Windows.from_json(windows, spans)
         if later:
-            silence, series.born, series.judged, calibration, verdicts = later
+            silence, series.born, series.judged, calibration, verdicts, *untold = later
             series.silence = Silence.from_json(silence)
             series.calibration = Calibration.from_json(calibration)
             series.verdicts = Verdicts.from_json(verdicts)
+            series.anomalies = [Anomaly.model_validate(anomaly) for anomaly in (untold or [[]])[0]]
         if limits is not None and detectors is not None:
             read = Detectors.from_first if version == 1 else Detectors.from_json
             series.detectors = read(detectors, series_id, limits)
