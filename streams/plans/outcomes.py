@@ -31,7 +31,6 @@ class PlanOutcomes:
     def began(self, active: Active, actions: Sequence[Action], now_ms: int) -> list[Output]:
         """It was accepted, and these are its first actions. A task whose pattern cannot begin never started."""
         plan, asked, recorder = active.run.plan, active.asked, self._parts.recorder
-        self._parts.metrics.active.inc()
         if asked is None:
             told: dict[str, Any] = {"planId": plan.id, "kind": plan.kind, "tasks": len(plan.steps)}
             return [recorder.event("plan:started", plan.id, told, now_ms)]

@@ -15,7 +15,7 @@ import structlog
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.caller import Caller
-from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, Cancelled, Expired
+from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, Cancelled, Expired, InternalError
 from agents_io.rules.breaker import Transition
 from agents_io.ticket import Ticket
 from agents_io.transport import Answer
@@ -135,14 +135,25 @@ class DispatchHandler:
             self.guarded(letter, lambda: self._begin(letter.topic, letter))
 
     def guarded(self, letter: Letter, step: Callable[[], None]) -> None:
-        """A record must end, also when our own code fails on it: then as a dead letter."""
+        """A record must end, also when our own code fails on it: a task as a failure, anything else as a dead letter."""
         try:
             step()
         except Rejected as rejected:
             self._refuse(letter, rejected)
         except Exception as error:
             log.exception("a record broke the worker's own code", topic=letter.topic, offset=letter.offset)
-            self._refuse(letter, Rejected("dispatch", f"internal error: {type(error).__name__}"))
+            self._broke(letter, f"internal error: {type(error).__name__}")
+
+    def _broke(self, letter: Letter, why: str) -> None:
+        """A fault of ours. Who waits for the task is told, unless telling is what broke."""
+        job = self._book.at(letter.topic, letter.offset)
+        try:
+            if job is not None and self.claim(job, job.task.target or ""):
+                self.fail(job, InternalError(why), job.ticket)
+        except Exception:
+            job = None
+        if job is None:
+            self._refuse(letter, Rejected("dispatch", why))
 
     def _refuse(self, letter: Letter, rejected: Rejected) -> None:
         job, outputs = self._book.at(letter.topic, letter.offset), self._tell.refused(letter, rejected)

@@ -182,13 +182,29 @@ class PlanHandler:
         if known is not None or self._shelf.seen.has(digest("plan", plan_id)):
             return self._tell.duplicate(letter, plan_id, asked, now_ms)
         try:
-            active = opened(data, asked, letter, self._parts, now_ms)
+            return self._begin(opened(data, asked, letter, self._parts, now_ms), now_ms)
         except Refused as why:
             return self._refuse(plan_id, data, asked, why, now_ms)
+        except Exception as error:
+            log.exception("a plan broke the worker's own code", topic=letter.topic, offset=letter.offset)
+            self._take_back(plan_id)
+            fault = Refused("internal", f"internal error: {type(error).__name__}")
+            return self._refuse(plan_id, data, asked, fault, now_ms)
+
+    def _begin(self, active: Active, now_ms: int) -> list[Output]:
         self._shelf.add(active)
+        self._parts.metrics.active.inc()
         wish = self._wish(active)
         actions = active.run.begin() if wish is None else active.run.cancel(wish, now_ms)
         return [*self._tell.began(active, actions, now_ms), *self._carry_out(active, actions, now_ms)]
+
+    def _take_back(self, plan_id: str) -> None:
+        """It broke as it began: nothing of it was sent."""
+        active = self._shelf.active.get(plan_id)
+        if active is not None:
+            self._shelf.remove(active)
+            self._clock.forget(plan_id)
+            self._parts.metrics.active.dec()
 
     def _moved(self, letter: Letter, plan_id: str) -> Output | None:
         """A plan that lies elsewhere than the results of its steps will is sent on once."""

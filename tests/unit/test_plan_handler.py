@@ -17,10 +17,12 @@ from schemas.partitioning import home_partition
 from streams.engine.home import Home
 from streams.metrics import PlanMetrics
 from streams.plans.memory import anything_under_way
+from streams.plans.outcomes import PlanOutcomes
 from streams.plans.parts import PlanParts
+from streams.processors import plans
 from streams.processors.plans import PlanHandler
 from streams.rules.plans.records import PlanRecorder
-from streams.rules.plans.run import path_of
+from streams.rules.plans.run import PlanRun, path_of
 from streams.rules.records import Output
 from streams.rules.routing import MAX_HOPS
 from streams.settings import Settings
@@ -362,6 +364,27 @@ async def test_what_cannot_be_run_is_answered_or_put_aside(value: Any, outcome: 
     else:
         assert found.value == raw
         assert reason in dict(found.headers)["__dlq.errors.message"].decode()
+
+
+@pytest.mark.parametrize("broken_part", [(PlanOutcomes, "began"), (PlanRun, "begin"), (plans, "opened")])
+async def test_a_bug_of_our_own_costs_one_plan_its_answer(
+    monkeypatch: pytest.MonkeyPatch, broken_part: tuple[Any, str]
+) -> None:
+    """As it begins: it is answered as failed and nothing of it goes on, also after a restart; the next one is run."""
+    it = Coordinating()
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*broken_part, broken)
+        told = it.plan(plan("x"))
+    assert topics(told) == ["plan-results", "plan:failed"]
+    assert one(told, "plan-results")["error"]["code"] == "internal"
+    assert it.count("parallax_plans_active") == 0
+    it.restart()
+    assert topics(it.plan(plan("x"))) == ["plan:duplicate"]
+    assert topics(it.plan(plan("x", id="b"))) == ["plan:started", "tasks"]
 
 
 async def test_a_plan_that_lies_elsewhere_than_its_results_will_is_sent_on() -> None:
