@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from streams.broker.embedded import EmbeddedBroker
 from tests.support.pipeline import WIDE, Pipeline, pipeline_on
 from tests.support.points import until
 from tests.support.rig import ROOT, Process, start_worker
+from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 PARTITIONS = 4
@@ -85,11 +85,6 @@ def living_in(homes: set[int], stem: str) -> str:
     return next(name for name in (f"{stem}{n}" for n in range(1000)) if home_partition(name, PARTITIONS) in homes)
 
 
-def calls(log: Path) -> list[dict[str, Any]]:
-    """What the agent wrote down."""
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
 async def test_agent_is_called_through_the_worker_it_dialled_whoever_owns_its_home(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -116,8 +111,8 @@ async def test_agent_is_called_through_the_worker_it_dialled_whoever_owns_its_ho
     assert results["any"]["agentId"] == here
     assert results["t1"]["result"] == {"did": "sum it", "data": {"n": [1.0, 2.0]}}
     assert results["t1"]["agentId"] == there
-    assert len(calls(logs[there])) == 20
-    assert {call["ended"] for name in logs for call in calls(logs[name])} == {"answered"}
+    assert len(calls_of(logs[there])) == 20
+    assert {call["ended"] for name in logs for call in calls_of(logs[name])} == {"answered"}
     wanted = {("agent:registered", here), ("agent:healthy", here), ("agent:unhealthy", there)}
     async with asyncio.timeout(30):  # the home of `there` hears by its record that it is gone
         while not wanted <= {(event["type"], event["data"].get("agentId")) for event in await pipeline.read("events")}:  # noqa: ASYNC110
@@ -139,7 +134,7 @@ async def test_no_task_is_lost_with_the_worker_that_holds_the_stream(
     with dialled(name, at_second["grpc"], at_first["grpc"], log=log, delay_ms=150) as agent:
         _, node, _ = await said(agent)
         await pipeline.tasks(range(150), [name], **FRESH)
-        await until(lambda: len(calls(log)) >= 30, 60)
+        await until(lambda: len(calls_of(log)) >= 30, 60)
         if how == "killed":
             second.kill()
         else:
@@ -147,10 +142,10 @@ async def test_no_task_is_lost_with_the_worker_that_holds_the_stream(
         assert await said(agent) != ["connected", node, at_second["grpc"]]
         results = await pipeline.results([f"t{n}" for n in range(150)], 90)
     assert {result["status"] for result in results.values()} == {"success"}, results
-    felt = [call for call in calls(log) if call["ended"] == "cancelled"]
+    felt = [call for call in calls_of(log) if call["ended"] == "cancelled"]
     assert bool(felt) == (how == "killed"), "a kill cuts calls off, a stop lets them end"
     assert {call["node"] for call in felt} <= {node}
-    assert {call["node"] for call in calls(log)} > {node}
+    assert {call["node"] for call in calls_of(log)} > {node}
     told = await pipeline.read("events")
     assert not any(event["type"] == "circuit:open" for event in told)
     assert await asyncio.to_thread(first.stop) == 0

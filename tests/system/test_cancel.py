@@ -20,6 +20,7 @@ from tests.support.rig import (
     start_worker,
     stopping,
 )
+from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
@@ -46,7 +47,7 @@ def test_a_running_task_is_cancelled_down_to_the_agent(kafka: KafkaCluster, pref
             assert {json.loads(m.value())["type"] for m in events.until(1, 10)} == {"task:cancelled"}
             events.close()
             end = time.monotonic() + 10
-            while not log.read_text() and time.monotonic() < end:
+            while not calls_of(log) and time.monotonic() < end:
                 time.sleep(0.1)
-            [call] = [json.loads(line) for line in log.read_text().splitlines()]
+            [call] = calls_of(log)
             assert call["ended"] == "closed"

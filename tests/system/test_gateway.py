@@ -8,13 +8,13 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
 
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import ROOT, Process, Tap, apply_topics, produce, register, start_worker, stopping
+from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 10}
@@ -33,11 +33,6 @@ def homes(at: dict[str, str]) -> int:
     """How many homes a worker owns."""
     with urlopen(at["web"] + "/api/v1/partitions", timeout=5) as page:  # noqa: S310 - our own worker
         return len({row["partition"] for row in json.loads(page.read())})
-
-
-def calls(logs: list[Path]) -> list[dict[str, Any]]:
-    """What all agents wrote down."""
-    return [json.loads(line) for log in logs if log.exists() for line in log.read_text().splitlines()]
 
 
 def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
@@ -73,7 +68,7 @@ def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
         tasks = [{"id": f"t{n}", "target": NAMES[n % len(NAMES)]} | fresh for n in range(TASKS)]
         produce(broker, f"{prefix}tasks", [(None, json.dumps(task).encode()) for task in tasks])
         end = time.monotonic() + 60
-        while len(calls(logs)) < TASKS // 4 and time.monotonic() < end:
+        while len(calls_of(*logs)) < TASKS // 4 and time.monotonic() < end:
             time.sleep(0.05)
         assert homes(at_victim), "the worker to be killed owns no home"
         assert homes(at_survivor), "the worker to be killed owns every home"
@@ -85,8 +80,8 @@ def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
     events.close()
     assert Counter(result["taskId"] for result in found) == {task["id"]: 1 for task in tasks}
     assert {result["status"] for result in found} == {"success"}, [r for r in found if r["status"] != "success"][:3]
-    cut_off = [call for call in calls(logs) if call["ended"] == "cancelled"]
+    cut_off = [call for call in calls_of(*logs) if call["ended"] == "cancelled"]
     assert cut_off, "no call was under way when the worker was killed"
-    assert len({call["node"] for call in calls(logs)}) == 2
-    assert len([call for call in calls(logs) if call["at"] > killed_at]) > TASKS // 4
+    assert len({call["node"] for call in calls_of(*logs)}) == 2
+    assert len([call for call in calls_of(*logs) if call["at"] > killed_at]) > TASKS // 4
     assert not [event for event in told if event["type"] == "circuit:open"]

@@ -24,6 +24,7 @@ from tests.support.rig import (
     start_worker,
     stopping,
 )
+from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 250}
@@ -77,7 +78,7 @@ def test_the_commit_does_not_wait_for_slow_calls(kafka: KafkaCluster, prefix: st
 
 def keys(log: Path) -> list[str]:
     """The ids of the slow agent's calls."""
-    return [json.loads(line)["key"] for line in log.read_text().splitlines()] if log.exists() else []
+    return [call["key"] for call in calls_of(log)]
 
 
 def read(tap: Tap, count: int) -> list[dict[str, Any]]:

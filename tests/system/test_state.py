@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import Tap, apply_topics, fake_agent, produce, register, start_worker, stopping
+from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 20}
@@ -26,7 +27,7 @@ def task(name: str, **fields: Any) -> tuple[None, bytes]:
 
 def calls(log: Path) -> Counter[str]:
     """Calls per task id."""
-    return Counter(json.loads(line)["key"] for line in log.read_text().splitlines()) if log.exists() else Counter()
+    return Counter(call["key"] for call in calls_of(log))
 
 
 def values(tap: Tap, count: int, quiet_s: float = 0.0) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from streams.settings import Settings
 from streams.statistics.state import State, spans_of, thresholds_of
 from tests.support.kafka import KafkaCluster
 from tests.support.points import compare, fleet, newest, produce, read_all, until
+from tests.support.written import whole_lines
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
 
@@ -55,7 +56,7 @@ class Worker:
 
     def points(self) -> int:
         """Points folded by this process, -1 while it is not ready."""
-        lines = self._log.read_bytes()[self._from :].decode().splitlines()
+        lines = whole_lines(self._log, self._from)
         counts = [int(line.split()[1]) for line in lines if line.startswith("points ")]
         if self.process.poll() is not None:
             raise AssertionError(f"the worker ended: {lines[-20:]}")
