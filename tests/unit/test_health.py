@@ -75,7 +75,7 @@ def test_it_moves_with_its_home(outcomes: list[str], idle_s: float) -> None:
     other.restore(one.snapshot(now) or {}, 1000.0)
     assert other.out(1000.0) == one.out(now)
     if one.out(now):
-        assert 0 <= (other.until - 1000.0) - (one.until - now) < 0.002
+        assert -1e-9 <= (other.until - 1000.0) - (one.until - now) < 0.002
     else:
         one.called("failure", now)
         other.called("failure", 1000.0)
