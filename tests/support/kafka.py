@@ -29,7 +29,7 @@ from confluent_kafka.admin import AdminClient
 
 from streams.broker.embedded import free_port, tied_to_parent
 
-VERSION = "4.1.1"
+VERSION = os.environ.get("PARALLAX_KAFKA_VERSION", "4.1.1")
 ROOT = Path(__file__).resolve().parents[2]
 JARS_ENV = "PARALLAX_KAFKA_JARS"
 MAVEN_TIMEOUT_S = 600

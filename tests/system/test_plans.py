@@ -35,10 +35,10 @@ OPTIONS = ("--roles", "dispatch,plans", "--instance-id", "w1", "--session-timeou
 WIDE = {"maxRequests": 10_000_000, "windowMs": 60_000, "maxConcurrency": 200}
 
 
-def under_way(fleet: Fleet, timeout_s: float = 60.0) -> None:
+def under_way(fleet: Fleet, *agents: str, timeout_s: float = 60.0) -> None:
     """Wait until plans are in their middle: slow steps are being called, others have ended."""
     end = time.monotonic() + timeout_s
-    while not any(not call.ended for name in ("late", "bad") for call in fleet.calls(name)):
+    while not any(not call.ended for name in agents or ("late", "bad") for call in fleet.calls(name)):
         assert time.monotonic() < end, "no plan came to its middle"
         time.sleep(0.02)
 
@@ -144,17 +144,18 @@ def test_tasks_of_local_templates_are_answered_once_whichever_worker_is_killed(
         dispatch, plans = worker("dispatch"), worker("plans")
         tap = Tap(broker, f"{prefix}results")
         send_tasks(broker, prefix, [asks("unwanted", "stuck", timeout=120_000), asks("late", "stuck", timeout=15_000)])
-        send_tasks(broker, prefix, slow * 2)
-        under_way(fleet)
         send_tasks(broker, prefix, quick[:200] * 2)
         seen = tap.until(20, 30)
+        send_tasks(broker, prefix, slow[:20] * 2)
+        under_way(fleet, "late")
         dispatch.kill()
         seen += tap.read(1)
         left = [names - answers(seen).keys()]
         dispatch = worker("dispatch")
-        under_way(fleet)
         send_tasks(broker, prefix, quick[200:] * 2)
         seen += tap.until(20, 30)
+        send_tasks(broker, prefix, slow[20:] * 2)
+        under_way(fleet, "late")
         plans.kill()
         seen += tap.read(1)
         left.append(names - answers(seen).keys())
