@@ -84,7 +84,7 @@ class WebServer:
                 f"web address {host}:{port} {what}; choose another with --web-port (0: a free one)"
             ) from error
         bound = self._runner.addresses[0]
-        self.url = f"http://{bound[0]}:{bound[1]}"
+        self.url = f"http://[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"http://{bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
         """Stop listening."""
