@@ -190,7 +190,6 @@ class Folder:
         for message in batch:
             self._clock(message.partition).read(0, now)
         for live in touched.values():
-            live.spoke = now
             self._clock(live.series.partition).read(live.series.windows.watermark_ms, now)
         await self._store(touched.values(), outputs, now, releases)
         consumer = self._consumer()
@@ -209,7 +208,10 @@ class Folder:
                 )
             if point.feedback and point.task_id is None:
                 raise Rejected("validate", "feedback: needs taskId")
-            return self.state.apply(point, message.partition, message.offset)
+            live = self.state.apply(point, message.partition, message.offset)
+            if not point.feedback:
+                live.spoke = time.monotonic()
+            return live
         except TooManySeries as error:
             stage, reason = "process", str(error)
         except Rejected as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import orjson
@@ -112,6 +113,28 @@ async def test_a_crash_when_the_clock_has_told_leaves_an_alarm_that_ends(monkeyp
         await (await world.start())._tick()
     assert world.anomalies() == [told, told]
     assert spoken(await world.start()) == [end]
+
+
+async def test_verdicts_about_an_agent_are_no_word_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stopped an hour ago; what comes are outcomes of its old tasks."""
+    world = World(monkeypatch)
+    begin_ms = int(time.time() * 1000) - 10_800_000
+    await fill(await world.start(), world.table, begin_ms)
+    folder = await world.start()
+
+    def read(point: ConfidenceDataPoint, offset: int) -> None:
+        value = orjson.dumps(point.wire())
+        message = SimpleNamespace(value=value, headers=(), timestamp=time.time(), partition=0, offset=offset, key=b"a")
+        assert folder._fold(cast("Any", message), []) is not None
+
+    read(_point(begin_ms, 7100).model_copy(update={"feedback": True, "task_id": "t"}), 7200)
+    await folder._tick()
+    assert [a["type"] for a in world.anomalies()] == ["silent"]
+
+    folder = await world.start()
+    read(_point(begin_ms, 10_790), 7201)
+    await folder._tick()
+    assert [a["state"] for a in world.anomalies()] == ["firing", "resolved"]
 
 
 async def test_a_backlog_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
