@@ -47,9 +47,11 @@ def fleet(
     return points
 
 
-async def produce(bootstrap: str, topic: str, points: Iterable[dict[str, Any] | bytes]) -> int:
-    """Write points (or raw bytes) keyed by agent; returns how many."""
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5, enable_idempotence=True)
+async def produce(
+    bootstrap: str, topic: str, points: Iterable[dict[str, Any] | bytes], *, idempotent: bool = False
+) -> int:
+    """Write points (or raw bytes) keyed by agent; returns how many. `idempotent`: none twice; the embedded broker cannot."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5, enable_idempotence=idempotent)
     await producer.start()
     count = 0
     try:

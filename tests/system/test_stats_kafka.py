@@ -143,14 +143,14 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
     begin_ms = int(time.time() * 1000 - POINTS * step_ms)
     points = _disturbed(fleet(11, POINTS, AGENTS, begin_ms, step_ms, drops=("agent-5", "agent-9")))
     # Some lie there before the worker starts, the others come while it is being killed.
-    await produce(bootstrap, topic, [*points[:FIRST], *GARBAGE])
+    await produce(bootstrap, topic, [*points[:FIRST], *GARBAGE], idempotent=True)
     rest = iter(points[FIRST:])
 
     killed = asyncio.Event()
 
     async def trickle() -> None:
         while batch := list(islice(rest, 250)):
-            await produce(bootstrap, topic, batch)
+            await produce(bootstrap, topic, batch, idempotent=True)
             await asyncio.sleep(0 if killed.is_set() else 0.15)
 
     trickling = asyncio.create_task(trickle())
