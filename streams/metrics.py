@@ -1,10 +1,69 @@
-"""Every metric of a worker, declared once: name, unit, meaning. One registry per worker, so that two can live in a process."""
+"""The metrics that dispatch and plans count, and how others are read when somebody asks. One registry per worker, so that two
+can live in a process.
+
+In: what happened; functions that tell what is the case now. Out: families for `/metrics`; every one of them is explained in
+`deploy/prometheus/README.md`. Labels are few and bounded: never a task's id.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+TURNS = {"open": "open", "half-open": "half_open", "close": "closed"}
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+Row = tuple[tuple[str, ...], float]
+"""One series now: the values of its labels, and its value."""
+
+
+class Observed(Collector):
+    """Families that are read from elsewhere while the page is written, one sample at a time: nothing is kept up to date for
+    them, nothing is left over when what they tell of has gone, and whoever writes the page may pause between two samples.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._families: list[tuple[Literal["gauge", "counter"], str, str, tuple[str, ...], Callable[[], Iterable[Row]]]]
+        self._families = []
+        registry.register(self)
+
+    def add(
+        self,
+        kind: Literal["gauge", "counter"],
+        name: str,
+        documentation: str,
+        rows: Callable[[], Iterable[Row]],
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        """`name` of a counter is without `_total`. `rows` must stand that the loop turns while it is read."""
+        self._families.append((kind, name, documentation, labels, rows))
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, their samples still to be made."""
+        for kind, name, documentation, labels, rows in self._families:
+            family = Metric(name, documentation, kind)
+            found: Any = _Samples(name + ("_total" if kind == "counter" else ""), labels, rows)
+            family.samples = found
+            yield family
+
+
+class _Samples:
+    """Made while they are read."""
+
+    def __init__(self, name: str, labels: tuple[str, ...], rows: Callable[[], Iterable[Row]]) -> None:
+        self._name = name
+        self._labels = labels
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Sample]:
+        for values, value in self._rows():
+            yield Sample(self._name, dict(zip(self._labels, values, strict=True)), value)
 
 
 class DispatchMetrics:
@@ -33,9 +92,8 @@ class DispatchMetrics:
         self.hedges = Counter(
             "parallax_dispatch_hedges", "Second calls beside a first that took long", registry=registry
         )
-        self.healthy = Gauge("parallax_agent_healthy", "1 while an agent is well", ["agent"], registry=registry)
-        self.state = Gauge(
-            "parallax_circuit_state", "1 for the state an agent's circuit is in", ["agent", "state"], registry=registry
+        self.turns = Counter(
+            "parallax_circuit_transitions", "Circuits that opened, half opened, closed", ["to"], registry=registry
         )
         self._by_status = {status: self.tasks.labels(status) for status in ("success", "failure")}
 
@@ -44,10 +102,9 @@ class DispatchMetrics:
         self._by_status[status].inc()
         self.duration.observe(seconds)
 
-    def circuit(self, agent_id: str, kind: str) -> None:
+    def circuit(self, kind: str) -> None:
         """A circuit changed: `kind` is open, half-open or close."""
-        for state in ("open", "half-open", "close"):
-            self.state.labels(agent_id, state).set(1 if state == kind else 0)
+        self.turns.labels(TURNS[kind]).inc()
 
 
 class PlanMetrics:

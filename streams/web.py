@@ -8,22 +8,26 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
 from schemas.messages import AgentRegistration
-from schemas.topics import full_name
+from streams import metrics_page
 from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
 from streams.answers import error_answer, json_answer
 from streams.broker.kafka import BrokerUnreachable, reach
 from streams.engine.engine import Engine
+from streams.engine.places import Place, places
 from streams.grpc_server import PortTaken
 from streams.live import page
 from streams.live.desk import LiveDesk
 from streams.live.guard import loopback_only
+from streams.roles.observed import observe
 from streams.roles.plans import Coordination
 from streams.roles.plans_desk import PlansDesk
 from streams.roles.stats import StatsKeeper
@@ -46,6 +50,7 @@ class WebServer:
         self.stats: StatsKeeper | None = None
         self._settings = settings
         self._registry = registry
+        observe(registry, self._places, self._roles_ready)
         self._runner: web.AppRunner | None = None
         self._desk = StatsDesk(lambda: self.stats)
         self._plans_desk = PlansDesk(lambda: self.plans)
@@ -104,16 +109,19 @@ class WebServer:
         return json_answer({"status": "ok"})
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        checks: dict[str, bool] = {}
-        if "dispatch" in self._settings.roles:
-            checks["dispatch"] = self.engine is not None and self.engine.ready
-        if "plans" in self._settings.roles:
-            checks["plans"] = self.plans is not None and self.plans.engine.ready
-        if "stats" in self._settings.roles:
-            checks["stats"] = self.stats is not None and self.stats.ready
+        checks = self._roles_ready()
         checks["broker"] = await self._broker_answers()
         ready = all(checks.values())
         return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+    def _roles_ready(self) -> dict[str, bool]:
+        """Of the roles that this worker was given."""
+        up = {
+            "dispatch": self.engine is not None and self.engine.ready,
+            "plans": self.plans is not None and self.plans.engine.ready,
+            "stats": self.stats is not None and self.stats.ready,
+        }
+        return {role: up[role] for role in up if role in self._settings.roles}
 
     async def _broker_answers(self) -> bool:
         """Asked at most every few seconds: a probe must not become a load."""
@@ -133,7 +141,8 @@ class WebServer:
         return json_answer({"paths": sorted(paths), **found})
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(self._registry), content_type="text/plain", charset="utf-8")
+        page = await metrics_page.written(self._registry)
+        return web.Response(body=page, headers={"Content-Type": metrics_page.CONTENT_TYPE})
 
     async def _agents(self, request: web.Request) -> web.Response:
         agents = () if self.agents is None else self.agents.all()
@@ -151,20 +160,22 @@ class WebServer:
             return error_answer(404, f"agent {agent_id!r} is not registered")
         return json_answer(self._shown(agent))
 
+    def _places(self) -> Iterator[Place]:
+        """Of all roles."""
+        stats = [] if self.stats is None else self.stats.places()
+        return chain(places(self.engine), places(None if self.plans is None else self.plans.engine), stats)
+
     async def _partitions(self, request: web.Request) -> web.Response:
-        rows = []
-        engines = [self.engine] if self.engine is not None else []
-        engines += [self.plans.engine] if self.plans is not None else []
-        for home in [home for engine in engines for home in engine.homes.values()]:
-            for source, ledger in home.ledgers.items():
-                rows.append(
-                    {
-                        "topic": full_name(source, self._settings.topic_prefix),
-                        "partition": home.number,
-                        "committable": ledger.head,
-                        "next": ledger.next,
-                        "inFlight": ledger.in_flight,
-                        "blocking": home.blocking(source),
-                    }
-                )
+        rows = [
+            {
+                "topic": place.topic,
+                "partition": place.partition,
+                "committable": place.committable,
+                "next": place.next,
+                "inFlight": place.in_flight,
+                "lag": place.lag,
+                "blocking": place.blocking(),
+            }
+            for place in self._places()
+        ]
         return json_answer(sorted(rows, key=lambda row: (row["topic"], row["partition"])))

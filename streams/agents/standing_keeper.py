@@ -10,7 +10,6 @@ it changes nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -65,6 +64,11 @@ class StandingKeeper:
         self._checks: dict[str, Checks] = {}
         self._hedges = 0
         self._seen: Mapping[str, AgentRegistration] = {}
+
+    @property
+    def told(self) -> Mapping[str, AgentStanding]:
+        """What was last told of each agent of the open homes that did something or is watched."""
+        return self._told
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -147,8 +151,6 @@ class StandingKeeper:
         self.unasked(agent_id)
         self._told.pop(agent_id, None)
         self._ended.pop(agent_id, None)
-        with contextlib.suppress(KeyError):
-            self._metrics.healthy.remove(agent_id)
         if self._standings.get(agent_id) is not None:
             self._emit(Output("standings", agent_id.encode(), None))
 
@@ -192,8 +194,6 @@ class StandingKeeper:
         data: dict[str, Any] = {"agentId": standing.agent_id} | self._why(standing, told)
         if not standing.healthy and standing.ejected_until is not None:
             data["until"] = format_time(standing.ejected_until)
-        if told is not None or not standing.healthy:  # there may be thousands that dial in and were never ill
-            self._metrics.healthy.labels(standing.agent_id).set(standing.healthy)
         self._emit(self._recorder.event(kind, standing.agent_id, data, standing.at, tail=f"/{standing.at}"))
 
     def _why(self, standing: AgentStanding, told: AgentStanding | None) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Outcomes:
         data: dict[str, Any] = {"agentId": agent_id}
         if transition.kind == "open":
             data["failures"] = transition.failures
-        self._parts.metrics.circuit(agent_id, transition.kind)
+        self._parts.metrics.circuit(transition.kind)
         self._event(CIRCUIT_EVENTS[transition.kind], agent_id, data, f"/{self._parts.wall_ms()}")
 
     # The end of a record

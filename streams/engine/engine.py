@@ -64,6 +64,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     ) -> None:
         self.config = config
         self.homes: dict[int, Home] = {}
+        self.ends: dict[TopicPartition, int] = {}
+        """Where the logs of open homes ended when the watchdog last asked; also of those that there is no room to fetch."""
         self.assigned = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reader: StateReader | None = None

@@ -68,6 +68,11 @@ class Feed:
         return [tp for tp in self._wanted if tp not in self._aside and tp.partition in self._homes]
 
     @property
+    def open(self) -> list[TopicPartition]:
+        """Every partition of the homes that are open, polled for or not."""
+        return [tp for home in self._homes.values() for tp in home.partitions.values()]
+
+    @property
     def failing_s(self) -> float:
         """For how long every poll has failed, seconds."""
         return 0.0 if self._failing_since is None else asyncio.get_running_loop().time() - self._failing_since

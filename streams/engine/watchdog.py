@@ -2,7 +2,7 @@
 
 In: an engine, looked at every few seconds: aiokafka's own tasks, polls that keep failing, and our positions against the log ends
 that we ask the brokers for ourselves. Out: `engine.renew()`, with the reason in the log. Brokers that do not answer are no
-reason: what is not known is never called a stall. It never touches a record.
+reason: what is not known is never called a stall. It never touches a record. The ends are left with the engine, for its lag.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Watchdog:
         if failing_s >= self._after_s:
             return f"every poll has failed for {failing_s:.0f} s"
         polled = await _positions(consumer, self._engine.feed.polled)
-        stalled = self._rule.look(asyncio.get_running_loop().time(), polled, await _ends(consumer, list(polled)))
+        ends = self._engine.ends = await _ends(consumer, self._engine.feed.open)
+        stalled = self._rule.look(asyncio.get_running_loop().time(), polled, ends)
         for tp, stall in stalled.items():
             log.warning("a partition stands still", topic=tp.topic, partition=tp.partition, position=stall.position,
                         end=stall.end, for_s=round(stall.for_s, 1))  # fmt: skip

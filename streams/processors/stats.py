@@ -14,6 +14,7 @@ from typing import Any
 
 from schemas.messages import Aggregate
 from streams.broker.kafka import client_options, supports_transactions
+from streams.engine.places import Place
 from streams.settings import Settings
 from streams.statistics import changelog
 from streams.statistics.app import StatsApp, group_id
@@ -181,7 +182,18 @@ class StatsProcessor:
         """Partition of `data-points` -> the offset that would be committed now."""
         return self._app.ledger.heads() if self._app is not None and self._folder.ready else {}
 
+    def places(self) -> list[Place]:
+        """Where this worker stands in each partition of `data-points`; none while it recovers."""
+        return list(self._app.ledger.places()) if self._app is not None and self._folder.ready else []
+
     def counters(self) -> dict[str, Any]:
-        """Points folded and rejected since the start; series, late and dropped points."""
-        own = {"points": self._folder.points, "rejected": self._folder.rejected, "pending": self._folder.pending}
+        """Points folded and rejected, anomalies told since the start; alarms that are on; series, late and dropped points;
+        how far event time lies back."""
+        own = {
+            "points": self._folder.points,
+            "rejected": self._folder.rejected,
+            "pending": self._folder.pending,
+            "told": dict(self._folder.told),
+            "event_lag": self._folder.event_lag_s(),
+        }
         return own | (self._folder.state.counters() if self._folder.ready else {})

@@ -23,6 +23,7 @@ from schemas.topics import INTAKE, full_name
 from streams.agents.calibration_table import CalibrationTable
 from streams.agents.file import following
 from streams.agents.lease_keeper import LeaseKeeper
+from streams.agents.metrics import AgentMetrics
 from streams.agents.registration_writer import RegistrationWriter
 from streams.agents.registry import Registry
 from streams.agents.standings import Standings
@@ -87,6 +88,11 @@ class DispatchRole:
         self._parts = self._shared(registry, recorder)
         self.engine = self._over_homes()
         self._fleet = Fleet(self._parts, self.standings, self._transports, self.engine)
+        AgentMetrics(
+            registry,
+            lambda: [handler.callers for handler in self._handlers()],
+            lambda: self._fleet.keeper.told,
+        )
 
     async def start(self, stack: AsyncExitStack, grpc_server: GrpcServer) -> None:
         """Begin; `stack` ends it all in the opposite order. Raises `KafkaError`, `TimeoutError`, `PortTaken`."""

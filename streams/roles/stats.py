@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from streams.engine.places import Place
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class StatsKeeper:
     def counters(self) -> dict[str, Any] | None:
         """Of the processor that runs; None while there is none."""
         return None if self.processor is None else self.processor.counters()
+
+    def places(self) -> list[Place]:
+        """Where the processor that runs stands in each partition of `data-points`."""
+        return [] if self.processor is None else self.processor.places()
 
     @property
     def ready(self) -> bool:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import gc
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from typing import cast
 
@@ -72,6 +72,8 @@ class Folder:
         self.ready = False
         self.points = 0
         self.rejected = 0
+        self.told: Counter[tuple[str, str]] = Counter()
+        """Anomalies told as firing, by type and severity."""
 
     def attach(
         self,
@@ -89,6 +91,11 @@ class Folder:
     def pending(self) -> int:
         """Messages accepted and not folded yet."""
         return len(self._pending)
+
+    def event_lag_s(self) -> dict[int, float]:
+        """Partition -> how far the events that are counted lie behind the clock; 0 where nothing more comes."""
+        now, now_ms = time.monotonic(), int(time.time() * 1000)
+        return {number: clock.lag_s(now, now_ms) for number, clock in self._clocks.items()}
 
     async def take(self, message: StatsMessage) -> None:
         """One message from Faust; waits while too many are pending."""
@@ -237,6 +244,7 @@ class Folder:
                     live.dirty.add(window_id)
             for anomaly in live.series.anomalies:
                 outputs += self._recorder.anomaly(anomaly)
+                self.told[anomaly.type, anomaly.severity] += anomaly.state == "firing"
             self._publish(live, now, outputs, quiet=False)
             calibration = self.state.calibration(live)
             if calibration is not None:

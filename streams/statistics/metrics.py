@@ -1,4 +1,4 @@
-"""What statistics show on `/metrics`: points folded, refused and late, and how many series are kept.
+"""What statistics show on `/metrics`: points folded, refused and late, how many series are kept, which alarms are on.
 
 In: the counters of whatever processor runs, read whenever somebody asks; None while there is none. Out: gauges and counters,
 which begin anew with a processor.
@@ -7,11 +7,13 @@ which begin anew with a processor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from schemas.messages import AnomalyType, Severity
 
 
 class StatsMetrics(Collector):
@@ -23,8 +25,6 @@ class StatsMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """One reading."""
         found = self._counters() or {}
-        ready = "series" in found
-        yield GaugeMetricFamily("parallax_stats_ready", "1 once what was known has been recovered", value=int(ready))
         yield CounterMetricFamily("parallax_stats_points", "Data points counted", value=found.get("points", 0))
         yield CounterMetricFamily("parallax_stats_rejected", "Data points refused", value=found.get("rejected", 0))
         yield GaugeMetricFamily(
@@ -44,3 +44,22 @@ class StatsMetrics(Collector):
         for interval, count in found.get("dropped", {}).items():
             dropped.add_metric([interval], count)
         yield dropped
+        behind = GaugeMetricFamily(
+            "parallax_stats_event_time_lag_seconds",
+            "How far the events that are counted lie behind the clock; 0 where no more come",
+            labels=["partition"],
+        )
+        for partition, seconds in found.get("event_lag", {}).items():
+            behind.add_metric([str(partition)], seconds)
+        yield behind
+        kinds = ["type", "severity"]
+        told = CounterMetricFamily("parallax_anomalies", "Anomalies told as firing", labels=kinds)
+        firing = GaugeMetricFamily(
+            "parallax_anomalies_firing", "Anomalies that are on, of the series kept here", labels=kinds
+        )
+        for kind in get_args(AnomalyType):
+            for severity in get_args(Severity):
+                told.add_metric([kind, severity], found.get("told", {}).get((kind, severity), 0))
+                firing.add_metric([kind, severity], found.get("firing", {}).get((kind, severity), 0))
+        yield told
+        yield firing

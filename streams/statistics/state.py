@@ -21,6 +21,7 @@ from streams.rules.detection.grouping import Sibling
 from streams.rules.windows.series import Series
 from streams.rules.windows.windows import INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
 from streams.settings import Settings
+from streams.statistics.alarm_count import AlarmCount, Told
 from streams.statistics.table import Row, StatsTable, parse_key, series_key, window_key
 
 MAX_SERIES = 200_000
@@ -33,7 +34,7 @@ class TooManySeries(Exception):
 class Live:
     """One series and what is known of it only here: which closed windows the table holds, what was published when."""
 
-    __slots__ = ("archived", "dirty", "key", "leaving", "published", "series", "spoke")
+    __slots__ = ("alarms", "archived", "dirty", "key", "leaving", "published", "series", "spoke")
 
     def __init__(self, key: bytes, series: Series) -> None:
         self.key = key
@@ -43,6 +44,7 @@ class Live:
         self.dirty: set[WindowId] = set()  # open windows that changed since they were published
         self.published: dict[WindowId, float] = {}  # open window -> when, monotonic seconds
         self.spoke = 0.0  # when its last point was read, monotonic seconds
+        self.alarms: Told = ()
 
     def aggregate(self, window_id: WindowId, window: Window) -> dict[str, Any]:
         """The record of one of its windows."""
@@ -114,6 +116,7 @@ class State:
         self._calibrated: dict[str, int] = {}  # agent -> outcomes when its calibration was last published
         self._late = 0
         self._dropped = dict.fromkeys(INTERVALS, 0)
+        self._firing = AlarmCount()
 
     def __len__(self) -> int:
         return len(self._series)
@@ -127,6 +130,7 @@ class State:
         self._by_agent.clear()
         self._calibrated.clear()
         self._late, self._dropped = 0, dict.fromkeys(INTERVALS, 0)
+        self._firing.clear()
 
     async def load(self) -> None:
         """Take up what the table holds after recovery. Yields to the loop now and then."""
@@ -157,6 +161,7 @@ class State:
         self._series[partition, series_id] = live
         self._count(series, 1)
         self._by_agent.setdefault(series_id.agent_id, set()).add((partition, series_id))
+        live.alarms = self._firing.moved((), series)
         return live
 
     def apply(self, point: ConfidenceDataPoint, partition: int, offset: int) -> Live:
@@ -176,6 +181,7 @@ class State:
         self._count(series, 1)
         if len(series.anomalies) > told or series.grouping:
             series.group(told, Moment(partition, offset, point.timestamp), self._siblings(live))
+        live.alarms = self._firing.moved(live.alarms, series)
         return live
 
     def _count(self, series: Series, sign: int) -> None:
@@ -209,6 +215,7 @@ class State:
         if self.expires(live, events_ms):
             series.windows.expire(events_ms)
             changed = True
+        live.alarms = self._firing.moved(live.alarms, series)
         return changed
 
     def calibration(self, live: Live) -> AgentCalibration | None:
@@ -289,6 +296,7 @@ class State:
         key = (live.series.partition, live.series.id)
         if self._series.pop(key, None) is not None:
             self._count(live.series, -1)
+            live.alarms = self._firing.moved(live.alarms, None)
         mine = self._by_agent.get(live.series.id.agent_id)
         if mine is not None:
             mine.discard(key)
@@ -333,5 +341,10 @@ class State:
         return found
 
     def counters(self) -> dict[str, Any]:
-        """Late points, points too late for their minute, and series."""
-        return {"series": len(self._series), "late": self._late, "dropped": dict(self._dropped)}
+        """Late points, points too late for their minute, series, and alarms that are on and told by type and severity."""
+        return {
+            "series": len(self._series),
+            "late": self._late,
+            "dropped": dict(self._dropped),
+            "firing": self._firing.by_kind(),
+        }

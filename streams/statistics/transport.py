@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -24,6 +24,7 @@ from faust.types import TP, ConsumerMessage
 
 from streams.engine.breath import Breath
 from streams.engine.group import dead_task
+from streams.engine.places import Place, known
 from streams.rules.ledger import Ledger
 from streams.statistics import changelog
 
@@ -215,6 +216,17 @@ class LedgerConsumer(driver.Consumer):
     def heads(self) -> dict[int, int]:
         """Partition -> the offset that would be committed now."""
         return {tp.partition: ledger.head for tp, ledger in self._ledgers.items()}
+
+    def places(self) -> Iterator[Place]:
+        """Where this worker stands in each source partition. Transaction markers at a log's end are no lag: they are passed,
+        but no record is there to be committed after them."""
+        consumer = getattr(self._thread, "_consumer", None)
+        for tp, ledger in list(self._ledgers.items()):
+            position, end = (None, None) if consumer is None else known(consumer, TopicPartition(*tp))
+            head, in_flight = ledger.head, ledger.in_flight
+            at = head if in_flight or position is None else max(head, position)
+            lag = None if end is None else max(0, end - at)
+            yield Place(tp.topic, tp.partition, head, ledger.next, in_flight, lag, lambda: None)
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit every ledger's head that moved; remembered only if the broker took it."""

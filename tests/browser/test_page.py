@@ -222,7 +222,15 @@ async def test_hostile_text_stays_text(worker: FakeWorker, look: Look) -> None:
     """In every place that shows others' words: ids, errors, results, agents, anomalies, partitions, refusals."""
     worker.agents = [agent(HOSTILE) | {"endpoint": "javascript:alert(1)", "capabilities": [HOSTILE]}]
     worker.partitions = [
-        {"topic": HOSTILE, "partition": 0, "committable": 1, "next": 2, "inFlight": 1, "blocking": {"reason": HOSTILE}}
+        {
+            "topic": HOSTILE,
+            "partition": 0,
+            "committable": 1,
+            "next": 2,
+            "inFlight": 1,
+            "lag": 4,
+            "blocking": {"reason": HOSTILE},
+        }
     ]
     worker.anomalies = Refusal(503, f"no role {HOSTILE}")
     worker.windows = Refusal(500, HOSTILE)
@@ -318,6 +326,7 @@ async def test_nothing_serious_for_axe_and_nothing_wider_than_the_window(
             "committable": 1,
             "next": 2,
             "inFlight": 1,
+            "lag": 4321,
             "blocking": {"reason": "calling"},
         }
     ]
@@ -327,6 +336,7 @@ async def test_nothing_serious_for_axe_and_nothing_wider_than_the_window(
     page = await look(worker.url, width=width, scheme=scheme)
     await expect(row(page, "t4")).to_be_visible()
     await expect(page.locator("tr[data-agent]")).to_have_count(3)
+    await expect(page.get_by_role("heading", name="Pipeline")).to_contain_text("1 record in flight, lag 4,321")
     await expect(page.locator("[data-anomaly]").nth(0)).to_contain_text("since ")
     await expect(page.locator("[data-anomaly]").nth(1)).to_contain_text("before its time was kept")
     assert await serious(page) == []

@@ -417,7 +417,7 @@ async def test_a_bug_of_our_own_costs_one_task_its_answer(
 
 
 async def test_circuit_events(make: Make) -> None:
-    """Open with the number of failures, half-open and closed again; the gauge follows."""
+    """Open with the number of failures, half-open and closed again, each counted once."""
     one = make()
     one.register(**AGENT, breaker={"failureThreshold": 2, "resetTimeout": 20, "monitoringPeriod": 60_000})
     one.transport.script.extend([ServerError("500")] * 2)
@@ -426,15 +426,15 @@ async def test_circuit_events(make: Make) -> None:
         await one.end(offset)
     circuit = [event for event in one.events() if event["type"].startswith("circuit:")]
     assert [(event["type"], event["data"]) for event in circuit] == [("circuit:open", {"agentId": "a1", "failures": 2})]
-    assert one.count("parallax_circuit_state", agent="a1", state="open") == 1
+    assert one.count("parallax_circuit_transitions_total", to="open") == 1
     for offset in range(2, 5):
         one.take(offset, metadata={"cache": False})
         assert (await one.result(offset))["status"] == "success"
     circuit = [event for event in one.events() if event["type"].startswith("circuit:")]
     assert [event["type"] for event in circuit] == ["circuit:open", "circuit:half-open", "circuit:close"]
     assert [event["data"] for event in circuit[1:]] == [{"agentId": "a1"}] * 2
-    states = {state: one.count("parallax_circuit_state", agent="a1", state=state) for state in ("open", "close")}
-    assert states == {"open": 0, "close": 1}
+    turns = {to: one.count("parallax_circuit_transitions_total", to=to) for to in ("open", "half_open", "closed")}
+    assert turns == {"open": 1, "half_open": 1, "closed": 1}
 
 
 async def test_an_open_circuit_ends_what_it_outlasts_without_a_call(make: Make) -> None:

@@ -57,7 +57,7 @@ async def test_the_counters_are_those_of_the_series_that_are_kept() -> None:
             live = state.apply(_point(time_ms, agent_id), 0, offset)
             table.data.update({key: value for key, value in state.rows(live) if value is not None})
             live.series.windows.touched.clear()
-    told = {"series": 2, "late": 6, "dropped": {"minute": 6, "hour": 4, "day": 2}}
+    told = {"series": 2, "late": 6, "dropped": {"minute": 6, "hour": 4, "day": 2}, "firing": {}}
     assert state.counters() == told
     await state.load()
     assert state.counters() == told

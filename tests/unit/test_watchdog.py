@@ -26,7 +26,8 @@ class Watched:
         self.consumer: Any = FakeConsumer()
         self.consumer.assigned = {P0, P1}
         self.consumer.positions = {P0: 0, P1: 0}
-        self.feed = SimpleNamespace(failing_s=0.0, polled=[P0, P1])
+        self.feed = SimpleNamespace(failing_s=0.0, polled=[P0, P1], open=[P0, P1])
+        self.ends: dict[TopicPartition, int] = {}
         self.renewed = 0
         self.fetching = asyncio.create_task(self._task(None))
         self.consumer._fetcher = SimpleNamespace(_fetch_task=self.fetching, _pending_tasks=set())
@@ -104,7 +105,7 @@ async def test_one_partition_without_a_leader_does_not_hide_another() -> None:
 
 
 async def test_what_is_not_polled_for_is_left_alone() -> None:
-    """Back-pressure, or set aside."""
+    """Back-pressure, or set aside; where its log ends is known all the same."""
     watched = Watched()
     watched.consumer.write(P0, 3)
     watched.feed.polled = [P1]
@@ -112,6 +113,7 @@ async def test_what_is_not_polled_for_is_left_alone() -> None:
     await dog.look()
     await asyncio.sleep(AFTER_S)
     assert await dog.look() is None
+    assert watched.ends == {P0: 3, P1: 0}
 
 
 async def test_a_dead_task_of_aiokafka_is_noticed_at_the_next_look() -> None:

@@ -35,3 +35,14 @@ class EventClock:
         """The events' own time, epoch ms; never ahead of the wall clock `now_ms`."""
         waited_s = now_s - self.read_s
         return now_ms if waited_s >= CAUGHT_UP_S else min(now_ms, self.watermark_ms + int(waited_s * 1000))
+
+    def lag_s(self, now_s: float, now_ms: int) -> float:
+        """How far event time lies behind the wall clock, seconds; 0 before the first event.
+
+        >>> clock = EventClock(now_s=100.0)
+        >>> before = clock.lag_s(100.0, now_ms=900_000)
+        >>> clock.read(895_000, now_s=101.0)
+        >>> before, clock.lag_s(101.5, now_ms=900_000), clock.lag_s(103.0, now_ms=900_000)
+        (0.0, 4.5, 0.0)
+        """
+        return (now_ms - self.time_ms(now_s, now_ms)) / 1000 if self.watermark_ms else 0.0

@@ -1,0 +1,102 @@
+"""What `/metrics` shows of single agents: of those that live in this worker's homes and were called here, now.
+
+In: the callers of the open homes and what was last told of agents, read while the page is written. Out: nine series an agent.
+Bounded: the first `MOST_AGENTS` only; how many there are is told beside. An agent whose home has moved is shown by its new owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+
+from prometheus_client import CollectorRegistry
+
+from agents_io.caller import Caller
+from schemas.messages import AgentStanding
+from streams.metrics import Observed, Row
+
+MOST_AGENTS = 5000
+STATES = ("closed", "open", "half_open")
+
+
+class AgentMetrics:
+    """`callers`: those of each open home, by agent id. `told`: standings of agents that live here, by id."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        callers: Callable[[], Iterable[Mapping[str, Caller]]],
+        told: Callable[[], Mapping[str, AgentStanding]],
+    ) -> None:
+        self._callers = callers
+        self._told = told
+        self._loop = asyncio.get_running_loop()
+        observed, agent = Observed(registry), ("agent",)
+        observed.add("gauge", "parallax_agents", "Agents that live here and were called", self._count)
+        observed.add(
+            "gauge", "parallax_agent_healthy", "1 while an agent is well, 0 while it is not", self._healthy, agent
+        )
+        observed.add(
+            "gauge",
+            "parallax_circuit_state",
+            "1 for the state an agent's circuit is in, 0 for the others",
+            self._circuits,
+            (*agent, "state"),
+        )
+        for kind, name, text, of in (
+            ("gauge", "parallax_agent_inflight_calls", "Calls of an agent under way", lambda c: c.lane.in_flight),
+            ("gauge", "parallax_agent_waiting_tasks", "Tasks that wait for an agent here", lambda c: c.lane.waiting),
+            ("counter", "parallax_agent_calls", "Calls of an agent that ended", lambda c: c.lane.ended),
+            (
+                "gauge",
+                "parallax_agent_response_seconds",
+                "Time an agent takes to answer, smoothed over its last answers",
+                lambda c: c.track.latency.mean.value,
+            ),
+            (
+                "gauge",
+                "parallax_agent_confidence_ratio",
+                "Confidence an agent states, smoothed over its last calls; a failure counts as 0",
+                lambda c: c.track.confidence.value,
+            ),
+        ):
+            observed.add(kind, name, text, _each(self._here, of), agent)  # type: ignore[arg-type]
+
+    def _here(self) -> dict[str, Caller]:
+        """A copy: lanes come and go while the page is written."""
+        found: dict[str, Caller] = {}
+        for callers in self._callers():
+            found |= callers
+        return found
+
+    def _count(self) -> Iterable[Row]:
+        return [((), sum(map(len, self._callers())))]
+
+    def _healthy(self) -> Iterator[Row]:
+        here, told = self._here(), dict(self._told())
+        ill = [agent_id for agent_id, standing in told.items() if not standing.healthy]
+        for agent_id in islice(dict.fromkeys((*ill, *here)), MOST_AGENTS):
+            standing = told.get(agent_id)
+            yield (agent_id,), float(standing is None or standing.healthy)
+
+    def _circuits(self) -> Iterator[Row]:
+        now = self._loop.time()
+        for agent_id, caller in islice(self._here().items(), MOST_AGENTS):
+            is_in = caller.lane.breaker.state(now)
+            for state in STATES:
+                yield (agent_id, state), float(state == is_in)
+
+
+def _each(
+    here: Callable[[], Mapping[str, Caller]], of: Callable[[Caller], float | None]
+) -> Callable[[], Iterator[Row]]:
+    """A series for each agent of which `of` tells something."""
+
+    def rows() -> Iterator[Row]:
+        for agent_id, caller in islice(here().items(), MOST_AGENTS):
+            value = of(caller)
+            if value is not None:
+                yield (agent_id,), value
+
+    return rows

@@ -1,0 +1,60 @@
+"""Where a worker stands in each topic partition it owns, for people and for `/metrics`.
+
+In: an engine's open homes, and what is known of the logs' ends without asking: what the last fetch told, and what the watchdog
+asks for every few seconds anyway (a partition is not fetched while there is no room for it). Out: one `Place` each. It asks no
+broker and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from streams.engine.engine import Engine
+
+
+class Place(NamedTuple):
+    """One topic partition. `topic`: its full name; `lag`: records before its log's end that are not committed, None: unknown."""
+
+    topic: str
+    partition: int
+    committable: int
+    next: int
+    in_flight: int
+    lag: int | None
+    blocking: Callable[[], dict[str, Any] | None]
+    """What holds the commit; see `Home.blocking`."""
+
+
+def places(engine: Engine | None) -> Iterator[Place]:
+    """Of the homes that are open now; the engine may go on between two of them."""
+    if engine is None:
+        return
+    for home in list(engine.homes.values()):
+        for source, ledger in home.ledgers.items():
+            tp, head = home.partitions[source], ledger.head
+            _, fetched = known(engine.consumer, tp)
+            ends = [end for end in (fetched, engine.ends.get(tp)) if end is not None]
+            lag = max(0, max(ends) - head) if ends else None
+            yield Place(
+                tp.topic, tp.partition, head, ledger.next, ledger.in_flight, lag, partial(home.blocking, source)
+            )
+
+
+def known(consumer: AIOKafkaConsumer, tp: TopicPartition) -> tuple[int | None, int | None]:
+    """Our position, and where the last fetch saw the end of what may be read; None: not known.
+
+    The end lies before the first open transaction, if the consumer reads what is committed only.
+    """
+    subscription = consumer._subscription.subscription
+    assignment = None if subscription is None else subscription.assignment
+    if assignment is None or tp not in assignment.tps:
+        return None, None
+    state = assignment.state_value(tp)
+    position = state.position if state.has_valid_position else None
+    # Brokers of old tell no last stable offset.
+    return position, state.highwater if state.lso is None or state.lso < 0 else state.lso

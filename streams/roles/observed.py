@@ -1,0 +1,71 @@
+"""What `/metrics` shows of the worker as a whole: its version, its process, its roles, the partitions it owns.
+
+In: the places of all roles and which role is ready, read while the page is written. Out: families in the registry. It asks no
+broker.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.process_collector import ProcessCollector
+
+from streams.engine.places import Place
+from streams.metrics import Observed, Row
+
+
+def observe(
+    registry: CollectorRegistry, places: Callable[[], Iterable[Place]], ready: Callable[[], Mapping[str, bool]]
+) -> None:
+    """`ready`: by role of this worker."""
+    ProcessCollector(registry=registry)
+    observed, where = Observed(registry), ("topic", "partition")
+    about = version("parallax-streams"), platform.python_version()
+
+    def lags() -> Iterator[Row]:
+        for place in places():
+            if place.lag is not None:
+                yield _name(place), place.lag
+
+    def blocked() -> Iterator[Row]:
+        for place in places():
+            yield _name(place), ((place.blocking() or {}).get("age") or 0) / 1000
+
+    observed.add(
+        "gauge",
+        "parallax_build_info",
+        "1; its labels tell what runs",
+        lambda: [(about, 1.0)],
+        ("version", "python"),
+    )
+    observed.add(
+        "gauge",
+        "parallax_role_ready",
+        "1 while a role of this worker has its partitions and works",
+        lambda: [((role,), float(up)) for role, up in ready().items()],
+        ("role",),
+    )
+    observed.add(
+        "gauge", "parallax_consumer_lag_messages", "Records of an owned partition that are not finished", lags, where
+    )
+    observed.add(
+        "gauge",
+        "parallax_partition_inflight_messages",
+        "Records of an owned partition that were taken and are not finished; of `parked` also those that rest",
+        lambda: ((_name(place), place.in_flight) for place in places()),
+        where,
+    )
+    observed.add(
+        "gauge",
+        "parallax_partition_blocked_seconds",
+        "How long the oldest record that holds a partition's commit has been worked on; 0: none does, or it rests parked",
+        blocked,
+        where,
+    )
+
+
+def _name(place: Place) -> tuple[str, str]:
+    return place.topic, str(place.partition)
