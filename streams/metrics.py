@@ -8,13 +8,16 @@ In: what happened; functions that tell what is the case now. Out: families for `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from schemas.messages.tasks import ResultStatus
+
+PARK_REASONS = ("circuit_open", "retry_after", "queue_full", "holds_commit", "no_agent")
 TURNS = {"open": "open", "half-open": "half_open", "close": "closed"}
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -96,6 +99,10 @@ class DispatchMetrics:
             "parallax_circuit_transitions", "Circuits that opened, half opened, closed", ["to"], registry=registry
         )
         self._by_status = {status: self.tasks.labels(status) for status in ("success", "failure")}
+        # A series that begins with its first event shows no increase: alerts would miss it.
+        _begin(self.parked, PARK_REASONS)
+        _begin(self.dead_letters, ("decode", "validate", "dispatch"))
+        _begin(self.turns, TURNS.values())
 
     def finished(self, status: str, seconds: float) -> None:
         """A task has its result."""
@@ -121,3 +128,11 @@ class PlanMetrics:
         )
         self.duplicates = Counter("parallax_plans_duplicate", "Plans whose id was there before", registry=registry)
         self.dead_letters = Counter("parallax_plans_dead_letters", "Records on plans refused", registry=registry)
+        for counter in (self.plans, self.steps):
+            _begin(counter, get_args(ResultStatus))
+
+
+def _begin(counter: Counter, labels: Iterable[str]) -> None:
+    """Series at zero."""
+    for label in labels:
+        counter.labels(label)

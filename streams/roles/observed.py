@@ -53,6 +53,13 @@ def observe(
     )
     observed.add(
         "gauge",
+        "parallax_partition_committable_offset",
+        "Every record of an owned partition before this offset is finished",
+        lambda: ((_name(place), place.committable) for place in places()),
+        where,
+    )
+    observed.add(
+        "gauge",
         "parallax_partition_inflight_messages",
         "Records of an owned partition that were taken and are not finished; of `parked` also those that rest",
         lambda: ((_name(place), place.in_flight) for place in places()),
