@@ -54,7 +54,7 @@ lock: setup ## Resolve and hash-pin the dependencies again
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
 test: setup ## Test all that needs no Java: rules, contracts, pipelines on the embedded broker
-	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser"
+	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool"
 
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
@@ -64,6 +64,10 @@ test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
 .PHONY: test-browser
 test-browser: setup ## Test the live page in a browser (needs Debian's chromium)
 	$(BIN)/pytest -q -m browser
+
+.PHONY: test-rules
+test-rules: setup ## Test the alerts and the names of metrics (needs promtool, of Debian's package prometheus)
+	$(BIN)/pytest -q -m promtool
 
 .PHONY: check
 check: lint types arch test ## What the hook runs: lint, types, architecture, tests

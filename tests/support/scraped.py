@@ -1,7 +1,7 @@
 """One small run of everything a worker does, and what its `/metrics` shows of it.
 
-In: nothing. Out: the page and the partitions of a real worker with all roles on the embedded broker, after tasks that went well, were
-retried, failed, were parked or came twice, a plan, bad records and cached answers; all of them finished.
+In: nothing. Out: the page and the partitions of a real worker with all roles on the embedded broker, after tasks that went well,
+were retried, failed or came twice, plans, bad records and cached answers; all of them finished.
 """
 
 from __future__ import annotations
