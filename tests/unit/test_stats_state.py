@@ -64,4 +64,4 @@ async def test_the_counters_are_those_of_the_series_that_are_kept() -> None:
     gone = state.of_agent("b")[0]
     assert state.tick(gone, NOON_MS + 60 * day, 0)
     state.rows(gone)
-    assert state.counters() == {"series": 1, "late": 3, "dropped": {"minute": 3, "hour": 2, "day": 1}}
+    assert state.counters() == {"series": 1, "late": 3, "dropped": {"minute": 3, "hour": 2, "day": 1}, "firing": {}}
