@@ -48,8 +48,8 @@ arch: setup ## Check the laws of the house (import-linter)
 
 .PHONY: lock
 lock: setup ## Resolve and hash-pin the dependencies again
-	$(BIN)/uv pip compile pyproject.toml --group dev --extra embedded --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-dev.lock
-	$(BIN)/uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra embedded --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-dev.lock
+	$(BIN)/uv pip compile pyproject.toml --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements.lock
 
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
