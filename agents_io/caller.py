@@ -32,7 +32,7 @@ from agents_io.hedging import race
 from agents_io.rules.breaker import Outcome
 from agents_io.rules.lane import Doom, Lane, Start
 from agents_io.rules.retry import RetryConfig, delay_s
-from agents_io.ticket import Hooks, Ticket
+from agents_io.ticket import Hooks, Ticket, Watch
 from agents_io.track import Track
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
@@ -216,7 +216,7 @@ class Caller:
     async def _answered(self, start: Start[Ticket]) -> tuple[Answer | AgentError, Answer | AgentError | None]:
         """The end of a try, and what came of its first call by itself: None if that was cut off for a second one."""
         patience_s = self._patience_s(start.item)
-        calling = self._one(start)
+        calling = self._one(start) if start.item.watch is None else self._watched(start, start.item.watch, False)
         if patience_s is None:
             try:
                 answer = await calling
@@ -225,9 +225,20 @@ class Caller:
             return answer, answer
         return await race(calling, patience_s, lambda: self._beside(start))
 
-    async def _one(self, start: Start[Ticket]) -> Answer:
-        """One call."""
-        call = self._attempt(start.item, start.started_at)
+    async def _watched(self, start: Start[Ticket], watch: Watch, hedged: bool) -> Answer:
+        """One call, of which somebody is told."""
+        attempt = watch.begins(self.agent, start.item.attempt, hedged)
+        try:
+            answer = await self._one(start, attempt.headers)
+        except BaseException as error:
+            attempt.ended(error)
+            raise
+        attempt.ended(answer)
+        return answer
+
+    async def _one(self, start: Start[Ticket], headers: tuple[tuple[str, str], ...] | None = None) -> Answer:
+        """One call. `headers`: in place of the ticket's."""
+        call = self._attempt(start.item, start.started_at, headers)
         try:
             return await self._transport.call(self.agent, call)
         except CallTimeout as error:
@@ -259,7 +270,8 @@ class Caller:
     async def _second(self, start: Start[Ticket]) -> Answer:
         end: Answer | AgentError | None = None
         try:
-            end = await self._one(start)
+            watch = start.item.watch
+            end = await (self._one(start) if watch is None else self._watched(start, watch, True))
             return end
         except AgentError as error:
             end = error
@@ -267,11 +279,12 @@ class Caller:
         finally:
             self._count(start, end)
 
-    def _attempt(self, ticket: Ticket, now: float) -> Call:
+    def _attempt(self, ticket: Ticket, now: float, headers: tuple[tuple[str, str], ...] | None) -> Call:
         left_s = ticket.deadline - now
         if self._attempt_timeout_s is not None:
             left_s = min(left_s, self._attempt_timeout_s)
-        return Call(ticket.task_id, ticket.idempotency_key, ticket.body, left_s, ticket.headers, ticket.pattern_name)
+        headers = ticket.headers if headers is None else headers
+        return Call(ticket.task_id, ticket.idempotency_key, ticket.body, left_s, headers, ticket.pattern_name)
 
     def _leave(self, start: Start[Ticket], end: Answer | AgentError | None) -> None:
         del self._calls[start.item]

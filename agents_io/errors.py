@@ -40,6 +40,8 @@ class AgentError(Exception):
         super().__init__(message[:MAX_MESSAGE])
         self.message = message[:MAX_MESSAGE]
         self.retry_after_s = retry_after_s
+        self.status: int | None = None
+        """What HTTP's status was, if one was the reason."""
 
     def as_task_error(self, agent_id: str | None) -> TaskError:
         """The form it takes on a result."""

@@ -11,6 +11,26 @@ from typing import Any, Protocol
 from agents_io.errors import AgentError
 from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
+from schemas.messages import AgentRegistration
+
+
+class Attempt(Protocol):
+    """One call that somebody watches."""
+
+    headers: tuple[tuple[str, str], ...]
+    """What the agent is sent in place of the ticket's headers."""
+
+    def ended(self, end: Answer | BaseException) -> None:
+        """Told once: the answer, or what was raised; a call that was cut off ends with `asyncio.CancelledError`."""
+        ...
+
+
+class Watch(Protocol):
+    """Told of each call for a ticket. Plain calls that must not raise."""
+
+    def begins(self, agent: AgentRegistration, number: int, hedged: bool) -> Attempt:
+        """Call `number` (the first is 1) begins; `hedged`: beside another one."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +59,8 @@ class Ticket:
     failure: AgentError | None = None
     """How the last call failed."""
     cancelled: bool = field(default=False)
+    watch: Watch | None = None
+    """Who is told of each of its calls."""
 
 
 class Hooks(Protocol):

@@ -36,6 +36,7 @@ from streams.roles.plans import Coordination, coordinate
 from streams.roles.stats import StatsKeeper
 from streams.settings import Settings
 from streams.statistics.metrics import StatsMetrics
+from streams.tracing.export import TracingError, provider
 from streams.web import WebServer
 
 log = structlog.get_logger(__name__)
@@ -96,6 +97,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
         TlsUnusable,
         FunctionsError,
         TemplatesError,
+        TracingError,
     ) as error:
         raise WorkerError(str(error)) from error
     except (KafkaError, TimeoutError, NotWritten) as error:
@@ -124,6 +126,9 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
     partitions = await check(settings)
     registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
+        spans = provider(settings)
+        if spans is not None:
+            stack.push_async_callback(spans.stop)
         web = WebServer(settings, registry)
         await web.start()
         stack.push_async_callback(web.stop)
@@ -133,12 +138,13 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
         if "dispatch" in settings.roles:
             if settings.plans.templates and "plans" not in settings.roles:
                 log.info(PLANS_ELSEWHERE)
-            role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, await size_limits(settings))
+            limits = await size_limits(settings)
+            role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, limits, spans)
             await role.start(stack, grpc_server)
             engine, web.engine, web.agents, web.standings = role.engine, role.engine, role.agents, role.standings
         if "plans" in settings.roles:
             plans = web.plans = await coordinate(
-                settings, registry, delivery == "exactly-once", partitions, stack, web.reachable
+                settings, registry, delivery == "exactly-once", partitions, stack, web.reachable, spans
             )
         if "stats" in settings.roles:
             stats = StatsKeeper(settings, idempotent=delivery == "exactly-once", address=web.reachable)

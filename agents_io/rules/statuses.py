@@ -14,8 +14,15 @@ def error_of(status: int, said: str, wait_s: float | None = None) -> AgentError:
 
     >>> error_of(503, "'busy'", 2.0).retry_after_s, error_of(500, "'broken'", 2.0).retry_after_s
     (2.0, None)
+    >>> error_of(429, "'slow down'").status
+    429
     """
-    text = f"the agent answered {status}: {said}"
+    error = _meant(status, f"the agent answered {status}: {said}", wait_s)
+    error.status = status
+    return error
+
+
+def _meant(status: int, text: str, wait_s: float | None) -> AgentError:
     if status >= 500:
         return ServerError(text, retry_after_s=wait_s if status == 503 else None)
     if status in (425, 429):

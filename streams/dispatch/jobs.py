@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -16,6 +16,9 @@ from schemas.codec import decode_json, dumps, validate
 from schemas.messages import Task
 from streams.rules.builtins import asked_of
 from streams.rules.records import ATTEMPTS_HEADER, EXPIRES_HEADER, PARKS_HEADER, Echo, Letter, Output, own_header
+
+if TYPE_CHECKING:
+    from streams.tracing.spans import WorkSpan
 
 
 @dataclass(slots=True)
@@ -48,6 +51,8 @@ class Job:
     """What the record carries that takes this one's place, until it has come."""
     outcome: tuple[list[Output], bool] | None = None
     """Its end, if it came before that record."""
+    span: WorkSpan | None = None
+    """Of the work on it; None: nobody wants spans."""
 
 
 def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) -> Job:
@@ -85,7 +90,8 @@ def ticket_for(job: Job, deadline: float, default_retries: int) -> Ticket:
         work=job,
         attempt=job.attempts,
         hedge=bool(metadata.hedge),
-        headers=_trace(job.letter.headers),
+        headers=_trace(job.letter.headers) if job.span is None else (),
+        watch=job.span,
         pattern_name=metadata.pattern_name or "",
     )
 

@@ -7,7 +7,7 @@ nothing and holds nothing.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents_io.errors import AgentError, AnswerTooLarge
 from agents_io.rules.breaker import Transition
@@ -21,7 +21,11 @@ from streams.dispatch.queues import Parking
 from streams.rules.plans.task_plans import allowed_ms, plan_for
 from streams.rules.plans.templates import Template
 from streams.rules.records import AWAIT_HEADER, LARGE_BYTES, Letter, Output, Spent, Success
+from streams.rules.spans import Ending, ended_in
 from streams.rules.trace import trace_of
+
+if TYPE_CHECKING:
+    from streams.tracing.spans import WorkSpan
 
 CIRCUIT_EVENTS: dict[str, EventType] = {
     "open": "circuit:open",
@@ -45,13 +49,13 @@ class Outcomes:
         if target is not None and job.task.type == "http":
             target = target.partition("?")[0]  # the rest may hold a secret
         data = {"taskId": job.task.id, "type": job.task.type, "target": target}
-        self._event("task:started", job.task.id, data)
+        self._event("task:started", job.task.id, data, span=job.span)
 
     def retrying(self, job: Job, attempt: int, delay_s: float) -> None:
         """Call number `attempt` failed; another follows."""
         data = {"taskId": job.task.id, "attempt": attempt, "delay": round(delay_s * 1000)}
         self._parts.metrics.retries.inc()
-        self._event("task:retrying", job.task.id, data, f"/{attempt}")
+        self._event("task:retrying", job.task.id, data, f"/{attempt}", job.span)
 
     def circuit(self, agent_id: str, transition: Transition) -> None:
         """The circuit of an agent changed its state."""
@@ -68,6 +72,8 @@ class Outcomes:
         self._finished(job, "success")
         agent_id = job.agent_id or ""
         worth = self._parts.calibrated(agent_id, success.confidence)
+        if job.span is not None:
+            job.span.note(Ending("success", agent_id=agent_id, calls=ticket.attempt))
         return self._parts.recorder.succeeded(
             job.task, job.echo, agent_id, success, self._spent(job, ticket), False, self._parts.wall_ms(), worth
         )
@@ -75,8 +81,10 @@ class Outcomes:
     def repeated(self, job: Job, agent_id: str, success: Success) -> list[Output]:
         """The answer was known: no call."""
         self._parts.metrics.cache_hits.inc()
-        self._event("task:cache-hit", job.task.id, {"taskId": job.task.id})
+        self._event("task:cache-hit", job.task.id, {"taskId": job.task.id}, span=job.span)
         self._finished(job, "success")
+        if job.span is not None:
+            job.span.note(Ending("success", agent_id=agent_id, cached=True, confidence=success.confidence))
         worth = self._parts.calibrated(agent_id, success.confidence)
         return self._parts.recorder.succeeded(
             job.task, job.echo, agent_id, success, self._spent(job, None), True, self._parts.wall_ms(), worth
@@ -91,6 +99,8 @@ class Outcomes:
         """There is no answer. `ticket`: None if it never came to an agent."""
         self._finished(job, "failure")
         spoke = ticket is not None and ticket.attempt > 0 and error.counts_against_agent
+        if job.span is not None:
+            job.span.note(ended_in(error.code, job.agent_id, None if ticket is None else ticket.attempt))
         return self._parts.recorder.failed(
             job.task, job.echo, error.as_task_error(job.agent_id), self._spent(job, ticket), self._parts.wall_ms(),
             spoke=spoke,
@@ -104,11 +114,13 @@ class Outcomes:
     def duplicate(self, job: Job) -> list[Output]:
         """Another record with this task id answers, or has answered."""
         self._parts.metrics.duplicates.inc()
+        self._note(job, "duplicate")
         return [self._parts.recorder.duplicate(job.letter, job.task.id, self._parts.wall_ms())]
 
     def forwarded(self, job: Job, key: str, agent_id: str | None, hops: int, number: int) -> list[Output]:
         """The task goes to the home `number`, that of `key`."""
         self._parts.metrics.forwarded.inc()
+        self._note(job, "forwarded")
         now_ms = self._parts.wall_ms()
         return [
             self._parts.recorder.forward(job.letter, key, agent_id, job.expires_ms, hops, number, now_ms, job.attempts)
@@ -117,6 +129,7 @@ class Outcomes:
     def handed_over(self, job: Job, template: Template) -> list[Output]:
         """The plan coordinator runs this task's template and answers it."""
         self._parts.metrics.handed_over.inc()
+        self._note(job, "handed-over")
         now_ms, accepted_ms = self._parts.wall_ms(), job.expires_ms - job.allowed_ms
         expires_ms = accepted_ms + allowed_ms(job.task, template, job.allowed_ms)
         plan = plan_for(job.task, job.echo, accepted_ms, expires_ms)
@@ -136,7 +149,8 @@ class Outcomes:
         until = format_time(parking.due_ms)
         data = {"taskId": job.task.id, "agentId": agent_id, "reason": parking.reason, "until": until}
         self._parts.metrics.parked.labels(parking.reason).inc()
-        self._event("task:parked", job.task.id, data, f"/{parking.due_ms}")
+        self._note(job, "parked")
+        self._event("task:parked", job.task.id, data, f"/{parking.due_ms}", job.span)
         return [
             self._parts.recorder.park(
                 job.letter, job.task.id, agent_id, job.expires_ms, parking.due_ms, parking.parks, ticket.attempt, now_ms
@@ -148,7 +162,8 @@ class Outcomes:
         now_ms = self._parts.wall_ms()
         data = {"taskId": job.task.id, "agentId": None, "reason": "no_agent", "until": format_time(due_ms)}
         self._parts.metrics.parked.labels("no_agent").inc()
-        self._event("task:parked", job.task.id, data, f"/{due_ms}")
+        self._note(job, "parked")
+        self._event("task:parked", job.task.id, data, f"/{due_ms}", job.span)
         output = self._parts.recorder.park(
             job.letter, job.task.id, agent_id, job.expires_ms, due_ms, 0, job.attempts, now_ms
         )
@@ -163,8 +178,18 @@ class Outcomes:
             token,
         )  # fmt: skip
 
-    def _event(self, kind: EventType, subject: str, data: dict[str, Any], tail: str = "") -> None:
-        self._parts.emit(self._parts.recorder.event(kind, subject, data, self._parts.wall_ms(), tail=tail))
+    def _event(
+        self, kind: EventType, subject: str, data: dict[str, Any], tail: str = "", span: WorkSpan | None = None
+    ) -> None:
+        output = self._parts.recorder.event(kind, subject, data, self._parts.wall_ms(), tail=tail)
+        if span is not None:
+            span.stamp(output)
+        self._parts.emit(output)
+
+    @staticmethod
+    def _note(job: Job, outcome: str) -> None:
+        if job.span is not None:
+            job.span.note(Ending(outcome))
 
     def _finished(self, job: Job, status: str) -> None:
         self._parts.metrics.finished(status, self._loop.time() - job.came)

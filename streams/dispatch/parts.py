@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from agents_io.caller import Caller
 from schemas.messages import AgentRegistration, Task
@@ -14,6 +15,9 @@ from streams.metrics import DispatchMetrics
 from streams.rules.plans.templates import Templates
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.tracing.spans import Tracing
 
 
 @dataclass(slots=True, frozen=True)
@@ -41,3 +45,5 @@ class Parts:
     """Local patterns, whose tasks the plan coordinator runs."""
     calibrated: Callable[[str, float], float | None] = lambda _agent, _confidence: None
     """What an agent's stated confidence is worth; None: not known."""
+    tracing: Tracing | None = None
+    """Makes spans, if anybody wants them."""

@@ -113,6 +113,7 @@ class Home:
         self._on_lost = on_lost
         self._finished: list[tuple[str, int]] = []
         self._outputs: list[Output] = []
+        self._after: list[Callable[[], None]] = []
         self._waiting_bytes = self._committing_bytes = 0
         self.commits = 0
         self._commit_s = 0.01
@@ -194,6 +195,10 @@ class Home:
         if self.waiting:
             self._on_room(self)
 
+    def afterwards(self, told: Callable[[], None]) -> None:
+        """Call this once what was completed so far is committed; never if that fails. It must not raise."""
+        self._after.append(told)
+
     def skip(self, source: str, offset: int) -> None:
         """A record that is none of the handler's business: finished, and committed with what else comes, or a little later."""
         if self.closed:
@@ -269,6 +274,7 @@ class Home:
             outputs += self.handler.changes()
         if not (offsets or outputs):
             return
+        after, self._after = self._after, []
         self._idle.clear()
         began = time.monotonic()
         try:
@@ -279,6 +285,8 @@ class Home:
         self._committed.update(states)
         self._committing_bytes = 0
         self.commits += 1
+        for told in after:
+            told()
         if self.waiting:
             self._on_room(self)
 

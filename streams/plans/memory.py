@@ -12,7 +12,7 @@ from binascii import Error as NotBase64
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -26,6 +26,9 @@ from streams.rules.plans.templates import read_plan
 from streams.rules.records import Output
 from streams.rules.seen import Chunk, SeenIds
 from streams.rules.trace import restored
+
+if TYPE_CHECKING:
+    from streams.tracing.spans import WorkSpan
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +56,8 @@ class Active:
     """Bytes counted for it so far."""
     asked: Asked | None = None
     """The task it answers; None: it has a result of its own."""
+    span: WorkSpan | None = None
+    """Its own; None: nobody wants spans."""
 
 
 def anything_under_way(values: Iterable[bytes], app: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from schemas.codec import Rejected, dumps, pack
 from streams.plans.memory import Active
 from streams.plans.parts import PlanParts
+from streams.plans.spans import marked
 from streams.rules.plans.blueprint import likely_kind
 from streams.rules.plans.result import plan_result, progress, refused
 from streams.rules.plans.run import Action, Over, PlanRun, Start
@@ -33,11 +34,11 @@ class PlanOutcomes:
         plan, asked, recorder = active.run.plan, active.asked, self._parts.recorder
         if asked is None:
             told: dict[str, Any] = {"planId": plan.id, "kind": plan.kind, "tasks": len(plan.steps)}
-            return [recorder.event("plan:started", plan.id, told, now_ms)]
+            return marked(active, [recorder.event("plan:started", plan.id, told, now_ms)])
         if not any(isinstance(action, Start) for action in actions):
             return []
         told = {"taskId": asked.task.id, "type": "pattern", "target": asked.task.target}
-        return [recorder.event("task:started", asked.task.id, told, now_ms)]
+        return marked(active, [recorder.event("task:started", asked.task.id, told, now_ms)])
 
     def progressed(self, active: Active, now_ms: int) -> None:
         """Best effort: for every step of a small plan, for every twentieth part of a large one."""
@@ -46,9 +47,9 @@ class PlanOutcomes:
             return
         active.told = level.done
         told = progress(active.run)
-        self._parts.emit(
-            self._parts.recorder.event("plan:progress", active.run.plan.id, told, now_ms, tail=f"/{level.done}")
-        )
+        event = self._parts.recorder.event("plan:progress", active.run.plan.id, told, now_ms, tail=f"/{level.done}")
+        marked(active, [event])
+        self._parts.emit(event)
 
     def ended(self, active: Active, over: Over, now_ms: int) -> tuple[list[Output], bytes]:
         """Its end; and what its page shows from now on, as JSON."""

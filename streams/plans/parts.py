@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from streams.metrics import PlanMetrics
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.templates import Templates
 from streams.rules.records import Output
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.tracing.spans import Tracing
 
 
 @dataclass(slots=True, frozen=True)
@@ -28,3 +32,5 @@ class PlanParts:
     max_plan_bytes: int
     task_cancelled: Callable[[str], str | None] = lambda _task_id: None
     """Why a task that a plan answers is to be cancelled, or None."""
+    tracing: Tracing | None = None
+    """Makes spans, if anybody wants them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka.structs import ConsumerRecord
@@ -40,6 +40,10 @@ from streams.rules.records import (
     Success,
     own_header,
 )
+from streams.rules.spans import rejection
+
+if TYPE_CHECKING:
+    from streams.tracing.spans import WorkSpan
 
 log = structlog.get_logger(__name__)
 
@@ -119,7 +123,9 @@ class DispatchHandler:
 
     def take(self, source: str, record: ConsumerRecord) -> None:
         """One record: decode it, then find its agent. Whatever goes wrong costs this record alone."""
-        letter = Letter(source, record.partition, record.offset, record.key, record.value, record.headers)
+        letter = Letter(
+            source, record.partition, record.offset, record.key, record.value, record.headers, record.timestamp
+        )
         if source == "parked" and self._arrived(letter):
             return
         due_ms = own_header(record.headers, DUE_HEADER) if source == "parked" else None
@@ -157,8 +163,12 @@ class DispatchHandler:
 
     def _refuse(self, letter: Letter, rejected: Rejected) -> None:
         job, outputs = self._book.at(letter.topic, letter.offset), self._tell.refused(letter, rejected)
+        span = None if job is None else job.span
+        if self._parts.tracing is not None:
+            span = span or self._parts.tracing.record(letter)
+            span.note(rejection(rejected.stage))
         if job is None:
-            self._home.complete(letter.topic, letter.offset, outputs)
+            self._complete(letter.topic, letter.offset, outputs, span)
             return
         self._book.disclaim(job)  # no answer was given: a replay of this letter is no duplicate
         self.end(job, outputs)
@@ -167,7 +177,13 @@ class DispatchHandler:
         """A record's end. `moved`: the task goes on elsewhere, so that its id is still free there."""
         self._flights.left(job)
         if self._book.end(job, outputs, moved):
-            self._home.complete(job.source, job.offset, outputs)
+            self._complete(job.source, job.offset, outputs, job.span)
+
+    def _complete(self, source: str, offset: int, outputs: list[Output], span: WorkSpan | None) -> None:
+        if span is not None:
+            span.stamp(*outputs)
+            self._home.afterwards(span.close)
+        self._home.complete(source, offset, outputs)
 
     def release(self, job: Job, scope: str | None) -> None:
         """It is not answered in this scope after all; None: in none."""
@@ -191,6 +207,8 @@ class DispatchHandler:
     def _begin(self, source: str, letter: Letter) -> None:
         now_ms = self._parts.wall_ms()
         job = read_job(letter, self._loop.time(), now_ms, self._default_timeout_ms)
+        if self._parts.tracing is not None:
+            job.span = self._parts.tracing.record(letter, job.task.id)
         self._book.add(job)
         limit = self._parts.settings.dispatch.max_task_bytes
         size = len(letter.value or b"")
@@ -278,6 +296,8 @@ class DispatchHandler:
     def _move(self, job: Job, ticket: Ticket) -> None:
         token = f"{job.source}/{job.letter.partition}/{job.offset}"
         output = self._tell.moved(job, ticket, token)
+        if job.span is not None:
+            job.span.stamp(output)
         if output.fallback is None:  # it would not come back
             self._book.move(job, token)
             self._home.complete(job.source, job.offset, [output])

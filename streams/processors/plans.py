@@ -25,6 +25,7 @@ from streams.plans.intake import Refused, id_of, opened
 from streams.plans.memory import Active, PlanShelf
 from streams.plans.outcomes import PlanOutcomes, why_stopped
 from streams.plans.parts import PlanParts
+from streams.plans.spans import PlanSpans, marked
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.level import End
 from streams.rules.plans.result import view
@@ -33,6 +34,7 @@ from streams.rules.plans.task_plans import Asked, asked_by, plan_of
 from streams.rules.records import HOPS_HEADER, Letter, Output, own_header
 from streams.rules.routing import MAX_HOPS
 from streams.rules.seen import digest
+from streams.rules.spans import ended_in, rejection
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +61,7 @@ class PlanHandler:
             settings.dispatch.idempotency_ids,
         )
         self._tell = PlanOutcomes(parts)
+        self._spans = PlanSpans(parts.tracing, home)
         self._loop = asyncio.get_running_loop()
         self._pending: list[Output] = []
         self._clock = PlanClock(parts.wall_ms, self._due)
@@ -116,16 +119,21 @@ class PlanHandler:
             if active is None or not self._guarded(active, record):
                 self._home.skip(source, record.offset)
             return
-        letter = Letter(source, record.partition, record.offset, record.key, record.value, record.headers)
+        letter = Letter(
+            source, record.partition, record.offset, record.key, record.value, record.headers, record.timestamp
+        )
         try:
             outputs = self._accept(letter)
         except Rejected as rejected:
-            outputs = self._tell.rejected(letter, rejected, self._parts.wall_ms())
+            outputs = self._reject(letter, rejected)
         except Exception as error:
             log.exception("a plan broke the worker's own code", topic=letter.topic, offset=letter.offset)
-            internal = Rejected("plans", f"internal error: {type(error).__name__}")
-            outputs = self._tell.rejected(letter, internal, self._parts.wall_ms())
+            outputs = self._reject(letter, Rejected("plans", f"internal error: {type(error).__name__}"))
         self._home.complete(source, record.offset, outputs)
+
+    def _reject(self, letter: Letter, rejected: Rejected) -> list[Output]:
+        outputs = self._tell.rejected(letter, rejected, self._parts.wall_ms())
+        return self._spans.unbegun(letter, rejection(rejected.stage), outputs)
 
     # What others ask
 
@@ -160,6 +168,7 @@ class PlanHandler:
             self._pending += self._refuse(lost.plan_id, lost.plan, asked, why, now_ms)
         self._parts.metrics.active.inc(len(self._shelf.active))
         for active in list(self._shelf.active.values()):
+            self._spans.begin(active)
             wish = self._wish(active)
             if wish is not None:
                 self._by_itself(active, active.run.cancel(wish, now_ms), now_ms)
@@ -184,14 +193,15 @@ class PlanHandler:
         try:
             return self._begin(opened(data, asked, letter, self._parts, now_ms), now_ms)
         except Refused as why:
-            return self._refuse(plan_id, data, asked, why, now_ms)
+            return self._refuse(plan_id, data, asked, why, now_ms, letter)
         except Exception as error:
             log.exception("a plan broke the worker's own code", topic=letter.topic, offset=letter.offset)
             self._take_back(plan_id)
             fault = Refused("internal", f"internal error: {type(error).__name__}")
-            return self._refuse(plan_id, data, asked, fault, now_ms)
+            return self._refuse(plan_id, data, asked, fault, now_ms, letter)
 
     def _begin(self, active: Active, now_ms: int) -> list[Output]:
+        self._spans.begin(active)
         self._shelf.add(active)
         self._parts.metrics.active.inc()
         wish = self._wish(active)
@@ -215,12 +225,13 @@ class PlanHandler:
         return self._parts.recorder.plan_forward(letter, plan_id, number, hops + 1, self._parts.wall_ms())
 
     def _refuse(
-        self, plan_id: str, data: dict[str, Any], asked: Asked | None, why: Refused, now_ms: int
-    ) -> list[Output]:
+        self, plan_id: str, data: dict[str, Any], asked: Asked | None, why: Refused, now_ms: int,
+        letter: Letter | None = None,
+    ) -> list[Output]:  # fmt: skip
         self._shelf.seen.add(digest("plan", plan_id), now_ms)
         outputs, page = self._tell.refused(plan_id, data, asked, why.code, why.reason, now_ms)
         self._remember(plan_id, page)
-        return outputs
+        return self._spans.unbegun(letter, ended_in(why.code, None, None), outputs)
 
     # Going on
 
@@ -280,7 +291,7 @@ class PlanHandler:
                     todo.extend(run.ended(action.path, end, now_ms))
         if not run.over:
             self._clock.set(run.plan.id, run.due_ms)
-        return outputs
+        return marked(active, outputs)
 
     def _send(self, run: PlanRun, start: Start, limit: int, outputs: list[Output], now_ms: int) -> End | None:
         """A step's task; or, if there can be none, the step's end."""
@@ -304,6 +315,7 @@ class PlanHandler:
         self._shelf.seen.add(digest("plan", plan_id), now_ms)
         outputs, page = self._tell.ended(active, over, now_ms)
         self._remember(plan_id, page)
+        self._spans.over(active, over)
         self._loop.call_soon(self._home.wake)
         return outputs
 

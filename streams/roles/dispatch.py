@@ -52,6 +52,7 @@ from streams.roles.fleet import Fleet
 from streams.rules.gateway_claim import OWN_HEADER
 from streams.rules.records import Recorder
 from streams.settings import Settings
+from streams.tracing.export import Provider
 
 END_TIMEOUT_S = 10.0
 
@@ -66,9 +67,14 @@ class DispatchRole:
         transactional: bool,
         partitions: int,
         size_limits: Mapping[str, int],
+        spans: Provider | None = None,
     ) -> None:
-        """`partitions`: how many the intake topics had at the start; `size_limits`: full topic name -> bytes of a record."""
+        """`partitions`: how many the intake topics had at the start; `size_limits`: full topic name -> bytes of a record.
+
+        `spans`: who makes them, if anybody wants them.
+        """
         self._settings = settings
+        self._spans = spans
         self._options = client_options(settings)
         self._group = f"{settings.app_id}-dispatch"
         self._transactional = transactional
@@ -154,6 +160,7 @@ class DispatchRole:
             balancer=Balancer(self.agents, self.standings, settings, _wall_ms),
             templates=self._templates,
             calibrated=self._calibrations.of,
+            tracing=None if self._spans is None else self._spans.role("dispatch", settings),
             turned=lambda agent_id, caller: self._fleet.keeper.tell(agent_id, caller),
         )
 

@@ -35,6 +35,7 @@ from streams.processors.plans import PlanHandler
 from streams.roles.control_table import ControlTable
 from streams.rules.plans.records import STATE, PlanRecorder
 from streams.settings import Settings
+from streams.tracing.export import Provider
 
 UNLIMITED = 1_000_000
 """Records are finished as they are taken; how many plans are under way is limited by their handler."""
@@ -78,7 +79,7 @@ class Coordination:
 
 async def coordinate(
     settings: Settings, registry: CollectorRegistry, transactional: bool, partitions: int, stack: AsyncExitStack,
-    address: str,
+    address: str, spans: Provider | None = None,
 ) -> Coordination:  # fmt: skip
     """Join the group of coordinators. `address`: where this worker answers the others. Raises `KafkaError`, `TemplatesError`."""
     options = client_options(settings)
@@ -127,6 +128,7 @@ async def coordinate(
         task_cancelled=controls.cancelled,
         partition_count=partition_count,
         templates=templates,
+        tracing=None if spans is None else spans.role("plans", settings),
         max_plan_bytes=min(settings.plans.max_plan_bytes, limits.get(STATE, DEFAULT_LIMIT) - WRAPPING_BYTES),
     )
     addresses = Addresses(address)

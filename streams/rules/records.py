@@ -27,6 +27,7 @@ ATTEMPTS_HEADER = "parallax-attempts"
 TASK_HEADER = "parallax-task"
 MOVED_HEADER = "parallax-moved"
 AWAIT_HEADER = "parallax-await"
+SPAN_HEADER = "parallax-span"
 OWN_HEADERS = frozenset(
     (
         AGENT_HEADER,
@@ -38,6 +39,7 @@ OWN_HEADERS = frozenset(
         TASK_HEADER,
         MOVED_HEADER,
         AWAIT_HEADER,
+        SPAN_HEADER,
     )
 )
 RESULT_TYPE = BY_NAME["results"].ce_type
@@ -354,7 +356,7 @@ class Recorder:
 
 @dataclass(slots=True, frozen=True)
 class Letter:
-    """A record as it came: short topic name, place, bytes, headers."""
+    """A record as it came: short topic name, place, bytes, headers, and its own time (epoch ms)."""
 
     topic: str
     partition: int
@@ -362,6 +364,7 @@ class Letter:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_ms: int = 0
 
 
 def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:

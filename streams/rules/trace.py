@@ -16,7 +16,7 @@ MAX_STATE_BYTES = 512
 """As much as everybody should pass on."""
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _STATE = re.compile(r"[\x20-\x7e]+")
-_KNOWN_FLAGS = 0x03
+KNOWN_FLAGS = 0x03
 """Sampled, and that the trace's id is random."""
 
 Headers = Iterable[tuple[str, bytes | None]]
@@ -45,7 +45,7 @@ class Trace(NamedTuple):
         _, trace_id, parent_id, flags = self.parent.split("-")[:4]
         drawn = blake2b(f"{trace_id}-{parent_id}-{name}".encode(), digest_size=8).digest()
         span_id = drawn if any(drawn) else b"\1" * 8  # an id of zeros means none
-        told = f"00-{trace_id}-{span_id.hex()}-{int(flags, 16) & _KNOWN_FLAGS:02x}"
+        told = f"00-{trace_id}-{span_id.hex()}-{int(flags, 16) & KNOWN_FLAGS:02x}"
         found = [("traceparent", told.encode())]
         return [*found, ("tracestate", self.state.encode())] if self.state else found
 

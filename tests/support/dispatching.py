@@ -28,6 +28,7 @@ from streams.processors.dispatch import DispatchHandler
 from streams.rules.builtins import Builtins
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
+from streams.tracing.spans import Tracing
 from tests.support.homes import intake, until
 
 PROTOCOLS = ("http", "gateway", "task:http", "task:function", "task:pattern")
@@ -41,6 +42,17 @@ class FakeHome:
         self.number = number
         self.touched = 0
         self.ended: list[tuple[str, int, list[Output]]] = []
+        self.after: list[Callable[[], None]] = []
+
+    def afterwards(self, told: Callable[[], None]) -> None:
+        """Keep it: nothing is committed here but by `commit`."""
+        self.after.append(told)
+
+    def commit(self) -> None:
+        """What was completed so far is committed."""
+        told, self.after = self.after, []
+        for call in told:
+            call()
 
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
         """Keep it."""
@@ -125,8 +137,9 @@ class Dispatching:
     """A handler and everything around it. `fields`: settings; retries wait 1 ms unless told otherwise."""
 
     def __init__(
-        self, number: int = 0, partitions: int = 1, kept: Iterable[bytes] = (), cleared_ms: int = 0, **fields: Any
-    ) -> None:
+        self, number: int = 0, partitions: int = 1, kept: Iterable[bytes] = (), cleared_ms: int = 0,
+        tracing: Tracing | None = None, **fields: Any,
+    ) -> None:  # fmt: skip
         retry = {"initial_delay": 1, "jitter": False} | fields.pop("retry", {})
         self.settings = Settings.model_validate({"retry": retry, **fields})
         self.home = FakeHome(number)
@@ -170,6 +183,7 @@ class Dispatching:
             balancer=Balancer(self.agents, self.standings, self.settings, self.wall_ms),
             turned=lambda agent_id, caller: self.turned.append(agent_id),
             templates=self.templates,
+            tracing=tracing,
         )
         self.handler = DispatchHandler(cast("Home", self.home), parts, kept)
         self.register(**AGENT)

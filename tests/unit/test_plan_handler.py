@@ -26,6 +26,7 @@ from streams.rules.plans.run import PlanRun, path_of
 from streams.rules.records import Output
 from streams.rules.routing import MAX_HOPS
 from streams.settings import Settings
+from streams.tracing.spans import Tracing
 from tests.support.dispatching import FakeHome
 from tests.support.homes import intake, until
 from tests.support.plans import plan, task
@@ -51,7 +52,9 @@ class SkippingHome(FakeHome):
 class Coordinating:
     """A handler and everything around it; `state` is what its partition of the state topic would hold."""
 
-    def __init__(self, state: dict[bytes, bytes] | None = None, partitions: int = 1, **fields: Any) -> None:
+    def __init__(self, state: dict[bytes, bytes] | None = None, partitions: int = 1,
+        tracing: Tracing | None = None, **fields: Any,
+    ) -> None:  # fmt: skip
         self.settings = Settings.model_validate(fields)
         self.state = state if state is not None else {}
         self.home = SkippingHome()
@@ -72,6 +75,7 @@ class Coordinating:
             templates=self.templates,
             max_plan_bytes=self.settings.plans.max_plan_bytes,
             task_cancelled=self.task_wishes.get,
+            tracing=tracing,
         )
         self.offset = 0
         self.make = lambda: PlanHandler(cast("Home", self.home), parts, list(self.state.values()))

@@ -1,0 +1,145 @@
+"""Whether the environment asks for spans, and whether what it says can be used. Pure.
+
+In: the standard variables `OTEL_*`. Out: what to export and how, None for nothing, or `BadOtel` that names the variable. The SDK
+itself passes over much of what is wrong, or fails with a traceback; a worker should say it before it begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from streams.rules.spans import redacted
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+EXPORTERS = "OTEL_TRACES_EXPORTER"
+KNOWN_EXPORTERS = ("otlp", "console", "none")
+KNOWN_PROTOCOLS = ("http/protobuf", "grpc")
+SAMPLER, SAMPLER_ARG = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+KNOWN_SAMPLERS = (
+    "always_on", "always_off", "traceidratio",
+    "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio",
+)  # fmt: skip
+DEFAULT_HTTP = "http://localhost:4318"
+DEFAULT_GRPC = "http://localhost:4317"
+_COUNTS = {
+    "OTEL_BSP_MAX_QUEUE_SIZE": 2048,
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": 512,
+    "OTEL_BSP_SCHEDULE_DELAY": 5000,
+    "OTEL_BSP_EXPORT_TIMEOUT": 30_000,
+}
+_LIMITS = (
+    "OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT",
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
+)  # fmt: skip
+_TIMEOUTS = ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT")
+_COMPRESSIONS = ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION")
+
+
+class BadOtel(Exception):
+    """A variable that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`exporters`: `otlp`, `console`; `protocol` of OTLP; `endpoint`: as it may be shown; `asked_by`: the variable that asks."""
+
+    exporters: tuple[str, ...]
+    protocol: str
+    endpoint: str
+    asked_by: str
+
+
+def wanted(environ: Mapping[str, str]) -> Wanted | None:
+    """What to export. Nothing unless an endpoint or an exporter is named. Raises `BadOtel`.
+
+    >>> wanted({}), wanted({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:4318", "OTEL_SDK_DISABLED": "true"})
+    (None, None)
+    >>> wanted({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:p@h:4318"}).endpoint
+    'http://h:4318'
+    """
+    said = {name: value.strip() for name, value in environ.items() if name.startswith("OTEL_") and value.strip()}
+    asked_by = next((name for name in (*ENDPOINTS, EXPORTERS) if name in said), None)
+    if asked_by is None or said.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    exporters = tuple(name.strip() for name in said.get(EXPORTERS, "otlp").split(","))
+    for name in exporters:
+        _one_of(EXPORTERS, name, KNOWN_EXPORTERS)
+    if exporters == ("none",):
+        return None
+    if "none" in exporters:
+        raise BadOtel(f"{EXPORTERS}: none goes with no other exporter")
+    protocol = _protocol(said)
+    for name in ENDPOINTS:
+        _endpoint(name, said)
+    shown = next(
+        (said[name] for name in ENDPOINTS if name in said), DEFAULT_GRPC if protocol == "grpc" else DEFAULT_HTTP
+    )
+    _sampler(said)
+    _numbers(said)
+    return Wanted(exporters, protocol, redacted(shown), asked_by)
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise BadOtel(f"{name}: {value[:80]!r} is not known here; known are {', '.join(known)}")
+
+
+def _protocol(said: Mapping[str, str]) -> str:
+    name = next((name for name in PROTOCOLS if name in said), None)
+    if name is None:
+        return KNOWN_PROTOCOLS[0]
+    _one_of(name, said[name], KNOWN_PROTOCOLS)
+    return said[name]
+
+
+def _endpoint(name: str, said: Mapping[str, str]) -> None:
+    if name not in said:
+        return
+    try:
+        parts = urlsplit(said[name])
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise BadOtel(f"{name}: must be a URL, http://host:port or https://host:port")
+
+
+def _sampler(said: Mapping[str, str]) -> None:
+    sampler = said.get(SAMPLER, "parentbased_always_on").lower()
+    _one_of(SAMPLER, sampler, KNOWN_SAMPLERS)
+    if sampler.endswith("traceidratio") and SAMPLER_ARG in said:
+        _number(SAMPLER_ARG, said, float, lambda share: 0 <= share <= 1, "a number from 0 to 1")
+
+
+def _numbers(said: Mapping[str, str]) -> None:
+    for name in _COUNTS:
+        _number(name, said, int, lambda count: count > 0, "a whole number above 0")
+    most, batch = (int(said.get(name, _COUNTS[name])) for name in list(_COUNTS)[:2])
+    if batch > most:
+        raise BadOtel(
+            f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE: {batch} is more than the queue holds ({most}, OTEL_BSP_MAX_QUEUE_SIZE)"
+        )
+    for name in _LIMITS:
+        _number(name, said, int, lambda count: count >= 0, "a whole number")
+    for name in _TIMEOUTS:
+        _number(name, said, float, lambda seconds: seconds > 0, "a number of seconds above 0")
+    for name in _COMPRESSIONS:
+        if name in said:
+            _one_of(name, said[name].lower(), ("none", "gzip", "deflate"))
+
+
+def _number(
+    name: str, said: Mapping[str, str], read: Callable[[str], float], good: Callable[[float], bool], what: str
+) -> None:
+    if name not in said:
+        return
+    try:
+        fits = good(read(said[name]))
+    except ValueError:
+        fits = False
+    if not fits:
+        raise BadOtel(f"{name}: must be {what}")

@@ -1,0 +1,242 @@
+"""What the spans of a worker are called, what they say and which ids they have; and what records carry of them. Pure.
+
+In: records, agents, ends of calls, plans. Out: names and attributes (OpenTelemetry's conventions for messaging and generative
+AI, which are drafts: all their names are here), ids, headers. A record's span has ids that follow from the record: whoever works
+on it again makes the same span. Nothing that a task or an agent says is told, and no URL's query, user or password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from schemas.codec import header
+from schemas.messages import AgentRegistration
+from streams.rules.plans.blueprint import Blueprint
+from streams.rules.records import SPAN_HEADER, STATUS_BY_CODE, Letter, Output
+from streams.rules.trace import Trace, trace_of
+
+Attributes = dict[str, str | int | float | bool]
+
+USERS = frozenset(("tasks", "plans"))
+"""Topics whose records users write: what these say of our own headers is not believed."""
+TOLD = frozenset(("results", "plan-results", "events"))
+"""Topics whose records say which span they belong to, as `traceparent`."""
+ASKED = frozenset(("tasks", "plans"))
+"""Topics whose records ask for more work: that is below our span, whatever the record said before."""
+PASSED_ON = frozenset(("dispatch", "parked"))
+"""Topics on which a task goes on, with the user's own headers as they were; ours lies beside them."""
+CONFIDENCE = "gen_ai.evaluation.result"
+MAX_NAME = 256
+
+
+class Ids(NamedTuple):
+    """A span's own ids, as OpenTelemetry has them: integers of 128 and 64 bits, never 0."""
+
+    trace_id: int
+    span_id: int
+
+
+def drawn(parent: Trace | None, *facts: object) -> Ids:
+    """The ids of the span that these facts stand for: the same whenever and wherever it is made.
+
+    >>> given = trace_of([("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")])
+    >>> hex(drawn(given, "tasks", 0, 1).trace_id)
+    '0xaf7651916cd43dd8448eb211c80319c'
+    >>> drawn(given, "tasks", 0, 1) == drawn(given, "tasks", 0, 1) != drawn(given, "tasks", 0, 2)
+    True
+    >>> drawn(None, "tasks", 0, 1).trace_id == drawn(None, "tasks", 0, 2).trace_id
+    False
+    """
+    text = "/".join(map(str, facts))
+    above = ""
+    if parent is None:
+        trace_id = int.from_bytes(blake2b(text.encode(), digest_size=16, person=b"trace").digest())
+    else:
+        _, given, above, _ = parent.parent.split("-")[:4]
+        trace_id = int(given, 16)
+    span_id = int.from_bytes(blake2b(f"{trace_id}-{above}-{text}".encode(), digest_size=8, person=b"span").digest())
+    return Ids(trace_id or 1, span_id or 1)
+
+
+def above(letter: Letter) -> Trace | None:
+    """The span that a record's own is below: ours, if the task came from another home or was parked; else the user's.
+
+    >>> mine, theirs = (b"00-0af7651916cd43dd8448eb211c80319c-%s-01" % (digit * 16) for digit in (b"1", b"2"))
+    >>> headers = (("traceparent", theirs), ("parallax-span", mine))
+    >>> [above(Letter(topic, 0, 0, None, b"", headers)).parent[36:38] for topic in ("tasks", "dispatch")]
+    ['22', '11']
+    """
+    ours = None if letter.topic in USERS else header(letter.headers, SPAN_HEADER)
+    if ours is not None:
+        parent, _, state = ours.partition(" ")
+        found = trace_of([("traceparent", parent.encode()), ("tracestate", state.encode())])
+        if found is not None:
+            return found
+    return trace_of(letter.headers)
+
+
+def stamp(outputs: Iterable[Output], trace: Trace) -> None:
+    """Say on each record which span it belongs to, as its topic has it; smaller forms of it too.
+
+    >>> trace = Trace("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    >>> outputs = [Output(topic, None, b"", [("traceparent", b"old")]) for topic in ("tasks", "parked", "data-points")]
+    >>> stamp(outputs, trace)
+    >>> [[(key, value[:4]) for key, value in output.headers] for output in outputs]
+    [[('traceparent', b'00-0')], [('traceparent', b'old'), ('parallax-span', b'00-0')], [('traceparent', b'old')]]
+    """
+    for output in outputs:
+        form: Output | None = output
+        while form is not None:
+            if form.topic in TOLD or form.topic in ASKED:
+                kept = [given for given in form.headers if given[0] not in ("traceparent", "tracestate")]
+                form.headers = kept + trace.headers()
+            elif form.topic in PASSED_ON:
+                kept = [given for given in form.headers if given[0] != SPAN_HEADER]
+                form.headers = [*kept, (SPAN_HEADER, f"{trace.parent} {trace.state}".strip().encode())]
+            form = form.fallback
+
+
+# What is said
+
+
+def record_attributes(letter: Letter, topic: str, group: str) -> Attributes:
+    """Of the span `process {topic}`. `topic`: its full name."""
+    found: Attributes = {
+        "messaging.system": "kafka",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": topic,
+        "messaging.destination.partition.id": str(letter.partition),
+        "messaging.consumer.group.name": group,
+        "messaging.kafka.message.offset": letter.offset,
+    }
+    for name, key in (("messaging.message.id", "ce_id"), ("cloudevents.event_type", "ce_type")):
+        said = header(letter.headers, key)
+        if said:
+            found[name] = said[:MAX_NAME]
+    return found
+
+
+def agent_attributes(agent: AgentRegistration) -> Attributes:
+    """Of every call to this agent."""
+    found: Attributes = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": agent.transport,
+        "gen_ai.agent.id": agent.id,
+    }
+    if agent.name:
+        found["gen_ai.agent.name"] = agent.name[:MAX_NAME]
+    return found | _server(agent.endpoint)
+
+
+def _server(endpoint: str) -> Attributes:
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return {}
+    if not (parts.scheme and host):
+        return {}
+    found: Attributes = {"server.address": host}
+    if port is not None:
+        found["server.port"] = port
+    if parts.scheme in ("http", "https"):
+        found["url.full"] = redacted(endpoint)
+    return found
+
+
+def redacted(url: str) -> str:
+    """The same without user, password, query and fragment; what is no URL is not shown.
+
+    >>> redacted("https://me:secret@[::1]:9/v1?key=secret#x"), redacted("http://[bad")
+    ('https://[::1]:9/v1', '')
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def confidence_attributes(confidence: float, name: str = "confidence") -> Attributes:
+    """Of the event `gen_ai.evaluation.result`."""
+    return {"gen_ai.evaluation.name": name, "gen_ai.evaluation.score.value": confidence}
+
+
+def plan_name(plan: Blueprint, template: str | None) -> str:
+    """What a plan's span is called: few names, so that they can be grouped by; the id is an attribute."""
+    return f"invoke_workflow {(template or plan.kind)[:MAX_NAME]}"
+
+
+def plan_attributes(plan: Blueprint, template: str | None) -> Attributes:
+    """Of a plan's span. `template`: the local pattern that it is, if a task asked for it."""
+    return {
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.workflow.name": (template or plan.kind)[:MAX_NAME],
+        "parallax.plan.id": plan.id,
+        "parallax.plan.kind": plan.kind,
+        "parallax.plan.tasks": len(plan.steps),
+    }
+
+
+class Ending(NamedTuple):
+    """What became of a record or a plan. `error`: of what kind, if it is no good end.
+
+    `confidence`: one that no call below tells. `calls`: made of agents for it in all.
+    """
+
+    outcome: str
+    error: str | None = None
+    agent_id: str | None = None
+    calls: int | None = None
+    cached: bool | None = None
+    stage: str | None = None
+    confidence: float | None = None
+
+
+def ended_in(error: str, agent_id: str | None, calls: int | None) -> Ending:
+    """A task's end without an answer. `error`: its code.
+
+    >>> ended_in("timeout", "a", 2).outcome, is_error(ended_in("cancelled", None, None))
+    ('timeout', False)
+    """
+    return Ending(STATUS_BY_CODE.get(error, "failure"), error, agent_id, calls)
+
+
+def rejection(stage: str) -> Ending:
+    """The end of a record that cannot be read as what it should be."""
+    return Ending("dead-lettered", "rejected", stage=stage)
+
+
+def plan_ending(status: str, error: Mapping[str, Any] | None, confidence: float | None) -> Ending:
+    """A plan's end, as its result says it.
+
+    >>> plan_ending("failure", {"code": "http_5xx"}, None).error
+    'http_5xx'
+    """
+    return Ending(status, None if error is None else str(error.get("code")), confidence=confidence)
+
+
+def is_error(ending: Ending) -> bool:
+    """Whether something went wrong: what somebody cancelled did not."""
+    return ending.error is not None and ending.outcome != "cancelled"
+
+
+def ending_attributes(ending: Ending) -> Attributes:
+    """Of the span that ends so.
+
+    >>> ending_attributes(Ending("success", agent_id="a", calls=1))
+    {'parallax.outcome': 'success', 'gen_ai.agent.id': 'a', 'parallax.calls': 1}
+    """
+    found = {
+        "parallax.outcome": ending.outcome,
+        "error.type": ending.error,
+        "gen_ai.agent.id": ending.agent_id,
+        "parallax.calls": ending.calls,
+        "parallax.cached": ending.cached,
+        "parallax.dlq.stage": ending.stage,
+    }
+    return {name: value for name, value in found.items() if value is not None}
