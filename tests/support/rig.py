@@ -28,7 +28,7 @@ class Process:
     """A child whose standard output is read line by line and which dies with us."""
 
     def __init__(self, arguments: list[str], env: dict[str, str] | None = None) -> None:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("PARALLAX_")}
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("PARALLAX_", "OTEL_"))}
         with Path(os.environ.get("TEST_WORKER_LOG", os.devnull)).open("ab") as log:
             self.popen = subprocess.Popen(
                 tied_to_parent(arguments),
