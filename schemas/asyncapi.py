@@ -284,8 +284,14 @@ def _cloud_event() -> Json:
         "ce_subject": _text("the task, plan or agent it is about"),
         "content-type": {"type": "string", "const": "application/json"},
     }
+    traced = {
+        "traceparent": _text(
+            "of results, plan results and events, where a worker makes spans: the one they belong to (W3C)"
+        ),
+        "tracestate": _text("as traceparent"),
+    }
     about = "A CloudEvent in binary mode (CloudEvents 1.0.2, Kafka protocol binding 3.2)."
-    return {"type": "object", "description": about, "properties": properties, "required": list(properties)}
+    return {"type": "object", "description": about, "properties": properties | traced, "required": list(properties)}
 
 
 def _sent_headers() -> Json:

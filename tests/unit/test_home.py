@@ -162,6 +162,36 @@ async def test_what_finishes_during_a_commit_goes_with_the_next(rig: MakeRig) ->
     assert commits == [(["a"], 1), (["b"], 2)]
 
 
+async def test_whoever_waits_for_a_commit_is_told_of_its_own_and_of_no_other(rig: MakeRig) -> None:
+    """After it, not when it begins; what comes while one is under way waits for the next; also for the handler's own changes."""
+    one = rig().open()
+    told: list[str] = []
+    one.track(0, 1)
+    one.committer.gate.clear()
+    one.home.complete("tasks", 0, [out("a")])
+    one.home.afterwards(lambda: told.append("a"))
+    await until(lambda: one.committer.attempts)
+    one.home.complete("tasks", 1, [out("b")])
+    one.home.afterwards(lambda: told.append(f"b after {len(one.committer.commits)}"))
+    await settle()
+    assert told == []
+    one.committer.gate.set()
+    await until(lambda: len(told) == 2)
+    assert told == ["a", "b after 2"]
+
+
+async def test_nobody_is_told_of_a_commit_that_failed(rig: MakeRig) -> None:
+    """The next owner does it again, and tells."""
+    one = rig([Fenced("another owner")]).open()
+    told: list[str] = []
+    one.track(0)
+    one.home.afterwards(lambda: told.append("a"))
+    one.home.complete("tasks", 0, [out("a")])
+    await until(lambda: one.lost)
+    await one.home.drain(1)
+    assert told == []
+
+
 async def test_fenced_is_told_once_and_nothing_is_accepted_after(rig: MakeRig) -> None:
     """Closed, told once, later answers ignored: their epoch is over."""
     one = rig([Fenced("another owner")]).open()
