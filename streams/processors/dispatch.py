@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from aiokafka.structs import ConsumerRecord
@@ -30,6 +30,7 @@ from streams.dispatch.parts import Parts
 from streams.dispatch.queues import Parking, Queues
 from streams.dispatch.router import Router
 from streams.dispatch.single_flight import SingleFlight
+from streams.dispatch.spans import TaskSpans
 from streams.engine.home import Home
 from streams.rules.records import (
     DUE_HEADER,
@@ -40,10 +41,6 @@ from streams.rules.records import (
     Success,
     own_header,
 )
-from streams.rules.spans import rejection
-
-if TYPE_CHECKING:
-    from streams.tracing.spans import WorkSpan
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +58,7 @@ class DispatchHandler:
         self._queues = Queues(parts.callers, parts.wall_ms, self._parked, self._memory.guard)
         self._book = JobBook(self._memory.seen, parts.wall_ms)
         self._tell = Outcomes(parts)
+        self._spans = TaskSpans(parts.tracing, home)
         self._router = Router(home.number, parts, self._tell, self)
         self._loop = asyncio.get_running_loop()
         self._lot = ParkingLot(self._back, home.wake, self._queues.full, parts.wall_ms)
@@ -163,12 +161,9 @@ class DispatchHandler:
 
     def _refuse(self, letter: Letter, rejected: Rejected) -> None:
         job, outputs = self._book.at(letter.topic, letter.offset), self._tell.refused(letter, rejected)
-        span = None if job is None else job.span
-        if self._parts.tracing is not None:
-            span = span or self._parts.tracing.record(letter)
-            span.note(rejection(rejected.stage))
+        self._spans.refused(letter, job, rejected.stage, outputs)
         if job is None:
-            self._complete(letter.topic, letter.offset, outputs, span)
+            self._home.complete(letter.topic, letter.offset, outputs)
             return
         self._book.disclaim(job)  # no answer was given: a replay of this letter is no duplicate
         self.end(job, outputs)
@@ -177,13 +172,8 @@ class DispatchHandler:
         """A record's end. `moved`: the task goes on elsewhere, so that its id is still free there."""
         self._flights.left(job)
         if self._book.end(job, outputs, moved):
-            self._complete(job.source, job.offset, outputs, job.span)
-
-    def _complete(self, source: str, offset: int, outputs: list[Output], span: WorkSpan | None) -> None:
-        if span is not None:
-            span.stamp(*outputs)
-            self._home.afterwards(span.close)
-        self._home.complete(source, offset, outputs)
+            self._spans.end(job, outputs)
+            self._home.complete(job.source, job.offset, outputs)
 
     def release(self, job: Job, scope: str | None) -> None:
         """It is not answered in this scope after all; None: in none."""
@@ -207,8 +197,7 @@ class DispatchHandler:
     def _begin(self, source: str, letter: Letter) -> None:
         now_ms = self._parts.wall_ms()
         job = read_job(letter, self._loop.time(), now_ms, self._default_timeout_ms)
-        if self._parts.tracing is not None:
-            job.span = self._parts.tracing.record(letter, job.task.id)
+        self._spans.begin(job)
         self._book.add(job)
         limit = self._parts.settings.dispatch.max_task_bytes
         size = len(letter.value or b"")
@@ -296,8 +285,7 @@ class DispatchHandler:
     def _move(self, job: Job, ticket: Ticket) -> None:
         token = f"{job.source}/{job.letter.partition}/{job.offset}"
         output = self._tell.moved(job, ticket, token)
-        if job.span is not None:
-            job.span.stamp(output)
+        self._spans.moved(job, output)
         if output.fallback is None:  # it would not come back
             self._book.move(job, token)
             self._home.complete(job.source, job.offset, [output])

@@ -247,3 +247,60 @@ async def test_without_spans_nothing_is_told_of_any() -> None:
     assert dict(call.headers) == {"traceparent": TRACEPARENT, "tracestate": "v=1"}
     assert one.home.after == []
     assert orjson.loads(outputs[0].value or b"")["status"] == "success"
+
+
+async def test_a_call_that_goes_on_for_another_record_stays_below_its_task(one: Dispatching, seen: Recording) -> None:
+    """The record that takes the place says the same trace, for whoever else may read it; the work ends with that record."""
+    one.transport.gate.clear()
+    one.take(1, headers=GIVEN)
+    await until(lambda: bool(one.transport.calls))
+    one.handler.relieve("tasks", [1])
+    one.home.commit()
+    assert seen.spans == [], "the work goes on"
+    [(_, _, [moved])] = one.home.ended
+    one.take(7, moved.value, source="parked", headers=tuple(moved.headers))
+    one.transport.gate.set()
+    await one.end(7)
+    one.home.commit()
+    call, work = seen.spans
+    assert (call.name, ids(call)[2]) == ("invoke_agent a1", ids(work)[1])
+    assert said(moved)["parallax-span"].startswith(header_of(work))
+    assert (work.attributes or {})["parallax.outcome"] == "success"
+
+
+async def test_a_pattern_that_is_handed_over_is_a_plan_below_its_task(one: Dispatching, seen: Recording) -> None:
+    """In place of what the user said: the plan is part of the task."""
+    step = {"id": "a", "type": "agent", "target": "a1", "payload": 1}
+    one.templates["t"] = {"name": "t", "plan": {"timeout": 7000, "tasks": [step]}}
+    one.take(1, type="pattern", target="t", headers=GIVEN)
+    one.home.commit()
+    [(_, _, [plan])] = one.home.ended
+    work = seen.one("process t.tasks")
+    assert [value[:52] for name, value in plan.headers if name == "traceparent"] == [header_of(work)]
+    assert (work.attributes or {})["parallax.outcome"] == "handed-over"
+
+
+async def test_equal_tasks_that_share_a_call_are_each_told(one: Dispatching, seen: Recording) -> None:
+    """One call below the first; the other says that its answer was known."""
+    one.transport.gate.clear()
+    for offset in (1, 2):
+        one.take(offset, payload={"same": 1})
+    await until(lambda: bool(one.transport.calls))
+    one.transport.gate.set()
+    await one.end(2)
+    one.home.commit()
+    works = {
+        (span.attributes or {})["parallax.task.id"]: span for span in seen.spans if span.name.startswith("process")
+    }
+    assert ids(seen.one("invoke_agent a1"))[2] == ids(works["t1"])[1]
+    assert (works["t2"].attributes or {})["parallax.cached"] is True
+
+
+async def test_a_second_record_of_one_task_is_told_to_be_a_double(one: Dispatching, seen: Recording) -> None:
+    """It ends well, and without a call."""
+    one.transport.gate.clear()
+    one.take(1)
+    one.take(2, id="t1")
+    one.home.commit()
+    double = seen.one("process t.tasks")
+    assert ((double.attributes or {})["parallax.outcome"], double.status.status_code) == ("duplicate", StatusCode.UNSET)

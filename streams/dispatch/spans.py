@@ -1,0 +1,52 @@
+"""The spans of one home's tasks, if anybody wants them: begun with the work on a record, ended by the commit of its end.
+
+In: jobs and records as they begin, move and end. Out: spans, and the context on records that belong to them. Without a `Tracing`
+nothing is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from streams.dispatch.jobs import Job
+from streams.engine.home import Home
+from streams.rules.records import Letter, Output
+from streams.rules.spans import rejection
+
+if TYPE_CHECKING:
+    from streams.tracing.spans import Tracing
+
+
+class TaskSpans:
+    """`tracing`: who makes them."""
+
+    def __init__(self, tracing: Tracing | None, home: Home) -> None:
+        self._tracing = tracing
+        self._home = home
+
+    def begin(self, job: Job) -> None:
+        """Work on a task begins."""
+        if self._tracing is not None:
+            job.span = self._tracing.record(job.letter, job.task.id)
+
+    def end(self, job: Job, outputs: Sequence[Output]) -> None:
+        """Its record ends with these."""
+        if job.span is not None:
+            job.span.stamp(*outputs)
+            self._home.afterwards(job.span.close)
+
+    def moved(self, job: Job, output: Output) -> None:
+        """Another record takes the place of its own; the work goes on, and so does its span."""
+        if job.span is not None:
+            job.span.stamp(output)
+
+    def refused(self, letter: Letter, job: Job | None, stage: str, outputs: Sequence[Output]) -> None:
+        """A record that is no task, or broke something: `end` follows if it has a job."""
+        if self._tracing is None:
+            return
+        span = job.span if job is not None and job.span is not None else self._tracing.record(letter)
+        span.note(rejection(stage))
+        if job is None:
+            span.stamp(*outputs)
+            self._home.afterwards(span.close)
