@@ -30,6 +30,8 @@ PASSED_ON = frozenset(("dispatch", "parked"))
 """Topics on which a task goes on, with the user's own headers as they were; ours lies beside them."""
 CONFIDENCE = "gen_ai.evaluation.result"
 MAX_NAME = 256
+MAX_TOKENS = 2**53
+"""A number beyond 64 bits would cost the exporter the whole batch it lies in."""
 
 
 class Ids(NamedTuple):
@@ -159,6 +161,28 @@ def redacted(url: str) -> str:
     except ValueError:
         return ""
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def answer_attributes(provider: str, metadata: Mapping[str, Any]) -> Attributes:
+    """Which model answered and what it took, as the transport for chat completions tells; others' metadata are an agent's words.
+
+    >>> told = {"model": "m-1", "usage": {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9}}
+    >>> answer_attributes("openai", told)
+    {'gen_ai.response.model': 'm-1', 'gen_ai.usage.input_tokens': 7, 'gen_ai.usage.output_tokens': 2}
+    >>> answer_attributes("http", told)
+    {}
+    """
+    if provider != "openai":
+        return {}
+    found: Attributes = {}
+    if isinstance(model := metadata.get("model"), str):
+        found["gen_ai.response.model"] = model
+    usage = metadata.get("usage")
+    for name, key in (("input_tokens", "inputTokens"), ("output_tokens", "outputTokens")):
+        tokens = usage.get(key) if isinstance(usage, dict) else None
+        if isinstance(tokens, int) and 0 <= tokens <= MAX_TOKENS:
+            found[f"gen_ai.usage.{name}"] = tokens
+    return found
 
 
 def confidence_attributes(confidence: float, name: str = "confidence") -> Attributes:

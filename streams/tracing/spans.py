@@ -82,7 +82,7 @@ class Tracing:
             attributes["parallax.call.hedged"] = True
         self._ids.next = None
         name = f"invoke_agent {agent.id}"
-        return CallSpan(self._tracer.start_span(name, parent, SpanKind.CLIENT, attributes))
+        return CallSpan(self._tracer.start_span(name, parent, SpanKind.CLIENT, attributes), agent.transport)
 
     def _start(
         self, name: str, kind: SpanKind, parent: Trace | None, ids: rules.Ids, attributes: rules.Attributes,
@@ -134,16 +134,18 @@ class WorkSpan:
 class CallSpan:
     """One call to an agent (`agents_io.ticket.Attempt`)."""
 
-    __slots__ = ("_span", "headers")
+    __slots__ = ("_provider", "_span", "headers")
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, provider: str) -> None:
         self._span = span
+        self._provider = provider
         self.headers = tuple((name, value.decode()) for name, value in _trace_of(span.get_span_context()).headers())
 
     def ended(self, end: Answer | BaseException) -> None:
         """An answer, a failure; or cut off, since nobody waits for it any more, which is none."""
         span = self._span
         if isinstance(end, Answer):
+            span.set_attributes(rules.answer_attributes(self._provider, end.metadata))
             span.add_event(rules.CONFIDENCE, rules.confidence_attributes(end.confidence))
         elif isinstance(end, asyncio.CancelledError):
             span.set_attribute("parallax.call.cut_off", True)

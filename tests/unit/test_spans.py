@@ -6,7 +6,7 @@ import pytest
 
 from schemas.messages import AgentRegistration
 from streams.rules.records import Letter, Output
-from streams.rules.spans import above, agent_attributes, drawn, record_attributes, redacted, stamp
+from streams.rules.spans import above, agent_attributes, answer_attributes, drawn, record_attributes, redacted, stamp
 from streams.rules.trace import Trace, trace_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -136,3 +136,10 @@ def test_the_user_of_a_url_may_hold_an_at_sign() -> None:
     """What is behind the last one is the host."""
     assert redacted("https://me:p@ss@h/x?y#z") == "https://h/x"
     assert trace_of([]) is None
+
+
+def test_a_number_that_no_exporter_can_carry_is_left_out() -> None:
+    """It would cost the whole batch of spans."""
+    usage = {"inputTokens": 2**64, "outputTokens": -1}
+    assert answer_attributes("openai", {"model": 7, "usage": usage}) == {}
+    assert answer_attributes("openai", {"usage": [1]}) == {}

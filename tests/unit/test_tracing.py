@@ -14,7 +14,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 from agents_io.errors import BadResponse, ClientError
 from agents_io.rules.statuses import error_of
 from agents_io.transport import Answer
+from schemas.messages import AgentRegistration
 from streams.rules.records import Output
+from streams.tracing.spans import NOTHING
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.homes import until
 from tests.support.tracing import TRACE, TRACEPARENT, USER, Recording, header_of, ids
@@ -304,3 +306,16 @@ async def test_a_second_record_of_one_task_is_told_to_be_a_double(one: Dispatchi
     one.home.commit()
     double = seen.one("process t.tasks")
     assert ((double.attributes or {})["parallax.outcome"], double.status.status_code) == ("duplicate", StatusCode.UNSET)
+
+
+def test_a_model_says_what_it_took(seen: Recording) -> None:
+    """As the transport for chat completions found it; what another agent says of itself is not told."""
+    answer = Answer("ok", 0.9, {"model": "m-1", "usage": {"inputTokens": 7, "outputTokens": 2}})
+    for endpoint in ("openai://h/v1", "http://h"):
+        agent = AgentRegistration.model_validate({"id": endpoint[:4], "endpoint": endpoint, "metadata": {"model": "m"}})
+        seen.tracing.call(agent, NOTHING, 1, False).ended(answer)
+    model, other = (dict(span.attributes or {}) for span in seen.spans)
+    said = {"gen_ai.provider.name": "openai", "gen_ai.response.model": "m-1", "gen_ai.usage.output_tokens": 2}
+    assert said.items() <= model.items()
+    assert "url.full" not in model
+    assert not {name for name in other if "usage" in name or "model" in name}
