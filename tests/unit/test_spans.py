@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.messages import AgentRegistration
-from streams.rules.records import Letter, Output
+from streams.rules.records import Letter, Output, Recorder
 from streams.rules.spans import above, agent_attributes, answer_attributes, drawn, record_attributes, redacted, stamp
 from streams.rules.trace import Trace, trace_of
 
@@ -143,3 +143,15 @@ def test_a_number_that_no_exporter_can_carry_is_left_out() -> None:
     usage = {"inputTokens": 2**64, "outputTokens": -1}
     assert answer_attributes("openai", {"model": 7, "usage": usage}) == {}
     assert answer_attributes("openai", {"usage": [1]}) == {}
+
+
+def test_a_dead_letter_has_the_users_headers_and_none_of_ours() -> None:
+    """Also of a task that went on before it was refused."""
+    theirs = (("traceparent", GIVEN.parent.encode()), ("mine", b"x"))
+    output = Output("dispatch", None, b"", list(theirs))
+    stamp([output], Trace(OURS))
+    assert len(output.headers) == 3
+    dead, event = Recorder("app", "dispatch", "t.", "g").dead_letter(letter("dispatch", *output.headers), "s", "why", 0)
+    stamp([dead, event], Trace(OURS))
+    assert tuple(dead.headers[:2]) == theirs
+    assert all(name.startswith(("__dlq.", "parallax.dlq.")) for name, _ in dead.headers[2:])
