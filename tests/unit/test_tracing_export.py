@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from streams.rules.records import Letter
 from streams.settings import Settings
-from streams.tracing.export import Provider, TracingError, make_ids, provider
+from streams.tracing.export import Provider, TracingError, _Rarely, make_ids, provider
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 LETTER = Letter("tasks", 0, 1, None, b"{}")
@@ -143,3 +143,26 @@ async def test_the_last_spans_go_out_at_the_end() -> None:
     with structlog.testing.capture_logs() as logs:
         await made.stop()
     assert (well.taken, logs) == (20, [])
+
+
+def test_a_collector_that_is_away_is_told_once_in_a_while_and_without_tracebacks(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of line by itself; what is no warning is for debugging only."""
+    now_s = [100.0]
+    monkeypatch.setattr("streams.tracing.export.time.monotonic", lambda: now_s[0])
+    quiet, logger = _Rarely(), logging.Logger("opentelemetry.test", logging.INFO)
+    logger.addFilter(quiet)
+    logger.addHandler(caplog.handler)
+    for step_s in (0.0, 29.0, 1.0):
+        now_s[0] += step_s
+        try:
+            raise ValueError("away")
+        except ValueError:
+            logger.exception("not sent %s", step_s)
+        logger.warning("queue full")
+        logger.info("by the way")
+    assert [record.getMessage() for record in caplog.records] == [
+        "not sent 0.0", "queue full", "not sent 1.0", "queue full",
+    ]  # fmt: skip
+    assert all(record.exc_info is None for record in caplog.records)
