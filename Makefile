@@ -115,6 +115,10 @@ bench: setup ## Throughput, CPU a task and latency beside the bare aiokafka loop
 	$(BIN)/python -m tests.bench.http_call
 	$(BIN)/python -m tests.bench.cancelling
 
+.PHONY: bench-tracing
+bench-tracing: setup ## What spans cost a task, and what their hooks cost where nobody wants them
+	$(BIN)/python -m tests.bench.tracing
+
 .PHONY: bench-fairness
 bench-fairness: setup ## What a dead, a slow and a failing agent cost seventeen well ones, on real Kafka (6 minutes)
 	$(BIN)/python -m tests.bench.fairness

@@ -26,6 +26,7 @@ from opentelemetry.trace import (
 
 from agents_io.errors import AgentError
 from agents_io.per_agent import PerAgent
+from agents_io.ticket import Attempt
 from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
@@ -107,8 +108,10 @@ class WorkSpan:
         self._below = set_span_in_context(span, NOTHING)
         self.trace = _trace_of(span.get_span_context())
 
-    def begins(self, agent: AgentRegistration, number: int, hedged: bool) -> CallSpan:
+    def begins(self, agent: AgentRegistration, number: int, hedged: bool) -> Attempt:
         """A call to an agent begins (`agents_io.ticket.Watch`)."""
+        if not self._span.is_recording():
+            return UnseenCall(self.trace)  # no sampler that is known here takes what lies below what it left out
         return self._tracing.call(agent, self._below, number, hedged)
 
     def note(self, ending: rules.Ending) -> None:
@@ -156,6 +159,18 @@ class CallSpan:
                 span.set_attribute("http.response.status_code", end.status)
             span.set_status(Status(StatusCode.ERROR, kind))
         span.end()
+
+
+class UnseenCall:
+    """One call below a span that is not recorded: the agent is told so, and nothing else happens."""
+
+    __slots__ = ("headers",)
+
+    def __init__(self, trace: Trace) -> None:
+        self.headers = tuple((name, value.decode()) for name, value in trace.headers())
+
+    def ended(self, end: Answer | BaseException) -> None:
+        """Nobody wants to know."""
 
 
 def _context_of(trace: Trace) -> SpanContext:
