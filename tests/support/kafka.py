@@ -135,6 +135,8 @@ class KafkaCluster:
     brokers: int = 1
     settings: dict[str, str] = field(default_factory=dict)
     """More lines for every broker's server.properties."""
+    format_options: list[str] = field(default_factory=list)
+    """More for the tool that formats the storage: users, say."""
     _nodes: list[_Broker] = field(default_factory=list, init=False)
     _home: Path | None = field(default=None, init=False)
     _cluster_id: str = field(default="", init=False)
@@ -215,7 +217,7 @@ class KafkaCluster:
         tool = [java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", classpath, "kafka.tools.StorageTool", "format"]
         running = [
             subprocess.Popen(
-                [*tool, f"--cluster-id={self._cluster_id}", "-c", str(node.home / "server.properties")],
+                [*tool, f"--cluster-id={self._cluster_id}", "-c", str(node.home / "server.properties"), *self.format_options],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
