@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from agents_io.functions.catalogue import FunctionsError
 from streams.agents.registration_writer import NotWritten
+from streams.broker.access import AccessDenied, require, worker_needs
 from streams.broker.kafka import (
     BrokerUnreachable,
     TransactionsDenied,
@@ -28,6 +29,7 @@ from streams.broker.kafka import (
 from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.engine.engine import Engine
+from streams.engine.faults import denied, told
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
 from streams.plans.template_file import TemplatesError
@@ -93,6 +95,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
         TopicsMissing,
         TopicsError,
         TransactionsDenied,
+        AccessDenied,
         PortTaken,
         TlsUnusable,
         FunctionsError,
@@ -101,7 +104,9 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
     ) as error:
         raise WorkerError(str(error)) from error
     except (KafkaError, TimeoutError, NotWritten) as error:
-        raise WorkerError(f"{settings.bootstrap_servers}: {error!r}", exit_code=3) from error
+        raise WorkerError(
+            f"{settings.bootstrap_servers}: {told(error)}", exit_code=1 if denied(error) else 3
+        ) from error
 
 
 @dataclass(slots=True)
@@ -123,6 +128,7 @@ class _Station:
 @asynccontextmanager
 async def _stations(settings: Settings) -> AsyncIterator[_Station]:
     await reach(settings, REACH_TIMEOUT_S)
+    await require(settings, worker_needs(settings))
     partitions = await check(settings)
     registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
@@ -192,7 +198,9 @@ async def _failed(station: _Station) -> None:
         try:
             await engine.failed()
         except Exception as error:
-            raise WorkerError(f"{role} failed: {error!r}") from error
+            # The engine's own sentences, and a refusal, are for people.
+            reason = str(error) if type(error) is RuntimeError else told(error)
+            raise WorkerError(f"{role} failed: {reason}") from error
 
     watching = [asyncio.create_task(watch(role, engine)) for role, engine in station.engines.items()]
     if not watching:

@@ -17,8 +17,10 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from schemas.access import Grant
 from schemas.messages import Plan, Task
 from schemas.topics import LARGE_RECORD_BYTES, full_name
+from streams.broker.access import require
 from streams.broker.kafka import client_options, start
 from streams.settings import Settings
 
@@ -66,12 +68,13 @@ async def catalog(settings: Settings) -> dict[str, list[int]]:
 
 
 async def require_topics(settings: Settings, *names: str) -> dict[str, list[int]]:
-    """Short name to partitions of topics that must exist. Raises `TopicMissing`."""
+    """Short name to partitions of topics that must exist. Raises `TopicMissing`, `AccessDenied`."""
     existing = await catalog(settings)
     found = {}
     for name in names:
         full = full_name(name, settings.topic_prefix)
         if not existing.get(full):
+            await require(settings, [Grant("topic", full, "Describe")])  # brokers hide what may not be seen
             raise TopicMissing(full)
         found[name] = existing[full]
     return found

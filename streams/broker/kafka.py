@@ -20,6 +20,7 @@ from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
+from schemas.access import role_group
 from streams.settings import Settings, SettingsError
 
 CLIENT_ID = "parallax"
@@ -31,7 +32,7 @@ PROBE_TRANSACTION_MS = 1000
 UNKNOWN_ERROR_TRIES = 3
 
 # Answers of a coordinator that exists but is not ready yet.
-_NOT_YET = (
+NOT_YET = (
     kafka_errors.CoordinatorLoadInProgressError,
     kafka_errors.CoordinatorNotAvailableError,
     kafka_errors.NotCoordinatorError,
@@ -195,18 +196,20 @@ def _reason(error: BaseException, settings: Settings) -> str:
     if isinstance(error, socket.gaierror | UnicodeError):
         return "unknown host"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message})"
+        return f"its certificate is not trusted ({error.verify_message}); kafka.ssl_cafile names whom to trust"
     if isinstance(error, ConnectionRefusedError) or (
         isinstance(error, OSError) and "Connect call failed" in str(error)
     ):
         return "connection refused"
     if isinstance(error, kafka_errors.UnsupportedSaslMechanismError):
-        return f"the broker does not offer {settings.kafka.sasl_mechanism}"
+        return f"the broker does not offer {settings.kafka.sasl_mechanism} (kafka.sasl_mechanism)"
     if isinstance(error, kafka_errors.AuthenticationFailedError | kafka_errors.SaslAuthenticationFailed):
-        return "user name or password refused"
-    if isinstance(error, kafka_errors.KafkaConnectionError):
-        hint = "; is kafka.security_protocol right?" if settings.kafka.security_protocol == "PLAINTEXT" else ""
-        return f"{_first_line(error)}{hint}"
+        return "user name or password refused (kafka.sasl_username, kafka.sasl_password)"
+    if isinstance(error, kafka_errors.KafkaConnectionError | ConnectionResetError | ssl.SSLError):
+        # Brokers say nothing to those who speak another protocol than the port's.
+        return (
+            f"{_first_line(error)}; is kafka.security_protocol {settings.kafka.security_protocol} right for this port?"
+        )
     return _first_line(error)
 
 
@@ -225,7 +228,7 @@ def _hopeless(error: BaseException) -> bool:
 
 
 async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Whether the broker hands out transactional producers; asked by doing it, for the id `<app_id>-probe`.
+    """Whether the broker hands out transactional producers; asked by doing it, for the id `<app_id>-<role>-probe` of each role.
 
     What a broker advertises is no evidence: the embedded one advertises InitProducerId and the rest and fails each call.
     A coordinator that is still loading is waited for. Raises `BrokerUnreachable` (also when none is ready within
@@ -234,10 +237,15 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
     deadline = time.monotonic() + timeout_s
     await reach(settings, timeout_s)
     client = AIOKafkaClient(client_id=CLIENT_ID, **client_options(settings))
+    denied = ""
     try:
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + max(0.0, deadline - time.monotonic())):
             await client.bootstrap()
-            return await _probe(client, f"{settings.app_id}-probe")
+            for role in settings.roles:
+                denied = role_group(settings.app_id, role)
+                if not await _probe(client, f"{denied}-probe"):
+                    return False
+            return True
     except TimeoutError:
         raise BrokerUnreachable(
             f"Kafka at {settings.bootstrap_servers} answers, but its transaction coordinator was not ready "
@@ -245,8 +253,8 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
         ) from None
     except _DENIED:
         raise TransactionsDenied(
-            f"Kafka at {settings.bootstrap_servers} refuses transactions: grant Write and Describe on transactional ids "
-            f"that begin with {settings.app_id!r}, or set dispatch.delivery to at-least-once"
+            f"Kafka at {settings.bootstrap_servers} refuses transactions: grant Write on transactional ids that begin with "
+            f"{denied}- (see: parallax docs acls), or set dispatch.delivery to at-least-once"
         ) from None
     except kafka_errors.KafkaError as error:
         raise BrokerUnreachable(
@@ -276,6 +284,6 @@ async def _probe(client: AIOKafkaClient, transactional_id: str) -> bool:
             unknown += 1
             if unknown >= UNKNOWN_ERROR_TRIES:
                 return False
-        except _NOT_YET:
+        except NOT_YET:
             await client.force_metadata_update()
         await asyncio.sleep(RETRY_PAUSE_S)

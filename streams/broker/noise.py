@@ -31,6 +31,8 @@ class ExpectedNoise(logging.Filter):
             return False
         if record.name == "asyncio":
             return not _aftermath(record)
+        if record.exc_info and isinstance(record.exc_info[1], _REFUSALS):
+            return False  # with a stack trace; whoever was refused says it in a sentence
         template = str(record.msg)
         causes = [arg for arg in _args(record) if _is_kafka_error(arg)]
         if any(template.startswith(text) for text in _EVERYDAY) or any(_retried(cause) for cause in causes):
@@ -43,6 +45,12 @@ class ExpectedNoise(logging.Filter):
         return True
 
 
+_REFUSALS = (
+    kafka_errors.TopicAuthorizationFailedError,
+    kafka_errors.GroupAuthorizationFailedError,
+    kafka_errors.TransactionalIdAuthorizationFailed,
+    kafka_errors.ClusterAuthorizationFailedError,
+)
 _EVERYDAY = (
     "Heartbeat failed",
     "Sending username and password in the clear",

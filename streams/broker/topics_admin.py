@@ -18,6 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.metadata import MetadataRequest
 
+from schemas.access import Grant
 from schemas.topics import (
     ALIGNED,
     DEFAULT_PARTITIONS,
@@ -26,6 +27,7 @@ from schemas.topics import (
     dead_letter_topics,
     full_name,
 )
+from streams.broker.access import require
 from streams.broker.kafka import CLIENT_ID, BrokerUnreachable, client_options, reach
 from streams.settings import Settings
 
@@ -153,6 +155,8 @@ async def describe(settings: Settings) -> list[TopicState]:
     async with _admin(settings) as admin:
         existing = await _metadata(admin)
         configs = await _configs(admin, [topic.name for topic in topics if topic.name in existing])
+    # Brokers hide what may not be seen.
+    await require(settings, [Grant("topic", topic.name, "Describe") for topic in topics if topic.name not in existing])
     states = []
     for topic in topics:
         parts = existing.get(topic.name)
@@ -253,8 +257,13 @@ async def _create(
         return created + await _create(admin, too_new, topics, 1)
     for name, (error, message) in refused.items():
         if error is not kafka_errors.TopicAlreadyExistsError and not error.retriable:
-            raise TopicsError(f"cannot create {name}: {message or error.description}")
+            raise TopicsError(f"cannot create {name}: {message or error.description}{_remedy(error)}")
     return created
+
+
+def _remedy(error: type[BaseException]) -> str:
+    denied = (kafka_errors.TopicAuthorizationFailedError, kafka_errors.ClusterAuthorizationFailedError)
+    return "; what is needed is printed by: parallax docs acls admin" if issubclass(error, denied) else ""
 
 
 def _new_topic(change: TopicChange, config: Mapping[str, str], replication_factor: int | None) -> NewTopic:
@@ -277,7 +286,9 @@ async def _grow(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> list[
         except kafka_errors.InvalidPartitionsError:
             continue  # another process was quicker; the next round looks again
         except kafka_errors.KafkaError as error:
-            raise TopicsError(f"cannot grow {change.name} to {change.partitions} partitions: {error}") from None
+            raise TopicsError(
+                f"cannot grow {change.name} to {change.partitions} partitions: {error}{_remedy(type(error))}"
+            ) from None
         grown.append(change)
     return grown
 
@@ -324,6 +335,8 @@ async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, di
         for resource in answer.resources:
             if resource[0] != 0:
                 error = kafka_errors.for_code(resource[0])
-                raise TopicsError(f"cannot read the settings of {resource[3]}: {resource[1] or error.description}")
+                raise TopicsError(
+                    f"cannot read the settings of {resource[3]}: {resource[1] or error.description}{_remedy(error)}"
+                )
             found[resource[3]] = {entry[0]: entry[1] for entry in resource[4]}
     return found

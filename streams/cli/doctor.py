@@ -26,8 +26,9 @@ COLUMNS = ("check", "state", "detail")
 def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: OutputFormat = None) -> None:
     """Check the broker, the topics and what they allow.
 
-    The broker answers; the addresses it gives out can be reached from here; the topics are as in the table; it has
-    transactions, without which results are at-least-once. The files of grpc_tls can be used, if any are set.
+    The broker answers; the addresses it gives out can be reached from here; this user may do what a worker does; the topics
+    are as in the table; it has transactions, without which results are at-least-once. The files of grpc_tls can be used, if
+    any are set.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     rows, code = asyncio.run(_examine(settings))
@@ -47,7 +48,11 @@ async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
         return [_row("broker", "failed", str(error))], UNREACHABLE
     rows = [_row("broker", "ok", f"{settings.bootstrap_servers} answers ({settings.kafka.security_protocol})")]
     rows += await _listeners(settings)
-    rows.append(await _topics(settings))
+    rights = await _rights(settings)
+    rows += rights
+    topics = await _topics(settings)
+    if topics["state"] == "ok" or all(row["state"] == "ok" for row in rights):
+        rows.append(topics)  # else those that may not be seen look missing
     rows.append(await _guarantee(settings))
     rows += _port_of_agents(settings)
     return rows, FAILED if any(row["state"] == "failed" for row in rows) else 0
@@ -104,12 +109,26 @@ async def _listener(node: int, host: str, port: int) -> dict[str, Any]:
     return _row(name, "ok", f"advertises {host}:{port}, reachable")
 
 
+async def _rights(settings: Settings) -> list[dict[str, Any]]:
+    """What a worker with these settings would be refused. Nothing to say where nobody is known by name."""
+    from streams.broker.access import AccessDenied, require, user, worker_needs
+    from streams.broker.kafka import BrokerUnreachable
+
+    if settings.kafka.security_protocol == "PLAINTEXT":
+        return []
+    try:
+        await require(settings, worker_needs(settings))
+    except (AccessDenied, BrokerUnreachable) as error:
+        return [_row("rights", "failed", str(error))]
+    return [_row("rights", "ok", f"{user(settings)} may do what a worker of {', '.join(settings.roles)} does")]
+
+
 async def _topics(settings: Settings) -> dict[str, Any]:
-    from streams.broker.topics_admin import TopicsMissing, check
+    from streams.broker.topics_admin import TopicsError, TopicsMissing, check
 
     try:
         partitions = await check(settings)
-    except TopicsMissing as error:
+    except (TopicsMissing, TopicsError) as error:
         return _row("topics", "failed", str(error))
     return _row("topics", "ok", f"all there, {partitions} partitions of tasks")
 

@@ -79,14 +79,19 @@ def _usage(error: BaseException, text: str) -> str:
 def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
     from aiokafka.errors import KafkaConnectionError, KafkaError
 
+    from streams.broker.access import AccessDenied
     from streams.broker.client import ReadStalled, TopicMissing
     from streams.broker.embedded import EmbeddedBrokerError
     from streams.broker.kafka import BrokerUnreachable, TransactionsDenied
     from streams.broker.topics_admin import TopicsError, TopicsMissing
+    from streams.engine.faults import denied, told
 
     if isinstance(error, (BrokerUnreachable, KafkaConnectionError)):
         return UNREACHABLE, text
+    if denied(error) is not None:
+        return FAILED, told(error)
     if isinstance(error, KafkaError):
         return FAILED, f"Kafka says {type(error).__name__}: {text}"
-    ours = (TopicMissing, ReadStalled, TopicsError, TopicsMissing, TransactionsDenied, EmbeddedBrokerError, OSError)
+    ours = (TopicMissing, ReadStalled, TopicsError, TopicsMissing, TransactionsDenied, AccessDenied,
+            EmbeddedBrokerError, OSError)  # fmt: skip
     return (FAILED if isinstance(error, ours) else None), text

@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
-from streams.engine.faults import passing
+from streams.engine.faults import passing, told
 from streams.rules.records import Output
 
 Offsets = dict[TopicPartition, OffsetAndMetadata]
@@ -96,7 +96,7 @@ class TransactionalCommitter:
             self._batcher.lower_limits()
             raise Fenced(f"{self._id}: {error!r}") from error
         except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
-            raise Fenced(f"{self._id}: {error!r}", passing(error)) from error
+            raise Fenced(f"{self._id}: {told(error)}", passing(error)) from error
 
     async def close(self) -> None:
         producer, self._producer = self._producer, None
@@ -134,7 +134,7 @@ class PlainCommitter:
             self._batcher.lower_limits()
             raise Fenced(f"outputs refused: {error!r}") from error
         except Exception as error:
-            raise Fenced(f"outputs or offsets refused: {error!r}", passing(error)) from error
+            raise Fenced(f"outputs or offsets refused: {told(error)}", passing(error)) from error
 
     async def close(self) -> None:
         return

@@ -22,7 +22,7 @@ from schemas.topics import full_name
 from streams.engine import group
 from streams.engine.commit import Committer, Fenced
 from streams.engine.config import EngineConfig
-from streams.engine.faults import passing
+from streams.engine.faults import denied, passing, told
 from streams.engine.feed import Feed
 from streams.engine.home import Handler, Home
 from streams.engine.state_reader import StateReader
@@ -36,6 +36,8 @@ MAX_LOSSES = 8
 START_TRIES = 30
 """Starts of one partition in a row that were refused. Brokers that are away refuse nothing."""
 BUG_TRIES = 3
+DENIED_TRIES = 6
+"""Rights that were just given take a moment to arrive at all brokers."""
 TELL_EVERY = 6
 MAX_START_PAUSE_S = 5.0
 
@@ -198,6 +200,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     async def _open(self, number: int, pause_s: float) -> None:
         """Fence, read what is committed, hand over to the fetch loop; again and again until it works or is revoked."""
         refused = tries = 0
+        last: BaseException = KafkaError()
         while refused < START_TRIES:
             await asyncio.sleep(pause_s)
             home = self._new_home(number)
@@ -208,9 +211,10 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             except (KafkaError, TimeoutError) as error:
                 tries += 1
                 tell = log.warning if tries <= TELL_EVERY or tries % TELL_EVERY == 0 else log.debug
-                tell("partition could not be opened; trying again", partition=number, tries=tries, error=repr(error))
+                tell("partition could not be opened; trying again", partition=number, tries=tries, error=told(error))
                 await home.close()
-                refused += not passing(error)
+                refused += START_TRIES // DENIED_TRIES if denied(error) else not passing(error)
+                last = error
                 pause_s = min(max(RESTART_PAUSE_S, pause_s * 2), MAX_START_PAUSE_S)
                 continue
             except asyncio.CancelledError:
@@ -229,7 +233,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             self._started.append(_Start(home, {source: home.ledgers[source].head for source in heads}))
             self._room.set()
             return
-        self._fail(RuntimeError(f"partition {number} could not be opened in {START_TRIES} tries"))
+        self._fail(RuntimeError(f"partition {number} could not be opened in {tries} tries: {told(last)}"))
 
     async def _state(self, number: int) -> list[bytes]:
         return await self._reader.read(number) if self._reader is not None else []

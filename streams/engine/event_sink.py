@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
 from streams.engine.commit import stop_producer
+from streams.engine.faults import told
 from streams.rules.records import Output
 
 log = structlog.get_logger(__name__)
@@ -131,7 +132,7 @@ class EventSink:
         except Exception as error:  # best effort: whatever it is, the next events must still be sent
             self.dropped += len(outputs)
             self._worn = True
-            log.warning("progress events lost", count=len(outputs), error=repr(error))
+            log.warning("progress events lost", count=len(outputs), error=told(error))
 
 
 def _ended(producer: AIOKafkaProducer) -> bool:

@@ -1,4 +1,4 @@
-"""Which failures a wait may mend. In: an exception from aiokafka. Out: yes or no.
+"""Which failures a wait may mend, and what the brokers refuse. In: an exception from aiokafka. Out: yes or no; a few words.
 
 Brokers that are away, leaders that are being chosen, replicas that are missing: these pass, however long they take, and must
 never end a worker. A refusal (not authorised, a setting the broker does not take) or a fault of our own does not pass.
@@ -6,15 +6,28 @@ never end a worker. A refusal (not authorised, a setting the broker does not tak
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from aiokafka.errors import (
     BrokerNotAvailableError,
+    ClusterAuthorizationFailedError,
     ConcurrentTransactions,
+    GroupAuthorizationFailedError,
     KafkaError,
     KafkaTimeoutError,
     KafkaUnavailableError,
     ReplicaNotAvailableError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
 )
 
+MAX_CAUSES = 8
+_DENIED = {
+    TopicAuthorizationFailedError: "topic",
+    GroupAuthorizationFailedError: "group",
+    TransactionalIdAuthorizationFailed: "transactional id",
+    ClusterAuthorizationFailedError: "the cluster",
+}
 _PASSING = (
     BrokerNotAvailableError,
     ConcurrentTransactions,
@@ -30,7 +43,47 @@ def passing(error: BaseException) -> bool:
     >>> passing(TimeoutError()), passing(KafkaError("lost the coordinator")), passing(ValueError())
     (True, True, False)
     """
+    if denied(error) is not None:
+        return False
     if isinstance(error, KafkaError):
         # A bare KafkaError is aiokafka's wrapping of whatever ended one of its tasks: a connection that broke, as a rule.
         return bool(error.retriable) or isinstance(error, _PASSING) or type(error) is KafkaError
     return isinstance(error, TimeoutError | OSError)
+
+
+def denied(error: BaseException) -> str | None:
+    """What the brokers refuse this user to do, as the end of a sentence; None when it is something else.
+
+    aiokafka wraps some refusals in errors that say nothing: their causes are looked at.
+
+    >>> denied(TopicAuthorizationFailedError({"p.results"})), denied(TimeoutError())
+    ('access to topic p.results', None)
+    """
+    for link in _causes(error):
+        for kind, what in _DENIED.items():
+            if isinstance(link, kind):
+                names = link.args[0] if link.args else ()
+                names = [names] if isinstance(names, str) else sorted(names)
+                return " ".join(["access to", what, ", ".join(names)]).rstrip()
+    return None
+
+
+def told(error: BaseException) -> str:
+    """The error for a log or a user: a refusal as a sentence with its remedy, anything else as it is.
+
+    >>> told(GroupAuthorizationFailedError("shop-dispatch"))
+    'Kafka refuses access to group shop-dispatch; what is needed is printed by: parallax docs acls'
+    """
+    refused = denied(error)
+    return (
+        repr(error) if refused is None else f"Kafka refuses {refused}; what is needed is printed by: parallax docs acls"
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if link is None:
+            return
+        yield link
+        link = link.__cause__

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.engine.faults import passing
+from streams.engine.faults import passing, told
 from streams.engine.home import Home
 from streams.engine.salvage import salvage
 
@@ -211,7 +211,7 @@ class Feed:
 
     def _poll_failed(self, error: Exception) -> None:
         now = asyncio.get_running_loop().time()
-        log.warning("the group or a poll failed; trying again", error=repr(error))
+        log.warning("the group or a poll failed; trying again", error=told(error))
         if self._failing_since is None:
             self._failing_since = now
         elif now - self._failing_since > GIVE_UP_S and not passing(error):
@@ -219,7 +219,7 @@ class Feed:
 
     def _set_aside(self, tp: TopicPartition, error: Exception) -> None:
         """A log that cannot be read (a damaged batch, an unknown codec) must not stop the others: ask it again later."""
-        log.error("a partition cannot be read", topic=tp.topic, partition=tp.partition, error=repr(error))
+        log.error("a partition cannot be read", topic=tp.topic, partition=tp.partition, error=told(error))
         with contextlib.suppress(IllegalStateError):
             self._consumer.pause(tp)
         self._aside.add(tp)

@@ -1,0 +1,233 @@
+"""What the brokers let this user do, asked of them before anything is begun.
+
+In: settings and the rights that are needed. Out: those that are missing, as one sentence with the remedy. Asking changes nothing:
+transactional ids are tried with one that no partition has. Brokers without this (old ones, the embedded one) are not asked.
+aiokafka leaves topics it may not see out of its metadata and waits for them; that is why nobody is let begin without its rights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from aiokafka import errors as kafka_errors
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.protocol.admin import DescribeGroupsRequest_v3
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32, Schema, String
+
+from schemas.access import CHANGELOG, WORKER, Grant, Operation, grants
+from schemas.topics import TOPICS, dead_letter_topics, full_name
+from streams.broker.kafka import CLIENT_ID, NOT_YET, RETRY_PAUSE_S, BrokerUnreachable, client_options
+from streams.settings import Settings
+
+ASK_TIMEOUT_S = 20.0
+NAMED = 4
+"""Missing rights told one by one; of more the number."""
+_BITS: Mapping[Operation, int] = {
+    "Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
+}  # fmt: skip
+_TELLING: tuple[Operation, ...] = ("Read", "Write", "Create")
+_NOT_TOLD = -(2**31)
+_HIDDEN = kafka_errors.TopicAuthorizationFailedError.errno
+_UNKNOWN = kafka_errors.UnknownTopicOrPartitionError.errno
+_GROUP_DENIED = kafka_errors.GroupAuthorizationFailedError.errno
+
+
+class AccessDenied(Exception):
+    """The brokers know this user and refuse it something it needs. The message is one line: what, and the remedy."""
+
+
+def worker_needs(settings: Settings) -> list[Grant]:
+    """What a worker with these settings needs, as far as can be known before there are agents."""
+    roles = [role for role in WORKER if role in settings.roles]
+    return grants(roles, settings.topic_prefix, settings.app_id)
+
+
+def refusal(settings: Settings, missing: Iterable[Grant | str]) -> AccessDenied:
+    """The sentence: who may not do what, and where it is written what is needed."""
+    told = [str(one) for one in missing]
+    more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    return AccessDenied(
+        f"Kafka at {settings.bootstrap_servers} refuses {user(settings)} {', '.join(told[:NAMED])}{more}; "
+        "what is needed is printed by: parallax docs acls"
+    )
+
+
+def user(settings: Settings) -> str:
+    """Who the brokers take us for, as far as the settings tell."""
+    if settings.kafka.security_protocol.startswith("SASL"):
+        return f"user {settings.kafka.sasl_username} (kafka.sasl_username)"
+    return "the holder of kafka.ssl_certfile" if settings.kafka.ssl_certfile else "anonymous users"
+
+
+async def require(settings: Settings, needed: Iterable[Grant]) -> None:
+    """Raises `AccessDenied` unless this user has these rights; `BrokerUnreachable` when nobody says so in time.
+
+    Plain-text connections are not asked about: as a rule such brokers have no ACLs.
+    """
+    if settings.kafka.security_protocol != "PLAINTEXT":
+        missing = await lacking(settings, needed)
+        if missing:
+            raise refusal(settings, missing)
+
+
+async def lacking(settings: Settings, needed: Iterable[Grant]) -> list[Grant]:
+    """Those of the rights that the brokers refuse; transactional ids are not asked about, see `kafka.supports_transactions`."""
+    needed = list(needed)
+    client = AIOKafkaClient(client_id=CLIENT_ID, **client_options(settings))
+    try:
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            await client.bootstrap()
+            missing = await _topics(client, settings, [grant for grant in needed if grant.resource == "topic"])
+            for grant in needed:
+                if grant.resource == "group" and not grant.prefixed and not await _group(client, grant):
+                    missing.append(grant)
+        return missing
+    except (kafka_errors.IncompatibleBrokerVersion, NotImplementedError):  # the second: aiokafka of older versions
+        return []  # nobody to ask; what is refused comes out when it is tried
+    except (kafka_errors.KafkaError, TimeoutError) as error:
+        raise BrokerUnreachable(
+            f"Kafka at {settings.bootstrap_servers} does not say what {user(settings)} may do: {error!r}"
+        ) from None
+    finally:
+        await client.close()
+
+
+async def _topics(client: AIOKafkaClient, settings: Settings, needed: list[Grant]) -> list[Grant]:
+    """Those missing, in the order of the table of topics; a topic of no row comes last."""
+    short = [topic.name for topic in TOPICS]
+    names = [full_name(name, settings.topic_prefix) for name in (*short, *dead_letter_topics(), CHANGELOG)]
+    names = [name for name in names if any(grant.covers("topic", name) for grant in needed)]
+    names += sorted({grant.name for grant in needed if not grant.prefixed} - set(names))
+    answer = await client.send(client.get_random_node(), _TopicRights(names))
+    missing: set[Grant] = set()
+    for code, name, _, _, bits in answer.topics:
+        for grant in needed:
+            if not grant.covers("topic", name) or (grant.operation == "Create" and code != _UNKNOWN):
+                continue  # what is there need not be created
+            if code == _HIDDEN or (bits != _NOT_TOLD and not bits >> _BITS[grant.operation] & 1):
+                missing.add(Grant("topic", name, grant.operation))
+    # Of one that is hidden altogether its reading or writing says most.
+    return sorted(missing, key=lambda grant: (grant.operation not in _TELLING, names.index(grant.name), grant))
+
+
+async def _group(client: AIOKafkaClient, grant: Grant) -> bool:
+    """A coordinator that is not ready yet is waited for; the caller bounds the time."""
+    while True:
+        try:
+            node = await client.coordinator_lookup(CoordinationType.GROUP, grant.name)
+            answer = await client.send(node, _GroupRights(grant.name), group=ConnectionGroup.COORDINATION)
+            code, *_, bits = answer.groups[0]
+            if code == _GROUP_DENIED:
+                return False
+            if code == 0:
+                return bits == _NOT_TOLD or bool(bits >> _BITS[grant.operation] & 1)
+            raise kafka_errors.for_code(code)()
+        except kafka_errors.GroupAuthorizationFailedError:
+            return False
+        except NOT_YET:
+            await client.force_metadata_update()
+        await asyncio.sleep(RETRY_PAUSE_S)
+
+
+class _TopicRightsAnswer(Response):  # type: ignore[misc]  # aiokafka ships no types
+    API_KEY = 3
+    API_VERSION = 8
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("brokers", Array(("node", Int32), ("host", String("utf-8")), ("port", Int32), ("rack", String("utf-8")))),
+        ("cluster_id", String("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            Array(
+                ("error_code", Int16),
+                ("topic", String("utf-8")),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    Array(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", Array(Int32)),
+                        ("isr", Array(Int32)),
+                        ("offline", Array(Int32)),
+                    ),
+                ),
+                ("operations", Int32),
+            ),
+        ),
+        ("cluster_operations", Int32),
+    )
+
+
+class _TopicRightsAsked(RequestStruct):  # type: ignore[misc]
+    API_KEY = 3
+    API_VERSION = 8
+    RESPONSE_TYPE = _TopicRightsAnswer
+    SCHEMA = Schema(
+        ("topics", Array(String("utf-8"))), ("create", Boolean), ("of_cluster", Boolean), ("of_topics", Boolean)
+    )
+
+
+class _TopicRights(Request[_TopicRightsAsked]):  # type: ignore[misc]
+    """Metadata of these topics with what may be done to each; makes none."""
+
+    API_KEY = 3
+
+    def __init__(self, topics: list[str]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: type[_TopicRightsAsked]) -> _TopicRightsAsked:
+        return request_struct_class(self._topics, False, False, True)
+
+
+class _GroupRightsAnswer(Response):  # type: ignore[misc]
+    """aiokafka reads answers of this version without their last field."""
+
+    API_KEY = 15
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "groups",
+            Array(
+                ("error_code", Int16),
+                ("group", String("utf-8")),
+                ("state", String("utf-8")),
+                ("protocol_type", String("utf-8")),
+                ("protocol", String("utf-8")),
+                (
+                    "members",
+                    Array(
+                        ("member_id", String("utf-8")),
+                        ("client_id", String("utf-8")),
+                        ("client_host", String("utf-8")),
+                        ("member_metadata", Bytes),
+                        ("member_assignment", Bytes),
+                    ),
+                ),
+                ("operations", Int32),
+            ),
+        ),
+    )
+
+
+class _GroupRightsAsked(RequestStruct):  # type: ignore[misc]
+    API_KEY = 15
+    API_VERSION = 3
+    RESPONSE_TYPE = _GroupRightsAnswer
+    SCHEMA = DescribeGroupsRequest_v3.SCHEMA
+
+
+class _GroupRights(Request[_GroupRightsAsked]):  # type: ignore[misc]
+    API_KEY = 15
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+
+    def build(self, request_struct_class: type[_GroupRightsAsked]) -> _GroupRightsAsked:
+        return request_struct_class([self._group], True)
