@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from streams.cli import (
+    acls,
     agents,
     anomalies,
     bench,
@@ -63,6 +64,7 @@ def build() -> typer.Typer:
     app.add_typer(dlq.app, name="dlq")
     app.command("doctor")(doctor.doctor)
     app.command("config")(info.config)
+    info.docs_app.command("acls")(acls.acls)
     app.add_typer(info.docs_app, name="docs")
     app.command("version")(info.version)
     return app
