@@ -160,7 +160,7 @@ def _outside(who: Who, prefix: str) -> Iterator[Grant]:
     elif who == "operator":
         yield from (Grant("topic", begin, "Read", prefixed=True) for begin in both)
         for topic in TOPICS:
-            if topic.users_write or topic.dead_letters:  # letters go back to where they were
+            if topic.users_write:
                 yield Grant("topic", full_name(topic.name, prefix), "Write")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,12 +25,14 @@ HUGE = 400_000
 class FakeKafkaAgent(FakeAgent):
     """`async with FakeKafkaAgent("localhost:9092", "requests", answer()) as agent:` answers at `agent.endpoint`.
 
-    The topic must be there.
+    The topic must be there. `client`: more for aiokafka's clients, how to log in for one.
     """
 
-    def __init__(self, servers: str, topic: str, *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, servers: str, topic: str, *arguments: Any, client: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self._servers = servers
+        self._client = {"bootstrap_servers": servers} | dict(client or {})
         self._topic = topic
         self._work: dict[str, asyncio.Task[None]] = {}
 
@@ -39,8 +42,8 @@ class FakeKafkaAgent(FakeAgent):
         return f"kafka://{self._topic}"
 
     async def __aenter__(self) -> Self:
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=self._servers, fetch_max_wait_ms=50)
-        self._producer = AIOKafkaProducer(bootstrap_servers=self._servers)
+        self._consumer = AIOKafkaConsumer(**self._client, fetch_max_wait_ms=50)
+        self._producer = AIOKafkaProducer(**self._client)
         await self._consumer.start()
         await self._producer.start()
         # Without a group: nothing to join, nothing to wait for. A real agent has one, and so can have instances.

@@ -137,6 +137,7 @@ class KafkaCluster:
     """More lines for every broker's server.properties."""
     format_options: list[str] = field(default_factory=list)
     """More for the tool that formats the storage: users, say."""
+    java_options: list[str] = field(default_factory=list)
     _nodes: list[_Broker] = field(default_factory=list, init=False)
     _home: Path | None = field(default=None, init=False)
     _cluster_id: str = field(default="", init=False)
@@ -217,7 +218,13 @@ class KafkaCluster:
         tool = [java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", classpath, "kafka.tools.StorageTool", "format"]
         running = [
             subprocess.Popen(
-                [*tool, f"--cluster-id={self._cluster_id}", "-c", str(node.home / "server.properties"), *self.format_options],
+                [
+                    *tool,
+                    f"--cluster-id={self._cluster_id}",
+                    "-c",
+                    str(node.home / "server.properties"),
+                    *self.format_options,
+                ],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
@@ -243,6 +250,7 @@ class KafkaCluster:
             f"-Xms{heap}",
             "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            *self.java_options,
         ]
         command = [java, *options, "-cp", classpath, "kafka.Kafka", str(node.home / "server.properties")]
         with node.log.open("ab") as log:

@@ -6,10 +6,11 @@ In: nothing. Out: a listener with a good certificate, three with bad ones, users
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka.admin import (
     AclBinding,
@@ -17,6 +18,7 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
 )
@@ -34,6 +36,13 @@ CERTIFICATES = {"GOOD": "server", "EXPIRED": "expired", "ELSEWHERE": "elsewhere"
 LISTENERS = (*CERTIFICATES, "PLAINSASL")
 _WIRE = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "transactional-id": ResourceType.TRANSACTIONAL_ID}
 SEEN_TIMEOUT_S = 10.0
+_LINE = re.compile(
+    r"Principal = User:(?P<user>\S+) is (?P<word>Allowed|Denied) operation = (?P<operation>\w+) .*on resource = (?P<resource>\S+)"
+)
+_RULE = re.compile(
+    r"StandardAcl\(resourceType=(?P<kind>\w+), resourceName=(?P<name>[^,]+), "
+    r"patternType=(?P<pattern>\w+).*operation=(?P<operation>\w+)"
+)
 
 
 def password(user: str) -> str:
@@ -44,7 +53,18 @@ def password(user: str) -> str:
 def secured(users: Iterable[str]) -> SecuredCluster:
     """One broker that knows these users; not started."""
     names = [f"SCRAM-SHA-512=[name={user},password={password(user)},iterations=4096]" for user in users]
-    return SecuredCluster(format_options=[word for name in names for word in ("--add-scram", name)])
+    return SecuredCluster(
+        format_options=[word for name in names for word in ("--add-scram", name)],
+        java_options=["-Dorg.slf4j.simpleLogger.log.kafka.authorizer.logger=debug"],
+    )
+
+
+class Asked(NamedTuple):
+    """What the broker was asked to let a user do: what it said, and the right it went by."""
+
+    allowed: bool
+    what: str
+    right: Grant | None
 
 
 class SecuredCluster(KafkaCluster):
@@ -100,6 +120,25 @@ class SecuredCluster(KafkaCluster):
             done.result(SEEN_TIMEOUT_S)
         self._until(user, lambda known: not set(map(_key, taken)) & known)
 
+    def create(self, topic: str) -> None:
+        """A topic that is none of the table's."""
+        for done in self._admin.create_topics([NewTopic(topic, 1, 1)]).values():
+            done.result(SEEN_TIMEOUT_S)
+
+    def audit(self, user: str) -> set[Asked]:
+        """All that this user was allowed or refused since the start."""
+        found = set()
+        with self._nodes[0].log.open(encoding="utf-8", errors="replace") as log:
+            for text in log:
+                if (line := _LINE.search(text)) is None or line["user"] != user:
+                    continue
+                right = None
+                if (rule := _RULE.search(text)) is not None:
+                    kind, operation = (rule[name].lower().replace("_", "-") for name in ("kind", "operation"))
+                    right = Grant(kind, rule["name"], _camel(operation), rule["pattern"] == "PREFIXED")  # type: ignore[arg-type]
+                found.add(Asked(line["word"] == "Allowed", f"{line['operation']} {line['resource']}", right))
+        return found
+
     def _until(self, user: str, fits: Any) -> None:
         end = time.monotonic() + SEEN_TIMEOUT_S
         anything = AclBindingFilter(
@@ -147,6 +186,11 @@ def _filter(binding: AclBinding) -> AclBindingFilter:
 def _key(binding: AclBinding) -> tuple[Any, ...]:
     return (binding.restype, binding.name, binding.resource_pattern_type, binding.principal, binding.host,
             binding.operation, binding.permission_type)  # fmt: skip
+
+
+def _camel(operation: str) -> str:
+    """`describe-configs` -> `DescribeConfigs`."""
+    return "".join(word.capitalize() for word in operation.split("-"))
 
 
 def _upper(operation: str) -> str:
