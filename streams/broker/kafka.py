@@ -21,6 +21,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from schemas.access import role_group
+from streams.broker.tls_closing import cut_slow_ends
 from streams.settings import Settings, SettingsError
 
 CLIENT_ID = "parallax"
@@ -79,6 +80,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
         }
     if kafka.security_protocol.endswith("SSL"):
         options["ssl_context"] = _ssl_context(settings)
+        cut_slow_ends()
     return options
 
 

@@ -25,6 +25,8 @@ class ExpectedNoise(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """True: log it."""
+        if record.levelno <= logging.DEBUG and any(_secret(arg) for arg in _args(record)):
+            return False
         if record.levelno > logging.ERROR or logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
             return True
         if record.levelno < logging.WARNING:
@@ -80,6 +82,11 @@ def _aftermath(record: logging.LogRecord) -> bool:
 
 def _args(record: logging.LogRecord) -> tuple[Any, ...]:
     return record.args if isinstance(record.args, tuple) else ()
+
+
+def _secret(arg: Any) -> bool:
+    """What a user shows to log in; with PLAIN that is the password."""
+    return type(arg).__name__.startswith("SaslAuthenticate")
 
 
 def _is_kafka_error(arg: Any) -> bool:

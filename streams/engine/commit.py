@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
@@ -154,4 +155,17 @@ async def stop_producer(producer: AIOKafkaProducer) -> None:
             await producer.stop()
     except (KafkaError, TimeoutError) as error:
         log.debug("producer did not stop cleanly", error=repr(error))
-        await producer.client.close()
+        await drop(producer.client)
+
+
+async def drop(client: AIOKafkaClient) -> None:
+    """Close the connections of a client whose own end did not come about, within a bound.
+
+    In a task: aiokafka waits for ends it has been cancelled in before, and would hand that cancel to us.
+    """
+    closing = asyncio.ensure_future(client.close())
+    await asyncio.wait([closing], timeout=CLOSE_TIMEOUT_S)
+    if not closing.done():
+        closing.cancel()
+    elif not closing.cancelled() and (error := closing.exception()) is not None:
+        log.debug("connections did not close cleanly", error=repr(error))

@@ -13,7 +13,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from streams.engine.commit import CLOSE_TIMEOUT_S
+from streams.engine.commit import CLOSE_TIMEOUT_S, drop
 from streams.engine.config import EngineConfig
 from streams.engine.faults import passing
 from streams.engine.feed import POLL_MS
@@ -151,7 +151,7 @@ async def close(consumer: AIOKafkaConsumer, timeout_s: float) -> None:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=CLOSE_TIMEOUT_S)
-        await consumer._client.close()
+        await drop(consumer._client)
 
 
 def _tasks(consumer: AIOKafkaConsumer) -> list[tuple[str, asyncio.Task[object]]]:

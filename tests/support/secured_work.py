@@ -104,7 +104,7 @@ def agents(work: Work) -> Fleet:
     fleet = Fleet(
         {
             "good": compute(lambda payload: {"value": payload.get("say"), "confidence": 0.9}),
-            "busy": [status(429, retry_after="3", times=1), answer()],
+            "busy": [status(429, retry_after="4", times=1), answer()],
             "hang": hang(),
         }
     )
@@ -167,10 +167,13 @@ def _tasks(work: Work, folder: Path) -> None:
     # Without a key they lie anywhere, and are sent on to the agent's home.
     away = [{"id": f"away{n}", "type": "agent", "target": "good", "payload": {"say": n}} for n in range(TASKS)]
     work.send("producer", "tasks", *away)
-    work.send("producer", "tasks", {"id": "busy1", "type": "agent", "target": "busy", "payload": {}}, key=b"busy")
+    busy = [{"id": f"busy{n}", "type": "agent", "target": "busy", "payload": {"n": n}} for n in range(2)]
+    for task in busy:  # the second comes while the agent wants to be left alone: it is parked
+        work.send("producer", "tasks", task, key=b"busy")
+        time.sleep(0.5)
     work.send("producer", "tasks", {"id": "far1", "type": "agent", "target": "far", "payload": {}}, key=b"far")
     work.send("producer", "tasks", {"id": "p1", "type": "pattern", "target": "twice", "payload": {}})
-    last = {"busy1", "far1", "p1", *(row["id"] for row in away)}
+    last = {"busy0", "busy1", "far1", "p1", *(row["id"] for row in away)}
     work.until("results", lambda found: last <= {result["taskId"] for result in found})
 
 
