@@ -97,7 +97,8 @@ class TransactionalCommitter:
             self._batcher.lower_limits()
             raise Fenced(f"{self._id}: {error!r}") from error
         except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
-            raise Fenced(f"{self._id}: {told(error)}", passing(error)) from error
+            cause = _ended_by(producer) or error
+            raise Fenced(f"{self._id}: {told(cause)}", passing(cause)) from error
 
     async def close(self) -> None:
         producer, self._producer = self._producer, None
@@ -139,6 +140,12 @@ class PlainCommitter:
 
     async def close(self) -> None:
         return
+
+
+def _ended_by(producer: AIOKafkaProducer) -> BaseException | None:
+    """What put an end to the transaction. Whoever sends after that is told only that there is none."""
+    ending = producer._txn_manager._transaction_waiter
+    return ending.exception() if ending is not None and ending.done() and not ending.cancelled() else None
 
 
 async def _delivered(futures: list[asyncio.Future[Any]]) -> None:

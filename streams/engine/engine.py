@@ -213,7 +213,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
                 tell = log.warning if tries <= TELL_EVERY or tries % TELL_EVERY == 0 else log.debug
                 tell("partition could not be opened; trying again", partition=number, tries=tries, error=told(error))
                 await home.close()
-                refused += START_TRIES // DENIED_TRIES if denied(error) else not passing(error)
+                refused += max(1, START_TRIES // DENIED_TRIES) if denied(error) else not passing(error)
                 last = error
                 pause_s = min(max(RESTART_PAUSE_S, pause_s * 2), MAX_START_PAUSE_S)
                 continue

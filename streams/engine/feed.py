@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import GroupAuthorizationFailedError, IllegalStateError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.faults import passing, told
@@ -31,6 +31,8 @@ a dozen turns, take seconds: all that is not committed is done again after a kil
 UNREADABLE_PAUSE_S = 30.0
 LISTEN_PAUSE_S = 1.0
 FAILED_PAUSE_S = 0.1
+TELL_S = 5.0
+"""A failure that goes on is told this often."""
 GIVE_UP_S = 60.0
 """Polls that are refused for so long without one that works: no wait will mend it."""
 
@@ -61,6 +63,7 @@ class Feed:
         self._aside: set[TopicPartition] = set()
         self._wanted: list[TopicPartition] = []
         self._failing_since: float | None = None
+        self._told = "", 0.0
 
     @property
     def polled(self) -> list[TopicPartition]:
@@ -202,6 +205,11 @@ class Feed:
             except UnicodeDecodeError:
                 self._rewind([tp])
                 batches = await salvage(self._consumer, tp)
+            except GroupAuthorizationFailedError as error:  # no fault of the partition's
+                self._rewind([tp])
+                self._poll_failed(error)
+                await asyncio.sleep(FAILED_PAUSE_S)
+                return
             except Exception as error:
                 self._rewind([tp])
                 self._set_aside(tp, error)
@@ -211,7 +219,9 @@ class Feed:
 
     def _poll_failed(self, error: Exception) -> None:
         now = asyncio.get_running_loop().time()
-        log.warning("the group or a poll failed; trying again", error=told(error))
+        if (words := told(error)) != self._told[0] or now - self._told[1] >= TELL_S:
+            self._told = words, now
+            log.warning("the group or a poll failed; trying again", error=words)
         if self._failing_since is None:
             self._failing_since = now
         elif now - self._failing_since > GIVE_UP_S and not passing(error):

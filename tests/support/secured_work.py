@@ -61,7 +61,8 @@ class Work:
 
     def rights(self, who: Who) -> list[Any]:
         """What the table gives them."""
-        return grants([who], self.prefix, self.app, agent_topics=[f"{self.app}-requests"], group=GROUP)
+        group = GROUP if who == "consumer" else None
+        return grants([who], self.prefix, self.app, agent_topics=[f"{self.app}-requests"], group=group)
 
     def command(self, user: str, *words: str, expect: int = 0, **env: str) -> str:
         """Run a command of parallax as a user; what it printed."""
@@ -148,9 +149,10 @@ def workers(work: Work, fleet: Fleet, folder: Path) -> Iterator[None]:
 
 def everything(work: Work, fleet: Fleet, folder: Path) -> None:
     """All that users, agents and records can ask for."""
-    for name in ("good", "busy", "hang", "far"):
-        limits = ("--max-concurrency", "20", "--max-requests", "100000")
-        work.command("operator", "agents", "add", name, fleet.agents[name].endpoint, *limits)
+    file = folder / "agents.jsonl"
+    rows = [{"id": name, "endpoint": agent.endpoint, "limits": LIMITS} for name, agent in fleet.agents.items()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    work.command("operator", "agents", "add", "--file", str(file))
     _tasks(work, folder)
     _plans(work, folder)
     _points(work)
@@ -232,12 +234,13 @@ def _commands(work: Work) -> None:
         "stats": ("stats", "good", "-o", "json"),
         "anomalies": ("anomalies", "-o", "jsonl"),
         "letters": ("dlq", "ls", "-o", "jsonl"),
-        "replay": ("dlq", "replay", "--all", "plans"),
+        "replay": ("dlq", "replay", "--all"),
         "feedback": ("feedback", "t1", "failure"),
-        "cancel": ("cancel", "t1"),
+        "cache": ("cache", "clear"),
     }.items():
         more = ("--max", str(TASKS)) if name == "tail" else ()
         work.said[name] = work.command("operator", *words, *more)
+    work.command("producer", "cancel", "t1")
     _subscribe(work)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiokafka.errors import (
+    IllegalOperation,
     KafkaError,
     NodeNotReadyError,
     NotEnoughReplicasError,
@@ -15,14 +18,19 @@ from aiokafka.errors import (
 
 from streams.engine.batcher import Batcher
 from streams.engine.commit import Fenced, PlainCommitter, TransactionalCommitter
+from streams.engine.faults import passing, told
 from streams.rules.records import Output
 
 
 class FailingProducer:
-    """Its transactions and batches end in this."""
+    """Its transactions and batches end in this. `cause`: what aiokafka knows of the transaction's end and does not say."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, cause: Exception | None = None) -> None:
         self.error = error
+        waiter = asyncio.get_running_loop().create_future() if cause else None
+        if waiter is not None:
+            waiter.set_exception(cause)
+        self._txn_manager = SimpleNamespace(_transaction_waiter=waiter)
 
     async def begin_transaction(self) -> None:
         """Fails."""
@@ -57,6 +65,26 @@ async def test_a_failed_commit_tells_whether_waiting_helps(error: Exception, pas
         with pytest.raises(Fenced) as caught:
             await committer.commit([], {})
         assert caught.value.passing is passing
+
+
+async def test_a_refusal_is_told_where_aiokafka_only_says_that_there_is_no_transaction() -> None:
+    """Nor is it taken for something that passes."""
+    cause = TopicAuthorizationFailedError({"p.results"})
+    producer = cast("Any", FailingProducer(IllegalOperation("Can't send messages while not in transaction"), cause))
+    committer = TransactionalCommitter({}, "id", "group", cast("Batcher", FailingBatcher()))
+    committer._producer = producer
+    with pytest.raises(Fenced, match=r"^id: Kafka refuses access to topic p\.results; what is needed") as caught:
+        await committer.commit([], {})
+    assert not caught.value.passing
+
+
+def test_a_refusal_that_aiokafka_wrapped_does_not_pass() -> None:
+    """Its own errors say nothing of their cause."""
+    wrapped = KafkaError("Unexpected error during batch delivery")
+    assert passing(wrapped)
+    wrapped.__cause__ = TopicAuthorizationFailedError("p.tasks")
+    assert not passing(wrapped)
+    assert told(wrapped).startswith("Kafka refuses access to topic p.tasks;")
 
 
 class WritingDown:

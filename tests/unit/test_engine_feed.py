@@ -336,7 +336,9 @@ async def test_what_cannot_be_opened_at_all_fails_the_engine(rig: MakeRig, monke
     one = await rig()
     one.prepare = lambda committer: committer.start_errors.append(TransactionalIdAuthorizationFailed())
     await one.consumer.assign(*tps(3))
-    with pytest.raises(RuntimeError, match="partition 3 could not be opened in 2 tries"):
+    with pytest.raises(
+        RuntimeError, match="partition 3 could not be opened in 2 tries: Kafka refuses access to transactional id;"
+    ):
         await asyncio.wait_for(one.engine.failed(), 5)
 
 

@@ -180,3 +180,16 @@ async def test_a_client_that_cannot_be_started_is_closed() -> None:
     with pytest.raises(kafka_errors.KafkaConnectionError):
         await start(producer)
     assert producer._closed
+
+
+def test_no_login_goes_to_a_debug_log(caplog: pytest.LogCaptureFixture) -> None:
+    """aiokafka logs every request it sends; with PLAIN one of them holds the password."""
+    from aiokafka.protocol.admin import SaslAuthenticateRequest_v1
+
+    noise = logging.getLogger("aiokafka.test")
+    quiet_logs()
+    with caplog.at_level(logging.DEBUG, "aiokafka.test"):
+        noise.debug("Request to %s %s: %s", "b:9092", 3, SaslAuthenticateRequest_v1(b"\0me\0hidden"))
+        noise.debug("Request to %s %s: %s", "b:9092", 4, "Metadata")
+    assert "hidden" not in caplog.text
+    assert "Metadata" in caplog.text
