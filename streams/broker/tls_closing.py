@@ -18,9 +18,10 @@ _usual = AIOKafkaConnection.close
 
 
 def _close(self: Any, reason: Any = None, exc: BaseException | None = None) -> Any:
-    transport = None if self._writer is None else self._writer.transport
+    encrypted = self._writer is not None and self._security_protocol.endswith("SSL")
+    transport = self._writer.transport if encrypted else None
     ended = _usual(self, reason, exc)
-    if transport is not None and transport.get_extra_info("ssl_object") is not None and not self._loop.is_closed():
+    if transport is not None and not self._loop.is_closed():
         loop: asyncio.AbstractEventLoop = self._loop
         loop.call_later(GRACE_S, transport.abort)
     return ended
