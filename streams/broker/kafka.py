@@ -130,7 +130,7 @@ async def reach(settings: Settings, timeout_s: float) -> None:
     """
     options = client_options(settings)
     deadline = time.monotonic() + timeout_s
-    reason = f"no answer within {timeout_s:g} s"
+    reason, said = f"no answer within {timeout_s:g} s", ""
     while True:
         addresses = _addresses(settings)
         for at, (host, port) in enumerate(addresses):
@@ -141,7 +141,8 @@ async def reach(settings: Settings, timeout_s: float) -> None:
                 # One that is frozen takes connections and says nothing: it must leave time for the others.
                 await _answers(options, host, port, min(left_s / (len(addresses) - at), CONNECT_TIMEOUT_S))
             except (kafka_errors.KafkaError, OSError, UnicodeError) as error:  # UnicodeError: a name too long for DNS
-                reason = _reason(error, settings)
+                # The last try has little time left: that it had too little says less than what came before.
+                reason = said = reason if said and isinstance(error, TimeoutError) else _reason(error, settings)
                 if _hopeless(error):
                     deadline = 0.0
             else:
