@@ -489,6 +489,23 @@ async def test_polls_that_are_refused_for_long_fail_the_engine(rig: MakeRig, mon
         await asyncio.wait_for(one.engine.failed(), 5)
 
 
+async def test_a_refused_group_is_no_partitions_fault_and_is_not_told_each_time(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No partition is set aside for it, so all go on at once when the right is given back."""
+    monkeypatch.setattr(feed_module, "FAILED_PAUSE_S", 0.005)
+    one = await rig()
+    await one.ready()
+    one.consumer.group_error = GroupAuthorizationFailedError("g")
+    one.consumer.write(TASKS, 3)
+    await until(lambda: one.engine.feed.failing_s > 0.2)
+    told = capsys.readouterr().out
+    assert told.count("Kafka refuses access to group g; what is needed") == 1
+    assert "a partition cannot be read" not in told
+    one.consumer.group_error = None
+    await until(lambda: one.taken == [0, 1, 2])
+
+
 async def test_polls_that_fail_for_want_of_brokers_are_waited_out(
     rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
