@@ -196,6 +196,7 @@ class Settings(Section):
     session_timeout: DurationMs = 10_000
     web_host: str = "127.0.0.1"
     web_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    web_advertise: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None
     grpc_host: str = "127.0.0.1"
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 50_051
     grpc_advertise: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None

@@ -39,6 +39,15 @@ BROKER_TIMEOUT_S = 2.0
 EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not listened on
 
 
+def reachable_at(wished: str | None, url: str, host: str, hostname: str) -> str:
+    """As wished (port 0: the bound one), else where it listens; a worker that listens everywhere is found by its host's name."""
+    port = url.rpartition(":")[2]
+    if wished is None:
+        return f"http://{hostname}:{port}" if host in EVERYWHERE else url
+    name, _, wished_port = wished.rpartition(":")
+    return f"http://{name}:{port if wished_port == '0' else wished_port}"
+
+
 class WebServer:
     """One worker's pages. `engine`, `agents`, `standings`, `plans` and `stats` are set as they come up."""
 
@@ -101,9 +110,8 @@ class WebServer:
 
     @property
     def reachable(self) -> str:
-        """The address other workers find this one at: a worker that listens everywhere is found by its host's name."""
-        port = self.url.rpartition(":")[2]
-        return f"http://{socket.gethostname()}:{port}" if self._settings.web_host in EVERYWHERE else self.url
+        """The address other workers find this one at."""
+        return reachable_at(self._settings.web_advertise, self.url, self._settings.web_host, socket.gethostname())
 
     async def _livez(self, request: web.Request) -> web.Response:
         return json_answer({"status": "ok"})

@@ -21,8 +21,8 @@ from streams.cli.output import json_line, line, say
 if TYPE_CHECKING:
     from streams.settings import Settings
 
-STOP_LIMIT_S = 45.0
-"""A drain, the commits after it and the statistics' farewell end well within this, or never."""
+AFTER_DRAIN_S = 25.0
+"""The commits after a drain and the statistics' farewell end well within this, or never."""
 
 Roles = Annotated[
     str | None, typer.Option(metavar="ROLE,...", help="what this worker does: dispatch, plans, stats; all by default")
@@ -91,13 +91,16 @@ async def _work(settings: Settings, form: Format) -> int:
     from streams import worker as engine
 
     stop = asyncio.Event()
-    signals = stop_on_signals(stop)
+    signals = stop_on_signals(stop, settings.dispatch.stop_timeout / 1000 + AFTER_DRAIN_S)
     await engine.run(settings, on_ready=lambda addresses: _ready(addresses, form), stop=stop)
     return INTERRUPTED if signal.SIGINT in signals else OK
 
 
-def stop_on_signals(stop: asyncio.Event) -> list[signal.Signals]:
-    """Set `stop` on SIGTERM or SIGINT; the list returned tells later which came. A second SIGINT interrupts at once."""
+def stop_on_signals(stop: asyncio.Event, limit_s: float) -> list[signal.Signals]:
+    """Set `stop` on SIGTERM or SIGINT; the list returned tells later which came. A second SIGINT interrupts at once.
+
+    Whoever has not ended `limit_s` after that is ended.
+    """
     loop = asyncio.get_running_loop()
     came: list[signal.Signals] = []
 
@@ -109,7 +112,7 @@ def stop_on_signals(stop: asyncio.Event) -> list[signal.Signals]:
                 + ("; Ctrl-C again to quit" if which == signal.SIGINT else "")
             )
             # The brokers may be gone, and with them any end to waiting for them.
-            loop.call_later(STOP_LIMIT_S, _end_at_once, "parallax: stopping took too long; ended", FAILED)
+            loop.call_later(limit_s, _end_at_once, "parallax: stopping took too long; ended", FAILED)
         elif which == signal.SIGINT:
             _end_at_once("parallax: ended at once; calls under way are left to the next worker", INTERRUPTED)
         stop.set()
