@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer
 from schemas.topics import full_name
 from streams.engine.batcher import Batcher
 from streams.settings import Settings
+from streams.statistics.assignor import StatsAssignor
 from streams.statistics.table import CHANGELOG, StatsTable
 from streams.statistics.transport import Carrier, LedgerConsumer, StatsTransport
 
@@ -47,6 +48,7 @@ class StatsApp(faust.App):
             group_id(settings),
             broker=f"kafka://{settings.bootstrap_servers.split(',')[0]}",
             store="memory://",
+            PartitionAssignor=StatsAssignor,
             autodiscover=False,
             web_enabled=False,
             canonical_url=address or f"http://{settings.web_host}:{settings.web_port}",

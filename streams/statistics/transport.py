@@ -280,7 +280,7 @@ class StatsConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
         app, conf = self.app, self.app.conf
         self._assignor = app.assignor
-        return AIOKafkaConsumer(
+        consumer = AIOKafkaConsumer(
             **app.client_options,
             client_id=f"{conf.id}-{conf.consumer_group_instance_id or 'member'}",
             group_id=conf.id,
@@ -296,6 +296,8 @@ class StatsConsumerThread(driver.AIOKafkaConsumerThread):
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
             fetch_max_wait_ms=500,
         )
+        app.assignor.asks_again = lambda: consumer._coordinator.request_rejoin()
+        return consumer
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Raises `KafkaError`; Faust would crash the app for errors that the next commit does not have."""

@@ -1,0 +1,42 @@
+"""Faust's assignor, for members that come back under their name at another address.
+
+In: what the group's leader dealt out. Out: the same, with this worker's address as it is now. The broker gives a member with a
+name of its own (`--instance-id`) the assignment it had before it went away, made for its old address; Faust takes that for a
+fault, and its coordinator ends there for good. `asks_again` is called then: the group is to be dealt out anew, or others keep
+the old address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from faust.assignor.client_assignment import ClientMetadata
+from faust.assignor.partition_assignor import PartitionAssignor
+
+
+class StatsAssignor(PartitionAssignor):
+    """One app's. `asks_again`: set by whoever owns the consumer."""
+
+    asks_again: Callable[[], None] | None = None
+
+    def on_assignment(self, assignment: Any) -> None:
+        """Take what was dealt out, whatever address it was meant for."""
+        told = ClientMetadata.loads(self._decompress(assignment.user_data))
+        own = str(self._url)
+        if told.url == own:
+            super().on_assignment(assignment)
+            return
+        shared = {own if url == told.url else url: parts for url, parts in told.changelog_distribution.items()}
+        here = ClientMetadata(
+            assignment=told.assignment,
+            url=own,
+            changelog_distribution=shared,
+            external_topic_distribution=told.external_topic_distribution,
+            topic_groups=told.topic_groups,
+        )
+        data = self._compress(here.dumps())
+        super().on_assignment(ConsumerProtocolMemberAssignment(assignment.version, assignment.assignment, data))
+        if self.asks_again is not None:
+            self.asks_again()
