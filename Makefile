@@ -50,16 +50,17 @@ arch: setup ## Check the laws of the house (import-linter)
 lock: setup ## Resolve and hash-pin the dependencies again
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra embedded --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-dev.lock
 	$(BIN)/uv pip compile pyproject.toml --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements.lock
+	$(BIN)/uv pip compile --group deploy --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-deploy.lock
 
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
 test: setup ## Test all that needs no Java: rules, contracts, pipelines on the embedded broker
-	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool"
+	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy"
 
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
 	$(BIN)/python -m tests.support.kafka fetch
-	$(BIN)/pytest -q -m "kafka and not chaos"
+	$(BIN)/pytest -q -m "kafka and not chaos and not deploy"
 
 .PHONY: test-browser
 test-browser: setup ## Test the live page in a browser (needs Debian's chromium)
@@ -68,6 +69,15 @@ test-browser: setup ## Test the live page in a browser (needs Debian's chromium)
 .PHONY: test-rules
 test-rules: setup ## Test the alerts and the names of metrics (needs promtool, of Debian's package prometheus)
 	$(BIN)/pytest -q -m promtool
+
+$(VENV)/.deploy-installed: deploy/requirements-deploy.lock $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-deploy.lock
+	@touch $@
+
+.PHONY: test-deploy
+test-deploy: $(VENV)/.deploy-installed ## Test what deploy/ holds; the image and compose need root, mmdebstrap, Java and Maven
+	@$(BIN)/python -m tests.support.kafka fetch
+	$(BIN)/pytest -q -m deploy
 
 .PHONY: check
 check: lint types arch test ## What the hook runs: lint, types, architecture, tests
@@ -124,9 +134,10 @@ bench-fairness: setup ## What a dead, a slow and a failing agent cost seventeen 
 	$(BIN)/python -m tests.bench.fairness
 
 .PHONY: schemas
-schemas: setup ## Generate schemas/json and schemas/asyncapi.yaml from models and topics again
+schemas: setup ## Generate schemas/json, schemas/asyncapi.yaml and deploy/strimzi from models and topics again
 	$(BIN)/parallax docs schemas --write schemas/json
 	$(BIN)/parallax docs asyncapi --bootstrap-servers localhost:9092 --topic-prefix parallax. --write schemas/asyncapi.yaml
+	$(BIN)/parallax docs strimzi --topic-prefix parallax. --write deploy/strimzi
 
 # The name under which a file is registered at run time is that of the generated module.
 .PHONY: protos
