@@ -27,6 +27,7 @@ from streams.cli import (
     plan,
     process,
     stats,
+    strimzi,
     submit,
     tail,
     task,
@@ -65,6 +66,7 @@ def build() -> typer.Typer:
     app.command("doctor")(doctor.doctor)
     app.command("config")(info.config)
     info.docs_app.command("acls")(acls.acls)
+    info.docs_app.command("strimzi")(strimzi.strimzi)
     app.add_typer(info.docs_app, name="docs")
     app.command("version")(info.version)
     return app
