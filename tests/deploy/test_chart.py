@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from schemas.topics import DEFAULT_PREFIX, TOPICS
 from streams.cli.process import AFTER_DRAIN_S
 from streams.rules.roster import parse
 from streams.settings import Settings, load
-from tests.support.charts import VALUES, Json, environment, lint, of_kind, pods, render, unrestricted, values
+from tests.support.charts import ROOT, VALUES, Json, environment, lint, of_kind, pods, render, unrestricted, values
 
 pytestmark = pytest.mark.deploy
 
@@ -228,6 +230,18 @@ def test_prometheus_scrapes_every_worker_once_in_a_job_that_the_alerts_know() ->
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert endpoint["path"] == "/metrics"
     assert "parallax" in service["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+
+
+def test_alerts_and_dashboard_are_those_of_this_folder() -> None:
+    """The chart holds no second copy."""
+    objects = render(values("strimzi"))
+    [rule] = of_kind(objects, "PrometheusRule").values()
+    assert rule["spec"] == yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text("utf-8"))
+    board = of_kind(objects, "ConfigMap")["r-parallax-streams-dashboard"]
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(board["data"]["parallax.json"]) == json.loads(
+        (ROOT / "deploy/grafana/parallax.json").read_text("utf-8")
+    )
 
 
 def test_keda_speaks_to_a_guarded_broker_as_workers_do() -> None:

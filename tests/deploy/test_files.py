@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from jsonschema import Draft7Validator
 
 from streams.cli.process import AFTER_DRAIN_S
@@ -27,6 +28,7 @@ rules:
   document-start: disable
   truthy: {check-keys: false}
   braces: {max-spaces-inside: 1}
+  comments: {min-spaces-from-content: 1}
 """
 
 
@@ -69,7 +71,7 @@ def test_yamllint_finds_no_fault() -> None:
 def test_nothing_is_published_beyond_this_machine() -> None:
     """Docker opens the firewall for whatever it publishes."""
     published = [port for service in services().values() for port in service.get("ports", [])]
-    assert len(published) >= 3
+    assert len(published) >= 5
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
@@ -108,3 +110,19 @@ def test_whoever_waits_waits_for_something_that_can_come_about() -> None:
                 assert services()[other]["restart"] == "no"
         assert ":" in service["image"]
         assert not service["image"].endswith(":latest")
+
+
+def test_what_is_mounted_is_there() -> None:
+    """Docker makes a directory of a file that is missing."""
+    mounted = [volume.split(":")[0] for service in services().values() for volume in service.get("volumes", [])]
+    files = [name for name in mounted if name.startswith("./")]
+    assert len(files) >= 3
+    assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_prometheus_looks_at_the_worker() -> None:
+    """At the port it listens on, in a job that the rules know by its name."""
+    config = yaml.safe_load(document()["configs"]["prometheus"]["content"])
+    [job] = config["scrape_configs"]
+    assert "parallax" in job["job_name"]
+    assert job["static_configs"] == [{"targets": [f"worker:{Settings().web_port}"]}]
