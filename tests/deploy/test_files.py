@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from jsonschema import Draft7Validator
+from jsonschema import Draft202012Validator
 
 from streams.cli.process import AFTER_DRAIN_S
 from streams.settings import Settings, load
@@ -45,7 +45,7 @@ def test_compose_is_what_the_specification_says() -> None:
     assert found is not None
     assert found.origin is not None
     schema = Path(found.origin).parent / "builtin_schemas" / "vendor" / "compose-spec.json"
-    validator = Draft7Validator(json.loads(schema.read_text("utf-8")))
+    validator = Draft202012Validator(json.loads(schema.read_text("utf-8")))
     assert [error.message for error in validator.iter_errors(document())] == []
 
 
