@@ -1,7 +1,8 @@
-"""The topics as Strimzi's operator takes them: `KafkaTopic` resources in place of `parallax topics apply`. Pure.
+"""Topics and users as Strimzi's operators take them: `KafkaTopic`s in place of `parallax topics apply`, `KafkaUser`s. Pure.
 
-In: the table of topics, the Kafka cluster's name, partitions and copies. Out: one resource a topic, dead letters included, with
-the same settings as `topics apply` gives them. Never writes a file; `parallax docs strimzi` does.
+In: the tables of topics and of rights, the Kafka cluster's name, partitions and copies. Out: one resource a topic, dead letters
+included, with the same settings as `topics apply` gives them; one a user, with the rights it needs and no more. Never writes a
+file; `parallax docs strimzi` does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from schemas.access import Who, grants, strimzi_acls
 from schemas.topics import (
     DEFAULT_PARTITIONS,
     DEFAULT_PREFIX,
@@ -21,6 +23,13 @@ from schemas.topics import (
 API_VERSION = "kafka.strimzi.io/v1"
 DEFAULT_CLUSTER = "my-cluster"
 DEFAULT_REPLICAS = 3
+USERS: tuple[tuple[str, tuple[Who, ...]], ...] = (
+    ("parallax-streams", ("dispatch", "plans", "stats")),
+    ("parallax-producer", ("producer",)),
+    ("parallax-consumer", ("consumer",)),
+    ("parallax-operator", ("operator",)),
+)
+"""Workers, whoever submits and waits, whoever reads (in groups that begin with its own name), whoever works with the commands."""
 PART_OF = {"app.kubernetes.io/part-of": "parallax-streams"}
 
 
@@ -44,6 +53,22 @@ def kafka_topics(
         )
         for name, count, config in _rows(prefix)
     ]
+
+
+def kafka_users(
+    cluster: str = DEFAULT_CLUSTER, prefix: str = DEFAULT_PREFIX, app_id: str = "parallax-streams"
+) -> list[dict[str, Any]]:
+    """A `KafkaUser` with a password (SCRAM-SHA-512) for each of `USERS`. Topics are the operator's, so nobody may create them.
+
+    >>> [user["metadata"]["name"] for user in kafka_users()][:2]
+    ['parallax-streams', 'parallax-producer']
+    """
+    found = []
+    for name, who in USERS:
+        acls = strimzi_acls(grants(who, prefix, app_id, group=name if "consumer" in who else None))
+        spec = {"authentication": {"type": "scram-sha-512"}, "authorization": {"type": "simple", "acls": acls}}
+        found.append(_resource("KafkaUser", name, cluster, spec))
+    return found
 
 
 def _rows(prefix: str) -> Iterator[tuple[str, int | None, dict[str, str]]]:

@@ -1,4 +1,4 @@
-"""`parallax docs strimzi`: the topics as resources for Strimzi's operators. No broker and no cluster is asked.
+"""`parallax docs strimzi`: topics and users as resources for Strimzi's operators. No broker and no cluster is asked.
 
 In: the settings in force, the Kafka cluster's name, numbers. Out: YAML for `kubectl apply`, or a file of it.
 """
@@ -22,35 +22,36 @@ def strimzi(
     partitions: Partitions = None,
     replication_factor: Replication = None,
     write: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="write topics.yaml into DIR instead", show_default=False)
+        Path | None,
+        typer.Option(metavar="DIR", help="write topics.yaml and users.yaml into DIR instead", show_default=False),
     ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """The topics as KafkaTopic resources of Strimzi's, with three copies each unless told otherwise.
+    """Topics (three copies each unless told otherwise) and users as KafkaTopic and KafkaUser resources of Strimzi's.
 
-    They take the place of parallax topics apply. Names are those of the settings in force.
+    The topics take the place of parallax topics apply; the users are workers, producers, consumers and operators. Names are
+    those of the settings in force.
     """
-    from schemas.strimzi import DEFAULT_CLUSTER, DEFAULT_REPLICAS, kafka_topics
+    from schemas.strimzi import DEFAULT_CLUSTER, DEFAULT_REPLICAS, kafka_topics, kafka_users
     from schemas.topics import DEFAULT_PARTITIONS
 
     settings = settings_from(bootstrap_servers, topic_prefix)
-    found = kafka_topics(
-        cluster or DEFAULT_CLUSTER,
-        settings.topic_prefix,
-        partitions or DEFAULT_PARTITIONS,
-        replication_factor or DEFAULT_REPLICAS,
-    )
+    name, copies = cluster or DEFAULT_CLUSTER, replication_factor or DEFAULT_REPLICAS
+    topics = kafka_topics(name, settings.topic_prefix, partitions or DEFAULT_PARTITIONS, copies)
+    users = kafka_users(name, settings.topic_prefix, settings.app_id)
     if write is None:
+        found = topics + users
         line(pages(found) if output in (None, Format.text) else json_text(found, output))
         return
     write.mkdir(parents=True, exist_ok=True)
-    (write / "topics.yaml").write_text(f"{MADE}{pages(found)}\n", "utf-8")
-    say(f"wrote {len(found)} topics to {write / 'topics.yaml'}")
+    for file, resources in (("topics.yaml", topics), ("users.yaml", users)):
+        (write / file).write_text(f"{MADE}{pages(resources)}\n", "utf-8")
+    say(f"wrote {len(topics)} topics and {len(users)} users to {write}")
 
 
-MADE = "# Generated from schemas/topics.py: make schemas, or parallax docs strimzi with your prefix, numbers and cluster.\n"
+MADE = "# Generated from schemas/: make schemas, or parallax docs strimzi with your prefix, numbers and cluster.\n"
 
 
 def pages(resources: list[dict[str, Any]]) -> str:

@@ -29,6 +29,7 @@ rules:
   truthy: {check-keys: false}
   braces: {max-spaces-inside: 1}
   comments: {min-spaces-from-content: 1}
+  indentation: {indent-sequences: consistent}
 """
 
 

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from schemas.strimzi import kafka_topics
+from schemas.access import grants, strimzi_acls
+from schemas.strimzi import USERS, kafka_topics, kafka_users
 from streams.broker.topics_admin import wanted
 from streams.cli.main import invoke
 from streams.cli.strimzi import MADE, pages
 
-COMMITTED = Path(__file__).resolve().parents[2] / "deploy" / "strimzi" / "topics.yaml"
+DIRECTORY = Path(__file__).resolve().parents[2] / "deploy" / "strimzi"
 DNS = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 
 
-def test_the_committed_file_is_in_step() -> None:
+@pytest.mark.parametrize(("file", "found"), [("topics.yaml", kafka_topics()), ("users.yaml", kafka_users())])
+def test_the_committed_files_are_in_step(file: str, found: list[dict[str, Any]]) -> None:
     """Regenerate with `make schemas`."""
-    assert COMMITTED.read_text("utf-8") == f"{MADE}{pages(kafka_topics())}\n"
-    assert list(yaml.safe_load_all(COMMITTED.read_text("utf-8"))) == kafka_topics()
+    text = (DIRECTORY / file).read_text("utf-8")
+    assert text == f"{MADE}{pages(found)}\n"
+    assert list(yaml.safe_load_all(text)) == found
+
+
+def test_users_may_what_the_table_of_rights_says() -> None:
+    """And are what the operator reads: the version since 1.0, `operations` in place of `operation`."""
+    for user, (name, who) in zip(kafka_users("north", "p.", "shop"), USERS, strict=True):
+        assert (user["apiVersion"], user["kind"]) == ("kafka.strimzi.io/v1", "KafkaUser")
+        assert user["metadata"]["name"] == name
+        assert user["metadata"]["labels"]["strimzi.io/cluster"] == "north"
+        assert user["spec"]["authentication"] == {"type": "scram-sha-512"}
+        group = name if who == ("consumer",) else None
+        assert user["spec"]["authorization"] == {
+            "type": "simple",
+            "acls": strimzi_acls(grants(who, "p.", "shop", group=group)),
+        }
+        for acl in user["spec"]["authorization"]["acls"]:
+            assert acl.keys() == {"resource", "operations"}
+            assert acl["resource"].keys() == {"type", "name", "patternType"}
+            assert "Create" not in acl["operations"] or acl["resource"]["name"] == "p.stats-changelog"
 
 
 @pytest.mark.parametrize("prefix", ["parallax.", "acme."])
@@ -51,6 +73,7 @@ def test_the_command_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[s
     """To stdout as YAML, or into a directory."""
     assert invoke(["docs", "strimzi", "--cluster", "north", "--partitions", "4", "--topic-prefix", "p."]) == 0
     printed = list(yaml.safe_load_all(capsys.readouterr().out))
-    assert printed == kafka_topics("north", "p.", 4)
+    assert printed == kafka_topics("north", "p.", 4) + kafka_users("north", "p.")
     assert invoke(["docs", "strimzi", "--topic-prefix", "parallax.", "--write", str(tmp_path)]) == 0
-    assert (tmp_path / "topics.yaml").read_text("utf-8") == COMMITTED.read_text("utf-8")
+    for file in ("topics.yaml", "users.yaml"):
+        assert (tmp_path / file).read_text("utf-8") == (DIRECTORY / file).read_text("utf-8")
