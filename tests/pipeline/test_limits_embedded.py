@@ -260,7 +260,9 @@ async def test_tasks_for_any_agent_find_those_that_can(run: Run) -> None:
         await run.send("tasks", anyone[60:])
         results = await run.results(f"any-{n}" for n in range(120))
         assert {result["status"] for result in results.values()} == {"success"}
-        assert {results[f"any-{n}"]["agentId"] for n in range(60, 120)} == {"well", "ill"}
+        answered = {results[f"any-{n}"]["agentId"] for n in range(60, 120)}
+        assert "ill" in answered, "it is well again, and has work again"
+        assert answered <= {"well", "ill"}
         for kind in ("agent:unhealthy", "agent:healthy"):
             assert [data["agentId"] for data in await run.events(kind)] == ["ill"]
         assert b"parallax_tasks_rerouted_total" in await run.get("/metrics")
