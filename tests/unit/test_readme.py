@@ -33,6 +33,6 @@ def test_every_setting_it_names_exists() -> None:
     known = known_names()
     for row in table.splitlines()[2:]:
         names = re.findall(r"`([^`]+)`", row.split("|")[1])
-        section = names[0].split(".")[0]
+        section = names[0].rpartition(".")[0]
         for name in names:
-            assert (name if "." in name else f"{section}.{name}") in known, name
+            assert (f"{section}.{name}" if section and "." not in name else name) in known, name
