@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas.topics import full_name
 from streams.broker.client import require_topics
-from streams.broker.kafka import client_options
+from streams.broker.kafka import client_options, start
 from streams.demo.board import task_id
 from streams.demo.models import Row
 from streams.settings import Settings
@@ -59,7 +59,7 @@ async def send(
     producer = AIOKafkaProducer(**client_options(settings), acks="all")
     topic = full_name("tasks", settings.topic_prefix)
     clock = asyncio.get_running_loop().time
-    await producer.start()
+    await start(producer)
     try:
         begun, count, more = clock(), 0, True
         while more:
@@ -89,7 +89,7 @@ async def subscribed(settings: Settings, names: Sequence[str], *, from_beginning
         auto_offset_reset="earliest",
         isolation_level="read_committed",
     )
-    await consumer.start()
+    await start(consumer)
 
     async def read() -> list[tuple[str, dict[str, Any]]]:
         batches = await consumer.getmany(timeout_ms=POLL_MS)
