@@ -32,20 +32,11 @@ from streams.roles.plans import Coordination
 from streams.roles.plans_desk import PlansDesk
 from streams.roles.stats import StatsKeeper
 from streams.roles.stats_desk import StatsDesk
+from streams.rules.addresses import advertised
 from streams.settings import Settings
 
 BROKER_CHECK_S = 5.0
 BROKER_TIMEOUT_S = 2.0
-EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not listened on
-
-
-def reachable_at(wished: str | None, url: str, host: str, hostname: str) -> str:
-    """As wished (port 0: the bound one), else where it listens; a worker that listens everywhere is found by its host's name."""
-    port = url.rpartition(":")[2]
-    if wished is None:
-        return f"http://{hostname}:{port}" if host in EVERYWHERE else url
-    name, _, wished_port = wished.rpartition(":")
-    return f"http://{name}:{port if wished_port == '0' else wished_port}"
 
 
 class WebServer:
@@ -111,7 +102,8 @@ class WebServer:
     @property
     def reachable(self) -> str:
         """The address other workers find this one at."""
-        return reachable_at(self._settings.web_advertise, self.url, self._settings.web_host, socket.gethostname())
+        bound = self.url.removeprefix("http://")
+        return f"http://{advertised(self._settings.web_advertise, bound, socket.gethostname())}"
 
     async def _livez(self, request: web.Request) -> web.Response:
         return json_answer({"status": "ok"})

@@ -34,6 +34,7 @@ from streams.gateway.metrics import GatewayMetrics
 from streams.gateway.registry import GatewayRegistry
 from streams.gateway.sweeper import GatewaySweeper
 from streams.grpc_tls import towards_workers
+from streams.rules.addresses import advertised
 from streams.rules.records import Recorder
 from streams.settings import Settings
 
@@ -112,18 +113,6 @@ class GatewayStation:
     def _tell(self, kind: EventType, agent_id: str, data: dict[str, Any]) -> None:
         now_ms = time.time_ns() // 1_000_000
         self._sink.emit(self._recorder.event(kind, agent_id, {"agentId": agent_id} | data, now_ms, tail=f"/{now_ms}"))
-
-
-def advertised(wished: str | None, bound: str, hostname: str) -> str:
-    """Where other workers reach this one: as wished (port 0: the bound one), else where it listens; by name if everywhere.
-
-    >>> advertised(None, "0.0.0.0:5", "w1"), advertised(None, "127.0.0.1:5", "w1"), advertised("10.0.0.7:0", "[::]:5", "w1")
-    ('w1:5', '127.0.0.1:5', '10.0.0.7:5')
-    """
-    host, _, port = (wished or bound).rpartition(":")
-    if wished is None and host in ("0.0.0.0", "[::]", "::", ""):  # noqa: S104 - recognised, not bound
-        host = hostname
-    return f"{host}:{bound.rpartition(':')[2] if port == '0' else port}"
 
 
 def secret_of(reference: str | None) -> Secret | None:

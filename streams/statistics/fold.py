@@ -194,8 +194,8 @@ class Folder:
             if live is not None:
                 touched[live.key] = live
         now = time.monotonic()
-        for message in batch:
-            self._clock(message.partition).read(0, now)
+        for number in {message.partition for message in batch}:
+            self._clock(number).read(0, now)
         for live in touched.values():
             self._clock(live.series.partition).read(live.series.windows.watermark_ms, now)
         await self._store(touched.values(), outputs, now, releases)

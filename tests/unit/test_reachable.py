@@ -10,26 +10,26 @@ from typing import Any
 import pytest
 
 from streams.cli import process
+from streams.rules.addresses import advertised
 from streams.settings import Settings
-from streams.web import reachable_at
 
 
 @pytest.mark.parametrize(
-    ("wished", "url", "host", "told"),
+    ("wished", "url", "told"),
     [
-        (None, "http://0.0.0.0:5", "0.0.0.0", "http://w1:5"),
-        (None, "http://[::]:5", "::", "http://w1:5"),
-        (None, "http://127.0.0.1:5", "127.0.0.1", "http://127.0.0.1:5"),
-        ("w1.workers:0", "http://0.0.0.0:5", "0.0.0.0", "http://w1.workers:5"),
-        ("10.0.0.7:80", "http://127.0.0.1:5", "127.0.0.1", "http://10.0.0.7:80"),
-        ("[fd00::7]:80", "http://[::]:5", "::", "http://[fd00::7]:80"),
+        (None, "http://0.0.0.0:5", "http://w1:5"),
+        (None, "http://[::]:5", "http://w1:5"),
+        (None, "http://127.0.0.1:5", "http://127.0.0.1:5"),
+        ("w1.workers:0", "http://0.0.0.0:5", "http://w1.workers:5"),
+        ("10.0.0.7:80", "http://127.0.0.1:5", "http://10.0.0.7:80"),
+        ("[fd00::7]:80", "http://[::]:5", "http://[fd00::7]:80"),
     ],
 )
 def test_others_are_told_the_address_that_was_wished_or_the_one_it_listens_on(
-    wished: str | None, url: str, host: str, told: str
+    wished: str | None, url: str, told: str
 ) -> None:
     """A host's own name is told only where it listens everywhere and nobody said better."""
-    assert reachable_at(wished, url, host, "w1") == told
+    assert f"http://{advertised(wished, url.removeprefix('http://'), 'w1')}" == told
 
 
 async def test_a_longer_drain_has_a_longer_end(monkeypatch: pytest.MonkeyPatch) -> None:
