@@ -19,7 +19,8 @@ from schemas.codec import Rejected, decode, pack
 from schemas.messages import AgentGuard, HomeState
 from schemas.times import format_time
 from streams.dispatch.answer_cache import AnswerCache, Remembered
-from streams.dispatch.callers import Kept
+from streams.dispatch.callers import GuardSnapshot
+from streams.dispatch.task_run import TaskRun
 from streams.rules.records import Output, Success
 from streams.rules.seen import Chunk, SeenIds
 from streams.settings import Settings
@@ -51,7 +52,7 @@ class HomeMemory:
         self._guards: dict[str, tuple[int, AgentGuard]] = {}
         self._restore(values, cleared)
 
-    def guard(self, agent_id: str) -> Kept | None:
+    def guard(self, agent_id: str) -> GuardSnapshot | None:
         """What an earlier owner had seen of this agent; told once."""
         found = self._guards.pop(agent_id, None)
         if found is None:
@@ -59,9 +60,9 @@ class HomeMemory:
         at_ms, guard = found
         ejection = None if guard.health is None else guard.health.wire()
         moment = self._moment(at_ms)
-        return Kept(guard.breaker.wire(), guard.limiter.wire(), moment, guard.concurrency, ejection)
+        return GuardSnapshot(guard.breaker.wire(), guard.limiter.wire(), moment, guard.concurrency, ejection)
 
-    def changes(self, callers: Iterable[Caller]) -> list[Output]:
+    def changes(self, callers: Iterable[Caller[TaskRun]]) -> list[Output]:
         """What changed since the last time this was asked."""
         now_ms, now = self._wall_ms(), self._loop.time()
         outputs = []
@@ -73,13 +74,13 @@ class HomeMemory:
                 caller.changed = False
                 guard: dict[str, object] = {
                     "agentId": caller.agent.id,
-                    "breaker": caller.lane.breaker.snapshot(now),
-                    "limiter": caller.lane.limiter.snapshot(now),
+                    "breaker": caller.queue.breaker.snapshot(now),
+                    "limiter": caller.queue.limiter.snapshot(now),
                 }
-                if (ejection := caller.track.ejection.snapshot(now)) is not None:
+                if (ejection := caller.stats.ejection.snapshot(now)) is not None:
                     guard["health"] = ejection
-                if caller.lane.adaptive is not None:
-                    guard["concurrency"] = caller.lane.adaptive.exact
+                if caller.queue.adaptive is not None:
+                    guard["concurrency"] = caller.queue.adaptive.exact
                 outputs.append(self._output(f"agent/{caller.agent.id}", "guard", guard, now_ms))
         for slot, answer in self.answers.news().items():
             if answer is None:
