@@ -49,7 +49,7 @@ class HomeMemory:
         self._app = settings.app_id
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
-        self._guards: dict[str, tuple[int, AgentGuard]] = {}
+        self._guards: dict[str, AgentGuard] = {}
         self._restore(values, cleared)
 
     def guard(self, agent_id: str) -> GuardSnapshot | None:
@@ -57,10 +57,10 @@ class HomeMemory:
         found = self._guards.pop(agent_id, None)
         if found is None:
             return None
-        at_ms, guard = found
-        ejection = None if guard.health is None else guard.health.wire()
-        moment = self._moment(at_ms)
-        return GuardSnapshot(guard.breaker.wire(), guard.limiter.wire(), moment, guard.concurrency, ejection)
+        ejection = None if found.health is None else found.health.wire()
+        # Its ages are durations and count from now on. By the clocks of two machines a limit could end too early; so it holds for
+        # as long too long as the partition had no owner.
+        return GuardSnapshot(found.breaker.wire(), found.limiter.wire(), self._loop.time(), found.concurrency, ejection)
 
     def changes(self, callers: Iterable[Caller[TaskRun]]) -> list[Output]:
         """What changed since the last time this was asked."""
@@ -104,10 +104,6 @@ class HomeMemory:
     def _key(self, key: str) -> bytes:
         return f"{self._app}/{key}".encode()
 
-    def _moment(self, at_ms: int) -> float:
-        """A moment of the wall clock on this process's monotonic one; one that lies ahead is now."""
-        return self._loop.time() - max(0, self._wall_ms() - at_ms) / 1000
-
     def _restore(self, values: Iterable[bytes], cleared: Callable[[str], int]) -> None:
         chunks: list[tuple[Chunk, int]] = []
         answers: list[Remembered] = []
@@ -123,7 +119,7 @@ class HomeMemory:
                 log.warning("a record of the state topic is not understood", partition=self._number, error=str(error))
                 continue
             if state.guard is not None:
-                self._guards[state.guard.agent_id] = (state.at, state.guard)
+                self._guards[state.guard.agent_id] = state.guard
             if state.answer is not None and state.at > cleared(state.answer.agent_id):
                 kept = state.answer
                 expires = now + (kept.expires - now_ms) / 1000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 
@@ -83,14 +82,15 @@ class DispatchRole:
         self._partitions = partitions
         self._kinds = task_kinds(settings)
         self._templates = load_templates(settings.plans.templates)
-        self._sink = EventSink(self._options, settings.topic_prefix, idempotent=transactional)
-        self._batcher = Batcher(settings.topic_prefix, size_limits)
+        self._sink = EventSink(self._options, settings.topic_prefix, idempotent=transactional, clock_topic="state")
+        self._now_ms = self._sink.clock.now_ms
+        self._batcher = Batcher(settings.topic_prefix, size_limits, self._now_ms)
         self._controls = ControlTable(self._options, settings.topic_prefix, self._cancel, self._clear)
         self.agents = AgentTable(self._options, settings.topic_prefix)
         self._calibrations = CalibrationTable(self._options, settings.topic_prefix)
         self.standings = Standings()
         recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, self._group)
-        self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, _wall_ms)
+        self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, self._now_ms)
         self._gateway = GatewayStation(settings, self.agents, self._sink, self._writer, self._here, registry)
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
         self._reader = RecordReader(self._options, settings.topic_prefix)
@@ -125,7 +125,7 @@ class DispatchRole:
         await self.engine.start()
         self.agents.on_change(self._agent_changed)
         self._watch(stack)
-        registry = Registry(self.agents, self._writer, _wall_ms, secret_of(self._settings.gateway.agent_token))
+        registry = Registry(self.agents, self._writer, self._now_ms, secret_of(self._settings.gateway.agent_token))
         for handler in (*self._gateway.handlers(), registry.handler()):
             grpc_server.add(handler)
         await grpc_server.start()
@@ -157,12 +157,12 @@ class DispatchRole:
             recorder=recorder,
             emit=self._sink.emit,
             metrics=DispatchMetrics(registry),
-            wall_ms=_wall_ms,
+            wall_ms=self._now_ms,
             cancelled=self._controls.cancelled,
             partition_count=self._partition_count,
             builtin=self._kinds.builtins.agent,
             cleared=self._controls.cleared,
-            balancer=Balancer(self.agents, self.standings, settings, _wall_ms),
+            balancer=Balancer(self.agents, self.standings, settings, self._now_ms),
             templates=self._templates,
             calibrated=self._calibrations.of,
             tracing=None if self._spans is None else self._spans.role("dispatch", settings),
@@ -221,7 +221,7 @@ class DispatchRole:
             return  # it was known, and is elsewhere or otherwise now
         kind: EventType = "agent:registered" if agent is not None else "agent:unregistered"
         recorder, emit = self._context.recorder, self._sink.emit
-        emit(recorder.event(kind, agent_id, {"agentId": agent_id}, _wall_ms(), tail=f"/{record.offset}"))
+        emit(recorder.event(kind, agent_id, {"agentId": agent_id}, self._now_ms(), tail=f"/{record.offset}"))
 
     def _here(self, agent_id: str) -> bool:
         """Whether the agent's home is this worker's."""
@@ -230,10 +230,6 @@ class DispatchRole:
     def _partition_count(self) -> int:
         known = self.engine.consumer.partitions_for_topic(full_name("dispatch", self._settings.topic_prefix))
         return len(known or ()) or self._partitions
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
