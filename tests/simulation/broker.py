@@ -207,12 +207,14 @@ class Broker:
         for (topic, number), value in offsets.items():
             transaction.offsets[group, topic, number] = value
 
-    def end_transaction(self, transactional_id: str, epoch: int) -> None:
-        """Commit what is open; nothing if nothing is. Raises `StaleEpoch`."""
+    def end_transaction(self, transactional_id: str, epoch: int) -> bool:
+        """Commit what is open; False if nothing is. Raises `StaleEpoch`."""
         if self._epochs[transactional_id] != epoch:
             raise StaleEpoch(transactional_id)
-        if transactional_id in self._open:
-            self._finish(self._open[transactional_id], "committed")
+        if transactional_id not in self._open:
+            return False
+        self._finish(self._open[transactional_id], "committed")
+        return True
 
     def _ongoing(self, transactional_id: str, epoch: int) -> Transaction:
         if self._epochs[transactional_id] != epoch:

@@ -1,7 +1,7 @@
 """The command: runs seeds in processes of their own, prints what each broke and the shortest faults that break it. Exit 1 if any did.
 
-    python -m tests.simulation --seeds 100 --jobs 2
-    python -m tests.simulation --profile freeze --first 7 --seeds 1 -v
+python -m tests.simulation --seeds 100 --jobs 2
+python -m tests.simulation --profile freeze --first 7 --seeds 1 -v
 """
 
 from __future__ import annotations
@@ -98,13 +98,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="worlds at the same time")
     parser.add_argument("--profile", choices=[*PROFILES, "all"], default="mix")
-    parser.add_argument("--faults", help="kinds with their weights by repetition, for example kill,kill,freeze; or none")
+    parser.add_argument(
+        "--faults", help="kinds with their weights by repetition, for example kill,kill,freeze; or none"
+    )
     parser.add_argument("--seconds", type=float, help="how long there is traffic")
     parser.add_argument("--every", type=float, help="mean seconds between faults")
     parser.add_argument("--skew", type=float, help="standard deviation of the workers' wall clocks, ms")
     parser.add_argument("--in-place", action="store_true", help="transactional requests are repeated in the same epoch")
     parser.add_argument("--grow", action="store_true", help="partitions are added in the middle")
-    parser.add_argument("--time", choices=("task", "attempt"), help="what metadata.timeout bounds; default: as the product has it")
+    parser.add_argument(
+        "--time", choices=("task", "attempt"), help="what metadata.timeout bounds; default: as the product has it"
+    )
     parser.add_argument("--only", help="oracles whose findings count, separated by commas")
     parser.add_argument("--ignore", help="oracles whose findings do not count")
     parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="do not look for the fewest faults")

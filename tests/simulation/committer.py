@@ -19,6 +19,7 @@ from streams.engine.faults import passing
 from streams.rules.records import Output
 from tests.simulation.broker import LogId, Row, StaleEpoch
 from tests.simulation.consumer import Client
+from tests.simulation.durability import Durability
 
 TRIES = 6
 START_TIMEOUT_S = 20.0
@@ -35,22 +36,42 @@ class Writer(Client, Protocol):
 class SimCommitter:
     """One transactional id."""
 
-    def __init__(self, node: Writer, transactional_id: str, group: str, in_place: bool) -> None:
+    def __init__(self, node: Writer, group: str, number: int, in_place: bool, durability: Durability) -> None:
         self._node = node
-        self._id = transactional_id
-        self._group = group
+        self._id = f"{group}-{number}"
+        self._group, self._number = group, number
         self._in_place = in_place
+        self._durability = durability
         self._epoch: int | None = None
 
     async def start(self) -> None:
         """Fence every earlier owner."""
-        self._epoch = await self._request(lambda: self._node.broker.init_producer(self._id), START_TIMEOUT_S)
+        node = self._node
+
+        def fence() -> int:
+            self._durability.fenced(node.name, self._number, node.network.world.now)
+            return node.broker.init_producer(self._id)
+
+        self._epoch = await self._request(fence, START_TIMEOUT_S)
 
     async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
         """All or nothing. Raises `Fenced`."""
+        try:
+            await self._commit(outputs, offsets)
+        except BaseException:
+            self._durability.lost(self._node.name, self._number, self._node.network.world.now)
+            raise
+
+    async def _commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
         epoch, broker = self._epoch, self._node.broker
         if epoch is None:
             raise Fenced(f"{self._id}: not started")
+        begun_at = self._node.network.world.now
+
+        def end() -> None:
+            if broker.end_transaction(self._id, epoch):
+                self._durability.committed(self._node.name, self._number, begun_at)
+
         stored = {tuple(tp): (one.offset, one.metadata) for tp, one in offsets.items()}
         requests = [
             self._request(lambda log_id=log_id, rows=rows: broker.produce(self._id, epoch, log_id, rows))  # type: ignore[misc]
@@ -62,7 +83,7 @@ class SimCommitter:
             for outcome in await asyncio.gather(*requests, return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
-            await self._repeated(lambda: broker.end_transaction(self._id, epoch))
+            await self._repeated(end)
         except StaleEpoch as error:
             raise Fenced(f"{self._id}: fenced") from error
         except Exception as error:

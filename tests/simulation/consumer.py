@@ -98,6 +98,9 @@ class SimConsumer:
     async def add_topic(self, topic: str) -> None:
         """Every topic is known."""
 
+    async def close(self) -> None:
+        """Connections are none."""
+
     async def stop(self) -> None:
         """Leave."""
         self._closed = True

@@ -62,7 +62,9 @@ def planned(options: Options, seed: int) -> list[Fault]:
         found.append(Fault(GROWTH_AT_S, "grow", rng.random(), 2.0))
     if options.truncate:
         found += [
-            Fault(10.0 + rng.random() * (options.seconds - 15.0), "truncate", rng.random(), rng.choice((1.0, 5.0, 30.0)))
+            Fault(
+                10.0 + rng.random() * (options.seconds - 15.0), "truncate", rng.random(), rng.choice((1.0, 5.0, 30.0))
+            )
             for _ in range(3)
         ]
     return sorted(found, key=lambda fault: fault.at)

@@ -48,6 +48,7 @@ from tests.simulation.agents import Arrival, SimAgent
 from tests.simulation.broker import Broker
 from tests.simulation.committer import SimCommitter, log_of
 from tests.simulation.consumer import SimConsumer, SimStateReader
+from tests.simulation.durability import Durability
 from tests.simulation.loop import NodeLoop
 from tests.simulation.network import Network
 from tests.simulation.world import World
@@ -66,6 +67,7 @@ class Surroundings:
     agents: dict[str, SimAgent]
     in_place: bool = False
     nodes: dict[str, Node] = field(default_factory=dict)
+    durability: dict[str, Durability] = field(default_factory=lambda: {"dispatch": Durability(), "plans": Durability()})
     buried: list[Node] = field(default_factory=list)
     """Dead nodes, kept: what the garbage collector would run of them belongs to nobody."""
     strays: list[tuple[float, str, str, str]] = field(default_factory=list)
@@ -155,7 +157,7 @@ class Node:
         self.rng = self.world.rng(name)
         self.frozen_until = 0.0
         self.alive = True
-        self.stopping = False
+        self.stopping = self.stopped = False
         self.metadata = dict(self.broker.counts)
         self.partition_counts = dict(self.broker.counts)
         self.open_calls: dict[int, tuple[SimAgent, Arrival]] = {}
@@ -177,6 +179,9 @@ class Node:
     def kill(self) -> None:
         """End it at once; its connections are closed by its operating system."""
         self.alive = False
+        if not self.stopped:
+            for durability in self.shared.durability.values():
+                durability.killed(self.name, self.world.now)
         del self.shared.nodes[self.name], self.world.stepped[self.name]
         self.shared.buried.append(self)
         for task in asyncio.all_tasks(self.loop):
@@ -192,6 +197,7 @@ class Node:
 
     async def _leave(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self.engines.values()))
+        self.stopped = True
         self.world.at(0.0, lambda: self.alive and self.kill())
 
     def deliver(self, future: asyncio.Future[Any], outcome: Any) -> None:
@@ -294,8 +300,9 @@ class Node:
             turned=lambda agent_id, caller: fleet.keeper.tell(agent_id, caller),
         )
         engine = self._engine(
-            group, INTAKE, "state", settings.dispatch.max_in_flight, lambda home, kept: DispatchHandler(home, parts, kept)
-        )
+            "dispatch", INTAKE, "state", settings.dispatch.max_in_flight,
+            lambda home, kept: DispatchHandler(home, parts, kept),
+        )  # fmt: skip
         fleet = Fleet(parts, standings, transports, engine, self.rng)
         await _follower(self, "standings", standings.apply).start()
         await controls.start()
@@ -328,7 +335,7 @@ class Node:
             max_plan_bytes=1 << 20,
         )
         engine = self._engine(
-            group, PLAN_INTAKE, STATE, 1_000_000, lambda home, kept: PlanHandler(home, parts, kept),
+            "plans", PLAN_INTAKE, STATE, 1_000_000, lambda home, kept: PlanHandler(home, parts, kept),
             from_end=lambda kept: () if anything_under_way(kept, self.app) else ("results",),
         )  # fmt: skip
         await controls.start()
@@ -336,9 +343,10 @@ class Node:
         self.engines["plans"] = engine
 
     def _engine(
-        self, group: str, sources: Any, state: str, max_in_flight: int, make_handler: Any, **more: Any
+        self, role: str, sources: Any, state: str, max_in_flight: int, make_handler: Any, **more: Any
     ) -> Engine:
         settings = self.shared.settings
+        group = f"{self.app}-{role}"
         config = EngineConfig(
             options={"node": self},
             prefix=self.prefix,
@@ -356,7 +364,9 @@ class Node:
         )
         return Engine(
             config,
-            lambda number, _consumer: SimCommitter(self, f"{group}-{number}", group, self.shared.in_place),
+            lambda number, _consumer: SimCommitter(
+                self, group, number, self.shared.in_place, self.shared.durability[role]
+            ),
             make_handler,
             on_assigned=lambda: self.partition_counts.update(self.metadata),
             connect=_connect,

@@ -46,8 +46,11 @@ class Options:
     """Logs lose their newest records."""
     skew: float = 0.0
     """Standard deviation of the workers' wall clocks, ms."""
+    agent_s: float | None = None
+    """Mean time of an answer; None: the seed decides for each agent."""
+    agent_limits: tuple[int, float, int] | None = None
+    """Requests, window, concurrency of every agent; None: the seed decides."""
     cached: bool = True
-    agents_stay: bool = False
     settings: tuple[tuple[str, object], ...] = ()
     """Dotted settings that hold whatever the seed says."""
 
@@ -55,10 +58,13 @@ class Options:
 PROFILES: dict[str, Options] = {
     "mix": Options(),
     "late-commits": Options(in_place=True, faults=("loss",), every=3.0),
-    "growth": Options(grow=True, faults=("kill", "stop", "churn"), cancels=0.1, plans=0.3),
+    "growth": Options(grow=True, faults=("kill", "stop"), every=6.0, duplicates=0.0, cancels=0.1, plans=0.3),
     "skewed-clocks": Options(skew=500.0),
     "freeze": Options(faults=("freeze",), every=6.0, duplicates=0.0),
-    "rolling": Options(faults=("stop",), every=5.0, duplicates=0.0),
+    "rolling": Options(
+        faults=("stop",), every=5.0, duplicates=0.0, cancels=0.0, agent_s=0.5, agent_limits=(20, 10.0, 10),
+        settings=(("dispatch.drain_timeout", 100), ("dispatch.stop_timeout", 100)),
+    ),
     "short-logs": Options(truncate=True, faults=(), duplicates=0.0, plans=0.0),
     "big-numbers": Options(big_numbers=True, faults=(), questions=20, seconds=15.0),
     "nightly": Options(

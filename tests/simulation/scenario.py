@@ -90,10 +90,9 @@ class Scenario:
         counts |= {full_name(name, PREFIX): 1 for name in dead_letter_topics()}
         self.broker = Broker(self.world, counts)
         self.settings = self._settings()
-        self.shared = Surroundings(
-            self.world, self.network, self.broker, self.settings, {}, in_place=options.in_place
-        )
+        self.shared = Surroundings(self.world, self.network, self.broker, self.settings, {}, in_place=options.in_place)
         self._made = 0
+        self._skews_ms = [0]
         self.traffic = Traffic(
             self.world, self.broker, options, PREFIX, self.settings.dispatch.idempotency_window / 1000
         )
@@ -123,14 +122,16 @@ class Scenario:
         return Settings.model_validate(tree)
 
     def _add_agent(self, place: int) -> None:
-        rng, name = self._rng, f"ag{place}"
+        rng, name, options = self._rng, f"ag{place}", self.options
+        limits = (rng.choice((20, 50, 1000)), rng.choice((2.0, 10.0)), rng.choice((1, 3, 10)))
+        mean_s = rng.choice((0.005, 0.05, 0.5))
         agent = self.shared.agents[name] = SimAgent(
             self.world,
             name,
             ("sum",) if place < 2 else ("fly",) if place < 3 else (),
-            Limits(rng.choice((20, 50, 1000)), rng.choice((2.0, 10.0)), rng.choice((1, 3, 10))),
+            Limits(*(options.agent_limits or limits)),
             self.world.rng(name),
-            mean_s=rng.choice((0.005, 0.05, 0.5)),
+            mean_s=options.agent_s or mean_s,
             hangs=rng.choice((0.0, 0.0, 0.05)),
             asks_for_pause=rng.choice((0.0, 0.0, 0.1)),
             fails=rng.choice((0.0, 0.05, 0.3)),
@@ -148,7 +149,13 @@ class Scenario:
         """One more worker."""
         self._made += 1
         skew = int(self._rng.gauss(0, self.options.skew)) if self.options.skew else 0
+        self._skews_ms.append(skew)
         Node(self.shared, f"w{self._made}", skew)
+
+    @property
+    def clock_spread_s(self) -> float:
+        """By how much the wall clocks of workers differed, and from the true one, seconds."""
+        return (max(0, *self._skews_ms) - min(0, *self._skews_ms)) / 1000
 
     def run(self) -> None:
         """Live through it, until everything has come to rest or patience ends."""
@@ -207,7 +214,9 @@ class Scenario:
         found = sha256()
         for log_id, log in sorted(self.broker.logs.items()):
             for record in log.records:
-                found.update(repr((log_id, record.offset, record.key, len(record.value or b""), record.timestamp)).encode())
+                found.update(
+                    repr((log_id, record.offset, record.key, len(record.value or b""), record.timestamp)).encode()
+                )
         return found.hexdigest()[:12]
 
 

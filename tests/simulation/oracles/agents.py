@@ -6,8 +6,10 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from schemas.partitioning import home_partition
+from schemas.topics import full_name
 from tests.simulation.agents import SimAgent
-from tests.simulation.scenario import Scenario, Violation
+from tests.simulation.scenario import PREFIX, Scenario, Violation
 
 SPREAD_S = 3.0
 """How soon a changed registration must be followed."""
@@ -27,11 +29,22 @@ def _allowed(agent: SimAgent, since: float, until: float) -> tuple[int, int]:
     return requests, at_once
 
 
+def _home(scenario: Scenario, agent: str) -> int:
+    return home_partition(agent, scenario.broker.counts[full_name("tasks", PREFIX)])
+
+
 def rate(scenario: Scenario) -> Iterator[Violation]:
-    """No agent sees more calls in any window than its limit, over all workers."""
+    """No agent sees more calls in any window than its limit, over all workers; but for calls under way at a crash.
+
+    Wall clocks that differ make a window shorter by as much, when a partition moves.
+    """
+    spread_s = scenario.clock_spread_s
+    forgotten = scenario.shared.durability["dispatch"].forgotten
     for agent in scenario.shared.agents.values():
-        window_s, first, worst = agent.limits.window_s, 0, (0, 0.0, 0)
-        times = [arrival.at for arrival in agent.arrivals]
+        home = _home(scenario, agent.name)
+        window_s, first, worst = agent.limits.window_s - spread_s, 0, (0, 0.0, 0)
+        arrivals = [one for one in agent.arrivals if forgotten(one.node, home, one.begun_at) is None]
+        times = [arrival.at for arrival in arrivals]
         for place, at in enumerate(times):
             while times[first] <= at - window_s:
                 first += 1
@@ -39,9 +52,7 @@ def rate(scenario: Scenario) -> Iterator[Violation]:
             if count > worst[0] and count > (allowed := _allowed(agent, at - window_s, at)[0]):
                 worst = count, at, allowed
         if worst[0]:
-            callers = Counter(
-                arrival.node for arrival in agent.arrivals if worst[1] - window_s < arrival.at <= worst[1]
-            )
+            callers = Counter(arrival.node for arrival in arrivals if worst[1] - window_s < arrival.at <= worst[1])
             detail = f"{worst[0]} calls in {window_s:g} s, {worst[2]} allowed, until {worst[1]:.2f}; by {dict(callers)}"
             yield Violation("rate limit", agent.name, detail)
 
@@ -66,28 +77,43 @@ def concurrency(scenario: Scenario) -> Iterator[Violation]:
                     worst = running, at
             if worst[0]:
                 allowed = _allowed(agent, worst[1] - 30.0, worst[1])[1]
-                yield Violation("concurrency", agent.name, f"{worst[0]} at once by {node}, {allowed} allowed, at {worst[1]:.2f}")
+                yield Violation(
+                    "concurrency", agent.name, f"{worst[0]} at once by {node}, {allowed} allowed, at {worst[1]:.2f}"
+                )
 
 
 def pauses(scenario: Scenario) -> Iterator[Violation]:
     """After `Retry-After` a worker leaves the agent alone for that long."""
-    begun = _begun(scenario)
+    begun, durability = _begun(scenario), scenario.shared.durability["dispatch"]
     for at, node, agent, pause_s in scenario.shared.pauses:
-        times = begun[node, agent]
+        times, home = begun[node, agent], _home(scenario, agent)
         later = bisect_right(times, at + 1e-6)
-        if later < len(times) and times[later] < at + pause_s - 0.001:
-            yield Violation("retry-after", agent, f"told {node} at {at:.3f} to wait {pause_s:g} s, called at {times[later]:.3f}")
+        if later == len(times) or times[later] >= at + pause_s - 0.001 or not durability.owns(node, home, at):
+            continue
+        lost_at = durability.forgotten(node, home, at)
+        if lost_at is None or times[later] < lost_at:
+            yield Violation(
+                "retry-after", agent, f"told {node} at {at:.3f} to wait {pause_s:g} s, called at {times[later]:.3f}"
+            )
 
 
 def circuits(scenario: Scenario) -> Iterator[Violation]:
     """An open circuit lets no call through until its time is over."""
     begun, open_s = _begun(scenario), scenario.settings.breaker.reset_timeout / 1000
+    durability = scenario.shared.durability["dispatch"]
     for at, node, agent in scenario.shared.opened:
+        if not durability.owns(node, _home(scenario, agent), at):
+            continue  # that it called at all is the owner oracle's matter
         times = begun[node, agent]
         later = bisect_right(times, at + 1e-6)
         changed = any(at - SPREAD_S < when < at + open_s for when, _ in scenario.shared.agents[agent].registered)
-        if later < len(times) and times[later] < at + open_s - 0.001 and not changed:
-            yield Violation("open circuit", agent, f"open at {node} from {at:.3f} for {open_s:g} s, called at {times[later]:.3f}")
+        if later == len(times) or times[later] >= at + open_s - 0.001 or changed:
+            continue
+        lost_at = durability.forgotten(node, _home(scenario, agent), at)
+        if lost_at is None or times[later] < lost_at:
+            yield Violation(
+                "open circuit", agent, f"open at {node} from {at:.3f} for {open_s:g} s, called at {times[later]:.3f}"
+            )
 
 
 def _begun(scenario: Scenario) -> dict[tuple[str, str], list[float]]:
@@ -119,7 +145,9 @@ def attempts(scenario: Scenario) -> Iterator[Violation]:
     calls = Counter(arrival.task_id for agent in scenario.shared.agents.values() for arrival in agent.arrivals)
     for name, sent in scenario.traffic.tasks.items():
         if calls[name] > sent.body["metadata"]["retries"] + 1:
-            yield Violation("attempts", name, f"{calls[name]} calls, {sent.body['metadata']['retries']} retries allowed")
+            yield Violation(
+                "attempts", name, f"{calls[name]} calls, {sent.body['metadata']['retries']} retries allowed"
+            )
 
 
 def call_times(scenario: Scenario) -> Iterator[Violation]:
@@ -130,10 +158,14 @@ def call_times(scenario: Scenario) -> Iterator[Violation]:
             if sent is None:
                 continue
             timeout_s = sent.body["metadata"]["timeout"] / 1000
-            if arrival.timeout_s > timeout_s + 0.001:
-                yield Violation("call timeout", arrival.task_id, f"{arrival.timeout_s:.3f} s given, {timeout_s:g} s allowed")
+            if arrival.timeout_s > timeout_s + scenario.clock_spread_s + 0.001:
+                yield Violation(
+                    "call timeout", arrival.task_id, f"{arrival.timeout_s:.3f} s given, {timeout_s:g} s allowed"
+                )
             if sent.deadline is not None and not scenario.options.skew and arrival.begun_at > sent.deadline + 0.05:
-                yield Violation("call after deadline", arrival.task_id, f"at {arrival.begun_at:.3f}, deadline {sent.deadline:.3f}")
+                yield Violation(
+                    "call after deadline", arrival.task_id, f"at {arrival.begun_at:.3f}, deadline {sent.deadline:.3f}"
+                )
 
 
 ORACLES = (rate, concurrency, pauses, circuits, owner, attempts, call_times)
