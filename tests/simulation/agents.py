@@ -1,6 +1,7 @@
 """The agents: how they behave, and what they saw. Their own logs are what limits are judged by.
 
-In: calls as they arrive. Out: answers, errors, silence. An answer repeats what was asked, so that an answer to something else shows.
+In: calls as they arrive. Out: answers, errors, silence. An answer repeats what was asked, so that a foreign answer
+shows.
 """
 
 from __future__ import annotations

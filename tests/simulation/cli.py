@@ -1,4 +1,6 @@
-"""The command: runs seeds in processes of their own, prints what each broke and the shortest faults that break it. Exit 1 if any did.
+"""The command: runs seeds in processes of their own, prints what each broke and the fewest faults that break it.
+
+Exit 1 if any broke.
 
 python -m tests.simulation --seeds 100 --jobs 2
 python -m tests.simulation --profile freeze --first 7 --seeds 1 -v

@@ -1,7 +1,7 @@
 """The client side of writing: outputs and offsets in one transaction, as `TransactionalCommitter` and aiokafka make it.
 
-In: outputs and offsets. Out: a committed transaction, or `Fenced`. `in_place`: requests whose answer is not known are sent again in
-the same epoch, as aiokafka does by itself; what was held up in the network may then arrive in a later transaction.
+In: outputs and offsets. Out: a committed transaction, or `Fenced`. `in_place`: requests whose answer is not known are sent again
+in the same epoch, as aiokafka does by itself; what was held up in the network may then arrive in a later transaction.
 """
 
 from __future__ import annotations

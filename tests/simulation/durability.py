@@ -1,4 +1,4 @@
-"""What a partition's next owner can know of what an earlier one did: an act is durable once a commit that began after it succeeded.
+"""What a partition's next owner can know of an earlier one: an act is durable once a commit that began after it succeeded.
 
 In: commits, failed commits, kills and fences as they happen. Out: whether an act may be forgotten. The product promises that only
 what was under way when a worker was killed or fenced is; nothing that it did before a clean move, and nothing after a fence.

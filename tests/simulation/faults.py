@@ -35,6 +35,10 @@ AMOUNTS: dict[str, Sequence[float]] = {
     "grow": (2.0,),
 }
 """Seconds until it is over (kill, stop: until another worker starts; churn: until it is registered again); a factor, a count."""
+MOVES = frozenset({"kill", "freeze", "stop", "outage", "loss", "slow"})
+"""After these a call may be made again, or a partition may be without an owner for a while."""
+BLIND = frozenset({"freeze", "outage", "loss", "slow"})
+"""After these a worker may not yet know that it is no owner any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The network between nodes and broker: delays, losses, slow spells, outages.
 
-In: a request as a function to run at the broker. Out: its answer, later; or aiokafka's error for what became of it. A request whose
-answer is lost was carried out all the same: its sender cannot know.
+In: a request as a function to run at the broker. Out: its answer, later; or aiokafka's error for what became of it. A request
+whose answer is lost was carried out all the same: its sender cannot know.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A worker in the simulated world: the product's engine, handlers, tables and guards over a simulated consumer, committer and agents.
+"""A worker in the simulated world: the product's engine, handlers, tables and guards over simulated consumers and agents.
 
-THE file that knows how the product is put together (`streams.roles.dispatch` and `streams.roles.plans` are its models) and what must
-be empty when there is nothing to do. In: a world, a broker, settings. Out: a node that can be frozen, stopped and killed.
+THE file that knows how the product is put together (its models: `streams.roles.dispatch` and `streams.roles.plans`), and what
+must be empty when there is nothing to do. In: a world, a broker, settings. Out: a node that can be frozen, stopped and killed.
 """
 
 from __future__ import annotations
@@ -99,9 +99,10 @@ class SimTransport:
         arrival = Arrival(0.0, world.now, node.name, call.task_id, call.idempotency_key, call.timeout_s)
         node.check_owner(agent.id)
         node.open_calls[id(arrival)] = called, arrival
-        reply: Callable[[Answer | AgentError], None] = lambda outcome: world.at(
-            node.network.latency(), lambda: node.deliver(future, outcome)
-        )
+
+        def reply(outcome: Answer | AgentError) -> None:
+            world.at(node.network.latency(), lambda: node.deliver(future, outcome))
+
         world.at(0.0005 + 0.002 * node.rng.random(), lambda: called.take(arrival, call, reply))
         try:
             async with asyncio.timeout(max(0.001, call.timeout_s)):

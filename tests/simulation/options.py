@@ -58,7 +58,10 @@ class Options:
 PROFILES: dict[str, Options] = {
     "mix": Options(),
     "late-commits": Options(in_place=True, faults=("loss",), every=3.0),
-    "growth": Options(grow=True, faults=("kill", "stop"), every=6.0, duplicates=0.0, cancels=0.1, plans=0.3),
+    "growth": Options(
+        seconds=70.0, grow=True, faults=(), duplicates=0.0, cancels=0.3, plans=0.3, rate=10.0, agent_s=1.0,
+        agent_limits=(20, 10.0, 1),
+    ),
     "skewed-clocks": Options(skew=500.0),
     "freeze": Options(faults=("freeze",), every=6.0, duplicates=0.0),
     "rolling": Options(

@@ -14,8 +14,6 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
-import orjson
-
 from schemas.topics import TOPICS, dead_letter_topics, full_name
 from streams.settings import Settings
 from tests.simulation.agents import Limits, SimAgent
@@ -156,6 +154,11 @@ class Scenario:
     def clock_spread_s(self) -> float:
         """By how much the wall clocks of workers differed, and from the true one, seconds."""
         return (max(0, *self._skews_ms) - min(0, *self._skews_ms)) / 1000
+
+    @property
+    def grown_at(self) -> float | None:
+        """When partitions were added, if they were."""
+        return next((fault.at for fault in self.faults if fault.kind == "grow"), None)
 
     def run(self) -> None:
         """Live through it, until everything has come to rest or patience ends."""

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from schemas.partitioning import home_partition
 from schemas.topics import full_name
 from tests.simulation.agents import SimAgent
+from tests.simulation.faults import BLIND, MOVES
 from tests.simulation.scenario import PREFIX, Scenario, Violation
 
+REHOMED_S = 20.0
+"""How long after partitions were added the last worker has heard of it, drained and reopened."""
 SPREAD_S = 3.0
 """How soon a changed registration must be followed."""
-MOVES = frozenset({"kill", "freeze", "stop", "outage", "loss", "slow", "grow", "truncate"})
-"""Faults after which a call may be made again, or partitions move."""
-BLIND = frozenset({"freeze", "outage", "loss", "slow"})
-"""Faults after which a worker may not yet know that it is no owner any more."""
 
 
 def _allowed(agent: SimAgent, since: float, until: float) -> tuple[int, int]:
@@ -27,6 +26,12 @@ def _allowed(agent: SimAgent, since: float, until: float) -> tuple[int, int]:
         if limits is not None and at <= until and ended + SPREAD_S >= since:
             requests, at_once = max(requests, limits.max_requests), max(at_once, limits.concurrency)
     return requests, at_once
+
+
+def _afresh(scenario: Scenario, at: float, window_s: float) -> bool:
+    """Whether guards begin afresh about then: when partitions are added, agents get other homes, which remember nothing."""
+    grown_at = scenario.grown_at
+    return grown_at is not None and grown_at <= at <= grown_at + window_s + REHOMED_S
 
 
 def _home(scenario: Scenario, agent: str) -> int:
@@ -49,6 +54,8 @@ def rate(scenario: Scenario) -> Iterator[Violation]:
             while times[first] <= at - window_s:
                 first += 1
             count = place - first + 1
+            if _afresh(scenario, at, window_s):
+                continue
             if count > worst[0] and count > (allowed := _allowed(agent, at - window_s, at)[0]):
                 worst = count, at, allowed
         if worst[0]:
@@ -73,6 +80,8 @@ def concurrency(scenario: Scenario) -> Iterator[Violation]:
             running, worst = 0, (0, 0.0)
             for at, change in sorted(changes):
                 running += change
+                if _afresh(scenario, at, 30.0):
+                    continue
                 if running > max(worst[0], _allowed(agent, at - agent.limits.window_s - 30.0, at)[1]):
                     worst = running, at
             if worst[0]:
@@ -140,7 +149,7 @@ def owner(scenario: Scenario) -> Iterator[Violation]:
 
 def attempts(scenario: Scenario) -> Iterator[Violation]:
     """Without a move a task is called once and once more for each retry it may have."""
-    if MOVES & {fault.kind for fault in scenario.faults} or scenario.options.late_duplicates:
+    if (MOVES | {"grow", "truncate"}) & {fault.kind for fault in scenario.faults} or scenario.options.late_duplicates:
         return
     calls = Counter(arrival.task_id for agent in scenario.shared.agents.values() for arrival in agent.arrivals)
     for name, sent in scenario.traffic.tasks.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tests.simulation.faults import MOVES
 from tests.simulation.scenario import Scenario, Violation
 from tests.simulation.traffic import Sent
 
@@ -13,6 +14,8 @@ FAULTY_SLACK_S = 60.0
 """Within this an answer must be there after its time, with faults: a partition may be without an owner for half a minute."""
 CANCEL_S = 8.0
 FAULTY_CANCEL_S = 30.0
+GROWTH_S = 30.0
+"""How soon added partitions of `controls` are read."""
 WAITING_CODES = frozenset({"rate_limited", "circuit_open", "expired"})
 
 
@@ -76,7 +79,7 @@ def deadlines(scenario: Scenario) -> Iterator[Violation]:
     """Who gave a deadline has a result by then; nobody else's task ends for having waited (contracts 2a)."""
     if scenario.options.time == "task" or scenario.options.skew:
         return
-    slack_s = FAULTY_SLACK_S if scenario.faults else QUIET_SLACK_S
+    slack_s = FAULTY_SLACK_S if {fault.kind for fault in scenario.faults} & MOVES else QUIET_SLACK_S
     for name, sent in scenario.traffic.tasks.items():
         for at, row in scenario.results.get(name, [])[:1]:
             code = _name(row)
@@ -98,14 +101,19 @@ def _refused_by_agent(scenario: Scenario, name: str) -> bool:
 
 def cancels(scenario: Scenario) -> Iterator[Violation]:
     """A wish to cancel is heard: what goes on long after it was not cut off."""
-    within_s = FAULTY_CANCEL_S if scenario.faults else CANCEL_S
+    within_s = FAULTY_CANCEL_S if {fault.kind for fault in scenario.faults} & MOVES else CANCEL_S
     for what, sent_ones, found in (
         ("task", scenario.traffic.tasks, scenario.results),
         ("plan", scenario.traffic.plans, scenario.plan_results),
     ):
         for name, sent in sent_ones.items():
             for at, row in found.get(name, [])[:1]:
-                if sent.cancelled_at is None or row["status"] == "cancelled" or at <= sent.cancelled_at + within_s:
+                if sent.cancelled_at is None or row["status"] == "cancelled":
+                    continue
+                heard_at = sent.cancelled_at
+                if scenario.grown_at is not None:
+                    heard_at = max(heard_at, scenario.grown_at + GROWTH_S)
+                if at <= heard_at + within_s:
                     continue
                 detail = f"cancelled at {sent.cancelled_at:.2f}, ended as {_name(row)} at {at:.2f}"
                 yield Violation(f"unheard cancel of a {what}", name, detail)
