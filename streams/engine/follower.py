@@ -37,8 +37,10 @@ class Follower:
         apply: Callable[[ConsumerRecord], None],
         *,
         from_end: bool = False,
+        make_consumer: Callable[..., AIOKafkaConsumer] = AIOKafkaConsumer,
     ) -> None:
-        """`from_end`: begin with what is written after the start."""
+        """`from_end`: begin with what is written after the start. `make_consumer` is replaced where the broker is simulated."""
+        self._make_consumer = make_consumer
         self._from_end = from_end
         self._options = options
         self._topic = topic
@@ -58,7 +60,7 @@ class Follower:
 
     async def _connected(self) -> AIOKafkaConsumer:
         """A consumer that reads on from where the last one was, or from where the first begins."""
-        consumer = AIOKafkaConsumer(
+        consumer = self._make_consumer(
             **self._options, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
         )
         try:

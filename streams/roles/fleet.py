@@ -32,7 +32,15 @@ class _Here(NamedTuple):
 class Fleet:
     """`keeper` tells how agents stand."""
 
-    def __init__(self, parts: DispatchContext, standings: Standings, transport: Transport, engine: Engine) -> None:
+    def __init__(
+        self,
+        parts: DispatchContext,
+        standings: Standings,
+        transport: Transport,
+        engine: Engine,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`rng`: spreads the health checks."""
         self._parts = parts
         self._engine = engine
         self.keeper = StandingKeeper(
@@ -50,7 +58,7 @@ class Fleet:
             lambda: self._living_here().asked,
             transport,
             parts.settings.health,
-            random.Random(),
+            rng or random.Random(),
             lambda agent_id, well: self.keeper.checked(agent_id, self._caller(agent_id), well),
             self.keeper.unasked,
         )

@@ -36,28 +36,28 @@ def main() -> None:
         given.calls = hard - SPARE_FILES
         print(f"this machine allows {hard} open files a process: {given.calls} calls at once")
     with ExitStack() as stack:
-        kafka = stack.enter_context(KafkaCluster())
+        kafka = stack.enter_context(KafkaCluster(brokers=1))
         endpoints = [
             stack.enter_context(instant_agent("--delay-ms", str(int(given.seconds * 1000))))[1]
             for _ in range(given.agents)
         ]
-        apply_topics(kafka.bootstrap, PREFIX)
+        apply_topics(kafka.bootstrap_servers, PREFIX)
         each = given.calls // given.agents
         limits = {"maxRequests": 100_000_000, "windowMs": 60_000, "maxConcurrency": each}
         register(
-            kafka.bootstrap, PREFIX, *({"id": f"a{n}", "endpoint": url, "limits": limits} for n, url in enumerate(endpoints))
+            kafka.bootstrap_servers, PREFIX, *({"id": f"a{n}", "endpoint": url, "limits": limits} for n, url in enumerate(endpoints))
         )
-        worker = start_worker(kafka.bootstrap, PREFIX, "--roles", "dispatch", wait=False)
+        worker = start_worker(kafka.bootstrap_servers, PREFIX, "--roles", "dispatch", wait=False)
         stack.callback(worker.stop)
-        web = next(word for word in worker.line(90).split() if word.startswith("http"))
+        web = json.loads(worker.line(90))["web"]
         idle_mib = _rss_mib(worker.pid)
         tasks = (
             (f"a{n % given.agents}".encode(), json.dumps(_task(n, f"a{n % given.agents}")).encode())
             for n in range(each * given.agents)
         )
-        produce(kafka.bootstrap, PREFIX + "tasks", tasks)
+        produce(kafka.bootstrap_servers, PREFIX + "tasks", tasks)
         began, most, memory = time.monotonic(), 0, 0.0
-        tap = Tap(kafka.bootstrap, PREFIX + "results")
+        tap = Tap(kafka.bootstrap_servers, PREFIX + "results")
         done = 0
         while done < each * given.agents and time.monotonic() - began < 120:
             done += len(tap.read(0.2))
