@@ -328,8 +328,11 @@ class Caller(Generic[R]):
             # The circuit is open again: other tasks probe it next, so that no single task can keep it open.
             wait_s += max(0.0, self._shut_until(now) - now)
         if max(now + wait_s, self._shut_until(now)) >= run.deadline:
-            end.message += "; not retried: the task's deadline passes before"
-            self._events.on_finished(run, end)
+            reason = "not retried: the task's deadline passes before"
+            # Waiting would have used up no attempt: then it is the deadline that ends the task, not the failure.
+            unable = Expired(f"{reason}; its last attempt failed: {end.code}: {end.message}")
+            end.message += f"; {reason}"
+            self._events.on_finished(run, unable if free else end)
             return
         run.failure = end
         self._events.on_retry(run, wait_s)

@@ -56,6 +56,8 @@ from streams.settings import Settings
 from streams.tracing.export import Provider
 
 END_TIMEOUT_S = 10.0
+UNLIMITED = 10_000_000
+"""Records in flight: what they take in memory is bounded by `HeldMemory`."""
 
 
 class DispatchRole:
@@ -153,7 +155,7 @@ class DispatchRole:
             settings=settings,
             agents=self.agents,
             callers=CallerFactory(settings, self._transports, random.Random(), self._calibrations.of),
-            memory=HeldMemory(settings.dispatch.max_held_bytes),
+            memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
             recorder=recorder,
             emit=self._sink.emit,
             metrics=DispatchMetrics(registry),
@@ -179,7 +181,7 @@ class DispatchRole:
             sources=INTAKE,
             instance_id=settings.instance_id,
             session_timeout_s=settings.session_timeout / 1000,
-            max_in_flight=settings.dispatch.max_in_flight,
+            max_in_flight=UNLIMITED,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             stop_timeout_s=settings.dispatch.stop_timeout / 1000,
             commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,

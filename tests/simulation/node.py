@@ -290,7 +290,7 @@ class Node:
             settings=settings,
             agents=self.agents,
             callers=CallerFactory(settings, transports, self.rng),
-            memory=HeldMemory(settings.dispatch.max_held_bytes),
+            memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
             recorder=Recorder(self.app, "dispatch", self.prefix, group),
             emit=self.emit,
             metrics=DispatchMetrics(registry),
@@ -304,7 +304,7 @@ class Node:
             read_again=self._read_again,
         )
         engine = self._engine(
-            "dispatch", INTAKE, "state", settings.dispatch.max_in_flight,
+            "dispatch", INTAKE, "state", 10_000_000,
             lambda home, kept: DispatchProcessor(home, context, kept),
         )  # fmt: skip
         fleet = Fleet(context, standings, transports, engine, self.rng)

@@ -88,9 +88,9 @@ class Traffic:
         if rng.random() < 0.1:
             metadata["priority"] = 5
         sent = self.tasks[name] = Sent(body)
-        if rng.random() < 0.5 and options.time == "attempt":
+        # Agents that never come are waited for until the deadline: without one that would be a day.
+        if options.time == "attempt" and (rng.random() < 0.5 or kind >= 0.95):
             metadata["expiresIn"] = rng.choice((2000, 10_000, 30_000))
-            sent.deadline = self._world.now + metadata["expiresIn"] / 1000
         self._produce(name, rng.randrange(self._partitions) if rng.random() < 0.3 else None)
         if rng.random() < options.duplicates:
             self._again(sent, lambda: self._produce(name, rng.randrange(self._partitions)))
@@ -117,6 +117,8 @@ class Traffic:
 
     def _write(self, topic: str, number: int, key: bytes, sent: Sent) -> None:
         sent.sent_at.append(self._world.now)
+        if (expires_ms := sent.body.get("metadata", {}).get("expiresIn")) is not None:
+            sent.deadline = self._world.now + expires_ms / 1000  # each record counts from its own timestamp
         self._broker.append((full_name(topic, self._prefix), number), [(key, json.dumps(sent.body).encode(), ())])
 
     def _plan(self) -> None:
