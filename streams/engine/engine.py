@@ -24,7 +24,8 @@ from streams.engine.commit import Committer, Fenced
 from streams.engine.config import EngineConfig
 from streams.engine.faults import denied, passing, told
 from streams.engine.feed import Feed
-from streams.engine.home import Handler, Home
+from streams.engine.handler import Handler
+from streams.engine.home import Home
 from streams.engine.state_reader import StateReader
 
 log = structlog.get_logger(__name__)

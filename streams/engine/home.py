@@ -11,12 +11,13 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from streams.engine.commit import Committer, Fenced, Offsets
+from streams.engine.handler import Handler
 from streams.rules import offset_map
 from streams.rules.ledger import Ledger
 from streams.rules.pacing import FULL_BATCH, gather_s, mean_s
@@ -32,46 +33,8 @@ SKIP_COMMIT_S = 2.0
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 """Finished and not committed: beyond this a home takes nothing in."""
 RELIEF_BATCH = 64
-
-
-class Handler(Protocol):
-    """What works on the records of one home. Every record taken must end in one `home.complete`, whatever happens."""
-
-    def room(self, source: str) -> bool:
-        """Whether another record of topic `source` may be taken now."""
-        ...
-
-    def resting(self) -> int:
-        """How many of the records taken only wait for their time; they do not count as in flight."""
-        ...
-
-    def take(self, source: str, record: ConsumerRecord) -> None:
-        """Work on a record of topic `source` (short name)."""
-        ...
-
-    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
-        """What a record in flight waits for, for people; None if there is nothing to say."""
-        ...
-
-    def relieve(self, source: str, offsets: Sequence[int]) -> None:
-        """These records keep the commit of `source` far behind: let each end soon, and its work go on elsewhere."""
-        ...
-
-    def changes(self) -> list[Output]:
-        """What changed in the handler's own state since this was last asked, for the commit that follows."""
-        ...
-
-    def hold(self) -> None:
-        """Start nothing new; what runs may finish."""
-        ...
-
-    def running(self) -> int:
-        """How many calls are under way."""
-        ...
-
-    def close(self) -> None:
-        """Cancel whatever still runs."""
-        ...
+CUT_OFF_S = 1.0
+"""A call that is cut off ends within a few turns of the loop, unless its transport holds on to it."""
 
 
 class Head(NamedTuple):
@@ -125,6 +88,7 @@ class Home:
         self._idle.set()
         self._loop_task: asyncio.Task[None] | None = None
         self._skipped: asyncio.TimerHandle | None = None
+        self._handler_closed = False
 
     @property
     def in_flight(self) -> int:
@@ -291,24 +255,52 @@ class Home:
             self._on_room(self)
 
     async def drain(self, timeout_s: float) -> None:
-        """Let what runs finish, at most `timeout_s` seconds, and commit it. Then the home is closed."""
+        """Let what runs finish, at most `timeout_s` seconds, and commit it; cut off the rest. Then the home is closed."""
         for inbox in self.inboxes.values():
             inbox.clear()
+        cut_off = False
         if self.handler is not None:
             self.handler.hold()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     while self.handler.running():  # noqa: ASYNC110 - counts several lanes, once a revoke
                         await asyncio.sleep(0.01)
+            cut_off = self.handler.running() > 0
         if self._loop_task is not None and not self.closed:
             try:
                 async with asyncio.timeout(timeout_s):
-                    while (self._finished or not self._idle.is_set()) and not self._loop_task.done():
-                        self._hurry.set()
-                        await asyncio.sleep(0.002)
+                    await self._commit_rest()
+                    if cut_off:
+                        # Only a call that has ended counts as it should: end them, and commit once more what that changed.
+                        await self._cut_off()
+                        await self._commit_rest()
             except TimeoutError:
                 log.warning("commit not finished in time; its tasks are redone", partition=self.number)
         await self.close()
+
+    async def _commit_rest(self) -> None:
+        """Wait until what was finished, and what changed in the handler, is committed, or the commit loop has ended."""
+        self._dirty.set()
+        while (self._finished or self._dirty.is_set() or not self._idle.is_set()) and not self._loop_done():
+            self._hurry.set()
+            await asyncio.sleep(0.002)
+
+    def _loop_done(self) -> bool:
+        return self._loop_task is None or self._loop_task.done()
+
+    async def _cut_off(self) -> None:
+        """End the calls under way. They count against their agents' limits at the next owner too."""
+        await asyncio.sleep(0)  # a call that has not taken its first step would end without being counted
+        self._close_handler()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CUT_OFF_S):
+                while self.handler is not None and self.handler.running():  # noqa: ASYNC110 - counts several lanes
+                    await asyncio.sleep(0.002)
+
+    def _close_handler(self) -> None:
+        if self.handler is not None and not self._handler_closed:
+            self._handler_closed = True
+            self.handler.close()
 
     async def close(self) -> None:
         """Drop everything at once; what is not committed is redone by the next owner."""
@@ -317,8 +309,7 @@ class Home:
             self._skipped.cancel()
         for inbox in self.inboxes.values():
             inbox.clear()
-        if self.handler is not None:
-            self.handler.close()
+        self._close_handler()
         if self._loop_task is not None and self._loop_task is not asyncio.current_task():
             self._loop_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
