@@ -26,7 +26,7 @@ from streams.engine.faults import denied, passing, told
 from streams.engine.feed import Feed
 from streams.engine.handler import Handler
 from streams.engine.home import Home
-from streams.engine.state_reader import StateReader
+from streams.engine.state_reader import PartitionReader, StateReader
 
 log = structlog.get_logger(__name__)
 
@@ -64,16 +64,21 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         make_committer: Callable[[int, AIOKafkaConsumer], Committer],
         make_handler: Callable[[Home, list[bytes]], Handler],
         on_assigned: Callable[[], None] = lambda: None,
+        *,
+        connect: group.Connect = group.connected,
+        make_reader: Callable[[dict[str, Any], str], PartitionReader] = StateReader,
     ) -> None:
+        """`connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated."""
         self.config = config
         self.homes: dict[int, Home] = {}
         self.ends: dict[TopicPartition, int] = {}
         """Where the logs of open homes ended when the watchdog last asked; also of those that there is no room to fetch."""
         self.assigned = asyncio.Event()
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reader: StateReader | None = None
+        self._connect = connect
+        self._reader: PartitionReader | None = None
         if config.state is not None:
-            self._reader = StateReader(config.options, full_name(config.state, config.prefix))
+            self._reader = make_reader(config.options, full_name(config.state, config.prefix))
         self._make_committer = make_committer
         self._make_handler = make_handler
         self._on_assigned = on_assigned
@@ -117,7 +122,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def start(self) -> None:
         """Join the group and begin to fetch. Raises `KafkaError`."""
-        self._begin(await group.connected(self.config))
+        self._begin(await self._connect(self.config))
 
     def _begin(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
@@ -141,7 +146,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             await self._end_loop()
             await self._release(self.config.drain_timeout_s)
             await group.close(self.consumer, self.config.drain_timeout_s)
-            consumer = await group.connected_again(self.config, given_up=lambda: self._stopping)
+            consumer = await group.connected_again(self.config, lambda: self._stopping, self._connect)
         except KafkaError as error:
             self._fail(error)
             return

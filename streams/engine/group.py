@@ -30,6 +30,10 @@ JOIN_TRIES = 30
 """Refusals in a row; brokers that are away refuse nothing."""
 
 
+Connect = Callable[[EngineConfig], Awaitable[AIOKafkaConsumer]]
+"""Makes and starts a consumer of the group. Raises `KafkaError`, `OSError`."""
+
+
 async def connected(config: EngineConfig) -> AIOKafkaConsumer:
     """A consumer of the group, started. Raises `KafkaError`, `OSError`; then nothing is left of it."""
     session_ms = int(config.session_timeout_s * 1000)
@@ -59,12 +63,14 @@ async def connected(config: EngineConfig) -> AIOKafkaConsumer:
     return consumer
 
 
-async def connected_again(config: EngineConfig, given_up: Callable[[], bool]) -> AIOKafkaConsumer | None:
-    """As `connected`, waiting for brokers that are away; None once `given_up()`. Raises `KafkaError` when refused for long."""
+async def connected_again(
+    config: EngineConfig, given_up: Callable[[], bool], connect: Connect = connected
+) -> AIOKafkaConsumer | None:
+    """As `connect`, waiting for brokers that are away; None once `given_up()`. Raises `KafkaError` when refused for long."""
     pause_s, refused = JOIN_PAUSE_S, 0
     while not given_up():
         try:
-            return await connected(config)
+            return await connect(config)
         except (KafkaError, OSError) as error:
             log.warning("the group cannot be joined again yet", error=repr(error))
             refused += not passing(error)

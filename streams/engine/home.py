@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -240,10 +239,11 @@ class Home:
             return
         after, self._after = self._after, []
         self._idle.clear()
-        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             await self.committer.commit(outputs, offsets)
-            self._commit_s = mean_s(self._commit_s, time.monotonic() - began)
+            self._commit_s = mean_s(self._commit_s, loop.time() - began)
         finally:
             self._idle.set()
         self._committed.update(states)

@@ -7,7 +7,7 @@ It joins no group, commits nothing and keeps nothing.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
@@ -17,6 +17,14 @@ FETCH_BYTES = 4 * 1024 * 1024
 POLL_MS = 100
 AT_ONCE = 8
 """Partitions read at the same time by one worker."""
+
+
+class PartitionReader(Protocol):
+    """Reads one partition of a compacted topic whole."""
+
+    async def read(self, number: int) -> list[bytes]:
+        """The newest value of each key, by age. Raises `KafkaError`, `TimeoutError`."""
+        ...
 
 
 class StateReader:
