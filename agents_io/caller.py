@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -40,6 +40,8 @@ from schemas.messages import AgentRegistration
 log = structlog.get_logger(__name__)
 
 
+ASK_AGAIN_S = 0.2
+"""How soon to ask again when no call may begin."""
 FAIR_S = 1.0
 """Time in which any agent is expected to answer; with less, and less than half of what its task allows, it is not blamed."""
 
@@ -61,7 +63,9 @@ class Caller:
         rng: random.Random,
         attempt_timeout_s: float | None = None,
         track: Track | None = None,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_begin`: asked before each call; while it is false, calls wait."""
         self.agent = agent
         self.lane = lane
         self.track = track or Track()
@@ -72,6 +76,7 @@ class Caller:
         self._hooks = hooks
         self._rng = rng
         self._attempt_timeout_s = attempt_timeout_s
+        self._may_begin = may_begin
         self._loop = asyncio.get_running_loop()
         self._calls: dict[Ticket, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -136,10 +141,13 @@ class Caller:
             now = self._loop.time()
             for ticket, doom in self.lane.doomed(now):
                 self._hooks.finished(ticket, self._doom(ticket, doom))
-            for start in self.lane.poll(now):
+            may_begin = self._may_begin()
+            for start in self.lane.poll(now) if may_begin else ():
                 self._begin(start)
             self._tell_transitions()
-            self._set_timer(self.lane.next_wakeup(now), now)
+            self._set_timer(
+                self.lane.next_wakeup(now) if may_begin or not self.lane.waiting else now + ASK_AGAIN_S, now
+            )
         finally:
             self._turning = False
 
@@ -257,7 +265,7 @@ class Caller:
     def _beside(self, start: Start[Ticket]) -> Coroutine[Any, Any, Answer] | None:
         """A second call, if the lane and the budget allow one."""
         now = self._loop.time()
-        if self._held or not self.track.budget.allows(now):
+        if self._held or not self._may_begin() or not self.track.budget.allows(now):
             return None
         second = self.lane.start_beside(start, now)
         if second is None:

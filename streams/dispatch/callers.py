@@ -54,7 +54,9 @@ class CallerFactory:
         transport: Transport,
         rng: random.Random,
         worth: Callable[[str, float], float | None] = lambda _agent, _confidence: None,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_begin`: whether this worker may begin a call now."""
         retry = settings.retry
         attempt_ms = settings.dispatch.attempt_timeout
         self.shares = Shares(settings.dispatch.max_in_flight)
@@ -63,6 +65,7 @@ class CallerFactory:
         self._transport = transport
         self._rng = rng
         self._worth = worth
+        self._may_begin = may_begin
         self._attempt_timeout_s = None if attempt_ms is None else attempt_ms / 1000
         # A task may ask for more; its probe then keeps its place until the lease ends, and another may begin beside it.
         self._longest_call_s = self._attempt_timeout_s or settings.dispatch.default_timeout / 1000
@@ -92,7 +95,9 @@ class CallerFactory:
         track = Track(RetryBudget(self._budget), Ejection(self._ejection), worth=partial(self._worth, agent.id))
         if kept is not None and kept.ejection is not None:
             track.ejection.restore(kept.ejection, kept.taken_at)
-        return Caller(agent, lane, self._transport, self._retry, hooks, self._rng, self._attempt_timeout_s, track)
+        return Caller(
+            agent, lane, self._transport, self._retry, hooks, self._rng, self._attempt_timeout_s, track, self._may_begin
+        )
 
     def update(self, caller: Caller, agent: AgentRegistration) -> None:
         """The agent was registered again: its new endpoint and limits hold from the next call on."""

@@ -26,6 +26,7 @@ from streams.engine.faults import denied, passing, told
 from streams.engine.feed import Feed
 from streams.engine.handler import Handler
 from streams.engine.home import Home
+from streams.engine.lease import Lease
 from streams.engine.state_reader import PartitionReader, StateReader
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self.ends: dict[TopicPartition, int] = {}
         """Where the logs of open homes ended when the watchdog last asked; also of those that there is no room to fetch."""
         self.assigned = asyncio.Event()
+        self.lease = Lease(config.session_timeout_s)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connect = connect
         self._reader: PartitionReader | None = None
@@ -111,6 +113,13 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         """Assigned, and every home of the assignment open."""
         return self.assigned.is_set() and all(n in self.homes and self.homes[n].ready for n in self._owned)
 
+    def is_current(self) -> bool:
+        """Whether this worker may act on its partitions: the group's coordinator took it for a member within a session timeout.
+
+        False in a worker that wakes from a freeze, until it has heard from the coordinator.
+        """
+        return self.lease.valid(asyncio.get_running_loop().time())
+
     async def failed(self) -> None:
         """Wait for what the engine cannot mend by itself and raise it. Never returns otherwise."""
         await asyncio.shield(self._failure)
@@ -126,6 +135,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     def _begin(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
+        self.lease.watch(consumer)
         self.feed = Feed(consumer, self.homes, self._names, self.config.max_in_flight, self._room, self._fail)
         consumer.subscribe(list(self._names), listener=self)
         self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{self.config.group}")

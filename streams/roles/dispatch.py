@@ -148,7 +148,9 @@ class DispatchRole:
         return Parts(
             settings=settings,
             agents=self.agents,
-            callers=CallerFactory(settings, self._transports, random.Random(), self._calibrations.of),
+            callers=CallerFactory(
+                settings, self._transports, random.Random(), self._calibrations.of, lambda: self.engine.is_current()
+            ),
             recorder=recorder,
             emit=self._sink.emit,
             metrics=DispatchMetrics(registry),

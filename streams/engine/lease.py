@@ -1,0 +1,62 @@
+"""How long this worker may take its partitions for its own without hearing from the group's coordinator.
+
+In: the moments at which requests were sent that the coordinator answered as to a member. Out: whether a session timeout has
+passed since. A worker that was frozen for longer finds out here, before it does anything from its own memory: its partitions may have
+another owner by now, whose calls it does not know of. It sends nothing; what it writes is fenced by transactions anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import NoError, RebalanceInProgressError
+
+_MEMBER_CODES = (NoError.errno, RebalanceInProgressError.errno)
+"""What the coordinator answers to a heartbeat of a member; the second asks it to join again, and it still owns what it has."""
+_REQUESTS = ("HeartbeatRequest", "SyncGroupRequest")
+
+
+class Lease:
+    """`session_s`: for so long the coordinator keeps a member that it does not hear from.
+
+    >>> lease = Lease(10.0)
+    >>> lease.renew(100.0); lease.valid(109.9), lease.valid(110.0)
+    (True, False)
+    """
+
+    def __init__(self, session_s: float) -> None:
+        self._session_s = session_s
+        self._good_at: float | None = None
+        self._watched = False
+
+    def valid(self, now: float) -> bool:
+        """`now`: the event loop's time. Always true where nothing renews it (a consumer without a coordinator)."""
+        if self._good_at is None:
+            return not self._watched
+        return now - self._good_at < self._session_s
+
+    def renew(self, at: float) -> None:
+        """The coordinator answered a request that was sent at `at`, on the event loop's clock."""
+        self._good_at = at if self._good_at is None else max(at, self._good_at)
+
+    def watch(self, consumer: AIOKafkaConsumer) -> None:
+        """Renew with each good answer of this consumer's coordinator; what an earlier consumer had is void."""
+        coordinator: Any = consumer._coordinator
+        send = getattr(coordinator, "_send_req", None)
+        if send is None:
+            return
+        self._watched, self._good_at = True, None
+        time = asyncio.get_running_loop().time
+
+        async def timed(request: Any) -> Any:
+            # The coordinator's clock starts when the request arrives, so not before it was sent. Counted from the answer, a
+            # freeze between the two would look like a fresh one.
+            sent_at = time()
+            answer = await send(request)
+            if type(request).__name__ in _REQUESTS and answer.error_code in _MEMBER_CODES:
+                self.renew(sent_at)
+            return answer
+
+        coordinator._send_req = timed
