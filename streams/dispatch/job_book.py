@@ -43,7 +43,7 @@ class JobBook:
         owner = self._claims.get(claimed)
         if owner is job:
             return True
-        if owner is not None or self._seen.has(claimed):
+        if owner is not None or self._seen.has(claimed, self._wall_ms()):
             return False
         self._claims[claimed] = job
         job.claims.append((claimed, outlives))

@@ -1,8 +1,8 @@
 """How long this worker may take its partitions for its own without hearing from the group's coordinator.
 
 In: the moments at which requests were sent that the coordinator answered as to a member. Out: whether a session timeout has
-passed since. A worker that was frozen for longer finds out here, before it does anything from its own memory: its partitions may have
-another owner by now, whose calls it does not know of. It sends nothing; what it writes is fenced by transactions anyway.
+passed since. A worker that was frozen for longer finds out here, before it does anything from its own memory: its partitions may
+have another owner by now, whose calls it does not know of. It sends nothing; what it writes is fenced by transactions anyway.
 """
 
 from __future__ import annotations
