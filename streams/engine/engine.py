@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +27,10 @@ from streams.engine.faults import denied, passing, told
 from streams.engine.feed import Feed
 from streams.engine.handler import Handler
 from streams.engine.home import Home
+from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.lease import Lease
 from streams.engine.state_reader import PartitionReader, StateReader
+from streams.rules.start_offsets import KeptOffset
 
 log = structlog.get_logger(__name__)
 
@@ -68,12 +71,15 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         *,
         connect: group.Connect = group.connected,
         make_reader: Callable[[dict[str, Any], str], PartitionReader] = StateReader,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """`connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated."""
         self.config = config
         self.homes: dict[int, Home] = {}
         self.ends: dict[TopicPartition, int] = {}
         """Where the logs of open homes ended when the watchdog last asked; also of those that there is no room to fetch."""
+        self.log_changes = 0
+        """How often a log turned out not to be the one that was read."""
         self.assigned = asyncio.Event()
         self.lease = Lease(config.session_timeout_s)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -89,6 +95,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._started: list[_Start] = []
         self._owned: set[int] = set()
         self._losses: dict[int, int] = {}
+        self._known: dict[int, dict[str, KeptOffset]] = {}
+        self._kept = None if config.state is None else KeptOffsets(config.group, config.state, wall_ms)
         self._hopeless: dict[int, int] = {}
         self._room = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
@@ -194,6 +202,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def _release(self, timeout_s: float) -> None:
         self._owned = set()
+        self._known.clear()
         for task in self._starting.values():
             task.cancel()
         if self._starting:
@@ -222,7 +231,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             home = self._new_home(number)
             try:
                 await home.committer.start()
-                heads, state = await group.whence(self.config, self.consumer, home, lambda: self._state(number))
+                known = self._known.get(number, {})
+                heads, state = await group.whence(self.config, self.consumer, home, lambda: self._state(number), known)
                 home.open(heads, self._make_handler(home, state))
             except (KafkaError, TimeoutError) as error:
                 tries += 1
@@ -262,6 +272,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             interval_max_s=self.config.commit_interval_max_s,
             on_room=lambda home: self._room.set(),
             on_lost=self._restart,
+            kept=self._kept,
         )
 
     def _restart(self, home: Home, error: Fenced) -> None:
@@ -269,6 +280,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
         The pause outlasts a heartbeat: a worker that was frozen learns first that its partitions went elsewhere.
         """
+        self._known[home.number] = home.logs
         if home.commits:
             self._losses[home.number] = self._hopeless[home.number] = 0
         losses = self._losses[home.number] = self._losses.get(home.number, 0) + 1

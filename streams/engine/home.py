@@ -17,10 +17,12 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from streams.engine.commit import Committer, Fenced, Offsets
 from streams.engine.handler import Handler
+from streams.engine.kept_offsets import KeptOffsets
 from streams.rules import offset_map
 from streams.rules.ledger import Ledger
 from streams.rules.pacing import FULL_BATCH, gather_s, mean_s
 from streams.rules.records import Output
+from streams.rules.start_offsets import KeptOffset
 
 log = structlog.get_logger(__name__)
 
@@ -39,13 +41,14 @@ CUT_OFF_S = 1.0
 class Head(NamedTuple):
     """Where a topic partition begins: offset, offset map, and whether that was committed (or is the log's beginning).
 
-    `end`: where the log ended, if the group never committed and might as well begin there.
+    `end`: where the log ended, if the group never committed and might as well begin there. `log`: which log that is.
     """
 
     offset: int
     map: str
     committed: bool
     end: int | None = None
+    log: KeptOffset = KeptOffset(0)
 
 
 class Home:
@@ -60,11 +63,14 @@ class Home:
         interval_max_s: float,
         on_room: Callable[[Home], None],
         on_lost: Callable[[Home, Fenced], None],
+        kept: KeptOffsets | None = None,
     ) -> None:
-        """`partitions`: intake topic (short name) to its topic partition."""
+        """`partitions`: intake topic (short name) to its topic partition. `kept`: writes down how far it is with each commit."""
         self.number = number
         self.partitions = dict(partitions)
         self.ledgers: dict[str, Ledger] = {}
+        self.logs: dict[str, KeptOffset] = {}
+        """What is known of the log of each topic; `offset` and `map` are not kept up to date here."""
         self.inboxes: dict[str, deque[ConsumerRecord]] = {source: deque() for source in self.partitions}
         self.handler: Handler | None = None
         self.ready = False
@@ -73,6 +79,7 @@ class Home:
         self._interval_max_s = interval_max_s
         self._on_room = on_room
         self._on_lost = on_lost
+        self.kept = kept
         self._finished: list[tuple[str, int]] = []
         self._outputs: list[Output] = []
         self._after: list[Callable[[], None]] = []
@@ -87,7 +94,7 @@ class Home:
         self._idle.set()
         self._loop_task: asyncio.Task[None] | None = None
         self._skipped: asyncio.TimerHandle | None = None
-        self._handler_closed = False
+        self._handler_closed = self._log_news = False
 
     @property
     def in_flight(self) -> int:
@@ -102,7 +109,7 @@ class Home:
 
     def open(self, heads: Mapping[str, Head], handler: Handler) -> None:
         """Begin from what is committed."""
-        for source, (head, text, committed, _) in heads.items():
+        for source, (head, text, committed, _, known) in heads.items():
             tp = self.partitions[source]
             try:
                 done = offset_map.decode(tp.topic, tp.partition, head, text)
@@ -111,6 +118,7 @@ class Home:
                             partition=tp.partition, offset=head, error=str(error))  # fmt: skip
                 done = []
             self.ledgers[source] = Ledger(head, done)
+            self.logs[source] = known
             self._committed[source] = (head, text) if committed else (-1, "")
         self._dirty.set()  # a group without commits says where it begins, so that its lag can be seen
         self.handler = handler
@@ -187,6 +195,14 @@ class Home:
                 if self._skipped is None:  # else it goes with what was skipped
                     self._dirty.set()
 
+    def checked(self, source: str, known: KeptOffset) -> None:
+        """Its log is still the one that was read. Kept with the next commit, or one of its own: the next owner must know."""
+        if known != self.logs[source]:
+            self.logs[source] = known
+            if self.kept is not None:
+                self._log_news = True
+                self._dirty.set()
+
     async def _commit_loop(self) -> None:
         last_batch = 0
         while True:
@@ -212,6 +228,10 @@ class Home:
                 self._lose(Fenced(f"the commit failed: {error!r}"))
                 return
 
+    def lose(self, reason: str) -> None:
+        """Its place in a log is not what it was: it is opened again from what is there now."""
+        self._lose(Fenced(reason, passing=True))
+
     def _lose(self, error: Fenced) -> None:
         if not self.closed:
             self.closed = True
@@ -235,8 +255,13 @@ class Home:
                 offsets[tp] = OffsetAndMetadata(*state)
         if self.handler is not None:
             outputs += self.handler.changes()
-        if not (offsets or outputs):
+        if not (offsets or outputs or self._log_news):
             return
+        if (offsets or self._log_news) and self.kept is not None:
+            self._log_news = False
+            places = self._committed | states
+            rows = {s: log._replace(offset=places[s][0], map=places[s][1]) for s, log in self.logs.items()}
+            outputs.append(self.kept.record(self.number, rows))
         after, self._after = self._after, []
         self._idle.clear()
         loop = asyncio.get_running_loop()

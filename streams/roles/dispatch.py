@@ -41,7 +41,8 @@ from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.follower import Follower
-from streams.engine.watchdog import Watchdog
+from streams.engine.log_check import LogCheck
+from streams.engine.watchdog import LOOKS, Watchdog
 from streams.gateway.station import GatewayStation, secret_of
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
@@ -138,6 +139,7 @@ class DispatchRole:
         running = {
             "block-watch": watch.run(),
             "watchdog": Watchdog(engine, settings.stall_after / 1000).run(),
+            "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS).run(),
             "lease-keeper": LeaseKeeper(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run(),
         }
         for name, work in running.items():

@@ -26,7 +26,8 @@ from streams.engine.commit import Committer, PlainCommitter, TransactionalCommit
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
-from streams.engine.watchdog import Watchdog
+from streams.engine.log_check import LogCheck
+from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import PlanMetrics
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
@@ -156,8 +157,13 @@ async def coordinate(
     stack.push_async_callback(engine.stop)
     await controls.start()
     await engine.start()
-    watchdog = asyncio.create_task(Watchdog(engine, settings.dispatch.stall_after / 1000).run(), name="plans-watchdog")
-    stack.push_async_callback(_ended, watchdog)
+    after_s = settings.dispatch.stall_after / 1000
+    running = {
+        "plans-watchdog": Watchdog(engine, after_s).run(),
+        "plans-log-check": LogCheck(engine, after_s / LOOKS).run(),
+    }
+    for name, work in running.items():
+        stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
     return Coordination(engine, partition_count, addresses)
 
 
