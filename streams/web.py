@@ -50,7 +50,7 @@ class WebServer:
         self.stats: StatsKeeper | None = None
         self._settings = settings
         self._registry = registry
-        observe(registry, self._places, self._roles_ready)
+        observe(registry, self._places, self._roles_ready, self._log_changes)
         self._runner: web.AppRunner | None = None
         self._desk = StatsDesk(lambda: self.stats)
         self._plans_desk = PlansDesk(lambda: self.plans)
@@ -164,6 +164,10 @@ class WebServer:
         """Of all roles."""
         stats = [] if self.stats is None else self.stats.places()
         return chain(places(self.engine), places(None if self.plans is None else self.plans.engine), stats)
+
+    def _log_changes(self) -> int:
+        engines = (self.engine, None if self.plans is None else self.plans.engine)
+        return sum(engine.log_changes for engine in engines if engine is not None)
 
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = [

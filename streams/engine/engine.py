@@ -81,7 +81,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self.log_changes = 0
         """How often a log turned out not to be the one that was read."""
         self.assigned = asyncio.Event()
-        self.lease = Lease(config.session_timeout_s)
+        self.lease = Lease(config.session_timeout_s, self._replaced)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connect = connect
         self._reader: PartitionReader | None = None
@@ -312,6 +312,15 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     def _pause(self, home: Home) -> None:
         with contextlib.suppress(IllegalStateError):
             self.consumer.pause(*home.partitions.values())
+
+    def _replaced(self) -> bool:
+        """The group knows this member no more. Without a name of its own it just joins again; else another has its name."""
+        name = self.config.instance_id
+        if name is None:
+            return False
+        why = f"another worker keeps joining group {self.config.group} as instance id {name!r}"
+        self._fail(RuntimeError(f"{why}; give each worker an --instance-id of its own"))
+        return True
 
     def _fail(self, error: BaseException) -> None:
         if not self._failure.done():

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from schemas.access import role_group
 from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
@@ -30,6 +31,7 @@ from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
 from streams.agents.transports import together
 from streams.broker.kafka import client_options
+from streams.broker.neighbours import watch as watch_neighbours
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.block_watch import BlockWatch
 from streams.dispatch.callers import CallerFactory
@@ -77,7 +79,7 @@ class DispatchRole:
         self._settings = settings
         self._spans = spans
         self._options = client_options(settings)
-        self._group = f"{settings.app_id}-dispatch"
+        self._group = role_group(settings.app_id, "dispatch", settings.topic_prefix)
         self._transactional = transactional
         self._partitions = partitions
         self._kinds = task_kinds(settings)
@@ -139,6 +141,7 @@ class DispatchRole:
         running = {
             "block-watch": watch.run(),
             "watchdog": Watchdog(engine, settings.stall_after / 1000).run(),
+            "neighbours": watch_neighbours(self._settings),
             "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS).run(),
             "lease-keeper": LeaseKeeper(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run(),
         }

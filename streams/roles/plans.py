@@ -16,6 +16,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
+from schemas.access import role_group
 from schemas.partitioning import home_partition
 from schemas.topics import PLAN_INTAKE, full_name
 from streams.broker.kafka import client_options
@@ -84,7 +85,7 @@ async def coordinate(
 ) -> Coordination:  # fmt: skip
     """Join the group of coordinators. `address`: where this worker answers the others. Raises `KafkaError`, `TemplatesError`."""
     options = client_options(settings)
-    group = f"{settings.app_id}-plans"
+    group = role_group(settings.app_id, "plans", settings.topic_prefix)
     templates = load_templates(settings.plans.templates)
     sink = EventSink(options, settings.topic_prefix, idempotent=transactional)
     stack.push_async_callback(sink.stop)

@@ -102,6 +102,25 @@ async def test_another_consumer_begins_without_one() -> None:
     assert alone.valid(now)
 
 
+@pytest.mark.parametrize("code", [25, 82])
+async def test_a_member_that_is_pushed_out_twice_is_told(code: int) -> None:
+    """Each time its session had not ended. Once may be a broker that lost its data."""
+    told: list[int] = []
+    lease, coordinator = Lease(60.0, lambda: bool(told.append(1))), Coordinator()
+    lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=coordinator)))
+    ask = cast("Any", coordinator)._send_req
+    coordinator.code = code
+    await ask(HeartbeatRequest())
+    await ask(HeartbeatRequest())
+    assert told == [], "it was none yet"
+    for times in (0, 1):
+        coordinator.code = 0
+        await ask(SyncGroupRequest())
+        coordinator.code = code
+        await ask(HeartbeatRequest())
+        assert len(told) == times
+
+
 class Hooks:
     """Nothing is asked."""
 
