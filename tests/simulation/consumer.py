@@ -7,7 +7,7 @@ heartbeats. As with aiokafka a position out of range is reset to the log's begin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka.errors import IllegalStateError, KafkaConnectionError, RequestTimedOutError
@@ -39,6 +39,7 @@ class SimConsumer:
         self._group_id = group_id
         self._session_s = options.get("session_s", 6.0)
         self._rebalance_s = options.get("rebalance_s", 15.0)
+        self._heard: Callable[[float], None] = options.get("heard", lambda _sent_at: None)
         self._positions: dict[TopicPartition, int | None] = {}
         self._paused: set[TopicPartition] = set()
         self._closed = False
@@ -81,13 +82,16 @@ class SimConsumer:
         """Until the group asks for another round."""
         while not self._closed:
             await asyncio.sleep(max(self._session_s / 5, 0.2))
+            sent_at = asyncio.get_running_loop().time()
             try:
                 answer = await self._request(
                     lambda: self._group.heartbeat(self._member, generation), HEARTBEAT_TIMEOUT_S
                 )
             except (KafkaConnectionError, RequestTimedOutError):
                 continue
-            if answer == "unknown":
+            if answer != "unknown":
+                self._heard(sent_at)
+            else:
                 self._member = f"{self._node.name}/{id_of(self._node)}"
             if answer != "ok":
                 return

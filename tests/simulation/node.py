@@ -141,10 +141,15 @@ def _follower(node: Node, topic: str, apply: Callable[[ConsumerRecord], None]) -
     return Follower({"node": node}, full_name(topic, node.prefix), apply, make_consumer=SimConsumer)
 
 
-async def _connect(config: EngineConfig) -> Any:
+async def _connect(config: EngineConfig, heard: Callable[[float], None]) -> Any:
+    """`heard`: called with the time at which a request was sent that the coordinator answered as to a member."""
     rebalance_s = config.session_timeout_s + 2 * config.drain_timeout_s + 5
     return SimConsumer(
-        **config.options, group_id=config.group, session_s=config.session_timeout_s, rebalance_s=rebalance_s
+        **config.options,
+        group_id=config.group,
+        session_s=config.session_timeout_s,
+        rebalance_s=rebalance_s,
+        heard=heard,
     )
 
 
@@ -289,7 +294,7 @@ class Node:
         context = DispatchContext(
             settings=settings,
             agents=self.agents,
-            callers=CallerFactory(settings, transports, self.rng),
+            callers=CallerFactory(settings, transports, self.rng, may_begin=lambda: engine.is_current()),
             memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
             recorder=Recorder(self.app, "dispatch", self.prefix, group),
             emit=self.emit,
@@ -370,16 +375,18 @@ class Node:
             exact_ends=True,
             **more,
         )
-        return Engine(
+        engine = Engine(
             config,
             lambda number, _consumer: SimCommitter(
                 self, group, number, self.shared.in_place, self.shared.durability[role]
             ),
             make_handler,
             on_assigned=lambda: self.partition_counts.update(self.metadata),
-            connect=_connect,
+            connect=lambda given: _connect(given, engine.lease.renew),
             make_reader=SimStateReader,
+            wall_ms=self.wall_ms,
         )
+        return engine
 
     def homes(self, role: str) -> Iterator[Home]:
         """The open partitions of a role."""

@@ -47,6 +47,20 @@ def kept(*batches: list[Output]) -> list[bytes]:
     return list(newest.values())
 
 
+@pytest.mark.parametrize("owner", ["same", "next"])
+async def test_after_the_window_an_id_is_a_new_task(make: Any, owner: str) -> None:
+    """A task that is sent under the same id every other day runs each time, also where nothing else is ever sent."""
+    one = make()
+    one.take(0, id="nightly")
+    await one.result(0)
+    for number, days in enumerate((2, 40, 400), start=1):
+        if owner == "next":
+            one = make(kept=kept(one.handler.changes()))
+        one.skew_ms = days * 24 * 3_600_000
+        one.take(number, id="nightly")
+        assert "results" in await one.end(number)
+
+
 async def test_an_id_sent_again_is_told_to_be_a_duplicate(make: Any) -> None:
     """No call, no result: an event with the place of the record."""
     one = make()
