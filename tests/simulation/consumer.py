@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from aiokafka.errors import IllegalStateError, KafkaConnectionError, RequestTimedOutError
+from aiokafka.errors import IllegalStateError, IncompatibleBrokerVersion, KafkaConnectionError, RequestTimedOutError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from tests.simulation.broker import Broker, Fetched, Stored
@@ -32,11 +32,12 @@ class Client(Endpoint, Protocol):
 
 
 class SimConsumer:
-    """One consumer. `group_id` None: it reads what it is assigned, uncommitted records too."""
+    """One consumer. `group_id` None: it reads what it is assigned; uncommitted records too, unless it is told otherwise."""
 
     def __init__(self, *, node: Any, group_id: str | None = None, **options: Any) -> None:
         self._node: Client = node
         self._group_id = group_id
+        self._uncommitted = group_id is None and options.get("isolation_level") != "read_committed"
         self._session_s = options.get("session_s", 6.0)
         self._rebalance_s = options.get("rebalance_s", 15.0)
         self._heard: Callable[[float], None] = options.get("heard", lambda _sent_at: None)
@@ -101,6 +102,30 @@ class SimConsumer:
 
     async def add_topic(self, topic: str) -> None:
         """Every topic is known."""
+
+    async def fetch_all_metadata(self) -> SimConsumer:
+        """The cluster as this node knows it."""
+        return self
+
+    def topics(self) -> set[str]:
+        """As the node's metadata have them."""
+        return set(self._node.metadata)
+
+    def get_random_node(self) -> int:
+        """The one broker."""
+        return 0
+
+    @property
+    def cluster(self) -> SimConsumer:
+        """The cluster as this node knows it."""
+        return self
+
+    def leader_for_partition(self, tp: TopicPartition) -> None:
+        """No leader is asked for anything."""
+
+    async def send(self, node: int, request: Any) -> Any:
+        """Ids and epochs of logs are not simulated: the broker is as old as those that have none."""
+        raise IncompatibleBrokerVersion
 
     async def close(self) -> None:
         """Connections are none."""
@@ -195,7 +220,7 @@ class SimConsumer:
         at = {tuple(tp): position for tp, position in wanted.items()}
         fetched: Fetched = await self._node.network.request_held(
             self._node,
-            lambda reply: broker.long_poll(at, max_records, timeout_ms / 1000, reply, self._group_id is None),
+            lambda reply: broker.long_poll(at, max_records, timeout_ms / 1000, reply, self._uncommitted),
         )
         return self._accept(wanted, fetched)
 

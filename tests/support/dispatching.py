@@ -216,7 +216,10 @@ class Dispatching:
         """Hand over a record: the bytes given, or a plain task `t<offset>` for `a1` with these fields changed."""
         if not isinstance(task, bytes):
             task = orjson.dumps({"id": f"t{offset}", "type": "agent", "target": "a1", "payload": {}} | fields)
-        self.process(source, intake(offset, task, source=source, number=self.home.number, headers=headers))
+        record = intake(
+            offset, task, source=source, number=self.home.number, headers=headers, timestamp_ms=self.wall_ms()
+        )
+        self.process(source, record)
 
     def process(self, source: str, record: Any) -> None:
         """Hand over a record, which stays on its topic."""
