@@ -60,7 +60,7 @@ def test_structured_cloudevents_carry_the_message_inside() -> None:
         (b'{"a":Infinity}', (), "is not JSON"),
         (b'{"a":1e999}', (), "is not JSON"),
         (b'{"a":"\xff"}', (), "is not JSON"),
-        (b'{"a":"\\ud800"}', (), "is not JSON"),
+        (b'{"a":[{"b":-1e999}]}', (), "a.0.b: the number -1e999 is beyond the range of a double"),
         (b'{"a":1} x', (), "is not JSON"),
         (b"[" * 5000 + b"]" * 5000, (), "is not JSON"),
         (b"[]", (("content-type", b"application/cloudevents-batch+json"),), "batches are not allowed"),

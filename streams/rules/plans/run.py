@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from schemas.exact_json import dumps, loads
 from schemas.times import format_time
 from streams.rules.plans.answer import Outcome, outcome
 from streams.rules.plans.blueprint import Blueprint, InvalidPlan, Step
@@ -195,7 +196,7 @@ class PlanRun:
                 if path in self._nodes and not self.over:
                     self._end_from_outside(path, self._too_late(path), entry["at"])
                 continue
-            value = orjson.dumps(entry["value"]) if "value" in entry else None
+            value = dumps(entry["value"]) if "value" in entry else None
             place = tuple(entry["place"]) if "place" in entry else None
             self.ended(path, End(entry["wire"], value, place), entry["at"])
         self.entries.clear()
@@ -331,7 +332,7 @@ class PlanRun:
 
 
 def _plain(before: dict[str, Any] | None) -> Any:
-    return None if before is None else orjson.loads(orjson.dumps(before))
+    return None if before is None else loads(dumps(before))
 
 
 def _end_of(node: _Node, verdict: Verdict, said: Outcome, now_ms: int) -> End:
