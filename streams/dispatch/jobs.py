@@ -16,6 +16,7 @@ from schemas.codec import decode_json, dumps, validate
 from schemas.messages import Task
 from streams.rules.builtins import asked_of
 from streams.rules.records import ATTEMPTS_HEADER, EXPIRES_HEADER, PARKS_HEADER, Echo, Letter, Output, own_header
+from streams.rules.trace import trace_of
 
 if TYPE_CHECKING:
     from streams.tracing.spans import WorkSpan
@@ -106,11 +107,8 @@ def asked(task: Task) -> Any:
 
 
 def _trace(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
-    """The trace context of the record for the agent; a new one (not sampled) where there is none."""
-    if not any(key == "traceparent" and value for key, value in headers):
+    """The trace context of the record for the agent; a new one (not sampled) where there is none that is valid."""
+    found = trace_of(headers)
+    if found is None:
         return (("traceparent", f"00-{token_hex(16)}-{token_hex(8)}-00"),)
-    return tuple(
-        (key, value.decode("ascii", "replace"))
-        for key, value in headers
-        if key in ("traceparent", "tracestate") and value
-    )
+    return tuple((name, value.decode()) for name, value in found.headers())
