@@ -106,7 +106,7 @@ def validate(model: type[M], data: Any) -> M:
         # Wire names only: `plan_id` is an unknown field there, as the published schema has it.
         return model.model_validate(data, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise Rejected("validate", explain(error)) from None
+        raise Rejected("validate", explain(error, quote=True)) from None
 
 
 def _kind(data: Any) -> str:
