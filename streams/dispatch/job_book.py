@@ -39,7 +39,7 @@ class JobBook:
 
     def claim(self, job: Job, scope: str, outlives: bool = False) -> bool:
         """Whether this job's record is the one that answers its task id; any other is a duplicate."""
-        claimed = digest(scope, job.task.id)
+        claimed = digest(scope, job.claimed_id)
         owner = self._claims.get(claimed)
         if owner is job:
             return True
@@ -51,7 +51,7 @@ class JobBook:
 
     def release(self, job: Job, scope: str) -> None:
         """It will not be answered in this scope after all, but it goes on here."""
-        released = digest(scope, job.task.id)
+        released = digest(scope, job.claimed_id)
         if self._claims.get(released) is job:
             del self._claims[released]
             job.claims = [claim for claim in job.claims if claim[0] != released]

@@ -15,7 +15,18 @@ from agents_io.ticket import Ticket
 from schemas.codec import decode_json, dumps, validate
 from schemas.messages import Task
 from streams.rules.builtins import asked_of
-from streams.rules.records import ATTEMPTS_HEADER, EXPIRES_HEADER, PARKS_HEADER, Echo, Letter, Output, own_header
+from streams.rules.plans.run import looks_like_step, step_of
+from streams.rules.plans.task_plans import refuse_step
+from streams.rules.records import (
+    ATTEMPTS_HEADER,
+    EXPIRES_HEADER,
+    PARKS_HEADER,
+    Echo,
+    Letter,
+    Output,
+    from_coordinator,
+    own_header,
+)
 from streams.rules.trace import trace_of
 
 if TYPE_CHECKING:
@@ -55,11 +66,19 @@ class Job:
     span: WorkSpan | None = None
     """Of the work on it; None: nobody wants spans."""
 
+    @property
+    def claimed_id(self) -> str:
+        """The id under which it is answered once: a user's `p#0` and the step `p#0` of plan p are two tasks."""
+        name = self.task.id
+        return f"\0{name}" if looks_like_step(name) and not step_of(self.task.plan_id, name) else name
+
 
 def read_job(letter: Letter, came: float, now_ms: int, default_timeout_ms: int) -> Job:
     """The task a record holds. Its deadline runs from the first intake: a forward carries it on. Raises `Rejected`."""
     decoded = decode_json(letter.value, letter.headers).data
     task = validate(Task, decoded)
+    if letter.topic == "tasks" and not from_coordinator(letter.headers):
+        refuse_step(task)
     expires_ms = own_header(letter.headers, EXPIRES_HEADER) if letter.topic != "tasks" else None
     given = decoded.get("metadata")
     # What an http task sends may hold secrets of the caller's: it is not repeated on the result.

@@ -47,6 +47,19 @@ def kept(*batches: list[Output]) -> list[bytes]:
     return list(newest.values())
 
 
+async def test_a_users_task_and_a_step_of_one_id_are_both_answered(make: Any) -> None:
+    """Each once: the step's plan would wait for ever."""
+    one = make()
+    step = (("ce_source", b"/parallax/app/plans"),)
+    one.take(0, id="p#0")
+    one.take(1, id="p#0", planId="p", headers=step, payload=1)
+    assert [(await one.result(offset))["status"] for offset in (0, 1)] == ["success"] * 2
+    one.take(2, id="p#0")
+    one.take(3, id="p#0", planId="p", headers=step, payload=1)
+    for offset in (2, 3):
+        assert (await one.end(offset))["events"]["type"] == "task:duplicate"
+
+
 async def test_an_id_sent_again_is_told_to_be_a_duplicate(make: Any) -> None:
     """No call, no result: an event with the place of the record."""
     one = make()

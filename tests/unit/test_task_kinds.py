@@ -170,7 +170,7 @@ async def test_other_patterns_and_steps_of_plans_go_to_the_control_plane(make: M
     one = make()
     one.templates["t"] = LOCAL
     one.take(0, type="pattern", target="u")
-    one.take(1, id="p#0", planId="p", type="pattern", target="t")
+    one.take(1, id="p#0", planId="p", type="pattern", target="t", headers=(("ce_source", b"/parallax/app/plans"),))
     assert [(await one.result(offset))["agentId"] for offset in (0, 1)] == ["pattern:u", "pattern:t"]
 
 
