@@ -180,7 +180,7 @@ PATHS: list[dict[str, Any]] = [
     {},
     {"valuePath": "sum([n, data])", "defaultConfidence": 0.5},
     {"valuePath": "sum(n)", "confidencePath": "avg(n)"},
-    {"valuePath": "ceil(n[0])", "defaultConfidence": 1},
+    {"valuePath": "ceil(n[0])", "confidencePath": "none", "defaultConfidence": 1},
     {"valuePath": "n", "confidencePath": "floor(confidence)"},
 ]
 READINGS = [reading_of(metadata) for metadata in PATHS]
