@@ -22,6 +22,7 @@ MAX_SELECTED = 4 * 1024 * 1024
 MAX_DEPTH = 128
 # JMESPath goes by the name of a value's class.
 jmespath.functions.TYPES_MAP[ExactFloat.__name__] = "number"
+jmespath.functions.REVERSE_TYPES_MAP["number"] += (ExactFloat.__name__,)
 _ESCAPED = 6
 """What `to_string` can make of one character."""
 
