@@ -15,7 +15,7 @@ from typing import Any
 from agents_io.errors import BadResponse, Unsupported
 from agents_io.rules.answer import excerpt, load_json
 from agents_io.transport import Answer
-from schemas.exact_json import dumps, loads
+from schemas.exact_json import dumps, loads, mend
 
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 16 * 1024
@@ -87,7 +87,7 @@ def read_reply(body: bytes, content_type: str) -> Answer:
     if kind == "application/json" or kind.endswith("+json"):
         return _json(load_json(body))
     try:
-        text = body.decode("utf-8")
+        text = mend(body.decode("utf-8", "surrogatepass")).removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise BadResponse(f"the answer of type {excerpt(kind.encode())} is neither JSON nor text in UTF-8") from None
     if kind == "":
