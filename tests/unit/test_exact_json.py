@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -145,3 +147,21 @@ def test_an_exact_float_computes_as_a_double_and_is_equal_by_value() -> None:
     )
     assert [copy.deepcopy(one).text, pickle.loads(pickle.dumps(one)).text] == [one.text, one.text]  # noqa: S301
     assert mend("whole") == "whole"
+
+
+def test_what_lies_between_users_and_agents_reads_and_writes_json_exactly() -> None:
+    """`orjson.loads` and `orjson.dumps` change large numbers: these packages use `schemas.exact_json` or `schemas.codec`."""
+    root = Path(__file__).parents[2]
+    packages = (
+        "schemas",
+        "agents_io/rules",
+        "streams/rules",
+        "streams/dispatch",
+        "streams/plans",
+        "streams/processors",
+    )
+    files = [file for package in packages for file in (root / package).rglob("*.py")]
+    calls = re.compile(r"\borjson\.(loads|dumps)\(|\bjson\.(loads|dumps)\(")
+    found = {str(file.relative_to(root)) for file in files if calls.search(file.read_text())}
+    assert len(files) > 60
+    assert found == {"schemas/exact_json.py", "schemas/contract.py"}, "contract.py writes schemas"

@@ -469,3 +469,30 @@ async def test_the_page_of_a_plan_shows_its_steps_then_its_result() -> None:
     it.step("p", 1)
     assert loads(cast("bytes", it.handler.view("p")))["status"] == "success"
     assert it.handler.view("other") is None
+
+
+async def test_a_refused_plan_names_what_was_given_and_what_is_allowed() -> None:
+    """In its result; where there is no id to answer to, in the dead letter."""
+    it = Coordinating()
+    error = one(it.plan(plan("a", strategy="roulette")), "plan-results")["error"]
+    assert error["code"] == "invalid_plan"
+    assert error["message"] == "strategy: input should be 'all', 'race', 'allSettled' or 'weighted', not 'roulette'"
+    for number, (data, reason) in enumerate(
+        (
+            (plan("a", id=7), "id: must be a string of 1 to 256 characters, not 7"),
+            ([1], "value: must be a JSON object, not an array"),
+        )
+    ):
+        it.plan(data)
+        letter, event = it.home.ended[number + 1][2]
+        assert dict(letter.headers)["__dlq.errors.message"].decode() == reason
+        assert loads(event.value or b"")["data"]["reason"] == reason
+
+
+async def test_half_an_emoji_in_a_plan_costs_nothing() -> None:
+    """Nor does a byte order mark."""
+    it = Coordinating()
+    raw = orjson.dumps(plan("a", "b", kind="sequential")).replace(b'"payload":"a"', b'"payload":"cut \\ud83d"')
+    assert one(it.plan(b"\xef\xbb\xbf" + raw), "tasks")["payload"] == "cut \ufffd"
+    it.step("p", 0)
+    assert one(it.step("p", 1), "plan-results")["status"] == "success"
