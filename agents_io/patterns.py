@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import orjson
-
 from agents_io.errors import BadResponse, CallTimeout, ClientError, ExecutionFailed, Expired, Unsupported
 from agents_io.rules.answer import excerpt
 from agents_io.transport import Answer, Call
+from schemas.exact_json import loads
 from schemas.messages import AgentRegistration
 
 
@@ -77,7 +76,7 @@ class PatternTransport:
         return Answer(done.result, confidence)
 
     async def _execute(self, name: str, call: Call) -> PatternExecution:
-        asked = orjson.loads(call.body)
+        asked = loads(call.body)
         unknown: UnknownPattern | None = None
         for executor in self._executors:
             try:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-import orjson
-
 from agents_io.errors import BadResponse, Unsupported
 from agents_io.rules.paths import Path as Path
 from agents_io.rules.paths import compiled, select
 from agents_io.transport import Answer
+from schemas.exact_json import loads
 
 MAX_DEPTH = 128
 MAX_EXCERPT = 80
@@ -150,8 +149,8 @@ def load_json(body: bytes) -> Any:
     if not body or body.isspace():
         raise BadResponse("the answer is empty")
     try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        data = loads(body)
+    except ValueError as error:
         kind = "HTML, not JSON" if body.lstrip()[:1] == b"<" else f"not JSON ({str(error)[:60]})"
         raise BadResponse(f"the answer is {kind}: {excerpt(body)}") from None
     # Counting brackets costs next to nothing and settles it for every sane answer.

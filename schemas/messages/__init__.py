@@ -26,6 +26,7 @@ from schemas.messages.base import (
     Ratio,
     Timestamp,
     explain,
+    shown,
 )
 from schemas.messages.confidence import (
     AgentCalibration,
@@ -110,4 +111,5 @@ __all__ = [
     "TaskType",
     "Timestamp",
     "explain",
+    "shown",
 ]

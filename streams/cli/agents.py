@@ -126,7 +126,7 @@ def _registration(data: Any, where: str = "agents add") -> dict[str, Any]:
 
 def _metadata(pairs: list[str] | None) -> dict[str, Any]:
     """NAME=VALUE pairs; a value that is JSON is taken as JSON, all else as text."""
-    import orjson
+    from schemas.exact_json import loads
 
     found: dict[str, Any] = {}
     for pair in pairs or ():
@@ -134,8 +134,8 @@ def _metadata(pairs: list[str] | None) -> dict[str, Any]:
         if not name or not equals:
             raise CommandError(f"--metadata: want NAME=VALUE, not {pair!r}", USAGE)
         try:
-            found[name] = orjson.loads(text)
-        except orjson.JSONDecodeError:
+            found[name] = loads(text)
+        except ValueError:
             found[name] = text
     return found
 

@@ -365,6 +365,20 @@ class Letter:
     timestamp_ms: int = 0
 
 
+def from_coordinator(headers: Iterable[tuple[str, bytes]]) -> bool:
+    """Whether a plan coordinator wrote the record, by its CloudEvents source. It tells mistakes apart, not forgeries: who may
+    write to `tasks` may write any header.
+
+    >>> from_coordinator([("ce_source", b"/parallax/app/plans")]), from_coordinator([("ce_source", b"/me")]), from_coordinator([])
+    (True, False, False)
+    """
+    found = b""
+    for key, value in headers:
+        if key == "ce_source":
+            found = value or b""
+    return found.startswith(b"/parallax/") and found.endswith(b"/plans")
+
+
 def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:
     """An integer header the pipeline wrote, or None."""
     for key, value in headers:

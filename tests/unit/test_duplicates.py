@@ -59,6 +59,17 @@ async def test_after_the_window_an_id_is_a_new_task(make: Any, owner: str) -> No
         one.skew_ms = days * 24 * 3_600_000
         one.take(number, id="nightly")
         assert "results" in await one.end(number)
+async def test_a_users_task_and_a_step_of_one_id_are_both_answered(make: Any) -> None:
+    """Each once: the step's plan would wait for ever."""
+    one = make()
+    step = (("ce_source", b"/parallax/app/plans"),)
+    one.take(0, id="p#0")
+    one.take(1, id="p#0", planId="p", headers=step, payload=1)
+    assert [(await one.result(offset))["status"] for offset in (0, 1)] == ["success"] * 2
+    one.take(2, id="p#0")
+    one.take(3, id="p#0", planId="p", headers=step, payload=1)
+    for offset in (2, 3):
+        assert (await one.end(offset))["events"]["type"] == "task:duplicate"
 
 
 async def test_an_id_sent_again_is_told_to_be_a_duplicate(make: Any) -> None:

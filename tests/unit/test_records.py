@@ -272,12 +272,25 @@ def test_a_large_dead_letter_can_lose_its_value() -> None:
 def test_a_forward_replaces_our_own_headers_and_keeps_the_others() -> None:
     """Same bytes, the agent's key and partition, one of each routing header: what runs already goes on running."""
     letter = Letter("dispatch", 0, 1, b"k", b'{"id": "t"}', HEADERS)
-    output = RECORDER.forward(letter, "agent-7", "agent-7", 99, 2, partition_for(b"agent-7", 4), 0)
+    carried = Carried(origin_ms=7, deadline_ms=99, attempts=1)
+    output = RECORDER.forward(letter, "agent-7", "agent-7", carried, 2, partition_for(b"agent-7", 4), 0)
     assert (output.topic, output.key, output.value) == ("dispatch", b"agent-7", b'{"id": "t"}')
     assert output.partition == partition_for(b"agent-7", 4)
     kept = [h for h in HEADERS if h[0] not in OWN_HEADERS]
-    assert output.headers == [*kept, (EXPIRES_HEADER, b"99"), (HOPS_HEADER, b"2"), (AGENT_HEADER, b"agent-7")]
+    marks = [(ORIGIN_HEADER, b"7"), (EXPIRES_HEADER, b"99"), (ATTEMPTS_HEADER, b"1"), (HOPS_HEADER, b"2")]
+    assert output.headers == [*kept, *marks, (AGENT_HEADER, b"agent-7")]
     assert own_header(output.headers, EXPIRES_HEADER) == 99
+
+
+def test_a_relocated_record_says_what_it_carries_on() -> None:
+    """Same bytes and partition, to the end of `parked`; a task without a deadline and attempts says nothing of them."""
+    letter = Letter("tasks", 3, 1, b"k", b'{"id": "t"}', HEADERS)
+    output = RECORDER.relocate(letter, "t", "agent-7", Carried(7), "tasks/3/1", 0)
+    assert (output.topic, output.partition, output.key, output.value) == ("parked", 3, b"agent-7", letter.value)
+    kept = [h for h in HEADERS if h[0] not in OWN_HEADERS]
+    marks = [(ORIGIN_HEADER, b"7"), (AGENT_HEADER, b"agent-7"), (TASK_HEADER, b"t"), (MOVED_HEADER, b"tasks/3/1")]
+    assert output.headers == [*kept, *marks]
+    assert RECORDER.relocate(letter, "t", "", Carried(7), "x", 0).key == b"t"
 
 
 def test_only_whole_numbers_are_read_from_our_headers() -> None:

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, ClientError, Refused, Unsupported
 from agents_io.rules.answer import Reading, excerpt, load_json, parse_answer
 from agents_io.rules.wire.prompts import as_text
 from agents_io.transport import Answer
+from schemas.exact_json import dumps, loads
 
 FORMATS = ("json_schema", "json_object", "none")
 ASK = (
@@ -107,7 +106,7 @@ def _system(given: Mapping[str, Any], form: str) -> str:
 def chat_request(config: ChatConfig, payload: Any) -> bytes:
     """The request's body."""
     messages = [{"role": "system", "content": config.system}, {"role": "user", "content": as_text(payload)}]
-    return orjson.dumps({**config.template, "messages": messages, "stream": False})
+    return dumps({**config.template, "messages": messages, "stream": False})
 
 
 def chat_answer(body: bytes, form: str, reading: Reading) -> Answer:
@@ -207,8 +206,8 @@ def span_s(text: str) -> float | None:
 def spent(body: bytes) -> AgentError | None:
     """A 429 that no waiting mends: the account has no money left."""
     try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        data = loads(body)
+    except ValueError:
         return None
     error = data.get("error") if isinstance(data, dict) else None
     code = error.get("code") or error.get("type") if isinstance(error, dict) else None

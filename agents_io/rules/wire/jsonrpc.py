@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from agents_io.errors import AgentError, BadResponse, ClientError, ServerError
 from agents_io.rules.answer import excerpt
+from schemas.exact_json import dumps
 
 _CALLERS_FAULT = frozenset({-32700, -32600, -32601, -32602})
 
@@ -24,13 +23,13 @@ def request(number: int, method: str, params: Any) -> bytes:
     >>> request(1, "ping", {})
     b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}'
     """
-    return orjson.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+    return dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
 
 
 def notification(method: str, params: Any = None) -> bytes:
     """The bytes of a notification: nothing answers it."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
-    return orjson.dumps(message if params is None else message | {"params": params})
+    return dumps(message if params is None else message | {"params": params})
 
 
 def answers(message: Any, number: int) -> bool:
