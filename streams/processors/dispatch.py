@@ -351,7 +351,9 @@ class DispatchHandler:
 
     def _succeed(self, job: Job, answer: Answer, ticket: Ticket) -> None:
         try:
-            success = Success(dumps(answer.value), answer.confidence)
+            success = Success(
+                dumps(answer.value), answer.confidence, dumps(answer.metadata) if answer.metadata else b""
+            )
         except Rejected as rejected:
             self.fail(job, BadResponse(rejected.reason), ticket)
             return
