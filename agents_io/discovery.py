@@ -17,8 +17,9 @@ import orjson
 
 from agents_io.errors import AgentError, Unsupported
 from agents_io.http.a2a import A2aTransport
-from agents_io.http.exchange import HttpExchange, Peer, below
+from agents_io.http.exchange import HttpExchange
 from agents_io.http.mcp import McpTransport
+from agents_io.http.peer import Peer, below
 from schemas.messages import AgentRegistration, Protocol, SecretRef
 
 TIMEOUT_S = 3.0

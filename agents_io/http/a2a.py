@@ -17,7 +17,8 @@ import yarl
 
 from agents_io.background import LastWords
 from agents_io.errors import AgentError, BadResponse, ClientError, Unsupported
-from agents_io.http.exchange import HttpExchange, Peer, Target, below, within
+from agents_io.http.exchange import HttpExchange, within
+from agents_io.http.peer import Peer, Target, below
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
 from agents_io.rules.wire import jsonrpc
