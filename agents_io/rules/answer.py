@@ -136,7 +136,7 @@ def _others(content: Any, reading: Reading, value: Any, confidence: Any) -> dict
     """The members beside value and confidence. What a path selected deeper down is repeated within its member."""
     if not isinstance(content, dict):
         return {}
-    value_name, confidence_name = _leaf(reading.value, "value"), _leaf(reading.confidence, "confidence")
+    value_name, confidence_name = leaf_name(reading.value, "value"), leaf_name(reading.confidence, "confidence")
     return {
         name: member
         for name, member in content.items()
@@ -145,7 +145,7 @@ def _others(content: Any, reading: Reading, value: Any, confidence: Any) -> dict
     }
 
 
-def _leaf(path: Path | None, default: str) -> str:
+def leaf_name(path: Path | None, default: str) -> str:
     """The name that a path of plain names ends in."""
     return default if path is None else str(getattr(path, "expression", "")).rpartition(".")[2].strip(' "')
 
