@@ -2,7 +2,7 @@
 
 In: the body of a successful answer and what the registration says of where to look. Out: an `Answer`.
 By default the body is an object with `confidence` and `value`; without `value` the object itself, less its confidence,
-is the value. Every other member becomes the answer's metadata. Rounding noise around a confidence of 0 and 1 is clamped. NaN,
+is the value. Every other member becomes the answer's metadata. A confidence that rounding took past 1 is 1. NaN,
 infinities, confidences outside [0, 1], nesting beyond 128 and anything that is not JSON are refused as `BadResponse`. A reason
 shows at most 80 printable characters of what came, never the whole.
 """
@@ -26,7 +26,7 @@ MAX_DEPTH = 128
 MAX_EXCERPT = 80
 BOM = b"\xef\xbb\xbf"
 ROUNDING = 1e-6
-"""How far a softmax in single precision may sum past 1, or fall below 0."""
+"""How far a softmax in single precision may sum past 1."""
 _NUMBER = re.compile(r"(\+?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?)\s*(%?)", re.ASCII)
 
 
@@ -229,9 +229,9 @@ def checked_confidence(found: Any, lenient: bool = False) -> float:
         raise BadResponse(f"confidence must be a number, not {excerpt(repr(found)[:200].encode('utf-8', 'replace'))}")
     if lenient and 2 <= number <= 100:
         number = number / 100
-    if not (isfinite(number) and -ROUNDING <= number <= 1 + ROUNDING):
+    if not (isfinite(number) and 0 <= number <= 1 + ROUNDING):
         raise BadResponse(f"confidence must be in [0, 1], not {found!r:.80}")
-    return min(1.0, max(0.0, float(number)))
+    return min(1.0, float(number))
 
 
 def _number(found: Any, lenient: bool) -> int | float | None:

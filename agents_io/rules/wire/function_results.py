@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from agents_io.errors import AnswerTooLarge, BadResponse
-from agents_io.rules.answer import MAX_DEPTH, excerpt
+from agents_io.rules.answer import MAX_DEPTH, checked_confidence, excerpt
 from agents_io.transport import Answer
 
 _PAIR = frozenset(("value", "confidence"))
@@ -43,9 +43,10 @@ def read_result(returned: Any, max_bytes: int) -> Answer:
 
 
 def _confidence(found: Any) -> float:
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not (isfinite(found) and 0 <= found <= 1):
-        raise BadResponse(f"the function's confidence must be a number in [0, 1], not {_kind(found)}")
-    return float(found)
+    try:
+        return checked_confidence(found)
+    except BadResponse:
+        raise BadResponse(f"the function's confidence must be a number in [0, 1], not {_kind(found)}") from None
 
 
 def _check(value: Any, most: int) -> None:
