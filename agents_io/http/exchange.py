@@ -157,6 +157,24 @@ class HttpExchange:
         except AgentError:
             return False
 
+    async def watch(
+        self, request: httpx.Request, opened: Callable[[httpx.Response], bool], take: Callable[[bytes], None]
+    ) -> None:
+        """Pass on a body that may never end, piece by piece. `opened`: sees the head, and says whether to read on.
+
+        Raises `AgentError`; it has no timeout of its own.
+        """
+        try:
+            response = await self._transport.handle_async_request(request)
+            try:
+                if opened(response):
+                    async for piece in response.stream:  # type: ignore[union-attr]
+                        take(piece)
+            finally:
+                await response.stream.aclose()  # type: ignore[union-attr]
+        except httpx.TransportError as error:
+            raise transport_error(error) from error
+
     async def aclose(self) -> None:
         """Release every connection."""
         await self._transport.aclose()

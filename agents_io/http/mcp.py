@@ -50,7 +50,7 @@ class McpTransport:
         self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
         self._servers = PerAgent(Server)
         self._last_words = LastWords()
-        self._stream = McpStream(self._http, self._last_words)
+        self._stream = McpStream(self._http, self._last_words, max(1, max_connections // 10))
         self._number = 0
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
@@ -76,8 +76,11 @@ class McpTransport:
             was_kept = server.session is not None
             session = await self._open(server)
             session.users += 1
+            session.requests += 1
             doubt = gone = False
             try:
+                if call is not None:
+                    await self._stream.listen(server, session)
                 return await self._request(server, session, method, params, call)
             except _SessionGone as lost:
                 doubt = gone = True
@@ -96,8 +99,11 @@ class McpTransport:
                 session.users -= 1
                 if doubt:
                     self._drop(server, session)
-                if server.session is not session and session.users == 0 and not gone:
-                    self._end(server, session)
+                if server.session is not session and session.users == 0:
+                    if session.listener is not None:
+                        session.listener.cancel()
+                    if not gone:
+                        self._end(server, session)
         raise failure
 
     def _drop(self, server: Server, session: Session) -> None:
@@ -215,6 +221,7 @@ class McpTransport:
         for server in self._servers.all():
             if server.session is not None:
                 self._end(server, server.session)
+        await self._stream.close()
         await self._last_words.close()
         await self._http.aclose()
 

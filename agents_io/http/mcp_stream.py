@@ -2,12 +2,14 @@
 
 In: a server, a session, the bytes of a request. Out: the response's head and the message that answers. A stream that ends before
 the answer is resumed after its newest event (2025-11-25, SEP-1699), if its events have ids. What the server asks meanwhile is
-answered at once: `ping` with nothing, all else with "cannot do that"; it would wait, and the call with it.
+answered at once: `ping` with nothing, all else with "cannot do that"; it would wait, and the call with it. It may ask on the
+stream of the answer or, as the official SDK does, on a stream of its own: that one is listened to while a session is used.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,17 +33,27 @@ MAX_FAILED = 3
 """Resumptions in a row that do not reach the server."""
 MAX_REPLIES = 100
 """To a server's own requests within one call."""
+MAX_LISTENERS = 100
+LINGER_S = 10.0
+"""How often it is looked whether anybody uses a session that is listened to."""
+OPENED_WITHIN_S = 0.2
+SHORT_S = 1.0
 _ACCEPT = (b"Accept", b"application/json, text/event-stream")
 _JSON_OR_EVENTS = (b"Accept", b"Content-Type")
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """What a server agreed to. `key`: its name for the session, empty if it keeps none. `users`: requests under way in it."""
+    """What a server agreed to. `key`: its name for the session, empty if it keeps none.
+
+    `users`: requests under way in it; `requests`: all there were; `listener`: reads what the server says outside of them.
+    """
 
     version: str
     key: bytes = b""
     users: int = 0
+    requests: int = 0
+    listener: asyncio.Task[None] | None = None
 
     @property
     def modern(self) -> bool:
@@ -59,7 +71,7 @@ class Session:
 class Server(Peer):
     """One MCP server as one agent."""
 
-    __slots__ = ("lock", "session", "tool", "url")
+    __slots__ = ("is_mute", "lock", "session", "tool", "url")
 
     keeps_cookies = True
 
@@ -71,6 +83,8 @@ class Server(Peer):
         self.tool = agent.metadata
         self.session: Session | None = None
         self.lock = asyncio.Lock()
+        self.is_mute = False
+        """Whether it has no stream for what it says outside of a request."""
 
     def build(
         self,
@@ -96,7 +110,10 @@ Reply = tuple[httpx.Response, Any, bytes]
 class McpStream:
     """Makes requests over one connection pool."""
 
-    def __init__(self, http: HttpExchange, last_words: LastWords) -> None:
+    def __init__(self, http: HttpExchange, last_words: LastWords, max_listeners: int = MAX_LISTENERS) -> None:
+        """`max_listeners`: each holds a connection of the pool."""
+        self._listeners: set[asyncio.Task[None]] = set()
+        self._max_listeners = max_listeners
         self._http = http
         self._last_words = last_words
 
@@ -152,6 +169,55 @@ class McpStream:
             message = reader.last()
             if message is not None:
                 return response, message, raw
+
+    async def listen(self, server: Server, session: Session) -> None:
+        """Read what the server says outside of its answers, while the session is used: there it asks whether we live."""
+        if session.modern or not session.key or server.is_mute or len(self._listeners) >= self._max_listeners:
+            return
+        if session.listener is not None and not session.listener.done():
+            return
+        opened = asyncio.Event()
+        listener = session.listener = asyncio.create_task(self._listen(server, session, opened))
+        self._listeners.add(listener)
+        listener.add_done_callback(self._listeners.discard)
+        with contextlib.suppress(TimeoutError):  # some servers send no head before there is something to say
+            async with asyncio.timeout(OPENED_WITHIN_S):
+                await opened.wait()
+
+    async def _listen(self, server: Server, session: Session, opened: asyncio.Event) -> None:
+        events = EventData()
+
+        def head(response: httpx.Response) -> bool:
+            server.is_mute = not (200 <= response.status_code < 300 and _is_stream(response))
+            opened.set()
+            return not server.is_mute
+
+        def take(piece: bytes) -> None:
+            for data in events.feed(piece):
+                if data.strip() and (reply := jsonrpc.reply(_event(data))) is not None:
+                    self._say(server, session, reply)
+
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        watching = asyncio.create_task(self._http.watch(server.bare("GET", session), head, take))
+        try:
+            seen = -1
+            while not watching.done() and (session.users > 0 or session.requests != seen):
+                seen = session.requests
+                await asyncio.wait((watching,), timeout=LINGER_S)
+        finally:
+            opened.set()
+            ended = watching.done()
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            if ended and clock() - begun < SHORT_S:
+                server.is_mute = True  # it would be asked again at every call
+
+    async def close(self) -> None:
+        """Listen no more."""
+        for listener in list(self._listeners):
+            listener.cancel()
+        await asyncio.gather(*self._listeners, return_exceptions=True)
 
     def _say(self, server: Server, session: Session | None, reply: bytes) -> None:
         self._last_words.say("mcp-reply", lambda: self._http.send(server, server.build(session, reply)))

@@ -312,3 +312,34 @@ async def test_an_answer_in_a_batch() -> None:
     server.first = batch
     async with asking(McpTransport(), server, "mcp", "/mcp", tool="judge") as ask:
         assert said(await ask()) == OK
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["stays open", "ends at once"])
+async def test_a_request_on_the_servers_own_stream_is_answered(ends: bool) -> None:
+    """Where the official SDK sends its pings. It is opened before the call, and no more once it ended at once."""
+    server = Server()
+    own: list[web.StreamResponse] = []
+    opened: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method != "GET":
+            return await server(request)
+        opened.append(request.headers["Mcp-Session-Id"])
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        if not ends:
+            own.append(response)
+            await asyncio.sleep(30)
+        return response
+
+    async def asks(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        if not ends:
+            await own[0].write(b'data: {"jsonrpc":"2.0","id":"srv1","method":"ping"}\n\n')
+            await until(lambda: "response" in server.seen)
+        return ok(message, server.result)
+
+    server.first = asks
+    async with asking(McpTransport(), handler, "mcp", "/mcp", tool="judge") as ask:
+        for _ in range(3):
+            assert said(await ask()) == OK
+        assert len(opened) == 1
