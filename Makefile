@@ -55,12 +55,16 @@ lock: setup ## Resolve and hash-pin the dependencies again
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
 test: setup ## Test all that needs no Java: rules, contracts, pipelines on the embedded broker
-	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy"
+	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy and not interop"
 
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
 	$(BIN)/python -m tests.support.kafka fetch
 	$(BIN)/pytest -q -m "kafka and not chaos and not deploy"
+
+.PHONY: test-interop
+test-interop: setup ## Test against real servers of every protocol, versions pinned (INTEROP_NEWEST=1: the newest; needs PyPI)
+	$(BIN)/pytest -q -n 0 -m interop tests/interop
 
 .PHONY: test-browser
 test-browser: setup ## Test the live page in a browser (needs Debian's chromium)

@@ -11,7 +11,7 @@ retries, never lets gRPC retry, never accepts a compressed answer, and never sho
     the task is above the agent's cap         http_4xx
   INTERNAL, UNKNOWN, DATA_LOSS, ABORTED       http_5xx
   INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE,
-  UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED    http_4xx
+  UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED    http_4xx (ALREADY_EXISTS after the first attempt: tried again)
   OK with what is no answer                   bad_response
 """
 
@@ -163,6 +163,7 @@ class GrpcTransport:
             call.timeout_s,
             prepared.authorised() + _metadata(call),
             streams=prepared.streams,
+            attempt=call.attempt,
         )
         return self._parse(raw, prepared)
 
@@ -218,6 +219,7 @@ class GrpcTransport:
         metadata: Metadata,
         *,
         streams: bool = False,
+        attempt: int = 1,
     ) -> bytes:
         """Bytes out, bytes in. Whatever gRPC raises becomes an `AgentError` here."""
         line = self.channels.take(self._place(prepared))
@@ -229,7 +231,9 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as error:
             in_doubt = error.code() in LINE_IN_DOUBT
             missing = error.code() is grpc.StatusCode.UNIMPLEMENTED
-            failure = NotImplementedByAgent(path) if missing else status_error(error, timeout_s, prepared.token())
+            failure = (
+                NotImplementedByAgent(path) if missing else status_error(error, timeout_s, prepared.token(), attempt)
+            )
         except asyncio.CancelledError:
             # gRPC says so too when the channel was closed beneath the call.
             task = asyncio.current_task()

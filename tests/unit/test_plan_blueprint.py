@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streams.rules.plans.blueprint import InvalidPlan
+from streams.rules.plans.blueprint import UNBOUNDED_MS, InvalidPlan
 from streams.rules.plans.templates import read_plan
 from tests.support.plans import plan, task
 

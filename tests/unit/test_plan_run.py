@@ -9,6 +9,8 @@ import pytest
 
 from schemas.codec import validate
 from schemas.messages import PlanResult, Task
+from schemas.times import format_time
+from streams.rules.plans.blueprint import UNBOUNDED_MS
 from streams.rules.plans.level import Level
 from streams.rules.plans.run import MAX_KEPT_BYTES, PlanRun, path_of, stem, task_id
 from tests.support.plans import NOW, bad, finish, good, over, pattern, plan, result, run_of, starts, stops, task

@@ -19,10 +19,15 @@ from schemas.partitioning import partition_for
 from schemas.times import format_time
 from streams.rules.records import (
     AGENT_HEADER,
+    ATTEMPTS_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
     LARGE_BYTES,
+    MOVED_HEADER,
+    ORIGIN_HEADER,
     OWN_HEADERS,
+    TASK_HEADER,
+    Carried,
     Echo,
     Letter,
     Output,
@@ -301,3 +306,32 @@ def test_only_whole_numbers_are_read_from_our_headers() -> None:
     assert own_header([], "a") is None
     nothing: Any = None
     assert own_header([("a", nothing)], "a") is None
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [ECHO, {}, orjson.Fragment(b'{"mine":"kept","timeout":5}'), {"answer": "the task's own"}],
+    ids=["dict", "none", "fragment", "same name"],
+)
+def test_the_other_members_of_an_answer_stand_on_the_result(echo: Echo) -> None:
+    """Beside the task's own metadata, as `metadata.answer`; without any there is no such member."""
+    rest = {"reasoning": "so", "usage": {"inputTokens": 3}}
+    success = Success(b"1", 0.5, orjson.dumps(rest))
+    result = check(RECORDER.succeeded(PLAIN, echo, "a1", success, SPENTS[0], False, NOW_MS))["results"]
+    assert result["metadata"].pop("answer") == rest
+    assert "answer" not in result["metadata"]
+    assert orjson.dumps(result["metadata"]) in (orjson.dumps(echo), b"{}")
+    bare = check(RECORDER.succeeded(PLAIN, ECHO, "a1", Success(b"1", 0.5), SPENTS[0], False, NOW_MS))["results"]
+    assert "answer" not in bare["metadata"]
+
+
+@pytest.mark.parametrize("answer", [b"1", b'"' + b"x" * 900_000 + b'"'], ids=["small", "large"])
+def test_large_members_of_an_answer_are_given_up_first(answer: bytes) -> None:
+    """Then the task's metadata if they are large, then the value: the last form is always small."""
+    success = Success(answer, 0.5, orjson.dumps({"reasoning": "x" * 500_000}))
+    output = RECORDER.succeeded(PLAIN, ECHO, "a1", success, SPENTS[0], False, NOW_MS)[0]
+    found = [orjson.loads(form.value or b"") for form in forms([output])]
+    assert "answer" in found[0]["metadata"]
+    assert found[1]["metadata"] == {"mine": "kept", "timeout": 5}
+    assert found[1]["result"] == orjson.loads(answer)
+    assert len(list(forms([output]))[-1].value or b"") < LARGE_BYTES

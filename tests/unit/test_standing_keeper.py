@@ -16,7 +16,7 @@ from streams.agents.standing_keeper import REPEAT_MS, StandingKeeper
 from streams.metrics import DispatchMetrics
 from streams.rules.records import Output
 from tests.support.dispatching import Dispatching
-from tests.support.homes import until
+from tests.support.homes import settle, until
 
 
 class Rig(Dispatching):
