@@ -1,0 +1,1 @@
+"""A whole pipeline in the process of your test, scripted agents of every protocol, and pytest fixtures."""
