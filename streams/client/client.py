@@ -10,12 +10,13 @@ from typing import Any, TypeVar, overload
 
 from schemas.codec import decode
 from schemas.messages import Aggregate, Anomaly, Event, Interval, Plan, PlanResult, ResultStatus, Severity
+from streams.broker.noise import quiet_logs
 from streams.client.connection import connect, kafka_errors, partitions_of, settings_for
 from streams.client.directory import AgentDirectory
 from streams.client.errors import ClientClosed, ClientError, failure_of
 from streams.client.handle import Handle, still_waiting
 from streams.client.history import EarlierResults, feedback_request, find_task, sent_again
-from streams.client.mapping import Payloads, run_all
+from streams.client.mapping import Payloads, Window, cancel_all, run_all
 from streams.client.plans import plan_request
 from streams.client.producer import TaskProducer
 from streams.client.requests import Request, TaskKind, cancel_requests, task_request
@@ -64,6 +65,7 @@ class Client:
         self._earlier: EarlierResults | None = None
         self._opening = asyncio.Lock()
         self._open = False
+        self._windows: list[Window] = []
 
     async def __aenter__(self) -> Client:
         await self.start()
@@ -76,6 +78,7 @@ class Client:
 
     async def start(self) -> None:
         """Connect. Raises `KafkaUnreachable`, `TopicsMissing`, `ClientError`."""
+        quiet_logs()
         await connect(self.settings, CONNECT_TIMEOUT_S)
         self._producer.partitions |= await partitions_of(self.settings, ["tasks", "results", "controls"])
         async with kafka_errors(self.settings):
@@ -84,16 +87,17 @@ class Client:
         self._open = True
 
     async def close(self) -> None:
-        """Disconnect. Calls that wait raise `ClientClosed`; what was submitted goes on."""
+        """Disconnect. Calls that wait raise `ClientClosed`; what was submitted goes on, but for tasks of an unfinished `map`."""
+        for window in self._windows:
+            await cancel_all(window)
         self._open = False
         error = ClientClosed("the client is closed")
         await self._watch.close()
         if self._earlier is not None:
             await self._earlier.close()
-        await self._results.close(error)
-        await self._plan_results.close(error)
-        await self._producer.close()
-        await self._api.close()
+        await asyncio.gather(
+            self._results.close(error), self._plan_results.close(error), self._producer.close(), self._api.close()
+        )
 
     # Tasks
 
@@ -230,7 +234,15 @@ class Client:
 
         named = {name: options.pop(name, None) for name in ("timeout", "deadline", "expires_in", "capabilities")}
         task_options = named | {"kind": options.pop("type", None), "metadata": options}
-        return run_all(submit, payloads, concurrency=concurrency, ordered=ordered, tolerate=tolerate, into=into)
+        return run_all(
+            submit,
+            payloads,
+            concurrency=concurrency,
+            ordered=ordered,
+            tolerate=tolerate,
+            into=into,
+            open_windows=self._windows,
+        )
 
     async def handle(self, id: str, *, since: Since = LOOK_BACK) -> Handle:
         """A task that was sent before, by this or another process: its result is searched from `since` on."""

@@ -6,6 +6,7 @@ In: what the user gave. Out: `Settings`, partition counts, and `ClientError`s th
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,8 @@ from streams.client.errors import ClientError, KafkaUnreachable, TopicsMissing
 from streams.settings import KafkaSettings, Settings, SettingsError, load
 
 ASK_TIMEOUT_S = 5.0
+_ENVIRONMENT = frozenset(("PARALLAX_BOOTSTRAP_SERVERS", "PARALLAX_TOPIC_PREFIX", "PARALLAX_APP_ID"))
+_OF_KAFKA = "PARALLAX_KAFKA__"
 
 
 def settings_for(
@@ -34,8 +37,10 @@ def settings_for(
     if unknown:
         raise TypeError(f"Client() has no option {unknown[0]!r}; Kafka's are {', '.join(KafkaSettings.model_fields)}")
     flags = {"bootstrap_servers": bootstrap_servers, "topic_prefix": topic_prefix, "app_id": app_id}
+    # Other PARALLAX_* variables concern workers, and those of other programs are not ours to judge.
+    environ = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(_OF_KAFKA)}
     try:
-        return load(flags | {f"kafka.{name}": value for name, value in kafka.items()})
+        return load(flags | {f"kafka.{name}": value for name, value in kafka.items()}, environ)
     except SettingsError as error:
         raise ClientError(str(error)) from None
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Any
 
-import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
@@ -19,7 +19,7 @@ from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.kafka import client_options, start
 from streams.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 POLL_MS = 500
 RETRY_PAUSE_S = 0.5
@@ -68,7 +68,7 @@ class Feed:
                 self._checked = now
                 await self._check(bool(batches))
         except (KafkaError, OSError, TimeoutError) as error:
-            log.debug("reading failed; trying again with another consumer", topic=self.topic, error=repr(error))
+            log.debug("reading %s failed; trying again with another consumer: %r", self.topic, error)
             await self.close()
             await asyncio.sleep(RETRY_PAUSE_S)
             return []

@@ -6,11 +6,11 @@ In: an id and how far back to look. Out: the record, or `NotFound`. Each look re
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import aclosing
 from typing import Any
 
-import structlog
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
@@ -25,7 +25,7 @@ from streams.client.times import Since, since_ms
 from streams.client.waiting import ResultReader, Waiting
 from streams.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 FIRST_LOOK_S = 1.0
 """An id given by the user may have been answered before: earlier results are searched when none comes within this time."""
@@ -72,7 +72,7 @@ class EarlierResults:
             try:
                 await self._read(wanted)
             except (KafkaError, OSError, TimeoutError) as error:
-                log.debug("searching earlier results failed; searching again", error=repr(error))
+                log.debug("searching earlier results failed; searching again: %r", error)
                 self._wanted = wanted | self._wanted
                 await asyncio.sleep(RETRY_S)
             await asyncio.sleep(REST_FACTOR * (time.monotonic() - begun))

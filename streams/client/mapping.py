@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sized
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from streams.client.errors import InvalidTask, failure_of
+from streams.client.errors import ClientError, InvalidTask, failure_of
 from streams.client.handle import Handle
 from streams.client.result import TaskResult, parse_value
 
 T = TypeVar("T")
 Payloads = Iterable[Any] | AsyncIterable[Any]
+Window = dict[str, Handle]
+"""Tasks under way, by id."""
 
 JUDGED_FROM = 100
 """Of payloads whose number is not known, the share of failures is judged from this many results on, and at the end."""
@@ -57,12 +60,14 @@ async def run_all(
     ordered: bool,
     tolerate: float,
     into: type[T] | None,
+    open_windows: list[Window],
 ) -> AsyncGenerator[TaskResult[Any]]:
     """One result per payload. Closing the generator early, or an exception in it, cancels the tasks under way."""
     if concurrency < 1:
         raise InvalidTask(f"concurrency: must be 1 or more, not {concurrency}")
     judge = Tolerance(tolerate, len(payloads) if isinstance(payloads, Sized) else None)
-    window: dict[str, Handle] = {}
+    window: Window = {}
+    open_windows.append(window)
     ready: asyncio.Queue[Handle | None] = asyncio.Queue()
     slots = asyncio.Semaphore(concurrency)
     feeder = asyncio.ensure_future(_feed(submit, payloads, slots, window, ready, ordered))
@@ -89,16 +94,15 @@ async def run_all(
     finally:
         feeder.cancel()
         await asyncio.wait([feeder])
-        for handle in window.values():
-            if not handle.done:
-                await handle.cancel("client.map ended early")
+        open_windows.remove(window)
+        await cancel_all(window)
 
 
 async def _feed(
     submit: Callable[[Any], Awaitable[Handle]],
     payloads: Payloads,
     slots: asyncio.Semaphore,
-    window: dict[str, Handle],
+    window: Window,
     ready: asyncio.Queue[Handle | None],
     ordered: bool,
 ) -> None:
@@ -114,6 +118,15 @@ async def _feed(
                 handle.when_done(ready.put_nowait)
     finally:
         ready.put_nowait(None)
+
+
+async def cancel_all(window: Window) -> None:
+    """Cancel the tasks under way that nobody will ask for any more."""
+    left = [handle for handle in window.values() if not handle.done]
+    window.clear()
+    for handle in left:
+        with suppress(ClientError):  # then they run to their end
+            await handle.cancel("client.map ended early")
 
 
 def _failure(result: TaskResult[Any], judge: Tolerance) -> Exception:

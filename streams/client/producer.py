@@ -7,10 +7,10 @@ id once. A producer whose own task died is replaced.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
-import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
@@ -22,7 +22,7 @@ from streams.client.errors import ClientClosed, ClientError, InvalidTask, KafkaU
 from streams.client.requests import Request
 from streams.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 LINGER_MS = 1
 RETRY_PAUSE_S = 0.5
@@ -82,7 +82,7 @@ class TaskProducer:
             except (kafka.KafkaError, OSError) as error:
                 if final := self._final(error):
                     raise final from None
-                log.debug("sending failed; sending again", topic=topic, id=request.id, error=repr(error))
+                log.debug("sending %s to %s failed; sending again: %r", request.id, topic, error)
             await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _send(self, topic: str, request: Request) -> asyncio.Future[Any]:

@@ -6,11 +6,10 @@ cannot be read are passed over and logged.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
-
-import structlog
 
 from schemas.codec import Headers, Rejected
 from streams.client.connection import kafka_errors
@@ -18,7 +17,7 @@ from streams.client.feed import Feed
 from streams.client.times import Since, since_ms
 from streams.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 M = TypeVar("M")
 Read = Callable[[bytes | None, Headers], M]
@@ -47,7 +46,7 @@ async def subscribe(
                 try:
                     message = read(record.value, record.headers)
                 except Rejected as error:
-                    log.debug("passed over", topic=record.topic, offset=record.offset, error=error.reason)
+                    log.debug("passed over %s offset %d: %s", record.topic, record.offset, error.reason)
                     continue
                 if wanted(message):
                     yield message

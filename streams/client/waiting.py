@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-import structlog
 from aiokafka.structs import ConsumerRecord
 
 from schemas.codec import Headers, Rejected
@@ -21,7 +21,7 @@ from streams.client.errors import ClientError
 from streams.client.feed import Feed
 from streams.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -118,7 +118,7 @@ class ResultReader(Generic[R]):
             try:
                 result = self._read(record.value, record.headers)
             except Rejected as error:
-                log.warning("a result cannot be read", topic=record.topic, offset=record.offset, error=error.reason)
+                log.warning("unreadable result: %s offset %d: %s", record.topic, record.offset, error.reason)
                 continue
             if getattr(result, "task_id", waiting.id) == waiting.id and waiting.finish(result):
                 self.delivered += 1

@@ -7,9 +7,8 @@ waited `give_up_after_s` for it to pass. It looks only while calls wait and no r
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
-
-import structlog
 
 from schemas.topics import full_name
 from streams.client.connection import connect, workers_present
@@ -17,7 +16,7 @@ from streams.client.errors import ClientError, KafkaUnreachable, NoWorker
 from streams.client.waiting import ResultReader
 from streams.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 3.0
 REACH_TIMEOUT_S = 3.0
@@ -67,7 +66,7 @@ class WaitWatch:
             return
         if self._since is None:
             self._since = now
-            log.warning("calls wait in vain", reason=str(problem))
+            log.warning("calls wait in vain: %s", problem)
         limit_s = self._give_up_after_s
         if limit_s is None or now - self._since < limit_s:
             return
