@@ -11,10 +11,7 @@ and `map` are generators: close them, or leave the loop, to stop reading.
 
 from __future__ import annotations
 
-import asyncio
-import sys
-import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -65,6 +62,7 @@ from streams.client import (
     sequence,
     step,
 )
+from streams.client.blocking import each, wait_for
 from streams.client.client import LOOK_BACK
 from streams.client.requests import TaskKind
 from streams.client.times import Duration, Moment, Since
@@ -111,56 +109,6 @@ __all__ = [
 T = TypeVar("T")
 
 
-class _Loop:
-    """One thread that runs an event loop for as long as the process lives."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def get(self) -> asyncio.AbstractEventLoop:
-        """The loop, begun when it is needed first."""
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="parallax-client", daemon=True).start()
-            return self._loop
-
-
-_LOOP = _Loop()
-
-
-def _wait(work: Coroutine[Any, Any, T]) -> T:
-    """Run on the client's thread and block; Ctrl-C cancels the work."""
-    future = asyncio.run_coroutine_threadsafe(work, _LOOP.get())
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
-
-
-def _each(source: AsyncGenerator[T]) -> Generator[T]:
-    """An asynchronous generator, item by item."""
-
-    async def following() -> T:
-        return await anext(source)
-
-    async def closing() -> None:
-        await source.aclose()
-
-    try:
-        while True:
-            try:
-                item = _wait(following())
-            except StopAsyncIteration:
-                return
-            yield item
-    finally:
-        if not sys.is_finalizing():  # at the process's end the loop's thread stands still
-            _wait(closing())
-
-
 class Handle:
     """A task that was sent; see `streams.Handle`."""
 
@@ -184,15 +132,15 @@ class Handle:
 
     def result(self, wait: Duration | None = None, *, into: Any = None) -> TaskResult[Any]:
         """The result, after `wait` at most. Raises `TaskFailed`, `WaitTimeout`, `NoWorker`, `InvalidValue`."""
-        return _wait(self._handle.result(wait, into=into))
+        return wait_for(self._handle.result(wait, into=into))
 
     def outcome(self, wait: Duration | None = None) -> TaskResult[Any]:
         """As `result`, but a failed task's result is returned too."""
-        return _wait(self._handle.outcome(wait))
+        return wait_for(self._handle.outcome(wait))
 
     def cancel(self, reason: str | None = None) -> None:
         """Ask for the task to be cancelled."""
-        _wait(self._handle.cancel(reason))
+        wait_for(self._handle.cancel(reason))
 
 
 class AgentDirectory:
@@ -205,15 +153,15 @@ class AgentDirectory:
         self, agent_id: str, endpoint: str, *, capabilities: Sequence[str] = (), **registration: Any
     ) -> AgentRegistration:
         """Register an agent, or replace its registration; arguments as for `streams.Client`."""
-        return _wait(self._client.agents.add(agent_id, endpoint, capabilities=capabilities, **registration))
+        return wait_for(self._client.agents.add(agent_id, endpoint, capabilities=capabilities, **registration))
 
     def rm(self, agent_id: str) -> None:
         """Remove an agent."""
-        _wait(self._client.agents.rm(agent_id))
+        wait_for(self._client.agents.rm(agent_id))
 
     def list(self) -> list[AgentRegistration]:
         """All registered agents, by id."""
-        return _wait(self._client.agents.list())
+        return wait_for(self._client.agents.list())
 
 
 class Client:
@@ -241,7 +189,7 @@ class Client:
                 **kafka,
             )
 
-        self._client = _wait(made())
+        self._client = wait_for(made())
         self.settings = self._client.settings
         self.agents = AgentDirectory(self._client)
 
@@ -256,11 +204,11 @@ class Client:
 
     def start(self) -> None:
         """Connect. Raises `KafkaUnreachable`, `TopicsMissing`, `ClientError`."""
-        _wait(self._client.start())
+        wait_for(self._client.start())
 
     def close(self) -> None:
         """Disconnect. Calls that wait raise `ClientClosed`; what was submitted goes on."""
-        _wait(self._client.close())
+        wait_for(self._client.close())
 
     @overload
     def run(
@@ -298,7 +246,7 @@ class Client:
 
     def run(self, target: str | None, payload: Any = None, **options: Any) -> TaskResult[Any]:
         """Submit a task and return its result; see `streams.Client.run`."""
-        return _wait(self._client.run(target, payload, **options))
+        return wait_for(self._client.run(target, payload, **options))
 
     def submit(
         self,
@@ -315,7 +263,7 @@ class Client:
     ) -> Handle:
         """Submit a task; returns when Kafka has it. See `streams.Client.submit`."""
         return Handle(
-            _wait(
+            wait_for(
                 self._client.submit(
                     target,
                     payload,
@@ -330,6 +278,32 @@ class Client:
             )
         )
 
+    @overload
+    def map(
+        self,
+        target: str | None,
+        payloads: Iterable[Any],
+        *,
+        concurrency: int = 100,
+        ordered: bool = False,
+        tolerate: float = 0.0,
+        into: None = None,
+        **options: Any,
+    ) -> Generator[TaskResult[Any]]: ...
+
+    @overload
+    def map(
+        self,
+        target: str | None,
+        payloads: Iterable[Any],
+        *,
+        concurrency: int = 100,
+        ordered: bool = False,
+        tolerate: float = 0.0,
+        into: type[T],
+        **options: Any,
+    ) -> Generator[TaskResult[T]]: ...
+
     def map(
         self,
         target: str | None,
@@ -342,7 +316,7 @@ class Client:
         **options: Any,
     ) -> Generator[TaskResult[Any]]:
         """One result per payload, as they end or in order; see `streams.Client.map`. The client's thread reads `payloads`."""
-        return _each(
+        return each(
             self._client.map(
                 target,
                 payloads,
@@ -356,46 +330,46 @@ class Client:
 
     def handle(self, id: str, *, since: Since = LOOK_BACK) -> Handle:
         """A task that was sent before; its result is searched from `since` on."""
-        return Handle(_wait(self._client.handle(id, since=since)))
+        return Handle(wait_for(self._client.handle(id, since=since)))
 
     def retry(self, id: str, *, since: Since = LOOK_BACK) -> Handle:
         """Submit a task again under a new id. Raises `NotFound`."""
-        return Handle(_wait(self._client.retry(id, since=since)))
+        return Handle(wait_for(self._client.retry(id, since=since)))
 
     def cancel(self, id: str, *, reason: str | None = None) -> None:
         """Ask for the task or plan of this id to be cancelled."""
-        _wait(self._client.cancel(id, reason=reason))
+        wait_for(self._client.cancel(id, reason=reason))
 
     def feedback(self, id: str, *, success: bool, since: Since = LOOK_BACK) -> None:
         """Report how an answered task really turned out. Raises `NotFound`."""
-        _wait(self._client.feedback(id, success=success, since=since))
+        wait_for(self._client.feedback(id, success=success, since=since))
 
     def plan(self, plan: Mapping[str, Any] | Plan, *, wait: Duration | None = None) -> PlanResult:
         """Submit a plan and return its result, whatever its status."""
-        return _wait(self._client.plan(plan, wait=wait))
+        return wait_for(self._client.plan(plan, wait=wait))
 
     def results(
         self, *, agent: str | None = None, status: ResultStatus | None = None, since: Since | None = None
     ) -> Generator[TaskResult[Any]]:
         """Results of all tasks, from now on or from `since`."""
-        return _each(self._client.results(agent=agent, status=status, since=since))
+        return each(self._client.results(agent=agent, status=status, since=since))
 
     def events(self, *types: str, since: Since | None = None) -> Generator[Event]:
         """Lifecycle events whose type begins with one of `types`."""
-        return _each(self._client.events(*types, since=since))
+        return each(self._client.events(*types, since=since))
 
     def anomalies(
         self, *, agent: str | None = None, min_severity: Severity = "low", since: Since | None = None
     ) -> Generator[Anomaly]:
         """Anomalies as they fire and resolve."""
-        return _each(self._client.anomalies(agent=agent, min_severity=min_severity, since=since))
+        return each(self._client.anomalies(agent=agent, min_severity=min_severity, since=since))
 
     def aggregates(
         self, *, agent: str | None = None, interval: Interval | None = None, since: Since | None = None
     ) -> Generator[Aggregate]:
         """Windows of agents' statistics, each revision as it is written."""
-        return _each(self._client.aggregates(agent=agent, interval=interval, since=since))
+        return each(self._client.aggregates(agent=agent, interval=interval, since=since))
 
     def stats(self, agent: str, *, last: Duration = "1h", pattern: str | None = None) -> dict[str, Any]:
         """An agent's statistics as a worker has them. Needs `web`."""
-        return _wait(self._client.stats(agent, last=last, pattern=pattern))
+        return wait_for(self._client.stats(agent, last=last, pattern=pattern))

@@ -8,8 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from schemas.codec import decode
-from schemas.messages import Aggregate, Anomaly, Event, Interval, Plan, PlanResult, ResultStatus, Severity
+from schemas.messages import Plan, PlanResult
 from streams.broker.noise import quiet_logs
 from streams.client.connection import connect, kafka_errors, partitions_of, settings_for
 from streams.client.directory import AgentDirectory
@@ -21,7 +20,7 @@ from streams.client.plans import plan_request
 from streams.client.producer import TaskProducer
 from streams.client.requests import Request, TaskKind, cancel_requests, task_request
 from streams.client.result import TaskResult, parse_value, read_plan_result, read_result
-from streams.client.subscriptions import subscribe
+from streams.client.subscriptions import Subscriptions
 from streams.client.times import Duration, Moment, Since, seconds
 from streams.client.waiting import ResultReader, Waiting, wait_error
 from streams.client.watch import WaitWatch
@@ -32,10 +31,9 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 8.0
 LOOK_BACK = "24h"
 """How far back earlier records of an id are searched: as long as the pipeline remembers ids by default."""
-_SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
 
 
-class Client:
+class Client(Subscriptions):
     """`async with Client("localhost:9092") as client:`. One event loop, one connection, any number of waiting calls.
 
     Settings that are not given come from `PARALLAX_*` and `parallax.toml`. `web`: a worker's address, for `stats` alone, with its
@@ -210,6 +208,32 @@ class Client:
         )
         return Handle(await self._submit(request, given=id is not None, acknowledged=True), self._cancel_task)
 
+    @overload
+    def map(
+        self,
+        target: str | None,
+        payloads: Payloads,
+        *,
+        concurrency: int = 100,
+        ordered: bool = False,
+        tolerate: float = 0.0,
+        into: None = None,
+        **options: Any,
+    ) -> AsyncGenerator[TaskResult[Any]]: ...
+
+    @overload
+    def map(
+        self,
+        target: str | None,
+        payloads: Payloads,
+        *,
+        concurrency: int = 100,
+        ordered: bool = False,
+        tolerate: float = 0.0,
+        into: type[T],
+        **options: Any,
+    ) -> AsyncGenerator[TaskResult[T]]: ...
+
     def map(
         self,
         target: str | None,
@@ -284,53 +308,6 @@ class Client:
         if not future.done():
             raise still_waiting(request.id, limit_s, "plan")
         return future.result()
-
-    # Subscriptions
-
-    def results(
-        self, *, agent: str | None = None, status: ResultStatus | None = None, since: Since | None = None
-    ) -> AsyncGenerator[TaskResult[Any]]:
-        """Results of all tasks, from now on or from `since`: a time, or a duration before now ("1h")."""
-
-        def wanted(result: TaskResult[Any]) -> bool:
-            return agent in (None, result.agent_id) and status in (None, result.status)
-
-        return subscribe(self.settings, "results", read_result, wanted, since)
-
-    def events(self, *types: str, since: Since | None = None) -> AsyncGenerator[Event]:
-        """Lifecycle events whose type begins with one of `types`: `client.events("task:", "circuit:open")`."""
-        return subscribe(
-            self.settings,
-            "events",
-            lambda value, headers: decode(Event, value, headers),
-            lambda event: not types or event.type.startswith(types),
-            since,
-        )
-
-    def anomalies(
-        self, *, agent: str | None = None, min_severity: Severity = "low", since: Since | None = None
-    ) -> AsyncGenerator[Anomaly]:
-        """Anomalies as they fire and resolve, of at least this severity."""
-        least = _SEVERITIES.index(min_severity)
-
-        def wanted(anomaly: Anomaly) -> bool:
-            return agent in (None, anomaly.agent_id) and _SEVERITIES.index(anomaly.severity) >= least
-
-        return subscribe(
-            self.settings, "anomalies", lambda value, headers: decode(Anomaly, value, headers), wanted, since
-        )
-
-    def aggregates(
-        self, *, agent: str | None = None, interval: Interval | None = None, since: Since | None = None
-    ) -> AsyncGenerator[Aggregate]:
-        """Windows of agents' statistics, each revision as it is written."""
-
-        def wanted(window: Aggregate) -> bool:
-            return agent in (None, window.agent_id) and interval in (None, window.interval)
-
-        return subscribe(
-            self.settings, "aggregates", lambda value, headers: decode(Aggregate, value, headers), wanted, since
-        )
 
     async def stats(self, agent: str, *, last: Duration = "1h", pattern: str | None = None) -> dict[str, Any]:
         """An agent's statistics as a worker has them: totalExecutions, avgConfidence, successRate and more. Needs `web`.

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from schemas.codec import Headers, Rejected
+from schemas.codec import Headers, Rejected, decode
+from schemas.messages import Aggregate, Anomaly, Event, Interval, ResultStatus, Severity
 from streams.client.connection import kafka_errors
 from streams.client.feed import Feed
+from streams.client.result import TaskResult, read_result
 from streams.client.times import Since, since_ms
 from streams.settings import Settings
 
@@ -52,3 +54,57 @@ async def subscribe(
                     yield message
     finally:
         await feed.close()
+
+
+_SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
+
+
+class Subscriptions:
+    """The part of a client that follows what the pipeline writes."""
+
+    settings: Settings
+
+    def results(
+        self, *, agent: str | None = None, status: ResultStatus | None = None, since: Since | None = None
+    ) -> AsyncGenerator[TaskResult[Any]]:
+        """Results of all tasks, from now on or from `since`: a time, or a duration before now ("1h")."""
+
+        def wanted(result: TaskResult[Any]) -> bool:
+            return agent in (None, result.agent_id) and status in (None, result.status)
+
+        return subscribe(self.settings, "results", read_result, wanted, since)
+
+    def events(self, *types: str, since: Since | None = None) -> AsyncGenerator[Event]:
+        """Lifecycle events whose type begins with one of `types`: `client.events("task:", "circuit:open")`."""
+        return subscribe(
+            self.settings,
+            "events",
+            lambda value, headers: decode(Event, value, headers),
+            lambda event: not types or event.type.startswith(types),
+            since,
+        )
+
+    def anomalies(
+        self, *, agent: str | None = None, min_severity: Severity = "low", since: Since | None = None
+    ) -> AsyncGenerator[Anomaly]:
+        """Anomalies as they fire and resolve, of at least this severity."""
+        least = _SEVERITIES.index(min_severity)
+
+        def wanted(anomaly: Anomaly) -> bool:
+            return agent in (None, anomaly.agent_id) and _SEVERITIES.index(anomaly.severity) >= least
+
+        return subscribe(
+            self.settings, "anomalies", lambda value, headers: decode(Anomaly, value, headers), wanted, since
+        )
+
+    def aggregates(
+        self, *, agent: str | None = None, interval: Interval | None = None, since: Since | None = None
+    ) -> AsyncGenerator[Aggregate]:
+        """Windows of agents' statistics, each revision as it is written."""
+
+        def wanted(window: Aggregate) -> bool:
+            return agent in (None, window.agent_id) and interval in (None, window.interval)
+
+        return subscribe(
+            self.settings, "aggregates", lambda value, headers: decode(Aggregate, value, headers), wanted, since
+        )

@@ -105,6 +105,8 @@ class FakeAgent:
         metadata = dict(self._metadata or {})
         if self.protocol == "openai":
             metadata.setdefault("model", "fake")
+        if self.protocol == "mcp":
+            metadata.setdefault("tool", "analyze")
         if self._limits is not None:
             data["limits"] = dict(self._limits)
         if self._breaker is not None:

@@ -125,6 +125,12 @@ class Pipeline:
         self.web = (await self._worker.start()).web
 
     @property
+    def gateway(self) -> str:
+        """The worker's gRPC address, for agents that dial in."""
+        addresses = self._worker.addresses if self._worker is not None else None
+        return (addresses.grpc if addresses is not None else None) or ""
+
+    @property
     def _prefix(self) -> str:
         return self.settings.topic_prefix
 
@@ -141,8 +147,7 @@ class Pipeline:
         if isinstance(agent, FakeAgent):
             if agent.protocol == "kafka":
                 await ensure(self.settings, agent.topic, 1, {})
-            gateway = self._worker.addresses.grpc if self._worker is not None and self._worker.addresses else None
-            await agent.start(bootstrap_servers=self.bootstrap_servers, gateway=gateway or "")
+            await agent.start(bootstrap_servers=self.bootstrap_servers, gateway=self.gateway)
             self._stack.push_async_callback(agent.stop)
             return agent.registration()
         if isinstance(agent, Servable):

@@ -1,6 +1,6 @@
 """What a client costs: CPU a `run` call, with the pipeline in another process that answers at once.
 
-The answering process stands in for a worker: it reads `tasks` and writes a result for each, so that the figure is the client's alone.
+The answering process stands in for a worker: it reads `tasks` and writes a result for each. The figure is the client's alone.
 
     python -m tests.bench.client [--calls 20000] [--concurrency 200] [--bootstrap-servers HOST:PORT]
 """
