@@ -55,7 +55,7 @@ def read_result(value: bytes | None, headers: Headers = ()) -> TaskResult[Any]:
 
 
 def _validate(data: Any) -> TaskResult[Any]:
-    return TaskResult[Any].model_validate(data, by_alias=True, by_name=False)
+    return TaskResult.model_validate(data, by_alias=True, by_name=False)
 
 
 def read_plan_result(value: bytes | None, headers: Headers = ()) -> PlanResult:

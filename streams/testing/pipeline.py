@@ -45,6 +45,7 @@ class Servable(Protocol):
 
     id: str
     capabilities: Sequence[str]
+    concurrency: int
 
     def serving(self, port: int = 0) -> Any:
         """An asynchronous context manager that serves and gives the endpoint."""
@@ -152,7 +153,13 @@ class Pipeline:
             return agent.registration()
         if isinstance(agent, Servable):
             endpoint = await self._stack.enter_async_context(agent.serving(port=0))
-            return {"id": agent.id, "endpoint": endpoint, "protocol": "http", "capabilities": list(agent.capabilities)}
+            limits = {
+                "maxRequests": self.settings.limits.max_requests,
+                "windowMs": self.settings.limits.window_ms,
+                "maxConcurrency": agent.concurrency,
+            }
+            data = {"id": agent.id, "endpoint": endpoint, "protocol": "http"}
+            return data | {"capabilities": list(agent.capabilities), "limits": limits}
         if isinstance(agent, AgentRegistration):
             return agent.wire()
         return dict(agent)
