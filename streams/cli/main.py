@@ -14,6 +14,7 @@ import typer
 
 from streams.cli import (
     acls,
+    agent,
     agents,
     anomalies,
     bench,
@@ -51,6 +52,7 @@ def build() -> typer.Typer:
     app.command("worker")(process.worker)
     app.add_typer(topics.app, name="topics")
     app.add_typer(agents.app, name="agents")
+    app.add_typer(agent.app, name="agent")
     app.command("submit")(submit.submit)
     app.command("tail")(tail.tail)
     app.command("task")(task.task)
