@@ -120,7 +120,7 @@ class State:
         self._firing.clear()
         self._bases.clear()
 
-    async def load(self, now_ms: int) -> None:
+    async def load(self, now_ms: int = 0) -> None:
         """Take up what the table holds after recovery. Yields to the loop now and then.
 
         A series that does not know when its last point was read counts as idle from `now_ms` on.
