@@ -155,7 +155,9 @@ class Folder:
             finally:
                 gc.enable()
             for live in self.state:
-                self._clocks.of(live.series.partition).observe_event(live.series.windows.watermark_ms)
+                self._clocks.of(live.series.partition).observe_event(
+                    live.series.windows.watermark_ms, live.series.arrived_ms
+                )
             for partition, offset in (await self._source_log.resume_offsets(self.state.marks())).items():
                 self.state.count_anew(partition, offset)
                 self._consumer().resume_offsets[partition] = offset
@@ -208,7 +210,9 @@ class Folder:
         now = time.monotonic()
         self._read_s.update(dict.fromkeys((message.partition for message in batch), now))
         for live in touched.values():
-            self._clocks.of(live.series.partition).observe_event(live.series.windows.watermark_ms)
+            self._clocks.of(live.series.partition).observe_event(
+                live.series.windows.watermark_ms, live.series.arrived_ms
+            )
         await self._store(touched.values(), outputs, now, releases)
         consumer = self._consumer()
         for message in batch:
@@ -323,8 +327,8 @@ class Folder:
             await self._breathe(releases)
             series = live.series
             clock = self._clocks.of(series.partition)
-            events_ms = clock.time_ms(series.windows.watermark_ms, series.arrived_ms)
-            if self.state.tick(live, events_ms, clock.idle_ms(series.arrived_ms)):
+            at = series.windows.watermark_ms, series.arrived_ms
+            if self.state.tick(live, clock.time_ms(*at), clock.idle_ms(series.arrived_ms), clock.closing_ms(*at)):
                 touched.append(live)
                 if len(touched) >= MAX_BATCH:
                     break

@@ -213,15 +213,15 @@ class State:
         others = (self._series[key].series for key in self._by_agent[mine.id.agent_id] if key[0] == mine.partition)
         return [Sibling(s.born, s.detectors.alarms) for s in others if s is not mine and s.detectors is not None]
 
-    def tick(self, live: Live, events_ms: int, idle_ms: int) -> bool:
+    def tick(self, live: Live, events_ms: int, idle_ms: int, closing_ms: int = 0) -> bool:
         """What time alone does to a series; True if anything is to be written or told.
 
-        `events_ms`: its event time; `idle_ms`: how long it has certainly had no point (both `clock.py`): while points come, they
-        alone bring alarms, so that a replay brings the same.
+        `events_ms`: its event time; `idle_ms`: how long it has certainly had no point; `closing_ms`: the time by which windows
+        close, if that is later (all `clock.py`). While points come, they alone bring alarms, so that a replay brings the same.
         """
         series = live.series
         told = len(series.anomalies)
-        changed = series.close_due(events_ms) or told > 0
+        changed = series.close_due(max(events_ms, closing_ms)) or told > 0
         if idle_ms >= self._idle_ms:
             changed |= series.look(events_ms)
             if 0 <= series.silent_ms() <= events_ms and self._last_to_speak(live):

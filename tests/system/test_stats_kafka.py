@@ -166,7 +166,7 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
     async def trickle() -> None:
         while batch := list(islice(rest, 250)):
             await produce(bootstrap, topic, batch, idempotent=True)
-            await asyncio.sleep(0 if killed.is_set() else 0.15)
+            await asyncio.sleep(0 if killed.is_set() else 0.6 if hours_back else 0.15)
 
     trickling = asyncio.create_task(trickle())
     log = tmp_path / "worker.log"

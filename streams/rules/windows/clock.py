@@ -4,10 +4,15 @@ Silence on the wire proves nothing: a recovery, a slow fetch and a frozen proces
 moves by positions only. A caller asks where the log ends, notes the wall clock before it asked, and reports how far points have
 been counted; once they are counted up to that end, everything written before the noted time is known, and time up to it has
 passed. From its newest point on a series' event time then runs as fast as that time, counted from when the point was read: an
-import of last week's points is not taken for agents that fell silent, however slowly it comes.
+import of last week's points is not taken for agents that fell silent, however slowly it comes. Windows close sooner, by the wall
+clock, once nothing has come for a while: closing loses nothing, since a late point still finds its window.
 """
 
 from __future__ import annotations
+
+PARTITION_SETTLED_MS = 5_000
+SERIES_SETTLED_MS = 60_000
+"""So long a partition, or a series, has certainly had no point before its windows close by the wall clock."""
 
 
 class EventClock:
@@ -21,7 +26,7 @@ class EventClock:
     1000
     """
 
-    __slots__ = ("_asked_ms", "_end", "caught_up_ms", "watermark_ms")
+    __slots__ = ("_asked_ms", "_end", "arrived_ms", "caught_up_ms", "watermark_ms")
 
     def __init__(self) -> None:
         self._end = 0
@@ -30,6 +35,8 @@ class EventClock:
         """Everything that was in the log at this time is counted; 0: not known."""
         self.watermark_ms = 0
         """The newest event time of all series."""
+        self.arrived_ms = 0
+        """When the partition's last point was read."""
 
     @property
     def behind(self) -> bool:
@@ -48,9 +55,10 @@ class EventClock:
             self.caught_up_ms = max(self.caught_up_ms, self._asked_ms)
             self._asked_ms = 0
 
-    def observe_event(self, time_ms: int) -> None:
-        """`time_ms`: the largest event time of a series."""
+    def observe_event(self, time_ms: int, arrived_ms: int = 0) -> None:
+        """`time_ms`: the largest event time of a series; `arrived_ms`: when its last point was read."""
         self.watermark_ms = max(self.watermark_ms, time_ms)
+        self.arrived_ms = max(self.arrived_ms, arrived_ms)
 
     def idle_ms(self, arrived_ms: int) -> int:
         """How long a series has certainly had no point; `arrived_ms`: when its last one was read."""
@@ -65,6 +73,12 @@ class EventClock:
         (7500, 5000)
         """
         return min(self.caught_up_ms, watermark_ms + self.idle_ms(arrived_ms))
+
+    def closing_ms(self, watermark_ms: int, arrived_ms: int) -> int:
+        """The time by which a series' windows close; as `time_ms`, and the wall clock's once nothing has come for a while."""
+        if self.idle_ms(self.arrived_ms) >= PARTITION_SETTLED_MS or self.idle_ms(arrived_ms) >= SERIES_SETTLED_MS:
+            return self.caught_up_ms
+        return self.time_ms(watermark_ms, arrived_ms)
 
     def lag_s(self, now_ms: int) -> float:
         """How far the events that are counted lie behind the wall clock, seconds; 0 before the first one, and when all are
