@@ -104,6 +104,7 @@ class DispatchRole:
         """Begin; `stack` ends it all in the opposite order. Raises `KafkaError`, `TimeoutError`, `PortTaken`."""
         prefix = self._settings.topic_prefix
         followed = Follower(self._options, full_name("standings", prefix), self.standings.apply)
+        self._followed = (self.agents, self._calibrations, followed, self._controls)
         first = (self.agents, self._calibrations, self._sink, followed)
         for part in first:
             stack.push_async_callback(part.stop)
@@ -126,6 +127,10 @@ class DispatchRole:
             grpc_server.add(handler)
         await grpc_server.start()
         self._gateway.start(grpc_server.address)
+
+    def problems(self) -> list[str]:
+        """Why topics that every worker follows cannot be read at present, one line each; none while all are."""
+        return [table.problem for table in self._followed if table.problem is not None]
 
     def _watch(self, stack: AsyncExitStack) -> None:
         """What looks after the homes from outside."""
