@@ -60,10 +60,11 @@ class SourceLog:
             resumed = {}
             for tp in tps:
                 known, begin, end = marks[tp.partition], begins[tp], ends[tp]
-                stamps = {
-                    mark.offset: await self._stamp(consumer, tp, mark.offset)
-                    for mark in checked_marks(known, begin, end)
-                }
+                stamps: dict[int, int | None] = {}
+                for mark in checked_marks(known, begin, end):
+                    stamps[mark.offset] = await self._stamp(consumer, tp, mark.offset)
+                    if stamps[mark.offset] == mark.stamp_ms:
+                        break
                 newest_ms = max(mark.stamp_ms for mark in known)
                 found = await consumer.offsets_for_times({tp: newest_ms + 1}) if newest_ms >= 0 else {}
                 later = found.get(tp)

@@ -21,15 +21,11 @@ class Mark(NamedTuple):
 
 
 def checked_marks(marks: Sequence[Mark], begin: int, end: int) -> list[Mark]:
-    """The marks worth reading in a log of [begin, end): the newest, and if the log is shorter than it, a few beneath."""
-    newest = max(marks)
+    """The marks worth reading in a log of [begin, end), newest first; the first that is still the same decides."""
     inside = sorted({mark for mark in marks if begin <= mark.offset < end and mark.stamp_ms >= 0}, reverse=True)
-    if newest.offset < end and inside and inside[0] == newest:
-        return inside[:1]
-    if newest.offset < begin:
+    if max(marks).offset < begin:
         return []  # retention has taken what was counted
-    step = max(1, len(inside) // MOST_CHECKS)
-    return inside[::step][:MOST_CHECKS]
+    return inside[:1] + inside[1 :: max(1, len(inside) // MOST_CHECKS)]
 
 
 def resume_at(
