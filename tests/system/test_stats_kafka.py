@@ -29,7 +29,7 @@ from tests.support.kafka import KafkaCluster
 from tests.support.points import compare, fleet, newest, produce, read_all, until
 from tests.support.written import whole_lines
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
 PARTITIONS = 4
 POINTS = int(os.environ.get("STATS_POINTS", "50000"))
