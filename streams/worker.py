@@ -31,6 +31,7 @@ from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_
 from streams.engine.engine import Engine
 from streams.engine.faults import denied, told
 from streams.engine.follower import TopicMissing
+from streams.file_limit import prepare_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
 from streams.plans.template_file import TemplatesError
@@ -132,6 +133,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
     await reach(settings, REACH_TIMEOUT_S)
     await require(settings, worker_needs(settings))
     partitions = await check(settings)
+    prepare_file_limit(partitions)
     registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
         spans = provider(settings)
