@@ -151,12 +151,13 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
             limits = await size_limits(settings)
             role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, limits, spans)
             await role.start(stack, grpc_server)
-            web.problems = role.problems
+            web.problems, web.dropped_events["dispatch"] = role.problems, role.events_dropped
             engine, web.engine, web.agents, web.standings = role.engine, role.engine, role.agents, role.standings
         if "plans" in settings.roles:
             plans = web.plans = await coordinate(
                 settings, registry, delivery == "exactly-once", partitions, stack, web.reachable, spans
             )
+            web.dropped_events["plans"] = plans.events_dropped
         if "stats" in settings.roles:
             stats = StatsKeeper(settings, idempotent=delivery == "exactly-once", address=web.reachable)
             registry.register(StatsMetrics(stats.counters))

@@ -199,6 +199,7 @@ class StatsProcessor:
             "points": self._folder.points,
             "rejected": self._folder.rejected,
             "pending": self._folder.pending,
+            "expired": 0 if self._app is None or not self._folder.ready else self._app.ledger.expired,
             "told": dict(self._folder.told),
             "event_lag": self._folder.event_lag_s(),
         }

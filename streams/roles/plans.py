@@ -51,6 +51,7 @@ class Coordination:
     engine: Engine
     partition_count: Callable[[], int]
     addresses: Addresses
+    events_dropped: Callable[[], int] = int
 
     @property
     def group(self) -> str:
@@ -158,7 +159,7 @@ async def coordinate(
     await engine.start()
     watchdog = asyncio.create_task(Watchdog(engine, settings.dispatch.stall_after / 1000).run(), name="plans-watchdog")
     stack.push_async_callback(_ended, watchdog)
-    return Coordination(engine, partition_count, addresses)
+    return Coordination(engine, partition_count, addresses, lambda: sink.dropped)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

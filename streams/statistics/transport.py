@@ -17,7 +17,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, cast
 
 from aiokafka import TopicPartition
@@ -82,6 +82,8 @@ class LedgerConsumer(driver.Consumer):
         self._seeking = asyncio.Lock()
         self._lease_s = self.app.conf.broker_session_timeout / 2
         self._member_until_s = 0.0
+        self.expired = 0
+        """Points that retention removed before they were read."""
         self.resume_offsets: dict[int, int] = {}
         """Partition -> where to go on instead of at the commit offset, because the log is another one."""
 
@@ -231,11 +233,20 @@ class LedgerConsumer(driver.Consumer):
         if short:
             log.error("the committed offset lies beyond the log, reading from its beginning: %s", short)
             wanted.update(await self.earliest_offsets(*short))
+        await self._note_expired(heads, wanted)
         if wanted:
             await self._commit(wanted)
             for tp in wanted:
                 self.resume_offsets.pop(tp.partition, None)
         return wanted
+
+    async def _note_expired(self, heads: Mapping[TP, int | None], rewound: Collection[TP]) -> None:
+        """Report what retention took before it was read: nothing else would."""
+        for tp, begin in (await self.earliest_offsets(*heads)).items():
+            head = heads.get(tp)
+            if head is not None and 0 <= head < begin and tp not in rewound:
+                self.expired += begin - head
+                log.error("retention removed %d unread points of %s [%d]", begin - head, tp.topic, tp.partition)
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """Where the changelog ends: recovery reads up to there."""
