@@ -107,7 +107,7 @@ chaos-plans: setup ## 2,000 plans of 5 tasks while two workers are killed, on re
 	$(BIN)/python -m tests.chaos.plans --plans 2000 --kills 6 --seed 1
 
 .PHONY: chaos-stats
-chaos-stats: setup ## 200,000 data points of 200 agents while statistics are killed six times, on real Kafka
+chaos-stats: setup ## 200,000 data points of 200 agents, of now and of hours ago, while statistics are killed six times and frozen, on real Kafka
 	STATS_POINTS=200000 STATS_AGENTS=200 STATS_KILLS=6 $(BIN)/pytest -q tests/system/test_stats_kafka.py
 
 .PHONY: bench-stats

@@ -144,6 +144,10 @@ class DispatchRole:
         await grpc_server.start()
         self._gateway.start(grpc_server.address)
 
+    def events_dropped(self) -> int:
+        """Progress events that could not be sent so far."""
+        return self._sink.dropped
+
     def problems(self) -> list[str]:
         """Why topics that every worker follows cannot be read at present, one line each; none while all are."""
         return [table.problem for table in self._followed if table.problem is not None]
