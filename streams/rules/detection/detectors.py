@@ -20,6 +20,7 @@ from typing import Any
 from schemas.messages import Anomaly, AnomalyDetails, Severity
 from schemas.times import format_time
 from streams.rules.detection.alarms import Alarms, Moment, SeriesId
+from streams.rules.detection.chosen import ChosenDetectors
 from streams.rules.detection.level import (
     HISTORY_MIN,
     OUTLIER_BINS,
@@ -33,10 +34,14 @@ from streams.rules.detection.level import Thresholds as Thresholds
 from streams.rules.detection.looks import CHECK_MIN, VARIANCE_MIN, VARIANCE_RING, Looks, Sums
 from streams.rules.detection.overconfidence import Overconfidence
 from streams.rules.detection.pace import Pace
+from streams.rules.detection.port import Point
 from streams.rules.detection.ranks import LEVEL, RankTest
 from streams.rules.detection.ring import RING, Ring
+from streams.rules.detection.specs import DetectorSpec
 
 LOW_POINTS = 20
+MOST_BUCKET = 1152
+"""The bucket of the longest execution time that is told apart."""
 PACE_RARER = 10
 """Being slow is less urgent than being wrong: its test keeps to so many times the run length."""
 
@@ -44,7 +49,7 @@ PACE_RARER = 10
 class Detectors:
     """All detectors of one series."""
 
-    __slots__ = ("_gap", "_level", "_looks", "_pace", "alarms", "limits")
+    __slots__ = ("_chosen", "_gap", "_level", "_looks", "_pace", "alarms", "limits")
 
     def __init__(self, series: SeriesId, limits: Thresholds) -> None:
         self.alarms = Alarms(series)
@@ -53,6 +58,20 @@ class Detectors:
         self._level = Level(self.alarms, limits)
         self._gap = Overconfidence(limits.overconfidence, limits.run_length)
         self._pace: Pace | None = None
+        self._chosen = ChosenDetectors(self._configured(()), self.alarms)
+
+    def _configured(self, registered: tuple[DetectorSpec, ...]) -> tuple[DetectorSpec, ...]:
+        mine = [
+            spec
+            for spec in self.limits.chosen
+            if spec.concerns(self.alarms.series.agent_id, self.alarms.series.pattern_name)
+        ]
+        names = {spec.name for spec in mine}
+        return (*mine, *(spec for spec in registered if spec.name not in names))
+
+    def choose(self, registered: tuple[DetectorSpec, ...]) -> None:
+        """Run these too, from the agent's registration; the settings' win where names are the same."""
+        self._chosen.choose(self._configured(registered))
 
     def observe(
         self, confidence: float, at: Moment, success: bool | None = None, time_bucket: int | None = None
@@ -97,7 +116,11 @@ class Detectors:
             if self._pace is None:
                 self._pace = Pace(self.limits.slow_factor, PACE_RARER * self.limits.run_length)
             found += self._pace.observe(time_bucket, at, alarms, confidence)
-        return found
+        return found + self._observe_chosen(value, success, time_bucket, at) if self._chosen else found
+
+    def _observe_chosen(self, value: int, success: bool | None, bucket: int | None, at: Moment) -> list[Anomaly]:
+        time = 0.0 if bucket is None else min(bucket / MOST_BUCKET, 1.0)
+        return self._chosen.observe(Point(value / SCALE, success, time), at, self._level.ring)
 
     def judge(self, confidence: float, success: bool, at: Moment) -> list[Anomaly]:
         """An outcome that was told afterwards: only the calibration is concerned."""
@@ -202,18 +225,21 @@ class Detectors:
         pace = None if self._pace is None else self._pace.to_json()
         level = self._level
         parts = [level.ring.to_json(), self._looks.to_json(), self.alarms.to_json()]
-        return [*parts, level.test.to_json(), self._gap.to_json(), pace]
+        return [*parts, level.test.to_json(), self._gap.to_json(), pace, self._chosen.to_json()]
 
     @classmethod
     def from_json(cls, data: list[Any], series: SeriesId, limits: Thresholds) -> Detectors:
         """The inverse of `to_json`; continues exactly where the other was."""
         detectors = cls(series, limits)
-        ring, looks, alarms, level, gap, pace = data
+        ring, looks, alarms, level, gap, pace, *later = data
         detectors._level.ring = Ring.from_json(ring)
         detectors._looks = Looks.from_json(looks, limits.check_interval_ms)
         detectors.alarms = detectors._level.alarms = Alarms.from_json(alarms, series)
         detectors._level.test = RankTest.from_json(level, LEVEL, limits.run_length)
         detectors._gap = Overconfidence.from_json(gap, limits.overconfidence, limits.run_length)
+        detectors._chosen = ChosenDetectors(detectors._configured(()), detectors.alarms)
+        if later:
+            detectors._chosen.load(later[0])
         if pace is not None:
             detectors._pace = Pace.from_json(pace, limits.slow_factor, PACE_RARER * limits.run_length)
         return detectors
@@ -226,6 +252,7 @@ class Detectors:
         detectors._level.ring = Ring.from_json(ring)
         detectors._looks = Looks.from_json([slot, tally, history], limits.check_interval_ms)
         detectors.alarms = detectors._level.alarms = Alarms.from_first(alarms, series)
+        detectors._chosen = ChosenDetectors(detectors._configured(()), detectors.alarms)
         detectors._level.test.restart((value + PER_BIN // 2) // PER_BIN for value in detectors._level.ring.newest(RING))
         return detectors
 

@@ -13,6 +13,7 @@ from schemas.messages import Anomaly, AnomalyDetails, AnomalyType, Severity
 from streams.rules.detection.alarms import Alarms, Episode, Moment
 from streams.rules.detection.ranks import LEVEL, RankTest
 from streams.rules.detection.ring import RING, Ring
+from streams.rules.detection.specs import DetectorSpec
 
 SCALE = 10_000
 PER_BIN = 50
@@ -54,6 +55,8 @@ class Thresholds:
     overconfidence: float = 0.1
     slow_factor: float = 2.0
     silent_after_ms: int = 600_000
+    chosen: tuple[DetectorSpec, ...] = ()
+    """Detectors a user has switched on besides the default ones, for whichever series they concern."""
 
 
 class Level:
