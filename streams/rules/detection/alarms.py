@@ -21,6 +21,7 @@ COOLDOWN_MOST = 5000
 COOLDOWN_GROWTH = 5
 FORGIVEN_POINTS = 4000
 """Points without an episode after which one of those that were counted is forgotten."""
+OFTEN = 2
 KEPT_SPELLS = 4
 
 Key = str
@@ -146,19 +147,10 @@ class Alarms:
         """True when an episode of this type may begin."""
         return kind not in self.firing and kind not in self._pauses and kind not in self._pending
 
-    def pend(self, kind: Key, points: int, episode: Episode, details: AnomalyDetails) -> None:
-        """Let an episode fire after this many points more, unless it is withdrawn before."""
-        if self.ready(kind):
-            self._pending[kind] = (points, episode, details)
-
     @property
     def pending(self) -> tuple[Key, ...]:
-        """The types that wait."""
+        """The types that wait; an earlier version let outliers wait here."""
         return tuple(self._pending)
-
-    def withdraw(self, kind: Key) -> None:
-        """It was nothing, or something else."""
-        self._pending.pop(kind, None)
 
     def due(self, at: Moment) -> list[Anomaly]:
         """One more point for what is pending; what has waited long enough fires."""
@@ -190,6 +182,10 @@ class Alarms:
         spells.append(Spell(episode.id, at.offset, -1, "own"))
         del spells[:-KEPT_SPELLS]
         return [self._anomaly(kind, episode, "firing", at, details)]
+
+    def often(self, kinds: tuple[Key, ...]) -> bool:
+        """True when episodes of these types have kept coming lately."""
+        return any(kind in self._repeats and self._repeats[kind][0] >= OFTEN for kind in kinds)
 
     def resolve(self, kind: Key, at: Moment, details: AnomalyDetails) -> list[Anomaly]:
         """End the episode of this type, if there is one."""

@@ -19,9 +19,9 @@ from streams.rules.detection.verdicts import Verdicts
 from streams.rules.windows.moments import Sample
 from streams.rules.windows.windows import Spans, Window, WindowId, Windows
 
-VERSION = 4
+VERSION = 5
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
-Version 2 did not keep when an alarm fired, version 3 not what was still to be told."""
+Version 2 did not keep when an alarm fired, version 3 not what was still to be told, version 4 no deviations."""
 
 Judged = Literal["", "points", "feedback"]
 """Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
