@@ -21,6 +21,7 @@ from streams.statistics.app import StatsApp, group_id
 from streams.statistics.fold import Folder
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.query import Question, firing, part
+from streams.statistics.registered import RegisteredDetectors
 from streams.statistics.source_log import SourceLog
 from streams.statistics.state import State, spans_of, thresholds_of
 
@@ -53,6 +54,7 @@ class StatsProcessor:
         self._app: StatsApp | None = None
         self._source_log: SourceLog | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+        self._registered: RegisteredDetectors | None = None
 
     async def start(self) -> None:
         """Create the changelog, join the group; returns once Faust has started (recovery may still be going on: `ready`).
@@ -69,7 +71,9 @@ class StatsProcessor:
             self._idempotent = await supports_transactions(self._settings)
         self.partition_count = partitions
         app = self._app = StatsApp(self._settings, options, self._idempotent, self._folder, partitions, self._address)
-        state = State(app.table, spans_of(self._settings), thresholds_of(self._settings))
+        self._registered = RegisteredDetectors(options, self._settings.topic_prefix)
+        await self._registered.start()
+        state = State(app.table, spans_of(self._settings), thresholds_of(self._settings), self._registered.of)
         source_log = self._source_log = SourceLog(options, app.source_topic, self._idempotent)
         self._folder.attach(state, app.table, app.batcher, lambda: app.ledger, lambda: app.raw_producer, source_log)
         app.table.on_recover(self._folder.load)
@@ -131,6 +135,9 @@ class StatsProcessor:
     async def stop(self) -> None:
         """Fold, publish and commit what was accepted, then leave; bounded in time. Safe to call twice."""
         app, self._app = self._app, None
+        registered, self._registered = self._registered, None
+        if registered is not None:
+            await registered.stop()
         if app is None:
             return
         try:

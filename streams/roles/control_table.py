@@ -71,11 +71,6 @@ class ControlTable:
         """Why the topic cannot be read at present; None while it is read."""
         return self._follower.problem
 
-    @property
-    def problem(self) -> str | None:
-        """Why the topic cannot be read at present; None while it is read."""
-        return self._follower.problem
-
     async def stop(self) -> None:
         """Stop following."""
         await self._follower.stop()

@@ -6,7 +6,7 @@ broker. Bounded: at most `MAX_SERIES` series; a series keeps 60 minutes, 24 hour
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,6 +18,7 @@ from streams.rules.detection.alarms import Moment, SeriesId
 from streams.rules.detection.calibration import Calibration
 from streams.rules.detection.detectors import Thresholds
 from streams.rules.detection.grouping import Sibling
+from streams.rules.detection.specs import DetectorSpec
 from streams.rules.windows.log_identity import Mark
 from streams.rules.windows.series import Series
 from streams.rules.windows.windows import INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
@@ -86,14 +87,23 @@ def thresholds_of(settings: Settings) -> Thresholds | None:
         overconfidence=stats.overconfidence,
         slow_factor=stats.slow_factor,
         silent_after_ms=stats.silent_after,
+        chosen=tuple(stats.detectors),
     )
 
 
 class State:
     """All series of all owned partitions."""
 
-    def __init__(self, table: StatsTable, spans: Spans, limits: Thresholds | None) -> None:
+    def __init__(
+        self,
+        table: StatsTable,
+        spans: Spans,
+        limits: Thresholds | None,
+        registered: Callable[[str], tuple[DetectorSpec, ...]] = lambda _: (),
+    ) -> None:
+        """`registered`: the detectors an agent's registration asks for."""
         self._table = table
+        self._registered = registered
         self._spans = spans
         self._limits = limits
         self._idle_ms = 0 if limits is None else limits.check_interval_ms + spans["minute"].grace_ms
@@ -195,6 +205,8 @@ class State:
         owner, series = live, live.series
         told = len(series.anomalies)
         self._count(series, -1)
+        if series.detectors is not None:
+            series.detectors.choose(self._registered(series_id.agent_id))
         series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
         self._count(series, 1)
         if len(series.anomalies) > told or series.grouping:

@@ -9,7 +9,7 @@ import pytest
 
 from agents_io.errors import ServerError
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.homes import settle, until
+from tests.support.homes import until
 
 Make = Callable[..., Dispatching]
 ONE = {"limits": {"maxRequests": 100, "windowMs": 60_000, "maxConcurrency": 1}}

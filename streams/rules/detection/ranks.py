@@ -22,7 +22,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
+from river.base import DriftDetector
+
 BINS = 256
+RESOLUTION = 200
+"""Bins from 0 to 1 for `update`."""
 WARM = 20
 """No bets before this many points."""
 DISCOUNT = 0.1
@@ -76,17 +80,17 @@ def _rows(bets: Bets) -> tuple[_Row, ...]:
     return found
 
 
-class RankTest:
-    """One stream's reference, evidence and measured correlations.
+class RankTest(DriftDetector):
+    """One stream's reference, evidence and measured correlations; one of river's drift detectors.
 
     >>> test = RankTest(LEVEL, 10_000)
     >>> any(test.observe(190) for _ in range(2000)), any(test.observe(60) for _ in range(20))
     (False, True)
     """
 
-    __slots__ = ("_blocks", "_counts", "_products", "_rows", "count", "evidence", "range", "run", "run_length")
-
-    def __init__(self, bets: Bets, run_length: float) -> None:
+    def __init__(self, bets: Bets = LEVEL, run_length: float = 10_000.0) -> None:
+        super().__init__()
+        self.bets = bets
         self._rows = _rows(bets)
         self.run_length = run_length
         self.run = 0
@@ -114,6 +118,17 @@ class RankTest:
         """Forget the evidence, keep the reference."""
         self.evidence = [0.0] * len(self._rows)
         self.run = 0
+
+    def update(self, x: float) -> None:
+        """One more value in [0, 1], as river has it: `drift_detected` tells; the evidence starts again at the next value."""
+        if self._drift_detected:
+            self.reset()
+        self._drift_detected = self.observe(round(x * RESOLUTION))
+
+    @property
+    def total(self) -> float:
+        """The evidence: an alarm is due at `run_length`."""
+        return sum(row[3] * held for row, held in zip(self._rows, self.evidence, strict=True))
 
     @property
     def side(self) -> Side:

@@ -22,7 +22,7 @@ from streams.rules.windows.windows import Spans, Window, WindowId, Windows
 VERSION = 5
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
 Version 2 did not keep when an alarm fired, version 3 not what was still to be told, version 4 not when and from where the last
-point was read."""
+point was read, and no deviations."""
 
 Judged = Literal["", "points", "feedback"]
 """Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
