@@ -1,4 +1,4 @@
-"""Tasks that wait on their topic, as places: nothing is lost, and each comes in its turn, at its deadline or when it is wanted."""
+"""Tasks that wait on their topic, as places: nothing is lost; each comes in its turn, at its deadline or when it is wanted."""
 
 from __future__ import annotations
 
