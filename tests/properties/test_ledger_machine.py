@@ -165,19 +165,16 @@ def test_a_ledger_with_nothing_in_flight_takes_more() -> None:
     assert ledger.head == 2
 
 
-@given(st.integers(2, 60), st.integers(1, 59), st.booleans())
-@settings(max_examples=20, deadline=None)
-def test_the_map_fits_a_commit_whatever_finishes_after_it_was_taken_in(
-    period: int, waits: int, backwards: bool
-) -> None:
-    """A long row is in flight before any of it ends: agents that answer and agents that hang, their tasks mixed."""
+@pytest.mark.parametrize("period", [2, 20])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_map_fits_a_commit_whatever_finishes_after_it_was_taken_in(period: int, backwards: bool) -> None:
+    """A long row is in flight before any of it ends: agents that answer and one that hangs, their tasks mixed."""
     ledger = Ledger(0)
     taken = 0
-    while not ledger.full() and taken < 120_000:
+    while taken < 60_000 and (taken % 64 or not ledger.full()):  # looked at as often as intake does
         ledger.track(taken)
         taken += 1
-    done = [offset for offset in range(taken) if offset % period >= min(waits, period - 1)]
-    for number, offset in enumerate(reversed(done) if backwards else done):
+    done = [offset for offset in range(taken) if offset % period]
+    for offset in done[::-1] if backwards else done:
         ledger.done(offset)
-        if number % 5000 == 0 or number == len(done) - 1:
-            assert len(offset_map.encode("t", 0, ledger.head, ledger.runs())) <= LIMIT_BYTES
+    assert len(offset_map.encode("t", 0, ledger.head, ledger.runs())) <= LIMIT_BYTES

@@ -86,8 +86,9 @@ async def test_work_that_is_done_again_is_the_same_span(seen: Recording) -> None
     for headers in (GIVEN, ()):
         before, again = Dispatching(tracing=seen.tracing), Dispatching(tracing=seen.tracing)
         offset = 5 + len(headers)
+        before.take(offset, headers=headers)
+        again.process("tasks", before.log["tasks", offset])
         for owner in (before, again):
-            owner.take(offset, headers=headers)
             await owner.end(offset)
         again.home.commit()
         *calls, work = seen.spans[-3:]
@@ -214,7 +215,7 @@ async def test_a_moved_task_stays_in_its_trace_without_one_of_the_users(seen: Re
     await later.end(4)
     later.home.commit()
     second = seen.one("process t.parked")
-    assert said(moved)["parallax-span"].startswith(f"00-{ids(second)[0]}-{ids(second)[2]}")
+    assert said(moved)["parallax-span"].startswith(f"00-{ids(second)[0]}-{ids(second)[2]}".encode())
     one.handler.close()
     later.handler.close()
 
