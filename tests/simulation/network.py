@@ -21,7 +21,10 @@ Reply = Callable[[Any], None]
 class Endpoint(Protocol):
     """Who sends requests: it has a loop, and may be dead when the answer comes."""
 
-    loop: asyncio.AbstractEventLoop
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Its loop."""
+        ...
 
     def deliver(self, future: asyncio.Future[Any], outcome: Any) -> None:
         """Resolve a future on its loop, unless the node is dead."""

@@ -169,7 +169,7 @@ class Node:
         self.loop = NodeLoop(lambda: self.world.now, 500.0 + 1000 * self.rng.random(), self._complain)
         self.due, self.step = self.loop.due, self.loop.step
         self.loop.call_soon(lambda: self._spawn(self._main()))
-        shared.nodes[name] = self.world.stepped[name] = self  # type: ignore[assignment]
+        shared.nodes[name] = self.world.stepped[name] = self
 
     # What the world does to it
 
@@ -199,12 +199,16 @@ class Node:
     async def _leave(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self.engines.values()))
         self.stopped = True
-        self.world.at(0.0, lambda: self.alive and self.kill())
+        self.world.at(0.0, self._end)
+
+    def _end(self) -> None:
+        if self.alive:
+            self.kill()
 
     def deliver(self, future: asyncio.Future[Any], outcome: Any) -> None:
         """Resolve a future on this node's loop."""
         if self.alive:
-            self.loop.call_soon(lambda: future.done() or future.set_result(outcome))
+            self.loop.call_soon(_resolve, future, outcome)
 
     def _complain(self, context: dict[str, Any]) -> None:
         self.world.errors.append(
@@ -236,7 +240,8 @@ class Node:
         row = output.key, output.value, tuple(output.headers)
         self._emitted_at = max(self._emitted_at, self.world.now + self.network.latency())
         self.world.at(
-            self._emitted_at - self.world.now, lambda: self.network.is_out or self.broker.append(log_id, [row])
+            self._emitted_at - self.world.now,
+            lambda: None if self.network.is_out else self.broker.append(log_id, [row]),
         )
 
     def partition_count(self, topic: str) -> int:
@@ -421,6 +426,11 @@ class Node:
             shelf = planner._shelf
             if shelf.active or shelf.by_key:
                 yield f"active plans: {sorted(shelf.active)}"
+
+
+def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:
+    if not future.done():
+        future.set_result(outcome)
 
 
 def _held(handler: DispatchHandler) -> dict[str, int]:

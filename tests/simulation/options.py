@@ -74,6 +74,10 @@ PROFILES: dict[str, Options] = {
         late_duplicates=True, faults=("kill", "stop"), every=15.0, rate=2.0, plans=0.3, cancels=0.0, duplicates=0.2,
         settings=(("dispatch.idempotency_window", 20_000),),
     ),
+    "stops": Options(
+        faults=("stop",), every=1.5, duplicates=0.0, agent_s=0.5, agent_limits=(1000, 10.0, 3),
+        settings=(("dispatch.drain_timeout", 1000), ("dispatch.stop_timeout", 2000)),
+    ),
     "quiet": Options(faults=()),
 }  # fmt: skip
 
