@@ -127,8 +127,13 @@ TOPICS: tuple[Topic, ...] = (
         "dispatch",
         "dispatch",
         "compact",
-        # Read back whole when a partition moves: what was overwritten must go soon.
-        extra_config=(("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS))),
+        # Read back whole when a partition moves: what was overwritten must go soon. Brokers stamp the records, so that
+        # workers can compare their clocks with theirs.
+        extra_config=(
+            ("segment.bytes", str(16 * 1024 * 1024)),
+            ("segment.ms", str(HOUR_MS)),
+            ("message.timestamp.type", "LogAppendTime"),
+        ),
     ),
     Topic(
         "results",
@@ -151,6 +156,7 @@ TOPICS: tuple[Topic, ...] = (
             ("segment.bytes", str(16 * 1024 * 1024)),
             ("segment.ms", str(HOUR_MS)),
             ("delete.retention.ms", str(10 * MINUTE_MS)),
+            ("message.timestamp.type", "LogAppendTime"),
         ),
     ),
     Topic(

@@ -137,10 +137,13 @@ class StatsSettings(Section):
 class DispatchSettings(Section):
     """Bounds and pace of dispatch."""
 
-    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    default_timeout: DurationMs = 30_000
-    attempt_timeout: DurationMs | None = None
-    lane_depth: Annotated[int, Field(ge=1)] = 1000
+    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = 100_000
+    max_held_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """What the tasks that a worker holds in memory may take; beyond that they wait on their topic."""
+    default_timeout: Annotated[DurationMs, Field(ge=1)] = 30_000
+    """One attempt, for tasks that give no `metadata.timeout`."""
+    max_wait: DurationMs = 24 * 3_600_000
+    """The whole task, from its record's timestamp on; 0: for ever."""
     drain_timeout: DurationMs = 5_000
     stop_timeout: DurationMs = 20_000
     blocked_after: DurationMs = 60_000

@@ -41,10 +41,10 @@ class Handler(Protocol):
         ...
 
     def resting(self) -> int:
-        """How many of the records taken only wait for their time; they do not count as in flight."""
+        """How many of the records taken only wait on their topic; they do not count as in flight."""
         ...
 
-    def take(self, source: str, record: ConsumerRecord) -> None:
+    def process(self, source: str, record: ConsumerRecord) -> None:
         """Work on a record of topic `source` (short name)."""
         ...
 

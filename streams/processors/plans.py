@@ -112,7 +112,7 @@ class PlanHandler:
         self._shelf.by_key.clear()
         self._pending.clear()
 
-    def take(self, source: str, record: ConsumerRecord) -> None:
+    def process(self, source: str, record: ConsumerRecord) -> None:
         """One record: a plan to begin, or the end of a step."""
         if source == "results":
             active = self._shelf.by_key.get(record.key)

@@ -7,7 +7,6 @@ Raises `TemplatesError` when the file of local patterns cannot be used. Nothing 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ async def coordinate(
     options = client_options(settings)
     group = f"{settings.app_id}-plans"
     templates = load_templates(settings.plans.templates)
-    sink = EventSink(options, settings.topic_prefix, idempotent=transactional)
+    sink = EventSink(options, settings.topic_prefix, idempotent=transactional, clock_topic=STATE)
     stack.push_async_callback(sink.stop)
     await sink.start()
     controls = ControlTable(
@@ -96,7 +95,7 @@ async def coordinate(
     )
     stack.push_async_callback(controls.stop)
     limits = await size_limits(settings)
-    batcher = Batcher(settings.topic_prefix, limits)
+    batcher = Batcher(settings.topic_prefix, limits, sink.clock.now_ms)
 
     def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
         if transactional:
@@ -123,7 +122,7 @@ async def coordinate(
         recorder=PlanRecorder(settings.app_id, settings.topic_prefix, group),
         emit=sink.emit,
         metrics=PlanMetrics(registry),
-        wall_ms=lambda: time.time_ns() // 1_000_000,
+        wall_ms=sink.clock.now_ms,
         cancelled=controls.plan_cancelled,
         task_cancelled=controls.cancelled,
         partition_count=partition_count,

@@ -21,24 +21,20 @@ from schemas.topics import BY_NAME, event_ce_type, full_name
 AGENT_HEADER = "parallax-agent"
 EXPIRES_HEADER = "parallax-expires"
 HOPS_HEADER = "parallax-hops"
-DUE_HEADER = "parallax-due"
-PARKS_HEADER = "parallax-parks"
+ORIGIN_HEADER = "parallax-origin"
 ATTEMPTS_HEADER = "parallax-attempts"
 TASK_HEADER = "parallax-task"
 MOVED_HEADER = "parallax-moved"
-AWAIT_HEADER = "parallax-await"
 SPAN_HEADER = "parallax-span"
 OWN_HEADERS = frozenset(
     (
         AGENT_HEADER,
         EXPIRES_HEADER,
         HOPS_HEADER,
-        DUE_HEADER,
-        PARKS_HEADER,
+        ORIGIN_HEADER,
         ATTEMPTS_HEADER,
         TASK_HEADER,
         MOVED_HEADER,
-        AWAIT_HEADER,
         SPAN_HEADER,
     )
 )
@@ -85,12 +81,41 @@ class Success:
 
 
 @dataclass(slots=True, frozen=True)
-class Spent:
-    """What an end cost. `execution_ms`: first call to end, or intake to end without one; `call_ms`: the last call alone."""
+class Timing:
+    """What a task took. `execution_ms`: first call to end; `wait_ms`: its record's timestamp to the first call, or to the end.
+
+    `call_ms`: the last call alone.
+    """
 
     execution_ms: float
     retries: int = 0
     call_ms: float | None = None
+    wait_ms: float | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Carried:
+    """What a task's next record says of the time before it. `origin_ms`: the timestamp of its first record, epoch ms.
+
+    `deadline_ms`: epoch ms; None: there is none. `attempts`: those used up.
+    """
+
+    origin_ms: int
+    deadline_ms: int | None = None
+    attempts: int = 0
+
+    def marks(self) -> dict[str, str]:
+        """As headers."""
+        marks = {ORIGIN_HEADER: str(self.origin_ms)}
+        if self.deadline_ms is not None:
+            marks[EXPIRES_HEADER] = str(self.deadline_ms)
+        if self.attempts:
+            marks[ATTEMPTS_HEADER] = str(self.attempts)
+        return marks
+
+
+def _waited(timing: Timing) -> dict[str, float]:
+    return {} if timing.wait_ms is None else {"waitTime": round(timing.wait_ms, 3)}
 
 
 _event_ce_type = lru_cache(maxsize=64)(event_ce_type)
@@ -150,14 +175,14 @@ class Recorder:
         echo: Echo,
         agent_id: str,
         answer: Success,
-        spent: Spent,
+        timing: Timing,
         cached: bool,
         now_ms: int,
         calibrated: float | None = None,
     ) -> list[Output]:
         """Result, data point (none for a cached answer: no agent spoke) and `task:completed`. `echo`: the task's metadata."""
         value = orjson.Fragment(answer.value_json)
-        execution_ms = round(spent.execution_ms, 3)
+        execution_ms = round(timing.execution_ms, 3)
         result = self._result(
             task,
             echo,
@@ -168,7 +193,8 @@ class Recorder:
                 **({} if calibrated is None else {"calibratedConfidence": calibrated}),
                 "agentId": agent_id,
                 "executionTime": execution_ms,
-                "retries": spent.retries,
+                **_waited(timing),
+                "retries": timing.retries,
                 "cached": cached,
             },
             now_ms,
@@ -187,10 +213,10 @@ class Recorder:
             )
             # Large metadata are given up before the answer is.
             last = result.fallback or result
-            last.fallback = self.failed(task, echo if last is result else {}, error, spent, now_ms)[0]
+            last.fallback = self.failed(task, echo if last is result else {}, error, timing, now_ms)[0]
         outputs = [result, completed]
         if not cached:
-            outputs.append(self._point(task, agent_id, answer.confidence, True, spent, now_ms))
+            outputs.append(self._point(task, agent_id, answer.confidence, True, timing, now_ms))
         return outputs
 
     def failed(
@@ -198,7 +224,7 @@ class Recorder:
         task: Task,
         echo: Echo,
         error: TaskError,
-        spent: Spent,
+        timing: Timing,
         now_ms: int,
         spoke: bool = False,
         status: str | None = None,
@@ -208,20 +234,20 @@ class Recorder:
         A data point too if an agent was called and the failure is its own (`spoke`).
         """
         status = status or STATUS_BY_CODE.get(error.code, "failure")
-        execution_ms = round(spent.execution_ms, 3)
+        execution_ms = round(timing.execution_ms, 3)
         body: dict[str, Any] = {"status": status, "error": error.wire()}
         if error.agent_id is not None:
             body["agentId"] = error.agent_id
-        body |= {"executionTime": execution_ms, "retries": spent.retries, "cached": False}
+        body |= {"executionTime": execution_ms, **_waited(timing), "retries": timing.retries, "cached": False}
         ended: EventType = "task:failed"
         if error.code == "expired":
             ended = "task:expired"
         elif status == "cancelled":
             ended = "task:cancelled"
-        data = {"taskId": task.id, "error": error.wire(), "retries": spent.retries}
+        data = {"taskId": task.id, "error": error.wire(), "retries": timing.retries}
         outputs = [self._result(task, echo, body, now_ms), self.event(ended, task.id, data, now_ms)]
         if spoke and error.agent_id is not None:
-            outputs.append(self._point(task, error.agent_id, 0.0, False, spent, now_ms))
+            outputs.append(self._point(task, error.agent_id, 0.0, False, timing, now_ms))
         return outputs
 
     def _result(self, task: Task, echo: Echo, body: dict[str, Any], now_ms: int, answer_bytes: int = 0) -> Output:
@@ -242,7 +268,9 @@ class Recorder:
             output.fallback = Output("results", key, pack(wire | {"metadata": {}}), headers)
         return output
 
-    def _point(self, task: Task, agent_id: str, confidence: float, success: bool, spent: Spent, now_ms: int) -> Output:
+    def _point(
+        self, task: Task, agent_id: str, confidence: float, success: bool, timing: Timing, now_ms: int
+    ) -> Output:
         when = format_time(now_ms)
         key = agent_id.encode()
         value = {
@@ -252,7 +280,7 @@ class Recorder:
             "confidence": confidence,
             "success": success,
             "timestamp": when,
-            "executionTime": round(spent.execution_ms if spent.call_ms is None else spent.call_ms, 3),
+            "executionTime": round(timing.execution_ms if timing.call_ms is None else timing.call_ms, 3),
             "taskId": task.id,
         }
         headers = self._headers(POINT_TYPE, task.id.encode(), key, when.encode())
@@ -288,23 +316,10 @@ class Recorder:
         return [output, self.event("task:dead-lettered", place, data, now_ms)]
 
     def forward(
-        self,
-        letter: Letter,
-        key: str,
-        agent_id: str | None,
-        expires_ms: int,
-        hops: int,
-        partition: int,
-        now_ms: int,
-        attempts: int = 0,
+        self, letter: Letter, key: str, agent_id: str | None, carried: Carried, hops: int, partition: int, now_ms: int
     ) -> Output:
-        """The same bytes to another home, with the agent chosen (if it is yet) and the deadline that runs already.
-
-        `attempts`: calls made before, of another agent.
-        """
-        marks = {EXPIRES_HEADER: str(expires_ms), HOPS_HEADER: str(hops)}
-        if attempts:
-            marks[ATTEMPTS_HEADER] = str(attempts)
+        """The same bytes to another partition, with the agent chosen (if it is yet)."""
+        marks = carried.marks() | {HOPS_HEADER: str(hops)}
         if agent_id is not None:
             marks[AGENT_HEADER] = agent_id
         return self._moved("dispatch", key, letter, marks, partition, now_ms)
@@ -315,32 +330,15 @@ class Recorder:
         tail = f"/{letter.topic}/{letter.partition}/{letter.offset}"
         return self.event("task:duplicate", task_id, {"taskId": task_id, **place}, now_ms, tail=tail)
 
-    def park(
-        self,
-        letter: Letter,
-        task_id: str,
-        agent_id: str,
-        expires_ms: int,
-        due_ms: int,
-        parks: int,
-        attempts: int,
-        now_ms: int,
-        token: str | None = None,
+    def relocate(
+        self, letter: Letter, task_id: str, agent_id: str, carried: Carried, token: str, now_ms: int
     ) -> Output:
-        """The same bytes to the `parked` topic of the same partition, with when to come back and what was spent already.
+        """The same bytes to the end of the `parked` topic of the same partition, so that the commit can pass the record.
 
-        `token`: tells the owner that its call is under way. `agent_id`: empty while it waits for any agent.
+        `token`: tells the owner which of its tasks the new record carries on. `agent_id`: empty while none is chosen.
         """
-        marks = {AGENT_HEADER: agent_id, EXPIRES_HEADER: str(expires_ms), DUE_HEADER: str(due_ms)}
-        marks |= {PARKS_HEADER: str(parks), ATTEMPTS_HEADER: str(attempts), TASK_HEADER: task_id}
-        if token is not None:
-            marks[MOVED_HEADER] = token
+        marks = carried.marks() | {AGENT_HEADER: agent_id, TASK_HEADER: task_id, MOVED_HEADER: token}
         return self._moved("parked", agent_id or task_id, letter, marks, letter.partition, now_ms)
-
-    @staticmethod
-    def park_again(letter: Letter) -> Output:
-        """A parked record as it is, to the end of its partition."""
-        return Output("parked", letter.key, letter.value, list(letter.headers), partition=letter.partition)
 
     def _moved(
         self, topic: str, key: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int

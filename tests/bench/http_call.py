@@ -23,7 +23,7 @@ import uvloop
 
 from agents_io.errors import AgentError
 from agents_io.http.transport import HttpTransport
-from agents_io.ticket import Ticket
+from agents_io.pending_call import PendingCall
 from agents_io.transport import Answer, Call
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration, Limits
@@ -73,14 +73,14 @@ class Whole:
         answer = await ended
         assert isinstance(answer, Answer), answer
 
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+    def finished(self, ticket: PendingCall, answer: Answer | AgentError) -> None:
         """Its end."""
         ticket.work.set_result(answer)
 
-    def started(self, ticket: Ticket) -> None:
+    def started(self, ticket: PendingCall) -> None:
         """Its first call."""
 
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+    def retrying(self, ticket: PendingCall, delay_s: float) -> None:
         """Never, with this agent."""
 
     def circuit(self, agent_id: str, transition: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agents_io.track import Track
+from agents_io.call_stats import CallStats
 from schemas.messages import AgentRegistration, AgentStanding, Task
 from streams.agents.standings import Standings
 from streams.dispatch.balancer import Balancer
@@ -40,7 +40,7 @@ class Two:
 
 def followed(answers: list[float], table: list[float] | None) -> Track:
     """What a home sees of an agent that answers so."""
-    track = Track() if table is None else Track(worth=lambda confidence: calibrated(table, confidence))
+    track = CallStats() if table is None else CallStats(worth=lambda confidence: calibrated(table, confidence))
     for number, confidence in enumerate(answers):
         track.ended("success", 0.1, confidence, float(number))
     return track

@@ -246,3 +246,17 @@ class SimStateReader:
             return list(found.values())
 
         return list(await self._node.network.request(self._node, newest))
+
+
+async def read_again(node: Any, topic: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
+    """The committed records of these offsets that are still there, as `RecordReader` finds them."""
+    client: Client = node
+    wanted = frozenset(offsets)
+
+    def read() -> list[Stored]:
+        log = client.broker.logs[topic, number]
+        found = (log.read(max(offsets[0], log.start), 1 << 60) or ([], 0))[0]
+        return [stored for stored in found if stored.offset in wanted]
+
+    tp = TopicPartition(topic, number)
+    return {stored.offset: as_consumed(tp, stored) for stored in await client.network.request(client, read)}

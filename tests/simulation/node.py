@@ -7,7 +7,7 @@ must be empty when there is nothing to do. In: a world, a broker, settings. Out:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,8 @@ from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
-from streams.dispatch.parts import Parts
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.held_memory import HeldMemory
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.follower import Follower
@@ -36,7 +37,7 @@ from streams.engine.watchdog import Watchdog
 from streams.metrics import DispatchMetrics, PlanMetrics
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
-from streams.processors.dispatch import DispatchHandler
+from streams.processors.dispatch import DispatchProcessor
 from streams.processors.plans import PlanHandler
 from streams.roles.control_table import ControlTable
 from streams.roles.fleet import Fleet
@@ -47,7 +48,7 @@ from streams.settings import Settings
 from tests.simulation.agents import Arrival, SimAgent
 from tests.simulation.broker import Broker
 from tests.simulation.committer import SimCommitter, log_of
-from tests.simulation.consumer import SimConsumer, SimStateReader
+from tests.simulation.consumer import SimConsumer, SimStateReader, read_again
 from tests.simulation.durability import Durability
 from tests.simulation.loop import NodeLoop
 from tests.simulation.network import Network
@@ -290,10 +291,11 @@ class Node:
         standings = Standings()
         controls = _Controls(self, on_cancel=self._cancel_task, on_clear=self._clear)
         transports = Transports({"http": SimTransport(self)})
-        parts = Parts(
+        context = DispatchContext(
             settings=settings,
             agents=self.agents,
             callers=CallerFactory(settings, transports, self.rng),
+            memory=HeldMemory(settings.dispatch.max_held_bytes),
             recorder=Recorder(self.app, "dispatch", self.prefix, group),
             emit=self.emit,
             metrics=DispatchMetrics(registry),
@@ -303,13 +305,14 @@ class Node:
             builtin=Builtins(allowed=AllowList([]), functions=(), patterns=False, limits={}).agent,
             cleared=controls.cleared,
             balancer=Balancer(self.agents, standings, settings, self.wall_ms),
-            turned=lambda agent_id, caller: fleet.keeper.tell(agent_id, caller),
+            circuit_changed=lambda agent_id, caller: fleet.keeper.tell(agent_id, caller),
+            read_again=self._read_again,
         )
         engine = self._engine(
             "dispatch", INTAKE, "state", settings.dispatch.max_in_flight,
-            lambda home, kept: DispatchHandler(home, parts, kept),
+            lambda home, kept: DispatchProcessor(home, context, kept),
         )  # fmt: skip
-        fleet = Fleet(parts, standings, transports, engine, self.rng)
+        fleet = Fleet(context, standings, transports, engine, self.rng)
         await _follower(self, "standings", standings.apply).start()
         await controls.start()
         await engine.start()
@@ -318,11 +321,15 @@ class Node:
         def agent_changed(agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
             fleet.agent_changed(agent_id, agent)
             home = engine.homes.get(home_partition(agent_id, self.partition_count("dispatch")))
-            if home is not None and isinstance(home.handler, DispatchHandler):
+            if home is not None and isinstance(home.handler, DispatchProcessor):
                 home.handler.agent_changed(agent_id, agent)
 
         self.agents.on_change(agent_changed)
         fleet.start()
+
+    async def _read_again(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
+        """The records of these offsets, read committed, as the worker's reader finds them."""
+        return await read_again(self, full_name(source, self.prefix), number, offsets)
 
     async def _plans(self, registry: CollectorRegistry) -> None:
         settings = self.shared.settings
@@ -384,9 +391,9 @@ class Node:
         if role in self.engines:
             yield from list(self.engines[role].homes.values())
 
-    def _dispatchers(self) -> Iterator[DispatchHandler]:
+    def _dispatchers(self) -> Iterator[DispatchProcessor]:
         for home in self.homes("dispatch"):
-            if isinstance(home.handler, DispatchHandler):
+            if isinstance(home.handler, DispatchProcessor):
                 yield home.handler
 
     def _planners(self) -> Iterator[PlanHandler]:
@@ -433,18 +440,19 @@ def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:
         future.set_result(outcome)
 
 
-def _held(handler: DispatchHandler) -> dict[str, int]:
-    book, flights, queues = handler._book, handler._flights, handler._queues
-    callers = handler.callers.values()
+def _held(processor: DispatchProcessor) -> dict[str, int]:
+    tasks, flights, backlogs = processor._tasks, processor._flights, processor._backlogs
+    callers = processor.callers.values()
     return {
-        "jobs": len(book._jobs),
-        "claims": len(book._claims),
-        "moving jobs": len(book._moving),
-        "tasks by id": len(book._by_task),
+        "tasks": len(tasks),
+        "claims": len(tasks._claims),
+        "tasks being relocated": len(tasks._relocating),
+        "tasks by id": len(tasks._by_task),
         "flights": len(flights._flights),
         "tasks waiting for an equal one": len(flights),
-        "delayed tasks": len(handler._lot),
-        "tasks held back": len(queues.held_back),
-        "queued tasks": sum(caller.lane.waiting for caller in callers),
-        "calls under way": sum(max(caller.lane.in_flight, caller.running) for caller in callers),
+        "tasks left on their topic": len(backlogs),
+        "tasks waiting for an agent": len(processor._unassigned),
+        "records to relocate": len(processor._to_relocate),
+        "queued tasks": sum(caller.queue.waiting for caller in callers),
+        "calls under way": sum(max(caller.queue.in_flight, caller.running) for caller in callers),
     }

@@ -32,7 +32,7 @@ LEFT_OUT = ("aggregates", "calibrations", "anomalies")
 LOOK_S = 5.0
 REST_S = 40.0
 """After the last answer: time for commits, delayed records and timers to come to rest."""
-PATIENCE_S = {"task": 290.0, "attempt": 1800.0}
+PATIENCE_S = {"task": 290.0, "attempt": 900.0}
 """How long after the traffic an answer may take; without a deadline tasks wait for their turn."""
 
 

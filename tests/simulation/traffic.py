@@ -88,7 +88,8 @@ class Traffic:
         if rng.random() < 0.1:
             metadata["priority"] = 5
         sent = self.tasks[name] = Sent(body)
-        if rng.random() < 0.5 and options.time == "attempt":
+        hopeless = body.get("target") == "nobody" or body.get("capabilities") == ["none"]
+        if options.time == "attempt" and (rng.random() < 0.5 or hopeless):  # else it waits for its agent for a day
             metadata["expiresIn"] = rng.choice((2000, 10_000, 30_000))
             sent.deadline = self._world.now + metadata["expiresIn"] / 1000
         self._produce(name, rng.randrange(self._partitions) if rng.random() < 0.3 else None)

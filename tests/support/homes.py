@@ -74,7 +74,7 @@ class FakeHandler:
         """Nothing rests here."""
         return 0
 
-    def take(self, source: str, record: ConsumerRecord) -> None:
+    def process(self, source: str, record: ConsumerRecord) -> None:
         """Remember it."""
         self.taken.append((source, record.offset))
 

@@ -11,10 +11,10 @@ import uvloop
 from agents_io.caller import Caller
 from agents_io.errors import AgentError, CallTimeout, Cancelled, RushedTimeout
 from agents_io.rules.breaker import Breaker, Transition
-from agents_io.rules.lane import Lane
+from agents_io.rules.agent_queue import AgentQueue
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
-from agents_io.ticket import Ticket
+from agents_io.pending_call import PendingCall
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 
@@ -37,13 +37,13 @@ class Ends:
     def __init__(self) -> None:
         self.ends: list[Answer | AgentError] = []
 
-    def started(self, ticket: Ticket) -> None:
+    def started(self, ticket: PendingCall) -> None:
         """Not looked at."""
 
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+    def retrying(self, ticket: PendingCall, delay_s: float) -> None:
         """Not looked at."""
 
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+    def finished(self, ticket: PendingCall, answer: Answer | AgentError) -> None:
         """Keep it."""
         self.ends.append(answer)
 
@@ -55,10 +55,10 @@ async def test_cancelled_in_the_moment_it_begins_ends_once_and_frees_its_slot() 
     """The asyncio task has not taken its first step yet: cancelled right there it would never clean up."""
     now = asyncio.get_running_loop().time()
     ends = Ends()
-    lane: Lane[Ticket] = Lane(1, SlidingWindow(100, 60.0), Breaker(), depth=10)
+    lane: AgentQueue[PendingCall] = AgentQueue(1, SlidingWindow(100, 60.0), Breaker(), depth=10)
     agent = AgentRegistration(id="a", endpoint="http://agent")
     caller = Caller(agent, lane, Silent(), RetryConfig(), ends, random.Random(1))
-    ticket = Ticket("t", "t", b"{}", now, now + 30.0, 0, 2, None)
+    ticket = PendingCall("t", "t", b"{}", now, now + 30.0, 0, 2, None)
     assert caller.submit(ticket)
     caller.cancel(ticket)
     for _ in range(5):
@@ -84,11 +84,11 @@ async def test_an_agent_is_not_blamed_for_what_the_queue_left_it() -> None:
     now = asyncio.get_running_loop().time()
     ends = Ends()
     breaker = Breaker()
-    lane: Lane[Ticket] = Lane(5, SlidingWindow(100, 60.0), breaker, depth=10)
+    lane: AgentQueue[PendingCall] = AgentQueue(5, SlidingWindow(100, 60.0), breaker, depth=10)
     caller = Caller(
         AgentRegistration(id="a", endpoint="http://agent"), lane, TimesOut(), RetryConfig(), ends, random.Random(1)
     )
-    assert caller.submit(Ticket("late", "late", b"{}", now - 9.95, now + 0.05, 0, 0, None))
+    assert caller.submit(PendingCall("late", "late", b"{}", now - 9.95, now + 0.05, 0, 0, None))
     await asyncio.sleep(0.15)
     [end] = ends.ends
     assert isinstance(end, RushedTimeout)
@@ -96,7 +96,7 @@ async def test_an_agent_is_not_blamed_for_what_the_queue_left_it() -> None:
     assert not end.counts_against_agent
     assert breaker.failures(asyncio.get_running_loop().time()) == 0
     now = asyncio.get_running_loop().time()
-    assert caller.submit(Ticket("full", "full", b"{}", now, now + 0.05, 0, 0, None))
+    assert caller.submit(PendingCall("full", "full", b"{}", now, now + 0.05, 0, 0, None))
     await asyncio.sleep(0.15)
     assert ends.ends[1].counts_against_agent  # type: ignore[union-attr]
     assert breaker.failures(asyncio.get_running_loop().time()) == 1
@@ -122,10 +122,10 @@ async def test_the_end_of_a_call_is_a_change_to_be_kept() -> None:
     now = asyncio.get_running_loop().time()
     transport = Waits()
     limiter = SlidingWindow(100, 60.0, late_s=1.0)
-    lane: Lane[Ticket] = Lane(5, limiter, Breaker(), depth=10)
+    lane: AgentQueue[PendingCall] = AgentQueue(5, limiter, Breaker(), depth=10)
     agent = AgentRegistration(id="a", endpoint="http://agent")
     caller = Caller(agent, lane, transport, RetryConfig(), Ends(), random.Random(1))
-    assert caller.submit(Ticket("t", "t", b"{}", now, now + 30.0, 0, 2, None))
+    assert caller.submit(PendingCall("t", "t", b"{}", now, now + 30.0, 0, 2, None))
     assert caller.changed
     caller.changed = False
     await asyncio.sleep(0.05)
@@ -135,7 +135,7 @@ async def test_the_end_of_a_call_is_a_change_to_be_kept() -> None:
     assert caller.changed
 
 
-class Slow(Lane[Ticket]):
+class Slow(AgentQueue[PendingCall]):
     """A lane on a machine so busy that the time it names has passed before it is heard."""
 
     def next_wakeup(self, now: float) -> float | None:
@@ -153,7 +153,7 @@ def test_a_turn_that_takes_long_sets_its_timer_all_the_same() -> None:
         agent = AgentRegistration(id="a", endpoint="http://agent")
         caller = Caller(agent, lane, Silent(), RetryConfig(), Ends(), random.Random(1))
         for number in range(3):
-            assert caller.submit(Ticket(f"t{number}", "k", b"{}", now, now + 30.0, 0, 2, None))
+            assert caller.submit(PendingCall(f"t{number}", "k", b"{}", now, now + 30.0, 0, 2, None))
         assert (caller.running, lane.waiting) == (1, 2)
         caller.close()
         await asyncio.sleep(0)

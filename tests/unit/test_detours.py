@@ -87,7 +87,7 @@ async def test_all_out_means_waiting_until_one_is_back(make: Make) -> None:
     assert header(tuple(parked.headers), AWAIT_HEADER) == "1"
     assert not header(tuple(parked.headers), AGENT_HEADER)
     assert one.events()[-1]["data"]["reason"] == "no_agent"
-    one.handler.take("parked", again(parked, 1))
+    one.process("parked", again(parked, 1))
     await settle()
     assert one.handler.resting() == 1
     one.handler.agent_available(one.register(id="other", endpoint="http://o", capabilities=["fly"]))
@@ -109,7 +109,7 @@ async def test_nobody_is_back_at_the_deadline(make: Make) -> None:
     one.take(0, **ANY | {"metadata": {"timeout": 20_000}})
     parked = await only(one, 0)
     one.skew_ms += 5_000
-    one.handler.take("parked", again(parked, 1))
+    one.process("parked", again(parked, 1))
     await settle()
     assert one.handler.resting() == 1, "held again, in memory"
     assert len(one.home.ended) == 1
@@ -137,7 +137,7 @@ async def test_an_agent_that_appears_is_given_what_waits(make: Make) -> None:
     """With `always` a task may come before its agent."""
     one = make(dispatch={"await_agent": "always"})
     one.take(0, **ANY | {"capabilities": ["fly"]})
-    one.handler.take("parked", again(await only(one, 0), 1))
+    one.process("parked", again(await only(one, 0), 1))
     one.handler.agent_available(one.register(id="bird", endpoint="http://b", capabilities=["fly", "sing"]))
     assert (await one.result(1))["agentId"] == "bird"
 
@@ -206,7 +206,7 @@ async def test_to_a_home_elsewhere_with_the_tries_made(make: Make) -> None:
     assert (sent.topic, sent.partition, header(told, AGENT_HEADER)) == ("dispatch", there, "right")
     assert (own_header(told, HOPS_HEADER), own_header(told, ATTEMPTS_HEADER)) == (3, 1)
     other = make(there, 4)
-    other.handler.take("dispatch", again(sent, 0, there))
+    other.process("dispatch", again(sent, 0, there))
     result = await other.result(0)
     assert (result["status"], result["agentId"], result["retries"]) == ("success", "right", 1)
 
@@ -238,7 +238,7 @@ async def test_cancelled_while_it_waits_for_any_agent(make: Make) -> None:
     for name in ("left", "right"):
         stand(one, name, healthy=False, reason="checks")
     one.take(0, **ANY)
-    one.handler.take("parked", again(await only(one, 0), 1))
+    one.process("parked", again(await only(one, 0), 1))
     await settle()
     one.wishes["t0"] = "the task was cancelled"
     one.handler.cancel("t0")
@@ -257,7 +257,7 @@ async def test_a_chosen_agent_that_is_gone_is_replaced_although_its_id_was_settl
     one.take(0, source="dispatch", headers=((AGENT_HEADER, b"left"), (HOPS_HEADER, b"2")), **ANY)
     parked = await only(one, 0)
     assert (parked.topic, header(tuple(parked.headers), AGENT_HEADER)) == ("parked", "left")
-    one.handler.take("parked", again(parked, 1, here))
+    one.process("parked", again(parked, 1, here))
     await settle()
     stand(one, "ill")
     one.handler.agent_available(one.agents.known["ill"])

@@ -14,11 +14,11 @@ from agents_io.errors import AgentError, ServerError
 from agents_io.rules.breaker import Breaker, BreakerConfig
 from agents_io.rules.budget import BudgetConfig, RetryBudget
 from agents_io.rules.health import Ejection, EjectionConfig
-from agents_io.rules.lane import Lane
+from agents_io.rules.agent_queue import AgentQueue
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
-from agents_io.ticket import Ticket
-from agents_io.track import Track
+from agents_io.pending_call import PendingCall
+from agents_io.call_stats import CallStats
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.homes import until
@@ -60,23 +60,23 @@ class Rig:
         self.transport = Ending(end)
         self.breaker = Breaker(breaker or BreakerConfig(failure_threshold=100))
         self.limiter = SlidingWindow(100, 60.0)
-        self.lane: Lane[Ticket] = Lane(10, self.limiter, self.breaker, depth=1000)
-        self.track = Track(RetryBudget(budget), Ejection(EjectionConfig(after=1)))
+        self.queue: AgentQueue[PendingCall] = AgentQueue(10, self.limiter, self.breaker, depth=1000)
+        self.track = CallStats(RetryBudget(budget), Ejection(EjectionConfig(after=1)))
         self.ends: list[Answer | AgentError] = []
         self.begun = self.retried = 0
         self.retries = retries
         agent = AgentRegistration(id="a", endpoint="http://a")
         retry = RetryConfig(max_retries=retries, initial_delay_s=0.001, jitter=False)
-        self.caller = Caller(agent, self.lane, self.transport, retry, self, random.Random(1), 5.0, self.track)
+        self.caller = Caller(agent, self.queue, self.transport, retry, self, random.Random(1), 5.0, self.track)
 
     @property
     def now(self) -> float:
         """Loop time."""
         return asyncio.get_running_loop().time()
 
-    def submit(self, deadline_s: float = 30.0) -> Ticket:
+    def submit(self, deadline_s: float = 30.0) -> PendingCall:
         """One task."""
-        ticket = Ticket("t", "t", b"{}", self.now, self.now + deadline_s, 0, self.retries, None)
+        ticket = PendingCall("t", "t", b"{}", self.now, self.now + deadline_s, 0, self.retries, None)
         self.caller.submit(ticket)
         return ticket
 
@@ -85,15 +85,15 @@ class Rig:
         await until(lambda: len(self.ends) >= count, 20)
         return self.ends[-1]
 
-    def started(self, ticket: Ticket) -> None:
+    def started(self, ticket: PendingCall) -> None:
         """A first call."""
         self.begun += 1
 
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+    def retrying(self, ticket: PendingCall, delay_s: float) -> None:
         """Another one follows."""
         self.retried += 1
 
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+    def finished(self, ticket: PendingCall, answer: Answer | AgentError) -> None:
         """The end."""
         self.ends.append(answer)
 
@@ -165,7 +165,7 @@ async def test_a_full_window_takes_no_permit() -> None:
     """A probe's place is not held by a call that may not begin."""
     rig = Rig(Answer("ok", 0.9))
     breaker = Breaker(BreakerConfig(failure_threshold=1, reset_timeout_s=0.001, probes=1))
-    rig.lane.breaker = breaker
+    rig.queue.breaker = breaker
     permit = breaker.try_acquire(rig.now)
     assert permit is not None
     breaker.record(permit, "failure", rig.now)
@@ -174,17 +174,17 @@ async def test_a_full_window_takes_no_permit() -> None:
         rig.limiter.try_acquire(rig.now)
     ticket = rig.submit(deadline_s=90.0)
     await asyncio.sleep(0.01)
-    assert rig.lane.holds(ticket)
+    assert rig.queue.holds(ticket)
     assert breaker.try_acquire(rig.now) is not None, "the one probe is still to be had"
 
 
 async def test_concurrency_comes_before_all() -> None:
     """A task without a place takes neither a turn nor a permit."""
     rig = Rig(Answer("ok", 0.9))
-    rig.lane.reconfigure(max_concurrency=1)
+    rig.queue.reconfigure(max_concurrency=1)
     for _ in range(5):
         rig.submit()
-    assert (rig.lane.in_flight, rig.limiter.used(rig.now)) == (1, 1)
+    assert (rig.queue.in_flight, rig.limiter.used(rig.now)) == (1, 1)
     await rig.end(5)
 
 

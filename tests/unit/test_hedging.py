@@ -14,12 +14,12 @@ from agents_io.errors import AgentError, CallTimeout, Cancelled, ServerError
 from agents_io.hedging import race
 from agents_io.rules.breaker import Breaker, BreakerConfig
 from agents_io.rules.budget import BudgetConfig, RetryBudget
-from agents_io.rules.lane import Lane
+from agents_io.rules.agent_queue import AgentQueue
 from agents_io.rules.latency import ENOUGH
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
-from agents_io.ticket import Ticket
-from agents_io.track import Track
+from agents_io.pending_call import PendingCall
+from agents_io.call_stats import CallStats
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.homes import until
@@ -59,13 +59,13 @@ class Ends:
     def __init__(self) -> None:
         self.ends: list[Answer | AgentError] = []
 
-    def started(self, ticket: Ticket) -> None:
+    def started(self, ticket: PendingCall) -> None:
         """Not looked at."""
 
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+    def retrying(self, ticket: PendingCall, delay_s: float) -> None:
         """Not looked at."""
 
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+    def finished(self, ticket: PendingCall, answer: Answer | AgentError) -> None:
         """Keep it."""
         self.ends.append(answer)
 
@@ -85,27 +85,27 @@ class Rig:
         self.ends = Ends()
         self.breaker = Breaker(BreakerConfig(failure_threshold=options.get("threshold", 5)))
         self.limiter = SlidingWindow(options.get("requests", 100), 60.0)
-        self.lane: Lane[Ticket] = Lane(options.get("concurrency", 10), self.limiter, self.breaker, depth=10)
-        self.track = Track(RetryBudget(BudgetConfig(0.0, options.get("budget", 5))))
+        self.queue: AgentQueue[PendingCall] = AgentQueue(options.get("concurrency", 10), self.limiter, self.breaker, depth=10)
+        self.track = CallStats(RetryBudget(BudgetConfig(0.0, options.get("budget", 5))))
         for _ in range(options.get("known", ENOUGH)):
             self.track.latency.add(0.02)
         limits = {"hedge": True} if options.get("agent_hedges") else None
         agent = AgentRegistration.model_validate({"id": "a", "endpoint": "http://a", "limits": limits})
         retry = RetryConfig(max_retries=0)
-        self.caller = Caller(agent, self.lane, self.transport, retry, self.ends, random.Random(1), None, self.track)
+        self.caller = Caller(agent, self.queue, self.transport, retry, self.ends, random.Random(1), None, self.track)
 
-    def ticket(self, hedge: bool = True) -> Ticket:
+    def ticket(self, hedge: bool = True) -> PendingCall:
         """A task that allows it."""
         now = asyncio.get_running_loop().time()
-        return Ticket("t", "t", b"{}", now, now + 60.0, 0, 0, None, hedge=hedge)
+        return PendingCall("t", "t", b"{}", now, now + 60.0, 0, 0, None, hedge=hedge)
 
-    async def end(self, ticket: Ticket | None = None) -> Answer | AgentError:
+    async def end(self, ticket: PendingCall | None = None) -> Answer | AgentError:
         """Send a task and wait for its end."""
         self.caller.submit(ticket or self.ticket())
         await until(lambda: bool(self.ends.ends), 20)
         await asyncio.sleep(0)
         [end] = self.ends.ends
-        assert (self.lane.in_flight, self.caller.running) == (0, 0)
+        assert (self.queue.in_flight, self.caller.running) == (0, 0)
         return end
 
 
@@ -171,7 +171,7 @@ async def test_waiting_tasks_go_before_second_calls() -> None:
     ticket = rig.ticket()
     rig.caller.submit(ticket)
     other = rig.ticket()
-    rig.lane.push(other, now=0.0, deadline=other.deadline)
+    rig.queue.push(other, now=0.0, deadline=other.deadline)
     await until(lambda: len(rig.ends.ends) == 2, 20)
     assert rig.track.hedges == 0
 
@@ -186,7 +186,7 @@ async def test_cancelled_cuts_off_both() -> None:
     await until(lambda: bool(rig.ends.ends))
     assert [type(end) for end in rig.ends.ends] == [Cancelled]
     assert rig.transport.cut == 2
-    assert rig.lane.in_flight == 0
+    assert rig.queue.in_flight == 0
 
 
 async def test_a_race_passes_on_what_is_no_error_of_an_agent() -> None:

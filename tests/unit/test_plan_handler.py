@@ -94,7 +94,7 @@ class Coordinating:
         at = self.offset if offset is None else offset
         raw = value if isinstance(value, bytes) else orjson.dumps(value)
         before = len(self.home.ended)
-        self.handler.take(
+        self.handler.process(
             source, intake(at, raw, source=source, key=None if key is None else key.encode(), headers=headers)
         )
         outputs = [output for _, _, found in self.home.ended[before:] for output in found]
@@ -357,7 +357,7 @@ async def test_what_cannot_be_run_is_answered_or_put_aside(value: Any, outcome: 
     """Answered where there is an id to answer to."""
     it = Coordinating(plans={"max_plan_bytes": 2000})
     raw = value if isinstance(value, bytes) else orjson.dumps(value)
-    it.handler.take("plans", intake(1, raw, source="plans"))
+    it.handler.process("plans", intake(1, raw, source="plans"))
     [(_, _, outputs)] = it.home.ended
     found = next(output for output in outputs if output.topic == outcome)
     if outcome == "plan-results":
@@ -395,11 +395,11 @@ async def test_a_plan_that_lies_elsewhere_than_its_results_will_is_sent_on() -> 
     """With its bytes as they are; a loop ends."""
     it = Coordinating(partitions=8)
     name = next(f"p{n}" for n in range(100) if home_partition(f"p{n}", 8) == 3)
-    it.handler.take("plans", intake(1, raw := orjson.dumps(plan("a") | {"id": name}), source="plans"))
+    it.handler.process("plans", intake(1, raw := orjson.dumps(plan("a") | {"id": name}), source="plans"))
     [(_, _, [forward])] = it.home.ended
     assert (forward.topic, forward.partition, forward.value, forward.key) == ("plans", 3, raw, name.encode())
     headers = tuple((key, str(MAX_HOPS).encode()) for key, _ in forward.headers)
-    it.handler.take("plans", intake(2, raw, source="plans", headers=headers))
+    it.handler.process("plans", intake(2, raw, source="plans", headers=headers))
     assert len(it.home.ended[1][2]) == 2
 
 

@@ -27,7 +27,7 @@ from streams.rules.records import (
     Letter,
     Output,
     Recorder,
-    Spent,
+    Timing,
     Success,
     own_header,
 )
@@ -53,7 +53,7 @@ PLANNED = Task.model_validate(
 )
 TASKS = [pytest.param(PLAIN, id="plain"), pytest.param(PLANNED, id="planned")]
 ANSWERS = [b"null", b'"ok"', b'{"a":[1,2.5,{"b":null}]}', b"[]", b"0", b'"' + b"x" * (LARGE_BYTES + 1) + b'"']
-SPENTS = [Spent(0.0), Spent(1234.56789, 2, 12.3456)]
+SPENTS = [Timing(0.0), Timing(1234.56789, 2, 12.3456)]
 ECHO: Echo = {"mine": "kept", "timeout": 5}
 LARGE_ECHO = {"mine": "y" * 900_000}
 STATUSES = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from agents_io.track import Track
+from agents_io.call_stats import CallStats
 
 
 def test_a_failure_is_worth_nothing_and_a_call_that_was_cut_off_says_nothing() -> None:
     """Both means move alike."""
-    track = Track(worth=lambda confidence: confidence / 2)
+    track = CallStats(worth=lambda confidence: confidence / 2)
     track.ended("failure", 0.1, 0.0, 0.0)
     assert (track.confidence.value, track.calibrated.value) == (0.0, None), "nothing is known of what it says"
-    track = Track(worth=lambda confidence: confidence / 2)
+    track = CallStats(worth=lambda confidence: confidence / 2)
     track.ended("success", 0.1, 0.8, 0.0)
     track.ended("failure", 0.1, 0.0, 1.0)
     track.ended("neutral", 0.1, 0.0, 2.0)
@@ -23,7 +23,7 @@ def test_a_failure_is_worth_nothing_and_a_call_that_was_cut_off_says_nothing() -
 def test_a_calibration_that_is_withdrawn_is_used_no_more() -> None:
     """And begins anew when there is one again."""
     known: list[float | None] = [0.2, None, 0.6]
-    track = Track(worth=lambda confidence: known.pop(0))
+    track = CallStats(worth=lambda confidence: known.pop(0))
     seen = []
     for now in range(3):
         track.ended("success", 0.1, 0.9, float(now))

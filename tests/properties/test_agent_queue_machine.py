@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.lane import Lane, Start
+from agents_io.rules.agent_queue import AgentQueue, Attempt
 from agents_io.rules.limiter import SlidingWindow
 from tests.support.agents import NaiveBreaker, NaiveWindow, Probe, most_in_any_window
 
@@ -48,7 +48,7 @@ class LaneMachine(RuleBasedStateMachine):
     )
     def begin(self, concurrency: int, limit: int, depth: int, late: float) -> None:
         self.now = 0.0
-        self.lane: Lane[int] = Lane(
+        self.queue: AgentQueue[int] = AgentQueue(
             concurrency, SlidingWindow(limit, WINDOW_S, late), Breaker(BREAKER), depth, max_pause_s=8.0
         )
         self.limit = limit
@@ -56,7 +56,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.window = NaiveWindow(limit, WINDOW_S, late)
         self.begun: list[float] = []
         self.waiting: list[Waiting] = []
-        self.running: list[tuple[Start[int], Probe]] = []
+        self.running: list[tuple[Attempt[int], Probe]] = []
         self.left: dict[int, str] = {}
         self.pushed = 0
         self.in_order: list[str] = []
@@ -87,16 +87,16 @@ class LaneMachine(RuleBasedStateMachine):
                 expected_doomed[entry.item] = "circuit_open"
             elif entry.deadline <= horizon:
                 expected_doomed[entry.item] = "rate_limited"
-        doomed = self.lane.doomed(now)
+        doomed = self.queue.doomed(now)
         assert dict(doomed) == expected_doomed
         assert len(doomed) == len(expected_doomed)
         for item, reason in doomed:
             self.leave(item, reason)
-        starts = self.lane.poll(now)
+        starts = self.queue.poll(now)
         for start in starts:
             entry = min((e for e in self.waiting if e.not_before <= now < e.deadline), key=lambda e: e.order)
             assert start.item == entry.item
-            assert len(self.running) < self.lane.max_concurrency
+            assert len(self.running) < self.queue.max_concurrency
             assert self.window.free(now)
             probe = self.breaker.acquire(now)
             assert probe is not None
@@ -105,7 +105,7 @@ class LaneMachine(RuleBasedStateMachine):
             self.running.append((start, probe))
             self.leave(start.item, "started")
         can = any(e.not_before <= now < e.deadline for e in self.waiting)
-        if can and len(self.running) < self.lane.max_concurrency:
+        if can and len(self.running) < self.queue.max_concurrency:
             assert not (self.window.free(now) and self.breaker.permits(now)), "a call could begin and did not"
         return doomed, [start.item for start in starts]
 
@@ -113,8 +113,8 @@ class LaneMachine(RuleBasedStateMachine):
     def push(self, priority: int, life: float, delay: float, force: bool) -> None:
         item = self.pushed
         deadline, not_before = self.now + life, self.now + delay
-        fits = len(self.waiting) < self.lane.depth
-        accepted = self.lane.push(
+        fits = len(self.waiting) < self.queue.depth
+        accepted = self.queue.push(
             item, now=self.now, deadline=deadline, priority=priority, not_before=not_before, force=force
         )
         assert accepted == (fits or force)
@@ -134,9 +134,9 @@ class LaneMachine(RuleBasedStateMachine):
     )
     def finish(self, which: int, outcome: Any, pause: float | None, twice: bool) -> None:
         start, probe = self.running.pop(which % len(self.running))
-        self.lane.finish(start, outcome, self.now, pause)
+        self.queue.finish(start, outcome, self.now, pause)
         if twice:
-            self.lane.finish(start, "failure", self.now)
+            self.queue.finish(start, "failure", self.now)
         self.breaker.record(probe, outcome, self.now)
         self.window.end(start.started_at, self.now)
         if pause is not None and pause > 0:
@@ -148,14 +148,14 @@ class LaneMachine(RuleBasedStateMachine):
     def remove(self, which: int) -> None:
         item = which % self.pushed
         waits = item not in self.left
-        assert self.lane.remove(item) == waits
+        assert self.queue.remove(item) == waits
         if waits:
             self.leave(item, "removed")
         self.settle()
 
     @rule(step=quarters)
     def sleep(self, step: float) -> None:
-        wakeup = self.lane.next_wakeup(self.now)
+        wakeup = self.queue.next_wakeup(self.now)
         self.now += step
         changed = self.settle()
         if wakeup is None or self.now < wakeup:
@@ -163,7 +163,7 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule()
     def sleep_until_woken(self) -> None:
-        wakeup = self.lane.next_wakeup(self.now)
+        wakeup = self.queue.next_wakeup(self.now)
         if wakeup is None:
             assert not self.waiting
             return
@@ -173,12 +173,12 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule(concurrency=st.integers(1, 4), depth=st.integers(1, 6))
     def reconfigure(self, concurrency: int, depth: int) -> None:
-        self.lane.reconfigure(max_concurrency=concurrency, depth=depth)
+        self.queue.reconfigure(max_concurrency=concurrency, depth=depth)
         self.settle()
 
     @rule()
     def drain(self) -> None:
-        assert self.lane.drain() == [entry.item for entry in self.waiting]
+        assert self.queue.drain() == [entry.item for entry in self.waiting]
         for entry in list(self.waiting):
             self.leave(entry.item, "drained")
 
@@ -186,18 +186,18 @@ class LaneMachine(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         if not hasattr(self, "lane"):
             return
-        assert self.lane.waiting == len(self.waiting)
-        assert self.lane.in_flight == len(self.running)
+        assert self.queue.waiting == len(self.waiting)
+        assert self.queue.in_flight == len(self.running)
         assert most_in_any_window(self.begun, WINDOW_S) <= self.limit
-        assert (self.lane.blocked_by(self.now) is None) == (not self.waiting)
-        for heap in (self.lane._ready, self.lane._delayed, self.lane._deadlines):
+        assert (self.queue.blocked_by(self.now) is None) == (not self.waiting)
+        for heap in (self.queue._ready, self.queue._delayed, self.queue._deadlines):
             assert len(heap) <= 2 * len(self.waiting) + 66
 
     @invariant()
     def transitions_agree(self) -> None:
         if hasattr(self, "lane"):
             kinds = {"open": "open", "half-open": "half_open", "close": "closed"}
-            self.in_order += [kinds[transition.kind] for transition in self.lane.take_transitions()]
+            self.in_order += [kinds[transition.kind] for transition in self.queue.take_transitions()]
             assert self.in_order == [mode for mode, _ in self.breaker.log]
 
     def teardown(self) -> None:

@@ -1,7 +1,6 @@
-"""What is known of one agent's recent calls, beside its lane: times, confidence, retry budget, ejection.
+"""Statistics of one agent's recent calls, beside its queue: times, confidence, ejection.
 
-In: ends of calls. Out: what the caller asks before a second try, and what those that choose among agents want to know. It decides
-nothing itself: the rules do.
+In: ends of calls. Out: what hedging and the balancer ask for. It decides nothing itself: the rules do.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agents_io.rules.breaker import Outcome
-from agents_io.rules.budget import RetryBudget
 from agents_io.rules.health import Ejection
 from agents_io.rules.latency import Latency, Smoothed
 
@@ -20,30 +18,27 @@ def _not_known(confidence: float) -> float | None:
 
 
 @dataclass(slots=True)
-class Track:
-    """One agent's. `called_at`: when its last call ended, loop time; `hedges`: second calls beside a first one so far.
+class CallStats:
+    """One agent's. `hedges`: second calls beside a first one so far.
 
     `worth`: what a confidence that the agent states is worth, by how its answers turned out; None where that is not known.
     `calibrated`: as `confidence`, of what they are worth; it has no value while that is not known.
 
-    >>> track = Track(worth=lambda confidence: confidence / 2)
-    >>> track.ended("success", 0.1, 0.9, now=1.0)
-    >>> track.confidence.value, track.calibrated.value
+    >>> stats = CallStats(worth=lambda confidence: confidence / 2)
+    >>> stats.ended("success", 0.1, 0.9, now=1.0)
+    >>> stats.confidence.value, stats.calibrated.value
     (0.9, 0.45)
     """
 
-    budget: RetryBudget = field(default_factory=RetryBudget)
     ejection: Ejection = field(default_factory=Ejection)
     latency: Latency = field(default_factory=Latency)
     confidence: Smoothed = field(default_factory=Smoothed)
     calibrated: Smoothed = field(default_factory=Smoothed)
     worth: Callable[[float], float | None] = _not_known
-    called_at: float = 0.0
     hedges: int = 0
 
     def ended(self, outcome: Outcome, took_s: float, confidence: float, now: float) -> None:
         """A call ended. `confidence` counts for an answer; a failure of the agent's own counts as none at all."""
-        self.called_at = now
         self.ejection.called(outcome, now)
         if outcome == "success":
             self.latency.add(took_s)

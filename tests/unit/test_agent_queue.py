@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.lane import Lane, Start
+from agents_io.rules.agent_queue import AgentQueue, Attempt
 from agents_io.rules.limiter import SlidingWindow
 
 
-def lane(concurrency: int = 2, *, limit: int = 100, depth: int = 10, threshold: int = 2) -> Lane[str]:
+def lane(concurrency: int = 2, *, limit: int = 100, depth: int = 10, threshold: int = 2) -> AgentQueue[str]:
     """A lane of strings."""
-    return Lane(concurrency, SlidingWindow(limit, 60.0), Breaker(BreakerConfig(failure_threshold=threshold)), depth)
+    return AgentQueue(concurrency, SlidingWindow(limit, 60.0), Breaker(BreakerConfig(failure_threshold=threshold)), depth)
 
 
-def items(starts: list[Start[str]]) -> list[str]:
+def items(starts: list[Attempt[str]]) -> list[str]:
     """What starts."""
     return [start.item for start in starts]
 
