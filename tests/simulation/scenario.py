@@ -114,6 +114,9 @@ class Scenario:
         }
         if self.options.time == "task":
             tree["dispatch"]["default_timeout"] = 20_000
+        else:  # what waits is bounded by memory; a bound on the count stops well agents too, and is no everyday one
+            tree["dispatch"]["max_in_flight"] *= 100
+            tree["dispatch"]["max_held_bytes"] = rng.choice((50_000, 500_000, 50_000_000))
         for path, value in self.options.settings:
             section, _, name = path.partition(".")
             tree.setdefault(section, {})[name] = value
