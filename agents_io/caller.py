@@ -56,9 +56,9 @@ class Caller(Generic[R]):
         rng: random.Random,
         *,
         stats: CallStats | None = None,
-        may_call: Callable[[], bool] = lambda: True,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`may_call`: whether this worker still owns the agent; while it does not know, no call begins."""
+        """`may_begin`: whether this worker still owns the agent; while it does not know, no call begins."""
         self.agent = agent
         self.queue = queue
         self.stats = stats or CallStats()
@@ -68,7 +68,7 @@ class Caller(Generic[R]):
         self._retry = retry
         self._events = events
         self._rng = rng
-        self._may_call = may_call
+        self._may_begin = may_begin
         self._loop = asyncio.get_running_loop()
         self._calls: dict[R, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -131,7 +131,7 @@ class Caller(Generic[R]):
             now = self._loop.time()
             for run, block in self.queue.expired(now):
                 self._events.on_finished(run, self._expired(run, block, now))
-            if not self._may_call():
+            if not self._may_begin():
                 self._set_timer(now + NOT_CURRENT_RECHECK_S if self.queue.waiting else None, now)
                 return
             for attempt in self.queue.poll(now):
@@ -262,7 +262,7 @@ class Caller(Generic[R]):
     def _beside(self, attempt: Attempt[R]) -> Coroutine[Any, Any, Answer] | None:
         """A second call, if queue and budget allow one."""
         now = self._loop.time()
-        if self._held or not self._may_call() or not self.queue.budget.allows(now):
+        if self._held or not self._may_begin() or not self.queue.budget.allows(now):
             return None
         second = self.queue.start_beside(attempt, now)
         if second is None:
@@ -328,8 +328,11 @@ class Caller(Generic[R]):
             # The circuit is open again: other tasks probe it next, so that no single task can keep it open.
             wait_s += max(0.0, self._shut_until(now) - now)
         if max(now + wait_s, self._shut_until(now)) >= run.deadline:
-            end.message += "; not retried: the task's deadline passes before"
-            self._events.on_finished(run, end)
+            reason = "not retried: the task's deadline passes before"
+            # Waiting would have used up no attempt: then it is the deadline that ends the task, not the failure.
+            unable = Expired(f"{reason}; its last attempt failed: {end.code}: {end.message}")
+            end.message += f"; {reason}"
+            self._events.on_finished(run, unable if free else end)
             return
         run.failure = end
         self._events.on_retry(run, wait_s)

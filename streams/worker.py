@@ -30,6 +30,7 @@ from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.engine.engine import Engine
 from streams.engine.faults import denied, told
+from streams.engine.follower import TopicMissing
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
 from streams.plans.template_file import TemplatesError
@@ -92,6 +93,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
     except BrokerUnreachable as error:
         raise WorkerError(str(error), exit_code=3) from error
     except (
+        TopicMissing,
         TopicsMissing,
         TopicsError,
         TransactionsDenied,
@@ -147,6 +149,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
             limits = await size_limits(settings)
             role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, limits, spans)
             await role.start(stack, grpc_server)
+            web.problems = role.problems
             engine, web.engine, web.agents, web.standings = role.engine, role.engine, role.agents, role.standings
         if "plans" in settings.roles:
             plans = web.plans = await coordinate(

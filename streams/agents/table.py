@@ -67,6 +67,11 @@ class AgentTable:
         """Stop following."""
         await self._follower.stop()
 
+    @property
+    def problem(self) -> str | None:
+        """Why the topic cannot be read at present; None while it is read."""
+        return self._follower.problem
+
     async def catch_up(self) -> None:
         """Wait (a few seconds at most) until everything acknowledged before this call is in the table."""
         await self._follower.catch_up()

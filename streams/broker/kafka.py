@@ -231,7 +231,7 @@ def _hopeless(error: BaseException) -> bool:
 
 
 async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Whether the broker hands out transactional producers; asked by doing it, for the id `<app_id>-<role>-probe` of each role.
+    """Whether the broker hands out transactional producers; asked by doing it, for the id `<group>-probe` of each role.
 
     What a broker advertises is no evidence: the embedded one advertises InitProducerId and the rest and fails each call.
     A coordinator that is still loading is waited for. Raises `BrokerUnreachable` (also when none is ready within
@@ -245,7 +245,7 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + max(0.0, deadline - time.monotonic())):
             await client.bootstrap()
             for role in settings.roles:
-                denied = role_group(settings.app_id, role)
+                denied = role_group(settings.app_id, role, settings.topic_prefix)
                 if not await _probe(client, f"{denied}-probe"):
                     return False
             return True

@@ -53,11 +53,11 @@ class CallerFactory:
         transport: Transport,
         rng: random.Random,
         worth: Callable[[str, float], float | None] = lambda _agent, _confidence: None,
-        may_call: Callable[[], bool] = lambda: True,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`may_call`: whether this worker still owns its partitions, as far as it can know."""
+        """`may_begin`: whether this worker still owns its partitions, as far as it can know."""
         retry = settings.retry
-        self._may_call = may_call
+        self._may_begin = may_begin
         self._settings = settings
         self._transport = transport
         self._rng = rng
@@ -91,7 +91,7 @@ class CallerFactory:
         if stored is not None and stored.ejection is not None:
             stats.ejection.restore(stored.ejection, stored.taken_at)
         return Caller(
-            agent, queue, self._transport, self._retry, events, self._rng, stats=stats, may_call=self._may_call
+            agent, queue, self._transport, self._retry, events, self._rng, stats=stats, may_begin=self._may_begin
         )
 
     def update(self, caller: Caller[TaskRun], agent: AgentRegistration) -> None:

@@ -49,7 +49,7 @@ class InFlightTasks:
         owner = self._claims.get(claimed)
         if owner is run:
             return True
-        if owner is not None or self._answered.has(claimed):
+        if owner is not None or self._answered.has(claimed, self._wall_ms()):
             return False
         self._claims[claimed] = run
         run.claims.append((claimed, outlives))

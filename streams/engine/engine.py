@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,12 @@ from streams.engine.commit import Committer, Fenced
 from streams.engine.config import EngineConfig
 from streams.engine.faults import denied, passing, told
 from streams.engine.feed import Feed
-from streams.engine.home import Handler, Home
+from streams.engine.handler import Handler
+from streams.engine.home import Home
+from streams.engine.kept_offsets import KeptOffsets
+from streams.engine.lease import Lease
 from streams.engine.state_reader import PartitionReader, StateReader
+from streams.rules.start_offsets import KeptOffset
 
 log = structlog.get_logger(__name__)
 
@@ -66,13 +71,17 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         *,
         connect: group.Connect = group.connected,
         make_reader: Callable[[dict[str, Any], str], PartitionReader] = StateReader,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """`connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated."""
         self.config = config
         self.homes: dict[int, Home] = {}
         self.ends: dict[TopicPartition, int] = {}
         """Where the logs of open homes ended when the watchdog last asked; also of those that there is no room to fetch."""
+        self.log_changes = 0
+        """How often a log turned out not to be the one that was read."""
         self.assigned = asyncio.Event()
+        self.lease = Lease(config.session_timeout_s, self._replaced)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connect = connect
         self._reader: PartitionReader | None = None
@@ -86,6 +95,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._started: list[_Start] = []
         self._owned: set[int] = set()
         self._losses: dict[int, int] = {}
+        self._known: dict[int, dict[str, KeptOffset]] = {}
+        self._kept = None if config.state is None else KeptOffsets(config.group, config.state, wall_ms)
         self._hopeless: dict[int, int] = {}
         self._room = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
@@ -110,6 +121,13 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         """Assigned, and every home of the assignment open."""
         return self.assigned.is_set() and all(n in self.homes and self.homes[n].ready for n in self._owned)
 
+    def is_current(self) -> bool:
+        """Whether this worker may act on its partitions: the group's coordinator took it for a member within a session timeout.
+
+        False in a worker that wakes from a freeze, until it has heard from the coordinator.
+        """
+        return self.lease.valid(asyncio.get_running_loop().time())
+
     async def failed(self) -> None:
         """Wait for what the engine cannot mend by itself and raise it. Never returns otherwise."""
         await asyncio.shield(self._failure)
@@ -125,6 +143,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     def _begin(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
+        self.lease.watch(consumer)
         self.feed = Feed(consumer, self.homes, self._names, self.config.max_in_flight, self._room, self._fail)
         consumer.subscribe(list(self._names), listener=self)
         self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{self.config.group}")
@@ -183,6 +202,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def _release(self, timeout_s: float) -> None:
         self._owned = set()
+        self._known.clear()
         for task in self._starting.values():
             task.cancel()
         if self._starting:
@@ -211,7 +231,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             home = self._new_home(number)
             try:
                 await home.committer.start()
-                heads, state = await group.whence(self.config, self.consumer, home, lambda: self._state(number))
+                known = self._known.get(number, {})
+                heads, state = await group.whence(self.config, self.consumer, home, lambda: self._state(number), known)
                 home.open(heads, self._make_handler(home, state))
             except (KafkaError, TimeoutError) as error:
                 tries += 1
@@ -251,6 +272,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             interval_max_s=self.config.commit_interval_max_s,
             on_room=lambda home: self._room.set(),
             on_lost=self._restart,
+            kept=self._kept,
         )
 
     def _restart(self, home: Home, error: Fenced) -> None:
@@ -258,6 +280,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
         The pause outlasts a heartbeat: a worker that was frozen learns first that its partitions went elsewhere.
         """
+        self._known[home.number] = home.logs
         if home.commits:
             self._losses[home.number] = self._hopeless[home.number] = 0
         losses = self._losses[home.number] = self._losses.get(home.number, 0) + 1
@@ -289,6 +312,15 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     def _pause(self, home: Home) -> None:
         with contextlib.suppress(IllegalStateError):
             self.consumer.pause(*home.partitions.values())
+
+    def _replaced(self) -> bool:
+        """The group knows this member no more. Without a name of its own it just joins again; else another has its name."""
+        name = self.config.instance_id
+        if name is None:
+            return False
+        why = f"another worker keeps joining group {self.config.group} as instance id {name!r}"
+        self._fail(RuntimeError(f"{why}; give each worker an --instance-id of its own"))
+        return True
 
     def _fail(self, error: BaseException) -> None:
         if not self._failure.done():

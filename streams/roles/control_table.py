@@ -59,6 +59,11 @@ class ControlTable:
         """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
         await self._follower.start()
 
+    @property
+    def problem(self) -> str | None:
+        """Why the topic cannot be read at present; None while it is read."""
+        return self._follower.problem
+
     async def stop(self) -> None:
         """Stop following."""
         await self._follower.stop()

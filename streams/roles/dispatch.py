@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from schemas.access import role_group
 from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
@@ -29,6 +30,7 @@ from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
 from streams.agents.transports import together
 from streams.broker.kafka import client_options
+from streams.broker.neighbours import watch as watch_neighbours
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.block_watch import BlockWatch
 from streams.dispatch.callers import CallerFactory
@@ -41,8 +43,9 @@ from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.follower import Follower
+from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
-from streams.engine.watchdog import Watchdog
+from streams.engine.watchdog import LOOKS, Watchdog
 from streams.gateway.station import GatewayStation, secret_of
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
@@ -56,6 +59,8 @@ from streams.settings import Settings
 from streams.tracing.export import Provider
 
 END_TIMEOUT_S = 10.0
+UNLIMITED = 10_000_000
+"""Records in flight: what they take in memory is bounded by `HeldMemory`."""
 
 
 class DispatchRole:
@@ -77,7 +82,7 @@ class DispatchRole:
         self._settings = settings
         self._spans = spans
         self._options = client_options(settings)
-        self._group = f"{settings.app_id}-dispatch"
+        self._group = role_group(settings.app_id, "dispatch", settings.topic_prefix)
         self._transactional = transactional
         self._partitions = partitions
         self._kinds = task_kinds(settings)
@@ -107,6 +112,7 @@ class DispatchRole:
         """Begin; `stack` ends it all in the opposite order. Raises `KafkaError`, `TimeoutError`, `PortTaken`."""
         prefix = self._settings.topic_prefix
         followed = Follower(self._options, full_name("standings", prefix), self.standings.apply)
+        self._followed = (self.agents, self._calibrations, followed, self._controls)
         first = (self.agents, self._calibrations, self._sink, followed)
         for part in first:
             stack.push_async_callback(part.stop)
@@ -131,6 +137,10 @@ class DispatchRole:
         await grpc_server.start()
         self._gateway.start(grpc_server.address)
 
+    def problems(self) -> list[str]:
+        """Why topics that every worker follows cannot be read at present, one line each; none while all are."""
+        return [table.problem for table in self._followed if table.problem is not None]
+
     def _watch(self, stack: AsyncExitStack) -> None:
         """What looks after the homes from outside."""
         settings, parts, engine = self._settings.dispatch, self._context, self.engine
@@ -142,6 +152,8 @@ class DispatchRole:
         running = {
             "block-watch": watch.run(),
             "watchdog": Watchdog(engine, settings.stall_after / 1000).run(),
+            "neighbours": watch_neighbours(self._settings),
+            "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS).run(),
             "lease-keeper": LeaseKeeper(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run(),
         }
         for name, work in running.items():
@@ -152,8 +164,10 @@ class DispatchRole:
         return DispatchContext(
             settings=settings,
             agents=self.agents,
-            callers=CallerFactory(settings, self._transports, random.Random(), self._calibrations.of),
-            memory=HeldMemory(settings.dispatch.max_held_bytes),
+            callers=CallerFactory(
+                settings, self._transports, random.Random(), self._calibrations.of, lambda: self.engine.is_current()
+            ),
+            memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
             recorder=recorder,
             emit=self._sink.emit,
             metrics=DispatchMetrics(registry),
@@ -179,7 +193,7 @@ class DispatchRole:
             sources=INTAKE,
             instance_id=settings.instance_id,
             session_timeout_s=settings.session_timeout / 1000,
-            max_in_flight=settings.dispatch.max_in_flight,
+            max_in_flight=UNLIMITED,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             stop_timeout_s=settings.dispatch.stop_timeout / 1000,
             commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
@@ -191,6 +205,7 @@ class DispatchRole:
             self._committer,
             lambda home, kept: DispatchProcessor(home, self._context, kept),
             on_assigned=self._batcher.forget_partition_counts,
+            wall_ms=self._now_ms,
         )
 
     def _committer(self, number: int, consumer: AIOKafkaConsumer) -> Committer:

@@ -18,9 +18,12 @@ from streams.metrics import Observed, Row
 
 
 def observe(
-    registry: CollectorRegistry, places: Callable[[], Iterable[Place]], ready: Callable[[], Mapping[str, bool]]
+    registry: CollectorRegistry,
+    places: Callable[[], Iterable[Place]],
+    ready: Callable[[], Mapping[str, bool]],
+    log_changes: Callable[[], int],
 ) -> None:
-    """`ready`: by role of this worker."""
+    """`ready`: by role of this worker. `log_changes`: of all roles together."""
     ProcessCollector(registry=registry)
     observed, where = Observed(registry), ("topic", "partition")
     about = version("parallax-streams"), platform.python_version()
@@ -47,6 +50,13 @@ def observe(
         "1 while a role of this worker has its partitions and works",
         lambda: [((role,), float(up)) for role, up in ready().items()],
         ("role",),
+    )
+    observed.add(
+        "counter",
+        "parallax_log_changes",
+        "Partitions opened again as their topic was made anew or their log lost its end",
+        lambda: [((), float(log_changes()))],
+        (),
     )
     observed.add(
         "gauge", "parallax_consumer_lag_messages", "Records of an owned partition that are not finished", lags, where

@@ -15,6 +15,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
+from schemas.access import role_group
 from schemas.partitioning import home_partition
 from schemas.topics import PLAN_INTAKE, full_name
 from streams.broker.kafka import client_options
@@ -25,7 +26,8 @@ from streams.engine.commit import Committer, PlainCommitter, TransactionalCommit
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
-from streams.engine.watchdog import Watchdog
+from streams.engine.log_check import LogCheck
+from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import PlanMetrics
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
@@ -82,7 +84,7 @@ async def coordinate(
 ) -> Coordination:  # fmt: skip
     """Join the group of coordinators. `address`: where this worker answers the others. Raises `KafkaError`, `TemplatesError`."""
     options = client_options(settings)
-    group = f"{settings.app_id}-plans"
+    group = role_group(settings.app_id, "plans", settings.topic_prefix)
     templates = load_templates(settings.plans.templates)
     sink = EventSink(options, settings.topic_prefix, idempotent=transactional, clock_topic=STATE)
     stack.push_async_callback(sink.stop)
@@ -151,12 +153,18 @@ async def coordinate(
         committer,
         lambda home, kept: PlanHandler(home, parts, kept),
         on_assigned=batcher.forget_partition_counts,
+        wall_ms=sink.clock.now_ms,
     )
     stack.push_async_callback(engine.stop)
     await controls.start()
     await engine.start()
-    watchdog = asyncio.create_task(Watchdog(engine, settings.dispatch.stall_after / 1000).run(), name="plans-watchdog")
-    stack.push_async_callback(_ended, watchdog)
+    after_s = settings.dispatch.stall_after / 1000
+    running = {
+        "plans-watchdog": Watchdog(engine, after_s).run(),
+        "plans-log-check": LogCheck(engine, after_s / LOOKS).run(),
+    }
+    for name, work in running.items():
+        stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
     return Coordination(engine, partition_count, addresses)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import aiohttp
 import orjson
 import uvloop
+from streams.dispatch.jobs import read_job, ticket_for
 
 from agents_io.errors import AgentError
 from agents_io.http.transport import HttpTransport
@@ -28,7 +29,6 @@ from agents_io.transport import Answer, Call
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration, Limits
 from streams.dispatch.callers import CallerFactory
-from streams.dispatch.jobs import read_job, ticket_for
 from streams.rules.records import Letter
 from streams.settings import Settings
 from streams.worker import settle_memory

@@ -38,7 +38,7 @@ class Two:
         return list(self.known.values())
 
 
-def followed(answers: list[float], table: list[float] | None) -> Track:
+def followed(answers: list[float], table: list[float] | None) -> CallStats:
     """What a home sees of an agent that answers so."""
     track = CallStats() if table is None else CallStats(worth=lambda confidence: calibrated(table, confidence))
     for number, confidence in enumerate(answers):
@@ -46,7 +46,7 @@ def followed(answers: list[float], table: list[float] | None) -> Track:
     return track
 
 
-def chosen(*tracks: Track) -> Counter[str]:
+def chosen(*tracks: CallStats) -> Counter[str]:
     """Who gets the first task after these standings, by the ids of fifty tasks."""
     standings = Standings()
     for name, track in zip("ab", tracks, strict=True):

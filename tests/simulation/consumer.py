@@ -8,27 +8,49 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
-from aiokafka.errors import IllegalStateError, KafkaConnectionError, RequestTimedOutError
+from aiokafka.errors import (
+    IllegalStateError,
+    KafkaConnectionError,
+    NoError,
+    RebalanceInProgressError,
+    RequestTimedOutError,
+    UnknownMemberIdError,
+)
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
-from tests.simulation.broker import Broker, Fetched, Stored
-from tests.simulation.network import Endpoint, Network
+from tests.simulation.broker import Fetched, Stored
+from tests.simulation.client import Client, SimClient
 
 JOIN_TIMEOUT_S = 60.0
 HEARTBEAT_TIMEOUT_S = 3.0
 PAUSE_S = 0.1
 
 
-class Client(Endpoint, Protocol):
-    """What a consumer needs of its node."""
+class HeartbeatRequest(NamedTuple):
+    """As aiokafka's, by its name: what the product's lease listens for."""
 
-    name: str
-    network: Network
-    broker: Broker
-    metadata: dict[str, int]
-    """Partitions by topic, as this node knows them."""
+    generation: int
+
+
+class SyncGroupRequest(NamedTuple):
+    """The same."""
+
+    generation: int
+
+
+class GroupAnswer(NamedTuple):
+    """An answer of the coordinator. `error_code`: the protocol's."""
+
+    error_code: int
+
+
+CODES = {
+    "ok": NoError.errno,
+    "rebalance": RebalanceInProgressError.errno,
+    "unknown": UnknownMemberIdError.errno,
+}
 
 
 class SimConsumer:
@@ -43,7 +65,8 @@ class SimConsumer:
         self._paused: set[TopicPartition] = set()
         self._closed = False
         # What the product reads of aiokafka's own tasks.
-        self._client = self._coordinator = self._fetcher = self
+        self._client = SimClient(node)
+        self._coordinator = self._fetcher = self
         self._coordination_task: asyncio.Task[None] | None = None
 
     # Membership
@@ -71,6 +94,8 @@ class SimConsumer:
                     lambda reply: self._group.join(self._member, self._topics, reply),
                     timeout_s=JOIN_TIMEOUT_S,
                 )
+                if (await self._send_req(SyncGroupRequest(generation))).error_code != CODES["ok"]:
+                    continue
                 self._positions, holds = {TopicPartition(*one): None for one in share}, True
                 await self._listener.on_partitions_assigned(list(self._positions))
                 await self._heartbeats(generation)
@@ -82,24 +107,23 @@ class SimConsumer:
         while not self._closed:
             await asyncio.sleep(max(self._session_s / 5, 0.2))
             try:
-                answer = await self._request(
-                    lambda: self._group.heartbeat(self._member, generation), HEARTBEAT_TIMEOUT_S
-                )
+                code = (await self._send_req(HeartbeatRequest(generation))).error_code
             except (KafkaConnectionError, RequestTimedOutError):
                 continue
-            if answer == "unknown":
+            if code == CODES["unknown"]:
                 self._member = f"{self._node.name}/{id_of(self._node)}"
-            if answer != "ok":
+            if code != CODES["ok"]:
                 return
+
+    async def _send_req(self, request: HeartbeatRequest | SyncGroupRequest) -> GroupAnswer:
+        """A request to the group's coordinator."""
+        answer = await self._request(
+            lambda: self._group.heartbeat(self._member, request.generation), HEARTBEAT_TIMEOUT_S
+        )
+        return GroupAnswer(CODES[answer])
 
     def check_errors(self) -> None:
         """Raise what the coordinator could not mend: nothing here."""
-
-    async def add_topic(self, topic: str) -> None:
-        """Every topic is known."""
-
-    async def close(self) -> None:
-        """Connections are none."""
 
     async def stop(self) -> None:
         """Leave."""

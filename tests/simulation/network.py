@@ -42,6 +42,8 @@ class Network:
         """What delays are multiplied by."""
         self.outage_until = 0.0
         """Until then no request reaches the broker."""
+        self.holds_up = False
+        """Whether transactional requests that seem lost arrive later."""
         self._rng = world.rng("network")
 
     @property

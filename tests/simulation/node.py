@@ -29,10 +29,12 @@ from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.held_memory import HeldMemory
+from streams.engine import commit
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.follower import Follower
 from streams.engine.home import Home
+from streams.engine.log_check import LogCheck
 from streams.engine.watchdog import Watchdog
 from streams.metrics import DispatchMetrics, PlanMetrics
 from streams.plans.memory import anything_under_way
@@ -54,7 +56,11 @@ from tests.simulation.loop import NodeLoop
 from tests.simulation.network import Network
 from tests.simulation.world import World
 
-STALL_S = 30.0
+STALL_S, LOG_CHECK_S = 30.0, 5.0
+
+
+REPEATS_IN_PLACE = not hasattr(commit, "StrictProducer")
+"""Whether the product lets aiokafka repeat transactional requests whose answer is not known, in the same epoch."""
 
 
 @dataclass(slots=True)
@@ -66,7 +72,7 @@ class Surroundings:
     broker: Broker
     settings: Settings
     agents: dict[str, SimAgent]
-    in_place: bool = False
+    repeats_in_place: bool = REPEATS_IN_PLACE
     nodes: dict[str, Node] = field(default_factory=dict)
     durability: dict[str, Durability] = field(default_factory=lambda: {"dispatch": Durability(), "plans": Durability()})
     buried: list[Node] = field(default_factory=list)
@@ -268,6 +274,7 @@ class Node:
         for role, engine in self.engines.items():
             self._spawn(self._watch(role, engine))
             self._spawn(Watchdog(engine, STALL_S).run())
+            self._spawn(LogCheck(engine, LOG_CHECK_S).run())
 
     async def _patiently(self, start: Callable[[], Any]) -> None:
         """A worker that cannot start is started again by its supervisor."""
@@ -294,8 +301,8 @@ class Node:
         context = DispatchContext(
             settings=settings,
             agents=self.agents,
-            callers=CallerFactory(settings, transports, self.rng),
-            memory=HeldMemory(settings.dispatch.max_held_bytes),
+            callers=CallerFactory(settings, transports, self.rng, may_begin=lambda: engine.is_current()),
+            memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
             recorder=Recorder(self.app, "dispatch", self.prefix, group),
             emit=self.emit,
             metrics=DispatchMetrics(registry),
@@ -309,7 +316,7 @@ class Node:
             read_again=self._read_again,
         )
         engine = self._engine(
-            "dispatch", INTAKE, "state", settings.dispatch.max_in_flight,
+            "dispatch", INTAKE, "state", 10_000_000,
             lambda home, kept: DispatchProcessor(home, context, kept),
         )  # fmt: skip
         fleet = Fleet(context, standings, transports, engine, self.rng)
@@ -378,12 +385,13 @@ class Node:
         return Engine(
             config,
             lambda number, _consumer: SimCommitter(
-                self, group, number, self.shared.in_place, self.shared.durability[role]
+                self, group, number, self.shared.repeats_in_place, self.shared.durability[role]
             ),
             make_handler,
             on_assigned=lambda: self.partition_counts.update(self.metadata),
             connect=_connect,
             make_reader=SimStateReader,
+            wall_ms=self.wall_ms,
         )
 
     def homes(self, role: str) -> Iterator[Home]:

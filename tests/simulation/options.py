@@ -38,8 +38,10 @@ class Options:
     """How many different payloads there are."""
     big_numbers: bool = False
     """Payloads hold integers that a double cannot."""
+    late_requests: bool = False
+    """Transactional requests that seem lost arrive later."""
     in_place: bool = False
-    """Requests of a transaction whose answer is not known are sent again in the same epoch."""
+    """They are sent again in the same epoch, whatever the product does."""
     grow: bool = False
     """Partitions are added in the middle."""
     truncate: bool = False
@@ -57,7 +59,7 @@ class Options:
 
 PROFILES: dict[str, Options] = {
     "mix": Options(),
-    "late-commits": Options(in_place=True, faults=("loss",), every=3.0),
+    "late-commits": Options(late_requests=True, faults=("loss",), every=3.0),
     "growth": Options(
         seconds=70.0, grow=True, faults=(), duplicates=0.0, cancels=0.3, plans=0.3, rate=10.0, agent_s=1.0,
         agent_limits=(20, 10.0, 1),

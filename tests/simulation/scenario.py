@@ -88,7 +88,9 @@ class Scenario:
         counts |= {full_name(name, PREFIX): 1 for name in dead_letter_topics()}
         self.broker = Broker(self.world, counts)
         self.settings = self._settings()
-        self.shared = Surroundings(self.world, self.network, self.broker, self.settings, {}, in_place=options.in_place)
+        self.shared = Surroundings(self.world, self.network, self.broker, self.settings, {})
+        self.network.holds_up = options.late_requests or options.in_place
+        self.shared.repeats_in_place |= options.in_place
         self._made = 0
         self._skews_ms = [0]
         self.traffic = Traffic(

@@ -166,7 +166,7 @@ class Dispatching:
         self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
         self.log: dict[tuple[str, int], Any] = {}
         self.read_again_errors: deque[BaseException] = deque()
-        self.memory = HeldMemory(self.settings.dispatch.max_held_bytes)
+        self.memory = HeldMemory(self.settings.dispatch.max_held_bytes, self.settings.dispatch.max_in_flight)
         context = DispatchContext(
             settings=self.settings,
             agents=cast("AgentTable", self.agents),

@@ -249,6 +249,16 @@ async def test_a_plan_id_is_answered_once_also_after_a_restart() -> None:
     assert it.count("parallax_plans_duplicate_total") == 2
 
 
+async def test_a_plan_id_is_a_duplicate_for_as_long_as_its_steps_are_and_no_longer() -> None:
+    """Sent again after 30 hours its steps might still be duplicates without an answer; after 49 it runs."""
+    it = Coordinating()
+    it.plan(plan("a"), offset=5)
+    it.step("p", 0)
+    for hours, duplicate in ((30, True), (49, False)):
+        it.skew_ms = hours * 3_600_000
+        assert ("plan:duplicate" in topics(it.plan(plan("a"), offset=hours))) is duplicate
+
+
 async def test_a_restart_after_every_commit_changes_nothing_of_the_result() -> None:
     """Sequential with a failure in it: what each step is handed, and the end, are as without restarts."""
     outcomes = []

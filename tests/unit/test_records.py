@@ -27,8 +27,8 @@ from streams.rules.records import (
     Letter,
     Output,
     Recorder,
-    Timing,
     Success,
+    Timing,
     own_header,
 )
 

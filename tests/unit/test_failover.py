@@ -16,7 +16,7 @@ from agents_io.transport import Answer
 from schemas.codec import header
 from schemas.messages import AgentStanding
 from schemas.partitioning import home_partition
-from streams.rules.records import AGENT_HEADER, ATTEMPTS_HEADER, AWAIT_HEADER, HOPS_HEADER, Output, own_header
+from streams.rules.records import AGENT_HEADER, ATTEMPTS_HEADER, HOPS_HEADER, Output, own_header
 from streams.rules.routing import MAX_HOPS
 from tests.support.dispatching import Dispatching
 from tests.support.homes import intake, settle, until
@@ -76,25 +76,26 @@ async def test_an_open_circuit_and_poor_health_are_passed_over(make: Make) -> No
         assert {(await one.result(offset))["agentId"] for offset in range(6, 12)} == {"left"}
 
 
+def reason(one: Dispatching, offset: int, source: str = "tasks") -> tuple[str | None, str]:
+    """At which agent a task waits, and for what."""
+    found = one.handler.explain(source, offset) or {}
+    return found.get("agentId"), found["reason"]
+
+
 async def test_all_out_means_waiting_until_one_is_back(make: Make) -> None:
-    """The task is parked without an agent, its id free; it goes on as soon as one can be called, and is answered once."""
+    """The task waits without an agent; it goes on as soon as one can be called, and is answered once."""
     one = make()
     for name in ("left", "right"):
         stand(one, name, healthy=False, reason="checks")
     one.take(0, **ANY)
-    parked = await only(one, 0)
-    assert parked.topic == "parked"
-    assert header(tuple(parked.headers), AWAIT_HEADER) == "1"
-    assert not header(tuple(parked.headers), AGENT_HEADER)
+    assert one.events()[-1]["type"] == "task:parked"
     assert one.events()[-1]["data"]["reason"] == "no_agent"
-    one.process("parked", again(parked, 1))
-    await settle()
-    assert one.handler.resting() == 1
     one.handler.agent_available(one.register(id="other", endpoint="http://o", capabilities=["fly"]))
-    assert one.handler.resting() == 1, "an agent that cannot do it calls nothing back"
+    await settle()
+    assert reason(one, 0) == (None, "no_agent"), "an agent that cannot do it calls nothing back"
     stand(one, "right")
     one.handler.agent_available(one.agents.known["right"])
-    result = await one.result(1)
+    result = await one.result(0)
     assert (result["status"], result["agentId"]) == ("success", "right")
     one.take(2, id="t0", **ANY)
     assert (await one.end(2))["events"]["type"] == "task:duplicate"
@@ -102,21 +103,17 @@ async def test_all_out_means_waiting_until_one_is_back(make: Make) -> None:
 
 
 async def test_nobody_is_back_at_the_deadline(make: Make) -> None:
-    """Then it fails as `no_agent`, once; looked at now and then meanwhile, without another record."""
+    """Then it ends as expired, once, saying what it waited for; without a deadline it waits on."""
     one = make()
     for name in ("left", "right"):
         stand(one, name, healthy=False, reason="checks")
-    one.take(0, **ANY | {"metadata": {"timeout": 20_000}})
-    parked = await only(one, 0)
-    one.skew_ms += 5_000
-    one.process("parked", again(parked, 1))
-    await settle()
-    assert one.handler.resting() == 1, "held again, in memory"
-    assert len(one.home.ended) == 1
-    one.skew_ms += 15_000
-    one.handler.agent_available(one.agents.known["left"])
-    assert (await one.result(1))["error"]["code"] == "no_agent"
-    assert "healthy" in (await one.result(1))["error"]["message"]
+    one.take(0, **ANY | {"metadata": {"expiresIn": 60}})
+    one.take(1, **ANY)
+    result = await one.result(0)
+    assert (result["status"], result["error"]["code"]) == ("timeout", "expired")
+    assert "agent" in result["error"]["message"]
+    assert reason(one, 1) == (None, "no_agent")
+    assert one.transport.calls == []
 
 
 @pytest.mark.parametrize(("mode", "known", "unknown"), [("never", 1, 1), ("unavailable", 0, 1), ("always", 0, 0)])
@@ -127,19 +124,34 @@ async def test_who_waits_is_a_setting(make: Make, mode: str, known: int, unknown
         stand(one, name, healthy=False, reason="checks")
     one.take(0, **ANY)
     one.take(1, **ANY | {"capabilities": ["fly"]})
+    await settle(50)
     for offset, fails in ((0, known), (1, unknown)):
-        await until(lambda offset=offset: any(o == offset for _, o, _ in one.home.ended))  # type: ignore[misc]
-        [outputs] = [outputs for _, o, outputs in one.home.ended if o == offset]
-        assert [output.topic for output in outputs] == (["results", "events"] if fails else ["parked"])
+        if fails:
+            assert (await one.result(offset))["error"]["code"] == "no_agent"
+        else:
+            assert reason(one, offset) == (None, "no_agent")
 
 
 async def test_an_agent_that_appears_is_given_what_waits(make: Make) -> None:
     """With `always` a task may come before its agent."""
     one = make(dispatch={"await_agent": "always"})
     one.take(0, **ANY | {"capabilities": ["fly"]})
-    one.process("parked", again(await only(one, 0), 1))
+    await settle()
     one.handler.agent_available(one.register(id="bird", endpoint="http://b", capabilities=["fly", "sing"]))
-    assert (await one.result(1))["agentId"] == "bird"
+    assert (await one.result(0))["agentId"] == "bird"
+
+
+async def test_a_task_that_names_an_agent_may_come_before_it_too(make: Make) -> None:
+    """With `always`."""
+    one = make(dispatch={"await_agent": "always"})
+    one.take(0, target="bird")
+    await settle()
+    assert reason(one, 0) == (None, "no_agent")
+    one.handler.agent_available(one.register(id="cat", endpoint="http://c"))
+    await settle()
+    assert one.transport.calls == []
+    one.handler.agent_available(one.register(id="bird", endpoint="http://b"))
+    assert (await one.result(0))["agentId"] == "bird"
 
 
 BREAKER = {"failure_threshold": 1, "reset_timeout": 30_000}
@@ -166,19 +178,20 @@ async def test_a_circuit_that_opens_sends_its_tasks_elsewhere(make: Make) -> Non
     one.take(9, id="t1", **ANY)
     assert (await one.end(9))["events"]["type"] == "task:duplicate"
     one.take(10, id="t1", target="left", metadata={"cache": False})
-    await until(lambda: any(o == 10 for _, o, _ in one.home.ended))
-    assert [o.topic for _, n, outs in one.home.ended if n == 10 for o in outs] == ["parked"], "left never had t1"
+    await settle()
+    assert reason(one, 10) == ("left", "circuit_open"), "left never had t1: it is no duplicate there"
 
 
 async def test_a_task_that_names_its_agent_stays_there(make: Make) -> None:
-    """Also when others can do it: it is parked until the circuit lets calls through again."""
+    """Also when others can do it: it waits until the circuit lets calls through again."""
     one = make(breaker=BREAKER)
     one.transport.script.append(ServerError("500"))
-    one.take(0, target="left", metadata={"retries": 0, "timeout": 60_000})
+    one.take(0, target="left", metadata={"retries": 0})
     await one.result(0)
-    one.take(1, target="left", capabilities=["sum"], metadata={"timeout": 60_000})
-    parked = await only(one, 1)
-    assert (parked.topic, header(tuple(parked.headers), AGENT_HEADER)) == ("parked", "left")
+    one.take(1, target="left", capabilities=["sum"])
+    await settle()
+    assert reason(one, 1) == ("left", "circuit_open")
+    assert one.kinds().count("task:parked") == 1
 
 
 async def test_nowhere_else_to_go(make: Make) -> None:
@@ -188,9 +201,24 @@ async def test_nowhere_else_to_go(make: Make) -> None:
     one.transport.script.append(ServerError("500"))
     one.take(0, **ANY | {"metadata": {"retries": 0}})
     assert (await one.result(0))["error"]["code"] == "http_5xx"
-    one.take(1, **ANY | {"metadata": {"timeout": 60_000, "cache": False}}, headers=())
-    parked = await only(one, 1)
-    assert (parked.topic, header(tuple(parked.headers), AGENT_HEADER)) == ("parked", "left")
+    one.take(1, **ANY)
+    await settle()
+    assert reason(one, 1) == ("left", "circuit_open")
+
+
+async def test_one_that_waits_for_a_circuit_goes_to_an_agent_that_came_since(make: Make) -> None:
+    """When the circuit opens again: a failed probe looks around too, and no attempt is used up by it."""
+    one = make(breaker={"failure_threshold": 1, "reset_timeout": 30})
+    stand(one, "right", healthy=False, reason="checks")
+    one.transport.script.extend([ServerError("500"), ServerError("500")])
+    one.take(0, **ANY | {"metadata": {"retries": 0, "cache": False}})
+    await one.result(0)
+    one.transport.gate.clear()
+    one.take(1, **ANY | {"metadata": {"retries": 0, "cache": False}})
+    await until(lambda: len(one.transport.calls) == 2)
+    stand(one, "right")
+    one.transport.gate.set()
+    assert (await one.result(1))["agentId"] == "right"
 
 
 async def test_to_a_home_elsewhere_with_the_tries_made(make: Make) -> None:
@@ -217,8 +245,11 @@ async def test_it_does_not_go_round_for_ever(make: Make) -> None:
     one = make(here, 4, breaker=BREAKER)
     one.transport.script.append(ServerError("500"))
     headers = ((AGENT_HEADER, b"left"), (HOPS_HEADER, str(MAX_HOPS - 1).encode()))
-    one.take(0, source="dispatch", headers=headers, **ANY | {"metadata": {"timeout": 60_000, "cache": False}})
-    assert (await only(one, 0)).topic == "parked"
+    one.take(0, source="dispatch", headers=headers, **ANY)
+    await until(lambda: "task:retrying" in one.kinds())
+    await settle()
+    assert one.home.ended == []
+    assert reason(one, 0, "dispatch") == ("left", "backoff"), "its probe is the next one's"
 
 
 async def test_no_more_tries_than_allowed_over_all_agents(make: Make) -> None:
@@ -238,11 +269,10 @@ async def test_cancelled_while_it_waits_for_any_agent(make: Make) -> None:
     for name in ("left", "right"):
         stand(one, name, healthy=False, reason="checks")
     one.take(0, **ANY)
-    one.process("parked", again(await only(one, 0), 1))
     await settle()
     one.wishes["t0"] = "the task was cancelled"
     one.handler.cancel("t0")
-    assert (await one.result(1))["status"] == "cancelled"
+    assert (await one.result(0))["status"] == "cancelled"
     assert one.transport.calls == []
 
 
@@ -255,14 +285,11 @@ async def test_a_chosen_agent_that_is_gone_is_replaced_although_its_id_was_settl
     one.register(id="ill", endpoint="http://i", capabilities=["sum"])
     stand(one, "ill", healthy=False, reason="checks")
     one.take(0, source="dispatch", headers=((AGENT_HEADER, b"left"), (HOPS_HEADER, b"2")), **ANY)
-    parked = await only(one, 0)
-    assert (parked.topic, header(tuple(parked.headers), AGENT_HEADER)) == ("parked", "left")
-    one.process("parked", again(parked, 1, here))
     await settle()
+    assert reason(one, 0, "dispatch") == (None, "no_agent")
     stand(one, "ill")
     one.handler.agent_available(one.agents.known["ill"])
-    await until(lambda: len(one.home.ended) == 2)
-    [sent] = one.home.ended[1][2]
+    sent = await only(one, 0)
     assert (sent.topic, header(tuple(sent.headers), AGENT_HEADER)) == ("dispatch", "ill")
 
 

@@ -1,4 +1,4 @@
-"""Equal tasks under way at once: one call, and what happens when it does not answer. With real callers and lanes."""
+"""Equal tasks under way at once: one call, and what happens when it does not answer. With real callers and queues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from agents_io.errors import ClientError, ServerError
 from agents_io.transport import Answer
 from schemas.codec import header
-from streams.dispatch import single_flight
+from schemas.messages import AgentStanding
+from streams.dispatch import coalescing
 from streams.rules.records import MOVED_HEADER
 from tests.support.dispatching import Dispatching
 from tests.support.homes import settle, until
@@ -122,14 +123,17 @@ async def test_without_a_cache_every_task_is_called(make: Make) -> None:
 
 
 async def test_one_that_waits_keeps_its_own_deadline(make: Make) -> None:
-    """It ends as expired; the first goes on."""
+    """It ends as expired; the first goes on. The timeout of an attempt does not run for it."""
     one = make()
     one.take(0, **SAME)
-    one.take(1, metadata={"timeout": 50}, **SAME)
+    one.take(1, metadata={"expiresIn": 50}, **SAME)
+    one.take(2, metadata={"timeout": 50}, **SAME)
     result = await one.result(1)
     assert (result["status"], result["error"]["code"]) == ("timeout", "expired")
+    assert "equal task" in result["error"]["message"]
     one.transport.gate.set()
     assert (await one.result(0))["status"] == "success"
+    assert (await one.result(2))["status"] == "success"
 
 
 async def test_either_can_be_cancelled(make: Make) -> None:
@@ -165,22 +169,95 @@ async def test_one_that_holds_the_commit_moves_and_is_answered_at_its_new_place(
     assert one.transport.tasks == ["t0"]
 
 
-async def test_when_the_first_is_parked_the_next_finds_its_own_way(make: Make) -> None:
-    """The circuit opened: both wait on the topic, none is lost."""
-    one = make(breaker={"failure_threshold": 1}, limits={"max_concurrency": 1})
-    one.transport.last = ServerError("500")
-    one.take(9, metadata={"retries": 0})
-    for offset in range(3):
-        one.take(offset, metadata={"timeout": 120_000}, **SAME)
+async def test_behind_an_open_circuit_they_wait_and_one_is_called(make: Make) -> None:
+    """None is lost, and none is called beside the first."""
+    one = make(breaker={"failure_threshold": 1, "reset_timeout": 150}, limits={"max_concurrency": 1})
+    one.transport.script.append(ServerError("500"))
     one.transport.gate.set()
+    one.take(9, metadata={"retries": 0})
+    await one.result(9)
     for offset in range(3):
-        assert set(await one.end(offset)) == {"parked"}
-    assert one.transport.tasks == ["t9"]
+        one.take(offset, **SAME)
+    await settle()
+    reasons = [(one.handler.explain("tasks", offset) or {})["reason"] for offset in range(3)]
+    assert reasons == ["circuit_open", "equal_task_under_way", "equal_task_under_way"]
+    assert [(await one.result(offset))["cached"] for offset in range(3)] == [False, True, True]
+    assert one.transport.tasks == ["t9", "t0"]
+
+
+async def test_when_the_first_is_left_on_its_topic_the_next_finds_its_own_way(make: Make) -> None:
+    """It cannot lead from there; all are answered."""
+    one = make(dispatch={"max_held_bytes": 1}, limits={"max_concurrency": 1})
+    one.take(9, payload=9)
+    await until(lambda: one.transport.tasks == ["t9"])
+    for offset in range(4):
+        one.take(offset, **SAME)
+    await settle()
+    one.transport.gate.set()
+    for offset in range(4):
+        assert (await one.result(offset))["status"] == "success"
+    assert one.transport.tasks == ["t9", "t0"]
+    assert len(one.handler._flights) == 0
+
+
+FLY: dict[str, Any] = {"target": None, "capabilities": ["fly"], "payload": {"q": "same"}, "metadata": {"retries": 0}}
+
+
+async def test_a_leader_that_has_to_wait_for_an_agent_again_leaves_no_dead_flight(make: Make) -> None:
+    """Two equal tasks wait for an agent. The first is called and fails while no agent can be chosen: the second, which
+
+    leads now, is put back. When the agent is well again it is called, and so is every equal task after it.
+    """
+
+    def stand(**fields: Any) -> None:
+        told = {"agentId": "bird", "at": one.wall_ms()} | fields
+        one.standings.note(AgentStanding.model_validate(told))
+
+    one = make(breaker={"failure_threshold": 100})
+    one.agents.known.clear()
+    bird = one.register(id="bird", endpoint="http://b", capabilities=["fly"])
+    stand(healthy=False, reason="checks")
+    one.take(0, **FLY)
+    one.take(1, **FLY)
+    await settle()
+    stand()
+    one.handler.agent_available(bird)  # 0 leads, 1 follows
+    await until(lambda: len(one.transport.calls) == 1)
+    assert (one.handler.explain("tasks", 1) or {})["reason"] == "equal_task_under_way"
+    one.transport.script.append(ServerError("500"))
+    stand(healthy=False, reason="checks")
+    one.transport.gate.set()
+    assert (await one.result(0))["status"] == "failure"
+    await settle(50)
+    assert (one.handler.explain("tasks", 1) or {})["reason"] == "no_agent"
+    stand()
+    one.handler.agent_available(bird)
+    assert (await one.result(1))["status"] == "success"
+    one.take(2, **FLY)
+    assert (await one.result(2))["status"] == "success"
+    assert one.transport.tasks == ["t0", "t1"]
+    assert len(one.handler._flights) == 0
+
+
+async def test_a_leader_put_back_does_not_keep_equal_tasks_from_other_agents(make: Make) -> None:
+    """The one that was promoted waits; a later equal task leads its own way as soon as an agent can take it."""
+    one = make(dispatch={"await_agent": "always"})
+    one.agents.known.clear()
+    one.take(0, **FLY)
+    one.take(1, **FLY)
+    await settle()
+    assert len(one.handler._flights) == 0
+    bird = one.register(id="bird", endpoint="http://b", capabilities=["fly"])
+    one.transport.gate.set()
+    one.take(2, **FLY)
+    assert (await one.result(2))["status"] == "success"
+    one.handler.agent_available(bird)
+    assert [(await one.result(offset))["cached"] for offset in (0, 1)] == [True, True]
 
 
 async def test_how_many_wait_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """They count as in flight: more than that are called themselves."""
-    monkeypatch.setattr(single_flight, "MAX_WAITING", 2)
+    monkeypatch.setattr(coalescing, "MAX_FOLLOWERS", 2)
     one = make()
     for offset in range(5):
         one.take(offset, **SAME)
@@ -194,7 +271,7 @@ async def test_many_that_wait_behind_failures_do_not_exhaust_the_stack(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand in a row fail, one after the other."""
-    monkeypatch.setattr(single_flight, "MAX_WAITING", 2000)
+    monkeypatch.setattr(coalescing, "MAX_FOLLOWERS", 2000)
     one = make(breaker={"failure_threshold": 10_000}, limits={"max_requests": 10_000})
     one.transport.last = ClientError("no")
     for offset in range(1000):
@@ -209,7 +286,7 @@ async def test_nothing_is_done_after_the_home_is_closed(make: Make) -> None:
     """The next owner begins anew."""
     one = make()
     one.take(0, **SAME)
-    one.take(1, metadata={"timeout": 30}, **SAME)
+    one.take(1, metadata={"expiresIn": 30}, **SAME)
     await settle()
     one.handler.close()
     await asyncio.sleep(0.06)
