@@ -86,6 +86,16 @@ test-deploy: $(VENV)/.deploy-installed ## Test what deploy/ holds; the image and
 .PHONY: check
 check: lint types arch test ## What the hook runs: lint, types, architecture, tests
 
+SEEDS ?= 200
+.PHONY: simulate
+simulate: setup ## Simulated worlds with faults of every kind, seeds 1 to SEEDS (200): no broker, no waiting, each repeatable
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs 2
+
+.PHONY: simulate-holes
+simulate-holes: setup ## The seeds and profiles that found holes, and a few seeds of every profile
+	$(BIN)/python -m tests.simulation --holes --jobs 2
+	$(BIN)/python -m tests.simulation --profile all --seeds 5 --jobs 2
+
 .PHONY: chaos-smoke
 chaos-smoke: setup ## A short seeded kill run on real Kafka (part of the gate)
 	$(BIN)/python -m tests.chaos.kill --tasks 15000 --kills 3 --seed 1

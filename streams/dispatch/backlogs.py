@@ -147,7 +147,7 @@ class Backlogs:
         found: dict[tuple[str, int], ConsumerRecord] = {}
         while True:
             try:
-                for source in {task.source for task in tasks}:
+                for source in sorted({task.source for task in tasks}):
                     offsets = sorted(task.offset for task in tasks if task.source == source)
                     records = await self._read(source, offsets)
                     found |= {(source, offset): record for offset, record in records.items()}

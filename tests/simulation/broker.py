@@ -6,6 +6,7 @@ which is what aiokafka speaks: an epoch moves on only with `init_producer`, so a
 
 from __future__ import annotations
 
+import uuid
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -58,11 +59,14 @@ class Transaction:
 class Log:
     """One partition. `start` and `end`: its first offset, and the next one to be given out."""
 
-    __slots__ = ("end", "open", "records", "start")
+    __slots__ = ("end", "epoch", "epoch_starts", "open", "records", "start")
 
     def __init__(self) -> None:
         self.records: list[Stored] = []
         self.start = self.end = 0
+        self.epoch = 0
+        """The leader's; each election that lost records begins another."""
+        self.epoch_starts = {0: 0}
         self.open: dict[Transaction, int] = {}
         """Transactions under way and their first offset here."""
 
@@ -70,6 +74,11 @@ class Log:
     def last_stable(self) -> int:
         """Where readers of committed records have to stop."""
         return min(self.open.values()) if self.open else self.end
+
+    def epoch_end(self, epoch: int) -> int:
+        """Where what was written up to that epoch ends."""
+        later = [start for number, start in self.epoch_starts.items() if number > epoch]
+        return min(later, default=self.end)
 
     def read(self, position: int, most: int, uncommitted: bool = False) -> tuple[list[Stored], int] | None:
         """Records from `position` on, and the position after them; None if the position is out of range.
@@ -98,6 +107,8 @@ class Broker:
         self.world = world
         self.counts = dict(counts)
         self.logs: dict[LogId, Log] = {(topic, n): Log() for topic, count in counts.items() for n in range(count)}
+        rng = world.rng("topic ids")
+        self.topic_ids = {topic: uuid.UUID(int=rng.getrandbits(128), version=4) for topic in sorted(counts)}
         self.groups: dict[str, Group] = {}
         self.committed: dict[tuple[str, str, int], tuple[int, str]] = {}
         self.listeners: dict[str, list[Callable[[LogId, list[Stored]], None]]] = defaultdict(list)
@@ -178,6 +189,9 @@ class Broker:
             return []
         lost, log.records = log.records[-records:], log.records[:-records]
         log.end = log.records[-1].offset + 1 if log.records else log.start
+        log.epoch += 1
+        log.epoch_starts = {number: min(start, log.end) for number, start in log.epoch_starts.items()}
+        log.epoch_starts[log.epoch] = log.end
         return lost
 
     def delete_before(self, log_id: LogId, offset: int) -> None:

@@ -23,12 +23,15 @@ from typing import Any
 import structlog
 
 from tests.simulation.faults import Fault, planned
+from tests.simulation.holes import HOLES, Hole
 from tests.simulation.options import PROFILES, Options, product_time, profile
 from tests.simulation.scenario import Report, run_seed
 from tests.simulation.shrink import shrunk
 
 SEED_TIMEOUT_S = 300.0
 SHOWN = 6
+SHRUNK = 3
+"""Seeds whose faults are shortened: each takes dozens of runs."""
 
 
 def silence() -> None:
@@ -67,12 +70,12 @@ def _child(sender: Any, seed: int, options: Options, faults: Sequence[Fault] | N
     os._exit(0)  # what is left of dead nodes must not run
 
 
-def shortened(report: Report, options: Options) -> list[Fault]:
-    """The fewest faults found with which the seed breaks one of the same oracles."""
+def shortened(report: Report, options: Options, oracle: str) -> list[Fault]:
+    """The fewest faults found with which the seed breaks an oracle."""
 
     def breaks(faults: Sequence[Fault]) -> bool:
         again = run_apart(report.seed, options, faults)
-        return isinstance(again, Report) and bool(again.broken & report.broken)
+        return isinstance(again, Report) and oracle in again.broken
 
     return shrunk(report.faults, breaks)
 
@@ -89,8 +92,8 @@ def show(report: Report, options: Options, command: str, shrink: bool) -> Iterat
         yield f"    ... {len(report.violations)} in all: {dict(Counter(one.oracle for one in report.violations))}"
     if report.violations:
         yield f"    again: {command} --first {report.seed} --seeds 1"
-        if shrink:
-            yield f"    with these faults: {' '.join(map(str, shortened(report, options))) or 'none'}"
+        for oracle in sorted({violation.oracle for violation in report.violations}) if shrink else ():
+            yield f"    {oracle} with these faults: {' '.join(map(str, shortened(report, options, oracle))) or 'none'}"
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -99,6 +102,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20, help="how many")
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="worlds at the same time")
+    parser.add_argument(
+        "--holes",
+        nargs="?",
+        const="all",
+        help="run the seeds of known holes (or of those named) and say which are open",
+    )
     parser.add_argument("--profile", choices=[*PROFILES, "all"], default="mix")
     parser.add_argument(
         "--faults", help="kinds with their weights by repetition, for example kill,kill,freeze; or none"
@@ -140,9 +149,32 @@ def _filter(report: Report, given: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run; exit 1 if anything broke."""
     given = parse(arguments)
+    if given.holes:
+        sys.exit(1 if sum(_is_open(given, hole) for hole in _chosen(given.holes)) else 0)
     names = list(PROFILES) if given.profile == "all" else [given.profile]
     broken = sum(_run_profile(given, name) for name in names)
     sys.exit(1 if broken else 0)
+
+
+def _chosen(names: str) -> list[Hole]:
+    return [hole for hole in HOLES if names == "all" or hole.name in names.split(",")]
+
+
+def _is_open(given: argparse.Namespace, hole: Hole) -> bool:
+    """Whether one of a hole's seeds still finds it."""
+    options = options_of(given, hole.profile)
+    with ThreadPoolExecutor(given.jobs) as pool:
+        reports = list(pool.map(lambda seed: run_apart(seed, options), hole.seeds))
+    found = [
+        f"seed {seed} ({report if isinstance(report, str) else ', '.join(sorted(report.broken & hole.oracles))})"
+        for seed, report in zip(hole.seeds, reports, strict=True)
+        if isinstance(report, str) or report.broken & hole.oracles
+    ]
+    print(
+        f"{hole.name} {'OPEN' if found else 'closed'}: {hole.what}: --profile {hole.profile}: {'; '.join(found)}",
+        flush=True,
+    )
+    return bool(found)
 
 
 def _run_profile(given: argparse.Namespace, name: str) -> int:
@@ -164,7 +196,7 @@ def _run_profile(given: argparse.Namespace, name: str) -> int:
             totals.update(tasks=report.tasks, plans=report.plans, calls=report.calls, cpu_ms=int(report.cpu_s * 1000))
             totals["virtual"] += int(report.virtual_s)
             if report.violations or given.verbose:
-                for line in show(report, options, command, given.shrink):
+                for line in show(report, options, command, given.shrink and broken <= SHRUNK):
                     print(line, flush=True)
             if given.trace:
                 print("\n".join(report.trace))

@@ -1,6 +1,6 @@
 """The client side of writing: outputs and offsets in one transaction, as `TransactionalCommitter` and aiokafka make it.
 
-In: outputs and offsets. Out: a committed transaction, or `Fenced`. `in_place`: requests whose answer is not known are sent again
+In: outputs and offsets. Out: a committed transaction, or `Fenced`. `repeats`: requests whose answer is not known are sent again
 in the same epoch, as aiokafka does by itself; what was held up in the network may then arrive in a later transaction.
 """
 
@@ -18,7 +18,7 @@ from streams.engine.commit import Fenced, Offsets
 from streams.engine.faults import passing
 from streams.rules.records import Output
 from tests.simulation.broker import LogId, Row, StaleEpoch
-from tests.simulation.consumer import Client
+from tests.simulation.client import Client
 from tests.simulation.durability import Durability
 
 TRIES = 6
@@ -36,11 +36,11 @@ class Writer(Client, Protocol):
 class SimCommitter:
     """One transactional id."""
 
-    def __init__(self, node: Writer, group: str, number: int, in_place: bool, durability: Durability) -> None:
+    def __init__(self, node: Writer, group: str, number: int, repeats: bool, durability: Durability) -> None:
         self._node = node
         self._id = f"{group}-{number}"
         self._group, self._number = group, number
-        self._in_place = in_place
+        self._repeats = repeats
         self._durability = durability
         self._epoch: int | None = None
 
@@ -104,9 +104,9 @@ class SimCommitter:
     async def _repeated(self, action: Callable[[], None]) -> None:
         for attempt in range(TRIES):
             try:
-                await self._request(action, late=self._in_place)
+                await self._request(action, late=self._node.network.holds_up)
             except (KafkaConnectionError, RequestTimedOutError):
-                if not self._in_place or attempt == TRIES - 1:
+                if not self._repeats or attempt == TRIES - 1:
                     raise
             else:
                 return

@@ -7,45 +7,66 @@ heartbeats. As with aiokafka a position out of range is reset to the log's begin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from aiokafka.errors import IllegalStateError, IncompatibleBrokerVersion, KafkaConnectionError, RequestTimedOutError
+from aiokafka.errors import (
+    IllegalStateError,
+    KafkaConnectionError,
+    NoError,
+    RebalanceInProgressError,
+    RequestTimedOutError,
+    UnknownMemberIdError,
+)
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
-from tests.simulation.broker import Broker, Fetched, Stored
-from tests.simulation.network import Endpoint, Network
+from tests.simulation.broker import Fetched, Stored
+from tests.simulation.client import Client, SimClient
 
 JOIN_TIMEOUT_S = 60.0
 HEARTBEAT_TIMEOUT_S = 3.0
 PAUSE_S = 0.1
 
 
-class Client(Endpoint, Protocol):
-    """What a consumer needs of its node."""
+class HeartbeatRequest(NamedTuple):
+    """As aiokafka's, by its name: what the product's lease listens for."""
 
-    name: str
-    network: Network
-    broker: Broker
-    metadata: dict[str, int]
-    """Partitions by topic, as this node knows them."""
+    generation: int
+
+
+class SyncGroupRequest(NamedTuple):
+    """The same."""
+
+    generation: int
+
+
+class GroupAnswer(NamedTuple):
+    """An answer of the coordinator. `error_code`: the protocol's."""
+
+    error_code: int
+
+
+CODES = {
+    "ok": NoError.errno,
+    "rebalance": RebalanceInProgressError.errno,
+    "unknown": UnknownMemberIdError.errno,
+}
 
 
 class SimConsumer:
-    """One consumer. `group_id` None: it reads what it is assigned; uncommitted records too, unless it is told otherwise."""
+    """One consumer. `group_id` None: it reads what it is assigned, uncommitted records too."""
 
     def __init__(self, *, node: Any, group_id: str | None = None, **options: Any) -> None:
         self._node: Client = node
         self._group_id = group_id
-        self._uncommitted = group_id is None and options.get("isolation_level") != "read_committed"
         self._session_s = options.get("session_s", 6.0)
         self._rebalance_s = options.get("rebalance_s", 15.0)
-        self._heard: Callable[[float], None] = options.get("heard", lambda _sent_at: None)
         self._positions: dict[TopicPartition, int | None] = {}
         self._paused: set[TopicPartition] = set()
         self._closed = False
         # What the product reads of aiokafka's own tasks.
-        self._client = self._coordinator = self._fetcher = self
+        self._client = SimClient(node)
+        self._coordinator = self._fetcher = self
         self._coordination_task: asyncio.Task[None] | None = None
 
     # Membership
@@ -73,6 +94,8 @@ class SimConsumer:
                     lambda reply: self._group.join(self._member, self._topics, reply),
                     timeout_s=JOIN_TIMEOUT_S,
                 )
+                if (await self._send_req(SyncGroupRequest(generation))).error_code != CODES["ok"]:
+                    continue
                 self._positions, holds = {TopicPartition(*one): None for one in share}, True
                 await self._listener.on_partitions_assigned(list(self._positions))
                 await self._heartbeats(generation)
@@ -83,52 +106,24 @@ class SimConsumer:
         """Until the group asks for another round."""
         while not self._closed:
             await asyncio.sleep(max(self._session_s / 5, 0.2))
-            sent_at = asyncio.get_running_loop().time()
             try:
-                answer = await self._request(
-                    lambda: self._group.heartbeat(self._member, generation), HEARTBEAT_TIMEOUT_S
-                )
+                code = (await self._send_req(HeartbeatRequest(generation))).error_code
             except (KafkaConnectionError, RequestTimedOutError):
                 continue
-            if answer != "unknown":
-                self._heard(sent_at)
-            else:
+            if code == CODES["unknown"]:
                 self._member = f"{self._node.name}/{id_of(self._node)}"
-            if answer != "ok":
+            if code != CODES["ok"]:
                 return
+
+    async def _send_req(self, request: HeartbeatRequest | SyncGroupRequest) -> GroupAnswer:
+        """A request to the group's coordinator."""
+        answer = await self._request(
+            lambda: self._group.heartbeat(self._member, request.generation), HEARTBEAT_TIMEOUT_S
+        )
+        return GroupAnswer(CODES[answer])
 
     def check_errors(self) -> None:
         """Raise what the coordinator could not mend: nothing here."""
-
-    async def add_topic(self, topic: str) -> None:
-        """Every topic is known."""
-
-    async def fetch_all_metadata(self) -> SimConsumer:
-        """The cluster as this node knows it."""
-        return self
-
-    def topics(self) -> set[str]:
-        """As the node's metadata have them."""
-        return set(self._node.metadata)
-
-    def get_random_node(self) -> int:
-        """The one broker."""
-        return 0
-
-    @property
-    def cluster(self) -> SimConsumer:
-        """The cluster as this node knows it."""
-        return self
-
-    def leader_for_partition(self, tp: TopicPartition) -> None:
-        """No leader is asked for anything."""
-
-    async def send(self, node: int, request: Any) -> Any:
-        """Ids and epochs of logs are not simulated: the broker is as old as those that have none."""
-        raise IncompatibleBrokerVersion
-
-    async def close(self) -> None:
-        """Connections are none."""
 
     async def stop(self) -> None:
         """Leave."""
@@ -220,7 +215,7 @@ class SimConsumer:
         at = {tuple(tp): position for tp, position in wanted.items()}
         fetched: Fetched = await self._node.network.request_held(
             self._node,
-            lambda reply: broker.long_poll(at, max_records, timeout_ms / 1000, reply, self._uncommitted),
+            lambda reply: broker.long_poll(at, max_records, timeout_ms / 1000, reply, self._group_id is None),
         )
         return self._accept(wanted, fetched)
 

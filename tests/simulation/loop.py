@@ -41,7 +41,7 @@ class NodeLoop(asyncio.SelectorEventLoop):
             self._run_once()  # type: ignore[attr-defined]
         finally:
             events._set_running_loop(None)
-            self._thread_id = None
+            self._thread_id = None  # type: ignore[assignment]
 
     def due(self) -> float:
         """The simulated time at which this loop has work; infinity if it has none."""

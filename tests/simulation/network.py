@@ -21,7 +21,10 @@ Reply = Callable[[Any], None]
 class Endpoint(Protocol):
     """Who sends requests: it has a loop, and may be dead when the answer comes."""
 
-    loop: asyncio.AbstractEventLoop
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Its loop."""
+        ...
 
     def deliver(self, future: asyncio.Future[Any], outcome: Any) -> None:
         """Resolve a future on its loop, unless the node is dead."""
@@ -39,6 +42,8 @@ class Network:
         """What delays are multiplied by."""
         self.outage_until = 0.0
         """Until then no request reaches the broker."""
+        self.holds_up = False
+        """Whether transactional requests that seem lost arrive later."""
         self._rng = world.rng("network")
 
     @property

@@ -29,10 +29,12 @@ from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.held_memory import HeldMemory
+from streams.engine import commit
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.follower import Follower
 from streams.engine.home import Home
+from streams.engine.log_check import LogCheck
 from streams.engine.watchdog import Watchdog
 from streams.metrics import DispatchMetrics, PlanMetrics
 from streams.plans.memory import anything_under_way
@@ -54,7 +56,11 @@ from tests.simulation.loop import NodeLoop
 from tests.simulation.network import Network
 from tests.simulation.world import World
 
-STALL_S = 30.0
+STALL_S, LOG_CHECK_S = 30.0, 5.0
+
+
+REPEATS_IN_PLACE = not hasattr(commit, "StrictProducer")
+"""Whether the product lets aiokafka repeat transactional requests whose answer is not known, in the same epoch."""
 
 
 @dataclass(slots=True)
@@ -66,7 +72,7 @@ class Surroundings:
     broker: Broker
     settings: Settings
     agents: dict[str, SimAgent]
-    in_place: bool = False
+    repeats_in_place: bool = REPEATS_IN_PLACE
     nodes: dict[str, Node] = field(default_factory=dict)
     durability: dict[str, Durability] = field(default_factory=lambda: {"dispatch": Durability(), "plans": Durability()})
     buried: list[Node] = field(default_factory=list)
@@ -141,15 +147,10 @@ def _follower(node: Node, topic: str, apply: Callable[[ConsumerRecord], None]) -
     return Follower({"node": node}, full_name(topic, node.prefix), apply, make_consumer=SimConsumer)
 
 
-async def _connect(config: EngineConfig, heard: Callable[[float], None]) -> Any:
-    """`heard`: called with the time at which a request was sent that the coordinator answered as to a member."""
+async def _connect(config: EngineConfig) -> Any:
     rebalance_s = config.session_timeout_s + 2 * config.drain_timeout_s + 5
     return SimConsumer(
-        **config.options,
-        group_id=config.group,
-        session_s=config.session_timeout_s,
-        rebalance_s=rebalance_s,
-        heard=heard,
+        **config.options, group_id=config.group, session_s=config.session_timeout_s, rebalance_s=rebalance_s
     )
 
 
@@ -175,7 +176,7 @@ class Node:
         self.loop = NodeLoop(lambda: self.world.now, 500.0 + 1000 * self.rng.random(), self._complain)
         self.due, self.step = self.loop.due, self.loop.step
         self.loop.call_soon(lambda: self._spawn(self._main()))
-        shared.nodes[name] = self.world.stepped[name] = self  # type: ignore[assignment]
+        shared.nodes[name] = self.world.stepped[name] = self
 
     # What the world does to it
 
@@ -205,12 +206,16 @@ class Node:
     async def _leave(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self.engines.values()))
         self.stopped = True
-        self.world.at(0.0, lambda: self.alive and self.kill())
+        self.world.at(0.0, self._end)
+
+    def _end(self) -> None:
+        if self.alive:
+            self.kill()
 
     def deliver(self, future: asyncio.Future[Any], outcome: Any) -> None:
         """Resolve a future on this node's loop."""
         if self.alive:
-            self.loop.call_soon(lambda: future.done() or future.set_result(outcome))
+            self.loop.call_soon(_resolve, future, outcome)
 
     def _complain(self, context: dict[str, Any]) -> None:
         self.world.errors.append(
@@ -242,7 +247,8 @@ class Node:
         row = output.key, output.value, tuple(output.headers)
         self._emitted_at = max(self._emitted_at, self.world.now + self.network.latency())
         self.world.at(
-            self._emitted_at - self.world.now, lambda: self.network.is_out or self.broker.append(log_id, [row])
+            self._emitted_at - self.world.now,
+            lambda: None if self.network.is_out else self.broker.append(log_id, [row]),
         )
 
     def partition_count(self, topic: str) -> int:
@@ -268,6 +274,7 @@ class Node:
         for role, engine in self.engines.items():
             self._spawn(self._watch(role, engine))
             self._spawn(Watchdog(engine, STALL_S).run())
+            self._spawn(LogCheck(engine, LOG_CHECK_S).run())
 
     async def _patiently(self, start: Callable[[], Any]) -> None:
         """A worker that cannot start is started again by its supervisor."""
@@ -375,18 +382,17 @@ class Node:
             exact_ends=True,
             **more,
         )
-        engine = Engine(
+        return Engine(
             config,
             lambda number, _consumer: SimCommitter(
-                self, group, number, self.shared.in_place, self.shared.durability[role]
+                self, group, number, self.shared.repeats_in_place, self.shared.durability[role]
             ),
             make_handler,
             on_assigned=lambda: self.partition_counts.update(self.metadata),
-            connect=lambda given: _connect(given, engine.lease.renew),
+            connect=_connect,
             make_reader=SimStateReader,
             wall_ms=self.wall_ms,
         )
-        return engine
 
     def homes(self, role: str) -> Iterator[Home]:
         """The open partitions of a role."""
@@ -435,6 +441,11 @@ class Node:
             shelf = planner._shelf
             if shelf.active or shelf.by_key:
                 yield f"active plans: {sorted(shelf.active)}"
+
+
+def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:
+    if not future.done():
+        future.set_result(outcome)
 
 
 def _held(processor: DispatchProcessor) -> dict[str, int]:

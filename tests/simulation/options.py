@@ -38,8 +38,10 @@ class Options:
     """How many different payloads there are."""
     big_numbers: bool = False
     """Payloads hold integers that a double cannot."""
+    late_requests: bool = False
+    """Transactional requests that seem lost arrive later."""
     in_place: bool = False
-    """Requests of a transaction whose answer is not known are sent again in the same epoch."""
+    """They are sent again in the same epoch, whatever the product does."""
     grow: bool = False
     """Partitions are added in the middle."""
     truncate: bool = False
@@ -57,7 +59,7 @@ class Options:
 
 PROFILES: dict[str, Options] = {
     "mix": Options(),
-    "late-commits": Options(in_place=True, faults=("loss",), every=3.0),
+    "late-commits": Options(late_requests=True, faults=("loss",), every=3.0),
     "growth": Options(
         seconds=70.0, grow=True, faults=(), duplicates=0.0, cancels=0.3, plans=0.3, rate=10.0, agent_s=1.0,
         agent_limits=(20, 10.0, 1),
@@ -73,6 +75,10 @@ PROFILES: dict[str, Options] = {
     "nightly": Options(
         late_duplicates=True, faults=("kill", "stop"), every=15.0, rate=2.0, plans=0.3, cancels=0.0, duplicates=0.2,
         settings=(("dispatch.idempotency_window", 20_000),),
+    ),
+    "stops": Options(
+        faults=("stop",), every=1.5, duplicates=0.0, agent_s=0.5, agent_limits=(1000, 10.0, 3),
+        settings=(("dispatch.drain_timeout", 1000), ("dispatch.stop_timeout", 2000)),
     ),
     "quiet": Options(faults=()),
 }  # fmt: skip

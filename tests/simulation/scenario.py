@@ -32,7 +32,7 @@ LEFT_OUT = ("aggregates", "calibrations", "anomalies")
 LOOK_S = 5.0
 REST_S = 40.0
 """After the last answer: time for commits, delayed records and timers to come to rest."""
-PATIENCE_S = {"task": 290.0, "attempt": 1800.0}
+PATIENCE_S = {"task": 290.0, "attempt": 900.0}
 """How long after the traffic an answer may take; without a deadline tasks wait for their turn."""
 
 
@@ -88,7 +88,9 @@ class Scenario:
         counts |= {full_name(name, PREFIX): 1 for name in dead_letter_topics()}
         self.broker = Broker(self.world, counts)
         self.settings = self._settings()
-        self.shared = Surroundings(self.world, self.network, self.broker, self.settings, {}, in_place=options.in_place)
+        self.shared = Surroundings(self.world, self.network, self.broker, self.settings, {})
+        self.network.holds_up = options.late_requests or options.in_place
+        self.shared.repeats_in_place |= options.in_place
         self._made = 0
         self._skews_ms = [0]
         self.traffic = Traffic(
@@ -114,6 +116,9 @@ class Scenario:
         }
         if self.options.time == "task":
             tree["dispatch"]["default_timeout"] = 20_000
+        else:  # what waits is bounded by memory; a bound on the count stops well agents too, and is no everyday one
+            tree["dispatch"]["max_in_flight"] *= 100
+            tree["dispatch"]["max_held_bytes"] = rng.choice((50_000, 500_000, 50_000_000))
         for path, value in self.options.settings:
             section, _, name = path.partition(".")
             tree.setdefault(section, {})[name] = value

@@ -53,7 +53,7 @@ def _other_agent(one: Scenario) -> None:
 
 def _late(one: Scenario) -> None:
     for name in _answered(one):
-        one.traffic.tasks[name].deadline = 0.0
+        one.traffic.tasks[name].expires_s = -100.0
 
 
 def _out_of_patience(one: Scenario) -> None:

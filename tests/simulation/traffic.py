@@ -22,14 +22,19 @@ STRATEGIES = ("all", "race", "allSettled", "sequential", "dag")
 
 @dataclass(slots=True)
 class Sent:
-    """A task or plan. Times are simulated seconds; `deadline`: when the whole task must have ended, if it has one."""
+    """A task or plan. Times are simulated seconds; `expires_s`: how long after it was sent the whole task must have ended."""
 
     body: dict[str, Any]
     sent_at: list[float] = field(default_factory=list)
     cancelled_at: float | None = None
-    deadline: float | None = None
+    expires_s: float | None = None
     lost: bool = False
     """A log lost a record of it: it need not be answered."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When it must have ended; of an id sent again any of its records may be the one that is answered."""
+        return None if self.expires_s is None else max(self.sent_at) + self.expires_s
 
     @property
     def asked(self) -> str:
@@ -88,9 +93,10 @@ class Traffic:
         if rng.random() < 0.1:
             metadata["priority"] = 5
         sent = self.tasks[name] = Sent(body)
-        # Agents that never come are waited for until the deadline: without one that would be a day.
-        if options.time == "attempt" and (rng.random() < 0.5 or kind >= 0.95):
+        hopeless = body.get("target") == "nobody" or body.get("capabilities") == ["none"]
+        if options.time == "attempt" and (rng.random() < 0.8 or hopeless):  # else it waits for its agent for a day
             metadata["expiresIn"] = rng.choice((2000, 10_000, 30_000))
+            sent.expires_s = metadata["expiresIn"] / 1000
         self._produce(name, rng.randrange(self._partitions) if rng.random() < 0.3 else None)
         if rng.random() < options.duplicates:
             self._again(sent, lambda: self._produce(name, rng.randrange(self._partitions)))
@@ -117,8 +123,6 @@ class Traffic:
 
     def _write(self, topic: str, number: int, key: bytes, sent: Sent) -> None:
         sent.sent_at.append(self._world.now)
-        if (expires_ms := sent.body.get("metadata", {}).get("expiresIn")) is not None:
-            sent.deadline = self._world.now + expires_ms / 1000  # each record counts from its own timestamp
         self._broker.append((full_name(topic, self._prefix), number), [(key, json.dumps(sent.body).encode(), ())])
 
     def _plan(self) -> None:

@@ -148,12 +148,27 @@ def owner(scenario: Scenario) -> Iterator[Violation]:
 
 
 def attempts(scenario: Scenario) -> Iterator[Violation]:
-    """Without a move a task is called once and once more for each retry it may have."""
+    """Without a move a task is called once and once more for each retry it may have.
+
+    Where a circuit opened its probes come on top (contracts 2a: a failed one uses up no attempt), and so do calls that the agent
+    put off with 429.
+    """
     if (MOVES | {"grow", "truncate"}) & {fault.kind for fault in scenario.faults} or scenario.options.late_duplicates:
         return
-    calls = Counter(arrival.task_id for agent in scenario.shared.agents.values() for arrival in agent.arrivals)
+    probed = {agent for _, _, agent in scenario.shared.opened}
+    probed_tasks = (
+        {arrival.task_id for name in probed for arrival in scenario.shared.agents[name].arrivals}
+        if scenario.options.time == "attempt"
+        else set()
+    )
+    calls = Counter(
+        arrival.task_id
+        for agent in scenario.shared.agents.values()
+        for arrival in agent.arrivals
+        if scenario.options.time == "task" or not arrival.retry_after
+    )
     for name, sent in scenario.traffic.tasks.items():
-        if calls[name] > sent.body["metadata"]["retries"] + 1:
+        if name not in probed_tasks and calls[name] > sent.body["metadata"]["retries"] + 1:
             yield Violation(
                 "attempts", name, f"{calls[name]} calls, {sent.body['metadata']['retries']} retries allowed"
             )
