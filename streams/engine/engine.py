@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from aiokafka.structs import TopicPartition
 
 from schemas.topics import full_name
 from streams.engine import group
+from streams.engine.aligned import PartitionCounts
 from streams.engine.commit import Committer, Fenced
 from streams.engine.config import EngineConfig
 from streams.engine.faults import denied, passing, told
@@ -101,6 +103,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._room = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = self._renewing = False
+        self._counts = PartitionCounts(list(self._names))
         self._consumer: AIOKafkaConsumer | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -194,7 +197,10 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         if self._stopping or self._renewing:
             return
         self.consumer.pause(*assigned)
-        self._owned = {tp.partition for tp in assigned}
+        self._counts.look(self.consumer)
+        # A leader of an older version may deal out numbers that not all topics have.
+        numbers = Counter(tp.partition for tp in assigned)
+        self._owned = {number for number, topics in numbers.items() if topics == len(self._names)}
         self._on_assigned()
         for number in sorted(self._owned):
             self._start_home(number)
