@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from streams.engine import follower as module
@@ -26,11 +27,25 @@ def grow(bootstrap: str, topic: str, partitions: int) -> None:
         future.result(30)
 
 
-def write(bootstrap: str, topic: str, partition: int, key: bytes) -> None:
-    """One record, once the partition is known."""
-    producer = Producer({"bootstrap.servers": bootstrap, "topic.metadata.refresh.interval.ms": 500})
-    producer.produce(topic, key=key, value=b"{}", partition=partition)
-    assert producer.flush(30) == 0
+def write(bootstrap: str, topic: str, partition: int, *rows: tuple[bytes, bytes]) -> None:
+    """Key and value of records, once the partition is known."""
+    for _ in range(100):
+        failed: list[str] = []
+        producer = Producer({"bootstrap.servers": bootstrap})
+        try:
+            for key, value in rows:
+                producer.produce(
+                    topic, key=key, value=value, partition=partition,
+                    on_delivery=lambda error, _, failed=failed: error and failed.append(str(error)),
+                )  # fmt: skip
+        except KafkaException as error:
+            failed.append(str(error))
+        assert producer.flush(30) == 0
+        if not failed:
+            return
+        assert all("partition" in error.lower() for error in failed), failed
+        time.sleep(0.2)
+    raise AssertionError("the partition stays unknown")
 
 
 @pytest.mark.parametrize("from_end", [False, True])
@@ -42,7 +57,7 @@ async def test_a_follower_reads_partitions_that_are_added(
     broker, topic = kafka.bootstrap_servers, f"{prefix}controls"
     await asyncio.to_thread(apply_topics, broker, prefix)
     count = partition_count(broker, topic)
-    await asyncio.to_thread(write, broker, topic, 0, b"old")
+    await asyncio.to_thread(write, broker, topic, 0, (b"old", b"{}"))
     applied: list[bytes] = []
     follower = Follower(
         {"bootstrap_servers": broker}, topic, lambda record: applied.append(record.key), from_end=from_end
@@ -50,8 +65,8 @@ async def test_a_follower_reads_partitions_that_are_added(
     await follower.start()
     try:
         await asyncio.to_thread(grow, broker, topic, count + 2)
-        await asyncio.to_thread(write, broker, topic, count + 1, b"new")
-        await asyncio.to_thread(write, broker, topic, 0, b"other")
+        await asyncio.to_thread(write, broker, topic, count + 1, (b"new", b"{}"))
+        await asyncio.to_thread(write, broker, topic, 0, (b"other", b"{}"))
         try:
             await until(lambda: {b"new", b"other"} <= set(applied), 60)
         except TimeoutError:
@@ -93,12 +108,15 @@ def test_growing_one_topic_alone_stops_no_worker(kafka: KafkaCluster, prefix: st
 
 def _send(broker: str, prefix: str, kind: str, partitions: int) -> dict[str, int]:
     """Ten tasks on each partition; their ids with it."""
-    sent = {f"{kind}{n}": n % partitions for n in range(10 * partitions)}
-    producer = Producer({"bootstrap.servers": broker, "topic.metadata.refresh.interval.ms": 500})
-    for n, (task, partition) in enumerate(sent.items()):
-        value = json.dumps({"id": task, "type": "agent", "target": f"a{n % 8}", "payload": 0})
-        producer.produce(f"{prefix}tasks", value=value, partition=partition)
-    assert producer.flush(30) == 0
+    sent: dict[str, int] = {}
+    for partition in range(partitions):
+        rows = []
+        for n in range(10):
+            task = f"{kind}{partition}-{n}"
+            sent[task] = partition
+            value = json.dumps({"id": task, "type": "agent", "target": f"a{n % 8}", "payload": 0})
+            rows.append((task.encode(), value.encode()))
+        write(broker, f"{prefix}tasks", partition, *rows)
     return sent
 
 
