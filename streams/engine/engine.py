@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -72,7 +73,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         on_assigned: Callable[[], None] = lambda: None,
         *,
         connect: group.Connect = group.connected,
-        make_reader: Callable[[dict[str, Any], str], PartitionReader] = StateReader,
+        make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """`connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated."""
@@ -88,6 +89,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._connect = connect
         self._reader: PartitionReader | None = None
         if config.state is not None:
+            make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
             self._reader = make_reader(config.options, full_name(config.state, config.prefix))
         self._make_committer = make_committer
         self._make_handler = make_handler
