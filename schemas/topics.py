@@ -100,7 +100,16 @@ TOPICS: tuple[Topic, ...] = (
         max_message_bytes=LARGE_RECORD_BYTES,
     ),
     Topic("controls", "task or plan id", Control, "users, coordinator", "every worker", retention_ms=HOUR_MS),
-    Topic("agents", "agent id", AgentRegistration, "users, registry, workers", "every worker", "compact", partitions=1),
+    Topic(
+        "agents",
+        "agent id",
+        AgentRegistration,
+        "users, registry, workers",
+        "every worker",
+        "compact",
+        dead_letters=True,
+        partitions=1,
+    ),
     Topic("standings", "agent id", AgentStanding, "dispatch", "every worker", "compact", partitions=1),
     Topic(
         "dispatch",

@@ -12,6 +12,8 @@ from typing import Any
 import structlog
 from aiokafka.structs import ConsumerRecord
 
+from agents_io.errors import Unsupported
+from agents_io.registration_check import check_registration
 from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
@@ -21,6 +23,7 @@ from streams.rules.leases import is_ended, only_renewed
 log = structlog.get_logger(__name__)
 
 Listener = Callable[[str, AgentRegistration | None, ConsumerRecord], None]
+RejectedListener = Callable[[str | None, Rejected, ConsumerRecord], None]
 
 
 class AgentTable:
@@ -30,6 +33,7 @@ class AgentTable:
         self._agents: dict[str, AgentRegistration] = {}
         self._ended: dict[str, AgentRegistration] = {}
         self._listeners: list[Listener] = []
+        self._rejected_listeners: list[RejectedListener] = []
         self._follower = Follower(options, full_name("agents", prefix), self._apply)
         self._loaded = False
         self.version = 0
@@ -58,6 +62,10 @@ class AgentTable:
         """Be told of each change after the table was loaded: agent id, registration or None, the record."""
         self._listeners.append(listener)
 
+    def on_rejected(self, listener: RejectedListener) -> None:
+        """Report each record that is no registration, or one that cannot work, after the table was loaded: key, why, record."""
+        self._rejected_listeners.append(listener)
+
     async def start(self) -> None:
         """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
         await self._follower.start()
@@ -84,7 +92,13 @@ class AgentTable:
                 raise Rejected("validate", f"id: is {agent.id!r} but the record's key is {key!r}")
         except Rejected as rejected:
             log.warning("registration ignored", offset=record.offset, key=key, reason=rejected.reason)
+            self._reject(key, rejected, record)
             return
+        try:
+            check_registration(agent)
+        except Unsupported as error:  # it stands, for its tasks end with this reason; who registered it shall know now
+            log.warning("registration cannot work", offset=record.offset, key=key, reason=error.message)
+            self._reject(key, Rejected("validate", error.message), record)
         if is_ended(agent):
             self._ended[agent.id] = agent
             self._remove(agent.id, record)
@@ -94,6 +108,11 @@ class AgentTable:
         self._agents[agent.id] = agent
         if old is None or not only_renewed(old, agent):
             self._tell(agent.id, agent, record)
+
+    def _reject(self, key: str | None, rejected: Rejected, record: ConsumerRecord) -> None:
+        if self._loaded:
+            for listener in self._rejected_listeners:
+                listener(key, rejected, record)
 
     def _remove(self, agent_id: str, record: ConsumerRecord) -> None:
         if self._agents.pop(agent_id, None) is not None:

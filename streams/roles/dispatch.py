@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
-from schemas.codec import header
+from schemas.codec import Rejected, header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
@@ -50,7 +50,7 @@ from streams.processors.dispatch import DispatchHandler
 from streams.roles.control_table import ControlTable
 from streams.roles.fleet import Fleet
 from streams.rules.gateway_claim import OWN_HEADER
-from streams.rules.records import Recorder
+from streams.rules.records import Letter, Recorder
 from streams.settings import Settings
 from streams.tracing.export import Provider
 
@@ -120,6 +120,7 @@ class DispatchRole:
         await self._controls.start()
         await self.engine.start()
         self.agents.on_change(self._agent_changed)
+        self.agents.on_rejected(self._registration_rejected)
         self._watch(stack)
         registry = Registry(self.agents, self._writer, _wall_ms, secret_of(self._settings.gateway.agent_token))
         for handler in (*self._gateway.handlers(), registry.handler()):
@@ -216,6 +217,14 @@ class DispatchRole:
         kind: EventType = "agent:registered" if agent is not None else "agent:unregistered"
         recorder, emit = self._parts.recorder, self._sink.emit
         emit(recorder.event(kind, agent_id, {"agentId": agent_id}, _wall_ms(), tail=f"/{record.offset}"))
+
+    def _registration_rejected(self, key: str | None, rejected: Rejected, record: ConsumerRecord) -> None:
+        """To the dead letters, by the one worker that is its agent's home."""
+        if not self._here(key or ""):
+            return
+        letter = Letter("agents", record.partition, record.offset, record.key, record.value, tuple(record.headers))
+        for output in self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, _wall_ms()):
+            self._sink.emit(output)
 
     def _here(self, agent_id: str) -> bool:
         """Whether the agent's home is this worker's."""
