@@ -6,7 +6,7 @@ In: a registration. Out: nothing, or `Unsupported` that names the field and the 
 from __future__ import annotations
 
 from agents_io.errors import Unsupported
-from agents_io.grpc.transport import endpoint_of
+from agents_io.grpc.endpoint import endpoint_of
 from agents_io.http.peer import web_url
 from agents_io.rules.answer import reading_of
 from agents_io.rules.metadata_keys import misfit
