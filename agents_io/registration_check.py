@@ -6,7 +6,7 @@ In: a registration. Out: nothing, or `Unsupported` that names the field and the 
 from __future__ import annotations
 
 from agents_io.errors import Unsupported
-from agents_io.grpc.transport import endpoint_of
+from agents_io.grpc.endpoint import endpoint_of
 from agents_io.http.peer import web_url
 from agents_io.rules.answer import reading_of
 from agents_io.rules.metadata_keys import misfit
@@ -36,8 +36,9 @@ def check_registration(agent: AgentRegistration) -> None:
         endpoint_of(agent.endpoint)
     elif protocol == "kafka":
         topic_of(agent.endpoint)
+    _check_confidence(agent)
     if protocol != "gateway":
-        reading_of(agent.metadata)
+        reading_of(agent.metadata, agent.confidence)
         tls_of(agent.metadata)
     if protocol == "a2a":
         version_of(agent.metadata or {})
@@ -45,3 +46,11 @@ def check_registration(agent: AgentRegistration) -> None:
         ToolCall(agent.metadata)
     elif protocol == "openai":
         chat_config(agent.metadata)
+
+
+def _check_confidence(agent: AgentRegistration) -> None:
+    source = "stated" if agent.confidence is None else agent.confidence.source
+    if source == "logprobs" and agent.transport != "openai":
+        raise Unsupported(f"confidence.from: logprobs needs protocol openai, not {agent.transport}")
+    if source != "stated" and agent.transport in ("grpc", "gateway"):
+        raise Unsupported(f"confidence.from: an agent of protocol {agent.transport} states its confidence")

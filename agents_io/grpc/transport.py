@@ -20,8 +20,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -40,6 +39,7 @@ from agents_io.errors import (
 )
 from agents_io.grpc.channels import IDLE_S, MAX_CHANNELS, Channels, Place
 from agents_io.grpc.credentials import GrpcCredentials
+from agents_io.grpc.endpoint import endpoint_of
 from agents_io.grpc.status import LINE_IN_DOUBT, status_error
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import Path, compile_path, excerpt
@@ -60,13 +60,6 @@ _ROOM = 64 * 1024
 _NAME = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 
 Metadata = list[tuple[str, str]]
-
-
-class Endpoint(NamedTuple):
-    """`target`: host:port. `tls`: whether the agent must show a certificate."""
-
-    target: str
-    tls: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,28 +99,6 @@ class _Prepared:
             return []
         name, value = (part.decode("ascii") for part in self.secret.header())
         return [_metadatum(name, value)]
-
-
-def endpoint_of(text: str) -> Endpoint:
-    """Where a gRPC agent is. Raises `Unsupported`.
-
-    >>> endpoint_of("grpc://agents.local:7000"), endpoint_of("[::1]:7000"), endpoint_of("grpcs://a.example")
-    (Endpoint(target='agents.local:7000', tls=False), Endpoint(target='[::1]:7000', tls=False), \
-Endpoint(target='a.example:443', tls=True))
-    """
-    scheme, _, rest = text.rpartition("://")
-    if scheme not in ("", "grpc", "grpcs"):
-        raise Unsupported(f"endpoint: a grpc agent needs grpc://host:port or grpcs://host:port, not {text[:80]!r}")
-    try:
-        parts = urlsplit(f"//{rest}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    tls = scheme == "grpcs"
-    port = port or (443 if tls else None)
-    if not host or port is None or parts.path not in ("", "/") or parts.query or "@" in rest or "%" in rest:
-        raise Unsupported(f"endpoint: a grpc agent needs a host and a port and no more, not {text[:80]!r}")
-    return Endpoint(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls)
 
 
 class GrpcTransport:

@@ -157,7 +157,7 @@ class McpTransport:
             raise
         status, error = response.status_code, jsonrpc.error_of(message)
         is_good = 200 <= status < 300
-        if not session.modern and _says_gone(status, error):
+        if not session.modern and _says_gone(status, error, raw):
             raise _SessionGone(
                 status_error(response, said(server, raw), raw) if not is_good else jsonrpc.meaning(error or {})
             )
@@ -230,10 +230,10 @@ class McpTransport:
             self._last_words.say("mcp-close", lambda: self._http.raw(server.bare("DELETE", session)))
 
 
-def _says_gone(status: int, error: dict[str, Any] | None) -> bool:
+def _says_gone(status: int, error: dict[str, Any] | None, raw: bytes) -> bool:
     """404 by the specification; servers in use answer 400, 410, or an error of their own about the session."""
     if status in (404, 410):
         return True
     if status == 400:
-        return error is None or error.get("code") not in (-32602, -32601)
+        return mcp.names_session(raw) if error is None else error.get("code") not in (-32602, -32601)
     return status not in (401, 403, 429) and mcp.is_about_session(error)

@@ -62,7 +62,7 @@ class OpenAiTransport:
             raise Unsupported("the payload is not JSON") from None
         while True:
             config = model.config
-            request = model.post(model.completions, chat_request(config, payload), call=call)
+            request = model.post(model.completions, chat_request(config, payload, model.reading.logprobs), call=call)
             response, body = await self._http.send(model, request)
             if 200 <= response.status_code < 300:
                 model.denied = None

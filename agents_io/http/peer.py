@@ -84,7 +84,7 @@ class Peer:
         self.base = web_url(agent)
         self.headers = [(b"Host", Target(self.base).httpx.netloc), *_STATIC_HEADERS]
         self.secret = Secret(agent.auth) if agent.auth is not None else None
-        self.reading = reading_of(agent.metadata)
+        self.reading = reading_of(agent.metadata, agent.confidence)
         self.cookies = CookieJar() if self.keeps_cookies else None
         self.denied: int | None = None
         """401 or 403, if the newest call ended so."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -20,6 +20,7 @@ from agents_io.rules.paths import Path as Path
 from agents_io.rules.paths import compiled, select
 from agents_io.transport import Answer
 from schemas.exact_json import loads
+from schemas.messages import ConfidenceSource
 
 MAX_DEPTH = 128
 MAX_EXCERPT = 80
@@ -29,7 +30,7 @@ ROUNDING = 1e-6
 _NUMBER = re.compile(r"(\+?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?)\s*(%?)", re.ASCII)
 
 
-def compile_path(name: str, expression: str) -> Path:
+def compile_path(name: str, expression: str, within: str = "metadata.") -> Path:
     """The expression of `metadata.<name>`, compiled once. Raises `Unsupported`: the registration is at fault.
 
     >>> compile_path("valuePath", "a.b").search({"a": {"b": 1}})
@@ -38,13 +39,14 @@ def compile_path(name: str, expression: str) -> Path:
     try:
         return compiled(expression)
     except ValueError as error:
-        raise Unsupported(f"metadata.{name}: {excerpt(str(error).encode())[1:-1]}") from None
+        raise Unsupported(f"{within}{name}: {excerpt(str(error).encode())[1:-1]}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Where an agent's registration says its value and confidence lie. `default`: the confidence of answers that tell none.
 
+    `constant`: the confidence of every answer, whatever it states. `logprobs`: it is computed of the model's tokens.
     `lenient`: take the spellings of models that were asked for a number: `"0.93"`, `"93%"`, 93.
     """
 
@@ -52,19 +54,30 @@ class Reading:
     confidence: Path | None = None
     default: float | None = None
     lenient: bool = False
+    constant: float | None = None
+    logprobs: bool = False
 
 
 _PLAIN = Reading()
 
 
-def reading_of(metadata: Mapping[str, Any] | None) -> Reading:
-    """From a registration's `metadata`: `valuePath`, `confidencePath`, `defaultConfidence`. Raises `Unsupported`.
+def reading_of(metadata: Mapping[str, Any] | None, source: ConfidenceSource | None = None) -> Reading:
+    """From a registration's `metadata` (`valuePath`, `confidencePath`, `defaultConfidence`) and its `confidence`.
+
+    Raises `Unsupported`.
 
     >>> reading_of({"defaultConfidence": 0.5}).default
     0.5
     """
-    if not metadata:
-        return _PLAIN
+    reading = _of_metadata(metadata) if metadata else _PLAIN
+    if source is None or source.source == "stated":
+        return reading
+    if source.source == "path":
+        return replace(reading, confidence=compile_path("confidence.path", source.path or "", ""))
+    return replace(reading, constant=source.value, logprobs=source.source == "logprobs")
+
+
+def _of_metadata(metadata: Mapping[str, Any]) -> Reading:
     default = metadata.get("defaultConfidence")
     if default is not None:
         try:
@@ -92,7 +105,12 @@ def parse_answer(body: bytes, reading: Reading = _PLAIN) -> Answer:
     {'label': 'spam'}
     """
     data = load_json(body)
-    if not isinstance(data, dict) and reading.confidence is None and reading.default is None:
+    if (
+        not isinstance(data, dict)
+        and reading.confidence is None
+        and reading.default is None
+        and reading.constant is None
+    ):
         raise BadResponse(f"the answer must be a JSON object with confidence, not {excerpt(body)}")
     return read_answer(data, reading)
 
@@ -116,7 +134,9 @@ def answer_within(whole: Any, content: Any, beside: Any, reading: Reading) -> An
     Answer(value=1, confidence=0.5, metadata={})
     """
     found = beside
-    if reading.confidence is not None:
+    if reading.constant is not None:
+        found = reading.constant
+    elif reading.confidence is not None:
         found = search(reading.confidence, whole, "confidencePath")
     elif found is None and isinstance(content, dict):
         found = content.get("confidence")
@@ -141,7 +161,14 @@ def _others(content: Any, reading: Reading, value: Any, confidence: Any) -> dict
         for name, member in content.items()
         if not ((name == value_name and member is value) or (name == confidence_name and member is confidence))
         and (name != "confidence" or reading.confidence is not None)
-    }
+    } | _stated(content, reading)
+
+
+def _stated(content: dict[str, Any], reading: Reading) -> dict[str, Any]:
+    """The confidence an answer states where another one is taken: it is worth comparing."""
+    return (
+        {"statedConfidence": content["confidence"]} if reading.constant is not None and "confidence" in content else {}
+    )
 
 
 def leaf_name(path: Path | None, default: str) -> str:

@@ -38,7 +38,6 @@ KEYS = (
         "the confidence of answers that state none",
         "such answers are `bad_response`",
     ),
-    Key("confidence", ALL, "object", 'where the confidence comes from: `{"from": ...}`, see below', "`stated`"),
     Key("tls", (*ALL, "grpc"), "object", "`caFile`, `certFile`, `keyFile` for this agent", "the setting `tls`"),
     Key(
         "a2aVersion",

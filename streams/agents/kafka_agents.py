@@ -51,7 +51,7 @@ def _agent(agent: AgentRegistration) -> _Agent:
     if agent.auth is not None:
         raise Unsupported("auth: a kafka agent takes none, a secret does not belong on a topic; use the brokers' own")
     cancels = (agent.metadata or {}).get("cancelRecords") is True
-    return _Agent(topic_of(agent.endpoint), reading_of(agent.metadata), cancels)
+    return _Agent(topic_of(agent.endpoint), reading_of(agent.metadata, agent.confidence), cancels)
 
 
 class KafkaTransport:

@@ -74,6 +74,14 @@ def add(
         str | None,
         typer.Option(metavar="NAME", help="the worker's environment variable with the token", show_default=False),
     ] = None,
+    confidence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM",
+            help="where the confidence comes from: stated, path=EXPRESSION, constant=NUMBER, logprobs (openai)",
+            show_default=False,
+        ),
+    ] = None,
     discover: Annotated[
         bool | None,
         typer.Option(help="ask ENDPOINT what is there; done for http(s) without --protocol", show_default=False),
@@ -94,6 +102,7 @@ def add(
         "limits": {name: value for name, value in limits.items() if value is not None} or None,
         "metadata": _metadata(metadata) or None,
         "auth": None if auth_env is None else {"env": auth_env},
+        "confidence": None if confidence is None else _confidence(confidence),
     }
     if file is not None:
         if agent_id is not None or discover is not None or any(value is not None for value in flags.values()):
@@ -135,6 +144,17 @@ def _validated(data: Any, where: str = "agents add", can_work: bool = True) -> N
         raise CommandError(f"{where}: {error.reason}", USAGE) from None
     except Unsupported as error:
         raise CommandError(f"{where}: {error.message}", USAGE) from None
+
+
+def _confidence(text: str) -> dict[str, Any]:
+    """`constant=0.8` as a registration has it."""
+    source, _, rest = text.partition("=")
+    if source == "constant":
+        try:
+            return {"from": source, "value": float(rest)}
+        except ValueError:
+            raise CommandError(f"--confidence: constant wants a number, not {rest[:40]!r}", USAGE) from None
+    return {"from": source} | ({"path": rest} if rest else {})
 
 
 def _metadata(pairs: list[str] | None) -> dict[str, Any]:

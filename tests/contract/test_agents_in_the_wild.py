@@ -524,3 +524,66 @@ async def test_a_public_card_is_not_health() -> None:
         assert await ask.transport.health(ask.agent, 5.0)
         server.locked = True
         assert not await ask.transport.health(ask.agent, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "expected", "rest"),
+    [
+        (None, ("spam", 0.9), {"score": 0.25}),
+        ({"from": "stated"}, ("spam", 0.9), {"score": 0.25}),
+        ({"from": "path", "path": "score"}, ("spam", 0.25), {"confidence": 0.9}),
+        ({"from": "constant", "value": 0.5}, ("spam", 0.5), {"score": 0.25, "statedConfidence": 0.9}),
+    ],
+)
+async def test_where_the_confidence_comes_from(confidence: Any, expected: Any, rest: dict[str, Any]) -> None:
+    """What the answer states beside it is kept."""
+    body = {"value": "spam", "confidence": 0.9, "score": 0.25}
+    async with asking(HttpTransport(), answers(body), "http", confidence=confidence) as ask:
+        end = await ask()
+    assert isinstance(end, Answer)
+    assert (end.value, end.confidence) == expected
+    assert end.metadata == rest
+
+
+async def test_a_constant_is_enough_for_answers_that_state_none() -> None:
+    """A text, too."""
+    for body, value in ((b'"hi"', "hi"), (b'{"label": "spam"}', {"label": "spam"})):
+        async with asking(HttpTransport(), answers(body), "http", confidence={"from": "constant", "value": 0.5}) as ask:
+            assert said(await ask()) == (value, 0.5)
+
+
+async def test_confidence_from_the_tokens_of_a_model() -> None:
+    """They are asked for; the mean of their log-probabilities counts, also for plain text. Without them nothing is blamed."""
+    asked: list[Any] = []
+    rows = [{"token": "a", "logprob": 0.0}, {"token": "b", "logprob": -1.3862943611198906}]
+
+    def handler(logprobs: Any, content: str) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            asked.append((await request.json()).get("logprobs"))
+            body = chat(content)
+            body["choices"][0]["logprobs"] = logprobs
+            return web.json_response(body)
+
+        return answer
+
+    source = {"from": "logprobs"}
+    async with asking(
+        OpenAiTransport(), handler({"content": rows}, GOOD), "openai", confidence=source, model="m"
+    ) as ask:
+        end = await ask()
+        assert said(end) == ("spam", 0.5)
+        assert isinstance(end, Answer)
+        assert end.metadata["statedConfidence"] == 0.93
+    async with asking(
+        OpenAiTransport(),
+        handler({"content": rows}, "hello"),
+        "openai",
+        confidence=source,
+        model="m",
+        responseFormat="none",
+    ) as ask:
+        assert said(await ask()) == ("hello", 0.5)
+    for missing in (None, {"content": []}, {"content": [{"logprob": None}]}, {"content": [{"logprob": 3}]}):
+        async with asking(OpenAiTransport(), handler(missing, GOOD), "openai", confidence=source, model="m") as ask:
+            assert said(await ask()) == ("unsupported", False, False)
+    assert set(asked) == {True}

@@ -62,11 +62,17 @@ class Asked:
 
 @asynccontextmanager
 async def asking(
-    transport: Transport, handler: Handler, protocol: Protocol, path: str = "", **metadata: Any
+    transport: Transport,
+    handler: Handler,
+    protocol: Protocol,
+    path: str = "",
+    confidence: dict[str, Any] | None = None,
+    **metadata: Any,
 ) -> AsyncIterator[Asked]:
     """An agent that this handler serves."""
     async with served(handler) as url:
-        agent = AgentRegistration(id="a", endpoint=url + path, protocol=protocol, metadata=metadata or None)
+        given = {"id": "a", "endpoint": url + path, "protocol": protocol, "metadata": metadata or None}
+        agent = AgentRegistration.model_validate(given | {"confidence": confidence})
         try:
             yield Asked(transport, agent)
         finally:

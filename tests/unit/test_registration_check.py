@@ -11,6 +11,7 @@ from agents_io.discovery import Found
 from agents_io.errors import Unsupported
 from agents_io.registration_check import check_registration
 from agents_io.rules.metadata_keys import BY_NAME, KEYS, help_text, markdown_table, read_value
+from schemas.codec import Rejected, validate
 from schemas.messages import AgentRegistration
 from streams.cli.agents_asked import filled
 from streams.cli.options import CommandError
@@ -110,3 +111,35 @@ def test_an_agent_has_the_capability_of_its_tool_alone() -> None:
     assert filled(GIVEN | {"metadata": {"tool": "judge"}}, MCP)["capabilities"] == ["judge"]
     given = GIVEN | {"metadata": {"tool": "judge"}, "capabilities": ["mine"]}
     assert filled(given, MCP)["capabilities"] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "confidence", "reason"),
+    [
+        ("http://h", {"from": "path", "path": "a["}, "confidence.path"),
+        ("http://h", {"from": "logprobs"}, "logprobs needs protocol openai"),
+        ("grpc://h:1", {"from": "constant", "value": 0.5}, "states its confidence"),
+    ],
+)
+def test_a_source_of_confidence_that_cannot_work(endpoint: str, confidence: Any, reason: str) -> None:
+    """Refused with the field."""
+    agent = AgentRegistration.model_validate({"id": "a", "endpoint": endpoint, "confidence": confidence})
+    with pytest.raises(Unsupported, match=reason):
+        check_registration(agent)
+
+
+@pytest.mark.parametrize(
+    "confidence",
+    [
+        {"from": "guess"},
+        {"from": "path"},
+        {"from": "constant"},
+        {"from": "constant", "value": 2},
+        {"from": "stated", "value": 0.5},
+        {"value": 0.5},
+    ],
+)
+def test_a_source_of_confidence_is_complete_and_known(confidence: Any) -> None:
+    """By the message itself, so on the topic too."""
+    with pytest.raises(Rejected, match="confidence"):
+        validate(AgentRegistration, {"id": "a", "endpoint": "http://h", "confidence": confidence})

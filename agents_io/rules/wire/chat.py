@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import exp, isfinite
 from typing import Any
 
 from agents_io.errors import (
@@ -21,7 +22,7 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.rules.answer import Reading, excerpt, load_json, parse_answer, read_answer
+from agents_io.rules.answer import ROUNDING, Reading, excerpt, load_json, parse_answer, read_answer
 from agents_io.rules.statuses import error_of
 from agents_io.rules.text_answer import NOTHING, find_json, without_thoughts
 from agents_io.rules.wire.prompts import as_text
@@ -149,10 +150,26 @@ def _system(given: Mapping[str, Any], form: str) -> str:
     return system if form == "none" else f"{system}\n\n{ASK}"
 
 
-def chat_request(config: ChatConfig, payload: Any) -> bytes:
-    """The request's body."""
+def chat_request(config: ChatConfig, payload: Any, logprobs: bool = False) -> bytes:
+    """The request's body. `logprobs`: ask for the tokens' log-probabilities."""
     messages = [{"role": "system", "content": config.system}, {"role": "user", "content": as_text(payload)}]
-    return dumps({**config.template, "messages": messages, "stream": False})
+    more = {"logprobs": True} if logprobs else {}
+    return dumps({**config.template, **more, "messages": messages, "stream": False})
+
+
+def token_confidence(choice: dict[str, Any]) -> float:
+    """The geometric mean of the tokens' probabilities. Raises `Unsupported`: the server gives none.
+
+    >>> token_confidence({"logprobs": {"content": [{"logprob": 0.0}, {"logprob": -1.3862943611198906}]}})
+    0.5
+    """
+    logprobs = choice.get("logprobs")
+    rows = logprobs.get("content") if isinstance(logprobs, dict) else None
+    found = [row.get("logprob") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    numbers = [number for number in found if isinstance(number, (int, float)) and not isinstance(number, bool)]
+    if not numbers or any(not isfinite(number) or number > ROUNDING for number in numbers):
+        raise Unsupported("confidence.from: the server gives no log-probabilities (logprobs) of its tokens")
+    return min(1.0, exp(sum(numbers) / len(numbers)))
 
 
 def chat_answer(body: bytes, form: str, reading: Reading) -> Answer:
@@ -173,6 +190,8 @@ def chat_answer(body: bytes, form: str, reading: Reading) -> Answer:
     if not isinstance(message, dict):
         raise BadResponse(f"the answer's choice has no message: {excerpt(body)}")
     _check_end(message, why)
+    if reading.logprobs:
+        reading = replace(reading, constant=token_confidence(choice))
     answer = _content(message, form, reading)
     answer.metadata.update(_about(data, message, why))
     return answer
@@ -200,19 +219,20 @@ def _content(message: dict[str, Any], form: str, reading: Reading) -> Answer:
         if not text.strip() or not isinstance(find_json(text), dict):
             raise BadResponse("the answer's message has no content")
     text = without_thoughts(text)
-    plain = form == "none" and reading.default is not None and reading.confidence is None
+    sure = reading.default if reading.constant is None else reading.constant
+    plain = form == "none" and sure is not None and reading.confidence is None
     if plain and text[:1] not in ("{", "`"):
-        return Answer(text, reading.default or 0.0)
+        return Answer(text, sure or 0.0)
     found = find_json(text)
     if found is NOTHING:
         if plain:
-            return Answer(text, reading.default or 0.0)
+            return Answer(text, sure or 0.0)
         return parse_answer(text.encode("utf-8", "replace"), reading)  # says what is wrong with it
     if isinstance(found, str) and (inner := find_json(found)) is not NOTHING:
         found = inner
     if reading.confidence is None and reading.value is None:
         found = _plain_object(found)
-    if not isinstance(found, dict) and reading.confidence is None and reading.default is None:
+    if not isinstance(found, dict) and reading.confidence is None and sure is None:
         raise BadResponse(f"the answer must be a JSON object with confidence, not {excerpt(text.encode())}")
     return read_answer(found, reading)
 

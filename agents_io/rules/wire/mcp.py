@@ -203,6 +203,11 @@ def _unwrapped(structured: Any, meta: Any, texts: list[str]) -> Any:
     return structured["result"]
 
 
+def names_session(raw: bytes) -> bool:
+    """Whether the words of an answer are about the session."""
+    return _SESSION_WORDS.search(raw[:500].decode("utf-8", "replace")) is not None
+
+
 def is_about_session(error: dict[str, Any] | None) -> bool:
     """Whether an error says that the server does not know the session; it has run nothing then.
 
