@@ -28,6 +28,8 @@ from streams.statistics.calibrations import calibration_message
 from streams.statistics.table import Row, StatsTable, parse_key, series_key, window_key
 
 MAX_SERIES = 200_000
+CLOCK_SKEW_MS = 600_000
+"""What was read when is known by the clock of whoever read it; a worker that takes over may have another one, this far ahead."""
 
 
 class TooManySeries(Exception):
@@ -133,7 +135,8 @@ class State:
     async def load(self, now_ms: int = 0) -> None:
         """Take up what the table holds after recovery. Yields to the loop now and then.
 
-        A series that does not know when its last point was read counts as idle from `now_ms` on.
+        A series that does not know when its last point was read counts as idle from `now_ms` on, the others a bit less than what
+        was written says.
         """
         self.clear()
         windows: list[tuple[int, SeriesId, WindowId]] = []
@@ -146,7 +149,8 @@ class State:
             else:
                 data = orjson.loads(value)
                 live = self._add(partition, series_id, Series.from_json(data, series_id, partition, *self._rules))
-                live.series.arrived_ms = live.series.arrived_ms or now_ms
+                arrived_ms = live.series.arrived_ms
+                live.series.arrived_ms = min(arrived_ms + CLOCK_SKEW_MS, now_ms) if arrived_ms else now_ms
                 self._bases[partition] = max(self._bases.get(partition, 0), live.series.base)
                 live.dirty.update(live.series.windows.open)
         for partition, series_id, (interval, start) in windows:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, cast
@@ -31,6 +30,7 @@ from streams.engine.places import Place, known
 from streams.rules.ledger import Ledger
 from streams.statistics import changelog
 from streams.statistics.client import StatsConsumerThread, StatsProducer
+from streams.statistics.lease import Lease, now
 from streams.statistics.source_log import SourceLog
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,7 @@ class LedgerConsumer(driver.Consumer):
         self._committed: dict[TP, int] = {}
         self._passed: dict[TP, int] = {}
         self._seeking = asyncio.Lock()
-        self._lease_s = self.app.conf.broker_session_timeout / 2
-        self._member_until_s = 0.0
+        self._lease = Lease(self.app.conf.broker_session_timeout / 2)
         self.expired = 0
         """Points that retention removed before they were read."""
         self.resume_offsets: dict[int, int] = {}
@@ -279,17 +278,17 @@ class LedgerConsumer(driver.Consumer):
 
         Until then nobody else can have been given them: the group waits a whole session for a member. Raises `KafkaError`.
         """
-        if time.monotonic() < self._member_until_s:
+        asked = now()
+        if self._lease.holds(asked):
             return True
         if not self._ledgers:
             return False
-        asked_s = time.monotonic()
         try:
             await self._commit({tp: ledger.head for tp, ledger in self._ledgers.items()})
         except (CommitFailedError, IllegalStateError) as error:
             log.warning("statistics wrote nothing, the partitions may be another worker's: %s", error)
             return False
-        self._member_until_s = asked_s + self._lease_s
+        self._lease.renew(asked)
         return True
 
     # Done and committed
@@ -334,7 +333,7 @@ class LedgerConsumer(driver.Consumer):
         moved = {tp: head for tp, head in heads.items() if head > max(self._committed[tp], 0) and tp in assigned}
         if not moved:
             return False
-        asked_s = time.monotonic()
+        asked = now()
         try:
             await self._commit(moved)
         except KafkaError as error:
@@ -342,7 +341,7 @@ class LedgerConsumer(driver.Consumer):
                 self.carrier.failed(error)
             log.warning("commit failed, the next one takes its place: %s", error)
             return False
-        self._member_until_s = max(self._member_until_s, asked_s + self._lease_s)
+        self._lease.renew(asked)
         for tp, head in moved.items():
             if tp in self._committed:
                 self._committed[tp] = max(head, self._committed[tp])
@@ -359,7 +358,7 @@ class LedgerConsumer(driver.Consumer):
         await self.commit()
         self.epoch += 1
         self._ledgers, self._arriving, self._committed, self._passed = {}, {}, {}, {}
-        self._member_until_s = 0.0
+        self._lease.end()
         self.carrier.release()
         await super().on_partitions_revoked(revoked)
 

@@ -25,6 +25,7 @@ from schemas.times import format_time, parse_time
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from streams.statistics.state import State, spans_of, thresholds_of
+from streams.statistics.table import deletion_offset, source_offset
 from tests.support.kafka import KafkaCluster
 from tests.support.points import compare, fleet, newest, produce, read_all, until
 from tests.support.written import whole_lines
@@ -44,11 +45,11 @@ ROOT = Path(__file__).resolve().parents[2]
 class Worker:
     """The statistics processor in a process of its own."""
 
-    def __init__(self, bootstrap: str, prefix: str, log: Path) -> None:
+    def __init__(self, bootstrap: str, prefix: str, log: Path, name: str = "w1") -> None:
         self._out = log.open("ab")
         self._log = log
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.stats_worker", bootstrap, prefix, prefix.rstrip("."), "w1"],
+            [sys.executable, "-m", "tests.support.stats_worker", bootstrap, prefix, prefix.rstrip("."), name],
             stdout=self._out,
             stderr=self._out,
             cwd=ROOT,
@@ -227,6 +228,48 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
     drops = {a.agent_id: a for a in told.values() if a.type == "sudden_drop" and a.state == "firing"}
     assert drops.keys() >= {"agent-5", "agent-9"}
     assert len(drops) <= 4, "a false alarm in 10,000 points of a stream, on average, is what is promised"
+
+
+async def test_a_worker_that_slept_writes_nothing_over_what_its_successor_knows(
+    kafka: KafkaCluster, prefix: str, tmp_path: Path, workers: list[Worker]
+) -> None:
+    """One of two is frozen in the middle of its work, longer than its session, thrice: in the changelog no row of a key lies on
+    an older one's place, deletions included, and every window equals the recount."""
+    bootstrap = kafka.bootstrap_servers
+    topic, group = f"{prefix}data-points", f"{prefix.rstrip('.')}-stats"
+    await apply(Settings(bootstrap_servers=bootstrap, topic_prefix=prefix), PARTITIONS)
+    points = fleet(12, 30_000, 20, int(time.time() * 1000) - 300_000)
+    rest, done = iter(points), asyncio.Event()
+
+    async def trickle() -> None:
+        while batch := list(islice(rest, 200)):
+            await produce(bootstrap, topic, batch, idempotent=True)
+            await asyncio.sleep(0 if done.is_set() else 0.25)
+
+    first, second = (Worker(bootstrap, prefix, tmp_path / f"{name}.log", name) for name in ("w1", "w2"))
+    workers += [first, second]
+    await until(lambda: first.points() >= 0 and second.points() >= 0, 60)
+    trickling = asyncio.create_task(trickle())
+    async with Group(bootstrap, topic, group) as commits:
+        for sleeper in (first, second, first):
+            await commits.moved(await commits.committed())
+            await _stand_still(sleeper, 0.2, LONG_FREEZE_S)
+        done.set()
+        await trickling
+
+        async def _drained() -> bool:
+            return await commits.lag() == 0
+
+        await until(_drained, 120)
+    assert [worker.stop() for worker in (first, second)] == [0, 0]
+    aggregates = [orjson.loads(record.value) for record in await read_all(bootstrap, f"{prefix}aggregates")]
+    assert compare(aggregates, points) == []
+    newest_offset: dict[bytes, int] = {}
+    for record in await read_all(bootstrap, f"{prefix}stats-changelog"):
+        offset = deletion_offset(record) if record.value is None else source_offset(record.value)
+        assert offset is not None
+        assert offset >= newest_offset.get(record.key, -1), f"{record.key!r} was overwritten by an older row"
+        newest_offset[record.key] = offset
 
 
 async def _stand_still(worker: Worker, after_s: float, seconds: float) -> None:

@@ -275,6 +275,23 @@ async def test_windows_of_points_from_hours_ago_are_the_recount_whatever_the_bat
     assert {(a["agentId"], a["type"]) for a in world.anomalies()} <= {("a", "silent")}
 
 
+@pytest.mark.parametrize("ahead_ms", [-7_200_000, 540_000])
+async def test_a_worker_with_another_clock_that_takes_over_sees_no_silence(
+    monkeypatch: pytest.MonkeyPatch, ahead_ms: int
+) -> None:
+    """Nine minutes ahead, or two hours behind: an agent that spoke a moment ago is not idle, and loses no window."""
+    world = World(monkeypatch)
+    await fill(world, await world.start(), world.now_ms - 7_200_000)
+    folder = await world.start()
+    await world.read(folder, [_point(world.now_ms, 0).wire()], 7200)
+    world.now_ms += ahead_ms
+    folder = await world.start()
+    for _ in range(3):
+        await world.look(folder, after_ms=60_000)
+    assert world.anomalies() == []
+    assert len([w for w in folder.state.windows("a") if w.interval == "minute"]) == 60
+
+
 async def test_an_idle_series_goes_once_it_has_had_no_point_for_as_long_as_it_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
