@@ -60,7 +60,18 @@ PACE_RARER = 10
 class Detectors:
     """All detectors of one series."""
 
-    __slots__ = ("_chosen", "_gap", "_level", "_looks", "_low_share", "_pace", "alarms", "limits")
+    __slots__ = (
+        "_chosen",
+        "_gap",
+        "_half_drop",
+        "_level",
+        "_looks",
+        "_low_share",
+        "_low_sum",
+        "_pace",
+        "alarms",
+        "limits",
+    )
 
     def __init__(self, series: SeriesId, limits: Thresholds) -> None:
         self.alarms = Alarms(series)
@@ -70,6 +81,8 @@ class Detectors:
         self._gap = Overconfidence(limits.overconfidence, limits.run_length)
         self._pace: Pace | None = None
         self._low_share = 0.0
+        self._low_sum = limits.low_confidence * SCALE * RECENT
+        self._half_drop = limits.sudden_drop * SCALE / 2
         self._chosen = ChosenDetectors(self._configured(()), self.alarms)
 
     def _configured(self, registered: tuple[DetectorSpec, ...]) -> tuple[DetectorSpec, ...]:
@@ -119,9 +132,9 @@ class Detectors:
         else:
             if self._level.test.observe(bin_):
                 found += self._level.change(at)
-            if recent < (ring.total / len(ring) - self.limits.sudden_drop * SCALE / 2) * RECENT:
+            if recent < (ring.total / len(ring) - self._half_drop) * RECENT:
                 found += self._level.drop(recent, at)
-        low = recent < self.limits.low_confidence * SCALE * RECENT
+        low = recent < self._low_sum
         self._low_share += (low - self._low_share) * LOW_RATE
         if low or "low_confidence" in firing:
             found += self._low(at)
