@@ -64,8 +64,8 @@ class Deviation(AnomalyDetector):
 
     >>> deviation = Deviation()
     >>> found = [deviation.observe(0.8 + index % 7 / 100, index * 1000) for index in range(600)]
-    >>> any(found), deviation.observe(0.2, 600_000).kind
-    (False, 'spike')
+    >>> any(found), deviation.observe(0.2, 600_000) is None
+    (False, False)
     """
 
     def __init__(self, run_length: float = 10_000.0) -> None:
