@@ -1,14 +1,13 @@
 """How right each detector is on labelled series: precision, recall, delay, false alarms a week. Pure.
 
-In: labelled series, candidates. Out: a row for each. An alarm within a window finds its incident, further ones there count
-neither way; every alarm outside is a false one. Alarms within `MERGED` points of the last one are the same alarm, whoever raises
-them.
-The first `PROBATION` points are for learning.
+In: labelled series with the alarms that one detector raised. Out: a row for each. An alarm within a window finds its incident,
+further ones there count neither way; every alarm outside is a false one. Alarms within `MERGED` points of the last one are the
+same alarm, whoever raises them. The first `PROBATION` points are for learning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from streams.detection_bench.labelled import Labelled
@@ -26,9 +25,6 @@ class Alarm:
 
     index: int
     severity: str = "high"
-
-
-Run = Callable[[Labelled], list[Alarm]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +64,11 @@ class _Tally:
     weeks: float = 0.0
 
 
-def judge(name: str, run: Run, series: Sequence[Labelled], severities: Severities) -> Iterator[Judgement]:
+def judge(name: str, series: Sequence[tuple[Labelled, Sequence[Alarm]]], severities: Severities) -> Iterator[Judgement]:
     """One row over all series (family ""), then one for each family. `severities`: which alarms count."""
     tallies: dict[str, _Tally] = {"": _Tally()}
-    for one in series:
-        alarms = [alarm.index for alarm in run(one) if alarm.severity in severities and alarm.index >= PROBATION]
+    for one, raised in series:
+        alarms = [alarm.index for alarm in raised if alarm.severity in severities and alarm.index >= PROBATION]
         hits, false, delays = _compare(alarms, one)
         weeks = (one.points[-1][0] - one.points[PROBATION][0]) / WEEK_MS
         for tally in (tallies[""], tallies.setdefault(one.family, _Tally())):

@@ -1,7 +1,7 @@
-"""The life of an alarm: pending, firing, resolved; one episode per type and series at a time, each state once. Pure.
+"""The life of an alarm: firing, resolved; one episode per type and series at a time, each state once. Pure.
 
 In: what the detectors say at one point. Out: transitions to publish. Edge-triggered: while an episode fires, the same type cannot
-fire again; after it resolved there is a pause in points. What is pending fires after some points unless it is withdrawn. An
+fire again; after it resolved there is a pause in points, longer each time the type returns soon. An
 episode's id follows from where and at which offset it fired, so a replay after a crash gives the same id. Never a clock: times
 are the data points' own. When the newest episodes of each type began and ended is kept: `grouping` needs it.
 """

@@ -1,16 +1,18 @@
 """What is wrong with an agent: all detectors over one series. Pure.
 
 In: confidence, outcome and execution time of points in the order of their offsets (late points never come here). Out: anomalies.
-  sudden_drop     the level fell by at least 0.3: told by the rank test, by the last 5 points or by one check interval
-  drift           the level changed by at least 0.05 either way, or its spread grew: told by the rank test (`ranks.py`)
-  low_confidence  mean of the last 20 points, or of one check interval, < 0.5
-  high_variance   standard deviation of one check interval (at least 30 points, else of the last 100) > 0.2
-  outlier         one point beyond all before it, 8 standard deviations and 0.25 off, and those after it are normal again
-  miscalibrated   confidence above success by more than 0.1 on average: told by betting (`overconfidence.py`)
-  slow            execution time at least twice what it was: told by the rank test
+  sudden_drop     the level fell by at least 0.3: found by the rank test, the last 5 points, one check interval, or one point
+                  that is below all before it and seven standard deviations off
+  drift           the level or the spread changed (rank test; deviation from the series' own past), or the value is stuck
+  low_confidence  mean of the last 20 points, or of one check interval, < 0.5; not while that is usual for the series
+  high_variance   standard deviation of one check interval (else of the last 8 to 100 points, less what chance allows) > 0.2
+  outlier         a spike, and the points after it are normal again (`deviation.py`, scored by river)
+  miscalibrated   confidence above success by more than 0.1 on average: found by betting (`overconfidence.py`)
+  slow            execution time at least twice what it was: found by the rank test
   silent          (`silence.py`; by the caller's clock)
-While a level alarm is on, its rank test does not learn; the episode ends when the level is back, or after 200 points as the new
-normal. State is numbers, so a restart continues exactly. Check intervals are event time.
+and what the detectors find that a user has chosen (`chosen.py`). While a level alarm is on, nothing learns; the episode ends
+when the level is back, or after 200 points as the new normal. State is numbers, so a restart continues exactly. Check intervals
+are event time.
 """
 
 from __future__ import annotations
@@ -60,7 +62,18 @@ PACE_RARER = 10
 class Detectors:
     """All detectors of one series."""
 
-    __slots__ = ("_chosen", "_gap", "_level", "_looks", "_low_share", "_pace", "alarms", "limits")
+    __slots__ = (
+        "_chosen",
+        "_gap",
+        "_half_drop",
+        "_level",
+        "_looks",
+        "_low_share",
+        "_low_sum",
+        "_pace",
+        "alarms",
+        "limits",
+    )
 
     def __init__(self, series: SeriesId, limits: Thresholds) -> None:
         self.alarms = Alarms(series)
@@ -70,6 +83,8 @@ class Detectors:
         self._gap = Overconfidence(limits.overconfidence, limits.run_length)
         self._pace: Pace | None = None
         self._low_share = 0.0
+        self._low_sum = limits.low_confidence * SCALE * RECENT
+        self._half_drop = limits.sudden_drop * SCALE / 2
         self._chosen = ChosenDetectors(self._configured(()), self.alarms)
 
     def _configured(self, registered: tuple[DetectorSpec, ...]) -> tuple[DetectorSpec, ...]:
@@ -119,9 +134,9 @@ class Detectors:
         else:
             if self._level.test.observe(bin_):
                 found += self._level.change(at)
-            if recent < (ring.total / len(ring) - self.limits.sudden_drop * SCALE / 2) * RECENT:
+            if recent < (ring.total / len(ring) - self._half_drop) * RECENT:
                 found += self._level.drop(recent, at)
-        low = recent < self.limits.low_confidence * SCALE * RECENT
+        low = recent < self._low_sum
         self._low_share += (low - self._low_share) * LOW_RATE
         if low or "low_confidence" in firing:
             found += self._low(at)

@@ -25,11 +25,15 @@ from streams.rules.detection.profile import DAY_MS, WEEK_MS, Profile
 from streams.rules.detection.tail import Tail
 
 FindingKind = Literal["spike", "short", "long", "spread", "season"]
-KINDS: dict[FindingKind, int] = {"spike": 1, "short": 5, "long": 25, "spread": 20, "season": 5}
-"""Kind -> over about how many points its score lasts."""
+BEYOND: dict[FindingKind, float] = {"spike": 1.1, "short": 1.3, "long": 1.6, "spread": 1.3, "season": 1.3}
+"""Kind -> by which factor a score must exceed all that are remembered: of slower means there are fewer that are independent."""
 SLOW = 500
 WARM = 30
 FADE_AFTER = 5000.0
+LONG_PAUSE = 10
+"""Times the usual one, and at least"""
+LONG_PAUSE_MS = 60_000
+EAGER = 1000
 NEAR = 0.8
 """Steps below this share of the threshold need no score, unless it is their turn to be learnt."""
 WHOLE_WEEK_MS = 8 * DAY_MS
@@ -60,8 +64,8 @@ class Deviation(AnomalyDetector):
 
     >>> deviation = Deviation()
     >>> found = [deviation.observe(0.8 + index % 7 / 100, index * 1000) for index in range(600)]
-    >>> any(found), deviation.observe(0.2, 600_000).kind
-    (False, 'spike')
+    >>> any(found), deviation.observe(0.2, 600_000) is None
+    (False, False)
     """
 
     def __init__(self, run_length: float = 10_000.0) -> None:
@@ -71,17 +75,16 @@ class Deviation(AnomalyDetector):
         self._lag = 0.0  # the slow mean of the slow mean: twice the one less the other follows a trend without lag
         self._centre = Mean()
         self._scorer: Any = StandardAbsoluteDeviation(self._centre)  # river's methods have no types
-        self._newest, self._short, self._long = EWMean(0.3), EWMean(0.2), EWMean(0.04)
-        self._steps, self._season = EWMean(0.05), EWMean(0.2)
+        self._newest, self._short, self._long = EWMean(0.3), EWMean(0.2), EWMean(0.08)
+        self._steps, self._season = EWMean(0.1), EWMean(0.2)
         self._profiles = (Profile(DAY_MS, 48, 3), Profile(WEEK_MS, 168, 2.5))
         self._seasonal = False  # whether a profile has ever been used
-        self._begun_ms = -1
+        self._begun_ms = self._last_ms = -1
+        self._pause = 0.0  # the usual time between two points, ms
         self._shares = [0.0] * 6  # mean squares: short, long and whole distance; mean step, its variance, mean square
         self._learning = True
         self._far_step = 0.0  # no smaller step can be a spike, by the newest threshold; 0: unknown
-        self._tails = {
-            kind: Tail(lasts / (RARER * run_length), 1.1 if kind == "spike" else 1.3) for kind, lasts in KINDS.items()
-        }
+        self._tails = {kind: Tail(1 / (RARER * run_length), beyond) for kind, beyond in BEYOND.items()}
 
     @property
     def steady(self) -> bool:
@@ -125,10 +128,16 @@ class Deviation(AnomalyDetector):
         self.count = count = self.count + 1
         if count == 1:
             self.slow = self._lag = value
-            self._begun_ms = time_ms
+            self._begun_ms = self._last_ms = time_ms
             for mean in (self._newest, self._short, self._long):
                 mean.update(value)
             return None
+        pause = time_ms - self._last_ms
+        if pause > 0:
+            self._last_ms = time_ms
+            if pause > LONG_PAUSE_MS and pause > LONG_PAUSE * self._pause:
+                self._resume(value)
+            self._pause += (pause - self._pause) / (count if count < SLOW else SLOW)
         if self._learning and not learn:
             self.forget_newest()
         self._learning = learn
@@ -136,14 +145,16 @@ class Deviation(AnomalyDetector):
         step, slow = value - newest, 2 * self.slow - self._lag
         scorer = self._scorer
         size = step if step >= 0 else -step
-        learns = learn and count & 1 == 1  # steps are alike: every other one says as much at half the cost
+        # Steps are alike: every other one says as much at half the cost, later every fourth.
+        learns = learn and count & (1 if count < EAGER else 3) == 1
         score = 0.0
         if count > WARM and (learns or size > self._far_step):
             score = scorer.score_one(None, step)
         self._newest.update(value)
         self._short.update(value)
-        self._long.update(value)
-        self._steps.update(size)
+        if not count & 1:
+            self._long.update(value)
+            self._steps.update(size)
         expected = self._expect(value, time_ms, slow, learn) if count & 1 else None
         if learn:
             if learns:
@@ -155,25 +166,41 @@ class Deviation(AnomalyDetector):
                 self._fade()
         if count <= WARM:
             return None
-        return self._compare(value, step, score, slow, expected, learn, time_ms)
+        return self._compare(value, step, score, slow, expected, learn, learns, time_ms)
+
+    def _resume(self, value: float) -> None:
+        """Points are missing: the next is not to be compared with the last ones before."""
+        self._newest, self._short, self._season = EWMean(0.3), EWMean(0.2), EWMean(0.2)
+        for mean in (self._newest, self._short):
+            mean.update(value)
+        if self._seasonal:
+            self._season.update(0.0)
 
     def _compare(
-        self, value: float, step: float, score: float, slow: float, expected: float | None, learn: bool, time_ms: int
+        self,
+        value: float,
+        step: float,
+        score: float,
+        slow: float,
+        expected: float | None,
+        learn: bool,
+        learns: bool,
+        time_ms: int,
     ) -> Finding | None:
         """Spikes are looked for at every point, slower deviations and the season in turn: they last."""
         found: Finding | None = None
         if score:
             tail = self._tails["spike"]
-            far = tail.push(score / SPIKE_UNIT, learn and self.count & 1 == 1)
+            far = tail.push(score / SPIKE_UNIT, learns)
             limit = tail.limit * SPIKE_UNIT
             if far:
                 found = Finding("spike", score / limit, score, limit, value, value - step)
-            if self.count & 1:
+            if learns:
                 spread = float(self._scorer.variance.get()) ** 0.5
                 self._far_step = min(NEAR * limit * spread - abs(self._centre.get()), 1.0)
         turn, week = self.count & 3, time_ms - self._begun_ms >= WHOLE_WEEK_MS
         if turn & 1:
-            found = self._far("short", self._short.get(), slow, found, learn)
+            found = self._far("short", self._short.get(), slow, found, learns)
             if expected is not None:
                 # Before a whole week was seen, the first weekend would be one.
                 found = self._far("season", expected + self._season.get(), expected, found, learn, week)
@@ -237,11 +264,12 @@ class Deviation(AnomalyDetector):
         means = [self._newest, self._short, self._long, self._steps, self._season]
         return [
             [self.count, self.slow, self._lag, self._begun_ms, self._seasonal, self._learning, self._far_step],
+            [self._last_ms, self._pause],
             self._shares,
             [variance.mean.n, variance.mean.get(), variance._S, mean.n, mean.get()],
             [mean.get() for mean in means],
             [profile.to_json() for profile in self._profiles],
-            [self._tails[kind].to_json() for kind in KINDS],
+            [self._tails[kind].to_json() for kind in BEYOND],
         ]
 
     @classmethod
@@ -250,6 +278,7 @@ class Deviation(AnomalyDetector):
         found = cls(run_length)
         (
             (found.count, found.slow, found._lag, found._begun_ms, seasonal, found._learning, found._far_step),
+            (found._last_ms, found._pause),
             shares,
             moments,
             means,
@@ -272,6 +301,6 @@ class Deviation(AnomalyDetector):
             profile.load(state)
         found._tails = {
             kind: Tail.from_json(state, found._tails[kind].rate, found._tails[kind].beyond)
-            for kind, state in zip(KINDS, tails, strict=True)
+            for kind, state in zip(BEYOND, tails, strict=True)
         }
         return found
