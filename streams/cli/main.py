@@ -32,6 +32,7 @@ from streams.cli import (
     submit,
     tail,
     task,
+    tasks,
     topics,
 )
 from streams.cli.options import OK
@@ -56,6 +57,8 @@ def build() -> typer.Typer:
     app.command("submit")(submit.submit)
     app.command("tail")(tail.tail)
     app.command("task")(task.task)
+    app.add_typer(tasks.app, name="tasks")
+    app.command("retry")(tasks.retry)
     app.command("plan")(plan.plan)
     app.command("cancel")(cancel.cancel)
     app.add_typer(cache.app, name="cache")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from contextlib import aclosing
 from typing import Any
@@ -32,6 +33,7 @@ FIRST_LOOK_S = 1.0
 REST_FACTOR = 5
 """Between two searches lies so many times what the last one took, so that they never take over."""
 RETRY_S = 5.0
+PLAIN = re.compile(r"[A-Za-z0-9._:-]+")
 
 
 class EarlierResults:
@@ -91,8 +93,9 @@ class EarlierResults:
 async def find_task(settings: Settings, task_id: str, since: Since) -> dict[str, Any]:
     """The newest task of this id on `tasks`, as it was sent. Raises `NotFound`, `ClientError`."""
     found: Any = None
+    needle = _needle(task_id)
     async for record in _records(settings, "tasks", since):
-        if record.value is None or task_id.encode() not in record.value:
+        if record.value is None or needle not in record.value:
             continue
         try:
             data = decode_json(record.value, record.headers).data
@@ -108,8 +111,9 @@ async def find_task(settings: Settings, task_id: str, since: Since) -> dict[str,
 async def feedback_request(settings: Settings, task_id: str, success: bool, since: Since) -> Request:
     """The task's data point once more, with its true outcome. Raises `NotFound`, `ClientError`."""
     found: tuple[bytes, ConfidenceDataPoint] | None = None
+    needle = _needle(task_id)
     async for record in _records(settings, "data-points", since):
-        if record.value is None or task_id.encode() not in record.value:
+        if record.value is None or needle not in record.value:
             continue
         try:
             point = decode(ConfidenceDataPoint, record.value, record.headers)
@@ -131,6 +135,11 @@ def sent_again(task: dict[str, Any], new_id: str) -> Request:
     again.pop("planId", None)  # the plan has ended without it
     target = task.get("target") if task.get("type") == "agent" else None
     return Request(new_id, (target or new_id).encode(), encode(again), target is not None)
+
+
+def _needle(task_id: str) -> bytes:
+    """What a record of this id holds for certain: ids of plain characters are spelt in JSON as they are."""
+    return task_id.encode() if PLAIN.fullmatch(task_id) else b""
 
 
 async def _records(settings: Settings, topic: str, since: Since) -> Any:
