@@ -18,8 +18,8 @@ from aiokafka.structs import ConsumerRecord
 from schemas.codec import Rejected, decode, decode_json, pack
 from schemas.messages import ConfidenceDataPoint
 from schemas.partitioning import partition_for
-from streams.client.connection import kafka_errors
-from streams.client.errors import NotFound
+from streams.client.connection import kafka_errors, partitions_of
+from streams.client.errors import ClientError, NotFound
 from streams.client.feed import read_since
 from streams.client.requests import Request, encode
 from streams.client.times import Since, since_ms
@@ -73,7 +73,7 @@ class EarlierResults:
             begun = time.monotonic()
             try:
                 await self._read(wanted)
-            except (KafkaError, OSError, TimeoutError) as error:
+            except (KafkaError, ClientError, OSError, TimeoutError) as error:
                 log.debug("searching earlier results failed; searching again: %r", error)
                 self._wanted = wanted | self._wanted
                 await asyncio.sleep(RETRY_S)
@@ -83,7 +83,9 @@ class EarlierResults:
         wanted = {name: (one, begin) for name, (one, begin) in wanted.items() if not one.future.done()}
         if not wanted:
             return
-        numbers = {partition_for(name.encode(), self._partitions) for name in wanted}
+        # Partitions that were added since have moved keys: look where an id lay before, too.
+        count = (await partitions_of(self._settings, ["results"]))["results"]
+        numbers = {partition_for(name.encode(), n) for name in wanted for n in {count, self._partitions}}
         begin_ms = min(begin for _, begin in wanted.values())
         async with aclosing(read_since(self._settings, "results", begin_ms, sorted(numbers))) as records:
             async for record in records:
