@@ -25,6 +25,7 @@ from streams.client.times import Duration, Moment, Since, seconds
 from streams.client.waiting import ResultReader, Waiting, wait_error
 from streams.client.watch import WaitWatch
 from streams.client.web import WorkerApi
+from streams.settings import Settings
 
 T = TypeVar("T")
 
@@ -36,9 +37,10 @@ LOOK_BACK = "24h"
 class Client(Subscriptions):
     """`async with Client("localhost:9092") as client:`. One event loop, one connection, any number of waiting calls.
 
-    Settings that are not given come from `PARALLAX_*` and `parallax.toml`. `web`: a worker's address, for `stats` alone, with its
-    `token`. `give_up_after`: how long a waiting call accepts that Kafka is away or no worker reads tasks before it raises;
-    None: for ever. `kafka`: `security_protocol`, `sasl_username` and the other settings of Kafka's.
+    Settings that are not given come from `PARALLAX_*` and `parallax.toml`. `web`: a worker's address, for `stats` alone, with
+    its `token`. `give_up_after`: how long a waiting call accepts that Kafka is away or no worker reads tasks before it raises;
+    None: for ever. `kafka`: `security_protocol`, `sasl_username` and the other settings of Kafka's. `settings`: all of them,
+    loaded already.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class Client(Subscriptions):
         web: str | None = None,
         token: str | None = None,
         give_up_after: Duration | None = 30.0,
+        settings: Settings | None = None,
         **kafka: Any,
     ) -> None:
-        self.settings = settings_for(bootstrap_servers, topic_prefix, app_id, kafka)
+        self.settings = settings or settings_for(bootstrap_servers, topic_prefix, app_id, kafka)
         self.agents = AgentDirectory(self)
         self._api = WorkerApi(web, token)
         self._results = ResultReader(self.settings, "results", read_result)

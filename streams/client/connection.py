@@ -104,14 +104,16 @@ async def workers_present(settings: Settings) -> bool | None:
             suffix = role_group("", "dispatch")
             groups = [group[0] for group in await admin.list_consumer_groups() if group[0].endswith(suffix)]
             described = await admin.describe_consumer_groups(groups) if groups else []
-        # A group: error, name, state, protocol type, protocol, members; a member's assignment holds the topics' names.
-        found = [group[5] for answer in described for group in answer.groups]
-        return any(
-            topic in bytes(member[4] or b"") + bytes(member[3] or b"") for members in found for member in members
-        )
-    except (
-        Exception
-    ):  # whatever the broker lacks or refuses: then it is unknown, and only an error's text depends on it
+        # A group: error, name, state, protocol type, protocol, members. A member: id, client's id, host, what it subscribed
+        # to, what it was given; both hold the topics' names.
+        members = [member for answer in described for group in answer.groups for member in group[5]]
+        topics = [bytes(member[3] or b"") + bytes(member[4] or b"") for member in members]
+        if any(topic in names for names in topics):
+            return True
+        # While a group is rebalanced its members have no topics yet; the embedded broker never tells them.
+        return None if any(not names for names in topics) else False
+    except Exception:
+        # Whatever the broker lacks or refuses: then it is unknown, and nothing depends on it but an error's text.
         return None
     finally:
         await admin.close()

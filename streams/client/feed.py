@@ -116,6 +116,7 @@ class Feed:
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             max_partition_fetch_bytes=LARGE_RECORD_BYTES,
+            fetch_max_bytes=2 * LARGE_RECORD_BYTES,
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
             retry_backoff_ms=100,
         )

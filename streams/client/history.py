@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from contextlib import aclosing
 from typing import Any
@@ -17,8 +18,8 @@ from aiokafka.structs import ConsumerRecord
 from schemas.codec import Rejected, decode, decode_json, pack
 from schemas.messages import ConfidenceDataPoint
 from schemas.partitioning import partition_for
-from streams.client.connection import kafka_errors
-from streams.client.errors import NotFound
+from streams.client.connection import kafka_errors, partitions_of
+from streams.client.errors import ClientError, NotFound
 from streams.client.feed import read_since
 from streams.client.requests import Request, encode
 from streams.client.times import Since, since_ms
@@ -32,6 +33,7 @@ FIRST_LOOK_S = 1.0
 REST_FACTOR = 5
 """Between two searches lies so many times what the last one took, so that they never take over."""
 RETRY_S = 5.0
+PLAIN = re.compile(r"[A-Za-z0-9._:-]+")
 
 
 class EarlierResults:
@@ -71,7 +73,7 @@ class EarlierResults:
             begun = time.monotonic()
             try:
                 await self._read(wanted)
-            except (KafkaError, OSError, TimeoutError) as error:
+            except (KafkaError, ClientError, OSError, TimeoutError) as error:
                 log.debug("searching earlier results failed; searching again: %r", error)
                 self._wanted = wanted | self._wanted
                 await asyncio.sleep(RETRY_S)
@@ -81,7 +83,9 @@ class EarlierResults:
         wanted = {name: (one, begin) for name, (one, begin) in wanted.items() if not one.future.done()}
         if not wanted:
             return
-        numbers = {partition_for(name.encode(), self._partitions) for name in wanted}
+        # Partitions that were added since have moved keys: look where an id lay before, too.
+        count = (await partitions_of(self._settings, ["results"]))["results"]
+        numbers = {partition_for(name.encode(), n) for name in wanted for n in {count, self._partitions}}
         begin_ms = min(begin for _, begin in wanted.values())
         async with aclosing(read_since(self._settings, "results", begin_ms, sorted(numbers))) as records:
             async for record in records:
@@ -91,8 +95,9 @@ class EarlierResults:
 async def find_task(settings: Settings, task_id: str, since: Since) -> dict[str, Any]:
     """The newest task of this id on `tasks`, as it was sent. Raises `NotFound`, `ClientError`."""
     found: Any = None
+    needle = _needle(task_id)
     async for record in _records(settings, "tasks", since):
-        if record.value is None or task_id.encode() not in record.value:
+        if record.value is None or needle not in record.value:
             continue
         try:
             data = decode_json(record.value, record.headers).data
@@ -108,8 +113,9 @@ async def find_task(settings: Settings, task_id: str, since: Since) -> dict[str,
 async def feedback_request(settings: Settings, task_id: str, success: bool, since: Since) -> Request:
     """The task's data point once more, with its true outcome. Raises `NotFound`, `ClientError`."""
     found: tuple[bytes, ConfidenceDataPoint] | None = None
+    needle = _needle(task_id)
     async for record in _records(settings, "data-points", since):
-        if record.value is None or task_id.encode() not in record.value:
+        if record.value is None or needle not in record.value:
             continue
         try:
             point = decode(ConfidenceDataPoint, record.value, record.headers)
@@ -131,6 +137,11 @@ def sent_again(task: dict[str, Any], new_id: str) -> Request:
     again.pop("planId", None)  # the plan has ended without it
     target = task.get("target") if task.get("type") == "agent" else None
     return Request(new_id, (target or new_id).encode(), encode(again), target is not None)
+
+
+def _needle(task_id: str) -> bytes:
+    """What a record of this id holds for certain: ids of plain characters are spelt in JSON as they are."""
+    return task_id.encode() if PLAIN.fullmatch(task_id) else b""
 
 
 async def _records(settings: Settings, topic: str, since: Since) -> Any:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 LINGER_MS = 1
 RETRY_PAUSE_S = 0.5
+COUNT_INTERVAL_S = 30.0
+METADATA_MAX_AGE_MS = 30_000
 CLOSE_TIMEOUT_S = 5.0
 _FINAL = (
     kafka.MessageSizeTooLargeError,
@@ -33,6 +35,14 @@ _FINAL = (
     kafka.ClusterAuthorizationFailedError,
     kafka.InvalidTopicError,
 )
+_WORN = (
+    kafka.OutOfOrderSequenceNumber,
+    kafka.UnknownProducerId,
+    kafka.InvalidProducerIdMapping,
+    kafka.InvalidProducerEpoch,
+    kafka.ProducerFenced,
+)
+"""The broker and this producer disagree on what was sent: only another producer can go on."""
 
 Lost = Callable[[Request, ClientError], None]
 
@@ -47,6 +57,8 @@ class TaskProducer:
         self._lost = lost
         self._producer: Any = None
         self._renewing = asyncio.Lock()
+        self._worn = False
+        self._counted = 0.0
         self._again: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -89,7 +101,7 @@ class TaskProducer:
         producer = self._producer
         if producer is None or self._closed:
             raise ClientClosed("the client is closed")
-        if _dead(producer):
+        if self._worn or _dead(producer):
             producer = await self._renewed()
         sent: asyncio.Future[Any] = await producer.send(
             full_name(topic, self._settings.topic_prefix),
@@ -100,10 +112,20 @@ class TaskProducer:
         return sent
 
     def _partition(self, topic: str, request: Request) -> int | None:
+        now = asyncio.get_running_loop().time()
+        if now - self._counted > COUNT_INTERVAL_S:
+            self._counted = now
+            self._recount()
         count = self.partitions.get(topic)
         if count is None:
             return None
         return home_partition(request.key.decode(), count) if request.agent else partition_for(request.key, count)
+
+    def _recount(self) -> None:
+        """Partitions may have been added: keys go where other producers put them."""
+        for topic, count in self.partitions.items():
+            name = full_name(topic, self._settings.topic_prefix)
+            self.partitions[topic] = len(self._producer.client.cluster.partitions_for_topic(name) or range(count))
 
     def _acknowledged(self, topic: str, request: Request, done: asyncio.Future[Any]) -> None:
         if not done.cancelled() and (error := done.exception()) is not None:
@@ -127,7 +149,8 @@ class TaskProducer:
             self._lost(request, error)
 
     def _final(self, error: BaseException) -> ClientError | None:
-        """What sending again cannot mend."""
+        """What sending again cannot mend; None: it can, with another producer if need be."""
+        self._worn = self._worn or isinstance(error, _WORN)
         if isinstance(error, kafka.MessageSizeTooLargeError):
             return InvalidTask(f"payload: larger than Kafka accepts: {error}")
         if isinstance(error, _FINAL):
@@ -136,9 +159,10 @@ class TaskProducer:
 
     async def _renewed(self) -> Any:
         async with self._renewing:
-            if self._producer is not None and _dead(self._producer):
-                worn, self._producer = self._producer, await self._made()
-                await _stop(worn)
+            if self._producer is not None and (self._worn or _dead(self._producer)):
+                old, self._producer = self._producer, await self._made()
+                self._worn = False
+                await _stop(old)
             return self._producer
 
     async def _made(self) -> Any:
@@ -149,6 +173,7 @@ class TaskProducer:
             max_request_size=LARGE_RECORD_BYTES,
             enable_idempotence=self.idempotent,
             retry_backoff_ms=100,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         await start(producer)
         return producer

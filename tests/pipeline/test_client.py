@@ -34,6 +34,7 @@ from streams import (
 )
 from streams.broker.embedded import EmbeddedBroker, free_port
 from streams.broker.topics_admin import apply
+from streams.client.connection import workers_present
 from streams.client.feed import Feed
 from streams.settings import Settings
 from streams.sync import Client as BlockingClient
@@ -287,6 +288,13 @@ async def told_apart(embedded: EmbeddedBroker, caplog: pytest.LogCaptureFixture)
         await embedded.stop()
         with pytest.raises(KafkaUnreachable):
             await pending
+
+
+async def test_a_slow_agent_is_no_missing_worker(p: Pipeline) -> None:
+    assert await workers_present(p.settings) is not False
+    await p.add(FakeAgent([answer("late", delay_s=8.0)], id="sleepy"))
+    async with Client(p.bootstrap_servers, give_up_after=0.1) as client:
+        assert (await client.run("sleepy", {})).value == "late"
 
 
 async def test_a_feed_begins_behind_the_last_record_and_survives_a_broken_consumer(p: Pipeline) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from streams import Client
+from streams.client.connection import workers_present
 from streams.testing import FakeAgent
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import apply_topics, register, start_worker
@@ -53,8 +54,11 @@ async def test_map_through_kills_of_the_worker(kafka: KafkaCluster, prefix: str)
     async with FakeAgent(echo) as agent:
         register(servers, prefix, {"id": "a1", "endpoint": agent.endpoint, "limits": WIDE})
         try:
-            async with mapped(servers, prefix, replace) as (_, seen):
+            async with mapped(servers, prefix, replace) as (client, seen):
                 assert len(workers) == 3
+                assert await workers_present(client.settings) is True
+                nobody = client.settings.model_copy(update={"topic_prefix": "nobodys."})
+                assert await workers_present(nobody) is False
                 assert Counter(seen) == Counter(range(COUNT))
         finally:
             workers[-1].kill()
