@@ -59,6 +59,8 @@ async def test_after_the_window_an_id_is_a_new_task(make: Any, owner: str) -> No
         one.skew_ms = days * 24 * 3_600_000
         one.take(number, id="nightly")
         assert "results" in await one.end(number)
+
+
 async def test_a_users_task_and_a_step_of_one_id_are_both_answered(make: Any) -> None:
     """Each once: the step's plan would wait for ever."""
     one = make()
@@ -361,12 +363,12 @@ async def test_a_second_record_is_a_duplicate_while_the_first_lies_on_parked(mak
     heir.agents.known.clear()
     heir.register(id="bee", endpoint="http://b", capabilities=["fly"])
     heir.register(id="bird", endpoint="http://b", capabilities=["fly"])
-    heir.standings.note(AgentStanding.model_validate({"agentId": "bird", "at": heir.wall_ms(), "healthy": False, "reason": "checks"}))
-    ends = []
+    heir.standings.note(
+        AgentStanding.model_validate({"agentId": "bird", "at": heir.wall_ms(), "healthy": False, "reason": "checks"})
+    )
     heir.take(1, id="t", **FLY)
     heir.take(7, parked.value, source="parked", headers=tuple(parked.headers))
-    for offset in (1, 7):
-        ends.append("results" in await heir.end(offset))
+    ends = ["results" in await heir.end(offset) for offset in (1, 7)]
     assert sorted(ends) == [False, True], "one id, one result"
 
 
