@@ -56,12 +56,6 @@ class CallTimeout(AgentError):
     counts_against_agent = True
 
 
-class RushedTimeout(CallTimeout):
-    """The agent did not answer in what little time the wait before the call had left: no fault of its own."""
-
-    counts_against_agent = False
-
-
 class ConnectionFailed(AgentError):
     """The agent could not be reached, or hung up."""
 
