@@ -144,7 +144,10 @@ class Level:
         ).model_copy(update={"score": round(best.score, 6), "parameters": self._parameters()})
         if not self.alarms.often(("outlier", *LEVELS)):
             self.deviation.forget_newest()
-        if best.detector in ("deviation-spike", "deviation-short") and abs(value / SCALE - best.expected) <= abs(shift) / 2:
+        if (
+            best.detector in ("deviation-spike", "deviation-short")
+            and abs(value / SCALE - best.expected) <= abs(shift) / 2
+        ):
             return self.alarms.fire("outlier", at, severity, best.expected, why, shift)
         if spread:
             return self.alarms.fire("drift", at, severity, self.ring.spread(RING) / SCALE, why, shift, "spread")
@@ -218,6 +221,8 @@ class Level:
         before = (self.ring.total - recent) / (count * SCALE)
         if before - current < self.limits.sudden_drop or not self._significant(before, current, count):
             return []
+        if self.deviation.ordinary:
+            return []  # it falls so far every night
         why = self.details("recent5", current, before, self.limits.sudden_drop, f"last {RECENT} points")
         return self.alarms.fire(
             "sudden_drop", at, drop_severity(before - current), before, why, current - before, "down"
