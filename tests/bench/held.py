@@ -45,7 +45,9 @@ def main() -> None:
         each = given.calls // given.agents
         limits = {"maxRequests": 100_000_000, "windowMs": 60_000, "maxConcurrency": each}
         register(
-            kafka.bootstrap_servers, PREFIX, *({"id": f"a{n}", "endpoint": url, "limits": limits} for n, url in enumerate(endpoints))
+            kafka.bootstrap_servers,
+            PREFIX,
+            *({"id": f"a{n}", "endpoint": url, "limits": limits} for n, url in enumerate(endpoints)),
         )
         worker = start_worker(kafka.bootstrap_servers, PREFIX, "--roles", "dispatch", wait=False)
         stack.callback(worker.stop)
@@ -64,12 +66,22 @@ def main() -> None:
             most = max(most, _under_way(web))
             memory = max(memory, _rss_mib(worker.pid))
         tap.close()
-        print(f"calls under way at once: {most} of {each * given.agents}; all answered after {time.monotonic() - began:.1f} s")
-        print(f"worker: {idle_mib:.0f} MiB idle, {memory:.0f} MiB at its peak, {worker.cpu_s() / max(1, done) * 1e6:.0f} us CPU a task")
+        print(
+            f"calls under way at once: {most} of {each * given.agents}; all answered after {time.monotonic() - began:.1f} s"
+        )
+        print(
+            f"worker: {idle_mib:.0f} MiB idle, {memory:.0f} MiB at its peak, {worker.cpu_s() / max(1, done) * 1e6:.0f} us CPU a task"
+        )
 
 
 def _task(number: int, agent: str) -> dict[str, object]:
-    return {"id": f"t{number}", "type": "agent", "target": agent, "payload": {"n": number}, "metadata": {"cache": False}}
+    return {
+        "id": f"t{number}",
+        "type": "agent",
+        "target": agent,
+        "payload": {"n": number},
+        "metadata": {"cache": False},
+    }
 
 
 def _under_way(web: str) -> int:

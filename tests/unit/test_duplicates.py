@@ -350,7 +350,9 @@ async def test_a_second_record_is_a_duplicate_while_the_first_lies_on_parked(mak
     heir.agents.known.clear()
     heir.register(id="bee", endpoint="http://b", capabilities=["fly"])
     heir.register(id="bird", endpoint="http://b", capabilities=["fly"])
-    heir.standings.note(AgentStanding.model_validate({"agentId": "bird", "at": heir.wall_ms(), "healthy": False, "reason": "checks"}))
+    heir.standings.note(
+        AgentStanding.model_validate({"agentId": "bird", "at": heir.wall_ms(), "healthy": False, "reason": "checks"})
+    )
     ends = []
     heir.take(1, id="t", **FLY)
     heir.take(7, parked.value, source="parked", headers=tuple(parked.headers))
