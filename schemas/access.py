@@ -47,8 +47,8 @@ _ROLES: dict[str, tuple[Who, ...]] = {
     "users": (),
 }
 """The words of the table's columns; what concerns agents is read by workers that dispatch."""
-_READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans",), "results": WORKER}
-"""A coordinator obeys cancels; every worker's page finds a task's result."""
+_READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans",), "results": WORKER, "agents": ("stats",)}
+"""A coordinator obeys cancels; every worker's page finds a task's result; statistics run the detectors of registrations."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

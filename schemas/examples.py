@@ -76,7 +76,7 @@ REJECTION = {
     "__dlq.errors.offset": "42",
     "__dlq.errors.group": "parallax-streams-dispatch",
     "__dlq.errors.delivery.count": "1",
-    "__dlq.errors.message": "type: input should be 'agent', 'pattern', 'http' or 'function'",
+    "__dlq.errors.message": "type: input should be 'agent', 'pattern', 'http' or 'function', not 'agnt'",
     "parallax.dlq.exception": "Rejected",
     "parallax.dlq.stage": "validate",
     "parallax.dlq.time": TIME,

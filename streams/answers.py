@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from aiohttp import web
+
+from schemas.exact_json import dumps
 
 RETRY_AFTER_S = 2
 
 
 def json_answer(data: Any, status: int = 200) -> web.Response:
     """JSON; `data` may hold `orjson.Fragment`s."""
-    return web.Response(body=orjson.dumps(data), status=status, content_type="application/json")
+    return web.Response(body=dumps(data), status=status, content_type="application/json")
 
 
 def error_answer(status: int, why: str) -> web.Response:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, SecretStr, ValidationError
 
 from schemas.messages import BreakerLimits, Limits
 from schemas.topics import DEFAULT_PREFIX
 from streams.rules.balancing import Policy
+from streams.rules.detection.specs import DetectorSpec, parse_specs
 from streams.settings_parts import (
     ControlPlaneSettings,
     DurationMs,
@@ -132,6 +133,8 @@ class StatsSettings(Section):
     overconfidence: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     slow_factor: Annotated[float, Field(ge=1.1, le=1000)] = 2.0
     silent_after: Annotated[DurationMs, Field(ge=1000)] = 600_000
+    detectors: Annotated[tuple[DetectorSpec, ...], PlainValidator(parse_specs)] = ()
+    """Detectors besides the default ones: a table of names, each a class name or a table with `use`; see `specs.py`."""
 
 
 class DispatchSettings(Section):

@@ -52,7 +52,9 @@ class WebServer:
         """What keeps a role from being ready though it runs, one line each."""
         self._settings = settings
         self._registry = registry
-        observe(registry, self._places, self._roles_ready, self._log_changes)
+        self.dropped_events: dict[str, Callable[[], int]] = {}
+        """Role -> progress events that could not be sent so far."""
+        observe(registry, self._places, self._roles_ready, self._log_changes, self.dropped_events)
         self._runner: web.AppRunner | None = None
         self._desk = StatsDesk(lambda: self.stats)
         self._plans_desk = PlansDesk(lambda: self.plans)

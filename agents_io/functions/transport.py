@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 
-import orjson
 import structlog
 
 from agents_io.errors import AgentError, CallTimeout, ExecutionFailed, Expired, UnknownFunction, Unsupported
@@ -20,6 +19,7 @@ from agents_io.functions.daemon_threads import DaemonThreads
 from agents_io.rules.answer import excerpt
 from agents_io.rules.wire.function_results import read_result
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
+from schemas.exact_json import loads
 from schemas.messages import AgentRegistration
 
 log = structlog.get_logger(__name__)
@@ -90,7 +90,7 @@ class FunctionTransport:
     def _run(self, function: Function, body: bytes) -> Answer:
         """In a thread."""
         try:
-            returned = function.call(orjson.loads(body))
+            returned = function.call(loads(body))
             if isinstance(returned, Coroutine):
                 returned.close()
             return read_result(returned, self._max_answer_bytes)
@@ -101,7 +101,7 @@ class FunctionTransport:
 
     async def _awaited(self, function: Function, body: bytes) -> Answer:
         try:
-            return read_result(await function.call(orjson.loads(body)), self._max_answer_bytes)
+            return read_result(await function.call(loads(body)), self._max_answer_bytes)
         except (AgentError, asyncio.CancelledError):
             raise
         except BaseException as error:

@@ -12,13 +12,14 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-import orjson
 
 from agents_io.errors import BadResponse, ClientError
-from agents_io.http.exchange import HttpExchange, Peer, below, said, status_error
+from agents_io.http.exchange import HttpExchange, said, status_error
+from agents_io.http.peer import Peer, below
 from agents_io.patterns import PatternExecution, UnknownPattern
 from agents_io.rules.answer import excerpt, load_json
 from agents_io.transport import MAX_ANSWER_BYTES
+from schemas.exact_json import dumps
 from schemas.messages import AgentRegistration, SecretRef
 
 
@@ -42,14 +43,14 @@ class ControlPlane:
     ) -> PatternExecution:
         """One execution; the caller's own timeout covers it. Raises `AgentError`."""
         options = {"timeout": timeout, "executionId": execution_id, "parentTaskId": parent_task_id}
-        body = orjson.dumps({"input": input, "options": options})
+        body = dumps({"input": input, "options": options})
         path = f"api/patterns/{quote(pattern_name, safe='')}/execute"
         response, reply = await self._http.raw(self._peer.post(below(self._peer.base, path), body))
         if response.status_code != 200:
             text = said(self._peer, reply)
             if response.status_code == 404:
                 raise UnknownPattern(f"the control plane knows no pattern {pattern_name[:80]!r}: {text}")
-            error = status_error(response, text)
+            error = status_error(response, text, reply)
             raise ClientError(f"the control plane refused the input: {text}") if response.status_code == 400 else error
         return self._peer.parsed(reply, lambda: read_execution(reply, pattern_name, execution_id))
 

@@ -11,12 +11,18 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import jmespath
+import jmespath.functions
 from jmespath.exceptions import JMESPathError
+
+from schemas.exact_json import ExactFloat
 
 MAX_EXPRESSION = 1024
 MAX_GROWTH = 32
 MAX_SELECTED = 4 * 1024 * 1024
 MAX_DEPTH = 128
+# JMESPath goes by the name of a value's class.
+jmespath.functions.TYPES_MAP[ExactFloat.__name__] = "number"
+jmespath.functions.REVERSE_TYPES_MAP["number"] += (ExactFloat.__name__,)
 _ESCAPED = 6
 """What `to_string` can make of one character."""
 
@@ -61,7 +67,7 @@ def select(path: Path, data: Any) -> Any:
     """
     try:
         found = path.search(data)
-    except (JMESPathError, RecursionError) as error:
+    except (JMESPathError, RecursionError, ArithmeticError, ValueError) as error:
         raise ValueError(" ".join(str(error).split())) from None
     if isinstance(found, (dict, list)) and _weight(found) > MAX_SELECTED:
         raise ValueError(f"selects more than {MAX_SELECTED} bytes, or something nested too deep")

@@ -11,6 +11,7 @@ from schemas.messages.agents import (
     AgentRegistration,
     AgentStanding,
     BreakerLimits,
+    ConfidenceSource,
     Limits,
     Protocol,
     SecretRef,
@@ -26,6 +27,7 @@ from schemas.messages.base import (
     Ratio,
     Timestamp,
     explain,
+    shown,
 )
 from schemas.messages.confidence import (
     AgentCalibration,
@@ -70,6 +72,7 @@ __all__ = [
     "BreakerLimits",
     "BreakerState",
     "ConfidenceDataPoint",
+    "ConfidenceSource",
     "Control",
     "Count",
     "DurationMs",
@@ -110,4 +113,5 @@ __all__ = [
     "TaskType",
     "Timestamp",
     "explain",
+    "shown",
 ]

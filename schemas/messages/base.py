@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from schemas.exact_json import ExactFloat
 from schemas.times import format_time, parse_time
 
 MAX_DURATION_MS = 7 * 24 * 3600 * 1000
@@ -41,21 +43,58 @@ class Message(BaseModel):
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
-def explain(error: ValidationError) -> str:
-    """One sentence per fault, each naming field (as on the wire) and reason; at most three, secrets never quoted.
+MAX_SHOWN = 40
+SECRETIVE = frozenset(("auth", "headers", "query"))
+"""Fields whose values are never repeated: they hold secrets, or where one lies."""
+
+
+def explain(error: ValidationError, *, quote: bool = False) -> str:
+    """One sentence per fault, each naming field (as on the wire) and reason; at most three.
+
+    `quote`: also what was given, shortened; never of fields that may hold a secret.
 
     >>> from schemas.messages import Task
     >>> try: Task.model_validate({"id": "t", "type": "agnt", "payload": 1, "target": "a"})
-    ... except ValidationError as e: print(explain(e))
-    type: input should be 'agent', 'pattern', 'http' or 'function'
+    ... except ValidationError as e: print(explain(e, quote=True))
+    type: input should be 'agent', 'pattern', 'http' or 'function', not 'agnt'
     """
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    faults = error.errors(include_url=False, include_context=False)
     lines = []
     for fault in faults[:3]:
         where = ".".join(str(part) for part in fault["loc"])
         reason = fault["msg"].removeprefix("Value error, ")
         reason = reason if fault["type"] == "value_error" else reason[:1].lower() + reason[1:]
+        told = fault["type"] == "missing" or ", not " in reason or SECRETIVE.intersection(fault["loc"])
+        if quote and not told:
+            reason += _given(fault["input"], reason)
         lines.append(f"{where}: {reason}" if where else reason)
     if len(faults) > 3:
         lines.append(f"and {len(faults) - 3} more")
     return "; ".join(lines)
+
+
+def _given(value: Any, reason: str) -> str:
+    """What was given in place of what is wanted, unless the reason says it already or it is about several fields."""
+    text = shown(value)
+    if isinstance(value, (dict, list)):
+        return f", not {text}" if "should be" in reason else ""
+    return "" if text.rstrip(".").strip("'\"") in reason and text != "''" else f", not {text}"
+
+
+def shown(value: Any) -> str:
+    """A JSON value in an error: short, printable, without what a URL says before its @.
+
+    >>> shown("roulette"), shown(None), shown(True), shown("x" * 50), shown("https://me:secret@host/")
+    ("'roulette'", 'null', 'true', "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...' (50 characters)", "'https://***@host/'")
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        text = re.sub(r"//[^/@]*@", "//***@", value[: 4 * MAX_SHOWN])
+        return repr(text) if len(text) <= MAX_SHOWN else f"{(text[:MAX_SHOWN] + '...')!r} ({len(value)} characters)"
+    if isinstance(value, (int, float)):
+        text = value.text if isinstance(value, ExactFloat) else str(value)
+        return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(text)} digits)"
+    return "an object" if isinstance(value, dict) else "an array"

@@ -61,6 +61,8 @@ class KeptAnswer(Message):
     agent_id: Id
     confidence: Ratio
     value: Any
+    metadata: dict[str, Any] = {}
+    """The other members of the agent's answer."""
     expires: Timestamp
 
 

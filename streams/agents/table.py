@@ -1,7 +1,7 @@
 """The agents this worker knows: the compacted topic `agents`, read whole at start and followed live.
 
-In: registrations and tombstones. Out: look-ups, and a call for each change. `catch_up` makes reading one's own writes certain:
-a task sent after its agent was acknowledged finds it. It never writes.
+In: registrations and tombstones. Out: look-ups, and a call for each change and each invalid record. `catch_up` makes reading
+one's own writes certain: a task sent after its agent was acknowledged finds it. It never writes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import structlog
 from aiokafka.structs import ConsumerRecord
 
+from agents_io.errors import Unsupported
+from agents_io.registration_check import check_registration
 from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
@@ -21,15 +23,20 @@ from streams.rules.leases import is_ended, only_renewed
 log = structlog.get_logger(__name__)
 
 Listener = Callable[[str, AgentRegistration | None, ConsumerRecord], None]
+RejectedListener = Callable[[ConsumerRecord, Rejected], None]
 
 
 class AgentTable:
     """Every registered agent by id."""
 
-    def __init__(self, options: dict[str, Any], prefix: str) -> None:
+    def __init__(
+        self, options: dict[str, Any], prefix: str, on_rejected: RejectedListener = lambda record, rejected: None
+    ) -> None:
+        """`on_rejected`: is called for each invalid record that comes after the table was loaded."""
         self._agents: dict[str, AgentRegistration] = {}
         self._ended: dict[str, AgentRegistration] = {}
         self._listeners: list[Listener] = []
+        self._on_rejected = on_rejected
         self._follower = Follower(options, full_name("agents", prefix), self._apply)
         self._loaded = False
         self.version = 0
@@ -89,7 +96,15 @@ class AgentTable:
                 raise Rejected("validate", f"id: is {agent.id!r} but the record's key is {key!r}")
         except Rejected as rejected:
             log.warning("registration ignored", offset=record.offset, key=key, reason=rejected.reason)
+            if self._loaded:
+                self._on_rejected(record, rejected)
             return
+        try:
+            check_registration(agent)
+        except Unsupported as error:  # it stands, for its tasks end with this reason; who registered it shall know now
+            log.warning("registration cannot work", offset=record.offset, key=key, reason=error.message)
+            if self._loaded:
+                self._on_rejected(record, Rejected("validate", error.message))
         if is_ended(agent):
             self._ended[agent.id] = agent
             self._remove(agent.id, record)

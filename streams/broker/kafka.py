@@ -29,7 +29,8 @@ RETRY_PAUSE_S = 0.1
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 30.0
 """A fresh Kafka broker first creates its transaction log: seconds, a minute on a bad day."""
-PROBE_TRANSACTION_MS = 1000
+TRANSACTION_MS = 60_000
+"""How long a worker's transactions may take; asked for when probing, since brokers may allow less."""
 UNKNOWN_ERROR_TRIES = 3
 
 # Answers of a coordinator that exists but is not ready yet.
@@ -259,6 +260,11 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
             f"Kafka at {settings.bootstrap_servers} refuses transactions: grant Write on transactional ids that begin with "
             f"{denied}- (see: parallax docs acls), or set dispatch.delivery to at-least-once"
         ) from None
+    except kafka_errors.InvalidTransactionTimeout:
+        raise TransactionsDenied(
+            f"Kafka at {settings.bootstrap_servers} does not allow transactions of {TRANSACTION_MS // 1000} s: set "
+            f"transaction.max.timeout.ms of its brokers to {TRANSACTION_MS} or more, or dispatch.delivery to at-least-once"
+        ) from None
     except kafka_errors.KafkaError as error:
         raise BrokerUnreachable(
             f"Kafka at {settings.bootstrap_servers} does not say whether it has transactions: {_first_line(error)}"
@@ -274,7 +280,7 @@ async def _probe(client: AIOKafkaClient, transactional_id: str) -> bool:
         try:
             node = await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
             answer = await client.send(
-                node, InitProducerIdRequest(transactional_id, PROBE_TRANSACTION_MS), group=ConnectionGroup.COORDINATION
+                node, InitProducerIdRequest(transactional_id, TRANSACTION_MS), group=ConnectionGroup.COORDINATION
             )
             error = kafka_errors.for_code(answer.error_code)
             if error is kafka_errors.NoError or error is kafka_errors.ConcurrentTransactions:

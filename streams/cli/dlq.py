@@ -167,6 +167,7 @@ async def _show(settings: Settings, place: Place, form: Format) -> None:
 def _show_text(shown: dict[str, Any]) -> None:
     import orjson
 
+    from schemas.exact_json import dumps
     from streams.rules.letters import printable
 
     apart = ("headers", "value", "topic", "partition", "offset")
@@ -179,7 +180,7 @@ def _show_text(shown: dict[str, Any]) -> None:
     line("value:")
     value = shown["value"]
     if shown["valueIs"] == "json":
-        value = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+        value = dumps(value, orjson.OPT_INDENT_2).decode()
     text = printable(value or "(none)")
     if sys.stdout.isatty() and len(text) > MAX_SHOWN:
         line(f"{text[:MAX_SHOWN]}…")

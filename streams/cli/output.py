@@ -27,9 +27,9 @@ def line(text: str) -> None:
 
 def json_line(value: Any) -> None:
     """One JSON value on one line of stdout."""
-    import orjson
+    from schemas.exact_json import dumps
 
-    line(orjson.dumps(value).decode())
+    line(dumps(value).decode())
 
 
 def document(value: Any, form: Format) -> None:
@@ -41,7 +41,9 @@ def json_text(value: Any, form: Format) -> str:
     """The document as text, without the last line's end."""
     import orjson
 
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 if form is Format.json else None).decode()
+    from schemas.exact_json import dumps
+
+    return dumps(value, orjson.OPT_INDENT_2 if form is Format.json else None).decode()
 
 
 def yaml_text(value: Any) -> str:

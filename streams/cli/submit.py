@@ -109,7 +109,7 @@ def items(file: Path, plan: bool) -> Iterator[Item]:
     from streams.broker.client import plan_key, task_key
     from streams.cli.lines import numbered_lines
     from streams.rules.plans.blueprint import InvalidPlan
-    from streams.rules.plans.task_plans import asked_by
+    from streams.rules.plans.task_plans import asked_by, refuse_step
     from streams.rules.plans.templates import read_plan
 
     name = "stdin" if file == STDIN else str(file)
@@ -122,6 +122,7 @@ def items(file: Path, plan: bool) -> Iterator[Item]:
                 yield Item(a_plan.id, plan_key(a_plan), text)
             else:
                 a_task = decode(Task, text)
+                refuse_step(a_task)
                 yield Item(a_task.id, task_key(a_task), text)
         except (Rejected, InvalidPlan) as error:
             raise CommandError(f"{name}: line {number}: {error}", USAGE) from None

@@ -85,13 +85,13 @@ def _print(record: Record, form: Format) -> None:
 
 def as_json(value: bytes | None) -> Any:
     """A value as JSON; bytes that are no JSON (dead letters keep them) as a string."""
-    import orjson
+    from schemas.exact_json import loads
 
     if value is None:
         return None
     try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError:
+        return loads(value)
+    except ValueError:
         return value.decode("utf-8", "replace")
 
 

@@ -70,18 +70,18 @@ async def _matching(settings: Settings, topic: str, task_id: str, id_of: Any) ->
 
 
 def _show(events: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
-    import orjson
+    from schemas.exact_json import dumps
 
     rows = []
     for event in events:
         data = {key: value for key, value in event.get("data", {}).items() if key not in ("taskId", "result")}
-        rows.append((event.get("timestamp"), event.get("type"), orjson.dumps(data).decode()))
+        rows.append((event.get("timestamp"), event.get("type"), dumps(data).decode()))
     table(("time", "event", "data"), rows)
     for result in results:
         table(("field", "value"), [(key, _short(value)) for key, value in result.items()], title="result")
 
 
 def _short(value: Any) -> str:
-    import orjson
+    from schemas.exact_json import dumps
 
-    return value if isinstance(value, str) else orjson.dumps(value).decode()[:500]
+    return value if isinstance(value, str) else dumps(value).decode()[:500]

@@ -65,9 +65,9 @@ class AnswerCache:
             return
         if run.admitted_at <= max(self._cleared.get(agent_id, _NEVER), self._cleared.get(None, _NEVER)):
             return
-        slot = self._cache.put(run.cache_key, (agent_id, answer), len(answer.value_json), answer.confidence, now)
+        slot = self._cache.put(run.cache_key, (agent_id, answer), answer.size, answer.confidence, now)
         # A large answer is kept in memory only: reading state back must be quick.
-        if slot is not None and len(answer.value_json) <= LARGE_BYTES:
+        if slot is not None and answer.size <= LARGE_BYTES:
             self._news[slot] = Remembered(slot, run.cache_key, agent_id, answer, now + self._ttl_s)
 
     def clear(self, agent_id: str | None, now: float) -> None:
@@ -91,6 +91,4 @@ class AnswerCache:
         """Take up the answers of an earlier owner that are still young enough, into an empty cache."""
         if self._cache is not None:
             live = sorted((a for a in answers if now < a.expires <= now + self._ttl_s + 1), key=lambda a: a.expires)
-            self._cache.restore(
-                (a.slot, a.key, (a.agent_id, a.answer), len(a.answer.value_json), a.expires) for a in live
-            )
+            self._cache.restore((a.slot, a.key, (a.agent_id, a.answer), a.answer.size, a.expires) for a in live)

@@ -92,6 +92,7 @@ class HomeMemory:
                 "agentId": answer.agent_id,
                 "confidence": answer.answer.confidence,
                 "value": orjson.Fragment(answer.answer.value_json),
+                **({"metadata": orjson.Fragment(answer.answer.metadata_json)} if answer.answer.metadata_json else {}),
                 "expires": format_time(now_ms + round((answer.expires - now) * 1000)),
             }
             outputs.append(self._output(f"answer/{answer.slot}", "answer", told, now_ms))
@@ -123,7 +124,7 @@ class HomeMemory:
             if state.answer is not None and state.at > cleared(state.answer.agent_id):
                 kept = state.answer
                 expires = now + (kept.expires - now_ms) / 1000
-                answer = Success(pack(kept.value), kept.confidence)
+                answer = Success(pack(kept.value), kept.confidence, pack(kept.metadata) if kept.metadata else b"")
                 answers.append(Remembered(kept.slot, kept.key, kept.agent_id, answer, expires))
         self.seen.restore(chunks)
         self.answers.restore(answers, now)

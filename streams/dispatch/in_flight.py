@@ -45,7 +45,7 @@ class InFlightTasks:
 
         `scope`: the agent, or empty for any agent. `outlives`: the id counts as answered here also after a move.
         """
-        claimed = digest(scope, run.task_id)
+        claimed = digest(scope, run.claimed_id)
         owner = self._claims.get(claimed)
         if owner is run:
             return True
@@ -57,7 +57,7 @@ class InFlightTasks:
 
     def release(self, run: TaskRun, scope: str) -> None:
         """It will not be answered in this scope after all, but it goes on here."""
-        released = digest(scope, run.task_id)
+        released = digest(scope, run.claimed_id)
         if self._claims.get(released) is run:
             del self._claims[released]
             run.claims = [claim for claim in run.claims if claim[0] != released]

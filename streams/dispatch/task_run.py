@@ -18,6 +18,8 @@ from schemas.messages import Task
 from streams.rules.builtins import asked_of
 from streams.rules.deadlines import deadline_ms
 from streams.rules.memory_budget import TASK_BYTES
+from streams.rules.plans.run import looks_like_step, step_of
+from streams.rules.plans.task_plans import refuse_step
 from streams.rules.records import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
@@ -28,8 +30,10 @@ from streams.rules.records import (
     Echo,
     Letter,
     Output,
+    from_coordinator,
     own_header,
 )
+from streams.rules.trace import trace_of
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -80,6 +84,12 @@ class TaskRun(PendingCall):
         """Whether the task names capabilities and no agent."""
         return self.task.target is None
 
+    @property
+    def claimed_id(self) -> str:
+        """The id under which it is answered once: a user's `p#0` and the step `p#0` of plan p are two tasks."""
+        name = self.task.id
+        return f"\0{name}" if looks_like_step(name) and not step_of(self.task.plan_id, name) else name
+
     def carried(self) -> Carried:
         """What its next record says of the time before it."""
         return Carried(self.origin_ms, self.deadline_ms, self.attempts)
@@ -93,6 +103,8 @@ def read_task(letter: Letter, now: float, now_ms: int, settings: Settings) -> Ta
     decoded = decode_json(letter.value, letter.headers)
     task = validate(Task, decoded.data)
     internal = letter.topic in INTERNAL_SOURCES
+    if not internal and not from_coordinator(letter.headers):
+        refuse_step(task)
     origin_ms = own_header(letter.headers, ORIGIN_HEADER) if internal else None
     if origin_ms is None:
         origin_ms = min(letter.timestamp_ms, now_ms) if letter.timestamp_ms > 0 else now_ms
@@ -141,11 +153,8 @@ def asked(task: Task) -> Any:
 
 
 def trace_headers(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
-    """The trace context of the record for the agent; a new one (not sampled) where there is none."""
-    if not any(key == "traceparent" and value for key, value in headers):
+    """The trace context of the record for the agent; a new one (not sampled) where there is none that is valid."""
+    found = trace_of(headers)
+    if found is None:
         return (("traceparent", f"00-{token_hex(16)}-{token_hex(8)}-00"),)
-    return tuple(
-        (key, value.decode("ascii", "replace"))
-        for key, value in headers
-        if key in ("traceparent", "tracestate") and value
-    )
+    return tuple((name, value.decode()) for name, value in found.headers())

@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -21,6 +23,7 @@ from aiokafka.structs import TopicPartition
 
 from schemas.topics import full_name
 from streams.engine import group
+from streams.engine.aligned import PartitionCounts
 from streams.engine.commit import Committer, Fenced
 from streams.engine.config import EngineConfig
 from streams.engine.faults import denied, passing, told
@@ -70,7 +73,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         on_assigned: Callable[[], None] = lambda: None,
         *,
         connect: group.Connect = group.connected,
-        make_reader: Callable[[dict[str, Any], str], PartitionReader] = StateReader,
+        make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """`connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated."""
@@ -86,6 +89,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._connect = connect
         self._reader: PartitionReader | None = None
         if config.state is not None:
+            make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
             self._reader = make_reader(config.options, full_name(config.state, config.prefix))
         self._make_committer = make_committer
         self._make_handler = make_handler
@@ -102,6 +106,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._releasing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = self._renewing = False
+        self._counts = PartitionCounts(list(self._names))
         self._consumer: AIOKafkaConsumer | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -195,7 +200,10 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         if self._stopping or self._renewing:
             return
         self.consumer.pause(*assigned)
-        self._owned = {tp.partition for tp in assigned}
+        self._counts.look(self.consumer)
+        # A leader of an older version may deal out numbers that not all topics have.
+        numbers = Counter(tp.partition for tp in assigned)
+        self._owned = {number for number, topics in numbers.items() if topics == len(self._names)}
         self._on_assigned()
         for number in sorted(self._owned):
             self._start_home(number)

@@ -23,7 +23,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
 from streams.engine.faults import told
-from streams.engine.group import close, dead_task
+from streams.engine.group import METADATA_MAX_AGE_MS, close, dead_task
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +85,11 @@ class Follower:
         """A consumer that reads on from where the last one was, or from where the first begins."""
         options = {"isolation_level": "read_committed"} | self._options
         consumer = self._make_consumer(
-            **options, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
+            **options,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         try:
             await consumer.start()
@@ -194,13 +198,20 @@ class Follower:
             await close(consumer, CLOSE_TIMEOUT_S)
 
     async def _living(self) -> AIOKafkaConsumer:
-        """The consumer, or another one: after a topic was missing, or when aiokafka's fetching has ended and polls would find
-        nothing for ever."""
+        """The consumer, or another one. Three cases: 1. the topic was missing. 2. aiokafka's fetching has ended, and polls would
+        find nothing for ever. 3. The topic has more partitions than before: they are read from their beginning.
+        """
         consumer = self._consumer
         if consumer is not None:
-            if (dead := dead_task(consumer)) is None:
+            grown = (consumer.partitions_for_topic(self._topic) or set()) - {tp.partition for tp in self._positions}
+            if (dead := dead_task(consumer)) is not None:
+                log.error(
+                    "a topic is no longer fetched; reading it with another consumer", topic=self._topic, task=dead[0]
+                )
+            elif grown:
+                log.info("a topic has more partitions; reading them too", topic=self._topic, partitions=sorted(grown))
+            else:
                 return consumer
-            log.error("a topic is no longer fetched; reading it with another consumer", topic=self._topic, task=dead[0])
         fresh = await self._connected()
         self._consumer = fresh
         if consumer is not None:

@@ -215,4 +215,4 @@ class GatewayRegistry:
         try:
             return AgentRegistration.model_validate(data)
         except ValidationError as error:
-            raise ValueError(explain(error)) from None
+            raise ValueError(explain(error, quote=True)) from None

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from schemas.exact_json import loads
 from schemas.partitioning import partition_for
 from schemas.topics import full_name
 from streams.broker.kafka import client_options
@@ -152,7 +152,7 @@ class _Search:
 
 def _object(value: bytes) -> dict[str, Any]:
     try:
-        found = orjson.loads(value)
-    except orjson.JSONDecodeError:
+        found = loads(value)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

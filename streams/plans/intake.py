@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.codec import Rejected, dumps
-from schemas.messages import MAX_DURATION_MS, ErrorCode
+from schemas.messages import MAX_DURATION_MS, ErrorCode, shown
 from schemas.times import format_time, parse_time
 from streams.plans.memory import Active
 from streams.plans.parts import PlanParts
@@ -33,10 +33,10 @@ class Refused(Exception):
 def id_of(data: Any) -> str:
     """A plan's id. Raises `Rejected` when there is none: then nobody could be answered."""
     if not isinstance(data, dict):
-        raise Rejected("validate", "value: must be a JSON object")
+        raise Rejected("validate", f"value: must be a JSON object, not {shown(data)}")
     name = data.get("id")
     if not isinstance(name, str) or not 1 <= len(name) <= 256:
-        raise Rejected("validate", "id: must be a string of 1 to 256 characters")
+        raise Rejected("validate", f"id: must be a string of 1 to 256 characters, not {shown(name)}")
     return name
 
 

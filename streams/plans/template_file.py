@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import orjson
-
+from schemas.exact_json import loads
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.templates import Template, read_templates
 
@@ -22,7 +21,7 @@ def load_templates(file: str | None) -> dict[str, Template]:
     if file is None:
         return {}
     try:
-        rows = [orjson.loads(line) for line in Path(file).read_bytes().splitlines() if line.strip()]
+        rows = [loads(line) for line in Path(file).read_bytes().splitlines() if line.strip()]
         return read_templates(rows)
-    except (OSError, orjson.JSONDecodeError, InvalidPlan) as error:
+    except (OSError, ValueError, InvalidPlan) as error:
         raise TemplatesError(f"plans.templates: {file}: {error}") from None

@@ -137,7 +137,9 @@ class DispatchProcessor:
 
     def _succeed(self, run: TaskRun, answer: Answer) -> None:
         try:
-            success = Success(dumps(answer.value), answer.confidence)
+            success = Success(
+                dumps(answer.value), answer.confidence, dumps(answer.metadata) if answer.metadata else b""
+            )
         except Rejected as rejected:
             self._fail(run, BadResponse(rejected.reason))
             return

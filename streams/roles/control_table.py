@@ -33,8 +33,14 @@ class ControlTable:
         on_cancel: Callable[[str], None] | None = None,
         on_clear: Callable[[str | None], None] = lambda _: None,
         on_plan: Callable[[str], None] | None = None,
+        on_rejected: Callable[[ConsumerRecord, Rejected], None] = lambda record, rejected: None,
     ) -> None:
-        """`on_clear(agent_id)`: cached answers are to be forgotten, those of one agent or (None) all."""
+        """`on_clear(agent_id)`: cached answers are to be forgotten, those of one agent or (None) all.
+
+        `on_rejected`: is called for each invalid record that comes after the start.
+        """
+        self._on_rejected = on_rejected
+        self._loaded = False
         self._on_cancel = on_cancel
         self._on_plan = on_plan
         self._on_clear = on_clear
@@ -58,6 +64,7 @@ class ControlTable:
     async def start(self) -> None:
         """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
         await self._follower.start()
+        self._loaded = True
 
     @property
     def problem(self) -> str | None:
@@ -73,6 +80,8 @@ class ControlTable:
             control = decode(Control, record.value, record.headers)
         except Rejected as rejected:
             log.warning("control ignored", offset=record.offset, reason=rejected.reason)
+            if self._loaded:
+                self._on_rejected(record, rejected)
             return
         if control.type == "cache-clear":
             self._clear(control.agent_id, record.timestamp)

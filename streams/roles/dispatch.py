@@ -16,7 +16,7 @@ from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from schemas.access import role_group
-from schemas.codec import header
+from schemas.codec import Rejected, header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
@@ -54,7 +54,7 @@ from streams.processors.dispatch import DispatchProcessor
 from streams.roles.control_table import ControlTable
 from streams.roles.fleet import Fleet
 from streams.rules.gateway_claim import OWN_HEADER
-from streams.rules.records import Recorder
+from streams.rules.records import Letter, Recorder
 from streams.settings import Settings
 from streams.tracing.export import Provider
 
@@ -90,8 +90,15 @@ class DispatchRole:
         self._sink = EventSink(self._options, settings.topic_prefix, idempotent=transactional, clock_topic="state")
         self._now_ms = self._sink.clock.now_ms
         self._batcher = Batcher(settings.topic_prefix, size_limits, self._now_ms)
-        self._controls = ControlTable(self._options, settings.topic_prefix, self._cancel, self._clear)
-        self.agents = AgentTable(self._options, settings.topic_prefix)
+        self._controls = ControlTable(
+            self._options, settings.topic_prefix, self._cancel, self._clear,
+            on_rejected=lambda record, rejected: self._rejected("controls", record, rejected),
+        )  # fmt: skip
+        self.agents = AgentTable(
+            self._options,
+            settings.topic_prefix,
+            lambda record, rejected: self._rejected("agents", record, rejected),
+        )
         self._calibrations = CalibrationTable(self._options, settings.topic_prefix)
         self.standings = Standings()
         recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, self._group)
@@ -136,6 +143,10 @@ class DispatchRole:
             grpc_server.add(handler)
         await grpc_server.start()
         self._gateway.start(grpc_server.address)
+
+    def events_dropped(self) -> int:
+        """Progress events that could not be sent so far."""
+        return self._sink.dropped
 
     def problems(self) -> list[str]:
         """Why topics that every worker follows cannot be read at present, one line each; none while all are."""
@@ -237,6 +248,17 @@ class DispatchRole:
         kind: EventType = "agent:registered" if agent is not None else "agent:unregistered"
         recorder, emit = self._context.recorder, self._sink.emit
         emit(recorder.event(kind, agent_id, {"agentId": agent_id}, self._now_ms(), tail=f"/{record.offset}"))
+
+    def _rejected(self, topic: str, record: ConsumerRecord, rejected: Rejected) -> None:
+        """An invalid record of a topic that every worker follows: the worker that owns its key's partition reports it."""
+        if not self.engine.homes or not self._here((record.key or b"").decode("utf-8", "replace")):
+            return
+        self._context.metrics.dead_letters.labels(rejected.stage).inc()
+        letter = Letter(
+            topic, record.partition, record.offset, record.key, record.value, tuple(record.headers), record.timestamp
+        )
+        for output in self._context.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._now_ms()):
+            self._sink.emit(output)
 
     def _here(self, agent_id: str) -> bool:
         """Whether the agent's home is this worker's."""

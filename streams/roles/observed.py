@@ -22,8 +22,12 @@ def observe(
     places: Callable[[], Iterable[Place]],
     ready: Callable[[], Mapping[str, bool]],
     log_changes: Callable[[], int],
+    dropped_events: Mapping[str, Callable[[], int]] | None = None,
 ) -> None:
-    """`ready`: by role of this worker. `log_changes`: of all roles together."""
+    """`ready`: by role of this worker. `log_changes`: of all roles together.
+
+    `dropped_events`: role -> progress events that could not be sent so far.
+    """
     ProcessCollector(registry=registry)
     observed, where = Observed(registry), ("topic", "partition")
     about = version("parallax-streams"), platform.python_version()
@@ -57,6 +61,13 @@ def observe(
         "Partitions opened again as their topic was made anew or their log lost its end",
         lambda: [((), float(log_changes()))],
         (),
+    )
+    observed.add(
+        "counter",
+        "parallax_events_dropped",
+        "Progress events that could not be sent; results are not among them",
+        lambda: [((role,), float(count())) for role, count in (dropped_events or {}).items()],
+        ("role",),
     )
     observed.add(
         "gauge", "parallax_consumer_lag_messages", "Records of an owned partition that are not finished", lags, where

@@ -52,6 +52,7 @@ class Coordination:
     engine: Engine
     partition_count: Callable[[], int]
     addresses: Addresses
+    events_dropped: Callable[[], int] = int
 
     @property
     def group(self) -> str:
@@ -165,7 +166,7 @@ async def coordinate(
     }
     for name, work in running.items():
         stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
-    return Coordination(engine, partition_count, addresses)
+    return Coordination(engine, partition_count, addresses, lambda: sink.dropped)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

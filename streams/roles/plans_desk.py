@@ -17,6 +17,7 @@ import structlog
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
+from schemas.exact_json import loads
 from streams.answers import error_answer, json_answer
 from streams.engine.addresses import looked_up
 from streams.roles.plans import Coordination
@@ -119,7 +120,7 @@ class PlansDesk:
         params = {"id": plan_id, "group": role.group}
         try:
             async with self._session.get(f"{url}{INTERNAL}", params=params, allow_redirects=False) as response:
-                body = orjson.loads(await response.read())
+                body = loads(await response.read())
                 if response.status != 200:
                     raise NotKnown(f"recovering: the worker at {url} answers {response.status}: {body['error']}")
                 # Something else may listen where the owner did: it does not know these.

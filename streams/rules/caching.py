@@ -14,6 +14,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
 
+from schemas.exact_json import dumps
+
 V = TypeVar("V")
 
 
@@ -29,7 +31,7 @@ def cache_key(
     asked = {"pattern": pattern, "input": input, "capabilities": sorted(capabilities), "target": target}
     if kind != "agent":  # a function may have an agent's name
         asked["type"] = kind
-    return sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return sha256(dumps(asked, orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class _Entry(NamedTuple, Generic[V]):

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import orjson
-
 from schemas.codec import Headers, header
+from schemas.exact_json import dumps, loads
 from schemas.topics import BY_NAME, full_name
 
 REPLAYED_HEADER = "parallax-replayed"
@@ -255,9 +254,9 @@ def readable(value: bytes | None) -> tuple[Literal["none", "json", "text", "hex"
     if value is None:
         return "none", None
     try:
-        parsed = orjson.loads(value)
-        orjson.dumps([[parsed]])  # reads four times as deep as it writes
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        parsed = loads(value)
+        dumps([[parsed]])  # reads four times as deep as it writes
+    except (ValueError, TypeError):
         pass
     else:
         return "json", parsed

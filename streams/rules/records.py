@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from schemas.codec import JSON_CONTENT, SPEC_VERSION, dumps, pack
+from schemas.exact_json import loads
 from schemas.messages import AgentRegistration, EventType, Task, TaskError
 from schemas.times import format_time
 from schemas.topics import BY_NAME, event_ce_type, full_name
@@ -74,10 +75,19 @@ class Output:
 
 @dataclass(slots=True, frozen=True)
 class Success:
-    """An answer: `value_json` is the agent's value as JSON bytes; `confidence` in [0, 1]."""
+    """An answer: `value_json` is the agent's value as JSON bytes; `confidence` in [0, 1].
+
+    `metadata_json`: an object with the other members of the agent's answer, as JSON bytes; empty if there are none.
+    """
 
     value_json: bytes
     confidence: float
+    metadata_json: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of JSON."""
+        return len(self.value_json) + len(self.metadata_json)
 
 
 @dataclass(slots=True, frozen=True)
@@ -198,7 +208,7 @@ class Recorder:
                 "cached": cached,
             },
             now_ms,
-            len(answer.value_json),
+            answer,
         )
         data = {"taskId": task.id, "result": value, "confidence": answer.confidence, "executionTime": execution_ms}
         completed = self.event("task:completed", task.id, data, now_ms)
@@ -212,8 +222,10 @@ class Recorder:
                 agent_id=agent_id,
             )
             # Large metadata are given up before the answer is.
-            last = result.fallback or result
-            last.fallback = self.failed(task, echo if last is result else {}, error, timing, now_ms)[0]
+            last = result
+            while last.fallback is not None:
+                last = last.fallback
+            last.fallback = self.failed(task, {} if _is_large(echo) else echo, error, timing, now_ms)[0]
         outputs = [result, completed]
         if not cached:
             outputs.append(self._point(task, agent_id, answer.confidence, True, timing, now_ms))
@@ -250,22 +262,30 @@ class Recorder:
             outputs.append(self._point(task, error.agent_id, 0.0, False, timing, now_ms))
         return outputs
 
-    def _result(self, task: Task, echo: Echo, body: dict[str, Any], now_ms: int, answer_bytes: int = 0) -> Output:
-        """The smaller form is without the metadata, if these are what makes it large."""
+    def _result(
+        self, task: Task, echo: Echo, body: dict[str, Any], now_ms: int, answer: Success | None = None
+    ) -> Output:
+        """Its smaller forms leave out what makes it large: `metadata.answer` first, then all metadata."""
         when = format_time(now_ms)
         wire: dict[str, Any] = {"taskId": task.id}
         if task.plan_id is not None:
             wire["planId"] = task.plan_id
         wire |= body
         wire["timestamp"] = when
-        wire["metadata"] = echo
+        wire["metadata"] = echo if answer is None else with_answer(echo, answer.metadata_json)
         subject = task.id.encode()
         key = subject if task.plan_id is None else task.plan_id.encode()
         headers = self._headers(RESULT_TYPE, subject, subject, when.encode())
         value = pack(wire)
         output = Output("results", key, value, headers)
-        if len(value) - answer_bytes > LARGE_BYTES:
-            output.fallback = Output("results", key, pack(wire | {"metadata": {}}), headers)
+        last = output
+        value_bytes = 0
+        if answer is not None:
+            value_bytes = len(answer.value_json)
+            if answer.metadata_json and len(value) - value_bytes > LARGE_BYTES:
+                last.fallback = last = Output("results", key, pack(wire | {"metadata": echo}), headers)
+        if len(last.value or b"") - value_bytes > LARGE_BYTES:
+            last.fallback = Output("results", key, pack(wire | {"metadata": {}}), headers)
         return output
 
     def _point(
@@ -363,6 +383,39 @@ class Letter:
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
     timestamp_ms: int = 0
+
+
+def from_coordinator(headers: Iterable[tuple[str, bytes]]) -> bool:
+    """Whether a plan coordinator wrote the record, by its CloudEvents source. It tells mistakes apart, not forgeries: who may
+    write to `tasks` may write any header.
+
+    >>> from_coordinator([("ce_source", b"/parallax/app/plans")]), from_coordinator([("ce_source", b"/me")]), from_coordinator([])
+    (True, False, False)
+    """
+    found = b""
+    for key, value in headers:
+        if key == "ce_source":
+            found = value or b""
+    return found.startswith(b"/parallax/") and found.endswith(b"/plans")
+
+
+def with_answer(echo: Echo, metadata_json: bytes) -> Echo:
+    """The task's metadata with the other members of the agent's answer as its member `answer`.
+
+    >>> orjson.dumps(with_answer(orjson.Fragment(b'{"mine":1}'), b'{"reasoning":"so"}'))
+    b'{"mine":1,"answer":{"reasoning":"so"}}'
+    """
+    if not metadata_json:
+        return echo
+    told = orjson.dumps(echo)
+    if b'"answer"' in told:  # a member of the task's own by that name gives way
+        told = dumps({name: value for name, value in loads(told).items() if name != "answer"})
+    comma = b"," if len(told) > 2 else b""
+    return orjson.Fragment(told[:-1] + comma + b'"answer":' + metadata_json + b"}")
+
+
+def _is_large(echo: Echo) -> bool:
+    return len(orjson.dumps(echo)) > LARGE_BYTES
 
 
 def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:

@@ -1,8 +1,8 @@
-"""W3C trace context from a plan to its steps: the same trace, and for each step an id of its own. Pure.
+"""W3C trace context from a record to what comes of it: a task's call, or a plan's steps, each with an id of its own. Pure.
 
-In: the headers of the plan's record. Out: those for a step's task. A step's id is drawn from the trace and the task's id, so
-that a record that is written again is the same record. No span is made here: whoever sends `traceparent` decides what is
-recorded. A context that breaks the rules of W3C is none at all; a `tracestate` that does, or is too long, is left out.
+In: the headers of the record. Out: those for the agent, or for a step's task. A step's id is drawn from the trace and the task's
+id: a record that is written again is the same record. No span is made here; the sender's `traceparent` decides what is recorded.
+A context that breaks the rules of W3C is none at all; a `tracestate` that does, or is too long, is left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Trace(NamedTuple):
     state: str = ""
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """As it was given, for a record that takes another's place."""
+        """As it was given, for a record that takes another's place and for the agent."""
         found = [("traceparent", self.parent.encode())]
         return [*found, ("tracestate", self.state.encode())] if self.state else found
 
@@ -67,12 +67,14 @@ def trace_of(headers: Headers) -> Trace | None:
     found = _PARENT.fullmatch(parent)
     if found is None:
         return None
-    version, trace_id, parent_id, _, more = found.groups()
+    version, trace_id, parent_id, flags, more = found.groups()
     # A later version may say more; this one may not.
     if version == "ff" or (version == "00" and more) or not trace_id.strip("0") or not parent_id.strip("0"):
         return None
+    if version != "00":  # passed on as the version that is spoken here
+        parent = f"00-{trace_id}-{parent_id}-{int(flags, 16) & KNOWN_FLAGS:02x}"
     sound = len(state) <= MAX_STATE_BYTES and _STATE.fullmatch(state)
-    return Trace(parent[:55], state if sound else "")
+    return Trace(parent, state if sound else "")
 
 
 def restored(kept: Sequence[str] | None) -> Trace | None:

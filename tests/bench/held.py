@@ -12,9 +12,10 @@ import argparse
 import json
 import resource
 import time
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
+
+import httpx
 
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import Tap, apply_topics, instant_agent, produce, register, start_worker
@@ -44,12 +45,9 @@ def main() -> None:
         apply_topics(kafka.bootstrap_servers, PREFIX)
         each = given.calls // given.agents
         limits = {"maxRequests": 100_000_000, "windowMs": 60_000, "maxConcurrency": each}
-        register(
-            kafka.bootstrap_servers,
-            PREFIX,
-            *({"id": f"a{n}", "endpoint": url, "limits": limits} for n, url in enumerate(endpoints)),
-        )
-        worker = start_worker(kafka.bootstrap_servers, PREFIX, "--roles", "dispatch", wait=False)
+        agents = [{"id": f"a{n}", "endpoint": url, "limits": limits} for n, url in enumerate(endpoints)]
+        register(kafka.bootstrap_servers, PREFIX, *agents)
+        worker = start_worker(kafka.bootstrap_servers, PREFIX, "--roles", "dispatch", "-o", "json", wait=False)
         stack.callback(worker.stop)
         web = json.loads(worker.line(90))["web"]
         idle_mib = _rss_mib(worker.pid)
@@ -66,27 +64,18 @@ def main() -> None:
             most = max(most, _under_way(web))
             memory = max(memory, _rss_mib(worker.pid))
         tap.close()
-        print(
-            f"calls under way at once: {most} of {each * given.agents}; all answered after {time.monotonic() - began:.1f} s"
-        )
-        print(
-            f"worker: {idle_mib:.0f} MiB idle, {memory:.0f} MiB at its peak, {worker.cpu_s() / max(1, done) * 1e6:.0f} us CPU a task"
-        )
+        took_s = time.monotonic() - began
+        print(f"calls under way at once: {most} of {each * given.agents}; all answered after {took_s:.1f} s")
+        cpu_us = worker.cpu_s() / max(1, done) * 1e6
+        print(f"worker: {idle_mib:.0f} MiB idle, {memory:.0f} MiB at its peak, {cpu_us:.0f} us CPU a task")
 
 
 def _task(number: int, agent: str) -> dict[str, object]:
-    return {
-        "id": f"t{number}",
-        "type": "agent",
-        "target": agent,
-        "payload": {"n": number},
-        "metadata": {"cache": False},
-    }
+    return {"id": f"t{number}", "type": "agent", "target": agent, "payload": {"n": number}, "metadata": {"cache": False}}
 
 
 def _under_way(web: str) -> int:
-    with urllib.request.urlopen(f"{web.rstrip('/')}/metrics", timeout=20) as answer:
-        rows = answer.read().decode().splitlines()
+    rows = httpx.get(f"{web.rstrip('/')}/metrics", timeout=20).text.splitlines()
     return sum(int(float(row.split()[-1])) for row in rows if row.startswith("parallax_agent_inflight_calls{"))
 
 

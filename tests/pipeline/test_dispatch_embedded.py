@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 
 from agents_io.fakes.http import FakeAgent
@@ -158,3 +159,46 @@ async def listed(pipeline: Pipeline, endpoint: str | None) -> bool:
             return True
         await asyncio.sleep(0.05)
     return False
+
+
+async def test_invalid_registrations_and_controls_become_dead_letters(pipeline: Pipeline) -> None:
+    """Once each, with their bytes and the reason, and an event; what comes behind them is read."""
+    bad = [
+        ("agents", "smtp", {"id": "smtp", "endpoint": "http://h", "protocol": "smtp"}, "not 'smtp'"),
+        ("agents", "mine", {"id": "other", "endpoint": "http://h"}, "id: is 'other' but the record's key is 'mine'"),
+        ("agents", None, {"endpoint": "http://h"}, "id: field required"),
+        ("controls", "t", {"type": "stop", "taskId": "t"}, "not 'stop'"),
+    ]
+    async with FakeAgent() as well:
+        worker = await pipeline.start()
+        try:
+            for topic, key, value, _ in bad:
+                await pipeline.send(topic, [(key, value)])
+            await pipeline.register({"id": "well", "endpoint": well.endpoint})
+            await pipeline.tasks(range(1), ["well"])
+            assert (await pipeline.results(["t0"]))["t0"]["status"] == "success"
+
+            async def reported() -> bool:
+                return sum(event["type"] == "task:dead-lettered" for event in await pipeline.read("events")) >= len(bad)
+
+            deadline = time.monotonic() + 30
+            while not await reported():
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.2)
+        finally:
+            await stop(worker)
+    letters = {}
+    for topic in ("agents", "controls"):
+        for record in await read_all(pipeline.bootstrap, f"dlq.{pipeline.prefix}{topic}"):
+            headers = dict(record.headers)
+            assert headers["__dlq.errors.topic"].decode() == f"{pipeline.prefix}{topic}"
+            letters[topic, record.key] = record.value, headers["__dlq.errors.message"].decode()
+    assert len(letters) == len(bad)
+    for topic, key, value, reason in bad:
+        raw, why = letters[topic, None if key is None else key.encode()]
+        assert orjson.loads(raw) == value
+        assert why.endswith(reason)
+    reasons = [
+        event["data"]["reason"] for event in await pipeline.read("events") if event["type"] == "task:dead-lettered"
+    ]
+    assert sorted(reasons) == sorted(why for _, why in letters.values())

@@ -16,6 +16,7 @@ from agents_io.errors import AgentError
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
 from agents_io.transports import Transports
+from schemas.exact_json import loads
 from schemas.messages import AgentRegistration
 from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
@@ -216,7 +217,10 @@ class Dispatching:
         """Hand over a record: the bytes given, or a plain task `t<offset>` for `a1` with these fields changed."""
         if not isinstance(task, bytes):
             task = orjson.dumps({"id": f"t{offset}", "type": "agent", "target": "a1", "payload": {}} | fields)
-        self.process(source, intake(offset, task, source=source, number=self.home.number, headers=headers))
+        record = intake(
+            offset, task, source=source, number=self.home.number, headers=headers, timestamp_ms=self.wall_ms()
+        )
+        self.process(source, record)
 
     def process(self, source: str, record: Any) -> None:
         """Hand over a record, which stays on its topic."""
@@ -235,7 +239,7 @@ class Dispatching:
         await until(lambda: any(o == offset for _, o, _ in self.home.ended))
         await asyncio.sleep(0)
         [outputs] = [outputs for _, o, outputs in self.home.ended if o == offset]
-        found = {o.topic: o.value if o.topic.startswith("dlq.") else orjson.loads(o.value or b"null") for o in outputs}
+        found = {o.topic: o.value if o.topic.startswith("dlq.") else loads(o.value or b"null") for o in outputs}
         assert len(found) == len(outputs)
         return found
 
@@ -245,7 +249,7 @@ class Dispatching:
 
     def events(self) -> list[dict[str, Any]]:
         """What went out at once, outside commits."""
-        return [orjson.loads(output.value or b"") for output in self.emitted]
+        return [loads(output.value or b"") for output in self.emitted]
 
     def kinds(self) -> list[str]:
         """The types of these events."""

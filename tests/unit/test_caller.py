@@ -271,11 +271,18 @@ async def test_one_that_expires_in_its_queue_says_what_it_waited_for() -> None:
 
 
 async def test_a_retry_that_would_begin_after_the_deadline_is_not_made() -> None:
-    """The failure stays the end, and says so."""
+    """The failure is the end, and says so; where only waiting was asked for, it is the deadline that ends the task."""
     rig = Rig(Scripted(RateLimited("later", retry_after_s=60.0)))
     rig.caller.submit(pending(max_retries=5, deadline=now() + 30.0))
     [end] = await rig.ends()
-    assert isinstance(end, RateLimited)
+    assert isinstance(end, Expired)
+    assert "not retried" in end.message
+    assert "rate_limited: later" in end.message
+    assert rig.events.retries == []
+    rig = Rig(Scripted(ServerError("500")), breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=60.0))
+    rig.caller.submit(pending(max_retries=5, deadline=now() + 30.0))
+    [end] = await rig.ends()
+    assert isinstance(end, ServerError)
     assert "not retried" in end.message
     assert rig.events.retries == []
 
@@ -286,7 +293,7 @@ async def test_no_call_begins_while_the_worker_does_not_know_whether_it_owns_the
     transport = Scripted(OK)
     events = Events()
     queue: AgentQueue[PendingCall] = AgentQueue(5, SlidingWindow(100, 60.0), Breaker())
-    caller = Caller(AGENT, queue, transport, RetryConfig(), events, random.Random(1), may_call=lambda: may[0])
+    caller = Caller(AGENT, queue, transport, RetryConfig(), events, random.Random(1), may_begin=lambda: may[0])
     caller.submit(pending())
     await asyncio.sleep(0.15)
     assert transport.tasks == []

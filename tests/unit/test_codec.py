@@ -10,9 +10,10 @@ import orjson
 import pytest
 
 from schemas.codec import MAX_REASON, Rejected, ce_headers, decode, decode_json, dumps, header, pack, parse_json
-from schemas.messages import Task
+from schemas.messages import AgentRegistration, ConfidenceDataPoint, Control, Plan, Task
 
 TASK = {"id": "t1", "type": "agent", "target": "a1", "payload": {"x": 1}}
+POINT = {"agentId": "a", "patternName": "p", "confidence": 0.5, "success": True, "timestamp": 0, "executionTime": 1}
 STRUCTURED = (("content-type", b"application/cloudevents+json; charset=utf-8"),)
 
 
@@ -60,7 +61,7 @@ def test_structured_cloudevents_carry_the_message_inside() -> None:
         (b'{"a":Infinity}', (), "is not JSON"),
         (b'{"a":1e999}', (), "is not JSON"),
         (b'{"a":"\xff"}', (), "is not JSON"),
-        (b'{"a":"\\ud800"}', (), "is not JSON"),
+        (b'{"a":[{"b":-1e999}]}', (), "a.0.b: the number -1e999 is beyond the range of a double"),
         (b'{"a":1} x', (), "is not JSON"),
         (b"[" * 5000 + b"]" * 5000, (), "is not JSON"),
         (b"[]", (("content-type", b"application/cloudevents-batch+json"),), "batches are not allowed"),
@@ -91,8 +92,25 @@ def test_what_cannot_be_decoded_says_so(value: bytes | None, headers: Any, reaso
         (True, "not a boolean"),
         (None, "not null"),
         ({}, "id: field required"),
-        (TASK | {"type": "agnt"}, "type: input should be 'agent', 'pattern', 'http' or 'function'"),
-        (TASK | {"metadata": {"timeout": "5"}}, "metadata.timeout: input should be a valid integer"),
+        (TASK | {"type": "agnt"}, "type: input should be 'agent', 'pattern', 'http' or 'function', not 'agnt'"),
+        (TASK | {"type": ["x"]}, "type: input should be 'agent', 'pattern', 'http' or 'function', not an array"),
+        (TASK | {"metadata": {"timeout": "5"}}, "metadata.timeout: input should be a valid integer, not '5'"),
+        (TASK | {"metadata": {"retries": -1}}, "metadata.retries: input should be greater than or equal to 0, not -1"),
+        (
+            TASK | {"metadata": {"retries": None, "priority": {}}},
+            "metadata.priority: input should be a valid integer, not an object",
+        ),
+        (
+            TASK | {"metadata": []},
+            "metadata: input should be a valid dictionary or instance of TaskMetadata, not an array",
+        ),
+        (
+            TASK | {"id": "x" * 300},
+            f"id: string should have at most 256 characters, not '{'x' * 40}...' (300 characters)",
+        ),
+        (TASK | {"id": 5}, "id: input should be a valid string, not 5"),
+        (TASK | {"id": ""}, "id: string should have at least 1 character, not ''"),
+        (TASK | {"planId": False}, "planId: input should be a valid string, not false"),
         ({k: v for k, v in TASK.items() if k != "payload"}, "payload: field required"),
     ],
 )
@@ -102,6 +120,67 @@ def test_what_is_no_message_names_field_and_reason(value: Any, reason: str) -> N
         decode(Task, orjson.dumps(value))
     assert caught.value.stage == "validate"
     assert reason in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "reason"),
+    [
+        (Plan, {"id": "p", "tasks": [TASK], "strategy": "roulette"},
+         "strategy: input should be 'all', 'race', 'allSettled' or 'weighted', not 'roulette'"),
+        (Plan, {"id": "p", "tasks": [TASK], "kind": 7}, "kind: input should be 'parallel', 'sequential' or 'dag', not 7"),
+        (Control, {"type": "stop", "taskId": "t"}, "type: input should be 'cancel' or 'cache-clear', not 'stop'"),
+        (AgentRegistration, {"id": "a", "endpoint": "http://h", "protocol": "smtp"}, "or 'kafka', not 'smtp'"),
+        (AgentRegistration, {"id": "a", "endpoint": 5}, "endpoint: input should be a valid string, not 5"),
+        (ConfidenceDataPoint, POINT | {"confidence": 1.5}, "confidence: input should be less than or equal to 1, not 1.5"),
+        (ConfidenceDataPoint, POINT | {"timestamp": -5}, "timestamp: must lie between 1970 and 9999, not -5"),
+        (ConfidenceDataPoint, POINT | {"timestamp": "noon"}, "timestamp: is not an RFC 3339 time: 'noon'"),
+    ],
+)  # fmt: skip
+def test_every_refused_field_says_what_was_given_and_what_is_allowed(model: Any, data: Any, reason: str) -> None:
+    """Shortened, once."""
+    with pytest.raises(Rejected) as caught:
+        decode(model, orjson.dumps(data))
+    assert caught.value.reason.endswith(reason)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"auth": {"env": "hunter2" * 50}},
+        {"auth": "hunter2"},
+        {"auth": {"env": "A", "scheme": "hunter2"}},
+        {"endpoint": "https://me:hunter2@host/" + "x" * 3000},
+    ],
+)
+def test_secrets_are_not_repeated(fields: dict[str, Any]) -> None:
+    """Whoever writes one in place of a reference to it reads its field's name alone."""
+    with pytest.raises(Rejected) as caught:
+        decode(AgentRegistration, orjson.dumps({"id": "a", "endpoint": "http://h"} | fields))
+    assert next(iter(fields)) in caught.value.reason
+    assert "hunter2" not in caught.value.reason
+
+
+MESSAGES: list[tuple[Any, dict[str, Any], str]] = [
+    (Task, TASK, "target"),
+    (Plan, {"id": "p", "tasks": [TASK], "metadata": {}}, "id"),
+    (Control, {"type": "cancel", "taskId": "t", "reason": "r"}, "reason"),
+    (AgentRegistration, {"id": "a", "endpoint": "http://h", "name": "n"}, "name"),
+    (ConfidenceDataPoint, POINT, "patternName"),
+]
+
+
+@pytest.mark.parametrize(("model", "data", "field"), MESSAGES)
+@pytest.mark.parametrize("form", ["plain", "structured", "base64"])
+@pytest.mark.parametrize("half", [b"\\ud83d", b"\xed\xa0\xbd"])
+def test_half_an_emoji_costs_no_message(model: Any, data: Any, field: str, form: str, half: bytes) -> None:
+    """Nor does a byte order mark, in any form of a record."""
+    raw = b"\xef\xbb\xbf" + orjson.dumps(data | {field: "cut HERE"}).replace(b"HERE", half)
+    if form == "structured":
+        raw = b"\xef\xbb\xbf" + envelope(data=5).replace(b'"data":5', b'"data":' + raw[3:])
+    elif form == "base64":
+        raw = envelope(data_base64=base64.b64encode(raw).decode())
+    found = decode(model, raw, STRUCTURED if form != "plain" else ())
+    assert found.wire()[field] == "cut \ufffd"
 
 
 def test_only_wire_names_are_read() -> None:

@@ -59,7 +59,7 @@ async def test_success(make: Make) -> None:
 
 
 async def test_what_the_agent_is_sent(make: Make) -> None:
-    """The context beside the payload, the key asked for, and the trace of the record; a null header is no trace."""
+    """The context beside the payload, the key asked for, and the trace of the record; a null header or garbage is no trace."""
     one = make()
     context = {"previous": 1}
     one.take(0, payload={"n": 1}, context=context, metadata={"idempotencyKey": "k"})
@@ -75,9 +75,61 @@ async def test_what_the_agent_is_sent(make: Make) -> None:
     ]
     assert [call.idempotency_key for call in calls] == ["k", "t1", "t2"]
     traces = [dict(call.headers)["traceparent"] for call in calls]
-    assert traces[1] == "00-1-2-01"
-    assert all(re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", trace) for trace in (traces[0], traces[2]))
-    assert traces[0] != traces[2]
+    assert all(re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", trace) for trace in traces)
+    assert len(set(traces)) == 3
+
+
+GOOD = f"00-{'ab' * 16}-{'12' * 8}-01"
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        b"\xff\xfe",
+        b"garbage",
+        GOOD.encode() + b"\r\n",
+        b"00-\x00",
+        GOOD.encode() + b"-more",
+        f"ff{GOOD[2:]}".encode(),
+        f"00-{'0' * 32}-{'12' * 8}-01".encode(),
+        f"00-{'ab' * 16}-{'0' * 16}-01".encode(),
+        GOOD.upper().encode(),
+        b"",
+    ],
+)
+async def test_a_broken_traceparent_begins_a_new_trace(make: Make, parent: bytes) -> None:
+    """Its tracestate goes with it; the task is called as any other."""
+    one = make()
+    one.take(0, headers=(("traceparent", parent), ("tracestate", b"a=1")))
+    assert (await one.result(0))["status"] == "success"
+    [(_, call)] = one.transport.calls
+    [(name, value)] = call.headers
+    assert name == "traceparent"
+    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-00", value)
+
+
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        (b"a=1,b=2", True),
+        ("vendor=é".encode(), False),
+        (b"a=b\n", False),
+        (b"\xff", False),
+        (b"v=" + b"x" * 510, True),
+        (b"v=" + b"x" * 511, False),
+        (b"v=" + b"x" * 100_000, False),
+    ],
+)
+async def test_a_broken_or_long_tracestate_is_left_out(make: Make, state: bytes, kept: bool) -> None:
+    """The trace goes on; of two parents the last counts, and a later version is passed on as ours."""
+    one = make()
+    other = f"cc-{'cd' * 16}-{'12' * 8}-ff-more".encode()
+    one.take(0, headers=(("traceparent", other), ("traceparent", GOOD.encode()), ("tracestate", state)))
+    one.take(1, headers=(("traceparent", other),), payload=1)
+    assert (await one.result(0))["status"] == (await one.result(1))["status"] == "success"
+    (_, first), (_, second) = one.transport.calls
+    assert dict(first.headers) == {"traceparent": GOOD} | ({"tracestate": state.decode()} if kept else {})
+    assert dict(second.headers) == {"traceparent": f"00-{'cd' * 16}-{'12' * 8}-03"}
 
 
 async def test_retry_then_success(make: Make) -> None:

@@ -61,6 +61,19 @@ async def test_after_the_window_an_id_is_a_new_task(make: Any, owner: str) -> No
         assert "results" in await one.end(number)
 
 
+async def test_a_users_task_and_a_step_of_one_id_are_both_answered(make: Any) -> None:
+    """Each once: the step's plan would wait for ever."""
+    one = make()
+    step = (("ce_source", b"/parallax/app/plans"),)
+    one.take(0, id="p#0")
+    one.take(1, id="p#0", planId="p", headers=step, payload=1)
+    assert [(await one.result(offset))["status"] for offset in (0, 1)] == ["success"] * 2
+    one.take(2, id="p#0")
+    one.take(3, id="p#0", planId="p", headers=step, payload=1)
+    for offset in (2, 3):
+        assert (await one.end(offset))["events"]["type"] == "task:duplicate"
+
+
 async def test_an_id_sent_again_is_told_to_be_a_duplicate(make: Any) -> None:
     """No call, no result: an event with the place of the record."""
     one = make()
@@ -353,11 +366,9 @@ async def test_a_second_record_is_a_duplicate_while_the_first_lies_on_parked(mak
     heir.standings.note(
         AgentStanding.model_validate({"agentId": "bird", "at": heir.wall_ms(), "healthy": False, "reason": "checks"})
     )
-    ends = []
     heir.take(1, id="t", **FLY)
     heir.take(7, parked.value, source="parked", headers=tuple(parked.headers))
-    for offset in (1, 7):
-        ends.append("results" in await heir.end(offset))
+    ends = ["results" in await heir.end(offset) for offset in (1, 7)]
     assert sorted(ends) == [False, True], "one id, one result"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from agents_io.errors import AgentError, AnswerTooLarge, BadResponse
 from agents_io.rules.wire.function_results import read_result
+from schemas.exact_json import ExactFloat
 
 ROUND: list[Any] = []
 ROUND.extend([ROUND, ROUND])
@@ -42,6 +43,21 @@ def test_what_is_an_answer(returned: Any, value: Any, confidence: float) -> None
 
 
 @pytest.mark.parametrize(
+    ("returned", "value"),
+    [
+        (2**70, 2**70),
+        ({"n": [-(2**64) - 1]}, {"n": [-(2**64) - 1]}),
+        (ExactFloat("0.12345678901234567891"), ExactFloat("0.12345678901234567891")),
+        ("cut \ud83d", "cut \ufffd"),
+        ({"\ud83d": "\ud83d\ude00"}, {"\ufffd": "\U0001f600"}),
+    ],
+)
+def test_large_integers_and_cut_text_are_answers(returned: Any, value: Any) -> None:
+    """Integers keep their digits; half a surrogate pair becomes U+FFFD."""
+    assert read_result(returned, 10_000).value == value
+
+
+@pytest.mark.parametrize(
     "returned",
     [
         float("nan"),
@@ -51,8 +67,7 @@ def test_what_is_an_answer(returned: Any, value: Any, confidence: float) -> None
         b"bytes",
         object(),
         datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
-        2**70,
-        "\ud800",
+        10**5000,
         ("x", float("nan")),
         ("x", 2),
         ("x", True),

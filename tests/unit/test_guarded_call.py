@@ -115,6 +115,7 @@ TABLE = {
     "ConnectionFailed": (True, True),
     "ServerError": (True, True),
     "ClientError": (False, False),
+    "StillRunning": (True, False),
     "RateLimited": (True, False),
     "BadResponse": (True, True),
     "AnswerTooLarge": (False, True),

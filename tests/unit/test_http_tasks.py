@@ -102,6 +102,8 @@ def test_plain_headers_pass() -> None:
         (b'{"confidence": 0.5}', "text/plain", '{"confidence": 0.5}', 1.0),
         (b'{"confidence": 0.5}', "", {"confidence": 0.5}, 0.5),
         ("caf\u00e9".encode(), "", "caf\u00e9", 1.0),
+        (b"\xef\xbb\xbfcut \xed\xa0\xbd", "text/plain", "cut \ufffd", 1.0),
+        (b'\xef\xbb\xbf{"a": "cut \\ud83d"}', "application/json", {"a": "cut \ufffd"}, 1.0),
     ],
 )
 def test_what_a_reply_is_worth(body: bytes, kind: str, value: Any, confidence: float) -> None:

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from agents_io.rules.lane import Lane
-from agents_io.ticket import Ticket
 from aiokafka import AIOKafkaConsumer
 
 from agents_io.caller import Caller
+from agents_io.pending_call import PendingCall
+from agents_io.rules.agent_queue import AgentQueue
 from agents_io.rules.breaker import Breaker
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
@@ -132,15 +132,14 @@ async def test_no_call_begins_while_none_may_and_all_do_afterwards() -> None:
     """They wait in their order; nothing has to come in for them to go on."""
     may = False
     transport = FakeTransport()
-    lane: Lane[Ticket] = Lane(5, SlidingWindow(100, 60.0), Breaker(), depth=10)
+    queue: AgentQueue[PendingCall] = AgentQueue(5, SlidingWindow(100, 60.0), Breaker())
     agent = AgentRegistration(id="a", endpoint="http://agent")
     hooks = cast("Any", Hooks())
     caller = Caller(
-        agent, lane, cast("Transport", transport), RetryConfig(), hooks, random.Random(1), may_begin=lambda: may
+        agent, queue, cast("Transport", transport), RetryConfig(), hooks, random.Random(1), may_begin=lambda: may
     )
-    now = asyncio.get_running_loop().time()
     for number in range(3):
-        assert caller.submit(Ticket(f"t{number}", "k", b"{}", now, now + 30.0, 0, 2, None))
+        caller.submit(PendingCall(task_id=f"t{number}", idempotency_key="k", body=b"{}", timeout_s=30.0))
     await settle()
     assert transport.tasks == []
     may = True

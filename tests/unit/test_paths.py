@@ -10,6 +10,7 @@ from agents_io.errors import BadResponse, Unsupported
 from agents_io.rules import paths
 from agents_io.rules.answer import Reading, compile_path, parse_answer
 from agents_io.rules.paths import compiled, select
+from schemas.exact_json import dumps, loads
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,29 @@ def test_what_is_selected_is_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = Reading(value=compile_path("valuePath", "[v,v,v,v]"))
     with pytest.raises(BadResponse, match=r"metadata\.valuePath does not fit"):
         parse_answer(b'{"confidence": 1, "v": "' + b"x" * 300 + b'"}', reading)
+
+
+@pytest.mark.parametrize(
+    ("expression", "text", "found"),
+    [
+        ("max(@)", "[18446744073709551617, 18446744073709551618]", "18446744073709551618"),
+        ("sum(@)", "[18446744073709551617, 1]", "18446744073709551618"),
+        ("sum(@)", "[0.12345678901234567891, 1]", "1.1234567890123457"),
+        ("sort(@)[0]", "[0.12345678901234567891, 1]", "0.12345678901234567891"),
+        ("[?@ > `0`]", "[0.12345678901234567891]", "[0.12345678901234567891]"),
+        ("[?@ == `18446744073709551617`]", "[18446744073709551617, 18446744073709551618]", "[18446744073709551617]"),
+    ],
+)
+def test_numbers_no_double_holds_are_numbers(expression: str, text: str, found: str) -> None:
+    """Selected with every digit; what is computed from long decimals is a double."""
+    assert dumps(select(compiled(expression), loads(text))) == found.encode()
+
+
+@pytest.mark.parametrize(
+    ("expression", "data"),
+    [("ceil(@)", float("inf")), ("floor(@)", loads("9" * 309)), ("ceil(to_number('nan'))", 1), ("avg(@)", [10**400])],
+)
+def test_arithmetic_that_fails_does_not_fit_the_data(expression: str, data: Any) -> None:
+    """Where Python has another exception."""
+    with pytest.raises(ValueError, match=r"\w"):
+        select(compiled(expression), data)

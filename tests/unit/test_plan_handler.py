@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from schemas.codec import decode
+from schemas.exact_json import loads
 from schemas.messages import ConfidenceDataPoint, Control, Event, PlanMemory, PlanResult, Result, Task
 from schemas.partitioning import home_partition
 from streams.engine.home import Home
@@ -111,7 +112,7 @@ class Coordinating:
                     self.state[output.key] = output.value
             if output.value is not None and output.topic in MODELS:
                 decode(MODELS[output.topic], output.value, output.headers)
-            row = {"topic": output.topic, "key": output.key, "value": orjson.loads(output.value or b"null")}
+            row = {"topic": output.topic, "key": output.key, "value": loads(output.value or b"null")}
             told.append(row | {"headers": dict(output.headers)})
         return told
 
@@ -202,7 +203,7 @@ async def test_a_plan_is_begun_and_ended_in_the_commits_of_its_records() -> None
     assert topics(told) == ["plan-results", "plan:completed"]
     assert [step["result"] for step in one(told, "plan-results")["results"]] == [0, 1]
     assert [b"/seen/" in key for key in it.state] == [True]
-    assert [orjson.loads(output.value or b"")["data"]["done"] for output in it.emitted] == [1]
+    assert [loads(output.value or b"")["data"]["done"] for output in it.emitted] == [1]
     assert it.count("parallax_plans_total", status="success") == 1
     assert it.count("parallax_plans_active") == 0
 
@@ -476,5 +477,32 @@ async def test_the_page_of_a_plan_shows_its_steps_then_its_result() -> None:
     assert [(step["taskId"], step["status"]) for step in view["steps"]] == [("a", "success"), ("b", "running")]
     assert (view["done"], view["total"], view["inFlight"], view["steps"][1]["dependencies"]) == (1, 2, 1, ["a"])
     it.step("p", 1)
-    assert orjson.loads(cast("bytes", it.handler.view("p")))["status"] == "success"
+    assert loads(cast("bytes", it.handler.view("p")))["status"] == "success"
     assert it.handler.view("other") is None
+
+
+async def test_a_refused_plan_names_what_was_given_and_what_is_allowed() -> None:
+    """In its result; where there is no id to answer to, in the dead letter."""
+    it = Coordinating()
+    error = one(it.plan(plan("a", strategy="roulette")), "plan-results")["error"]
+    assert error["code"] == "invalid_plan"
+    assert error["message"] == "strategy: input should be 'all', 'race', 'allSettled' or 'weighted', not 'roulette'"
+    for number, (data, reason) in enumerate(
+        (
+            (plan("a", id=7), "id: must be a string of 1 to 256 characters, not 7"),
+            ([1], "value: must be a JSON object, not an array"),
+        )
+    ):
+        it.plan(data)
+        letter, event = it.home.ended[number + 1][2]
+        assert dict(letter.headers)["__dlq.errors.message"].decode() == reason
+        assert loads(event.value or b"")["data"]["reason"] == reason
+
+
+async def test_half_an_emoji_in_a_plan_costs_nothing() -> None:
+    """Nor does a byte order mark."""
+    it = Coordinating()
+    raw = orjson.dumps(plan("a", "b", kind="sequential")).replace(b'"payload":"a"', b'"payload":"cut \\ud83d"')
+    assert one(it.plan(b"\xef\xbb\xbf" + raw), "tasks")["payload"] == "cut \ufffd"
+    it.step("p", 0)
+    assert one(it.step("p", 1), "plan-results")["status"] == "success"

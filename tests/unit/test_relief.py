@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -202,7 +201,7 @@ async def test_records_that_moved_wait_on_parked_if_memory_is_short(make: Any) -
     came_ms = one.wall_ms() - 1000
     for offset in range(count):
         value = orjson.dumps({"id": f"t{offset}", "type": "agent", "target": "a1", "payload": offset})
-        one.process("tasks", replace(intake(offset, value), timestamp=came_ms + offset))
+        one.process("tasks", intake(offset, value, timestamp_ms=came_ms + offset))
     for offset in range(count):
         one.handler.relieve("tasks", [offset])
         await until(lambda offset=offset: ended(one, "tasks", offset))  # type: ignore[misc]

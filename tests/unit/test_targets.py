@@ -107,7 +107,7 @@ def test_which_host_an_entry_allows(entry: str, url: str, lane: str | None) -> N
 def test_an_empty_list_allows_nothing() -> None:
     """The default."""
     with pytest.raises(ForbiddenTarget, match=r"http://example\.com:80 is not on the allow-list"):
-        AllowList().queue(parse_target("http://example.com/?secret=1"))
+        AllowList().lane(parse_target("http://example.com/?secret=1"))
 
 
 @pytest.mark.parametrize(

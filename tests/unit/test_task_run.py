@@ -10,6 +10,8 @@ import pytest
 
 from schemas.codec import Rejected
 from streams.dispatch.task_run import TaskRun, read_task
+from streams.rules.plans.records import PlanRecorder
+from streams.rules.plans.run import path_of, task_id
 from streams.rules.records import AGENT_HEADER, ATTEMPTS_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER, Letter
 from streams.settings import Settings
 
@@ -92,3 +94,35 @@ def test_a_task_needs_memory_for_its_bytes_and_its_objects() -> None:
     small, large = read(letter()), read(letter(metadata={"mine": "x" * 100_000}))
     assert small.size > 1000
     assert large.size - small.size >= 100_000
+
+
+TASK = {"id": "t1", "type": "agent", "target": "a1", "payload": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "plan_id"),
+    [("p#0", "p"), ("p#3.12", "p"), ("task:t1#0", "task:t1"), (task_id("x" * 256, (1,)), "x" * 256)],
+)
+def test_only_the_coordinator_sends_the_steps_of_a_plan(name: str, plan_id: str) -> None:
+    """A user's task of that id would end the step; no result names it, or that would end the step too."""
+    value = json.dumps(TASK | {"id": name, "planId": plan_id}).encode()
+    for headers in ((), (("ce_source", b"/my/app"),), (("ce_source", b"/parallax/app/dispatch"),)):
+        with pytest.raises(Rejected) as caught:
+            read(Letter("tasks", 0, 0, None, value, headers))
+        assert caught.value.stage == "validate"
+        assert caught.value.reason.startswith(f"id: '{name[:40]}")
+    ours = PlanRecorder("app", "t.", "g").task({"type": "agent", "id": name, "target": "a1"}, value, 0)
+    for topic in ("tasks", "dispatch", "parked"):
+        assert read(Letter(topic, 0, 0, None, value, tuple(ours.headers))).claimed_id == name
+
+
+@pytest.mark.parametrize(
+    ("name", "plan_id"),
+    [("order#7", None), ("p#0", None), ("p#0", "q"), ("p#x", "p"), ("p#", "p"), ("#", None), ("a#b", "a")],
+)
+def test_other_ids_with_a_number_sign_are_the_users_own(name: str, plan_id: str | None) -> None:
+    """One that some plan's step may have is another task than that step: neither is a duplicate of the other."""
+    task = TASK | {"id": name} | ({} if plan_id is None else {"planId": plan_id})
+    run = read(Letter("tasks", 0, 0, None, json.dumps(task).encode()))
+    assert run.task.id == name
+    assert (run.claimed_id == name) is (path_of(name.rpartition("#")[0], name) is None)

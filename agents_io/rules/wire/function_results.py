@@ -10,11 +10,10 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-import orjson
-
 from agents_io.errors import AnswerTooLarge, BadResponse
-from agents_io.rules.answer import MAX_DEPTH, excerpt
+from agents_io.rules.answer import MAX_DEPTH, checked_confidence, excerpt
 from agents_io.transport import Answer
+from schemas.exact_json import ExactFloat, dumps, loads
 
 _PAIR = frozenset(("value", "confidence"))
 
@@ -34,18 +33,19 @@ def read_result(returned: Any, max_bytes: int) -> Answer:
         value, confidence = returned["value"], _confidence(returned["confidence"])
     _check(value, max_bytes)
     try:
-        raw = orjson.dumps(value)
-    except (orjson.JSONEncodeError, RecursionError) as error:
+        raw = dumps(value)
+    except (TypeError, RecursionError) as error:
         raise BadResponse(f"the function returned what is not JSON: {excerpt(str(error).encode())}") from None
     if len(raw) > max_bytes:
         raise AnswerTooLarge(f"the function returned {len(raw)} bytes of JSON, more than {max_bytes}")
-    return Answer(orjson.loads(raw), confidence)
+    return Answer(loads(raw), confidence)
 
 
 def _confidence(found: Any) -> float:
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not (isfinite(found) and 0 <= found <= 1):
-        raise BadResponse(f"the function's confidence must be a number in [0, 1], not {_kind(found)}")
-    return float(found)
+    try:
+        return checked_confidence(found)
+    except BadResponse:
+        raise BadResponse(f"the function's confidence must be a number in [0, 1], not {_kind(found)}") from None
 
 
 def _check(value: Any, most: int) -> None:
@@ -65,7 +65,7 @@ def _check(value: Any, most: int) -> None:
             elif isinstance(node, (list, tuple)):
                 below.extend(node)
             elif isinstance(node, float):
-                if not isfinite(node):
+                if not isfinite(node) and not isinstance(node, ExactFloat):
                     raise BadResponse(f"the function returned a number that JSON has not: {node!r}")
             elif node is not None and not isinstance(node, (str, int)):
                 raise BadResponse(f"the function returned what is not JSON: {_kind(node)}")

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-import orjson
-
 from agents_io.errors import BadResponse, Unsupported
 from agents_io.rules.answer import excerpt, load_json
 from agents_io.transport import Answer
+from schemas.exact_json import dumps, loads, mend
 
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 16 * 1024
@@ -48,12 +47,12 @@ def read_order(raw: bytes) -> Order:
     >>> read_order(b'{"url": "http://h/", "query": {"q": "1"}, "payload": {"n": 1}}')
     Order(method='POST', url='http://h/', headers=(), query={'q': '1'}, body=b'{"n":1}')
     """
-    data = orjson.loads(raw)
+    data = loads(raw)
     method = data.get("method") or "POST"
     query = data.get("query") or {}
     if sum(len(name) + len(value) for name, value in query.items()) > MAX_QUERY_BYTES:
         raise Unsupported(f"metadata.query: is larger than {MAX_QUERY_BYTES} bytes")
-    body = orjson.dumps(data.get("payload")) if method in BODIES else None
+    body = dumps(data.get("payload")) if method in BODIES else None
     return Order(method, data["url"], _headers(data.get("headers") or {}), query, body)
 
 
@@ -88,7 +87,7 @@ def read_reply(body: bytes, content_type: str) -> Answer:
     if kind == "application/json" or kind.endswith("+json"):
         return _json(load_json(body))
     try:
-        text = body.decode("utf-8")
+        text = mend(body.decode("utf-8", "surrogatepass")).removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise BadResponse(f"the answer of type {excerpt(kind.encode())} is neither JSON nor text in UTF-8") from None
     if kind == "":

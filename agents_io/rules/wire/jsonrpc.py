@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from agents_io.errors import AgentError, BadResponse, ClientError, ServerError
 from agents_io.rules.answer import excerpt
+from schemas.exact_json import dumps
 
 _CALLERS_FAULT = frozenset({-32700, -32600, -32601, -32602})
 
@@ -24,13 +23,13 @@ def request(number: int, method: str, params: Any) -> bytes:
     >>> request(1, "ping", {})
     b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{}}'
     """
-    return orjson.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+    return dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
 
 
 def notification(method: str, params: Any = None) -> bytes:
     """The bytes of a notification: nothing answers it."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
-    return orjson.dumps(message if params is None else message | {"params": params})
+    return dumps(message if params is None else message | {"params": params})
 
 
 def answers(message: Any, number: int) -> bool:
@@ -78,3 +77,34 @@ def meaning(error: dict[str, Any], also_callers: frozenset[int] = frozenset()) -
 def words(error: dict[str, Any]) -> str:
     """The error's message, fit to be shown."""
     return excerpt(str(error.get("message", "")).encode("utf-8", "replace"))
+
+
+def picked(data: Any, number: int) -> Any:
+    """The response to request `number`, out of a batch if it came in one; else the data as it is.
+
+    >>> picked([{"method": "x"}, {"id": 1, "result": {}}], 1)
+    {'id': 1, 'result': {}}
+    """
+    if not isinstance(data, list):
+        return data
+    return next((message for message in data if answers(message, number)), data)
+
+
+def reply(request: Any) -> bytes | None:
+    """What a request of the server's own is answered with: nothing to `ping`, that we cannot do it to all else.
+
+    None: it is no request. The server waits for this answer, and so would our call.
+
+    >>> reply({"jsonrpc": "2.0", "id": "s1", "method": "ping"})
+    b'{"jsonrpc":"2.0","id":"s1","result":{}}'
+    """
+    if not isinstance(request, dict) or not isinstance(request.get("method"), str):
+        return None
+    number = request.get("id")
+    if isinstance(number, bool) or not isinstance(number, (str, int)):
+        return None
+    answer: dict[str, Any] = {"jsonrpc": "2.0", "id": number}
+    if request["method"] == "ping":
+        return dumps(answer | {"result": {}})
+    said = f"parallax-streams does not offer {request['method'][:80]}"
+    return dumps(answer | {"error": {"code": -32601, "message": said}})

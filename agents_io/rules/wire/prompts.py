@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+from schemas.exact_json import dumps, loads
 
 _TEXT = ("task", "description")
 
@@ -25,7 +25,7 @@ class Said:
 
 def read_payload(body: bytes) -> Any:
     """The payload as JSON: what the pipeline sends is JSON already. Raises ValueError."""
-    return orjson.loads(body) if body else None
+    return loads(body) if body else None
 
 
 def said(payload: Any) -> Said:
@@ -56,9 +56,9 @@ def as_text(payload: Any) -> str:
     """
     parts = said(payload)
     if parts.text is None and parts.context is None:
-        return orjson.dumps(payload).decode()
+        return dumps(payload).decode()
     blocks = [parts.text] if parts.text is not None else []
     for name, value in (("Data", parts.data), ("Context", parts.context)):
         if value is not None:
-            blocks.append(f"{name}:\n{orjson.dumps(value).decode()}")
+            blocks.append(f"{name}:\n{dumps(value).decode()}")
     return "\n\n".join(blocks)

@@ -3,53 +3,62 @@ answer. Pure.
 
 In: a `Call`. Out: the message's fields filled in. `task_description` is `payload.task`, else `payload.description`, else
 "analyze"; `data` is `payload.data` if there is one, else the payload without its context. What is no object travels as
-`{"value": ...}`; numbers become doubles, as google.protobuf.Struct has no others. Values of `context` that are no text
-travel as JSON. It never sends anything.
+`{"value": ...}`; numbers become doubles, as google.protobuf.Struct has no others: a number that a double cannot hold is refused.
+Values of `context` that are no text travel as JSON, with every digit. It never sends anything.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 
 from agents_io.errors import AnswerTooLarge, BadResponse, Unsupported
 from agents_io.rules.answer import Path, answer_beside
 from agents_io.transport import Answer, Call
+from schemas.exact_json import ExactFloat, dumps, loads
 from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult
 from schemas.pb.gateway_pb2 import TaskRequest
 
+EXACT_INTEGERS = 2**53
+"""Up to here every integer is a double; beyond it some are."""
 MAX_NESTING = 95
 """Messages within messages; receivers refuse more than 100. An object takes three of them, a list two."""
+MAX_SHOWN = 40
 _MAX_INT32 = 2**31 - 1
 
 
 def fill_request(request: AgentRequest | TaskRequest, call: Call) -> None:
-    """Everything an agent is told of its task. Raises `Unsupported`: nested deeper than protocol buffers carry.
+    """Everything an agent is told of its task. Raises `Unsupported`: nested too deep, or a number no double holds.
 
     >>> request = AgentRequest()
     >>> fill_request(request, Call("t1", "t1", b'{"task": "sum", "data": {"n": 1}}', 2.5))
     >>> request.task_id, request.task_description, request.data["n"], request.timeout_ms
     ('t1', 'sum', 1.0, 2500)
     """
-    payload = orjson.loads(call.body)
+    payload = loads(call.body)
     request.task_id = call.task_id
     request.task_description = "analyze"
     request.timeout_ms = min(max(1, int(call.timeout_s * 1000)), _MAX_INT32)
     request.pattern_name = call.pattern_name
-    data = payload
+    data, where = payload, "payload"
     if isinstance(payload, dict):
         request.task_description = _text(payload, "task") or _text(payload, "description") or "analyze"
         context = payload.get("context")
         if isinstance(context, dict):
             for key, value in context.items():
-                request.context[key] = value if isinstance(value, str) else orjson.dumps(value).decode()
+                request.context[key] = value if isinstance(value, str) else dumps(value).decode()
             data = {key: value for key, value in payload.items() if key != "context"}
         if payload.get("data") is not None:
-            data = payload["data"]
-    _fill_struct(request.data, data if isinstance(data, dict) else {"value": data}, 1)
+            data, where = payload["data"], "payload.data"
+    try:
+        _fill_struct(request.data, data if isinstance(data, dict) else {"value": data}, 1)
+    except _Inexact as error:
+        raise Unsupported(
+            f"{_found_at(data, where)}: {error} is no double, and google.protobuf.Struct carries nothing else; "
+            "send it as a string, or in payload.context"
+        ) from None
 
 
 def parse_result(raw: bytes, max_value_bytes: int, value_path: Path | None = None) -> Answer:
@@ -70,7 +79,34 @@ def parse_result(raw: bytes, max_value_bytes: int, value_path: Path | None = Non
         rest["reasoning"] = result.reasoning
     if result.uncertainties:
         rest["uncertainties"] = list(result.uncertainties)
+    if result.agent_id:
+        rest["agentId"] = result.agent_id
+    if result.HasField("timestamp"):
+        rest["timestamp"] = result.timestamp.ToJsonString()
     return answer_beside(value_json, result.confidence, rest, value_path)
+
+
+class _Inexact(Exception):
+    """A number that would change."""
+
+
+def _inexact(value: Any) -> bool:
+    if isinstance(value, int):
+        return not -EXACT_INTEGERS <= value <= EXACT_INTEGERS and int(float(value)) != value
+    return isinstance(value, ExactFloat)
+
+
+def _shown(value: Any) -> str:
+    text = value.text if isinstance(value, ExactFloat) else str(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def _found_at(data: Any, where: str) -> str:
+    """The field of the first number that would change. Not nested deeper than what was filled in before it."""
+    if _inexact(data):
+        return where
+    below = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return next((found for key, value in below if (found := _found_at(value, f"{where}.{key}"[:200]))), "")
 
 
 def _text(payload: dict[str, Any], name: str) -> str | None:
@@ -96,6 +132,8 @@ def _fill_value(into: Value, value: Any, depth: int) -> None:
     elif isinstance(value, bool):
         into.bool_value = value
     elif isinstance(value, (int, float)):
+        if _inexact(value):
+            raise _Inexact(_shown(value))
         into.number_value = value
     elif isinstance(value, dict):
         _fill_struct(into.struct_value, value, depth + 3)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from heapq import merge
 from typing import Any
 
-import orjson
-
 from schemas.codec import pack
+from schemas.exact_json import dumps, loads
 
 FIELD_BYTES = 2048
 """A `data.result` or `data.value` beyond this is told by its size alone."""
@@ -46,8 +45,8 @@ def entry(value: bytes | None, partition: int, offset: int, at_ms: int) -> Entry
     if value is None:
         return None
     try:
-        event = orjson.loads(value)
-    except orjson.JSONDecodeError:
+        event = loads(value)
+    except ValueError:
         return None
     if not isinstance(event, dict):
         return None
@@ -69,12 +68,12 @@ def shortened(event: dict[str, Any]) -> dict[str, Any]:
     {'taskId': 't', 'result': {'truncated': 3002}}
     """
     data = event["data"]
-    sizes = {name: len(orjson.dumps(value)) for name, value in data.items()}
+    sizes = {name: len(dumps(value)) for name, value in data.items()}
     whole = sum(sizes.values()) - sum(sizes.get(name, 0) for name in ANSWERS if sizes.get(name, 0) > FIELD_BYTES)
     long = {name for name, size in sizes.items() if size > FIELD_BYTES and (name in ANSWERS or whole > EVENT_BYTES)}
     data = {name: {"truncated": sizes[name]} if name in long else value for name, value in data.items()}
     short = event | {"data": data}
-    if len(orjson.dumps(short)) > 2 * EVENT_BYTES:  # many fields, or long ones beside `data`
+    if len(dumps(short)) > 2 * EVENT_BYTES:  # many fields, or long ones beside `data`
         known = {name: event[name] for name in ("id", "timestamp") if len(str(event.get(name))) <= FIELD_BYTES}
         short = known | {"type": event["type"][:FIELD_BYTES], "data": {"truncated": sum(sizes.values())}}
     return short

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from schemas.exact_json import dumps, loads
 from streams.rules.plans.level import Level, Verdict
 
 
@@ -83,7 +84,7 @@ def _agreed(level: Level, good: list[int], confidences: list[float]) -> Outcome:
         end = level.ends[index]
         if end is None or end.dropped:
             return _refused("too_large", f"{how}: the answers together are larger than a plan may hold")
-        value = None if end.value is None else orjson.loads(end.value)
+        value = None if end.value is None else loads(end.value)
         voices.append(_Voice(level.blueprint.steps[index].id, value, confidence))
     if how == "vote":
         return vote(voices)
@@ -102,10 +103,10 @@ def vote(voices: list[_Voice]) -> Outcome:
     """
     weights: dict[bytes, list[float]] = {}
     for voice in voices:
-        weights.setdefault(orjson.dumps(voice.value, option=orjson.OPT_SORT_KEYS), []).append(voice.confidence)
+        weights.setdefault(dumps(voice.value, orjson.OPT_SORT_KEYS), []).append(voice.confidence)
     winner = max(weights, key=lambda value: fsum(weights[value]))  # of equals the first
-    given = next(v.value for v in voices if orjson.dumps(v.value, option=orjson.OPT_SORT_KEYS) == winner)
-    return Outcome(orjson.dumps(given), _share(fsum(weights[winner]), len(voices)))
+    given = next(v.value for v in voices if dumps(v.value, orjson.OPT_SORT_KEYS) == winner)
+    return Outcome(dumps(given), _share(fsum(weights[winner]), len(voices)))
 
 
 def mean(voices: list[_Voice]) -> Outcome:
@@ -120,7 +121,7 @@ def mean(voices: list[_Voice]) -> Outcome:
     total = fsum(voice.confidence for voice in voices)
     weights = [voice.confidence / total if total else 1 / len(voices) for voice in voices]
     value = fsum(weight * voice.value for weight, voice in zip(weights, voices, strict=True))
-    return Outcome(orjson.dumps(value), _mean([voice.confidence for voice in voices]))
+    return Outcome(dumps(value), _mean([voice.confidence for voice in voices]))
 
 
 def merge(voices: list[_Voice]) -> Outcome:
@@ -131,11 +132,11 @@ def merge(voices: list[_Voice]) -> Outcome:
     """
     confidence = _mean([voice.confidence for voice in voices])
     if not all(isinstance(voice.value, dict) for voice in voices):
-        return Outcome(orjson.dumps([voice.value for voice in voices]), confidence)
+        return Outcome(dumps([voice.value for voice in voices]), confidence)
     merged: dict[str, Any] = {}
     sure: dict[str, float] = {}
     for voice in voices:
         for name, value in voice.value.items():
             if voice.confidence > sure.get(name, -1.0):
                 merged[name], sure[name] = value, voice.confidence
-    return Outcome(orjson.dumps(merged), confidence)
+    return Outcome(dumps(merged), confidence)

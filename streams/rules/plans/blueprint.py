@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from agents_io.errors import Unsupported
 from agents_io.rules.answer import compile_path
-from schemas.messages import Plan, PlanKind, Strategy
+from schemas.messages import Plan, PlanKind, Strategy, shown
 from schemas.times import parse_time
 
 Consensus = Literal["merge", "vote", "best", "mean"]
@@ -153,14 +153,14 @@ def _threshold(metadata: Mapping[str, Any]) -> float:
     if found is None:
         return DEFAULT_THRESHOLD
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found <= 1:
-        raise InvalidPlan("metadata.confidenceThreshold: must be a number between 0 and 1")
+        raise InvalidPlan(f"metadata.confidenceThreshold: must be a number between 0 and 1, not {shown(found)}")
     return float(found)
 
 
 def _consensus(metadata: Mapping[str, Any]) -> Consensus | None:
     found = metadata.get("consensus")
     if found is not None and found not in get_args(Consensus):
-        raise InvalidPlan("metadata.consensus: must be 'merge', 'vote', 'best' or 'mean'")
+        raise InvalidPlan(f"metadata.consensus: must be 'merge', 'vote', 'best' or 'mean', not {shown(found)}")
     return found
 
 

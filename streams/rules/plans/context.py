@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from jmespath.exceptions import JMESPathError
 
 from agents_io.rules.answer import compile_path
+from agents_io.rules.paths import select
+from schemas.exact_json import loads
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.level import End, Level
 
@@ -70,10 +71,11 @@ def _selected(expression: str, values: Mapping[int, Any], level: Level, index: i
     steps = level.blueprint.steps
     previous = next(reversed(list(values.values())), None)
     try:
-        return compile_path("input", expression).search(
-            {"previous": previous, "results": {steps[n].id: value for n, value in values.items()}}
+        return select(
+            compile_path("input", expression),
+            {"previous": previous, "results": {steps[n].id: value for n, value in values.items()}},
         )
-    except JMESPathError as error:
+    except ValueError as error:
         raise InvalidPlan(f"tasks.{index}.metadata.input: {str(error)[:200]}") from None
 
 
@@ -88,4 +90,4 @@ def _parsed(level: Level, index: int) -> Any:
     end = level.ends[index]
     if end is None or end.dropped:
         return {"reference": reference(end)} if end is not None else None
-    return None if end.value is None else orjson.loads(end.value)
+    return None if end.value is None else loads(end.value)

@@ -8,6 +8,7 @@ Steps are named by paths: (3,) is the fourth task, (3, 0) the first task of the 
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from schemas.exact_json import dumps, loads
 from schemas.times import format_time, parse_time
 from streams.rules.plans.answer import Outcome, outcome
 from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, Step
@@ -30,6 +32,7 @@ ROOT: Path = ()
 MAX_KEPT_BYTES = 4 * 1024 * 1024
 """Answers a plan holds; beyond that the oldest are let go (they lie on `results`)."""
 LONG_ID = 200
+_STEP = re.compile(r"#[0-9]{1,5}(?:\.[0-9]{1,5})*\Z")
 NOT_PASSED_ON = frozenset(("dependencies", "input"))
 
 
@@ -97,6 +100,24 @@ def path_of(plan_id: str, name: str) -> Path | None:
     if not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
         return None
     return tuple(map(int, parts))
+
+
+def step_of(plan_id: str | None, name: str) -> bool:
+    """Whether a task with this planId and id is a step of that plan: its result would be taken for the step's.
+
+    >>> step_of("p", "p#0"), step_of("p", "mine"), step_of("q", "p#0"), step_of(None, "p#0")
+    (True, False, False, False)
+    """
+    return plan_id is not None and "#" in name and path_of(plan_id, name) is not None
+
+
+def looks_like_step(name: str) -> bool:
+    """Whether some plan may have a step of this id.
+
+    >>> looks_like_step("order#7"), looks_like_step("p#3.0"), looks_like_step("order #seven"), looks_like_step("t1")
+    (True, True, False, False)
+    """
+    return "#" in name and _STEP.search(name) is not None
 
 
 def failure(code: str, message: str, now_ms: int) -> End:
@@ -195,7 +216,7 @@ class PlanRun:
                 if path in self._nodes and not self.over:
                     self._end_from_outside(path, self._too_late(path), entry["at"])
                 continue
-            value = orjson.dumps(entry["value"]) if "value" in entry else None
+            value = dumps(entry["value"]) if "value" in entry else None
             place = tuple(entry["place"]) if "place" in entry else None
             self.ended(path, End(entry["wire"], value, place), entry["at"])
         self.entries.clear()
@@ -350,7 +371,7 @@ class PlanRun:
 
 
 def _plain(before: dict[str, Any] | None) -> Any:
-    return None if before is None else orjson.loads(orjson.dumps(before))
+    return None if before is None else loads(dumps(before))
 
 
 def _end_of(node: _Node, verdict: Verdict, said: Outcome, now_ms: int) -> End:

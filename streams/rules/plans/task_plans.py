@@ -13,10 +13,10 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from schemas.codec import Rejected, validate
-from schemas.messages import MAX_DURATION_MS, Plan, Task, TaskError
+from schemas.messages import MAX_DURATION_MS, Plan, Task, TaskError, shown
 from schemas.times import format_time
 from streams.rules.plans.level import End
-from streams.rules.plans.run import Over, PlanRun, path_of
+from streams.rules.plans.run import Over, PlanRun, step_of
 from streams.rules.plans.templates import Template, Templates
 from streams.rules.records import Echo
 
@@ -59,7 +59,7 @@ def template_for(task: Task, templates: Templates) -> Template | None:
     """
     if task.type != "pattern" or task.target is None or task.target not in templates:
         return None
-    if task.plan_id is not None and path_of(task.plan_id, task.id) is not None:
+    if step_of(task.plan_id, task.id):
         return None
     return templates[task.target]
 
@@ -76,6 +76,16 @@ def ends_at(task: Task, template: Template, accepted_ms: int, deadline_ms: int |
     if deadline_ms is not None:
         bounds.append(deadline_ms)
     return min(bounds)
+
+
+def refuse_step(task: Task) -> None:
+    """A task of a user's with a planId and the id of one of that plan's steps would end the step. Raises `Rejected`."""
+    if step_of(task.plan_id, task.id):
+        raise Rejected(
+            "validate",
+            f"id: {shown(task.id)} with planId {shown(task.plan_id)} is a step of that plan, which only the plan coordinator "
+            "sends; choose another id",
+        )
 
 
 def plan_for(task: Task, echo: Echo, accepted_ms: int, expires_ms: int) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
 from schemas.codec import Rejected, validate
+from schemas.exact_json import dumps
 from schemas.messages import Plan
 from streams.rules.plans.blueprint import MAX_STEPS, Blueprint, InvalidPlan, blueprint
 
@@ -127,6 +126,6 @@ def _text(given: str, values: Mapping[str, Any], where: str) -> Any:
 
     def text(match: re.Match[str]) -> str:
         found = value(match[1])
-        return found if isinstance(found, str) else orjson.dumps(found).decode()
+        return found if isinstance(found, str) else dumps(found).decode()
 
     return _WHOLE.sub(text, given)
