@@ -576,3 +576,19 @@ async def test_a_turn_of_the_loop_hands_over_a_few(rig: MakeRig) -> None:
     seen.append(400)
     steps = [after - before for before, after in pairwise(seen)]
     assert max(steps) <= 128
+
+
+async def test_a_rebalance_during_a_stop_waits_for_the_drain(rig: MakeRig) -> None:
+    """Else the group gives the partitions to another worker while calls of this one still run."""
+    one = await rig()
+    await one.ready(0)
+    one.handler.calls = 1
+    stopping = asyncio.create_task(one.engine.stop())
+    await until(lambda: one.handler.held)
+    revoking = asyncio.create_task(one.engine.on_partitions_revoked([]))
+    await settle()
+    assert not revoking.done()
+    one.handler.calls = 0
+    await asyncio.wait_for(revoking, 5)
+    await asyncio.wait_for(stopping, 5)
+    assert one.handler.closed
