@@ -55,12 +55,16 @@ lock: setup ## Resolve and hash-pin the dependencies again
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
 test: setup ## Test all that needs no Java: rules, contracts, pipelines on the embedded broker
-	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy"
+	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy and not interop"
 
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
 	$(BIN)/python -m tests.support.kafka fetch
 	$(BIN)/pytest -q -m "kafka and not chaos and not deploy"
+
+.PHONY: test-interop
+test-interop: setup ## Test against real servers of every protocol, versions pinned (INTEROP_NEWEST=1: the newest; needs PyPI)
+	$(BIN)/pytest -q -n 0 -m interop tests/interop
 
 .PHONY: test-browser
 test-browser: setup ## Test the live page in a browser (needs Debian's chromium)
@@ -81,6 +85,16 @@ test-deploy: $(VENV)/.deploy-installed ## Test what deploy/ holds; the image and
 
 .PHONY: check
 check: lint types arch test ## What the hook runs: lint, types, architecture, tests
+
+SEEDS ?= 200
+.PHONY: simulate
+simulate: setup ## Simulated worlds with faults of every kind, seeds 1 to SEEDS (200): no broker, no waiting, each repeatable
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs 2
+
+.PHONY: simulate-holes
+simulate-holes: setup ## The seeds and profiles that found holes, and a few seeds of every profile
+	$(BIN)/python -m tests.simulation --holes --jobs 2
+	$(BIN)/python -m tests.simulation --profile all --seeds 5 --jobs 2
 
 .PHONY: chaos-smoke
 chaos-smoke: setup ## A short seeded kill run on real Kafka (part of the gate)
@@ -103,7 +117,7 @@ chaos-plans: setup ## 2,000 plans of 5 tasks while two workers are killed, on re
 	$(BIN)/python -m tests.chaos.plans --plans 2000 --kills 6 --seed 1
 
 .PHONY: chaos-stats
-chaos-stats: setup ## 200,000 data points of 200 agents while statistics are killed six times, on real Kafka
+chaos-stats: setup ## 200,000 data points of 200 agents, of now and of hours ago, while statistics are killed six times and frozen, on real Kafka
 	STATS_POINTS=200000 STATS_AGENTS=200 STATS_KILLS=6 $(BIN)/pytest -q tests/system/test_stats_kafka.py
 
 .PHONY: bench-stats

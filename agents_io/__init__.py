@@ -1,1 +1,33 @@
-"""Calling agents: the transports, the guarded call and the pure rules (breaker, limiter, retry, lane) around it."""
+"""Calling agents: the transports, the guarded call and the pure rules (breaker, limiter, retry, lane) around it.
+
+For users: `from agents_io import agent` makes a function an agent, `function` one that tasks may name; loaded when asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agents_io.functions import current_call, function
+    from agents_io.serving import AgentFunction, Answer, Declined, agent, from_agreement, from_logprobs, from_proba
+
+__all__ = [
+    "AgentFunction",
+    "Answer",
+    "Declined",
+    "agent",
+    "current_call",
+    "from_agreement",
+    "from_logprobs",
+    "from_proba",
+    "function",
+]
+
+if not TYPE_CHECKING:  # a checker would take every name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'agents_io' has no attribute {name!r}")
+        from agents_io import functions, serving
+
+        return getattr(functions if name in ("current_call", "function") else serving, name)

@@ -1,118 +1,113 @@
-"""One agent under this worker: its lane, its calls, its timer. The guarded call lives here.
+"""The guarded call: one agent under this worker, with its queue, its calls and its timer.
 
-In: tickets. Out, through the hooks and exactly once for each ticket: an answer or an `AgentError`.
-The lane (pure) decides what begins and what is given up; a transport makes the call; this file only carries between them:
-one asyncio task per call under way, none per ticket that waits, one timer per agent. It writes to no topic.
+In: pending calls. Out, through `CallEvents` and exactly once for each: an answer or an `AgentError`.
+The queue (pure) decides which attempt begins and which task expires; a transport makes the call; this file only carries between
+them: one asyncio task per call under way, none per task that waits, one timer per agent. It writes to no topic.
 
-The layers, from outside: the task's deadline, over all tries and waits; retries, within the agent's budget; then for each try its
-place in the lane (concurrency), the circuit, a turn of the rate limit; the time one try may take; hedging; the transport.
-What no layer let through was no try: it costs no turn, no permit and no retry.
+The layers, from outside: the task's deadline, over everything; retries, within the agent's budget; then for each attempt a slot
+(concurrency), the circuit, a turn of the rate limit; the attempt's own timeout; hedging; the transport. Waiting for any of them
+runs no clock but the deadline's and uses up no attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from math import isinf
+from typing import Any, Generic, TypeVar
 
 import structlog
 
-from agents_io.errors import (
-    AgentError,
-    CallTimeout,
-    Cancelled,
-    CircuitOpen,
-    Expired,
-    InternalError,
-    RateLimited,
-    RushedTimeout,
-)
+from agents_io.call_stats import CallStats
+from agents_io.errors import AgentError, CallTimeout, Cancelled, Expired, InternalError
 from agents_io.hedging import race
+from agents_io.pending_call import CallEvents, CallObserver, PendingCall
+from agents_io.rules.agent_queue import AgentQueue, Attempt, Block
 from agents_io.rules.breaker import Outcome
-from agents_io.rules.lane import Doom, Lane, Start
 from agents_io.rules.retry import RetryConfig, delay_s
-from agents_io.ticket import Hooks, Ticket, Watch
-from agents_io.track import Track
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
 
 log = structlog.get_logger(__name__)
 
+R = TypeVar("R", bound=PendingCall)
 
-FAIR_S = 1.0
-"""Time in which any agent is expected to answer; with less, and less than half of what its task allows, it is not blamed."""
+MAX_TIMER_S = 3600.0
+"""Timers are set for at most this long; the queue is asked again then."""
+NOT_CURRENT_RECHECK_S = 0.1
+WAITED_FOR: dict[Block | None, str] = {
+    "circuit_open": "its circuit stays open until after the deadline",
+    "rate_limited": "its rate limit has no turn before the deadline",
+    "retry_after": "it asked to be left alone until after the deadline (Retry-After)",
+}
 
 
-def _rushed(ticket: Ticket, call: Call) -> bool:
-    return call.timeout_s < min(FAIR_S, (ticket.deadline - ticket.taken_at) / 2)
-
-
-class Caller:
+class Caller(Generic[R]):
     """Calls one agent within its limits."""
 
     def __init__(
         self,
         agent: AgentRegistration,
-        lane: Lane[Ticket],
+        queue: AgentQueue[R],
         transport: Transport,
         retry: RetryConfig,
-        hooks: Hooks,
+        events: CallEvents[R],
         rng: random.Random,
-        attempt_timeout_s: float | None = None,
-        track: Track | None = None,
+        *,
+        stats: CallStats | None = None,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_begin`: whether this worker still owns the agent; while it does not know, no call begins."""
         self.agent = agent
-        self.lane = lane
-        self.track = track or Track()
+        self.queue = queue
+        self.stats = stats or CallStats()
         self.changed = False
-        """Whether breaker or limiter changed; reset by whoever keeps their state."""
+        """Whether breaker or limiter changed; reset by whoever stores their state."""
         self._transport = transport
         self._retry = retry
-        self._hooks = hooks
+        self._events = events
         self._rng = rng
-        self._attempt_timeout_s = attempt_timeout_s
+        self._may_begin = may_begin
         self._loop = asyncio.get_running_loop()
-        self._calls: dict[Ticket, asyncio.Task[None]] = {}
+        self._calls: dict[R, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = 0.0
+        self._timer_at = 0.0
         self._held = False
-        self._turning = False
+        self._advancing = False
 
     @property
     def running(self) -> int:
         """Calls under way."""
         return len(self._calls)
 
-    def submit(self, ticket: Ticket, force: bool = False) -> bool:
-        """Queue a ticket; False when the lane is full. `force`: also then."""
+    def submit(self, run: R) -> None:
+        """Queue a task."""
         now = self._loop.time()
-        if not self.lane.push(ticket, now=now, deadline=ticket.deadline, priority=ticket.priority, force=force):
-            return False
-        self.turn()
-        return True
+        self.queue.push(run, now=now, deadline=run.deadline, timeout_s=run.timeout_s, priority=run.priority)
+        self.advance()
 
-    def status(self, ticket: Ticket, now: float) -> str | None:
-        """What a ticket waits for: `calling`, what blocks it in the lane, its `turn`, or None if it is not here."""
-        if ticket in self._calls:
+    def waits_for(self, run: R, now: float) -> str | None:
+        """What a task waits for: `calling`, what blocks it in the queue, its `turn`, or None if it is not here."""
+        if run in self._calls:
             return "calling"
-        if not self.lane.holds(ticket):
+        if not self.queue.holds(run):
             return None
-        return self.lane.blocked_by(now, ticket) or "turn"
+        return self.queue.blocked_by(now, run) or "turn"
 
-    def cancel(self, ticket: Ticket) -> None:
-        """End a ticket wherever it is: waiting, or being called (the connection is closed)."""
-        ticket.cancelled = True
-        if self.lane.remove(ticket):
-            self._hooks.finished(ticket, Cancelled("the task was cancelled"))
-        elif ticket in self._calls:
-            # A task cancelled before its first step runs nothing, not even its clean-up: let it begin first.
-            self._loop.call_soon(self._cancel_call, ticket)
+    def cancel(self, run: R) -> None:
+        """End a task wherever it is: waiting, or being called (the connection is closed)."""
+        run.cancelled = True
+        if self.queue.remove(run):
+            self._events.on_finished(run, Cancelled("the task was cancelled"))
+        elif run in self._calls:
+            # An asyncio task cancelled before its first step runs nothing, not even its clean-up: let it begin first.
+            self._loop.call_soon(self._cancel_call, run)
 
-    def _cancel_call(self, ticket: Ticket) -> None:
-        if self.lane.remove(ticket):  # the call failed in the meantime, and the next try waits
-            self._hooks.finished(ticket, Cancelled("the task was cancelled"))
-        elif (call := self._calls.get(ticket)) is not None:
+    def _cancel_call(self, run: R) -> None:
+        if self.queue.remove(run):  # the call failed in the meantime, and the next attempt waits
+            self._events.on_finished(run, Cancelled("the task was cancelled"))
+        elif (call := self._calls.get(run)) is not None:
             call.cancel()
 
     def hold(self) -> None:
@@ -121,177 +116,180 @@ class Caller:
         self._stop_timer()
 
     def close(self) -> None:
-        """Cancel the calls under way and forget what waits; no hook is called for them."""
+        """Cancel the calls under way and forget what waits; nothing is reported for them."""
         self.hold()
         for call in list(self._calls.values()):
             call.cancel()
-        self.lane.drain()
+        self.queue.drain()
 
-    def turn(self) -> None:
-        """Let the lane decide what happens now, and when to ask it again."""
-        if self._held or self._turning:
+    def advance(self) -> None:
+        """Let the queue decide what happens now, and when to ask it again."""
+        if self._held or self._advancing:
             return
-        self._turning = True
+        self._advancing = True
         try:
             now = self._loop.time()
-            for ticket, doom in self.lane.doomed(now):
-                self._hooks.finished(ticket, self._doom(ticket, doom))
-            for start in self.lane.poll(now):
-                self._begin(start)
-            self._tell_transitions()
-            self._set_timer(self.lane.next_wakeup(now), now)
+            for run, block in self.queue.expired(now):
+                self._events.on_finished(run, self._expired(run, block, now))
+            if not self._may_begin():
+                self._set_timer(now + NOT_CURRENT_RECHECK_S if self.queue.waiting else None, now)
+                return
+            for attempt in self.queue.poll(now):
+                self._begin(attempt)
+            self._report_transitions()
+            self._set_timer(self.queue.next_wakeup(now), now)
         finally:
-            self._turning = False
+            self._advancing = False
 
-    def _tell_transitions(self) -> None:
-        for transition in self.lane.take_transitions():
-            self._hooks.circuit(self.agent.id, transition)
+    def _report_transitions(self) -> None:
+        for transition in self.queue.take_transitions():
+            self._events.on_circuit(self.agent.id, transition)
 
     def _set_timer(self, at: float | None, now: float) -> None:
         if at is None:
             return
-        if self._timer is not None and now < self._rings_at <= at:
-            return  # it rings early, finds nothing to do and is set again: cheaper than moving it for each ticket
+        at = min(at, now + MAX_TIMER_S)
+        if self._timer is not None and now < self._timer_at <= at:
+            return  # it fires early, finds nothing to do and is set again: cheaper than moving it for each task
         self._stop_timer()
         # Kept here: of a time that has passed meanwhile uvloop makes a handle that does not know when.
-        self._rings_at = max(at, now + 0.001)
-        self._timer = self._loop.call_at(self._rings_at, self._ring)
+        self._timer_at = max(at, now + 0.001)
+        self._timer = self._loop.call_at(self._timer_at, self._on_timer)
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self.turn()
+        self.advance()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _doom(self, ticket: Ticket, doom: Doom) -> AgentError:
-        if ticket.failure is not None:
-            return ticket.failure
-        waited = f"after waiting {self._loop.time() - ticket.taken_at:.1f} s"
-        if doom == "circuit_open":
-            return CircuitOpen(f"the circuit of agent {self.agent.id!r} stays open past the task's deadline")
-        if doom == "rate_limited":
-            return RateLimited(f"the rate limit of agent {self.agent.id!r} leaves no turn before the task's deadline")
-        return Expired(f"the deadline passed {waited} for agent {self.agent.id!r}; no call was made")
+    def _expired(self, run: R, block: Block | None, now: float) -> Expired:
+        agent = f"agent {self.agent.id!r}"
+        if block is not None:
+            reason = f"no call to {agent} can begin in time: {WAITED_FOR[block]}"
+        else:
+            waited_for = (self.queue.closed_by(now) or "its turn").replace("_", " ")
+            reason = f"the deadline passed while the task waited for {agent} ({waited_for})"
+        if run.failure is not None:
+            reason += f"; its last attempt failed: {run.failure.code}: {run.failure.message}"
+        return Expired(reason)
 
-    def _begin(self, start: Start[Ticket]) -> None:
-        ticket = start.item
-        ticket.last_call_at = start.started_at
-        if ticket.first_call_at == 0.0:
-            ticket.first_call_at = start.started_at
-        if ticket.attempt == 0:
-            self.track.budget.first(start.started_at)
-            self._hooks.started(ticket)
-        ticket.attempt += 1
+    def _begin(self, attempt: Attempt[R]) -> None:
+        run = attempt.item
+        run.last_call_at = attempt.started_at
+        if run.first_call_at == 0.0:
+            run.first_call_at = attempt.started_at
+        if run.calls == 0:
+            self.queue.budget.first(attempt.started_at)
+            self._events.on_first_call(run)
+        run.calls += 1
         self.changed = True
-        self._calls[ticket] = self._loop.create_task(self._call(start))
+        self._calls[run] = self._loop.create_task(self._call(attempt))
 
-    async def _call(self, start: Start[Ticket]) -> None:
-        ticket = start.item
+    async def _call(self, attempt: Attempt[R]) -> None:
+        run = attempt.item
         end: Answer | AgentError
         first: Answer | AgentError | None
         try:
-            end, first = await self._answered(start)
+            end, first = await self._answered(attempt)
         except asyncio.CancelledError:
-            self._leave(start, None)
-            if (
-                not self._held
-            ):  # somebody asked for it, or else a library cancelled us: the ticket must end all the same
-                asked = ticket.cancelled
-                self._hooks.finished(
-                    ticket, Cancelled("the task was cancelled") if asked else InternalError("the call was cut off")
-                )
-                self.turn()
+            self._leave(attempt, None)
+            # Requested, or else a library cancelled us: the task must end all the same.
+            if not self._held:
+                cancelled = Cancelled("the task was cancelled")
+                self._events.on_finished(run, cancelled if run.cancelled else InternalError("the call was cut off"))
+                self.advance()
                 return
             raise
         except Exception as error:
             log.exception("a transport raised something that is no AgentError", agent_id=self.agent.id)
             end = first = InternalError(f"the call failed inside the worker: {type(error).__name__}")
-        self._leave(start, first)
-        self._settle(ticket, end)
-        self.turn()
+        self._leave(attempt, first)
+        self._settle(attempt, end)
+        self.advance()
 
-    async def _answered(self, start: Start[Ticket]) -> tuple[Answer | AgentError, Answer | AgentError | None]:
-        """The end of a try, and what came of its first call by itself: None if that was cut off for a second one."""
-        patience_s = self._patience_s(start.item)
-        calling = self._one(start) if start.item.watch is None else self._watched(start, start.item.watch, False)
+    async def _answered(self, attempt: Attempt[R]) -> tuple[Answer | AgentError, Answer | AgentError | None]:
+        """The end of an attempt, and the outcome of its first call alone: None if that was cut off for a second one."""
+        patience_s = self._patience_s(attempt.item)
+        observer = attempt.item.observer
+        calling = self._one(attempt) if observer is None else self._observed(attempt, observer, False)
         if patience_s is None:
             try:
                 answer = await calling
             except AgentError as error:
                 return error, error
             return answer, answer
-        return await race(calling, patience_s, lambda: self._beside(start))
+        return await race(calling, patience_s, lambda: self._beside(attempt))
 
-    async def _watched(self, start: Start[Ticket], watch: Watch, hedged: bool) -> Answer:
-        """One call, of which somebody is told."""
-        attempt = watch.begins(self.agent, start.item.attempt, hedged)
+    async def _observed(self, attempt: Attempt[R], observer: CallObserver, hedged: bool) -> Answer:
+        call = observer.begins(self.agent, attempt.item.calls, hedged)
         try:
-            answer = await self._one(start, attempt.headers)
+            answer = await self._one(attempt, call.headers)
         except BaseException as error:
-            attempt.ended(error)
+            call.ended(error)
             raise
-        attempt.ended(answer)
+        call.ended(answer)
         return answer
 
-    async def _one(self, start: Start[Ticket], headers: tuple[tuple[str, str], ...] | None = None) -> Answer:
-        """One call. `headers`: in place of the ticket's."""
-        call = self._attempt(start.item, start.started_at, headers)
+    async def _one(self, attempt: Attempt[R], headers: tuple[tuple[str, str], ...] | None = None) -> Answer:
+        """One call. `headers`: in place of the task's."""
+        run = attempt.item
+        call = Call(
+            run.task_id,
+            run.idempotency_key,
+            run.body,
+            attempt.timeout_s,
+            run.headers if headers is None else headers,
+            run.pattern_name,
+        )
         try:
             return await self._transport.call(self.agent, call)
         except CallTimeout as error:
-            if not _rushed(start.item, call):
+            if not attempt.cut:
                 raise
-            left_ms = call.timeout_s * 1000
-            raise RushedTimeout(f"{error.message}; waiting had left the call {left_ms:.0f} ms") from None
+            # The task's deadline left it less than its timeout: that says nothing about the agent.
+            raise Expired(f"the deadline passed during the call: {error.message}") from None
 
-    def _patience_s(self, ticket: Ticket) -> float | None:
+    def _patience_s(self, run: R) -> float | None:
         """After how long a second call may be made beside the first; None: never."""
         limits = self.agent.limits
-        if not (ticket.hedge or (limits is not None and limits.hedge)):
+        if not (run.hedge or (limits is not None and limits.hedge)):
             return None
-        return self.track.latency.p95_s()
+        return self.stats.latency.p95_s()
 
-    def _beside(self, start: Start[Ticket]) -> Coroutine[Any, Any, Answer] | None:
-        """A second call, if the lane and the budget allow one."""
+    def _beside(self, attempt: Attempt[R]) -> Coroutine[Any, Any, Answer] | None:
+        """A second call, if queue and budget allow one."""
         now = self._loop.time()
-        if self._held or not self.track.budget.allows(now):
+        if self._held or not self._may_begin() or not self.queue.budget.allows(now):
             return None
-        second = self.lane.start_beside(start, now)
+        second = self.queue.start_beside(attempt, now)
         if second is None:
             return None
-        self.track.budget.spend(now)
-        self.track.hedges += 1
+        self.queue.budget.spend(now)
+        self.stats.hedges += 1
         self.changed = True
         return self._second(second)
 
-    async def _second(self, start: Start[Ticket]) -> Answer:
+    async def _second(self, attempt: Attempt[R]) -> Answer:
         end: Answer | AgentError | None = None
         try:
-            watch = start.item.watch
-            end = await (self._one(start) if watch is None else self._watched(start, watch, True))
+            observer = attempt.item.observer
+            end = await (self._one(attempt) if observer is None else self._observed(attempt, observer, True))
             return end
         except AgentError as error:
             end = error
             raise
         finally:
-            self._count(start, end)
+            self._count(attempt, end)
 
-    def _attempt(self, ticket: Ticket, now: float, headers: tuple[tuple[str, str], ...] | None) -> Call:
-        left_s = ticket.deadline - now
-        if self._attempt_timeout_s is not None:
-            left_s = min(left_s, self._attempt_timeout_s)
-        headers = ticket.headers if headers is None else headers
-        return Call(ticket.task_id, ticket.idempotency_key, ticket.body, left_s, headers, ticket.pattern_name)
+    def _leave(self, attempt: Attempt[R], end: Answer | AgentError | None) -> None:
+        del self._calls[attempt.item]
+        self._count(attempt, end)
 
-    def _leave(self, start: Start[Ticket], end: Answer | AgentError | None) -> None:
-        del self._calls[start.item]
-        self._count(start, end)
-
-    def _count(self, start: Start[Ticket], end: Answer | AgentError | None) -> None:
-        """What a call says of its agent. None: it was cut off, which says nothing."""
+    def _count(self, attempt: Attempt[R], end: Answer | AgentError | None) -> None:
+        """What a call says about its agent. None: it was cut off, which says nothing."""
         now = self._loop.time()
         outcome: Outcome = "neutral"
         pause_s, confidence = None, 0.0
@@ -300,37 +298,51 @@ class Caller:
             pause_s = end.retry_after_s
         elif end is not None:
             outcome, confidence = "success", end.confidence
-        self.lane.finish(start, outcome, now, pause_s)
-        self.track.ended(outcome, now - start.started_at, confidence, now)
+        self.queue.finish(attempt, outcome, now, pause_s)
+        self.stats.ended(outcome, now - attempt.started_at, confidence, now)
         self.changed = True  # after a success too: a call counts from its end, and its begin may be committed already
-        self._tell_transitions()
+        self._report_transitions()
 
-    def _settle(self, ticket: Ticket, end: Answer | AgentError) -> None:
-        """The end of a call: the end of the ticket, or another try if that may help and can still begin in time.
+    def _shut_until(self, now: float) -> float:
+        """Before this time the circuit lets no call through; one that is held open by hand says nothing about that."""
+        shut_until = self.queue.breaker.shut_until(now)
+        return now if isinf(shut_until) else shut_until
 
-        The budget keeps second tries off an agent in trouble; behind an open circuit they are kept off already.
-        """
-        if isinstance(end, AgentError) and end.retryable and ticket.attempt <= ticket.max_retries:
-            if self._held:
-                return  # the next owner of the partition tries again
-            wait_s = delay_s(ticket.attempt - 1, self._retry, self._rng, end.retry_after_s)
-            now = self._loop.time()
-            due = now + wait_s
-            shut_until = self.lane.breaker.shut_until(now)
-            if due < ticket.deadline <= shut_until:
-                end.message += "; not tried again: the agent's circuit stays open past the task's deadline"
-            elif due < ticket.deadline and shut_until <= due and not self.track.budget.spend(now):
-                end.message += "; not tried again: too many of the agent's calls are second tries already"
-            elif due < ticket.deadline:
-                ticket.failure = end
-                self._hooks.retrying(ticket, wait_s)
-                self.lane.push(
-                    ticket,
-                    now=now,
-                    deadline=ticket.deadline,
-                    priority=ticket.priority,
-                    not_before=due,
-                    force=True,
-                )
-                return
-        self._hooks.finished(ticket, end)
+    def _settle(self, attempt: Attempt[R], end: Answer | AgentError) -> None:
+        """The end of a call: the end of the task, or another attempt if that may help and can begin before the deadline."""
+        run = attempt.item
+        if not isinstance(end, AgentError) or not end.retryable:
+            self._events.on_finished(run, end)
+            return
+        probe = attempt.permit.probe and end.counts_against_agent
+        free = probe or end.retry_after_s is not None  # it is asked to wait, and waiting uses up no attempt
+        run.attempts += not free
+        if run.attempts > run.max_retries:
+            self._events.on_finished(run, end)
+            return
+        if self._held:
+            return  # the next owner of the partition tries again
+        now = self._loop.time()
+        wait_s = delay_s(run.calls - 1, self._retry, self._rng, end.retry_after_s)
+        if probe:
+            # The circuit is open again: other tasks probe it next, so that no single task can keep it open.
+            wait_s += max(0.0, self._shut_until(now) - now)
+        if max(now + wait_s, self._shut_until(now)) >= run.deadline:
+            reason = "not retried: the task's deadline passes before"
+            # Waiting would have used up no attempt: then it is the deadline that ends the task, not the failure.
+            unable = Expired(f"{reason}; its last attempt failed: {end.code}: {end.message}")
+            end.message += f"; {reason}"
+            self._events.on_finished(run, unable if free else end)
+            return
+        run.failure = end
+        self._events.on_retry(run, wait_s)
+        self.queue.push(
+            run,
+            now=now,
+            deadline=run.deadline,
+            timeout_s=run.timeout_s,
+            priority=run.priority,
+            not_before=now + wait_s,
+            retry=not free,
+            place=attempt.place,
+        )

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from agents_io.errors import BadResponse, CallTimeout, ClientError, ExecutionFailed, Expired, Unsupported
-from agents_io.rules.answer import excerpt
+from agents_io.errors import CallTimeout, ClientError, ExecutionFailed, Expired, Unsupported
+from agents_io.rules.answer import checked_confidence, excerpt
 from agents_io.transport import Answer, Call
 from schemas.exact_json import loads
 from schemas.messages import AgentRegistration
@@ -70,10 +70,7 @@ class PatternTransport:
         if done.status == "failed":
             said = excerpt((done.error or "no reason given").encode("utf-8", "replace"))
             raise ExecutionFailed(f"the pattern failed: {said}")
-        confidence = 1.0 if done.confidence is None else done.confidence
-        if not 0 <= confidence <= 1:
-            raise BadResponse(f"the pattern's confidence must be in [0, 1], not {confidence!r}")
-        return Answer(done.result, confidence)
+        return Answer(done.result, checked_confidence(1.0 if done.confidence is None else done.confidence))
 
     async def _execute(self, name: str, call: Call) -> PatternExecution:
         asked = loads(call.body)

@@ -27,11 +27,16 @@ class Call:
     """Extra headers for the agent, for example ("traceparent", ...)."""
     pattern_name: str = ""
     """The task's `metadata.patternName`, for agents whose protocol has a field for it."""
+    attempt: int = 1
+    """Which attempt of the task this is. After the first, an earlier one may still be under way at the agent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an agent said. `confidence` is finite and in [0, 1]; `value` is any JSON."""
+    """What an agent said. `confidence` is finite and in [0, 1]; `value` is any JSON.
+
+    `metadata`: every other member of the answer, as JSON; the result has them as `metadata.answer`.
+    """
 
     value: Any
     confidence: float

@@ -47,8 +47,8 @@ _ROLES: dict[str, tuple[Who, ...]] = {
     "users": (),
 }
 """The words of the table's columns; what concerns agents is read by workers that dispatch."""
-_READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans",), "results": WORKER}
-"""A coordinator obeys cancels; every worker's page finds a task's result."""
+_READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans",), "results": WORKER, "agents": ("stats",)}
+"""A coordinator obeys cancels; every worker's page finds a task's result; statistics run the detectors of registrations."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -74,13 +74,23 @@ class Grant:
         return f"{self.operation} on {what}{'s that begin with' if self.prefixed else ''} {self.name}"
 
 
-def role_group(app_id: str, role: Who) -> str:
+def installation(app_id: str, prefix: str = DEFAULT_PREFIX) -> str:
+    """What tells one installation on a cluster from another: its app id, and its topic prefix unless that says nothing new.
+
+    >>> installation("shop"), installation("shop", "shop."), installation("shop", "test.")
+    ('shop', 'shop', 'shop.test')
+    """
+    name = prefix.rstrip(".")
+    return app_id if prefix == DEFAULT_PREFIX or name == app_id else f"{app_id}.{name}"
+
+
+def role_group(app_id: str, role: Who, prefix: str = DEFAULT_PREFIX) -> str:
     """The consumer group of a worker's role; its transactional ids begin with it and a dash.
 
-    >>> role_group("shop", "plans")
-    'shop-plans'
+    >>> role_group("shop", "plans"), role_group("shop", "plans", "test.")
+    ('shop-plans', 'shop.test-plans')
     """
-    return f"{app_id}-{role}"
+    return f"{installation(app_id, prefix)}-{role}"
 
 
 def reply_topic(app_id: str, prefix: str = DEFAULT_PREFIX) -> str:
@@ -130,7 +140,7 @@ def _worker(role: Who, prefix: str, app_id: str, agent_topics: Sequence[str]) ->
         yield Grant("topic", begin, "Describe", prefixed=True)
         if role != "stats":
             yield Grant("topic", begin, "DescribeConfigs", prefixed=True)
-    group = role_group(app_id, role)
+    group = role_group(app_id, role, prefix)
     yield Grant("group", group, "Read")
     yield Grant("transactional-id", f"{group}-", "Write", prefixed=True)
     if role == "stats":

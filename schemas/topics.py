@@ -37,6 +37,10 @@ DEAD_LETTER_BYTES = LARGE_RECORD_BYTES + 64 * 1024
 """The largest record that may enter, and room for the headers that say why it was put aside."""
 
 
+SMALL_SEGMENTS = (("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS)))
+"""Of topics that are read whole: the newest segment is never compacted, so what was overwritten must get into older ones soon."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """One row: what lies on the topic, how it is keyed and kept, and who is on either side of it."""
@@ -117,8 +121,18 @@ TOPICS: tuple[Topic, ...] = (
         "compact",
         partitions=1,
         dead_letters=True,
+        extra_config=SMALL_SEGMENTS,
     ),
-    Topic("standings", "agent id", AgentStanding, "dispatch", "every worker", "compact", partitions=1),
+    Topic(
+        "standings",
+        "agent id",
+        AgentStanding,
+        "dispatch",
+        "every worker",
+        "compact",
+        partitions=1,
+        extra_config=SMALL_SEGMENTS,
+    ),
     Topic(
         "dispatch",
         "agent id",
@@ -144,8 +158,8 @@ TOPICS: tuple[Topic, ...] = (
         "dispatch",
         "dispatch",
         "compact",
-        # Read back whole when a partition moves: what was overwritten must go soon.
-        extra_config=(("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(HOUR_MS))),
+        # Brokers stamp the records, so that workers can compare their clocks with theirs.
+        extra_config=(*SMALL_SEGMENTS, ("message.timestamp.type", "LogAppendTime")),
     ),
     Topic(
         "results",
@@ -163,11 +177,11 @@ TOPICS: tuple[Topic, ...] = (
         "plan coordinator",
         "compact",
         max_message_bytes=LARGE_RECORD_BYTES + 1024 * 1024,
-        # As for `state`; and each plan leaves tombstones, which nobody needs longer than one reading takes.
+        # Each plan leaves tombstones, which nobody needs longer than one reading takes.
         extra_config=(
-            ("segment.bytes", str(16 * 1024 * 1024)),
-            ("segment.ms", str(HOUR_MS)),
+            *SMALL_SEGMENTS,
             ("delete.retention.ms", str(10 * MINUTE_MS)),
+            ("message.timestamp.type", "LogAppendTime"),
         ),
     ),
     Topic(
@@ -184,7 +198,16 @@ TOPICS: tuple[Topic, ...] = (
         # The key is the agent, not the window: compaction before retention would forget all but an agent's newest window.
         extra_config=(("min.compaction.lag.ms", str(31 * DAY_MS)),),
     ),
-    Topic("calibrations", "agent id", AgentCalibration, "stats", "every worker", "compact", partitions=1),
+    Topic(
+        "calibrations",
+        "agent id",
+        AgentCalibration,
+        "stats",
+        "every worker",
+        "compact",
+        partitions=1,
+        extra_config=SMALL_SEGMENTS,
+    ),
     Topic("anomalies", "agent id", Anomaly, "stats", "users", retention_ms=30 * DAY_MS),
     Topic("events", "task, plan or agent id", Event, "all", "users, live page", retention_ms=DAY_MS),
 )

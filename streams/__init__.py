@@ -1,1 +1,100 @@
-"""The pipeline: rules that decide, an engine that commits, processors that carry, a worker that puts them together."""
+"""The pipeline: rules that decide, an engine that commits, processors that carry, a worker that puts them together.
+
+For users: `from streams import Client` and the names beside it, loaded when they are asked for; `streams.sync` blocks instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streams.client import (
+        AgentRefused,
+        AgentRejected,
+        AgentServerError,
+        AgentTimeout,
+        AgentUnreachable,
+        BadResponse,
+        CircuitOpen,
+        Client,
+        ClientClosed,
+        ClientError,
+        ExecutionFailed,
+        ForbiddenTarget,
+        Handle,
+        InternalError,
+        InvalidPlan,
+        InvalidTask,
+        InvalidValue,
+        KafkaUnreachable,
+        NoAgent,
+        NotFound,
+        NoWorker,
+        PlanResult,
+        RateLimited,
+        TaskCancelled,
+        TaskExpired,
+        TaskFailed,
+        TaskResult,
+        TooLarge,
+        TopicsMissing,
+        UnknownFunction,
+        Unsupported,
+        WaitTimeout,
+        dag,
+        parallel,
+        sequence,
+        step,
+    )
+
+__all__ = [
+    "AgentRefused",
+    "AgentRejected",
+    "AgentServerError",
+    "AgentTimeout",
+    "AgentUnreachable",
+    "BadResponse",
+    "CircuitOpen",
+    "Client",
+    "ClientClosed",
+    "ClientError",
+    "ExecutionFailed",
+    "ForbiddenTarget",
+    "Handle",
+    "InternalError",
+    "InvalidPlan",
+    "InvalidTask",
+    "InvalidValue",
+    "KafkaUnreachable",
+    "NoAgent",
+    "NoWorker",
+    "NotFound",
+    "PlanResult",
+    "RateLimited",
+    "TaskCancelled",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskResult",
+    "TooLarge",
+    "TopicsMissing",
+    "UnknownFunction",
+    "Unsupported",
+    "WaitTimeout",
+    "dag",
+    "parallel",
+    "sequence",
+    "step",
+]
+
+
+if not TYPE_CHECKING:  # a checker would take every name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'streams' has no attribute {name!r}")
+        from streams import client
+
+        return getattr(client, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, SecretStr, ValidationError
 
 from schemas.messages import BreakerLimits, Limits
 from schemas.topics import DEFAULT_PREFIX
 from streams.rules.balancing import Policy
+from streams.rules.detection.specs import DetectorSpec, parse_specs
 from streams.settings_parts import (
     ControlPlaneSettings,
     DurationMs,
@@ -132,15 +133,20 @@ class StatsSettings(Section):
     overconfidence: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     slow_factor: Annotated[float, Field(ge=1.1, le=1000)] = 2.0
     silent_after: Annotated[DurationMs, Field(ge=1000)] = 600_000
+    detectors: Annotated[tuple[DetectorSpec, ...], PlainValidator(parse_specs)] = ()
+    """Detectors besides the default ones: a table of names, each a class name or a table with `use`; see `specs.py`."""
 
 
 class DispatchSettings(Section):
     """Bounds and pace of dispatch."""
 
-    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    default_timeout: DurationMs = 30_000
-    attempt_timeout: DurationMs | None = None
-    lane_depth: Annotated[int, Field(ge=1)] = 1000
+    max_in_flight: Annotated[int, Field(ge=1, le=1_000_000)] = 100_000
+    max_held_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """What the tasks that a worker holds in memory may take; beyond that they wait on their topic."""
+    default_timeout: Annotated[DurationMs, Field(ge=1)] = 30_000
+    """One attempt, for tasks that give no `metadata.timeout`."""
+    max_wait: DurationMs = 24 * 3_600_000
+    """The whole task, from its record's timestamp on; 0: for ever."""
     drain_timeout: DurationMs = 5_000
     stop_timeout: DurationMs = 20_000
     blocked_after: DurationMs = 60_000

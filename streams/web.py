@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -48,9 +48,13 @@ class WebServer:
         self.standings: Standings | None = None
         self.plans: Coordination | None = None
         self.stats: StatsKeeper | None = None
+        self.problems: Callable[[], list[str]] = list
+        """What keeps a role from being ready though it runs, one line each."""
         self._settings = settings
         self._registry = registry
-        observe(registry, self._places, self._roles_ready)
+        self.dropped_events: dict[str, Callable[[], int]] = {}
+        """Role -> progress events that could not be sent so far."""
+        observe(registry, self._places, self._roles_ready, self._log_changes, self.dropped_events)
         self._runner: web.AppRunner | None = None
         self._desk = StatsDesk(lambda: self.stats)
         self._plans_desk = PlansDesk(lambda: self.plans)
@@ -111,8 +115,11 @@ class WebServer:
     async def _readyz(self, request: web.Request) -> web.Response:
         checks = self._roles_ready()
         checks["broker"] = await self._broker_answers()
+        answer: dict[str, Any] = {"checks": checks}
+        if reasons := self.problems():
+            checks["topics"], answer["reasons"] = False, reasons
         ready = all(checks.values())
-        return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
+        return json_answer({"ready": ready} | answer, 200 if ready else 503)
 
     def _roles_ready(self) -> dict[str, bool]:
         """Of the roles that this worker was given."""
@@ -164,6 +171,10 @@ class WebServer:
         """Of all roles."""
         stats = [] if self.stats is None else self.stats.places()
         return chain(places(self.engine), places(None if self.plans is None else self.plans.engine), stats)
+
+    def _log_changes(self) -> int:
+        engines = (self.engine, None if self.plans is None else self.plans.engine)
+        return sum(engine.log_changes for engine in engines if engine is not None)
 
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = [

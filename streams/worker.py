@@ -30,6 +30,8 @@ from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.engine.engine import Engine
 from streams.engine.faults import denied, told
+from streams.engine.follower import TopicMissing
+from streams.file_limit import prepare_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
 from streams.plans.template_file import TemplatesError
@@ -92,6 +94,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
     except BrokerUnreachable as error:
         raise WorkerError(str(error), exit_code=3) from error
     except (
+        TopicMissing,
         TopicsMissing,
         TopicsError,
         TransactionsDenied,
@@ -130,6 +133,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
     await reach(settings, REACH_TIMEOUT_S)
     await require(settings, worker_needs(settings))
     partitions = await check(settings)
+    prepare_file_limit(partitions)
     registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
         spans = provider(settings)
@@ -147,11 +151,13 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
             limits = await size_limits(settings)
             role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, limits, spans)
             await role.start(stack, grpc_server)
+            web.problems, web.dropped_events["dispatch"] = role.problems, role.events_dropped
             engine, web.engine, web.agents, web.standings = role.engine, role.engine, role.agents, role.standings
         if "plans" in settings.roles:
             plans = web.plans = await coordinate(
                 settings, registry, delivery == "exactly-once", partitions, stack, web.reachable, spans
             )
+            web.dropped_events["plans"] = plans.events_dropped
         if "stats" in settings.roles:
             stats = StatsKeeper(settings, idempotent=delivery == "exactly-once", address=web.reachable)
             registry.register(StatsMetrics(stats.counters))

@@ -33,6 +33,7 @@ class FakeMcp(FakeAgent):
         super().__init__(*arguments, **options)
         self.sessions: set[str] = set()
         self.opened = 0
+        self.tools = ["analyze"]
         self.methods: list[str] = []
         self.heads: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
@@ -67,7 +68,10 @@ class FakeMcp(FakeAgent):
             return web.Response(status=202)
         if method == "tools/call":
             return await self.play(request)
-        known: dict[str, Any] = {"ping": {}, "tools/list": {"tools": [{"name": "analyze", "inputSchema": {}}]}}
+        known: dict[str, Any] = {
+            "ping": {},
+            "tools/list": {"tools": [{"name": name, "inputSchema": {}} for name in self.tools]},
+        }
         known["server/discover"] = {"supportedVersions": ["2026-07-28"]}
         return self._answer(message, {"result": known[method]})
 

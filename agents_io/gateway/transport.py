@@ -135,7 +135,7 @@ class GatewayTransport:
         except StreamLost as lost:
             kind = ConnectionFailed if lost.blame else HopLost
             raise kind(f"the agent's stream ended during the call: {lost.why}") from None
-        return self._judge(message)
+        return self._judge(message, call.attempt)
 
     async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
         """Whether it is connected somewhere and takes tasks."""
@@ -184,10 +184,10 @@ class GatewayTransport:
             self._routes.dead(route)
             raise
 
-    def _judge(self, message: AgentToControlPlane) -> Answer:
+    def _judge(self, message: AgentToControlPlane, attempt: int) -> Answer:
         kind = message.WhichOneof("payload")
         if kind == "task_error":
-            raise error_of(message.task_error.error_code, message.task_error.error_message)
+            raise error_of(message.task_error.error_code, message.task_error.error_message, attempt)
         if kind != "task_result":
             raise BadResponse("the answer is neither a result nor an error")
         result = message.task_result

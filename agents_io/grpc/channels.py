@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 
 MAX_CHANNELS = 512
+MAX_METADATA_BYTES = 64 * 1024
 IDLE_S = 60.0
 _LOOKED_AT = 4
 """Lines whose idleness is looked at when one is given back."""
@@ -136,6 +137,9 @@ def _options(max_message_bytes: int, idle_s: float) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
+        # gRPC refuses at random between the two, which are 8 and 16 KiB by default; a mesh adds more than that.
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         # The lane decides about trying again; nobody else may.
         ("grpc.enable_retries", 0),
         ("grpc.service_config_disable_resolution", 1),

@@ -22,6 +22,7 @@ from agents_io.errors import (
     InternalError,
     RateLimited,
     ServerError,
+    StillRunning,
 )
 from agents_io.rules.answer import excerpt
 from agents_io.rules.retry import parse_retry_after
@@ -55,8 +56,8 @@ _OURS = tuple(
 )
 
 
-def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str) -> AgentError:
-    """What a status that is not OK means."""
+def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str, attempt: int = 1) -> AgentError:
+    """What a status that is not OK means. `attempt`: which of the task's."""
     code = error.code()
     details = error.details() or ""
     if code is _Code.DEADLINE_EXCEEDED:
@@ -68,6 +69,8 @@ def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str) -> A
     if special is not None:
         return special
     kind = TABLE.get(code, ServerError)
+    if code is _Code.ALREADY_EXISTS and attempt > 1:  # HTTP's 409: an earlier attempt is still worked on
+        kind = StillRunning
     text = f"the connection failed: {said}" if kind is ConnectionFailed else f"the agent answered {code.name}: {said}"
     return kind(text, retry_after_s=_retry_after(error) if code in _MAY_SAY_WHEN else None)
 
@@ -89,6 +92,8 @@ def _own_finding(code: grpc.StatusCode, details: str, said: str) -> AgentError |
         if "CLIENT:" in details:
             return AnswerTooLarge(f"the answer is larger than accepted: {said}")
         return ClientError(f"the task is larger than the agent accepts: {said}")
+    if "metadata size exceeds" in details:
+        return BadResponse(f"the answer's metadata are larger than accepted: {said}")
     if "ompression algorithm" in details or "ompressed" in details:
         return BadResponse(f"the answer is compressed although identity was asked for: {said}")
     return None

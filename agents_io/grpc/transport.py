@@ -11,7 +11,7 @@ retries, never lets gRPC retry, never accepts a compressed answer, and never sho
     the task is above the agent's cap         http_4xx
   INTERNAL, UNKNOWN, DATA_LOSS, ABORTED       http_5xx
   INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE,
-  UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED    http_4xx
+  UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED    http_4xx (ALREADY_EXISTS after the first attempt: tried again)
   OK with what is no answer                   bad_response
 """
 
@@ -20,8 +20,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -40,6 +39,7 @@ from agents_io.errors import (
 )
 from agents_io.grpc.channels import IDLE_S, MAX_CHANNELS, Channels, Place
 from agents_io.grpc.credentials import GrpcCredentials
+from agents_io.grpc.endpoint import endpoint_of
 from agents_io.grpc.status import LINE_IN_DOUBT, status_error
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import Path, compile_path, excerpt
@@ -60,13 +60,6 @@ _ROOM = 64 * 1024
 _NAME = re.compile(r"[0-9a-z_.-]+", re.ASCII)
 
 Metadata = list[tuple[str, str]]
-
-
-class Endpoint(NamedTuple):
-    """`target`: host:port. `tls`: whether the agent must show a certificate."""
-
-    target: str
-    tls: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,28 +101,6 @@ class _Prepared:
         return [_metadatum(name, value)]
 
 
-def endpoint_of(text: str) -> Endpoint:
-    """Where a gRPC agent is. Raises `Unsupported`.
-
-    >>> endpoint_of("grpc://agents.local:7000"), endpoint_of("[::1]:7000"), endpoint_of("grpcs://a.example")
-    (Endpoint(target='agents.local:7000', tls=False), Endpoint(target='[::1]:7000', tls=False), \
-Endpoint(target='a.example:443', tls=True))
-    """
-    scheme, _, rest = text.rpartition("://")
-    if scheme not in ("", "grpc", "grpcs"):
-        raise Unsupported(f"endpoint: a grpc agent needs grpc://host:port or grpcs://host:port, not {text[:80]!r}")
-    try:
-        parts = urlsplit(f"//{rest}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    tls = scheme == "grpcs"
-    port = port or (443 if tls else None)
-    if not host or port is None or parts.path not in ("", "/") or parts.query or "@" in rest or "%" in rest:
-        raise Unsupported(f"endpoint: a grpc agent needs a host and a port and no more, not {text[:80]!r}")
-    return Endpoint(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls)
-
-
 class GrpcTransport:
     """Calls agents of protocol `grpc`; one instance, one pool of channels, for all of a worker's agents."""
 
@@ -163,6 +134,7 @@ class GrpcTransport:
             call.timeout_s,
             prepared.authorised() + _metadata(call),
             streams=prepared.streams,
+            attempt=call.attempt,
         )
         return self._parse(raw, prepared)
 
@@ -218,6 +190,7 @@ class GrpcTransport:
         metadata: Metadata,
         *,
         streams: bool = False,
+        attempt: int = 1,
     ) -> bytes:
         """Bytes out, bytes in. Whatever gRPC raises becomes an `AgentError` here."""
         line = self.channels.take(self._place(prepared))
@@ -229,7 +202,9 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as error:
             in_doubt = error.code() in LINE_IN_DOUBT
             missing = error.code() is grpc.StatusCode.UNIMPLEMENTED
-            failure = NotImplementedByAgent(path) if missing else status_error(error, timeout_s, prepared.token())
+            failure = (
+                NotImplementedByAgent(path) if missing else status_error(error, timeout_s, prepared.token(), attempt)
+            )
         except asyncio.CancelledError:
             # gRPC says so too when the channel was closed beneath the call.
             task = asyncio.current_task()

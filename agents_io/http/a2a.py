@@ -17,22 +17,24 @@ import yarl
 
 from agents_io.background import LastWords
 from agents_io.errors import AgentError, BadResponse, ClientError, Unsupported
-from agents_io.http.exchange import HttpExchange, Peer, Target, below, within
+from agents_io.http.exchange import HttpExchange, within
+from agents_io.http.peer import Peer, Target, below
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
 from agents_io.rules.wire import jsonrpc
 from agents_io.rules.wire.a2a import (
-    CARD_PATHS,
     METHODS,
-    VERSIONS,
-    Card,
+    FailedUnsaid,
+    NeedsAuth,
+    NeedsInput,
+    OtherVersion,
     Pending,
-    Stuck,
-    Version,
+    WrongParts,
     outcome,
-    read_card,
     send_params,
+    takes_data,
 )
+from agents_io.rules.wire.a2a_card import CARD_PATHS, Card, Version, read_card, version_of
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
 from schemas.messages import AgentRegistration
@@ -47,33 +49,82 @@ MAX_CANCELS = 10_000
 class _Agent(Peer):
     """One agent: its card, and where it is called."""
 
-    __slots__ = ("blocking", "fixed", "lock", "read_at", "rpc", "text_only", "version")
+    __slots__ = (
+        "blocking",
+        "data_works",
+        "fixed",
+        "lock",
+        "other",
+        "read_at",
+        "rpc",
+        "tenant",
+        "text_only",
+        "text_tried",
+        "version",
+    )
+
+    keeps_cookies = True
 
     def __init__(self, agent: AgentRegistration) -> None:
         super().__init__(agent)
         metadata = agent.metadata or {}
-        self.fixed: Version | None = metadata.get("a2aVersion")
-        if self.fixed is not None and self.fixed not in VERSIONS:
-            raise Unsupported(f"metadata.a2aVersion: must be one of {', '.join(VERSIONS)}")
+        self.fixed = version_of(metadata)
         self.blocking = metadata.get("blocking") is True
-        self.text_only = metadata.get("textOnly") is True
+        self.text_only: bool = metadata.get("textOnly") is True
         self.version: Version = self.fixed or "1.0"
         self.rpc = below(self.base, "")
+        self.tenant: str | None = metadata.get("tenant") if isinstance(metadata.get("tenant"), str) else None
+        self.other: tuple[Version, str] | None = None
         self.lock = asyncio.Lock()
         self.read_at = float("-inf")
+        self.data_works = False
+        """Whether a message with a data part was answered."""
+        self.text_tried = (self.agent.metadata or {}).get("textOnly") is not None
+        """Whether text alone was tried after a data part failed, or the registration decides."""
 
     def learn(self, card: Card, now: float) -> None:
-        """Where the card says, on the registered host."""
-        path, _, query = card.path.partition("?")
-        self.rpc = Target(self.base.with_path(path, encoded=True).with_query(query or None))
-        self.version, self.read_at = card.version, now
+        """Where the card says, on the registered host; what the registration says stands above it."""
+        if self.other is None or (card.version, card.path) != self.other:  # else it was refused a moment ago
+            self.rpc, self.version = self._at(card.path), card.version
+            self.other = card.other
+        self.read_at = now
+        metadata = self.agent.metadata or {}
+        if "tenant" not in metadata:
+            self.tenant = card.tenant
+        if "textOnly" not in metadata and not self.text_tried:
+            self.text_only = card.text_only
+
+    def turn_to_other(self) -> bool:
+        """Speak the other version from now on; False: there is none left to try."""
+        if self.other is None:
+            return False
+        spoken = (self.version, self.rpc.httpx.raw_path.decode("ascii"))
+        self.version, path = self.other
+        self.rpc, self.other = self._at(path), spoken
+        return True
+
+    def _at(self, path: str) -> Target:
+        path, _, query = path.partition("?")
+        return Target(
+            yarl.URL.build(
+                scheme=self.base.scheme,
+                authority=self.base.raw_authority,
+                path=path,
+                query_string=query or self.base.raw_query_string,
+                encoded=True,
+            )
+        )
+
+    def addressed(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The parameters with the tenant, which 1.0 knows."""
+        return params if self.tenant is None or self.version != "1.0" else {"tenant": self.tenant, **params}
 
 
 def _card_targets(base: yarl.URL) -> list[Target]:
-    """Where a card may lie: under the endpoint, then at the host's root; each path once."""
+    """Where a card may lie: under the endpoint, then at the host's root; each path once. The endpoint's query goes along."""
     places = dict.fromkeys(base.raw_path.rstrip("/") + "/" + path for path in CARD_PATHS)
     places |= dict.fromkeys("/" + path for path in CARD_PATHS)
-    return [Target(base.with_path(place, encoded=True)) for place in places]
+    return [Target(base.with_path(place, encoded=True, keep_query=True)) for place in places]
 
 
 class A2aTransport:
@@ -105,8 +156,28 @@ class A2aTransport:
             payload = read_payload(call.body)
         except ValueError:
             raise Unsupported("the payload is not JSON") from None
-        message_id = self._message_id(call.idempotency_key)
-        params = send_params(peer.version, message_id, payload, blocking=peer.blocking, text_only=peer.text_only)
+        with_data = takes_data(payload, peer.text_only)
+        try:
+            answer = await self._sent(peer, payload, call, self._message_id(call.idempotency_key))
+        except OtherVersion:
+            if not peer.turn_to_other():
+                raise
+            answer = await self._sent(peer, payload, call, self._message_id(call.idempotency_key))
+        except (FailedUnsaid, WrongParts):
+            # Frameworks that take text alone fail without a word, and their cards do not say so: try once, and remember.
+            if not with_data or peer.data_works or peer.text_tried:
+                raise
+            peer.text_tried = True
+            answer = await self._sent(peer, payload, call, self._message_id(call.idempotency_key) + "/text", True)
+            peer.text_only = True
+            return answer
+        peer.data_works = peer.data_works or with_data
+        return answer
+
+    async def _sent(self, peer: _Agent, payload: Any, call: Call, message_id: str, text_only: bool = False) -> Answer:
+        """One message, and the end of the task it begins."""
+        text_only = text_only or peer.text_only
+        params = send_params(peer.version, message_id, payload, blocking=peer.blocking, text_only=text_only)
         found = self._read(peer, await self._rpc(peer, "send", params, call))
         wait_s = POLL_FIRST_S
         while isinstance(found, Pending):
@@ -125,9 +196,9 @@ class A2aTransport:
     def _read(self, peer: _Agent, body: bytes) -> Answer | Pending:
         try:
             return peer.parsed(body, lambda: outcome(load_json(body), peer.reading))
-        except Stuck as stuck:
-            if stuck.task_id is not None:
-                self._forget(peer, stuck.task_id)
+        except (NeedsInput, NeedsAuth) as waits:
+            if waits.task_id is not None:
+                self._forget(peer, waits.task_id)
             raise
         except ClientError:
             peer.read_at = float("-inf")  # it may speak another version now
@@ -151,10 +222,10 @@ class A2aTransport:
 
     async def _rpc(self, peer: _Agent, what: str, params: dict[str, Any], call: Call | None = None) -> bytes:
         self._number += 1
-        body = jsonrpc.request(self._number, METHODS[peer.version][what], params)
+        body = jsonrpc.request(self._number, METHODS[peer.version][what], peer.addressed(params))
         version = [(b"A2A-Version", peer.version.encode())]
         try:
-            _, said = await self._http.good(peer, peer.post(peer.rpc, body, version, call))
+            _, said = await self._http.good(peer, peer.post(peer.rpc, body, version, call), call=call)
         except ClientError:
             peer.read_at = float("-inf")  # the agent may have moved: read its card again before the next call
             raise
@@ -185,14 +256,19 @@ class A2aTransport:
         """Whether the agent shows a card we can call it by, in time; with `metadata.a2aVersion`, whether it answers at all."""
         peer = self._agents.get(agent)
         try:
-            if peer.fixed is not None:
-                # Asked for a task that does not exist it must answer in JSON-RPC.
-                body = await within(timeout_s, lambda: self._rpc(peer, "get", {"id": "parallax-health"}))
-                return jsonrpc.is_response(load_json(body))
-            await within(timeout_s, lambda: self.card(peer))
+            return await within(timeout_s, lambda: self._is_well(peer))
         except AgentError:
             return False
-        return True
+
+    async def _is_well(self, peer: _Agent) -> bool:
+        """Cards are public, calls are not: asked for a task that does not exist it must answer, and not by 401 or 403."""
+        if peer.fixed is None:
+            peer.learn(await self.card(peer), asyncio.get_running_loop().time())
+        try:
+            body = await self._rpc(peer, "get", {"id": "parallax-health"})
+        except AgentError as error:
+            return peer.fixed is None and error.status is not None and error.status not in (401, 403)
+        return (peer.fixed is None or jsonrpc.is_response(load_json(body))) and peer.denied is None
 
     async def close(self) -> None:
         """Release every connection."""

@@ -26,6 +26,8 @@ SSL_KEY = "parallax.ssl"
 # Agents' servers close idle connections, often after 5 s. A POST sent on one that is just closing is lost, so let go first.
 KEEPALIVE_S = 4.0
 _BYTES_AIOHTTP_WARNS_AT = 1024 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+"""One header line; aiohttp's own 8 KiB are less than agents behind a mesh send."""
 
 
 class NotHttp(httpx.RemoteProtocolError):
@@ -94,6 +96,8 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             auto_decompress=False,
             trust_env=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
             timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_read=None, sock_connect=None),
         )
         return self._session

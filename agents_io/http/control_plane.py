@@ -14,7 +14,8 @@ from urllib.parse import quote
 import httpx
 
 from agents_io.errors import BadResponse, ClientError
-from agents_io.http.exchange import HttpExchange, Peer, below, said, status_error
+from agents_io.http.exchange import HttpExchange, said, status_error
+from agents_io.http.peer import Peer, below
 from agents_io.patterns import PatternExecution, UnknownPattern
 from agents_io.rules.answer import excerpt, load_json
 from agents_io.transport import MAX_ANSWER_BYTES
@@ -49,7 +50,7 @@ class ControlPlane:
             text = said(self._peer, reply)
             if response.status_code == 404:
                 raise UnknownPattern(f"the control plane knows no pattern {pattern_name[:80]!r}: {text}")
-            error = status_error(response, text)
+            error = status_error(response, text, reply)
             raise ClientError(f"the control plane refused the input: {text}") if response.status_code == 400 else error
         return self._peer.parsed(reply, lambda: read_execution(reply, pattern_name, execution_id))
 

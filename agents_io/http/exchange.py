@@ -2,13 +2,13 @@
 
 In: a registration, bytes to send, the time there is. Out: status, headers and a body no larger than the cap, or one
 `AgentError`. Works on httpx's types over any `httpx.AsyncBaseTransport`; requests are built from parts prepared once per
-agent and given to the transport directly. It never retries, never follows a redirect, never accepts a compressed answer,
-and never shows a secret in an error.
+agent and given to the transport directly. It never retries, follows 307 and 308 within the same origin only, undoes gzip and
+deflate within the cap, and never shows a secret in an error.
 
-  no connection, reset, cut off    connection        3xx                        bad_response
-  no answer in time, 408           timeout           429, 425                   rate_limited (Retry-After)
-  500-599                          http_5xx (503: Retry-After)                  other 4xx    http_4xx
-  a compressed 2xx                 bad_response      body above the cap         too_large
+  no connection, reset, cut off    connection                     3xx                            bad_response
+  no answer in time, 408           timeout                        429, 425, 529                  rate_limited (`rules/waits.py`)
+  500-599                          http_5xx (`rules/waits.py`)    other 4xx                      http_4xx (`rules/statuses.py`)
+  a 2xx compressed otherwise       bad_response                   body above the cap             too_large
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import asyncio
 import errno
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Iterable
+import zlib
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import httpx
@@ -33,129 +34,24 @@ from agents_io.errors import (
     InternalError,
     Unsupported,
 )
-from agents_io.http.aiohttp_seam import SSL_KEY, URL_KEY, AiohttpTransport, NotHttp, RequestBody
-from agents_io.rules.answer import excerpt, reading_of
-from agents_io.rules.retry import parse_retry_after
+from agents_io.http.aiohttp_seam import URL_KEY, AiohttpTransport, NotHttp
+from agents_io.http.peer import Peer, Target
+from agents_io.rules.answer import excerpt
 from agents_io.rules.statuses import error_of
-from agents_io.secret_refs import Secret
-from agents_io.tls import CONTEXTS, tls_of
-from agents_io.transport import MAX_ANSWER_BYTES, Call, idempotency_key
-from schemas.messages import AgentRegistration
+from agents_io.rules.waits import wait_of
+from agents_io.transport import MAX_ANSWER_BYTES, Call
 
 MAX_ERROR_BYTES = 4096
+MAX_REDIRECTS = 3
+_SAME_REQUEST = (307, 308)
+_PLAIN = frozenset((b"", b"identity", b"none", b"utf-8", b"utf8"))
+"""Content encodings that encode nothing; some agents name a charset there."""
+_INFLATED = {b"gzip": 31, b"x-gzip": 31, b"deflate": 47}
+"""zlib's window bits; 47 tells gzip and zlib apart by itself."""
 
-Headers = Iterable[tuple[bytes, bytes]]
 T = TypeVar("T")
-
-_KEY = b"Idempotency-Key"
-_BUDGET = b"X-Request-Timeout-Ms"
-_STATIC_HEADERS = (
-    (b"Content-Type", b"application/json"),
-    (b"Accept", b"application/json"),
-    (b"Accept-Encoding", b"identity"),
-    (b"User-Agent", b"parallax-streams"),
-)
 # No descriptors or ports left on this machine: not the agent's fault.
 _OUR_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
-
-
-class Target:
-    """One URL in the two forms that are needed. Raises ValueError."""
-
-    __slots__ = ("extensions", "httpx")
-
-    def __init__(self, url: yarl.URL) -> None:
-        if not url.host:
-            raise ValueError("no host")
-        self.httpx = httpx.URL(str(url))
-        self.extensions: dict[str, Any] = {URL_KEY: url}
-
-
-def web_url(agent: AgentRegistration) -> yarl.URL:
-    """The agent's endpoint as a URL. `openai://`, `a2a://` and `mcp://` stand for https: no token goes in the clear by accident.
-
-    Raises `Unsupported`.
-
-    >>> str(web_url(AgentRegistration(id="m", endpoint="openai://host/v1")))
-    'https://host/v1'
-    """
-    scheme, separator, rest = agent.endpoint.partition("://")
-    text = f"https://{rest}" if separator and scheme == agent.transport != "http" else agent.endpoint
-    try:
-        url = yarl.URL(text)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError("write http://host or https://host")
-        Target(url)
-    except (ValueError, httpx.InvalidURL) as error:
-        raise Unsupported(f"endpoint: is not a URL: {excerpt(str(error).encode())}") from None
-    return url
-
-
-def below(base: yarl.URL, leaf: str) -> Target:
-    """A path under the agent's endpoint; its query is kept."""
-    path = base.raw_path.rstrip("/") + "/" + leaf if leaf else base.raw_path
-    return Target(base.with_path(path, encoded=True, keep_query=True))
-
-
-class Peer:
-    """One agent as a peer over HTTP: what stays the same between calls to it. Raises `Unsupported`."""
-
-    __slots__ = ("agent", "base", "headers", "reading", "secret")
-
-    def __init__(self, agent: AgentRegistration) -> None:
-        self.agent = agent
-        self.base = web_url(agent)
-        self.headers = [(b"Host", Target(self.base).httpx.netloc), *_STATIC_HEADERS]
-        self.secret = Secret(agent.auth) if agent.auth is not None else None
-        self.reading = reading_of(agent.metadata)
-
-    def authorised(self) -> list[tuple[bytes, bytes]]:
-        """A fresh list of the headers every request carries."""
-        if self.secret is None:
-            return self.headers.copy()
-        return [*self.headers, self.secret.header()]
-
-    def get(self, target: Target) -> httpx.Request:
-        """A GET request."""
-        return httpx.Request("GET", target.httpx, headers=self.authorised(), extensions=self._extensions(target))
-
-    def post(self, target: Target, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
-        """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`."""
-        headers = self.authorised()
-        if call is not None:
-            headers.append((_KEY, idempotency_key(call.idempotency_key).encode("ascii")))
-            headers.append((_BUDGET, b"%d" % max(1, int(call.timeout_s * 1000))))
-            try:
-                for name, value in call.headers:
-                    headers.append((name.encode("ascii"), value.encode("ascii")))
-            except UnicodeEncodeError:
-                raise Unsupported("a header of the call is not ASCII") from None
-        headers.extend(more)
-        headers.append((b"Content-Length", b"%d" % len(body)))
-        # A stream of our own spares httpx's second pass over the headers.
-        return httpx.Request(
-            "POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=self._extensions(target)
-        )
-
-    def _extensions(self, target: Target) -> dict[str, Any]:
-        files = tls_of(self.agent.metadata)
-        return target.extensions if files is None else {**target.extensions, SSL_KEY: CONTEXTS.get(files)}
-
-    def hidden(self, body: bytes) -> bytes:
-        """The same without our secret: an agent may echo what it was sent."""
-        token = b"" if self.secret is None else self.secret.token().encode("ascii")
-        return body.replace(token, b"***") if token and token in body else body
-
-    def parsed(self, body: bytes, parse: Callable[[], T]) -> T:
-        """What `parse` makes of the body; its complaint shows no secret that the body may repeat."""
-        try:
-            return parse()
-        except AgentError as error:
-            message = error.message.encode()
-            if self.hidden(body) is not body or self.hidden(message) is not message:
-                kind = type(error)
-                raise kind("the answer is none, and repeats the secret it was called with: not shown") from None
-            raise
 
 
 async def within(timeout_s: float, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -179,7 +75,10 @@ class HttpExchange:
         max_connections: int = 1000,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         ssl_context: ssl.SSLContext | None = None,
+        inflates: bool = True,
     ) -> None:
+        """`inflates`: undo gzip and deflate, within the cap, instead of refusing them."""
+        self._inflates = inflates
         self._transport = transport or AiohttpTransport(max_connections, ssl_context)
         self.max_answer_bytes = max_answer_bytes
 
@@ -202,26 +101,79 @@ class HttpExchange:
             raise transport_error(error) from error
         return response, body
 
-    async def good(
+    async def send(
         self, peer: Peer, request: httpx.Request, enough: Callable[[bytes], bool] | None = None
     ) -> tuple[httpx.Response, bytes]:
-        """As `raw`, but anything but a plain 2xx is raised as what it means."""
-        response, body = await self.raw(request, enough)
-        if 200 <= response.status_code < 300:
-            if header(response, b"content-encoding") not in (b"", b"identity"):
-                raise BadResponse("the answer is compressed although identity was asked for")
-            return response, body
-        raise status_error(response, said(peer, body))
+        """As `raw`; the same request once more where the same origin says that it moved, and with the peer's cookies kept."""
+        for _ in range(MAX_REDIRECTS):
+            response, body = await self.raw(request, enough)
+            if peer.cookies is not None:
+                peer.cookies.learn(response.headers.raw, time.time())
+            if response.status_code not in _SAME_REQUEST or (target := _moved(request, response)) is None:
+                break
+            extensions = {**request.extensions, **target.extensions}
+            request = httpx.Request(
+                request.method,
+                target.httpx,
+                headers=request.headers.raw,
+                stream=request.stream,
+                extensions=extensions,
+            )
+        return response, body
 
-    async def is_well(self, request: httpx.Request, timeout_s: float) -> bool:
-        """Whether this request is answered 2xx in time. Raises `Unsupported`: there is no such page (404, 405, 501)."""
+    async def good(
+        self,
+        peer: Peer,
+        request: httpx.Request,
+        enough: Callable[[bytes], bool] | None = None,
+        call: Call | None = None,
+    ) -> tuple[httpx.Response, bytes]:
+        """As `send`, but anything but a 2xx is raised as what it means. `call`: whose attempt it is."""
+        response, body = await self.send(peer, request, enough)
+        if 200 <= response.status_code < 300:
+            peer.denied = None if call is not None else peer.denied
+            return response, body
+        raise status_error(response, said(peer, body), body, peer, call)
+
+    async def is_well(self, peer: Peer, page: httpx.Request, calls: httpx.Request, timeout_s: float) -> bool:
+        """Whether `page` is answered 2xx in time, and the place that `calls` go to does not refuse our credentials.
+
+        `calls`: a GET of it, which starts no work. Raises `Unsupported`: there is no such page (404, 405, 501).
+        """
+
+        async def ask() -> bool:
+            response, _ = await self.send(peer, page)
+            if response.status_code in (404, 405, 501):
+                raise Unsupported("the agent has no health page")
+            if not 200 <= response.status_code < 300 or peer.denied is not None:
+                return False
+            response, _ = await self.send(peer, calls)
+            return response.status_code not in (401, 403)
+
         try:
-            response, _ = await within(timeout_s, lambda: self.raw(request))
+            return await within(timeout_s, ask)
+        except Unsupported:
+            raise
         except AgentError:
             return False
-        if response.status_code in (404, 405, 501):
-            raise Unsupported("the agent has no health page")
-        return 200 <= response.status_code < 300
+
+    async def watch(
+        self, request: httpx.Request, opened: Callable[[httpx.Response], bool], take: Callable[[bytes], None]
+    ) -> None:
+        """Pass on a body that may never end, piece by piece. `opened`: sees the head, and says whether to read on.
+
+        Raises `AgentError`; it has no timeout of its own.
+        """
+        try:
+            response = await self._transport.handle_async_request(request)
+            try:
+                if opened(response):
+                    async for piece in response.stream:  # type: ignore[union-attr]
+                        take(piece)
+            finally:
+                await response.stream.aclose()  # type: ignore[union-attr]
+        except httpx.TransportError as error:
+            raise transport_error(error) from error
 
     async def aclose(self) -> None:
         """Release every connection."""
@@ -235,7 +187,9 @@ class HttpExchange:
             raise AnswerTooLarge(f"the answer has {int(length)} bytes, more than {cap}")
         chunks: list[bytes] = []
         size = 0
-        async for chunk in response.stream:  # type: ignore[union-attr]
+        inflate = _inflater(response, good, self._inflates)
+        async for piece in response.stream:  # type: ignore[union-attr]
+            chunk = piece if inflate is None else inflate(piece, cap + 1 - size)
             chunks.append(chunk)
             size += len(chunk)
             if size > cap:
@@ -260,12 +214,57 @@ def header(response: httpx.Response, name: bytes) -> bytes:
     return b""
 
 
-def status_error(response: httpx.Response, text: str, wait_s: float | None = None) -> AgentError:
-    """What a status that is no 2xx means. `wait_s`: how long a 429 without Retry-After asks to wait, seconds."""
-    status, asked_s = response.status_code, None
-    if status in (425, 429, 503):
-        asked_s = parse_retry_after(response.headers.get("retry-after"), time.time())
-    return error_of(status, text, wait_s if asked_s is None else asked_s)
+def status_error(
+    response: httpx.Response, text: str, body: bytes = b"", peer: Peer | None = None, call: Call | None = None
+) -> AgentError:
+    """What a status that is no 2xx means. `text`: what may be shown of the body; `call`: whose attempt it is."""
+    status = response.status_code
+    if 300 <= status < 400:
+        text = f"redirects are not followed to another origin; this one leads to {_place(response)}"
+    if peer is not None and call is not None:
+        peer.denied = status if status in (401, 403) else None
+    wait_s = wait_of(response.headers, body, time.time()) if status >= 400 else None
+    return error_of(status, text, wait_s, attempt=1 if call is None else call.attempt, body=body)
+
+
+def _moved(request: httpx.Request, response: httpx.Response) -> Target | None:
+    """Where a redirect leads, if it stays at the same origin: no other one gets our token."""
+    url: yarl.URL = request.extensions[URL_KEY]
+    try:
+        target = url.join(yarl.URL(response.headers.get("location", ""), encoded=True)).with_fragment(None)
+        return Target(target) if target.origin() == url.origin() else None
+    except (ValueError, TypeError, httpx.InvalidURL):
+        return None
+
+
+def _place(response: httpx.Response) -> str:
+    """Where a redirect leads, without what may be secret: user and query."""
+    try:
+        url = yarl.URL(response.headers.get("location", "")).with_query(None).with_fragment(None)
+        return excerpt((str(url.with_user(None)) if url.host else url.path).encode("utf-8", "replace"))
+    except ValueError:
+        return "a place that is no URL"
+
+
+def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[bytes, int], bytes] | None:
+    """How a piece of the body is decompressed, to at most so many bytes; None: as it is. Raises `BadResponse`."""
+    encoding = header(response, b"content-encoding")
+    if encoding in _PLAIN:
+        return None
+    bits = _INFLATED.get(encoding) if known else None
+    if bits is None:
+        if good:
+            raise BadResponse(f"the answer is compressed ({excerpt(encoding)}) although identity was asked for")
+        return None
+    machine = zlib.decompressobj(bits)
+
+    def inflate(piece: bytes, room: int) -> bytes:
+        try:
+            return machine.decompress(piece, max(1, room))
+        except zlib.error:
+            raise BadResponse("the answer says it is compressed, and is not") from None
+
+    return inflate
 
 
 def transport_error(error: httpx.TransportError) -> AgentError:

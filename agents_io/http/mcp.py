@@ -1,64 +1,39 @@
 """Calls to a tool of an MCP server over streamable HTTP, protocol `mcp`.
 
 In: a registration whose endpoint is the server's MCP URL and whose `metadata.tool` names the tool. Out: the tool's result as an
-`Answer`, or one `AgentError` (`rules/wire/mcp.py`; statuses as in `exchange.py`). A session is opened once per agent and kept
-(at most `MAX_PREPARED`); one that the server has forgotten is opened again, once a call. A server that has no handshake any more
-(2026-07-28) is called without one. It answers no request of the server's, and resumes no stream that broke.
+`Answer`, or one `AgentError` (`rules/wire/mcp.py`; statuses as in `exchange.py`). A session is opened once per agent and kept (at
+most `MAX_PREPARED`). Whatever ends a request other than with a result puts the session in doubt: the next attempt opens another.
+Where the server says that it does not know the session, and so has run nothing, the same attempt does. A server that has no
+handshake any more (2026-07-28) is called without a session. Cookies are kept: a load balancer may bind a session by one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from agents_io.background import LastWords
-from agents_io.errors import AgentError, BadResponse, ClientError, Unsupported
-from agents_io.http.exchange import HttpExchange, Peer, below, header, said, status_error, within
+from agents_io.errors import AgentError, RateLimited, Unsupported
+from agents_io.http.exchange import HttpExchange, said, status_error, within
+from agents_io.http.mcp_stream import McpStream, Server, Session
 from agents_io.per_agent import PerAgent
-from agents_io.rules.answer import load_json
 from agents_io.rules.wire import jsonrpc, mcp
 from agents_io.rules.wire.prompts import read_payload
-from agents_io.rules.wire.sse import EventData
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
 from schemas.messages import AgentRegistration
 
-_ACCEPT = (b"Accept", b"application/json, text/event-stream")
+MAX_PAGES = 20
 _SESSION = b"mcp-session-id"
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What a server agreed to. `key`: its name for the session, empty if it keeps none."""
-
-    version: str
-    key: bytes = b""
-
-    @property
-    def modern(self) -> bool:
-        """Each request stands for itself."""
-        return self.version == mcp.MODERN
-
-
 class _SessionGone(Exception):
-    """The server no longer knows the session."""
+    """The server does not know the session, and has run nothing. `error`: what it means where another session does not help."""
 
-
-class _Server(Peer):
-    """One MCP server as one agent."""
-
-    __slots__ = ("lock", "session", "tool", "url")
-
-    def __init__(self, agent: AgentRegistration) -> None:
-        super().__init__(agent)
-        self.headers = [(name, value) for name, value in self.headers if name != b"Accept"]
-        self.headers.append(_ACCEPT)
-        self.url = below(self.base, "")
-        self.tool = agent.metadata
-        self.session: Session | None = None
-        self.lock = asyncio.Lock()
+    def __init__(self, error: AgentError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class McpTransport:
@@ -73,8 +48,9 @@ class McpTransport:
     ) -> None:
         """`transport`: in place of the pool over aiohttp, for tests."""
         self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
-        self._servers = PerAgent(_Server)
+        self._servers = PerAgent(Server)
         self._last_words = LastWords()
+        self._stream = McpStream(self._http, self._last_words, max(1, max_connections // 10))
         self._number = 0
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
@@ -88,21 +64,54 @@ class McpTransport:
             params = tool.params(read_payload(call.body))
         except ValueError:
             raise Unsupported("the payload is not JSON") from None
-        session = await self._open(server)
-        try:
-            result, body = await self._request(server, session, "tools/call", params, call)
-        except _SessionGone:
-            if server.session is session:
-                server.session = None
-            session = await self._open(server)
-            try:
-                result, body = await self._request(server, session, "tools/call", params, call)
-            except _SessionGone:
-                server.session = None
-                raise ClientError("the agent answered 404 to a session it had just opened") from None
+        deadline = asyncio.get_running_loop().time() + call.timeout_s
+        result, body = await self._in_session(server, "tools/call", params, call, deadline)
         return server.parsed(body, lambda: mcp.tool_answer(result, server.reading))
 
-    async def _open(self, server: _Server) -> Session:
+    async def _in_session(
+        self, server: Server, method: str, params: dict[str, Any], call: Call | None, deadline: float
+    ) -> tuple[dict[str, Any], bytes]:
+        """The result of one request, in the session that is kept or in a new one. `deadline`: loop time, seconds."""
+        for _ in range(2):
+            was_kept = server.session is not None
+            session = await self._open(server)
+            session.users += 1
+            session.requests += 1
+            doubt = gone = False
+            try:
+                if call is not None:
+                    await self._stream.listen(server, session)
+                return await self._request(server, session, method, params, call)
+            except _SessionGone as lost:
+                doubt = gone = True
+                if not was_kept and lost.error.status != 404:
+                    raise lost.error from None
+                failure = lost.error
+            except RateLimited:
+                raise
+            except AgentError:
+                doubt = True
+                raise
+            except asyncio.CancelledError:
+                doubt = asyncio.get_running_loop().time() >= deadline  # out of time: the session may be at fault
+                raise
+            finally:
+                session.users -= 1
+                if doubt:
+                    self._drop(server, session)
+                if server.session is not session and session.users == 0:
+                    if session.listener is not None:
+                        session.listener.cancel()
+                    if not gone:
+                        self._end(server, session)
+        raise failure
+
+    def _drop(self, server: Server, session: Session) -> None:
+        """Open another session for the next request; those under way in this one go on."""
+        if server.session is session:
+            server.session = None
+
+    async def _open(self, server: Server) -> Session:
         """The session, opened by whoever comes first."""
         if server.session is None:
             async with server.lock:
@@ -110,27 +119,27 @@ class McpTransport:
                     server.session = await self._handshake(server)
         return server.session
 
-    async def _handshake(self, server: _Server) -> Session:
+    async def _handshake(self, server: Server) -> Session:
         """`initialize`, or the proof that the server has none: then `server/discover`."""
         self._number += 1
         number = self._number
         body = jsonrpc.request(number, "initialize", mcp.initialize_params())
-        response, message, raw = await self._post(server, body, number)
+        response, message, raw = await self._stream.post(server, body, number)
         error = jsonrpc.error_of(message)
         if error is not None and mcp.speaks_modern(error):
             modern = Session(mcp.MODERN)
             await self._request(server, modern, "server/discover", {})
             return modern
         if not 200 <= response.status_code < 300:
-            raise status_error(response, said(server, raw))
+            raise status_error(response, said(server, raw), raw)
         version = mcp.negotiated(server.parsed(raw, lambda: jsonrpc.result_of(message)))
         key = next((value for name, value in response.headers.raw if name.lower() == _SESSION), b"").strip()
         session = Session(version, key)
-        await self._http.good(server, self._build(server, session, jsonrpc.notification("notifications/initialized")))
+        await self._http.good(server, server.build(session, jsonrpc.notification("notifications/initialized")))
         return session
 
     async def _request(
-        self, server: _Server, session: Session, method: str, params: dict[str, Any], call: Call | None = None
+        self, server: Server, session: Session, method: str, params: dict[str, Any], call: Call | None = None
     ) -> tuple[dict[str, Any], bytes]:
         """The result of one request and the body it came in. Raises `AgentError`, `_SessionGone`."""
         self._number += 1
@@ -141,150 +150,90 @@ class McpTransport:
             more = mcp.modern_headers(method, params.get("name"))
         body = jsonrpc.request(number, method, params)
         try:
-            response, message, raw = await self._post(server, body, number, session, more, call)
+            response, message, raw = await self._stream.post(server, body, number, session, more, call)
         except asyncio.CancelledError:
             if not session.modern:  # newer servers take the closed connection for it
                 self._tell_cancelled(server, session, number)
             raise
-        if response.status_code == 404 and session.key:
-            raise _SessionGone
-        if not 200 <= response.status_code < 300 and jsonrpc.error_of(message) is None:
-            raise status_error(response, said(server, raw))
-        if response.status_code in (401, 403, 429) or response.status_code >= 500:
-            raise status_error(response, said(server, raw))
-        return server.parsed(raw, lambda: jsonrpc.result_of(message)), raw
+        status, error = response.status_code, jsonrpc.error_of(message)
+        is_good = 200 <= status < 300
+        if not session.modern and _says_gone(status, error, raw):
+            raise _SessionGone(
+                status_error(response, said(server, raw), raw) if not is_good else jsonrpc.meaning(error or {})
+            )
+        if not is_good and (error is None or status in (401, 403, 429) or status >= 500):
+            raise status_error(response, said(server, raw), raw, server, call)
+        result = server.parsed(raw, lambda: jsonrpc.result_of(message))
+        server.denied = None
+        return result, raw
 
-    def _tell_cancelled(self, server: _Server, session: Session, number: int) -> None:
+    def _tell_cancelled(self, server: Server, session: Session, number: int) -> None:
         body = jsonrpc.notification(
             "notifications/cancelled", {"requestId": number, "reason": "the task was cancelled"}
         )
-        self._last_words.say("mcp-cancel", lambda: self._http.raw(self._build(server, session, body)))
-
-    def _build(
-        self,
-        server: _Server,
-        session: Session | None,
-        body: bytes,
-        more: list[tuple[bytes, bytes]] | None = None,
-        call: Call | None = None,
-    ) -> httpx.Request:
-        headers = list(more or ())
-        if session is not None and not session.modern:
-            headers.append((b"MCP-Protocol-Version", session.version.encode()))
-            if session.key:
-                headers.append((b"Mcp-Session-Id", session.key))
-        return server.post(server.url, body, headers, call)
-
-    async def _post(
-        self,
-        server: _Server,
-        body: bytes,
-        number: int,
-        session: Session | None = None,
-        more: list[tuple[bytes, bytes]] | None = None,
-        call: Call | None = None,
-    ) -> tuple[httpx.Response, Any, bytes]:
-        """Head, the JSON-RPC message that answers (None if none came), and the bytes it was found in."""
-        reader = _Reader(number)
-        response, raw = await self._http.raw(self._build(server, session, body, more, call), reader.enough)
-        if not 200 <= response.status_code < 300:
-            try:
-                return response, load_json(raw), raw
-            except BadResponse:
-                return response, None, raw
-        if header(response, b"content-encoding") not in (b"", b"identity"):
-            raise BadResponse("the answer is compressed although identity was asked for")
-        if header(response, b"content-type").startswith(b"text/event-stream"):
-            message = reader.message or reader.last()
-            if message is None:
-                raise BadResponse("the stream ended without an answer")
-            return response, message, raw
-        return response, server.parsed(raw, lambda: load_json(raw)), raw
+        self._last_words.say("mcp-cancel", lambda: self._http.raw(server.build(session, body)))
 
     async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
-        """Whether the server opens a session, or answers a ping in the one that is open, in time. Raises `Unsupported`."""
+        """Whether the server answers a ping, in a new session if need be, in time. Raises `Unsupported`."""
         server = self._servers.get(agent)
         mcp.ToolCall(server.tool)
         try:
-            await within(timeout_s, lambda: self._greet(server))
+            await within(timeout_s, lambda: self._greet(server, timeout_s))
         except Unsupported:
             raise
         except AgentError:
             return False
-        return True
+        return server.denied is None
 
-    async def _greet(self, server: _Server) -> None:
+    async def _greet(self, server: Server, timeout_s: float) -> None:
         if server.session is None:
             await self._open(server)
             return
+        session = server.session
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        method = "server/discover" if session.modern else "ping"
         try:
-            await self._request(server, server.session, "server/discover" if server.session.modern else "ping", {})
-        except _SessionGone:
-            server.session = None
-            await self._open(server)
+            await self._in_session(server, method, {}, None, deadline)
+        except AgentError:
+            await self._open(server)  # the old session was the trouble, perhaps
 
     async def tools(self, agent: AgentRegistration, timeout_s: float) -> list[str]:
-        """The names on the first page of the server's tools. Raises `AgentError`."""
+        """The names of the server's tools, of `MAX_PAGES` pages at most. Raises `AgentError`."""
         server = self._servers.get(agent)
+        deadline = asyncio.get_running_loop().time() + timeout_s
 
         async def ask() -> list[str]:
-            result, _ = await self._request(server, await self._open(server), "tools/list", {})
-            return mcp.tool_names(result)
+            names: list[str] = []
+            params: dict[str, Any] = {}
+            for _ in range(MAX_PAGES):
+                result, _ = await self._in_session(server, "tools/list", params, None, deadline)
+                names += mcp.tool_names(result)
+                cursor = result.get("nextCursor")
+                if not isinstance(cursor, str) or not cursor:
+                    break
+                params = {"cursor": cursor}
+            return names
 
         return await within(timeout_s, ask)
 
     async def close(self) -> None:
         """Tell the servers that their sessions are over, as far as a moment allows, and release every connection."""
         for server in self._servers.all():
-            session = server.session
-            if session is not None and session.key:
-                self._last_words.say("mcp-close", lambda server=server, session=session: self._delete(server, session))  # type: ignore[misc]
+            if server.session is not None:
+                self._end(server, server.session)
+        await self._stream.close()
         await self._last_words.close()
         await self._http.aclose()
 
-    async def _delete(self, server: _Server, session: Session) -> None:
-        headers = [*server.authorised(), (b"Mcp-Session-Id", session.key)]
-        url = server.url
-        await self._http.raw(httpx.Request("DELETE", url.httpx, headers=headers, extensions=server._extensions(url)))
+    def _end(self, server: Server, session: Session) -> None:
+        if session.key:
+            self._last_words.say("mcp-close", lambda: self._http.raw(server.bare("DELETE", session)))
 
 
-def _event(data: bytes) -> Any:
-    try:
-        return load_json(data)
-    except BadResponse:  # not shown: it may repeat our secret
-        raise BadResponse("the stream holds an event that is not JSON") from None
-
-
-class _Reader:
-    """Watches an event stream for the answer to one request, so that the end of the stream need not be waited for."""
-
-    __slots__ = ("_events", "_number", "_stream", "message")
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._events = EventData()
-        self._stream: bool | None = None
-        self.message: Any = None
-
-    def enough(self, piece: bytes) -> bool:
-        """Whether the answer is there."""
-        if self._stream is None:
-            # A JSON body begins with a bracket; an event stream never does.
-            self._stream = piece.lstrip()[:1] not in (b"{", b"[")
-        if not self._stream:
-            return False
-        return self._look(self._events.feed(piece))
-
-    def last(self) -> Any:
-        """The answer in an event whose end is missing, or None."""
-        self._look(self._events.end())
-        return self.message
-
-    def _look(self, found: list[bytes]) -> bool:
-        for data in found:
-            if data.strip():  # the first event of some servers is empty
-                message = _event(data)
-                if jsonrpc.answers(message, self._number):
-                    self.message = message
-                    return True
-        return False
+def _says_gone(status: int, error: dict[str, Any] | None, raw: bytes) -> bool:
+    """404 by the specification; servers in use answer 400, 410, or an error of their own about the session."""
+    if status in (404, 410):
+        return True
+    if status == 400:
+        return mcp.names_session(raw) if error is None else error.get("code") not in (-32602, -32601)
+    return status not in (401, 403, 429) and mcp.is_about_session(error)

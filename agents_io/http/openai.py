@@ -2,17 +2,22 @@
 
 In: a registration whose endpoint is the API's base (usually ending in `/v1`) and whose metadata names the model. Out: the
 model's answer as JSON with value and confidence, tokens in its metadata, or one `AgentError` (`rules/wire/chat.py`; statuses as
-in `exchange.py`, 429 also by its `x-ratelimit-*` headers). It never streams, offers no tools, and keeps no conversation.
+in `exchange.py`). A server that refuses the default `response_format` is asked by a simpler one from then on. It never streams,
+offers no tools, and keeps no conversation.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import httpx
 
-from agents_io.errors import BadResponse, Unsupported
-from agents_io.http.exchange import HttpExchange, Peer, below, header, said, status_error, within
+from agents_io.errors import ClientError, Unsupported
+from agents_io.http.exchange import HttpExchange, said, status_error, within
+from agents_io.http.peer import Peer, below
 from agents_io.per_agent import PerAgent
-from agents_io.rules.wire.chat import chat_answer, chat_config, chat_request, reset_s, spent
+from agents_io.rules.wire.chat import chat_answer, chat_config, chat_request, refuses_form, spent
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
 from schemas.messages import AgentRegistration
@@ -26,6 +31,7 @@ class _Model(Peer):
     def __init__(self, agent: AgentRegistration) -> None:
         super().__init__(agent)
         self.config = chat_config(agent.metadata)
+        self.reading = replace(self.reading, lenient=True)
         self.completions = below(self.base, "chat/completions")
         self.models = below(self.base, "models")
 
@@ -51,22 +57,30 @@ class OpenAiTransport:
     async def _attempt(self, agent: AgentRegistration, call: Call) -> Answer:
         model = self._models.get(agent)
         try:
-            request = chat_request(model.config, read_payload(call.body))
+            payload = read_payload(call.body)
         except ValueError:
             raise Unsupported("the payload is not JSON") from None
-        response, body = await self._http.raw(model.post(model.completions, request, call=call))
-        status = response.status_code
-        if not 200 <= status < 300:
-            error = spent(body) if status == 429 else None
-            raise error or status_error(response, said(model, body), reset_s(response.headers))
-        if header(response, b"content-encoding") not in (b"", b"identity"):
-            raise BadResponse("the answer is compressed although identity was asked for")
-        return model.parsed(body, lambda: chat_answer(body, model.config.form, model.reading))
+        while True:
+            config = model.config
+            request = model.post(model.completions, chat_request(config, payload, model.reading.logprobs), call=call)
+            response, body = await self._http.send(model, request)
+            if 200 <= response.status_code < 300:
+                model.denied = None
+                return model.parsed(body, partial(chat_answer, body, config.form, model.reading))
+            if not refuses_form(response.status_code, body) or config.form in ("none", "asked"):
+                break
+            simpler = config.simpler()
+            if simpler is None:
+                raise ClientError(f"{said(model, body)}; choose another metadata.responseFormat than {config.form!r}")
+            if model.config is config:
+                model.config = simpler  # remembered: the next call does not ask for what is refused
+        error = spent(body) if response.status_code in (402, 403, 429) else None
+        raise error or status_error(response, said(model, body), body, model, call)
 
     async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
         """Whether `GET {endpoint}/models` says 2xx in time. Raises `Unsupported` on a registration that cannot work."""
         model = self._models.get(agent)
-        return await self._http.is_well(model.get(model.models), timeout_s)
+        return await self._http.is_well(model, model.get(model.models), model.get(model.completions), timeout_s)
 
     async def close(self) -> None:
         """Release every connection."""

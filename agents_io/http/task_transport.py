@@ -16,7 +16,7 @@ import httpx
 import yarl
 from aiohttp.abc import AbstractResolver
 
-from agents_io.errors import AgentError, BadResponse, ForbiddenTarget, Unsupported
+from agents_io.errors import AgentError, ForbiddenTarget, Unsupported
 from agents_io.http.aiohttp_seam import URL_KEY, AiohttpTransport, RequestBody
 from agents_io.http.exchange import HttpExchange, header, status_error, within
 from agents_io.http.guarded_connector import guarded_connector
@@ -50,6 +50,7 @@ class HttpTaskTransport:
         self._http = HttpExchange(
             AiohttpTransport(connector=lambda: guarded_connector(allowed, max_connections, resolver), tls=tls),
             max_answer_bytes=max_answer_bytes,
+            inflates=False,
         )
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
@@ -62,9 +63,7 @@ class HttpTaskTransport:
         self._allowed.lane(target)
         response, body = await self._http.raw(_request(order, target.url, call))
         if not 200 <= response.status_code < 300:
-            raise status_error(response, _said(order, body))
-        if header(response, b"content-encoding") not in (b"", b"identity"):
-            raise BadResponse("the answer is compressed although identity was asked for")
+            raise status_error(response, _said(order, body), body, call=call)
         try:
             return read_reply(body, header(response, b"content-type").decode("latin-1"))
         except AgentError as error:

@@ -11,7 +11,8 @@ import ssl
 
 import httpx
 
-from agents_io.http.exchange import HttpExchange, Peer, below, within
+from agents_io.http.exchange import HttpExchange, within
+from agents_io.http.peer import Peer, below
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import parse_answer
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
@@ -54,13 +55,13 @@ class HttpTransport:
 
     async def _attempt(self, agent: AgentRegistration, call: Call) -> Answer:
         peer = self._agents.get(agent)
-        _, body = await self._http.good(peer, peer.post(peer.analyze, call.body, call=call))
+        _, body = await self._http.good(peer, peer.post(peer.analyze, call.body, call=call), call=call)
         return peer.parsed(body, lambda: parse_answer(body, peer.reading))
 
     async def health(self, agent: AgentRegistration, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
         """Whether `GET {endpoint}/health` says 2xx in time. Raises `Unsupported`: no such page, or no way to ask."""
         peer = self._agents.get(agent)
-        return await self._http.is_well(peer.get(peer.health), timeout_s)
+        return await self._http.is_well(peer, peer.get(peer.health), peer.get(peer.analyze), timeout_s)
 
     async def close(self) -> None:
         """Release every connection."""

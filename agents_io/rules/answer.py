@@ -2,14 +2,16 @@
 
 In: the body of a successful answer and what the registration says of where to look. Out: an `Answer`.
 By default the body is an object with `confidence` and `value`; without `value` the object itself, less its confidence,
-is the value. NaN, infinities, confidences outside [0, 1], nesting beyond 128 and anything that is not JSON are refused
-as `BadResponse`. A reason shows at most 80 printable characters of what came, never the whole.
+is the value. Every other member becomes the answer's metadata. A confidence that rounding took past 1 is 1. NaN,
+infinities, confidences outside [0, 1], nesting beyond 128 and anything that is not JSON are refused as `BadResponse`. A reason
+shows at most 80 printable characters of what came, never the whole.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -18,12 +20,17 @@ from agents_io.rules.paths import Path as Path
 from agents_io.rules.paths import compiled, select
 from agents_io.transport import Answer
 from schemas.exact_json import loads
+from schemas.messages import ConfidenceSource
 
 MAX_DEPTH = 128
 MAX_EXCERPT = 80
+BOM = b"\xef\xbb\xbf"
+ROUNDING = 1e-6
+"""How far a softmax in single precision may sum past 1."""
+_NUMBER = re.compile(r"(\+?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?)\s*(%?)", re.ASCII)
 
 
-def compile_path(name: str, expression: str) -> Path:
+def compile_path(name: str, expression: str, within: str = "metadata.") -> Path:
     """The expression of `metadata.<name>`, compiled once. Raises `Unsupported`: the registration is at fault.
 
     >>> compile_path("valuePath", "a.b").search({"a": {"b": 1}})
@@ -32,29 +39,45 @@ def compile_path(name: str, expression: str) -> Path:
     try:
         return compiled(expression)
     except ValueError as error:
-        raise Unsupported(f"metadata.{name}: {excerpt(str(error).encode())[1:-1]}") from None
+        raise Unsupported(f"{within}{name}: {excerpt(str(error).encode())[1:-1]}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Where an agent's registration says its value and confidence lie. `default`: the confidence of answers that tell none."""
+    """Where an agent's registration says its value and confidence lie. `default`: the confidence of answers that tell none.
+
+    `constant`: the confidence of every answer, whatever it states. `logprobs`: it is computed of the model's tokens.
+    `lenient`: take the spellings of models that were asked for a number: `"0.93"`, `"93%"`, 93.
+    """
 
     value: Path | None = None
     confidence: Path | None = None
     default: float | None = None
+    lenient: bool = False
+    constant: float | None = None
+    logprobs: bool = False
 
 
 _PLAIN = Reading()
 
 
-def reading_of(metadata: Mapping[str, Any] | None) -> Reading:
-    """From a registration's `metadata`: `valuePath`, `confidencePath`, `defaultConfidence`. Raises `Unsupported`.
+def reading_of(metadata: Mapping[str, Any] | None, source: ConfidenceSource | None = None) -> Reading:
+    """From a registration's `metadata` (`valuePath`, `confidencePath`, `defaultConfidence`) and its `confidence`.
+
+    Raises `Unsupported`.
 
     >>> reading_of({"defaultConfidence": 0.5}).default
     0.5
     """
-    if not metadata:
-        return _PLAIN
+    reading = _of_metadata(metadata) if metadata else _PLAIN
+    if source is None or source.source == "stated":
+        return reading
+    if source.source == "path":
+        return replace(reading, confidence=compile_path("confidence.path", source.path or "", ""))
+    return replace(reading, constant=source.value, logprobs=source.source == "logprobs")
+
+
+def _of_metadata(metadata: Mapping[str, Any]) -> Reading:
     default = metadata.get("defaultConfidence")
     if default is not None:
         try:
@@ -82,7 +105,12 @@ def parse_answer(body: bytes, reading: Reading = _PLAIN) -> Answer:
     {'label': 'spam'}
     """
     data = load_json(body)
-    if not isinstance(data, dict) and reading.confidence is None and reading.default is None:
+    if (
+        not isinstance(data, dict)
+        and reading.confidence is None
+        and reading.default is None
+        and reading.constant is None
+    ):
         raise BadResponse(f"the answer must be a JSON object with confidence, not {excerpt(body)}")
     return read_answer(data, reading)
 
@@ -106,17 +134,46 @@ def answer_within(whole: Any, content: Any, beside: Any, reading: Reading) -> An
     Answer(value=1, confidence=0.5, metadata={})
     """
     found = beside
-    if reading.confidence is not None:
+    if reading.constant is not None:
+        found = reading.constant
+    elif reading.confidence is not None:
         found = search(reading.confidence, whole, "confidencePath")
     elif found is None and isinstance(content, dict):
         found = content.get("confidence")
-    confidence = checked_confidence(reading.default if found is None else found)
+    confidence = checked_confidence(reading.default if found is None else found, reading.lenient)
     if reading.value is not None:
-        return Answer(search(reading.value, whole, "valuePath"), confidence)
+        value = search(reading.value, whole, "valuePath")
+        return Answer(value, confidence, _others(content, reading, value, found))
     if not isinstance(content, dict):
         return Answer(content, confidence)
-    rest = {key: value for key, value in content.items() if key not in ("confidence", "value")}
-    return Answer(content["value"], confidence, rest) if "value" in content else Answer(rest, confidence)
+    if "value" in content:
+        return Answer(content["value"], confidence, _others(content, reading, content["value"], found))
+    return Answer({key: value for key, value in content.items() if key != "confidence"}, confidence)
+
+
+def _others(content: Any, reading: Reading, value: Any, confidence: Any) -> dict[str, Any]:
+    """The members beside value and confidence. What a path selected deeper down is repeated within its member."""
+    if not isinstance(content, dict):
+        return {}
+    value_name, confidence_name = leaf_name(reading.value, "value"), leaf_name(reading.confidence, "confidence")
+    return {
+        name: member
+        for name, member in content.items()
+        if not ((name == value_name and member is value) or (name == confidence_name and member is confidence))
+        and (name != "confidence" or reading.confidence is not None)
+    } | _stated(content, reading)
+
+
+def _stated(content: dict[str, Any], reading: Reading) -> dict[str, Any]:
+    """The confidence an answer states where another one is taken: it is worth comparing."""
+    return (
+        {"statedConfidence": content["confidence"]} if reading.constant is not None and "confidence" in content else {}
+    )
+
+
+def leaf_name(path: Path | None, default: str) -> str:
+    """The name that a path of plain names ends in."""
+    return default if path is None else str(getattr(path, "expression", "")).rpartition(".")[2].strip(' "')
 
 
 def answer_beside(
@@ -127,6 +184,8 @@ def answer_beside(
     >>> answer_beside(b"[1]", 0.5, {})
     Answer(value=[1], confidence=0.5, metadata={})
     """
+    if not value_json.strip():
+        raise BadResponse("the answer's value_json is empty; a value without content is `null`")
     value = load_json(value_json)
     return Answer(
         value if value_path is None else search(value_path, value, "valuePath"), checked_confidence(confidence), rest
@@ -146,6 +205,7 @@ def excerpt(raw: bytes) -> str:
 
 def load_json(body: bytes) -> Any:
     """The JSON in a body, strictly read and nested no deeper than `MAX_DEPTH`. Raises `BadResponse`."""
+    body = body.removeprefix(BOM)
     if not body or body.isspace():
         raise BadResponse("the answer is empty")
     try:
@@ -182,12 +242,28 @@ def search(path: Path, data: Any, name: str) -> Any:
         raise BadResponse(f"metadata.{name} does not fit the answer: {excerpt(str(error).encode())}") from None
 
 
-def checked_confidence(found: Any) -> float:
-    """The confidence an agent gave, if it is one. Raises `BadResponse`."""
+def checked_confidence(found: Any, lenient: bool = False) -> float:
+    """The confidence an agent gave, if it is one. `lenient`: see `Reading`. Raises `BadResponse`.
+
+    >>> checked_confidence(1.0000001192092896), checked_confidence("93%", True), checked_confidence(95, True)
+    (1.0, 0.93, 0.95)
+    """
     if found is None:
         raise BadResponse("the answer has no confidence")
-    if isinstance(found, bool) or not isinstance(found, (int, float)):
-        raise BadResponse(f"confidence must be a number, not {excerpt(repr(found)[:200].encode())}")
-    if not (isfinite(found) and 0 <= found <= 1):
-        raise BadResponse(f"confidence must be in [0, 1], not {found!r}")
-    return float(found)
+    number = _number(found, lenient)
+    if number is None:
+        raise BadResponse(f"confidence must be a number, not {excerpt(repr(found)[:200].encode('utf-8', 'replace'))}")
+    if lenient and 2 <= number <= 100:
+        number = number / 100
+    if not (isfinite(number) and 0 <= number <= 1 + ROUNDING):
+        raise BadResponse(f"confidence must be in [0, 1], not {found!r:.80}")
+    return min(1.0, float(number))
+
+
+def _number(found: Any, lenient: bool) -> int | float | None:
+    if isinstance(found, (int, float)):
+        return None if isinstance(found, bool) else found
+    if not lenient or not isinstance(found, str) or (match := _NUMBER.fullmatch(found.strip())) is None:
+        return None
+    number = float(match[1])
+    return number / 100 if match[2] else number

@@ -36,7 +36,8 @@ class BreakerConfig:
     `slow_call_s` or longer; either of at least `minimum_calls` within the period. A slow probe is a failed one then.
     `mode`: open lets nothing through, disabled everything; what auto would have done goes on from where it was.
     Half open admits `probes` at once; `successes_to_close` successes close it, the first failure opens it again.
-    `probe_lease_s`: how long a probe may stay unheard of; set it above the longest attempt. Seconds. Raises ValueError.
+    `probe_lease_s`: how long a probe may stay without an outcome, for callers that give none to `try_acquire`. Seconds.
+    Raises ValueError.
     """
 
     failure_threshold: int = 5
@@ -68,13 +69,14 @@ class BreakerConfig:
 
 
 class Permit:
-    """Leave for one call. Hand it back with `Breaker.record`."""
+    """Permission for one call. Hand it back with `Breaker.record`. `probe`: the call tests a half-open circuit."""
 
-    __slots__ = ("expires_at", "generation", "settled")
+    __slots__ = ("expires_at", "generation", "probe", "settled")
 
-    def __init__(self, generation: int, expires_at: float) -> None:
+    def __init__(self, generation: int, expires_at: float, probe: bool = False) -> None:
         self.generation = generation
         self.expires_at = expires_at
+        self.probe = probe
         self.settled = False
 
 
@@ -146,8 +148,11 @@ class Breaker:
         since = self._config.monitoring_period_s
         return sum(1 for at in self._failures if at + since > now)
 
-    def try_acquire(self, now: float) -> Permit | None:
-        """A permit for one call now, or None. Open turns to half open here once its wait is over."""
+    def try_acquire(self, now: float, lease_s: float | None = None) -> Permit | None:
+        """A permit for one call now, or None. Open turns to half open here once its wait is over.
+
+        `lease_s`: how long a probe may stay without an outcome; longer than the attempt may take.
+        """
         if self._config.mode != "auto":
             return None if self._config.mode == "open" else Permit(_NO_GENERATION, _NEVER)
         if self._state == "closed":
@@ -160,7 +165,7 @@ class Breaker:
             self._probes = [probe for probe in self._probes if probe.expires_at > now]
             if len(self._probes) >= self._config.probes:
                 return None
-        permit = Permit(self._generation, now + self._config.probe_lease_s)
+        permit = Permit(self._generation, now + (lease_s or self._config.probe_lease_s), probe=True)
         self._probes.append(permit)
         return permit
 

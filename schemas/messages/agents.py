@@ -74,6 +74,26 @@ class SecretRef(Message):
         return self
 
 
+class ConfidenceSource(Message):
+    """Where the confidence of an agent's answers comes from.
+
+    `stated`: the answer's own (the default). `path`: what the JMESPath expression `path` selects of the answer. `constant`:
+    always `value`. `logprobs`: the mean log-probability of the answer's tokens (protocol `openai`).
+    """
+
+    source: Annotated[Literal["stated", "path", "constant", "logprobs"], Field(alias="from")]
+    path: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    value: Ratio | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.source == "path") != (self.path is not None):
+            raise ValueError('path goes with "from": "path", and is needed there')
+        if (self.source == "constant") != (self.value is not None):
+            raise ValueError('value goes with "from": "constant", and is needed there')
+        return self
+
+
 _SCHEMES: dict[str, Protocol] = {
     "http": "http",
     "https": "http",
@@ -101,6 +121,7 @@ class AgentRegistration(Message):
     limits: Limits | None = None
     breaker: BreakerLimits | None = None
     auth: SecretRef | None = None
+    confidence: ConfidenceSource | None = None
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

@@ -92,7 +92,10 @@ class Aggregate(Message):
 
 
 class AnomalyDetails(Message):
-    """The numbers that made a detector speak; `points` are the confidences around the moment, oldest first."""
+    """The numbers behind an anomaly; `points` are the confidences around the moment, oldest first.
+
+    `detector`: which one found it; `score`: how unusual it is, on that detector's scale; `parameters`: its own.
+    """
 
     current_confidence: float | None = None
     historical_average: float | None = None
@@ -100,6 +103,8 @@ class AnomalyDetails(Message):
     threshold: float | None = None
     window: str | None = None
     detector: str
+    score: float | None = None
+    parameters: dict[str, float | int | str] | None = None
     points: list[float] = []
 
 

@@ -61,17 +61,41 @@ class KeptAnswer(Message):
     agent_id: Id
     confidence: Ratio
     value: Any
+    metadata: dict[str, Any] = {}
+    """The other members of the agent's answer."""
     expires: Timestamp
 
 
+class KeptHead(Message):
+    """How far a consumer group is in one topic partition: the commit offset, and the map of what is done beyond it.
+
+    `topic_id`: which topic of that name; `epoch`: its leader epoch when the log was last known to hold everything below
+    `checked`. Empty and -1: not known.
+    """
+
+    offset: Count
+    map: str = ""
+    topic_id: str = ""
+    epoch: int = -1
+    checked: Count = 0
+
+
+class KeptHeads(Message):
+    """Of the consumer group `group`, by the short names of its topics."""
+
+    group: str
+    topics: dict[str, KeptHead]
+
+
 class HomeState(Message):
-    """One thing a home partition must not forget when it moves; exactly one of the three is there."""
+    """One thing a home partition must not forget when it moves; exactly one of the four is there."""
 
     app: str
     at: Timestamp
     seen: SeenTasks | None = None
     guard: AgentGuard | None = None
     answer: KeptAnswer | None = None
+    heads: KeptHeads | None = None
 
 
 class PlanBegun(Message):
@@ -97,10 +121,11 @@ class PlanSteps(Message):
 
 
 class PlanMemory(Message):
-    """One thing the coordinator must not forget; exactly one of the three is there."""
+    """One thing the coordinator must not forget; exactly one of the four is there."""
 
     app: str
     at: Timestamp
     seen: SeenTasks | None = None
     begun: PlanBegun | None = None
     steps: PlanSteps | None = None
+    heads: KeptHeads | None = None

@@ -36,6 +36,10 @@ class TaskMetadata(Message):
     """What a task may ask for beside its payload; fields of the user's own are kept and echoed on the result."""
 
     timeout: DurationMs | None = None
+    """One attempt, from the begin of the call to its answer."""
+    deadline: Timestamp | None = None
+    """The whole task, waiting included; likewise `expires_in`, counted from the record's timestamp."""
+    expires_in: DurationMs | None = None
     retries: Annotated[int, Field(ge=0, le=100)] | None = None
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
     pattern_name: Name | None = None
@@ -98,7 +102,10 @@ class TaskError(Message):
 
 
 class Result(Message):
-    """The one terminal answer of a task. `execution_time` in ms, from intake to answer."""
+    """The one terminal answer of a task. `execution_time` in ms, from the begin of the first call to the end.
+
+    `wait_time` in ms, from the timestamp of the task's record to the first call, or to the end if there was no call.
+    """
 
     task_id: Id
     plan_id: Id | None = None
@@ -109,6 +116,7 @@ class Result(Message):
     calibrated_confidence: Ratio | None = None
     agent_id: Id | None = None
     execution_time: Milliseconds
+    wait_time: Milliseconds | None = None
     retries: Count
     cached: bool
     timestamp: Timestamp

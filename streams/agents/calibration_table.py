@@ -35,6 +35,11 @@ class CalibrationTable:
         """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
         await self._follower.start()
 
+    @property
+    def problem(self) -> str | None:
+        """Why the topic cannot be read at present; None while it is read."""
+        return self._follower.problem
+
     async def stop(self) -> None:
         """Stop following."""
         await self._follower.stop()

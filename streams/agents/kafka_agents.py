@@ -51,7 +51,7 @@ def _agent(agent: AgentRegistration) -> _Agent:
     if agent.auth is not None:
         raise Unsupported("auth: a kafka agent takes none, a secret does not belong on a topic; use the brokers' own")
     cancels = (agent.metadata or {}).get("cancelRecords") is True
-    return _Agent(topic_of(agent.endpoint), reading_of(agent.metadata), cancels)
+    return _Agent(topic_of(agent.endpoint), reading_of(agent.metadata, agent.confidence), cancels)
 
 
 class KafkaTransport:
@@ -101,7 +101,7 @@ class KafkaTransport:
             raise CallTimeout(f"no answer within {call.timeout_s:.3g} s") from None
         finally:
             self._waiting.pop(correlation, None)
-        return reply_answer(reply.value, reply.headers, peer.reading, self._max_answer_bytes, time.time())
+        return reply_answer(reply.value, reply.headers, peer.reading, self._max_answer_bytes, time.time(), call.attempt)
 
     async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
         """Whether the agent's topic is there; whether somebody reads it only a call can tell. Raises `Unsupported`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -26,7 +27,7 @@ class AgentMetrics:
     def __init__(
         self,
         registry: CollectorRegistry,
-        callers: Callable[[], Iterable[Mapping[str, Caller]]],
+        callers: Callable[[], Iterable[Mapping[str, Caller[Any]]]],
         told: Callable[[], Mapping[str, AgentStanding]],
     ) -> None:
         self._callers = callers
@@ -45,27 +46,27 @@ class AgentMetrics:
             (*agent, "state"),
         )
         for kind, name, text, of in (
-            ("gauge", "parallax_agent_inflight_calls", "Calls of an agent under way", lambda c: c.lane.in_flight),
-            ("gauge", "parallax_agent_waiting_tasks", "Tasks that wait for an agent here", lambda c: c.lane.waiting),
-            ("counter", "parallax_agent_calls", "Calls of an agent that ended", lambda c: c.lane.ended),
+            ("gauge", "parallax_agent_inflight_calls", "Calls of an agent under way", lambda c: c.queue.in_flight),
+            ("gauge", "parallax_agent_waiting_tasks", "Tasks that wait for an agent here", lambda c: c.queue.waiting),
+            ("counter", "parallax_agent_calls", "Calls of an agent that ended", lambda c: c.queue.ended),
             (
                 "gauge",
                 "parallax_agent_response_seconds",
                 "Time an agent takes to answer, smoothed over its last answers",
-                lambda c: c.track.latency.mean.value,
+                lambda c: c.stats.latency.mean.value,
             ),
             (
                 "gauge",
                 "parallax_agent_confidence_ratio",
                 "Confidence an agent states, smoothed over its last calls; a failure counts as 0",
-                lambda c: c.track.confidence.value,
+                lambda c: c.stats.confidence.value,
             ),
         ):
             observed.add(kind, name, text, _each(self._here, of), agent)  # type: ignore[arg-type]
 
-    def _here(self) -> dict[str, Caller]:
+    def _here(self) -> dict[str, Caller[Any]]:
         """A copy: lanes come and go while the page is written."""
-        found: dict[str, Caller] = {}
+        found: dict[str, Caller[Any]] = {}
         for callers in self._callers():
             found |= callers
         return found
@@ -83,13 +84,13 @@ class AgentMetrics:
     def _circuits(self) -> Iterator[Row]:
         now = self._loop.time()
         for agent_id, caller in islice(self._here().items(), MOST_AGENTS):
-            is_in = caller.lane.breaker.state(now)
+            is_in = caller.queue.breaker.state(now)
             for state in STATES:
                 yield (agent_id, state), float(state == is_in)
 
 
 def _each(
-    here: Callable[[], Mapping[str, Caller]], of: Callable[[Caller], float | None]
+    here: Callable[[], Mapping[str, Caller[Any]]], of: Callable[[Caller[Any]], float | None]
 ) -> Callable[[], Iterator[Row]]:
     """A series for each agent of which `of` tells something."""
 

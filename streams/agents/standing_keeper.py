@@ -39,7 +39,7 @@ class StandingKeeper:
 
     def __init__(
         self,
-        callers: Callable[[], Iterable[Mapping[str, Caller]]],
+        callers: Callable[[], Iterable[Mapping[str, Caller[Any]]]],
         lookup: Callable[[str], AgentRegistration | None],
         dialled: Callable[[], Mapping[str, AgentRegistration]],
         standings: Standings,
@@ -83,15 +83,15 @@ class StandingKeeper:
         for callers in self._callers():
             for agent_id, caller in callers.items():
                 present.add(agent_id)
-                hedges += caller.track.hedges
-                busy = caller.lane.waiting + caller.lane.in_flight
-                seen = caller.lane.ended, busy
+                hedges += caller.stats.hedges
+                busy = caller.queue.waiting + caller.queue.in_flight
+                seen = caller.queue.ended, busy
                 told = self._told.get(agent_id)
                 # An agent that did nothing since, and against whom nothing is told, stands as before.
                 if self._ended.get(agent_id) != seen or told is None or not told.healthy or told.circuit != "closed":
                     self._ended[agent_id] = seen
                     self.tell(agent_id, caller)
-                elif caller.lane.breaker.config.mode == "open":
+                elif caller.queue.breaker.config.mode == "open":
                     self.tell(agent_id, caller)
         if hedges > self._hedges:
             self._metrics.hedges.inc(hedges - self._hedges)
@@ -112,10 +112,10 @@ class StandingKeeper:
             if told is None or (told.reason == "connection") == connected(agent):
                 self.tell(agent_id, self._caller(agent_id))
 
-    def _caller(self, agent_id: str) -> Caller | None:
+    def _caller(self, agent_id: str) -> Caller[Any] | None:
         return next((callers[agent_id] for callers in self._callers() if agent_id in callers), None)
 
-    def tell(self, agent_id: str, caller: Caller | None) -> None:
+    def tell(self, agent_id: str, caller: Caller[Any] | None) -> None:
         """Something about this agent may have turned. `caller`: None if it was not called yet."""
         told = self._told.get(agent_id) or self._standings.get(agent_id)
         standing = self._standing(agent_id, caller, told)
@@ -130,7 +130,7 @@ class StandingKeeper:
             wire = standing.model_dump(by_alias=True, exclude_none=True)
             self._emit(Output("standings", agent_id.encode(), pack(wire)))
 
-    def checked(self, agent_id: str, caller: Caller | None, well: bool) -> None:
+    def checked(self, agent_id: str, caller: Caller[Any] | None, well: bool) -> None:
         """A health check of an agent ended."""
         checks = self._checks.get(agent_id)
         if checks is None:
@@ -154,28 +154,28 @@ class StandingKeeper:
         if self._standings.get(agent_id) is not None:
             self._emit(Output("standings", agent_id.encode(), None))
 
-    def _standing(self, agent_id: str, caller: Caller | None, told: AgentStanding | None) -> AgentStanding:
+    def _standing(self, agent_id: str, caller: Caller[Any] | None, told: AgentStanding | None) -> AgentStanding:
         now, now_ms = self._loop.time(), self._wall_ms()
         checks = self._checks.get(agent_id)
         fields: dict[str, Any] = {"agent_id": agent_id, "at": now_ms}
         if caller is not None:
-            lane, track = caller.lane, caller.track
-            shut_until = lane.breaker.shut_until(now)
+            queue, stats = caller.queue, caller.stats
+            shut_until = queue.breaker.shut_until(now)
             fields |= {
-                "circuit": lane.breaker.state(now),
-                "load": lane.waiting + lane.in_flight,
-                "concurrency": lane.concurrency,
+                "circuit": queue.breaker.state(now),
+                "load": queue.waiting + queue.in_flight,
+                "concurrency": queue.concurrency,
             }
             if now < shut_until < float("inf"):
                 fields["open_until"] = now_ms + round((shut_until - now) * 1000)
-            if track.latency.mean.value is not None:
-                fields["response_time"] = round(track.latency.mean.value * 1000, 1)
-            if track.confidence.value is not None:
-                fields["confidence"] = round(track.confidence.value, 4)
-            if track.calibrated.value is not None:
-                fields["calibrated_confidence"] = round(track.calibrated.value, 4)
-            if track.ejection.out(now):
-                fields["ejected_until"] = now_ms + round((track.ejection.until - now) * 1000)
+            if stats.latency.mean.value is not None:
+                fields["response_time"] = round(stats.latency.mean.value * 1000, 1)
+            if stats.confidence.value is not None:
+                fields["confidence"] = round(stats.confidence.value, 4)
+            if stats.calibrated.value is not None:
+                fields["calibrated_confidence"] = round(stats.calibrated.value, 4)
+            if stats.ejection.out(now):
+                fields["ejected_until"] = now_ms + round((stats.ejection.until - now) * 1000)
                 fields |= {"healthy": False, "reason": "calls"}
         elif told is not None:
             fields = told.model_dump() | fields

@@ -12,6 +12,8 @@ from typing import Any
 import structlog
 from aiokafka.structs import ConsumerRecord
 
+from agents_io.errors import Unsupported
+from agents_io.registration_check import check_registration
 from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
@@ -72,6 +74,11 @@ class AgentTable:
         """Stop following."""
         await self._follower.stop()
 
+    @property
+    def problem(self) -> str | None:
+        """Why the topic cannot be read at present; None while it is read."""
+        return self._follower.problem
+
     async def catch_up(self) -> None:
         """Wait (a few seconds at most) until everything acknowledged before this call is in the table."""
         await self._follower.catch_up()
@@ -92,6 +99,12 @@ class AgentTable:
             if self._loaded:
                 self._on_rejected(record, rejected)
             return
+        try:
+            check_registration(agent)
+        except Unsupported as error:  # it stands, for its tasks end with this reason; who registered it shall know now
+            log.warning("registration cannot work", offset=record.offset, key=key, reason=error.message)
+            if self._loaded:
+                self._on_rejected(record, Rejected("validate", error.message))
         if is_ended(agent):
             self._ended[agent.id] = agent
             self._remove(agent.id, record)

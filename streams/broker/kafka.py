@@ -29,7 +29,8 @@ RETRY_PAUSE_S = 0.1
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 30.0
 """A fresh Kafka broker first creates its transaction log: seconds, a minute on a bad day."""
-PROBE_TRANSACTION_MS = 1000
+TRANSACTION_MS = 60_000
+"""How long a worker's transactions may take; asked for when probing, since brokers may allow less."""
 UNKNOWN_ERROR_TRIES = 3
 
 # Answers of a coordinator that exists but is not ready yet.
@@ -231,7 +232,7 @@ def _hopeless(error: BaseException) -> bool:
 
 
 async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Whether the broker hands out transactional producers; asked by doing it, for the id `<app_id>-<role>-probe` of each role.
+    """Whether the broker hands out transactional producers; asked by doing it, for the id `<group>-probe` of each role.
 
     What a broker advertises is no evidence: the embedded one advertises InitProducerId and the rest and fails each call.
     A coordinator that is still loading is waited for. Raises `BrokerUnreachable` (also when none is ready within
@@ -245,7 +246,7 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + max(0.0, deadline - time.monotonic())):
             await client.bootstrap()
             for role in settings.roles:
-                denied = role_group(settings.app_id, role)
+                denied = role_group(settings.app_id, role, settings.topic_prefix)
                 if not await _probe(client, f"{denied}-probe"):
                     return False
             return True
@@ -258,6 +259,11 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
         raise TransactionsDenied(
             f"Kafka at {settings.bootstrap_servers} refuses transactions: grant Write on transactional ids that begin with "
             f"{denied}- (see: parallax docs acls), or set dispatch.delivery to at-least-once"
+        ) from None
+    except kafka_errors.InvalidTransactionTimeout:
+        raise TransactionsDenied(
+            f"Kafka at {settings.bootstrap_servers} does not allow transactions of {TRANSACTION_MS // 1000} s: set "
+            f"transaction.max.timeout.ms of its brokers to {TRANSACTION_MS} or more, or dispatch.delivery to at-least-once"
         ) from None
     except kafka_errors.KafkaError as error:
         raise BrokerUnreachable(
@@ -274,7 +280,7 @@ async def _probe(client: AIOKafkaClient, transactional_id: str) -> bool:
         try:
             node = await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
             answer = await client.send(
-                node, InitProducerIdRequest(transactional_id, PROBE_TRANSACTION_MS), group=ConnectionGroup.COORDINATION
+                node, InitProducerIdRequest(transactional_id, TRANSACTION_MS), group=ConnectionGroup.COORDINATION
             )
             error = kafka_errors.for_code(answer.error_code)
             if error is kafka_errors.NoError or error is kafka_errors.ConcurrentTransactions:

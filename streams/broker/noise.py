@@ -70,6 +70,7 @@ _CONNECTION = (
     "Failed fetch",
     "Got error produce response",
     "Group Coordinator Request failed",
+    "not found in cluster metadata",
 )
 _NOISE = ExpectedNoise()
 

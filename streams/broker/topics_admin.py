@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aiokafka import errors as kafka_errors
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -29,9 +29,9 @@ from schemas.topics import (
 )
 from streams.broker.access import require
 from streams.broker.kafka import CLIENT_ID, BrokerUnreachable, client_options, reach
+from streams.broker.topic_bounds import Fitting, NewShape, Refusal, new_topic
 from streams.settings import Settings
 
-BROKER_DEFAULT = -1
 REACH_TIMEOUT_S = 10.0
 VISIBLE_TIMEOUT_S = 30.0
 APPLY_ROUNDS = 5
@@ -64,6 +64,8 @@ class TopicChange:
     action: Literal["created", "grown", "unchanged"]
     partitions: int
     was: int | None = None
+    adapted: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    """Setting -> what the table says, what the cluster took in its place (None: its default)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +118,19 @@ def plan(topics: list[Wanted], existing: Mapping[str, int], partitions: int | No
 
 
 async def apply(
-    settings: Settings, partitions: int | None = None, replication_factor: int | None = None
+    settings: Settings,
+    partitions: int | None = None,
+    replication_factor: int | None = None,
+    *,
+    overrides: Mapping[str, Mapping[str, str]] | None = None,
+    left_out: Collection[str] = (),
 ) -> list[TopicChange]:
     """Make every topic exist, and return what was done for each, in the table's order. Safe to run twice, or twice at once.
 
     `partitions`: at least so many for tasks and all that follow it; None = what `tasks` has, or `DEFAULT_PARTITIONS`.
-    `replication_factor`: for new topics; None = the broker's default. Raises `TopicsError`, `BrokerUnreachable`, `SettingsError`.
+    `replication_factor`: for new topics; None = the broker's default. `overrides`: full topic name -> settings of new topics;
+    `left_out`: settings left to the broker. What the cluster does not take is adapted; if that fails, no topic is created.
+    Raises `TopicsError`, `BrokerUnreachable`, `SettingsError`.
     """
     topics = wanted(settings.topic_prefix)
     done: dict[str, TopicChange] = {}
@@ -132,7 +141,8 @@ async def apply(
             work = [change for change in changes if change.action != "unchanged"]
             if not work:
                 return [done.get(change.name, change) for change in changes]
-            for change in await _create(admin, [c for c in work if c.action == "created"], topics, replication_factor):
+            shapes = _shapes([c for c in work if c.action == "created"], topics, overrides or {}, left_out)
+            for change in await _create(admin, shapes, replication_factor):
                 done[change.name] = change
             for change in await _grow(admin, [c for c in work if c.action == "grown"]):
                 done[change.name] = change
@@ -140,12 +150,27 @@ async def apply(
     raise TopicsError("the broker's topics kept changing while they were created; try again")
 
 
+def _shapes(
+    changes: list[TopicChange],
+    topics: list[Wanted],
+    overrides: Mapping[str, Mapping[str, str]],
+    left_out: Collection[str],
+) -> list[NewShape]:
+    configs = {topic.name: topic.config for topic in topics}
+    shapes = []
+    for change in changes:
+        chosen = overrides.get(change.name, {})
+        config = {name: value for name, value in configs[change.name].items() if name not in left_out} | dict(chosen)
+        shapes.append(NewShape(change.name, change.partitions, config, frozenset(chosen)))
+    return shapes
+
+
 async def ensure(settings: Settings, name: str, partitions: int, config: Mapping[str, str]) -> None:
     """Make one topic exist that is not in the table; `name`: on the broker. Raises as `apply`."""
     change = TopicChange(name, "created", partitions)
     async with _admin(settings) as admin:
         if name not in await _metadata(admin):
-            await _create(admin, [change], [Wanted(name, partitions, False, config)], None)
+            await _create(admin, [NewShape(name, partitions, dict(config))], None)
             await _until_visible(admin, [change])
 
 
@@ -242,35 +267,59 @@ async def _metadata(admin: AIOKafkaAdminClient, node: int | None = None) -> dict
 
 
 async def _create(
-    admin: AIOKafkaAdminClient, changes: list[TopicChange], topics: list[Wanted], replication_factor: int | None
+    admin: AIOKafkaAdminClient, shapes: list[NewShape], replication_factor: int | None
 ) -> list[TopicChange]:
-    """Create what is missing; return what was created here. That another process was quicker is no error."""
-    if not changes:
+    """Create what is missing, all or nothing; return what was created here. That another process was quicker is no error."""
+    if not shapes:
         return []
-    configs = {topic.name: topic.config for topic in topics}
-    response = await admin.create_topics([_new_topic(c, configs[c.name], replication_factor) for c in changes])
+    refusals = await Fitting(admin, replication_factor).fit(shapes)
+    if refusals:
+        raise TopicsError(_refused(refusals, len(shapes)))
+    # The embedded broker creates what it is asked to check.
+    made = {shape.name for shape in shapes} & (await _metadata(admin)).keys()
+    missing = [shape for shape in shapes if shape.name not in made]
+    return [_created(shape) for shape in shapes if shape.name in made] + await _send(admin, missing, replication_factor)
+
+
+async def _send(
+    admin: AIOKafkaAdminClient, shapes: list[NewShape], replication_factor: int | None
+) -> list[TopicChange]:
+    if not shapes:
+        return []
+    response = await admin.create_topics(
+        [new_topic(s.name, s.partitions, s.config, replication_factor) for s in shapes]
+    )
     refused = {row[0]: (kafka_errors.for_code(row[1]), row[2]) for row in response.topic_errors if row[1] != 0}
-    created = [change for change in changes if change.name not in refused]
-    too_new = [c for c in changes if c.name in refused and refused[c.name][0] is _BAD_REPLICATION]
+    created = [_created(shape) for shape in shapes if shape.name not in refused]
+    too_new = [s for s in shapes if s.name in refused and refused[s.name][0] is _BAD_REPLICATION]
     if too_new and replication_factor is None:
         # A broker from before "-1 = your default".
-        return created + await _create(admin, too_new, topics, 1)
+        return created + await _send(admin, too_new, 1)
     for name, (error, message) in refused.items():
         if error is not kafka_errors.TopicAlreadyExistsError and not error.retriable:
             raise TopicsError(f"cannot create {name}: {message or error.description}{_remedy(error)}")
     return created
 
 
+def _created(shape: NewShape) -> TopicChange:
+    return TopicChange(shape.name, "created", shape.partitions, adapted=shape.adapted)
+
+
+def _refused(refusals: list[Refusal], count: int) -> str:
+    """One line for all of them; one refusal of access stands for the others."""
+    first = refusals[0]
+    if len(refusals) == 1 or _remedy(first.error):
+        return f"cannot create {first.name}: {first.said}{_remedy(first.error)}"
+    listed = "; ".join(f"{refusal.name}: {refusal.said}" for refusal in refusals)
+    return (
+        f"the cluster refuses {len(refusals)} of {count} topics, and none was created: {listed}; "
+        "choose a value with --set topic.config=value, or leave one to the cluster with --leave-out config"
+    )
+
+
 def _remedy(error: type[BaseException]) -> str:
     denied = (kafka_errors.TopicAuthorizationFailedError, kafka_errors.ClusterAuthorizationFailedError)
     return "; what is needed is printed by: parallax docs acls admin" if issubclass(error, denied) else ""
-
-
-def _new_topic(change: TopicChange, config: Mapping[str, str], replication_factor: int | None) -> NewTopic:
-    topic = NewTopic(change.name, change.partitions, 1, topic_configs=dict(config))
-    # aiokafka refuses -1 in the constructor; on the wire it means the broker's default.
-    topic.replication_factor = BROKER_DEFAULT if replication_factor is None else replication_factor
-    return topic
 
 
 async def _grow(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> list[TopicChange]:

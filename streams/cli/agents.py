@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.agents_asked import ask_all, completed
+from agents_io.rules.metadata_keys import help_text
+from streams.cli.agents_asked import ask_all, check_tool, completed
 from streams.cli.options import (
     FAILED,
     NOT_FOUND,
@@ -39,7 +40,7 @@ STANDING = ("circuit", "health")
 COLUMNS = ("id", "protocol", "endpoint", "capabilities", "maxRequests", "window", "maxConcurrency")
 
 
-@app.command("add")
+@app.command("add", epilog=help_text())
 def add(
     agent_id: Annotated[str | None, typer.Argument(metavar="ID", show_default=False)] = None,
     endpoint: Annotated[
@@ -73,6 +74,14 @@ def add(
         str | None,
         typer.Option(metavar="NAME", help="the worker's environment variable with the token", show_default=False),
     ] = None,
+    confidence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM",
+            help="where the confidence comes from: stated, path=EXPRESSION, constant=NUMBER, logprobs (openai)",
+            show_default=False,
+        ),
+    ] = None,
     discover: Annotated[
         bool | None,
         typer.Option(help="ask ENDPOINT what is there; done for http(s) without --protocol", show_default=False),
@@ -93,6 +102,7 @@ def add(
         "limits": {name: value for name, value in limits.items() if value is not None} or None,
         "metadata": _metadata(metadata) or None,
         "auth": None if auth_env is None else {"env": auth_env},
+        "confidence": None if confidence is None else _confidence(confidence),
     }
     if file is not None:
         if agent_id is not None or discover is not None or any(value is not None for value in flags.values()):
@@ -103,30 +113,53 @@ def add(
     else:
         if agent_id is None or endpoint is None:
             raise CommandError("agents add: needs ID and ENDPOINT, or --file FILE", USAGE)
-        given = _registration(
-            {"id": agent_id, "endpoint": endpoint} | {k: v for k, v in flags.items() if v is not None}
-        )
+        given = {"id": agent_id, "endpoint": endpoint} | {k: v for k, v in flags.items() if v is not None}
         by_itself = protocol is None and endpoint.startswith(("http://", "https://"))
-        found = [_registration(completed(given)) if (by_itself if discover is None else discover) else given]
+        asks = by_itself if discover is None else discover
+        _validated(given, can_work=not asks)
+        found = [_registration(completed(given) if asks else given)]
+        if protocol == "mcp" and discover is None:
+            check_tool(given)
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _add(settings, found, output or Format.text))
 
 
 def _registration(data: Any, where: str = "agents add") -> dict[str, Any]:
-    """The registration as it was given, once the model has accepted it."""
+    """The registration as it was given, once it is found that it can work. Raises `CommandError`."""
+    _validated(data, where)
+    return dict(data)
+
+
+def _validated(data: Any, where: str = "agents add", can_work: bool = True) -> None:
+    from agents_io.errors import Unsupported
+    from agents_io.registration_check import check_registration
     from schemas.codec import Rejected, validate
     from schemas.messages import AgentRegistration
 
     try:
-        validate(AgentRegistration, data)
+        agent = validate(AgentRegistration, data)
+        if can_work:
+            check_registration(agent)
     except Rejected as error:
         raise CommandError(f"{where}: {error.reason}", USAGE) from None
-    return dict(data)
+    except Unsupported as error:
+        raise CommandError(f"{where}: {error.message}", USAGE) from None
+
+
+def _confidence(text: str) -> dict[str, Any]:
+    """`constant=0.8` as a registration has it."""
+    source, _, rest = text.partition("=")
+    if source == "constant":
+        try:
+            return {"from": source, "value": float(rest)}
+        except ValueError:
+            raise CommandError(f"--confidence: constant wants a number, not {rest[:40]!r}", USAGE) from None
+    return {"from": source} | ({"path": rest} if rest else {})
 
 
 def _metadata(pairs: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE pairs; a value that is JSON is taken as JSON, all else as text."""
-    from schemas.exact_json import loads
+    """NAME=VALUE pairs; a value is read as its key wants it, an unknown key's as JSON if it is JSON, else as text."""
+    from agents_io.rules.metadata_keys import read_value
 
     found: dict[str, Any] = {}
     for pair in pairs or ():
@@ -134,9 +167,9 @@ def _metadata(pairs: list[str] | None) -> dict[str, Any]:
         if not name or not equals:
             raise CommandError(f"--metadata: want NAME=VALUE, not {pair!r}", USAGE)
         try:
-            found[name] = loads(text)
-        except ValueError:
-            found[name] = text
+            found[name] = read_value(name, text)
+        except ValueError as error:
+            raise CommandError(f"--metadata: {error}", USAGE) from None
     return found
 
 

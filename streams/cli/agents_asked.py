@@ -10,9 +10,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from streams.cli.options import FAILED, USAGE, CommandError
 from streams.cli.output import say
 
 if TYPE_CHECKING:
+    from agents_io.discovery import Found
     from agents_io.transports import Transports
     from streams.settings import Settings
 
@@ -20,30 +22,87 @@ AT_ONCE = 50
 
 
 def completed(given: dict[str, Any]) -> dict[str, Any]:
-    """The registration with protocol, name, capabilities and metadata as its endpoint tells them; said on stderr."""
-    from agents_io.discovery import TIMEOUT_S, discover
+    """The registration with protocol, name, capabilities and metadata as its endpoint tells them; reported on stderr.
+
+    Raises `CommandError`: something answered that is no agent we can call, or that leaves a choice.
+    """
+    from agents_io.discovery import TIMEOUT_S, investigate
     from schemas.messages import AgentRegistration
 
     endpoint = given["endpoint"]
     agent = AgentRegistration.model_validate(given)
-    found = asyncio.run(discover(endpoint, agent.auth))
+    seen = asyncio.run(investigate(endpoint, agent.auth))
+    found = seen.found
+    if seen.note is not None:
+        say(seen.note)
     if found is None:
+        if seen.answered and agent.protocol is None:
+            raise CommandError(
+                f"agents add: what answers at {endpoint} is no agent we know how to call; override with --protocol\n"
+                + "\n".join(f"  {protocol}: {reason}" for protocol, reason in seen.reasons),
+                FAILED,
+            )
         say(f"nothing we know answered at {endpoint} within {TIMEOUT_S:g} s; registered as {agent.transport}")
+        for protocol, reason in seen.reasons:
+            say(f"  {protocol}: {reason}")
         return given
     say(f"at {endpoint} there is {found.said}")
     if agent.protocol is not None and agent.protocol != found.protocol:
         say(f"registered as {agent.protocol}, as --protocol says")
         return given
-    filled: dict[str, Any] = {} if found.protocol == "http" else {"protocol": found.protocol}
+    return filled(given, found)
+
+
+def filled(given: dict[str, Any], found: Found) -> dict[str, Any]:
+    """The registration with what was found; what was given stands above it. Raises `CommandError`: a choice is missing."""
+    more: dict[str, Any] = {} if found.protocol == "http" else {"protocol": found.protocol}
     if found.name is not None:
-        filled["name"] = found.name
-    if found.capabilities:
-        filled["capabilities"] = list(found.capabilities)
+        more["name"] = found.name
     metadata = found.metadata | given.get("metadata", {})
-    needed = {"mcp": "tool", "openai": "model"}.get(found.protocol)
-    if needed is not None and needed not in metadata:
-        say(f"it cannot be called before you choose: add it again with --metadata {needed}=NAME")
-    return filled | given | ({"metadata": metadata} if metadata else {})
+    capabilities = list(found.capabilities)
+    key = {"mcp": "tool", "openai": "model"}.get(found.protocol)
+    if key is not None:
+        chosen = metadata.get(key)
+        listed = ", ".join(found.choices[:50]) or f"no {key} at all"
+        if chosen is None:
+            raise CommandError(f"agents add: choose with --metadata {key}=NAME; there is {listed}", USAGE)
+        if key == "tool":
+            if chosen not in found.choices:
+                raise CommandError(f"agents add: metadata.tool: the server has no {chosen!r}, only {listed}", USAGE)
+            capabilities = [chosen]
+        elif chosen not in found.choices:
+            say(f"the list of models has no {chosen!r}; registered all the same")
+    if capabilities:
+        more["capabilities"] = capabilities
+    if found.endpoint is not None:
+        say(f"it is called at {found.endpoint}")
+    moved = {} if found.endpoint is None else {"endpoint": found.endpoint}
+    return more | given | moved | ({"metadata": metadata} if metadata else {})
+
+
+def check_tool(given: dict[str, Any]) -> None:
+    """Whether an MCP server has the tool that is to be registered, if it can be asked now. Raises `CommandError`: it has not."""
+    from agents_io.discovery import TIMEOUT_S
+    from agents_io.errors import AgentError
+    from agents_io.http.mcp import McpTransport
+    from schemas.messages import AgentRegistration
+
+    async def ask() -> list[str]:
+        transport = McpTransport()
+        try:
+            return await transport.tools(AgentRegistration.model_validate(given), TIMEOUT_S)
+        finally:
+            await transport.close()
+
+    try:
+        tools = asyncio.run(ask())
+    except AgentError as error:
+        say(f"the server's tools are not known: {error.message}")
+        return
+    if (tool := given["metadata"]["tool"]) not in tools:
+        raise CommandError(
+            f"agents add: metadata.tool: the server has no {tool!r}, only {', '.join(tools[:50])}", USAGE
+        )
 
 
 async def ask_all(settings: Settings, registrations: list[dict[str, Any]], timeout_s: float) -> list[dict[str, Any]]:

@@ -14,7 +14,19 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 MAX_EPISODES = 100_000
-COLUMNS = ("detectedAt", "state", "severity", "type", "agentId", "patternName", "current", "average", "detector")
+COLUMNS = (
+    "detectedAt",
+    "state",
+    "severity",
+    "type",
+    "agentId",
+    "patternName",
+    "current",
+    "average",
+    "detector",
+    "score",
+    "parameters",
+)
 
 
 def anomalies(
@@ -84,4 +96,11 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
         "current": details.get("currentConfidence"),
         "average": details.get("historicalAverage"),
         "detector": details.get("detector"),
+        "score": details.get("score"),
+        "parameters": _parameters(details.get("parameters")),
     }
+
+
+def _parameters(found: object) -> str | None:
+    """`delta=0.01 name=mine`; nothing for a detector without any."""
+    return " ".join(f"{key}={value}" for key, value in found.items()) if isinstance(found, dict) and found else None

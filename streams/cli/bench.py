@@ -5,7 +5,7 @@ Needs no broker. The same seed gives the same figures, but for the cost.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,8 @@ import typer
 
 from streams.cli.options import FAILED, CommandError, Format, OutputFormat
 from streams.cli.output import document, json_line, line, say, table
+
+SEVERITIES = ("low", "medium", "high")
 
 app = typer.Typer(help="Measure detectors on made streams.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,19 +35,23 @@ def detect(
     kappa: Annotated[
         float, typer.Option(min=1, max=1000, help="how narrow confidences lie (20: standard deviation .078)")
     ] = 20.0,
+    series: Annotated[
+        int, typer.Option(min=1, max=1000, help="labelled series of each kind (seasonal, trending, heavy-tailed, ...)")
+    ] = 5,
     river: Annotated[bool, typer.Option(help="compare with river's detectors")] = True,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="write a picture of the delays", show_default=False)
     ] = None,
     output: OutputFormat = None,
 ) -> None:
-    """Print delay, run length and cost of each detector.
+    """Print delay, run length, precision, recall and cost of each detector.
 
+    Labelled series are two weeks of points every five minutes with incidents at known places: see where alarms are right.
     Streams are independent Beta confidences around .85, and for the run lengths also rounded, skewed, constant, correlated
     and daily ones. The limit is the optimal CUSUM, which knows both distributions, at the same run length. Takes about a minute.
     """
     form = output or Format.text
-    result = _measured(run_length, runs, points, seed, kappa, river)
+    result = _measured(run_length, runs, points, seed, kappa, river, series)
     if plot is not None:
         _draw(plot, result, run_length)
     if form is Format.text:
@@ -58,19 +64,37 @@ def detect(
                 json_line({"kind": kind, **row})
 
 
-def _measured(run_length: float, runs: int, points: int, seed: int, kappa: float, river: bool) -> dict[str, list[Any]]:
+def _measured(
+    run_length: float, runs: int, points: int, seed: int, kappa: float, river: bool, series: int
+) -> dict[str, list[Any]]:
     import time
 
-    from streams.detection_bench.candidates import ours, rivers
+    from streams.detection_bench.candidates import judged, ours, rivers
     from streams.detection_bench.evaluate import costs, delays, run_lengths
     from streams.detection_bench.generator import Shape
+    from streams.detection_bench.judge import judge
+    from streams.detection_bench.labelled import made
 
     candidates = ours(run_length) + (rivers() if river else [])
     say(f"delays: {runs} runs of each change after 1,000 normal points")
     late = list(delays(candidates, Shape(kappa=kappa), runs, seed, run_length))
     say(f"run lengths: {points:,} points of each stable stream")
     long = list(run_lengths(candidates, points, seed))
-    return {"delays": late, "runLengths": long, "costs": list(costs(candidates, 20_000, seed, time.process_time))}
+    labelled = made(series, seed)
+    say(f"labelled series: {len(labelled)} with {sum(len(one.windows) for one in labelled)} incidents")
+    right: list[Any] = []
+    for name, run in judged() if river else judged(kswin=False)[:1]:
+        alarms = [(one, run(one)) for one in labelled]
+        for least in SEVERITIES if name == "parallax" else SEVERITIES[-1:]:
+            rows = judge(name, alarms, SEVERITIES[SEVERITIES.index(least) :])
+            said = f"{name}, severity >= {least}" if name == "parallax" else name
+            right += [replace(row, detector=said) for row in rows]
+    return {
+        "delays": late,
+        "runLengths": long,
+        "labelled": right,
+        "costs": list(costs(candidates, 20_000, seed, time.process_time)),
+    }
 
 
 def _plain(result: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -78,6 +102,13 @@ def _plain(result: dict[str, list[Any]]) -> dict[str, list[dict[str, Any]]]:
     for row in plain["delays"]:
         for name in ("mean", "error", "p95"):
             row[name] = row[name] if row[name] != float("inf") else None
+    for row, judgement in zip(plain["labelled"], result["labelled"], strict=True):
+        row["delay"] = row["delay"] if row["delay"] != float("inf") else None
+        row |= {
+            "precision": judgement.precision,
+            "recall": judgement.recall,
+            "falseAlarmsAWeek": judgement.false_a_week,
+        }
     for row in plain["runLengths"]:
         row["runLength"] = row["points"] / max(row["alarms"], 1)
     return plain
@@ -117,6 +148,25 @@ def _show(result: dict[str, list[Any]]) -> None:
             for row in result["runLengths"]
         ],
         title="false alarms",
+    )
+    line("")
+    labelled = [row for row in result["labelled"] if row.family == ""]
+    families = [row for row in result["labelled"] if row.family and row.detector.endswith("medium")]
+    table(
+        ("detector", "series", "incidents", "precision", "recall", "mean delay", "false alarms a week"),
+        [
+            (
+                row.detector,
+                row.family or "all",
+                row.incidents,
+                f"{row.precision:.2f}",
+                f"{row.recall:.2f}",
+                f"{row.delay:.1f}",
+                f"{row.false_a_week:.2f}",
+            )
+            for row in labelled + families
+        ],
+        title="labelled series: a point every five minutes, two weeks and more",
     )
     line("")
     table(("detector", "us a point"), [(row.detector, f"{row.us:.2f}") for row in result["costs"]], title="CPU")

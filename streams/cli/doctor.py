@@ -27,8 +27,8 @@ def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, outpu
     """Check the broker, the topics and what they allow.
 
     The broker answers; the addresses it gives out can be reached from here; this user may do what a worker does; the topics
-    are as in the table; it has transactions, without which results are at-least-once. The files of grpc_tls can be used, if
-    any are set.
+    are as in the table; it has transactions, without which results are at-least-once; no other workers use the same group or
+    the same topics under another app id. The files of grpc_tls can be used, if any are set.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     rows, code = asyncio.run(_examine(settings))
@@ -54,6 +54,7 @@ async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
     if topics["state"] == "ok" or all(row["state"] == "ok" for row in rights):
         rows.append(topics)  # else those that may not be seen look missing
     rows.append(await _guarantee(settings))
+    rows += await _neighbours(settings)
     rows += _port_of_agents(settings)
     return rows, FAILED if any(row["state"] == "failed" for row in rows) else 0
 
@@ -121,6 +122,19 @@ async def _rights(settings: Settings) -> list[dict[str, Any]]:
     except (AccessDenied, BrokerUnreachable) as error:
         return [_row("rights", "failed", str(error))]
     return [_row("rights", "ok", f"{user(settings)} may do what a worker of {', '.join(settings.roles)} does")]
+
+
+async def _neighbours(settings: Settings) -> list[dict[str, Any]]:
+    """Workers that run now and get into the way of one with these settings. Nothing to say if there are none."""
+    from aiokafka.errors import KafkaError
+
+    from streams.broker.neighbours import neighbours
+
+    try:
+        found = await neighbours(settings)
+    except (KafkaError, TimeoutError, OSError, NotImplementedError):
+        return []  # the embedded broker knows no such question
+    return [_row("other workers", "failed", sentence) for sentence in found]
 
 
 async def _topics(settings: Settings) -> dict[str, Any]:

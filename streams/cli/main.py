@@ -14,6 +14,7 @@ import typer
 
 from streams.cli import (
     acls,
+    agent,
     agents,
     anomalies,
     bench,
@@ -24,6 +25,7 @@ from streams.cli import (
     feedback,
     functions,
     info,
+    init,
     plan,
     process,
     stats,
@@ -31,6 +33,7 @@ from streams.cli import (
     submit,
     tail,
     task,
+    tasks,
     topics,
 )
 from streams.cli.options import OK
@@ -49,11 +52,15 @@ def build() -> typer.Typer:
     )
     app.command("dev")(process.dev)
     app.command("worker")(process.worker)
+    app.command("init")(init.init)
     app.add_typer(topics.app, name="topics")
     app.add_typer(agents.app, name="agents")
+    app.add_typer(agent.app, name="agent")
     app.command("submit")(submit.submit)
     app.command("tail")(tail.tail)
     app.command("task")(task.task)
+    app.add_typer(tasks.app, name="tasks")
+    app.command("retry")(tasks.retry)
     app.command("plan")(plan.plan)
     app.command("cancel")(cancel.cancel)
     app.add_typer(cache.app, name="cache")

@@ -29,26 +29,75 @@ Replication = Annotated[
     ),
 ]
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="TOPIC.CONFIG=VALUE",
+        help="a setting of new topics (*: of all); repeatable",
+        show_default=False,
+    ),
+]
+LeftOut = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--leave-out",
+        metavar="CONFIG",
+        help="leave a setting of new topics to the cluster; repeatable",
+        show_default=False,
+    ),
+]
+
 
 @app.command("apply")
 def apply(
     partitions: Partitions = None,
     replication_factor: Replication = None,
+    overrides: Overrides = None,
+    left_out: LeftOut = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Create the topics that are missing; safe to repeat. Adds partitions when more are asked for, never removes any."""
+    """Create the topics that are missing; safe to repeat. Adds partitions when more are asked for, never removes any.
+
+    Settings that the cluster bounds are adapted, and reported.
+    """
+    from streams.broker.topics_admin import wanted
+    from streams.rules.topic_settings import SettingError, parse_overrides
+
     settings = settings_from(bootstrap_servers, topic_prefix)
-    run(settings, _apply(settings, partitions, replication_factor, output or Format.text))
+    full = [topic.name for topic in wanted(settings.topic_prefix)]
+    names = {name.replace(settings.topic_prefix, "", 1): name for name in full} | {name: name for name in full}
+    try:
+        chosen = parse_overrides(overrides or [], names)
+    except SettingError as error:
+        raise typer.BadParameter(str(error)) from None
+    run(settings, _apply(settings, partitions, replication_factor, chosen, left_out or [], output or Format.text))
 
 
-async def _apply(settings: Settings, partitions: int | None, replication: int | None, form: Format) -> None:
+async def _apply(
+    settings: Settings,
+    partitions: int | None,
+    replication: int | None,
+    overrides: dict[str, dict[str, str]],
+    left_out: list[str],
+    form: Format,
+) -> None:
     from streams.broker.topics_admin import apply as apply_topics
 
-    changes = await apply_topics(settings, partitions, replication)
-    documents = [{"topic": change.name, "action": change.action, "partitions": change.partitions} for change in changes]
+    changes = await apply_topics(settings, partitions, replication, overrides=overrides, left_out=left_out)
+    documents: list[dict[str, Any]] = []
+    for change in changes:
+        row: dict[str, Any] = {"topic": change.name, "action": change.action, "partitions": change.partitions}
+        if change.adapted:
+            row["adapted"] = {name: {"wanted": want, "used": used} for name, (want, used) in change.adapted.items()}
+        documents.append(row)
     rows_as(form, documents, ("topic", "action", "partitions"))
+    for change in changes:
+        for name, (want, used) in change.adapted.items():
+            took = "the cluster's default" if used is None else used
+            say(f"parallax: {change.name}: the cluster does not take {name}={want}; adapted to {took}")
 
 
 @app.command("ls")

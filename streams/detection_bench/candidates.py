@@ -9,9 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, cast
 
+from streams.detection_bench.judge import Alarm
+from streams.detection_bench.labelled import Labelled
 from streams.rules.detection.alarms import Moment, SeriesId
 from streams.rules.detection.detectors import Detectors, Thresholds
 from streams.rules.detection.ranks import LEVEL, RankTest
@@ -102,3 +105,58 @@ def rivers() -> list[Candidate]:
 def copied(detector: Any) -> Any:
     """The same detector in the same state, to go another way from here."""
     return copy.deepcopy(detector)
+
+
+class Flagged:
+    """One of river's detectors of anomalies with a threshold on its score: an alarm begins where scores begin to be beyond it."""
+
+    def __init__(self, detector: Any, threshold: float, features: bool = False) -> None:
+        self._detector = detector
+        self._threshold = threshold
+        self._features = features
+        self._count = 0
+        self._on = False
+
+    def observe(self, value: float) -> bool:
+        """One point."""
+        example: tuple[Any, ...] = ({"confidence": value},) if self._features else (None, value)
+        score = self._detector.score_one(*example) if self._count > 100 else 0.0
+        self._detector.learn_one(*example)
+        self._count += 1
+        before, self._on = self._on, score > self._threshold
+        return self._on and not before
+
+
+def judged(kswin: bool = True) -> list[tuple[str, Callable[[Labelled], list[Alarm]]]]:
+    """Every detector as `judge.py` wants it: the default set, then each of river's alone; imports river. KSWIN takes its time."""
+    from river import anomaly, drift
+
+    drifts, anomalies = cast("Any", drift), cast("Any", anomaly)  # river's constructors have no types
+    alone: dict[str, Callable[[], Any]] = {
+        "river ADWIN": lambda: FromRiver(drifts.ADWIN()),
+        "river PageHinkley": lambda: FromRiver(drifts.PageHinkley(threshold=1.0)),
+        "river KSWIN": lambda: FromRiver(drifts.KSWIN(seed=1)),
+        "river GaussianScorer > .9999": lambda: Flagged(anomalies.GaussianScorer(), 0.9999),
+        "river StandardAbsoluteDeviation > 4": lambda: Flagged(anomalies.StandardAbsoluteDeviation(), 4.0),
+        "river HalfSpaceTrees > .95": lambda: Flagged(
+            anomalies.HalfSpaceTrees(seed=1, limits={"confidence": (0, 1)}), 0.95, features=True
+        ),
+    }
+    if not kswin:
+        del alone["river KSWIN"]
+    return [("parallax", _ours), *((name, partial(_alone, make)) for name, make in alone.items())]
+
+
+def _ours(one: Labelled) -> list[Alarm]:
+    detectors = Detectors(SERIES, Thresholds())
+    return [
+        Alarm(index, anomaly.severity)
+        for index, (time_ms, value) in enumerate(one.points)
+        for anomaly in detectors.observe(value, Moment(0, index, time_ms))
+        if anomaly.state == "firing"
+    ]
+
+
+def _alone(make: Callable[[], Any], one: Labelled) -> list[Alarm]:
+    detector = make()
+    return [Alarm(index) for index, (_, value) in enumerate(one.points) if detector.observe(value)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from streams.dispatch.jobs import Job, asked
+from streams.dispatch.task_run import TaskRun, asked
 from streams.rules.builtins import asked_of, cacheable
 from streams.rules.caching import ResultCache, cache_key
 from streams.rules.records import LARGE_BYTES, Success
@@ -45,30 +45,30 @@ class AnswerCache:
                 max_bytes=settings.max_bytes,
             )
 
-    def find(self, job: Job, now: float) -> tuple[str, Success] | None:
-        """The agent and its answer, if this was asked before; else the job remembers its key for `keep`."""
-        task = job.task
+    def find(self, run: TaskRun, now: float) -> tuple[str, Success] | None:
+        """The agent and its answer, if this was asked before; else the run remembers its key for `keep`."""
+        task = run.task
         if self._cache is None or not cacheable(task):
             return None
-        job.key = cache_key(
+        run.cache_key = cache_key(
             kind=task.type,
             pattern=task.metadata.pattern_name,
             input=asked_of(task, asked(task)),
             capabilities=task.capabilities or (),
             target=task.target,
         )
-        return self._cache.get(job.key, now)
+        return self._cache.get(run.cache_key, now)
 
-    def keep(self, job: Job, agent_id: str, answer: Success, now: float) -> None:
+    def keep(self, run: TaskRun, agent_id: str, answer: Success, now: float) -> None:
         """Keep an answer, if it is one to keep: not one to a task that came before the cache was cleared."""
-        if self._cache is None or job.key is None:
+        if self._cache is None or run.cache_key is None:
             return
-        if job.came <= max(self._cleared.get(agent_id, _NEVER), self._cleared.get(None, _NEVER)):
+        if run.admitted_at <= max(self._cleared.get(agent_id, _NEVER), self._cleared.get(None, _NEVER)):
             return
-        slot = self._cache.put(job.key, (agent_id, answer), len(answer.value_json), answer.confidence, now)
+        slot = self._cache.put(run.cache_key, (agent_id, answer), answer.size, answer.confidence, now)
         # A large answer is kept in memory only: reading state back must be quick.
-        if slot is not None and len(answer.value_json) <= LARGE_BYTES:
-            self._news[slot] = Remembered(slot, job.key, agent_id, answer, now + self._ttl_s)
+        if slot is not None and answer.size <= LARGE_BYTES:
+            self._news[slot] = Remembered(slot, run.cache_key, agent_id, answer, now + self._ttl_s)
 
     def clear(self, agent_id: str | None, now: float) -> None:
         """Forget the answers of this agent, or all of them (None)."""
@@ -91,6 +91,4 @@ class AnswerCache:
         """Take up the answers of an earlier owner that are still young enough, into an empty cache."""
         if self._cache is not None:
             live = sorted((a for a in answers if now < a.expires <= now + self._ttl_s + 1), key=lambda a: a.expires)
-            self._cache.restore(
-                (a.slot, a.key, (a.agent_id, a.answer), len(a.answer.value_json), a.expires) for a in live
-            )
+            self._cache.restore((a.slot, a.key, (a.agent_id, a.answer), a.answer.size, a.expires) for a in live)

@@ -1,6 +1,6 @@
 """From a registration and the settings to a `Caller`: the one place where an agent's limits meet the defaults.
 
-In: `AgentRegistration`s. Out: callers with their lane, limiter and breaker; a changed registration changes them in place.
+In: `AgentRegistration`s. Out: callers with their queue, limiter and breaker; a changed registration changes them in place.
 """
 
 from __future__ import annotations
@@ -11,28 +11,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from agents_io.call_stats import CallStats
 from agents_io.caller import Caller
+from agents_io.pending_call import CallEvents
 from agents_io.rules.adaptive import AimdLimit
+from agents_io.rules.agent_queue import AgentQueue
 from agents_io.rules.breaker import Breaker, BreakerConfig
 from agents_io.rules.budget import BudgetConfig, RetryBudget
 from agents_io.rules.health import Ejection, EjectionConfig
-from agents_io.rules.lane import Lane
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
-from agents_io.ticket import Hooks, Ticket
-from agents_io.track import Track
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Limits
-from streams.dispatch.shares import Shares
+from streams.dispatch.task_run import TaskRun
 from streams.settings import Settings
 
 MAX_LATE_S = 1.0
 """A call that lasts longer than this is taken to have reached its agent by then; less for short windows: `_late_s`."""
-PROBE_SLACK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class GuardSnapshot:
     """Snapshots of an agent's guards. `taken_at`: when, on this process's monotonic clock, seconds.
 
     `concurrency`: what was found of an adaptive one.
@@ -54,18 +53,15 @@ class CallerFactory:
         transport: Transport,
         rng: random.Random,
         worth: Callable[[str, float], float | None] = lambda _agent, _confidence: None,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_begin`: whether this worker still owns its partitions, as far as it can know."""
         retry = settings.retry
-        attempt_ms = settings.dispatch.attempt_timeout
-        self.shares = Shares(settings.dispatch.max_in_flight)
-        """Of all the callers it makes."""
+        self._may_begin = may_begin
         self._settings = settings
         self._transport = transport
         self._rng = rng
         self._worth = worth
-        self._attempt_timeout_s = None if attempt_ms is None else attempt_ms / 1000
-        # A task may ask for more; its probe then keeps its place until the lease ends, and another may begin beside it.
-        self._longest_call_s = self._attempt_timeout_s or settings.dispatch.default_timeout / 1000
         self._retry = RetryConfig(
             max_retries=retry.max_retries,
             initial_delay_s=retry.initial_delay / 1000,
@@ -78,33 +74,36 @@ class CallerFactory:
         longest_s = max(health.eject_time, health.eject_time_max) / 1000
         self._ejection = EjectionConfig(health.eject_after, health.eject_time / 1000, longest_s)
 
-    def make(self, agent: AgentRegistration, hooks: Hooks, kept: Kept | None = None) -> Caller:
+    def make(
+        self, agent: AgentRegistration, events: CallEvents[TaskRun], stored: GuardSnapshot | None = None
+    ) -> Caller[TaskRun]:
         """A caller with nothing behind it (circuit closed, window empty), or with what an earlier owner had seen."""
         limits = self._limits(agent)
         window_s, late_s = limits.window_ms / 1000, _late_s(limits)
         limiter, breaker = SlidingWindow(limits.max_requests, window_s, late_s), Breaker(self._breaker(agent))
-        if kept is not None:
-            limiter = SlidingWindow.restore(limits.max_requests, window_s, kept.limiter, kept.taken_at, late_s)
-            breaker = Breaker.restore(self._breaker(agent), kept.breaker, kept.taken_at)
-        lane: Lane[Ticket] = Lane(limits.max_concurrency, limiter, breaker, self._depth(limits))
+        if stored is not None:
+            limiter = SlidingWindow.restore(limits.max_requests, window_s, stored.limiter, stored.taken_at, late_s)
+            breaker = Breaker.restore(self._breaker(agent), stored.breaker, stored.taken_at)
+        queue: AgentQueue[TaskRun] = AgentQueue(limits.max_concurrency, limiter, breaker, RetryBudget(self._budget))
         if limits.adaptive:
-            lane.adaptive = AimdLimit(limits.max_concurrency, None if kept is None else kept.concurrency)
-        track = Track(RetryBudget(self._budget), Ejection(self._ejection), worth=partial(self._worth, agent.id))
-        if kept is not None and kept.ejection is not None:
-            track.ejection.restore(kept.ejection, kept.taken_at)
-        return Caller(agent, lane, self._transport, self._retry, hooks, self._rng, self._attempt_timeout_s, track)
+            queue.adaptive = AimdLimit(limits.max_concurrency, None if stored is None else stored.concurrency)
+        stats = CallStats(Ejection(self._ejection), worth=partial(self._worth, agent.id))
+        if stored is not None and stored.ejection is not None:
+            stats.ejection.restore(stored.ejection, stored.taken_at)
+        return Caller(
+            agent, queue, self._transport, self._retry, events, self._rng, stats=stats, may_begin=self._may_begin
+        )
 
-    def update(self, caller: Caller, agent: AgentRegistration) -> None:
+    def update(self, caller: Caller[TaskRun], agent: AgentRegistration) -> None:
         """The agent was registered again: its new endpoint and limits hold from the next call on."""
         limits = self._limits(agent)
         caller.agent = agent
         if not limits.adaptive:
-            caller.lane.adaptive = None
-        elif caller.lane.adaptive is None:
-            caller.lane.adaptive = AimdLimit(limits.max_concurrency)
-        caller.lane.reconfigure(
+            caller.queue.adaptive = None
+        elif caller.queue.adaptive is None:
+            caller.queue.adaptive = AimdLimit(limits.max_concurrency)
+        caller.queue.reconfigure(
             max_concurrency=limits.max_concurrency,
-            depth=self._depth(limits),
             max_requests=limits.max_requests,
             window_s=limits.window_ms / 1000,
             breaker=self._breaker(agent),
@@ -113,16 +112,12 @@ class CallerFactory:
     def _limits(self, agent: AgentRegistration) -> Limits:
         return agent.limits or self._settings.limits
 
-    def _depth(self, limits: Limits) -> int:
-        return max(self._settings.dispatch.lane_depth, limits.max_concurrency)
-
     def _breaker(self, agent: AgentRegistration) -> BreakerConfig:
         limits = agent.breaker or self._settings.breaker
         return BreakerConfig(
             failure_threshold=limits.failure_threshold,
             reset_timeout_s=limits.reset_timeout / 1000,
             monitoring_period_s=limits.monitoring_period / 1000,
-            probe_lease_s=self._longest_call_s + PROBE_SLACK_S,
             failure_rate=limits.failure_rate,
             minimum_calls=limits.minimum_calls,
             slow_call_s=None if limits.slow_call_duration is None else limits.slow_call_duration / 1000,

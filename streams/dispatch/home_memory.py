@@ -19,7 +19,8 @@ from schemas.codec import Rejected, decode, pack
 from schemas.messages import AgentGuard, HomeState
 from schemas.times import format_time
 from streams.dispatch.answer_cache import AnswerCache, Remembered
-from streams.dispatch.callers import Kept
+from streams.dispatch.callers import GuardSnapshot
+from streams.dispatch.task_run import TaskRun
 from streams.rules.records import Output, Success
 from streams.rules.seen import Chunk, SeenIds
 from streams.settings import Settings
@@ -48,20 +49,20 @@ class HomeMemory:
         self._app = settings.app_id
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
-        self._guards: dict[str, tuple[int, AgentGuard]] = {}
+        self._guards: dict[str, AgentGuard] = {}
         self._restore(values, cleared)
 
-    def guard(self, agent_id: str) -> Kept | None:
+    def guard(self, agent_id: str) -> GuardSnapshot | None:
         """What an earlier owner had seen of this agent; told once."""
         found = self._guards.pop(agent_id, None)
         if found is None:
             return None
-        at_ms, guard = found
-        ejection = None if guard.health is None else guard.health.wire()
-        moment = self._moment(at_ms)
-        return Kept(guard.breaker.wire(), guard.limiter.wire(), moment, guard.concurrency, ejection)
+        ejection = None if found.health is None else found.health.wire()
+        # Its ages are durations and count from now on. By the clocks of two machines a limit could end too early; so it holds for
+        # as long too long as the partition had no owner.
+        return GuardSnapshot(found.breaker.wire(), found.limiter.wire(), self._loop.time(), found.concurrency, ejection)
 
-    def changes(self, callers: Iterable[Caller]) -> list[Output]:
+    def changes(self, callers: Iterable[Caller[TaskRun]]) -> list[Output]:
         """What changed since the last time this was asked."""
         now_ms, now = self._wall_ms(), self._loop.time()
         outputs = []
@@ -73,13 +74,13 @@ class HomeMemory:
                 caller.changed = False
                 guard: dict[str, object] = {
                     "agentId": caller.agent.id,
-                    "breaker": caller.lane.breaker.snapshot(now),
-                    "limiter": caller.lane.limiter.snapshot(now),
+                    "breaker": caller.queue.breaker.snapshot(now),
+                    "limiter": caller.queue.limiter.snapshot(now),
                 }
-                if (ejection := caller.track.ejection.snapshot(now)) is not None:
+                if (ejection := caller.stats.ejection.snapshot(now)) is not None:
                     guard["health"] = ejection
-                if caller.lane.adaptive is not None:
-                    guard["concurrency"] = caller.lane.adaptive.exact
+                if caller.queue.adaptive is not None:
+                    guard["concurrency"] = caller.queue.adaptive.exact
                 outputs.append(self._output(f"agent/{caller.agent.id}", "guard", guard, now_ms))
         for slot, answer in self.answers.news().items():
             if answer is None:
@@ -91,6 +92,7 @@ class HomeMemory:
                 "agentId": answer.agent_id,
                 "confidence": answer.answer.confidence,
                 "value": orjson.Fragment(answer.answer.value_json),
+                **({"metadata": orjson.Fragment(answer.answer.metadata_json)} if answer.answer.metadata_json else {}),
                 "expires": format_time(now_ms + round((answer.expires - now) * 1000)),
             }
             outputs.append(self._output(f"answer/{answer.slot}", "answer", told, now_ms))
@@ -102,10 +104,6 @@ class HomeMemory:
 
     def _key(self, key: str) -> bytes:
         return f"{self._app}/{key}".encode()
-
-    def _moment(self, at_ms: int) -> float:
-        """A moment of the wall clock on this process's monotonic one; one that lies ahead is now."""
-        return self._loop.time() - max(0, self._wall_ms() - at_ms) / 1000
 
     def _restore(self, values: Iterable[bytes], cleared: Callable[[str], int]) -> None:
         chunks: list[tuple[Chunk, int]] = []
@@ -122,11 +120,11 @@ class HomeMemory:
                 log.warning("a record of the state topic is not understood", partition=self._number, error=str(error))
                 continue
             if state.guard is not None:
-                self._guards[state.guard.agent_id] = (state.at, state.guard)
+                self._guards[state.guard.agent_id] = state.guard
             if state.answer is not None and state.at > cleared(state.answer.agent_id):
                 kept = state.answer
                 expires = now + (kept.expires - now_ms) / 1000
-                answer = Success(pack(kept.value), kept.confidence)
+                answer = Success(pack(kept.value), kept.confidence, pack(kept.metadata) if kept.metadata else b"")
                 answers.append(Remembered(kept.slot, kept.key, kept.agent_id, answer, expires))
         self.seen.restore(chunks)
         self.answers.restore(answers, now)

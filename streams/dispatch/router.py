@@ -1,178 +1,134 @@
-"""From a job to the home of its agent: which agent, whether its home is this one, another one or a wait when none takes calls.
+"""Decides what happens to a task: which agent it is for, which partition owns that agent, whether its id is a new one.
 
-In: a job of one home. Out, through the desk and exactly one of them: it is submitted, forwarded, handed over to the plan
-coordinator, put aside, failed, or told to be a duplicate; or looked up first, and then one of them. The balancer chooses,
-`detours.py` says when to go elsewhere.
+In: a task run of one partition. Out: one `Decision`. It writes and calls nothing; the only thing it changes are the claims on
+task ids, since two records with one id must not both pass. The balancer chooses among agents.
+
+A task that names its agent is answered once in the partition that owns the agent, whether the agent is registered or not. A
+task that names capabilities is checked in the partition of its own id first: only there can a second record of it be noticed,
+whichever agent is chosen for it.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Protocol
-
-from agents_io.errors import AgentError, Cancelled, NoAgent
-from agents_io.ticket import Ticket
-from schemas.codec import header
+from agents_io.errors import AgentError, AnswerTooLarge, Cancelled, Expired, NoAgent
 from schemas.messages import AgentRegistration
 from schemas.partitioning import home_partition
-from streams.dispatch.detours import Detours
-from streams.dispatch.jobs import Job
-from streams.dispatch.outcomes import Outcomes
-from streams.dispatch.parts import Parts
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
+from streams.dispatch.in_flight import InFlightTasks
+from streams.dispatch.task_run import TaskRun
+from streams.rules.builtins import builtin_id
 from streams.rules.plans.task_plans import template_for
-from streams.rules.records import AGENT_HEADER, AWAIT_HEADER, HOPS_HEADER, Letter, Output, own_header
-from streams.rules.routing import MAX_HOPS, absence
-
-
-class Desk(Protocol):
-    """What becomes of a job in its home."""
-
-    def end(self, job: Job, outputs: list[Output], moved: bool = False) -> None:
-        """Its record ends; `moved`: the task goes on elsewhere."""
-        ...
-
-    def claim(self, job: Job, scope: str, outlives: bool = False) -> bool:
-        """Whether this record answers its task id; if not, it has ended."""
-        ...
-
-    def release(self, job: Job, scope: str | None) -> None:
-        """It gives up its claim of this scope; None: all of them."""
-        ...
-
-    def fail(self, job: Job, error: AgentError) -> None:
-        """It ends without an answer."""
-        ...
-
-    def submit(self, job: Job, agent: AgentRegistration) -> None:
-        """It goes to this agent, whose home is here."""
-        ...
-
-    def rest(self, job: Job, wait_s: float) -> None:
-        """It came from `parked`, and is held again."""
-        ...
-
-    def guarded(self, letter: Letter, step: Callable[[], None]) -> None:
-        """Do this; if it breaks, the record ends."""
-        ...
+from streams.rules.routing import MAX_HOPS, MAX_REROUTES, absence
 
 
 class Router:
-    """Routes the jobs of home `number`."""
+    """Routes the tasks of partition `number`."""
 
-    def __init__(self, number: int, parts: Parts, tell: Outcomes, desk: Desk) -> None:
+    def __init__(self, number: int, context: DispatchContext, tasks: InFlightTasks) -> None:
         self._number = number
-        self._parts = parts
-        self._tell = tell
-        self._desk = desk
-        self._lookups: set[asyncio.Task[None]] = set()
-        self._closed = False
-        self.detours = Detours(parts)
+        self._context = context
+        self._tasks = tasks
 
-    def hold(self) -> None:
-        """Route nothing more: the next owner does."""
-        self._closed = True
+    def route(self, run: TaskRun, looked_up: bool = False) -> Decision:
+        """Where the task goes. `looked_up`: the topic of agents has just been read to its end for it."""
+        template = template_for(run.task, self._context.templates)
+        if template is not None:
+            # Also if it is cancelled: whether the id is a new one is decided in the partition of its plan.
+            return RunPlan(template)
+        return self._by_capability(run, looked_up) if run.any_agent else self._by_name(run, looked_up)
 
-    def close(self) -> None:
-        """Stop looking up."""
-        self._closed = True
-        for lookup in self._lookups:
-            lookup.cancel()
-
-    def route(self, job: Job, looked_up: bool = False) -> None:
-        """Find its agent, and the way there."""
-        if (template := template_for(job.task, self._parts.templates)) is not None:
-            # Also what is cancelled: whether the id is a new one is decided where its plan has its home.
-            self._desk.end(job, self._tell.handed_over(job, template), moved=True)
-            return
-        chosen = header(job.letter.headers, AGENT_HEADER) if job.source != "tasks" else None
-        if job.task.target is None and not chosen and not self._arbitrate(job):
-            return
-        why = self._parts.cancelled(job.task.id)
-        try:
-            agent = self._agent(job, chosen or "")
-        except AgentError as error:
-            self._refuse(job, error)
-            return
-        if agent is not None:
-            if not self._forwarded(job, agent.id, agent.id) and self._desk.claim(job, agent.id):
-                self._desk.submit(job, agent) if why is None else self._desk.fail(job, Cancelled(why))
-        elif why is not None:
-            self._refuse(job, Cancelled(why))
-        else:
-            self._nobody(job, chosen or "", looked_up)
-
-    def elsewhere(self, job: Job, ticket: Ticket) -> bool:
-        """Give a task to another agent, as its own takes no call; False if there is none, or it named its agent."""
-        agent = self.detours.other(job, ticket)
+    def failover(self, run: TaskRun) -> Call | Forward | Duplicate | None:
+        """Another agent for a task whose agent takes no call; None if it named its agent, or there is no other."""
+        if not run.any_agent or run.token is not None or run.cancelled:
+            return None
+        if run.reroutes >= MAX_REROUTES or run.hops >= MAX_HOPS - 1:
+            return None
+        agent = self._context.balancer.choose(run.task, without=(run.agent_id or "",))
         if agent is None:
-            return False
-        if not self._forwarded(job, agent.id, agent.id):
-            self._desk.release(job, job.agent_id or "")
-            if self._desk.claim(job, agent.id):
-                self._desk.submit(job, agent)
-        return True
+            return None
+        run.reroutes += 1
+        self._context.metrics.rerouted.inc()
+        forward = self._forward(run, agent.id, agent.id)
+        if forward is not None:
+            return forward
+        self._tasks.release(run, run.agent_id or "")
+        return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
 
-    def _agent(self, job: Job, chosen: str) -> AgentRegistration | None:
-        task, agents = job.task, self._parts.agents
-        if task.type != "agent":
-            return self._parts.builtin(task)
-        if task.target is not None:
-            return agents.get(task.target)
-        # The one chosen before the hop, unless it is gone meanwhile.
-        return (agents.get(chosen) if chosen else None) or self._parts.balancer.choose(task)
+    def _by_name(self, run: TaskRun, looked_up: bool) -> Decision:
+        task = run.task
+        agent: AgentRegistration | None = None
+        refused: AgentError | None = None
+        if task.type == "agent":
+            name = task.target or ""
+            agent = self._context.agents.get(name)
+        else:
+            try:
+                agent = self._context.builtin(task)
+                name = agent.id
+            except AgentError as error:
+                name, refused = builtin_id(task), error
+        forward = self._forward(run, name, name)
+        if forward is not None:
+            return forward
+        if not self._tasks.claim(run, name):
+            return Duplicate()
+        if (error_found := self._unwanted(run) or refused) is not None:
+            return Fail(error_found)
+        if agent is not None:
+            return Call(agent)
+        if not looked_up:
+            return LookUp()
+        return WaitForAgent() if self._waits(known=False) else Fail(NoAgent(absence(task)))
 
-    def _refuse(self, job: Job, error: AgentError) -> None:
-        """It has no agent: told where all records of its id meet, or two of them would both be told.
-
-        One that names no agent has been there: sent there again it would be its own duplicate.
-        """
-        if job.task.target is not None and self._forwarded(job, job.task.id, None):
-            return
-        if self._desk.claim(job, job.task.target or ""):
-            self._desk.fail(job, error)
-
-    def _arbitrate(self, job: Job) -> bool:
-        """Any agent may answer this task: whether its id is a new one is decided in one place, the home of the id."""
-        return not self._forwarded(job, job.task.id, None) and self._desk.claim(job, "", outlives=True)
-
-    def _nobody(self, job: Job, chosen: str, looked_up: bool) -> None:
-        known = job.task.target is None and self._parts.balancer.capable(job.task)
+    def _by_capability(self, run: TaskRun, looked_up: bool) -> Decision:
+        # A record that carries an agent was checked before that was chosen: checked again, it would be its own duplicate.
+        if not run.chosen:
+            forward = self._forward(run, run.task_id, None)
+            if forward is not None:
+                return forward
+            if not self._tasks.claim(run, "", outlives=True):
+                return Duplicate()
+        if (error := self._unwanted(run)) is not None:
+            return self._fail(run, error)
+        balancer = self._context.balancer
+        agent = (self._context.agents.get(run.chosen) if run.chosen else None) or balancer.choose(run.task)
+        if agent is not None:
+            return self._to(run, agent)
+        known = balancer.capable(run.task)
         if not (looked_up or known):
-            self._look_up(job)
-        elif not self._awaits(job, chosen, known):
-            self._refuse(job, NoAgent(absence(job.task, known)))
+            return LookUp()
+        return WaitForAgent() if self._waits(known) else self._fail(run, NoAgent(absence(run.task, known)))
 
-    def _awaits(self, job: Job, chosen: str, known: bool) -> bool:
-        """Whether the task is put aside until an agent can take it. Its id is free again, unless it was claimed elsewhere."""
-        due_ms = self.detours.wait_until_ms(job, known)
-        if due_ms is None:
-            return False
-        if job.source == "parked" and header(job.letter.headers, AWAIT_HEADER) is not None:
-            self._desk.rest(job, (due_ms - self._parts.wall_ms()) / 1000)
-            return True
-        if not chosen:
-            self._desk.release(job, None)
-        self._desk.end(job, self._tell.awaits(job, chosen, due_ms), moved=True)
-        return True
+    def _to(self, run: TaskRun, agent: AgentRegistration) -> Decision:
+        forward = self._forward(run, agent.id, agent.id)
+        if forward is not None:
+            return forward
+        return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
 
-    def _forwarded(self, job: Job, key: str, agent_id: str | None) -> bool:
-        """Send the task on to the home of `key`, unless this is it. `agent_id`: the agent, if it is chosen."""
-        number = home_partition(key, self._parts.partition_count())
-        hops = own_header(job.letter.headers, HOPS_HEADER) if job.source != "tasks" else 0
-        if number == self._number or (hops or 0) >= MAX_HOPS:
-            return False
-        self._desk.end(job, self._tell.forwarded(job, key, agent_id, (hops or 0) + 1, number), moved=True)
-        return True
+    def _fail(self, run: TaskRun, error: AgentError) -> Decision:
+        """One that was checked elsewhere is claimed under the agent it was sent to: nothing else is claimed for it here."""
+        if run.chosen and not self._tasks.claim(run, run.chosen):
+            return Duplicate()
+        return Fail(error)
 
-    def _look_up(self, job: Job) -> None:
-        """The agent may have been registered a moment ago: read the topic to its end before saying no."""
+    def _unwanted(self, run: TaskRun) -> AgentError | None:
+        """Why the task must not be called at all."""
+        reason = self._context.cancelled(run.task_id)
+        if reason is not None:
+            return Cancelled(reason)
+        if run.deadline_ms is not None and run.deadline_ms <= self._context.wall_ms():
+            return Expired("the deadline passed before the task could be called")
+        limit, size = self._context.settings.dispatch.max_task_bytes, len(run.letter.value or b"")
+        return None if size <= limit else AnswerTooLarge(f"the task has {size} bytes; at most {limit} are accepted")
 
-        async def look() -> None:
-            await self._parts.agents.catch_up()
-            if not self._closed:
-                self._desk.guarded(job.letter, lambda: self.route(job, looked_up=True))
+    def _waits(self, known: bool) -> bool:
+        mode = self._context.settings.dispatch.await_agent
+        return mode == "always" or (mode == "unavailable" and known)
 
-        task = asyncio.get_running_loop().create_task(look())
-        self._lookups.add(task)
-        task.add_done_callback(self._lookups.discard)
+    def _forward(self, run: TaskRun, key: str, agent_id: str | None) -> Forward | None:
+        """To the partition of `key`, unless it is this one, or the task was forwarded too often already."""
+        number = home_partition(key, self._context.partition_count())
+        if number == self._number or run.hops >= MAX_HOPS:
+            return None
+        return Forward(number, key, agent_id)

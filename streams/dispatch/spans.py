@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from streams.dispatch.jobs import Job
+from streams.dispatch.task_run import TaskRun
 from streams.engine.home import Home
 from streams.rules.records import Letter, Output
 from streams.rules.spans import rejection
@@ -25,28 +25,28 @@ class TaskSpans:
         self._tracing = tracing
         self._home = home
 
-    def begin(self, job: Job) -> None:
+    def begin(self, run: TaskRun) -> None:
         """Work on a task begins."""
         if self._tracing is not None:
-            job.span = self._tracing.record(job.letter, job.task.id)
+            run.span = self._tracing.record(run.letter, run.task_id)
 
-    def end(self, job: Job, outputs: Sequence[Output]) -> None:
+    def end(self, run: TaskRun, outputs: Sequence[Output]) -> None:
         """Its record ends with these."""
-        if job.span is not None:
-            job.span.stamp(*outputs)
-            self._home.afterwards(job.span.close)
+        if run.span is not None:
+            run.span.stamp(*outputs)
+            self._home.afterwards(run.span.close)
 
-    def moved(self, job: Job, output: Output) -> None:
+    def moved(self, run: TaskRun, output: Output) -> None:
         """Another record takes the place of its own; the work goes on, and so does its span."""
-        if job.span is not None:
-            job.span.stamp(output)
+        if run.span is not None:
+            run.span.stamp(output)
 
-    def refused(self, letter: Letter, job: Job | None, stage: str, outputs: Sequence[Output]) -> None:
-        """A record that is no task, or broke something: `end` follows if it has a job."""
+    def refused(self, letter: Letter, run: TaskRun | None, stage: str, outputs: Sequence[Output]) -> None:
+        """A record that is no task, or broke something: `end` follows if it has a run."""
         if self._tracing is None:
             return
-        span = job.span if job is not None and job.span is not None else self._tracing.record(letter)
+        span = run.span if run is not None and run.span is not None else self._tracing.record(letter)
         span.note(rejection(stage))
-        if job is None:
+        if run is None:
             span.stamp(*outputs)
             self._home.afterwards(span.close)

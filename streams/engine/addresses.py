@@ -17,16 +17,17 @@ import orjson
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.cluster import ClusterMetadata
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+
+from streams.engine.aligned import AlignedAssignor
 
 log = structlog.get_logger(__name__)
 
 MAX_ADDRESS_BYTES = 512
 
 
-class Addresses(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka ships no types
-    """The range assignor of one member, which says `address` and keeps what it is told. aiokafka calls it as it would a class."""
+class Addresses(AlignedAssignor):
+    """The assignor of one member, which says `address` and keeps what it is told. aiokafka calls it as it would a class."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -40,7 +41,7 @@ class Addresses(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka ships
         """What this member says when it joins."""
         return ConsumerProtocolMemberMetadata(self.version, list(topics), self.address.encode())
 
-    def assign(
+    def assign(  # type: ignore[override]  # aiokafka calls it on what it is given, class or not
         self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
         """As leader: everybody's partitions, and with them the table."""

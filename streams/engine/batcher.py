@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -44,8 +44,12 @@ class Batcher:
     a batch that the broker refuses cannot be mended any more (it stays counted in the producer's sequence).
     """
 
-    def __init__(self, prefix: str, limits: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, prefix: str, limits: Mapping[str, int] | None = None, now_ms: Callable[[], int] | None = None
+    ) -> None:
+        """`now_ms`: the time to stamp on records, epoch ms; None: this machine's own."""
         self._prefix = prefix
+        self._now_ms = now_ms
         self._limits = dict(limits or {})
         self._names: dict[str, str] = {}
         self._counts: dict[str, int] = {}
@@ -92,6 +96,7 @@ class Batcher:
                 partition = await self._partition(producer, output)
             grouped[output.topic, partition].append(output)
         futures: list[asyncio.Future[Any]] = []
+        stamp = None if self._now_ms is None else self._now_ms()
         for (topic, partition), group in grouped.items():
             full = self._full(topic)
             most = self._limits.get(topic, DEFAULT_LIMIT)
@@ -99,7 +104,7 @@ class Batcher:
             for output in group:
                 if breath is not None:
                     await breath()
-                row = {"timestamp": None, "key": output.key, "value": output.value, "headers": output.headers}
+                row = {"timestamp": stamp, "key": output.key, "value": output.value, "headers": output.headers}
                 over = most < BATCH_BYTES and builder.record_count() and builder.size() + output.size + _OVERHEAD > most
                 if over or builder.append(**row) is None:
                     futures.append(await producer.send_batch(builder, full, partition=partition))

@@ -6,7 +6,6 @@ In: calls between small pieces of work. Out: a turn of the loop whenever a slice
 from __future__ import annotations
 
 import asyncio
-import time
 
 SLICE_S = 0.002
 
@@ -16,10 +15,13 @@ class Breath:
 
     def __init__(self, slice_s: float = SLICE_S) -> None:
         self._slice_s = slice_s
-        self._until = time.monotonic() + slice_s
+        self._until: float | None = None
 
     async def __call__(self) -> None:
         """Give the loop a turn if the slice is used up."""
-        if time.monotonic() >= self._until:
+        time = asyncio.get_running_loop().time
+        if self._until is None:
+            self._until = time() + self._slice_s
+        if time() >= self._until:
             await asyncio.sleep(0)
-            self._until = time.monotonic() + self._slice_s
+            self._until = time() + self._slice_s

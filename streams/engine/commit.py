@@ -21,6 +21,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
 from streams.engine.faults import passing, told
+from streams.engine.strict_producer import StrictProducer
 from streams.rules.records import Output
 
 Offsets = dict[TopicPartition, OffsetAndMetadata]
@@ -65,11 +66,11 @@ class TransactionalCommitter:
         self._id = transactional_id
         self._group = group
         self._batcher = batcher
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: StrictProducer | None = None
 
     async def start(self) -> None:
         # A transaction begun right after a commit is told CONCURRENT_TRANSACTIONS and waits the backoff: keep it short.
-        self._producer = AIOKafkaProducer(
+        self._producer = StrictProducer(
             **self._options,
             transactional_id=self._id,
             transaction_timeout_ms=60_000,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from streams.engine.aligned import AlignedAssignor
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +31,5 @@ class EngineConfig:
     """Whether the broker tells true end offsets (the embedded one may tell too little)."""
     from_end: Callable[[Sequence[bytes]], Sequence[str]] | None = None
     """Of what is remembered: the sources that may begin at their ends where the group never committed; None: none may."""
-    assignor: Any = RangePartitionAssignor
+    assignor: Any = AlignedAssignor
     """How the group deals out its partitions, as aiokafka takes it."""

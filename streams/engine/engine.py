@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,12 +23,17 @@ from aiokafka.structs import TopicPartition
 
 from schemas.topics import full_name
 from streams.engine import group
+from streams.engine.aligned import PartitionCounts
 from streams.engine.commit import Committer, Fenced
 from streams.engine.config import EngineConfig
 from streams.engine.faults import denied, passing, told
 from streams.engine.feed import Feed
-from streams.engine.home import Handler, Home
-from streams.engine.state_reader import StateReader
+from streams.engine.handler import Handler
+from streams.engine.home import Home
+from streams.engine.kept_offsets import KeptOffsets
+from streams.engine.lease import Lease
+from streams.engine.state_reader import PartitionReader, StateReader
+from streams.rules.start_offsets import KeptOffset
 
 log = structlog.get_logger(__name__)
 
@@ -63,16 +71,26 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         make_committer: Callable[[int, AIOKafkaConsumer], Committer],
         make_handler: Callable[[Home, list[bytes]], Handler],
         on_assigned: Callable[[], None] = lambda: None,
+        *,
+        connect: group.Connect = group.connected,
+        make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        """`connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated."""
         self.config = config
         self.homes: dict[int, Home] = {}
         self.ends: dict[TopicPartition, int] = {}
         """Where the logs of open homes ended when the watchdog last asked; also of those that there is no room to fetch."""
+        self.log_changes = 0
+        """How often a log turned out not to be the one that was read."""
         self.assigned = asyncio.Event()
+        self.lease = Lease(config.session_timeout_s, self._replaced)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._reader: StateReader | None = None
+        self._connect = connect
+        self._reader: PartitionReader | None = None
         if config.state is not None:
-            self._reader = StateReader(config.options, full_name(config.state, config.prefix))
+            make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
+            self._reader = make_reader(config.options, full_name(config.state, config.prefix))
         self._make_committer = make_committer
         self._make_handler = make_handler
         self._on_assigned = on_assigned
@@ -81,10 +99,13 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._started: list[_Start] = []
         self._owned: set[int] = set()
         self._losses: dict[int, int] = {}
+        self._known: dict[int, dict[str, KeptOffset]] = {}
+        self._kept = None if config.state is None else KeptOffsets(config.group, config.state, wall_ms)
         self._hopeless: dict[int, int] = {}
         self._room = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = self._renewing = False
+        self._counts = PartitionCounts(list(self._names))
         self._consumer: AIOKafkaConsumer | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -105,6 +126,13 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         """Assigned, and every home of the assignment open."""
         return self.assigned.is_set() and all(n in self.homes and self.homes[n].ready for n in self._owned)
 
+    def is_current(self) -> bool:
+        """Whether this worker may act on its partitions: the group's coordinator took it for a member within a session timeout.
+
+        False in a worker that wakes from a freeze, until it has heard from the coordinator.
+        """
+        return self.lease.valid(asyncio.get_running_loop().time())
+
     async def failed(self) -> None:
         """Wait for what the engine cannot mend by itself and raise it. Never returns otherwise."""
         await asyncio.shield(self._failure)
@@ -116,10 +144,11 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def start(self) -> None:
         """Join the group and begin to fetch. Raises `KafkaError`."""
-        self._begin(await group.connected(self.config))
+        self._begin(await self._connect(self.config))
 
     def _begin(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
+        self.lease.watch(consumer)
         self.feed = Feed(consumer, self.homes, self._names, self.config.max_in_flight, self._room, self._fail)
         consumer.subscribe(list(self._names), listener=self)
         self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{self.config.group}")
@@ -140,7 +169,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             await self._end_loop()
             await self._release(self.config.drain_timeout_s)
             await group.close(self.consumer, self.config.drain_timeout_s)
-            consumer = await group.connected_again(self.config, given_up=lambda: self._stopping)
+            consumer = await group.connected_again(self.config, lambda: self._stopping, self._connect)
         except KafkaError as error:
             self._fail(error)
             return
@@ -170,7 +199,10 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         if self._stopping or self._renewing:
             return
         self.consumer.pause(*assigned)
-        self._owned = {tp.partition for tp in assigned}
+        self._counts.look(self.consumer)
+        # A leader of an older version may deal out numbers that not all topics have.
+        numbers = Counter(tp.partition for tp in assigned)
+        self._owned = {number for number, topics in numbers.items() if topics == len(self._names)}
         self._on_assigned()
         for number in sorted(self._owned):
             self._start_home(number)
@@ -178,6 +210,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def _release(self, timeout_s: float) -> None:
         self._owned = set()
+        self._known.clear()
         for task in self._starting.values():
             task.cancel()
         if self._starting:
@@ -206,7 +239,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             home = self._new_home(number)
             try:
                 await home.committer.start()
-                heads, state = await group.whence(self.config, self.consumer, home, lambda: self._state(number))
+                known = self._known.get(number, {})
+                heads, state = await group.whence(self.config, self.consumer, home, lambda: self._state(number), known)
                 home.open(heads, self._make_handler(home, state))
             except (KafkaError, TimeoutError) as error:
                 tries += 1
@@ -246,6 +280,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             interval_max_s=self.config.commit_interval_max_s,
             on_room=lambda home: self._room.set(),
             on_lost=self._restart,
+            kept=self._kept,
         )
 
     def _restart(self, home: Home, error: Fenced) -> None:
@@ -253,6 +288,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
         The pause outlasts a heartbeat: a worker that was frozen learns first that its partitions went elsewhere.
         """
+        self._known[home.number] = home.logs
         if home.commits:
             self._losses[home.number] = self._hopeless[home.number] = 0
         losses = self._losses[home.number] = self._losses.get(home.number, 0) + 1
@@ -284,6 +320,15 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     def _pause(self, home: Home) -> None:
         with contextlib.suppress(IllegalStateError):
             self.consumer.pause(*home.partitions.values())
+
+    def _replaced(self) -> bool:
+        """The group knows this member no more. Without a name of its own it just joins again; else another has its name."""
+        name = self.config.instance_id
+        if name is None:
+            return False
+        why = f"another worker keeps joining group {self.config.group} as instance id {name!r}"
+        self._fail(RuntimeError(f"{why}; give each worker an --instance-id of its own"))
+        return True
 
     def _fail(self, error: BaseException) -> None:
         if not self._failure.done():

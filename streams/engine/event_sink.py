@@ -16,7 +16,9 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from schemas.topics import full_name
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
+from streams.engine.broker_clock import BrokerClock
 from streams.engine.commit import stop_producer
 from streams.engine.faults import told
 from streams.rules.records import Output
@@ -34,8 +36,12 @@ RENEW_TIMEOUT_S = 30.0
 class EventSink:
     """One plain producer for everything that is not part of a transaction."""
 
-    def __init__(self, options: dict[str, Any], prefix: str, idempotent: bool) -> None:
-        self.batcher = Batcher(prefix)
+    def __init__(self, options: dict[str, Any], prefix: str, idempotent: bool, clock_topic: str | None = None) -> None:
+        """`clock_topic`: the topic (short name) by which the brokers' clock is measured; None: it is not."""
+        self.clock = BrokerClock(self._stamped)
+        self.batcher = Batcher(prefix, now_ms=self.clock.now_ms)
+        self._clock_topic = None if clock_topic is None else full_name(clock_topic, prefix)
+        self._measuring: asyncio.Task[None] | None = None
         self.dropped = 0
         self._options = options
         self._idempotent = idempotent
@@ -56,6 +62,9 @@ class EventSink:
         """Connect. Raises `KafkaError`."""
         self._producer = await self._connected()
         self._task = asyncio.create_task(self._run(), name="event-sink")
+        if self._clock_topic is not None:
+            await self.clock.measure()
+            self._measuring = asyncio.create_task(self.clock.run(), name="broker-clock")
 
     async def _connected(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
@@ -81,9 +90,14 @@ class EventSink:
         self._buffer.append(output)
         self._wake.set()
 
+    async def _stamped(self, key: bytes) -> Any:
+        return await self.producer.send_and_wait(self._clock_topic, key=key, value=None, partition=0)
+
     async def stop(self) -> None:
         """Send what is left, within a bound, and disconnect."""
         self._stopping = True
+        if self._measuring is not None:
+            self._measuring.cancel()
         self._wake.set()
         if self._task is not None:
             _, pending = await asyncio.wait([self._task], timeout=FLUSH_TIMEOUT_S)

@@ -122,7 +122,7 @@ class Feed:
             record = inbox.popleft()
             if ledger.track(record.offset):
                 taken += 1
-                handler.take(source, record)
+                handler.process(source, record)
         return taken
 
     async def _fetch(self, more: bool) -> None:

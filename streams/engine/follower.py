@@ -1,8 +1,12 @@
 """A topic that every worker reads whole and then follows: no group, no commits, all partitions.
 
-In: a topic and what to do with each record. Out: that, from the log's beginning, for ever. `catch_up` waits until everything
-acknowledged before the call was applied. Whatever goes wrong while reading is tried again, with another consumer if need be; it
-never writes.
+In: a topic and what to do with each record. Out: that, for every committed record from the log's beginning, for ever. `catch_up`
+waits until everything acknowledged before the call was applied. It never writes. Three things can go wrong, and none ends it:
+1. A record cannot be applied: an error is logged, the next one is.
+2. Reading fails: it is tried again, with another consumer if need be.
+3. The topic is missing: the consumer is closed, since its search for a leader takes half a core, and the brokers are asked now
+   and then. A topic that is made anew is read from its beginning; what was known stays known.
+While 2 or 3 lasts, `problem` is a sentence for people.
 """
 
 from __future__ import annotations
@@ -18,13 +22,22 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
-from streams.engine.group import close, dead_task, partition_numbers
+from streams.engine.faults import told
+from streams.engine.group import METADATA_MAX_AGE_MS, close, dead_task
 
 log = structlog.get_logger(__name__)
 
-LOAD_TIMEOUT_S = 60.0
+STALL_TIMEOUT_S = 60.0
+"""The first reading gives up when it has made no progress for this long, however much there is to read."""
 CATCH_UP_TIMEOUT_S = 5.0
 FETCH_WAIT_MS = 200
+POLL_MS = 1000
+POSITION_TIMEOUT_S = 10.0
+RETRY_S, MAX_RETRY_S = 1.0, 10.0
+
+
+class TopicMissing(Exception):
+    """The brokers do not have the topic, or do not show it. The message is one line and names the remedy."""
 
 
 class Follower:
@@ -37,12 +50,16 @@ class Follower:
         apply: Callable[[ConsumerRecord], None],
         *,
         from_end: bool = False,
+        make_consumer: Callable[..., AIOKafkaConsumer] = AIOKafkaConsumer,
     ) -> None:
-        """`from_end`: begin with what is written after the start."""
+        """`from_end`: begin with what is written after the start. `make_consumer` is replaced where the broker is simulated."""
+        self._make_consumer = make_consumer
         self._from_end = from_end
         self._options = options
         self._topic = topic
         self._apply = apply
+        self.problem: str | None = None
+        """Why the topic cannot be read at present, in one line; None while it is read."""
         self._positions: dict[TopicPartition, int] = {}
         self._moved = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
@@ -50,27 +67,47 @@ class Follower:
         self._catching_up: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read the topic to its present end, then follow it. Raises `KafkaError`, `TimeoutError`."""
+        """Read the topic to its present end, then follow it. Raises `TopicMissing`, `KafkaError`, `TimeoutError`."""
         self._consumer = await self._connected()
         self._task = asyncio.create_task(self._follow(), name=f"follow-{self._topic}")
-        async with asyncio.timeout(LOAD_TIMEOUT_S):
-            await self._reach_end(self._consumer)
+        ends = await self._consumer.end_offsets(list(self._positions))
+        while self._behind(ends):
+            before = dict(self._positions)
+            try:
+                async with asyncio.timeout(STALL_TIMEOUT_S):
+                    while self._behind(ends) and self._positions == before:
+                        self._moved.clear()
+                        await self._moved.wait()
+            except TimeoutError:
+                raise TimeoutError(f"reading {self._topic} made no progress for {STALL_TIMEOUT_S:g} s") from None
 
     async def _connected(self) -> AIOKafkaConsumer:
         """A consumer that reads on from where the last one was, or from where the first begins."""
-        consumer = AIOKafkaConsumer(
-            **self._options, enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=FETCH_WAIT_MS
+        options = {"isolation_level": "read_committed"} | self._options
+        consumer = self._make_consumer(
+            **options,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         try:
             await consumer.start()
-            numbers = await partition_numbers(consumer, self._topic) or {0}
+            # Asked for by its name, some brokers would make it, with settings of their own.
+            cluster = await consumer._client.fetch_all_metadata()
+            numbers = cluster.partitions_for_topic(self._topic)
+            if not numbers:
+                raise TopicMissing(_missing(self._topic))
             tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
             consumer.assign(tps)
-            begins = await (consumer.end_offsets if self._from_end else consumer.beginning_offsets)(tps)
+            begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
         except BaseException:
             await close(consumer, CLOSE_TIMEOUT_S)
             raise
-        self._positions = {tp: self._positions.get(tp, begin) for tp, begin in begins.items()}
+        first = ends if self._from_end else begins
+        self._from_end = False
+        # A log that was made anew meanwhile may end before our position.
+        self._positions = {tp: min(max(self._positions.get(tp, first[tp]), begins[tp]), ends[tp]) for tp in tps}
         for tp, position in self._positions.items():
             consumer.seek(tp, position)
         return consumer
@@ -104,36 +141,83 @@ class Follower:
 
     async def _reach_end(self, consumer: AIOKafkaConsumer) -> None:
         ends = await consumer.end_offsets(list(self._positions))
-        while any(self._positions[tp] < end for tp, end in ends.items()):
+        while self._behind(ends):
             self._moved.clear()
             await self._moved.wait()
 
+    def _behind(self, ends: dict[TopicPartition, int]) -> bool:
+        return any(self._positions.get(tp, 0) < end for tp, end in ends.items())
+
     async def _follow(self) -> None:
+        retry_s = RETRY_S
         while True:
             try:
-                consumer = await self._living()
-                batches = await consumer.getmany(timeout_ms=1000)
-                for tp, records in batches.items():
-                    for record in records:
-                        self._apply(record)
-                    self._positions[tp] = records[-1].offset + 1
-                # A read beyond the last record (a compacted tail) moves the position without one.
-                for tp in self._positions:
-                    self._positions[tp] = max(self._positions[tp], await consumer.position(tp))
+                await self._poll(await self._living())
+            except TopicMissing as error:
+                await self._drop()
+                self._positions = {}
+                self._fail(str(error))
             except Exception as error:  # whatever it is, the topic must go on being read
-                log.warning("reading a topic failed; trying again", topic=self._topic, error=repr(error))
-                await asyncio.sleep(1)
+                self._fail(f"topic {self._topic} cannot be read: {told(error)}")
+            else:
+                if self.problem is not None:
+                    log.info("a topic is read again", topic=self._topic)
+                self.problem, retry_s = None, RETRY_S
+                self._moved.set()
+                continue
             self._moved.set()
+            await asyncio.sleep(retry_s)
+            retry_s = min(retry_s * 2, MAX_RETRY_S)
+
+    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+        batches = await consumer.getmany(timeout_ms=POLL_MS)
+        for records in batches.values():
+            for record in records:
+                self._apply_safely(record)
+        if self._topic not in consumer._client.cluster.topics():
+            raise TopicMissing(_missing(self._topic))
+        # Read after the records are applied: a compacted tail, or a log that begins anew, moves the position without one.
+        async with asyncio.timeout(POSITION_TIMEOUT_S):
+            self._positions = {tp: await consumer.position(tp) for tp in self._positions}
+
+    def _apply_safely(self, record: ConsumerRecord) -> None:
+        try:
+            self._apply(record)
+        except Exception as error:
+            log.error("a record could not be applied; going on with the next one", topic=self._topic,
+                      partition=record.partition, offset=record.offset, error=repr(error))  # fmt: skip
+
+    def _fail(self, problem: str) -> None:
+        if problem != self.problem:
+            log.error(problem)
+        self.problem = problem
+
+    async def _drop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await close(consumer, CLOSE_TIMEOUT_S)
 
     async def _living(self) -> AIOKafkaConsumer:
-        """The consumer, or another one when aiokafka's fetching has ended: polls would find nothing for ever."""
+        """The consumer, or another one. Three cases: 1. the topic was missing. 2. aiokafka's fetching has ended, and polls would
+        find nothing for ever. 3. The topic has more partitions than before: they are read from their beginning.
+        """
         consumer = self._consumer
-        if consumer is None:
-            raise RuntimeError("the follower is not started")
-        if (dead := dead_task(consumer)) is not None:
-            log.error("a topic is no longer fetched; reading it with another consumer", topic=self._topic, task=dead[0])
-            fresh = await self._connected()
-            self._consumer = fresh
+        if consumer is not None:
+            grown = (consumer.partitions_for_topic(self._topic) or set()) - {tp.partition for tp in self._positions}
+            if (dead := dead_task(consumer)) is not None:
+                log.error(
+                    "a topic is no longer fetched; reading it with another consumer", topic=self._topic, task=dead[0]
+                )
+            elif grown:
+                log.info("a topic has more partitions; reading them too", topic=self._topic, partitions=sorted(grown))
+            else:
+                return consumer
+        fresh = await self._connected()
+        self._consumer = fresh
+        if consumer is not None:
             await close(consumer, CLOSE_TIMEOUT_S)
-            return fresh
-        return consumer
+        return fresh
+
+
+def _missing(topic: str) -> str:
+    return f"topic {topic} is missing, or hidden from this user; create it with: parallax topics apply"

@@ -7,7 +7,7 @@ reads aiokafka's own tasks because nothing else tells that one of them has died;
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -18,6 +18,8 @@ from streams.engine.config import EngineConfig
 from streams.engine.faults import passing
 from streams.engine.feed import POLL_MS
 from streams.engine.home import Head, Home
+from streams.engine.log_identity import Identity, epoch_ends, identities
+from streams.rules.start_offsets import NOT_COMMITTED, KeptOffset, LogNow, start_offset
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +30,11 @@ JOIN_PAUSE_S = 1.0
 MAX_JOIN_PAUSE_S = 5.0
 JOIN_TRIES = 30
 """Refusals in a row; brokers that are away refuse nothing."""
+NOBODY_KNOWS = Identity("", -1)
+
+
+Connect = Callable[[EngineConfig], Awaitable[AIOKafkaConsumer]]
+"""Makes and starts a consumer of the group. Raises `KafkaError`, `OSError`."""
 
 
 async def connected(config: EngineConfig) -> AIOKafkaConsumer:
@@ -59,12 +66,14 @@ async def connected(config: EngineConfig) -> AIOKafkaConsumer:
     return consumer
 
 
-async def connected_again(config: EngineConfig, given_up: Callable[[], bool]) -> AIOKafkaConsumer | None:
-    """As `connected`, waiting for brokers that are away; None once `given_up()`. Raises `KafkaError` when refused for long."""
+async def connected_again(
+    config: EngineConfig, given_up: Callable[[], bool], connect: Connect = connected
+) -> AIOKafkaConsumer | None:
+    """As `connect`, waiting for brokers that are away; None once `given_up()`. Raises `KafkaError` when refused for long."""
     pause_s, refused = JOIN_PAUSE_S, 0
     while not given_up():
         try:
-            return await connected(config)
+            return await connect(config)
         except (KafkaError, OSError) as error:
             log.warning("the group cannot be joined again yet", error=repr(error))
             refused += not passing(error)
@@ -76,43 +85,61 @@ async def connected_again(config: EngineConfig, given_up: Callable[[], bool]) ->
 
 
 async def whence(
-    config: EngineConfig, consumer: AIOKafkaConsumer, home: Home, remembered: Callable[[], Awaitable[list[bytes]]]
+    config: EngineConfig,
+    consumer: AIOKafkaConsumer,
+    home: Home,
+    remembered: Callable[[], Awaitable[list[bytes]]],
+    known: Mapping[str, KeptOffset],
 ) -> tuple[dict[str, Head], list[bytes]]:
     """Where each topic of a home begins, and what earlier owners remembered. Raises `KafkaError`, `TimeoutError`.
+
+    `known`: what this worker knew of the logs when it lost its place in them.
 
     The ends are asked before what is remembered is read: what brought about a record below an end is remembered by then, since it
     was committed with it. (An owner that could not be fenced, for want of transactions, may still be between the two: what it
     began is begun again then.) `config.from_end` judges by what is remembered which topics nobody misses.
     """
-    found = await heads(consumer, home, config.exact_ends)
-    state = await remembered()
-    if config.from_end is not None and any(head.end is not None for head in found.values()):
-        missed_by_nobody = config.from_end(state)
-        for source in missed_by_nobody:
-            head = found[source]
-            found[source] = head if head.end is None else head._replace(offset=head.end)
-    return found, state
-
-
-async def heads(consumer: AIOKafkaConsumer, home: Home, exact_ends: bool) -> dict[str, Head]:
-    """What the last owner committed, read after it was fenced; a group without commits starts at the log's beginning."""
-    tps = list(home.partitions.values())
+    tps = home.partitions
     # The public `committed()` drops the metadata, which holds the offset map.
-    committed = await consumer._coordinator.fetch_committed_offsets(tps)
-    begins = await consumer.beginning_offsets(tps)
-    ends = await consumer.end_offsets(tps)
+    committed = await consumer._coordinator.fetch_committed_offsets(list(tps.values()))
+    begins = await consumer.beginning_offsets(list(tps.values()))
+    ends = await consumer.end_offsets(list(tps.values()))
+    names = [tp.topic for tp in tps.values()] if config.exact_ends else []
+    logs = await identities(consumer, names)
+    state = await remembered()
+    kept = {} if home.kept is None else home.kept.read(state)
+    last_seen = {source: _last_seen(kept.get(source), known.get(source), logs.get(tp)) for source, tp in tps.items()}
+    asked = {tps[source]: seen.epoch for source, seen in last_seen.items() if seen is not None}
+    cuts = await epoch_ends(consumer, asked) if names else {}
     heads: dict[str, Head] = {}
-    for source, tp in home.partitions.items():
-        known = committed.get(tp)
-        if known is None or known.offset < 0:
-            heads[source] = Head(begins[tp], "", False, ends[tp])
-        elif exact_ends and known.offset > ends[tp]:
-            log.warning("the committed offset lies beyond the log; the topic was made anew: starting at its beginning",
-                        topic=tp.topic, partition=tp.partition, committed=known.offset, end=ends[tp])  # fmt: skip
-            heads[source] = Head(begins[tp], "", False)
-        else:
-            heads[source] = Head(known.offset, known.metadata or "", True)
-    return heads
+    for source, tp in tps.items():
+        seen, offset = last_seen[source], committed.get(tp)
+        given = NOT_COMMITTED if offset is None or offset.offset < 0 else (offset.offset, offset.metadata or "")
+        topic_id, epoch = logs.get(tp, NOBODY_KNOWS)
+        mine = kept.get(source)
+        if mine is not None and seen is not None:
+            mine = mine._replace(epoch=seen.epoch, checked=seen.checked)
+        now = LogNow(begins[tp], ends[tp], topic_id, epoch, cuts.get(tp))
+        start = start_offset(tp.topic, tp.partition, given, mine, now, config.exact_ends)
+        if start.why is not None:
+            log.warning("a partition does not begin at its committed offset", topic=tp.topic, partition=tp.partition,
+                        committed=given[0], start=start.offset, end=ends[tp], reason=start.why)  # fmt: skip
+        identity = KeptOffset(start.offset, "", topic_id, epoch, min(start.offset, ends[tp]))
+        fresh_end = ends[tp] if start.fresh else None
+        heads[source] = Head(start.offset, start.map, start.committed, fresh_end, identity)
+    if config.from_end is not None and any(head.end is not None for head in heads.values()):
+        for source in config.from_end(state):
+            head = heads[source]
+            heads[source] = head if head.end is None else head._replace(offset=head.end)
+    return heads, state
+
+
+def _last_seen(kept: KeptOffset | None, known: KeptOffset | None, now: Identity | None) -> KeptOffset | None:
+    """The newer of what was kept and what this worker knew, of the topic that is there now."""
+    if now is None:
+        return None
+    found = [one for one in (kept, known) if one is not None and one.topic_id == now.topic_id and one.epoch >= 0]
+    return max(found, key=lambda one: (one.epoch, one.checked), default=None)
 
 
 def dead_task(consumer: AIOKafkaConsumer) -> tuple[str, BaseException | None] | None:

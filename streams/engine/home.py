@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from streams.engine.commit import Committer, Fenced, Offsets
+from streams.engine.handler import Handler
+from streams.engine.kept_offsets import KeptOffsets
 from streams.rules import offset_map
 from streams.rules.ledger import Ledger
 from streams.rules.pacing import FULL_BATCH, gather_s, mean_s
 from streams.rules.records import Output
+from streams.rules.start_offsets import KeptOffset
 
 log = structlog.get_logger(__name__)
 
@@ -32,58 +34,21 @@ SKIP_COMMIT_S = 2.0
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 """Finished and not committed: beyond this a home takes nothing in."""
 RELIEF_BATCH = 64
-
-
-class Handler(Protocol):
-    """What works on the records of one home. Every record taken must end in one `home.complete`, whatever happens."""
-
-    def room(self, source: str) -> bool:
-        """Whether another record of topic `source` may be taken now."""
-        ...
-
-    def resting(self) -> int:
-        """How many of the records taken only wait for their time; they do not count as in flight."""
-        ...
-
-    def take(self, source: str, record: ConsumerRecord) -> None:
-        """Work on a record of topic `source` (short name)."""
-        ...
-
-    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
-        """What a record in flight waits for, for people; None if there is nothing to say."""
-        ...
-
-    def relieve(self, source: str, offsets: Sequence[int]) -> None:
-        """These records keep the commit of `source` far behind: let each end soon, and its work go on elsewhere."""
-        ...
-
-    def changes(self) -> list[Output]:
-        """What changed in the handler's own state since this was last asked, for the commit that follows."""
-        ...
-
-    def hold(self) -> None:
-        """Start nothing new; what runs may finish."""
-        ...
-
-    def running(self) -> int:
-        """How many calls are under way."""
-        ...
-
-    def close(self) -> None:
-        """Cancel whatever still runs."""
-        ...
+CUT_OFF_S = 1.0
+"""A call that is cut off ends within a few turns of the loop, unless its transport holds on to it."""
 
 
 class Head(NamedTuple):
     """Where a topic partition begins: offset, offset map, and whether that was committed (or is the log's beginning).
 
-    `end`: where the log ended, if the group never committed and might as well begin there.
+    `end`: where the log ended, if the group never committed and might as well begin there. `log`: which log that is.
     """
 
     offset: int
     map: str
     committed: bool
     end: int | None = None
+    log: KeptOffset = KeptOffset(0)
 
 
 class Home:
@@ -98,11 +63,14 @@ class Home:
         interval_max_s: float,
         on_room: Callable[[Home], None],
         on_lost: Callable[[Home, Fenced], None],
+        kept: KeptOffsets | None = None,
     ) -> None:
-        """`partitions`: intake topic (short name) to its topic partition."""
+        """`partitions`: intake topic (short name) to its topic partition. `kept`: writes down how far it is with each commit."""
         self.number = number
         self.partitions = dict(partitions)
         self.ledgers: dict[str, Ledger] = {}
+        self.logs: dict[str, KeptOffset] = {}
+        """What is known of the log of each topic; `offset` and `map` are not kept up to date here."""
         self.inboxes: dict[str, deque[ConsumerRecord]] = {source: deque() for source in self.partitions}
         self.handler: Handler | None = None
         self.ready = False
@@ -111,6 +79,7 @@ class Home:
         self._interval_max_s = interval_max_s
         self._on_room = on_room
         self._on_lost = on_lost
+        self.kept = kept
         self._finished: list[tuple[str, int]] = []
         self._outputs: list[Output] = []
         self._after: list[Callable[[], None]] = []
@@ -125,6 +94,7 @@ class Home:
         self._idle.set()
         self._loop_task: asyncio.Task[None] | None = None
         self._skipped: asyncio.TimerHandle | None = None
+        self._handler_closed = self._log_news = False
 
     @property
     def in_flight(self) -> int:
@@ -139,7 +109,7 @@ class Home:
 
     def open(self, heads: Mapping[str, Head], handler: Handler) -> None:
         """Begin from what is committed."""
-        for source, (head, text, committed, _) in heads.items():
+        for source, (head, text, committed, _, known) in heads.items():
             tp = self.partitions[source]
             try:
                 done = offset_map.decode(tp.topic, tp.partition, head, text)
@@ -148,6 +118,7 @@ class Home:
                             partition=tp.partition, offset=head, error=str(error))  # fmt: skip
                 done = []
             self.ledgers[source] = Ledger(head, done)
+            self.logs[source] = known
             self._committed[source] = (head, text) if committed else (-1, "")
         self._dirty.set()  # a group without commits says where it begins, so that its lag can be seen
         self.handler = handler
@@ -224,6 +195,14 @@ class Home:
                 if self._skipped is None:  # else it goes with what was skipped
                     self._dirty.set()
 
+    def checked(self, source: str, known: KeptOffset) -> None:
+        """Its log is still the one that was read. Kept with the next commit, or one of its own: the next owner must know."""
+        if known != self.logs[source]:
+            self.logs[source] = known
+            if self.kept is not None:
+                self._log_news = True
+                self._dirty.set()
+
     async def _commit_loop(self) -> None:
         last_batch = 0
         while True:
@@ -249,6 +228,10 @@ class Home:
                 self._lose(Fenced(f"the commit failed: {error!r}"))
                 return
 
+    def lose(self, reason: str) -> None:
+        """Its place in a log is not what it was: it is opened again from what is there now."""
+        self._lose(Fenced(reason, passing=True))
+
     def _lose(self, error: Fenced) -> None:
         if not self.closed:
             self.closed = True
@@ -272,14 +255,20 @@ class Home:
                 offsets[tp] = OffsetAndMetadata(*state)
         if self.handler is not None:
             outputs += self.handler.changes()
-        if not (offsets or outputs):
+        if not (offsets or outputs or self._log_news):
             return
+        if (offsets or self._log_news) and self.kept is not None:
+            self._log_news = False
+            places = self._committed | states
+            rows = {s: log._replace(offset=places[s][0], map=places[s][1]) for s, log in self.logs.items()}
+            outputs.append(self.kept.record(self.number, rows))
         after, self._after = self._after, []
         self._idle.clear()
-        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             await self.committer.commit(outputs, offsets)
-            self._commit_s = mean_s(self._commit_s, time.monotonic() - began)
+            self._commit_s = mean_s(self._commit_s, loop.time() - began)
         finally:
             self._idle.set()
         self._committed.update(states)
@@ -291,24 +280,52 @@ class Home:
             self._on_room(self)
 
     async def drain(self, timeout_s: float) -> None:
-        """Let what runs finish, at most `timeout_s` seconds, and commit it. Then the home is closed."""
+        """Let what runs finish, at most `timeout_s` seconds, and commit it; cut off the rest. Then the home is closed."""
         for inbox in self.inboxes.values():
             inbox.clear()
+        cut_off = False
         if self.handler is not None:
             self.handler.hold()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     while self.handler.running():  # noqa: ASYNC110 - counts several lanes, once a revoke
                         await asyncio.sleep(0.01)
+            cut_off = self.handler.running() > 0
         if self._loop_task is not None and not self.closed:
             try:
                 async with asyncio.timeout(timeout_s):
-                    while (self._finished or not self._idle.is_set()) and not self._loop_task.done():
-                        self._hurry.set()
-                        await asyncio.sleep(0.002)
+                    await self._commit_rest()
+                    if cut_off:
+                        # Only a call that has ended counts as it should: end them, and commit once more what that changed.
+                        await self._cut_off()
+                        await self._commit_rest()
             except TimeoutError:
                 log.warning("commit not finished in time; its tasks are redone", partition=self.number)
         await self.close()
+
+    async def _commit_rest(self) -> None:
+        """Wait until what was finished, and what changed in the handler, is committed, or the commit loop has ended."""
+        self._dirty.set()
+        while (self._finished or self._dirty.is_set() or not self._idle.is_set()) and not self._loop_done():
+            self._hurry.set()
+            await asyncio.sleep(0.002)
+
+    def _loop_done(self) -> bool:
+        return self._loop_task is None or self._loop_task.done()
+
+    async def _cut_off(self) -> None:
+        """End the calls under way. They count against their agents' limits at the next owner too."""
+        await asyncio.sleep(0)  # a call that has not taken its first step would end without being counted
+        self._close_handler()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CUT_OFF_S):
+                while self.handler is not None and self.handler.running():  # noqa: ASYNC110 - counts several lanes
+                    await asyncio.sleep(0.002)
+
+    def _close_handler(self) -> None:
+        if self.handler is not None and not self._handler_closed:
+            self._handler_closed = True
+            self.handler.close()
 
     async def close(self) -> None:
         """Drop everything at once; what is not committed is redone by the next owner."""
@@ -317,8 +334,7 @@ class Home:
             self._skipped.cancel()
         for inbox in self.inboxes.values():
             inbox.clear()
-        if self.handler is not None:
-            self.handler.close()
+        self._close_handler()
         if self._loop_task is not None and self._loop_task is not asyncio.current_task():
             self._loop_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

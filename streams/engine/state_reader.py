@@ -1,28 +1,43 @@
 """Reads one partition of a compacted topic whole: what a home has to know before it opens.
 
-In: a topic partition that nobody else writes to any more (its writer was fenced). Out: the newest value of each key.
+In: a topic partition that nobody else writes to any more (its writer was fenced). Out: the newest value of each key. Behind a
+transaction that another application holds open there, what was committed is not shown before that one ends: it is waited for.
 It joins no group, commits nothing and keeps nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
+import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
+
+log = structlog.get_logger(__name__)
 
 READ_TIMEOUT_S = 60.0
 FETCH_BYTES = 4 * 1024 * 1024
 POLL_MS = 100
+TELL_S = 10.0
 AT_ONCE = 8
 """Partitions read at the same time by one worker."""
+
+
+class PartitionReader(Protocol):
+    """Reads one partition of a compacted topic whole."""
+
+    async def read(self, number: int) -> list[bytes]:
+        """The newest value of each key, by age. Raises `KafkaError`, `TimeoutError`."""
+        ...
 
 
 class StateReader:
     """Reads partitions of `topic` (its name on the broker). `options`: aiokafka's connection arguments."""
 
-    def __init__(self, options: dict[str, Any], topic: str) -> None:
+    def __init__(self, options: dict[str, Any], topic: str, exact_ends: bool = True) -> None:
+        """`exact_ends`: whether the broker tells where a log truly ends."""
+        self._exact_ends = exact_ends
         self._options = options
         self._topic = topic
         self._places = asyncio.Semaphore(AT_ONCE)
@@ -48,14 +63,23 @@ class StateReader:
         found: dict[bytes, bytes] = {}
         consumer.assign([tp])
         begin, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
-        if begin >= end:
+        if begin >= end and not self._exact_ends:
             return []
         consumer.seek(tp, begin)
-        while await consumer.position(tp) < end:
+        loop = asyncio.get_running_loop()
+        true_end, tell_at = (None if self._exact_ends else end), loop.time() + TELL_S
+        while true_end is None or await consumer.position(tp) < true_end:
             for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
                 if record.key is None:
                     continue
                 found.pop(record.key, None)
                 if record.value is not None:
                     found[record.key] = record.value
+            # `end` is that of what is committed; where the log ends the first answer to a fetch says.
+            if true_end is None and (high := consumer.highwater(tp)) is not None:
+                true_end = max(end, high)
+            if loop.time() >= tell_at:
+                tell_at = float("inf")
+                log.warning("waiting for a transaction on a state topic to end", topic=tp.topic, partition=tp.partition,
+                            position=await consumer.position(tp), end=true_end)  # fmt: skip
         return list(found.values())

@@ -25,6 +25,7 @@ from agents_io.grpc.services import service_handler
 from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.rules.wire.gateway_session import SessionConfig
 from agents_io.secret_refs import Secret
+from schemas.access import role_group
 from schemas.messages import EventType, SecretRef
 from schemas.pb import gateway_pb2
 from streams.agents.registration_writer import RegistrationWriter
@@ -56,7 +57,12 @@ class GatewayStation:
         self._advertise = settings.grpc_advertise
         self._drain_s = settings.dispatch.drain_timeout / 1000
         self._sink = sink
-        self._recorder = Recorder(settings.app_id, "gateway", settings.topic_prefix, f"{settings.app_id}-dispatch")
+        self._recorder = Recorder(
+            settings.app_id,
+            "gateway",
+            settings.topic_prefix,
+            role_group(settings.app_id, "dispatch", settings.topic_prefix),
+        )
         grace_s = given.grace / 1000
         allowed = SecretPolicy(settings.secrets.env, settings.secrets.directory)
         self.registry = GatewayRegistry(self.node, agents.get, writer.put, self._tell, grace_s, allowed)

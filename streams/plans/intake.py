@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.codec import Rejected, dumps
-from schemas.messages import ErrorCode, shown
+from schemas.messages import MAX_DURATION_MS, ErrorCode, shown
+from schemas.times import format_time, parse_time
 from streams.plans.memory import Active
 from streams.plans.parts import PlanParts
 from streams.rules.plans.blueprint import InvalidPlan
@@ -43,6 +44,7 @@ def opened(data: dict[str, Any], asked: Asked | None, letter: Letter, parts: Pla
     """The plan of a record, not begun; `asked`: the task it answers. Raises `Refused`."""
     if asked is not None:
         data = _in_time(data, asked, parts, now_ms)
+    data = _with_deadline(data, letter, now_ms)
     try:
         plan_json = dumps(data)
         if len(plan_json) > parts.max_plan_bytes:
@@ -52,9 +54,29 @@ def opened(data: dict[str, Any], asked: Asked | None, letter: Letter, parts: Pla
         templates = used(plan, parts.templates, parts.settings.plans.max_depth)
     except (InvalidPlan, Rejected) as error:
         raise Refused("invalid_plan", str(error)) from None
+    if plan.deadline_ms is not None and plan.deadline_ms <= now_ms:
+        raise Refused("expired", "metadata.deadline: it passed before the plan could begin")
     run = PlanRun(plan, now_ms, templates, trace_of(letter.headers))
     place = (letter.partition, letter.offset)
     return Active(run, place, plan_json, templates, plan_bytes=len(plan_json), asked=asked)
+
+
+def _with_deadline(data: dict[str, Any], letter: Letter, now_ms: int) -> dict[str, Any]:
+    """The plan with `metadata.expiresIn` as a deadline: a restart must not count it anew."""
+    metadata = data.get("metadata")
+    given = metadata.get("expiresIn") if isinstance(metadata, dict) else None
+    if given is None or not isinstance(metadata, dict):
+        return data
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_DURATION_MS:
+        raise Refused("invalid_plan", f"metadata.expiresIn: must be an integer of 1 to {MAX_DURATION_MS} (ms)")
+    began_ms = min(letter.timestamp_ms, now_ms) if letter.timestamp_ms > 0 else now_ms
+    own = metadata.get("deadline")
+    try:
+        ends_ms = began_ms + given if own is None else min(began_ms + given, parse_time(own))
+    except ValueError as error:
+        raise Refused("invalid_plan", f"metadata.deadline: {error}") from None
+    kept = {name: value for name, value in metadata.items() if name != "expiresIn"}
+    return {**data, "metadata": kept | {"deadline": format_time(ends_ms)}}
 
 
 def _in_time(data: dict[str, Any], asked: Asked, parts: PlanParts, now_ms: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from streams.rules.plans.run import PlanRun
 from streams.rules.plans.task_plans import Asked, asked_by
 from streams.rules.plans.templates import read_plan
 from streams.rules.records import Output
-from streams.rules.seen import Chunk, SeenIds
+from streams.rules.seen import GENERATIONS, Chunk, SeenIds
 from streams.rules.trace import restored
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ log = structlog.get_logger(__name__)
 SMALL_CHUNK = 4 * 1024
 """A chunk of steps below this is written again with those that follow, so that short plans have one."""
 LARGE_CHUNK = 512 * 1024
+LONGEST_MEMORY = 1 + 2 / GENERATIONS
+"""So many windows dispatch remembers a step's id at most."""
+PARTS = 8
 
 
 @dataclass(slots=True)
@@ -86,7 +89,8 @@ class PlanShelf:
     ) -> None:
         self.active: dict[str, Active] = {}
         self.by_key: dict[bytes, Active] = {}
-        self.seen = SeenIds(window_ms, max_ids)
+        # A plan must be remembered longer than its steps: sent again too soon, its steps would be duplicates without an answer.
+        self.seen = SeenIds(round(window_ms * LONGEST_MEMORY), max_ids, PARTS)
         self.bytes = 0
         """What the plans under way and the answers they hold would take as JSON."""
         self.lost: list[tuple[PlanBegun, Asked | None]] = []

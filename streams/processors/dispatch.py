@@ -1,7 +1,14 @@
 """dispatch: `tasks`, `dispatch`, `parked` -> agents -> `results`, `data-points`, `events`; bad input -> dead letters.
 
-In: records of one home partition. Each ends in exactly one `home.complete`: a result, a forward to the agent's home, or a
-dead letter. Out of transaction go only progress events. What waits for an agent waits in that agent's lane (`agents_io`).
+A task's life, from top to bottom of this file:
+
+  process   a record comes in: it is admitted as a task run, or refused
+  _decide   the router decides, and the decision is carried out: call, forward, wait, look up, hand over, fail, duplicate
+  _call     the result cache, then equal tasks under way, then the agent's queue
+  on_...    the guarded call reports: begun, retrying, finished
+  _finish   the only end of a record: its outputs go into the next transaction, with its offset
+
+Each record ends in exactly one `partition.complete`. Only progress events are sent outside transactions.
 """
 
 from __future__ import annotations
@@ -15,350 +22,398 @@ import structlog
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.caller import Caller
-from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, Cancelled, Expired, InternalError
+from agents_io.errors import AgentError, BadResponse, Cancelled, Expired, InternalError
 from agents_io.rules.breaker import Transition
-from agents_io.ticket import Ticket
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
+from schemas.times import format_time
+from streams.dispatch.agent_queues import AgentQueues
+from streams.dispatch.backlogs import Backlogs
+from streams.dispatch.coalescing import SingleFlight
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
 from streams.dispatch.home_memory import HomeMemory
-from streams.dispatch.job_book import JobBook
-from streams.dispatch.jobs import Job, read_job, ticket_for
-from streams.dispatch.outcomes import Outcomes
-from streams.dispatch.parking_lot import ParkingLot
-from streams.dispatch.parts import Parts
-from streams.dispatch.queues import Parking, Queues
+from streams.dispatch.in_flight import InFlightTasks
+from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.router import Router
-from streams.dispatch.single_flight import SingleFlight
 from streams.dispatch.spans import TaskSpans
+from streams.dispatch.task_run import TaskRun, read_task, trace_headers
+from streams.dispatch.unassigned import UnassignedTasks
 from streams.engine.home import Home
-from streams.rules.records import (
-    DUE_HEADER,
-    MOVED_HEADER,
-    TASK_HEADER,
-    Letter,
-    Output,
-    Success,
-    own_header,
-)
+from streams.rules.records import MOVED_HEADER, Letter, Output, Success
 
 log = structlog.get_logger(__name__)
 
-MAX_PARKED_S = 3600.0
+LONG_WAIT_S = 1.0
+"""A task whose agent takes no call for longer than this is reported as waiting, and goes to another agent if it may."""
 
 
-class DispatchHandler:
-    """The tasks of one home partition, on their way to the agents that live there."""
+class DispatchProcessor:
+    """The tasks of one partition, on their way to the agents that it owns."""
 
-    def __init__(self, home: Home, parts: Parts, kept: Iterable[bytes] = ()) -> None:
-        """`kept`: what earlier owners of this home wrote to the state topic."""
-        self._home = home
-        self._parts = parts
-        self._memory = HomeMemory(home.number, parts.settings, parts.wall_ms, kept, parts.cleared)
-        self._queues = Queues(parts.callers, parts.wall_ms, self._parked, self._memory.guard)
-        self._book = JobBook(self._memory.seen, parts.wall_ms)
-        self._tell = Outcomes(parts)
-        self._spans = TaskSpans(parts.tracing, home)
-        self._router = Router(home.number, parts, self._tell, self)
+    def __init__(self, partition: Home, context: DispatchContext, stored: Iterable[bytes] = ()) -> None:
+        """`stored`: what earlier owners of this partition wrote to the state topic."""
+        self._partition = partition
+        self._context = context
+        self._state = HomeMemory(partition.number, context.settings, context.wall_ms, stored, context.cleared)
+        self._tasks = InFlightTasks(self._state.seen, context.wall_ms)
+        self._router = Router(partition.number, context, self._tasks)
+        self._report = TaskReporter(context)
+        self._spans = TaskSpans(context.tracing, partition)
         self._loop = asyncio.get_running_loop()
-        self._lot = ParkingLot(self._back, home.wake, self._queues.full, parts.wall_ms)
-        self._queues.aside = self._lot
-        self._flights = SingleFlight(self._lead, self._overdue)
-        self._held = False
-        self._default_timeout_ms = parts.settings.dispatch.default_timeout
-
-    # What the home asks
-
-    def room(self, source: str) -> bool:
-        """False while tasks are held back since their lane is full; of `parked`, while as many are held as may be."""
-        return self._lot.room if source == "parked" else self._queues.room
-
-    def resting(self) -> int:
-        """Parked tasks that are not due."""
-        return len(self._lot)
-
-    def changes(self) -> list[Output]:
-        """What another owner would have to know, for the state topic."""
-        return self._memory.changes(self._queues.callers.values())
-
-    def running(self) -> int:
-        """Calls under way."""
-        return sum(caller.running for caller in self._queues.callers.values())
-
-    def hold(self) -> None:
-        """Begin no further call."""
-        self._held = True
-        self._router.hold()
-        for caller in self._queues.callers.values():
-            caller.hold()
-
-    def close(self) -> None:
-        """Cancel whatever runs; nothing more is completed."""
-        self._held = True
-        self._router.close()
-        self._queues.close()
-        self._lot.close()
-        self._flights.clear()
-        self._book.clear()
-
-    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
-        """What a record in flight waits for: taskId, agentId, age (ms since intake), reason. None if it is not here."""
-        job = self._book.at(source, offset)
-        if job is None:
-            return {"reason": "parked"} if source == "parked" else None
-        now = self._loop.time()
-        reason = "looking_for_agent"
-        if self._flights.waits(job):
-            reason = "equal_task_under_way"
-        elif job.ticket is not None and job.agent_id is not None:
-            reason = self._queues.callers[job.agent_id].status(job.ticket, now) or "queue_full"
-        return {
-            "taskId": job.task.id,
-            "agentId": job.agent_id,
-            "age": round((now - job.came) * 1000),
-            "reason": reason,
-        }
-
-    def take(self, source: str, record: ConsumerRecord) -> None:
-        """One record: decode it, then find its agent. Whatever goes wrong costs this record alone."""
-        letter = Letter(
-            source, record.partition, record.offset, record.key, record.value, record.headers, record.timestamp
+        self._backlogs = Backlogs(partition.number, context.read_again, self._process_again, self._lost, self._loaded)
+        self._queues = AgentQueues(context.callers, context.memory, self._backlogs, self._leave, self._state.guard)
+        self._unassigned = UnassignedTasks(
+            context.memory, self._backlogs, self._retry_unassigned, self._expire, self._leave
         )
-        if source == "parked" and self._arrived(letter):
-            return
-        due_ms = own_header(record.headers, DUE_HEADER) if source == "parked" else None
-        wait_s = 0.0 if due_ms is None else (due_ms - self._parts.wall_ms()) / 1000
-        if wait_s > 0.005:
-            self._lot.hold(letter, min(wait_s, MAX_PARKED_S))
+        self._flights = SingleFlight(self._lead, self._expire)
+        self._look_ups: set[asyncio.Task[None]] = set()
+        self._to_relocate: set[tuple[str, int]] = set()
+        self._held = False
+
+    # A record's way through
+
+    def process(self, source: str, record: ConsumerRecord) -> None:
+        """One record of topic `source` (short name). Whatever goes wrong costs this record alone."""
+        letter = _letter(source, record)
+        run = self._tasks.arrived(header(letter.headers, MOVED_HEADER), letter) if source == "parked" else None
+        if run is None:
+            self._guard(letter, lambda: self._decide(self._admit(letter)))
+        elif run.ending is not None:
+            self._finish(run, *run.ending)
         else:
-            self.guarded(letter, lambda: self._begin(source, letter))
+            self._queues.relocated(run)
 
-    def _back(self, letter: Letter) -> None:
-        """A parked task is due."""
+    def _admit(self, letter: Letter, reloaded: bool = False) -> TaskRun:
+        run = read_task(letter, self._loop.time(), self._context.wall_ms(), self._context.settings)
+        run.reloaded = reloaded
+        self._spans.begin(run)
+        run.observer = run.span
+        if run.span is None:
+            run.headers = trace_headers(letter.headers)
+        self._tasks.add(run)
+        return run
+
+    def _decide(self, run: TaskRun, looked_up: bool = False) -> None:
+        self._carry_out(run, self._router.route(run, looked_up))
+
+    def _carry_out(self, run: TaskRun, decision: Decision) -> None:
+        match decision:
+            case Call(agent):
+                self._call(run, agent)
+            case Forward():
+                self._finish(run, self._report.forwarded(run, decision), moved=True)
+            case WaitForAgent():
+                self._flights.left(run)
+                self._report_waiting(run, "no_agent")
+                self._unassigned.add(run)
+            case LookUp():
+                self._look_up(run)
+            case RunPlan(template):
+                self._finish(run, self._report.handed_over(run, template), moved=True)
+            case Fail(error):
+                self._fail(run, error)
+            case Duplicate():
+                self._finish(run, self._report.duplicate(run))
+
+    def _call(self, run: TaskRun, agent: AgentRegistration) -> None:
+        """The result cache, then equal tasks under way, then the agent's queue."""
+        run.agent_id = agent.id
+        found = self._state.answers.find(run, self._loop.time())
+        if found is not None:
+            self._finish(run, self._report.repeated(run, *found))
+            return
+        caller = self._queues.caller(agent, self)
+        block, wait_s = self._queues.closed_for_s(caller)
+        if block is not None and wait_s > LONG_WAIT_S:
+            if block != "rate_limited" and (other := self._router.failover(run)) is not None:
+                self._carry_out(run, other)
+                return
+            self._report_waiting(run, block, wait_s)
+        if not self._flights.follows(run):
+            self._report.not_cached(run)
+            self._queues.put(run, caller)
+
+    def _succeed(self, run: TaskRun, answer: Answer) -> None:
+        try:
+            success = Success(
+                dumps(answer.value), answer.confidence, dumps(answer.metadata) if answer.metadata else b""
+            )
+        except Rejected as rejected:
+            self._fail(run, BadResponse(rejected.reason))
+            return
+        self._state.answers.keep(run, run.agent_id or "", success, self._loop.time())
+        for follower in self._flights.answered(run):
+            self._finish(follower, self._report.repeated(follower, run.agent_id or "", success))
+        self._finish(run, self._report.succeeded(run, success))
+
+    def _fail(self, run: TaskRun, error: AgentError) -> None:
+        self._finish(run, self._report.failed(run, error))
+
+    def _finish(self, run: TaskRun, outputs: list[Output], moved: bool = False) -> None:
+        """The end of a record. `moved`: the task goes on elsewhere, so that its id is still free there."""
+        self._flights.left(run)
+        self._unassigned.remove(run)
+        if self._tasks.end(run, outputs, moved):
+            self._spans.end(run, outputs)
+            self._partition.complete(run.source, run.offset, outputs)
+        self._queues.left(run)
+
+    # What the guarded call reports
+
+    def on_first_call(self, run: TaskRun) -> None:
+        """The first call begins."""
+        self._report.started(run)
+
+    def on_retry(self, run: TaskRun, delay_s: float) -> None:
+        """Another call follows. A task that named no agent goes to another one if the circuit of its own has opened."""
+        self._partition.touch()  # the failed call counts, also if the next owner makes the next one
+        self._report.retrying(run, delay_s)
+        if run.any_agent:
+            self._loop.call_soon(self._fail_over, run)
+
+    def on_finished(self, run: TaskRun, outcome: Answer | AgentError) -> None:
+        """The task has its answer, or there is none."""
+        if isinstance(outcome, Cancelled):
+            outcome = Cancelled(self._context.cancelled(run.task_id) or outcome.message)
+        if isinstance(outcome, AgentError):
+            self._guard(run.letter, partial(self._fail, run, outcome))
+        else:
+            self._guard(run.letter, partial(self._succeed, run, outcome))
+
+    def on_circuit(self, agent_id: str, transition: Transition) -> None:
+        """The circuit of an agent changed its state. Tasks that named no agent need not wait until it closes."""
+        self._partition.touch()
+        self._report.circuit(agent_id, transition)
+        caller = self._queues.callers.get(agent_id)
+        if caller is None:
+            return
+        self._context.circuit_changed(agent_id, caller)
+        if transition.kind == "open" and not self._held:
+            for run in caller.queue.items():
+                self._fail_over(run)
+
+    def _fail_over(self, run: TaskRun) -> None:
+        caller = self._queues.callers.get(run.agent_id or "")
+        if caller is None or self._held or caller.queue.breaker.shut_until(self._loop.time()) <= self._loop.time():
+            return
+        if not caller.queue.holds(run):
+            return
+        other = self._router.failover(run)
+        if other is not None and caller.queue.remove(run):
+            self._context.memory.release(run)
+            self._guard(run.letter, lambda: self._carry_out(run, other))
+
+    # Tasks that wait elsewhere than in a queue
+
+    def _look_up(self, run: TaskRun) -> None:
+        """The agent may have been registered a moment ago: read the topic to its end before the task is refused."""
+
+        async def look_up() -> None:
+            await self._context.agents.catch_up()
+            if not self._held and self._tasks.at(run.source, run.offset) is run:
+                self._guard(run.letter, lambda: self._decide(run, looked_up=True))
+
+        task = self._loop.create_task(look_up())
+        self._look_ups.add(task)
+        task.add_done_callback(self._look_ups.discard)
+
+    def _leave(self, run: TaskRun) -> None:
+        """The record stays on its topic: forget the run, it is read again when it is its turn."""
+        self._flights.left(run)
+        self._tasks.leave(run)
+
+    def _process_again(self, source: str, record: ConsumerRecord) -> None:
+        letter = _letter(source, record)
         if not self._held:
-            self.guarded(letter, lambda: self._begin(letter.topic, letter))
+            self._guard(letter, lambda: self._decide(self._admit(letter, reloaded=True)))
+        if (source, record.offset) in self._to_relocate:
+            self._to_relocate.discard((source, record.offset))
+            self.relieve(source, (record.offset,))
 
-    def guarded(self, letter: Letter, step: Callable[[], None]) -> None:
+    def _loaded(self, key: str) -> None:
+        self._queues.loaded(key)
+        self._unassigned.loaded(key)
+
+    def _lost(self, source: str, offset: int) -> None:
+        """The record is gone from its topic (retention, deleted records) before it was its turn."""
+        log.error("a waiting task is gone from its topic: its retention is shorter than the wait",
+                  topic=source, partition=self._partition.number, offset=offset)  # fmt: skip
+        self._partition.complete(source, offset, [])
+
+    def _lead(self, run: TaskRun) -> None:
+        """The equal task this one followed ended without an answer: it goes its own way."""
+        if not self._held:
+            self._guard(run.letter, partial(self._decide, run))
+
+    def _retry_unassigned(self, run: TaskRun) -> bool:
+        """Whether it still waits for an agent."""
+        decision = self._router.route(run, looked_up=True)
+        if isinstance(decision, WaitForAgent):
+            return True
+        self._unassigned.remove(run)
+        self._guard(run.letter, lambda: self._carry_out(run, decision))
+        return False
+
+    def _expire(self, run: TaskRun) -> None:
+        waits = "an equal task" if self._flights.waits(run) else "an agent that can take it"
+        expired = Expired(f"the deadline passed while the task waited for {waits}")
+        self._guard(run.letter, partial(self._fail, run, expired))
+
+    def _report_waiting(self, run: TaskRun, reason: str, wait_s: float = float("inf")) -> None:
+        if not run.reloaded:
+            self._report.waiting(run, reason, wait_s)
+
+    # What must not happen to a record
+
+    def _guard(self, letter: Letter, step: Callable[[], None]) -> None:
         """A record must end, also when our own code fails on it: a task as a failure, anything else as a dead letter."""
         try:
             step()
         except Rejected as rejected:
             self._refuse(letter, rejected)
         except Exception as error:
-            log.exception("a record broke the worker's own code", topic=letter.topic, offset=letter.offset)
-            self._broke(letter, f"internal error: {type(error).__name__}")
-
-    def _broke(self, letter: Letter, why: str) -> None:
-        """A fault of ours. Who waits for the task is told, unless telling is what broke."""
-        job = self._book.at(letter.topic, letter.offset)
-        try:
-            if job is not None and self.claim(job, job.task.target or ""):
-                self.fail(job, InternalError(why), job.ticket)
-        except Exception:
-            job = None
-        if job is None:
-            self._refuse(letter, Rejected("dispatch", why))
+            log.exception("unexpected error while processing a record", topic=letter.topic, offset=letter.offset)
+            reason = f"internal error: {type(error).__name__}"
+            run = self._tasks.at(letter.topic, letter.offset)
+            try:
+                if run is not None and self._tasks.claim(run, run.task.target or ""):
+                    self._fail(run, InternalError(reason))
+                    return
+            except Exception:
+                log.exception("the failure of a record could not be reported", topic=letter.topic, offset=letter.offset)
+            self._refuse(letter, Rejected("dispatch", reason))
 
     def _refuse(self, letter: Letter, rejected: Rejected) -> None:
-        job, outputs = self._book.at(letter.topic, letter.offset), self._tell.refused(letter, rejected)
-        self._spans.refused(letter, job, rejected.stage, outputs)
-        if job is None:
-            self._home.complete(letter.topic, letter.offset, outputs)
+        run, outputs = self._tasks.at(letter.topic, letter.offset), self._report.refused(letter, rejected)
+        self._spans.refused(letter, run, rejected.stage, outputs)
+        if run is None:
+            self._partition.complete(letter.topic, letter.offset, outputs)
             return
-        self._book.disclaim(job)  # no answer was given: a replay of this letter is no duplicate
-        self.end(job, outputs)
+        self._tasks.release_all(run)  # no answer was given: a replay of this record is no duplicate
+        self._finish(run, outputs)
 
-    def end(self, job: Job, outputs: list[Output], moved: bool = False) -> None:
-        """A record's end. `moved`: the task goes on elsewhere, so that its id is still free there."""
-        self._flights.left(job)
-        if self._book.end(job, outputs, moved):
-            self._spans.end(job, outputs)
-            self._home.complete(job.source, job.offset, outputs)
+    # What the engine asks
 
-    def release(self, job: Job, scope: str | None) -> None:
-        """It is not answered in this scope after all; None: in none."""
-        if scope is None:
-            self._book.disclaim(job)
+    def room(self, source: str) -> bool:
+        """Whether another record may be taken. Relocated tasks always may: their ends wait for them."""
+        return source == "parked" or self._backlogs.room
+
+    def resting(self) -> int:
+        """Tasks that wait on their topic: they take no memory to speak of."""
+        return len(self._backlogs)
+
+    def changes(self) -> list[Output]:
+        """What another owner would have to know, for the state topic."""
+        return self._state.changes(self._queues.callers.values())
+
+    def running(self) -> int:
+        """Calls under way."""
+        return self._queues.running()
+
+    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+        """Records that hold the commit back: each is written to the end of `parked`, and its task goes on from there."""
+        waiting = []
+        for offset in offsets:
+            run = self._tasks.at(source, offset)
+            if run is None:
+                self._to_relocate.add((source, offset))
+                waiting.append(offset)
+            elif run.token is None and (run.agent_id is not None or self._unassigned.holds(run)):
+                self._relocate(run)
+        if waiting:
+            self._backlogs.load_records(source, frozenset(waiting))
+
+    def _relocate(self, run: TaskRun) -> None:
+        token = f"{run.source}/{run.letter.partition}/{run.offset}"
+        output = self._report.relocated(run, token)
+        self._spans.moved(run, output)
+        if output.fallback is None:  # a record that is too large would not come back
+            self._tasks.relocate(run, token)
+            self._partition.complete(run.source, run.offset, [output])
+
+    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
+        """What a record in flight waits for: reason, and if it is in memory taskId, agentId, age (ms) and since when."""
+        run = self._tasks.at(source, offset)
+        if run is not None:
+            return self._explain(run)
+        agent_id = self._backlogs.key_of(source, offset)
+        caller = self._queues.callers.get(agent_id or "")
+        if caller is None:
+            return None if agent_id is None else {"reason": "no_agent"}
+        return {"agentId": agent_id, "reason": caller.queue.closed_by(self._loop.time()) or "concurrency"}
+
+    def explain_task(self, task_id: str) -> dict[str, Any] | None:
+        """What a task waits for; None if it is not in memory here."""
+        run = self._tasks.of(task_id)
+        return None if run is None else self._explain(run)
+
+    def _explain(self, run: TaskRun) -> dict[str, Any]:
+        now = self._loop.time()
+        caller = self._queues.callers.get(run.agent_id or "")
+        if self._unassigned.holds(run):
+            reason = "no_agent"
+        elif self._flights.waits(run):
+            reason = "equal_task_under_way"
         else:
-            self._book.release(job, scope)
+            reason = (caller.waits_for(run, now) if caller is not None else None) or "looking_for_agent"
+        since_ms = self._context.wall_ms() - round((now - (run.last_call_at or run.admitted_at)) * 1000)
+        return {
+            "taskId": run.task_id,
+            "agentId": run.agent_id,
+            "age": round((now - run.admitted_at) * 1000),
+            "reason": reason,
+            "since": format_time(since_ms if run.calls else min(since_ms, run.origin_ms)),
+        }
 
-    def rest(self, job: Job, wait_s: float) -> None:
-        """It came from `parked`, and is held again as if it had not begun."""
-        self._book.rest(job)
-        self._lot.hold(job.letter, wait_s)
+    def hold(self) -> None:
+        """Begin nothing more; what runs may finish."""
+        self._held = True
+        self._queues.hold()
+        for look_up in self._look_ups:
+            look_up.cancel()
 
-    def claim(self, job: Job, scope: str, outlives: bool = False) -> bool:
-        """Whether this record is the one that answers its task id; any other is told to be a duplicate, and ends here."""
-        if self._book.claim(job, scope, outlives):
-            return True
-        self.end(job, self._tell.duplicate(job))
-        return False
+    def close(self) -> None:
+        """Cancel whatever runs; nothing more is completed."""
+        self.hold()
+        self._queues.close()
+        self._unassigned.close()
+        self._backlogs.close()
+        self._flights.clear()
+        self._tasks.clear()
 
-    def _begin(self, source: str, letter: Letter) -> None:
-        now_ms = self._parts.wall_ms()
-        job = read_job(letter, self._loop.time(), now_ms, self._default_timeout_ms)
-        self._spans.begin(job)
-        self._book.add(job)
-        limit = self._parts.settings.dispatch.max_task_bytes
-        size = len(letter.value or b"")
-        if size <= limit:
-            self._router.route(job)
-        elif self.claim(job, job.task.target or ""):
-            self.fail(job, AnswerTooLarge(f"the task has {size} bytes; at most {limit} are accepted"))
+    # What others ask
 
     def cancel(self, task_id: str) -> None:
-        """Somebody asked to: wherever the task is in this home, it ends now; a call under way is cut off."""
-        self._lot.release(lambda letter: header(letter.headers, TASK_HEADER) == task_id)
-        job = self._book.of(task_id)
-        if job is None or job.ticket is None:
-            return  # not here, or its agent is being looked up: then the router sees the wish
-        if self._queues.drop(job.ticket) or self._flights.waits(job):
-            self.finished(job.ticket, Cancelled(""))
-        elif job.agent_id is not None:
-            self._queues.callers[job.agent_id].cancel(job.ticket)
+        """Wherever the task is in this partition, it ends now; a call under way is cut off."""
+        run = self._tasks.of(task_id)
+        if run is None:
+            self._backlogs.load_task(task_id)
+        elif self._flights.waits(run) or self._unassigned.holds(run):
+            self.on_finished(run, Cancelled(""))
+        elif run.agent_id in self._queues.callers:
+            self._queues.callers[run.agent_id].cancel(run)
 
     def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
         """An agent was registered again, or unregistered (None: new tasks for it fail, those taken are finished)."""
         self._queues.changed(agent_id, agent)
 
+    def agent_available(self, agent: AgentRegistration) -> None:
+        """An agent of any partition can be chosen, and could not before."""
+        if not self._held:
+            self._unassigned.appeared(agent)
+
     def clear_cache(self, agent_id: str | None) -> None:
         """Forget cached answers: those of this agent, or all."""
-        self._memory.answers.clear(agent_id, self._loop.time())
-        self._home.touch()
-
-    def agent_available(self, agent: AgentRegistration) -> None:
-        """An agent of any home can be chosen, and could not before: tasks that wait for one like it come back."""
-        if not self._held:
-            self._lot.release(self._router.detours.wanted_by(agent))
+        self._state.answers.clear(agent_id, self._loop.time())
+        self._partition.touch()
 
     @property
-    def callers(self) -> Mapping[str, Caller]:
-        """Of the agents that live here and had tasks, by id."""
+    def callers(self) -> Mapping[str, Caller[TaskRun]]:
+        """Of the agents that this partition owns and that had tasks, by id."""
         return self._queues.callers
 
-    # Calling it
 
-    def submit(self, job: Job, agent: AgentRegistration) -> None:
-        found = self._memory.answers.find(job, self._loop.time())
-        if found is not None:
-            self.end(job, self._tell.repeated(job, *found))
-            return
-        left_s = (job.expires_ms - self._parts.wall_ms()) / 1000
-        ticket = ticket_for(job, self._loop.time() + left_s, self._parts.settings.retry.max_retries)
-        job.agent_id, job.ticket = agent.id, ticket
-        caller = self._queues.caller(agent, self)
-        if not self._flights.joins(job):
-            self._tell.not_cached(job)
-            self._queues.place(caller, ticket)
-
-    def _lead(self, job: Job) -> None:
-        """The equal task this one waited for ended without an answer: it goes its own way."""
-        if not self._held:
-            self.guarded(job.letter, partial(self._router.route, job))
-
-    def _overdue(self, job: Job) -> None:
-        """Its deadline passed while it waited for an equal one."""
-        self.guarded(job.letter, partial(self.fail, job, Expired("the deadline passed while an equal task was called")))
-
-    def _parked(self, ticket: Ticket, parking: Parking) -> None:
-        """A task that goes to the `parked` topic: this record of it is finished. One that came from there is held again."""
-        job: Job = ticket.work
-        self._flights.left(job)
-        if job.source == "parked" and parking.reason == "queue_full" and ticket.attempt == job.attempts:
-            self.rest(job, (parking.due_ms - self._parts.wall_ms()) / 1000)
-            return
-        if parking.reason in ("circuit_open", "retry_after") and self._router.elsewhere(job, ticket):
-            return
-        self.end(job, self._tell.parked(job, ticket, parking), moved=True)
-
-    def relieve(self, source: str, offsets: Sequence[int]) -> None:
-        """Records that hold the commit: what waits goes to `parked`, a call under way goes on for a record there."""
-        for letter in self._lot.lift(set(offsets)) if source == "parked" else ():
-            self._home.complete(source, letter.offset, [self._parts.recorder.park_again(letter)])
-        for offset in offsets:
-            job = self._book.at(source, offset)
-            if job is None or job.ticket is None or job.token is not None:
-                continue
-            if self._flights.waits(job) or not self._queues.relieve(job.ticket):
-                self._move(job, job.ticket)
-
-    def _move(self, job: Job, ticket: Ticket) -> None:
-        token = f"{job.source}/{job.letter.partition}/{job.offset}"
-        output = self._tell.moved(job, ticket, token)
-        self._spans.moved(job, output)
-        if output.fallback is None:  # it would not come back
-            self._book.move(job, token)
-            self._home.complete(job.source, job.offset, [output])
-
-    def _arrived(self, letter: Letter) -> bool:
-        """Whether this record only carries on a call that is under way here, or has ended meanwhile."""
-        job = self._book.arrived(header(letter.headers, MOVED_HEADER), letter)
-        if job is not None and job.outcome is not None:
-            self.end(job, *job.outcome)
-        return job is not None
-
-    # What the caller tells
-
-    def started(self, ticket: Ticket) -> None:
-        """The first call begins."""
-        self._tell.started(ticket.work)
-
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
-        """Another call follows."""
-        self._home.touch()  # the failed call counts, also if the next owner makes the next one
-        self._tell.retrying(ticket.work, ticket.attempt, delay_s)
-        if ticket.work.task.target is None:
-            self._loop.call_soon(self._reconsider, ticket)
-
-    def _reconsider(self, ticket: Ticket) -> None:
-        """A task that named no agent is to be tried again where the circuit has opened meanwhile: rather elsewhere."""
-        caller = self._queues.callers.get(ticket.work.agent_id)
-        if caller is None or self._held or caller.lane.breaker.shut_until(self._loop.time()) <= self._loop.time():
-            return
-        if caller.lane.remove(ticket):
-            self._queues.place(caller, ticket)
-
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
-        """The end of a task's calls: its result."""
-        job: Job = ticket.work
-        agent_id = job.agent_id or ""
-        if isinstance(answer, AgentError) and self._fares_better(job, ticket, answer):
-            self._queues.left(agent_id)
-            return
-        if isinstance(answer, Cancelled):
-            answer = Cancelled(self._parts.cancelled(job.task.id) or answer.message)
-        if isinstance(answer, AgentError):
-            self.guarded(job.letter, partial(self.fail, job, answer, ticket))
-        else:
-            self.guarded(job.letter, partial(self._succeed, job, answer, ticket))
-        self._queues.left(agent_id)
-
-    def _fares_better(self, job: Job, ticket: Ticket, error: AgentError) -> bool:
-        caller = self._queues.callers.get(job.agent_id or "")
-        return self._router.detours.worth(job, ticket, error, caller, self._loop.time()) and self._router.elsewhere(
-            job, ticket
-        )
-
-    def circuit(self, agent_id: str, transition: Transition) -> None:
-        """The circuit of an agent changed its state."""
-        self._home.touch()
-        self._tell.circuit(agent_id, transition)
-        caller = self._queues.callers.get(agent_id)
-        if caller is not None:
-            self._parts.turned(agent_id, caller)
-        if transition.kind == "open" and caller is not None and not self._held:
-            self._queues.place_again(caller)
-
-    def _succeed(self, job: Job, answer: Answer, ticket: Ticket) -> None:
-        try:
-            success = Success(dumps(answer.value), answer.confidence)
-        except Rejected as rejected:
-            self.fail(job, BadResponse(rejected.reason), ticket)
-            return
-        self._memory.answers.keep(job, job.agent_id or "", success, self._loop.time())
-        for twin in self._flights.landed(job):
-            self.end(twin, self._tell.repeated(twin, job.agent_id or "", success))
-        self.end(job, self._tell.succeeded(job, success, ticket))
-
-    def fail(self, job: Job, error: AgentError, ticket: Ticket | None = None) -> None:
-        self.end(job, self._tell.failed(job, error, ticket))
+def _letter(source: str, record: ConsumerRecord) -> Letter:
+    return Letter(source, record.partition, record.offset, record.key, record.value, record.headers, record.timestamp)

@@ -112,7 +112,7 @@ class PlanHandler:
         self._shelf.by_key.clear()
         self._pending.clear()
 
-    def take(self, source: str, record: ConsumerRecord) -> None:
+    def process(self, source: str, record: ConsumerRecord) -> None:
         """One record: a plan to begin, or the end of a step."""
         if source == "results":
             active = self._shelf.by_key.get(record.key)
@@ -188,7 +188,7 @@ class PlanHandler:
         known = self._shelf.active.get(plan_id)
         if known is not None and known.place == (letter.partition, letter.offset):
             return []  # read again after a restart on a broker without transactions
-        if known is not None or self._shelf.seen.has(digest("plan", plan_id)):
+        if known is not None or self._shelf.seen.has(digest("plan", plan_id), now_ms):
             return self._tell.duplicate(letter, plan_id, asked, now_ms)
         try:
             return self._begin(opened(data, asked, letter, self._parts, now_ms), now_ms)

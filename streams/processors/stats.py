@@ -21,6 +21,8 @@ from streams.statistics.app import StatsApp, group_id
 from streams.statistics.fold import Folder
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.query import Question, firing, part
+from streams.statistics.registered import RegisteredDetectors
+from streams.statistics.source_log import SourceLog
 from streams.statistics.state import State, spans_of, thresholds_of
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,9 @@ class StatsProcessor:
         self._broken = asyncio.Event()
         self._folder = Folder(StatsRecorder(settings, group_id(settings)), self._fail)
         self._app: StatsApp | None = None
+        self._source_log: SourceLog | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+        self._registered: RegisteredDetectors | None = None
 
     async def start(self) -> None:
         """Create the changelog, join the group; returns once Faust has started (recovery may still be going on: `ready`).
@@ -67,12 +71,16 @@ class StatsProcessor:
             self._idempotent = await supports_transactions(self._settings)
         self.partition_count = partitions
         app = self._app = StatsApp(self._settings, options, self._idempotent, self._folder, partitions, self._address)
-        state = State(app.table, spans_of(self._settings), thresholds_of(self._settings))
-        self._folder.attach(state, app.table, app.batcher, lambda: app.ledger, lambda: app.raw_producer)
+        self._registered = RegisteredDetectors(options, self._settings.topic_prefix)
+        await self._registered.start()
+        state = State(app.table, spans_of(self._settings), thresholds_of(self._settings), self._registered.of)
+        source_log = self._source_log = SourceLog(options, app.source_topic, self._idempotent)
+        self._folder.attach(state, app.table, app.batcher, lambda: app.ledger, lambda: app.raw_producer, source_log)
         app.table.on_recover(self._folder.load)
         app.agent(app.points, name=f"{self._settings.app_id}.stats", concurrency=1)(self._read)
         self._tasks = [
             asyncio.create_task(self._folder.run(), name="stats-fold"),
+            asyncio.create_task(self._folder.watch_log_ends(), name="stats-ends"),
             asyncio.create_task(self._carry(app), name="stats-faust"),
             asyncio.create_task(self._watch(app), name="stats-watch"),
         ]
@@ -127,6 +135,9 @@ class StatsProcessor:
     async def stop(self) -> None:
         """Fold, publish and commit what was accepted, then leave; bounded in time. Safe to call twice."""
         app, self._app = self._app, None
+        registered, self._registered = self._registered, None
+        if registered is not None:
+            await registered.stop()
         if app is None:
             return
         try:
@@ -141,6 +152,8 @@ class StatsProcessor:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._source_log is not None:
+                await self._source_log.close()
             self._folder.release()
 
     @property
@@ -193,6 +206,7 @@ class StatsProcessor:
             "points": self._folder.points,
             "rejected": self._folder.rejected,
             "pending": self._folder.pending,
+            "expired": 0 if self._app is None or not self._folder.ready else self._app.ledger.expired,
             "told": dict(self._folder.told),
             "event_lag": self._folder.event_lag_s(),
         }

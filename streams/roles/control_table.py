@@ -66,6 +66,11 @@ class ControlTable:
         await self._follower.start()
         self._loaded = True
 
+    @property
+    def problem(self) -> str | None:
+        """Why the topic cannot be read at present; None while it is read."""
+        return self._follower.problem
+
     async def stop(self) -> None:
         """Stop following."""
         await self._follower.stop()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 
@@ -16,6 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from schemas.access import role_group
 from schemas.codec import Rejected, header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
@@ -30,10 +30,12 @@ from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
 from streams.agents.transports import together
 from streams.broker.kafka import client_options
+from streams.broker.neighbours import watch as watch_neighbours
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.block_watch import BlockWatch
 from streams.dispatch.callers import CallerFactory
-from streams.dispatch.parts import Parts
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.held_memory import HeldMemory
 from streams.dispatch.task_kinds import task_kinds
 from streams.engine.batcher import Batcher
 from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
@@ -41,12 +43,14 @@ from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.follower import Follower
-from streams.engine.watchdog import Watchdog
+from streams.engine.log_check import LogCheck
+from streams.engine.record_reader import RecordReader
+from streams.engine.watchdog import LOOKS, Watchdog
 from streams.gateway.station import GatewayStation, secret_of
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
 from streams.plans.template_file import load_templates
-from streams.processors.dispatch import DispatchHandler
+from streams.processors.dispatch import DispatchProcessor
 from streams.roles.control_table import ControlTable
 from streams.roles.fleet import Fleet
 from streams.rules.gateway_claim import OWN_HEADER
@@ -55,6 +59,8 @@ from streams.settings import Settings
 from streams.tracing.export import Provider
 
 END_TIMEOUT_S = 10.0
+UNLIMITED = 10_000_000
+"""Records in flight: what they take in memory is bounded by `HeldMemory`."""
 
 
 class DispatchRole:
@@ -76,13 +82,14 @@ class DispatchRole:
         self._settings = settings
         self._spans = spans
         self._options = client_options(settings)
-        self._group = f"{settings.app_id}-dispatch"
+        self._group = role_group(settings.app_id, "dispatch", settings.topic_prefix)
         self._transactional = transactional
         self._partitions = partitions
         self._kinds = task_kinds(settings)
         self._templates = load_templates(settings.plans.templates)
-        self._sink = EventSink(self._options, settings.topic_prefix, idempotent=transactional)
-        self._batcher = Batcher(settings.topic_prefix, size_limits)
+        self._sink = EventSink(self._options, settings.topic_prefix, idempotent=transactional, clock_topic="state")
+        self._now_ms = self._sink.clock.now_ms
+        self._batcher = Batcher(settings.topic_prefix, size_limits, self._now_ms)
         self._controls = ControlTable(
             self._options, settings.topic_prefix, self._cancel, self._clear,
             on_rejected=lambda record, rejected: self._rejected("controls", record, rejected),
@@ -95,12 +102,13 @@ class DispatchRole:
         self._calibrations = CalibrationTable(self._options, settings.topic_prefix)
         self.standings = Standings()
         recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, self._group)
-        self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, _wall_ms)
+        self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, self._now_ms)
         self._gateway = GatewayStation(settings, self.agents, self._sink, self._writer, self._here, registry)
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
-        self._parts = self._shared(registry, recorder)
+        self._reader = RecordReader(self._options, settings.topic_prefix)
+        self._context = self._shared(registry, recorder)
         self.engine = self._over_homes()
-        self._fleet = Fleet(self._parts, self.standings, self._transports, self.engine)
+        self._fleet = Fleet(self._context, self.standings, self._transports, self.engine)
         AgentMetrics(
             registry,
             lambda: [handler.callers for handler in self._handlers()],
@@ -111,6 +119,7 @@ class DispatchRole:
         """Begin; `stack` ends it all in the opposite order. Raises `KafkaError`, `TimeoutError`, `PortTaken`."""
         prefix = self._settings.topic_prefix
         followed = Follower(self._options, full_name("standings", prefix), self.standings.apply)
+        self._followed = (self.agents, self._calibrations, followed, self._controls)
         first = (self.agents, self._calibrations, self._sink, followed)
         for part in first:
             stack.push_async_callback(part.stop)
@@ -123,20 +132,29 @@ class DispatchRole:
         stack.push_async_callback(self._gateway.stop)
         stack.push_async_callback(self._transports.close)
         stack.push_async_callback(self._controls.stop)
+        stack.push_async_callback(self._reader.close)
         stack.push_async_callback(self.engine.stop)
         await self._controls.start()
         await self.engine.start()
         self.agents.on_change(self._agent_changed)
         self._watch(stack)
-        registry = Registry(self.agents, self._writer, _wall_ms, secret_of(self._settings.gateway.agent_token))
+        registry = Registry(self.agents, self._writer, self._now_ms, secret_of(self._settings.gateway.agent_token))
         for handler in (*self._gateway.handlers(), registry.handler()):
             grpc_server.add(handler)
         await grpc_server.start()
         self._gateway.start(grpc_server.address)
 
+    def events_dropped(self) -> int:
+        """Progress events that could not be sent so far."""
+        return self._sink.dropped
+
+    def problems(self) -> list[str]:
+        """Why topics that every worker follows cannot be read at present, one line each; none while all are."""
+        return [table.problem for table in self._followed if table.problem is not None]
+
     def _watch(self, stack: AsyncExitStack) -> None:
         """What looks after the homes from outside."""
-        settings, parts, engine = self._settings.dispatch, self._parts, self.engine
+        settings, parts, engine = self._settings.dispatch, self._context, self.engine
         stack.callback(self._fleet.start())
         watch = BlockWatch(
             lambda: list(engine.homes.values()), parts.recorder, parts.emit, parts.wall_ms,
@@ -145,30 +163,36 @@ class DispatchRole:
         running = {
             "block-watch": watch.run(),
             "watchdog": Watchdog(engine, settings.stall_after / 1000).run(),
+            "neighbours": watch_neighbours(self._settings),
+            "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS).run(),
             "lease-keeper": LeaseKeeper(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run(),
         }
         for name, work in running.items():
             stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
 
-    def _shared(self, registry: CollectorRegistry, recorder: Recorder) -> Parts:
+    def _shared(self, registry: CollectorRegistry, recorder: Recorder) -> DispatchContext:
         settings = self._settings
-        return Parts(
+        return DispatchContext(
             settings=settings,
             agents=self.agents,
-            callers=CallerFactory(settings, self._transports, random.Random(), self._calibrations.of),
+            callers=CallerFactory(
+                settings, self._transports, random.Random(), self._calibrations.of, lambda: self.engine.is_current()
+            ),
+            memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
             recorder=recorder,
             emit=self._sink.emit,
             metrics=DispatchMetrics(registry),
-            wall_ms=_wall_ms,
+            wall_ms=self._now_ms,
             cancelled=self._controls.cancelled,
             partition_count=self._partition_count,
             builtin=self._kinds.builtins.agent,
             cleared=self._controls.cleared,
-            balancer=Balancer(self.agents, self.standings, settings, _wall_ms),
+            balancer=Balancer(self.agents, self.standings, settings, self._now_ms),
             templates=self._templates,
             calibrated=self._calibrations.of,
             tracing=None if self._spans is None else self._spans.role("dispatch", settings),
-            turned=lambda agent_id, caller: self._fleet.keeper.tell(agent_id, caller),
+            circuit_changed=lambda agent_id, caller: self._fleet.keeper.tell(agent_id, caller),
+            read_again=self._reader.read,
         )
 
     def _over_homes(self) -> Engine:
@@ -180,7 +204,7 @@ class DispatchRole:
             sources=INTAKE,
             instance_id=settings.instance_id,
             session_timeout_s=settings.session_timeout / 1000,
-            max_in_flight=settings.dispatch.max_in_flight,
+            max_in_flight=UNLIMITED,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             stop_timeout_s=settings.dispatch.stop_timeout / 1000,
             commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
@@ -190,8 +214,9 @@ class DispatchRole:
         return Engine(
             config,
             self._committer,
-            lambda home, kept: DispatchHandler(home, self._parts, kept),
+            lambda home, kept: DispatchProcessor(home, self._context, kept),
             on_assigned=self._batcher.forget_partition_counts,
+            wall_ms=self._now_ms,
         )
 
     def _committer(self, number: int, consumer: AIOKafkaConsumer) -> Committer:
@@ -199,9 +224,9 @@ class DispatchRole:
             return TransactionalCommitter(self._options, f"{self._group}-{number}", self._group, self._batcher)
         return PlainCommitter(self._sink.producer, consumer, self._batcher)
 
-    def _handlers(self) -> Iterator[DispatchHandler]:
+    def _handlers(self) -> Iterator[DispatchProcessor]:
         for home in list(self.engine.homes.values()):
-            if isinstance(home.handler, DispatchHandler):
+            if isinstance(home.handler, DispatchProcessor):
                 yield home.handler
 
     def _cancel(self, task_id: str) -> None:
@@ -215,24 +240,24 @@ class DispatchRole:
     def _agent_changed(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
         self._fleet.agent_changed(agent_id, agent)
         home = self.engine.homes.get(home_partition(agent_id, self._partition_count()))
-        if home is None or not isinstance(home.handler, DispatchHandler):
+        if home is None or not isinstance(home.handler, DispatchProcessor):
             return
         home.handler.agent_changed(agent_id, agent)
         if agent is not None and header(record.headers, OWN_HEADER) == "status":
             return  # it was known, and is elsewhere or otherwise now
         kind: EventType = "agent:registered" if agent is not None else "agent:unregistered"
-        recorder, emit = self._parts.recorder, self._sink.emit
-        emit(recorder.event(kind, agent_id, {"agentId": agent_id}, _wall_ms(), tail=f"/{record.offset}"))
+        recorder, emit = self._context.recorder, self._sink.emit
+        emit(recorder.event(kind, agent_id, {"agentId": agent_id}, self._now_ms(), tail=f"/{record.offset}"))
 
     def _rejected(self, topic: str, record: ConsumerRecord, rejected: Rejected) -> None:
         """An invalid record of a topic that every worker follows: the worker that owns its key's partition reports it."""
         if not self.engine.homes or not self._here((record.key or b"").decode("utf-8", "replace")):
             return
-        self._parts.metrics.dead_letters.labels(rejected.stage).inc()
+        self._context.metrics.dead_letters.labels(rejected.stage).inc()
         letter = Letter(
             topic, record.partition, record.offset, record.key, record.value, tuple(record.headers), record.timestamp
         )
-        for output in self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, _wall_ms()):
+        for output in self._context.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._now_ms()):
             self._sink.emit(output)
 
     def _here(self, agent_id: str) -> bool:
@@ -242,10 +267,6 @@ class DispatchRole:
     def _partition_count(self) -> int:
         known = self.engine.consumer.partitions_for_topic(full_name("dispatch", self._settings.topic_prefix))
         return len(known or ()) or self._partitions
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agents_io.caller import Caller
 from agents_io.transport import Transport
@@ -17,9 +17,9 @@ from schemas.partitioning import home_partition
 from streams.agents.health_checks import HealthChecks
 from streams.agents.standing_keeper import StandingKeeper
 from streams.agents.standings import Standings
-from streams.dispatch.parts import Parts
+from streams.dispatch.context import DispatchContext
 from streams.engine.engine import Engine
-from streams.processors.dispatch import DispatchHandler
+from streams.processors.dispatch import DispatchProcessor
 
 
 class _Here(NamedTuple):
@@ -32,7 +32,15 @@ class _Here(NamedTuple):
 class Fleet:
     """`keeper` tells how agents stand."""
 
-    def __init__(self, parts: Parts, standings: Standings, transport: Transport, engine: Engine) -> None:
+    def __init__(
+        self,
+        parts: DispatchContext,
+        standings: Standings,
+        transport: Transport,
+        engine: Engine,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`rng`: spreads the health checks."""
         self._parts = parts
         self._engine = engine
         self.keeper = StandingKeeper(
@@ -50,7 +58,7 @@ class Fleet:
             lambda: self._living_here().asked,
             transport,
             parts.settings.health,
-            random.Random(),
+            rng or random.Random(),
             lambda agent_id, well: self.keeper.checked(agent_id, self._caller(agent_id), well),
             self.keeper.unasked,
         )
@@ -86,9 +94,9 @@ class Fleet:
             for handler in list(self._handlers()):
                 handler.agent_available(agent)
 
-    def _handlers(self) -> Iterator[DispatchHandler]:
+    def _handlers(self) -> Iterator[DispatchProcessor]:
         for home in self._engine.homes.values():
-            if isinstance(home.handler, DispatchHandler):
+            if isinstance(home.handler, DispatchProcessor):
                 yield home.handler
 
     def _living_here(self) -> _Here:
@@ -105,10 +113,10 @@ class Fleet:
             )
         return self._here
 
-    def _home(self, agent_id: str) -> DispatchHandler | None:
+    def _home(self, agent_id: str) -> DispatchProcessor | None:
         home = self._engine.homes.get(home_partition(agent_id, self._parts.partition_count()))
-        return home.handler if home is not None and isinstance(home.handler, DispatchHandler) else None
+        return home.handler if home is not None and isinstance(home.handler, DispatchProcessor) else None
 
-    def _caller(self, agent_id: str) -> Caller | None:
+    def _caller(self, agent_id: str) -> Caller[Any] | None:
         handler = self._home(agent_id)
         return None if handler is None else handler.callers.get(agent_id)

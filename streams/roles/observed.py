@@ -18,9 +18,16 @@ from streams.metrics import Observed, Row
 
 
 def observe(
-    registry: CollectorRegistry, places: Callable[[], Iterable[Place]], ready: Callable[[], Mapping[str, bool]]
+    registry: CollectorRegistry,
+    places: Callable[[], Iterable[Place]],
+    ready: Callable[[], Mapping[str, bool]],
+    log_changes: Callable[[], int],
+    dropped_events: Mapping[str, Callable[[], int]] | None = None,
 ) -> None:
-    """`ready`: by role of this worker."""
+    """`ready`: by role of this worker. `log_changes`: of all roles together.
+
+    `dropped_events`: role -> progress events that could not be sent so far.
+    """
     ProcessCollector(registry=registry)
     observed, where = Observed(registry), ("topic", "partition")
     about = version("parallax-streams"), platform.python_version()
@@ -46,6 +53,20 @@ def observe(
         "parallax_role_ready",
         "1 while a role of this worker has its partitions and works",
         lambda: [((role,), float(up)) for role, up in ready().items()],
+        ("role",),
+    )
+    observed.add(
+        "counter",
+        "parallax_log_changes",
+        "Partitions opened again as their topic was made anew or their log lost its end",
+        lambda: [((), float(log_changes()))],
+        (),
+    )
+    observed.add(
+        "counter",
+        "parallax_events_dropped",
+        "Progress events that could not be sent; results are not among them",
+        lambda: [((role,), float(count())) for role, count in (dropped_events or {}).items()],
         ("role",),
     )
     observed.add(

@@ -7,7 +7,6 @@ Raises `TemplatesError` when the file of local patterns cannot be used. Nothing 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
+from schemas.access import role_group
 from schemas.partitioning import home_partition
 from schemas.topics import PLAN_INTAKE, full_name
 from streams.broker.kafka import client_options
@@ -26,7 +26,8 @@ from streams.engine.commit import Committer, PlainCommitter, TransactionalCommit
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
-from streams.engine.watchdog import Watchdog
+from streams.engine.log_check import LogCheck
+from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import PlanMetrics
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
@@ -51,6 +52,7 @@ class Coordination:
     engine: Engine
     partition_count: Callable[[], int]
     addresses: Addresses
+    events_dropped: Callable[[], int] = int
 
     @property
     def group(self) -> str:
@@ -83,9 +85,9 @@ async def coordinate(
 ) -> Coordination:  # fmt: skip
     """Join the group of coordinators. `address`: where this worker answers the others. Raises `KafkaError`, `TemplatesError`."""
     options = client_options(settings)
-    group = f"{settings.app_id}-plans"
+    group = role_group(settings.app_id, "plans", settings.topic_prefix)
     templates = load_templates(settings.plans.templates)
-    sink = EventSink(options, settings.topic_prefix, idempotent=transactional)
+    sink = EventSink(options, settings.topic_prefix, idempotent=transactional, clock_topic=STATE)
     stack.push_async_callback(sink.stop)
     await sink.start()
     controls = ControlTable(
@@ -96,7 +98,7 @@ async def coordinate(
     )
     stack.push_async_callback(controls.stop)
     limits = await size_limits(settings)
-    batcher = Batcher(settings.topic_prefix, limits)
+    batcher = Batcher(settings.topic_prefix, limits, sink.clock.now_ms)
 
     def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
         if transactional:
@@ -123,7 +125,7 @@ async def coordinate(
         recorder=PlanRecorder(settings.app_id, settings.topic_prefix, group),
         emit=sink.emit,
         metrics=PlanMetrics(registry),
-        wall_ms=lambda: time.time_ns() // 1_000_000,
+        wall_ms=sink.clock.now_ms,
         cancelled=controls.plan_cancelled,
         task_cancelled=controls.cancelled,
         partition_count=partition_count,
@@ -152,13 +154,19 @@ async def coordinate(
         committer,
         lambda home, kept: PlanHandler(home, parts, kept),
         on_assigned=batcher.forget_partition_counts,
+        wall_ms=sink.clock.now_ms,
     )
     stack.push_async_callback(engine.stop)
     await controls.start()
     await engine.start()
-    watchdog = asyncio.create_task(Watchdog(engine, settings.dispatch.stall_after / 1000).run(), name="plans-watchdog")
-    stack.push_async_callback(_ended, watchdog)
-    return Coordination(engine, partition_count, addresses)
+    after_s = settings.dispatch.stall_after / 1000
+    running = {
+        "plans-watchdog": Watchdog(engine, after_s).run(),
+        "plans-log-check": LogCheck(engine, after_s / LOOKS).run(),
+    }
+    for name, work in running.items():
+        stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
+    return Coordination(engine, partition_count, addresses, lambda: sink.dropped)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

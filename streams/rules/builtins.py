@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from agents_io.errors import UnknownFunction, Unsupported
+from agents_io.errors import AgentError, UnknownFunction, Unsupported
 from agents_io.rules.targets import AllowList, parse_target
 from agents_io.rules.wire.http_tasks import SAFE
 from schemas.messages import AgentRegistration, Limits, Task
@@ -28,6 +28,7 @@ from schemas.messages import AgentRegistration, Limits, Task
 Kind = Literal["http", "function", "pattern"]
 
 MAX_KNOWN = 10_000
+MAX_ID = 256
 UNLIMITED = {"max_requests": 1_000_000, "window_ms": 1}
 """As good as no rate limit, in a window too short to remember much."""
 _PATTERN_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
@@ -92,7 +93,7 @@ class Builtins:
         known = self._known.get(agent_id)
         if known is None:
             known = self._known[agent_id] = Builtin(
-                id=agent_id[:256], endpoint=name, kind=kind, limits=self._limits[kind]
+                id=agent_id[:MAX_ID], endpoint=name, kind=kind, limits=self._limits[kind]
             )
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
@@ -132,3 +133,22 @@ def cacheable(task: Task) -> bool:
     if task.type != "http" or "cache" in given.model_fields_set:
         return given.cache
     return given.method in SAFE
+
+
+def builtin_id(task: Task) -> str:
+    """The id under which a task of another type than `agent` is answered once, whether it may run here or not.
+
+    >>> builtin_id(Task(id="t", type="function", target="f", payload=1))
+    'function:f'
+    >>> builtin_id(Task(id="t", type="http", target="https://H/x?y", payload=1))
+    'http:h:443'
+    """
+    target = task.target or ""
+    if task.type == "http":
+        try:
+            found = parse_target(target)
+        except AgentError:
+            return f"http:{target}"[:MAX_ID]
+        host = f"[{found.host}]" if ":" in found.host else found.host
+        return f"http:{host}:{found.port}"[:MAX_ID]
+    return f"{task.type}:{target}"[:MAX_ID]

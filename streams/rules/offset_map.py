@@ -136,14 +136,18 @@ def _decode_bits(head: int, body: bytes) -> list[Run]:
     return runs
 
 
-def size_bound(pending: int, run_count: int, span: int) -> int:
-    """Bytes the text may need at most, from counts alone (no encoding). `pending`: offsets not done in the span.
+def size_bound(pending_runs: int, done_runs: int, span: int) -> int:
+    """Bytes the text may need at most, from counts alone (no encoding).
 
-    >>> size_bound(1000, 0, 10_000) < LIMIT_BYTES * INTAKE_STOP
-    True
+    `pending_runs`: runs of offsets that are not done in the span. `done_runs`: runs done beyond what was delivered.
+
+    >>> size_bound(500, 0, 10_000) < LIMIT_BYTES * INTAKE_STOP, size_bound(1, 0, 1 << 30)
+    (True, 44)
     """
-    runs = min(pending, span) + run_count + 1
-    # Each run is a pair of numbers; a number takes one byte, and one more for every further 128 offsets it covers.
-    by_runs = 2 * runs + span // 128 + 8
+    numbers = 2 * (pending_runs + done_runs + 1)
+    by_runs, long_span = numbers + 2, span >> 7
+    while long_span:  # a number takes a byte more for each seven bits; only so many of them can be that long
+        by_runs += min(numbers, long_span)
+        long_span >>= 7
     by_bits = span // 8 + 2
     return (min(by_runs, by_bits) + _FRAME + 2) // 3 * 4 + 4

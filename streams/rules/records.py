@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from schemas.codec import JSON_CONTENT, SPEC_VERSION, dumps, pack
+from schemas.exact_json import loads
 from schemas.messages import AgentRegistration, EventType, Task, TaskError
 from schemas.times import format_time
 from schemas.topics import BY_NAME, event_ce_type, full_name
@@ -21,24 +22,20 @@ from schemas.topics import BY_NAME, event_ce_type, full_name
 AGENT_HEADER = "parallax-agent"
 EXPIRES_HEADER = "parallax-expires"
 HOPS_HEADER = "parallax-hops"
-DUE_HEADER = "parallax-due"
-PARKS_HEADER = "parallax-parks"
+ORIGIN_HEADER = "parallax-origin"
 ATTEMPTS_HEADER = "parallax-attempts"
 TASK_HEADER = "parallax-task"
 MOVED_HEADER = "parallax-moved"
-AWAIT_HEADER = "parallax-await"
 SPAN_HEADER = "parallax-span"
 OWN_HEADERS = frozenset(
     (
         AGENT_HEADER,
         EXPIRES_HEADER,
         HOPS_HEADER,
-        DUE_HEADER,
-        PARKS_HEADER,
+        ORIGIN_HEADER,
         ATTEMPTS_HEADER,
         TASK_HEADER,
         MOVED_HEADER,
-        AWAIT_HEADER,
         SPAN_HEADER,
     )
 )
@@ -78,19 +75,57 @@ class Output:
 
 @dataclass(slots=True, frozen=True)
 class Success:
-    """An answer: `value_json` is the agent's value as JSON bytes; `confidence` in [0, 1]."""
+    """An answer: `value_json` is the agent's value as JSON bytes; `confidence` in [0, 1].
+
+    `metadata_json`: an object with the other members of the agent's answer, as JSON bytes; empty if there are none.
+    """
 
     value_json: bytes
     confidence: float
+    metadata_json: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of JSON."""
+        return len(self.value_json) + len(self.metadata_json)
 
 
 @dataclass(slots=True, frozen=True)
-class Spent:
-    """What an end cost. `execution_ms`: first call to end, or intake to end without one; `call_ms`: the last call alone."""
+class Timing:
+    """What a task took. `execution_ms`: first call to end; `wait_ms`: its record's timestamp to the first call, or to the end.
+
+    `call_ms`: the last call alone.
+    """
 
     execution_ms: float
     retries: int = 0
     call_ms: float | None = None
+    wait_ms: float | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Carried:
+    """What a task's next record says of the time before it. `origin_ms`: the timestamp of its first record, epoch ms.
+
+    `deadline_ms`: epoch ms; None: there is none. `attempts`: those used up.
+    """
+
+    origin_ms: int
+    deadline_ms: int | None = None
+    attempts: int = 0
+
+    def marks(self) -> dict[str, str]:
+        """As headers."""
+        marks = {ORIGIN_HEADER: str(self.origin_ms)}
+        if self.deadline_ms is not None:
+            marks[EXPIRES_HEADER] = str(self.deadline_ms)
+        if self.attempts:
+            marks[ATTEMPTS_HEADER] = str(self.attempts)
+        return marks
+
+
+def _waited(timing: Timing) -> dict[str, float]:
+    return {} if timing.wait_ms is None else {"waitTime": round(timing.wait_ms, 3)}
 
 
 _event_ce_type = lru_cache(maxsize=64)(event_ce_type)
@@ -150,14 +185,14 @@ class Recorder:
         echo: Echo,
         agent_id: str,
         answer: Success,
-        spent: Spent,
+        timing: Timing,
         cached: bool,
         now_ms: int,
         calibrated: float | None = None,
     ) -> list[Output]:
         """Result, data point (none for a cached answer: no agent spoke) and `task:completed`. `echo`: the task's metadata."""
         value = orjson.Fragment(answer.value_json)
-        execution_ms = round(spent.execution_ms, 3)
+        execution_ms = round(timing.execution_ms, 3)
         result = self._result(
             task,
             echo,
@@ -168,11 +203,12 @@ class Recorder:
                 **({} if calibrated is None else {"calibratedConfidence": calibrated}),
                 "agentId": agent_id,
                 "executionTime": execution_ms,
-                "retries": spent.retries,
+                **_waited(timing),
+                "retries": timing.retries,
                 "cached": cached,
             },
             now_ms,
-            len(answer.value_json),
+            answer,
         )
         data = {"taskId": task.id, "result": value, "confidence": answer.confidence, "executionTime": execution_ms}
         completed = self.event("task:completed", task.id, data, now_ms)
@@ -186,11 +222,13 @@ class Recorder:
                 agent_id=agent_id,
             )
             # Large metadata are given up before the answer is.
-            last = result.fallback or result
-            last.fallback = self.failed(task, echo if last is result else {}, error, spent, now_ms)[0]
+            last = result
+            while last.fallback is not None:
+                last = last.fallback
+            last.fallback = self.failed(task, {} if _is_large(echo) else echo, error, timing, now_ms)[0]
         outputs = [result, completed]
         if not cached:
-            outputs.append(self._point(task, agent_id, answer.confidence, True, spent, now_ms))
+            outputs.append(self._point(task, agent_id, answer.confidence, True, timing, now_ms))
         return outputs
 
     def failed(
@@ -198,7 +236,7 @@ class Recorder:
         task: Task,
         echo: Echo,
         error: TaskError,
-        spent: Spent,
+        timing: Timing,
         now_ms: int,
         spoke: bool = False,
         status: str | None = None,
@@ -208,41 +246,51 @@ class Recorder:
         A data point too if an agent was called and the failure is its own (`spoke`).
         """
         status = status or STATUS_BY_CODE.get(error.code, "failure")
-        execution_ms = round(spent.execution_ms, 3)
+        execution_ms = round(timing.execution_ms, 3)
         body: dict[str, Any] = {"status": status, "error": error.wire()}
         if error.agent_id is not None:
             body["agentId"] = error.agent_id
-        body |= {"executionTime": execution_ms, "retries": spent.retries, "cached": False}
+        body |= {"executionTime": execution_ms, **_waited(timing), "retries": timing.retries, "cached": False}
         ended: EventType = "task:failed"
         if error.code == "expired":
             ended = "task:expired"
         elif status == "cancelled":
             ended = "task:cancelled"
-        data = {"taskId": task.id, "error": error.wire(), "retries": spent.retries}
+        data = {"taskId": task.id, "error": error.wire(), "retries": timing.retries}
         outputs = [self._result(task, echo, body, now_ms), self.event(ended, task.id, data, now_ms)]
         if spoke and error.agent_id is not None:
-            outputs.append(self._point(task, error.agent_id, 0.0, False, spent, now_ms))
+            outputs.append(self._point(task, error.agent_id, 0.0, False, timing, now_ms))
         return outputs
 
-    def _result(self, task: Task, echo: Echo, body: dict[str, Any], now_ms: int, answer_bytes: int = 0) -> Output:
-        """The smaller form is without the metadata, if these are what makes it large."""
+    def _result(
+        self, task: Task, echo: Echo, body: dict[str, Any], now_ms: int, answer: Success | None = None
+    ) -> Output:
+        """Its smaller forms leave out what makes it large: `metadata.answer` first, then all metadata."""
         when = format_time(now_ms)
         wire: dict[str, Any] = {"taskId": task.id}
         if task.plan_id is not None:
             wire["planId"] = task.plan_id
         wire |= body
         wire["timestamp"] = when
-        wire["metadata"] = echo
+        wire["metadata"] = echo if answer is None else with_answer(echo, answer.metadata_json)
         subject = task.id.encode()
         key = subject if task.plan_id is None else task.plan_id.encode()
         headers = self._headers(RESULT_TYPE, subject, subject, when.encode())
         value = pack(wire)
         output = Output("results", key, value, headers)
-        if len(value) - answer_bytes > LARGE_BYTES:
-            output.fallback = Output("results", key, pack(wire | {"metadata": {}}), headers)
+        last = output
+        value_bytes = 0
+        if answer is not None:
+            value_bytes = len(answer.value_json)
+            if answer.metadata_json and len(value) - value_bytes > LARGE_BYTES:
+                last.fallback = last = Output("results", key, pack(wire | {"metadata": echo}), headers)
+        if len(last.value or b"") - value_bytes > LARGE_BYTES:
+            last.fallback = Output("results", key, pack(wire | {"metadata": {}}), headers)
         return output
 
-    def _point(self, task: Task, agent_id: str, confidence: float, success: bool, spent: Spent, now_ms: int) -> Output:
+    def _point(
+        self, task: Task, agent_id: str, confidence: float, success: bool, timing: Timing, now_ms: int
+    ) -> Output:
         when = format_time(now_ms)
         key = agent_id.encode()
         value = {
@@ -252,7 +300,7 @@ class Recorder:
             "confidence": confidence,
             "success": success,
             "timestamp": when,
-            "executionTime": round(spent.execution_ms if spent.call_ms is None else spent.call_ms, 3),
+            "executionTime": round(timing.execution_ms if timing.call_ms is None else timing.call_ms, 3),
             "taskId": task.id,
         }
         headers = self._headers(POINT_TYPE, task.id.encode(), key, when.encode())
@@ -288,23 +336,10 @@ class Recorder:
         return [output, self.event("task:dead-lettered", place, data, now_ms)]
 
     def forward(
-        self,
-        letter: Letter,
-        key: str,
-        agent_id: str | None,
-        expires_ms: int,
-        hops: int,
-        partition: int,
-        now_ms: int,
-        attempts: int = 0,
+        self, letter: Letter, key: str, agent_id: str | None, carried: Carried, hops: int, partition: int, now_ms: int
     ) -> Output:
-        """The same bytes to another home, with the agent chosen (if it is yet) and the deadline that runs already.
-
-        `attempts`: calls made before, of another agent.
-        """
-        marks = {EXPIRES_HEADER: str(expires_ms), HOPS_HEADER: str(hops)}
-        if attempts:
-            marks[ATTEMPTS_HEADER] = str(attempts)
+        """The same bytes to another partition, with the agent chosen (if it is yet)."""
+        marks = carried.marks() | {HOPS_HEADER: str(hops)}
         if agent_id is not None:
             marks[AGENT_HEADER] = agent_id
         return self._moved("dispatch", key, letter, marks, partition, now_ms)
@@ -315,32 +350,15 @@ class Recorder:
         tail = f"/{letter.topic}/{letter.partition}/{letter.offset}"
         return self.event("task:duplicate", task_id, {"taskId": task_id, **place}, now_ms, tail=tail)
 
-    def park(
-        self,
-        letter: Letter,
-        task_id: str,
-        agent_id: str,
-        expires_ms: int,
-        due_ms: int,
-        parks: int,
-        attempts: int,
-        now_ms: int,
-        token: str | None = None,
+    def relocate(
+        self, letter: Letter, task_id: str, agent_id: str, carried: Carried, token: str, now_ms: int
     ) -> Output:
-        """The same bytes to the `parked` topic of the same partition, with when to come back and what was spent already.
+        """The same bytes to the end of the `parked` topic of the same partition, so that the commit can pass the record.
 
-        `token`: tells the owner that its call is under way. `agent_id`: empty while it waits for any agent.
+        `token`: tells the owner which of its tasks the new record carries on. `agent_id`: empty while none is chosen.
         """
-        marks = {AGENT_HEADER: agent_id, EXPIRES_HEADER: str(expires_ms), DUE_HEADER: str(due_ms)}
-        marks |= {PARKS_HEADER: str(parks), ATTEMPTS_HEADER: str(attempts), TASK_HEADER: task_id}
-        if token is not None:
-            marks[MOVED_HEADER] = token
+        marks = carried.marks() | {AGENT_HEADER: agent_id, TASK_HEADER: task_id, MOVED_HEADER: token}
         return self._moved("parked", agent_id or task_id, letter, marks, letter.partition, now_ms)
-
-    @staticmethod
-    def park_again(letter: Letter) -> Output:
-        """A parked record as it is, to the end of its partition."""
-        return Output("parked", letter.key, letter.value, list(letter.headers), partition=letter.partition)
 
     def _moved(
         self, topic: str, key: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int
@@ -379,6 +397,25 @@ def from_coordinator(headers: Iterable[tuple[str, bytes]]) -> bool:
         if key == "ce_source":
             found = value or b""
     return found.startswith(b"/parallax/") and found.endswith(b"/plans")
+
+
+def with_answer(echo: Echo, metadata_json: bytes) -> Echo:
+    """The task's metadata with the other members of the agent's answer as its member `answer`.
+
+    >>> orjson.dumps(with_answer(orjson.Fragment(b'{"mine":1}'), b'{"reasoning":"so"}'))
+    b'{"mine":1,"answer":{"reasoning":"so"}}'
+    """
+    if not metadata_json:
+        return echo
+    told = orjson.dumps(echo)
+    if b'"answer"' in told:  # a member of the task's own by that name gives way
+        told = dumps({name: value for name, value in loads(told).items() if name != "answer"})
+    comma = b"," if len(told) > 2 else b""
+    return orjson.Fragment(told[:-1] + comma + b'"answer":' + metadata_json + b"}")
+
+
+def _is_large(echo: Echo) -> bool:
+    return len(orjson.dumps(echo)) > LARGE_BYTES
 
 
 def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:

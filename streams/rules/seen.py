@@ -16,6 +16,8 @@ DIGEST_BYTES = 10
 CHUNK_IDS = 64
 """A chunk with fewer ids is written again with those that follow, so that slow traffic does not use up the ring."""
 GENERATIONS = 4
+"""Ids of a quarter of the window are forgotten together, and lie in chunks of their own: the next owner knows each by the time of
+its chunk. So an id is remembered for the window, and for half of it more at most."""
 BUCKETS = 1024
 _REST = DIGEST_BYTES - 1
 
@@ -64,31 +66,50 @@ class SeenIds:
     >>> seen = SeenIds(window_ms=60_000, max_ids=1000)
     >>> seen.add(digest("a1", "t1"), 0); seen.has(digest("a1", "t1")), seen.has(digest("a1", "t2"))
     (True, False)
+    >>> seen.has(digest("a1", "t1"), 60_000)
+    False
     """
 
-    __slots__ = ("_fresh", "_generations", "_max", "_sequence", "_tail", "_window_ms", "count")
+    __slots__ = ("_fresh", "_generations", "_max", "_parts", "_sequence", "_tail", "_tail_ms", "_window_ms", "count")
 
-    def __init__(self, window_ms: int, max_ids: int) -> None:
-        """At least `max_ids` are remembered, each for at least `window_ms`; a little more of both."""
+    def __init__(self, window_ms: int, max_ids: int, parts: int = GENERATIONS) -> None:
+        """At least `max_ids` are remembered, each for at least `window_ms`; a little more of both.
+
+        `parts`: how finely they age: an id is forgotten within `window_ms * (1 + 2 / parts)`.
+        """
         self._window_ms = window_ms
+        self._parts = parts
         self._max = max_ids
         self._generations: deque[_Generation] = deque()
         self._fresh: list[bytes] = []
         self._tail = b""
+        self._tail_ms = 0
         self._sequence = 0
         self.count = 0
 
     @property
     def slots(self) -> int:
         """How many chunks there are at most; chunk `n` replaces chunk `n - slots`."""
-        return self._max // CHUNK_IDS + 2
+        return (
+            self._max // CHUNK_IDS + self._parts + 3
+        )  # in slow traffic each part of the window ends with a small chunk
 
-    def has(self, digest: bytes) -> bool:
-        """Whether it was added and is not forgotten."""
-        return any(generation.has(digest) for generation in self._generations)
+    def has(self, digest: bytes, now_ms: int | None = None) -> bool:
+        """Whether it was added and is not forgotten. `now_ms`: and its time has not passed; without it the newest stay known."""
+        return any(
+            generation.has(digest)
+            for generation in self._generations
+            if now_ms is None or now_ms < generation.last_ms + self._window_ms
+        )
 
     def add(self, digest: bytes, now_ms: int) -> None:
         """Remember it, and put it into the next `flush`."""
+        if not self._fresh:
+            if self._tail and (now_ms - self._tail_ms) * self._parts >= self._window_ms:
+                self._sequence += 1  # a chunk is as old as its newest id: the old ones must not become young with it
+                self._tail = b""
+            if not self._tail:
+                self._tail_ms = now_ms
         self._fresh.append(digest)
         self._keep(digest, now_ms)
 
@@ -118,8 +139,8 @@ class SeenIds:
         newest = generations[-1] if generations else None
         if (
             newest is None
-            or newest.count * GENERATIONS >= self._max
-            or (now_ms - newest.first_ms) * GENERATIONS >= self._window_ms
+            or newest.count * self._parts >= self._max
+            or (now_ms - newest.first_ms) * self._parts >= self._window_ms
         ):
             newest = _Generation(now_ms)
             generations.append(newest)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from streams.rules.detection.alarms import type_of
 from streams.rules.windows.series import Series
 
 Told = tuple[tuple[str, str], ...]
@@ -26,7 +27,7 @@ class AlarmCount:
         firing = {} if detectors is None else detectors.alarms.firing
         if not (firing or before):
             return before
-        now = tuple((kind, episode.severity) for kind, episode in firing.items() if episode.scope != "hidden")
+        now = tuple((type_of(kind), episode.severity) for kind, episode in firing.items() if episode.scope != "hidden")
         if now != before:
             self._on.subtract(before)
             self._on.update(now)

@@ -11,6 +11,7 @@ from typing import Any
 import faust
 from aiokafka import AIOKafkaProducer
 
+from schemas.access import role_group
 from schemas.topics import full_name
 from streams.engine.batcher import Batcher
 from streams.settings import Settings
@@ -106,4 +107,4 @@ class StatsApp(faust.App):
 
 def group_id(settings: Settings) -> str:
     """The consumer group of statistics."""
-    return f"{settings.app_id}-stats"
+    return role_group(settings.app_id, "stats", settings.topic_prefix)

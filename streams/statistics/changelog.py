@@ -7,18 +7,23 @@ differ or the source is missing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka import errors as kafka_errors
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.topics import full_name
 from streams.broker.kafka import start
+from streams.broker.topic_bounds import Fitting, NewShape, new_topic
+from streams.broker.topics_admin import TopicsError
 from streams.settings import Settings
 from streams.statistics.table import CHANGELOG
+
+log = logging.getLogger(__name__)
 
 CONFIG = {
     "cleanup.policy": "compact",
@@ -31,7 +36,7 @@ CONFIG = {
 VISIBLE_TIMEOUT_S = 30.0
 
 
-class ChangelogError(Exception):
+class ChangelogError(TopicsError):
     """The topics are not as statistics need them; the message is one line and names the remedy."""
 
 
@@ -92,7 +97,13 @@ async def _metadata(admin: AIOKafkaAdminClient) -> dict[str, list[dict[str, Any]
 
 
 async def _create(admin: AIOKafkaAdminClient, name: str, partitions: int, replication: int) -> None:
-    answer = await admin.create_topics([NewTopic(name, partitions, max(replication, 1), topic_configs=dict(CONFIG))])
+    shape = NewShape(name, partitions, dict(CONFIG))
+    factor = max(replication, 1)
+    if refusals := await Fitting(admin, factor).fit([shape]):
+        raise ChangelogError(f"cannot create {name}: {refusals[0].said}")
+    for setting, (want, used) in shape.adapted.items():
+        log.warning("%s: the cluster does not take %s=%s; adapted to %s", name, setting, want, used or "its default")
+    answer = await admin.create_topics([new_topic(name, partitions, shape.config, factor)])
     for row in answer.topic_errors:
         error = kafka_errors.for_code(row[1])
         if row[1] != 0 and error is not kafka_errors.TopicAlreadyExistsError:

@@ -23,9 +23,10 @@ from schemas.messages import ConfidenceDataPoint
 from streams.engine.batcher import Batcher
 from streams.engine.breath import Breath
 from streams.rules.records import Letter, Output
-from streams.rules.windows.clock import EventClock
+from streams.statistics.event_clocks import EventClocks
 from streams.statistics.outputs import StatsRecorder
-from streams.statistics.state import Live, State, TooManySeries
+from streams.statistics.source_log import SourceLog
+from streams.statistics.state import Live, RecordAt, State, TooManySeries
 from streams.statistics.table import Row, StatsTable, send_all
 from streams.statistics.transport import LedgerConsumer, StatsMessage
 
@@ -43,7 +44,8 @@ TICK_UPDATES = 2000
 TICK_SERIES = 3000
 """Series the clock looks at in one tick: 30,000 take ten of them, and none holds up the loop for long."""
 AHEAD_MS = 600_000
-"""A point may lie this far after its record's own time; more is a wrong clock and would close everything before it."""
+"""A point may lie this far after its record's own time, or after the present if that is later (an old record may be written
+again with points of now); more is a wrong clock and would close everything before it."""
 DRAIN_S = 5.0
 
 
@@ -63,8 +65,8 @@ class Folder:
         self._room.set()
         self._full = asyncio.Event()
         self._flushing = asyncio.Lock()
-        self._clocks: dict[int, EventClock] = {}
-        self._loaded = 0.0
+        self._clocks = EventClocks()
+        self._read_s: dict[int, float] = {}  # partition -> when its last batch was counted, monotonic seconds
         self.releases = 0
         """How often partitions went; whatever was read before is no longer certain."""
         self._round: list[Live] = []
@@ -82,10 +84,11 @@ class Folder:
         batcher: Batcher,
         consumer: Callable[[], LedgerConsumer],
         producer: Callable[[], AIOKafkaProducer],
+        source_log: SourceLog,
     ) -> None:
         """The parts that exist once the app is built; consumer and producer once it has started."""
         self.state, self._table, self._batcher = state, table, batcher
-        self._consumer, self._producer = consumer, producer
+        self._consumer, self._producer, self._source_log = consumer, producer, source_log
 
     @property
     def pending(self) -> int:
@@ -93,9 +96,8 @@ class Folder:
         return len(self._pending)
 
     def event_lag_s(self) -> dict[int, float]:
-        """Partition -> how far the events that are counted lie behind the clock; 0 where nothing more comes."""
-        now, now_ms = time.monotonic(), int(time.time() * 1000)
-        return {number: clock.lag_s(now, now_ms) for number, clock in self._clocks.items()}
+        """Partition -> how far the events that are counted lie behind the clock; 0 where all that was there is counted."""
+        return self._clocks.lag_s()
 
     async def take(self, message: StatsMessage) -> None:
         """One message from Faust; waits while too many are pending."""
@@ -127,6 +129,13 @@ class Folder:
         except Exception as error:
             self.failed(error)
 
+    async def watch_log_ends(self) -> None:
+        """Ask where the logs end, over and over, until cancelled."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self.ready:
+                await self._clocks.ask(self._consumer(), self._source_log)
+
     async def _linger(self) -> None:
         if 0 < len(self._pending) < MAX_BATCH:
             await _at_most(self._full, LINGER_S)
@@ -141,13 +150,18 @@ class Folder:
         async with self._flushing:
             gc.disable()
             try:
-                await self.state.load()
+                await self.state.load(int(time.time() * 1000))
                 gc.freeze()
             finally:
                 gc.enable()
-            self._loaded = time.monotonic()
             for live in self.state:
-                self._clock(live.series.partition).read(live.series.windows.watermark_ms, self._loaded)
+                self._clocks.of(live.series.partition).observe_event(
+                    live.series.windows.watermark_ms, live.series.arrived_ms
+                )
+            for partition, offset in (await self._source_log.resume_offsets(self.state.marks())).items():
+                self.state.count_anew(partition, offset)
+                self._consumer().resume_offsets[partition] = offset
+            await self._table.write(self._table.overtaken())
             self.ready = True
 
     async def drain(self) -> None:
@@ -194,10 +208,11 @@ class Folder:
             if live is not None:
                 touched[live.key] = live
         now = time.monotonic()
-        for number in {message.partition for message in batch}:
-            self._clock(number).read(0, now)
+        self._read_s.update(dict.fromkeys((message.partition for message in batch), now))
         for live in touched.values():
-            self._clock(live.series.partition).read(live.series.windows.watermark_ms, now)
+            self._clocks.of(live.series.partition).observe_event(
+                live.series.windows.watermark_ms, live.series.arrived_ms
+            )
         await self._store(touched.values(), outputs, now, releases)
         consumer = self._consumer()
         for message in batch:
@@ -208,17 +223,16 @@ class Folder:
         headers = cast("tuple[tuple[str, bytes], ...]", tuple(message.headers or ()))
         try:
             point = decode(ConfidenceDataPoint, message.value, headers)
-            record_ms = int((message.timestamp or 0.0) * 1000)
-            if record_ms > 0 and point.timestamp - record_ms > AHEAD_MS:
+            stamp_ms = -1 if message.timestamp is None else round(message.timestamp * 1000)
+            now_ms = int(time.time() * 1000)
+            ahead_ms = point.timestamp - max(stamp_ms, now_ms)
+            if ahead_ms > AHEAD_MS:
                 raise Rejected(
-                    "validate", f"timestamp: lies {(point.timestamp - record_ms) // 1000} s after its record's time"
+                    "validate", f"timestamp: lies {ahead_ms // 1000} s after its record's time and the present"
                 )
             if point.feedback and point.task_id is None:
                 raise Rejected("validate", "feedback: needs taskId")
-            live = self.state.apply(point, message.partition, message.offset)
-            if not point.feedback:
-                live.spoke = time.monotonic()
-            return live
+            return self.state.fold(point, RecordAt(message.partition, message.offset, stamp_ms, now_ms))
         except TooManySeries as error:
             stage, reason = "process", str(error)
         except Rejected as error:
@@ -253,10 +267,17 @@ class Folder:
             rows += self.state.rows(live)
             windows.touched.clear()
         await self._send(outputs)
-        self._still(releases)
-        await self._table.write(rows)
+        await self._write(rows, releases)
         for live in touched:
             live.leaving.clear()
+
+    async def _write(self, rows: list[Row], releases: int) -> None:
+        """Raises `Released` if the group says that the partitions are, or may be, another worker's."""
+        self._still(releases)
+        if not await self._consumer().confirm_ownership():
+            raise Released
+        self._still(releases)
+        await self._table.write(rows)
 
     def _still(self, releases: int) -> None:
         """Go on only if the partitions are still ours."""
@@ -288,7 +309,7 @@ class Folder:
             if not live.dirty:
                 continue
             await self._breathe(releases)
-            quiet = now - self._clock(live.series.partition).read_s >= TICK_S
+            quiet = now - self._read_s.get(live.series.partition, 0.0) >= TICK_S
             self._publish(live, now, outputs, quiet=all_of_them or quiet)
             if len(outputs) >= TICK_UPDATES and not all_of_them:
                 break
@@ -297,15 +318,17 @@ class Folder:
     # The clock
 
     async def _tick(self) -> None:
-        now, now_ms, releases = time.monotonic(), int(time.time() * 1000), self.releases
+        now, releases = time.monotonic(), self.releases
         await self._send(await self._updates(now, releases))
         self._still(releases)
-        events_ms = {partition: clock.time_ms(now, now_ms) for partition, clock in self._clocks.items()}
+        self._clocks.advance(self._consumer().positions())
         touched = []
         for live in self._turn():
             await self._breathe(releases)
-            idle_s = now - max(live.spoke, self._loaded)
-            if self.state.tick(live, events_ms.get(live.series.partition, 0), int(idle_s * 1000)):
+            series = live.series
+            clock = self._clocks.of(series.partition)
+            at = series.windows.watermark_ms, series.arrived_ms
+            if self.state.tick(live, clock.time_ms(*at), clock.idle_ms(series.arrived_ms), clock.closing_ms(*at)):
                 touched.append(live)
                 if len(touched) >= MAX_BATCH:
                     break
@@ -316,15 +339,8 @@ class Folder:
     async def _foretell(self, touched: Collection[Live], releases: int) -> None:
         """What the clock says is written before it is told: after a crash no offset would repeat it, and nothing end it."""
         rows = [row for live in touched if live.series.anomalies for row in self.state.rows(live)]
-        self._still(releases)
         if rows:
-            await self._table.write(rows)
-
-    def _clock(self, partition: int) -> EventClock:
-        clock = self._clocks.get(partition)
-        if clock is None:
-            clock = self._clocks[partition] = EventClock(time.monotonic())
-        return clock
+            await self._write(rows, releases)
 
     def _turn(self) -> list[Live]:
         """The series whose turn it is; all of them while they are few."""

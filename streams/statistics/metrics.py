@@ -30,6 +30,11 @@ class StatsMetrics(Collector):
         yield GaugeMetricFamily(
             "parallax_stats_pending", "Data points read, not counted yet", value=found.get("pending", 0)
         )
+        yield CounterMetricFamily(
+            "parallax_stats_expired_points",
+            "Data points that retention removed before they were counted",
+            value=found.get("expired", 0),
+        )
         yield GaugeMetricFamily(
             "parallax_stats_series", "Series (agent, pattern, task type) kept here", value=found.get("series", 0)
         )
@@ -46,7 +51,7 @@ class StatsMetrics(Collector):
         yield dropped
         behind = GaugeMetricFamily(
             "parallax_stats_event_time_lag_seconds",
-            "How far the events that are counted lie behind the clock; 0 where no more come",
+            "How far the events that are counted lie behind the clock; 0 where all that was there is counted",
             labels=["partition"],
         )
         for partition, seconds in found.get("event_lag", {}).items():

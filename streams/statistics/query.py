@@ -14,7 +14,7 @@ from typing import Any
 from schemas.messages import Interval
 from schemas.times import format_time
 from streams.engine.breath import Breath
-from streams.rules.detection.alarms import Alarms, SeriesId
+from streams.rules.detection.alarms import Alarms, SeriesId, type_of
 from streams.rules.detection.calibration import Calibration
 from streams.rules.windows.moments import Moments
 from streams.rules.windows.ranges import COARSEST, covered, tiles
@@ -143,7 +143,7 @@ def _alarms(owner: SeriesId, alarms: Alarms) -> Iterator[dict[str, Any]]:
         if episode.scope != "hidden":
             yield {
                 "id": episode.id,
-                "type": kind,
+                "type": type_of(kind),
                 "agentId": owner.agent_id,
                 "patternName": None if episode.scope == "agent" else pattern,
                 "severity": episode.severity,
@@ -153,7 +153,7 @@ def _alarms(owner: SeriesId, alarms: Alarms) -> Iterator[dict[str, Any]]:
                 "points": episode.age,
             }
     for kind in alarms.pending:
-        yield {"type": kind, "agentId": owner.agent_id, "patternName": pattern, "state": "pending"}
+        yield {"type": type_of(kind), "agentId": owner.agent_id, "patternName": pattern, "state": "pending"}
 
 
 # One answer of all parts

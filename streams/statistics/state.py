@@ -6,35 +6,49 @@ broker. Bounded: at most `MAX_SERIES` series; a series keeps 60 minutes, 24 hour
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import orjson
 
 from schemas.codec import pack
-from schemas.messages import AgentCalibration, Aggregate, ConfidenceDataPoint, Interval, ReliabilityBin
+from schemas.messages import AgentCalibration, Aggregate, ConfidenceDataPoint, Interval
 from streams.engine.breath import Breath
 from streams.rules.detection.alarms import Moment, SeriesId
-from streams.rules.detection.calibration import BY_BINS, Calibration
+from streams.rules.detection.calibration import Calibration
 from streams.rules.detection.detectors import Thresholds
 from streams.rules.detection.grouping import Sibling
+from streams.rules.detection.specs import DetectorSpec
+from streams.rules.windows.log_identity import Mark
 from streams.rules.windows.series import Series
 from streams.rules.windows.windows import INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
 from streams.settings import Settings
 from streams.statistics.alarm_count import AlarmCount, Told
+from streams.statistics.calibrations import calibration_message
 from streams.statistics.table import Row, StatsTable, parse_key, series_key, window_key
 
 MAX_SERIES = 200_000
+CLOCK_SKEW_MS = 600_000
+"""What was read when is known by the clock of whoever read it; a worker that takes over may have another one, this far ahead."""
 
 
 class TooManySeries(Exception):
     """The worker keeps as many series as it may; the point is put aside."""
 
 
+class RecordAt(NamedTuple):
+    """Where a point was read: partition, offset on the broker, the record's time (-1: none), and when it was read, epoch ms."""
+
+    partition: int
+    offset: int
+    stamp_ms: int
+    read_ms: int
+
+
 class Live:
     """One series and what is known of it only here: which closed windows the table holds, what was published when."""
 
-    __slots__ = ("alarms", "archived", "dirty", "key", "leaving", "published", "series", "spoke")
+    __slots__ = ("alarms", "archived", "dirty", "key", "leaving", "published", "series")
 
     def __init__(self, key: bytes, series: Series) -> None:
         self.key = key
@@ -43,7 +57,6 @@ class Live:
         self.leaving: dict[WindowId, Window] = {}  # closed, and on its way to the table
         self.dirty: set[WindowId] = set()  # open windows that changed since they were published
         self.published: dict[WindowId, float] = {}  # open window -> when, monotonic seconds
-        self.spoke = 0.0  # when its last point was read, monotonic seconds
         self.alarms: Told = ()
 
     def aggregate(self, window_id: WindowId, window: Window) -> dict[str, Any]:
@@ -62,30 +75,6 @@ def spans_of(settings: Settings) -> Spans:
     }
 
 
-def calibration_message(agent_id: str, whole: Calibration, table: list[float]) -> AgentCalibration:
-    """The record on `calibrations`."""
-    gap, low, high = whole.gap()
-    return AgentCalibration(
-        agent_id=agent_id,
-        count=whole.count,
-        method="bins" if whole.count >= BY_BINS else "curve",
-        table=table,
-        success_rate=whole.rate,
-        gap=gap,
-        gap_low=low,
-        gap_high=high,
-        brier=min(max(whole.brier(), 0.0), 1.0),
-        log_loss=whole.log_loss(),
-        calibration_error=min(whole.error(), 1.0),
-        bins=[
-            ReliabilityBin(
-                count=b.count, confidence=min(b.confidence, 1.0), success_rate=b.rate, low=b.low, high=b.high
-            )
-            for b in whole.bins()
-        ],
-    )
-
-
 def thresholds_of(settings: Settings) -> Thresholds | None:
     """What is abnormal; None when detection is off."""
     stats = settings.stats
@@ -100,14 +89,23 @@ def thresholds_of(settings: Settings) -> Thresholds | None:
         overconfidence=stats.overconfidence,
         slow_factor=stats.slow_factor,
         silent_after_ms=stats.silent_after,
+        chosen=tuple(stats.detectors),
     )
 
 
 class State:
     """All series of all owned partitions."""
 
-    def __init__(self, table: StatsTable, spans: Spans, limits: Thresholds | None) -> None:
+    def __init__(
+        self,
+        table: StatsTable,
+        spans: Spans,
+        limits: Thresholds | None,
+        registered: Callable[[str], tuple[DetectorSpec, ...]] = lambda _: (),
+    ) -> None:
+        """`registered`: the detectors an agent's registration asks for."""
         self._table = table
+        self._registered = registered
         self._spans = spans
         self._limits = limits
         self._idle_ms = 0 if limits is None else limits.check_interval_ms + spans["minute"].grace_ms
@@ -117,6 +115,7 @@ class State:
         self._late = 0
         self._dropped = dict.fromkeys(INTERVALS, 0)
         self._firing = AlarmCount()
+        self._bases: dict[int, int] = {}  # partition -> what is added to its offsets, see `log_offsets`
 
     def __len__(self) -> int:
         return len(self._series)
@@ -131,9 +130,14 @@ class State:
         self._calibrated.clear()
         self._late, self._dropped = 0, dict.fromkeys(INTERVALS, 0)
         self._firing.clear()
+        self._bases.clear()
 
-    async def load(self) -> None:
-        """Take up what the table holds after recovery. Yields to the loop now and then."""
+    async def load(self, now_ms: int = 0) -> None:
+        """Take up what the table holds after recovery. Yields to the loop now and then.
+
+        A series that does not know when its last point was read counts as idle from `now_ms` on, the others a bit less than what
+        was written says.
+        """
         self.clear()
         windows: list[tuple[int, SeriesId, WindowId]] = []
         breath = Breath()
@@ -145,6 +149,9 @@ class State:
             else:
                 data = orjson.loads(value)
                 live = self._add(partition, series_id, Series.from_json(data, series_id, partition, *self._rules))
+                arrived_ms = live.series.arrived_ms
+                live.series.arrived_ms = min(arrived_ms + CLOCK_SKEW_MS, now_ms) if arrived_ms else now_ms
+                self._bases[partition] = max(self._bases.get(partition, 0), live.series.base)
                 live.dirty.update(live.series.windows.open)
         for partition, series_id, (interval, start) in windows:
             await breath()
@@ -164,8 +171,33 @@ class State:
         live.alarms = self._firing.moved((), series)
         return live
 
+    def marks(self) -> dict[int, list[Mark]]:
+        """Partition -> the last record each series counted in the newest log that was counted."""
+        found: dict[int, list[Mark]] = {}
+        for (partition, _), live in self._series.items():
+            series = live.series
+            if series.offset >= 0 and series.base == self._bases.get(partition, 0):
+                found.setdefault(partition, []).append(Mark(series.offset - series.base, series.stamp_ms))
+        return found
+
+    def count_anew(self, partition: int, offset: int) -> None:
+        """The log is another one from `offset` on: what follows comes after all that was counted before, whatever its offset."""
+        counted = max((live.series.offset for (at, _), live in self._series.items() if at == partition), default=-1)
+        self._bases[partition] = counted + 1 - offset
+
+    def fold(self, point: ConfidenceDataPoint, record: RecordAt) -> Live:
+        """Count the point of one record; see `apply`."""
+        base = self._bases.get(record.partition, 0)
+        live = self.apply(point, record.partition, base + record.offset)
+        series = live.series
+        if series.offset == base + record.offset:
+            series.base, series.stamp_ms = base, record.stamp_ms
+        if not point.feedback:
+            series.arrived_ms = record.read_ms
+        return live
+
     def apply(self, point: ConfidenceDataPoint, partition: int, offset: int) -> Live:
-        """Fold one point in; returns the series it touched. Raises `TooManySeries`."""
+        """Count one point; returns the series it touched. `offset` ascends over all logs there were. Raises `TooManySeries`."""
         series_id = SeriesId(point.agent_id, point.pattern_name, point.task_type)
         live = self._series.get((partition, series_id))
         if live is None:
@@ -177,6 +209,8 @@ class State:
         owner, series = live, live.series
         told = len(series.anomalies)
         self._count(series, -1)
+        if series.detectors is not None:
+            series.detectors.choose(self._registered(series_id.agent_id))
         series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
         self._count(series, 1)
         if len(series.anomalies) > told or series.grouping:
@@ -195,15 +229,15 @@ class State:
         others = (self._series[key].series for key in self._by_agent[mine.id.agent_id] if key[0] == mine.partition)
         return [Sibling(s.born, s.detectors.alarms) for s in others if s is not mine and s.detectors is not None]
 
-    def tick(self, live: Live, events_ms: int, idle_ms: int) -> bool:
+    def tick(self, live: Live, events_ms: int, idle_ms: int, closing_ms: int = 0) -> bool:
         """What time alone does to a series; True if anything is to be written or told.
 
-        `events_ms`: its partition's event time (`clock.py`); `idle_ms`: how long the series has brought no point, as the wall
-        clock has it: while points come, they alone bring alarms, so that a replay brings the same.
+        `events_ms`: its event time; `idle_ms`: how long it has certainly had no point; `closing_ms`: the time by which windows
+        close, if that is later (all `clock.py`). While points come, they alone bring alarms, so that a replay brings the same.
         """
         series = live.series
         told = len(series.anomalies)
-        changed = series.close_due(events_ms) or told > 0
+        changed = series.close_due(max(events_ms, closing_ms)) or told > 0
         if idle_ms >= self._idle_ms:
             changed |= series.look(events_ms)
             if 0 <= series.silent_ms() <= events_ms and self._last_to_speak(live):
@@ -282,11 +316,8 @@ class State:
         """True if by this clock one of the series' closed windows is past its retention, or nothing is left of it."""
         if self._over(live):
             return True
-        horizon = max(now_ms, live.series.windows.watermark_ms)
-        return any(
-            starts and min(starts) < horizon - horizon % span.size_ms - (span.keep - 1) * span.size_ms
-            for starts, span in ((live.archived[interval], self._spans[interval]) for interval in INTERVALS)
-        )
+        windows = live.series.windows
+        return any(starts and min(starts) < windows.floor_at(i, now_ms) for i, starts in live.archived.items())
 
     @staticmethod
     def _over(live: Live) -> bool:

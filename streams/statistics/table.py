@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import faust
 import orjson
@@ -27,7 +27,18 @@ from streams.rules.windows.windows import WindowId
 CHANGELOG = "stats-changelog"
 """Short name of the changelog topic."""
 
+DELETED_AT = "parallax-offset"
+"""Header of a deletion: the source offset of the row it deletes."""
+
 Row = tuple[bytes, bytes | None]
+
+
+class Recovery(NamedTuple):
+    """What is known of the rows while they are read back. `deleted`: key -> the offset its deletion knew; `overtaken`: keys whose
+    newest row lies beneath an older one."""
+
+    deleted: dict[bytes, int]
+    overtaken: set[bytes]
 
 
 def series_key(partition: int, series: SeriesId) -> bytes:
@@ -67,6 +78,11 @@ def source_offset(value: bytes) -> int:
     return int(value[1 : value.index(b",")])
 
 
+def deletion_offset(record: Any) -> int | None:
+    """The source offset of the row that a deletion deletes; None: it does not say."""
+    return next((int(value) for name, value in getattr(record, "headers", None) or () if name == DELETED_AT), None)
+
+
 async def send_all(batcher: Batcher, producer: AIOKafkaProducer, outputs: Sequence[Output]) -> None:
     """Send and wait until the broker has them; the loop has turns meanwhile. Raises the first failure."""
     await asyncio.gather(*await batcher.send(producer, outputs, Breath()))
@@ -80,6 +96,7 @@ class StatsTable(faust.Table[bytes, bytes]):
     def __init__(self, app: Any, batcher: Batcher, topic: str, partitions: int) -> None:
         self._topic = topic
         self._batcher = batcher
+        self.recovery = Recovery({}, set())
         super().__init__(app, name="stats", key_type=bytes, value_type=bytes, partitions=partitions)
 
     def _changelog_topic_name(self) -> str:
@@ -92,22 +109,35 @@ class StatsTable(faust.Table[bytes, bytes]):
     def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
         """Nothing is left to do: rows are taken as they are fetched, see `recover`."""
 
-    def recover(self, records: Iterable[Any]) -> None:
+    def recover(self, records: Iterable[Any], recovery: Recovery | None = None) -> None:
         """Recovery: of two rows of a key the one that has seen more of the source wins, the later one if they are equal.
 
         Whole fetches at once, past Faust's queue, which costs a task and two counters for every record. A worker that was
         stopped and lost its partitions may still write a row when it wakes; its state is right for its offset, only older, so
-        it must not replace a newer one.
+        it must not replace a newer one, nor delete it.
         """
         data = self.data
+        deleted, overtaken = recovery or Recovery({}, set())
         for record in records:
             key, value = record.key, record.value
-            if value is None:
-                data.pop(key, None)
-                continue
             held = data.get(key)
-            if held is None or source_offset(value) >= source_offset(held):
+            offset = deletion_offset(record) if value is None else source_offset(value)
+            if held is not None and offset is not None and offset < source_offset(held):
+                overtaken.add(key)
+            elif value is None:
+                data.pop(key, None)
+                overtaken.discard(key)
+                if offset is not None:
+                    deleted[key] = offset
+            elif offset is not None and offset > deleted.get(key, -1):
                 data[key] = value
+                overtaken.discard(key)
+
+    def overtaken(self) -> list[Row]:
+        """The rows that lie in the changelog beneath older ones, to be written again: compaction keeps only what lies on top."""
+        found: list[Row] = [(key, self.data[key]) for key in self.recovery.overtaken if key in self.data]
+        self.recovery = Recovery({}, set())
+        return found
 
     async def write(self, rows: Sequence[Row]) -> None:
         """Write rows in order, wait until the broker has them, then show them. A None value deletes."""
@@ -116,7 +146,9 @@ class StatsTable(faust.Table[bytes, bytes]):
         breath, outputs = Breath(), []
         for key, value in rows:
             await breath()
-            outputs.append(Output(CHANGELOG, key, value, [], partition=self.partition_for_key(key)))
+            held = self.data.get(key) if value is None else None
+            headers = [] if held is None else [(DELETED_AT, str(source_offset(held)).encode())]
+            outputs.append(Output(CHANGELOG, key, value, headers, partition=self.partition_for_key(key)))
         await send_all(self._batcher, self.app.raw_producer, outputs)
         for key, value in rows:
             if value is None:

@@ -4,6 +4,9 @@ In: records as aiokafka fetches them. Out: messages stamped with the epoch they 
 processor reported done. Faust's own bookkeeping (acks, gaps, committed offsets) is not used: it commits points that were never
 processed (a gap's end is the delivered offset) and gives up the ledger before the last commit of a rebalance.
 
+Before state is written the group is asked whether the partitions are still ours, unless it was lately: a process that was stopped
+for longer than its session finds another owner at its place, and must not write over what that one knows.
+
 Every fetched source record enters the ledger before Faust may drop it. A record that Faust loses on the way (a cleared queue, a
 suspended flow) is noticed when a later one of its partition arrives: the partitions are then read again from the commit offset.
 """
@@ -13,12 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, cast
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
@@ -27,11 +29,18 @@ from streams.engine.group import dead_task
 from streams.engine.places import Place, known
 from streams.rules.ledger import Ledger
 from streams.statistics import changelog
+from streams.statistics.client import StatsConsumerThread, StatsProducer
+from streams.statistics.lease import Lease, now
+from streams.statistics.source_log import SourceLog
 
 log = logging.getLogger(__name__)
 
 MAX_REREADS = 20
 """Reading again without any progress in between: more is a fault, not a rebalance."""
+
+
+class LogReplaced(Exception):
+    """`data-points` was made anew while it was read; a new start counts on where the new log begins."""
 
 
 class Carrier(Protocol):
@@ -69,7 +78,13 @@ class LedgerConsumer(driver.Consumer):
         self._ledgers: dict[TP, Ledger] = {}
         self._arriving: dict[TP, deque[int]] = {}
         self._committed: dict[TP, int] = {}
+        self._passed: dict[TP, int] = {}
         self._seeking = asyncio.Lock()
+        self._lease = Lease(self.app.conf.broker_session_timeout / 2)
+        self.expired = 0
+        """Points that retention removed before they were read."""
+        self.resume_offsets: dict[int, int] = {}
+        """Partition -> where to go on instead of at the commit offset, because the log is another one."""
 
     def _new_consumer_thread(self) -> Any:
         return StatsConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -82,6 +97,7 @@ class LedgerConsumer(driver.Consumer):
         self._recover(records)
         source = [tp for tp in records if tp.topic == self.source]
         if not source:
+            self._note_positions(epoch)
             return records
         if epoch != self.epoch or self._seeking.locked():
             # The position moved while this fetch was under way: what it brought may have been read before or be out of turn.
@@ -92,17 +108,33 @@ class LedgerConsumer(driver.Consumer):
             if ledger is None or arriving is None:
                 await self.perform_seek()
                 return {}
+            if records[tp] and records[tp][0].offset < ledger.next:
+                self.carrier.failed(
+                    LogReplaced(f"{tp.topic} [{tp.partition}] begins anew at offset {records[tp][0].offset}")
+                )
+                return {}
             fresh = [record for record in records[tp] if ledger.track(record.offset)]
             arriving.extend(record.offset for record in fresh)
             records[tp] = [(epoch, record) for record in fresh]
+        self._note_positions(epoch)
         return records
+
+    def _note_positions(self, epoch: int) -> None:
+        """How far the log was read when all that this fetch brought is in the ledger: markers at its end bring no record."""
+        consumer = getattr(self._thread, "_consumer", None)
+        if consumer is None or epoch != self.epoch or self._seeking.locked():
+            return
+        for tp in self._ledgers:
+            position, _ = known(consumer, TopicPartition(*tp))
+            if position is not None:
+                self._passed[tp] = position
 
     def _recover(self, records: dict[TP, Any]) -> None:
         """The table takes its rows; Faust sees the last of them, by which it knows how far recovery has come."""
         for tp in [tp for tp in records if tp.topic == self.app.changelog_topic]:
             found = records.pop(tp)
             if tp in self.app.tables.recovery.active_tps:
-                self.app.table.recover(found)
+                self.app.table.recover(found, self.app.table.recovery)
                 records[tp] = found[-1:]
 
     def _to_message(self, tp: TP, record: Any) -> StatsMessage:
@@ -179,6 +211,7 @@ class LedgerConsumer(driver.Consumer):
                 return
             committed = await self.seek_to_committed()
             heads = {tp: committed.get(tp) for tp in source}
+            heads.update(await self._rewound(heads))
             new = [tp for tp, head in heads.items() if head is None or head < 0]
             if new:
                 heads.update(await self.earliest_offsets(*new))
@@ -187,6 +220,32 @@ class LedgerConsumer(driver.Consumer):
             self._ledgers = {tp: Ledger(head or 0) for tp, head in heads.items()}
             self._arriving = {tp: deque() for tp in heads}
             self._committed = {tp: -1 if tp in new else (head or 0) for tp, head in heads.items()}
+            self._passed = {}
+
+    async def _rewound(self, heads: Mapping[TP, int | None]) -> dict[TP, int]:
+        """Where to begin in place of the commit offset: where the log is not the one that was read, or ends before it."""
+        ends = await self.highwaters(*heads)
+        wanted = {tp: self.resume_offsets[tp.partition] for tp in heads if tp.partition in self.resume_offsets}
+        short = [
+            tp for tp, head in heads.items() if tp not in wanted and head is not None and head > ends.get(tp, head)
+        ]
+        if short:
+            log.error("the committed offset lies beyond the log, reading from its beginning: %s", short)
+            wanted.update(await self.earliest_offsets(*short))
+        await self._note_expired(heads, wanted)
+        if wanted:
+            await self._commit(wanted)
+            for tp in wanted:
+                self.resume_offsets.pop(tp.partition, None)
+        return wanted
+
+    async def _note_expired(self, heads: Mapping[TP, int | None], rewound: Collection[TP]) -> None:
+        """Report what retention took before it was read: nothing else would."""
+        for tp, begin in (await self.earliest_offsets(*heads)).items():
+            head = heads.get(tp)
+            if head is not None and 0 <= head < begin and tp not in rewound:
+                self.expired += begin - head
+                log.error("retention removed %d unread points of %s [%d]", begin - head, tp.topic, tp.partition)
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """Where the changelog ends: recovery reads up to there."""
@@ -194,6 +253,43 @@ class LedgerConsumer(driver.Consumer):
             return dict(await super().highwaters(*partitions))
         found = await changelog.ends(self.app.client_options, [TopicPartition(*tp) for tp in partitions])
         return {TP(*tp): end for tp, end in found.items()}
+
+    async def log_ends(self, source_log: SourceLog) -> dict[int, int]:
+        """Partition -> where its log ended at some time since the call. Raises `KafkaError`, `TimeoutError`."""
+        numbers = {tp.partition for tp in self._ledgers}
+        ends = await source_log.ends(numbers)
+        consumer = getattr(self._thread, "_consumer", None)
+        if consumer is not None:
+            for tp in consumer.assignment():
+                if tp.topic == self.source and tp.partition in ends:
+                    # The embedded broker answers with the end of the last batch's first record; a fetch knows better.
+                    ends[tp.partition] = max(ends[tp.partition], consumer.highwater(tp) or 0)
+        return ends
+
+    def positions(self) -> dict[int, int]:
+        """Partition -> the offset before which every point is counted."""
+        return {
+            tp.partition: ledger.head if ledger.in_flight else max(ledger.head, self._passed.get(tp, 0))
+            for tp, ledger in self._ledgers.items()
+        }
+
+    async def confirm_ownership(self) -> bool:
+        """Whether the partitions are still ours, as the group has it; asked again after half a session.
+
+        Until then nobody else can have been given them: the group waits a whole session for a member. Raises `KafkaError`.
+        """
+        asked = now()
+        if self._lease.holds(asked):
+            return True
+        if not self._ledgers:
+            return False
+        try:
+            await self._commit({tp: ledger.head for tp, ledger in self._ledgers.items()})
+        except (CommitFailedError, IllegalStateError) as error:
+            log.warning("statistics wrote nothing, the partitions may be another worker's: %s", error)
+            return False
+        self._lease.renew(asked)
+        return True
 
     # Done and committed
 
@@ -237,6 +333,7 @@ class LedgerConsumer(driver.Consumer):
         moved = {tp: head for tp, head in heads.items() if head > max(self._committed[tp], 0) and tp in assigned}
         if not moved:
             return False
+        asked = now()
         try:
             await self._commit(moved)
         except KafkaError as error:
@@ -244,6 +341,7 @@ class LedgerConsumer(driver.Consumer):
                 self.carrier.failed(error)
             log.warning("commit failed, the next one takes its place: %s", error)
             return False
+        self._lease.renew(asked)
         for tp, head in moved.items():
             if tp in self._committed:
                 self._committed[tp] = max(head, self._committed[tp])
@@ -259,7 +357,8 @@ class LedgerConsumer(driver.Consumer):
         await self.carrier.drain()
         await self.commit()
         self.epoch += 1
-        self._ledgers, self._arriving, self._committed = {}, {}, {}
+        self._ledgers, self._arriving, self._committed, self._passed = {}, {}, {}, {}
+        self._lease.end()
         self.carrier.release()
         await super().on_partitions_revoked(revoked)
 
@@ -270,62 +369,6 @@ class LedgerConsumer(driver.Consumer):
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's stall detector compares two different clocks and cries wolf."""
-
-
-class StatsConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches; built with our client options and reading committed records only."""
-
-    app: Any
-
-    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
-        app, conf = self.app, self.app.conf
-        self._assignor = app.assignor
-        consumer = AIOKafkaConsumer(
-            **app.client_options,
-            client_id=f"{conf.id}-{conf.consumer_group_instance_id or 'member'}",
-            group_id=conf.id,
-            group_instance_id=conf.consumer_group_instance_id,
-            partition_assignment_strategy=[self._assignor],
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            max_poll_records=conf.broker_max_poll_records,
-            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
-            session_timeout_ms=int(conf.broker_session_timeout * 1000),
-            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
-            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
-            fetch_max_wait_ms=500,
-        )
-        app.assignor.asks_again = lambda: consumer._coordinator.request_rejoin()
-        return consumer
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Raises `KafkaError`; Faust would crash the app for errors that the next commit does not have."""
-        assigned = self.assignment()
-        wanted = {
-            TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items() if tp in assigned
-        }
-        await self._ensure_consumer().commit(wanted)
-        return True
-
-
-class StatsProducer(driver.Producer):
-    """Faust's producer built with our client options; idempotent where the broker can."""
-
-    app: Any
-
-    def _new_producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
-            **self.app.client_options,
-            client_id=f"{self.app.conf.id}-producer",
-            acks="all",
-            enable_idempotence=self.app.idempotent,
-            max_batch_size=512 * 1024,
-            max_request_size=12 * 1024 * 1024,
-        )
-
-    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
-        """Topics are created before the app starts, never by it."""
 
 
 class StatsTransport(driver.Transport):

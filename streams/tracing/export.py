@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from schemas.access import Who, role_group
 from streams.rules.otel_env import BadOtel, Wanted, wanted
 from streams.rules.spans import Ids
 from streams.settings import Settings
@@ -49,12 +50,13 @@ class Provider:
         self._provider = provider
         self._ids = ids
 
-    def role(self, role: str, settings: Settings) -> Tracing:
+    def role(self, role: Who, settings: Settings) -> Tracing:
         """The spans of one role."""
         from streams.tracing.spans import Tracing
 
         tracer = self._provider.get_tracer(SCOPE, _version())
-        return Tracing(tracer, self._ids, role, settings.topic_prefix, f"{settings.app_id}-{role}")
+        group = role_group(settings.app_id, role, settings.topic_prefix)
+        return Tracing(tracer, self._ids, role, settings.topic_prefix, group)
 
     async def stop(self, timeout_s: float = FLUSH_S) -> None:
         """Send what waits, at most so long; then leave it. Its thread is a daemon: a hung collector holds up no end."""

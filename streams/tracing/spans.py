@@ -25,8 +25,8 @@ from opentelemetry.trace import (
 )
 
 from agents_io.errors import AgentError
+from agents_io.pending_call import ObservedCall
 from agents_io.per_agent import PerAgent
-from agents_io.ticket import Attempt
 from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
@@ -108,8 +108,8 @@ class WorkSpan:
         self._below = set_span_in_context(span, NOTHING)
         self.trace = _trace_of(span.get_span_context())
 
-    def begins(self, agent: AgentRegistration, number: int, hedged: bool) -> Attempt:
-        """A call to an agent begins (`agents_io.ticket.Watch`)."""
+    def begins(self, agent: AgentRegistration, number: int, hedged: bool) -> ObservedCall:
+        """A call to an agent begins (`agents_io.pending_call.CallObserver`)."""
         if not self._span.is_recording():
             return UnseenCall(self.trace)  # no sampler that is known here takes what lies below what it left out
         return self._tracing.call(agent, self._below, number, hedged)
@@ -135,7 +135,7 @@ class WorkSpan:
 
 
 class CallSpan:
-    """One call to an agent (`agents_io.ticket.Attempt`)."""
+    """One call to an agent (`agents_io.pending_call.ObservedCall`)."""
 
     __slots__ = ("_provider", "_span", "headers")
 

@@ -23,12 +23,11 @@ import uvloop
 
 from agents_io.errors import AgentError
 from agents_io.http.transport import HttpTransport
-from agents_io.ticket import Ticket
 from agents_io.transport import Answer, Call
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration, Limits
 from streams.dispatch.callers import CallerFactory
-from streams.dispatch.jobs import read_job, ticket_for
+from streams.dispatch.task_run import TaskRun, read_task
 from streams.rules.records import Letter
 from streams.settings import Settings
 from streams.worker import settle_memory
@@ -57,8 +56,10 @@ class Whole:
     """From a task's bytes to its answer: what dispatch does around a call, without Kafka."""
 
     def __init__(self, fleet: list[AgentRegistration], transport: HttpTransport) -> None:
-        factory = CallerFactory(Settings(), transport, random.Random(1))
+        self._settings = Settings()
+        factory = CallerFactory(self._settings, transport, random.Random(1))
         self._callers = [factory.make(agent, self) for agent in fleet]
+        self._ended: dict[TaskRun, asyncio.Future[Answer | AgentError]] = {}
 
     async def call(self, number: int) -> None:
         """One task."""
@@ -66,24 +67,23 @@ class Whole:
         loop = asyncio.get_running_loop()
         value = dumps({"id": f"t{number}", "type": "agent", "target": caller.agent.id, "payload": PAYLOAD})
         letter = Letter("tasks", 0, number, None, value, ())
-        job = read_job(letter, loop.time(), time.time_ns() // 1_000_000, 30_000)
-        ticket = ticket_for(job, loop.time() + 30, 3)
-        ended = ticket.work = loop.create_future()
-        assert caller.submit(ticket)
+        run = read_task(letter, loop.time(), time.time_ns() // 1_000_000, self._settings)
+        ended = self._ended[run] = loop.create_future()
+        caller.submit(run)
         answer = await ended
         assert isinstance(answer, Answer), answer
 
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+    def on_finished(self, run: TaskRun, outcome: Answer | AgentError) -> None:
         """Its end."""
-        ticket.work.set_result(answer)
+        self._ended.pop(run).set_result(outcome)
 
-    def started(self, ticket: Ticket) -> None:
+    def on_first_call(self, run: TaskRun) -> None:
         """Its first call."""
 
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+    def on_retry(self, run: TaskRun, delay_s: float) -> None:
         """Never, with this agent."""
 
-    def circuit(self, agent_id: str, transition: object) -> None:
+    def on_circuit(self, agent_id: str, transition: object) -> None:
         """Never, with this agent."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agents_io.discovery import Found, discover
+from agents_io.discovery import Found, discover, investigate
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.http import FakeAgent
@@ -117,12 +117,15 @@ async def test_nobody_there() -> None:
 
 
 async def test_token_is_sent_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is missing here finds nothing."""
+    """One that only the worker has is left out, and the reason is reported."""
     monkeypatch.setenv("A_TOKEN", "s3cret")
     async with FakeMcp() as fake:
         assert isinstance(await discover(fake.endpoint, SecretRef(env="A_TOKEN")), Found)
         assert fake.heads[0]["Authorization"] == "Bearer s3cret"
-        assert await discover(fake.endpoint, SecretRef(env="NO_SUCH_TOKEN")) is None
+        seen = await investigate(fake.endpoint, SecretRef(env="NO_SUCH_TOKEN"))
+        assert seen.found is not None
+        assert "Authorization" not in fake.heads[-1]
+        assert "NO_SUCH_TOKEN is not set here" in (seen.note or "")
 
 
 async def test_strange_names_are_printable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +136,92 @@ async def test_strange_names_are_printable(monkeypatch: pytest.MonkeyPatch) -> N
         found = await discover(fake.endpoint)
         assert found is not None
         assert found.said.isprintable()
+
+
+async def test_the_most_specific_sign_wins() -> None:
+    """A health page is the weakest: model servers have one too, beside the base of their API as well."""
+
+    async def llama(request: web.Request) -> web.Response:
+        if request.path in ("/health", "/v1/health"):
+            return web.json_response({"status": "ok"})
+        if request.path == "/v1/models":
+            return web.json_response({"data": [{"id": "m"}]})
+        return web.Response(status=404)
+
+    runner, endpoint = await serve(llama)
+    try:
+        for asked, called in ((endpoint, endpoint + "/v1"), (endpoint + "/v1", None)):
+            found = await discover(asked)
+            assert found is not None
+            assert (found.protocol, found.metadata, found.endpoint) == ("openai", {"model": "m"}, called)
+    finally:
+        await runner.cleanup()
+
+
+async def test_an_agent_is_one_tool_of_its_server() -> None:
+    """What the other tools can do is no capability of it."""
+    async with FakeMcp() as fake:
+        fake.tools = ["judge", "delete_all"]
+        found = await discover(fake.endpoint)
+        assert found is not None
+        assert (found.capabilities, found.metadata, found.choices) == ((), {}, ("judge", "delete_all"))
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "reason"),
+    [
+        (401, {"WWW-Authenticate": "Bearer"}, "answered 401"),
+        (307, {"Location": "https://elsewhere.example/agent?token=x"}, "leads to 'https://elsewhere.example/agent'"),
+        (404, {}, "answered 404"),
+    ],
+)
+async def test_reasons_are_kept_for_each_protocol(status: int, headers: dict[str, str], reason: str) -> None:
+    """Something answered, and nothing is guessed."""
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=status, headers=headers)
+
+    runner, endpoint = await serve(handler)
+    try:
+        seen = await investigate(endpoint)
+        assert (seen.found, seen.answered) == (None, True)
+        assert [protocol for protocol, _ in seen.reasons] == ["a2a", "mcp", "openai", "http"]
+        assert all(reason in text for _, text in seen.reasons)
+        assert "token=x" not in str(seen.reasons)
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_card_that_cannot_be_used_is_a_reason() -> None:
+    """An unknown version, and one that is no card."""
+    for card, reason in (
+        ({"supportedInterfaces": [{"url": "http://h", "protocolBinding": "JSONRPC", "protocolVersion": "9.0"}]}, "9.0"),
+        ({"supportedInterfaces": [{"url": "http://h", "protocolBinding": "GRPC"}]}, "GRPC"),
+        ({"hello": 1}, "the agent card is none"),
+    ):
+
+        async def handler(request: web.Request, card: Any = card) -> web.Response:
+            return web.json_response(card) if "agent-card" in request.path else web.Response(status=404)
+
+        runner, endpoint = await serve(handler)
+        try:
+            seen = await investigate(endpoint)
+            assert seen.found is None
+            assert reason in dict(seen.reasons)["a2a"]
+        finally:
+            await runner.cleanup()
+
+
+async def test_an_agent_without_a_health_page_is_found_by_where_it_takes_tasks() -> None:
+    """405 to a GET: there is something to post to."""
+
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=405 if request.path == "/analyze" else 404)
+
+    runner, endpoint = await serve(handler)
+    try:
+        found = await discover(endpoint)
+        assert found is not None
+        assert found.protocol == "http"
+    finally:
+        await runner.cleanup()

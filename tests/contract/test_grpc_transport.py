@@ -29,12 +29,14 @@ from agents_io.errors import (
 )
 from agents_io.fakes.grpc import GrpcFakeAgent
 from agents_io.fakes.steps import Step, answer, compute, hang, huge, raw, reset, status
+from agents_io.grpc.endpoint import endpoint_of
 from agents_io.grpc.status import TABLE, status_error
-from agents_io.grpc.transport import GrpcTransport, endpoint_of
+from agents_io.grpc.transport import GrpcTransport
+from agents_io.rules.wire.proto_payload import parse_result
 from agents_io.tls import TlsFiles
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
-from schemas.pb.confidence_pb2 import AgentRequest, Health
+from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult, Health
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
 CA = {"caFile": str(CERTS / "authority.pem")}
@@ -183,6 +185,53 @@ async def test_reasoning_uncertainties_and_metadata_are_kept() -> None:
     said = {"value": 1, "confidence": 1, "reasoning": "why", "uncertainties": ["u"], "metadata": {"k": "v"}}
     async with rig_of(compute(lambda _: said)) as rig:
         assert (await rig.call()).metadata == {"reasoning": "why", "uncertainties": ["u"], "k": "v"}
+
+
+async def test_who_answered_and_when_are_kept_too() -> None:
+    """Every member of the result beside value and confidence."""
+    result = ConfidenceResult(value_json="1", confidence=1, agent_id="a7")
+    result.timestamp.FromMilliseconds(1_700_000_000_123)
+    assert parse_result(result.SerializeToString(), 100).metadata == {
+        "agentId": "a7",
+        "timestamp": "2023-11-14T22:13:20.123Z",
+    }
+
+
+async def test_metadata_beyond_8_kib() -> None:
+    """A mesh and a debug trailer come to that; far beyond, it is the answer's fault and no rate limit."""
+
+    async def analyze(request: bytes, context: Any) -> bytes:
+        sizes = dict(context.invocation_metadata())
+        context.set_trailing_metadata((("x-debug", "d" * int(sizes["x-size"])),))
+        return ConfidenceResult(value_json="1", confidence=1).SerializeToString()
+
+    server = grpc.aio.server()
+    methods = {"Analyze": grpc.unary_unary_rpc_method_handler(analyze)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("parallax.confidence.ConfidenceAgent", methods),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    transport = GrpcTransport()
+    agent = AgentRegistration(id="a", endpoint=f"grpc://127.0.0.1:{port}")
+    try:
+        for size in (9_000, 15_000, 40_000):
+            call = Call("t", "k", b"{}", 10.0, (("x-size", str(size)),))
+            assert (await transport.call(agent, call)).value == 1
+        with pytest.raises(BadResponse, match="metadata"):
+            await transport.call(agent, Call("t", "k", b"{}", 10.0, (("x-size", "200000"),)))
+    finally:
+        await transport.close()
+        await server.stop(0)
+
+
+async def test_a_task_that_exists_already_is_tried_again_after_the_first_attempt() -> None:
+    """An earlier attempt of ours may still run there."""
+    async with rig_of(status(grpc.StatusCode.ALREADY_EXISTS.value[0])) as rig:
+        for attempt, again in ((1, False), (2, True)):
+            with pytest.raises(ClientError) as caught:
+                await rig.transport.call(rig.agent, Call("t", "k", b"{}", 10.0, attempt=attempt))
+            assert (caught.value.retryable, caught.value.counts_against_agent) == (again, False)
 
 
 async def test_value_path() -> None:
@@ -478,7 +527,8 @@ def test_our_own_lack_of_descriptors_is_not_the_agents_fault(details: str, error
 
 def test_commands_that_need_no_grpc_do_not_load_it() -> None:
     """It costs a tenth of a second and more."""
-    code = "import sys, streams.cli.main, streams.cli.agents; sys.exit(any(name in sys.modules for name in ('grpc', 'google')))"
+    modules = "streams.cli.main, streams.cli.agents, agents_io.registration_check"
+    code = f"import sys, {modules}; sys.exit(any(name in sys.modules for name in ('grpc', 'google')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from agents_io.fakes.a2a import FakeA2a
@@ -12,6 +13,7 @@ from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import answer
+from streams.broker.client import send_keyed
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from tests.pipeline.test_cli import Cli
@@ -68,10 +70,11 @@ async def test_probe_asks_agents_of_every_protocol(ready: Cli) -> None:
             ("http", http.endpoint, ()),
             ("mcp", mcp.endpoint, ("--protocol", "mcp", "--metadata", "tool=analyze")),
             ("chat", chat.endpoint, ("--protocol", "openai", "--metadata", "model=m")),
-            ("lame", chat.endpoint, ("--protocol", "openai")),
             ("kafka", "kafka://nowhere", ()),
         ):
             assert (await ready("agents", "add", name, endpoint, *options)).code == 0
+        lame = orjson.dumps({"id": "lame", "endpoint": chat.endpoint, "protocol": "openai"})
+        await send_keyed(ready.settings, "agents", [(b"lame", lame)])
         said = await ready("agents", "probe", "-o", "jsonl")
         assert said.code == 1
         rows = {row["id"]: row for row in said.lines()}
@@ -87,3 +90,14 @@ async def test_probe_asks_agents_of_every_protocol(ready: Cli) -> None:
         assert (await ready("agents", "probe", "http", "lame", "--timeout", "2s")).code == 0
         gone = await ready("agents", "probe", "nobody")
         assert (gone.code, "not registered: nobody" in gone.err) == (4, True)
+
+
+async def test_what_cannot_work_is_refused_when_it_is_added(ready: Cli) -> None:
+    """With the reason; nothing is registered. `tests/unit/test_registration_check.py` has the other reasons."""
+    async with FakeMcp(answer()) as mcp:
+        mcp.tools = ["judge", "delete_all"]
+        said = await ready("agents", "add", "a", mcp.endpoint, "--protocol", "mcp", "--metadata", "tool=nosuch")
+        assert (said.code, "no 'nosuch', only judge, delete_all" in said.err) == (2, True)
+        said = await ready("agents", "add", "m", mcp.endpoint, "--metadata", "tool=judge", "-o", "jsonl")
+        assert said.lines()[0]["capabilities"] == ["judge"]
+        assert [row["id"] for row in (await ready("agents", "ls", "-o", "jsonl")).lines()] == ["m"]

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agents_io.track import Track
+from agents_io.call_stats import CallStats
 from schemas.messages import AgentRegistration, AgentStanding, Task
 from streams.agents.standings import Standings
 from streams.dispatch.balancer import Balancer
@@ -38,15 +38,15 @@ class Two:
         return list(self.known.values())
 
 
-def followed(answers: list[float], table: list[float] | None) -> Track:
+def followed(answers: list[float], table: list[float] | None) -> CallStats:
     """What a home sees of an agent that answers so."""
-    track = Track() if table is None else Track(worth=lambda confidence: calibrated(table, confidence))
+    track = CallStats() if table is None else CallStats(worth=lambda confidence: calibrated(table, confidence))
     for number, confidence in enumerate(answers):
         track.ended("success", 0.1, confidence, float(number))
     return track
 
 
-def chosen(*tracks: Track) -> Counter[str]:
+def chosen(*tracks: CallStats) -> Counter[str]:
     """Who gets the first task after these standings, by the ids of fifty tasks."""
     standings = Standings()
     for name, track in zip("ab", tracks, strict=True):

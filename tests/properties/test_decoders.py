@@ -32,11 +32,14 @@ from schemas.messages import (
     Task,
 )
 from schemas.pb.confidence_pb2 import AgentRequest
-from streams.dispatch.jobs import read_job
+from streams.dispatch.task_run import read_task
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.task_plans import asked_by
 from streams.rules.plans.templates import read_plan, used
 from streams.rules.records import Letter
+from streams.settings import Settings
+
+SETTINGS = Settings()
 
 MODELS: list[Any] = [
     Task, Plan, Control, AgentRegistration, ConfidenceDataPoint, Event, Result, PlanResult, Aggregate, Anomaly, HomeState,
@@ -123,7 +126,7 @@ def test_an_odd_value_in_any_place_is_a_message_or_a_refusal(model: Any, sample:
 
 def job(raw: bytes) -> None:
     """Dispatch reads a task; its agents' wires take it or refuse it."""
-    found = attempt(lambda: read_job(Letter("tasks", 0, 0, None, raw), 0.0, 0, 30_000), Rejected)
+    found = attempt(lambda: read_task(Letter("tasks", 0, 0, None, raw), 0.0, 0, SETTINGS), Rejected)
     if found is not None:
         given = found.task.metadata.model_dump(include={"headers", "query"})
         attempt(lambda: fill_request(AgentRequest(), Call("t", "t", found.body, 1.0)), AgentError)

@@ -163,3 +163,18 @@ def test_a_ledger_with_nothing_in_flight_takes_more() -> None:
     ledger.done(0)
     assert not ledger.full()
     assert ledger.head == 2
+
+
+@pytest.mark.parametrize("period", [2, 20])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_map_fits_a_commit_whatever_finishes_after_it_was_taken_in(period: int, backwards: bool) -> None:
+    """A long row is in flight before any of it ends: agents that answer and one that hangs, their tasks mixed."""
+    ledger = Ledger(0)
+    taken = 0
+    while taken < 60_000 and (taken % 64 or not ledger.full()):  # looked at as often as intake does
+        ledger.track(taken)
+        taken += 1
+    done = [offset for offset in range(taken) if offset % period]
+    for offset in done[::-1] if backwards else done:
+        ledger.done(offset)
+    assert len(offset_map.encode("t", 0, ledger.head, ledger.runs())) <= LIMIT_BYTES

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents_io.errors import AnswerTooLarge, BadResponse, Unsupported
+from agents_io.rules.answer import ROUNDING
 from agents_io.rules.wire.proto_payload import fill_request, parse_result
 from agents_io.transport import Call
 from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult
@@ -62,9 +63,9 @@ def test_any_bytes_are_an_answer_or_a_clear_error(raw: bytes) -> None:
 def test_a_confidence_is_a_number_from_0_to_1_or_there_is_no_answer(value: Any, confidence: float) -> None:
     """NaN and infinities are none."""
     raw = ConfidenceResult(value_json=orjson.dumps(value).decode(), confidence=confidence).SerializeToString()
-    if math.isfinite(confidence) and 0 <= confidence <= 1:
+    if math.isfinite(confidence) and 0 <= confidence <= 1 + ROUNDING:
         answer = parse_result(raw, 100_000)
-        assert (answer.value, answer.confidence) == (value, confidence)
+        assert (answer.value, answer.confidence) == (value, min(1.0, confidence))
     else:
         with pytest.raises(BadResponse, match="confidence"):
             parse_result(raw, 100_000)

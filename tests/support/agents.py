@@ -50,15 +50,15 @@ class NaiveBreaker:
         out = [probe for probe in self.probes if not probe.settled and probe.lease > now]
         return len(out) < self.config.probes
 
-    def acquire(self, now: float) -> Probe | None:
-        """A permit, or None."""
+    def acquire(self, now: float, lease_s: float | None = None) -> Probe | None:
+        """A permit, or None. `lease_s`: how long a probe keeps its place, if not as configured."""
         if not self.permits(now):
             return None
         if self.config.mode == "disabled":
             return Probe(-1, float("inf"))
         if self.mode == "open":
             self.turn("half_open", now)
-        probe = Probe(self.era, now + self.config.probe_lease_s)
+        probe = Probe(self.era, now + (lease_s or self.config.probe_lease_s))
         if self.mode == "half_open":
             self.probes.append(probe)
         return probe

@@ -22,10 +22,11 @@ from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
-from streams.dispatch.parts import Parts
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.held_memory import HeldMemory
 from streams.engine.home import Home
 from streams.metrics import DispatchMetrics
-from streams.processors.dispatch import DispatchHandler
+from streams.processors.dispatch import DispatchProcessor
 from streams.rules.builtins import Builtins
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
@@ -164,7 +165,10 @@ class Dispatching:
         self.turned: list[str] = []
         self.worth: Callable[[float], float | None] = lambda confidence: None
         self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
-        parts = Parts(
+        self.log: dict[tuple[str, int], Any] = {}
+        self.read_again_errors: deque[BaseException] = deque()
+        self.memory = HeldMemory(self.settings.dispatch.max_held_bytes, self.settings.dispatch.max_in_flight)
+        context = DispatchContext(
             settings=self.settings,
             agents=cast("AgentTable", self.agents),
             callers=CallerFactory(
@@ -173,6 +177,7 @@ class Dispatching:
                 random.Random(1),
                 lambda _, confidence: self.worth(confidence),
             ),
+            memory=self.memory,
             recorder=self.recorder,
             emit=self.emitted.append,
             metrics=DispatchMetrics(self.registry),
@@ -182,11 +187,12 @@ class Dispatching:
             builtin=self.builtins.agent,
             cleared=lambda agent_id: self.cleared_ms,
             balancer=Balancer(self.agents, self.standings, self.settings, self.wall_ms),
-            turned=lambda agent_id, caller: self.turned.append(agent_id),
+            circuit_changed=lambda agent_id, caller: self.turned.append(agent_id),
+            read_again=self.read_again,
             templates=self.templates,
             tracing=tracing,
         )
-        self.handler = DispatchHandler(cast("Home", self.home), parts, kept)
+        self.handler = DispatchProcessor(cast("Home", self.home), context, kept)
         self.register(**AGENT)
 
     def wall_ms(self) -> int:
@@ -211,7 +217,22 @@ class Dispatching:
         """Hand over a record: the bytes given, or a plain task `t<offset>` for `a1` with these fields changed."""
         if not isinstance(task, bytes):
             task = orjson.dumps({"id": f"t{offset}", "type": "agent", "target": "a1", "payload": {}} | fields)
-        self.handler.take(source, intake(offset, task, source=source, number=self.home.number, headers=headers))
+        record = intake(
+            offset, task, source=source, number=self.home.number, headers=headers, timestamp_ms=self.wall_ms()
+        )
+        self.process(source, record)
+
+    def process(self, source: str, record: Any) -> None:
+        """Hand over a record, which stays on its topic."""
+        self.log[source, record.offset] = record
+        self.handler.process(source, record)
+
+    async def read_again(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, Any]:
+        """Records that were handed over before, unless they were deleted from `log`."""
+        await asyncio.sleep(0)
+        if self.read_again_errors:
+            raise self.read_again_errors.popleft()
+        return {offset: self.log[source, offset] for offset in offsets if (source, offset) in self.log}
 
     async def end(self, offset: int) -> dict[str, Any]:
         """Wait for the end of a record: its values by topic, an event as `events`. It must have exactly one."""

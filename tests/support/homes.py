@@ -74,7 +74,7 @@ class FakeHandler:
         """Nothing rests here."""
         return 0
 
-    def take(self, source: str, record: ConsumerRecord) -> None:
+    def process(self, source: str, record: ConsumerRecord) -> None:
         """Remember it."""
         self.taken.append((source, record.offset))
 
@@ -117,10 +117,11 @@ def intake(
     number: int = 0,
     key: bytes | None = None,
     headers: tuple[tuple[str, Any], ...] = (),
+    timestamp_ms: int = 0,
 ) -> ConsumerRecord:
     """A record as aiokafka hands it over."""
     size = 0 if value is None else len(value)
-    return ConsumerRecord(PREFIX + source, number, offset, 0, 0, key, value, None, 0, size, headers)
+    return ConsumerRecord(PREFIX + source, number, offset, timestamp_ms, 0, key, value, None, 0, size, headers)
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:

@@ -138,6 +138,8 @@ class KafkaCluster:
     format_options: list[str] = field(default_factory=list)
     """More for the tool that formats the storage: users, say."""
     java_options: list[str] = field(default_factory=list)
+    plugins: list[Path] = field(default_factory=list)
+    """Directories of compiled classes for the brokers: a policy, say."""
     _nodes: list[_Broker] = field(default_factory=list, init=False)
     _home: Path | None = field(default=None, init=False)
     _cluster_id: str = field(default="", init=False)
@@ -157,7 +159,7 @@ class KafkaCluster:
         if self._nodes:
             raise KafkaRigError("the cluster is already running")
         java = _tool("java", "openjdk-17-jre-headless")
-        classpath = f"{jars()}/*"
+        classpath = ":".join([f"{jars()}/*", *map(str, self.plugins)])
         self._home = Path(tempfile.mkdtemp(prefix="parallax-kafka-"))
         # One id in 64 begins with a dash, which an option of its own would be taken for.
         self._cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()

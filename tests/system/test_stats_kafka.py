@@ -25,16 +25,18 @@ from schemas.times import format_time, parse_time
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from streams.statistics.state import State, spans_of, thresholds_of
+from streams.statistics.table import deletion_offset, source_offset
 from tests.support.kafka import KafkaCluster
 from tests.support.points import compare, fleet, newest, produce, read_all, until
 from tests.support.written import whole_lines
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
 PARTITIONS = 4
 POINTS = int(os.environ.get("STATS_POINTS", "50000"))
 AGENTS = int(os.environ.get("STATS_AGENTS", "30"))
 FIRST = 8_000
+FREEZE_S, LONG_FREEZE_S = 4.0, 9.0  # the worker's session ends after 6 s
 KILLS = int(os.environ.get("STATS_KILLS", "3"))
 GARBAGE = [b"not json", b'{"agentId":"agent-0"}', b"{}"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,11 +45,11 @@ ROOT = Path(__file__).resolve().parents[2]
 class Worker:
     """The statistics processor in a process of its own."""
 
-    def __init__(self, bootstrap: str, prefix: str, log: Path) -> None:
+    def __init__(self, bootstrap: str, prefix: str, log: Path, name: str = "w1") -> None:
         self._out = log.open("ab")
         self._log = log
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.stats_worker", bootstrap, prefix, prefix.rstrip("."), "w1"],
+            [sys.executable, "-m", "tests.support.stats_worker", bootstrap, prefix, prefix.rstrip("."), name],
             stdout=self._out,
             stderr=self._out,
             cwd=ROOT,
@@ -67,6 +69,14 @@ class Worker:
         self.process.kill()
         self.process.wait(10)
         self._out.close()
+
+    def freeze(self) -> None:
+        """SIGSTOP: alive, and doing nothing."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.process.pid, signal.SIGCONT)
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
@@ -132,15 +142,21 @@ class Group:
                 await asyncio.sleep(0.002)
 
 
+@pytest.mark.parametrize("hours_back", [0, 4], ids=["points of now", "points of hours ago"])
 async def test_killed_in_the_middle_every_window_equals_the_recount(
-    kafka: KafkaCluster, prefix: str, tmp_path: Path, workers: list[Worker]
+    kafka: KafkaCluster, prefix: str, tmp_path: Path, workers: list[Worker], hours_back: int
 ) -> None:
-    """Three SIGKILLs while points come: aggregates equal a recount, anomalies those of an undisturbed run, letters are kept."""
+    """Three SIGKILLs while points come: aggregates equal a recount, anomalies those of an undisturbed run, letters are kept.
+
+    With points of hours ago each start is slow as well: the worker stands still as it begins, and again, longer than its session,
+    in the middle of its work.
+    """
     bootstrap = kafka.bootstrap_servers
     topic, group = f"{prefix}data-points", f"{prefix.rstrip('.')}-stats"
     await apply(Settings(bootstrap_servers=bootstrap, topic_prefix=prefix), PARTITIONS)
-    step_ms = min(10.0, 1_800_000 / POINTS)  # half an hour at most: every minute is still kept at the end
-    begin_ms = int(time.time() * 1000 - POINTS * step_ms)
+    # Half an hour at most: every minute is still kept at the end; of hours ago, from `hours_back` on to one hour ago.
+    step_ms = min(10.0, 1_800_000 / POINTS) if not hours_back else (hours_back - 1) * 3_600_000 / POINTS
+    begin_ms = int(time.time() * 1000 - POINTS * step_ms - (3_600_000 if hours_back else 0))
     points = _disturbed(fleet(11, POINTS, AGENTS, begin_ms, step_ms, drops=("agent-5", "agent-9")))
     # Some lie there before the worker starts, the others come while it is being killed.
     await produce(bootstrap, topic, [*points[:FIRST], *GARBAGE], idempotent=True)
@@ -151,7 +167,7 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
     async def trickle() -> None:
         while batch := list(islice(rest, 250)):
             await produce(bootstrap, topic, batch, idempotent=True)
-            await asyncio.sleep(0 if killed.is_set() else 0.15)
+            await asyncio.sleep(0 if killed.is_set() else 0.6 if hours_back else 0.15)
 
     trickling = asyncio.create_task(trickle())
     log = tmp_path / "worker.log"
@@ -159,15 +175,22 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
         for kill in range(KILLS):
             worker = Worker(bootstrap, prefix, log)
             workers.append(worker)
+            if hours_back:
+                await _stand_still(worker, 1.0, FREEZE_S)
             # Right after a commit a commit that went too far is not yet made good by the folding.
             await commits.moved(await commits.committed())
             await commits.moved_with_more_to_come()
+            if hours_back and kill == 1:
+                await _stand_still(worker, 0.0, LONG_FREEZE_S)
+                await commits.moved(await commits.committed())
             worker.kill()
             assert await commits.lag() > 0, f"kill {kill} was not felt: everything was committed"
         assert not trickling.done(), "points still came when the last kill fell"
         killed.set()
         worker = Worker(bootstrap, prefix, log)
         workers.append(worker)
+        if hours_back:
+            await _stand_still(worker, 1.0, FREEZE_S)
         await trickling
 
         async def _drained() -> bool:
@@ -205,6 +228,56 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
     drops = {a.agent_id: a for a in told.values() if a.type == "sudden_drop" and a.state == "firing"}
     assert drops.keys() >= {"agent-5", "agent-9"}
     assert len(drops) <= 4, "a false alarm in 10,000 points of a stream, on average, is what is promised"
+
+
+async def test_a_worker_that_slept_writes_nothing_over_what_its_successor_knows(
+    kafka: KafkaCluster, prefix: str, tmp_path: Path, workers: list[Worker]
+) -> None:
+    """One of two is frozen in the middle of its work, longer than its session, thrice: in the changelog no row of a key lies on
+    an older one's place, deletions included, and every window equals the recount."""
+    bootstrap = kafka.bootstrap_servers
+    topic, group = f"{prefix}data-points", f"{prefix.rstrip('.')}-stats"
+    await apply(Settings(bootstrap_servers=bootstrap, topic_prefix=prefix), PARTITIONS)
+    points = fleet(12, 30_000, 20, int(time.time() * 1000) - 300_000)
+    rest, done = iter(points), asyncio.Event()
+
+    async def trickle() -> None:
+        while batch := list(islice(rest, 200)):
+            await produce(bootstrap, topic, batch, idempotent=True)
+            await asyncio.sleep(0 if done.is_set() else 0.25)
+
+    first, second = (Worker(bootstrap, prefix, tmp_path / f"{name}.log", name) for name in ("w1", "w2"))
+    workers += [first, second]
+    await until(lambda: first.points() >= 0 and second.points() >= 0, 60)
+    trickling = asyncio.create_task(trickle())
+    async with Group(bootstrap, topic, group) as commits:
+        for sleeper in (first, second, first):
+            await commits.moved(await commits.committed())
+            await _stand_still(sleeper, 0.2, LONG_FREEZE_S)
+        done.set()
+        await trickling
+
+        async def _drained() -> bool:
+            return await commits.lag() == 0
+
+        await until(_drained, 120)
+    assert [worker.stop() for worker in (first, second)] == [0, 0]
+    aggregates = [orjson.loads(record.value) for record in await read_all(bootstrap, f"{prefix}aggregates")]
+    assert compare(aggregates, points) == []
+    newest_offset: dict[bytes, int] = {}
+    for record in await read_all(bootstrap, f"{prefix}stats-changelog"):
+        offset = deletion_offset(record) if record.value is None else source_offset(record.value)
+        assert offset is not None
+        assert offset >= newest_offset.get(record.key, -1), f"{record.key!r} was overwritten by an older row"
+        newest_offset[record.key] = offset
+
+
+async def _stand_still(worker: Worker, after_s: float, seconds: float) -> None:
+    """A process that gets no time for a while."""
+    await asyncio.sleep(after_s)
+    worker.freeze()
+    await asyncio.sleep(seconds)
+    worker.thaw()
 
 
 def _disturbed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from agents_io.errors import AgentError, BadResponse
 from agents_io.rules.answer import Reading, compile_path
-from agents_io.rules.wire.a2a import Card, Pending, outcome, read_card, send_params
+from agents_io.rules.wire.a2a import Pending, outcome, send_params
+from agents_io.rules.wire.a2a_card import Card, read_card
 from agents_io.transport import Answer
 from tests.support.ends import end_of
 

@@ -47,7 +47,7 @@ def test_names_are_those_the_worker_uses(settings_for: SettingsFor) -> None:
     settings = settings_for("h:1")
     assert group_id(settings) == f"{settings.app_id}-stats"
     groups = {grant.name for grant in grants(WORKER, "p.", "shop") if grant.resource == "group"}
-    assert groups == {"shop-dispatch", "shop-plans", "shop-stats"}
+    assert groups == {"shop.p-dispatch", "shop.p-plans", "shop.p-stats"}
     ids = {grant.name for grant in grants(WORKER, "p.", "shop") if grant.resource == "transactional-id"}
     assert ids == {f"{group}-" for group in groups}
 

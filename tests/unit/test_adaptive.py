@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents_io.rules.adaptive import AimdLimit
+from agents_io.rules.agent_queue import AgentQueue, Attempt
 from agents_io.rules.breaker import Breaker
-from agents_io.rules.lane import Lane, Start
 from agents_io.rules.limiter import SlidingWindow
 
 
@@ -47,32 +47,32 @@ def test_it_grows_only_while_it_is_used() -> None:
     assert (limit.now, limit.ceiling) == (6, 6)
 
 
-def test_the_lane_keeps_to_what_was_found() -> None:
+def test_the_queue_keeps_to_what_was_found() -> None:
     """An agent that copes with four at a time settles around that, far below its ceiling, and is used throughout."""
-    lane: Lane[int] = Lane(32, SlidingWindow(1_000_000, 60.0), Breaker(), depth=10_000)
-    lane.adaptive = AimdLimit(32)
-    lane.breaker.reconfigure(lane.breaker.config.__class__(mode="disabled"))
+    queue: AgentQueue[int] = AgentQueue(32, SlidingWindow(1_000_000, 60.0), Breaker())
+    queue.adaptive = AimdLimit(32)
+    queue.breaker.reconfigure(queue.breaker.config.__class__(mode="disabled"))
     for item in range(5_000):
-        lane.push(item, now=0.0, deadline=1e9)
+        queue.push(item, now=0.0, deadline=1e9)
     now, most = 0.0, []
     for _ in range(300):
-        starts = lane.poll(now)
-        assert starts
-        most.append(len(starts))
+        attempts = queue.poll(now)
+        assert attempts
+        most.append(len(attempts))
         now += 1.0
-        for start in starts:
-            lane.finish(start, "success" if len(starts) <= 4 else "failure", now)
+        for attempt in attempts:
+            queue.finish(attempt, "success" if len(attempts) <= 4 else "failure", now)
     assert max(most[-100:]) <= 6
     assert min(most[-100:]) >= 3
 
 
 def test_a_429_is_overload_and_a_refusal_of_the_task_is_not() -> None:
     """Neutral ends matter only with a wish to be left alone."""
-    lane: Lane[str] = Lane(10, SlidingWindow(1000, 60.0), Breaker(), depth=10)
-    lane.adaptive = AimdLimit(10)
+    queue: AgentQueue[str] = AgentQueue(10, SlidingWindow(1000, 60.0), Breaker())
+    queue.adaptive = AimdLimit(10)
     for item, pause_s in (("refused", None), ("told to wait", 1.0)):
-        lane.push(item, now=0.0, deadline=60.0)
-        start: Start[str]
-        [start] = lane.poll(0.0)
-        lane.finish(start, "neutral", 0.5, pause_s)
-        assert lane.concurrency == (10 if pause_s is None else 9)
+        queue.push(item, now=0.0, deadline=60.0)
+        attempt: Attempt[str]
+        [attempt] = queue.poll(0.0)
+        queue.finish(attempt, "neutral", 0.5, pause_s)
+        assert queue.concurrency == (10 if pause_s is None else 9)

@@ -23,7 +23,7 @@ from schemas.topics import TOPICS, full_name
 from streams.broker.topics_admin import wanted
 from streams.cli.output import yaml_text
 from streams.rules.plans.records import PlanRecorder
-from streams.rules.records import LARGE_BYTES, Letter, Output, Recorder, Spent, Success
+from streams.rules.records import LARGE_BYTES, Letter, Output, Recorder, Success, Timing
 from streams.settings import Settings
 from streams.statistics.outputs import StatsRecorder
 
@@ -219,7 +219,7 @@ def test_a_wrong_payload_and_missing_headers_are_found() -> None:
 def written() -> dict[str, Output]:
     """What the pipeline writes of the story the examples tell."""
     answer = Success(orjson.dumps(EXAMPLES["Result"]["result"]), 0.93)
-    result, _, point = RECORDER.succeeded(TASK, {}, "summarizer", answer, Spent(412.5), False, NOW_MS)
+    result, _, point = RECORDER.succeeded(TASK, {}, "summarizer", answer, Timing(412.5), False, NOW_MS)
     data = {"taskId": "t1", "type": "agent", "target": "summarizer"}
     planned = PlanResult.model_validate(EXAMPLES["PlanResult"])
     return {

@@ -1,4 +1,4 @@
-"""The guarded call: what it owes its tickets and its lane."""
+"""The guarded call: what it owes its runs and its queue."""
 
 from __future__ import annotations
 
@@ -6,17 +6,56 @@ import asyncio
 import random
 import time
 
+import pytest
 import uvloop
 
 from agents_io.caller import Caller
-from agents_io.errors import AgentError, CallTimeout, Cancelled, RushedTimeout
-from agents_io.rules.breaker import Breaker, Transition
-from agents_io.rules.lane import Lane
+from agents_io.errors import AgentError, CallTimeout, Cancelled, Expired, RateLimited, ServerError
+from agents_io.pending_call import PendingCall
+from agents_io.rules.agent_queue import AgentQueue
+from agents_io.rules.breaker import Breaker, BreakerConfig, Transition
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
-from agents_io.ticket import Ticket
-from agents_io.transport import Answer, Call
+from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
+from tests.support.homes import until
+
+AGENT = AgentRegistration(id="a", endpoint="http://agent")
+OK = Answer("ok", 0.9)
+
+
+def now() -> float:
+    """Loop time."""
+    return asyncio.get_running_loop().time()
+
+
+def pending(task_id: str = "t", **fields: object) -> PendingCall:
+    """A task without a deadline."""
+    return PendingCall(**{"task_id": task_id, "idempotency_key": "k", "body": b"{}", "timeout_s": 30.0} | fields)  # type: ignore[arg-type]
+
+
+class Events:
+    """Keeps how runs ended, and what was reported on the way."""
+
+    def __init__(self) -> None:
+        self.ends: list[Answer | AgentError] = []
+        self.retries: list[float] = []
+        self.circuit: list[str] = []
+
+    def on_first_call(self, run: PendingCall) -> None:
+        """Not looked at."""
+
+    def on_retry(self, run: PendingCall, delay_s: float) -> None:
+        """Keep it."""
+        self.retries.append(delay_s)
+
+    def on_finished(self, run: PendingCall, outcome: Answer | AgentError) -> None:
+        """Keep it."""
+        self.ends.append(outcome)
+
+    def on_circuit(self, agent_id: str, transition: Transition) -> None:
+        """Keep it."""
+        self.circuit.append(transition.kind)
 
 
 class Silent:
@@ -27,82 +66,28 @@ class Silent:
         await asyncio.Event().wait()
         raise AssertionError("nobody sets this event")
 
+    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+        """Not asked."""
+        return True
+
     async def close(self) -> None:
         """Nothing to release."""
 
 
-class Ends:
-    """Keeps how tickets ended."""
+class TimesOut(Silent):
+    """An agent that uses up whatever time it is given; `given` says how much that was."""
 
     def __init__(self) -> None:
-        self.ends: list[Answer | AgentError] = []
-
-    def started(self, ticket: Ticket) -> None:
-        """Not looked at."""
-
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
-        """Not looked at."""
-
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
-        """Keep it."""
-        self.ends.append(answer)
-
-    def circuit(self, agent_id: str, transition: Transition) -> None:
-        """Not looked at."""
-
-
-async def test_cancelled_in_the_moment_it_begins_ends_once_and_frees_its_slot() -> None:
-    """The asyncio task has not taken its first step yet: cancelled right there it would never clean up."""
-    now = asyncio.get_running_loop().time()
-    ends = Ends()
-    lane: Lane[Ticket] = Lane(1, SlidingWindow(100, 60.0), Breaker(), depth=10)
-    agent = AgentRegistration(id="a", endpoint="http://agent")
-    caller = Caller(agent, lane, Silent(), RetryConfig(), ends, random.Random(1))
-    ticket = Ticket("t", "t", b"{}", now, now + 30.0, 0, 2, None)
-    assert caller.submit(ticket)
-    caller.cancel(ticket)
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert [type(end) for end in ends.ends] == [Cancelled]
-    assert (lane.in_flight, caller.running) == (0, 0)
-
-
-class TimesOut:
-    """An agent that uses up whatever time it is given."""
+        self.given: list[float] = []
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """Answer too late."""
+        self.given.append(call.timeout_s)
         await asyncio.sleep(call.timeout_s)
         raise CallTimeout("no answer")
 
-    async def close(self) -> None:
-        """Nothing to release."""
 
-
-async def test_an_agent_is_not_blamed_for_what_the_queue_left_it() -> None:
-    """A call that begins with 50 ms of a 10 s deadline left times out without counting; one with its full time counts."""
-    now = asyncio.get_running_loop().time()
-    ends = Ends()
-    breaker = Breaker()
-    lane: Lane[Ticket] = Lane(5, SlidingWindow(100, 60.0), breaker, depth=10)
-    caller = Caller(
-        AgentRegistration(id="a", endpoint="http://agent"), lane, TimesOut(), RetryConfig(), ends, random.Random(1)
-    )
-    assert caller.submit(Ticket("late", "late", b"{}", now - 9.95, now + 0.05, 0, 0, None))
-    await asyncio.sleep(0.15)
-    [end] = ends.ends
-    assert isinstance(end, RushedTimeout)
-    assert end.code == "timeout"
-    assert not end.counts_against_agent
-    assert breaker.failures(asyncio.get_running_loop().time()) == 0
-    now = asyncio.get_running_loop().time()
-    assert caller.submit(Ticket("full", "full", b"{}", now, now + 0.05, 0, 0, None))
-    await asyncio.sleep(0.15)
-    assert ends.ends[1].counts_against_agent  # type: ignore[union-attr]
-    assert breaker.failures(asyncio.get_running_loop().time()) == 1
-
-
-class Waits:
+class Waits(Silent):
     """An agent that answers when it is told to."""
 
     def __init__(self) -> None:
@@ -111,32 +96,230 @@ class Waits:
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """Answer then."""
         await self.now.wait()
-        return Answer("ok", 0.9)
+        return OK
 
-    async def close(self) -> None:
-        """Nothing to release."""
+
+class Scripted(Silent):
+    """Ends each call as the script says, the last word for ever."""
+
+    def __init__(self, *script: Answer | AgentError) -> None:
+        self.script = list(script)
+        self.tasks: list[str] = []
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """The next word."""
+        self.tasks.append(call.task_id)
+        await asyncio.sleep(0)
+        end = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(end, AgentError):
+            raise end
+        return end
+
+
+class Rig:
+    """One caller and everything around it."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        concurrency: int = 5,
+        breaker: BreakerConfig | None = None,
+        limiter: SlidingWindow | None = None,
+    ) -> None:
+        self.events = Events()
+        self.breaker = Breaker(breaker)
+        self.queue: AgentQueue[PendingCall] = AgentQueue(
+            concurrency, limiter or SlidingWindow(100, 60.0), self.breaker
+        )
+        retry = RetryConfig(initial_delay_s=0.001, jitter=False)
+        self.caller = Caller(AGENT, self.queue, transport, retry, self.events, random.Random(1))
+
+    async def ends(self, count: int = 1) -> list[Answer | AgentError]:
+        """So many of them."""
+        await until(lambda: len(self.events.ends) >= count, 20)
+        await asyncio.sleep(0)
+        return self.events.ends
+
+    def open_circuit(self) -> None:
+        """As many failures as it takes."""
+        while (permit := self.breaker.try_acquire(now())) is not None:
+            self.breaker.record(permit, "failure", now())
+
+
+async def test_cancelled_in_the_moment_it_begins_ends_once_and_frees_its_slot() -> None:
+    """The asyncio task has not taken its first step yet: cancelled right there it would never clean up."""
+    rig = Rig(Silent(), concurrency=1)
+    run = pending()
+    rig.caller.submit(run)
+    rig.caller.cancel(run)
+    assert [type(end) for end in await rig.ends()] == [Cancelled]
+    assert (rig.queue.in_flight, rig.caller.running) == (0, 0)
+
+
+async def test_an_attempt_cut_short_by_the_deadline_is_not_the_agents_fault() -> None:
+    """50 ms are left of the task for a timeout of 10 s: it ends as expired, is not tried again and counts against nothing."""
+    transport = TimesOut()
+    rig = Rig(transport)
+    rig.caller.submit(pending(timeout_s=10.0, deadline=now() + 0.05, max_retries=2))
+    [end] = await rig.ends()
+    assert isinstance(end, Expired)
+    assert "during the call" in end.message
+    assert not end.counts_against_agent
+    assert rig.breaker.failures(now()) == 0
+    assert len(transport.given) == 1
+    assert transport.given[0] <= 0.05
+
+
+async def test_an_attempt_that_had_its_whole_timeout_counts_against_the_agent() -> None:
+    """With a deadline beyond it, and without one."""
+    for number, deadline in enumerate((now() + 60.0, float("inf"))):
+        rig = Rig(TimesOut())
+        rig.caller.submit(pending(str(number), timeout_s=0.05, deadline=deadline))
+        [end] = await rig.ends()
+        assert isinstance(end, CallTimeout)
+        assert rig.breaker.failures(now()) == 1
+
+
+async def test_each_attempt_has_the_whole_timeout_anew() -> None:
+    """However long the task waited and however much the attempts before it took."""
+    transport = TimesOut()
+    rig = Rig(transport, concurrency=1)
+    for name in "ab":
+        rig.caller.submit(pending(name, timeout_s=0.03, max_retries=1))
+    await rig.ends(2)
+    assert transport.given == [0.03] * 4
+
+
+async def test_waiting_for_an_open_circuit_uses_up_no_attempt() -> None:
+    """A task without a deadline outlasts the outage; failed probes cost it nothing, and the agent answers it in the end."""
+    down = [ServerError("500")] * 4
+    transport = Scripted(*down, OK)
+    rig = Rig(transport, breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=0.02, probes=1))
+    rig.open_circuit()
+    run = pending(max_retries=0)
+    rig.caller.submit(run)
+    assert await rig.ends() == [OK]
+    assert (run.calls, run.attempts) == (5, 0)
+    assert len(rig.events.retries) == 4
+
+
+async def test_a_failed_probe_lets_other_tasks_probe_next() -> None:
+    """It goes on after the circuit half-opens again, behind those that may begin then: none alone keeps the circuit open."""
+    transport = Scripted(ServerError("500"), OK)
+    rig = Rig(transport, breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=0.05, probes=1))
+    rig.open_circuit()
+    for name in "ab":
+        rig.caller.submit(pending(name, max_retries=0))
+    assert await rig.ends(2) == [OK, OK]
+    assert transport.tasks[0] == "a"
+    assert rig.events.circuit[:3] == ["open", "half-open", "open"]
+
+
+async def test_a_wish_to_be_called_later_uses_up_no_attempt() -> None:
+    """429 with Retry-After: the queue pauses, the task waits and is answered, also with no retry allowed."""
+    transport = Scripted(RateLimited("later", retry_after_s=0.02), RateLimited("later", retry_after_s=0.02), OK)
+    rig = Rig(transport)
+    run = pending(max_retries=0)
+    rig.caller.submit(run)
+    assert await rig.ends() == [OK]
+    assert (run.calls, run.attempts) == (3, 0)
+
+
+async def test_an_error_without_such_a_wish_uses_up_attempts() -> None:
+    """As many as are allowed, and no more."""
+    transport = Scripted(ServerError("500"))
+    rig = Rig(transport)
+    run = pending(max_retries=2)
+    rig.caller.submit(run)
+    [end] = await rig.ends()
+    assert isinstance(end, ServerError)
+    assert (run.calls, run.attempts) == (3, 3)
+
+
+@pytest.mark.parametrize("why", ["circuit", "rate limit", "Retry-After"])
+async def test_what_can_have_no_turn_before_its_deadline_ends_at_once(why: str) -> None:
+    """As expired, saying what it would have waited for; no call is made; one without a deadline waits on."""
+    limiter = SlidingWindow(1, 60.0)
+    transport = Scripted(OK)
+    rig = Rig(transport, limiter=limiter, breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=60.0))
+    if why == "circuit":
+        rig.open_circuit()
+    elif why == "rate limit":
+        limiter.try_acquire(now())
+    else:
+        limiter.pause_until(now() + 60.0)
+    rig.caller.submit(pending("patient"))
+    rig.caller.submit(pending("hasty", deadline=now() + 30.0))
+    [end] = rig.events.ends
+    assert isinstance(end, Expired)
+    assert why in end.message
+    assert (rig.queue.waiting, transport.tasks) == (1, [])
+    rig.caller.close()
+
+
+async def test_one_that_expires_in_its_queue_says_what_it_waited_for() -> None:
+    """A place at the agent; and how its last attempt ended, if there was one."""
+    rig = Rig(Silent(), concurrency=1)
+    rig.caller.submit(pending("hangs"))
+    run = pending("waits", deadline=now() + 0.02)
+    run.failure = ServerError("500 of before")
+    rig.caller.submit(run)
+    [end] = await rig.ends()
+    assert isinstance(end, Expired)
+    assert "while the task waited" in end.message
+    assert "500 of before" in end.message
+    rig.caller.close()
+    await asyncio.sleep(0)
+
+
+async def test_a_retry_that_would_begin_after_the_deadline_is_not_made() -> None:
+    """The failure is the end, and says so; where only waiting was asked for, it is the deadline that ends the task."""
+    rig = Rig(Scripted(RateLimited("later", retry_after_s=60.0)))
+    rig.caller.submit(pending(max_retries=5, deadline=now() + 30.0))
+    [end] = await rig.ends()
+    assert isinstance(end, Expired)
+    assert "not retried" in end.message
+    assert "rate_limited: later" in end.message
+    assert rig.events.retries == []
+    rig = Rig(Scripted(ServerError("500")), breaker=BreakerConfig(failure_threshold=1, reset_timeout_s=60.0))
+    rig.caller.submit(pending(max_retries=5, deadline=now() + 30.0))
+    [end] = await rig.ends()
+    assert isinstance(end, ServerError)
+    assert "not retried" in end.message
+    assert rig.events.retries == []
+
+
+async def test_no_call_begins_while_the_worker_does_not_know_whether_it_owns_the_agent() -> None:
+    """It looks again soon, by itself."""
+    may = [False]
+    transport = Scripted(OK)
+    events = Events()
+    queue: AgentQueue[PendingCall] = AgentQueue(5, SlidingWindow(100, 60.0), Breaker())
+    caller = Caller(AGENT, queue, transport, RetryConfig(), events, random.Random(1), may_begin=lambda: may[0])
+    caller.submit(pending())
+    await asyncio.sleep(0.15)
+    assert transport.tasks == []
+    may[0] = True
+    await until(lambda: bool(events.ends))
+    assert events.ends == [OK]
 
 
 async def test_the_end_of_a_call_is_a_change_to_be_kept() -> None:
     """A commit came while it was under way; what the rate limit counts from is known only now."""
-    now = asyncio.get_running_loop().time()
     transport = Waits()
-    limiter = SlidingWindow(100, 60.0, late_s=1.0)
-    lane: Lane[Ticket] = Lane(5, limiter, Breaker(), depth=10)
-    agent = AgentRegistration(id="a", endpoint="http://agent")
-    caller = Caller(agent, lane, transport, RetryConfig(), Ends(), random.Random(1))
-    assert caller.submit(Ticket("t", "t", b"{}", now, now + 30.0, 0, 2, None))
-    assert caller.changed
-    caller.changed = False
+    rig = Rig(transport, limiter=SlidingWindow(100, 60.0, late_s=1.0))
+    rig.caller.submit(pending())
+    assert rig.caller.changed
+    rig.caller.changed = False
     await asyncio.sleep(0.05)
-    assert not caller.changed
+    assert not rig.caller.changed
     transport.now.set()
-    await asyncio.sleep(0.05)
-    assert caller.changed
+    await rig.ends()
+    assert rig.caller.changed
 
 
-class Slow(Lane[Ticket]):
-    """A lane on a machine so busy that the time it names has passed before it is heard."""
+class Busy(AgentQueue[PendingCall]):
+    """A queue on a machine so busy that the time it names has passed before it is heard."""
 
     def next_wakeup(self, now: float) -> float | None:
         """A moment ago."""
@@ -148,13 +331,11 @@ def test_a_turn_that_takes_long_sets_its_timer_all_the_same() -> None:
     """uvloop makes no timer of a time that has passed: asking it when it rings broke the task that came next."""
 
     async def scenario() -> None:
-        now = asyncio.get_running_loop().time()
-        lane = Slow(1, SlidingWindow(100, 60.0), Breaker(), depth=10)
-        agent = AgentRegistration(id="a", endpoint="http://agent")
-        caller = Caller(agent, lane, Silent(), RetryConfig(), Ends(), random.Random(1))
+        queue = Busy(1, SlidingWindow(100, 60.0), Breaker())
+        caller = Caller(AGENT, queue, Silent(), RetryConfig(), Events(), random.Random(1))
         for number in range(3):
-            assert caller.submit(Ticket(f"t{number}", "k", b"{}", now, now + 30.0, 0, 2, None))
-        assert (caller.running, lane.waiting) == (1, 2)
+            caller.submit(pending(f"t{number}", deadline=now() + 30.0))
+        assert (caller.running, queue.waiting) == (1, 2)
         caller.close()
         await asyncio.sleep(0)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streams.rules.records import DUE_HEADER, TASK_HEADER
+from agents_io.errors import ServerError
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.homes import until
 
@@ -61,30 +61,48 @@ async def test_a_running_task_is_cut_off_at_the_agent(make: Make) -> None:
     assert "circuit:open" not in one.kinds()
 
 
-async def test_a_queued_and_a_held_back_task_end_without_a_call(make: Make) -> None:
-    """In the lane, and beyond it; then there is room again."""
-    one = make(dispatch={"lane_depth": 1})
+async def test_a_task_ends_without_a_call_wherever_it_waits(make: Make) -> None:
+    """In its agent's queue, on its topic beyond what memory holds, and for an agent that is not there."""
+    one = make(dispatch={"max_held_bytes": 1, "await_agent": "always"})
     for offset in range(3):
         one.take(offset, payload=offset)
-    assert not one.handler.room("tasks")
+    one.take(3, target="nobody")
+    await until(lambda: one.transport.tasks == ["t0"])
+    assert one.handler.resting() == 2
     cancel(one, "t2")
     await ended(one, 2)
-    assert one.handler.room("tasks")
+    cancel(one, "t3")
+    await ended(one, 3)
     cancel(one, "t1")
     await ended(one, 1)
     assert one.transport.tasks == ["t0"]
 
 
-async def test_a_parked_task_ends_before_it_is_due(make: Make) -> None:
-    """It need not wait for its time to be told."""
-    one = make()
-    due = str(one.wall_ms() + 60_000).encode()
+async def test_a_task_is_cancelled_behind_an_open_circuit_and_in_backoff(make: Make) -> None:
+    """It need not wait for its turn to be told."""
+    one = make(breaker={"failure_threshold": 1, "reset_timeout": 60_000}, retry={"initial_delay": 60_000})
+    one.transport.script.append(ServerError("500"))
+    one.transport.gate.set()
+    one.take(0)
+    await until(lambda: "task:retrying" in one.kinds())
+    one.take(1, payload=1)
     for offset in (0, 1):
-        headers = ((DUE_HEADER, due), (TASK_HEADER, f"t{offset}".encode()))
-        one.take(offset, source="parked", headers=headers)
-    cancel(one, "t0")
-    await ended(one, 0)
-    assert one.handler.resting() == 1
+        cancel(one, f"t{offset}")
+        await ended(one, offset)
+    assert one.transport.tasks == ["t0"]
+
+
+async def test_a_task_is_cancelled_while_its_record_moves(make: Make) -> None:
+    """It ends with the record that takes the place."""
+    one = make()
+    one.take(0)
+    one.take(1, payload=1)
+    await until(lambda: one.transport.tasks == ["t0"])
+    one.handler.relieve("tasks", [1])
+    [(_, _, [moved])] = one.home.ended
+    cancel(one, "t1")
+    one.take(7, moved.value, source="parked", headers=tuple(moved.headers))
+    await ended(one, 7)
 
 
 async def test_a_task_that_comes_after_the_wish_is_not_called(make: Make) -> None:

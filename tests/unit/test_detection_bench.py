@@ -89,11 +89,25 @@ def test_constant_streams_bring_no_alarm_and_the_same_seed_the_same_figures() ->
 def test_the_command_prints_figures_and_writes_the_plot(tmp_path: Path) -> None:
     """Small, and as JSON."""
     plot = tmp_path / "x.svg"
-    arguments = ["bench", "detect", "--runs", "3", "--points", "1000", "--no-river", "--plot", str(plot), "-o", "json"]
+    arguments = [
+        "bench",
+        "detect",
+        "--runs",
+        "3",
+        "--points",
+        "1000",
+        "--series",
+        "1",
+        "--no-river",
+        "--plot",
+        str(plot),
+        "-o",
+        "json",
+    ]
     ended = CliRunner().invoke(build(), arguments)
     assert ended.exit_code == 0, ended.output
     figures = json.loads(ended.stdout)
-    assert {"delays", "runLengths", "costs"} == figures.keys()
+    assert {"delays", "runLengths", "labelled", "costs"} == figures.keys()
     assert len(figures["runLengths"]) == 2 * len(STABLE)
     assert plot.read_text().startswith("<svg")
     assert CliRunner().invoke(build(), [*arguments[:-4], "--plot", str(tmp_path / "no" / "x.svg")]).exit_code != 0

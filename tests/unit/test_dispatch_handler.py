@@ -15,7 +15,7 @@ from agents_io.errors import AgentError, ConnectionFailed, ServerError
 from agents_io.transport import Answer
 from schemas.codec import header
 from schemas.partitioning import home_partition
-from streams.rules.records import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, own_header
+from streams.rules.records import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER, own_header
 from streams.rules.routing import MAX_HOPS
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.homes import settle, until
@@ -231,7 +231,7 @@ def living_here(partitions: int = 4) -> str:
 
 
 async def test_a_task_of_another_home_is_forwarded_and_keeps_its_deadline(make: Make) -> None:
-    """The same bytes with agent, deadline and hop in headers; ten seconds later twenty of its thirty are left."""
+    """The same bytes with agent, deadline, first timestamp and hop in headers; the attempt has its whole timeout there."""
     one = make(partitions=4)
     name = living_elsewhere()
     number = home_partition(name, 4)
@@ -239,7 +239,7 @@ async def test_a_task_of_another_home_is_forwarded_and_keeps_its_deadline(make: 
     forged = ((AGENT_HEADER, b"a1"), (EXPIRES_HEADER, b"5"), (HOPS_HEADER, b"9"), ("mine", b"x"))
     before = one.wall_ms()
     task_id = living_here()
-    one.take(0, id=task_id, target=None, capabilities=["fly"], headers=forged)
+    one.take(0, id=task_id, target=None, capabilities=["fly"], headers=forged, metadata={"expiresIn": 30_000})
     [(_, _, [forward])] = one.home.ended
     assert (forward.topic, forward.partition, forward.key) == ("dispatch", number, name.encode())
     assert header(forward.headers, AGENT_HEADER) == name
@@ -253,9 +253,10 @@ async def test_a_task_of_another_home_is_forwarded_and_keeps_its_deadline(make: 
     there = make(number, 4)
     there.register(id=name, endpoint="http://h", capabilities=["fly"])
     there.skew_ms = 10_000
+    assert before <= (own_header(forward.headers, ORIGIN_HEADER) or 0) <= one.wall_ms()
     there.take(0, forward.value, source="dispatch", headers=tuple(forward.headers))
     assert (await there.result(0))["agentId"] == name
-    assert 15 < there.transport.calls[0][1].timeout_s <= 20
+    assert 15 < there.transport.calls[0][1].timeout_s <= 20, "cut by the task's deadline, which was not begun anew"
 
 
 async def test_after_too_many_hops_a_task_is_done_where_it_is(make: Make) -> None:
@@ -287,12 +288,15 @@ async def test_the_deadline_covers_waiting(make: Make) -> None:
     one.register(**AGENT, **ONE_AT_A_TIME)
     one.transport.gate.clear()
     one.take(0)
-    one.take(1, payload=1, metadata={"timeout": 30})
+    one.take(1, payload=1, metadata={"expiresIn": 30})
+    one.take(2, payload=2, metadata={"timeout": 30})
     result = await one.result(1)
     assert (result["status"], result["error"]["code"]) == ("timeout", "expired")
+    assert (result["executionTime"], result["waitTime"] >= 29) == (0, True)
     assert one.transport.tasks == ["t0"]
     one.transport.gate.set()
     assert (await one.result(0))["status"] == "success"
+    assert (await one.result(2))["status"] == "success", "the timeout of an attempt does not run while the task waits"
 
 
 async def test_a_known_answer_is_given_without_a_call(make: Make) -> None:
@@ -356,21 +360,18 @@ async def test_the_cache_can_be_off(make: Make) -> None:
     assert one.transport.tasks == ["t0", "t1"]
 
 
-async def test_a_full_lane_stops_intake_and_is_filled_again_in_order(make: Make) -> None:
-    """One is called, one waits, two are held back; each begins in its turn, and then there is room again."""
-    one = make(dispatch={"lane_depth": 1})
+async def test_what_memory_cannot_hold_waits_on_its_topic_in_order(make: Make) -> None:
+    """One is called, three stay on their topic; each is read again and begins in its turn."""
+    one = make(dispatch={"max_held_bytes": 1})
     one.register(**AGENT, **ONE_AT_A_TIME)
     one.transport.gate.clear()
-    for offset in range(2):
+    for offset in range(4):
         one.take(offset, payload=offset)
         assert one.handler.room("tasks")
-    for offset in (2, 3):
-        one.take(offset, payload=offset)
-        assert not one.handler.room("tasks")
     await until(lambda: one.transport.calls)
-    assert one.transport.tasks == ["t0"]
+    assert (one.transport.tasks, one.handler.resting()) == (["t0"], 3)
     reasons = [(one.handler.explain("tasks", offset) or {})["reason"] for offset in range(4)]
-    assert reasons == ["calling", "concurrency", "queue_full", "queue_full"]
+    assert reasons == ["calling", "concurrency", "concurrency", "concurrency"]
     one.transport.gate.set()
     for offset in range(4):
         assert (await one.result(offset))["status"] == "success"
@@ -379,13 +380,13 @@ async def test_a_full_lane_stops_intake_and_is_filled_again_in_order(make: Make)
     assert one.handler.explain("tasks", 0) is None
 
 
-async def test_held_back_tasks_expire_too(make: Make) -> None:
-    """Overflow behind a hanging agent: the waiting one expires, the one held back moves up and expires as well."""
-    one = make(dispatch={"lane_depth": 1})
+async def test_tasks_on_their_topic_expire_too(make: Make) -> None:
+    """Behind a hanging agent, without being called."""
+    one = make(dispatch={"max_held_bytes": 1})
     one.register(**AGENT, **ONE_AT_A_TIME)
     one.transport.gate.clear()
     for offset in range(3):
-        one.take(offset, payload=offset, metadata={"timeout": 30_000 if offset == 0 else 30})
+        one.take(offset, payload=offset, metadata={"expiresIn": 30_000 if offset == 0 else 30})
     for offset in (1, 2):
         assert (await one.result(offset))["error"]["code"] == "expired"
     assert one.handler.room("tasks")
@@ -490,15 +491,16 @@ async def test_circuit_events(make: Make) -> None:
 
 
 async def test_an_open_circuit_ends_what_it_outlasts_without_a_call(make: Make) -> None:
-    """`circuit_open`, and no data point: nobody spoke."""
+    """`expired` at once, saying what it would have waited for; and no data point: no agent was called."""
     one = make()
     one.register(**AGENT, breaker={"failureThreshold": 1, "resetTimeout": 60_000, "monitoringPeriod": 60_000})
     one.transport.script.append(ServerError("500"))
     one.take(0, metadata={"retries": 0})
     await one.end(0)
-    one.take(1)
+    one.take(1, metadata={"expiresIn": 30_000})
     end = await one.end(1)
-    assert end["results"]["error"]["code"] == "circuit_open"
+    assert end["results"]["error"]["code"] == "expired"
+    assert "circuit stays open" in end["results"]["error"]["message"]
     assert set(end) == {"results", "events"}
     assert one.transport.tasks == ["t0"]
 
@@ -539,8 +541,8 @@ async def test_a_look_up_that_ends_after_hold_begins_no_call(make: Make) -> None
 
 
 async def test_close_cancels_and_completes_nothing(make: Make) -> None:
-    """Calls, waiting tasks, held back ones and look-ups: the next owner finds them all."""
-    one = make(dispatch={"lane_depth": 1})
+    """Calls, waiting tasks, those left on their topic and look-ups: the next owner finds them all."""
+    one = make(dispatch={"max_held_bytes": 5000})
     one.register(**AGENT, **ONE_AT_A_TIME)
     one.transport.gate.clear()
     one.agents.gate.clear()
@@ -564,10 +566,10 @@ async def test_no_retry_is_announced_that_the_circuit_will_not_allow(make: Make)
     one = make()
     one.register(**AGENT, breaker={"failureThreshold": 1, "resetTimeout": 60_000, "monitoringPeriod": 60_000})
     one.transport.last = ServerError("500")
-    one.take(0, metadata={"retries": 5, "timeout": 30_000})
+    one.take(0, metadata={"retries": 5, "expiresIn": 30_000})
     error = (await one.result(0))["error"]
     assert error["code"] == "http_5xx"
-    assert "not tried again" in error["message"]
+    assert "not retried" in error["message"]
     assert "task:retrying" not in one.kinds()
     assert len(one.transport.calls) == 1
 

@@ -11,10 +11,10 @@ import pytest
 from agents_io.errors import ServerError
 from agents_io.transport import Answer
 from schemas.codec import decode
-from schemas.messages import HomeState
+from schemas.messages import AgentStanding, HomeState
 from schemas.partitioning import home_partition
 from schemas.topics import BY_NAME
-from streams.rules.records import AGENT_HEADER, DUE_HEADER, HOPS_HEADER, TASK_HEADER, Output
+from streams.rules.records import AGENT_HEADER, HOPS_HEADER, MOVED_HEADER, TASK_HEADER, Output
 from tests.support.dispatching import AGENT, Dispatching, failing
 from tests.support.homes import until
 
@@ -45,6 +45,20 @@ def kept(*batches: list[Output]) -> list[bytes]:
         decode(HomeState, output.value)
         newest[output.key] = output.value or b""
     return list(newest.values())
+
+
+@pytest.mark.parametrize("owner", ["same", "next"])
+async def test_after_the_window_an_id_is_a_new_task(make: Any, owner: str) -> None:
+    """A task that is sent under the same id every other day runs each time, also where nothing else is ever sent."""
+    one = make()
+    one.take(0, id="nightly")
+    await one.result(0)
+    for number, days in enumerate((2, 40, 400), start=1):
+        if owner == "next":
+            one = make(kept=kept(one.handler.changes()))
+        one.skew_ms = days * 24 * 3_600_000
+        one.take(number, id="nightly")
+        assert "results" in await one.end(number)
 
 
 async def test_a_users_task_and_a_step_of_one_id_are_both_answered(make: Any) -> None:
@@ -121,10 +135,10 @@ async def test_a_refused_record_leaves_its_id_free(make: Any) -> None:
     assert (await one.result(1))["status"] == "success"
 
 
-async def test_a_parked_task_comes_back_as_itself(make: Any) -> None:
+async def test_a_record_of_an_earlier_owner_on_parked_is_answered_once(make: Any) -> None:
     """Its id is free while it lies on the topic; whichever copy ends first answers, the other is a duplicate."""
     one = make()
-    mine = ((AGENT_HEADER, b"a1"), (DUE_HEADER, b"1"), (TASK_HEADER, b"t"))
+    mine = ((AGENT_HEADER, b"a1"), (MOVED_HEADER, b"tasks/0/3"), (TASK_HEADER, b"t"))
     one.take(0, id="t")
     assert (await one.result(0))["status"] == "success"
     one.take(5, id="t", source="parked", headers=mine)
@@ -133,17 +147,21 @@ async def test_a_parked_task_comes_back_as_itself(make: Any) -> None:
     assert (await one.result(6))["status"] == "success"
 
 
-async def test_a_parked_id_is_not_remembered_as_answered(make: Any) -> None:
-    """An open circuit parks the task; when it comes back it is answered."""
-    one = make(breaker={"failure_threshold": 1, "reset_timeout": 1100}, retry={"max_retries": 0})
+async def test_an_id_that_waits_is_not_remembered_as_answered(make: Any) -> None:
+    """Behind an open circuit, its record moved out of the way: the next owner answers it."""
+    one = make(breaker={"failure_threshold": 1, "reset_timeout": 60_000}, retry={"max_retries": 0})
     one.transport.script.append(failing(ServerError))
     one.take(0)
     await one.result(0)
-    one.take(1, id="t", metadata={"timeout": 60_000})
+    one.take(1, id="t")
+    one.take(2, id="t")
+    assert (await one.end(2))["events"]["type"] == "task:duplicate", "while it waits its id is taken"
+    one.handler.relieve("tasks", [1])
     [parked] = one.home.ended[-1][2]
     assert parked.topic == "parked"
-    one.take(2, parked.value, source="parked", headers=tuple(parked.headers))
-    assert (await one.result(2))["status"] == "success"
+    heir = make(kept=kept(one.handler.changes()), breaker={"failure_threshold": 1, "reset_timeout": 1})
+    heir.take(2, parked.value, source="parked", headers=tuple(parked.headers))
+    assert (await heir.result(2))["status"] == "success"
 
 
 async def test_tasks_for_any_agent_are_compared_in_the_home_of_their_id(make: Any) -> None:
@@ -187,10 +205,11 @@ async def test_the_rate_limit_moves_to_the_next_owner(make: Any) -> None:
     heir = make(kept=kept(one.handler.changes()))
     heir.register(**AGENT, limits=limits)
     for offset in range(2, 4):
-        heir.take(offset, payload=offset, metadata={"timeout": 300})
+        heir.take(offset, payload=offset, metadata={"expiresIn": 300})
     results = [await heir.result(offset) for offset in (2, 3)]
-    assert [result["status"] for result in results] == ["success", "failure"]
-    assert results[1]["error"]["code"] == "rate_limited"
+    assert [result["status"] for result in results] == ["success", "timeout"]
+    assert results[1]["error"]["code"] == "expired"
+    assert "rate limit" in results[1]["error"]["message"]
     assert heir.transport.tasks == ["t2"]
 
 
@@ -199,7 +218,7 @@ async def test_an_open_circuit_moves_to_the_next_owner(make: Any) -> None:
     settings = {"breaker": {"failure_threshold": 2}, "retry": {"max_retries": 1, "initial_delay": 60_000}}
     one = make(**settings)
     one.transport.script.append(failing(ServerError))
-    one.take(0, metadata={"timeout": 120_000})
+    one.take(0)
     await until(lambda: "task:retrying" in one.kinds())
     assert one.home.touched, "nothing else would bring the failure into a commit"
     first = kept(one.handler.changes())
@@ -208,9 +227,10 @@ async def test_an_open_circuit_moves_to_the_next_owner(make: Any) -> None:
     heir.take(0)
     await until(lambda: "circuit:open" in heir.kinds())
     last = make(kept=kept(heir.handler.changes()), **settings)
-    last.take(1, metadata={"timeout": 20_000})
+    last.take(1, metadata={"expiresIn": 20_000})
     result = await last.result(1)
-    assert result["error"]["code"] == "circuit_open"
+    assert result["error"]["code"] == "expired"
+    assert "circuit" in result["error"]["message"]
     assert last.transport.calls == []
 
 
@@ -242,13 +262,15 @@ async def test_a_large_answer_is_kept_in_memory_only(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
-    [{"target": "nobody"}, {"type": "function", "target": "missing"}],
+    ("asked", "name"),
+    [({"target": "nobody"}, "nobody"), ({"type": "function", "target": "missing"}, "function:missing")],
     ids=["no agent", "no function"],
 )
-async def test_what_no_agent_answers_is_told_where_all_records_of_its_id_meet(make: Any, asked: dict[str, Any]) -> None:
-    """Two records of one id in two partitions: each is sent on to the home of the id; the first is refused there, once."""
-    home = home_partition(ELSEWHERE, 4)
+async def test_what_no_agent_answers_is_refused_where_all_records_for_it_meet(
+    make: Any, asked: dict[str, Any], name: str
+) -> None:
+    """Three records of one id in three partitions: each is sent on to the home of the agent; the first is refused there, once."""
+    home = home_partition(name, 4)
     there = make(number=home, partitions=4)
     for offset, number in enumerate(other for other in range(4) if other != home):
         one = make(number=number, partitions=4)
@@ -269,3 +291,120 @@ async def test_one_that_was_chosen_for_an_agent_that_is_gone_is_refused_where_it
     task = {"id": ELSEWHERE, "type": "agent", "capabilities": ["fly"], "payload": {}}
     one.take(0, orjson.dumps(task), source="dispatch", headers=((AGENT_HEADER, b"gone"), (HOPS_HEADER, b"1")))
     assert (await one.result(0))["error"]["code"] == "no_agent"
+
+
+FLY: dict[str, Any] = {"target": None, "capabilities": ["fly"], "metadata": {"cache": False, "retries": 0}}
+
+
+@pytest.mark.parametrize("how", ["same owner", "next owner", "cancelled"])
+@pytest.mark.parametrize("await_agent", ["never", "always"])
+async def test_a_task_whose_agent_goes_away_while_it_waits_has_its_result(
+    make: Any, how: str, await_agent: str
+) -> None:
+    """Id and agent have the same home. The record lies on `parked` when no capable agent is registered any more."""
+    settings = {"breaker": {"failure_threshold": 1, "reset_timeout": 60}, "dispatch": {"await_agent": await_agent}}
+    one = make(**settings)
+    one.agents.known.clear()
+    one.register(id="bird", endpoint="http://b", capabilities=["fly"])
+    one.transport.script.append(failing(ServerError))
+    one.take(0, **FLY)
+    await one.result(0)
+    fields = FLY | {"metadata": FLY["metadata"] | {"expiresIn": 400}}
+    one.take(1, id="victim", **fields)
+    one.handler.relieve("tasks", [1])
+    [parked] = one.home.ended[-1][2]
+    assert parked.topic == "parked"
+    at = one
+    if how != "same owner":
+        state = kept(one.handler.changes())
+        one.handler.close()
+        at = make(kept=state, **settings)
+    at.agents.known.clear()
+    if how == "cancelled":
+        at.wishes["victim"] = "the task was cancelled"
+    at.take(7, parked.value, source="parked", headers=tuple(parked.headers))
+    code = (await at.result(7)).get("error", {}).get("code")
+    if how == "cancelled":
+        assert code == "cancelled"
+    elif how == "next owner":
+        assert code == ("no_agent" if await_agent == "never" else "expired")
+    else:
+        assert code is None, "one that was taken is finished, also when its agent is unregistered"
+
+
+async def test_a_task_left_on_its_topic_whose_agent_goes_away_has_its_result(make: Any) -> None:
+    """Not in memory: read back it is decided anew, and is no duplicate of itself."""
+    one = make(dispatch={"max_held_bytes": 1, "await_agent": "never"}, limits={"max_concurrency": 1})
+    one.agents.known.clear()
+    one.register(id="bird", endpoint="http://b", capabilities=["fly"])
+    one.transport.gate.clear()
+    one.take(0, **FLY)
+    one.take(1, id="victim", **FLY)
+    await until(lambda: len(one.transport.calls) == 1)
+    assert one.handler.resting() == 1
+    one.agents.known.clear()
+    one.transport.gate.set()
+    assert (await one.result(0))["status"] == "success"
+    assert (await one.result(1))["error"]["code"] == "no_agent"
+
+
+async def test_a_second_record_is_a_duplicate_while_the_first_lies_on_parked(make: Any) -> None:
+    """Also under the next owner, whatever agent could be chosen for the second one."""
+    one = make()
+    one.agents.known.clear()
+    one.register(id="bird", endpoint="http://b", capabilities=["fly"])
+    one.transport.gate.clear()
+    one.take(0, id="t", **FLY)
+    await until(lambda: len(one.transport.calls) == 1)
+    one.handler.relieve("tasks", [0])
+    [parked] = one.home.ended[-1][2]
+    heir = make(kept=kept(one.handler.changes()))
+    one.handler.close()
+    heir.agents.known.clear()
+    heir.register(id="bee", endpoint="http://b", capabilities=["fly"])
+    heir.register(id="bird", endpoint="http://b", capabilities=["fly"])
+    heir.standings.note(
+        AgentStanding.model_validate({"agentId": "bird", "at": heir.wall_ms(), "healthy": False, "reason": "checks"})
+    )
+    heir.take(1, id="t", **FLY)
+    heir.take(7, parked.value, source="parked", headers=tuple(parked.headers))
+    ends = ["results" in await heir.end(offset) for offset in (1, 7)]
+    assert sorted(ends) == [False, True], "one id, one result"
+
+
+async def deliver(homes: dict[int, Dispatching], at: int, task_id: str, offset: int) -> list[str]:
+    """Send a record of this id for `a1` on its way through the partitions; the status it was answered with, if it was."""
+    source, headers = "tasks", ()
+    value = orjson.dumps({"id": task_id, "type": "agent", "target": "a1", "payload": {}})
+    for hop in range(4):
+        home, place = homes[at], 100 * offset + hop
+        home.take(place, value, source=source, headers=headers)
+        await until(lambda home=home, place=place: any(o == place for _, o, _ in home.home.ended))  # type: ignore[misc]
+        [outputs] = [outputs for _, o, outputs in home.home.ended if o == place]
+        if outputs[0].topic != "dispatch":
+            return [orjson.loads(o.value or b"")["status"] for o in outputs if o.topic == "results"]
+        at, source, headers = outputs[0].partition or 0, "dispatch", tuple(outputs[0].headers)  # type: ignore[assignment]
+    raise AssertionError("it goes round")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["registered, then gone", "gone, then registered"])
+@pytest.mark.parametrize("equal", [True, False], ids=["same home", "other home"])
+@pytest.mark.parametrize("entry", ["home of the id", "home of the agent"])
+async def test_one_id_sent_twice_has_one_result_whether_its_agent_comes_or_goes(
+    make: Any, first: bool, equal: bool, entry: str
+) -> None:
+    """Both records of a named agent's task meet in the home of the agent, registered or not."""
+    agent_home = home_partition("a1", 4)
+    names = [f"t{n}" for n in range(100)]
+    task_id = next(name for name in names if (home_partition(name, 4) == agent_home) is equal)
+    id_home = home_partition(task_id, 4)
+    homes = {n: make(number=n, partitions=4, dispatch={"await_agent": "never"}) for n in {agent_home, id_home}}
+    statuses: list[str] = []
+    for offset, registered in enumerate((first, not first)):
+        for home in homes.values():
+            home.agents.known.clear()
+            if registered:
+                home.register(**AGENT)
+        at = id_home if entry == "home of the id" else agent_home
+        statuses += await deliver(homes, at, task_id, offset + 1)
+    assert statuses == ["success" if first else "failure"]

@@ -63,3 +63,11 @@ def test_everything_counts_for_the_size() -> None:
     read_result('"x"', 0.5, "y" * 40, {"k": "v" * 49}, 93)
     with pytest.raises(AnswerTooLarge, match="94 bytes, more than 93"):
         read_result('"é"', 0.5, "y" * 40, {"k": "v" * 49}, 93)
+
+
+@pytest.mark.parametrize("code", ["ALREADY_EXISTS", "conflict", "409", "423"])
+def test_a_task_that_exists_already_is_tried_again_after_the_first_attempt(code: str) -> None:
+    """An earlier attempt of ours may still run there."""
+    assert error_of(code, "busy", 2).retryable
+    assert not error_of(code, "busy", 2).counts_against_agent
+    assert error_of("INVALID_ARGUMENT", "no", 2).retryable is False

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from agents_io import errors
+from agents_io.call_stats import CallStats
 from agents_io.caller import Caller
 from agents_io.errors import AgentError, ServerError
+from agents_io.pending_call import PendingCall
+from agents_io.rules.agent_queue import AgentQueue
 from agents_io.rules.breaker import Breaker, BreakerConfig
 from agents_io.rules.budget import BudgetConfig, RetryBudget
 from agents_io.rules.health import Ejection, EjectionConfig
-from agents_io.rules.lane import Lane
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
-from agents_io.ticket import Ticket
-from agents_io.track import Track
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.homes import until
@@ -48,7 +48,7 @@ class Ending:
 
 
 class Rig:
-    """One caller with every guard in sight, and the hooks it tells."""
+    """One caller with every guard in sight, and the events it reports."""
 
     def __init__(
         self,
@@ -60,44 +60,51 @@ class Rig:
         self.transport = Ending(end)
         self.breaker = Breaker(breaker or BreakerConfig(failure_threshold=100))
         self.limiter = SlidingWindow(100, 60.0)
-        self.lane: Lane[Ticket] = Lane(10, self.limiter, self.breaker, depth=1000)
-        self.track = Track(RetryBudget(budget), Ejection(EjectionConfig(after=1)))
+        self.queue: AgentQueue[PendingCall] = AgentQueue(10, self.limiter, self.breaker, RetryBudget(budget))
+        self.stats = CallStats(Ejection(EjectionConfig(after=1)))
         self.ends: list[Answer | AgentError] = []
         self.begun = self.retried = 0
         self.retries = retries
         agent = AgentRegistration(id="a", endpoint="http://a")
         retry = RetryConfig(max_retries=retries, initial_delay_s=0.001, jitter=False)
-        self.caller = Caller(agent, self.lane, self.transport, retry, self, random.Random(1), 5.0, self.track)
+        self.caller = Caller(agent, self.queue, self.transport, retry, self, random.Random(1), stats=self.stats)
 
     @property
     def now(self) -> float:
         """Loop time."""
         return asyncio.get_running_loop().time()
 
-    def submit(self, deadline_s: float = 30.0) -> Ticket:
+    def submit(self, deadline_s: float = float("inf"), timeout_s: float = 30.0) -> PendingCall:
         """One task."""
-        ticket = Ticket("t", "t", b"{}", self.now, self.now + deadline_s, 0, self.retries, None)
-        self.caller.submit(ticket)
-        return ticket
+        run = PendingCall(
+            task_id="t",
+            idempotency_key="t",
+            body=b"{}",
+            timeout_s=timeout_s,
+            deadline=self.now + deadline_s,
+            max_retries=self.retries,
+        )
+        self.caller.submit(run)
+        return run
 
     async def end(self, count: int = 1) -> Answer | AgentError:
         """The last of so many ends."""
         await until(lambda: len(self.ends) >= count, 20)
         return self.ends[-1]
 
-    def started(self, ticket: Ticket) -> None:
+    def on_first_call(self, run: PendingCall) -> None:
         """A first call."""
         self.begun += 1
 
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+    def on_retry(self, run: PendingCall, delay_s: float) -> None:
         """Another one follows."""
         self.retried += 1
 
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+    def on_finished(self, run: PendingCall, outcome: Answer | AgentError) -> None:
         """The end."""
-        self.ends.append(answer)
+        self.ends.append(outcome)
 
-    def circuit(self, agent_id: str, transition: Any) -> None:
+    def on_circuit(self, agent_id: str, transition: Any) -> None:
         """Not looked at."""
 
 
@@ -108,6 +115,7 @@ TABLE = {
     "ConnectionFailed": (True, True),
     "ServerError": (True, True),
     "ClientError": (False, False),
+    "StillRunning": (True, False),
     "RateLimited": (True, False),
     "BadResponse": (True, True),
     "AnswerTooLarge": (False, True),
@@ -137,90 +145,109 @@ async def test_what_counts(name: str) -> None:
     await rig.end()
     assert len(rig.transport.calls) == (2 if again else 1)
     assert rig.breaker.failures(rig.now) == (len(rig.transport.calls) if blamed else 0)
-    assert rig.track.ejection.out(rig.now) is blamed
+    assert rig.stats.ejection.out(rig.now) is blamed
     assert rig.limiter.used(rig.now) == len(rig.transport.calls), "every call begun counts for the rate limit"
 
 
-async def test_a_wish_to_be_left_alone_pauses_the_limit_and_nothing_else() -> None:
-    """429 and 503 with Retry-After: 503 counts as a failure too."""
+async def test_a_wish_to_be_left_alone_pauses_the_limit_and_uses_up_no_attempt() -> None:
+    """429 and 503 with Retry-After: 503 counts as a failure too. The task waits for its turn."""
     for kind, failures in ((errors.RateLimited, 0), (errors.ServerError, 1)):
         rig = Rig(kind("later", retry_after_s=20.0))
-        rig.submit()
-        await rig.end()
+        run = rig.submit()
+        await until(lambda rig=rig: rig.retried == 1)  # type: ignore[misc]
         assert 19 < rig.limiter.paused_until - rig.now <= 20
         assert rig.breaker.failures(rig.now) == failures
+        assert (run.attempts, rig.ends, rig.queue.holds(run)) == (0, [], True)
+        rig.caller.close()
 
 
-async def test_an_open_circuit_costs_no_turn_and_no_try() -> None:
-    """What waits for it keeps its tries, and the window stays as it was."""
+async def test_an_open_circuit_costs_no_turn_and_no_attempt() -> None:
+    """What waits for it keeps its attempts, and the window stays as it was; it is answered once the circuit lets it."""
     rig = Rig(Answer("ok", 0.9))
     rig.breaker.reconfigure(BreakerConfig(mode="open"))
-    ticket = rig.submit()
-    end = await rig.end()
-    assert isinstance(end, errors.CircuitOpen)
-    assert (ticket.attempt, rig.limiter.used(rig.now), rig.begun) == (0, 0, 0)
+    run = rig.submit(deadline_s=60.0)
+    await asyncio.sleep(0.02)
+    assert (rig.ends, run.attempts, rig.limiter.used(rig.now), rig.begun) == ([], 0, 0, 0)
+    rig.breaker.reconfigure(BreakerConfig())
+    rig.caller.advance()
+    assert isinstance(await rig.end(), Answer)
 
 
 async def test_a_full_window_takes_no_permit() -> None:
     """A probe's place is not held by a call that may not begin."""
     rig = Rig(Answer("ok", 0.9))
     breaker = Breaker(BreakerConfig(failure_threshold=1, reset_timeout_s=0.001, probes=1))
-    rig.lane.breaker = breaker
+    rig.queue.breaker = breaker
     permit = breaker.try_acquire(rig.now)
     assert permit is not None
     breaker.record(permit, "failure", rig.now)
     await asyncio.sleep(0.01)
     for _ in range(100):
         rig.limiter.try_acquire(rig.now)
-    ticket = rig.submit(deadline_s=90.0)
+    run = rig.submit(deadline_s=90.0)
     await asyncio.sleep(0.01)
-    assert rig.lane.holds(ticket)
+    assert rig.queue.holds(run)
     assert breaker.try_acquire(rig.now) is not None, "the one probe is still to be had"
 
 
 async def test_concurrency_comes_before_all() -> None:
     """A task without a place takes neither a turn nor a permit."""
     rig = Rig(Answer("ok", 0.9))
-    rig.lane.reconfigure(max_concurrency=1)
+    rig.queue.reconfigure(max_concurrency=1)
     for _ in range(5):
         rig.submit()
-    assert (rig.lane.in_flight, rig.limiter.used(rig.now)) == (1, 1)
+    assert (rig.queue.in_flight, rig.limiter.used(rig.now)) == (1, 1)
     await rig.end(5)
 
 
-async def test_one_try_is_bounded_by_the_deadline_of_all() -> None:
-    """The time of a call is the shorter of what one may take and what the task has left."""
+async def test_an_attempt_is_bounded_by_its_timeout_and_by_the_deadline_of_all() -> None:
+    """The time of a call is the shorter of what one attempt may take and what the task has left."""
     rig = Rig(Answer("ok", 0.9))
-    rig.submit(deadline_s=30.0)
-    rig.submit(deadline_s=2.0)
-    await rig.end(2)
-    assert [round(call.timeout_s) for call in rig.transport.calls] == [5, 2]
+    rig.submit(timeout_s=5.0)
+    rig.submit(timeout_s=5.0, deadline_s=2.0)
+    rig.submit(timeout_s=90.0, deadline_s=600.0)
+    await rig.end(3)
+    assert [round(call.timeout_s) for call in rig.transport.calls] == [5, 2, 90]
 
 
-async def test_retries_within_the_budget() -> None:
-    """Ten tasks fail: one first try each, and as many second ones as the share and the floor allow. The rest says why."""
-    rig = Rig(ServerError("500"), retries=2, budget=BudgetConfig(share=0.2, floor=3))
+async def test_retries_wait_for_the_budget() -> None:
+    """Ten tasks fail: one first attempt each, and as many second ones at once as share and floor allow. The rest waits."""
+    rig = Rig(ServerError("500"), retries=1, budget=BudgetConfig(share=0.2, floor=3))
     for _ in range(10):
         rig.submit()
-    await rig.end(10)
-    assert (rig.begun, rig.retried, len(rig.transport.calls)) == (10, 5, 15)
-    told = [end.message for end in rig.ends if isinstance(end, AgentError)]
-    assert sum("second tries" in message for message in told) >= 5
+    await until(lambda: rig.retried == 10)
+    await until(lambda: len(rig.transport.calls) == 15)
+    await asyncio.sleep(0.05)
+    assert (rig.begun, len(rig.transport.calls), rig.queue.waiting) == (10, 15, 5)
     assert {end.code for end in rig.ends if isinstance(end, AgentError)} == {"http_5xx"}
+    assert len(rig.ends) == 5
+    rig.transport.end = Answer("ok", 0.9)
+    for _ in range(25):  # the load of the well gives them back
+        rig.submit()
+    await rig.end(35)
+    assert sum(isinstance(end, Answer) for end in rig.ends) == 30
 
 
-async def test_a_second_try_behind_an_open_circuit_needs_no_budget() -> None:
-    """Ten tasks fail together and the circuit opens at the third: the other eight wait for it, and are answered."""
+async def test_a_retry_that_waits_for_the_budget_expires_at_the_deadline_of_its_task() -> None:
+    """It says how its last attempt failed."""
+    rig = Rig(ServerError("500"), retries=1, budget=BudgetConfig(share=0.0, floor=0))
+    rig.submit(deadline_s=0.3)
+    end = await rig.end()
+    assert isinstance(end, errors.Expired)
+    assert "500" in end.message
+    assert len(rig.transport.calls) == 1
+
+
+async def test_a_retry_behind_an_open_circuit_needs_no_budget() -> None:
+    """Ten tasks fail together and the circuit opens at the third: all wait for it, and are answered."""
     opens = BreakerConfig(failure_threshold=3, reset_timeout_s=0.2)
     rig = Rig(ServerError("500"), retries=2, budget=BudgetConfig(share=0.0, floor=0), breaker=opens)
     for _ in range(10):
         rig.submit()
-    await rig.end(2)
-    assert [end.code for end in rig.ends if isinstance(end, AgentError)] == ["http_5xx"] * 2
-    assert rig.retried == 8
+    await until(lambda: rig.retried == 10)
     rig.transport.end = Answer("ok", 0.9)
     await rig.end(10)
-    assert sum(isinstance(end, Answer) for end in rig.ends) == 8
+    assert all(isinstance(end, Answer) for end in rig.ends)
 
 
 async def test_answers_are_what_is_known_of_an_agent() -> None:
@@ -228,9 +255,9 @@ async def test_answers_are_what_is_known_of_an_agent() -> None:
     rig = Rig(Answer("ok", 0.75))
     rig.submit()
     await rig.end()
-    assert rig.track.confidence.value == 0.75
-    assert rig.track.latency.mean.value is not None
+    assert rig.stats.confidence.value == 0.75
+    assert rig.stats.latency.mean.value is not None
     rig.transport.end = ServerError("500")
     rig.submit()
     await rig.end(2)
-    assert rig.track.confidence.value == pytest.approx(0.6)
+    assert rig.stats.confidence.value == pytest.approx(0.6)

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from agents_io.call_stats import CallStats
 from agents_io.caller import Caller
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ServerError
 from agents_io.hedging import race
+from agents_io.pending_call import PendingCall
+from agents_io.rules.agent_queue import AgentQueue
 from agents_io.rules.breaker import Breaker, BreakerConfig
 from agents_io.rules.budget import BudgetConfig, RetryBudget
-from agents_io.rules.lane import Lane
 from agents_io.rules.latency import ENOUGH
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
-from agents_io.ticket import Ticket
-from agents_io.track import Track
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.homes import until
@@ -54,22 +54,22 @@ class Scripted:
 
 
 class Ends:
-    """Keeps how tickets ended."""
+    """Keeps how runs ended."""
 
     def __init__(self) -> None:
         self.ends: list[Answer | AgentError] = []
 
-    def started(self, ticket: Ticket) -> None:
+    def on_first_call(self, run: PendingCall) -> None:
         """Not looked at."""
 
-    def retrying(self, ticket: Ticket, delay_s: float) -> None:
+    def on_retry(self, run: PendingCall, delay_s: float) -> None:
         """Not looked at."""
 
-    def finished(self, ticket: Ticket, answer: Answer | AgentError) -> None:
+    def on_finished(self, run: PendingCall, outcome: Answer | AgentError) -> None:
         """Keep it."""
-        self.ends.append(answer)
+        self.ends.append(outcome)
 
-    def circuit(self, agent_id: str, transition: Any) -> None:
+    def on_circuit(self, agent_id: str, transition: Any) -> None:
         """Not looked at."""
 
 
@@ -85,37 +85,42 @@ class Rig:
         self.ends = Ends()
         self.breaker = Breaker(BreakerConfig(failure_threshold=options.get("threshold", 5)))
         self.limiter = SlidingWindow(options.get("requests", 100), 60.0)
-        self.lane: Lane[Ticket] = Lane(options.get("concurrency", 10), self.limiter, self.breaker, depth=10)
-        self.track = Track(RetryBudget(BudgetConfig(0.0, options.get("budget", 5))))
+        budget = RetryBudget(BudgetConfig(0.0, options.get("budget", 5)))
+        self.queue: AgentQueue[PendingCall] = AgentQueue(
+            options.get("concurrency", 10), self.limiter, self.breaker, budget
+        )
+        self.stats = CallStats()
         for _ in range(options.get("known", ENOUGH)):
-            self.track.latency.add(0.02)
+            self.stats.latency.add(0.02)
         limits = {"hedge": True} if options.get("agent_hedges") else None
         agent = AgentRegistration.model_validate({"id": "a", "endpoint": "http://a", "limits": limits})
         retry = RetryConfig(max_retries=0)
-        self.caller = Caller(agent, self.lane, self.transport, retry, self.ends, random.Random(1), None, self.track)
+        self.caller = Caller(agent, self.queue, self.transport, retry, self.ends, random.Random(1), stats=self.stats)
 
-    def ticket(self, hedge: bool = True) -> Ticket:
+    def pending(self, hedge: bool = True) -> PendingCall:
         """A task that allows it."""
         now = asyncio.get_running_loop().time()
-        return Ticket("t", "t", b"{}", now, now + 60.0, 0, 0, None, hedge=hedge)
+        return PendingCall(
+            task_id="t", idempotency_key="t", body=b"{}", timeout_s=60.0, deadline=now + 600.0, hedge=hedge
+        )
 
-    async def end(self, ticket: Ticket | None = None) -> Answer | AgentError:
+    async def end(self, run: PendingCall | None = None) -> Answer | AgentError:
         """Send a task and wait for its end."""
-        self.caller.submit(ticket or self.ticket())
+        self.caller.submit(run or self.pending())
         await until(lambda: bool(self.ends.ends), 20)
         await asyncio.sleep(0)
         [end] = self.ends.ends
-        assert (self.lane.in_flight, self.caller.running) == (0, 0)
+        assert (self.queue.in_flight, self.caller.running) == (0, 0)
         return end
 
 
 async def test_the_second_call_answers_and_the_first_is_cut_off() -> None:
     """One end, one success for the agent; both calls count for the rate limit; the task was tried once."""
     rig = Rig((LONG, FIRST), (SHORT, SECOND))
-    ticket = rig.ticket()
-    assert await rig.end(ticket) is SECOND
+    run = rig.pending()
+    assert await rig.end(run) is SECOND
     now = asyncio.get_running_loop().time()
-    assert (rig.transport.begun, rig.transport.cut, rig.track.hedges, ticket.attempt) == (2, 1, 1, 1)
+    assert (rig.transport.begun, rig.transport.cut, rig.stats.hedges, run.calls) == (2, 1, 1, 1)
     assert rig.limiter.used(now) == 2
     assert rig.breaker.failures(now) == 0
 
@@ -154,39 +159,39 @@ async def test_no_second_call_beyond_any_limit(options: dict[str, int]) -> None:
     """Budget, rate limit, concurrency; nor before it is known how long calls take."""
     rig = Rig((0.15, FIRST), (SHORT, SECOND), **options)
     assert await rig.end() is FIRST
-    assert (rig.transport.begun, rig.track.hedges) == (1, 0)
+    assert (rig.transport.begun, rig.stats.hedges) == (1, 0)
 
 
 async def test_only_where_it_was_asked_for() -> None:
     """By the task, or by the agent's registration."""
     rig = Rig((0.15, FIRST), (SHORT, SECOND))
-    assert await rig.end(rig.ticket(hedge=False)) is FIRST
+    assert await rig.end(rig.pending(hedge=False)) is FIRST
     rig = Rig((LONG, FIRST), (SHORT, SECOND), agent_hedges=True)
-    assert await rig.end(rig.ticket(hedge=False)) is SECOND
+    assert await rig.end(rig.pending(hedge=False)) is SECOND
 
 
 async def test_waiting_tasks_go_before_second_calls() -> None:
     """A slot that an item could use is not for hedging."""
     rig = Rig((0.15, FIRST), (SHORT, SECOND), (SHORT, SECOND))
-    ticket = rig.ticket()
-    rig.caller.submit(ticket)
-    other = rig.ticket()
-    rig.lane.push(other, now=0.0, deadline=other.deadline)
+    run = rig.pending()
+    rig.caller.submit(run)
+    other = rig.pending()
+    rig.queue.push(other, now=0.0, deadline=other.deadline)
     await until(lambda: len(rig.ends.ends) == 2, 20)
-    assert rig.track.hedges == 0
+    assert rig.stats.hedges == 0
 
 
 async def test_cancelled_cuts_off_both() -> None:
     """At once, and the task ends once."""
     rig = Rig((LONG, FIRST), (LONG, SECOND))
-    ticket = rig.ticket()
-    rig.caller.submit(ticket)
+    run = rig.pending()
+    rig.caller.submit(run)
     await until(lambda: rig.transport.begun == 2)
-    rig.caller.cancel(ticket)
+    rig.caller.cancel(run)
     await until(lambda: bool(rig.ends.ends))
     assert [type(end) for end in rig.ends.ends] == [Cancelled]
     assert rig.transport.cut == 2
-    assert rig.lane.in_flight == 0
+    assert rig.queue.in_flight == 0
 
 
 async def test_a_race_passes_on_what_is_no_error_of_an_agent() -> None:

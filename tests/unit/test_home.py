@@ -256,6 +256,34 @@ async def test_drain_is_bounded_by_the_handler(rig: MakeRig) -> None:
     assert one.home.closed
 
 
+async def test_what_a_cut_off_call_changes_is_committed_last(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls under way when the drain time is over end, and what they count for goes into one more commit."""
+    one = rig().open()
+    one.track(0)
+    one.handler.calls = 1
+    close = one.handler.close
+
+    def cut() -> None:
+        close()
+        one.handler.calls = 0
+        one.handler.news = [Output("state", b"guard", b"1 call")]
+
+    monkeypatch.setattr(one.handler, "close", cut)
+    await one.home.drain(0.5)
+    assert keys(one.committer.commits[-1][0]) == ["guard"]
+    assert (one.handler.closed, one.home.closed) == (1, True)
+
+
+async def test_drain_commits_what_changed_without_a_record(rig: MakeRig) -> None:
+    """Nothing was finished and nothing told the home of it."""
+    one = rig().open()
+    await until(lambda: one.committer.commits or one.home._loop_task)
+    await settle()
+    one.handler.news = [Output("state", b"guard", b"")]
+    await one.home.drain(5.0)
+    assert keys(one.committer.commits[-1][0]) == ["guard"]
+
+
 async def test_drain_is_bounded_by_the_commit(rig: MakeRig) -> None:
     """A broker that does not answer keeps no worker from leaving."""
     one = rig().open()

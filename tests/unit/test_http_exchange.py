@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from agents_io.errors import CallTimeout, Expired, Unsupported
-from agents_io.http.exchange import below, web_url, within
+from agents_io.http.exchange import within
+from agents_io.http.peer import below, web_url
 from agents_io.per_agent import PerAgent
 from schemas.messages import AgentRegistration
 

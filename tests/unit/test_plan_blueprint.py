@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streams.rules.plans.blueprint import InvalidPlan
+from streams.rules.plans.blueprint import UNBOUNDED_MS, InvalidPlan
 from streams.rules.plans.templates import read_plan
 from tests.support.plans import plan, task
 
@@ -31,11 +31,20 @@ def test_the_kind_follows_from_what_is_given(
 
 
 def test_defaults_depend_on_the_kind() -> None:
-    """30 s and ten at once in parallel; 60 s and one at a time in a sequence."""
+    """Ten at once in parallel, one at a time in a sequence; no time limit unless the plan gives one."""
     parallel, sequential = read_plan(plan("a")), read_plan(plan("a", kind="sequential", maxConcurrency=5))
-    assert (parallel.timeout_ms, parallel.max_concurrency, parallel.threshold) == (30_000, 10, 0.8)
-    assert (sequential.timeout_ms, sequential.max_concurrency) == (60_000, 1)
+    assert (parallel.timeout_ms, parallel.max_concurrency, parallel.threshold) == (UNBOUNDED_MS, 10, 0.8)
+    assert (sequential.timeout_ms, sequential.max_concurrency) == (UNBOUNDED_MS, 1)
     assert read_plan(plan("a", timeout=5)).timeout_ms == 5
+
+
+def test_a_plan_may_have_a_deadline() -> None:
+    """RFC 3339 or epoch ms; what is no time is refused by name."""
+    assert read_plan(plan("a")).deadline_ms is None
+    assert read_plan(plan("a", metadata={"deadline": 5000})).deadline_ms == 5000
+    assert read_plan(plan("a", metadata={"deadline": "1970-01-01T00:00:05Z"})).deadline_ms == 5000
+    with pytest.raises(InvalidPlan, match=r"metadata\.deadline"):
+        read_plan(plan("a", metadata={"deadline": "soon"}))
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ class Coordinating:
         at = self.offset if offset is None else offset
         raw = value if isinstance(value, bytes) else orjson.dumps(value)
         before = len(self.home.ended)
-        self.handler.take(
+        self.handler.process(
             source, intake(at, raw, source=source, key=None if key is None else key.encode(), headers=headers)
         )
         outputs = [output for _, _, found in self.home.ended[before:] for output in found]
@@ -250,6 +250,16 @@ async def test_a_plan_id_is_answered_once_also_after_a_restart() -> None:
     assert it.count("parallax_plans_duplicate_total") == 2
 
 
+async def test_a_plan_id_is_a_duplicate_for_as_long_as_its_steps_are_and_no_longer() -> None:
+    """Sent again after 30 hours its steps might still be duplicates without an answer; after 49 it runs."""
+    it = Coordinating()
+    it.plan(plan("a"), offset=5)
+    it.step("p", 0)
+    for hours, duplicate in ((30, True), (49, False)):
+        it.skew_ms = hours * 3_600_000
+        assert ("plan:duplicate" in topics(it.plan(plan("a"), offset=hours))) is duplicate
+
+
 async def test_a_restart_after_every_commit_changes_nothing_of_the_result() -> None:
     """Sequential with a failure in it: what each step is handed, and the end, are as without restarts."""
     outcomes = []
@@ -358,7 +368,7 @@ async def test_what_cannot_be_run_is_answered_or_put_aside(value: Any, outcome: 
     """Answered where there is an id to answer to."""
     it = Coordinating(plans={"max_plan_bytes": 2000})
     raw = value if isinstance(value, bytes) else orjson.dumps(value)
-    it.handler.take("plans", intake(1, raw, source="plans"))
+    it.handler.process("plans", intake(1, raw, source="plans"))
     [(_, _, outputs)] = it.home.ended
     found = next(output for output in outputs if output.topic == outcome)
     if outcome == "plan-results":
@@ -396,11 +406,11 @@ async def test_a_plan_that_lies_elsewhere_than_its_results_will_is_sent_on() -> 
     """With its bytes as they are; a loop ends."""
     it = Coordinating(partitions=8)
     name = next(f"p{n}" for n in range(100) if home_partition(f"p{n}", 8) == 3)
-    it.handler.take("plans", intake(1, raw := orjson.dumps(plan("a") | {"id": name}), source="plans"))
+    it.handler.process("plans", intake(1, raw := orjson.dumps(plan("a") | {"id": name}), source="plans"))
     [(_, _, [forward])] = it.home.ended
     assert (forward.topic, forward.partition, forward.value, forward.key) == ("plans", 3, raw, name.encode())
     headers = tuple((key, str(MAX_HOPS).encode()) for key, _ in forward.headers)
-    it.handler.take("plans", intake(2, raw, source="plans", headers=headers))
+    it.handler.process("plans", intake(2, raw, source="plans", headers=headers))
     assert len(it.home.ended[1][2]) == 2
 
 

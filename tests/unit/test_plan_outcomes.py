@@ -203,7 +203,7 @@ async def test_a_wish_about_the_task_ends_it_wherever_it_is() -> None:
 async def test_nobody_answers_in_a_tasks_place() -> None:
     """A user's plan under such an id is put aside, and the task is answered all the same."""
     it = coordinating({"tasks": [task("one")]})
-    it.handler.take("plans", intake(1, orjson.dumps(plan("a") | {"id": "task:t1"}), source="plans"))
+    it.handler.process("plans", intake(1, orjson.dumps(plan("a") | {"id": "task:t1"}), source="plans"))
     [(_, _, outputs)] = it.home.ended
     assert [output.topic for output in outputs] == ["dlq.plans", "events"]
     assert "id: must not begin with 'task:'" in dict(outputs[0].headers)["__dlq.errors.message"].decode()

@@ -9,6 +9,8 @@ import pytest
 
 from schemas.codec import validate
 from schemas.messages import PlanResult, Task
+from schemas.times import format_time
+from streams.rules.plans.blueprint import UNBOUNDED_MS
 from streams.rules.plans.level import Level
 from streams.rules.plans.run import MAX_KEPT_BYTES, PlanRun, path_of, stem, task_id
 from tests.support.plans import NOW, bad, finish, good, over, pattern, plan, result, run_of, starts, stops, task
@@ -175,7 +177,7 @@ def test_a_pattern_runs_out_of_time_by_itself_and_a_restart_knows() -> None:
     actions = run.time(NOW + 100)
     assert (stops(actions), starts(actions)) == ([(0, 0)], [(1,)])
     again = replayed(run, [run.entries], TEMPLATES)
-    assert again.due_ms == run.due_ms == NOW + 60_000
+    assert again.due_ms == run.due_ms >= NOW + UNBOUNDED_MS, "the plan itself gives no time limit"
     for one in (run, again):
         one.ended((1,), good(), NOW + 200)
     assert result(again) == result(run)
@@ -236,6 +238,29 @@ def test_the_whole_result_is_a_valid_message() -> None:
     validate(PlanResult, found)
     assert [step["status"] for step in found["results"]] == ["failure", "cancelled", "cancelled", "success"]
     assert found["results"][2]["error"]["message"] == "skipped: it depends on 'a', which did not succeed"
+
+
+def test_steps_inherit_the_deadline_of_their_plan() -> None:
+    """Those within patterns too, unless their own comes first; when it passes the plan ends as expired."""
+    ends = format_time(NOW + 5000)
+    early = task("early") | {"metadata": {"deadline": NOW + 1000}}
+    late = task("late") | {"metadata": {"deadline": NOW + 9000}}
+    templates = {"t": {"name": "t", "plan": {"tasks": [task("in")]}}}
+    run = run_of(plan("a", early, late, pattern("x", "t"), metadata={"deadline": ends}), templates)
+    run.begin()
+    found = [run.task(path)["metadata"]["deadline"] for path in ((0,), (1,), (2,), (3, 0))]
+    assert found == [ends, format_time(NOW + 1000), ends, ends]
+    assert run.due_ms == NOW + 5000
+    run.time(NOW + 5000)
+    assert (result(run)["status"], result(run)["error"]["code"]) == ("timeout", "expired")
+    assert ends in result(run)["error"]["message"]
+
+
+def test_without_a_deadline_steps_are_given_none() -> None:
+    """`dispatch.max_wait` bounds each of them."""
+    run = run_of(plan("a"))
+    run.begin()
+    assert "deadline" not in run.task((0,)).get("metadata", {})
 
 
 def test_a_pattern_has_the_time_and_the_context_its_step_names() -> None:

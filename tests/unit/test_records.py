@@ -19,16 +19,21 @@ from schemas.partitioning import partition_for
 from schemas.times import format_time
 from streams.rules.records import (
     AGENT_HEADER,
+    ATTEMPTS_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
     LARGE_BYTES,
+    MOVED_HEADER,
+    ORIGIN_HEADER,
     OWN_HEADERS,
+    TASK_HEADER,
+    Carried,
     Echo,
     Letter,
     Output,
     Recorder,
-    Spent,
     Success,
+    Timing,
     own_header,
 )
 
@@ -53,7 +58,7 @@ PLANNED = Task.model_validate(
 )
 TASKS = [pytest.param(PLAIN, id="plain"), pytest.param(PLANNED, id="planned")]
 ANSWERS = [b"null", b'"ok"', b'{"a":[1,2.5,{"b":null}]}', b"[]", b"0", b'"' + b"x" * (LARGE_BYTES + 1) + b'"']
-SPENTS = [Spent(0.0), Spent(1234.56789, 2, 12.3456)]
+SPENTS = [Timing(0.0), Timing(1234.56789, 2, 12.3456)]
 ECHO: Echo = {"mine": "kept", "timeout": 5}
 LARGE_ECHO = {"mine": "y" * 900_000}
 STATUSES = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}
@@ -272,12 +277,25 @@ def test_a_large_dead_letter_can_lose_its_value() -> None:
 def test_a_forward_replaces_our_own_headers_and_keeps_the_others() -> None:
     """Same bytes, the agent's key and partition, one of each routing header: what runs already goes on running."""
     letter = Letter("dispatch", 0, 1, b"k", b'{"id": "t"}', HEADERS)
-    output = RECORDER.forward(letter, "agent-7", "agent-7", 99, 2, partition_for(b"agent-7", 4), 0)
+    carried = Carried(origin_ms=7, deadline_ms=99, attempts=1)
+    output = RECORDER.forward(letter, "agent-7", "agent-7", carried, 2, partition_for(b"agent-7", 4), 0)
     assert (output.topic, output.key, output.value) == ("dispatch", b"agent-7", b'{"id": "t"}')
     assert output.partition == partition_for(b"agent-7", 4)
     kept = [h for h in HEADERS if h[0] not in OWN_HEADERS]
-    assert output.headers == [*kept, (EXPIRES_HEADER, b"99"), (HOPS_HEADER, b"2"), (AGENT_HEADER, b"agent-7")]
+    marks = [(ORIGIN_HEADER, b"7"), (EXPIRES_HEADER, b"99"), (ATTEMPTS_HEADER, b"1"), (HOPS_HEADER, b"2")]
+    assert output.headers == [*kept, *marks, (AGENT_HEADER, b"agent-7")]
     assert own_header(output.headers, EXPIRES_HEADER) == 99
+
+
+def test_a_relocated_record_says_what_it_carries_on() -> None:
+    """Same bytes and partition, to the end of `parked`; a task without a deadline and attempts says nothing of them."""
+    letter = Letter("tasks", 3, 1, b"k", b'{"id": "t"}', HEADERS)
+    output = RECORDER.relocate(letter, "t", "agent-7", Carried(7), "tasks/3/1", 0)
+    assert (output.topic, output.partition, output.key, output.value) == ("parked", 3, b"agent-7", letter.value)
+    kept = [h for h in HEADERS if h[0] not in OWN_HEADERS]
+    marks = [(ORIGIN_HEADER, b"7"), (AGENT_HEADER, b"agent-7"), (TASK_HEADER, b"t"), (MOVED_HEADER, b"tasks/3/1")]
+    assert output.headers == [*kept, *marks]
+    assert RECORDER.relocate(letter, "t", "", Carried(7), "x", 0).key == b"t"
 
 
 def test_only_whole_numbers_are_read_from_our_headers() -> None:
@@ -288,3 +306,32 @@ def test_only_whole_numbers_are_read_from_our_headers() -> None:
     assert own_header([], "a") is None
     nothing: Any = None
     assert own_header([("a", nothing)], "a") is None
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [ECHO, {}, orjson.Fragment(b'{"mine":"kept","timeout":5}'), {"answer": "the task's own"}],
+    ids=["dict", "none", "fragment", "same name"],
+)
+def test_the_other_members_of_an_answer_stand_on_the_result(echo: Echo) -> None:
+    """Beside the task's own metadata, as `metadata.answer`; without any there is no such member."""
+    rest = {"reasoning": "so", "usage": {"inputTokens": 3}}
+    success = Success(b"1", 0.5, orjson.dumps(rest))
+    result = check(RECORDER.succeeded(PLAIN, echo, "a1", success, SPENTS[0], False, NOW_MS))["results"]
+    assert result["metadata"].pop("answer") == rest
+    assert "answer" not in result["metadata"]
+    assert orjson.dumps(result["metadata"]) in (orjson.dumps(echo), b"{}")
+    bare = check(RECORDER.succeeded(PLAIN, ECHO, "a1", Success(b"1", 0.5), SPENTS[0], False, NOW_MS))["results"]
+    assert "answer" not in bare["metadata"]
+
+
+@pytest.mark.parametrize("answer", [b"1", b'"' + b"x" * 900_000 + b'"'], ids=["small", "large"])
+def test_large_members_of_an_answer_are_given_up_first(answer: bytes) -> None:
+    """Then the task's metadata if they are large, then the value: the last form is always small."""
+    success = Success(answer, 0.5, orjson.dumps({"reasoning": "x" * 500_000}))
+    output = RECORDER.succeeded(PLAIN, ECHO, "a1", success, SPENTS[0], False, NOW_MS)[0]
+    found = [orjson.loads(form.value or b"") for form in forms([output])]
+    assert "answer" in found[0]["metadata"]
+    assert found[1]["metadata"] == {"mine": "kept", "timeout": 5}
+    assert found[1]["result"] == orjson.loads(answer)
+    assert len(list(forms([output]))[-1].value or b"") < LARGE_BYTES

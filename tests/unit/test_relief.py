@@ -1,4 +1,4 @@
-"""What holds the commit goes out of the way: a waiting task to `parked`, a call under way on behalf of a record there."""
+"""What holds the commit goes out of the way: its record is written to `parked`, and the task goes on from there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from typing import Any
 import orjson
 import pytest
 
+from agents_io.errors import ServerError
 from streams.rules.ledger import Ledger
-from streams.rules.records import AGENT_HEADER, ATTEMPTS_HEADER, DUE_HEADER, MOVED_HEADER, Output
+from streams.rules.records import (
+    AGENT_HEADER,
+    ATTEMPTS_HEADER,
+    EXPIRES_HEADER,
+    MOVED_HEADER,
+    ORIGIN_HEADER,
+    Output,
+    own_header,
+)
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.homes import until
+from tests.support.homes import intake, settle, until
 
 ONE_AT_A_TIME: dict[str, Any] = {"limits": {"maxRequests": 1000, "windowMs": 1000, "maxConcurrency": 1}}
 
@@ -58,21 +67,27 @@ async def calling(make: Any) -> Dispatching:
     return one
 
 
-async def test_a_waiting_task_is_parked(make: Any) -> None:
-    """It costs no attempt, and comes back when its agent has room."""
+async def test_a_waiting_task_moves_and_keeps_its_turn(make: Any) -> None:
+    """It costs no attempt; the record carries when the task came and when it must have ended."""
     one = await calling(make)
-    one.handler.relieve("tasks", [1])
+    one.take(2, payload={"last": 1}, metadata={"expiresIn": 60_000})
+    one.handler.relieve("tasks", [1, 2])
     output = parked(one, 1)
     headers = dict(output.headers)
     assert headers[AGENT_HEADER] == b"a1"
-    assert headers[ATTEMPTS_HEADER] == b"0"
-    assert MOVED_HEADER not in headers
-    assert one.kinds().count("task:parked") == 1
+    assert headers[MOVED_HEADER] == b"tasks/0/1"
+    assert ATTEMPTS_HEADER not in headers
+    assert EXPIRES_HEADER in headers, "`dispatch.max_wait` bounds every task"
+    last = parked(one, 2).headers
+    assert own_header(last, EXPIRES_HEADER) - own_header(last, ORIGIN_HEADER) == 60_000  # type: ignore[operator]
+    back(one, output, 7)
+    assert one.handler.explain("parked", 7)["reason"] == "concurrency"
     one.transport.gate.set()
     await one.result(0)
-    back(one, output, 7)
     assert (await one.result(7))["taskId"] == "t1"
-    assert one.transport.tasks == ["t0", "t1"]
+    back(one, parked(one, 2), 8)
+    assert (await one.result(8))["taskId"] == "t2"
+    assert one.transport.tasks == ["t0", "t1", "t2"]
 
 
 @pytest.mark.parametrize("first", ["the record", "the answer"])
@@ -82,7 +97,6 @@ async def test_a_call_goes_on_for_the_record_that_takes_the_place(make: Any, fir
     one.handler.relieve("tasks", [0])
     output = parked(one, 0)
     assert dict(output.headers)[MOVED_HEADER] == b"tasks/0/0"
-    assert int(dict(output.headers)[DUE_HEADER]) <= one.wall_ms()
     if first == "the record":
         back(one, output, 5)
         assert one.handler.explain("parked", 5)["reason"] == "calling"
@@ -116,11 +130,11 @@ async def test_it_can_be_asked_again_and_moves_once(make: Any) -> None:
 
 
 async def test_another_owner_makes_the_call_again(make: Any) -> None:
-    """It does not know the call: for it the record is a parked task that is due, with no attempt spent."""
+    """It does not know the call: for it the record is a task as any other, with no attempt used up."""
     one = await calling(make)
     one.handler.relieve("tasks", [0])
     output = parked(one, 0)
-    assert dict(output.headers)[ATTEMPTS_HEADER] == b"0"
+    assert ATTEMPTS_HEADER not in dict(output.headers)
     other = make()
     back(other, output, 5)
     assert (await other.result(5))["status"] == "success"
@@ -141,32 +155,119 @@ async def test_while_it_moves_its_id_is_taken_and_it_can_be_cancelled(make: Any)
     assert (result["status"], result["error"]["message"]) == ("cancelled", "enough")
 
 
-async def test_a_record_that_rests_goes_to_the_end(make: Any) -> None:
-    """Parked for an hour, and the commit of `parked` hangs on it: it is written again as it is."""
-    one = make()
-    headers = ((DUE_HEADER, str(one.wall_ms() + 3_600_000).encode()), (AGENT_HEADER, b"a1"), ("mine", b"1"))
-    one.take(3, source="parked", headers=headers)
-    assert one.handler.resting() == 1
-    one.handler.relieve("parked", [3])
-    output = parked(one, 3, "parked")
-    assert tuple(output.headers) == headers
-    assert orjson.loads(output.value or b"")["id"] == "t3"
-    assert one.handler.resting() == 0
+async def test_attempts_and_deadline_survive_a_move_to_another_owner(make: Any) -> None:
+    """Two of three attempts are used up: the next owner makes the last one; the deadline is that of the first record."""
+    one = make(retry={"max_retries": 2, "initial_delay": 60_000})
+    one.transport.last = ServerError("500")
+    headers = ((ATTEMPTS_HEADER, b"1"), (AGENT_HEADER, b"a1"), (EXPIRES_HEADER, b"99999999999999"))
+    one.take(0, source="parked", headers=headers)
+    await until(lambda: "task:retrying" in one.kinds())
+    one.handler.relieve("parked", [0])
+    output = parked(one, 0, "parked")
+    assert own_header(output.headers, ATTEMPTS_HEADER) == 2
+    assert own_header(output.headers, EXPIRES_HEADER) == 99999999999999
+    other = make()
+    other.transport.last = ServerError("500")
+    back(other, output, 5)
+    result = await other.result(5)
+    assert (result["status"], result["retries"], len(other.transport.calls)) == ("failure", 2, 1)
 
 
-def test_blockers_are_few_and_far_apart() -> None:
-    """A map that is dense is no reason to move anything: it would only grow elsewhere."""
-    sparse, dense, small = Ledger(0), Ledger(0), Ledger(0)
+async def test_a_record_that_is_left_on_its_topic_goes_to_the_end(make: Any) -> None:
+    """The commit hangs on it: it is read back for that, moves, and keeps its turn."""
+    one = make(dispatch={"max_held_bytes": 1})
+    one.register(**AGENT, **ONE_AT_A_TIME)
+    one.transport.gate.clear()
+    for offset in range(3):
+        one.take(offset, payload=offset)
+    await until(lambda: one.handler.resting() == 2)
+    one.handler.relieve("tasks", [1])
+    await until(lambda: ended(one, "tasks", 1))
+    output = parked(one, 1)
+    assert orjson.loads(output.value or b"")["id"] == "t1"
+    back(one, output, 5)
+    one.transport.gate.set()
+    assert (await one.result(5))["taskId"] == "t1"
+    assert (await one.result(2))["taskId"] == "t2"
+    assert one.transport.tasks == ["t0", "t1", "t2"]
+
+
+async def test_records_that_moved_wait_on_parked_if_memory_is_short(make: Any) -> None:
+    """They do not fill it: most stay there on the topic, and all are called in the order in which they came."""
+    one = make(dispatch={"max_held_bytes": 200_000})
+    one.register(**AGENT, limits={"maxRequests": 10_000, "windowMs": 1000, "maxConcurrency": 1})
+    one.transport.gate.clear()
+    count = 300
+    came_ms = one.wall_ms() - 1000
+    for offset in range(count):
+        value = orjson.dumps({"id": f"t{offset}", "type": "agent", "target": "a1", "payload": offset})
+        one.process("tasks", intake(offset, value, timestamp_ms=came_ms + offset))
+    for offset in range(count):
+        one.handler.relieve("tasks", [offset])
+        await until(lambda offset=offset: ended(one, "tasks", offset))  # type: ignore[misc]
+        back(one, parked(one, offset), 1000 + offset)
+    assert one.memory.used <= 200_000
+    assert one.handler.resting() > 200
+    one.transport.gate.set()
+    for offset in range(count):
+        assert (await one.result(1000 + offset))["status"] == "success"
+    assert one.transport.tasks == [f"t{offset}" for offset in range(count)]
+
+
+async def test_a_task_that_waits_for_an_agent_moves_too(make: Any) -> None:
+    """And is called once its agent comes; while its record is under way nothing turns in circles."""
+    one = make(dispatch={"await_agent": "always"})
+    one.take(0, target="late")
+    await until(lambda: one.handler.explain("tasks", 0)["reason"] == "no_agent")
+    one.handler.relieve("tasks", [0])
+    output = parked(one, 0)
+    late = one.register(id="late", endpoint="http://l")
+    turns = 0
+    asked = one.handler._unassigned._try
+
+    def counted(key: str) -> None:
+        nonlocal turns
+        turns += 1
+        asked(key)
+
+    one.handler._unassigned._try = counted
+    one.handler.agent_available(late)
+    await settle(100)
+    assert one.transport.tasks == []
+    back(one, output, 5)
+    assert (await one.result(5))["agentId"] == "late"
+    assert turns < 10, "asked again in every turn of the loop"
+
+
+def test_blockers_are_the_first_of_a_map_that_nears_its_limit() -> None:
+    """Far apart or close together; in runs too. Of a small map, or of one without anything in flight, there are none."""
+    sparse, dense, runs, small = Ledger(0), Ledger(0), Ledger(0), Ledger(0)
     for offset in range(40_000):
-        for ledger, every in ((sparse, 40), (dense, 2)):
+        for ledger, waits in (
+            (sparse, offset % 40 == 0),
+            (dense, offset % 2 == 0),
+            (runs, offset % 20 in (0, 1, 2)),
+        ):
             ledger.track(offset)
-            if offset % every:
+            if not waits:
                 ledger.done(offset)
     for offset in range(1000):
         small.track(offset)
         if offset % 40:
             small.done(offset)
     assert sparse.blockers(2) == [0, 40]
-    assert dense.blockers(2) == []
+    assert dense.blockers(2) == [0, 2]
+    assert runs.blockers(4) == [0, 1, 2, 20]
     assert small.blockers(2) == []
     assert Ledger(0).blockers(2) == []
+
+
+def test_a_long_row_in_flight_is_no_blocker() -> None:
+    """A hundred thousand that wait in a row are one run: the map stays small, and nothing moves."""
+    ledger = Ledger(0)
+    for offset in range(100_000):
+        ledger.track(offset)
+    for offset in range(99_000, 100_000):
+        ledger.done(offset)
+    assert ledger.blockers(2) == []
+    assert not ledger.full()

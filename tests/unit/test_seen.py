@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,3 +93,36 @@ def test_an_id_found_across_two_neighbours_is_not_there() -> None:
     assert len(first) == DIGEST_BYTES
     for shift in range(1, 9):
         assert not seen.has(bytes(1) + (first[1:] + second[1:])[shift : shift + 9])
+
+
+@pytest.mark.parametrize("later_h", [24, 25, 720, 8760])
+def test_in_a_quiet_home_an_id_is_forgotten_too(later_h: int) -> None:
+    """Nothing else is added that would push it out: its time alone ends it. One millisecond earlier it is known."""
+    seen = SeenIds(24 * HOUR_MS, 250_000)
+    [name] = ids(0, 1)
+    seen.add(name, 0)
+    assert seen.has(name, 24 * HOUR_MS - 1)
+    assert not seen.has(name, later_h * HOUR_MS)
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["stays", "moves"])
+@pytest.mark.parametrize("parts", [4, 8])
+def test_slow_traffic_keeps_no_id_for_much_longer_than_the_window(moves: bool, parts: int) -> None:
+    """An id an hour for five days: a chunk takes days to fill, and an id in it must not become as young as the newest."""
+    window_h = 24
+    seen = SeenIds(window_h * HOUR_MS, 1000, parts)
+    ring: dict[int, tuple[Chunk, int]] = {}
+    names = ids(0, 120)
+    for hour, name in enumerate(names):
+        now_ms = hour * HOUR_MS
+        seen.add(name, now_ms)
+        chunk = seen.flush()
+        assert chunk is not None
+        ring[chunk.sequence % seen.slots] = (chunk, now_ms)
+        if moves and hour % 7 == 0:
+            seen = SeenIds(window_h * HOUR_MS, 1000, parts)
+            seen.restore(ring.values())
+        known = [seen.has(old, now_ms) for old in names[: hour + 1]]
+        assert all(known[max(0, hour - window_h + 1) :])
+        assert not any(known[: max(0, hour - round(window_h * (1 + 2 / parts)))])
+    assert len(ring) <= seen.slots

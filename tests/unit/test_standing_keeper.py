@@ -16,7 +16,7 @@ from streams.agents.standing_keeper import REPEAT_MS, StandingKeeper
 from streams.metrics import DispatchMetrics
 from streams.rules.records import Output
 from tests.support.dispatching import Dispatching
-from tests.support.homes import until
+from tests.support.homes import settle, until
 
 
 class Rig(Dispatching):
@@ -200,7 +200,7 @@ async def test_one_incident_of_an_agent_that_dials_in_is_told_once() -> None:
     rig.dial("away", "it hung up")
     await rig.failed(2, 3)
     rig.dial("healthy")
-    assert rig.caller.track.ejection.out(asyncio.get_running_loop().time()), "still out when it was back"
+    assert rig.caller.stats.ejection.out(asyncio.get_running_loop().time()), "still out when it was back"
     assert rig.told == [("unhealthy", "it hung up")]
     await asyncio.sleep(0.45)
     rig.keeper.look()
@@ -256,16 +256,17 @@ async def test_limits_of_a_registration_are_kept_by_the_caller() -> None:
     )
     rig.take(0)
     await rig.result(0)
-    config = rig.caller.lane.breaker.config
+    config = rig.caller.queue.breaker.config
     assert (config.failure_rate, config.minimum_calls, config.slow_rate, config.slow_call_s) == (0.5, 3, 0.5, 0.1)
-    assert rig.caller.lane.adaptive is not None
-    assert rig.caller.lane.adaptive.ceiling == 4
+    assert rig.caller.queue.adaptive is not None
+    assert rig.caller.queue.adaptive.ceiling == 4
     forced = AgentRegistration.model_validate({"id": "a1", "endpoint": "http://h", "breaker": {"mode": "open"}})
     rig.agents.known["a1"] = forced
     rig.handler.agent_changed("a1", forced)
-    assert rig.caller.lane.adaptive is None
+    assert rig.caller.queue.adaptive is None
     rig.take(1, metadata={"cache": False})
-    assert (await rig.result(1))["error"]["code"] == "circuit_open"
+    await settle()
+    assert rig.handler.explain("tasks", 1)["reason"] == "circuit_open"  # type: ignore[index]
     assert len(rig.transport.calls) == 1
     rig.keeper.look()
     assert rig.records[-1].circuit == "open"
@@ -273,7 +274,8 @@ async def test_limits_of_a_registration_are_kept_by_the_caller() -> None:
     rig.agents.known["a1"] = freed
     rig.handler.agent_changed("a1", freed)
     rig.take(2, metadata={"cache": False})
-    assert (await rig.result(2))["status"] == "success"
+    for offset in (1, 2):
+        assert (await rig.result(offset))["status"] == "success"
     rig.keeper.look()
     assert rig.records[-1].circuit == "closed"
     rig.handler.close()
@@ -307,8 +309,8 @@ async def test_guards_move_with_their_home() -> None:
         await other.result(0)
         caller = other.handler.callers["a1"]
         now = asyncio.get_running_loop().time()
-        assert caller.track.ejection.out(now) is moved
-        assert caller.lane.breaker._rates.totals(now).failures == (2 if moved else 0)
-        assert caller.lane.adaptive is not None
-        assert (caller.lane.adaptive.exact < 10) is moved
+        assert caller.stats.ejection.out(now) is moved
+        assert caller.queue.breaker._rates.totals(now).failures == (2 if moved else 0)
+        assert caller.queue.adaptive is not None
+        assert (caller.queue.adaptive.exact < 10) is moved
         other.handler.close()

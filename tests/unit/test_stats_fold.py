@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,14 +12,18 @@ import pytest
 
 from schemas.messages import ConfidenceDataPoint
 from streams.rules.detection.detectors import Thresholds
+from streams.rules.windows.log_identity import Mark
 from streams.rules.windows.windows import Span
 from streams.settings import Settings
-from streams.statistics import fold
+from streams.statistics import event_clocks, fold
 from streams.statistics.fold import Folder
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.state import State
+from tests.support.points import compare
 
 SPANS: Any = {"minute": Span(60_000, 30_000, 60), "hour": Span(3_600_000, 0, 24), "day": Span(86_400_000, 0, 30)}
+
+NOW_MS = 1_795_348_800_000
 
 
 class Crashed(Exception):
@@ -31,6 +36,10 @@ class Table:
     def __init__(self) -> None:
         self.data: dict[bytes, bytes] = {}
 
+    def overtaken(self) -> list[Any]:
+        """No row lies beneath an older one."""
+        return []
+
     async def write(self, rows: Any) -> None:
         """All of them, or the removal of those without a value."""
         for key, value in rows:
@@ -40,14 +49,45 @@ class Table:
                 self.data[key] = value
 
 
+class Consumer:
+    """A consumer that has counted the whole log, and asks nobody whose the partitions are."""
+
+    def __init__(self) -> None:
+        self.end = self.position = 0
+        self.owned = True
+        self.resume_offsets: dict[int, int] = {}
+
+    def positions(self) -> dict[int, int]:
+        """Everything is counted."""
+        return {0: self.position}
+
+    async def log_ends(self, source_log: object) -> dict[int, int]:
+        """Where the log ends."""
+        return {0: self.end}
+
+    async def confirm_ownership(self) -> bool:
+        """What the group says."""
+        return self.owned
+
+    def done(self, message: Any) -> None:
+        """One more is counted."""
+        self.position = max(self.position, message.offset + 1)
+
+
 class World:
-    """A folder over a table that outlives it; `sent`: outputs by topic."""
+    """A folder over a table that outlives it; `sent`: outputs by topic; `now_ms`: the wall clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.table = Table()
         self.sent: list[tuple[str, dict[str, Any]]] = []
         self.crash_when_telling = False
+        self.now_ms = NOW_MS
+        self.consumer = Consumer()
+        self.resumed: dict[int, int] = {}
         monkeypatch.setattr(fold, "send_all", self._send)
+        wall = SimpleNamespace(time=lambda: self.now_ms / 1000, monotonic=time.monotonic)
+        monkeypatch.setattr(fold, "time", wall)
+        monkeypatch.setattr(event_clocks, "time", wall)
 
     async def _send(self, batcher: object, producer: object, outputs: Any) -> None:
         self.sent += [(output.topic, orjson.loads(output.value)) for output in outputs]
@@ -55,32 +95,66 @@ class World:
             raise Crashed
 
     async def start(self) -> Folder:
-        """A new process, after recovery, whose series have been idle for an hour."""
+        """A new process, after recovery; nothing is known of the log's end."""
         folder = Folder(StatsRecorder(Settings(), "stats"), lambda error: None)
         state = State(cast("Any", self.table), SPANS, Thresholds())
-        folder.attach(state, cast("Any", self.table), cast("Any", None), cast("Any", None), lambda: cast("Any", None))
+        nothing: Any = None
+        folder.attach(
+            state,
+            cast("Any", self.table),
+            nothing,
+            lambda: cast("Any", self.consumer),
+            lambda: nothing,
+            cast("Any", SimpleNamespace(resume_offsets=self._resume_offsets)),
+        )
         await folder.load()
-        folder._loaded = time.monotonic() - 3600
-        for clock in folder._clocks.values():
-            clock.read_s = folder._loaded
         return folder
+
+    async def _resume_offsets(self, marks: object) -> dict[int, int]:
+        return self.resumed
+
+    async def look(self, folder: Folder, *, after_ms: int = 0) -> None:
+        """`after_ms` later the log's end is asked for, and the clock looks at every series."""
+        self.now_ms += after_ms
+        await folder._clocks.ask(cast("Any", self.consumer), cast("Any", None))
+        await folder._tick()
+
+    async def read(self, folder: Folder, points: Iterable[dict[str, Any]], begin: int, *, stamp_ms: int = 0) -> int:
+        """Points from the log, counted and written as one batch; returns the next offset."""
+        offset = begin
+        for point in points:
+            stamp_s = (stamp_ms or self.now_ms) / 1000
+            message = SimpleNamespace(
+                value=orjson.dumps(point), headers=(), timestamp=stamp_s, partition=0, offset=offset, key=b"a"
+            )
+            folder._pending.append(cast("Any", message))
+            offset += 1
+        self.consumer.end = max(self.consumer.end, offset)
+        while folder.pending:
+            await folder._flush()
+        return offset
 
     def anomalies(self) -> list[dict[str, Any]]:
         """What has been told, in order."""
         return [value for topic, value in self.sent if topic == "anomalies"]
 
+    def aggregates(self) -> list[dict[str, Any]]:
+        """Windows as they were published, in order."""
+        return [value for topic, value in self.sent if topic == "aggregates"]
 
-async def fill(folder: Folder, table: Table, begin_ms: int) -> None:
-    """7200 points, one a second, as if they had been read and written."""
+
+async def fill(world: World, folder: Folder, begin_ms: int) -> None:
+    """7200 points, one a second, as if they had been read an hour ago, and written."""
     for offset in range(7200):
         live = folder.state.apply(_point(begin_ms, offset), 0, offset)
     live.series.anomalies.clear()
-    await table.write(folder.state.rows(live))
+    live.series.arrived_ms = world.now_ms - 3_600_000
+    await world.table.write(folder.state.rows(live))
 
 
-def _point(begin_ms: int, offset: int) -> ConfidenceDataPoint:
+def _point(begin_ms: int, offset: int, agent_id: str = "a") -> ConfidenceDataPoint:
     return ConfidenceDataPoint(
-        agent_id="a",
+        agent_id=agent_id,
         pattern_name="p",
         task_type="agent",
         confidence=0.8 + offset % 3 / 100,
@@ -93,12 +167,12 @@ def _point(begin_ms: int, offset: int) -> ConfidenceDataPoint:
 async def test_a_crash_when_the_clock_has_told_leaves_an_alarm_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process ends as `silent` is told; the next one reads a point first, or looks at the clock."""
     world = World(monkeypatch)
-    begin_ms = int(time.time() * 1000) - 10_800_000
-    await fill(await world.start(), world.table, begin_ms)
+    begin_ms = world.now_ms - 10_800_000
+    await fill(world, await world.start(), begin_ms)
 
     world.crash_when_telling = True
     with pytest.raises(Crashed):
-        await (await world.start())._tick()
+        await world.look(await world.start())
     (told,) = world.anomalies()
     assert (told["type"], told["state"]) == ("silent", "firing")
     world.crash_when_telling = False
@@ -110,7 +184,7 @@ async def test_a_crash_when_the_clock_has_told_leaves_an_alarm_that_ends(monkeyp
     begin, end = ("silent", "firing", told["id"]), ("silent", "resolved", told["id"])
     assert spoken(await world.start()) == [begin, end]
     for _ in range(2):
-        await (await world.start())._tick()
+        await world.look(await world.start())
     assert world.anomalies() == [told, told]
     assert spoken(await world.start()) == [end]
 
@@ -118,34 +192,172 @@ async def test_a_crash_when_the_clock_has_told_leaves_an_alarm_that_ends(monkeyp
 async def test_verdicts_about_an_agent_are_no_word_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stopped an hour ago; what comes are outcomes of its old tasks."""
     world = World(monkeypatch)
-    begin_ms = int(time.time() * 1000) - 10_800_000
-    await fill(await world.start(), world.table, begin_ms)
+    begin_ms = world.now_ms - 10_800_000
+    await fill(world, await world.start(), begin_ms)
     folder = await world.start()
 
-    def read(point: ConfidenceDataPoint, offset: int) -> None:
-        value = orjson.dumps(point.wire())
-        message = SimpleNamespace(value=value, headers=(), timestamp=time.time(), partition=0, offset=offset, key=b"a")
-        assert folder._fold(cast("Any", message), []) is not None
-
-    read(_point(begin_ms, 7100).model_copy(update={"feedback": True, "task_id": "t"}), 7200)
-    await folder._tick()
+    await world.read(folder, [_feedback(_point(begin_ms, 7100))], 7200)
+    await world.look(folder)
     assert [a["type"] for a in world.anomalies()] == ["silent"]
 
     folder = await world.start()
-    read(_point(begin_ms, 10_790), 7201)
-    await folder._tick()
+    await world.read(folder, [_point(begin_ms, 10_790).wire()], 7201)
+    await world.look(folder)
     assert [a["state"] for a in world.anomalies()] == ["firing", "resolved"]
 
 
-async def test_a_backlog_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two agents in a partition whose points are an hour old: what lies ahead has not been read."""
+def _feedback(point: ConfidenceDataPoint) -> dict[str, Any]:
+    return point.model_copy(update={"feedback": True, "task_id": "t"}).wire()
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["points wait to be counted", "the log's end is not known"])
+async def test_what_has_not_been_read_is_no_silence(monkeypatch: pytest.MonkeyPatch, answers: bool) -> None:
+    """An hour without a record, for a consumer that stands still before the log's end, or cannot ask for it."""
     world = World(monkeypatch)
-    begin_ms = int(time.time() * 1000) - 10_800_000
+    begin_ms = world.now_ms - 10_800_000
+    await fill(world, await world.start(), begin_ms)
     folder = await world.start()
-    await fill(folder, world.table, begin_ms)
-    folder._clock(0).read(begin_ms + 7_300_000, time.monotonic())
+    world.consumer.end, world.consumer.position = 7201, 7200
+    if answers:
+        await world.look(folder, after_ms=3_600_000)
+    else:
+        world.now_ms += 3_600_000
+        await folder._tick()
+    assert world.anomalies() == []
+    windows = folder.state.windows("a")
+    assert len([w for w in windows if w.interval == "minute"]) == 60
+    world.consumer.position = 7201
+    await world.look(folder)
+    await world.look(folder)
+    assert [a["type"] for a in world.anomalies()] == ["silent"]
+
+
+async def test_a_frozen_process_does_not_take_an_old_answer_for_the_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log's end was asked for; then the process stood still for two hours, in which others wrote."""
+    world = World(monkeypatch)
+    await fill(world, await world.start(), world.now_ms - 7_200_000)
+    folder = await world.start()
+    folder.state.of_agent("a")[0].series.arrived_ms = world.now_ms
+    await folder._clocks.ask(cast("Any", world.consumer), cast("Any", None))
+    world.now_ms += 7_200_000
     await folder._tick()
     assert world.anomalies() == []
-    folder._clock(0).read(begin_ms + 7_900_000, time.monotonic())
-    await folder._tick()
-    assert [a["type"] for a in world.anomalies()] == ["silent"]
+    assert len([w for w in folder.state.windows("a") if w.interval == "minute"]) == 60
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+@pytest.mark.parametrize("pause_ms", [0, 5_000, 240_000])
+async def test_windows_of_points_from_hours_ago_are_the_recount_whatever_the_batches(
+    monkeypatch: pytest.MonkeyPatch, batch: int, pause_ms: int
+) -> None:
+    """One agent's whole import after the other's, two minutes late or twice here and there; the reader has caught up with the
+    log, and the clock looks, between any two batches; a crash in the middle."""
+    world = World(monkeypatch)
+    points = []
+    for agent_id in ("a", "b"):
+        for index in range(300):
+            late_ms = 120_000 if index % 20 == 7 else 0
+            point = _point(world.now_ms - 4 * 3_600_000 + index * 36_000 - late_ms, 0, agent_id)
+            points += [point.wire()] * (2 if index % 50 == 3 else 1)
+    folder = await world.start()
+    offset = 0
+    for begin in range(0, len(points), batch):
+        if begin <= len(points) // 2 < begin + batch:
+            folder = await world.start()
+            offset = await world.read(folder, points[max(0, begin - 5) : begin], max(0, begin - 5))
+        await world.look(folder, after_ms=pause_ms if begin % (batch * 20) == 0 else 0)
+        offset = await world.read(folder, points[begin : begin + batch], begin)
+    await folder.drain()
+    assert offset == len(points)
+    assert compare(world.aggregates(), points) == []
+    assert folder.state.counters()["dropped"] == {"minute": 0, "hour": 0, "day": 0}
+    # The first agent is silent for hours while the other's points come: that may be told.
+    assert {(a["agentId"], a["type"]) for a in world.anomalies()} <= {("a", "silent")}
+
+
+@pytest.mark.parametrize("ahead_ms", [-7_200_000, 540_000])
+async def test_a_worker_with_another_clock_that_takes_over_sees_no_silence(
+    monkeypatch: pytest.MonkeyPatch, ahead_ms: int
+) -> None:
+    """Nine minutes ahead, or two hours behind: an agent that spoke a moment ago is not idle, and loses no window."""
+    world = World(monkeypatch)
+    await fill(world, await world.start(), world.now_ms - 7_200_000)
+    folder = await world.start()
+    await world.read(folder, [_point(world.now_ms, 0).wire()], 7200)
+    world.now_ms += ahead_ms
+    folder = await world.start()
+    for _ in range(3):
+        await world.look(folder, after_ms=60_000)
+    assert world.anomalies() == []
+    assert len([w for w in folder.state.windows("a") if w.interval == "minute"]) == 60
+
+
+async def test_an_idle_series_goes_once_it_has_had_no_point_for_as_long_as_it_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Minutes after an hour, hours after a day, the series after a month, through restarts."""
+    world = World(monkeypatch)
+    folder = await world.start()
+    await world.read(folder, [_point(world.now_ms - 5_000_000 + n * 1000, 0).wire() for n in range(5000)], 0)
+
+    async def kept(after_ms: int) -> set[str]:
+        fresh = await world.start()
+        for _ in range(2):  # closed by the first look, gone by the second
+            await world.look(fresh, after_ms=after_ms // 2)
+        return {window.interval for window in fresh.state.windows("a")}
+
+    assert await kept(3_000_000) == {"minute", "hour", "day"}
+    assert await kept(3_000_000) == {"hour", "day"}
+    assert await kept(86_400_000) == {"day"}
+    assert await kept(31 * 86_400_000) == set()
+    assert world.table.data == {}
+
+
+async def test_a_worker_that_lost_its_partitions_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it folded is the next owner's; it hears of it before it writes."""
+    world = World(monkeypatch)
+    folder = await world.start()
+    world.consumer.owned = False
+    with pytest.raises(fold.Released):
+        await world.read(folder, [_point(world.now_ms, 0).wire()], 0)
+    assert (world.table.data, world.consumer.position) == ({}, 0)
+
+
+async def test_points_of_a_topic_that_was_made_anew_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offsets begin again at 0, once, and again in the middle; a restart and a replay in between count nothing twice."""
+    world = World(monkeypatch)
+    folder = await world.start()
+    points = [_point(world.now_ms - 100_000, n).wire() for n in range(90)]
+    await world.read(folder, points[:50], 0)
+    for begin, end in ((50, 70), (70, 90)):
+        world.resumed = {0: 3}
+        folder = await world.start()
+        assert world.consumer.resume_offsets == {0: 3}
+        await world.read(folder, points[begin:end], 3)
+        world.resumed = {}
+        folder = await world.start()
+        await world.read(folder, points[begin:end], 3)
+    assert folder.state.marks() == {0: [Mark(22, world.now_ms)]}
+    await folder.drain()
+    assert compare(world.aggregates(), points) == []
+
+
+@pytest.mark.parametrize(
+    ("stamp_ms", "time_ms", "rejected"),
+    [
+        (-10_800_000, 0, 0),
+        (-10_800_000, 500_000, 0),
+        (0, 700_000, 1),
+        (-10_800_000, 700_000, 1),
+        (900_000, 1_000_000, 0),
+    ],
+)
+async def test_only_a_point_of_the_future_is_put_aside(
+    monkeypatch: pytest.MonkeyPatch, stamp_ms: int, time_ms: int, rejected: int
+) -> None:
+    """The record may be old (written again from an archive) while its point is of now."""
+    world = World(monkeypatch)
+    folder = await world.start()
+    await world.read(folder, [_point(world.now_ms + time_ms, 0).wire()], 0, stamp_ms=world.now_ms + stamp_ms)
+    assert folder.rejected == rejected
+    assert [topic for topic, _ in world.sent].count("dlq.data-points") == rejected

@@ -12,7 +12,7 @@ from streams.rules.detection.alarms import SeriesId
 from streams.rules.detection.detectors import Thresholds
 from streams.rules.windows.series import Series
 from streams.rules.windows.windows import Span, Window
-from streams.statistics.table import StatsTable, parse_key, series_key, source_offset, window_key
+from streams.statistics.table import DELETED_AT, Recovery, StatsTable, parse_key, series_key, source_offset, window_key
 
 AWKWARD = SeriesId('agent "1", [x]\u2028', "pattern/ü", "")
 SPANS: Any = {"minute": Span(60_000, 0, 60), "hour": Span(3_600_000, 0, 24), "day": Span(86_400_000, 0, 30)}
@@ -48,3 +48,33 @@ def test_a_row_of_a_worker_that_slept_does_not_replace_a_newer_one() -> None:
     assert _recovered((b"k", b"[9,1]"), (b"k", b"[9,2]")) == {b"k": b"[9,2]"}
     assert _recovered((b"k", b"[9,1]"), (b"k", None)) == {}
     assert _recovered((b"k", b"[9,1]"), (b"k", None), (b"k", b"[3,1]")) == {b"k": b"[3,1]"}
+
+
+def _records(*rows: tuple[bytes, bytes | None, int | None]) -> list[SimpleNamespace]:
+    """Rows of the changelog; the third is the offset a deletion knew."""
+    return [
+        SimpleNamespace(key=key, value=value, headers=() if known is None else ((DELETED_AT, str(known).encode()),))
+        for key, value, known in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "left", "overtaken"),
+    [
+        ([(b"k", b"[12,1]", None), (b"k", None, 9)], {b"k": b"[12,1]"}, {b"k"}),
+        ([(b"k", b"[12,1]", None), (b"k", None, 12)], {}, set()),
+        ([(b"k", b"[12,1]", None), (b"k", None, 12), (b"k", b"[9,1]", None)], {}, set()),
+        ([(b"k", b"[12,1]", None), (b"k", None, 12), (b"k", b"[13,1]", None)], {b"k": b"[13,1]"}, set()),
+        ([(b"k", b"[12,1]", None), (b"k", b"[9,1]", None)], {b"k": b"[12,1]"}, {b"k"}),
+        ([(b"k", b"[12,1]", None), (b"k", b"[9,1]", None), (b"k", b"[14,1]", None)], {b"k": b"[14,1]"}, set()),
+        ([(b"k", b"[12,1]", None), (b"k", None, 9), (b"k", None, 12)], {}, set()),
+    ],
+)
+def test_neither_rows_nor_deletions_of_a_worker_that_slept_count(
+    rows: Any, left: dict[bytes, bytes], overtaken: set[bytes]
+) -> None:
+    """What lies beneath an older row is known, and is to be written again before compaction keeps the older one only."""
+    table, recovery = SimpleNamespace(data={}), Recovery({}, set())
+    StatsTable.recover(cast("StatsTable", table), _records(*rows), recovery)
+    assert table.data == left
+    assert recovery.overtaken == overtaken

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.codec import Rejected, validate
-from schemas.messages import Plan, Task
+from schemas.messages import MAX_DURATION_MS, Plan, Task
 from streams.rules.plans.run import stem
 from streams.rules.plans.task_plans import (
-    allowed_ms,
     asked_by,
     end_of,
+    ends_at,
     error_of,
     plan_for,
     plan_of,
@@ -77,12 +77,14 @@ def test_which_tasks_a_template_runs(fields: dict[str, Any], found: bool) -> Non
     assert (template_for(asked_task(**fields), {"t": TEMPLATE}) is not None) is found
 
 
-def test_the_time_a_task_has_is_its_own_its_templates_or_the_usual() -> None:
-    """In this order."""
+def test_a_pattern_may_take_what_its_task_or_its_template_says_and_ends_by_the_deadline() -> None:
+    """In this order; without either there is the deadline alone."""
     timed_one = {"name": "t", "plan": TEMPLATE["plan"] | {"timeout": 7000}}  # type: ignore[operator]
-    assert allowed_ms(asked_task(metadata={"timeout": 50}), timed_one, 30_000) == 50
-    assert allowed_ms(asked_task(), timed_one, 30_000) == 7000
-    assert allowed_ms(asked_task(), TEMPLATE, 30_000) == 30_000
+    assert ends_at(asked_task(metadata={"timeout": 50}), timed_one, NOW, None) == NOW + 50
+    assert ends_at(asked_task(), timed_one, NOW, None) == NOW + 7000
+    assert ends_at(asked_task(), timed_one, NOW, NOW + 100) == NOW + 100
+    assert ends_at(asked_task(), TEMPLATE, NOW, NOW + 90_000) == NOW + 90_000
+    assert ends_at(asked_task(), TEMPLATE, NOW, None) == NOW + MAX_DURATION_MS
 
 
 @pytest.mark.parametrize(

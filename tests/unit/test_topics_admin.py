@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import doctest
+import re
 
 import pytest
 
 from schemas.topics import BY_NAME, DEFAULT_PARTITIONS, INTAKE, LARGE_RECORD_BYTES, dead_letter_topics, full_name
 from streams.broker import topics_admin
 from streams.broker.topics_admin import TopicChange, plan, wanted
+from streams.rules import topic_settings
+from streams.rules.topic_settings import SettingError, candidates, parse_overrides
 
 P = "p."
 ALL = wanted(P)
@@ -72,3 +75,40 @@ def test_nothing_ever_shrinks() -> None:
     changes = decided(existing, 4)
     assert {change.partitions for name, change in changes.items() if name != "events"} == {10}
     assert changes["events"] == TopicChange(f"{P}events", "created", 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted_words"),
+    [
+        ("tasks.retention.ms", "--set tasks.retention.ms: want topic.config=value"),
+        ("nothing.retention.ms=1", "--set nothing.retention.ms=1: want"),
+        ("tasks.=1", "--set tasks.=1: want"),
+        ("tasks.retention.ms=", "--set tasks.retention.ms=: want"),
+        ("=", "--set =: want"),
+    ],
+)
+def test_an_override_that_cannot_be_read_says_what_is_wanted(given: str, wanted_words: str) -> None:
+    """It names what was given."""
+    with pytest.raises(SettingError, match=re.escape(wanted_words)):
+        parse_overrides([given], {"tasks": "p.tasks"})
+
+
+def test_overrides_of_a_topic_a_dead_letter_topic_and_all() -> None:
+    """Short and full names; the longest name wins; the later value wins."""
+    names = {"tasks": "p.tasks", "p.tasks": "p.tasks", "dlq.tasks": "dlq.p.tasks"}
+    given = ["*.min.insync.replicas=1", "p.tasks.retention.ms=5", "dlq.tasks.retention.ms=7", "tasks.retention.ms=6"]
+    assert parse_overrides(given, names) == {
+        "p.tasks": {"min.insync.replicas": "1", "retention.ms": "6"},
+        "dlq.p.tasks": {"min.insync.replicas": "1", "retention.ms": "7"},
+    }
+
+
+@pytest.mark.parametrize("name", sorted({name for topic in ALL for name in topic.config}))
+def test_what_is_tried_for_a_refused_setting_ends_with_the_brokers_own(name: str) -> None:
+    """Every value once, never the refused one; numbers the broker names come first, when they lie between."""
+    value = next(topic.config[name] for topic in ALL if name in topic.config)
+    tried = list(candidates(name, value, f"{name} {value}: no"))
+    assert tried[-1] is None
+    assert value not in tried
+    assert len(set(tried)) == len(tried) <= 16
+    assert doctest.testmod(topic_settings).failed == 0

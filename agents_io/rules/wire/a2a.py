@@ -6,108 +6,40 @@ SendMessage, GetTask, CancelTask, TaskState, Part; 5.4 error codes) and 0.3 (mes
 
   completed                    the answer            submitted, working          asked again until the deadline
   failed                       http_5xx              rejected, canceled          refused
-  input-required               refused               auth-required               http_4xx
+  input-required               refused               auth-required               http_4xx (both: the task is cancelled there)
   any other state              bad_response
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
-from agents_io.errors import AgentError, BadResponse, ClientError, Refused, ServerError, Unsupported
-from agents_io.rules.answer import Reading, answer_within, excerpt, load_json
+from agents_io.errors import AgentError, BadResponse, ClientError, Refused, ServerError
+from agents_io.rules.answer import Reading, answer_within, excerpt, leaf_name
+from agents_io.rules.text_answer import content_of
 from agents_io.rules.wire import jsonrpc
+from agents_io.rules.wire.a2a_card import Version, dicts
 from agents_io.rules.wire.prompts import as_text
 from agents_io.transport import Answer
 
-Version = Literal["1.0", "0.3"]
-VERSIONS: tuple[Version, ...] = ("1.0", "0.3")
-CARD_PATHS = (".well-known/agent-card.json", ".well-known/agent.json")
-"""1.0 and 0.3; and what came before."""
 METHODS: dict[Version, dict[str, str]] = {
     "1.0": {"send": "SendMessage", "get": "GetTask", "cancel": "CancelTask"},
     "0.3": {"send": "message/send", "get": "tasks/get", "cancel": "tasks/cancel"},
 }
-_OUR_FAULT = frozenset({-32003, -32004, -32005, -32007, -32008, -32009})
+OTHER_VERSION = frozenset({-32009, -32601})
+"""What an agent answers to a method of a version it does not speak."""
+WRONG_PARTS = -32005
+_OUR_FAULT = frozenset({-32003, -32004, WRONG_PARTS, -32007, -32008, -32009})
 _MAX_PARTS = 1000
+NO_REASON = "no reason given"
+_WRAPPER = "json_schema"
+"""In a data part's metadata: the SDK put what the agent returned into `{"result": ...}` (pydantic-ai)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What is needed of an agent card. `path`: of the JSON-RPC interface, with its query."""
-
-    version: Version
-    path: str
-    name: str | None
-    skills: tuple[str, ...]
-
-
-def read_card(body: bytes) -> Card:
-    """The card's JSON-RPC interface of the newest version we speak. Raises `BadResponse`, `Unsupported`.
-
-    >>> read_card(b'{"name":"n","url":"http://h/rpc","protocolVersion":"0.3.0","skills":[{"id":"sum"}]}')
-    Card(version='0.3', path='/rpc', name='n', skills=('sum',))
-    """
-    card = load_json(body)
-    if not isinstance(card, dict) or not ("supportedInterfaces" in card or "url" in card):
-        raise BadResponse(f"the agent card is none: {excerpt(body)}")
-    found = {version: url for version, url in reversed(_interfaces(card)) if version is not None}
-    version = next((version for version in VERSIONS if version in found), None)
-    if version is None:
-        raise Unsupported("the agent card names no JSON-RPC interface of A2A 1.0 or 0.3")
-    return Card(version, _path(found[version]), _name(card.get("name")), tuple(_skills(card.get("skills"))))
-
-
-def _interfaces(card: dict[str, Any]) -> list[tuple[Version | None, str]]:
-    """Version and URL of each JSON-RPC interface, in the card's order."""
-    listed = card.get("supportedInterfaces")
-    if isinstance(listed, list):
-        rows = [(row.get("protocolBinding"), row.get("protocolVersion"), row.get("url")) for row in _dicts(listed)]
-    else:
-        version = card.get("protocolVersion", "0.3")
-        rows = [(card.get("preferredTransport", "JSONRPC"), version, card.get("url"))]
-        rows += [
-            (row.get("transport"), version, row.get("url")) for row in _dicts(card.get("additionalInterfaces") or [])
-        ]
-    return [(_spoken(version), url) for binding, version, url in rows if binding == "JSONRPC" and isinstance(url, str)]
-
-
-def _dicts(rows: Any) -> list[dict[str, Any]]:
-    return [row for row in rows[:_MAX_PARTS] if isinstance(row, dict)] if isinstance(rows, list) else []
-
-
-def _spoken(version: Any) -> Version | None:
-    if not isinstance(version, str):
-        return None
-    if version.startswith("1."):
-        return "1.0"
-    return "0.3" if version.startswith("0.") else None
-
-
-def _path(url: str) -> str:
-    """Only the path is taken from a card: where we send our token is said by the registration alone."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise BadResponse(f"the agent card's URL is none: {excerpt(url.encode())}") from None
-    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-
-
-def _name(name: Any) -> str | None:
-    return name[:256] if isinstance(name, str) and name else None
-
-
-def _skills(skills: Any) -> list[str]:
-    """Ids and tags, each once, in order."""
-    found: dict[str, None] = {}
-    for skill in _dicts(skills):
-        tags = skill.get("tags")
-        for name in (skill.get("id"), *(tags if isinstance(tags, list) else ())):
-            if isinstance(name, str) and 0 < len(name) <= 256:
-                found[name] = None
-    return list(found)[:_MAX_PARTS]
+def takes_data(payload: Any, text_only: bool) -> bool:
+    """Whether a send carries a data part."""
+    return isinstance(payload, dict) and not text_only
 
 
 def send_params(version: Version, message_id: str, payload: Any, *, blocking: bool, text_only: bool) -> dict[str, Any]:
@@ -118,7 +50,7 @@ def send_params(version: Version, message_id: str, payload: Any, *, blocking: bo
     """
     new = version == "1.0"
     parts: list[dict[str, Any]] = []
-    if isinstance(payload, dict) and not text_only:
+    if takes_data(payload, text_only):
         words = next((payload[name] for name in ("task", "description") if isinstance(payload.get(name), str)), None)
         if words:
             parts.append({"text": words} if new else {"kind": "text", "text": words})
@@ -144,7 +76,7 @@ class Pending:
 
 
 def outcome(message: Any, reading: Reading) -> Answer | Pending:
-    """What the JSON-RPC response to a send or a get says. Raises `AgentError`; one about a task may say `Stuck`."""
+    """What the JSON-RPC response to a send or a get says. Raises `AgentError`; `NeedsInput`, `NeedsAuth`: the task waits."""
     if (error := jsonrpc.error_of(message)) is not None:
         raise meaning(error)
     result = jsonrpc.result_of(message)
@@ -159,9 +91,21 @@ def outcome(message: Any, reading: Reading) -> Answer | Pending:
     return _task(result, reading)
 
 
+class OtherVersion(ClientError):
+    """The agent does not know the method, or the version: it may speak another one."""
+
+
+class WrongParts(ClientError):
+    """The agent takes no parts of this kind."""
+
+
 def meaning(error: dict[str, Any]) -> AgentError:
     """What a JSON-RPC error means; a task the agent no longer knows (-32001) is its failure."""
-    return jsonrpc.meaning(error, _OUR_FAULT)
+    meant = jsonrpc.meaning(error, _OUR_FAULT)
+    code = error.get("code")
+    if code in OTHER_VERSION:
+        return OtherVersion(meant.message)
+    return WrongParts(meant.message) if code == WRONG_PARTS else meant
 
 
 def state_of(task: dict[str, Any]) -> str:
@@ -175,16 +119,26 @@ def state_of(task: dict[str, Any]) -> str:
     return state.removeprefix("TASK_STATE_").lower().replace("_", "-") if isinstance(state, str) else ""
 
 
-class Stuck(Refused):
-    """The task waits at the agent for something nobody here can give; the agent should be told to forget `task_id`."""
+class NeedsInput(Refused):
+    """The task waits at the agent for input; the agent should be told to cancel `task_id`."""
 
     task_id: str | None = None
+
+
+class NeedsAuth(ClientError):
+    """The task waits at the agent for an authorization; the agent should be told to cancel `task_id`."""
+
+    task_id: str | None = None
+
+
+class FailedUnsaid(ServerError):
+    """The task failed, and the agent gives no reason."""
 
 
 def _task(task: dict[str, Any], reading: Reading) -> Answer | Pending:
     state = state_of(task)
     if state == "completed":
-        sources = _dicts(task.get("artifacts"))
+        sources = dicts(task.get("artifacts"))
         if not sources and isinstance(task["status"].get("message"), dict):
             sources = [task["status"]["message"]]
         return _answer(task, sources, reading)
@@ -194,15 +148,18 @@ def _task(task: dict[str, Any], reading: Reading) -> Answer | Pending:
         return Pending(task_id)
     why = _why(task)
     if state == "failed":
-        raise ServerError(f"the agent says its task failed: {why}")
+        kind = FailedUnsaid if why == NO_REASON else ServerError
+        raise kind(f"the agent says its task failed: {why}")
     if state in ("rejected", "canceled"):
         raise Refused(f"the agent {state} the task: {why}")
     if state == "input-required":
-        stuck = Stuck(f"the agent needs more input than the task holds: {why}")
-        stuck.task_id = _id(task)
-        raise stuck
+        needs_input = NeedsInput(f"the agent needs more input than the task holds: {why}")
+        needs_input.task_id = _id(task)
+        raise needs_input
     if state == "auth-required":
-        raise ClientError(f"the agent needs an authorization that the registration does not give: {why}")
+        needs_auth = NeedsAuth(f"the agent needs an authorization that the registration does not give: {why}")
+        needs_auth.task_id = _id(task)
+        raise needs_auth
     raise BadResponse(f"the agent's task is in no state we know: {excerpt(state.encode())}")
 
 
@@ -215,7 +172,7 @@ def _why(task: dict[str, Any]) -> str:
     status = task.get("status")
     message = status.get("message") if isinstance(status, dict) else None
     texts = [part["text"] for part in _parts([message] if isinstance(message, dict) else []) if _is_text(part)]
-    return excerpt(" ".join(texts).encode("utf-8", "replace")) if texts else "no reason given"
+    return excerpt(" ".join(texts).encode("utf-8", "replace")) if texts else NO_REASON
 
 
 def _is_text(part: dict[str, Any]) -> bool:
@@ -223,15 +180,33 @@ def _is_text(part: dict[str, Any]) -> bool:
 
 
 def _parts(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [part for source in sources for part in _dicts(source.get("parts"))][:_MAX_PARTS]
+    return [part for source in sources for part in dicts(source.get("parts"))][:_MAX_PARTS]
 
 
 def _answer(whole: dict[str, Any], sources: list[dict[str, Any]], reading: Reading) -> Answer:
     """Paths of the registration look into the whole task or message; else the parts are the answer."""
-    content = _content(_parts(sources))
+    parts = _parts(sources)
+    content, texts = _content(parts)
     if content is None and reading.value is None:
         raise BadResponse("the agent's answer has no parts")
-    return answer_within(whole, content, _told_beside([whole, *sources, *_parts(sources)]), reading)
+    holders = [whole, *sources, *parts] if whole is not sources[0] else [whole, *parts]
+    answer = answer_within(whole, content, _told_beside(holders), reading)
+    beside = _metadata(holders, reading) | ({"text": texts} if texts else {})
+    answer.metadata.update({name: value for name, value in beside.items() if name not in answer.metadata})
+    return answer
+
+
+def _metadata(holders: list[dict[str, Any]], reading: Reading) -> dict[str, Any]:
+    """What task, artifacts and parts carry as metadata, less the confidence; what comes first stands."""
+    found: dict[str, Any] = {}
+    taken = ("confidence", _WRAPPER, leaf_name(reading.confidence, "confidence"))
+    for holder in holders:
+        metadata = holder.get("metadata")
+        if isinstance(metadata, dict):
+            for name, value in metadata.items():
+                if name not in taken:
+                    found.setdefault(name, value)
+    return found
 
 
 def _told_beside(holders: list[dict[str, Any]]) -> Any:
@@ -248,25 +223,29 @@ def _told_beside(holders: list[dict[str, Any]]) -> Any:
     return None
 
 
-def _content(parts: list[dict[str, Any]]) -> Any:
-    """One data part, or text that is JSON, is the answer as it is; several parts are a list; nothing is None."""
-    data = [part["data"] for part in parts if "data" in part]
+def _content(parts: list[dict[str, Any]]) -> tuple[Any, str]:
+    """One data part, or text that is JSON, is the answer as it is; several parts are a list; nothing is None.
+
+    Second: the words beside one data part.
+    """
+    data = [_unwrapped(part) for part in parts if "data" in part]
     texts = [part["text"] for part in parts if _is_text(part)]
     files = [_file(part) for part in parts if "data" not in part and not _is_text(part)]
     if len(data) == 1 and not files:
-        return data[0]
+        return data[0], "\n".join(texts)
     if data or files:
-        return [*texts, *data, *files]
-    if not texts:
-        return None
-    text = "".join(texts)
-    if text.lstrip()[:1] in ("{", "["):
-        try:
-            return load_json(text.encode("utf-8", "replace"))
-        except BadResponse:
-            if '"confidence"' in text:
-                raise  # meant as an answer, and none
-    return text
+        return [*texts, *data, *files], ""
+    return (content_of("".join(texts)) if texts else None), ""
+
+
+def _unwrapped(part: dict[str, Any]) -> Any:
+    data = part["data"]
+    if not isinstance(data, dict) or data.keys() != {"result"}:
+        return data
+    inner, metadata = data["result"], part.get("metadata")
+    if isinstance(metadata, dict) and _WRAPPER in metadata:
+        return content_of(inner) if isinstance(inner, str) else inner
+    return inner if isinstance(inner, dict) and "confidence" in inner else data
 
 
 def _file(part: dict[str, Any]) -> dict[str, Any]:

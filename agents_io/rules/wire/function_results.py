@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Any
 
 from agents_io.errors import AnswerTooLarge, BadResponse
-from agents_io.rules.answer import MAX_DEPTH, excerpt
+from agents_io.rules.answer import MAX_DEPTH, checked_confidence, excerpt
 from agents_io.transport import Answer
 from schemas.exact_json import ExactFloat, dumps, loads
 
@@ -42,9 +42,10 @@ def read_result(returned: Any, max_bytes: int) -> Answer:
 
 
 def _confidence(found: Any) -> float:
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found <= 1:
-        raise BadResponse(f"the function's confidence must be a number in [0, 1], not {_kind(found)}")
-    return float(found)
+    try:
+        return checked_confidence(found)
+    except BadResponse:
+        raise BadResponse(f"the function's confidence must be a number in [0, 1], not {_kind(found)}") from None
 
 
 def _check(value: Any, most: int) -> None:

@@ -10,6 +10,7 @@ error_code (case, `-`, `_` and blanks do not matter)                            
   INVALID_ARGUMENT, BAD_REQUEST, VALIDATION_ERROR, NOT_FOUND, UNSUPPORTED,
     UNIMPLEMENTED, UNAUTHENTICATED, UNAUTHORIZED, PERMISSION_DENIED, FORBIDDEN,
     FAILED_PRECONDITION, OUT_OF_RANGE, ALREADY_EXISTS, other 400-499                  http_4xx       no, no
+    ALREADY_EXISTS, CONFLICT, LOCKED, 409, 423 after the first attempt                http_4xx       no, yes
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agents_io.errors import AgentError, AnswerTooLarge, CallTimeout, ClientError, RateLimited, ServerError
+from agents_io.errors import (
+    AgentError,
+    AnswerTooLarge,
+    CallTimeout,
+    ClientError,
+    RateLimited,
+    ServerError,
+    StillRunning,
+)
 from agents_io.rules.answer import answer_beside, excerpt
 from agents_io.transport import Answer
 
@@ -25,6 +34,7 @@ _TIMEOUT = frozenset({"TIMEOUT", "DEADLINEEXCEEDED", "408"})
 _LIMITED = frozenset(
     {"RATELIMITED", "RATELIMIT", "RESOURCEEXHAUSTED", "TOOMANYREQUESTS", "OVERLOADED", "BUSY", "DRAINING", "425", "429"}
 )
+_REPEATED = frozenset({"ALREADYEXISTS", "CONFLICT", "LOCKED", "409", "423"})
 _CALLER = frozenset(
     {
         "INVALIDARGUMENT",
@@ -62,8 +72,8 @@ def read_result(
     return answer_beside(raw, confidence, kept)
 
 
-def error_of(error_code: str, error_message: str) -> AgentError:
-    """A TaskError, by the table above.
+def error_of(error_code: str, error_message: str, attempt: int = 1) -> AgentError:
+    """A TaskError, by the table above. `attempt`: which of the task's.
 
     >>> type(error_of("ANALYSIS_FAILED", "no")).__name__, type(error_of("invalid-argument", "no")).__name__
     ('ServerError', 'ClientError')
@@ -77,6 +87,8 @@ def error_of(error_code: str, error_message: str) -> AgentError:
         return CallTimeout(text)
     if code in _LIMITED:
         return RateLimited(text)
+    if code in _REPEATED and attempt > 1:
+        return StillRunning(text)
     if code in _CALLER or (len(code) == 3 and code.isascii() and code.isdigit() and code[0] == "4"):
         return ClientError(text)
     return ServerError(text)

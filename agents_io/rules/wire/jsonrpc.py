@@ -77,3 +77,34 @@ def meaning(error: dict[str, Any], also_callers: frozenset[int] = frozenset()) -
 def words(error: dict[str, Any]) -> str:
     """The error's message, fit to be shown."""
     return excerpt(str(error.get("message", "")).encode("utf-8", "replace"))
+
+
+def picked(data: Any, number: int) -> Any:
+    """The response to request `number`, out of a batch if it came in one; else the data as it is.
+
+    >>> picked([{"method": "x"}, {"id": 1, "result": {}}], 1)
+    {'id': 1, 'result': {}}
+    """
+    if not isinstance(data, list):
+        return data
+    return next((message for message in data if answers(message, number)), data)
+
+
+def reply(request: Any) -> bytes | None:
+    """What a request of the server's own is answered with: nothing to `ping`, that we cannot do it to all else.
+
+    None: it is no request. The server waits for this answer, and so would our call.
+
+    >>> reply({"jsonrpc": "2.0", "id": "s1", "method": "ping"})
+    b'{"jsonrpc":"2.0","id":"s1","result":{}}'
+    """
+    if not isinstance(request, dict) or not isinstance(request.get("method"), str):
+        return None
+    number = request.get("id")
+    if isinstance(number, bool) or not isinstance(number, (str, int)):
+        return None
+    answer: dict[str, Any] = {"jsonrpc": "2.0", "id": number}
+    if request["method"] == "ping":
+        return dumps(answer | {"result": {}})
+    said = f"parallax-streams does not offer {request['method'][:80]}"
+    return dumps(answer | {"error": {"code": -32601, "message": said}})

@@ -69,7 +69,9 @@ def correlation_of(headers: Headers) -> bytes | None:
     return next((found[name] for name in CORRELATION if found.get(name)), None)
 
 
-def reply_answer(value: bytes | None, headers: Headers, reading: Reading, max_bytes: int, now_epoch_s: float) -> Answer:
+def reply_answer(
+    value: bytes | None, headers: Headers, reading: Reading, max_bytes: int, now_epoch_s: float, attempt: int = 1
+) -> Answer:
     """The answer in a reply. Raises `AgentError`.
 
     >>> reply_answer(b'{"value":1,"confidence":1}', [], Reading(), 100, 0.0).value
@@ -80,7 +82,7 @@ def reply_answer(value: bytes | None, headers: Headers, reading: Reading, max_by
     status = _status(found.get("status", b"200"))
     if not 200 <= status < 300:
         wait_s = parse_retry_after(found.get("retry-after", b"").decode("ascii", "replace"), now_epoch_s)
-        raise error_of(status, excerpt(raw) if raw.strip() else "no reason given", wait_s)
+        raise error_of(status, excerpt(raw) if raw.strip() else "no reason given", wait_s, attempt=attempt, body=raw)
     if len(raw) > max_bytes:
         raise AnswerTooLarge(f"the answer has {len(raw)} bytes, more than {max_bytes}")
     return parse_answer(raw, reading)

@@ -1,29 +1,40 @@
 """The Model Context Protocol, as much of it as one tool call needs: opening, calling, and reading the result. Pure.
 
 In: metadata and a payload; JSON-RPC results. Out: parameters and headers; an `Answer` or the `AgentError` it means.
-Source: the MCP specification, revisions 2025-03-26, 2025-06-18 and 2025-11-25 (initialize, then a session) and 2026-07-28 (no
-session: each request says version and client in `_meta` and in headers): basic/transports, basic/versioning, server/tools.
+Source: the MCP specification, revisions 2024-11-05 to 2025-11-25 (initialize, then a session) and 2026-07-28 (no session: each
+request says version and client in `_meta` and in headers): basic/transports, basic/versioning, server/tools.
 
   isError                      http_5xx    (the tool says it failed)        input required       refused
+    bad arguments, no such tool    http_4xx
   result without confidence    bad_response, unless the registration gives defaultConfidence
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from agents_io.errors import BadResponse, Refused, ServerError, Unsupported
+from agents_io.errors import BadResponse, ClientError, Refused, ServerError, Unsupported
 from agents_io.rules.answer import Path, Reading, answer_within, compile_path, excerpt, load_json, search
+from agents_io.rules.text_answer import content_of
 from agents_io.transport import Answer
 
-LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26")
+LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 """Versions with a handshake, newest first."""
 MODERN = "2026-07-28"
 CLIENT = {"name": "parallax-streams", "version": "1"}
 UNSUPPORTED_VERSION = -32022
 _MAX_CONTENT = 1000
+_TASKS_FAULT = re.compile(
+    r"(?:Error executing tool \S{1,256}: )?(?:MCP error -3260[12]\b|Unknown tool\b|Input validation error\b"
+    r"|Invalid arguments\b|Invalid params\b|Tool \S{1,256} not found\b|\d{1,4} validation errors? for (?:\w+Arguments|call\[)"
+    r"|Missing required argument)",
+    re.IGNORECASE,
+)
+"""How the official SDKs and FastMCP report a task that does not fit the tool: as a result, with `isError`."""
+_SESSION_WORDS = re.compile(r"session|not initialized|uninitialized", re.IGNORECASE)
 
 
 class ToolCall:
@@ -127,9 +138,25 @@ def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
     texts = [block["text"] for block in blocks if block.get("type") == "text" and isinstance(block.get("text"), str)]
     if result.get("isError") is True:
         why = excerpt(" ".join(texts).encode("utf-8", "replace")) if texts else "no reason given"
+        if texts and _TASKS_FAULT.match(texts[0].strip()):
+            raise ClientError(f"the tool does not take this task: {why}")
         raise ServerError(f"the tool says it failed: {why}")
     said = _said(result, blocks, texts) if reading.value is None or "structuredContent" in result else None
-    return answer_within(result, said, _told(result), reading)
+    answer = answer_within(result, said, _told(result), reading)
+    answer.metadata.update({key: value for key, value in _beside(result).items() if key not in answer.metadata})
+    return answer
+
+
+def _beside(result: dict[str, Any]) -> dict[str, Any]:
+    """What `_meta` says beside the confidence and how the result is wrapped."""
+    meta = result.get("_meta")
+    if not isinstance(meta, dict):
+        return {}
+    return {
+        key: value
+        for key, value in meta.items()
+        if key not in (*_WRAPPED, "confidence") and not key.endswith("/confidence")
+    }
 
 
 def _told(result: dict[str, Any]) -> Any:
@@ -143,7 +170,8 @@ def _told(result: dict[str, Any]) -> Any:
 def _said(result: dict[str, Any], blocks: list[dict[str, Any]], texts: list[str]) -> Any:
     """Structured content; else text, as JSON if it is JSON; else the blocks as they came."""
     if "structuredContent" in result and result["structuredContent"] is not None:
-        return result["structuredContent"]
+        said = _unwrapped(result["structuredContent"], result.get("_meta"), texts)
+        return content_of(said) if isinstance(said, str) else said
     if not blocks:
         raise BadResponse("the tool's result is empty")
     if len(texts) < len(blocks):
@@ -151,13 +179,46 @@ def _said(result: dict[str, Any], blocks: list[dict[str, Any]], texts: list[str]
     text = "\n".join(texts)
     if not text.strip():
         raise BadResponse("the tool's result is empty")
-    if text.lstrip()[:1] in ("{", "["):
+    return content_of(text)
+
+
+_WRAPPED = ("x-fastmcp-wrap-result", "fastmcp")
+
+
+def _unwrapped(structured: Any, meta: Any, texts: list[str]) -> Any:
+    """What a tool returned that the SDK had to put into an object: `{"result": ...}`.
+
+    FastMCP marks that in `_meta`, the official SDK does not. Unmarked it is told from a tool's own object by the text beside it,
+    which repeats what the tool returned.
+    """
+    if not isinstance(structured, dict) or structured.keys() != {"result"}:
+        return structured
+    marked = isinstance(meta, dict) and any(meta.get(name) for name in _WRAPPED)
+    if not marked and len(texts) == 1 and texts[0].lstrip()[:1] == "{":
         try:
-            return load_json(text.encode("utf-8", "replace"))
+            if load_json(texts[0].encode("utf-8", "replace")) == structured:
+                return structured
         except BadResponse:
-            if '"confidence"' in text:
-                raise  # meant as an answer, and none
-    return text
+            pass
+    return structured["result"]
+
+
+def names_session(raw: bytes) -> bool:
+    """Whether the words of an answer are about the session."""
+    return _SESSION_WORDS.search(raw[:500].decode("utf-8", "replace")) is not None
+
+
+def is_about_session(error: dict[str, Any] | None) -> bool:
+    """Whether an error says that the server does not know the session; it has run nothing then.
+
+    >>> is_about_session({"code": -32000, "message": "Bad Request: No valid session ID provided"})
+    True
+    """
+    if error is None:
+        return False
+    code = error.get("code")
+    implementation = type(code) is int and (-32099 <= code <= -32000 or code == -32600)
+    return implementation and _SESSION_WORDS.search(str(error.get("message", ""))[:500]) is not None
 
 
 def tool_names(result: dict[str, Any]) -> list[str]:

@@ -79,6 +79,10 @@ def parse_result(raw: bytes, max_value_bytes: int, value_path: Path | None = Non
         rest["reasoning"] = result.reasoning
     if result.uncertainties:
         rest["uncertainties"] = list(result.uncertainties)
+    if result.agent_id:
+        rest["agentId"] = result.agent_id
+    if result.HasField("timestamp"):
+        rest["timestamp"] = result.timestamp.ToJsonString()
     return answer_beside(value_json, result.confidence, rest, value_path)
 
 

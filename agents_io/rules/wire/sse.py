@@ -1,10 +1,13 @@
-"""Server-sent events, the part that carries data: bytes as they arrive to the data of each whole event. Pure.
+"""Server-sent events: bytes as they arrive to the data of each whole event, and where to go on after the newest. Pure.
 
-In: pieces cut anywhere. Out: each event's data, lines joined, in order; comments, names, ids and retry times are passed over.
+In: pieces cut anywhere. Out: each event's data, lines joined, in order; the newest id and retry time. Comments and names are
+passed over.
 Source: the WHATWG HTML standard, "Server-sent events", interpretation of an event stream. The caller bounds the bytes.
 """
 
 from __future__ import annotations
+
+MAX_ID = 1024
 
 
 class EventData:
@@ -19,6 +22,11 @@ class EventData:
         self._rest = b""
         self._lines: list[bytes] = []
         self._begun = False
+        self._id = b""
+        self.last_id = b""
+        """Of the newest whole event that has one; what `Last-Event-ID` says when the stream is resumed."""
+        self.retry_s: float | None = None
+        """How long the server asks to wait before that."""
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The events that are whole now."""
@@ -43,9 +51,15 @@ class EventData:
     def _line(self, line: bytes) -> bytes | None:
         if line:
             name, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
             if name == b"data":
-                self._lines.append(value.removeprefix(b" "))
+                self._lines.append(value)
+            elif name == b"id" and b"\0" not in value and len(value) <= MAX_ID:
+                self._id = value
+            elif name == b"retry" and value.isdigit() and len(value) < 10:
+                self.retry_s = int(value) / 1000
             return None
+        self.last_id = self._id
         if not self._lines:
             return None
         data, self._lines = b"\n".join(self._lines), []

@@ -1,7 +1,7 @@
-"""The life of an alarm: pending, firing, resolved; one episode per type and series at a time, each state once. Pure.
+"""The life of an alarm: firing, resolved; one episode per type and series at a time, each state once. Pure.
 
 In: what the detectors say at one point. Out: transitions to publish. Edge-triggered: while an episode fires, the same type cannot
-fire again; after it resolved there is a pause in points. What is pending fires after some points unless it is withdrawn. An
+fire again; after it resolved there is a pause in points, longer each time the type returns soon. An
 episode's id follows from where and at which offset it fired, so a replay after a crash gives the same id. Never a clock: times
 are the data points' own. When the newest episodes of each type began and ended is kept: `grouping` needs it.
 """
@@ -10,13 +10,22 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from schemas.messages import Anomaly, AnomalyDetails, AnomalyType, EventType, Severity
 
 COOLDOWN_POINTS = 20
-"""After an episode its type stays silent for this many points."""
+"""After an episode its type stays silent for this many points; five times as many after each further one, up to"""
+COOLDOWN_MOST = 5000
+"""so many: what comes and goes all the time is one incident, not one at each return."""
+COOLDOWN_GROWTH = 5
+FORGIVEN_POINTS = 4000
+"""Points without an episode after which one of those that were counted is forgotten."""
+OFTEN = 2
 KEPT_SPELLS = 4
+
+Key = str
+"""Whose episodes: an anomaly type for the default detectors, `type/name` for one that a user has chosen."""
 
 Scope = Literal["own", "agent", "hidden"]
 """own: told as the pattern's; agent: told as the whole agent's; hidden: not told, the agent's own alarm says it."""
@@ -76,7 +85,21 @@ class Spell:
         return self.begin < offset and (self.to < 0 or offset <= self.to)
 
 
-def episode_id(series: SeriesId, kind: AnomalyType, at: Moment) -> str:
+def episode_key(kind: AnomalyType, name: str) -> Key:
+    """The key of the episodes of one chosen detector.
+
+    >>> type_of(episode_key("drift", "mine")), type_of("outlier")
+    ('drift', 'outlier')
+    """
+    return f"{kind}/{name}"
+
+
+def type_of(key: Key) -> AnomalyType:
+    """The anomaly type of a key."""
+    return cast("AnomalyType", key.partition("/")[0])
+
+
+def episode_id(series: SeriesId, kind: Key, at: Moment) -> str:
     """The same wherever and whenever it is computed.
 
     >>> a = episode_id(SeriesId("a", "", ""), "drift", Moment(0, 7, 0))
@@ -92,19 +115,20 @@ def episode_id(series: SeriesId, kind: AnomalyType, at: Moment) -> str:
 class Alarms:
     """The episodes of one series."""
 
-    __slots__ = ("_pauses", "_pending", "firing", "series", "spells")
+    __slots__ = ("_pauses", "_pending", "_repeats", "firing", "series", "spells")
 
     def __init__(self, series: SeriesId) -> None:
         self.series = series
-        self.firing: dict[AnomalyType, Episode] = {}
-        self.spells: dict[AnomalyType, list[Spell]] = {}
-        self._pauses: dict[AnomalyType, int] = {}
-        self._pending: dict[AnomalyType, tuple[int, Episode, AnomalyDetails]] = {}
+        self.firing: dict[Key, Episode] = {}
+        self.spells: dict[Key, list[Spell]] = {}
+        self._pauses: dict[Key, int] = {}
+        self._pending: dict[Key, tuple[int, Episode, AnomalyDetails]] = {}
+        self._repeats: dict[Key, list[int]] = {}  # key -> [episodes counted, points since the last was over]
 
     @property
     def busy(self) -> bool:
         """False when a step would change nothing."""
-        return bool(self.firing or self._pauses or self._pending)
+        return bool(self.firing or self._pauses or self._pending or self._repeats)
 
     def step(self) -> None:
         """One more point has come."""
@@ -112,24 +136,21 @@ class Alarms:
             self._pauses = {kind: left - 1 for kind, left in self._pauses.items() if left > 1}
         for episode in self.firing.values():
             episode.age += 1
+        for kind, repeats in list(self._repeats.items()):
+            repeats[1] += 1
+            if repeats[1] >= FORGIVEN_POINTS:
+                repeats[0], repeats[1] = repeats[0] - 1, 0
+                if repeats[0] <= 0:
+                    del self._repeats[kind]
 
-    def ready(self, kind: AnomalyType) -> bool:
+    def ready(self, kind: Key) -> bool:
         """True when an episode of this type may begin."""
         return kind not in self.firing and kind not in self._pauses and kind not in self._pending
 
-    def pend(self, kind: AnomalyType, points: int, episode: Episode, details: AnomalyDetails) -> None:
-        """Let an episode fire after this many points more, unless it is withdrawn before."""
-        if self.ready(kind):
-            self._pending[kind] = (points, episode, details)
-
     @property
-    def pending(self) -> tuple[AnomalyType, ...]:
-        """The types that wait."""
+    def pending(self) -> tuple[Key, ...]:
+        """The types that wait; an earlier version let outliers wait here."""
         return tuple(self._pending)
-
-    def withdraw(self, kind: AnomalyType) -> None:
-        """It was nothing, or something else."""
-        self._pending.pop(kind, None)
 
     def due(self, at: Moment) -> list[Anomaly]:
         """One more point for what is pending; what has waited long enough fires."""
@@ -144,7 +165,7 @@ class Alarms:
 
     def fire(
         self,
-        kind: AnomalyType,
+        kind: Key,
         at: Moment,
         severity: Severity,
         baseline: float,
@@ -162,33 +183,45 @@ class Alarms:
         del spells[:-KEPT_SPELLS]
         return [self._anomaly(kind, episode, "firing", at, details)]
 
-    def resolve(self, kind: AnomalyType, at: Moment, details: AnomalyDetails) -> list[Anomaly]:
+    def often(self, kinds: tuple[Key, ...]) -> bool:
+        """True when episodes of these types have kept coming lately."""
+        return any(kind in self._repeats and self._repeats[kind][0] >= OFTEN for kind in kinds)
+
+    def resolve(self, kind: Key, at: Moment, details: AnomalyDetails) -> list[Anomaly]:
         """End the episode of this type, if there is one."""
         episode = self.firing.pop(kind, None)
         if episode is None:
             return []
-        self._pauses[kind] = COOLDOWN_POINTS
+        repeats = self._repeats.setdefault(kind, [0, 0])
+        self._pauses[kind] = min(COOLDOWN_POINTS * COOLDOWN_GROWTH ** repeats[0], COOLDOWN_MOST)
+        repeats[0], repeats[1] = min(repeats[0] + 1, 5), 0
         self.spells[kind][-1].to = at.offset
         return [self._anomaly(kind, episode, "resolved", at, details)]
 
-    def tell(self, kind: AnomalyType, at: Moment, details: AnomalyDetails) -> Anomaly:
+    def tell(self, kind: Key, at: Moment, details: AnomalyDetails) -> Anomaly:
         """An episode that goes on, told (again) from here."""
         return self._anomaly(kind, self.firing[kind], "firing", at, details)
 
-    def assign(self, kind: AnomalyType, scope: Scope) -> None:
+    def assign(self, kind: Key, scope: Scope) -> None:
         """Say as whose the newest episode of a type is told."""
         self.spells[kind][-1].scope = scope
         if kind in self.firing:
             self.firing[kind].scope = scope
 
-    def scope(self, kind: AnomalyType, episode: str) -> Scope:
+    def scope(self, kind: Key, episode: str) -> Scope:
         """As whose an episode was told; "own" when it is no longer known."""
         return next((spell.scope for spell in self.spells.get(kind, ()) if spell.id == episode), "own")
 
-    def _anomaly(self, kind: AnomalyType, episode: Episode, state: Any, at: Moment, details: AnomalyDetails) -> Anomaly:
+    def key_of(self, anomaly: Anomaly) -> Key:
+        """Whose episode an anomaly of this series is about."""
+        return next(
+            (kind for kind, spells in self.spells.items() for spell in spells if spell.id == anomaly.id), anomaly.type
+        )
+
+    def _anomaly(self, kind: Key, episode: Episode, state: Any, at: Moment, details: AnomalyDetails) -> Anomaly:
         return Anomaly(
             id=episode.id,
-            type=kind,
+            type=type_of(kind),
             agent_id=self.series.agent_id,
             pattern_name=self.series.pattern_name or None,
             severity=episode.severity,
@@ -204,13 +237,14 @@ class Alarms:
             list(self._pauses.items()),
             [[kind, left, astuple(e), details.wire()] for kind, (left, e, details) in self._pending.items()],
             [[kind, [astuple(spell) for spell in spells]] for kind, spells in self.spells.items()],
+            [[kind, *repeats] for kind, repeats in self._repeats.items()],
         ]
 
     @classmethod
     def from_json(cls, data: list[Any], series: SeriesId) -> Alarms:
         """The inverse of `to_json`."""
         alarms = cls(series)
-        firing, pauses, pending, spells = data
+        firing, pauses, pending, spells, *repeats = data
         alarms.firing = {kind: Episode(*rest) for kind, *rest in firing}
         alarms._pauses = {kind: left for kind, left in pauses}
         alarms._pending = {
@@ -218,6 +252,7 @@ class Alarms:
             for kind, left, episode, details in pending
         }
         alarms.spells = {kind: [Spell(*spell) for spell in rows] for kind, rows in spells}
+        alarms._repeats = {kind: [count, points] for kind, count, points in (repeats or [[]])[0]}
         return alarms
 
     @classmethod

@@ -1,31 +1,37 @@
 """What is wrong with an agent: all detectors over one series. Pure.
 
 In: confidence, outcome and execution time of points in the order of their offsets (late points never come here). Out: anomalies.
-  sudden_drop     the level fell by at least 0.3: told by the rank test, by the last 5 points or by one check interval
-  drift           the level changed by at least 0.05 either way, or its spread grew: told by the rank test (`ranks.py`)
-  low_confidence  mean of the last 20 points, or of one check interval, < 0.5
-  high_variance   standard deviation of one check interval (at least 30 points, else of the last 100) > 0.2
-  outlier         one point beyond all before it, 8 standard deviations and 0.25 off, and those after it are normal again
-  miscalibrated   confidence above success by more than 0.1 on average: told by betting (`overconfidence.py`)
-  slow            execution time at least twice what it was: told by the rank test
+  sudden_drop     the level fell by at least 0.3: found by the rank test, the last 5 points, one check interval, or one point
+                  that is below all before it and seven standard deviations off
+  drift           the level or the spread changed (rank test; deviation from the series' own past), or the value is stuck
+  low_confidence  mean of the last 20 points, or of one check interval, < 0.5; not while that is usual for the series
+  high_variance   standard deviation of one check interval (else of the last 8 to 100 points, less what chance allows) > 0.2
+  outlier         a spike, and the points after it are normal again (`deviation.py`, scored by river)
+  miscalibrated   confidence above success by more than 0.1 on average: found by betting (`overconfidence.py`)
+  slow            execution time at least twice what it was: found by the rank test
   silent          (`silence.py`; by the caller's clock)
-While a level alarm is on, its rank test does not learn; the episode ends when the level is back, or after 200 points as the new
-normal. State is numbers, so a restart continues exactly. Check intervals are event time.
+and what the detectors find that a user has chosen (`chosen.py`). While a level alarm is on, nothing learns; the episode ends
+when the level is back, or after 200 points as the new normal. State is numbers, so a restart continues exactly. Check intervals
+are event time.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from schemas.messages import Anomaly, AnomalyDetails, Severity
 from schemas.times import format_time
 from streams.rules.detection.alarms import Alarms, Moment, SeriesId
+from streams.rules.detection.chosen import ChosenDetectors
+from streams.rules.detection.deviation import Deviation
 from streams.rules.detection.level import (
     HISTORY_MIN,
-    OUTLIER_BINS,
     PER_BIN,
+    RANKS_SHARE,
     RECENT,
     SCALE,
+    SINGLE_BINS,
     Level,
     drop_severity,
 )
@@ -33,10 +39,22 @@ from streams.rules.detection.level import Thresholds as Thresholds
 from streams.rules.detection.looks import CHECK_MIN, VARIANCE_MIN, VARIANCE_RING, Looks, Sums
 from streams.rules.detection.overconfidence import Overconfidence
 from streams.rules.detection.pace import Pace
+from streams.rules.detection.port import Point
 from streams.rules.detection.ranks import LEVEL, RankTest
 from streams.rules.detection.ring import RING, Ring
+from streams.rules.detection.specs import DetectorSpec
 
 LOW_POINTS = 20
+LOW_RATE = 1 / 500
+LOW_USUAL = 0.1
+"""A series that was low for this share of its newest points has been reported, or is so every day: no new episode."""
+LOW_ERRORS = 2.0
+DROP_ERRORS = 4.0
+VARIANCE_LEAST = 8
+FEW_POINTS = 0.45
+"""Of 8 to 29 points, a spread this much smaller (over the root of their number) still counts: they scatter by chance."""
+MOST_BUCKET = 1152
+"""The bucket of the longest execution time that is told apart."""
 PACE_RARER = 10
 """Being slow is less urgent than being wrong: its test keeps to so many times the run length."""
 
@@ -44,7 +62,18 @@ PACE_RARER = 10
 class Detectors:
     """All detectors of one series."""
 
-    __slots__ = ("_gap", "_level", "_looks", "_pace", "alarms", "limits")
+    __slots__ = (
+        "_chosen",
+        "_gap",
+        "_half_drop",
+        "_level",
+        "_looks",
+        "_low_share",
+        "_low_sum",
+        "_pace",
+        "alarms",
+        "limits",
+    )
 
     def __init__(self, series: SeriesId, limits: Thresholds) -> None:
         self.alarms = Alarms(series)
@@ -53,6 +82,23 @@ class Detectors:
         self._level = Level(self.alarms, limits)
         self._gap = Overconfidence(limits.overconfidence, limits.run_length)
         self._pace: Pace | None = None
+        self._low_share = 0.0
+        self._low_sum = limits.low_confidence * SCALE * RECENT
+        self._half_drop = limits.sudden_drop * SCALE / 2
+        self._chosen = ChosenDetectors(self._configured(()), self.alarms)
+
+    def _configured(self, registered: tuple[DetectorSpec, ...]) -> tuple[DetectorSpec, ...]:
+        mine = [
+            spec
+            for spec in self.limits.chosen
+            if spec.concerns(self.alarms.series.agent_id, self.alarms.series.pattern_name)
+        ]
+        names = {spec.name for spec in mine}
+        return (*mine, *(spec for spec in registered if spec.name not in names))
+
+    def choose(self, registered: tuple[DetectorSpec, ...]) -> None:
+        """Run these too, from the agent's registration; the settings' win where names are the same."""
+        self._chosen.choose(self._configured(registered))
 
     def observe(
         self, confidence: float, at: Moment, success: bool | None = None, time_bucket: int | None = None
@@ -69,13 +115,14 @@ class Detectors:
         bin_ = (value + PER_BIN // 2) // PER_BIN
         alarms = self.alarms
         firing = alarms.firing
-        low, high = self._level.test.range
         if alarms.busy:
             alarms.step()
-            found += self._level.outlier(value, bin_, at)
-        elif bin_ < low - OUTLIER_BINS or bin_ > high + OUTLIER_BINS:
-            found += self._level.outlier(value, bin_, at)
+            found += self._level.outlier(value, at)
         ring = self._level.ring
+        level = self._level
+        if level.waiting is not None or bin_ <= level.test.range[0] - SINGLE_BINS:
+            found += level.single(value, bin_, at)
+        found += level.deviations(value, at)
         ring.push(value)
         looks.add(value)
         recent = ring.sum_of(RECENT)
@@ -87,9 +134,11 @@ class Detectors:
         else:
             if self._level.test.observe(bin_):
                 found += self._level.change(at)
-            if recent < (ring.total / len(ring) - self.limits.sudden_drop * SCALE / 2) * RECENT:
+            if recent < (ring.total / len(ring) - self._half_drop) * RECENT:
                 found += self._level.drop(recent, at)
-        if recent < self.limits.low_confidence * SCALE * RECENT or "low_confidence" in firing:
+        low = recent < self._low_sum
+        self._low_share += (low - self._low_share) * LOW_RATE
+        if low or "low_confidence" in firing:
             found += self._low(at)
         if success is not None:
             found += self._calibration(confidence, success, at)
@@ -97,7 +146,11 @@ class Detectors:
             if self._pace is None:
                 self._pace = Pace(self.limits.slow_factor, PACE_RARER * self.limits.run_length)
             found += self._pace.observe(time_bucket, at, alarms, confidence)
-        return found
+        return found + self._observe_chosen(value, success, time_bucket, at) if self._chosen else found
+
+    def _observe_chosen(self, value: int, success: bool | None, bucket: int | None, at: Moment) -> list[Anomaly]:
+        time = 0.0 if bucket is None else min(bucket / MOST_BUCKET, 1.0)
+        return self._chosen.observe(Point(value / SCALE, success, time), at, self._level.ring)
 
     def judge(self, confidence: float, success: bool, at: Moment) -> list[Anomaly]:
         """An outcome that was told afterwards: only the calibration is concerned."""
@@ -117,7 +170,7 @@ class Detectors:
         why = self._level.details("recent20", mean, None, threshold, f"last {count} points")
         if "low_confidence" in self.alarms.firing:
             return [] if mean < min(threshold * 1.1, 1.0) else self.alarms.resolve("low_confidence", at, why)
-        if count < LOW_POINTS or mean >= threshold:
+        if count < LOW_POINTS or mean >= threshold or self._low_share > LOW_USUAL:
             return []
         return self.alarms.fire("low_confidence", at, _low_severity(mean, threshold), mean, why)
 
@@ -133,7 +186,7 @@ class Detectors:
     def _look(self, at: Moment) -> list[Anomaly]:
         looks = self._looks
         sums = looks.sums()
-        found = self._look_at_spread(sums, at)
+        found = self._level.single_due(at) + self._look_at_spread(sums, at)
         if sums.count < CHECK_MIN:
             return found  # a slow agent's intervals are joined until they hold enough points
         end = format_time(looks.due_ms())
@@ -141,10 +194,10 @@ class Detectors:
         mean = sums.mean() / SCALE
         window = f"{sums.count} points in {self.limits.check_interval_ms // 1000} s to {end}"
         fall = looks.before - mean
-        if looks.weight >= HISTORY_MIN and fall >= self.limits.sudden_drop:
+        if looks.weight >= HISTORY_MIN and fall >= self.limits.sudden_drop and self._beyond_chance(fall, sums.count):
             why = self._level.details("window", mean, looks.before, self.limits.sudden_drop, window)
             found += self.alarms.fire("sudden_drop", at, drop_severity(fall), looks.before, why, -fall, "down")
-        if mean < self.limits.low_confidence:
+        if mean < self.limits.low_confidence - self._chance(sums) and self._low_share <= LOW_USUAL:
             why = self._level.details("window", mean, None, self.limits.low_confidence, window)
             severity = _low_severity(mean, self.limits.low_confidence)
             found += self.alarms.fire("low_confidence", at, severity, mean, why)
@@ -152,15 +205,28 @@ class Detectors:
             looks.remember(sums.count, mean)
         return found
 
+    def _beyond_chance(self, fall: float, count: int) -> bool:
+        """A few points may be low by chance where points scatter widely."""
+        ring = self._level.ring
+        return fall >= DROP_ERRORS * ring.spread(max(len(ring) - count, 1)) / SCALE / math.sqrt(count)
+
+    def _chance(self, sums: Sums) -> float:
+        """How far the mean of a few points may lie below what the agent is really like; nothing is allowed a new one."""
+        if sums.count >= LOW_POINTS or len(self._level.ring) < LOW_POINTS:
+            return 0.0
+        return LOW_ERRORS * self._level.ring.spread(RING) / SCALE / math.sqrt(sums.count)
+
     def _look_at_spread(self, sums: Sums, at: Moment) -> list[Anomaly]:
         window = f"{sums.count} points of one check interval"
         if sums.count < VARIANCE_MIN:
             newest = self._level.ring.newest(VARIANCE_RING)
             sums = Sums(len(newest), sum(newest), sum(value * value for value in newest))
             window = f"last {sums.count} points"
-            if sums.count < VARIANCE_MIN:
+            if sums.count < VARIANCE_LEAST:
                 return []
         spread = sums.spread() / SCALE
+        if sums.count < VARIANCE_MIN:
+            spread *= 1 - FEW_POINTS / math.sqrt(sums.count)
         threshold = self.limits.high_variance
         why = self._level.details("window", sums.mean() / SCALE, None, threshold, window, deviation=spread)
         if "high_variance" in self.alarms.firing:
@@ -202,18 +268,34 @@ class Detectors:
         pace = None if self._pace is None else self._pace.to_json()
         level = self._level
         parts = [level.ring.to_json(), self._looks.to_json(), self.alarms.to_json()]
-        return [*parts, level.test.to_json(), self._gap.to_json(), pace]
+        own = [
+            level.deviation.to_json(),
+            level.flat.to_json(),
+            level.quiet,
+            self._low_share,
+            level.verdict.to_json(),
+            level.waiting,
+        ]
+        return [*parts, level.test.to_json(), self._gap.to_json(), pace, self._chosen.to_json(), own]
 
     @classmethod
     def from_json(cls, data: list[Any], series: SeriesId, limits: Thresholds) -> Detectors:
         """The inverse of `to_json`; continues exactly where the other was."""
         detectors = cls(series, limits)
-        ring, looks, alarms, level, gap, pace = data
+        ring, looks, alarms, level, gap, pace, *later = data
         detectors._level.ring = Ring.from_json(ring)
         detectors._looks = Looks.from_json(looks, limits.check_interval_ms)
         detectors.alarms = detectors._level.alarms = Alarms.from_json(alarms, series)
-        detectors._level.test = RankTest.from_json(level, LEVEL, limits.run_length)
+        detectors._level.test = RankTest.from_json(level, LEVEL, RANKS_SHARE * limits.run_length)
         detectors._gap = Overconfidence.from_json(gap, limits.overconfidence, limits.run_length)
+        detectors._chosen = ChosenDetectors(detectors._configured(()), detectors.alarms)
+        if later:
+            detectors._chosen.load(later[0])
+            deviation, flat, detectors._level.quiet, detectors._low_share, verdict, waiting = later[1]
+            detectors._level.deviation = Deviation.from_json(deviation, limits.run_length)
+            detectors._level.flat.load(flat)
+            detectors._level.verdict.load(verdict)
+            detectors._level.waiting = None if waiting is None else tuple(waiting)
         if pace is not None:
             detectors._pace = Pace.from_json(pace, limits.slow_factor, PACE_RARER * limits.run_length)
         return detectors
@@ -226,6 +308,7 @@ class Detectors:
         detectors._level.ring = Ring.from_json(ring)
         detectors._looks = Looks.from_json([slot, tally, history], limits.check_interval_ms)
         detectors.alarms = detectors._level.alarms = Alarms.from_first(alarms, series)
+        detectors._chosen = ChosenDetectors(detectors._configured(()), detectors.alarms)
         detectors._level.test.restart((value + PER_BIN // 2) // PER_BIN for value in detectors._level.ring.newest(RING))
         return detectors
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.messages import Anomaly, AnomalyDetails, AnomalyType
-from streams.rules.detection.alarms import Alarms, Moment, Scope
+from schemas.messages import Anomaly, AnomalyDetails
+from streams.rules.detection.alarms import Alarms, Key, Moment, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Sibling:
     alarms: Alarms
 
 
-def _scopes(siblings: Sequence[Sibling], kind: AnomalyType, offset: int) -> list[Scope]:
+def _scopes(siblings: Sequence[Sibling], kind: Key, offset: int) -> list[Scope]:
     return [
         spell.scope for sibling in siblings for spell in sibling.alarms.spells.get(kind, ()) if spell.covers(offset)
     ]
@@ -31,7 +31,7 @@ def _scopes(siblings: Sequence[Sibling], kind: AnomalyType, offset: int) -> list
 
 def told(anomaly: Anomaly, offset: int, mine: Alarms, siblings: Sequence[Sibling]) -> Anomaly | None:
     """The transition as it is to be published, or None to keep it back. `siblings`: without the series itself."""
-    kind = anomaly.type
+    kind = mine.key_of(anomaly)
     if anomaly.state == "firing":
         scopes = _scopes(siblings, kind, offset)
         known = 1 + sum(1 for sibling in siblings if sibling.born <= offset)

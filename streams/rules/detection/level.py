@@ -11,15 +11,19 @@ from dataclasses import dataclass
 
 from schemas.messages import Anomaly, AnomalyDetails, AnomalyType, Severity
 from streams.rules.detection.alarms import Alarms, Episode, Moment
+from streams.rules.detection.deviation import Deviation
+from streams.rules.detection.flat import Flat
 from streams.rules.detection.ranks import LEVEL, RankTest
 from streams.rules.detection.ring import RING, Ring
+from streams.rules.detection.specs import DetectorSpec
+from streams.rules.detection.verdict import Verdict, Vote, at_least, at_most
 
 SCALE = 10_000
 PER_BIN = 50
 """Confidences to 1/10000 in the ring, to 1/200 in the rank test."""
 RECENT = 5
 SETTLED = 20
-HISTORY_MIN = 50
+HISTORY_MIN = 15
 SIGNIFICANT = 6.0
 """A drop over 5 points must also be this many standard errors: agents that scatter widely do not alarm on five unlucky points."""
 CALM = 10
@@ -27,11 +31,15 @@ REBASE_POINTS = 200
 """A change that lasts this long is the new normal."""
 LEAST_SHIFT = 0.05
 LEAST_SPREAD = 0.03
-OUTLIER_MIN = 200
-OUTLIER_BINS = 10
-OUTLIER_SPREADS = 8.0
-OUTLIER_LEAST = 0.25
-OUTLIER_HOLD = 3
+RANKS_SHARE = 1.25
+"""Of the false alarms that the run length allows, the rank test may raise four fifths, the others the rest."""
+LEAST_DEVIATION = 0.03
+QUIET_POINTS = 50
+"""After an alarm about the level, one about a deviation waits for so many points: most are the same incident."""
+RISE_SPREADS = 3.0
+SINGLE_MIN = 10
+SINGLE_SPREADS = 7.0
+SINGLE_BINS = 10
 SHOWN = 20
 """How many confidences an anomaly shows."""
 LEVELS: tuple[AnomalyType, ...] = ("sudden_drop", "drift")
@@ -54,25 +62,134 @@ class Thresholds:
     overconfidence: float = 0.1
     slow_factor: float = 2.0
     silent_after_ms: int = 600_000
+    chosen: tuple[DetectorSpec, ...] = ()
+    """Detectors a user has switched on besides the default ones, for whichever series they concern."""
 
 
 class Level:
     """Ring and rank test of one series. `rebased`: set when a new normal was taken up, for the caller to see and clear."""
 
-    __slots__ = ("alarms", "limits", "rebased", "ring", "test")
+    __slots__ = ("alarms", "deviation", "flat", "limits", "quiet", "rebased", "ring", "test", "verdict", "waiting")
 
     def __init__(self, alarms: Alarms, limits: Thresholds) -> None:
         self.alarms = alarms
         self.limits = limits
         self.ring = Ring()
-        self.test = RankTest(LEVEL, limits.run_length)
+        self.test = RankTest(LEVEL, RANKS_SHARE * limits.run_length)
+        self.deviation = Deviation(limits.run_length)
+        self.flat = Flat(limits.run_length)
         self.rebased = False
+        self.verdict = Verdict()
+        self.waiting: tuple[float, float, int] | None = None
+        self.quiet = 0  # points until a deviation may be reported again
+
+    def deviations(self, value: int, at: Moment) -> list[Anomaly]:
+        """One more point, before it enters the ring: is it, or are the newest, further off than ever?
+
+        While an alarm about the level is on nothing is learnt, or the next one would look usual; if such alarms return, they
+        are what is usual.
+        """
+        firing = self.alarms.firing
+        on = "drift" in firing or "sudden_drop" in firing
+        learn = not on or self.alarms.often(LEVELS)
+        finding = self.deviation.observe(value / SCALE, at.time_ms, learn)
+        stuck = self.flat.observe(value)
+        if on:
+            self.quiet = QUIET_POINTS
+            self.verdict.clear()
+            return []
+        if self.quiet:
+            self.quiet -= 1
+        elif stuck:
+            return self._stuck(value, at)
+        elif finding is not None and abs(finding.current - finding.expected) >= LEAST_DEVIATION:
+            name = f"deviation-{finding.kind}"
+            self.verdict.add(
+                Vote(name, finding.ratio, finding.score, finding.threshold, finding.current, finding.expected)
+            )
+        return self._decide(value, at) if self.verdict and self.verdict.step() else []
+
+    def _stuck(self, value: int, at: Moment) -> list[Anomaly]:
+        before = self.ring.mean(RING) / SCALE
+        why = self.details("flat-line", value / SCALE, before, None, f"last {self.flat.run} points are equal")
+        why = why.model_copy(update={"score": float(self.flat.run), "parameters": self._parameters()})
+        return self.alarms.fire("drift", at, "medium", before, why, 0.0, "flat")
+
+    def _parameters(self) -> dict[str, float | int | str]:
+        return {"run_length": self.limits.run_length}
+
+    def _decide(self, value: int, at: Moment) -> list[Anomaly]:
+        """The votes are in: one alarm, of the type of the strongest."""
+        verdict, best = self.verdict, self.verdict.strongest()
+        severity, names = verdict.severity(), verdict.agreeing
+        verdict.clear()
+        shift = best.current - best.expected
+        spread = best.detector.endswith("-spread")
+        if spread:
+            shift = best.score - self.deviation.step
+        elif -shift >= self.limits.sudden_drop:
+            severity = at_least(severity, "medium")
+        if best.detector.startswith("rank-"):
+            severity = "low"
+        elif shift > 0 and self.deviation.steady and best.detector in ("deviation-short", "deviation-long"):
+            # A rise of confidence is no emergency, and news only if it leaves the range of single points.
+            severity = at_most(severity, "medium" if shift >= RISE_SPREADS * self.deviation.spread else "low")
+        why = self.details(
+            best.detector,
+            best.current,
+            None if spread else best.expected,
+            round(best.threshold, 6),
+            f"this series' own past; agreed: {', '.join(names)}",
+            shift,
+        ).model_copy(update={"score": round(best.score, 6), "parameters": self._parameters()})
+        if not self.alarms.often(("outlier", *LEVELS)):
+            self.deviation.forget_newest()
+        if best.detector in ("deviation-spike", "deviation-short") and abs(value / SCALE - best.expected) <= abs(shift) / 2:
+            return self.alarms.fire("outlier", at, severity, best.expected, why, shift)
+        if spread:
+            return self.alarms.fire("drift", at, severity, self.ring.spread(RING) / SCALE, why, shift, "spread")
+        kind: AnomalyType = "sudden_drop" if -shift >= self.limits.sudden_drop else "drift"
+        return self.alarms.fire(kind, at, severity, best.expected, why, shift, "down" if shift < 0 else "up")
+
+    def single(self, value: int, bin_: int, at: Moment) -> list[Anomaly]:
+        """The original's rule for one point, before it enters the ring: far below the mean, and below every one before it.
+
+        Reported with the next point, or at the next check if there is none until then.
+        """
+        found = self.single_due(at) if self.waiting is not None else []
+        low, _ = self.test.range
+        if (
+            bin_ > low - SINGLE_BINS
+            or len(self.ring) < SINGLE_MIN
+            or any(kind in self.alarms.firing for kind in LEVELS)
+        ):
+            return found
+        count = len(self.ring)
+        before, current = self.ring.mean(count) / SCALE, value / SCALE
+        spread = self.ring.spread(count) / SCALE
+        if before - current >= max(self.limits.sudden_drop, SINGLE_SPREADS * spread * (1 + 1 / count)):
+            self.waiting = (current, before, count)
+        return found
+
+    def single_due(self, at: Moment) -> list[Anomaly]:
+        """Report the single low point that waits, unless an alarm about the level is on already."""
+        if self.waiting is None:
+            return []
+        current, before, count = self.waiting
+        self.waiting = None
+        if any(kind in self.alarms.firing for kind in LEVELS):
+            return []
+        why = self.details("single", current, before, self.limits.sudden_drop, f"one point against the last {count}")
+        severity = at_most(drop_severity(before - current), "medium")
+        return self.alarms.fire("sudden_drop", at, severity, before, why, current - before, "down")
 
     def change(self, at: Moment) -> list[Anomaly]:
         """The rank test has its evidence: say what changed, unless it is too small to matter."""
         level, side = self.test, self.test.side
         count = min(level.run, RING)
         level.reset()
+        if not (self.deviation.even if side == "spread" else self.deviation.steady):
+            return []  # outside the rank test's promise: what is unusual for such a series, its own past tells
         now, newest = self.ring.mean(count) / SCALE, self.ring.spread(count) / SCALE
         mean, spread = level.moments()
         before, spread = mean * PER_BIN / SCALE, spread * PER_BIN / SCALE
@@ -81,11 +198,15 @@ class Level:
         shift = newest - spread if side == "spread" else now - before
         if (side == "spread" and shift < LEAST_SPREAD) or (side != "spread" and abs(shift) < LEAST_SHIFT):
             return []
-        kind: AnomalyType = "sudden_drop" if side == "down" and -shift >= self.limits.sudden_drop else "drift"
-        severity: Severity = "low" if shift > 0 else drop_severity(-shift)
+        if side != "down":
+            usual = 0.0 if side == "spread" else before
+            self.verdict.add(
+                Vote(f"rank-{side}", 1.0, newest if side == "spread" else now, level.run_length, now, usual)
+            )
+            return []
+        kind: AnomalyType = "sudden_drop" if -shift >= self.limits.sudden_drop else "drift"
+        severity = drop_severity(-shift)
         why = self.details(f"rank-{side}", now, before, self.limits.run_length, f"last {count} of {level.count} points")
-        if side == "spread":
-            why, before = why.model_copy(update={"deviation": round(shift, 6)}), spread
         return self.alarms.fire(kind, at, severity, before, why, shift, side)
 
     def drop(self, recent: int, at: Moment) -> list[Anomaly]:
@@ -130,6 +251,7 @@ class Level:
             found += self.alarms.resolve(kind, at, self.details("level", current, before, None, window))
         if settled:
             self.rebased = True
+            self.deviation.rebase(self.ring.mean(settled) / SCALE, settled)
             values = self.ring.newest(settled)
             self.test.restart((value + PER_BIN // 2) // PER_BIN for value in values)
         elif not any(kind in self.alarms.firing for kind in LEVELS):
@@ -137,6 +259,8 @@ class Level:
         return found
 
     def _back(self, kind: AnomalyType, episode: Episode) -> bool:
+        if episode.side == "flat":
+            return self.flat.run == 1 or episode.calm > 0
         if episode.side == "spread":
             return self.ring.spread(SETTLED) / SCALE <= episode.baseline + episode.shift / 2
         current = self.ring.mean(RECENT if kind == "sudden_drop" else SETTLED) / SCALE
@@ -151,29 +275,15 @@ class Level:
         why = self.details("recent5", current, drift.baseline, self.limits.sudden_drop, f"last {RECENT} points")
         return self.alarms.fire("sudden_drop", at, drop_severity(fall), drift.baseline, why, -fall, "down")
 
-    def outlier(self, value: int, bin_: int, at: Moment) -> list[Anomaly]:
-        """Looked at before the point enters the ring."""
+    def outlier(self, value: int, at: Moment) -> list[Anomaly]:
+        """One more point since a spike was reported: soon that is over."""
         alarms = self.alarms
         episode = alarms.firing.get("outlier")
         if episode is not None:
             if episode.age < CALM:
                 return []
             return alarms.resolve("outlier", at, self.details("single", value / SCALE, None, None, "normal again"))
-        low, high = self.test.range
-        if low - OUTLIER_BINS <= bin_ <= high + OUTLIER_BINS or self.test.count < OUTLIER_MIN:
-            return alarms.due(at) if alarms.pending else []
-        count, total = len(self.ring), self.ring.total
-        mean = total / count
-        spread = max(math.sqrt(max(self.ring.squares / count - mean * mean, 0.0)), 0.02 * SCALE)
-        if abs(value - mean) < max(OUTLIER_SPREADS * spread, OUTLIER_LEAST * SCALE):
-            return alarms.due(at) if alarms.pending else []
-        if "outlier" in alarms.pending:
-            alarms.withdraw("outlier")  # two of them: the level is changing, and others tell that
-            return []
-        current, before = value / SCALE, mean / SCALE
-        why = self.details("single", current, before, OUTLIER_SPREADS, f"one point against the last {count}")
-        alarms.pend("outlier", OUTLIER_HOLD, Episode("", "low", before, current - before), why)
-        return []
+        return alarms.due(at) if alarms.pending else []
 
     def details(
         self,

@@ -10,23 +10,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from river.base import DriftDetector
+
 BETS = (0.1, 0.3, 0.5)
 """At most 1 / (1 + slack) for every slack up to 0.9, or a payment could be negative."""
 OVER = 100.0
 """Evidence that an episode has ended: wrong about once in a hundred times."""
 
 
-class Overconfidence:
-    """One stream's evidence, and the sums since the overconfidence seems to have begun.
+class Overconfidence(DriftDetector):
+    """One of river's drift detectors: one stream's evidence, and the sums since the overconfidence seems to have begun.
 
     >>> test = Overconfidence(0.1, 10_000)
     >>> any(test.observe(0.9, True) for _ in range(500)), any(test.observe(0.9, False) for _ in range(40))
     (False, True)
     """
 
-    __slots__ = ("begun", "evidence", "run_length", "slack")
-
-    def __init__(self, slack: float, run_length: float) -> None:
+    def __init__(self, slack: float = 0.1, run_length: float = 10_000.0) -> None:
+        super().__init__()
         self.slack = slack
         self.run_length = run_length
         self.reset()
@@ -42,19 +43,27 @@ class Overconfidence:
         begun[1] += confidence
         begun[2] += success
 
-    def observe(self, confidence: float, success: bool) -> bool:
-        """One more point while no episode is on."""
-        gap = confidence - success - self.slack
+    def _bet(self, gap: float) -> float:
         one, two, three = self.evidence
         one = (one + 1) * (1 + 0.1 * gap)
         two = (two + 1) * (1 + 0.3 * gap)
         three = (three + 1) * (1 + 0.5 * gap)
         self.evidence = [one, two, three]
-        total = (one + two + three) / 3
+        return (one + two + three) / 3
+
+    def observe(self, confidence: float, success: bool) -> bool:
+        """One more point while no episode is on."""
+        total = self._bet(confidence - success - self.slack)
         if total < 2:
             self.begun = [0, 0.0, 0]
         self._tally(confidence, success)
         return total >= self.run_length
+
+    def update(self, x: float) -> None:
+        """One more gap (confidence less success), as river has it: `drift_detected` tells; the evidence then starts again."""
+        if self._drift_detected:
+            self.reset()
+        self._drift_detected = self._bet(x - self.slack) >= self.run_length
 
     def watch_end(self) -> None:
         """An episode has begun: from here on look for its end."""

@@ -14,10 +14,11 @@ from typing import Any, Literal, get_args
 from agents_io.errors import Unsupported
 from agents_io.rules.answer import compile_path
 from schemas.messages import Plan, PlanKind, Strategy, shown
+from schemas.times import parse_time
 
 Consensus = Literal["merge", "vote", "best", "mean"]
-PARALLEL_TIMEOUT_MS = 30_000
-OTHER_TIMEOUT_MS = 60_000
+UNBOUNDED_MS = 10 * 365 * 86_400_000
+"""The time limit of a plan that gives none: its steps have their own, and `dispatch.max_wait` bounds each."""
 DEFAULT_THRESHOLD = 0.8
 MAX_STEPS = 10_000
 """Steps of a plan, those of its templates counted in."""
@@ -54,6 +55,8 @@ class Blueprint:
     timeout_ms: int
     threshold: float
     consensus: Consensus | None
+    deadline_ms: int | None = None
+    """When the plan must have ended, epoch ms; None: it gives no deadline."""
 
 
 def inferred_kind(plan: Plan) -> PlanKind:
@@ -108,7 +111,6 @@ def blueprint(plan: Plan, raw_tasks: Sequence[Mapping[str, Any]]) -> Blueprint:
     dependents = _dependents(needs) if kind == "dag" else ()
     if kind == "dag":
         _refuse_cycles(plan, needs, dependents)
-    default_ms = PARALLEL_TIMEOUT_MS if kind == "parallel" else OTHER_TIMEOUT_MS
     return Blueprint(
         id=plan.id,
         kind=kind,
@@ -120,9 +122,10 @@ def blueprint(plan: Plan, raw_tasks: Sequence[Mapping[str, Any]]) -> Blueprint:
         dependents=dependents,
         max_concurrency=1 if kind == "sequential" else plan.max_concurrency,
         continue_on_error=bool(plan.continue_on_error),
-        timeout_ms=plan.timeout or default_ms,
+        timeout_ms=plan.timeout or UNBOUNDED_MS,
         threshold=_threshold(plan.metadata or {}),
         consensus=_consensus(plan.metadata or {}),
+        deadline_ms=_deadline(plan.metadata or {}),
     )
 
 
@@ -133,6 +136,16 @@ def _select(number: int, expression: str | None) -> str | None:
         except Unsupported as error:
             raise InvalidPlan(f"tasks.{number}.{error.message}") from None
     return expression
+
+
+def _deadline(metadata: Mapping[str, Any]) -> int | None:
+    found = metadata.get("deadline")
+    if found is None:
+        return None
+    try:
+        return parse_time(found)
+    except ValueError as error:
+        raise InvalidPlan(f"metadata.deadline: {error}") from None
 
 
 def _threshold(metadata: Mapping[str, Any]) -> float:

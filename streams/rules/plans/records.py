@@ -19,7 +19,7 @@ from schemas.topics import BY_NAME
 from streams.rules.plans.result import plan_result, progress
 from streams.rules.plans.run import Over, PlanRun
 from streams.rules.plans.task_plans import Asked, end_of, error_of
-from streams.rules.records import HOPS_HEADER, LARGE_BYTES, OWN_HEADERS, Letter, Output, Recorder, Spent, Success
+from streams.rules.records import HOPS_HEADER, LARGE_BYTES, OWN_HEADERS, Letter, Output, Recorder, Success, Timing
 from streams.rules.seen import Chunk
 from streams.rules.trace import Trace
 
@@ -82,18 +82,18 @@ class PlanRecorder(Recorder):
     def answered(self, asked: Asked, run: PlanRun, over: Over, now_ms: int) -> list[Output]:
         """The result of the task that a plan answers, its event, and the pattern's data point if it ran to an end of its own."""
         end = end_of(asked, run, over)
-        spent = Spent(now_ms - asked.accepted_ms, 0, now_ms - run.accepted_ms)
+        timing = Timing(now_ms - asked.accepted_ms, 0, now_ms - run.accepted_ms)
         if end.status == "success":
             success = Success(end.value or b"null", 0.0 if end.confidence is None else end.confidence)
-            return self.succeeded(asked.task, asked.echo, asked.agent_id, success, spent, False, now_ms)
+            return self.succeeded(asked.task, asked.echo, asked.agent_id, success, timing, False, now_ms)
         error = error_of(asked, end)
         spoke = end.status != "cancelled" and error.code != "invalid_plan"
-        return self.failed(asked.task, asked.echo, error, spent, now_ms, spoke, end.status)
+        return self.failed(asked.task, asked.echo, error, timing, now_ms, spoke, end.status)
 
     def unanswered(self, asked: Asked, code: str, reason: str, now_ms: int) -> list[Output]:
         """The result of a task whose plan was not begun, and its event."""
         error = TaskError.model_validate({"code": code, "message": reason, "retryable": False})
-        return self.failed(asked.task, asked.echo, error, Spent(max(0, now_ms - asked.accepted_ms)), now_ms)
+        return self.failed(asked.task, asked.echo, error, Timing(max(0, now_ms - asked.accepted_ms)), now_ms)
 
     def plan_duplicate(self, letter: Letter, plan_id: str, now_ms: int) -> Output:
         """`plan:duplicate`: a plan of this id is under way, or has its result."""

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from schemas.exact_json import dumps, loads
-from schemas.times import format_time
+from schemas.times import format_time, parse_time
 from streams.rules.plans.answer import Outcome, outcome
-from streams.rules.plans.blueprint import Blueprint, InvalidPlan, Step
+from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, Step
 from streams.rules.plans.context import context
 from streams.rules.plans.level import End, Level, Moves, Verdict
 from streams.rules.plans.templates import Templates, expand
@@ -241,9 +241,19 @@ class PlanRun:
             wire["context"] = found
         given = step.task.get("metadata") or {}
         wire["metadata"] = {k: v for k, v in given.items() if k not in NOT_PASSED_ON} | {"stepId": step.id}
+        if (deadline := self._step_deadline(path, given)) is not None:
+            wire["metadata"]["deadline"] = deadline
         return wire
 
     # Within
+
+    def _step_deadline(self, path: Path, given: Mapping[str, Any]) -> str | None:
+        """A step inherits the deadline of its plan (and of the pattern it is in), unless its own comes first."""
+        bound = self._nodes[path[:-1]].deadline_ms
+        if bound >= self.accepted_ms + UNBOUNDED_MS:
+            return None
+        own = given.get("deadline")
+        return format_time(bound if own is None else min(bound, parse_time(own)))
 
     def _context(self, path: Path) -> dict[str, Any] | None:
         """What a step is given beside its payload: what came before it, over what it says itself."""
@@ -253,12 +263,21 @@ class PlanRun:
         return found if own is None else {**own, **(found or {})}
 
     def _open(self, path: Path, plan: Blueprint, now_ms: int) -> Level:
-        node = self._nodes[path] = _Node(Level(plan), now_ms, now_ms + plan.timeout_ms)
+        bounds = [now_ms + plan.timeout_ms]
+        if plan.deadline_ms is not None:
+            bounds.append(plan.deadline_ms)
+        if path:
+            bounds.append(self._nodes[path[:-1]].deadline_ms)
+        node = self._nodes[path] = _Node(Level(plan), now_ms, min(bounds))
         heappush(self._deadlines, (node.deadline_ms, path))
         return node.level
 
     def _too_late(self, path: Path) -> Verdict:
-        what, allowed_ms = "pattern" if path else "plan", self._nodes[path].level.blueprint.timeout_ms
+        node, what = self._nodes[path], "pattern" if path else "plan"
+        allowed_ms = node.level.blueprint.timeout_ms
+        if node.deadline_ms < node.began_ms + allowed_ms:
+            message = f"the deadline {format_time(node.deadline_ms)} passed before the {what} ended"
+            return Verdict("timeout", {"code": "expired", "message": message, "retryable": False})
         message = f"the {what} did not end within {allowed_ms} ms"
         return Verdict("timeout", {"code": "timeout", "message": message, "retryable": True})
 

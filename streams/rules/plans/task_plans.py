@@ -64,6 +64,20 @@ def template_for(task: Task, templates: Templates) -> Template | None:
     return templates[task.target]
 
 
+def ends_at(task: Task, template: Template, accepted_ms: int, deadline_ms: int | None) -> int:
+    """When the task must have ended at the latest, epoch ms: its deadline, and the time its pattern may take once it runs.
+
+    >>> task = Task(id="t", type="pattern", target="p", payload=1)
+    >>> ends_at(task, {"plan": {"timeout": 500}}, 1000, None), ends_at(task, {"plan": {}}, 1000, 1200)
+    (1500, 1200)
+    """
+    own: int | None = task.metadata.timeout or template["plan"].get("timeout")
+    bounds = [accepted_ms + (own or MAX_DURATION_MS)]
+    if deadline_ms is not None:
+        bounds.append(deadline_ms)
+    return min(bounds)
+
+
 def refuse_step(task: Task) -> None:
     """A task of a user's with a planId and the id of one of that plan's steps would end the step. Raises `Rejected`."""
     if step_of(task.plan_id, task.id):
@@ -72,12 +86,6 @@ def refuse_step(task: Task) -> None:
             f"id: {shown(task.id)} with planId {shown(task.plan_id)} is a step of that plan, which only the plan coordinator "
             "sends; choose another id",
         )
-
-
-def allowed_ms(task: Task, template: Template, default_ms: int) -> int:
-    """How long the task may take in all: as it says, else as its template says, else as any task."""
-    own: int | None = template["plan"].get("timeout")
-    return task.metadata.timeout or own or default_ms
 
 
 def plan_for(task: Task, echo: Echo, accepted_ms: int, expires_ms: int) -> dict[str, Any]:
@@ -90,7 +98,7 @@ def plan_for(task: Task, echo: Echo, accepted_ms: int, expires_ms: int) -> dict[
     step: dict[str, Any] = {"id": task.id, "type": task.type, "target": task.target, "payload": task.payload}
     if task.context is not None:
         step["context"] = task.context
-    step["metadata"] = {"timeout": expires_ms - accepted_ms}
+    step["metadata"] = {"timeout": max(1, min(expires_ms - accepted_ms, MAX_DURATION_MS))}
     answers: dict[str, Any] = {
         "accepted": format_time(accepted_ms),
         "expires": format_time(expires_ms),

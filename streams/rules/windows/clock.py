@@ -1,48 +1,93 @@
 """What time it is in one partition's events, for series that get no points. Pure.
 
-Event time goes on with the newest point of the partition, whoever's it is, and beside it as fast as the wall clock since the last
-record was read. So a backlog, or an import of last week's points, is not taken for a fleet that fell silent. Where nothing more
-comes, the wall clock decides.
+Silence on the wire proves nothing: a recovery, a slow fetch and a frozen process look like a log that has ended. So the clock
+moves by positions only. A caller asks where the log ends, notes the wall clock before it asked, and reports how far points have
+been counted; once they are counted up to that end, everything written before the noted time is known, and time up to it has
+passed. From its newest point on a series' event time then runs as fast as that time, counted from when the point was read: an
+import of last week's points is not taken for agents that fell silent, however slowly it comes. Windows close sooner, by the wall
+clock, once nothing has come for a while: closing loses nothing, since a late point still finds its window.
 """
 
 from __future__ import annotations
 
-CAUGHT_UP_S = 2.0
-"""A partition that brought nothing for this long has nothing more to bring at present."""
+PARTITION_SETTLED_MS = 5_000
+SERIES_SETTLED_MS = 60_000
+"""So long a partition, or a series, has certainly had no point before its windows close by the wall clock."""
 
 
 class EventClock:
-    """The clock of one partition. `now_s`: monotonic seconds.
+    """The clock of one partition. Times are epoch ms; `position`: the offset up to which every point is counted.
 
-    >>> clock = EventClock(now_s=100.0)
-    >>> clock.read(5_000, now_s=101.0)
-    >>> [clock.time_ms(now_s, now_ms=900_000) for now_s in (101.0, 102.5, 103.0)]
-    [5000, 6500, 900000]
+    >>> clock = EventClock()
+    >>> clock.observe_end(10, asked_ms=1000)
+    >>> clock.advance(position=9); clock.caught_up_ms
+    0
+    >>> clock.advance(position=10); clock.caught_up_ms
+    1000
     """
 
-    __slots__ = ("read_s", "watermark_ms")
+    __slots__ = ("_asked_ms", "_end", "arrived_ms", "caught_up_ms", "watermark_ms")
 
-    def __init__(self, now_s: float) -> None:
-        self.read_s = now_s
+    def __init__(self) -> None:
+        self._end = 0
+        self._asked_ms = 0
+        self.caught_up_ms = 0
+        """Everything that was in the log at this time is counted; 0: not known."""
         self.watermark_ms = 0
+        """The newest event time of all series."""
+        self.arrived_ms = 0
+        """When the partition's last point was read."""
 
-    def read(self, time_ms: int, now_s: float) -> None:
-        """A record was read; `time_ms` is the largest event time of its series."""
-        self.read_s = now_s
+    @property
+    def behind(self) -> bool:
+        """True while points are not counted that were in the log when its end was last asked for."""
+        return self._asked_ms > 0
+
+    def observe_end(self, end: int, asked_ms: int) -> None:
+        """The log ended at `end` at some time after `asked_ms`. An older end that is not reached yet is kept: under a steady
+        load a newer one would never be reached. One that lies beyond the log's new end never will be."""
+        if not self.behind or end < self._end:
+            self._end, self._asked_ms = end, asked_ms
+
+    def advance(self, position: int) -> None:
+        """Every point before `position` is counted."""
+        if self.behind and position >= self._end:
+            self.caught_up_ms = max(self.caught_up_ms, self._asked_ms)
+            self._asked_ms = 0
+
+    def observe_event(self, time_ms: int, arrived_ms: int = 0) -> None:
+        """`time_ms`: the largest event time of a series; `arrived_ms`: when its last point was read."""
         self.watermark_ms = max(self.watermark_ms, time_ms)
+        self.arrived_ms = max(self.arrived_ms, arrived_ms)
 
-    def time_ms(self, now_s: float, now_ms: int) -> int:
-        """The events' own time, epoch ms; never ahead of the wall clock `now_ms`."""
-        waited_s = now_s - self.read_s
-        return now_ms if waited_s >= CAUGHT_UP_S else min(now_ms, self.watermark_ms + int(waited_s * 1000))
+    def idle_ms(self, arrived_ms: int) -> int:
+        """How long a series has certainly had no point; `arrived_ms`: when its last one was read."""
+        return max(0, self.caught_up_ms - arrived_ms)
 
-    def lag_s(self, now_s: float, now_ms: int) -> float:
-        """How far event time lies behind the wall clock, seconds; 0 before the first event.
+    def time_ms(self, watermark_ms: int, arrived_ms: int) -> int:
+        """The event time of a series whose newest point has `watermark_ms`; never ahead of the wall clock.
 
-        >>> clock = EventClock(now_s=100.0)
-        >>> before = clock.lag_s(100.0, now_ms=900_000)
-        >>> clock.read(895_000, now_s=101.0)
-        >>> before, clock.lag_s(101.5, now_ms=900_000), clock.lag_s(103.0, now_ms=900_000)
-        (0.0, 4.5, 0.0)
+        >>> clock = EventClock()
+        >>> clock.observe_end(0, asked_ms=900_000); clock.advance(0)
+        >>> clock.time_ms(5_000, arrived_ms=897_500), clock.time_ms(5_000, arrived_ms=901_000)
+        (7500, 5000)
         """
-        return (now_ms - self.time_ms(now_s, now_ms)) / 1000 if self.watermark_ms else 0.0
+        return min(self.caught_up_ms, watermark_ms + self.idle_ms(arrived_ms))
+
+    def closing_ms(self, watermark_ms: int, arrived_ms: int) -> int:
+        """The time by which a series' windows close; as `time_ms`, and the wall clock's once nothing has come for a while."""
+        if self.idle_ms(self.arrived_ms) >= PARTITION_SETTLED_MS or self.idle_ms(arrived_ms) >= SERIES_SETTLED_MS:
+            return self.caught_up_ms
+        return self.time_ms(watermark_ms, arrived_ms)
+
+    def lag_s(self, now_ms: int) -> float:
+        """How far the events that are counted lie behind the wall clock, seconds; 0 before the first one, and when all are
+        counted.
+
+        >>> clock = EventClock()
+        >>> clock.observe_event(895_000); clock.observe_end(10, asked_ms=899_000)
+        >>> before = clock.lag_s(now_ms=900_000)
+        >>> clock.advance(10); before, clock.lag_s(now_ms=900_000)
+        (5.0, 0.0)
+        """
+        return max(0, now_ms - self.watermark_ms) / 1000 if self.watermark_ms and self.behind else 0.0

@@ -19,9 +19,10 @@ from streams.rules.detection.verdicts import Verdicts
 from streams.rules.windows.moments import Sample
 from streams.rules.windows.windows import Spans, Window, WindowId, Windows
 
-VERSION = 4
+VERSION = 5
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
-Version 2 did not keep when an alarm fired, version 3 not what was still to be told."""
+Version 2 did not keep when an alarm fired, version 3 not what was still to be told, version 4 not when and from where the last
+point was read, and no deviations."""
 
 Judged = Literal["", "points", "feedback"]
 """Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
@@ -32,6 +33,8 @@ class Series:
 
     __slots__ = (
         "anomalies",
+        "arrived_ms",
+        "base",
         "born",
         "calibration",
         "detectors",
@@ -41,6 +44,7 @@ class Series:
         "offset",
         "partition",
         "silence",
+        "stamp_ms",
         "verdicts",
         "windows",
     )
@@ -51,6 +55,12 @@ class Series:
         self.offset = -1
         self.born = -1
         """Offset of the first point."""
+        self.base = 0
+        """Offset minus the offset on the broker; grows when the topic is made anew."""
+        self.stamp_ms = -1
+        """The time of the record at `offset`, epoch ms: by it a log that was made anew is known. -1: not known."""
+        self.arrived_ms = 0
+        """When the last point was read, epoch ms by the reader's clock. 0: not known."""
         self.late = 0
         self.silence = Silence()
         self.calibration = Calibration()
@@ -196,7 +206,7 @@ class Series:
     def _later(self) -> list[Any]:
         untold = [anomaly.wire() for anomaly in self.anomalies]
         known = [self.silence.to_json(), self.born, self.judged, self.calibration.to_json(), self.verdicts.to_json()]
-        return [*known, untold]
+        return [*known, untold, [self.base, self.stamp_ms, self.arrived_ms]]
 
     @classmethod
     def from_json(
@@ -210,11 +220,13 @@ class Series:
         series.offset, series.late = offset, late
         series.windows = Windows.from_json(windows, spans)
         if later:
-            silence, series.born, series.judged, calibration, verdicts, *untold = later
+            silence, series.born, series.judged, calibration, verdicts, *newer = later
             series.silence = Silence.from_json(silence)
             series.calibration = Calibration.from_json(calibration)
             series.verdicts = Verdicts.from_json(verdicts)
-            series.anomalies = [Anomaly.model_validate(anomaly) for anomaly in (untold or [[]])[0]]
+            series.anomalies = [Anomaly.model_validate(anomaly) for anomaly in (newer or [[]])[0]]
+            if len(newer) > 1:
+                series.base, series.stamp_ms, series.arrived_ms = newer[1]
         if limits is not None and detectors is not None:
             read = Detectors.from_first if version == 1 else Detectors.from_json
             series.detectors = read(detectors, series_id, limits)

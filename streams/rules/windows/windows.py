@@ -4,6 +4,8 @@ In: samples with their time. Out: which windows changed, which closed, which poi
 A point is folded into its minute, its hour and its day alongside (one prepared sample, three additions): that is exact because
 the sums are integers, costs less than merging minutes later, and a late point reaches every window that is still kept.
 The watermark is the largest event time seen; a window closes when the watermark, or the caller's clock, passes its end + grace.
+What is kept follows from the watermark, and only once a series has been idle for as long as an interval is kept from the clock: a
+point is counted or too late whatever the batches, restarts and pauses before it.
 """
 
 from __future__ import annotations
@@ -98,13 +100,13 @@ class Windows:
     `apply` and `close_due` put what must be written into `touched` (open or closed) and `expired`; the caller empties them.
     """
 
-    __slots__ = ("dropped", "due_ms", "horizon_ms", "open", "spans", "touched", "watermark_ms")
+    __slots__ = ("dropped", "due_ms", "floors", "open", "spans", "touched", "watermark_ms")
 
     def __init__(self, spans: Spans) -> None:
         self.spans = spans
         self.open: dict[WindowId, Window] = {}
         self.watermark_ms = 0
-        self.horizon_ms = 0  # raised by the clock alone, when an idle series' windows expire
+        self.floors: dict[Interval, int] = dict.fromkeys(INTERVALS, 0)  # raised by the clock, see `expire`
         self.due_ms = NEVER  # when the next open window closes
         self.dropped: dict[Interval, int] = dict.fromkeys(INTERVALS, 0)  # points whose window was gone
         self.touched: dict[WindowId, Window] = {}
@@ -112,7 +114,14 @@ class Windows:
     def floor(self, interval: Interval) -> int:
         """Windows that start before this are gone: only the last `keep` up to the watermark are kept."""
         span = self.spans[interval]
-        return start_of(max(self.watermark_ms, self.horizon_ms), interval) - (span.keep - 1) * span.size_ms
+        return max(self.floors[interval], start_of(self.watermark_ms, interval) - (span.keep - 1) * span.size_ms)
+
+    def floor_at(self, interval: Interval, now_ms: int) -> int:
+        """What `floor` is after `expire(now_ms)`."""
+        span = self.spans[interval]
+        if now_ms - self.watermark_ms < span.retention_ms:
+            return self.floor(interval)
+        return max(self.floor(interval), start_of(now_ms, interval) - (span.keep - 1) * span.size_ms)
 
     def apply(self, time_ms: int, sample: Sample, offset: int, archived: Callable[[WindowId], Window | None]) -> bool:
         """Fold one point in; True if it was late (behind the minute's grace).
@@ -183,23 +192,26 @@ class Windows:
         self.due_ms = due
 
     def expire(self, now_ms: int) -> None:
-        """Move the retention forward by the clock, for a series that gets no points."""
-        self.horizon_ms = max(self.horizon_ms, now_ms)
+        """Drop by the clock the intervals of a series that has had no point for as long as they are kept."""
+        self.floors = {interval: self.floor_at(interval, now_ms) for interval in INTERVALS}
 
     def to_json(self) -> list[Any]:
         """A JSON-able form of what is open; closed windows are stored on their own."""
         return [
             self.watermark_ms,
-            self.horizon_ms,
+            [self.floors[interval] for interval in INTERVALS],
             [self.dropped[interval] for interval in INTERVALS],
             [[interval, start, window.to_json()] for (interval, start), window in self.open.items()],
         ]
 
     @classmethod
     def from_json(cls, data: list[Any], spans: Spans) -> Windows:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`. Series before version 5 had one time up to which the clock had dropped windows."""
         windows = cls(spans)
-        windows.watermark_ms, windows.horizon_ms, dropped, opened = data
+        windows.watermark_ms, floors, dropped, opened = data
+        if isinstance(floors, int):
+            floors = [start_of(floors, i) - (spans[i].keep - 1) * spans[i].size_ms if floors else 0 for i in INTERVALS]
+        windows.floors = dict(zip(INTERVALS, floors, strict=True))
         windows.dropped = dict(zip(INTERVALS, dropped, strict=True))
         for interval, start, window in opened:
             windows.open[(interval, start)] = Window.from_json(window)

@@ -1,0 +1,141 @@
+"""An agent as a peer over HTTP: its URLs, and what every request to it carries.
+
+In: a registration. Out: requests for `exchange.py` to make. It opens nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import httpx
+import yarl
+
+from agents_io.errors import AgentError, Unsupported
+from agents_io.http.aiohttp_seam import SSL_KEY, URL_KEY, RequestBody
+from agents_io.rules.answer import excerpt, reading_of
+from agents_io.rules.cookies import CookieJar
+from agents_io.secret_refs import Secret
+from agents_io.tls import CONTEXTS, tls_of
+from agents_io.transport import Call, idempotency_key
+from schemas.messages import AgentRegistration
+
+Headers = Iterable[tuple[bytes, bytes]]
+T = TypeVar("T")
+
+_KEY = b"Idempotency-Key"
+_BUDGET = b"X-Request-Timeout-Ms"
+_STATIC_HEADERS = (
+    (b"Content-Type", b"application/json"),
+    (b"Accept", b"application/json"),
+    (b"Accept-Encoding", b"identity"),
+    (b"User-Agent", b"parallax-streams"),
+)
+
+
+class Target:
+    """One URL in the two forms that are needed. Raises ValueError."""
+
+    __slots__ = ("extensions", "httpx")
+
+    def __init__(self, url: yarl.URL) -> None:
+        if not url.host:
+            raise ValueError("no host")
+        self.httpx = httpx.URL(str(url))
+        self.extensions: dict[str, Any] = {URL_KEY: url}
+
+
+def web_url(agent: AgentRegistration) -> yarl.URL:
+    """The agent's endpoint as a URL. `openai://`, `a2a://` and `mcp://` stand for https: no token goes in the clear by accident.
+
+    Raises `Unsupported`.
+
+    >>> str(web_url(AgentRegistration(id="m", endpoint="openai://host/v1")))
+    'https://host/v1'
+    """
+    scheme, separator, rest = agent.endpoint.partition("://")
+    text = f"https://{rest}" if separator and scheme == agent.transport != "http" else agent.endpoint
+    try:
+        url = yarl.URL(text)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError("write http://host or https://host")
+        Target(url)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise Unsupported(f"endpoint: is not a URL: {excerpt(str(error).encode())}") from None
+    return url
+
+
+def below(base: yarl.URL, leaf: str) -> Target:
+    """A path under the agent's endpoint; its query is kept."""
+    path = base.raw_path.rstrip("/") + "/" + leaf if leaf else base.raw_path
+    return Target(base.with_path(path, encoded=True, keep_query=True))
+
+
+class Peer:
+    """One agent as a peer over HTTP: what stays the same between calls to it. Raises `Unsupported`."""
+
+    __slots__ = ("agent", "base", "cookies", "denied", "headers", "reading", "secret")
+
+    keeps_cookies = False
+    """Whether the protocol has sessions that a load balancer may bind to one server by a cookie."""
+
+    def __init__(self, agent: AgentRegistration) -> None:
+        self.agent = agent
+        self.base = web_url(agent)
+        self.headers = [(b"Host", Target(self.base).httpx.netloc), *_STATIC_HEADERS]
+        self.secret = Secret(agent.auth) if agent.auth is not None else None
+        self.reading = reading_of(agent.metadata, agent.confidence)
+        self.cookies = CookieJar() if self.keeps_cookies else None
+        self.denied: int | None = None
+        """401 or 403, if the newest call ended so."""
+
+    def authorised(self) -> list[tuple[bytes, bytes]]:
+        """A fresh list of the headers every request carries."""
+        headers = self.headers.copy()
+        if self.secret is not None:
+            headers.append(self.secret.header())
+        if self.cookies:
+            headers.append((b"Cookie", self.cookies.header()))
+        return headers
+
+    def get(self, target: Target) -> httpx.Request:
+        """A GET request."""
+        return httpx.Request("GET", target.httpx, headers=self.authorised(), extensions=self._extensions(target))
+
+    def post(self, target: Target, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
+        """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`."""
+        headers = self.authorised()
+        if call is not None:
+            headers.append((_KEY, idempotency_key(call.idempotency_key).encode("ascii")))
+            headers.append((_BUDGET, b"%d" % max(1, int(call.timeout_s * 1000))))
+            try:
+                for name, value in call.headers:
+                    headers.append((name.encode("ascii"), value.encode("ascii")))
+            except UnicodeEncodeError:
+                raise Unsupported("a header of the call is not ASCII") from None
+        headers.extend(more)
+        headers.append((b"Content-Length", b"%d" % len(body)))
+        # A stream of our own spares httpx's second pass over the headers.
+        return httpx.Request(
+            "POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=self._extensions(target)
+        )
+
+    def _extensions(self, target: Target) -> dict[str, Any]:
+        files = tls_of(self.agent.metadata)
+        return target.extensions if files is None else {**target.extensions, SSL_KEY: CONTEXTS.get(files)}
+
+    def hidden(self, body: bytes) -> bytes:
+        """The same without our secret: an agent may echo what it was sent."""
+        token = b"" if self.secret is None else self.secret.token().encode("ascii")
+        return body.replace(token, b"***") if token and token in body else body
+
+    def parsed(self, body: bytes, parse: Callable[[], T]) -> T:
+        """What `parse` makes of the body; its complaint shows no secret that the body may repeat."""
+        try:
+            return parse()
+        except AgentError as error:
+            message = error.message.encode()
+            if self.hidden(body) is not body or self.hidden(message) is not message:
+                kind = type(error)
+                raise kind("the answer is none, and repeats the secret it was called with: not shown") from None
+            raise

@@ -1,0 +1,56 @@
+"""Can a registration work at all? Checked where it is made, so that it does not fail at the first task.
+
+In: a registration. Out: nothing, or `Unsupported` that names the field and the reason. It calls nobody and reads no secret.
+"""
+
+from __future__ import annotations
+
+from agents_io.errors import Unsupported
+from agents_io.grpc.endpoint import endpoint_of
+from agents_io.http.peer import web_url
+from agents_io.rules.answer import reading_of
+from agents_io.rules.metadata_keys import misfit
+from agents_io.rules.wire.a2a_card import version_of
+from agents_io.rules.wire.chat import chat_config
+from agents_io.rules.wire.kafka_words import topic_of
+from agents_io.rules.wire.mcp import ToolCall
+from agents_io.tls import tls_of
+from schemas.messages import AgentRegistration
+
+OVER_HTTP = ("http", "a2a", "openai", "mcp")
+
+
+def check_registration(agent: AgentRegistration) -> None:
+    """Raises `Unsupported`.
+
+    >>> check_registration(AgentRegistration(id="m", endpoint="openai://h/v1"))
+    Traceback (most recent call last):
+    agents_io.errors.Unsupported: metadata.model: an agent of protocol openai needs the name of its model
+    """
+    protocol = agent.transport
+    if (reason := misfit(protocol, agent.metadata)) is not None:
+        raise Unsupported(reason)
+    if protocol in OVER_HTTP:
+        web_url(agent)
+    elif protocol == "grpc":
+        endpoint_of(agent.endpoint)
+    elif protocol == "kafka":
+        topic_of(agent.endpoint)
+    _check_confidence(agent)
+    if protocol != "gateway":
+        reading_of(agent.metadata, agent.confidence)
+        tls_of(agent.metadata)
+    if protocol == "a2a":
+        version_of(agent.metadata or {})
+    elif protocol == "mcp":
+        ToolCall(agent.metadata)
+    elif protocol == "openai":
+        chat_config(agent.metadata)
+
+
+def _check_confidence(agent: AgentRegistration) -> None:
+    source = "stated" if agent.confidence is None else agent.confidence.source
+    if source == "logprobs" and agent.transport != "openai":
+        raise Unsupported(f"confidence.from: logprobs needs protocol openai, not {agent.transport}")
+    if source != "stated" and agent.transport in ("grpc", "gateway"):
+        raise Unsupported(f"confidence.from: an agent of protocol {agent.transport} states its confidence")

@@ -1,0 +1,144 @@
+"""The JSON that an answer in words holds: a model's, a tool's, an agent's. Pure.
+
+In: text as language models write it. Out: the JSON in it, or `NOTHING`. Five cases, the first that fits wins:
+  1 the whole text is JSON                         2 it is JSON within one Markdown fence
+  3 one JSON object stands among other words       4 several do, and exactly one of them holds a confidence
+  5 several hold the same one
+Thoughts (`<think>...</think>`, also without the opening tag) and the channel marks of Harmony come off before. Two different
+objects with a confidence are no answer: nothing tells which of them is meant.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NoReturn
+
+from agents_io.errors import BadResponse
+from agents_io.rules.answer import load_json
+
+NOTHING = object()
+MAX_OBJECTS = 64
+_THOUGHT = re.compile(r"\A\s*<(think|thinking|thought|reasoning)>.*?</\1>\s*", re.DOTALL | re.IGNORECASE)
+_THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_MARK = re.compile(r"<\|[a-z_]{1,20}\|>")
+_FENCE = re.compile(r"```[ \t]*[A-Za-z0-9_+-]*\s(.*?)```", re.DOTALL)
+
+
+def without_thoughts(text: str) -> str:
+    """The text a model meant for its reader.
+
+    >>> without_thoughts("so it is</think>\\n42"), without_thoughts("<think>a</think>42")
+    ('42', '42')
+    """
+    while (thought := _THOUGHT.match(text)) is not None:
+        text = text[thought.end() :]
+    start = text.lstrip()[:1]
+    if start not in ("{", "["):  # a tag within an answer's own strings is none of ours
+        ends = list(_THOUGHT_END.finditer(text))
+        if ends:
+            text = text[ends[-1].end() :]
+        if "<|message|>" in text:
+            text = text.rpartition("<|message|>")[2]
+    return _MARK.sub("", text).strip() if "<|" in text[:40] or "<|" in text[-40:] else text.strip()
+
+
+def find_json(text: str) -> Any:
+    """The JSON the text holds, or `NOTHING`. Raises `BadResponse`: two different ones, or one nested too deep.
+
+    >>> find_json('Here it is:\\n```json\\n{"value": 1, "confidence": 1}\\n```\\nDone.')
+    {'value': 1, 'confidence': 1}
+    >>> find_json("plain words") is NOTHING
+    True
+    """
+    text = without_thoughts(text)
+    if (whole := _loaded(text)) is not NOTHING:
+        return whole
+    fenced = [found for match in _FENCE.finditer(text) if (found := _loaded(match[1])) is not NOTHING]
+    if len(fenced) == 1 and isinstance(fenced[0], (dict, list)):
+        return fenced[0]
+    objects = _objects(text)
+    sure = [found for found in objects if _has_confidence(found)]
+    candidates = sure or objects
+    if not candidates:
+        return NOTHING
+    if any(other != candidates[0] for other in candidates[1:]):
+        if not sure:
+            return NOTHING
+        raise BadResponse(f"the answer holds {len(candidates)} different JSON objects with a confidence")
+    return candidates[0]
+
+
+def content_of(text: str) -> Any:
+    """An answer in words: the JSON it is, or the one object with a confidence in it, or else the words. Raises `BadResponse`.
+
+    >>> content_of('Sure: {"value": 1, "confidence": 1}'), content_of("it is {4}")
+    ({'value': 1, 'confidence': 1}, 'it is {4}')
+    """
+    told = without_thoughts(text)
+    is_json = told[:1] in ("{", "[")
+    if is_json and (whole := _loaded(told)) is not NOTHING:
+        return whole
+    if '"confidence"' not in text.lower():
+        return text
+    found = find_json(text)
+    if isinstance(found, dict):
+        return found
+    return load_json(told.encode("utf-8", "replace")) if is_json else text  # meant as an answer, and none
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The outermost JSON objects among the words."""
+    found: list[dict[str, Any]] = []
+    at = 0
+    for _ in range(MAX_OBJECTS):
+        at = text.find("{", at)
+        if at < 0:
+            break
+        end = _end_of(text, at)
+        data = NOTHING if end is None else _loaded(text[at:end])
+        if isinstance(data, dict):
+            found.append(data)
+            at = end or at + 1
+        else:
+            at += 1
+    return found
+
+
+def _end_of(text: str, start: int) -> int | None:
+    """Where the bracket at `start` is closed, strings passed over."""
+    depth = 0
+    for match in _BRACKET_OR_STRING.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
+            return match.end()
+    return None
+
+
+_BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
+
+
+def _loaded(text: str) -> Any:
+    """As strict JSON; else with the line breaks that models leave within strings."""
+    raw = text.strip()
+    if raw[:1] not in ("{", "[", '"'):
+        return NOTHING
+    try:
+        return load_json(raw.encode("utf-8", "replace"))
+    except BadResponse as error:
+        if "nested deeper" in error.message:
+            raise
+    if "\n" not in raw and "\t" not in raw:
+        return NOTHING
+    try:
+        return load_json(json.dumps(json.loads(raw, strict=False, parse_constant=_refused)).encode())
+    except (ValueError, RecursionError):
+        return NOTHING
+
+
+def _refused(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _has_confidence(found: dict[str, Any]) -> bool:
+    return any(name.lower() == "confidence" for name in found)

@@ -1,0 +1,168 @@
+"""Agent cards of A2A 1.0 and 0.3: where an agent is called, in which version, and what it takes. Pure.
+
+In: the bytes of a card. Out: a `Card`, or the `AgentError` it means. Source: AgentCard in the A2A specifications 1.0
+(`supportedInterfaces`) and 0.3 (`url`, `preferredTransport`, `additionalInterfaces`); a card may hold both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from agents_io.errors import BadResponse, Unsupported
+from agents_io.rules.answer import excerpt, load_json
+
+Version = Literal["1.0", "0.3"]
+VERSIONS: tuple[Version, ...] = ("1.0", "0.3")
+CARD_PATHS = (".well-known/agent-card.json", ".well-known/agent.json")
+"""1.0 and 0.3; and what came before."""
+_MAX_PARTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is needed of an agent card. `path`: of the JSON-RPC interface, with its query.
+
+    `other`: the version to try when the agent refuses this one, and its path. `text_only`: it takes no data parts.
+    """
+
+    version: Version
+    path: str
+    name: str | None
+    skills: tuple[str, ...]
+    tenant: str | None = None
+    text_only: bool = False
+    other: tuple[Version, str] | None = None
+
+
+def read_card(body: bytes) -> Card:
+    """The card's JSON-RPC interface of the newest version we speak. Raises `BadResponse`, `Unsupported`.
+
+    >>> read_card(b'{"name":"n","url":"http://h/rpc","protocolVersion":"0.3.0","skills":[{"id":"sum"}]}')
+    Card(version='0.3', path='/rpc', name='n', skills=('sum',), tenant=None, text_only=False, other=None)
+    """
+    card = load_json(body)
+    if not isinstance(card, dict) or not ("supportedInterfaces" in card or "url" in card):
+        raise BadResponse(f"the agent card is none: {excerpt(body)}")
+    rows = _interfaces(card)
+    found = {row[0]: row[1:] for row in reversed(rows) if row[0] is not None}
+    spoken = [version for version in VERSIONS if version in found]
+    if not spoken:
+        raise Unsupported(f"the agent card names no JSON-RPC interface of A2A 1.0 or 0.3, only {_offers(card)}")
+    version = spoken[0]
+    url, tenant, named = found[version]
+    other: Version = "0.3" if version == "1.0" else "1.0"
+    other_url = found[other][0] if other in found else None if named else url
+    return Card(
+        version,
+        _path(url),
+        _name(card.get("name")),
+        tuple(_skills(card.get("skills"))),
+        tenant,
+        _takes_text_only(card),
+        None if other_url is None else (other, _path(other_url)),
+    )
+
+
+_Row = tuple[Version | None, str, str | None, bool]
+
+
+def _interfaces(card: dict[str, Any]) -> list[_Row]:
+    """Version, URL, tenant of each JSON-RPC interface, and whether it names its version. 1.0 in the card's order, then 0.3.
+
+    An interface in the form of 1.0 that names no version is one of 1.0: the official SDK leaves the version out by default.
+    """
+    version = card.get("protocolVersion") or "0.3"
+    rows: list[tuple[Any, Any, Any, Any, bool]] = [
+        (
+            row.get("protocolBinding"),
+            row.get("protocolVersion") or "1.0",
+            row.get("url"),
+            row.get("tenant"),
+            bool(row.get("protocolVersion")),
+        )
+        for row in dicts(card.get("supportedInterfaces"))
+    ]
+    rows.append((card.get("preferredTransport") or "JSONRPC", version, card.get("url"), None, True))
+    rows += [
+        (row.get("transport"), version, row.get("url"), None, True)
+        for row in dicts(card.get("additionalInterfaces") or [])
+    ]
+    return [
+        (_spoken(version), url, tenant if isinstance(tenant, str) and tenant else None, named)
+        for binding, version, url, tenant, named in rows
+        if isinstance(binding, str) and binding.upper() == "JSONRPC" and isinstance(url, str)
+    ]
+
+
+def _offers(card: dict[str, Any]) -> str:
+    """What an unusable card offers, fit for an error."""
+    rows = [
+        f"{row.get('protocolBinding') or row.get('transport')} {row.get('protocolVersion') or ''}".strip()
+        for name in ("supportedInterfaces", "additionalInterfaces")
+        for row in dicts(card.get(name))
+    ]
+    if card.get("url"):
+        rows.append(f"{card.get('preferredTransport') or 'JSONRPC'} {card.get('protocolVersion') or ''}".strip())
+    return excerpt(", ".join(rows).encode("utf-8", "replace")) if rows else "none"
+
+
+def _takes_text_only(card: dict[str, Any]) -> bool:
+    """Whether the card says so: by default and for every skill that has modes of its own."""
+    given = [card.get("defaultInputModes"), *(skill.get("inputModes") for skill in dicts(card.get("skills")))]
+    modes = [mode.lower() for listed in given if isinstance(listed, list) for mode in listed if isinstance(mode, str)]
+    return bool(modes) and all(mode == "text" or mode.startswith("text/") for mode in modes)
+
+
+def dicts(rows: Any) -> list[dict[str, Any]]:
+    return [row for row in rows[:_MAX_PARTS] if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _spoken(version: Any) -> Version | None:
+    if not isinstance(version, str):
+        return None
+    if version.startswith("1."):
+        return "1.0"
+    return "0.3" if version.startswith("0.") else None
+
+
+def _path(url: str) -> str:
+    """Only the path is taken from a card: where we send our token is said by the registration alone."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise BadResponse(f"the agent card's URL is none: {excerpt(url.encode())}") from None
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _name(name: Any) -> str | None:
+    return name[:256] if isinstance(name, str) and name else None
+
+
+def _skills(skills: Any) -> list[str]:
+    """Ids and tags, each once, in order."""
+    found: dict[str, None] = {}
+    for skill in dicts(skills):
+        tags = skill.get("tags")
+        for name in (skill.get("id"), *(tags if isinstance(tags, list) else ())):
+            if isinstance(name, str) and 0 < len(name) <= 256:
+                found[name] = None
+    return list(found)[:_MAX_PARTS]
+
+
+def version_of(metadata: Mapping[str, Any]) -> Version | None:
+    """`metadata.a2aVersion`, as text or as the number a command line or a TOML file makes of it. Raises `Unsupported`.
+
+    >>> version_of({"a2aVersion": 0.3}), version_of({})
+    ('0.3', None)
+    """
+    given = metadata.get("a2aVersion")
+    if given is None:
+        return None
+    text = str(given) if isinstance(given, (str, int, float)) and not isinstance(given, bool) else ""
+    found = _spoken(text if "." in text else f"{text}.0") if text else None
+    if found is None:
+        raise Unsupported(f"metadata.a2aVersion: must be one of {', '.join(VERSIONS)}")
+    return found

@@ -1,0 +1,151 @@
+"""Runs an agent's function: one run per idempotency key, so many at once, each with a deadline. Answers are kept for a while.
+
+In: calls. Out: replies, or `CallFailed` with the status a caller understands. A run nobody waits for any more is cancelled; a
+plain function in its thread cannot be: it keeps its slot until it returns, and a call that is repeated joins it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from agents_io.functions.catalogue import CURRENT, FunctionCall
+from agents_io.functions.daemon_threads import DaemonThreads
+from agents_io.serving.answers import CallFailed, Reply, failure_of, reply_of
+
+log = logging.getLogger(__name__)
+
+REMEMBER_S = 300.0
+REMEMBER_ANSWERS = 1000
+REMEMBER_BYTES = 8 * 1024 * 1024
+RETRY_AFTER_S = 1
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of the function and how many calls wait for it."""
+
+    task: asyncio.Task[Reply]
+    callers: int = 0
+
+
+class Runs:
+    """The runs of one agent. `call`: takes the payload's JSON and returns what the function returns, awaitable if `is_async`."""
+
+    def __init__(
+        self, name: str, call: Callable[[Any], Any], *, is_async: bool, concurrency: int, default_confidence: float
+    ) -> None:
+        self._call = call
+        self._is_async = is_async
+        self._concurrency = concurrency
+        self._default_confidence = default_confidence
+        self._threads = DaemonThreads(concurrency, f"agent-{name}")
+        self._runs: dict[str, _Run] = {}
+        self._all: set[asyncio.Task[Reply]] = set()
+        self._answers: OrderedDict[str, tuple[float, Reply]] = OrderedDict()
+        self._bytes = 0
+        self._busy = 0
+        self.draining = False
+
+    @property
+    def in_flight(self) -> int:
+        """Functions that run now."""
+        return self._busy
+
+    async def run(self, key: str, payload: Any, timeout_s: float | None) -> Reply:
+        """The answer to a call. `key` "": none, every call is a run. Raises `CallFailed`; cancelling it stops waiting."""
+        loop = asyncio.get_running_loop()
+        if key and (remembered := self._remembered(key, loop.time())) is not None:
+            return remembered
+        run = self._runs.get(key) if key else None
+        if run is None:
+            run = self._started(key, payload, timeout_s)
+        run.callers += 1
+        try:
+            await asyncio.wait((run.task,), timeout=timeout_s)
+            if not run.task.done():
+                raise CallFailed(504, f"no answer within {timeout_s:.3g} s")
+            if run.task.cancelled():
+                raise CallFailed(503, "the agent is stopping", RETRY_AFTER_S)
+            return run.task.result()
+        finally:
+            run.callers -= 1
+            if not run.callers and not run.task.done() and self._is_async:
+                run.task.cancel()
+                if self._runs.get(key) is run:
+                    del self._runs[key]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more calls, let those under way finish, then cancel them."""
+        self.draining = True
+        if self._all:
+            await asyncio.wait(self._all, timeout=timeout_s)
+        for task in tuple(self._all):
+            task.cancel()
+
+    def _started(self, key: str, payload: Any, timeout_s: float | None) -> _Run:
+        if self.draining:
+            raise CallFailed(503, "the agent is stopping", RETRY_AFTER_S)
+        if self._busy >= self._concurrency:
+            raise CallFailed(429, f"the agent is busy with {self._busy} calls", RETRY_AFTER_S)
+        self._busy += 1
+        task = asyncio.create_task(self._work(key, payload, timeout_s), name="agent-run")
+        run = _Run(task)
+        self._all.add(task)
+        if key:
+            self._runs[key] = run
+        task.add_done_callback(lambda done: self._over(key, run))
+        return run
+
+    def _over(self, key: str, run: _Run) -> None:
+        self._all.discard(run.task)
+        self._busy -= 1
+        if self._runs.get(key) is run:
+            del self._runs[key]
+        if not run.task.cancelled() and run.task.exception() is None and key:
+            self._remember(key, run.task.result())
+
+    async def _work(self, key: str, payload: Any, timeout_s: float | None) -> Reply:
+        CURRENT.set(FunctionCall(key, key, float("inf") if timeout_s is None else timeout_s))
+        try:
+            if self._is_async:
+                returned = await self._call(payload)
+            else:
+                returned = await asyncio.wrap_future(self._threads.submit(lambda: self._call(payload)))
+            return reply_of(returned, self._default_confidence)
+        except Exception as error:
+            failed = failure_of(error)
+            if failed.status == 500:
+                log.warning("agent function failed: %s", failed, exc_info=error)
+            raise failed from None
+
+    def _remember(self, key: str, reply: Reply) -> None:
+        self._answers[key] = asyncio.get_running_loop().time(), reply
+        self._bytes += len(reply.body)
+        while len(self._answers) > REMEMBER_ANSWERS or (self._bytes > REMEMBER_BYTES and self._answers):
+            _, (_, old) = self._answers.popitem(last=False)
+            self._bytes -= len(old.body)
+
+    def _remembered(self, key: str, now: float) -> Reply | None:
+        while self._answers:
+            first, (at, old) = next(iter(self._answers.items()))
+            if now - at <= REMEMBER_S:
+                break
+            del self._answers[first]
+            self._bytes -= len(old.body)
+        found = self._answers.get(key)
+        return None if found is None else found[1]
+
+
+def parse_body(raw: bytes) -> Any:
+    """A request's JSON. Raises `CallFailed`."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise CallFailed(400, f"body: is not JSON: {error}") from None

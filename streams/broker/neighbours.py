@@ -1,0 +1,73 @@
+"""Asks the brokers which groups of workers there are, and says which of them get into this one's way.
+
+In: settings. Out: sentences. Where users are known by name only the own group is asked about: their rights keep others apart, and
+listing groups is no right of a worker's. It joins nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
+from aiokafka.errors import KafkaError
+
+from schemas.access import WORKER, role_group
+from streams.broker.kafka import client_options, start
+from streams.rules.neighbours import in_the_way, is_worker_group
+from streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+ASK_TIMEOUT_S = 10.0
+FIRST_LOOK_S = 5.0
+LOOK_S = 120.0
+
+
+async def neighbours(settings: Settings) -> list[str]:
+    """What is in this worker's way; empty if nothing is, or nobody tells. Raises `KafkaError`, `TimeoutError`, `OSError`."""
+    admin = AIOKafkaAdminClient(**client_options(settings))
+    try:
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            await start(admin)
+            names = {
+                role_group(settings.app_id, role, settings.topic_prefix) for role in WORKER if role in settings.roles
+            }
+            if settings.kafka.security_protocol == "PLAINTEXT":
+                names |= {row[0] for row in await admin.list_consumer_groups() if is_worker_group(row[0])}
+            # One at a time: of several groups in one answer aiokafka can read the first alone.
+            answers = [answer for name in sorted(names) for answer in await admin.describe_consumer_groups([name])]
+    finally:
+        await admin.close()
+    groups = {group["group"]: _read(group["members"]) for answer in answers for group in answer.to_object()["groups"]}
+    return in_the_way(settings.app_id, settings.topic_prefix, settings.roles, groups)
+
+
+def _read(members: list[dict[str, Any]]) -> list[list[str]]:
+    """The topics each member subscribed to; members of other protocols say nothing."""
+    found = []
+    for member in members:
+        try:
+            found.append(list(ConsumerProtocolMemberMetadata.decode(member["member_metadata"]).subscription))
+        except (ValueError, TypeError, KeyError):
+            continue
+    return found
+
+
+async def watch(settings: Settings) -> None:
+    """Log each sentence once, for as long as the worker runs; another installation may be started later."""
+    told: set[str] = set()
+    await asyncio.sleep(FIRST_LOOK_S)
+    while True:
+        try:
+            found = await neighbours(settings)
+        except (KafkaError, TimeoutError, OSError, NotImplementedError) as error:
+            log.debug("other workers could not be asked about", error=repr(error))
+            found = []
+        for sentence in found:
+            if sentence not in told:
+                log.error("another installation is in the way", reason=sentence)
+        told = set(found)
+        await asyncio.sleep(LOOK_S)

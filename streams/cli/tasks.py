@@ -1,0 +1,237 @@
+"""`parallax tasks ls` and `parallax retry`: tasks of the recent past, and those that failed sent again.
+
+In: filters, ids. Out: rows on stdout; retries under new ids whose results carry `metadata.retryOf`. Each reads `results`, and
+`tasks` when it needs what was asked, once, from the time given to the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.options import NOT_FOUND, USAGE, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.output import json_line, rows_as, say
+from streams.cli.running import run
+
+if TYPE_CHECKING:
+    from streams.client.result import TaskResult
+    from streams.settings import Settings
+
+app = typer.Typer(help="List recent tasks and send failed ones again.", rich_markup_mode=None)
+
+COLUMNS = ("taskId", "agentId", "status", "code", "confidence", "executionTime", "timestamp")
+MAX_LISTED = 10_000
+"""Rows gathered for a table or one JSON document; JSON lines have no bound."""
+MAX_IDS = 1_000_000
+RETRY_PREFIX = "retry-"
+LOOK_BACK_MS = 24 * 3600 * 1000
+"""How much earlier than its result a task may have been sent: as long as it may wait by default."""
+
+
+class TaskStatus(StrEnum):
+    """A result's status, any but success, or none yet."""
+
+    success = "success"
+    failure = "failure"
+    timeout = "timeout"
+    cancelled = "cancelled"
+    failed = "failed"
+    waiting = "waiting"
+
+
+Since = Annotated[str, typer.Option(metavar="DURATION|TIME", help="from when on: 15m, 24h, or an RFC 3339 time")]
+Agent = Annotated[str | None, typer.Option(metavar="ID", help="only tasks of this agent", show_default=False)]
+
+
+@app.command("ls")
+def ls(
+    agent: Agent = None,
+    status: Annotated[
+        TaskStatus | None, typer.Option(help="failed: any but success; waiting: no result yet", show_default=False)
+    ] = None,
+    since: Since = "1h",
+    maximum: Annotated[
+        int | None, typer.Option("--max", min=1, metavar="N", help="only the newest N", show_default=False)
+    ] = None,
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """List tasks that ended, newest last, or with --status waiting those that have no result yet."""
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    begin_ms = _begin_ms(since)
+    form = output or Format.text
+    if status is TaskStatus.waiting:
+        run(settings, _waiting(settings, agent, begin_ms, maximum, form))
+    else:
+        run(settings, _ended(settings, agent, status, begin_ms, maximum, form))
+
+
+def retry(
+    task_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID...]", show_default=False)] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="every task that failed and was not retried (cancelled ones are left)")
+    ] = False,
+    agent: Agent = None,
+    since: Since = "1h",
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Send tasks again under new ids: those named, or all that failed since.
+
+    The new result's metadata.retryOf is the first id. Running it again with --failed sends nothing twice. Exit 4 when a task
+    is not found.
+    """
+    if bool(task_ids) == failed:
+        raise CommandError("retry: give ids, or --failed", USAGE)
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    run(settings, _retry(settings, task_ids or [], agent, _begin_ms(since), output or Format.text))
+
+
+app.command("retry")(retry)
+
+
+def _begin_ms(since: str) -> int:
+    import time
+
+    from streams.client.errors import InvalidTask
+    from streams.client.times import since_ms
+
+    try:
+        return since_ms(since, round(time.time() * 1000))
+    except InvalidTask as error:
+        raise CommandError(f"--{error}", USAGE) from None
+
+
+async def _results(settings: Settings, begin_ms: int) -> Any:
+    """Results since then, in no order."""
+    from contextlib import aclosing
+
+    from schemas.codec import Rejected
+    from streams.client.connection import partitions_of
+    from streams.client.feed import read_since
+    from streams.client.result import read_result
+
+    await partitions_of(settings, ["results", "tasks"])
+    async with aclosing(read_since(settings, "results", begin_ms)) as records:
+        async for record in records:
+            try:
+                yield read_result(record.value, record.headers)
+            except Rejected as error:
+                say(f"parallax: results {record.partition}/{record.offset}: {error.reason}")
+
+
+async def _tasks(settings: Settings, begin_ms: int) -> Any:
+    """Tasks sent since then, with the broker's time; in no order."""
+    from contextlib import aclosing
+
+    from schemas.codec import Rejected, decode_json
+    from streams.client.feed import read_since
+
+    async with aclosing(read_since(settings, "tasks", begin_ms)) as records:
+        async for record in records:
+            try:
+                data = decode_json(record.value, record.headers).data
+            except Rejected:
+                continue  # on the dead letters' topic by now
+            if isinstance(data, dict) and isinstance(data.get("id"), str):
+                yield data, record.timestamp
+
+
+async def _ended(
+    settings: Settings, agent: str | None, status: TaskStatus | None, begin_ms: int, maximum: int | None, form: Format
+) -> None:
+    rows: list[dict[str, Any]] = []
+    bound = min(maximum or MAX_LISTED, MAX_LISTED)
+    async for result in _results(settings, begin_ms):
+        if agent not in (None, result.agent_id) or not _has(result, status):
+            continue
+        if form is Format.jsonl and maximum is None:
+            json_line(_row(result))
+            continue
+        rows.append(_row(result))
+        if len(rows) > 2 * bound:  # the newest are wanted, and the topic's partitions are in no common order
+            rows = _newest(rows, bound)
+    if form is not Format.jsonl or maximum is not None:
+        rows_as(form, _newest(rows, bound), COLUMNS)
+
+
+async def _waiting(settings: Settings, agent: str | None, begin_ms: int, maximum: int | None, form: Format) -> None:
+    from schemas.times import format_time
+
+    sent: dict[str, dict[str, Any]] = {}
+    async for task, at_ms in _tasks(settings, begin_ms):
+        if agent in (None, task.get("target")) and len(sent) < MAX_IDS:
+            row = {"taskId": task["id"], "agentId": task.get("target"), "status": "waiting"}
+            sent.setdefault(task["id"], row | {"timestamp": format_time(at_ms)})
+    async for result in _results(settings, begin_ms):
+        sent.pop(result.task_id, None)
+    bound = min(maximum or MAX_LISTED, MAX_LISTED)
+    rows_as(form, _newest(list(sent.values()), bound), ("taskId", "agentId", "status", "timestamp"))
+
+
+def _has(result: TaskResult[Any], status: TaskStatus | None) -> bool:
+    return status in (None, result.status) or (status is TaskStatus.failed and result.status != "success")
+
+
+def _row(result: TaskResult[Any]) -> dict[str, Any]:
+    wire = result.wire()
+    code = result.error.code if result.error else None
+    return {name: code if name == "code" else wire.get(name) for name in COLUMNS}
+
+
+def _newest(rows: list[dict[str, Any]], bound: int) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: str(row["timestamp"]))[-bound:]
+
+
+async def _retry(settings: Settings, task_ids: list[str], agent: str | None, begin_ms: int, form: Format) -> None:
+    from streams.client.client import Client
+    from streams.client.history import sent_again
+
+    wanted = dict.fromkeys(task_ids) if task_ids else await _failed(settings, agent, begin_ms)
+    found: dict[str, dict[str, Any]] = {}
+    if wanted:
+        async for task, _ in _tasks(settings, max(0, begin_ms - LOOK_BACK_MS)):
+            if task["id"] in wanted:
+                found[task["id"]] = task
+    missing = [name for name in wanted if name not in found]
+    if missing and task_ids:
+        raise CommandError(f"retry: not found on the topic tasks since then: {', '.join(missing)}", NOT_FOUND)
+    rows = []
+    async with Client(settings=settings) as client:
+        for name in wanted:
+            if name in found:
+                new_id = uuid.uuid4().hex if task_ids else _new_id(name)
+                await client.send("tasks", sent_again(found[name], new_id))
+                rows.append({"taskId": new_id, "retryOf": name})
+    rows_as(form, rows, ("taskId", "retryOf"))
+    if missing:
+        say(f"{len(missing)} failed tasks are no longer on the topic tasks, or were steps of plans")
+    if not rows:
+        say("nothing to retry")
+
+
+async def _failed(settings: Settings, agent: str | None, begin_ms: int) -> dict[str, None]:
+    """Ids of tasks that failed and were not sent again."""
+    failed: dict[str, None] = {}
+    retried: set[str] = set()
+    ended: set[str] = set()
+    async for result in _results(settings, begin_ms):
+        if result.task_id.startswith(RETRY_PREFIX):
+            ended.add(result.task_id)
+        first = result.metadata.get("retryOf")
+        if isinstance(first, str):
+            retried.add(first)
+        if result.status in ("failure", "timeout") and result.plan_id is None and agent in (None, result.agent_id):
+            failed[result.task_id] = None
+    return {name: None for name in failed if name not in retried and _new_id(name) not in ended}
+
+
+def _new_id(task_id: str) -> str:
+    """The same for the same task: what was sent again already is a duplicate, and answered once."""
+    return f"{RETRY_PREFIX}{hashlib.sha256(task_id.encode()).hexdigest()[:32]}"

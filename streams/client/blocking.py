@@ -1,0 +1,61 @@
+"""One thread with an event loop, and ways to wait for what runs on it: what `streams.sync` is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Generator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _Loop:
+    """One thread that runs an event loop for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        """The loop, begun when it is needed first."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="parallax-client", daemon=True).start()
+            return self._loop
+
+
+_LOOP = _Loop()
+
+
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """Run on the client's thread and block; Ctrl-C cancels the work."""
+    future = asyncio.run_coroutine_threadsafe(work, _LOOP.get())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def each(source: AsyncGenerator[T]) -> Generator[T]:
+    """An asynchronous generator, item by item."""
+
+    async def following() -> T:
+        return await anext(source)
+
+    async def closing() -> None:
+        await source.aclose()
+
+    try:
+        while True:
+            try:
+                item = wait_for(following())
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        if not sys.is_finalizing():  # at the process's end the loop's thread stands still
+            wait_for(closing())

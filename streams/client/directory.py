@@ -1,0 +1,86 @@
+"""`client.agents`: the registry, as records on the topic `agents`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from schemas.codec import Rejected, decode
+from schemas.messages import AgentRegistration, BreakerLimits, Limits, Protocol, SecretRef
+from streams.client.connection import kafka_errors, partitions_of
+from streams.client.errors import NotFound
+from streams.client.feed import read_since
+from streams.client.requests import Request, check, encode
+from streams.rules.leases import is_ended
+
+if TYPE_CHECKING:
+    from streams.client.client import Client
+
+
+class AgentDirectory:
+    """Register, remove and list agents. Workers follow within moments."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def add(
+        self,
+        agent_id: str,
+        endpoint: str,
+        *,
+        protocol: Protocol | None = None,
+        capabilities: Sequence[str] = (),
+        name: str | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
+        breaker: BreakerLimits | Mapping[str, Any] | None = None,
+        auth: SecretRef | Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> AgentRegistration:
+        """Register an agent, or replace its registration. Raises `InvalidTask` naming field and reason."""
+        given = {
+            "id": agent_id,
+            "name": name,
+            "endpoint": endpoint,
+            "protocol": protocol,
+            "capabilities": list(capabilities),
+            "limits": _wire(limits),
+            "breaker": _wire(breaker),
+            "auth": _wire(auth),
+            "metadata": None if metadata is None else dict(metadata),
+        }
+        data = {key: value for key, value in given.items() if value is not None}
+        check(AgentRegistration, data)
+        await self._write(Request(agent_id, agent_id.encode(), encode(data)))
+        return AgentRegistration.model_validate(data)
+
+    async def rm(self, agent_id: str) -> None:
+        """Remove an agent. Raises `NotFound` when it is not registered."""
+        if agent_id not in {agent.id for agent in await self.list()}:
+            raise NotFound(f"agent {agent_id}: not registered")
+        await self._write(Request(agent_id, agent_id.encode(), b""))
+
+    async def list(self) -> list[AgentRegistration]:
+        """All registered agents, by id."""
+        settings = self._client.settings
+        await partitions_of(settings, ["agents"])
+        found: dict[bytes, AgentRegistration] = {}
+        async with kafka_errors(settings), aclosing(read_since(settings, "agents", 0)) as records:
+            async for record in records:
+                found.pop(record.key or b"", None)
+                if record.value is None:
+                    continue
+                try:
+                    agent = decode(AgentRegistration, record.value, record.headers)
+                except Rejected:
+                    continue  # workers leave it out, too
+                if not is_ended(agent):
+                    found[record.key or b""] = agent
+        return sorted(found.values(), key=lambda agent: agent.id)
+
+    async def _write(self, request: Request) -> None:
+        await self._client.send("agents", request)
+
+
+def _wire(value: Any) -> Any:
+    return value.wire() if hasattr(value, "wire") else None if value is None else dict(value)

@@ -1,0 +1,74 @@
+"""A task or plan that was sent: wait for its result, cancel it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from streams.client.errors import WaitTimeout, failure_of
+from streams.client.result import TaskResult, parse_value
+from streams.client.times import Duration, seconds
+
+if TYPE_CHECKING:
+    from streams.client.waiting import Waiting
+
+T = TypeVar("T")
+
+
+class Handle:
+    """`id`: the task's. Made by `Client.submit` and `Client.handle`; may be awaited by several tasks."""
+
+    __slots__ = ("_cancel", "_waiting", "id")
+
+    def __init__(self, waiting: Waiting[TaskResult[Any]], cancel: Callable[[str, str | None], Awaitable[None]]) -> None:
+        self.id = waiting.id
+        self._waiting = waiting
+        self._cancel = cancel
+
+    def __repr__(self) -> str:
+        return f"Handle({self.id!r}, {'done' if self.done else 'waiting'})"
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return self._waiting.future.done()
+
+    @overload
+    async def result(self, wait: Duration | None = None, *, into: None = None) -> TaskResult[Any]: ...
+
+    @overload
+    async def result(self, wait: Duration | None = None, *, into: type[T]) -> TaskResult[T]: ...
+
+    async def result(self, wait: Duration | None = None, *, into: type[T] | None = None) -> TaskResult[Any]:
+        """The result, after `wait` at most. Raises `TaskFailed`, `WaitTimeout`, `NoWorker`, `InvalidValue`."""
+        result = await self.outcome(wait)
+        if result.status != "success":
+            raise failure_of(result)
+        return result if into is None else parse_value(result, into)
+
+    async def outcome(self, wait: Duration | None = None) -> TaskResult[Any]:
+        """As `result`, but a failed task's result is returned too. Raises `WaitTimeout`, `NoWorker`."""
+        future = self._waiting.future
+        if not future.done():
+            limit_s = None if wait is None else seconds(wait, "wait")
+            await asyncio.wait((future,), timeout=limit_s)
+            if not future.done():
+                raise still_waiting(self.id, limit_s)
+        return future.result()
+
+    def when_done(self, call: Callable[[Handle], object]) -> None:
+        """Call `call(handle)` on the event loop when the result is there."""
+        self._waiting.future.add_done_callback(lambda _: call(self))
+
+    async def cancel(self, reason: str | None = None) -> None:
+        """Ask for the task to be cancelled; its result then has the status `cancelled`, unless it has ended before."""
+        await self._cancel(self.id, reason)
+
+
+def still_waiting(name: str, limit_s: float | None, noun: str = "task") -> WaitTimeout:
+    """What is raised when `wait` passed."""
+    return WaitTimeout(
+        f"{noun} {name} has no result after {limit_s:g} s; it goes on: wait longer, or see why it waits with "
+        f"`parallax {noun} {name}`"
+    )

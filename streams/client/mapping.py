@@ -1,0 +1,144 @@
+"""`Client.map`: many tasks through a window, their results as they end or in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sized
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from streams.client.errors import ClientError, InvalidTask, failure_of
+from streams.client.handle import Handle
+from streams.client.result import TaskResult, parse_value
+
+T = TypeVar("T")
+Payloads = Iterable[Any] | AsyncIterable[Any]
+Window = dict[str, Handle]
+"""Tasks under way, by id."""
+
+JUDGED_FROM = 100
+"""Of payloads whose number is not known, the share of failures is judged from this many results on, and at the end."""
+
+
+class Tolerance:
+    """How many failures are too many. `share`: in [0, 1]; `total`: how many payloads there are, if that is known.
+
+    >>> judge = Tolerance(0.5, 4)
+    >>> [judge.too_many(failed) for failed in (True, True, False, True)]
+    [False, False, False, True]
+    """
+
+    def __init__(self, share: float, total: int | None) -> None:
+        if not 0 <= share <= 1:
+            raise InvalidTask(f"tolerate: must be a share between 0 and 1, not {share!r}")
+        self._share = share
+        self._total = total
+        self.ended = 0
+        self.failed = 0
+
+    def too_many(self, failed: bool) -> bool:
+        """Count one end; whether the share is exceeded for certain."""
+        self.ended += 1
+        self.failed += failed
+        if not failed:
+            return False
+        if self._total is not None:
+            return self.failed > self._share * self._total
+        return self._share == 0 or (self.ended >= JUDGED_FROM and self.exceeded)
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether more failed than allowed, of those that ended."""
+        return self.failed > self._share * max(1, self.ended)
+
+
+async def run_all(
+    submit: Callable[[Any], Awaitable[Handle]],
+    payloads: Payloads,
+    *,
+    concurrency: int,
+    ordered: bool,
+    tolerate: float,
+    into: type[T] | None,
+    open_windows: list[Window],
+) -> AsyncGenerator[TaskResult[Any]]:
+    """One result per payload. Closing the generator early, or an exception in it, cancels the tasks under way."""
+    if concurrency < 1:
+        raise InvalidTask(f"concurrency: must be 1 or more, not {concurrency}")
+    judge = Tolerance(tolerate, len(payloads) if isinstance(payloads, Sized) else None)
+    window: Window = {}
+    open_windows.append(window)
+    ready: asyncio.Queue[Handle | None] = asyncio.Queue()
+    slots = asyncio.Semaphore(concurrency)
+    feeder = asyncio.ensure_future(_feed(submit, payloads, slots, window, ready, ordered))
+    fed = False
+    last: TaskResult[Any] | None = None
+    """The failure seen last."""
+    try:
+        while window or not fed:
+            handle = await ready.get()
+            if handle is None:
+                fed = True
+                await feeder  # raises what stopped it
+                continue
+            result = await handle.outcome()
+            del window[handle.id]
+            failed = result.status != "success"
+            last = result if failed else last
+            if judge.too_many(failed):
+                raise _failure(result, judge)
+            yield result if into is None or failed else parse_value(result, into)
+            slots.release()
+        if last is not None and judge.exceeded:
+            raise _failure(last, judge)
+    finally:
+        feeder.cancel()
+        await asyncio.wait([feeder])
+        open_windows.remove(window)
+        await cancel_all(window)
+
+
+async def _feed(
+    submit: Callable[[Any], Awaitable[Handle]],
+    payloads: Payloads,
+    slots: asyncio.Semaphore,
+    window: Window,
+    ready: asyncio.Queue[Handle | None],
+    ordered: bool,
+) -> None:
+    """Submit while there are slots. Into `ready`: handles in order, or as they end; None when no more will come."""
+    try:
+        async for payload in _each(payloads):
+            await slots.acquire()
+            handle = await submit(payload)
+            window[handle.id] = handle
+            if ordered:
+                ready.put_nowait(handle)
+            else:
+                handle.when_done(ready.put_nowait)
+    finally:
+        ready.put_nowait(None)
+
+
+async def cancel_all(window: Window) -> None:
+    """Cancel the tasks under way that nobody will ask for any more."""
+    left = [handle for handle in window.values() if not handle.done]
+    window.clear()
+    for handle in left:
+        with suppress(ClientError):  # then they run to their end
+            await handle.cancel("client.map ended early")
+
+
+def _failure(result: TaskResult[Any], judge: Tolerance) -> Exception:
+    error = failure_of(result)
+    error.add_note(f"client.map: {judge.failed} of {judge.ended} tasks failed, more than `tolerate` allows")
+    return error
+
+
+async def _each(payloads: Payloads) -> AsyncGenerator[Any]:
+    if isinstance(payloads, AsyncIterable):
+        async for payload in payloads:
+            yield payload
+    else:
+        for payload in payloads:
+            yield payload

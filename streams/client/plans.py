@@ -1,0 +1,140 @@
+"""Builders of plans: steps that run in parallel, in sequence, or as a graph.
+
+    parallel([step("a1", question), step("a2", question)], strategy="race")
+    sequence([step("fetch", url), step("summarize", None, input="results.\"0\"")])
+    dag({"fetch": step("fetch", url), "sum": step("summarize", None, after=["fetch"])})
+
+A step's id is its name in a `dag`, else `id` or its place, counted from 0. Ids belong to the plan: other plans may use them too.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.messages import Plan, Strategy
+from streams.client.errors import InvalidTask
+from streams.client.requests import Request, TaskKind, check, encode, task_data
+from streams.client.times import Duration, Moment, deadline_text, duration_ms
+from streams.rules.plans.blueprint import InvalidPlan
+from streams.rules.plans.templates import read_plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """One task of a plan, made by `step`. `after`: names of the steps it waits for, in a `dag`."""
+
+    target: str | None
+    payload: Any
+    after: tuple[str, ...] = ()
+    id: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def data(self, name: str, *, graph: bool = False) -> dict[str, Any]:
+        """The task's JSON object."""
+        fields = dict(self.fields)
+        if graph:
+            fields["metadata"] = {**fields.get("metadata", {}), "dependencies": list(self.after)}
+        return task_data(name, self.target, self.payload, **fields)
+
+
+def step(
+    target: str | None,
+    payload: Any = None,
+    *,
+    after: Sequence[str] = (),
+    id: str | None = None,
+    type: TaskKind | None = None,
+    timeout: Duration | None = None,
+    capabilities: Sequence[str] | None = None,
+    **metadata: Any,
+) -> Step:
+    """A step; arguments as for `Client.run`. `input="..."` selects what it sees of earlier results, as a JMESPath expression."""
+    if isinstance(after, str):
+        raise InvalidTask(f"after: must be a list of names, not {after!r}")
+    fields = {"kind": type, "timeout": timeout, "capabilities": capabilities, "metadata": metadata}
+    return Step(target, payload, tuple(after), id, {name: value for name, value in fields.items() if value})
+
+
+def parallel(
+    steps: Sequence[Step],
+    *,
+    strategy: Strategy = "all",
+    id: str | None = None,
+    max_concurrency: int | None = None,
+    timeout: Duration | None = None,
+    deadline: Moment | None = None,
+    **metadata: Any,
+) -> dict[str, Any]:
+    """All at once. `strategy`: all (fails with the first failure), race, allSettled, weighted. Returns the plan's JSON object."""
+    return _plan("parallel", _named(steps), id, max_concurrency, timeout, deadline, metadata, strategy=strategy)
+
+
+def sequence(
+    steps: Sequence[Step],
+    *,
+    continue_on_error: bool = False,
+    id: str | None = None,
+    timeout: Duration | None = None,
+    deadline: Moment | None = None,
+    **metadata: Any,
+) -> dict[str, Any]:
+    """One after the other; each sees the results before it in `context`. Returns the plan's JSON object."""
+    rest = {"continueOnError": continue_on_error}
+    return _plan("sequential", _named(steps), id, None, timeout, deadline, metadata, **rest)
+
+
+def dag(
+    steps: Mapping[str, Step],
+    *,
+    id: str | None = None,
+    max_concurrency: int | None = None,
+    timeout: Duration | None = None,
+    deadline: Moment | None = None,
+    **metadata: Any,
+) -> dict[str, Any]:
+    """A graph: each step runs when those named in its `after` have ended. Returns the plan's JSON object."""
+    tasks = [one.data(name, graph=True) for name, one in steps.items()]
+    return _plan("dag", tasks, id, max_concurrency, timeout, deadline, metadata)
+
+
+def _named(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [one.data(one.id or str(place)) for place, one in enumerate(steps)]
+
+
+def _plan(
+    kind: str,
+    tasks: list[dict[str, Any]],
+    name: str | None,
+    max_concurrency: int | None,
+    timeout: Duration | None,
+    deadline: Moment | None,
+    metadata: Mapping[str, Any],
+    **rest: Any,
+) -> dict[str, Any]:
+    plan: dict[str, Any] = {"id": name or uuid.uuid4().hex, "kind": kind, "tasks": tasks, **rest}
+    if max_concurrency is not None:
+        plan["maxConcurrency"] = max_concurrency
+    if timeout is not None:
+        plan["timeout"] = duration_ms(timeout, "timeout")
+    found = dict(metadata)
+    if deadline is not None:
+        found["deadline"] = deadline_text(deadline)
+    if found:
+        plan["metadata"] = found
+    return plan
+
+
+def plan_request(plan: Mapping[str, Any] | Plan) -> Request:
+    """The record of a plan: what a builder made, a JSON object, or a `Plan`. Raises `InvalidTask`."""
+    data = plan.wire() if isinstance(plan, Plan) else dict(plan)
+    data.setdefault("id", uuid.uuid4().hex)
+    raw = encode(data)
+    check(Plan, data)
+    try:
+        read_plan(data)
+    except InvalidPlan as error:
+        raise InvalidTask(str(error)) from None
+    return Request(data["id"], data["id"].encode(), raw)

@@ -1,0 +1,196 @@
+"""Sends a client's records: acknowledged by all replicas, idempotent where the broker allows it, sent again until they are there.
+
+In: requests. Out: records on the broker. A record that failed is sent again as it was, with the same id: the pipeline answers an
+id once. A producer whose own task died is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka import errors as kafka
+
+from schemas.partitioning import home_partition, partition_for
+from schemas.topics import LARGE_RECORD_BYTES, full_name
+from streams.broker.kafka import client_options, start
+from streams.client.connection import supports_idempotence
+from streams.client.errors import ClientClosed, ClientError, InvalidTask, KafkaUnreachable
+from streams.client.requests import Request
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LINGER_MS = 1
+RETRY_PAUSE_S = 0.5
+COUNT_INTERVAL_S = 30.0
+METADATA_MAX_AGE_MS = 30_000
+CLOSE_TIMEOUT_S = 5.0
+_FINAL = (
+    kafka.MessageSizeTooLargeError,
+    kafka.TopicAuthorizationFailedError,
+    kafka.ClusterAuthorizationFailedError,
+    kafka.InvalidTopicError,
+)
+_WORN = (
+    kafka.OutOfOrderSequenceNumber,
+    kafka.UnknownProducerId,
+    kafka.InvalidProducerIdMapping,
+    kafka.InvalidProducerEpoch,
+    kafka.ProducerFenced,
+)
+"""The broker and this producer disagree on what was sent: only another producer can go on."""
+
+Lost = Callable[[Request, ClientError], None]
+
+
+class TaskProducer:
+    """`partitions`: short topic name to its number of partitions. `lost`: called with a record that can never be sent."""
+
+    def __init__(self, settings: Settings, lost: Lost) -> None:
+        self.partitions: dict[str, int] = {}
+        self.idempotent = False
+        self._settings = settings
+        self._lost = lost
+        self._producer: Any = None
+        self._renewing = asyncio.Lock()
+        self._worn = False
+        self._counted = 0.0
+        self._again: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def start(self) -> None:
+        """Connect. Raises `KafkaError`, `OSError`."""
+        self.idempotent = await supports_idempotence(self._settings)
+        self._producer = await self._made()
+
+    async def close(self) -> None:
+        """Send what is pending, within a bound, and disconnect."""
+        self._closed = True
+        for task in tuple(self._again):
+            task.cancel()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _stop(producer)
+
+    async def post(self, topic: str, request: Request) -> None:
+        """Put a record on its way and return; `lost` is told if it can never arrive."""
+        try:
+            acknowledged = await self._send(topic, request)
+        except (kafka.KafkaError, OSError) as error:
+            self._failed(topic, request, error)
+            return
+        acknowledged.add_done_callback(lambda done: self._acknowledged(topic, request, done))
+
+    async def send(self, topic: str, request: Request) -> None:
+        """Send a record and wait until it is acknowledged, however often it takes. Raises `ClientError`."""
+        while True:
+            try:
+                await (await self._send(topic, request))
+                return
+            except (kafka.KafkaError, OSError) as error:
+                if final := self._final(error):
+                    raise final from None
+                log.debug("sending %s to %s failed; sending again: %r", request.id, topic, error)
+            await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _send(self, topic: str, request: Request) -> asyncio.Future[Any]:
+        producer = self._producer
+        if producer is None or self._closed:
+            raise ClientClosed("the client is closed")
+        if self._worn or _dead(producer):
+            producer = await self._renewed()
+        sent: asyncio.Future[Any] = await producer.send(
+            full_name(topic, self._settings.topic_prefix),
+            value=request.value or None,
+            key=request.key,
+            partition=self._partition(topic, request),
+        )
+        return sent
+
+    def _partition(self, topic: str, request: Request) -> int | None:
+        now = asyncio.get_running_loop().time()
+        if now - self._counted > COUNT_INTERVAL_S:
+            self._counted = now
+            self._recount()
+        count = self.partitions.get(topic)
+        if count is None:
+            return None
+        return home_partition(request.key.decode(), count) if request.agent else partition_for(request.key, count)
+
+    def _recount(self) -> None:
+        """Partitions may have been added: keys go where other producers put them."""
+        for topic, count in self.partitions.items():
+            name = full_name(topic, self._settings.topic_prefix)
+            self.partitions[topic] = len(self._producer.client.cluster.partitions_for_topic(name) or range(count))
+
+    def _acknowledged(self, topic: str, request: Request, done: asyncio.Future[Any]) -> None:
+        if not done.cancelled() and (error := done.exception()) is not None:
+            self._failed(topic, request, error)
+
+    def _failed(self, topic: str, request: Request, error: BaseException) -> None:
+        if self._closed:
+            return
+        if final := self._final(error):
+            self._lost(request, final)
+            return
+        task = asyncio.ensure_future(self._send_again(topic, request))
+        self._again.add(task)
+        task.add_done_callback(self._again.discard)
+
+    async def _send_again(self, topic: str, request: Request) -> None:
+        await asyncio.sleep(RETRY_PAUSE_S)
+        try:
+            await self.send(topic, request)
+        except ClientError as error:
+            self._lost(request, error)
+
+    def _final(self, error: BaseException) -> ClientError | None:
+        """What sending again cannot mend; None: it can, with another producer if need be."""
+        self._worn = self._worn or isinstance(error, _WORN)
+        if isinstance(error, kafka.MessageSizeTooLargeError):
+            return InvalidTask(f"payload: larger than Kafka accepts: {error}")
+        if isinstance(error, _FINAL):
+            return KafkaUnreachable(f"Kafka at {self._settings.bootstrap_servers} refuses to write: {error!r}")
+        return ClientClosed("the client is closed") if self._closed else None
+
+    async def _renewed(self) -> Any:
+        async with self._renewing:
+            if self._producer is not None and (self._worn or _dead(self._producer)):
+                old, self._producer = self._producer, await self._made()
+                self._worn = False
+                await _stop(old)
+            return self._producer
+
+    async def _made(self) -> Any:
+        producer = AIOKafkaProducer(
+            **client_options(self._settings),
+            acks="all",
+            linger_ms=LINGER_MS,
+            max_request_size=LARGE_RECORD_BYTES,
+            enable_idempotence=self.idempotent,
+            retry_backoff_ms=100,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+        )
+        await start(producer)
+        return producer
+
+
+def _dead(producer: Any) -> bool:
+    sender = producer._sender
+    return bool(sender is not None and sender.sender_task is not None and sender.sender_task.done())
+
+
+async def _stop(producer: Any) -> None:
+    """Within a bound, also when the brokers are gone."""
+    stopping = asyncio.ensure_future(producer.stop())
+    await asyncio.wait([stopping], timeout=CLOSE_TIMEOUT_S)
+    if stopping.done():
+        if not stopping.cancelled():
+            stopping.exception()
+        return
+    stopping.cancel()
+    await asyncio.wait([asyncio.ensure_future(producer.client.close())], timeout=CLOSE_TIMEOUT_S)

@@ -1,0 +1,197 @@
+"""The records a client writes: tasks, plans, cancels and registrations, checked before they are sent. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from math import isfinite
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from schemas.messages import Control, Message, Task, TaskMetadata, explain
+from streams.client.errors import InvalidTask
+from streams.client.times import Duration, Moment, deadline_text, duration_ms
+
+TaskKind = Literal["agent", "pattern", "http", "function"]
+
+_WIRE_NAMES = {name: str(info.alias) for name, info in TaskMetadata.model_fields.items() if info.alias} | {
+    "expires_in": "expiresIn",
+    "retry_of": "retryOf",
+    "confidence_threshold": "confidenceThreshold",
+}
+_TIMEOUT_MAX_MS = 7 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One record to send. `key`: Kafka's; `agent`: whether the key is an agent's id, worth remembering its partition."""
+
+    id: str
+    key: bytes
+    value: bytes
+    agent: bool = False
+
+
+def task_request(
+    task_id: str,
+    target: str | None,
+    payload: Any,
+    *,
+    kind: TaskKind | None = None,
+    timeout: Duration | None = None,
+    deadline: Moment | None = None,
+    expires_in: Duration | None = None,
+    capabilities: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Request:
+    """A task for `target`. Raises `InvalidTask` naming field and reason.
+
+    >>> task_request("t1", "a1", {"n": 1}, timeout=2, metadata={"pattern_name": "p"}).value
+    b'{"id":"t1","type":"agent","target":"a1","payload":{"n":1},"metadata":{"patternName":"p","timeout":2000}}'
+    >>> task_request("t1", "function:double", 2).value
+    b'{"id":"t1","type":"function","target":"double","payload":2}'
+    """
+    data = task_data(
+        task_id,
+        target,
+        payload,
+        kind=kind,
+        timeout=timeout,
+        deadline=deadline,
+        expires_in=expires_in,
+        capabilities=capabilities,
+        metadata=metadata,
+    )
+    check(Task, data)
+    addressed = data["type"] == "agent" and target is not None
+    return Request(task_id, (target if addressed and target else task_id).encode(), encode(data), addressed)
+
+
+def task_data(
+    task_id: str,
+    target: str | None,
+    payload: Any,
+    *,
+    kind: TaskKind | None = None,
+    timeout: Duration | None = None,
+    deadline: Moment | None = None,
+    expires_in: Duration | None = None,
+    capabilities: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A task's JSON object, unchecked."""
+    kind, target = address(kind, target)
+    data: dict[str, Any] = {"id": task_id, "type": kind}
+    if target is not None:
+        data["target"] = target
+    if capabilities is not None:
+        data["capabilities"] = [capabilities] if isinstance(capabilities, str) else list(capabilities)
+    data["payload"] = payload
+    found = wire_metadata(metadata) if metadata else {}
+    if timeout is not None:
+        found["timeout"] = _bounded(timeout, "timeout")
+    if deadline is not None:
+        found["deadline"] = deadline_text(deadline)
+    if expires_in is not None:
+        found["expiresIn"] = _bounded(expires_in, "expires_in")
+    if found:
+        data["metadata"] = found
+    return data
+
+
+def address(kind: TaskKind | None, target: str | None) -> tuple[TaskKind, str | None]:
+    """Type and target. Without a type, `function:NAME`, `pattern:NAME` and URLs say it themselves; all else is an agent's id.
+
+    >>> address(None, "https://example.org/x"), address(None, "pattern:sum"), address("function", "double")
+    (('http', 'https://example.org/x'), ('pattern', 'sum'), ('function', 'double'))
+    """
+    if kind is not None or target is None:
+        return kind or "agent", target
+    if not isinstance(target, str):
+        raise InvalidTask(f"target: must be text, not {type(target).__name__}")
+    if target.startswith(("http://", "https://")):
+        return "http", target
+    if target.startswith("function:"):
+        return "function", target.removeprefix("function:")
+    if target.startswith("pattern:"):
+        return "pattern", target.removeprefix("pattern:")
+    return "agent", target
+
+
+def wire_metadata(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata under its wire names; names that are not the pipeline's stay as they are.
+
+    >>> wire_metadata({"pattern_name": "p", "my_tag": 1, "metadata": {"other": 2}})
+    {'patternName': 'p', 'my_tag': 1, 'other': 2}
+    """
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name == "metadata" and isinstance(value, Mapping):
+            found |= wire_metadata(value)
+        elif value is not None:
+            found[_WIRE_NAMES.get(name, name)] = value
+    return found
+
+
+def _bounded(value: Duration, name: str) -> int:
+    ms = duration_ms(value, name)
+    if not 1 <= ms <= _TIMEOUT_MAX_MS:
+        raise InvalidTask(f"{name}: must be between 1 ms and 7 days")
+    return ms
+
+
+def check(model: type[Message], data: Mapping[str, Any]) -> None:
+    """Raises `InvalidTask` when the pipeline would not accept the message."""
+    try:
+        model.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise InvalidTask(explain(error)) from None
+
+
+def encode(data: Any) -> bytes:
+    """JSON of plain values, pydantic models and dataclasses. Raises `InvalidTask`: what JSON lacks never becomes a null."""
+    try:
+        raw = orjson.dumps(data, default=_plain)
+    except (orjson.JSONEncodeError, RecursionError) as error:
+        raise InvalidTask(f"payload: is not JSON: {error}") from None
+    if b"null" in raw and (where := _not_finite(data)):
+        raise InvalidTask(f"{where}: NaN and infinity are not JSON")
+    return raw
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return TypeAdapter(type(value)).dump_python(value, mode="json")
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
+
+
+def _not_finite(value: Any) -> str:
+    """Where a float that JSON lacks lies, as a path; empty if there is none."""
+    pending: list[tuple[str, Any]] = [("", value)]
+    while pending:
+        path, node = pending.pop()
+        if isinstance(node, float) and not isfinite(node):
+            return path or "value"
+        if isinstance(node, Mapping):
+            pending += [(f"{path}.{name}" if path else str(name), inner) for name, inner in node.items()]
+        elif isinstance(node, (list, tuple)):
+            pending += [(f"{path}[{place}]", inner) for place, inner in enumerate(node)]
+    return ""
+
+
+def cancel_requests(name: str, reason: str | None, *, task: bool = True, plan: bool = True) -> list[Request]:
+    """The records that cancel the task, the plan, or both of this id."""
+    given = {} if reason is None else {"reason": reason}
+    found = []
+    for field, wanted in (("taskId", task), ("planId", plan)):
+        if wanted:
+            data = {"type": "cancel", field: name} | given
+            check(Control, data)
+            found.append(Request(name, name.encode(), encode(data)))
+    return found

@@ -1,0 +1,76 @@
+"""A task's result as the client returns it: the message on `results`, with its value validated on request."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar, cast
+
+import orjson
+from pydantic import PrivateAttr, TypeAdapter, ValidationError
+
+from schemas.codec import Headers, Rejected, decode_json
+from schemas.messages import PlanResult, Result, explain
+from streams.client.errors import InvalidValue
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class TaskResult(Result, Generic[T]):
+    """`Result` with `value`: the answer, as JSON or as the model given as `into`. Times in milliseconds, `timestamp` epoch ms."""
+
+    _parsed: Any = PrivateAttr(default=None)
+
+    @property
+    def value(self) -> T:
+        """The answer."""
+        return cast("T", self.result if self._parsed is None else self._parsed)
+
+    def with_value(self, parsed: V) -> TaskResult[V]:
+        """The same result, its answer read as something else."""
+        copy = cast("TaskResult[V]", self.model_copy())
+        copy._parsed = parsed
+        return copy
+
+    @property
+    def ok(self) -> bool:
+        """Whether the task has an answer."""
+        return self.status == "success"
+
+
+def read_result(value: bytes | None, headers: Headers = ()) -> TaskResult[Any]:
+    """A record of `results`. Error codes newer than this client are kept in the message. Raises `Rejected`."""
+    try:
+        return _validate(orjson.loads(value or b""))
+    except (orjson.JSONDecodeError, ValidationError):
+        pass  # rarer forms: structured CloudEvents, results of a newer worker
+    data = decode_json(value, headers).data
+    if isinstance(data, dict) and isinstance(data.get("error"), dict):
+        error = data["error"]
+        newer = {"code": "internal", "message": f"{error.get('code')}: {error.get('message')}"}
+        data = data | {"error": {"retryable": False} | error | newer}
+    try:
+        return _validate(data)
+    except ValidationError as error:
+        raise Rejected("validate", explain(error)) from None
+
+
+def _validate(data: Any) -> TaskResult[Any]:
+    return TaskResult.model_validate(data, by_alias=True, by_name=False)
+
+
+def read_plan_result(value: bytes | None, headers: Headers = ()) -> PlanResult:
+    """A record of `plan-results`. Raises `Rejected`."""
+    try:
+        return PlanResult.model_validate(decode_json(value, headers).data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise Rejected("validate", explain(error)) from None
+
+
+def parse_value(result: TaskResult[Any], into: type[T]) -> TaskResult[T]:
+    """The result with its answer validated as `into`: a pydantic model, dataclass or any annotation. Raises `InvalidValue`."""
+    try:
+        parsed = TypeAdapter(into).validate_python(result.result)
+    except ValidationError as error:
+        message = f"task {result.task_id}: the answer is no {getattr(into, '__name__', into)}: {explain(error)}"
+        raise InvalidValue(message, result) from None
+    return result.with_value(parsed)

@@ -1,0 +1,110 @@
+"""Subscriptions: results, events, anomalies and aggregates as they are written, read committed, without a consumer group.
+
+Each iterator begins when it is first asked, at the end of its topic or at `since`, and goes on until it is closed. Records that
+cannot be read are passed over and logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeVar
+
+from schemas.codec import Headers, Rejected, decode
+from schemas.messages import Aggregate, Anomaly, Event, Interval, ResultStatus, Severity
+from streams.client.connection import kafka_errors
+from streams.client.feed import Feed
+from streams.client.result import TaskResult, read_result
+from streams.client.times import Since, since_ms
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M")
+Read = Callable[[bytes | None, Headers], M]
+
+
+async def subscribe(
+    settings: Settings,
+    topic: str,
+    read: Read[M],
+    wanted: Callable[[M], bool],
+    since: Since | None,
+    key: bytes | None = None,
+) -> AsyncGenerator[M]:
+    """Messages of a topic that are wanted. `key`: only records that have it. Raises `ClientError` at its beginning alone."""
+    begin_ms = None if since is None else since_ms(since, round(time.time() * 1000))
+    feed = Feed(settings, topic, since_ms=begin_ms)
+    async with kafka_errors(settings):
+        await feed.open()
+    try:
+        while True:
+            for record in await feed.poll():
+                if record.value is None or (begin_ms is not None and record.timestamp < begin_ms):
+                    continue
+                if key is not None and record.key != key:
+                    continue
+                try:
+                    message = read(record.value, record.headers)
+                except Rejected as error:
+                    log.debug("passed over %s offset %d: %s", record.topic, record.offset, error.reason)
+                    continue
+                if wanted(message):
+                    yield message
+    finally:
+        await feed.close()
+
+
+_SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
+
+
+class Subscriptions:
+    """The part of a client that follows what the pipeline writes."""
+
+    settings: Settings
+
+    def results(
+        self, *, agent: str | None = None, status: ResultStatus | None = None, since: Since | None = None
+    ) -> AsyncGenerator[TaskResult[Any]]:
+        """Results of all tasks, from now on or from `since`: a time, or a duration before now ("1h")."""
+
+        def wanted(result: TaskResult[Any]) -> bool:
+            return agent in (None, result.agent_id) and status in (None, result.status)
+
+        return subscribe(self.settings, "results", read_result, wanted, since)
+
+    def events(self, *types: str, since: Since | None = None) -> AsyncGenerator[Event]:
+        """Lifecycle events whose type begins with one of `types`: `client.events("task:", "circuit:open")`."""
+        return subscribe(
+            self.settings,
+            "events",
+            lambda value, headers: decode(Event, value, headers),
+            lambda event: not types or event.type.startswith(types),
+            since,
+        )
+
+    def anomalies(
+        self, *, agent: str | None = None, min_severity: Severity = "low", since: Since | None = None
+    ) -> AsyncGenerator[Anomaly]:
+        """Anomalies as they fire and resolve, of at least this severity."""
+        least = _SEVERITIES.index(min_severity)
+
+        def wanted(anomaly: Anomaly) -> bool:
+            return agent in (None, anomaly.agent_id) and _SEVERITIES.index(anomaly.severity) >= least
+
+        return subscribe(
+            self.settings, "anomalies", lambda value, headers: decode(Anomaly, value, headers), wanted, since
+        )
+
+    def aggregates(
+        self, *, agent: str | None = None, interval: Interval | None = None, since: Since | None = None
+    ) -> AsyncGenerator[Aggregate]:
+        """Windows of agents' statistics, each revision as it is written."""
+
+        def wanted(window: Aggregate) -> bool:
+            return agent in (None, window.agent_id) and interval in (None, window.interval)
+
+        return subscribe(
+            self.settings, "aggregates", lambda value, headers: decode(Aggregate, value, headers), wanted, since
+        )

@@ -1,0 +1,138 @@
+"""The calls that wait for a result, by id: one reader serves them all.
+
+In: ids that are waited for, records of the topic. Out: each waiting call's result, once. An id is held only as long as somebody
+holds its `Waiting`, so handles that are dropped cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from aiokafka.structs import ConsumerRecord
+
+from schemas.codec import Headers, Rejected
+from streams.client.connection import kafka_errors
+from streams.client.errors import ClientError
+from streams.client.feed import Feed
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+class Waiting(Generic[R]):
+    """One id that is waited for. `since`: loop time at which the waiting began."""
+
+    __slots__ = ("__weakref__", "future", "id", "since")
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
+        self.id = name
+        self.since = loop.time()
+        self.future: asyncio.Future[R] = loop.create_future()
+
+    def finish(self, result: R) -> bool:
+        """Deliver the result; the first one counts."""
+        if self.future.done():
+            return False
+        self.future.set_result(result)
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        """Raise `error` in the calls that wait now; later ones wait anew."""
+        future = self.future
+        if future.done():
+            return
+        self.future = future.get_loop().create_future()
+        self.since = future.get_loop().time()
+        future.set_exception(error)
+        future.exception()  # nobody may be waiting just now
+
+
+class ResultReader(Generic[R]):
+    """Reads `topic` from the moment of `start` on. `read`: a record's value and headers as a result."""
+
+    def __init__(self, settings: Settings, topic: str, read: Callable[[bytes | None, Headers], R]) -> None:
+        self.delivered = 0
+        self._settings = settings
+        self._feed = Feed(settings, topic)
+        self._read = read
+        self._waiting: WeakValueDictionary[bytes, Waiting[R]] = WeakValueDictionary()
+        self._starting = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether it has taken its position."""
+        return self._task is not None
+
+    async def start(self) -> None:
+        """Position the reader; what is sent afterwards is found. Idempotent. Raises `ClientError`."""
+        if self._task is not None:
+            return
+        async with self._starting:
+            if self._task is None:
+                async with kafka_errors(self._settings):
+                    await self._feed.open()
+                self._task = asyncio.create_task(self._follow(), name="parallax-client-results")
+
+    async def close(self, error: ClientError) -> None:
+        """Stop; whoever waits gets `error`."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._feed.close()
+        for waiting in self.waiting():
+            waiting.fail(error)
+
+    def wait_for(self, name: str) -> Waiting[R]:
+        """The waiting of this id; calls that wait for one id share it."""
+        key = name.encode()
+        found = self._waiting.get(key)
+        if found is None:
+            found = self._waiting[key] = Waiting(name, asyncio.get_running_loop())
+        return found
+
+    def find(self, name: str) -> Waiting[R] | None:
+        """The waiting of this id, if anybody waits."""
+        return self._waiting.get(name.encode())
+
+    def waiting(self) -> list[Waiting[R]]:
+        """All that wait for a result now."""
+        return [one for one in list(self._waiting.values()) if not one.future.done()]
+
+    def offer(self, records: Iterable[ConsumerRecord]) -> None:
+        """Deliver what is waited for among these records."""
+        get = self._waiting.get
+        for record in records:
+            # The key of a result is the task's id, or its plan's.
+            waiting = get(record.key) if record.key is not None else None
+            if waiting is None or waiting.future.done():
+                continue
+            try:
+                result = self._read(record.value, record.headers)
+            except Rejected as error:
+                log.warning("unreadable result: %s offset %d: %s", record.topic, record.offset, error.reason)
+                continue
+            if getattr(result, "task_id", waiting.id) == waiting.id and waiting.finish(result):
+                self.delivered += 1
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                self.offer(await self._feed.poll())
+            except Exception:  # whatever it is, every waiting call depends on this loop
+                log.exception("reading results failed; trying again")
+                await asyncio.sleep(1)
+
+
+def wait_error(waiting: Waiting[Any], error: Callable[[], BaseException], after_s: float) -> asyncio.TimerHandle:
+    """Fail the waiting with `error()` after so many seconds, unless the timer is cancelled before."""
+    loop = asyncio.get_running_loop()
+    return loop.call_later(after_s, lambda: waiting.fail(error()))

@@ -1,0 +1,89 @@
+"""Tells why calls wait in vain: Kafka is away, or no worker reads the tasks.
+
+In: the calls that wait. Out: a warning in the log after a few seconds, `KafkaUnreachable` or `NoWorker` in each call that has
+waited `give_up_after_s` for it to pass. It looks only while calls wait and no result comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from schemas.topics import full_name
+from streams.client.connection import connect, workers_present
+from streams.client.errors import ClientError, KafkaUnreachable, NoWorker
+from streams.client.waiting import ResultReader
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 3.0
+REACH_TIMEOUT_S = 3.0
+
+
+class WaitWatch:
+    """Looks after all waiting calls of a client. `give_up_after_s` None: warn, and wait on."""
+
+    def __init__(self, settings: Settings, readers: list[ResultReader[Any]], give_up_after_s: float | None) -> None:
+        self._settings = settings
+        self._readers = readers
+        self._give_up_after_s = give_up_after_s
+        self._task: asyncio.Task[None] | None = None
+        self._since: float | None = None
+        self._seen = 0
+
+    def start(self) -> None:
+        """Begin to look; idempotent."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="parallax-client-watch")
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self.look()
+            except Exception:  # a fault here must not end the only watch
+                log.exception("could not find out why calls wait")
+
+    async def look(self) -> None:
+        """One look."""
+        now = asyncio.get_running_loop().time()
+        delivered = sum(reader.delivered for reader in self._readers)
+        oldest = min((one.since for reader in self._readers for one in reader.waiting()), default=now)
+        if delivered != self._seen or now - oldest < LOOK_EVERY_S:
+            self._seen, self._since = delivered, None
+            return
+        problem = await self._problem()
+        if problem is None:
+            self._since = None
+            return
+        if self._since is None:
+            self._since = now
+            log.warning("calls wait in vain: %s", problem)
+        limit_s = self._give_up_after_s
+        if limit_s is None or now - self._since < limit_s:
+            return
+        for reader in self._readers:
+            for waiting in reader.waiting():
+                if now - waiting.since >= limit_s:
+                    waiting.fail(type(problem)(str(problem)))
+
+    async def _problem(self) -> ClientError | None:
+        try:
+            await connect(self._settings, REACH_TIMEOUT_S)
+        except KafkaUnreachable as error:
+            return error
+        if await workers_present(self._settings) is not False:
+            return None
+        topic = full_name("tasks", self._settings.topic_prefix)
+        return NoWorker(
+            f"no worker reads {topic}: start one with `parallax worker --bootstrap-servers "
+            f"{self._settings.bootstrap_servers}`; what was sent stays queued"
+        )

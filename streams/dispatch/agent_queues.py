@@ -1,0 +1,182 @@
+"""The queues of one partition: one for each agent that lives there, in memory as far as its share goes, else on its topic.
+
+In: task runs with their agent. Out: tasks in their agent's queue, or left on their topic and read back in order when the
+queue runs low. How much an agent may hold depends on what the worker's agents hold together (`rules/memory_budget.py`).
+Nothing is written, no clock runs, and no agent's tasks keep another's from being read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from agents_io.caller import Caller
+from agents_io.pending_call import CallEvents
+from agents_io.rules.agent_queue import Block
+from schemas.messages import AgentRegistration
+from streams.dispatch.backlogs import Backlogs
+from streams.dispatch.callers import CallerFactory, GuardSnapshot
+from streams.dispatch.held_memory import HeldMemory
+from streams.dispatch.task_run import TaskRun
+
+CHECK_S = 0.25
+"""How often tasks left on their topic are looked after: deadlines, and queues that run low."""
+MAX_AGENTS = 2000
+"""Agents of one partition: with more, those that rest are forgotten."""
+TIDY_S = 10.0
+LOW = 32
+"""A queue with fewer tasks than this, or than its agent can be called with at once, is filled from the topic."""
+MAX_LOAD = 256
+
+
+class AgentQueues:
+    """Where tasks of one partition wait. `callers`: by agent id; `backlogs`: what is left on its topic."""
+
+    def __init__(
+        self,
+        factory: CallerFactory,
+        memory: HeldMemory,
+        backlogs: Backlogs,
+        leave: Callable[[TaskRun], None],
+        stored: Callable[[str], GuardSnapshot | None],
+    ) -> None:
+        """`leave` forgets a run whose record stays on its topic; `stored`: what an agent's guards saw under another owner."""
+        self.callers: dict[str, Caller[TaskRun]] = {}
+        self._factory = factory
+        self._memory = memory
+        self._backlogs = backlogs
+        self._leave = leave
+        self._stored = stored
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tidied = float("-inf")
+        self._closed = False
+
+    def caller(self, agent: AgentRegistration, events: CallEvents[TaskRun]) -> Caller[TaskRun]:
+        """The agent's caller; a changed registration changes it."""
+        caller = self.callers.get(agent.id)
+        if caller is None:
+            self._tidy()
+            caller = self.callers[agent.id] = self._factory.make(agent, events, self._stored(agent.id))
+        elif caller.agent is not agent:
+            self._factory.update(caller, agent)
+        return caller
+
+    def put(self, run: TaskRun, caller: Caller[TaskRun]) -> bool:
+        """Queue a task, in memory or on its topic. False: its record stays on its topic, and the run is over."""
+        agent_id, concurrency = caller.agent.id, caller.queue.max_concurrency
+        # A task that was read back had its turn; one whose deadline has passed must not wait for one.
+        ahead = (
+            not run.reloaded and run.deadline > self._loop.time() and self._backlogs.precedes(agent_id, run.priority)
+        )
+        if ahead or not (run.reloaded or self._memory.room_for(agent_id, concurrency, run.size)):
+            self._set_aside(run, agent_id)
+            return False
+        self._memory.hold(run, agent_id)
+        caller.submit(run)
+        return True
+
+    def relocated(self, run: TaskRun) -> None:
+        """Its record lies elsewhere now. If its agent holds more than its share, it waits there on its topic."""
+        caller = self.callers.get(run.agent_id or "")
+        if caller is None or self._memory.held(caller.agent.id) <= max(LOW, caller.queue.max_concurrency):
+            return
+        if caller.queue.remove(run):
+            self._memory.release(run)
+            self._set_aside(run, caller.agent.id)
+
+    def left(self, run: TaskRun) -> None:
+        """A task ended or went elsewhere: there is room for another."""
+        agent_id = run.held_for
+        self._memory.release(run)
+        if agent_id is not None:
+            self._fill(agent_id)
+
+    def loaded(self, agent_id: str) -> None:
+        """Tasks were read back: more may be wanted."""
+        self._fill(agent_id)
+
+    def changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
+        """The registration of an agent changed: what waits goes by the new one. Unregistered and idle: it is forgotten."""
+        caller = self.callers.get(agent_id)
+        if caller is None:
+            return
+        if agent is not None:
+            self._factory.update(caller, agent)
+            caller.advance()
+        elif not (caller.running or caller.queue.waiting or self._backlogs.waiting(agent_id)):
+            caller.close()
+            del self.callers[agent_id]
+
+    def closed_for_s(self, caller: Caller[TaskRun]) -> tuple[Block | None, float]:
+        """What keeps the agent from taking calls, and for how many seconds at least; infinite if that is not known."""
+        now = self._loop.time()
+        return caller.queue.closed_by(now), caller.queue.open_at(now) - now
+
+    def hold(self) -> None:
+        """Begin no further call."""
+        for caller in self.callers.values():
+            caller.hold()
+
+    def running(self) -> int:
+        """Calls under way."""
+        return sum(caller.running for caller in self.callers.values())
+
+    def close(self) -> None:
+        """Cancel the calls under way, and forget everything."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for caller in self.callers.values():
+            for run in caller.queue.items():
+                self._memory.release(run)
+            caller.close()
+
+    def _set_aside(self, run: TaskRun, agent_id: str) -> None:
+        self._backlogs.add(agent_id, run)
+        self._leave(run)
+        self._fill(agent_id)
+        if self._timer is None and not self._closed:
+            self._timer = self._loop.call_later(CHECK_S, self._check)
+
+    def _fill(self, agent_id: str) -> None:
+        """Read tasks back once the agent's queue runs low: enough for its concurrency, as far as memory goes."""
+        waiting = self._backlogs.waiting(agent_id)
+        caller = self.callers.get(agent_id)
+        if not waiting or caller is None or self._closed:
+            return
+        held = self._memory.held(agent_id)
+        low = max(LOW, caller.queue.max_concurrency)
+        if held >= low:
+            return
+        room = self._memory.may_load(agent_id, self._backlogs.average_size(agent_id))
+        most = min(2 * low - held, room, MAX_LOAD)
+        if most > 0:
+            self._backlogs.load(agent_id, most)
+
+    def _check(self) -> None:
+        self._timer = None
+        self._backlogs.load_expired(self._loop.time())
+        for agent_id in self._backlogs.keys:
+            self._fill(agent_id)
+        if self._backlogs.keys and not self._closed:
+            self._timer = self._loop.call_later(CHECK_S, self._check)
+
+    def _tidy(self) -> None:
+        """Forget agents about which there is nothing to know: tasks name hosts and patterns without end."""
+        now = self._loop.time()
+        if len(self.callers) < MAX_AGENTS or now - self._tidied < TIDY_S:
+            return
+        self._tidied = now
+        for agent_id, caller in list(self.callers.items()):
+            if not self._backlogs.waiting(agent_id) and _rests(caller, now):
+                caller.close()
+                del self.callers[agent_id]
+
+
+def _rests(caller: Caller[TaskRun], now: float) -> bool:
+    """Whether nothing is under way and nothing is remembered: the circuit closed, the window empty, all of it committed."""
+    queue = caller.queue
+    if caller.running or queue.waiting or caller.changed or queue.limiter.used(now) or queue.closed_by(now) is not None:
+        return False
+    return queue.breaker.state(now) == "closed" and not queue.breaker.failures(now)

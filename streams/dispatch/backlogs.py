@@ -1,0 +1,174 @@
+"""Tasks of one partition that wait on their topic, by what they wait for, and how they are read back when it is their turn.
+
+In: task runs that memory does not hold. Out: their records, handed to `process` again, in their order. What waits here is in
+flight in the partition's ledger, so a crash costs nothing but reading it again. Bounded by `MAX_WAITING`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from streams.dispatch.context import ReadAgain
+from streams.dispatch.task_run import TaskRun
+from streams.rules.backlog import Backlog, Waiting, id_hash
+
+log = structlog.get_logger(__name__)
+
+MAX_WAITING = 200_000
+"""Tasks of one partition that wait on their topic; with more, the partition takes nothing in."""
+RETRY_S = 1.0
+
+
+@dataclass(slots=True)
+class _Queue:
+    tasks: Backlog = field(default_factory=Backlog)
+    bytes: int = 0
+    """Of all that wait here, about: to guess how many may be read back."""
+    loading: int = 0
+
+
+class Backlogs:
+    """`process` is given each record that was read back; `lost` the place of one that is gone from its topic.
+
+    `loaded` is called with a key when the last record of a load was processed.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        read_again: ReadAgain,
+        process: Callable[[str, ConsumerRecord], None],
+        lost: Callable[[str, int], None],
+        loaded: Callable[[str], None],
+    ) -> None:
+        self._number = number
+        self._read_again = read_again
+        self._process = process
+        self._lost = lost
+        self._loaded = loaded
+        self._loop = asyncio.get_running_loop()
+        self._queues: dict[str, _Queue] = {}
+        self._loading: set[asyncio.Task[None]] = set()
+        self._count = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Tasks that wait on their topic, those that are being read back included."""
+        return self._count
+
+    @property
+    def room(self) -> bool:
+        """Whether another task may wait here."""
+        return self._count < MAX_WAITING
+
+    @property
+    def keys(self) -> list[str]:
+        """What tasks wait for."""
+        return list(self._queues)
+
+    def waiting(self, key: str) -> int:
+        """How many wait for this, those that are being read back included."""
+        queue = self._queues.get(key)
+        return 0 if queue is None else len(queue.tasks) + queue.loading
+
+    def precedes(self, key: str, priority: int) -> bool:
+        """Whether tasks wait for this that come before a new one of this priority."""
+        queue = self._queues.get(key)
+        if queue is None:
+            return False
+        highest = queue.tasks.highest_priority()
+        return bool(queue.loading) or (highest is not None and highest >= priority)
+
+    def average_size(self, key: str) -> int:
+        """Bytes in memory of a task that waits for this, about."""
+        queue = self._queues.get(key)
+        return 0 if queue is None or not len(queue.tasks) else max(1, queue.bytes // len(queue.tasks))
+
+    def add(self, key: str, run: TaskRun) -> None:
+        """The record of this task stays on its topic for now."""
+        self._put(key, Waiting(run.source, run.offset, run.origin_ms, run.priority, run.deadline, id_hash(run.task_id)))
+        self._queues[key].bytes += run.size
+
+    def load(self, key: str, most: int) -> None:
+        """Read the first of them back, unless some are being read back."""
+        queue = self._queues.get(key)
+        if queue is not None and not queue.loading and not self._closed:
+            self._start(key, queue, queue.tasks.take(most))
+
+    def load_expired(self, now: float) -> None:
+        """Read back those whose deadline has passed."""
+        for key, queue in list(self._queues.items()):
+            self._start(key, queue, queue.tasks.take_expired(now))
+
+    def load_task(self, task_id: str) -> None:
+        """Read back the records of this task id."""
+        task_hash = id_hash(task_id)
+        for key, queue in list(self._queues.items()):
+            self._start(key, queue, queue.tasks.take_task(task_hash))
+
+    def load_records(self, source: str, offsets: frozenset[int]) -> None:
+        """Read back those of these records that wait here."""
+        for key, queue in list(self._queues.items()):
+            self._start(key, queue, queue.tasks.take_records(source, offsets))
+
+    def key_of(self, source: str, offset: int) -> str | None:
+        """What this record waits for; None if it does not wait here."""
+        return next((key for key, queue in self._queues.items() if queue.tasks.holds(source, offset)), None)
+
+    def close(self) -> None:
+        """Stop reading; everything stays on its topic."""
+        self._closed = True
+        for task in self._loading:
+            task.cancel()
+        self._queues.clear()
+        self._count = 0
+
+    def _put(self, key: str, task: Waiting) -> None:
+        self._queues.setdefault(key, _Queue()).tasks.add(task)
+        self._count += 1
+
+    def _start(self, key: str, queue: _Queue, tasks: list[Waiting]) -> None:
+        if not tasks:
+            return
+        left = len(queue.tasks) + len(tasks)
+        queue.bytes -= queue.bytes * len(tasks) // left
+        queue.loading += len(tasks)
+        loading = self._loop.create_task(self._load(key, queue, tasks))
+        self._loading.add(loading)
+        loading.add_done_callback(self._loading.discard)
+
+    async def _load(self, key: str, queue: _Queue, tasks: list[Waiting]) -> None:
+        found: dict[tuple[str, int], ConsumerRecord] = {}
+        while True:
+            try:
+                for source in sorted({task.source for task in tasks}):
+                    offsets = sorted(task.offset for task in tasks if task.source == source)
+                    records = await self._read(source, offsets)
+                    found |= {(source, offset): record for offset, record in records.items()}
+                break
+            except (KafkaError, TimeoutError, OSError) as error:
+                log.warning("tasks that wait on their topic cannot be read back yet; trying again",
+                            partition=self._number, error=repr(error))  # fmt: skip
+                await asyncio.sleep(RETRY_S)
+        for task in tasks:
+            if self._closed:
+                return
+            queue.loading -= 1
+            self._count -= 1
+            record = found.get((task.source, task.offset))
+            if record is None:
+                self._lost(task.source, task.offset)
+            else:
+                self._process(task.source, record)
+        if not len(queue.tasks) and not queue.loading and self._queues.get(key) is queue:
+            del self._queues[key]
+        self._loaded(key)
+
+    async def _read(self, source: str, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
+        return await self._read_again(source, self._number, offsets)

@@ -1,0 +1,57 @@
+"""What the processors of one worker's partitions share. No code: the role fills it in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiokafka.structs import ConsumerRecord
+
+from agents_io.caller import Caller
+from schemas.messages import AgentRegistration, Task
+from streams.agents.table import AgentTable
+from streams.dispatch.balancer import Balancer
+from streams.dispatch.callers import CallerFactory
+from streams.dispatch.held_memory import HeldMemory
+from streams.dispatch.task_run import TaskRun
+from streams.metrics import DispatchMetrics
+from streams.rules.plans.templates import Templates
+from streams.rules.records import Output, Recorder
+from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.tracing.spans import Tracing
+
+ReadAgain = Callable[[str, int, Sequence[int]], Awaitable[dict[int, ConsumerRecord]]]
+"""Reads records of a source (short name) and partition again, by offset. Raises `KafkaError`, `TimeoutError`."""
+
+
+@dataclass(slots=True, frozen=True)
+class DispatchContext:
+    """What every partition's processor shares on this worker."""
+
+    settings: Settings
+    agents: AgentTable
+    callers: CallerFactory
+    memory: HeldMemory
+    recorder: Recorder
+    emit: Callable[[Output], None]
+    metrics: DispatchMetrics
+    wall_ms: Callable[[], int]
+    cancelled: Callable[[str], str | None]
+    """Why a task id is to be cancelled, or None."""
+    partition_count: Callable[[], int]
+    builtin: Callable[[Task], AgentRegistration]
+    """The built-in agent of a task of another type than `agent`. Raises `AgentError`."""
+    cleared: Callable[[str], int]
+    """When an agent's cached answers were last asked to be forgotten, epoch ms."""
+    balancer: Balancer
+    circuit_changed: Callable[[str, Caller[TaskRun]], None]
+    read_again: ReadAgain
+    templates: Templates = field(default_factory=dict)
+    """Local patterns, whose tasks the plan coordinator runs."""
+    calibrated: Callable[[str, float], float | None] = lambda _agent, _confidence: None
+    """What an agent's stated confidence is worth; None: not known."""
+    tracing: Tracing | None = None
+    """Makes spans, if they are on."""

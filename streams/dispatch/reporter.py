@@ -1,0 +1,183 @@
+"""What is published about a task: the records of its end, for the transaction, and the progress events and metrics beside it.
+
+In: a task run, and what happened to it. Out: records to write with the end of its intake record; events are sent at once. It
+decides nothing and holds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from agents_io.errors import AgentError, AnswerTooLarge
+from agents_io.rules.breaker import Transition
+from schemas.codec import Rejected, dumps
+from schemas.messages import EventType
+from schemas.times import format_time
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.decisions import Forward
+from streams.dispatch.task_run import TaskRun
+from streams.rules.plans.task_plans import ends_at, plan_for
+from streams.rules.plans.templates import Template
+from streams.rules.records import LARGE_BYTES, Letter, Output, Success, Timing
+from streams.rules.spans import Ending, ended_in
+from streams.rules.trace import trace_of
+
+if TYPE_CHECKING:
+    from streams.tracing.spans import WorkSpan
+
+CIRCUIT_EVENTS: dict[str, EventType] = {
+    "open": "circuit:open",
+    "half-open": "circuit:half-open",
+    "close": "circuit:close",
+}
+
+
+class TaskReporter:
+    """Reports on the tasks of one partition."""
+
+    def __init__(self, context: DispatchContext) -> None:
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+
+    # On the way
+
+    def started(self, run: TaskRun) -> None:
+        """The first call begins."""
+        target = run.task.target
+        if target is not None and run.task.type == "http":
+            target = target.partition("?")[0]  # the rest may hold a secret
+        data = {"taskId": run.task_id, "type": run.task.type, "target": target}
+        self._event("task:started", run.task_id, data, span=run.span)
+
+    def retrying(self, run: TaskRun, delay_s: float) -> None:
+        """A call failed; another follows."""
+        data = {"taskId": run.task_id, "attempt": run.calls, "delay": round(delay_s * 1000)}
+        self._context.metrics.retries.inc()
+        self._event("task:retrying", run.task_id, data, f"/{run.calls}", run.span)
+
+    def circuit(self, agent_id: str, transition: Transition) -> None:
+        """The circuit of an agent changed its state."""
+        data: dict[str, Any] = {"agentId": agent_id}
+        if transition.kind == "open":
+            data["failures"] = transition.failures
+        self._context.metrics.circuit(transition.kind)
+        self._event(CIRCUIT_EVENTS[transition.kind], agent_id, data, f"/{self._context.wall_ms()}")
+
+    def waiting(self, run: TaskRun, reason: str, wait_s: float) -> None:
+        """The task waits for what may take long. `wait_s`: for at least so many seconds; infinite if that is not known."""
+        now_ms = self._context.wall_ms()
+        data: dict[str, Any] = {"taskId": run.task_id, "agentId": run.agent_id, "reason": reason}
+        if isfinite(wait_s):
+            data["until"] = format_time(now_ms + round(wait_s * 1000))
+        self._context.metrics.parked.labels(reason).inc()
+        self._event("task:parked", run.task_id, data, f"/{now_ms}", run.span)
+
+    # The end of a record
+
+    def succeeded(self, run: TaskRun, success: Success) -> list[Output]:
+        """An agent answered."""
+        self._finished(run, "success")
+        agent_id = run.agent_id or ""
+        worth = self._context.calibrated(agent_id, success.confidence)
+        if run.span is not None:
+            run.span.note(Ending("success", agent_id=agent_id, calls=run.calls))
+        return self._context.recorder.succeeded(
+            run.task, run.echo, agent_id, success, self._timing(run), False, self._context.wall_ms(), worth
+        )
+
+    def repeated(self, run: TaskRun, agent_id: str, success: Success) -> list[Output]:
+        """The answer was known: no call."""
+        self._context.metrics.cache_hits.inc()
+        self._event("task:cache-hit", run.task_id, {"taskId": run.task_id}, span=run.span)
+        self._finished(run, "success")
+        if run.span is not None:
+            run.span.note(Ending("success", agent_id=agent_id, cached=True, confidence=success.confidence))
+        worth = self._context.calibrated(agent_id, success.confidence)
+        return self._context.recorder.succeeded(
+            run.task, run.echo, agent_id, success, self._timing(run), True, self._context.wall_ms(), worth
+        )
+
+    def not_cached(self, run: TaskRun) -> None:
+        """The cache was asked, and an agent must be called."""
+        if run.cache_key is not None and not run.reloaded:
+            self._context.metrics.cache_misses.inc()
+
+    def failed(self, run: TaskRun, error: AgentError) -> list[Output]:
+        """There is no answer."""
+        self._finished(run, "failure")
+        called = run.calls > 0
+        if run.span is not None:
+            run.span.note(ended_in(error.code, run.agent_id, run.calls if run.agent_id is not None else None))
+        return self._context.recorder.failed(
+            run.task, run.echo, error.as_task_error(run.agent_id), self._timing(run), self._context.wall_ms(),
+            spoke=called and error.counts_against_agent,
+        )  # fmt: skip
+
+    def refused(self, letter: Letter, rejected: Rejected) -> list[Output]:
+        """A record that is no task."""
+        self._context.metrics.dead_letters.labels(rejected.stage).inc()
+        return self._context.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._context.wall_ms())
+
+    def duplicate(self, run: TaskRun) -> list[Output]:
+        """Another record with this task id answers, or has answered."""
+        self._context.metrics.duplicates.inc()
+        self._note(run, "duplicate")
+        return [self._context.recorder.duplicate(run.letter, run.task_id, self._context.wall_ms())]
+
+    def forwarded(self, run: TaskRun, to: Forward) -> list[Output]:
+        """The task goes to another partition."""
+        self._context.metrics.forwarded.inc()
+        self._note(run, "forwarded")
+        return [
+            self._context.recorder.forward(
+                run.letter, to.key, to.agent_id, run.carried(), run.hops + 1, to.partition, self._context.wall_ms()
+            )
+        ]
+
+    def handed_over(self, run: TaskRun, template: Template) -> list[Output]:
+        """The plan coordinator runs this task's template and answers it."""
+        self._context.metrics.handed_over.inc()
+        self._note(run, "handed-over")
+        now_ms = self._context.wall_ms()
+        plan = plan_for(run.task, run.echo, now_ms, ends_at(run.task, template, now_ms, run.deadline_ms))
+        output = self._context.recorder.message("plans", plan["id"], dumps(plan), now_ms)
+        trace = trace_of(run.letter.headers)
+        output.headers += [] if trace is None else trace.headers()
+        if output.size > LARGE_BYTES:
+            error = AnswerTooLarge(f"the task of {output.size} bytes is larger than the plans topic accepts")
+            output.fallback = self._context.recorder.failed(
+                run.task, {}, error.as_task_error(None), self._timing(run), now_ms
+            )[0]
+        return [output]
+
+    def relocated(self, run: TaskRun, token: str) -> Output:
+        """The record that takes this one's place while the task goes on; another owner would begin it again."""
+        return self._context.recorder.relocate(
+            run.letter, run.task_id, run.agent_id or run.chosen, run.carried(), token, self._context.wall_ms()
+        )
+
+    def _event(
+        self, kind: EventType, subject: str, data: dict[str, Any], tail: str = "", span: WorkSpan | None = None
+    ) -> None:
+        output = self._context.recorder.event(kind, subject, data, self._context.wall_ms(), tail=tail)
+        if span is not None:
+            span.stamp(output)
+        self._context.emit(output)
+
+    @staticmethod
+    def _note(run: TaskRun, outcome: str) -> None:
+        if run.span is not None:
+            run.span.note(Ending(outcome))
+
+    def _finished(self, run: TaskRun, status: str) -> None:
+        self._context.metrics.finished(status, self._loop.time() - run.admitted_at)
+
+    def _timing(self, run: TaskRun) -> Timing:
+        now, waited_ms = self._loop.time(), float(self._context.wall_ms() - run.origin_ms)
+        if run.first_call_at == 0.0:
+            return Timing(0.0, max(0, run.calls - 1), wait_ms=max(0.0, waited_ms))
+        execution_ms = (now - run.first_call_at) * 1000
+        call_ms = (now - run.last_call_at) * 1000
+        return Timing(execution_ms, max(0, run.calls - 1), call_ms, max(0.0, waited_ms - execution_ms))

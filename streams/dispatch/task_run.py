@@ -1,0 +1,160 @@
+"""From a record to a task run: the one object that stands for a task from its intake to its end on this worker.
+
+In: the bytes and headers of an intake record. Out: a validated `TaskRun`, or `Rejected` naming field and reason. It calls nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from agents_io.pending_call import PendingCall
+from schemas.codec import decode_json, dumps, header, validate
+from schemas.messages import Task
+from streams.rules.builtins import asked_of
+from streams.rules.deadlines import deadline_ms
+from streams.rules.memory_budget import TASK_BYTES
+from streams.rules.plans.run import looks_like_step, step_of
+from streams.rules.plans.task_plans import refuse_step
+from streams.rules.records import (
+    AGENT_HEADER,
+    ATTEMPTS_HEADER,
+    EXPIRES_HEADER,
+    HOPS_HEADER,
+    ORIGIN_HEADER,
+    Carried,
+    Echo,
+    Letter,
+    Output,
+    from_coordinator,
+    own_header,
+)
+from streams.rules.trace import trace_of
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+    from streams.tracing.spans import WorkSpan
+
+INTERNAL_SOURCES = ("dispatch", "parked")
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class TaskRun(PendingCall):
+    """One task on this worker. `origin_ms`: the timestamp of its first record; `deadline_ms`: None: it has none; epoch ms both.
+
+    `admitted_at`: loop time of intake, seconds. `source` and `offset` name its record: another one after it was relocated.
+    """
+
+    source: str
+    offset: int
+    task: Task
+    echo: Echo
+    letter: Letter
+    admitted_at: float
+    origin_ms: int
+    deadline_ms: int | None
+    size: int
+    """Bytes it is taken to need in memory."""
+    hops: int = 0
+    chosen: str = ""
+    """The agent that was chosen before this record was written; empty: none was. Its id was found to be new then."""
+    reloaded: bool = False
+    """Whether it waited on its topic before, and it is its turn now."""
+    cache_key: str | None = None
+    agent_id: str | None = None
+    held_for: str | None = None
+    """The agent whose share of the memory it is counted in."""
+    reroutes: int = 0
+    """How often another agent was chosen for it under this owner."""
+    claims: list[tuple[bytes, bool]] = field(default_factory=list)
+    """Digests of its id that this partition holds for it, and whether each outlives a move to another topic."""
+    token: str | None = None
+    """Names the record that takes this one's place, until it has come."""
+    ending: tuple[list[Output], bool] | None = None
+    """Its end, if it came before that record."""
+    span: WorkSpan | None = None
+    """Of the work on it; None: spans are off."""
+
+    @property
+    def any_agent(self) -> bool:
+        """Whether the task names capabilities and no agent."""
+        return self.task.target is None
+
+    @property
+    def claimed_id(self) -> str:
+        """The id under which it is answered once: a user's `p#0` and the step `p#0` of plan p are two tasks."""
+        name = self.task.id
+        return f"\0{name}" if looks_like_step(name) and not step_of(self.task.plan_id, name) else name
+
+    def carried(self) -> Carried:
+        """What its next record says of the time before it."""
+        return Carried(self.origin_ms, self.deadline_ms, self.attempts)
+
+
+def read_task(letter: Letter, now: float, now_ms: int, settings: Settings) -> TaskRun:
+    """The task a record holds. `now`: loop time, seconds; `now_ms`: epoch ms. Raises `Rejected`.
+
+    A record that the pipeline wrote itself carries the deadline and the timestamp of the task's first record.
+    """
+    decoded = decode_json(letter.value, letter.headers)
+    task = validate(Task, decoded.data)
+    internal = letter.topic in INTERNAL_SOURCES
+    if not internal and not from_coordinator(letter.headers):
+        refuse_step(task)
+    origin_ms = own_header(letter.headers, ORIGIN_HEADER) if internal else None
+    if origin_ms is None:
+        origin_ms = min(letter.timestamp_ms, now_ms) if letter.timestamp_ms > 0 else now_ms
+    if internal:
+        ends_ms = own_header(letter.headers, EXPIRES_HEADER)
+    else:
+        ends_ms = deadline_ms(task.metadata, decoded.attributes, origin_ms, settings.dispatch.max_wait)
+    given = decoded.data.get("metadata")
+    # What an http task sends may hold secrets of the caller's: it is not repeated on the result.
+    unsaid = ("headers", "query") if task.type == "http" else ("headers",)
+    echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k not in unsaid})) if given else {}
+    metadata, attempts = task.metadata, (own_header(letter.headers, ATTEMPTS_HEADER) or 0) if internal else 0
+    return TaskRun(
+        task_id=task.id,
+        idempotency_key=metadata.idempotency_key or task.id,
+        body=dumps(asked_of(task, asked(task))),
+        timeout_s=(metadata.timeout or settings.dispatch.default_timeout) / 1000,
+        deadline=inf if ends_ms is None else now + (ends_ms - now_ms) / 1000,
+        priority=metadata.priority,
+        max_retries=settings.retry.max_retries if metadata.retries is None else metadata.retries,
+        pattern_name=metadata.pattern_name or "",
+        hedge=bool(metadata.hedge),
+        calls=attempts,
+        attempts=attempts,
+        source=letter.topic,
+        offset=letter.offset,
+        task=task,
+        echo=echo,
+        letter=letter,
+        admitted_at=now,
+        origin_ms=origin_ms,
+        deadline_ms=ends_ms,
+        size=TASK_BYTES + 2 * len(letter.value or b"") + sum(len(value or b"") for _, value in letter.headers),
+        hops=(own_header(letter.headers, HOPS_HEADER) or 0) if internal else 0,
+        chosen=(header(letter.headers, AGENT_HEADER) or "") if internal else "",
+    )
+
+
+def asked(task: Task) -> Any:
+    """What the agent is sent: the payload, and the context where there is one."""
+    if task.context is None:
+        return task.payload
+    if isinstance(task.payload, dict):
+        return {**task.payload, "context": task.context}
+    return {"payload": task.payload, "context": task.context}
+
+
+def trace_headers(headers: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, str], ...]:
+    """The trace context of the record for the agent; a new one (not sampled) where there is none that is valid."""
+    found = trace_of(headers)
+    if found is None:
+        return (("traceparent", f"00-{token_hex(16)}-{token_hex(8)}-00"),)
+    return tuple((name, value.decode()) for name, value in found.headers())

@@ -1,0 +1,148 @@
+"""Tasks that wait until an agent can take them: none with their capabilities is registered, well and taking calls.
+
+In: task runs without an agent. Out: each again, once an agent like the one wanted appears, every few seconds, and when its
+deadline passes. In memory as far as a share goes, else on their topic; their order is kept. It decides nothing: the router is
+asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+
+from schemas.messages import AgentRegistration
+from streams.dispatch.backlogs import Backlogs
+from streams.dispatch.held_memory import HeldMemory
+from streams.dispatch.task_run import TaskRun
+
+CHECK_S = 5.0
+"""Waiting tasks are tried again this often, if no agent appeared before."""
+BATCH = 64
+"""Tasks tried in one turn of the loop."""
+PREFIX = "\x00"
+"""No agent's id begins so: keys of groups and of agents are kept apart by it."""
+
+
+def group_key(run: TaskRun) -> str:
+    """Tasks of one group wait for the same agents.
+
+    Groups are the sorted capabilities, or the name of the agent.
+    """
+    if run.task.target is not None:
+        return f"{PREFIX}={run.task.target}"
+    return PREFIX + "\x1f".join(sorted(run.task.capabilities or ()))
+
+
+class UnassignedTasks:
+    """`retry` routes a run again and says whether it still waits; `leave` forgets one whose record stays on its topic."""
+
+    def __init__(
+        self,
+        memory: HeldMemory,
+        backlogs: Backlogs,
+        retry: Callable[[TaskRun], bool],
+        expire: Callable[[TaskRun], None],
+        leave: Callable[[TaskRun], None],
+    ) -> None:
+        self._memory = memory
+        self._backlogs = backlogs
+        self._retry = retry
+        self._expire = expire
+        self._leave = leave
+        self._loop = asyncio.get_running_loop()
+        self._groups: dict[str, dict[TaskRun, None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Tasks held in memory."""
+        return sum(map(len, self._groups.values()))
+
+    def add(self, run: TaskRun) -> bool:
+        """Wait for an agent. False: the record stays on its topic, and the run is over."""
+        key = group_key(run)
+        ahead = not run.reloaded and self._backlogs.precedes(key, run.priority)
+        if ahead or not (run.reloaded or self._memory.room_for(key, BATCH, run.size)):
+            self._backlogs.add(key, run)
+            self._leave(run)
+        else:
+            self._memory.hold(run, key)
+            self._groups.setdefault(key, {})[run] = None
+        self._set_timer(min(self._loop.time() + CHECK_S, run.deadline))
+        return run.held_for is not None
+
+    def holds(self, run: TaskRun) -> bool:
+        """Whether it waits here, in memory."""
+        return run in self._groups.get(group_key(run), ())
+
+    def remove(self, run: TaskRun) -> bool:
+        """It does not wait any more; False if it did not."""
+        key = group_key(run)
+        group = self._groups.get(key)
+        if group is None or run not in group:
+            return False
+        del group[run]
+        if not group:
+            del self._groups[key]
+        self._memory.release(run)
+        return True
+
+    def appeared(self, agent: AgentRegistration) -> None:
+        """An agent can be chosen, and could not before."""
+        offered = set(agent.capabilities)
+        for key in {*self._groups, *(key for key in self._backlogs.keys if key.startswith(PREFIX))}:
+            wanted = key.removeprefix(PREFIX)
+            if wanted == f"={agent.id}" or (not wanted.startswith("=") and offered >= set(wanted.split("\x1f"))):
+                self._try(key)
+
+    def loaded(self, key: str) -> None:
+        """Tasks of this group were read back."""
+        self._try(key)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for group in self._groups.values():
+            for run in group:
+                self._memory.release(run)
+        self._groups.clear()
+
+    def _try(self, key: str) -> None:
+        """In their order, until the first that still waits. The rest of a long group follows in later turns of the loop."""
+        group = self._groups.get(key, {})
+        for run in list(group)[:BATCH]:
+            if self._closed or run not in group:
+                return
+            if run.token is not None:
+                continue
+            if self._retry(run):
+                return
+        if group:
+            self._loop.call_soon(self._try, key)
+        elif self._backlogs.waiting(key) and not self._closed:
+            self._backlogs.load(key, min(BATCH, max(1, self._memory.may_load(key, self._backlogs.average_size(key)))))
+
+    def _set_timer(self, at: float) -> None:
+        if self._closed or at >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = max(at, self._loop.time() + 0.001)
+        self._timer = self._loop.call_at(self._timer_at, self._check)
+
+    def _check(self) -> None:
+        self._timer, self._timer_at = None, inf
+        now = self._loop.time()
+        self._backlogs.load_expired(now)
+        for group in list(self._groups.values()):
+            for run in [run for run in group if run.deadline <= now]:
+                self._expire(run)
+        for key in {*self._groups, *(key for key in self._backlogs.keys if key.startswith(PREFIX))}:
+            self._try(key)
+        waiting = [run.deadline for group in self._groups.values() for run in group]
+        if waiting or any(key.startswith(PREFIX) for key in self._backlogs.keys):
+            self._set_timer(min([now + CHECK_S, *waiting]))

@@ -1,0 +1,50 @@
+"""What one partition number asks of whoever works on its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from aiokafka.structs import ConsumerRecord
+
+from streams.rules.records import Output
+
+
+class Handler(Protocol):
+    """What works on the records of one home. Every record taken must end in one `home.complete`, whatever happens."""
+
+    def room(self, source: str) -> bool:
+        """Whether another record of topic `source` may be taken now."""
+        ...
+
+    def resting(self) -> int:
+        """How many of the records taken only wait on their topic; they do not count as in flight."""
+        ...
+
+    def process(self, source: str, record: ConsumerRecord) -> None:
+        """Work on a record of topic `source` (short name)."""
+        ...
+
+    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
+        """What a record in flight waits for, for people; None if there is nothing to say."""
+        ...
+
+    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+        """These records keep the commit of `source` far behind: let each end soon, and its work go on elsewhere."""
+        ...
+
+    def changes(self) -> list[Output]:
+        """What changed in the handler's own state since this was last asked, for the commit that follows."""
+        ...
+
+    def hold(self) -> None:
+        """Start nothing new; what runs may finish."""
+        ...
+
+    def running(self) -> int:
+        """How many calls are under way."""
+        ...
+
+    def close(self) -> None:
+        """Cancel whatever still runs."""
+        ...

@@ -1,0 +1,57 @@
+"""How far a group is in each topic of one partition number, written to the state topic with each commit and read when it opens.
+
+In: offsets as they are committed, and what is known of their logs. Out: one record a partition number, `<group>/heads`, always
+the same key; and back. A group's own offsets expire, can be reset, and do not say of which log they are: these do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from schemas.codec import Rejected, decode, pack
+from schemas.messages import HomeState, KeptHead
+from schemas.times import format_time
+from streams.rules.records import Output
+from streams.rules.start_offsets import KeptOffset
+
+MARK = b'"heads":'
+"""In the bytes of each such record, and hardly in another: spares decoding the others."""
+
+
+class KeptOffsets:
+    """Of `group`, on topic `state` (short name)."""
+
+    def __init__(self, group: str, state: str, wall_ms: Callable[[], int]) -> None:
+        self._wall_ms = wall_ms
+        self._group = group
+        self._state = state
+
+    def record(self, number: int, rows: Mapping[str, KeptOffset]) -> Output:
+        """What to write with a commit. `rows`: by the short names of all topics of the partition number."""
+        topics = {
+            source: KeptHead(
+                offset=row.offset, map=row.map, topic_id=row.topic_id, epoch=row.epoch, checked=row.checked
+            )
+            for source, row in rows.items()
+        }
+        heads = {"group": self._group, "topics": {source: head.wire() for source, head in topics.items()}}
+        # `app` is the group's name: whoever looks for what an application remembers passes it over.
+        value = pack({"app": self._group, "at": format_time(self._wall_ms()), "heads": heads})
+        return Output(self._state, f"{self._group}/heads".encode(), value, partition=number)
+
+    def read(self, values: Iterable[bytes]) -> dict[str, KeptOffset]:
+        """`values`: of the state topic's partition. By short names of topics; empty if the group wrote none."""
+        found: dict[str, KeptOffset] = {}
+        for value in values:
+            if MARK not in value:
+                continue
+            try:
+                heads = decode(HomeState, value).heads
+            except Rejected:
+                continue
+            if heads is not None and heads.group == self._group:
+                found = {
+                    source: KeptOffset(head.offset, head.map, head.topic_id, head.epoch, head.checked)
+                    for source, head in heads.topics.items()
+                }
+        return found

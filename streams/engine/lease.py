@@ -1,0 +1,85 @@
+"""How long this worker may take its partitions for its own without hearing from the group's coordinator.
+
+In: the moments at which requests were sent that the coordinator answered as to a member. Out: whether a session timeout has
+passed since. A worker that was frozen for longer finds out here, before it does anything from its own memory: its partitions may
+have another owner by now, whose calls it does not know of. It sends nothing; what it writes is fenced by transactions anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import NoError, RebalanceInProgressError, UnknownMemberIdError
+
+_MEMBER_CODES = (NoError.errno, RebalanceInProgressError.errno)
+"""What the coordinator answers to a heartbeat of a member; the second asks it to join again, and it still owns what it has."""
+_REQUESTS = ("HeartbeatRequest", "SyncGroupRequest")
+_FENCED_INSTANCE_ID = 82
+"""Of the protocol; aiokafka has no name for it."""
+_STRANGER_CODES = (UnknownMemberIdError.errno, _FENCED_INSTANCE_ID)
+OUSTED_TIMES = 2
+"""Once may be a broker that came back without its data."""
+OUSTED_WITHIN_S = 120.0
+HELD_S = 3600.0
+
+
+class Lease:
+    """`session_s`: for so long the coordinator keeps a member that it does not hear from.
+
+    >>> lease = Lease(10.0)
+    >>> lease.renew(100.0); lease.valid(109.9), lease.valid(110.0)
+    (True, False)
+    """
+
+    def __init__(self, session_s: float, ousted: Callable[[], bool] = lambda: False) -> None:
+        """`ousted`: called when the coordinator does not know this member any more though its session had not ended, twice in
+        a short time: somebody else joins in its place again and again. True: do not join once more.
+        """
+        self._session_s = session_s
+        self._ousted = ousted
+        self._ousted_at: deque[float] = deque(maxlen=OUSTED_TIMES)
+        self._good_at: float | None = None
+        self._watched = False
+
+    def valid(self, now: float) -> bool:
+        """`now`: the event loop's time. Always true where nothing renews it (a consumer without a coordinator)."""
+        if self._good_at is None:
+            return not self._watched
+        return now - self._good_at < self._session_s
+
+    def renew(self, at: float) -> None:
+        """The coordinator answered a request that was sent at `at`, on the event loop's clock."""
+        self._good_at = at if self._good_at is None else max(at, self._good_at)
+
+    def watch(self, consumer: AIOKafkaConsumer) -> None:
+        """Renew with each good answer of this consumer's coordinator; what an earlier consumer had is void."""
+        coordinator: Any = consumer._coordinator
+        send = getattr(coordinator, "_send_req", None)
+        if send is None:
+            return
+        self._watched, self._good_at = True, None
+        time = asyncio.get_running_loop().time
+
+        async def timed(request: Any) -> Any:
+            # The coordinator's clock starts when the request arrives, so not before it was sent. Counted from the answer, a
+            # freeze between the two would look like a fresh one.
+            sent_at = time()
+            answer = await send(request)
+            if type(request).__name__ in _REQUESTS and self._judge(answer.error_code, sent_at, time()):
+                await asyncio.sleep(HELD_S)  # joining again would push out the other one, which then ends too
+            return answer
+
+        coordinator._send_req = timed
+
+    def _judge(self, code: int, sent_at: float, now: float) -> bool:
+        if code in _MEMBER_CODES:
+            self.renew(sent_at)
+        elif code in _STRANGER_CODES and self.valid(now):
+            self._ousted_at.append(now)
+            if len(self._ousted_at) == OUSTED_TIMES and now - self._ousted_at[0] < OUSTED_WITHIN_S:
+                return self._ousted()
+        return False

@@ -1,0 +1,92 @@
+"""Looks whether the logs of open partitions are still those that are being read.
+
+In: an engine, looked at every few seconds: the topic's id, the leader's epoch and the log's end, against what was known of each.
+Out: a partition whose topic was made anew, or whose log lost its end, is opened again from what is there now. Unnoticed, the
+offsets of new records would be taken for those of records that are done. What brokers do not say is never called a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from streams.engine.engine import Engine
+from streams.engine.home import Home
+from streams.engine.log_identity import Identity, epoch_ends, identities
+from streams.rules.start_offsets import lost_its_end
+
+log = structlog.get_logger(__name__)
+
+ASK_TIMEOUT_S = 10.0
+SHORT_LOOKS = 2
+"""Looks in a row at which a log ends before what was read of it: a new leader may not know its end at the first."""
+
+
+class LogCheck:
+    """`every_s`: how often to look. Only for brokers that tell true log ends."""
+
+    def __init__(self, engine: Engine, every_s: float) -> None:
+        self._engine = engine
+        self._every_s = every_s
+        self._short: Counter[TopicPartition] = Counter()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            await self.look()
+
+    async def look(self) -> None:
+        """One look at all open partitions."""
+        if not self._engine.config.exact_ends:
+            return
+        homes = {tp: (home, source) for home in self._engine.homes.values() for source, tp in home.partitions.items()}
+        # Before anything is asked: what was read by then the log holds, if it is still the same.
+        read = {tp: home.ledgers[source].next for tp, (home, source) in homes.items()}
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                ends, logs, cuts = await self._ask(self._engine.consumer, homes)
+        except (KafkaError, TimeoutError) as error:
+            log.debug("logs could not be checked", error=repr(error))
+            return
+        for tp, (home, source) in homes.items():
+            if home.closed:
+                continue
+            known, now, short = home.logs[source], logs.get(tp), tp in ends and ends[tp] < read[tp]
+            self._short[tp] = self._short[tp] + 1 if short else 0
+            reason = None if now is None else lost_its_end(known, now.topic_id, cuts.get(tp))
+            if reason is None and self._short[tp] >= SHORT_LOOKS:
+                reason = f"the log ends at {ends[tp]}, before what was read"
+            if reason is not None:
+                self._changed(tp, home, reason, read[tp], ends.get(tp))
+            elif now is not None and not short and (now.epoch == known.epoch or tp in cuts or known.epoch < 0):
+                home.checked(source, known._replace(topic_id=now.topic_id, epoch=now.epoch, checked=read[tp]))
+        self._short = Counter({tp: count for tp, count in self._short.items() if tp in homes and count})
+
+    @staticmethod
+    async def _ask(
+        consumer: AIOKafkaConsumer, homes: dict[TopicPartition, tuple[Home, str]]
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, Identity], dict[TopicPartition, int]]:
+        """Log ends, identities, and where the epoch that was known ends in the logs that have another leader since."""
+        if not homes:
+            return {}, {}, {}
+        ends = await consumer.end_offsets(list(homes))
+        logs = await identities(consumer, sorted({tp.topic for tp in homes}))
+        epochs = {
+            tp: home.logs[source].epoch
+            for tp, (home, source) in homes.items()
+            if tp in logs and home.logs[source].epoch != logs[tp].epoch and home.logs[source].epoch >= 0
+        }
+        return dict(ends), logs, await epoch_ends(consumer, epochs)
+
+    def _changed(self, tp: TopicPartition, home: Home, reason: str, read: int, end: int | None) -> None:
+        log.error("a log is not the one that was read; its partition is opened again", topic=tp.topic,
+                  partition=tp.partition, read=read, end=end, reason=reason)  # fmt: skip
+        self._engine.log_changes += 1
+        self._short.pop(tp, None)
+        home.lose(reason)

@@ -1,0 +1,213 @@
+"""Whether a log is still the one that was read: its topic's id, its leader's epoch, and where an earlier epoch ends in it.
+
+In: a consumer's client. Out: what the brokers say; nothing where they cannot (before Kafka 3.0, or the embedded one). aiokafka
+asks neither for topic ids nor for epochs, so the two requests are written here. It changes nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import (
+    AbstractType,
+    Array,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Int64,
+    Schema,
+    String,
+    TaggedFields,
+)
+from aiokafka.structs import TopicPartition
+
+log = structlog.get_logger(__name__)
+
+NO_ID = uuid.UUID(int=0)
+
+
+class Identity(NamedTuple):
+    """`topic_id`: hexadecimal. `epoch`: of the partition's leader."""
+
+    topic_id: str
+    epoch: int
+
+
+class _Uuid(AbstractType):  # type: ignore[misc]  # aiokafka ships no types
+    @classmethod
+    def encode(cls, value: uuid.UUID) -> bytes:
+        return value.bytes
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> uuid.UUID:
+        return uuid.UUID(bytes=data.read(16))
+
+
+class _MetadataResponse(Response):  # type: ignore[misc]
+    API_KEY = 3
+    API_VERSION = 12
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("name", CompactString("utf-8")),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _MetadataStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 3
+    API_VERSION = 12
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _MetadataResponse
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(("topic_id", _Uuid), ("name", CompactString("utf-8")), ("tags", TaggedFields)),
+        ),
+        ("create", Boolean),
+        ("operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _MetadataRequest(Request[_MetadataStruct]):  # type: ignore[misc]
+    API_KEY = 3
+
+    def __init__(self, topics: Collection[str]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: type[_MetadataStruct]) -> _MetadataStruct:
+        return request_struct_class([(NO_ID, topic, {}) for topic in self._topics], False, False, {})
+
+
+class _EpochEndResponse(Response):  # type: ignore[misc]
+    API_KEY = 23
+    API_VERSION = 2
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            Array(
+                ("topic", String("utf-8")),
+                (
+                    "partitions",
+                    Array(("error_code", Int16), ("partition", Int32), ("leader_epoch", Int32), ("end_offset", Int64)),
+                ),
+            ),
+        ),
+    )
+
+
+class _EpochEndStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 23
+    API_VERSION = 2
+    RESPONSE_TYPE = _EpochEndResponse
+    SCHEMA = Schema(
+        (
+            "topics",
+            Array(
+                ("topic", String("utf-8")),
+                (
+                    "partitions",
+                    Array(("partition", Int32), ("current_leader_epoch", Int32), ("leader_epoch", Int32)),
+                ),
+            ),
+        )
+    )
+
+
+class _EpochEndRequest(Request[_EpochEndStruct]):  # type: ignore[misc]
+    API_KEY = 23
+
+    def __init__(self, epochs: Mapping[TopicPartition, int]) -> None:
+        self._epochs = epochs
+
+    def build(self, request_struct_class: type[_EpochEndStruct]) -> _EpochEndStruct:
+        rows: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+        for tp, epoch in self._epochs.items():
+            rows[tp.topic].append((tp.partition, -1, epoch))
+        return request_struct_class(list(rows.items()))
+
+
+async def identities(consumer: AIOKafkaConsumer, topics: Collection[str]) -> dict[TopicPartition, Identity]:
+    """Of every partition of these topics that the cluster knows. Empty where brokers do not say. Raises `KafkaError`."""
+    client = getattr(consumer, "_client", None)
+    if client is None or not topics:
+        return {}
+    try:
+        answer = await client.send(client.get_random_node(), _MetadataRequest(topics))
+    except (IncompatibleBrokerVersion, NotImplementedError):
+        return {}
+    found: dict[TopicPartition, Identity] = {}
+    for topic_error, name, topic_id, _, partitions, _, _ in answer.topics:
+        for error, number, _, epoch, *_ in partitions if not topic_error and topic_id != NO_ID else ():
+            if not error:
+                found[TopicPartition(name, number)] = Identity(topic_id.hex, epoch)
+    return found
+
+
+async def epoch_ends(consumer: AIOKafkaConsumer, epochs: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """Where what was written up to that leader epoch ends in each log. Those that nobody tells are left out."""
+    client: Any = getattr(consumer, "_client", None)
+    by_leader: dict[int, dict[TopicPartition, int]] = defaultdict(dict)
+    for tp, epoch in epochs.items() if client is not None else ():
+        leader = client.cluster.leader_for_partition(tp)
+        if leader is not None and leader >= 0 and epoch >= 0:
+            by_leader[leader][tp] = epoch
+    found: dict[TopicPartition, int] = {}
+    for leader, asked in by_leader.items():
+        try:
+            answer = await client.send(leader, _EpochEndRequest(asked))
+        except (IncompatibleBrokerVersion, NotImplementedError):
+            continue
+        except KafkaError as error:
+            log.debug("the end of an epoch could not be read", error=repr(error))
+            client.force_metadata_update()
+            continue
+        for topic, rows in answer.topics:
+            found |= {TopicPartition(topic, n): end for code, n, _, end in rows if not code and end >= 0}
+    return found

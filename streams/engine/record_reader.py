@@ -1,0 +1,111 @@
+"""Reads single records of a partition again, by offset: tasks that waited on their topic and whose turn it is.
+
+In: a topic partition and offsets. Out: the committed records that are still there. It joins no group and commits nothing; one
+consumer serves a worker, is made when it is first needed and reads one partition at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from schemas.topics import full_name
+
+log = structlog.get_logger(__name__)
+
+READ_TIMEOUT_S = 20.0
+POLL_MS = 100
+FETCH_BYTES = 1024 * 1024
+MAX_RECORDS = 1000
+FAR = 2000
+"""Offsets that lie further apart than this are read in two goes."""
+CLOSE_TIMEOUT_S = 5.0
+
+
+class RecordReader:
+    """`options`: aiokafka's connection arguments."""
+
+    def __init__(self, options: dict[str, Any], prefix: str) -> None:
+        self._options = options
+        self._prefix = prefix
+        self._consumer: AIOKafkaConsumer | None = None
+        self._reading = asyncio.Lock()
+
+    async def read(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
+        """The records of these offsets (ascending); those that are gone are missing. Raises `KafkaError`, `TimeoutError`."""
+        tp = TopicPartition(full_name(source, self._prefix), number)
+        found: dict[int, ConsumerRecord] = {}
+        async with self._reading:
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_S):
+                    consumer = await self._connected()
+                    consumer.assign([tp])
+                    for span in _spans(offsets):
+                        await self._read_span(consumer, tp, span, found)
+            except BaseException:
+                await self._drop()
+                raise
+        return found
+
+    async def close(self) -> None:
+        """Release the connections."""
+        async with self._reading:
+            await self._drop()
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            consumer = self._consumer = AIOKafkaConsumer(
+                **self._options,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                isolation_level="read_committed",
+                max_partition_fetch_bytes=FETCH_BYTES,
+                fetch_max_wait_ms=POLL_MS,
+            )
+            await consumer.start()
+        return self._consumer
+
+    @staticmethod
+    async def _read_span(
+        consumer: AIOKafkaConsumer, tp: TopicPartition, offsets: Sequence[int], found: dict[int, ConsumerRecord]
+    ) -> None:
+        wanted, last = frozenset(offsets), offsets[-1]
+        consumer.seek(tp, offsets[0])
+        while True:
+            records = (await consumer.getmany(tp, timeout_ms=POLL_MS, max_records=MAX_RECORDS)).get(tp, ())
+            for record in records:
+                if record.offset in wanted:
+                    found[record.offset] = record
+            if await consumer.position(tp) > last:
+                return
+
+    async def _drop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await consumer.stop()
+        except (KafkaError, TimeoutError) as error:
+            log.debug("a reader did not stop cleanly", error=repr(error))
+
+
+def _spans(offsets: Sequence[int]) -> list[list[int]]:
+    """Offsets that lie close together.
+
+    >>> _spans([1, 5, 9000])
+    [[1, 5], [9000]]
+    """
+    spans: list[list[int]] = []
+    for offset in offsets:
+        if spans and offset - spans[-1][-1] <= FAR:
+            spans[-1].append(offset)
+        else:
+            spans.append([offset])
+    return spans

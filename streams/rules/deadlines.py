@@ -1,0 +1,36 @@
+"""When a task must have ended. Pure.
+
+In: what the task and its CloudEvent say, the timestamp of its record, the setting `dispatch.max_wait`. Out: a deadline, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from schemas.codec import Rejected
+from schemas.messages import TaskMetadata
+from schemas.times import parse_time
+
+
+def deadline_ms(metadata: TaskMetadata, attributes: Mapping[str, str], record_ms: int, max_wait_ms: int) -> int | None:
+    """The earliest of what bounds the whole task, epoch ms; None if nothing does.
+
+    `metadata.deadline`, `metadata.expiresIn` and `max_wait_ms` (0: none) from the record's timestamp on, and the CloudEvents
+    attribute `expirytime`. Raises `Rejected` when that is no time.
+
+    >>> deadline_ms(TaskMetadata(), {}, 1000, 0), deadline_ms(TaskMetadata(), {}, 1000, 500)
+    (None, 1500)
+    >>> deadline_ms(TaskMetadata(expires_in=200), {"expirytime": "1970-01-01T00:00:01.100Z"}, 1000, 500)
+    1100
+    """
+    bounds = [] if max_wait_ms <= 0 else [record_ms + max_wait_ms]
+    if metadata.deadline is not None:
+        bounds.append(metadata.deadline)
+    if metadata.expires_in is not None:
+        bounds.append(record_ms + metadata.expires_in)
+    if (expiry := attributes.get("expirytime")) is not None:
+        try:
+            bounds.append(parse_time(int(expiry) if expiry.isascii() and expiry.isdigit() else expiry))
+        except ValueError as error:
+            raise Rejected("validate", f"expirytime: {error}") from None
+    return min(bounds, default=None)

@@ -1,0 +1,106 @@
+"""Where a partition begins when it is opened: from what the group committed, what was kept beside it, and the log as it is. Pure.
+
+Offsets of a group can be wrong in two ways. They get lost (they expire, or are reset by hand), though the log is the same: then
+what was kept says how far the work is. Or the log changes under them (the topic is made anew, or loses its end in an unclean
+election or with a restored volume), and they point at other records than before: then they must not be believed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from streams.rules import offset_map
+
+NOT_COMMITTED = (-1, "")
+
+
+class KeptOffset(NamedTuple):
+    """How far a group was in a topic partition, kept on the state topic with each commit.
+
+    `topic_id` and `epoch`: of the log when it was known to hold everything below `checked`; empty and -1 where brokers do not
+    say.
+    """
+
+    offset: int
+    map: str = ""
+    topic_id: str = ""
+    epoch: int = -1
+    checked: int = 0
+
+
+class LogNow(NamedTuple):
+    """A log as its broker tells it. `cut`: where what was written up to the kept epoch ends in it; None: not known."""
+
+    begin: int
+    end: int
+    topic_id: str = ""
+    epoch: int = -1
+    cut: int | None = None
+
+
+class Start(NamedTuple):
+    """Where to begin. `committed`: the group has exactly this. `why`: it is not what the group has; None: nothing to tell.
+
+    `fresh`: the group never committed and nothing is kept.
+    """
+
+    offset: int
+    map: str
+    committed: bool
+    why: str | None = None
+    fresh: bool = False
+
+
+def start_offset(
+    topic: str, partition: int, committed: tuple[int, str], kept: KeptOffset | None, log: LogNow, exact_ends: bool
+) -> Start:
+    """`committed`: offset and map, `NOT_COMMITTED` if there is none. `exact_ends`: whether `log.end` can be believed.
+
+    >>> start_offset("tasks", 0, NOT_COMMITTED, KeptOffset(40, "", "id"), LogNow(0, 50, "id"), True)
+    Start(offset=40, map='', committed=False, why='the group has no offset any more; going on from the kept one', fresh=False)
+    """
+    offset, text = committed
+    # 1. Another topic of the same name: neither offset is of this log.
+    if kept is not None and kept.topic_id and log.topic_id and kept.topic_id != log.topic_id:
+        return Start(log.begin, "", False, "the topic was made anew; starting at its beginning")
+    # 2. The group's offset was lost or set back: what was kept is further. Without any offset the topic may be another one.
+    same = kept is not None and bool(kept.topic_id) and kept.topic_id == log.topic_id
+    why = None
+    if kept is not None and kept.offset > offset and (offset >= 0 or same):
+        lost = "has no offset any more" if offset < 0 else f"was set back to {offset}"
+        why = f"the group {lost}; going on from the kept one"
+        offset, text = kept.offset, kept.map
+    if offset < 0:
+        return Start(log.begin, "", False, fresh=True)
+    # 3. The log lost its end: what lies there now is new. Where that begins the leader epoch says, or nobody.
+    beyond = exact_ends and offset > log.end
+    if same and log.cut is not None and kept is not None and (log.cut < kept.checked or beyond):
+        cut = min(log.cut, log.end)
+        begin = max(min(offset, cut), log.begin)
+        kept_map = _clipped(topic, partition, offset, text, cut) if begin == offset else ""
+        return Start(begin, kept_map, False, f"the log lost what lay behind {cut}; starting there")
+    if beyond:
+        return Start(log.begin, "", False, "the committed offset lies beyond the log; starting at its beginning")
+    return Start(offset, text, why is None, why)
+
+
+def _clipped(topic: str, partition: int, head: int, text: str, end: int) -> str:
+    """The offset map without what lies at `end` or behind."""
+    try:
+        runs = offset_map.decode(topic, partition, head, text)
+    except offset_map.MapError:
+        return ""
+    return offset_map.encode(topic, partition, head, [(a, min(b, end - 1)) for a, b in runs if a < end])
+
+
+def lost_its_end(kept: KeptOffset, topic_id: str, cut: int | None) -> str | None:
+    """Why the log of an open partition is not the one that was seen before; None if it is, or nobody knows.
+
+    >>> lost_its_end(KeptOffset(0, "", "id", 3, checked=40), "id", 20)
+    'the log lost what lay behind 20'
+    """
+    if kept.topic_id and topic_id and kept.topic_id != topic_id:
+        return "the topic was made anew"
+    if cut is not None and cut < kept.checked:
+        return f"the log lost what lay behind {cut}"
+    return None

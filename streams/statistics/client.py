@@ -1,0 +1,71 @@
+"""The aiokafka clients under Faust's driver, built with our options.
+
+In: the app's client options. Out: a consumer thread that reads committed records only and raises what a commit raised; a
+producer, idempotent where the broker can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+
+class StatsConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that fetches; built with our client options and reading committed records only."""
+
+    app: Any
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        app, conf = self.app, self.app.conf
+        self._assignor = app.assignor
+        consumer = AIOKafkaConsumer(
+            **app.client_options,
+            client_id=f"{conf.id}-{conf.consumer_group_instance_id or 'member'}",
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            fetch_max_wait_ms=500,
+        )
+        app.assignor.asks_again = lambda: consumer._coordinator.request_rejoin()
+        return consumer
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Raises `KafkaError`; Faust would crash the app for errors that the next commit does not have."""
+        assigned = self.assignment()
+        wanted = {
+            TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items() if tp in assigned
+        }
+        await self._ensure_consumer().commit(wanted)
+        return True
+
+
+class StatsProducer(driver.Producer):
+    """Faust's producer built with our client options; idempotent where the broker can."""
+
+    app: Any
+
+    def _new_producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            **self.app.client_options,
+            client_id=f"{self.app.conf.id}-producer",
+            acks="all",
+            enable_idempotence=self.app.idempotent,
+            max_batch_size=512 * 1024,
+            max_request_size=12 * 1024 * 1024,
+        )
+
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        """Topics are created before the app starts, never by it."""

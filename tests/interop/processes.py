@@ -1,0 +1,90 @@
+"""A server as a process: started, waited for, restarted at the same port, ended. Every wait is bounded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.interop.environments import ROOM, ROOT, python_of
+
+SERVERS = Path(__file__).parent / "servers"
+START_S = 60.0
+STOP_S = 10.0
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        return port
+
+
+class Running:
+    """`with Running(environment, script, arguments, token) as server:`, ready at `server.port`."""
+
+    def __init__(self, environment: str, script: str, arguments: tuple[str, ...], token: str) -> None:
+        self._python = python_of(environment)
+        self._script = script
+        self._arguments = arguments
+        self._token = token
+        self.port = _free_port()
+        self._log = ROOM / f"{environment}-{self.port}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._log.unlink(missing_ok=True)
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        command = [str(self._python), str(SERVERS / self._script), str(self.port), *self._arguments]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                env={**os.environ, "AGENT_TOKEN": self._token, "PYTHONUNBUFFERED": "1"},
+            )
+        deadline = time.monotonic() + START_S
+        while True:
+            with socket.socket() as probe:
+                probe.settimeout(1.0)
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self._process.poll() is None, f"{self._script} ended:\n{self.log()[-3000:]}"
+            assert time.monotonic() < deadline, f"{self._script} does not listen:\n{self.log()[-3000:]}"
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it, kindly or not."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_S)
+
+    def restart(self) -> None:
+        """The same, having forgotten everything."""
+        self.stop()
+        self.start()
+
+    def log(self) -> str:
+        """What it printed."""
+        return self._log.read_text(errors="replace")

@@ -1,0 +1,38 @@
+"""`parallax init`: what it writes works as it stands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streams.settings import load
+from tests.support.rig import parallax
+
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
+
+
+def ran(command: list[str], where: Path) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PARALLAX_", "PYTEST_"))}
+    return subprocess.run(command, cwd=where, env=clean, capture_output=True, text=True, timeout=150, check=False)
+
+
+def test_the_new_projects_tests_pass_and_its_types_hold(tmp_path: Path) -> None:
+    made = ran(parallax("init", "my-agent"), tmp_path)
+    assert made.returncode == 0, made.stderr
+    directory = tmp_path / "my-agent"
+    assert sorted(made.stdout.split()) == sorted(f"my-agent/{path.name}" for path in directory.iterdir())
+    tested = ran([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], directory)
+    assert "2 passed" in tested.stdout, tested.stdout + tested.stderr
+    assert load({}, environ={}, directory=directory).limits.max_requests == 100
+
+
+@pytest.mark.parametrize(("name", "said"), [("Agent", "small letters"), ("../x", "small letters"), ("there", "exists")])
+def test_bad_names_write_nothing(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "there").mkdir()
+    made = ran(parallax("init", name), tmp_path)
+    assert (made.returncode, said in made.stderr) == (2, True), made.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]

@@ -1,0 +1,90 @@
+"""The files of docs/examples, run with fake models on a whole pipeline."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from math import exp
+from typing import Any
+
+import pytest
+
+from agents_io.fakes.chat import FakeChat
+from agents_io.fakes.steps import answer
+from streams import AgentRejected
+from streams.testing import FakeAgent, Pipeline, status
+from tests.support.rig import ROOT
+
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(120)]
+
+
+def example(name: str) -> Any:
+    return importlib.import_module(f"docs.examples.{name}")
+
+
+class FakeModel(FakeChat):
+    """A model that gives log-probabilities."""
+
+    choices = [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "Paris."},
+            "logprobs": {"content": [{"token": "Paris", "logprob": -0.1}, {"token": ".", "logprob": -0.3}]},
+        }
+    ]
+
+
+async def test_agents_over_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    chat, agreed, spam = example("openai_chat"), example("self_consistency"), example("sklearn_spam")
+    said = itertools.cycle(["blue", "Blue", "green", "blue ", "red"])
+    async with (
+        FakeModel(answer()) as model,
+        FakeAgent(lambda _: next(said)) as sampled,
+        Pipeline(agents=[chat.ask, agreed.agreed, spam.spam]) as p,
+    ):
+        monkeypatch.setenv("OPENAI_BASE_URL", model.endpoint)
+        monkeypatch.setenv("MODEL_URL", f"{sampled.endpoint}/analyze")
+        client = p.client
+        result = await client.run("assistant", {"task": "the capital of France?"})
+        assert (result.value, result.confidence) == ("Paris.", pytest.approx(exp(-0.2)))
+        with pytest.raises(AgentRejected, match="payload: task: field required"):
+            await client.run("assistant", {})
+        result = await client.run("agreed", {"task": "the colour of the sky?"})
+        assert (result.value, result.confidence) == ("blue", pytest.approx(4 / 7))
+        assert len(sampled.calls) == 5
+        mails = [{"text": "a free prize, click now"}, {"text": "minutes of the meeting"}]
+        judged = [one async for one in client.map("spam", mails, ordered=True)]
+        assert [one.value for one in judged] == ["spam", "ham"]
+        assert all(0.5 < (one.confidence or 0) < 1 for one in judged)
+
+
+async def test_sql_over_results_and_escalation() -> None:
+    duckdb = pytest.importorskip("duckdb")
+    module, decide = example("duckdb_results"), example("approve_or_escalate").decide
+    agents = [
+        FakeAgent(lambda payload: ("maybe", 0.9 if "easy" in payload["task"] else 0.3), id="quick"),
+        FakeAgent("surely", id="strong", confidence=0.95),
+        FakeAgent(status(500), id="broken"),
+    ]
+    async with Pipeline(agents=agents) as p:
+        assert await decide(p.client, "an easy one") == ("maybe", "quick")
+        assert await decide(p.client, "a hard one") == ("surely", "strong")
+        handle = await p.client.submit("broken", {}, retries=0)
+        assert not (await handle.outcome(wait=30)).ok
+        database = duckdb.connect()
+        assert await module.load(p.client, database) == 4
+        rows = database.sql(module.QUERY).fetchall()
+        assert [(row[0], row[1], row[3]) for row in rows] == [("quick", 2, 0), ("broken", 1, 1), ("strong", 1, 0)]
+        assert rows[0][2] == pytest.approx(0.6)
+        assert all(row[4] > 0 for row in rows)
+
+
+def test_every_example_is_listed_and_tried() -> None:
+    files = {path.name for path in (ROOT / "docs" / "examples").glob("*.py")}
+    text = (ROOT / "docs" / "examples" / "README.md").read_text("utf-8")
+    tried = (ROOT / "tests" / "pipeline" / "test_examples.py").read_text("utf-8")
+    assert files == {
+        name for name in files if f"({name})" in text and f'example("{name.removesuffix(".py")}")' in tried
+    }

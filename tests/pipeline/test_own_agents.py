@@ -1,0 +1,153 @@
+"""Functions as agents in a whole pipeline: over HTTP, dialled in, on Kafka; and `parallax agent serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from agents_io import Answer, Declined, agent
+from agents_io.serving.gateway import DialFailed, GatewayAgent
+from agents_io.serving.kafka import ConsumeFailed, KafkaAgent
+from streams import AgentRejected, TaskCancelled, sequence, step
+from streams.broker.topics_admin import ensure
+from streams.testing import FakeAgent, Pipeline
+from tests.support.own_agents import price
+from tests.support.rig import ROOT, parallax
+
+pytestmark = [pytest.mark.embedded, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def p() -> AsyncIterator[Pipeline]:
+    async with Pipeline() as pipeline:
+        yield pipeline
+
+
+async def registered(p: Pipeline, name: str) -> None:
+    """Wait until the worker knows an agent that registers itself."""
+    await p._known({name})
+
+
+async def test_over_http(p: Pipeline) -> None:
+    await p.add(price)
+    result = await p.client.run("price", {"item": "tea", "count": 2})
+    assert (result.value, result.confidence) == ({"item": "tea", "total": 6}, 0.9)
+    with pytest.raises(AgentRejected, match="payload: count: "):
+        await p.client.run("price", {"item": "tea", "count": "many"})
+
+
+async def test_dialled_in(p: Pipeline) -> None:
+    begun, cut = asyncio.Event(), asyncio.Event()
+
+    @agent("dialled", capabilities=["x"])
+    async def dialled(payload: dict[str, Any], context: dict[str, Any] | None = None) -> Answer:
+        if payload.get("hang"):
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cut.set()
+        if payload.get("no"):
+            raise Declined("not this one")
+        return Answer({"payload": payload, "seen": (context or {}).get("previous")}, 0.7, reasoning="so")
+
+    async with GatewayAgent(dialled, [p.gateway]) as running:
+        assert "dialled" in running.ready_line
+        await registered(p, "dialled")
+        result = await p.client.run("dialled", {"task": "sum", "data": {"n": 1}})
+        assert (result.value["payload"], result.confidence) == ({"task": "sum", "data": {"n": 1}}, 0.7)
+        with pytest.raises(AgentRejected, match="not this one"):
+            await p.client.run("dialled", {"no": True})
+        handle = await p.client.submit("dialled", {"hang": True})
+        async with asyncio.timeout(20):
+            await begun.wait()
+            await handle.cancel()
+            await cut.wait()
+        with pytest.raises(TaskCancelled):
+            await handle.result(wait=20)
+        plan = await p.client.plan(sequence([step("dialled", {"n": 1}), step("dialled", {"n": 2})]), wait=60)
+        assert plan.results[1].result["seen"]["payload"] == {"n": 1}
+    await p.add(price)
+    with pytest.raises(DialFailed, match="registered with protocol http"):
+        async with GatewayAgent(price, [p.gateway]):
+            pass
+
+
+async def test_on_kafka(p: Pipeline) -> None:
+    @agent("reader", concurrency=3)
+    async def reader(payload: dict[str, Any]) -> tuple[Any, float]:
+        await asyncio.sleep(0.01)
+        return payload["n"], 0.6
+
+    with pytest.raises(ConsumeFailed, match=r"topic missing\.requests does not exist; create it"):
+        async with KafkaAgent(reader, p.bootstrap_servers, "missing.requests", None, {}):
+            pass
+    await ensure(p.settings, "reader.requests", 2, {})
+    async with KafkaAgent(reader, p.bootstrap_servers, None, None, {}) as running:
+        await p.client.agents.add("reader", f"kafka://{running.topic}")
+        await p._known({"reader"})
+        values = [one.value async for one in p.client.map("reader", [{"n": n} for n in range(50)], ordered=True)]
+        assert values == list(range(50))
+        await running._commit()
+        committed = [await running._consumer.committed(tp) for tp in running._consumer.assignment()]
+        assert sum(offset or 0 for offset in committed) == 50
+
+
+async def test_fakes_of_every_protocol(p: Pipeline) -> None:
+    for protocol in ("http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka"):
+        fake = FakeAgent(lambda payload: {"got": payload["n"]}, id=f"fake-{protocol}", protocol=protocol)  # type: ignore[arg-type]
+        await p.add(fake)
+        result = await p.client.run(fake.id, {"n": 1, "protocol": protocol}, wait=60)
+        assert result.value == {"got": 1}, protocol
+        assert len(fake.calls) == 1
+
+
+@pytest.mark.parametrize("way", ["--port", "--dial"])
+async def test_the_command_serves_until_sigterm(p: Pipeline, way: str) -> None:
+    where = "0" if way == "--port" else p.gateway
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    name = "price" if way == "--port" else "dialled-price"
+    command = parallax("agent", "serve", f"tests.support.own_agents:{name.replace('-', '_')}", way, where)
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        line = (await asyncio.wait_for(process.stderr.readline(), 60)).decode()
+        assert line.startswith(f"agent {name} "), line
+        if way == "--port":
+            await p.add({"id": "price", "endpoint": line.split()[-1]})
+        else:
+            await registered(p, name)
+        assert (await p.client.run(name, {"item": way, "count": 4})).value["total"] == 12
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("nonsense",), 2, "MODULE:FUNCTION"),
+        (("tests.support.own_agents:not_an_agent",), 2, "marked are price"),
+        (("no_such_module:f",), 2, "no_such_module"),
+        (("tests.support.own_agents:price", "--port", "1", "--dial", "x:1"), 2, "exclude each other"),
+        (("tests.support.own_agents:price", "--consume", "127.0.0.1:1"), 3, "127.0.0.1:1"),
+    ],
+)
+async def test_mistakes_on_the_command_line(arguments: tuple[str, ...], code: int, said: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *parallax("agent", "serve", *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, said in errors.decode(), len(errors.decode().splitlines())) == (code, True, 1), errors

@@ -1,0 +1,103 @@
+"""The client below a consumer: metadata, topic ids and leader epochs, as `streams.engine.log_identity` asks for them.
+
+In: requests of the product, by the names of their classes. Out: answers in the shape of the protocol's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from tests.simulation.broker import Broker
+from tests.simulation.network import Endpoint, Network
+
+LEADER = 0
+
+
+class Client(Endpoint, Protocol):
+    """What the simulated clients need of their node."""
+
+    name: str
+    network: Network
+    broker: Broker
+    metadata: dict[str, int]
+    """Partitions by topic, as this node knows them."""
+
+
+class Answer(NamedTuple):
+    """An answer whose rows are all that anybody reads of it."""
+
+    topics: list[Any]
+
+
+class SimCluster:
+    """A node's view of the cluster."""
+
+    def __init__(self, node: Client) -> None:
+        self._node = node
+
+    def topics(self) -> set[str]:
+        """Every topic it knows."""
+        return set(self._node.metadata)
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        """Of a topic it knows; else none."""
+        return set(range(self._node.metadata.get(topic, 0)))
+
+    def leader_for_partition(self, _partition: object) -> int:
+        """There is one broker."""
+        return LEADER
+
+
+class SimClient:
+    """Of one consumer."""
+
+    def __init__(self, node: Client) -> None:
+        self._node = node
+        self.cluster = SimCluster(node)
+
+    def get_random_node(self) -> int:
+        """There is one broker."""
+        return LEADER
+
+    def force_metadata_update(self) -> None:
+        """They are refreshed when the world says."""
+
+    async def add_topic(self, topic: str) -> None:
+        """Every topic is known."""
+
+    async def fetch_all_metadata(self) -> SimCluster:
+        """Ask the broker."""
+        counts = await self._node.network.request(self._node, lambda: dict(self._node.broker.counts))
+        self._node.metadata.update(counts)
+        return self.cluster
+
+    async def send(self, _node_id: int, request: Any) -> Answer:
+        """Raises `KafkaConnectionError`, `RequestTimedOutError`; `NotImplementedError` for what no broker here can do."""
+        broker = self._node.broker
+        name = type(request).__name__
+        if name == "_MetadataRequest":
+            topics = sorted(request._topics)
+            found = await self._node.network.request(self._node, lambda: [_topic(broker, topic) for topic in topics])
+        elif name == "_EpochEndRequest":
+            epochs = dict(request._epochs)
+            found = await self._node.network.request(
+                self._node,
+                lambda: [(tp.topic, [(0, tp.partition, -1, _epoch_end(broker, tp, n))]) for tp, n in epochs.items()],
+            )
+        else:
+            raise NotImplementedError(name)
+        return Answer(found)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def _topic(broker: Broker, topic: str) -> Any:
+    partitions: list[Any] = [
+        (0, number, LEADER, broker.logs[topic, number].epoch, [], [], [], {}) for number in range(broker.counts[topic])
+    ]
+    return (0, topic, broker.topic_ids[topic], False, partitions, 0, {})
+
+
+def _epoch_end(broker: Broker, tp: Any, epoch: int) -> int:
+    return broker.logs[tuple(tp)].epoch_end(epoch)

@@ -1,0 +1,172 @@
+"""What goes wrong, decided before the run begins: a list that can be printed, and shortened.
+
+In: options and a seed. Out: faults in order of time; `FaultPlan.apply` does one to a world. A fault names its victim by a number
+in [0, 1), so that it has one whichever nodes are alive when its time comes.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from schemas.topics import full_name
+from tests.simulation.agents import Limits
+from tests.simulation.node import Node, Surroundings
+from tests.simulation.options import Options
+from tests.simulation.traffic import Sent
+
+BEGIN_S = 4.0
+GROWTH_AT_S = 15.0
+METADATA_S = 5.0
+"""How soon nodes and groups see new partitions."""
+AMOUNTS: dict[str, Sequence[float]] = {
+    "kill": (0.1, 1.0, 8.0),
+    "stop": (1.0, 8.0),
+    "freeze": (0.5, 3.0, 9.0, 20.0),
+    "outage": (0.5, 2.0, 8.0),
+    "loss": (1.0, 3.0, 5.0),
+    "slow": (0.5, 1.5, 3.0),
+    "sick": (3.0, 15.0),
+    "churn": (1.0, 5.0, 15.0),
+    "relimit": (0.5, 2.0),
+    "truncate": (1.0, 5.0, 30.0),
+    "grow": (2.0,),
+}
+"""Seconds until it is over (kill, stop: until another worker starts; churn: until it is registered again); a factor, a count."""
+MOVES = frozenset({"kill", "freeze", "stop", "outage", "loss", "slow"})
+"""After these a call may be made again, or a partition may be without an owner for a while."""
+BLIND = frozenset({"freeze", "outage", "loss", "slow"})
+"""After these a worker may not yet know that it is no owner any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault."""
+
+    at: float
+    kind: str
+    victim: float
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}({self.amount:g})@{self.at:.2f}/{self.victim:.3f}"
+
+
+def planned(options: Options, seed: int) -> list[Fault]:
+    """The faults of a seed."""
+    rng = random.Random(f"{seed}/faults")
+    found, at = [], BEGIN_S
+    while options.faults and at < options.seconds:
+        kind = rng.choice(options.faults)
+        found.append(Fault(at, kind, rng.random(), rng.choice(AMOUNTS[kind])))
+        at += rng.expovariate(1 / options.every)
+    if options.grow:
+        found.append(Fault(GROWTH_AT_S, "grow", rng.random(), 2.0))
+    if options.truncate:
+        found += [
+            Fault(
+                10.0 + rng.random() * (options.seconds - 15.0), "truncate", rng.random(), rng.choice((1.0, 5.0, 30.0))
+            )
+            for _ in range(3)
+        ]
+    return sorted(found, key=lambda fault: fault.at)
+
+
+class Saboteur:
+    """Does faults to a world. `start`: makes another worker; `register(agent name, or None)`: see `Scenario`."""
+
+    def __init__(
+        self,
+        shared: Surroundings,
+        start: Callable[[], object],
+        register: Callable[[str, bool], None],
+        tasks: dict[str, Sent],
+    ) -> None:
+        self._shared, self._start, self._register, self._tasks = shared, start, register, tasks
+        self._world, self._network = shared.world, shared.network
+        self._prefix = shared.settings.topic_prefix
+
+    def schedule(self, faults: Sequence[Fault]) -> None:
+        """Do each at its time."""
+        for fault in faults:
+            self._world.at(fault.at - self._world.now, lambda fault=fault: self.apply(fault))  # type: ignore[misc]
+
+    def apply(self, fault: Fault) -> None:
+        """Do it now."""
+        self._world.note("fault", fault)
+        getattr(self, f"_{fault.kind}")(fault)
+
+    def _node(self, fault: Fault) -> Node | None:
+        alive = [node for _, node in sorted(self._shared.nodes.items()) if not node.stopping]
+        return alive[int(fault.victim * len(alive))] if alive else None
+
+    def _agent(self, fault: Fault, count: int | None = None) -> str:
+        names = sorted(self._shared.agents)[:count]
+        return names[int(fault.victim * len(names))]
+
+    def _kill(self, fault: Fault) -> None:
+        node = self._node(fault)
+        if node is not None:
+            node.kill()
+            self._world.at(fault.amount, self._start)
+
+    def _stop(self, fault: Fault) -> None:
+        node = self._node(fault)
+        if node is not None:
+            node.stop()
+            self._world.at(fault.amount, self._start)
+
+    def _freeze(self, fault: Fault) -> None:
+        node = self._node(fault)
+        if node is not None:
+            node.freeze(fault.amount)
+
+    def _outage(self, fault: Fault) -> None:
+        self._network.outage_until = self._world.now + fault.amount
+
+    def _loss(self, fault: Fault) -> None:
+        self._network.loss = 0.1
+        self._world.at(fault.amount, lambda: setattr(self._network, "loss", 0.0))
+
+    def _slow(self, fault: Fault) -> None:
+        self._network.slowness = 50.0
+        self._world.at(fault.amount, lambda: setattr(self._network, "slowness", 1.0))
+
+    def _sick(self, fault: Fault) -> None:
+        self._shared.agents[self._agent(fault)].sick_until = self._world.now + fault.amount
+
+    def _churn(self, fault: Fault) -> None:
+        name = self._agent(fault, 3)
+        self._register(name, False)
+        self._world.at(fault.amount, lambda: self._register(name, True))
+
+    def _relimit(self, fault: Fault) -> None:
+        name = self._agent(fault)
+        old = self._shared.agents[name].limits
+        self._shared.agents[name].limits = Limits(
+            max(2, int(old.max_requests * fault.amount)), old.window_s, max(1, int(old.concurrency * fault.amount))
+        )
+        self._register(name, True)
+
+    def _truncate(self, fault: Fault) -> None:
+        broker, topic = self._shared.broker, full_name("tasks", self._prefix)
+        number = int(fault.victim * broker.counts[topic])
+        for record in broker.truncate((topic, number), int(fault.amount)):
+            sent = self._tasks.get(json.loads(record.value or b"{}").get("id"))
+            if sent is not None:
+                sent.lost = True
+
+    def _grow(self, fault: Fault) -> None:
+        broker, world = self._shared.broker, self._world
+        tasks = full_name("tasks", self._prefix)
+        before = broker.counts[tasks]
+        for topic, count in list(broker.counts.items()):
+            if count == before:
+                broker.grow(topic, int(count * fault.amount))
+        rng = world.rng("growth")
+        for _, node in sorted(self._shared.nodes.items()):
+            world.at(rng.random() * METADATA_S, lambda node=node: node.metadata.update(broker.counts))  # type: ignore[misc]
+        for _, group in sorted(broker.groups.items()):
+            world.at(rng.random() * METADATA_S, group.rebalance)

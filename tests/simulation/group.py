@@ -1,0 +1,106 @@
+"""The coordinator of one consumer group: eager rebalances, ranges, members dropped when their heartbeats stop.
+
+In: joins, heartbeats, leaves. Out: an assignment for each member of a generation. Static membership is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.simulation.world import World
+
+SWEEP_S = 0.5
+Assignment = list[tuple[str, int]]
+
+
+@dataclass(slots=True)
+class _Member:
+    topics: Sequence[str]
+    heard_at: float
+    join: Callable[[tuple[int, Assignment]], None] | None = None
+    """Answers its join request; None once it is answered."""
+
+
+class Group:
+    """`counts`: partitions by topic, live; times in seconds."""
+
+    def __init__(self, world: World, counts: Mapping[str, int], session_s: float, rebalance_s: float) -> None:
+        self.generation = 0
+        self.owners: dict[tuple[str, int], tuple[str, float]] = {}
+        """Who owns each partition, and since when."""
+        self._world = world
+        self._counts = counts
+        self._session_s = session_s
+        self._rebalance_s = rebalance_s
+        self._members: dict[str, _Member] = {}
+        self._preparing = False
+        self._round = 0
+        self._sweep()
+
+    def join(self, member: str, topics: Sequence[str], reply: Callable[[tuple[int, Assignment]], None]) -> None:
+        """Ask to be in the next generation; `reply` is called once it begins."""
+        self._members[member] = _Member(topics, self._world.now, reply)
+        self.rebalance()
+        self._complete()
+
+    def rebalance(self) -> None:
+        """Begin a round, unless one is under way."""
+        if not self._preparing:
+            self._preparing = True
+            self._round += 1
+            number = self._round
+            self._world.at(self._rebalance_s, lambda: self._give_up_waiting(number))
+
+    def heartbeat(self, member: str, generation: int) -> str:
+        """`ok`, `rebalance` or `unknown`."""
+        found = self._members.get(member)
+        if found is None:
+            return "unknown"
+        found.heard_at = self._world.now
+        return "ok" if not self._preparing and generation == self.generation else "rebalance"
+
+    def leave(self, member: str) -> None:
+        """Drop a member; the others share what it had."""
+        if self._members.pop(member, None) is not None and self._members:
+            self.rebalance()
+            self._complete()
+
+    def _give_up_waiting(self, number: int) -> None:
+        if self._preparing and number == self._round:
+            self._members = {name: member for name, member in self._members.items() if member.join is not None}
+            self._complete()
+
+    def _complete(self) -> None:
+        """Begin the generation once every member has asked for it."""
+        members = self._members
+        if not (self._preparing and members and all(member.join is not None for member in members.values())):
+            return
+        self._preparing = False
+        self.generation += 1
+        shares = self._ranges(sorted(members))
+        for name, share in shares.items():
+            for partition in share:
+                if self.owners.get(partition, ("", 0.0))[0] != name:
+                    self.owners[partition] = name, self._world.now
+        for name, member in members.items():
+            reply, member.join, member.heard_at = member.join, None, self._world.now
+            if reply is not None:
+                reply((self.generation, shares[name]))
+
+    def _ranges(self, names: Sequence[str]) -> dict[str, Assignment]:
+        shares: dict[str, Assignment] = {name: [] for name in names}
+        for topic in self._members[names[0]].topics:
+            count, start = self._counts[topic], 0
+            for place, name in enumerate(names):
+                size = count // len(names) + (place < count % len(names))
+                shares[name] += [(topic, number) for number in range(start, start + size)]
+                start += size
+        return shares
+
+    def _sweep(self) -> None:
+        now = self._world.now
+        for name, member in list(self._members.items()):
+            if member.join is None and now - member.heard_at > self._session_s:
+                self.leave(name)
+        self._world.at(SWEEP_S, self._sweep)

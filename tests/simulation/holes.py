@@ -1,0 +1,42 @@
+"""Holes the simulation has found, each with seeds that find it while it is open. A seed that found a bug stays.
+
+`python -m tests.simulation --holes` runs them all and says which are open; `--holes F7,F9` some. Taking a fix out must open its
+row again: run its row after that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """One hole. `oracles`: what it breaks in `profile`; each of `seeds` found it when the row was written."""
+
+    name: str
+    what: str
+    profile: str
+    oracles: frozenset[str]
+    seeds: tuple[int, ...]
+
+
+def _hole(name: str, what: str, profile: str, oracles: str, *seeds: int) -> Hole:
+    return Hole(name, what, profile, frozenset(oracles.split(",")), seeds)
+
+
+HOLES = (
+    _hole("F1", "a task by capability whose agent goes away while it is delayed ends without a result", "mix",
+          "lost task", 2, 10, 11),
+    _hole("F2", "equal tasks wait for a leader that waits itself; the flight is never forgotten", "quiet", "leftover", 5),
+    _hole("F4", "one id has two results when its agent comes or goes between two sends", "mix", "doubled task", 2, 3, 4, 12),
+    _hole("F5", "an id sent again after the idempotency window is not answered", "nightly", "lost task,lost plan", 1, 3, 5),
+    _hole("F7", "a worker that wakes from a freeze calls agents that are another's", "freeze", "owner,rate limit", 1, 4, 6),
+    _hole("F8", "a late EndTxn commits half of the next transaction", "late-commits", "lost task", 4, 5),
+    _hole("F9", "a clean move forgets calls that were cut off", "rolling", "rate limit", 1, 2, 7),
+    _hole("F11", "workers miss cancels on partitions that were added", "growth",
+          "unheard cancel of a task,unheard cancel of a plan", 1, 2, 3),
+    _hole("F16", "integers beyond 64 bits become floats and share answers", "big-numbers", "foreign answer", 1, 2),
+    _hole("D3", "a log that becomes shorter swallows as many new tasks as it lost", "short-logs", "lost task", 1, 3, 6),
+    _hole("N1", "a worker that stops while the group rebalances gives its partitions away before they are drained", "stops",
+          "concurrency", 1, 4, 5),
+)  # fmt: skip

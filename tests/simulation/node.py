@@ -1,0 +1,466 @@
+"""A worker in the simulated world: the product's engine, handlers, tables and guards over simulated consumers and agents.
+
+THE file that knows how the product is put together (its models: `streams.roles.dispatch` and `streams.roles.plans`), and what
+must be empty when there is nothing to do. In: a world, a broker, settings. Out: a node that can be frozen, stopped and killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
+from prometheus_client import CollectorRegistry
+
+from agents_io.errors import AgentError, CallTimeout
+from agents_io.rules.targets import AllowList
+from agents_io.transport import Answer, Call
+from agents_io.transports import Transports
+from schemas.messages import AgentRegistration
+from schemas.partitioning import home_partition
+from schemas.topics import INTAKE, PLAN_INTAKE, full_name
+from streams.agents.standings import Standings
+from streams.agents.table import AgentTable
+from streams.dispatch.balancer import Balancer
+from streams.dispatch.callers import CallerFactory
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.held_memory import HeldMemory
+from streams.engine import commit
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
+from streams.engine.follower import Follower
+from streams.engine.home import Home
+from streams.engine.log_check import LogCheck
+from streams.engine.watchdog import Watchdog
+from streams.metrics import DispatchMetrics, PlanMetrics
+from streams.plans.memory import anything_under_way
+from streams.plans.parts import PlanParts
+from streams.processors.dispatch import DispatchProcessor
+from streams.processors.plans import PlanHandler
+from streams.roles.control_table import ControlTable
+from streams.roles.fleet import Fleet
+from streams.rules.builtins import Builtins
+from streams.rules.plans.records import STATE, PlanRecorder
+from streams.rules.records import Output, Recorder
+from streams.settings import Settings
+from tests.simulation.agents import Arrival, SimAgent
+from tests.simulation.broker import Broker
+from tests.simulation.committer import SimCommitter, log_of
+from tests.simulation.consumer import SimConsumer, SimStateReader, read_again
+from tests.simulation.durability import Durability
+from tests.simulation.loop import NodeLoop
+from tests.simulation.network import Network
+from tests.simulation.world import World
+
+STALL_S, LOG_CHECK_S = 30.0, 5.0
+
+
+REPEATS_IN_PLACE = not hasattr(commit, "StrictProducer")
+"""Whether the product lets aiokafka repeat transactional requests whose answer is not known, in the same epoch."""
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What all nodes of a world share."""
+
+    world: World
+    network: Network
+    broker: Broker
+    settings: Settings
+    agents: dict[str, SimAgent]
+    repeats_in_place: bool = REPEATS_IN_PLACE
+    nodes: dict[str, Node] = field(default_factory=dict)
+    durability: dict[str, Durability] = field(default_factory=lambda: {"dispatch": Durability(), "plans": Durability()})
+    buried: list[Node] = field(default_factory=list)
+    """Dead nodes, kept: what the garbage collector would run of them belongs to nobody."""
+    strays: list[tuple[float, str, str, str]] = field(default_factory=list)
+    """Calls by a node while another owned the agent's partition: when, node, agent, owner."""
+    pauses: list[tuple[float, str, str, float]] = field(default_factory=list)
+    """Pauses an agent asked for, as the worker heard of them: when, node, agent, seconds."""
+    opened: list[tuple[float, str, str]] = field(default_factory=list)
+    """Circuits that opened: when, node, agent."""
+
+
+class SimTransport:
+    """Calls simulated agents."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+        """Every agent says that it is well."""
+        return True
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """One attempt. Raises `AgentError`."""
+        node, world = self._node, self._node.world
+        called = node.shared.agents[agent.id]
+        future: asyncio.Future[Answer | AgentError] = node.loop.create_future()
+        arrival = Arrival(0.0, world.now, node.name, call.task_id, call.idempotency_key, call.timeout_s)
+        node.check_owner(agent.id)
+        node.open_calls[id(arrival)] = called, arrival
+
+        def reply(outcome: Answer | AgentError) -> None:
+            world.at(node.network.latency(), lambda: node.deliver(future, outcome))
+
+        world.at(0.0005 + 0.002 * node.rng.random(), lambda: called.take(arrival, call, reply))
+        try:
+            async with asyncio.timeout(max(0.001, call.timeout_s)):
+                outcome = await future
+        except TimeoutError:
+            raise CallTimeout("no answer in time") from None
+        finally:
+            node.open_calls.pop(id(arrival), None)
+            if not future.done() or future.cancelled():
+                called.hung_up(arrival)
+        if isinstance(outcome, AgentError):
+            if outcome.retry_after_s is not None:
+                node.shared.pauses.append((world.now, node.name, agent.id, outcome.retry_after_s))
+            raise outcome
+        return outcome
+
+
+class _Agents(AgentTable):
+    """The table of agents, followed over the simulated broker."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__({}, node.prefix)
+        self._follower = _follower(node, "agents", self._apply)
+
+
+class _Controls(ControlTable):
+    """The table of controls, followed over the simulated broker."""
+
+    def __init__(self, node: Node, **listeners: Any) -> None:
+        super().__init__({}, node.prefix, **listeners)
+        self._follower = _follower(node, "controls", self._apply)
+
+
+def _follower(node: Node, topic: str, apply: Callable[[ConsumerRecord], None]) -> Follower:
+    return Follower({"node": node}, full_name(topic, node.prefix), apply, make_consumer=SimConsumer)
+
+
+async def _connect(config: EngineConfig) -> Any:
+    rebalance_s = config.session_timeout_s + 2 * config.drain_timeout_s + 5
+    return SimConsumer(
+        **config.options, group_id=config.group, session_s=config.session_timeout_s, rebalance_s=rebalance_s
+    )
+
+
+class Node:
+    """One worker. `skew_ms`: how far its wall clock is ahead of the true one."""
+
+    def __init__(self, shared: Surroundings, name: str, skew_ms: int = 0) -> None:
+        self.shared, self.name = shared, name
+        self.world, self.network, self.broker = shared.world, shared.network, shared.broker
+        self.prefix = shared.settings.topic_prefix
+        self.app = shared.settings.app_id
+        self.rng = self.world.rng(name)
+        self.frozen_until = 0.0
+        self.alive = True
+        self.stopping = self.stopped = False
+        self.metadata = dict(self.broker.counts)
+        self.partition_counts = dict(self.broker.counts)
+        self.open_calls: dict[int, tuple[SimAgent, Arrival]] = {}
+        self.engines: dict[str, Engine] = {}
+        self._skew_ms = skew_ms
+        self._emitted_at = 0.0
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.loop = NodeLoop(lambda: self.world.now, 500.0 + 1000 * self.rng.random(), self._complain)
+        self.due, self.step = self.loop.due, self.loop.step
+        self.loop.call_soon(lambda: self._spawn(self._main()))
+        shared.nodes[name] = self.world.stepped[name] = self
+
+    # What the world does to it
+
+    def freeze(self, seconds: float) -> None:
+        """Stop it, as SIGSTOP does; its clocks go on."""
+        self.frozen_until = self.world.now + seconds
+
+    def kill(self) -> None:
+        """End it at once; its connections are closed by its operating system."""
+        self.alive = False
+        if not self.stopped:
+            for durability in self.shared.durability.values():
+                durability.killed(self.name, self.world.now)
+        del self.shared.nodes[self.name], self.world.stepped[self.name]
+        self.shared.buried.append(self)
+        for task in asyncio.all_tasks(self.loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        for agent, arrival in self.open_calls.values():
+            agent.hung_up(arrival)
+
+    def stop(self) -> None:
+        """End it as SIGTERM does: it drains, commits and leaves, and is gone then."""
+        if not self.stopping:
+            self.stopping = True
+            self.loop.call_soon(lambda: self._spawn(self._leave()))
+
+    async def _leave(self) -> None:
+        await asyncio.gather(*(engine.stop() for engine in self.engines.values()))
+        self.stopped = True
+        self.world.at(0.0, self._end)
+
+    def _end(self) -> None:
+        if self.alive:
+            self.kill()
+
+    def deliver(self, future: asyncio.Future[Any], outcome: Any) -> None:
+        """Resolve a future on this node's loop."""
+        if self.alive:
+            self.loop.call_soon(_resolve, future, outcome)
+
+    def _complain(self, context: dict[str, Any]) -> None:
+        self.world.errors.append(
+            f"{self.world.now:.3f} {self.name}: {context.get('message')} {context.get('exception')!r}"
+        )
+
+    def _spawn(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._report)
+
+    def _report(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.world.errors.append(f"{self.world.now:.3f} {self.name}: {error!r} in {task.get_coro()}")
+
+    # What the product is given
+
+    def wall_ms(self) -> int:
+        """This node's wall clock."""
+        return self.world.wall_ms + self._skew_ms
+
+    def emit(self, output: Output) -> None:
+        """Write outside of transactions: best effort, in order."""
+        log_id = log_of(output, self.prefix, self.metadata)
+        if log_id is None:
+            return
+        if output.topic == "events" and output.value is not None and b'"circuit:open"' in output.value:
+            self.shared.opened.append((self.world.now, self.name, orjson.loads(output.value)["data"]["agentId"]))
+        row = output.key, output.value, tuple(output.headers)
+        self._emitted_at = max(self._emitted_at, self.world.now + self.network.latency())
+        self.world.at(
+            self._emitted_at - self.world.now,
+            lambda: None if self.network.is_out else self.broker.append(log_id, [row]),
+        )
+
+    def partition_count(self, topic: str) -> int:
+        """Partitions of a topic, as this node knows them."""
+        return self.metadata[full_name(topic, self.prefix)]
+
+    def check_owner(self, agent_id: str) -> None:
+        """Note a call that is made while another node owns the agent's partition."""
+        group = self.broker.groups.get(f"{self.app}-dispatch")
+        tasks = full_name("tasks", self.prefix)
+        number = home_partition(agent_id, self.broker.counts[tasks])
+        owner, since = ("", 0.0) if group is None else group.owners.get((tasks, number), ("", 0.0))
+        if owner and not owner.startswith(f"{self.name}/") and self.world.now - since > 1.0:
+            self.shared.strays.append((self.world.now, self.name, agent_id, owner.split("/")[0]))
+
+    # The worker
+
+    async def _main(self) -> None:
+        self.agents = _Agents(self)
+        await self._patiently(self.agents.start)
+        await self._patiently(lambda: self._dispatch(CollectorRegistry()))
+        await self._patiently(lambda: self._plans(CollectorRegistry()))
+        for role, engine in self.engines.items():
+            self._spawn(self._watch(role, engine))
+            self._spawn(Watchdog(engine, STALL_S).run())
+            self._spawn(LogCheck(engine, LOG_CHECK_S).run())
+
+    async def _patiently(self, start: Callable[[], Any]) -> None:
+        """A worker that cannot start is started again by its supervisor."""
+        while True:
+            try:
+                await start()
+            except (KafkaError, TimeoutError):
+                await asyncio.sleep(1.0)
+            else:
+                return
+
+    async def _watch(self, role: str, engine: Engine) -> None:
+        try:
+            await engine.failed()
+        except Exception as error:
+            self.world.errors.append(f"{self.world.now:.3f} the engine {role} of {self.name} gave up: {error!r}")
+
+    async def _dispatch(self, registry: CollectorRegistry) -> None:
+        settings = self.shared.settings
+        group = f"{self.app}-dispatch"
+        standings = Standings()
+        controls = _Controls(self, on_cancel=self._cancel_task, on_clear=self._clear)
+        transports = Transports({"http": SimTransport(self)})
+        context = DispatchContext(
+            settings=settings,
+            agents=self.agents,
+            callers=CallerFactory(settings, transports, self.rng, may_begin=lambda: engine.is_current()),
+            memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
+            recorder=Recorder(self.app, "dispatch", self.prefix, group),
+            emit=self.emit,
+            metrics=DispatchMetrics(registry),
+            wall_ms=self.wall_ms,
+            cancelled=controls.cancelled,
+            partition_count=lambda: self.partition_count("dispatch"),
+            builtin=Builtins(allowed=AllowList([]), functions=(), patterns=False, limits={}).agent,
+            cleared=controls.cleared,
+            balancer=Balancer(self.agents, standings, settings, self.wall_ms),
+            circuit_changed=lambda agent_id, caller: fleet.keeper.tell(agent_id, caller),
+            read_again=self._read_again,
+        )
+        engine = self._engine(
+            "dispatch", INTAKE, "state", 10_000_000,
+            lambda home, kept: DispatchProcessor(home, context, kept),
+        )  # fmt: skip
+        fleet = Fleet(context, standings, transports, engine, self.rng)
+        await _follower(self, "standings", standings.apply).start()
+        await controls.start()
+        await engine.start()
+        self.engines["dispatch"] = engine
+
+        def agent_changed(agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
+            fleet.agent_changed(agent_id, agent)
+            home = engine.homes.get(home_partition(agent_id, self.partition_count("dispatch")))
+            if home is not None and isinstance(home.handler, DispatchProcessor):
+                home.handler.agent_changed(agent_id, agent)
+
+        self.agents.on_change(agent_changed)
+        fleet.start()
+
+    async def _read_again(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
+        """The records of these offsets, read committed, as the worker's reader finds them."""
+        return await read_again(self, full_name(source, self.prefix), number, offsets)
+
+    async def _plans(self, registry: CollectorRegistry) -> None:
+        settings = self.shared.settings
+        group = f"{self.app}-plans"
+        controls = _Controls(self, on_cancel=self._cancel_step, on_plan=self._cancel_plan)
+        parts = PlanParts(
+            settings=settings,
+            recorder=PlanRecorder(self.app, self.prefix, group),
+            emit=self.emit,
+            metrics=PlanMetrics(registry),
+            wall_ms=self.wall_ms,
+            cancelled=controls.plan_cancelled,
+            task_cancelled=controls.cancelled,
+            partition_count=lambda: self.partition_count("plans"),
+            templates={},
+            max_plan_bytes=1 << 20,
+        )
+        engine = self._engine(
+            "plans", PLAN_INTAKE, STATE, 1_000_000, lambda home, kept: PlanHandler(home, parts, kept),
+            from_end=lambda kept: () if anything_under_way(kept, self.app) else ("results",),
+        )  # fmt: skip
+        await controls.start()
+        await engine.start()
+        self.engines["plans"] = engine
+
+    def _engine(
+        self, role: str, sources: Any, state: str, max_in_flight: int, make_handler: Any, **more: Any
+    ) -> Engine:
+        settings = self.shared.settings
+        group = f"{self.app}-{role}"
+        config = EngineConfig(
+            options={"node": self},
+            prefix=self.prefix,
+            group=group,
+            sources=sources,
+            instance_id=None,
+            session_timeout_s=settings.session_timeout / 1000,
+            max_in_flight=max_in_flight,
+            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
+            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
+            commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
+            state=state,
+            exact_ends=True,
+            **more,
+        )
+        return Engine(
+            config,
+            lambda number, _consumer: SimCommitter(
+                self, group, number, self.shared.repeats_in_place, self.shared.durability[role]
+            ),
+            make_handler,
+            on_assigned=lambda: self.partition_counts.update(self.metadata),
+            connect=_connect,
+            make_reader=SimStateReader,
+            wall_ms=self.wall_ms,
+        )
+
+    def homes(self, role: str) -> Iterator[Home]:
+        """The open partitions of a role."""
+        if role in self.engines:
+            yield from list(self.engines[role].homes.values())
+
+    def _dispatchers(self) -> Iterator[DispatchProcessor]:
+        for home in self.homes("dispatch"):
+            if isinstance(home.handler, DispatchProcessor):
+                yield home.handler
+
+    def _planners(self) -> Iterator[PlanHandler]:
+        for home in self.homes("plans"):
+            if isinstance(home.handler, PlanHandler):
+                yield home.handler
+
+    def _cancel_task(self, task_id: str) -> None:
+        for handler in self._dispatchers():
+            handler.cancel(task_id)
+
+    def _clear(self, agent_id: str | None) -> None:
+        for handler in self._dispatchers():
+            handler.clear_cache(agent_id)
+
+    def _cancel_step(self, task_id: str) -> None:
+        for handler in self._planners():
+            handler.cancel_task(task_id)
+
+    def _cancel_plan(self, plan_id: str) -> None:
+        for handler in self._planners():
+            handler.cancel(plan_id)
+
+    # What must be empty when there is nothing to do
+
+    def leftovers(self) -> Iterator[str]:
+        """What this node still holds, a line each."""
+        for role, engine in self.engines.items():
+            for number, home in engine.homes.items():
+                for source, ledger in home.ledgers.items():
+                    end = self.broker.logs[full_name(source, self.prefix), number].end
+                    if ledger.in_flight or ledger.head != end:
+                        yield f"ledger {role} {source}/{number}: {ledger.in_flight} in flight, at {ledger.head} of {end}"
+        for handler in self._dispatchers():
+            yield from (f"{what} in dispatch: {count}" for what, count in _held(handler).items() if count)
+        for planner in self._planners():
+            shelf = planner._shelf
+            if shelf.active or shelf.by_key:
+                yield f"active plans: {sorted(shelf.active)}"
+
+
+def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:
+    if not future.done():
+        future.set_result(outcome)
+
+
+def _held(processor: DispatchProcessor) -> dict[str, int]:
+    tasks, flights, backlogs = processor._tasks, processor._flights, processor._backlogs
+    callers = processor.callers.values()
+    return {
+        "tasks": len(tasks),
+        "claims": len(tasks._claims),
+        "tasks being relocated": len(tasks._relocating),
+        "tasks by id": len(tasks._by_task),
+        "flights": len(flights._flights),
+        "tasks waiting for an equal one": len(flights),
+        "tasks left on their topic": len(backlogs),
+        "tasks waiting for an agent": len(processor._unassigned),
+        "records to relocate": len(processor._to_relocate),
+        "queued tasks": sum(caller.queue.waiting for caller in callers),
+        "calls under way": sum(max(caller.queue.in_flight, caller.running) for caller in callers),
+    }

@@ -1,0 +1,89 @@
+"""What a run is made of, as values: the command line's options, and named profiles that look for one kind of hole each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from streams.settings import Settings
+
+MIX = "kill,kill,kill,freeze,stop,outage,loss,slow,sick,sick,churn,relimit"
+Time = Literal["task", "attempt"]
+
+
+def product_time() -> Time:
+    """What `metadata.timeout` bounds in the product as it is: the whole task, or (contracts 2a) one attempt."""
+    return "attempt" if "max_wait" in type(Settings().dispatch).model_fields else "task"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Times in seconds, shares of 1."""
+
+    seconds: float = 40.0
+    """How long there is traffic, and faults."""
+    faults: tuple[str, ...] = tuple(MIX.split(","))
+    every: float = 2.0
+    """Mean time between faults."""
+    time: Time = "task"
+    workers: int = 3
+    rate: float | None = None
+    """Mean tasks a second; None: the seed decides."""
+    duplicates: float = 0.05
+    late_duplicates: bool = False
+    """Ids are also sent again after the idempotency window, and must be answered again."""
+    cancels: float = 0.02
+    plans: float = 0.05
+    questions: int = 50
+    """How many different payloads there are."""
+    big_numbers: bool = False
+    """Payloads hold integers that a double cannot."""
+    late_requests: bool = False
+    """Transactional requests that seem lost arrive later."""
+    in_place: bool = False
+    """They are sent again in the same epoch, whatever the product does."""
+    grow: bool = False
+    """Partitions are added in the middle."""
+    truncate: bool = False
+    """Logs lose their newest records."""
+    skew: float = 0.0
+    """Standard deviation of the workers' wall clocks, ms."""
+    agent_s: float | None = None
+    """Mean time of an answer; None: the seed decides for each agent."""
+    agent_limits: tuple[int, float, int] | None = None
+    """Requests, window, concurrency of every agent; None: the seed decides."""
+    cached: bool = True
+    settings: tuple[tuple[str, object], ...] = ()
+    """Dotted settings that hold whatever the seed says."""
+
+
+PROFILES: dict[str, Options] = {
+    "mix": Options(),
+    "late-commits": Options(late_requests=True, faults=("loss",), every=3.0),
+    "growth": Options(
+        seconds=70.0, grow=True, faults=(), duplicates=0.0, cancels=0.3, plans=0.3, rate=10.0, agent_s=1.0,
+        agent_limits=(20, 10.0, 1),
+    ),
+    "skewed-clocks": Options(skew=500.0),
+    "freeze": Options(faults=("freeze",), every=6.0, duplicates=0.0),
+    "rolling": Options(
+        faults=("stop",), every=5.0, duplicates=0.0, cancels=0.0, agent_s=0.5, agent_limits=(20, 10.0, 10),
+        settings=(("dispatch.drain_timeout", 100), ("dispatch.stop_timeout", 100)),
+    ),
+    "short-logs": Options(truncate=True, faults=(), duplicates=0.0, plans=0.0),
+    "big-numbers": Options(big_numbers=True, faults=(), questions=20, seconds=15.0),
+    "nightly": Options(
+        late_duplicates=True, faults=("kill", "stop"), every=15.0, rate=2.0, plans=0.3, cancels=0.0, duplicates=0.2,
+        settings=(("dispatch.idempotency_window", 20_000),),
+    ),
+    "stops": Options(
+        faults=("stop",), every=1.5, duplicates=0.0, agent_s=0.5, agent_limits=(1000, 10.0, 3),
+        settings=(("dispatch.drain_timeout", 1000), ("dispatch.stop_timeout", 2000)),
+    ),
+    "quiet": Options(faults=()),
+}  # fmt: skip
+
+
+def profile(name: str, **changes: object) -> Options:
+    """A profile with some options changed. Raises `KeyError`."""
+    return replace(PROFILES[name], **changes)  # type: ignore[arg-type]

@@ -1,0 +1,13 @@
+"""What must hold, whatever happened. Each oracle is a function of a run that has come to rest and yields what it found broken."""
+
+from __future__ import annotations
+
+from tests.simulation.oracles import agents, answers, rest
+from tests.simulation.scenario import Scenario, Violation
+
+ORACLES = (*answers.ORACLES, *agents.ORACLES, *rest.ORACLES)
+
+
+def judge(scenario: Scenario) -> list[Violation]:
+    """Everything that is broken."""
+    return [violation for oracle in ORACLES for violation in oracle(scenario)]

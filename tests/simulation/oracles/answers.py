@@ -1,0 +1,122 @@
+"""Oracles about what users read: results of tasks and plans, their number, content and time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tests.simulation.faults import MOVES
+from tests.simulation.scenario import Scenario, Violation
+from tests.simulation.traffic import Sent
+
+QUIET_SLACK_S = 5.0
+FAULTY_SLACK_S = 60.0
+"""Within this an answer must be there after its time, with faults: a partition may be without an owner for half a minute."""
+CANCEL_S = 8.0
+FAULTY_CANCEL_S = 30.0
+GROWTH_S = 30.0
+"""How soon added partitions of `controls` are read."""
+WAITING_CODES = frozenset({"rate_limited", "circuit_open", "expired"})
+
+
+def _name(row: dict[str, Any]) -> str:
+    return str((row.get("error") or {}).get("code", row["status"]))
+
+
+def _expected(scenario: Scenario, sent: Sent) -> int:
+    """How often it must be answered: ids sent again once they must be forgotten are new ones."""
+    return len(sent.sent_at) if scenario.options.late_duplicates else 1
+
+
+def one_result(scenario: Scenario) -> Iterator[Violation]:
+    """Exactly one result for each task id."""
+    for name, sent in scenario.traffic.tasks.items():
+        rows = scenario.results.get(name, [])
+        expected = _expected(scenario, sent)
+        if len(rows) == expected or (sent.lost and len(rows) <= expected):
+            continue
+        codes = [(round(at, 2), _name(row), row.get("agentId")) for at, row in rows]
+        wanted = {key: sent.body[key] for key in ("target", "capabilities") if key in sent.body}
+        detail = f"{len(rows)} results of {expected} {codes}; {wanted}; sent at {[round(at, 2) for at in sent.sent_at]}"
+        yield Violation("lost task" if len(rows) < expected else "doubled task", name, detail)
+
+
+def one_plan_result(scenario: Scenario) -> Iterator[Violation]:
+    """Exactly one result for each plan id, at most one for each of its steps."""
+    for name, sent in scenario.traffic.plans.items():
+        rows, expected = scenario.plan_results.get(name, []), _expected(scenario, sent)
+        if len(rows) != expected:
+            which = "lost plan" if len(rows) < expected else "doubled plan"
+            yield Violation(which, name, f"{len(rows)} results of {expected}: {[row['status'] for _, row in rows]}")
+        for place in range(len(sent.body["tasks"])):
+            step = f"{name}#{place}"
+            if len(scenario.results.get(step, [])) > expected:
+                yield Violation("doubled step", step, str([_name(row) for _, row in scenario.results[step]]))
+
+
+def own_answer(scenario: Scenario) -> Iterator[Violation]:
+    """An answer, cached or not, is an answer to this input, by an agent that may answer it."""
+    for name, rows in scenario.results.items():
+        plan, _, place = name.partition("#")
+        sent = scenario.traffic.tasks.get(name)
+        asked = f"{plan}/{place}" if sent is None else sent.asked
+        for _, row in rows:
+            if row["status"] != "success":
+                continue
+            value = row["result"]
+            if value["asked"] != asked:
+                yield Violation("foreign answer", name, f"asked {asked}, was answered {value['asked']}")
+            if sent is None:
+                continue
+            target = sent.body.get("target", row["agentId"])
+            if not value["agent"] == row["agentId"] == target:
+                yield Violation("foreign agent", name, f"for {target}, by {row['agentId']}, answered {value['agent']}")
+            if row["cached"] and sent.body["metadata"].get("cache") is False:
+                yield Violation("unwanted cache", name, "cache: false, but a cached answer")
+
+
+def deadlines(scenario: Scenario) -> Iterator[Violation]:
+    """Who gave a deadline has a result by then; nobody else's task ends for having waited (contracts 2a)."""
+    if scenario.options.time == "task" or scenario.options.skew:
+        return
+    slack_s = FAULTY_SLACK_S if {fault.kind for fault in scenario.faults} & MOVES else QUIET_SLACK_S
+    for name, sent in scenario.traffic.tasks.items():
+        for at, row in scenario.results.get(name, [])[:1]:
+            code = _name(row)
+            if sent.deadline is not None and at > sent.deadline + slack_s:
+                yield Violation("late result", name, f"deadline {sent.deadline:.2f}, result at {at:.2f}: {code}")
+            if sent.deadline is None and code in WAITING_CODES and not _refused_by_agent(scenario, name):
+                yield Violation("failed for waiting", name, f"{code} without a deadline: {row['error']['message']}")
+
+
+def _refused_by_agent(scenario: Scenario, name: str) -> bool:
+    """Whether an agent itself answered 429 to the last call of a task."""
+    return any(
+        arrival.retry_after
+        for agent in scenario.shared.agents.values()
+        for arrival in agent.arrivals
+        if arrival.task_id == name
+    )
+
+
+def cancels(scenario: Scenario) -> Iterator[Violation]:
+    """A wish to cancel is heard: what goes on long after it was not cut off."""
+    within_s = FAULTY_CANCEL_S if {fault.kind for fault in scenario.faults} & MOVES else CANCEL_S
+    for what, sent_ones, found in (
+        ("task", scenario.traffic.tasks, scenario.results),
+        ("plan", scenario.traffic.plans, scenario.plan_results),
+    ):
+        for name, sent in sent_ones.items():
+            for at, row in found.get(name, [])[:1]:
+                if sent.cancelled_at is None or row["status"] == "cancelled":
+                    continue
+                heard_at = sent.cancelled_at
+                if scenario.grown_at is not None:
+                    heard_at = max(heard_at, scenario.grown_at + GROWTH_S)
+                if at <= heard_at + within_s:
+                    continue
+                detail = f"cancelled at {sent.cancelled_at:.2f}, ended as {_name(row)} at {at:.2f}"
+                yield Violation(f"unheard cancel of a {what}", name, detail)
+
+
+ORACLES = (one_result, one_plan_result, own_answer, deadlines, cancels)

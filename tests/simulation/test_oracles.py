@@ -1,0 +1,152 @@
+"""Every oracle can fail: a sound run is doctored, and the oracle says so."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.simulation.agents import Arrival
+from tests.simulation.cli import silence
+from tests.simulation.options import profile
+from tests.simulation.oracles import judge
+from tests.simulation.scenario import PREFIX, Scenario
+from tests.simulation.traffic import Sent
+
+
+def _answered(one: Scenario) -> Iterator[str]:
+    """Tasks with an answer that no cache gave."""
+    for name, rows in one.results.items():
+        if name in one.traffic.tasks and rows[0][1]["status"] == "success" and not rows[0][1]["cached"]:
+            yield name
+
+
+def _calls(one: Scenario) -> list[Arrival]:
+    return max((agent.arrivals for agent in one.shared.agents.values()), key=len)
+
+
+def _called(one: Scenario) -> str:
+    return max(one.shared.agents.values(), key=lambda agent: len(agent.arrivals)).name
+
+
+def _twice(one: Scenario) -> None:
+    rows = one.results[next(_answered(one))]
+    rows.append(rows[0])
+
+
+def _forgotten(one: Scenario) -> None:
+    one.traffic.tasks["ghost"] = Sent(one.traffic.tasks["t0"].body, [1.0])
+    one.traffic.plans["ghost"] = Sent({"id": "ghost", "tasks": []}, [1.0])
+
+
+def _other_question(one: Scenario) -> None:
+    one.traffic.tasks[next(_answered(one))].body["payload"]["q"] = -1
+
+
+def _other_agent(one: Scenario) -> None:
+    one.traffic.tasks[next(_answered(one))].body["target"] = "somebody"
+
+
+def _late(one: Scenario) -> None:
+    for name in _answered(one):
+        one.traffic.tasks[name].expires_s = -100.0
+
+
+def _out_of_patience(one: Scenario) -> None:
+    for rows in one.results.values():
+        rows[0][1].update(status="failure", error={"code": "rate_limited", "message": "no turn"})
+
+
+def _cancelled(one: Scenario) -> None:
+    one.traffic.tasks[next(_answered(one))].cancelled_at = -100.0
+
+
+def _more_calls(one: Scenario) -> None:
+    calls = _calls(one)
+    calls += [replace(calls[-1]) for _ in range(2000)]
+
+
+def _hurry(one: Scenario) -> None:
+    call = _calls(one)[5]
+    one.shared.pauses.append((call.begun_at - 1.0, call.node, _called(one), 2.0))
+    one.shared.opened.append((call.begun_at - 1.0, call.node, _called(one)))
+
+
+def _stray(one: Scenario) -> None:
+    one.shared.strays.append((1.0, "w1", "ag0", "w2"))
+
+
+def _unread(one: Scenario) -> None:
+    one.broker.append((f"{PREFIX}tasks", 0), [(None, b"{}", ())])
+
+
+def _closed(one: Scenario) -> None:
+    for node in one.shared.nodes.values():
+        node.engines["dispatch"].homes.pop(0, None)
+
+
+def _raised(one: Scenario) -> None:
+    one.world.errors.append("1.0 w1: boom")
+
+
+CASES: list[tuple[Callable[[Scenario], None], set[str]]] = [
+    (_twice, {"doubled task"}),
+    (_forgotten, {"lost task", "lost plan"}),
+    (_other_question, {"foreign answer"}),
+    (_other_agent, {"foreign agent"}),
+    (_late, {"late result", "call after deadline"}),
+    (_out_of_patience, {"failed for waiting"}),
+    (_cancelled, {"unheard cancel of a task"}),
+    (_more_calls, {"rate limit", "concurrency", "attempts"}),
+    (_hurry, {"retry-after", "open circuit"}),
+    (_stray, {"owner"}),
+    (_unread, {"leftover"}),
+    (_closed, {"owners"}),
+    (_raised, {"error"}),
+]
+
+
+def _judge_all(sender: Any) -> None:
+    """In a process of its own: one world, forked for each case; the first finding is that of the sound run."""
+    silence()
+    one = Scenario(2, profile("quiet", seconds=6.0, time="attempt", cancels=0.0, duplicates=0.0))
+    one.run()
+    context = multiprocessing.get_context("fork")
+    for place in range(-1, len(CASES)):
+        child = context.Process(target=_judge, args=(sender, one, place))
+        child.start()
+        child.join()
+    os._exit(0)
+
+
+def _judge(sender: Any, one: Scenario, place: int) -> None:
+    if place >= 0:
+        CASES[place][0](one)
+    sender.send({violation.oracle for violation in judge(one)})
+    os._exit(0)
+
+
+@pytest.fixture(scope="module")
+def findings() -> list[set[str]]:
+    """What was found of the sound run, then of each case."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_judge_all, args=(sender,))
+    child.start()
+    sender.close()
+    found: list[set[str]] = []
+    while len(found) <= len(CASES):
+        assert receiver.poll(100)
+        found.append(receiver.recv())
+    child.join(5)
+    return found
+
+
+@pytest.mark.parametrize("place", range(len(CASES)), ids=[case.__name__.lstrip("_") for case, _ in CASES])
+def test_an_oracle_sees_it(findings: list[set[str]], place: int) -> None:
+    """What the sound run does not show."""
+    assert CASES[place][1] <= findings[place + 1] - findings[0]

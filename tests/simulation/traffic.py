@@ -1,0 +1,167 @@
+"""The users: tasks and plans, ids sent again, wishes to cancel. What they sent is what the oracles ask for.
+
+In: options and a seed. Out: records on `tasks`, `plans`, `controls`; and of each, when it was sent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.partitioning import partition_for
+from schemas.topics import full_name
+from tests.simulation.broker import Broker
+from tests.simulation.options import Options
+from tests.simulation.world import World
+
+BEGIN_S = 2.0
+BIG = 2**64
+STRATEGIES = ("all", "race", "allSettled", "sequential", "dag")
+
+
+@dataclass(slots=True)
+class Sent:
+    """A task or plan. Times are simulated seconds; `expires_s`: how long after it was sent the whole task must have ended."""
+
+    body: dict[str, Any]
+    sent_at: list[float] = field(default_factory=list)
+    cancelled_at: float | None = None
+    expires_s: float | None = None
+    lost: bool = False
+    """A log lost a record of it: it need not be answered."""
+
+    @property
+    def deadline(self) -> float | None:
+        """When it must have ended; of an id sent again any of its records may be the one that is answered."""
+        return None if self.expires_s is None else max(self.sent_at) + self.expires_s
+
+    @property
+    def asked(self) -> str:
+        """What an agent was asked, as it repeats it."""
+        return str(self.body["payload"]["q"])
+
+
+class Traffic:
+    """`window_s`: how long an id is remembered, seconds."""
+
+    def __init__(self, world: World, broker: Broker, options: Options, prefix: str, window_s: float) -> None:
+        self.tasks: dict[str, Sent] = {}
+        self.plans: dict[str, Sent] = {}
+        self._world, self._broker, self._options, self._prefix = world, broker, options, prefix
+        self._window_s = window_s
+        self._rng = world.rng("traffic")
+        self._rate = options.rate or self._rng.choice((10.0, 40.0, 120.0))
+
+    def begin(self) -> None:
+        """Send for as long as the options say."""
+        self._world.at(BEGIN_S, self._burst)
+
+    def _burst(self) -> None:
+        if self._world.now > self._options.seconds:
+            return
+        for _ in range(self._rng.randrange(1, 4)):
+            self._task()
+        if self._rng.random() < self._options.plans:
+            self._plan()
+        self._world.at(self._rng.expovariate(self._rate / 2), self._burst)
+
+    def _task(self) -> None:
+        rng, options = self._rng, self._options
+        name = f"t{len(self.tasks)}"
+        number = rng.randrange(options.questions)
+        metadata: dict[str, Any] = {"timeout": rng.choice((3000, 10_000, 30_000)), "retries": rng.choice((0, 1, 2))}
+        body: dict[str, Any] = {
+            "id": name,
+            "type": "agent",
+            "payload": {"q": BIG + number if options.big_numbers else number},
+            "metadata": metadata,
+        }
+        kind = rng.random()
+        if kind < 0.6:
+            body["target"] = f"ag{rng.randrange(5)}"
+        elif kind < 0.8:
+            body["capabilities"] = ["sum"]
+        elif kind < 0.95:
+            body["capabilities"] = ["fly"]
+        elif kind < 0.97:
+            body["target"] = "nobody"
+        else:
+            body["capabilities"] = ["none"]
+        if rng.random() < 0.3 or not options.cached:
+            metadata["cache"] = False
+        if rng.random() < 0.1:
+            metadata["priority"] = 5
+        sent = self.tasks[name] = Sent(body)
+        hopeless = body.get("target") == "nobody" or body.get("capabilities") == ["none"]
+        if options.time == "attempt" and (rng.random() < 0.8 or hopeless):  # else it waits for its agent for a day
+            metadata["expiresIn"] = rng.choice((2000, 10_000, 30_000))
+            sent.expires_s = metadata["expiresIn"] / 1000
+        self._produce(name, rng.randrange(self._partitions) if rng.random() < 0.3 else None)
+        if rng.random() < options.duplicates:
+            self._again(sent, lambda: self._produce(name, rng.randrange(self._partitions)))
+        if rng.random() < options.cancels:
+            self._world.at(rng.random() * 3, lambda: self._cancel(sent, taskId=name))
+
+    def _again(self, sent: Sent, send: Any) -> None:
+        """Send an id again: soon, or (`late_duplicates`) also once it must be forgotten."""
+        if not self._options.late_duplicates:
+            self._world.at(self._rng.random() * 20, send)
+            return
+        for night in (1, 2):
+            self._world.at(night * 2.5 * self._window_s, send)
+
+    @property
+    def _partitions(self) -> int:
+        return self._broker.counts[full_name("tasks", self._prefix)]
+
+    def _produce(self, name: str, number: int | None) -> None:
+        sent = self.tasks[name]
+        key = (sent.body.get("target") or name).encode()
+        number = partition_for(key, self._partitions) if number is None else number
+        self._write("tasks", number, key, sent)
+
+    def _write(self, topic: str, number: int, key: bytes, sent: Sent) -> None:
+        sent.sent_at.append(self._world.now)
+        self._broker.append((full_name(topic, self._prefix), number), [(key, json.dumps(sent.body).encode(), ())])
+
+    def _plan(self) -> None:
+        rng = self._rng
+        name, size = f"plan{len(self.plans)}", rng.randrange(1, 5)
+        steps: list[dict[str, Any]] = [
+            {
+                "id": f"s{place}",
+                "type": "agent",
+                "target": f"ag{rng.randrange(5)}",
+                "payload": {"q": f"{name}/{place}"},
+                "metadata": {"timeout": 10_000, "cache": False},
+            }
+            for place in range(size)
+        ]
+        body: dict[str, Any] = {"id": name, "tasks": steps, "timeout": 20_000}
+        kind = rng.choice(STRATEGIES)
+        if kind == "sequential":
+            body |= {"kind": "sequential", "continueOnError": True}
+        elif kind == "dag":
+            body["kind"] = "dag"
+            for place in range(1, size):
+                steps[place]["metadata"]["dependencies"] = [f"s{rng.randrange(place)}"]
+        else:
+            body["strategy"] = kind
+        sent = self.plans[name] = Sent(body)
+
+        def send() -> None:
+            self._write("plans", rng.randrange(self._partitions), name.encode(), sent)
+
+        send()
+        if rng.random() < 2 * self._options.duplicates:
+            self._again(sent, send)
+        if rng.random() < 5 * self._options.cancels:
+            self._world.at(rng.random() * 3, lambda: self._cancel(sent, planId=name))
+
+    def _cancel(self, sent: Sent, **what: str) -> None:
+        sent.cancelled_at = self._world.now
+        topic, (name,) = full_name("controls", self._prefix), what.values()
+        number = partition_for(name.encode(), self._broker.counts[topic])
+        body = json.dumps({"type": "cancel", **what}).encode()
+        self._broker.append((topic, number), [(name.encode(), body, ())])

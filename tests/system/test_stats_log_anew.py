@@ -1,0 +1,97 @@
+"""`data-points` made anew, while statistics run or are stopped: every point of both logs is counted, once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from streams.roles.stats import StatsKeeper
+from streams.settings import Settings
+from tests.conftest import SettingsFor
+from tests.support.kafka import KafkaCluster
+from tests.support.points import compare, fleet, produce, read_all, until
+from tests.support.rig import apply_topics
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
+PARTITIONS = 2
+
+
+def made_anew(bootstrap: str, topic: str) -> None:
+    """The topic of that name without a record in it."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    partitions = len(admin.list_topics(topic, timeout=30).topics[topic].partitions)
+    for future in admin.delete_topics([topic]).values():
+        future.result(30)
+    deadline = time.monotonic() + 30
+    while True:
+        (future,) = admin.create_topics([NewTopic(topic, partitions, 1)]).values()
+        try:
+            future.result(30)
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+async def started(settings: Settings) -> StatsKeeper:
+    """Statistics that are ready."""
+    keeper = StatsKeeper(settings, idempotent=True)
+    await keeper.start()
+    async with asyncio.timeout(90):
+        await keeper.wait_ready()
+    return keeper
+
+
+async def differences(bootstrap: str, prefix: str, points: list[dict[str, Any]]) -> list[str]:
+    """Of what was published from a recount."""
+    return compare([orjson.loads(record.value) for record in await read_all(bootstrap, f"{prefix}aggregates")], points)
+
+
+@pytest.mark.parametrize(
+    ("running", "count"),
+    [(True, 200), (False, 200), (False, 1500)],
+    ids=["shorter, while they run", "shorter, while they are stopped", "longer, while they are stopped"],
+)
+async def test_points_of_a_topic_made_anew_are_counted(
+    kafka: KafkaCluster, prefix: str, settings_for: SettingsFor, running: bool, count: int
+) -> None:
+    """The new log is shorter than what was counted, or longer; a restart after that counts nothing again."""
+    broker, topic = kafka.bootstrap_servers, f"{prefix}data-points"
+    settings = settings_for(kafka, session_timeout=6000, instance_id="w1")
+    await asyncio.to_thread(apply_topics, broker, prefix)
+    old = fleet(5, 600, 4, int(time.time() * 1000) - 60_000, step_ms=10)
+    new = fleet(6, count, 4, int(time.time() * 1000) - 50_000, step_ms=10)
+    keeper = await started(settings)
+    await produce(broker, topic, old)
+    await until(lambda: _counted(keeper, 600), 60)
+    if not running:
+        await keeper.stop()
+        await asyncio.to_thread(made_anew, broker, topic)
+        await produce(broker, topic, new)
+        keeper = await started(settings)
+    else:
+        await asyncio.to_thread(made_anew, broker, topic)
+        await produce(broker, topic, new)
+
+    async def exact(points: list[dict[str, Any]]) -> bool:
+        return await differences(broker, prefix, points) == []
+
+    await until(lambda: exact(old + new), 90)
+    await keeper.stop()
+    keeper = await started(settings)
+    last = fleet(7, 50, 4, int(time.time() * 1000) - 40_000, step_ms=10)
+    await produce(broker, topic, last)
+    await until(lambda: exact(old + new + last), 60)
+    await keeper.stop()
+
+
+def _counted(keeper: StatsKeeper, count: int) -> bool:
+    counters = keeper.counters()
+    return counters is not None and counters["points"] >= count

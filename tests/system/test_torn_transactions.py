@@ -1,0 +1,128 @@
+"""A transactional request that is delayed in the network arrives in the middle of the next transaction: that one is not torn.
+
+Real Kafka and the real committer. Only the network is simulated, inside the client: the first request of a kind is held back
+while its sender is told that the answer was lost; it is delivered after the first batch of transaction 2 has arrived, and the
+worker dies there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from streams.engine.batcher import Batcher
+from streams.engine.commit import Fenced, TransactionalCommitter
+from streams.rules.records import Output
+from tests.support.kafka import KafkaCluster
+from tests.support.rig import apply_topics
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
+
+
+class Killed(Exception):
+    """The worker ends here."""
+
+
+class Network:
+    """Between a producer's client and the broker. Holds back the first request called `name`."""
+
+    def __init__(self, name: str, lost: BaseException) -> None:
+        self.name = name
+        self.lost = lost
+        self.held: Any = None
+        self.late_code: int | None = None
+        self.kill_after_late = False
+
+    def put_before(self, producer: Any) -> None:
+        """From now on this producer's requests come through here."""
+        real = producer.client.send
+
+        async def send(node_id: int, request: Any, **options: Any) -> Any:
+            if self.held is None and type(request).__name__ == self.name:
+                self.held = (node_id, request, options)
+                raise self.lost
+            answer = await real(node_id, request, **options)
+            if self.kill_after_late and type(request).__name__ == "ProduceRequest" and self.late_code is None:
+                held_node, held_request, held_options = self.held
+                late = await real(held_node, held_request, **held_options)
+                rows = [row for _, rows in getattr(late, "errors", ()) for row in rows]
+                self.late_code = rows[0][1] if rows else late.error_code
+                raise Killed
+            return answer
+
+        producer.client.send = send
+
+
+@pytest.mark.parametrize("name", ["EndTxnRequest", "TxnOffsetCommitRequest", "AddOffsetsToTxnRequest"])
+@pytest.mark.parametrize("lost", [RequestTimedOutError(), KafkaConnectionError("reset")], ids=["timeout", "reset"])
+async def test_a_late_request_does_not_end_the_next_transaction(
+    kafka: KafkaCluster, prefix: str, name: str, lost: BaseException
+) -> None:
+    """Transaction 1 is there once; transaction 2, cut off half way, is not there at all."""
+    apply_topics(kafka.bootstrap_servers, prefix)
+    tasks, results = TopicPartition(f"{prefix}tasks", 0), TopicPartition(f"{prefix}results", 0)
+    network = Network(name, lost)
+
+    async def new() -> TransactionalCommitter:
+        options = {"bootstrap_servers": kafka.bootstrap_servers}
+        made = TransactionalCommitter(options, f"{prefix}txn-0", f"{prefix}group", Batcher(prefix))
+        await made.start()
+        network.put_before(made._producer)
+        return made
+
+    async def commit(committer: TransactionalCommitter, number: int) -> None:
+        outputs = [Output("results", b"k", f"result-{number}".encode(), partition=0)]
+        await committer.commit(outputs, {tasks: OffsetAndMetadata(number, "")})
+
+    committer = await new()
+    try:
+        with pytest.raises(Fenced, match="was lost") as caught:
+            await commit(committer, 1)
+        assert caught.value.passing
+    finally:
+        await committer.close()
+    committer = await new()
+    try:
+        if await _committed(kafka, f"{prefix}group", tasks) != 1:
+            await commit(committer, 1)
+        network.kill_after_late = True
+        with pytest.raises(Fenced):
+            await commit(committer, 2)
+        assert network.late_code not in (None, 0), "the broker took the late request"
+    finally:
+        await committer.close()
+    heir = await new()
+    await heir.close()
+    assert await _values(kafka, results) == [b"result-1"]
+    assert await _committed(kafka, f"{prefix}group", tasks) == 1
+
+
+async def _committed(kafka: KafkaCluster, group: str, tp: TopicPartition) -> int | None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        found: int | None = await consumer.committed(tp)
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def _values(kafka: KafkaCluster, tp: TopicPartition) -> list[bytes]:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=kafka.bootstrap_servers, isolation_level="read_committed", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        consumer.assign([tp])
+        await consumer.seek_to_beginning(tp)
+        [end] = (await consumer.end_offsets([tp])).values()
+        found: list[bytes] = []
+        while await consumer.position(tp) < end:
+            found += [record.value for record in (await consumer.getmany(tp, timeout_ms=200)).get(tp, ())]
+        return found
+    finally:
+        await consumer.stop()

@@ -1,0 +1,111 @@
+"""A client's producer sends again what failed, through another producer when the old one cannot go on."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import errors as kafka
+
+from streams.client import producer as module
+from streams.client.errors import ClientError, InvalidTask
+from streams.client.producer import TaskProducer
+from streams.client.requests import Request
+from streams.settings import Settings
+
+
+class FakeProducer:
+    """Fails each send with the next of `errors`, then takes all."""
+
+    def __init__(self, errors: list[Exception]) -> None:
+        self.errors = errors
+        self.sent: list[tuple[str, bytes, int]] = []
+        self.stopped = False
+        self.topics = {"parallax.tasks": 4}
+        self._sender = SimpleNamespace(sender_task=None)
+        cluster = SimpleNamespace(partitions_for_topic=lambda name: set(range(self.topics[name])))
+        self.client = SimpleNamespace(cluster=cluster)
+
+    async def send(self, topic: str, *, value: bytes, key: bytes, partition: int) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.errors:
+            done.set_exception(self.errors.pop(0))
+        else:
+            self.sent.append((topic, value, partition))
+            done.set_result(None)
+        return done
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+class Rig:
+    """A producer on fakes; `made` in turn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *fakes: FakeProducer) -> None:
+        self.lost: list[ClientError] = []
+        self.producer = TaskProducer(Settings(), lambda _, error: self.lost.append(error))
+        self.producer.partitions["tasks"] = 4
+        left = list(fakes)
+
+        async def made() -> Any:
+            return left.pop(0)
+
+        async def idempotent(_: Settings) -> bool:
+            return True
+
+        monkeypatch.setattr(module, "supports_idempotence", idempotent)
+        monkeypatch.setattr(module, "RETRY_PAUSE_S", 0.0)
+        monkeypatch.setattr(self.producer, "_made", made)
+
+    async def idle(self) -> None:
+        """Until nothing is sent again."""
+        async with asyncio.timeout(5):
+            while self.producer._again:
+                await asyncio.wait(tuple(self.producer._again))
+
+
+REQUEST = Request("t1", b"a1", b"{}", agent=True)
+
+
+async def test_what_timed_out_is_sent_again_through_the_same_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+    only = FakeProducer([kafka.KafkaTimeoutError(), kafka.NotLeaderForPartitionError()])
+    rig = Rig(monkeypatch, only)
+    await rig.producer.start()
+    await rig.producer.post("tasks", REQUEST)
+    await asyncio.sleep(0)
+    await rig.idle()
+    assert [value for _, value, _ in only.sent] == [b"{}"]
+    assert rig.lost == []
+
+
+@pytest.mark.parametrize("error", [kafka.OutOfOrderSequenceNumber(), kafka.ProducerFenced(), kafka.UnknownProducerId()])
+async def test_a_producer_that_lost_its_sequence_is_replaced(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    first, second = FakeProducer([error]), FakeProducer([])
+    rig = Rig(monkeypatch, first, second)
+    await rig.producer.start()
+    await rig.producer.send("tasks", REQUEST)
+    assert (first.sent, first.stopped, len(second.sent)) == ([], True, 1)
+
+
+async def test_what_kafka_will_never_take_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, FakeProducer([kafka.MessageSizeTooLargeError(), kafka.MessageSizeTooLargeError()]))
+    await rig.producer.start()
+    await rig.producer.post("tasks", REQUEST)
+    await asyncio.sleep(0)
+    assert [type(error) for error in rig.lost] == [InvalidTask]
+    with pytest.raises(InvalidTask, match="larger than Kafka accepts"):
+        await rig.producer.send("tasks", REQUEST)
+
+
+async def test_added_partitions_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    only = FakeProducer([])
+    rig = Rig(monkeypatch, only)
+    await rig.producer.start()
+    only.topics["parallax.tasks"] = 64
+    monkeypatch.setattr(module, "COUNT_INTERVAL_S", -1.0)
+    for number in range(64):
+        await rig.producer.send("tasks", Request(f"t{number}", b"k%d" % number, b"{}"))
+    assert max(partition for _, _, partition in only.sent) > 3

@@ -1,0 +1,153 @@
+"""A running worker notices that a log is not the one it read; and a real home with a consumer in memory opens again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiokafka.errors import NodeNotReadyError
+from aiokafka.structs import TopicPartition
+
+from schemas.codec import decode
+from schemas.messages import HomeState
+from streams.engine import log_check as module
+from streams.engine.commit import Fenced
+from streams.engine.engine import Engine
+from streams.engine.home import Head, Home
+from streams.engine.kept_offsets import KeptOffsets
+from streams.engine.log_check import LogCheck
+from streams.engine.log_identity import Identity
+from streams.rules.start_offsets import KeptOffset
+from tests.support.consuming import FakeConsumer
+from tests.support.homes import FakeCommitter, FakeHandler, partitions, until
+
+TASKS = TopicPartition("t.tasks", 0)
+
+
+class Rig:
+    """A home that has read 40 records of `tasks`, and what its brokers say of the log."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, exact_ends: bool = True) -> None:
+        self.consumer = FakeConsumer()
+        self.consumer.write(TASKS, 40)
+        self.lost: list[Fenced] = []
+        self.committer = FakeCommitter()
+        self.kept = KeptOffsets("g", "state", lambda: 0)
+        self.home = Home(
+            0, self.committer, partitions(), interval_max_s=0.01, on_room=lambda _: None,
+            on_lost=lambda _, error: self.lost.append(error), kept=self.kept,
+        )  # fmt: skip
+        known = KeptOffset(0, topic_id="aa", epoch=3)
+        self.home.open({source: Head(0, "", True, None, known) for source in partitions()}, FakeHandler())
+        for offset in range(40):
+            self.home.ledgers["tasks"].track(offset)
+        self.logs = dict.fromkeys(partitions().values(), Identity("aa", 3))
+        self.cuts: dict[TopicPartition, int] = {}
+        self.asked: list[dict[TopicPartition, int]] = []
+        self.engine = SimpleNamespace(
+            config=SimpleNamespace(exact_ends=exact_ends), homes={0: self.home}, consumer=self.consumer, log_changes=0
+        )
+        self.check = LogCheck(cast("Engine", self.engine), 1.0)
+        monkeypatch.setattr(module, "identities", self._identities)
+        monkeypatch.setattr(module, "epoch_ends", self._epoch_ends)
+
+    async def _identities(self, consumer: Any, topics: Any) -> dict[TopicPartition, Identity]:
+        return self.logs
+
+    async def _epoch_ends(self, consumer: Any, epochs: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        self.asked.append(dict(epochs))
+        return {tp: self.cuts[tp] for tp in epochs if tp in self.cuts}
+
+    def shorten(self, end: int) -> None:
+        """The log ends there now."""
+        del self.consumer.logs[TASKS][end:]
+
+    async def look(self) -> str | None:
+        """Why the home was given up at this look, if it was."""
+        before = len(self.lost)
+        await self.check.look()
+        assert self.engine.log_changes == len(self.lost)
+        return str(self.lost[-1]) if len(self.lost) > before else None
+
+
+@pytest.fixture
+async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    """One, closed at the end."""
+    one = Rig(monkeypatch)
+    yield one
+    await one.home.close()
+
+
+async def test_a_log_that_stays_is_left_alone_and_what_it_held_is_kept(rig: Rig) -> None:
+    """Its state record says up to where it was checked, also if nothing else is committed."""
+    for _ in range(3):
+        assert await rig.look() is None
+    assert rig.home.logs["tasks"] == KeptOffset(0, "", "aa", 3, checked=40)
+    await until(lambda: rig.committer.commits)
+    [output] = rig.committer.commits[-1][0]
+    assert decode(HomeState, output.value).app == "g"
+    assert rig.kept.read([output.value or b""])["tasks"] == KeptOffset(0, "", "aa", 3, 40)
+
+
+async def test_a_topic_made_anew_is_noticed_however_long_it_is(rig: Rig) -> None:
+    """By its id."""
+    rig.logs[TASKS] = Identity("bb", 0)
+    assert "made anew" in (await rig.look() or "")
+    assert rig.home.closed
+    assert rig.lost[0].passing
+
+
+async def test_a_log_that_lost_its_end_is_noticed_though_it_grew_again(rig: Rig) -> None:
+    """By where the epoch that was known ends in it now."""
+    await rig.look()
+    rig.logs[TASKS], rig.cuts[TASKS] = Identity("aa", 4), 20
+    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert rig.asked[-1] == {TASKS: 3}
+
+
+async def test_another_leader_with_the_whole_log_is_no_change(rig: Rig) -> None:
+    """Its epoch is the one to ask about from then on."""
+    await rig.look()
+    rig.logs[TASKS] = Identity("aa", 4)
+    assert await rig.look() is None
+    assert rig.home.logs["tasks"].epoch == 3, "nobody said yet where epoch 3 ends"
+    rig.cuts[TASKS] = 40
+    assert await rig.look() is None
+    assert rig.home.logs["tasks"].epoch == 4
+
+
+async def test_an_end_before_what_was_read_is_believed_the_second_time(rig: Rig) -> None:
+    """A new leader may not know its end at once. Where brokers know neither ids nor epochs this is all there is."""
+    rig.logs.clear()
+    await rig.look()
+    rig.shorten(30)
+    assert await rig.look() is None
+    assert "ends at 30" in (await rig.look() or "")
+
+
+async def test_a_short_end_that_passes_is_no_change(rig: Rig) -> None:
+    """The next look starts counting again."""
+    rig.logs.clear()
+    for _ in range(3):
+        rig.shorten(30)
+        assert await rig.look() is None
+        rig.consumer.write(TASKS, 10)
+        assert await rig.look() is None
+
+
+async def test_brokers_that_do_not_answer_change_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do ends that are not exact."""
+
+    async def silent(tps: object) -> Any:
+        raise NodeNotReadyError
+
+    monkeypatch.setattr(rig.consumer, "end_offsets", silent)
+    for _ in range(3):
+        assert await rig.look() is None
+    rig.engine.config.exact_ends = False
+    monkeypatch.undo()
+    rig.shorten(30)
+    for _ in range(3):
+        assert await rig.look() is None

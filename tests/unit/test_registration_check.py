@@ -1,0 +1,145 @@
+"""What a registration may say, and what is refused when it is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents_io.discovery import Found
+from agents_io.errors import Unsupported
+from agents_io.registration_check import check_registration
+from agents_io.rules.metadata_keys import BY_NAME, KEYS, help_text, markdown_table, read_value
+from schemas.codec import Rejected, validate
+from schemas.messages import AgentRegistration
+from streams.cli.agents_asked import filled
+from streams.cli.options import CommandError
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "metadata", "reason"),
+    [
+        ("http://127.0.0.1:99999", None, "endpoint"),
+        ("https://", None, "endpoint"),
+        ("grpc://h:99999", None, "host and a port"),
+        ("grpc://h", None, "host and a port"),
+        ("kafka://a/b", None, "kafka://TOPIC"),
+        ("openai://h/v1", None, "metadata.model"),
+        ("openai://h/v1", {"model": "m", "responseFormat": "xml"}, "metadata.responseFormat"),
+        ("openai://h/v1", {"model": "m", "temperature": "hot"}, "metadata.temperature: must be a number"),
+        ("mcp://h/mcp", None, "metadata.tool"),
+        ("mcp://h/mcp", {"tool": "t", "argumentsPath": "a["}, "metadata.argumentsPath"),
+        ("a2a://h", {"a2aVersion": "7"}, "metadata.a2aVersion"),
+        ("a2a://h", {"blocking": "yes"}, "metadata.blocking: must be true or false"),
+        ("http://h", {"valuePath": "a["}, "metadata.valuePath"),
+        ("http://h", {"defaultConfidence": 2}, "metadata.defaultConfidence"),
+        ("http://h", {"tls": {"caFile": 1}}, "tls"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_field(endpoint: str, metadata: Any, reason: str) -> None:
+    """Before it reaches the topic."""
+    with pytest.raises(Unsupported, match=reason):
+        check_registration(AgentRegistration(id="a", endpoint=endpoint, metadata=metadata))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "metadata"),
+    [
+        ("http://h:1", {"mine": [1], "tool": 5}),
+        ("grpcs://h", None),
+        ("kafka://topic", {"cancelRecords": True}),
+        ("openai://h/v1", {"model": "m", "temperature": 0}),
+        ("mcp://h/mcp", {"tool": "t"}),
+        ("a2a://h", {"a2aVersion": 0.3}),
+        ("gateway://a", {"gateway": {}}),
+    ],
+)
+def test_what_can_work_is_not(endpoint: str, metadata: Any) -> None:
+    """Unknown keys, and other protocols' keys, are the user's own."""
+    check_registration(AgentRegistration(id="a", endpoint=endpoint, metadata=metadata))
+
+
+@pytest.mark.parametrize("name", [key.name for key in KEYS if key.kind == "text"])
+def test_text_of_the_command_line_stays_text(name: str) -> None:
+    """A version, a model or a tool may look like a number."""
+    for text in ("0.3", "007", "true", "null", '{"a":1}'):
+        assert read_value(name, text) == text
+
+
+def test_other_values_are_read_as_their_key_wants() -> None:
+    """JSON where it is JSON."""
+    assert (read_value("blocking", "true"), read_value("temperature", "0.5")) == (True, 0.5)
+    assert read_value("valueSchema", '{"type":"number"}') == {"type": "number"}
+    for name, text in (("blocking", "1"), ("temperature", "warm"), ("valueSchema", "[]")):
+        with pytest.raises(ValueError, match=f"metadata.{name}"):
+            read_value(name, text)
+
+
+def test_readme_and_help_show_every_key() -> None:
+    """Generated from the one declaration: `python -c "from agents_io.rules.metadata_keys import *; print(markdown_table())"`."""
+    text = README.read_text()
+    begin, end = "<!-- metadata:begin", "<!-- metadata:end -->"
+    shown = text[text.index(begin) : text.index(end)].partition("-->")[2].strip()
+    assert shown == markdown_table()
+    assert all(name in help_text() for name in BY_NAME)
+
+
+MCP = Found("mcp", "", choices=("judge", "delete_all"))
+GIVEN = {"id": "a", "endpoint": "http://h/mcp"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "found", "reason"),
+    [
+        ({}, MCP, "choose with --metadata tool=NAME; there is judge, delete_all"),
+        ({"tool": "nosuch"}, MCP, "no 'nosuch', only judge, delete_all"),
+        ({}, Found("openai", "", choices=("m1", "m2")), "choose with --metadata model=NAME; there is m1, m2"),
+        ({}, Found("mcp", ""), "no tool at all"),
+    ],
+)
+def test_a_choice_that_is_missing_or_wrong(metadata: dict[str, Any], found: Found, reason: str) -> None:
+    """It would fail at the first task."""
+    with pytest.raises(CommandError, match=reason):
+        filled(GIVEN | {"metadata": metadata}, found)
+
+
+def test_an_agent_has_the_capability_of_its_tool_alone() -> None:
+    """Another tool of the server is not this agent's."""
+    assert filled(GIVEN | {"metadata": {"tool": "judge"}}, MCP)["capabilities"] == ["judge"]
+    given = GIVEN | {"metadata": {"tool": "judge"}, "capabilities": ["mine"]}
+    assert filled(given, MCP)["capabilities"] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "confidence", "reason"),
+    [
+        ("http://h", {"from": "path", "path": "a["}, "confidence.path"),
+        ("http://h", {"from": "logprobs"}, "logprobs needs protocol openai"),
+        ("grpc://h:1", {"from": "constant", "value": 0.5}, "states its confidence"),
+    ],
+)
+def test_a_source_of_confidence_that_cannot_work(endpoint: str, confidence: Any, reason: str) -> None:
+    """Refused with the field."""
+    agent = AgentRegistration.model_validate({"id": "a", "endpoint": endpoint, "confidence": confidence})
+    with pytest.raises(Unsupported, match=reason):
+        check_registration(agent)
+
+
+@pytest.mark.parametrize(
+    "confidence",
+    [
+        {"from": "guess"},
+        {"from": "path"},
+        {"from": "constant"},
+        {"from": "constant", "value": 2},
+        {"from": "stated", "value": 0.5},
+        {"value": 0.5},
+    ],
+)
+def test_a_source_of_confidence_is_complete_and_known(confidence: Any) -> None:
+    """By the message itself, so on the topic too."""
+    with pytest.raises(Rejected, match="confidence"):
+        validate(AgentRegistration, {"id": "a", "endpoint": "http://h", "confidence": confidence})
