@@ -71,7 +71,13 @@ def main() -> None:
 
 
 def _task(number: int, agent: str) -> dict[str, object]:
-    return {"id": f"t{number}", "type": "agent", "target": agent, "payload": {"n": number}, "metadata": {"cache": False}}
+    return {
+        "id": f"t{number}",
+        "type": "agent",
+        "target": agent,
+        "payload": {"n": number},
+        "metadata": {"cache": False},
+    }
 
 
 def _under_way(web: str) -> int:

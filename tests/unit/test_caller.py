@@ -128,9 +128,7 @@ class Rig:
     ) -> None:
         self.events = Events()
         self.breaker = Breaker(breaker)
-        self.queue: AgentQueue[PendingCall] = AgentQueue(
-            concurrency, limiter or SlidingWindow(100, 60.0), self.breaker
-        )
+        self.queue: AgentQueue[PendingCall] = AgentQueue(concurrency, limiter or SlidingWindow(100, 60.0), self.breaker)
         retry = RetryConfig(initial_delay_s=0.001, jitter=False)
         self.caller = Caller(AGENT, self.queue, transport, retry, self.events, random.Random(1))
 

@@ -144,7 +144,10 @@ class Level:
         ).model_copy(update={"score": round(best.score, 6), "parameters": self._parameters()})
         if not self.alarms.often(("outlier", *LEVELS)):
             self.deviation.forget_newest()
-        if best.detector in ("deviation-spike", "deviation-short") and abs(value / SCALE - best.expected) <= abs(shift) / 2:
+        if (
+            best.detector in ("deviation-spike", "deviation-short")
+            and abs(value / SCALE - best.expected) <= abs(shift) / 2
+        ):
             return self.alarms.fire("outlier", at, severity, best.expected, why, shift)
         if spread:
             return self.alarms.fire("drift", at, severity, self.ring.spread(RING) / SCALE, why, shift, "spread")
