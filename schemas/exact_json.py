@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from math import isinf
 from typing import Any
 
@@ -87,16 +89,25 @@ def loads(raw: bytes | str) -> Any:
     return data
 
 
-def dumps(data: Any, option: int | None = None) -> bytes:
-    """Compact JSON; `option`: as orjson has it. Raises `TypeError` for what JSON has not or what is nested too deep.
+def dumps(data: Any, option: int | None = None, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Compact JSON; `option`, `default`: as orjson has them. Raises `TypeError` for what JSON has not or what is nested too deep.
 
     >>> dumps({"n": 2**64, "text": "cut \\ud83d"})
     b'{"n":18446744073709551616,"text":"cut \\xef\\xbf\\xbd"}'
     """
+    written = _written if default is None else partial(_written, default=default)
     try:
-        return orjson.dumps(data, _written, option)
+        return orjson.dumps(data, written, option)
     except TypeError:
-        return orjson.dumps(_writable(data, 0), _written, option)
+        return orjson.dumps(_writable(data, 0), written, option)
+
+
+def loads_lines(text: str) -> Any:
+    """As `loads`, with line breaks and other control characters within strings, which models leave there. Raises `ValueError`."""
+    try:
+        return _LINES.decode(text)
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
 
 
 def mend(text: str) -> str:
@@ -171,6 +182,7 @@ def _refuse(text: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(parse_float=_decimal, parse_int=_whole, parse_constant=_refuse)
+_LINES = json.JSONDecoder(parse_float=_decimal, parse_int=_whole, parse_constant=_refuse, strict=False)
 
 
 def _value(text: str) -> tuple[bool, str, str | int]:
@@ -207,10 +219,12 @@ def _infinite(data: Any, where: str) -> str | None:
     return None
 
 
-def _written(value: Any) -> orjson.Fragment:
+def _written(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
     if isinstance(value, ExactFloat):
         return orjson.Fragment(value.text)
-    raise TypeError
+    if default is None:
+        raise TypeError
+    return default(value)
 
 
 def _writable(data: Any, depth: int) -> Any:

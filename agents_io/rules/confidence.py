@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 
+from schemas.exact_json import dumps
+
 A = TypeVar("A")
 
 
@@ -52,7 +54,7 @@ def from_agreement(answers: Sequence[A]) -> tuple[A, float]:
 def _key(answer: Any) -> Hashable:
     if isinstance(answer, str):
         return answer.strip().casefold()
-    return orjson.dumps(answer, option=orjson.OPT_SORT_KEYS, default=repr)
+    return dumps(answer, orjson.OPT_SORT_KEYS, repr)
 
 
 def from_proba(probabilities: Any, classes: Sequence[A] | Any = None) -> tuple[A | int, float]:

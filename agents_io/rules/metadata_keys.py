@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import orjson
+from schemas.exact_json import loads
 
 Kind = Literal["text", "number", "flag", "object", "any"]
 HTTP = ("http",)
@@ -89,8 +89,8 @@ def read_value(name: str, text: str) -> Any:
     if key is not None and key.kind == "text":
         return text
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = loads(text)
+    except ValueError:
         value = text
     if key is not None and not _fits(key.kind, value):
         raise ValueError(f"metadata.{name}: must be {_WORDS[key.kind]}, not {text[:40]!r}")

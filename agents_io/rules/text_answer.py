@@ -10,12 +10,12 @@ objects with a confidence are no answer: nothing tells which of them is meant.
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any, NoReturn
+from typing import Any
 
 from agents_io.errors import BadResponse
 from agents_io.rules.answer import load_json
+from schemas.exact_json import dumps, loads_lines
 
 NOTHING = object()
 MAX_OBJECTS = 64
@@ -131,13 +131,9 @@ def _loaded(text: str) -> Any:
     if "\n" not in raw and "\t" not in raw:
         return NOTHING
     try:
-        return load_json(json.dumps(json.loads(raw, strict=False, parse_constant=_refused)).encode())
-    except (ValueError, RecursionError):
+        return load_json(dumps(loads_lines(raw)))
+    except (ValueError, TypeError):
         return NOTHING
-
-
-def _refused(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _has_confidence(found: dict[str, Any]) -> bool:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agents_io.errors import AgentError
 from agents_io.rules.wire.function_results import read_result
+from schemas.exact_json import dumps
 from schemas.messages import explain
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -71,10 +71,10 @@ def reply_of(returned: Any, default_confidence: float) -> Reply:
             data = dict(_plain(dict(answer.extra))) | data
             if answer.reasoning is not None:
                 data["reasoning"] = answer.reasoning
-        return Reply(orjson.dumps(data), found.value, found.confidence, (answer and answer.reasoning) or "")
+        return Reply(dumps(data), found.value, found.confidence, (answer and answer.reasoning) or "")
     except AgentError as error:
         raise CallFailed(500, str(error)) from None
-    except (orjson.JSONEncodeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise CallFailed(500, f"the function returned what is not JSON: {error}") from None
 
 

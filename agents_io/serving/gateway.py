@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
-import orjson
 from google.protobuf.json_format import MessageToDict
 
 from agents_io.grpc.services import method
 from agents_io.serving.answers import CallFailed, Reply
+from schemas.exact_json import dumps, loads
 from schemas.pb import gateway_pb2
 from schemas.pb.gateway_pb2 import AgentHeartbeat, AgentHello, AgentToControlPlane, TaskError, TaskRequest, TaskResult
 
@@ -242,15 +242,15 @@ def _whole(value: Any) -> Any:
 
 def _json(text: str) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return loads(text)
+    except ValueError:
         return text
 
 
 def _result(task_id: str, reply: Reply) -> TaskResult:
     return TaskResult(
         task_id=task_id,
-        value_json=orjson.dumps(reply.value).decode(),
+        value_json=dumps(reply.value).decode(),
         confidence=reply.confidence,
         reasoning=reply.reasoning,
     )

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.serving.answers import CallFailed
 from agents_io.serving.runs import parse_body
+from schemas.exact_json import dumps
 
 if TYPE_CHECKING:
     from agents_io.serving.definition import AgentFunction
@@ -215,7 +215,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
             more = [("status", str(failed.status).encode())]
             if failed.retry_after_s is not None:
                 more.append(("retry-after", str(failed.retry_after_s).encode()))
-            return orjson.dumps({"error": str(failed)}), more
+            return dumps({"error": str(failed)}), more
         return reply.body, []
 
     async def _commits(self) -> None:

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from agents_io.functions.catalogue import CURRENT, FunctionCall
 from agents_io.functions.daemon_threads import DaemonThreads
 from agents_io.serving.answers import CallFailed, Reply, failure_of, reply_of
+from schemas.exact_json import loads
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +145,6 @@ class Runs:
 def parse_body(raw: bytes) -> Any:
     """A request's JSON. Raises `CallFailed`."""
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        return loads(raw)
+    except ValueError as error:
         raise CallFailed(400, f"body: is not JSON: {error}") from None

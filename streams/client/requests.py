@@ -7,9 +7,9 @@ from dataclasses import dataclass, is_dataclass
 from math import isfinite
 from typing import Any, Literal
 
-import orjson
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from schemas.exact_json import dumps
 from schemas.messages import Control, Message, Task, TaskMetadata, explain
 from streams.client.errors import InvalidTask
 from streams.client.times import Duration, Moment, deadline_text, duration_ms
@@ -153,8 +153,8 @@ def check(model: type[Message], data: Mapping[str, Any]) -> None:
 def encode(data: Any) -> bytes:
     """JSON of plain values, pydantic models and dataclasses. Raises `InvalidTask`: what JSON lacks never becomes a null."""
     try:
-        raw = orjson.dumps(data, default=_plain)
-    except (orjson.JSONEncodeError, RecursionError) as error:
+        raw = dumps(data, default=_plain)
+    except (TypeError, RecursionError) as error:
         raise InvalidTask(f"payload: is not JSON: {error}") from None
     if b"null" in raw and (where := _not_finite(data)):
         raise InvalidTask(f"{where}: NaN and infinity are not JSON")

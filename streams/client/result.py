@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar, cast
 
-import orjson
 from pydantic import PrivateAttr, TypeAdapter, ValidationError
 
 from schemas.codec import Headers, Rejected, decode_json
+from schemas.exact_json import loads
 from schemas.messages import PlanResult, Result, explain
 from streams.client.errors import InvalidValue
 
@@ -40,8 +40,8 @@ class TaskResult(Result, Generic[T]):
 def read_result(value: bytes | None, headers: Headers = ()) -> TaskResult[Any]:
     """A record of `results`. Error codes newer than this client are kept in the message. Raises `Rejected`."""
     try:
-        return _validate(orjson.loads(value or b""))
-    except (orjson.JSONDecodeError, ValidationError):
+        return _validate(loads(value or b""))
+    except ValueError:
         pass  # rarer forms: structured CloudEvents, results of a newer worker
     data = decode_json(value, headers).data
     if isinstance(data, dict) and isinstance(data.get("error"), dict):

@@ -402,12 +402,12 @@ def from_coordinator(headers: Iterable[tuple[str, bytes]]) -> bool:
 def with_answer(echo: Echo, metadata_json: bytes) -> Echo:
     """The task's metadata with the other members of the agent's answer as its member `answer`.
 
-    >>> orjson.dumps(with_answer(orjson.Fragment(b'{"mine":1}'), b'{"reasoning":"so"}'))
+    >>> pack(with_answer(orjson.Fragment(b'{"mine":1}'), b'{"reasoning":"so"}'))
     b'{"mine":1,"answer":{"reasoning":"so"}}'
     """
     if not metadata_json:
         return echo
-    told = orjson.dumps(echo)
+    told = pack(echo)
     if b'"answer"' in told:  # a member of the task's own by that name gives way
         told = dumps({name: value for name, value in loads(told).items() if name != "answer"})
     comma = b"," if len(told) > 2 else b""
@@ -415,7 +415,7 @@ def with_answer(echo: Echo, metadata_json: bytes) -> Echo:
 
 
 def _is_large(echo: Echo) -> bool:
-    return len(orjson.dumps(echo)) > LARGE_BYTES
+    return len(pack(echo)) > LARGE_BYTES
 
 
 def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:

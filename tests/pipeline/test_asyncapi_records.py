@@ -75,7 +75,7 @@ def _run(broker: str, prefix: str, endpoint: str) -> None:
             produce(broker, address, [(b"summarizer", orjson.dumps(example))])
         drop = fleet(7, 4000, 2, int(time.time() * 1000) - 60_000, drops=("agent-1",))
         produce(broker, f"{prefix}data-points", [(p["agentId"].encode(), orjson.dumps(p)) for p in drop])
-        for name in ("tasks", "plans", "data-points"):
+        for name in ("tasks", "plans", "data-points", "agents", "controls"):
             produce(broker, f"{prefix}{name}", [(None, b"{no json")])
         for address, messages in contract.addresses("receive").items():
             _read(contract, broker, address, messages)

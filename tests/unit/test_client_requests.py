@@ -70,7 +70,7 @@ def test_any_json_payload_arrives_as_it_was(payload: Any) -> None:
 
 def test_models_dataclasses_and_sets_are_json_and_nothing_becomes_null() -> None:
     assert json.loads(encode([Point(1), Model(day=date(2026, 1, 2)), {3}])) == [{"x": 1}, {"day": "2026-01-02"}, [3]]
-    for bad in (float("nan"), [1, {"x": float("inf")}], object(), 2**70):
+    for bad in (float("nan"), [1, {"x": float("inf")}], object(), 10**5000):
         with pytest.raises(InvalidTask):
             task_request("t1", "a1", bad)
     assert json.loads(encode({"x": None})) == {"x": None}

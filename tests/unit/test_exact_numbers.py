@@ -11,17 +11,23 @@ import pytest
 from agents_io.errors import Unsupported
 from agents_io.http.control_plane import read_execution
 from agents_io.rules.answer import parse_answer, reading_of
+from agents_io.rules.confidence import from_agreement
 from agents_io.rules.wire.chat import chat_config, chat_request
 from agents_io.rules.wire.function_results import read_result
 from agents_io.rules.wire.http_tasks import read_order, read_reply
 from agents_io.rules.wire.jsonrpc import request
 from agents_io.rules.wire.prompts import as_text
 from agents_io.rules.wire.proto_payload import fill_request, parse_result
+from agents_io.serving.answers import reply_of
+from agents_io.serving.runs import parse_body
 from agents_io.transport import Answer, Call
-from schemas.exact_json import dumps, loads
+from schemas.exact_json import dumps, loads, loads_lines
 from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult
+from streams.client.requests import encode
+from streams.client.result import read_result as read_client_result
 from streams.rules.plans.answer import _Voice as Voice
 from streams.rules.plans.answer import merge, vote
+from streams.rules.records import with_answer
 from tests.support.dispatching import Dispatching
 from tests.unit.test_plan_handler import Coordinating
 
@@ -188,3 +194,21 @@ def test_answers_are_compared_with_every_digit(one: str, other: str) -> None:
     assert exact(vote(voices).value) == Decimal(one)
     merged = merge([Voice("a", {"x": loads(one)}, 0.5), Voice("b", {"y": loads(other)}, 0.6)])
     assert exact(merged.value) == {"x": Decimal(one), "y": Decimal(other)}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_clients_agents_made_of_functions_and_models_keep_it(number: str) -> None:
+    """What `Client` sends and reads, what `serve` reads and answers, JSON that a model wrote over several lines."""
+    value = loads(f'{{"n":{number}}}')
+    sent = exact(f'{{"n":{number}}}')
+    assert exact(encode({"payload": value}))["payload"] == sent
+    wire = {"taskId": "t", "status": "success", "executionTime": 1, "retries": 0, "cached": False,
+            "timestamp": "2027-01-15T08:00:00.000Z", "metadata": {}}  # fmt: skip
+    result = read_client_result(f'{{"result":{{"n":{number}}},{json.dumps(wire)[1:]}'.encode())
+    assert exact(dumps(result.result)) == sent
+    assert exact(dumps(parse_body(f'{{"n":{number}}}'.encode()))) == sent
+    assert exact(reply_of(value, 0.5).body)["value"] == sent
+    assert exact(dumps(loads_lines(f'{{"text":"two\nlines","n":{number}}}')))["n"] == Decimal(number)
+    told = with_answer({"own": value}, f'{{"usage":{number}}}'.encode())
+    assert exact(dumps(told)) == {"own": sent, "answer": {"usage": Decimal(number)}}
+    assert from_agreement([value, value])[0] == value
