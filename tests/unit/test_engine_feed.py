@@ -260,7 +260,7 @@ async def test_a_full_map_stops_intake_until_it_shrinks(rig: MakeRig, monkeypatc
     count = 2500
     one = await rig(max_in_flight=100_000)
     await one.ready()
-    done = before = 0
+    done = 0
     while one.consumer.end(TASKS) < count:  # in portions: a long row in flight makes a small map
         one.consumer.write(TASKS, 50)
         await asyncio.sleep(0.02)
