@@ -221,6 +221,8 @@ class Level:
         before = (self.ring.total - recent) / (count * SCALE)
         if before - current < self.limits.sudden_drop or not self._significant(before, current, count):
             return []
+        if self.deviation.ordinary:
+            return []  # it falls so far every night
         why = self.details("recent5", current, before, self.limits.sudden_drop, f"last {RECENT} points")
         return self.alarms.fire(
             "sudden_drop", at, drop_severity(before - current), before, why, current - before, "down"
