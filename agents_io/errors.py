@@ -4,8 +4,7 @@ AgentError                code            retryable  counts_against_agent
   CallTimeout             timeout         yes        yes
   ConnectionFailed        connection      yes        yes
   ServerError             http_5xx        yes        yes      (5xx; may carry retry_after_s)
-  ClientError             http_4xx        no         no       (the caller's fault: other 4xx)
-  StillRunning            http_4xx       yes        no       (409, 423: an earlier attempt of the same key is still worked on)
+  ClientError             http_4xx        no         no       (the caller's fault: other 4xx; see rules/statuses.py)
   RateLimited             rate_limited    yes        no       (429, 529: pauses the limiter by retry_after_s)
   BadResponse             bad_response    yes        yes      (not JSON, no confidence, confidence not in [0, 1])
   Refused                 refused         no         no       (the agent, or a function, declines this task)
@@ -56,12 +55,6 @@ class CallTimeout(AgentError):
     counts_against_agent = True
 
 
-class RushedTimeout(CallTimeout):
-    """The agent did not answer in what little time the wait before the call had left: no fault of its own."""
-
-    counts_against_agent = False
-
-
 class ConnectionFailed(AgentError):
     """The agent could not be reached, or hung up."""
 
@@ -81,12 +74,6 @@ class ClientError(AgentError):
 
     code = "http_4xx"
     retryable = False
-
-
-class StillRunning(ClientError):
-    """The agent is still busy with an earlier attempt of the same task: its answer can be had later."""
-
-    retryable = True
 
 
 class RateLimited(AgentError):

@@ -22,10 +22,10 @@ from agents_io.errors import (
     InternalError,
     RateLimited,
     ServerError,
-    StillRunning,
 )
 from agents_io.rules.answer import excerpt
 from agents_io.rules.retry import parse_retry_after
+from agents_io.rules.statuses import StillRunning
 
 _Code = grpc.StatusCode
 

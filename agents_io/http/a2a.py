@@ -13,17 +13,19 @@ from collections import OrderedDict
 from typing import Any
 
 import httpx
+import orjson
 import yarl
 
 from agents_io.background import LastWords
-from agents_io.errors import AgentError, BadResponse, ClientError, Unsupported
-from agents_io.http.exchange import HttpExchange, within
+from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
+from agents_io.http.exchange import HttpExchange, header, within
 from agents_io.http.peer import Peer, Target, below
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
 from agents_io.rules.wire import jsonrpc
 from agents_io.rules.wire.a2a import (
     METHODS,
+    NO_STREAM,
     FailedUnsaid,
     NeedsAuth,
     NeedsInput,
@@ -35,6 +37,7 @@ from agents_io.rules.wire.a2a import (
     takes_data,
 )
 from agents_io.rules.wire.a2a_card import CARD_PATHS, Card, Version, read_card, version_of
+from agents_io.rules.wire.a2a_stream import TaskStream
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
 from schemas.messages import AgentRegistration
@@ -44,6 +47,9 @@ POLL_FIRST_S = 0.05
 POLL_GROWTH = 1.5
 POLL_MAX_S = 2.0
 MAX_CANCELS = 10_000
+BROKEN_EARLY_S = 10.0
+ORPHAN_LOOKS = 4
+ORPHAN_WAIT_S = 0.5
 
 
 class _Agent(Peer):
@@ -57,6 +63,7 @@ class _Agent(Peer):
         "other",
         "read_at",
         "rpc",
+        "streams",
         "tenant",
         "text_only",
         "text_tried",
@@ -75,6 +82,8 @@ class _Agent(Peer):
         self.rpc = below(self.base, "")
         self.tenant: str | None = metadata.get("tenant") if isinstance(metadata.get("tenant"), str) else None
         self.other: tuple[Version, str] | None = None
+        self.streams = False
+        """Whether a task is watched by a stream: only 0.3 needs it, see `rules/wire/a2a_stream.py`."""
         self.lock = asyncio.Lock()
         self.read_at = float("-inf")
         self.data_works = False
@@ -88,6 +97,7 @@ class _Agent(Peer):
             self.rpc, self.version = self._at(card.path), card.version
             self.other = card.other
         self.read_at = now
+        self.streams = card.streams and self.version == "0.3" and not self.blocking
         metadata = self.agent.metadata or {}
         if "tenant" not in metadata:
             self.tenant = card.tenant
@@ -178,7 +188,9 @@ class A2aTransport:
         """One message, and the end of the task it begins."""
         text_only = text_only or peer.text_only
         params = send_params(peer.version, message_id, payload, blocking=peer.blocking, text_only=text_only)
-        found = self._read(peer, await self._rpc(peer, "send", params, call))
+        found = await self._streamed(peer, params, call) if peer.streams else None
+        if found is None:
+            found = self._read(peer, await self._rpc(peer, "send", params, call))
         wait_s = POLL_FIRST_S
         while isinstance(found, Pending):
             task_id = found.task_id
@@ -192,6 +204,48 @@ class A2aTransport:
             wait_s = min(wait_s * POLL_GROWTH, POLL_MAX_S)
             found = self._read(peer, body)
         return found
+
+    async def _streamed(self, peer: _Agent, params: dict[str, Any], call: Call) -> Answer | Pending | None:
+        """The same message with its task watched; None: the agent streams nothing, and has begun nothing."""
+        stream = TaskStream()
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        request = self._request(peer, "stream", params, call, (b"Accept", b"text/event-stream"))
+        try:
+            response, body = await self._http.good(peer, request, stream.feed, call=call)
+        except ConnectionFailed:
+            if stream.task_id is None:
+                raise
+            # A server breaks the stream off when the executor raises, a proxy when nothing came for long: then the task goes on.
+            if clock() - begun > BROKEN_EARLY_S:
+                return Pending(stream.task_id)
+            return await self._orphaned(peer, stream.task_id)
+        except BaseException:
+            if stream.task_id is not None:
+                self._forget(peer, stream.task_id)
+                self._taken_back(call.idempotency_key)
+            raise
+        if not header(response, b"content-type").startswith(b"text/event-stream"):
+            error = jsonrpc.error_of(load_json(body))
+            if error is None or error.get("code") not in NO_STREAM:
+                return self._read(peer, body)
+            peer.streams = False
+            return None
+        if stream.whole is not None:
+            return self._read(peer, orjson.dumps(stream.whole))
+        if stream.task_id is None:
+            raise ServerError("the agent's stream ended without a task")
+        return Pending(stream.task_id) if stream.is_final else await self._orphaned(peer, stream.task_id)
+
+    async def _orphaned(self, peer: _Agent, task_id: str) -> Answer:
+        """The end of a task whose stream ended first; if it does not come soon, nobody works on it any more."""
+        for _ in range(ORPHAN_LOOKS):
+            found = self._read(peer, await self._rpc(peer, "get", {"id": task_id}))
+            if not isinstance(found, Pending):
+                return found
+            await asyncio.sleep(ORPHAN_WAIT_S)
+        self._forget(peer, task_id)
+        raise ServerError("the agent stopped working on the task without an answer: its executor failed, perhaps")
 
     def _read(self, peer: _Agent, body: bytes) -> Answer | Pending:
         try:
@@ -221,15 +275,19 @@ class A2aTransport:
         self._last_words.say("a2a-cancel", lambda: self._rpc(peer, "cancel", {"id": task_id}))
 
     async def _rpc(self, peer: _Agent, what: str, params: dict[str, Any], call: Call | None = None) -> bytes:
-        self._number += 1
-        body = jsonrpc.request(self._number, METHODS[peer.version][what], peer.addressed(params))
-        version = [(b"A2A-Version", peer.version.encode())]
         try:
-            _, said = await self._http.good(peer, peer.post(peer.rpc, body, version, call), call=call)
+            _, said = await self._http.good(peer, self._request(peer, what, params, call), call=call)
         except ClientError:
             peer.read_at = float("-inf")  # the agent may have moved: read its card again before the next call
             raise
         return said
+
+    def _request(
+        self, peer: _Agent, what: str, params: dict[str, Any], call: Call | None, *more: tuple[bytes, bytes]
+    ) -> httpx.Request:
+        self._number += 1
+        body = jsonrpc.request(self._number, METHODS[peer.version][what], peer.addressed(params))
+        return peer.post(peer.rpc, body, [(b"A2A-Version", peer.version.encode()), *more], call)
 
     async def _know(self, peer: _Agent) -> None:
         """Read the card if it is due; of many calls at once one does."""

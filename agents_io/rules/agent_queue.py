@@ -11,7 +11,7 @@ limit and the end of a backoff are waited for, however long that takes.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import isinf
@@ -277,6 +277,12 @@ class AgentQueue(Generic[T]):
     def items(self) -> list[T]:
         """Everything that waits, in order of arrival."""
         return [item for item, _ in sorted(self._by_item.items(), key=lambda pair: pair[1].sequence)]
+
+    def last(self, eligible: Callable[[T], bool]) -> T | None:
+        """Of the eligible items that wait, the one whose turn comes last."""
+        waiting = ((-entry.priority, entry.sequence, item) for item, entry in self._by_item.items() if eligible(item))
+        found = max(waiting, key=lambda row: row[:2], default=None)
+        return None if found is None else found[2]
 
     def next_wakeup(self, now: float) -> float | None:
         """The earliest time `poll` or `expired` may have something new; None if nothing waits.

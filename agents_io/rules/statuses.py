@@ -15,7 +15,6 @@ from agents_io.errors import (
     RateLimited,
     Refused,
     ServerError,
-    StillRunning,
 )
 
 OVERLOADED = 529
@@ -23,6 +22,12 @@ _MAY_SAY_WHEN = (502, 503, 504)
 _REPEATED = (409, 423)
 _FILTERED = (b'"content_filter"', b'"content_policy_violation"', b'"ResponsibleAIPolicyViolation"')
 _LOOKED_AT = 4096
+
+
+class StillRunning(ClientError):
+    """The agent is still busy with an earlier attempt of the same task: its answer can be had later."""
+
+    retryable = True
 
 
 def error_of(status: int, said: str, wait_s: float | None = None, *, attempt: int = 1, body: bytes = b"") -> AgentError:

@@ -32,6 +32,8 @@ QUEUED = 10
 COMMIT_INTERVAL_S = 1.0
 CONNECT_TIMEOUT_S = 20.0
 RETRY_PAUSE_S = 1.0
+REPLY_TIMEOUT_S = 60.0
+"""How long a reply is tried: brokers may be away, or the topic that the request names may not exist."""
 
 
 class ConsumeFailed(Exception):
@@ -150,19 +152,20 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _read(self) -> None:
         async for record in self._consumer:
-            headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+            headers = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers or ()}
             correlation = headers.get("correlation-id") or headers.get("kafka_correlationId", "")
             if "cancel" in headers:
-                if (task := self._working.get(correlation)) is not None:
-                    task.cancel()
+                for task in self._working.values():
+                    if task.get_name() == correlation:
+                        task.cancel()
                 continue
             tp = TopicPartition(record.topic, record.partition)
             progress = self._progress.setdefault(tp, _Progress())
             progress.begin(record.offset)
             while len(self._working) >= QUEUED * self._agent.concurrency:
                 await asyncio.wait(tuple(self._working.values()), return_when=asyncio.FIRST_COMPLETED)
-            task = asyncio.create_task(self._serve(record, headers, correlation), name="agent-request")
-            name = correlation or f"{record.partition}/{record.offset}"
+            task = asyncio.create_task(self._serve(record, headers, correlation), name=correlation)
+            name = f"{record.partition}/{record.offset}"
             self._working[name] = task
             task.add_done_callback(lambda _, n=name, p=progress, o=record.offset: self._served(n, p, o))  # type: ignore[misc]
 
@@ -180,14 +183,20 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
         if value is None:
             return
         told = [("correlation-id", correlation.encode()), ("kafka_correlationId", correlation.encode()), *more]
+        try:
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                await self._reply(reply_topic, value, told)
+        except Exception as error:  # a reply topic that cannot be: this request's fault, not the next one's
+            log.error("no reply to %s on %s: %r", correlation, reply_topic[:250], error)
+
+    async def _reply(self, topic: str, value: bytes, headers: list[tuple[str, bytes]]) -> None:
         while True:
             try:
-                await self._producer.send_and_wait(reply_topic, value=value, headers=told)
+                await self._producer.send_and_wait(topic, value=value, headers=headers)
                 return
             except KafkaError as error:
                 if not error.retriable:
-                    log.error("no reply to %s: %r", correlation, error)
-                    return
+                    raise
             await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _answer(

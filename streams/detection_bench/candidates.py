@@ -134,7 +134,7 @@ def judged(kswin: bool = True) -> list[tuple[str, Callable[[Labelled], list[Alar
     drifts, anomalies = cast("Any", drift), cast("Any", anomaly)  # river's constructors have no types
     alone: dict[str, Callable[[], Any]] = {
         "river ADWIN": lambda: FromRiver(drifts.ADWIN()),
-        "river PageHinkley": lambda: FromRiver(drifts.PageHinkley(threshold=1.0)),
+        "river PageHinkley(threshold=1)": lambda: FromRiver(drifts.PageHinkley(threshold=1.0)),
         "river KSWIN": lambda: FromRiver(drifts.KSWIN(seed=1)),
         "river GaussianScorer > .9999": lambda: Flagged(anomalies.GaussianScorer(), 0.9999),
         "river StandardAbsoluteDeviation > 4": lambda: Flagged(anomalies.StandardAbsoluteDeviation(), 4.0),

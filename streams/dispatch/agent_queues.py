@@ -65,11 +65,10 @@ class AgentQueues:
     def put(self, run: TaskRun, caller: Caller[TaskRun]) -> bool:
         """Queue a task, in memory or on its topic. False: its record stays on its topic, and the run is over."""
         agent_id, concurrency = caller.agent.id, caller.queue.max_concurrency
-        # A task that was read back had its turn; one whose deadline has passed must not wait for one.
-        ahead = (
-            not run.reloaded and run.deadline > self._loop.time() and self._backlogs.precedes(agent_id, run.priority)
-        )
-        if ahead or not (run.reloaded or self._memory.room_for(agent_id, concurrency, run.size)):
+        # A task that was read back for this agent had its turn; one whose deadline has passed must not wait for one.
+        its_turn = run.reloaded == agent_id or run.deadline <= self._loop.time()
+        ahead = not its_turn and self._backlogs.precedes(agent_id, run.priority)
+        if ahead or not (its_turn or self._memory.room_for(agent_id, concurrency, run.size)):
             self._set_aside(run, agent_id)
             return False
         self._memory.hold(run, agent_id)
@@ -77,13 +76,17 @@ class AgentQueues:
         return True
 
     def relocated(self, run: TaskRun) -> None:
-        """Its record lies elsewhere now. If its agent holds more than its share, it waits there on its topic."""
+        """Its record lies elsewhere now. If its agent holds more than its share, its last task waits on its topic."""
         caller = self.callers.get(run.agent_id or "")
-        if caller is None or self._memory.held(caller.agent.id) <= max(LOW, caller.queue.max_concurrency):
+        if caller is None:
             return
-        if caller.queue.remove(run):
-            self._memory.release(run)
-            self._set_aside(run, caller.agent.id)
+        agent_id, concurrency = caller.agent.id, caller.queue.max_concurrency
+        if self._memory.held(agent_id) <= max(LOW, concurrency) or self._memory.room_for(agent_id, concurrency, 0):
+            return
+        last = caller.queue.last(lambda waiting: waiting.token is None)
+        if last is not None and caller.queue.remove(last):
+            self._memory.release(last)
+            self._set_aside(last, agent_id)
 
     def left(self, run: TaskRun) -> None:
         """A task ended or went elsewhere: there is room for another."""

@@ -34,7 +34,7 @@ class _Queue:
 
 
 class Backlogs:
-    """`process` is given each record that was read back; `lost` the place of one that is gone from its topic.
+    """`process` is given each record that was read back, with what it waited for; `lost` the place of one that is gone.
 
     `loaded` is called with a key when the last record of a load was processed.
     """
@@ -43,7 +43,7 @@ class Backlogs:
         self,
         number: int,
         read_again: ReadAgain,
-        process: Callable[[str, ConsumerRecord], None],
+        process: Callable[[str, str, ConsumerRecord], None],
         lost: Callable[[str, int], None],
         loaded: Callable[[str], None],
     ) -> None:
@@ -165,7 +165,7 @@ class Backlogs:
             if record is None:
                 self._lost(task.source, task.offset)
             else:
-                self._process(task.source, record)
+                self._process(key, task.source, record)
         if not len(queue.tasks) and not queue.loading and self._queues.get(key) is queue:
             del self._queues[key]
         self._loaded(key)

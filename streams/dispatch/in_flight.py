@@ -68,7 +68,14 @@ class InFlightTasks:
             self._claims.pop(run.claims.pop()[0], None)
 
     def relocate(self, run: TaskRun, token: str) -> None:
-        """Its record ends, the run goes on: the record that carries `token` takes its place."""
+        """Its record ends, the run goes on: the record that carries `token` takes its place.
+
+        Another owner does not check the id again if that record names an agent, so it must find the id answered.
+        """
+        if run.agent_id or run.chosen:
+            for claimed, outlives in run.claims:
+                if outlives:
+                    self._answered.add(claimed, self._wall_ms())
         run.token = token
         self._relocating[token] = run
 

@@ -101,7 +101,7 @@ class TaskReporter:
 
     def not_cached(self, run: TaskRun) -> None:
         """The cache was asked, and an agent must be called."""
-        if run.cache_key is not None and not run.reloaded:
+        if run.cache_key is not None and run.reloaded is None:
             self._context.metrics.cache_misses.inc()
 
     def failed(self, run: TaskRun, error: AgentError) -> list[Output]:

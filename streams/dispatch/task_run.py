@@ -62,8 +62,8 @@ class TaskRun(PendingCall):
     hops: int = 0
     chosen: str = ""
     """The agent that was chosen before this record was written; empty: none was. Its id was found to be new then."""
-    reloaded: bool = False
-    """Whether it waited on its topic before, and it is its turn now."""
+    reloaded: str | None = None
+    """What it waited for on its topic, if it was read back because it is its turn now."""
     cache_key: str | None = None
     agent_id: str | None = None
     held_for: str | None = None

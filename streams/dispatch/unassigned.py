@@ -63,8 +63,9 @@ class UnassignedTasks:
     def add(self, run: TaskRun) -> bool:
         """Wait for an agent. False: the record stays on its topic, and the run is over."""
         key = group_key(run)
-        ahead = not run.reloaded and self._backlogs.precedes(key, run.priority)
-        if ahead or not (run.reloaded or self._memory.room_for(key, BATCH, run.size)):
+        its_turn = run.reloaded == key
+        ahead = not its_turn and self._backlogs.precedes(key, run.priority)
+        if ahead or not (its_turn or self._memory.room_for(key, BATCH, run.size)):
             self._backlogs.add(key, run)
             self._leave(run)
         else:
@@ -98,8 +99,9 @@ class UnassignedTasks:
                 self._try(key)
 
     def loaded(self, key: str) -> None:
-        """Tasks of this group were read back."""
-        self._try(key)
+        """Tasks that waited for this were read back."""
+        if key.startswith(PREFIX):
+            self._try(key)
 
     def close(self) -> None:
         """Forget everything."""
@@ -114,15 +116,17 @@ class UnassignedTasks:
     def _try(self, key: str) -> None:
         """In their order, until the first that still waits. The rest of a long group follows in later turns of the loop."""
         group = self._groups.get(key, {})
-        for run in list(group)[:BATCH]:
+        # One whose record is being relocated cannot go elsewhere before the new record has come.
+        ready = [run for run in group if run.token is None]
+        for run in ready[:BATCH]:
             if self._closed or run not in group:
                 return
-            if run.token is not None:
-                continue
             if self._retry(run):
                 return
-        if group:
+        if len(ready) > BATCH:
             self._loop.call_soon(self._try, key)
+        elif group:
+            return
         elif self._backlogs.waiting(key) and not self._closed:
             self._backlogs.load(key, min(BATCH, max(1, self._memory.may_load(key, self._backlogs.average_size(key)))))
 

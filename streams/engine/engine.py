@@ -103,6 +103,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._kept = None if config.state is None else KeptOffsets(config.group, config.state, wall_ms)
         self._hopeless: dict[int, int] = {}
         self._room = asyncio.Event()
+        self._releasing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = self._renewing = False
         self._counts = PartitionCounts(list(self._names))
@@ -209,6 +210,12 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self.assigned.set()
 
     async def _release(self, timeout_s: float) -> None:
+        """Close every partition. Whoever comes while another release drains waits for it: a group that rebalances while this
+        worker stops must not give its partitions away before their calls have ended and are committed."""
+        async with self._releasing:
+            await self._release_all(timeout_s)
+
+    async def _release_all(self, timeout_s: float) -> None:
         self._owned = set()
         self._known.clear()
         for task in self._starting.values():

@@ -33,7 +33,7 @@ SKIP_COMMIT_S = 2.0
 """Records that are none of ours alone make no commit sooner than this."""
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 """Finished and not committed: beyond this a home takes nothing in."""
-RELIEF_BATCH = 64
+RELIEF_BATCH = 256
 CUT_OFF_S = 1.0
 """A call that is cut off ends within a few turns of the loop, unless its transport holds on to it."""
 
@@ -245,6 +245,8 @@ class Home:
         self._hurry.clear()
         for source, offset in finished:
             self.ledgers[source].done(offset)
+        for source in self.ledgers:
+            self._relieve(source)  # also without intake: what finishes out of order makes a map grow
         offsets: Offsets = {}
         states: dict[str, tuple[int, str]] = {}
         for source, ledger in self.ledgers.items():

@@ -85,7 +85,7 @@ class DispatchProcessor:
         else:
             self._queues.relocated(run)
 
-    def _admit(self, letter: Letter, reloaded: bool = False) -> TaskRun:
+    def _admit(self, letter: Letter, reloaded: str | None = None) -> TaskRun:
         run = read_task(letter, self._loop.time(), self._context.wall_ms(), self._context.settings)
         run.reloaded = reloaded
         self._spans.begin(run)
@@ -224,10 +224,11 @@ class DispatchProcessor:
         self._flights.left(run)
         self._tasks.leave(run)
 
-    def _process_again(self, source: str, record: ConsumerRecord) -> None:
+    def _process_again(self, key: str, source: str, record: ConsumerRecord) -> None:
+        """A record that waited on its topic for `key`."""
         letter = _letter(source, record)
         if not self._held:
-            self._guard(letter, lambda: self._decide(self._admit(letter, reloaded=True)))
+            self._guard(letter, lambda: self._decide(self._admit(letter, key)))
         if (source, record.offset) in self._to_relocate:
             self._to_relocate.discard((source, record.offset))
             self.relieve(source, (record.offset,))
@@ -240,6 +241,7 @@ class DispatchProcessor:
         """The record is gone from its topic (retention, deleted records) before it was its turn."""
         log.error("a waiting task is gone from its topic: its retention is shorter than the wait",
                   topic=source, partition=self._partition.number, offset=offset)  # fmt: skip
+        self._to_relocate.discard((source, offset))
         self._partition.complete(source, offset, [])
 
     def _lead(self, run: TaskRun) -> None:
@@ -262,7 +264,7 @@ class DispatchProcessor:
         self._guard(run.letter, partial(self._fail, run, expired))
 
     def _report_waiting(self, run: TaskRun, reason: str, wait_s: float = float("inf")) -> None:
-        if not run.reloaded:
+        if run.reloaded is None:
             self._report.waiting(run, reason, wait_s)
 
     # What must not happen to a record

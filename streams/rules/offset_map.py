@@ -41,12 +41,27 @@ def _checksum(topic: str, partition: int, head: int, body: bytes) -> bytes:
     return crc32(body, crc32(f"{topic}/{partition}/{head}".encode())).to_bytes(4, "big")
 
 
+MAX_BITS = (LIMIT_BYTES // 4 * 3 - _FRAME) * 8
+"""Offsets that a bitmap of `LIMIT_BYTES` covers."""
+
+
 def encode(topic: str, partition: int, head: int, runs: Sequence[Run]) -> str:
     """The map as text; empty when nothing beyond `head` is done. `runs`: ascending, disjoint, not touching, all > head.
+
+    Of more than fits, what lies furthest beyond `head` is left out. That is delivered again to the next owner, which knows its
+    ids as answered; relief (`Ledger.blockers`) makes room before.
 
     >>> decode("tasks", 0, 10, encode("tasks", 0, 10, [(12, 14), (20, 20)]))
     [(12, 14), (20, 20)]
     """
+    text = _encoded(topic, partition, head, runs)
+    if len(text) > LIMIT_BYTES:
+        end = head + MAX_BITS
+        text = _encoded(topic, partition, head, [(first, min(last, end - 1)) for first, last in runs if first < end])
+    return text
+
+
+def _encoded(topic: str, partition: int, head: int, runs: Sequence[Run]) -> str:
     if not runs:
         return ""
     by_runs = bytearray((VERSION, _RUNS))

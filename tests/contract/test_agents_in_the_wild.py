@@ -587,3 +587,65 @@ async def test_confidence_from_the_tokens_of_a_model() -> None:
         async with asking(OpenAiTransport(), handler(missing, GOOD), "openai", confidence=source, model="m") as ask:
             assert said(await ask()) == ("unsupported", False, False)
     assert set(asked) == {True}
+
+
+def events(*given: Any) -> bytes:
+    """An event stream of JSON-RPC results."""
+    return b"".join(b"data: " + orjson.dumps({"jsonrpc": "2.0", "id": 1, "result": one}) + b"\n\n" for one in given)
+
+
+BEGUN = {"kind": "task", "id": "T1", "status": {"state": "submitted"}}
+ENDED = {"kind": "status-update", "taskId": "T1", "final": True, "status": {"state": "completed"}}
+DONE = {
+    "kind": "task",
+    "id": "T1",
+    "status": {"state": "completed"},
+    "artifacts": [{"parts": [{"kind": "data", "data": {"value": 1, "confidence": 0.5}}]}],
+}
+SAID = {"kind": "message", "messageId": "1", "parts": [{"kind": "data", "data": {"value": 1, "confidence": 0.5}}]}
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["closed", "broken off"])
+@pytest.mark.parametrize(
+    ("stream", "task", "expected"),
+    [
+        (events(BEGUN, ENDED), DONE, (1, 0.5)),
+        (events(SAID), None, (1, 0.5)),
+        (events(BEGUN), DONE, (1, 0.5)),
+        (events(BEGUN), BEGUN, FAILED),
+        (b"", None, FAILED),
+        (b'data: {"jsonrpc":"2.0","id":1,"error":{"code":-32603,"message":"boom"}}\n\n', None, FAILED),
+        (None, DONE, (1, 0.5)),
+    ],
+    ids=["to its end", "a message", "ends early", "executor raised", "raised at once", "error", "streams nothing"],
+)
+async def test_a_task_of_0_3_whose_executor_raises_is_no_timeout(
+    stream: bytes | None, task: Any, expected: Any, broken: bool
+) -> None:
+    """a2a-sdk 0.3 leaves such a task as it is; only its stream tells that nobody works on it."""
+    sent: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            card = {"name": "n", "url": "http://h/", "protocolVersion": "0.3.0", "capabilities": {"streaming": True}}
+            return web.json_response(card) if "agent-card" in request.path else web.Response(status=404)
+        message = await request.json()
+        sent.append(message["method"])
+        if message["method"] == "message/stream" and stream is not None:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            await response.write(stream)
+            if broken and request.transport is not None:
+                request.transport.abort()
+            return response
+        if message["method"] == "message/stream":
+            error = {"code": -32004, "message": "This operation is not supported"}
+            return web.json_response({"jsonrpc": "2.0", "id": message["id"], "error": error})
+        return web.json_response({"jsonrpc": "2.0", "id": message["id"], "result": task})
+
+    async with asking(A2aTransport(), handler, "a2a") as ask:
+        end = said(await ask(timeout_s=30.0))
+        assert end == expected or (broken and stream == b"" and end == ("connection", True, True))
+        if stream is None:
+            await ask()
+            assert sent == ["message/stream", "message/send", "message/send"]

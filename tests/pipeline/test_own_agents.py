@@ -80,7 +80,9 @@ async def test_dialled_in(p: Pipeline) -> None:
             pass
 
 
-async def test_on_kafka(p: Pipeline) -> None:
+async def test_on_kafka(p: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents_io.serving.kafka.REPLY_TIMEOUT_S", 5.0)
+
     @agent("reader", concurrency=3)
     async def reader(payload: dict[str, Any]) -> tuple[Any, float]:
         await asyncio.sleep(0.01)
@@ -91,13 +93,25 @@ async def test_on_kafka(p: Pipeline) -> None:
             pass
     await ensure(p.settings, "reader.requests", 2, {})
     async with KafkaAgent(reader, p.bootstrap_servers, None, None, {}) as running:
+        # What cannot be answered is passed over, and what follows is answered.
+        strange: list[list[tuple[str, Any]]] = [
+            [],
+            [("correlation-id", None)],
+            [("correlation-id", b"c"), ("reply-topic", b"no such/topic")],
+            [("correlation-id", b"c"), ("reply-topic", b"replies"), ("request-timeout-ms", b"soon")],
+        ]
+        for headers in strange:
+            await running._producer.send_and_wait(running.topic, value=b"\xff{", headers=headers)
         await p.client.agents.add("reader", f"kafka://{running.topic}")
         await p._known({"reader"})
         values = [one.value async for one in p.client.map("reader", [{"n": n} for n in range(50)], ordered=True)]
         assert values == list(range(50))
+        async with asyncio.timeout(30):
+            while running._working:
+                await asyncio.wait(tuple(running._working.values()))
         await running._commit()
         committed = [await running._consumer.committed(tp) for tp in running._consumer.assignment()]
-        assert sum(offset or 0 for offset in committed) == 50
+        assert sum(offset or 0 for offset in committed) == 50 + len(strange)
 
 
 async def test_fakes_of_every_protocol(p: Pipeline) -> None:

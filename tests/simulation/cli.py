@@ -28,7 +28,7 @@ from tests.simulation.options import PROFILES, Options, product_time, profile
 from tests.simulation.scenario import Report, run_seed
 from tests.simulation.shrink import shrunk
 
-SEED_TIMEOUT_S = 300.0
+SEED_TIMEOUT_S = 900.0
 SHOWN = 6
 SHRUNK = 3
 """Seeds whose faults are shortened: each takes dozens of runs."""

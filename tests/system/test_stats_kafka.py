@@ -30,7 +30,7 @@ from tests.support.kafka import KafkaCluster
 from tests.support.points import compare, fleet, newest, produce, read_all, until
 from tests.support.written import whole_lines
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]
 
 PARTITIONS = 4
 POINTS = int(os.environ.get("STATS_POINTS", "50000"))
@@ -197,7 +197,7 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
             worker.points()
             return await commits.lag() == 0
 
-        await until(_drained, 120)
+        await until(_drained, 300)
     assert worker.stop() == 0
     assert "lost between" not in log.read_text()
 
@@ -260,7 +260,7 @@ async def test_a_worker_that_slept_writes_nothing_over_what_its_successor_knows(
         async def _drained() -> bool:
             return await commits.lag() == 0
 
-        await until(_drained, 120)
+        await until(_drained, 300)
     assert [worker.stop() for worker in (first, second)] == [0, 0]
     aggregates = [orjson.loads(record.value) for record in await read_all(bootstrap, f"{prefix}aggregates")]
     assert compare(aggregates, points) == []

@@ -259,3 +259,73 @@ def test_a_worker_without_statistics_does_not_import_river() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+async def _folded(points: list[ConfidenceDataPoint], limits: Thresholds, kills: bool) -> dict[tuple[str, str], str]:
+    """Batches of random sizes; some die after their anomalies were published and before their rows were written."""
+    from types import SimpleNamespace
+    from typing import cast
+
+    from streams.rules.windows.windows import Span
+    from streams.statistics.state import State
+
+    spans: Any = {"minute": Span(60_000, 30_000, 60), "hour": Span(3_600_000, 0, 24), "day": Span(86_400_000, 0, 30)}
+    table = SimpleNamespace(data={})
+    state, rng, published = State(cast("Any", table), spans, limits), random.Random(9), {}
+    start = 0
+    while start < len(points):
+        stop = min(start + rng.randrange(1, 300), len(points))
+        touched = {}
+        for offset in range(start, stop):
+            live = state.apply(points[offset], 0, offset)
+            touched[live.key] = live
+        for live in touched.values():
+            for anomaly in live.series.anomalies:
+                text = anomaly.model_dump_json()
+                assert published.setdefault((anomaly.id, anomaly.state), text) == text
+            live.series.anomalies.clear()
+        if rng.random() < 0.3 and kills:
+            state = State(cast("Any", table), spans, limits)
+            await state.load()
+            continue
+        for live in touched.values():
+            for key, value in state.rows(live):
+                table.data[key] = value
+                if value is None:
+                    del table.data[key]
+            live.series.windows.touched.clear()
+            live.leaving.clear()
+        start = stop
+    return published
+
+
+async def test_anomalies_after_kills_equal_those_of_an_undisturbed_run_with_rivers_detectors_on() -> None:
+    """The same ids, the same records, whatever was folded twice."""
+    limits = Thresholds(
+        chosen=parse_specs(
+            {
+                "adwin": "river.drift.ADWIN",
+                "hinkley": {"use": "river.drift.PageHinkley", "parameters": {"threshold": 2.0}},
+                "gauss": "river.anomaly.GaussianScorer",
+                "svm": "river.anomaly.OneClassSVM",
+            }
+        )
+    )
+    rng, points = random.Random(4), []
+    for index in range(6000):
+        level = 0.4 if index % 4 == 2 and 3000 < index < 4000 else 0.85
+        points.append(
+            ConfidenceDataPoint(
+                agent_id=f"agent-{index % 4}",
+                pattern_name="p",
+                task_type="agent",
+                confidence=min(max(rng.gauss(level, 0.05), 0.0), 1.0),
+                success=rng.random() < level,
+                timestamp=1_795_348_800_000 + index * 1500,
+                execution_time=100 + rng.randrange(50),
+            )
+        )
+    undisturbed = await _folded(points, limits, kills=False)
+    assert await _folded(points, limits, kills=True) == undisturbed
+    found = "".join(undisturbed.values())
+    assert all(use in found for use in ("ADWIN", "PageHinkley", "GaussianScorer", "OneClassSVM", "sudden_drop"))

@@ -259,15 +259,14 @@ async def test_a_full_map_stops_intake_until_it_shrinks(rig: MakeRig, monkeypatc
     monkeypatch.setattr(ledger, "LIMIT_BYTES", 200)
     count = 2500
     one = await rig(max_in_flight=100_000)
-    one.consumer.write(TASKS, count)
     await one.ready()
-    done = 0
-    before = -1
-    while len(one.taken) > before or not one.taken:
-        before = len(one.taken)
+    done = before = 0
+    while one.consumer.end(TASKS) < count:  # in portions: a long row in flight makes a small map
+        one.consumer.write(TASKS, 50)
+        await asyncio.sleep(0.02)
         one.finish(*(offset for offset in one.taken[done:] if offset % 2))
-        done = before
-        await asyncio.sleep(0.05)
+        done = len(one.taken)
+        await asyncio.sleep(0.02)
     assert 200 < len(one.taken) < count
     text = one.consumer.stored[TASKS].metadata
     assert 0 < len(text) <= 200
@@ -577,3 +576,19 @@ async def test_a_turn_of_the_loop_hands_over_a_few(rig: MakeRig) -> None:
     seen.append(400)
     steps = [after - before for before, after in pairwise(seen)]
     assert max(steps) <= 128
+
+
+async def test_a_rebalance_during_a_stop_waits_for_the_drain(rig: MakeRig) -> None:
+    """Else the group gives the partitions to another worker while calls of this one still run."""
+    one = await rig()
+    await one.ready(0)
+    one.handler.calls = 1
+    stopping = asyncio.create_task(one.engine.stop())
+    await until(lambda: one.handler.held)
+    revoking = asyncio.create_task(one.engine.on_partitions_revoked([]))
+    await settle()
+    assert not revoking.done()
+    one.handler.calls = 0
+    await asyncio.wait_for(revoking, 5)
+    await asyncio.wait_for(stopping, 5)
+    assert one.handler.closed

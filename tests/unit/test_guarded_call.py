@@ -111,7 +111,6 @@ class Rig:
 TABLE = {
     # error: (tried again, fails the circuit and the agent's health)
     "CallTimeout": (True, True),
-    "RushedTimeout": (True, False),
     "ConnectionFailed": (True, True),
     "ServerError": (True, True),
     "ClientError": (False, False),

@@ -25,13 +25,15 @@ from agents_io.transport import Answer
 
 METHODS: dict[Version, dict[str, str]] = {
     "1.0": {"send": "SendMessage", "get": "GetTask", "cancel": "CancelTask"},
-    "0.3": {"send": "message/send", "get": "tasks/get", "cancel": "tasks/cancel"},
+    "0.3": {"send": "message/send", "stream": "message/stream", "get": "tasks/get", "cancel": "tasks/cancel"},
 }
 OTHER_VERSION = frozenset({-32009, -32601})
 """What an agent answers to a method of a version it does not speak."""
 WRONG_PARTS = -32005
 _OUR_FAULT = frozenset({-32003, -32004, WRONG_PARTS, -32007, -32008, -32009})
 _MAX_PARTS = 1000
+NO_STREAM = frozenset({-32004, -32601})
+"""What an agent answers that streams nothing, whatever its card says."""
 NO_REASON = "no reason given"
 _WRAPPER = "json_schema"
 """In a data part's metadata: the SDK put what the agent returned into `{"result": ...}` (pydantic-ai)."""

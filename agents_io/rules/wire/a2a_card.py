@@ -35,13 +35,15 @@ class Card:
     tenant: str | None = None
     text_only: bool = False
     other: tuple[Version, str] | None = None
+    streams: bool = False
 
 
 def read_card(body: bytes) -> Card:
     """The card's JSON-RPC interface of the newest version we speak. Raises `BadResponse`, `Unsupported`.
 
     >>> read_card(b'{"name":"n","url":"http://h/rpc","protocolVersion":"0.3.0","skills":[{"id":"sum"}]}')
-    Card(version='0.3', path='/rpc', name='n', skills=('sum',), tenant=None, text_only=False, other=None)
+    Card(version='0.3', path='/rpc', name='n', skills=('sum',), tenant=None, text_only=False, other=None, \
+streams=False)
     """
     card = load_json(body)
     if not isinstance(card, dict) or not ("supportedInterfaces" in card or "url" in card):
@@ -63,6 +65,7 @@ def read_card(body: bytes) -> Card:
         tenant,
         _takes_text_only(card),
         None if other_url is None else (other, _path(other_url)),
+        _streams(card),
     )
 
 
@@ -95,6 +98,11 @@ def _interfaces(card: dict[str, Any]) -> list[_Row]:
         for binding, version, url, tenant, named in rows
         if isinstance(binding, str) and binding.upper() == "JSONRPC" and isinstance(url, str)
     ]
+
+
+def _streams(card: dict[str, Any]) -> bool:
+    capabilities = card.get("capabilities")
+    return isinstance(capabilities, dict) and capabilities.get("streaming") is True
 
 
 def _offers(card: dict[str, Any]) -> str:

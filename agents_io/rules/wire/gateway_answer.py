@@ -25,9 +25,9 @@ from agents_io.errors import (
     ClientError,
     RateLimited,
     ServerError,
-    StillRunning,
 )
 from agents_io.rules.answer import answer_beside, excerpt
+from agents_io.rules.statuses import StillRunning
 from agents_io.transport import Answer
 
 _TIMEOUT = frozenset({"TIMEOUT", "DEADLINEEXCEEDED", "408"})

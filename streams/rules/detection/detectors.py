@@ -46,8 +46,9 @@ from streams.rules.detection.specs import DetectorSpec
 
 LOW_POINTS = 20
 LOW_RATE = 1 / 500
+WIDE_RATE = 1 / 200
 LOW_USUAL = 0.1
-"""A series that was low for this share of its newest points has been reported, or is so every day: no new episode."""
+"""A series that was low (or scattered) for this share of its newest points (checks) has been reported, or is so every day."""
 LOW_ERRORS = 2.0
 DROP_ERRORS = 4.0
 VARIANCE_LEAST = 8
@@ -71,6 +72,7 @@ class Detectors:
         "_low_share",
         "_low_sum",
         "_pace",
+        "_wide_share",
         "alarms",
         "limits",
     )
@@ -82,7 +84,7 @@ class Detectors:
         self._level = Level(self.alarms, limits)
         self._gap = Overconfidence(limits.overconfidence, limits.run_length)
         self._pace: Pace | None = None
-        self._low_share = 0.0
+        self._low_share = self._wide_share = 0.0
         self._low_sum = limits.low_confidence * SCALE * RECENT
         self._half_drop = limits.sudden_drop * SCALE / 2
         self._chosen = ChosenDetectors(self._configured(()), self.alarms)
@@ -208,6 +210,8 @@ class Detectors:
     def _beyond_chance(self, fall: float, count: int) -> bool:
         """A few points may be low by chance where points scatter widely."""
         ring = self._level.ring
+        if self._level.deviation.ordinary:
+            return False
         return fall >= DROP_ERRORS * ring.spread(max(len(ring) - count, 1)) / SCALE / math.sqrt(count)
 
     def _chance(self, sums: Sums) -> float:
@@ -229,9 +233,11 @@ class Detectors:
             spread *= 1 - FEW_POINTS / math.sqrt(sums.count)
         threshold = self.limits.high_variance
         why = self._level.details("window", sums.mean() / SCALE, None, threshold, window, deviation=spread)
+        usual = self._wide_share > LOW_USUAL
+        self._wide_share += ((spread > threshold) - self._wide_share) * WIDE_RATE
         if "high_variance" in self.alarms.firing:
             return self.alarms.resolve("high_variance", at, why) if spread < threshold * 0.9 else []
-        if spread <= threshold:
+        if spread <= threshold or usual:
             return []
         return self.alarms.fire("high_variance", at, "high" if spread >= 1.5 * threshold else "medium", spread, why)
 
@@ -273,6 +279,7 @@ class Detectors:
             level.flat.to_json(),
             level.quiet,
             self._low_share,
+            self._wide_share,
             level.verdict.to_json(),
             level.waiting,
         ]
@@ -291,7 +298,9 @@ class Detectors:
         detectors._chosen = ChosenDetectors(detectors._configured(()), detectors.alarms)
         if later:
             detectors._chosen.load(later[0])
-            deviation, flat, detectors._level.quiet, detectors._low_share, verdict, waiting = later[1]
+            deviation, flat, detectors._level.quiet, detectors._low_share, detectors._wide_share, verdict, waiting = (
+                later[1]
+            )
             detectors._level.deviation = Deviation.from_json(deviation, limits.run_length)
             detectors._level.flat.load(flat)
             detectors._level.verdict.load(verdict)

@@ -30,6 +30,7 @@ BEYOND: dict[FindingKind, float] = {"spike": 1.1, "short": 1.3, "long": 1.6, "sp
 SLOW = 500
 WARM = 30
 FADE_AFTER = 5000.0
+ORDINARY = 0.8
 LONG_PAUSE = 10
 """Times the usual one, and at least"""
 LONG_PAUSE_MS = 60_000
@@ -99,6 +100,13 @@ class Deviation(AnomalyDetector):
     def even(self) -> bool:
         """True while it is steady and its steps are as large at one time as at another."""
         return self.steady and self._shares[4] <= STEPS_MOST * self._shares[5]
+
+    @property
+    def ordinary(self) -> bool:
+        """True when the series is not steady, and its newest points lie about where they have been before."""
+        if self.steady:
+            return False
+        return abs(self._short.get() - 2 * self.slow + self._lag) < ORDINARY * self._tails["short"].limit < math.inf
 
     @property
     def step(self) -> float:

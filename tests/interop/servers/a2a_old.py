@@ -9,23 +9,19 @@ from a2a.server.apps import A2AStarletteApplication
 from a2a.server.request_handlers import DefaultRequestHandler
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
 from a2a.types import AgentCapabilities, AgentCard, AgentSkill, DataPart, Part
-from a2a.utils import new_agent_text_message, new_task
+from a2a.utils import new_task
 from guard import PORT, act, serve
 
 
 class Executor(AgentExecutor):
-    """Does what the text says; a failure is reported as A2A wants it."""
+    """Does what the text says; a failure is an exception that the SDK swallows."""
 
     async def execute(self, context: Any, event_queue: Any) -> None:
         task = context.current_task or new_task(context.message)
         await event_queue.enqueue_event(task)
         updater = TaskUpdater(event_queue, task.id, task.context_id)
         await updater.start_work()
-        try:
-            await act(context.get_user_input())
-        except RuntimeError as error:
-            await updater.failed(new_agent_text_message(str(error), task.context_id, task.id))
-            return
+        await act(context.get_user_input())
         await updater.add_artifact([Part(root=DataPart(data={"value": "yes", "confidence": 0.93, "why": "so"}))])
         await updater.complete()
 
