@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from agents_io.rules.wire.sse import EventData
+from schemas.exact_json import loads
 
 
 class TaskStream:
@@ -37,8 +36,8 @@ class TaskStream:
 
     def _take(self, data: bytes) -> bool:
         try:
-            message = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            message = loads(data)
+        except ValueError:
             return False
         if not isinstance(message, dict):
             return False
