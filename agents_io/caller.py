@@ -243,6 +243,7 @@ class Caller(Generic[R]):
             attempt.timeout_s,
             run.headers if headers is None else headers,
             run.pattern_name,
+            attempt=run.calls,
         )
         try:
             return await self._transport.call(self.agent, call)

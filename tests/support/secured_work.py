@@ -170,7 +170,7 @@ def _tasks(work: Work, folder: Path) -> None:
     away = [{"id": f"away{n}", "type": "agent", "target": "good", "payload": {"say": n}} for n in range(TASKS)]
     work.send("producer", "tasks", *away)
     busy = [{"id": f"busy{n}", "type": "agent", "target": "busy", "payload": {"n": n}} for n in range(2)]
-    for task in busy:  # the second comes while the agent wants to be left alone: it is parked
+    for task in busy:  # the second comes while the agent wants to be left alone: it waits
         work.send("producer", "tasks", task, key=b"busy")
         time.sleep(0.5)
     work.send("producer", "tasks", {"id": "far1", "type": "agent", "target": "far", "payload": {}}, key=b"far")
@@ -205,9 +205,9 @@ def _points(work: Work) -> None:
 def _bad_records(work: Work) -> None:
     for topic in ("tasks", "plans", "data-points"):
         work.send("producer", topic, b"{not json")
-    for topic in ("dispatch", "parked"):
+    for topic in ("dispatch", "parked", "agents", "controls"):
         produce(work.broker.bootstrap_servers, work.prefix + topic, [(b"k", b"{not json")])
-    for topic in ("tasks", "plans", "data-points", "dispatch", "parked"):
+    for topic in ("tasks", "plans", "data-points", "dispatch", "parked", "agents", "controls"):
         tap = Tap(work.broker.bootstrap_servers, f"dlq.{work.prefix}{topic}")
         assert [letter.value() for letter in tap.until(1, 30)] == [b"{not json"], topic
         tap.close()
