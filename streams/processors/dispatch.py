@@ -27,12 +27,12 @@ from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
-from schemas.times import format_time
 from streams.dispatch.agent_queues import AgentQueues
 from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.coalescing import SingleFlight
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
+from streams.dispatch.explain import Explainer
 from streams.dispatch.home_memory import HomeMemory
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.reporter import TaskReporter
@@ -68,6 +68,7 @@ class DispatchProcessor:
             context.memory, self._backlogs, self._retry_unassigned, self._expire, self._leave
         )
         self._flights = SingleFlight(self._lead, self._expire)
+        self._explainer = Explainer(self._queues, self._unassigned, self._flights, self._backlogs, context.wall_ms)
         self._look_ups: set[asyncio.Task[None]] = set()
         self._to_relocate: set[tuple[str, int]] = set()
         self._held = False
@@ -338,36 +339,12 @@ class DispatchProcessor:
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """What a record in flight waits for: reason, and if it is in memory taskId, agentId, age (ms) and since when."""
         run = self._tasks.at(source, offset)
-        if run is not None:
-            return self._explain(run)
-        agent_id = self._backlogs.key_of(source, offset)
-        caller = self._queues.callers.get(agent_id or "")
-        if caller is None:
-            return None if agent_id is None else {"reason": "no_agent"}
-        return {"agentId": agent_id, "reason": caller.queue.closed_by(self._loop.time()) or "concurrency"}
+        return self._explainer.record(source, offset) if run is None else self._explainer.run(run)
 
     def explain_task(self, task_id: str) -> dict[str, Any] | None:
         """What a task waits for; None if it is not in memory here."""
         run = self._tasks.of(task_id)
-        return None if run is None else self._explain(run)
-
-    def _explain(self, run: TaskRun) -> dict[str, Any]:
-        now = self._loop.time()
-        caller = self._queues.callers.get(run.agent_id or "")
-        if self._unassigned.holds(run):
-            reason = "no_agent"
-        elif self._flights.waits(run):
-            reason = "equal_task_under_way"
-        else:
-            reason = (caller.waits_for(run, now) if caller is not None else None) or "looking_for_agent"
-        since_ms = self._context.wall_ms() - round((now - (run.last_call_at or run.admitted_at)) * 1000)
-        return {
-            "taskId": run.task_id,
-            "agentId": run.agent_id,
-            "age": round((now - run.admitted_at) * 1000),
-            "reason": reason,
-            "since": format_time(since_ms if run.calls else min(since_ms, run.origin_ms)),
-        }
+        return None if run is None else self._explainer.run(run)
 
     def hold(self) -> None:
         """Begin nothing more; what runs may finish."""

@@ -1,0 +1,64 @@
+"""What a task waits for, in words for `/partitions`, the page and the event `dispatch:blocked`.
+
+In: where the tasks of one partition wait. Out: a reason, and of tasks in memory their id, agent, age and since when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from schemas.times import format_time
+from streams.dispatch.agent_queues import AgentQueues
+from streams.dispatch.backlogs import Backlogs
+from streams.dispatch.coalescing import SingleFlight
+from streams.dispatch.task_run import TaskRun
+from streams.dispatch.unassigned import UnassignedTasks
+
+
+class Explainer:
+    """Explains the tasks of one partition. `wall_ms`: epoch ms."""
+
+    def __init__(
+        self,
+        queues: AgentQueues,
+        unassigned: UnassignedTasks,
+        flights: SingleFlight,
+        backlogs: Backlogs,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._queues = queues
+        self._unassigned = unassigned
+        self._flights = flights
+        self._backlogs = backlogs
+        self._wall_ms = wall_ms
+        self._loop = asyncio.get_running_loop()
+
+    def record(self, source: str, offset: int) -> dict[str, Any] | None:
+        """What a record that stays on its topic waits for; None if it does not wait there."""
+        key = self._backlogs.key_of(source, offset)
+        caller = self._queues.callers.get(key or "")
+        if caller is None:
+            return None if key is None else {"reason": "no_agent"}
+        return {"agentId": key, "reason": caller.queue.closed_by(self._loop.time()) or "concurrency"}
+
+    def run(self, run: TaskRun) -> dict[str, Any]:
+        """What a task in memory waits for. `since`: its last call, or if it was never called its record's timestamp."""
+        now = self._loop.time()
+        since_ms = self._wall_ms() - round((now - (run.last_call_at or run.admitted_at)) * 1000)
+        return {
+            "taskId": run.task_id,
+            "agentId": run.agent_id,
+            "age": round((now - run.admitted_at) * 1000),
+            "reason": self._reason(run, now),
+            "since": format_time(since_ms if run.calls else min(since_ms, run.origin_ms)),
+        }
+
+    def _reason(self, run: TaskRun, now: float) -> str:
+        if self._unassigned.holds(run):
+            return "no_agent"
+        if self._flights.waits(run):
+            return "equal_task_under_way"
+        caller = self._queues.callers.get(run.agent_id or "")
+        return (caller.waits_for(run, now) if caller is not None else None) or "looking_for_agent"
