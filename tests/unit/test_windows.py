@@ -126,3 +126,14 @@ def test_the_record_of_a_window() -> None:
     assert record["avgExecutionTime"] == 10
     assert abs(record["p99ExecutionTime"] / 10 - 1) <= 0.01
     assert (record["final"], record["revision"]) == (False, 4)
+
+
+def test_what_the_clock_had_dropped_is_taken_over_from_older_records() -> None:
+    """They hold one time for all intervals."""
+    fold = Fold()
+    fold.at(0)
+    data = fold.windows.to_json()
+    data[1] = NOON + 10 * MINUTE
+    taken = Windows.from_json(data, SPANS)
+    assert taken.floor("minute") == NOON + 8 * MINUTE
+    assert taken.floor("hour") == NOON - SIZES_MS["hour"]

@@ -17,12 +17,12 @@ from streams.rules.detection.grouping import Sibling, surfaced, told
 from streams.rules.detection.silence import Silence
 from streams.rules.detection.verdicts import Verdicts
 from streams.rules.windows.moments import Sample
-from streams.rules.windows.windows import Spans, Window, WindowId, Windows
+from streams.rules.windows.windows import INTERVALS, Spans, Window, WindowId, Windows
 
 VERSION = 5
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
-Version 2 did not keep when an alarm fired, version 3 not what was still to be told, version 4 not when and from where the last
-point was read, and no deviations."""
+Version 2 did not keep when an alarm fired, version 3 not what was still to be told, version 4 no deviations. What the last item
+holds may be missing, and workers that do not know it leave it out."""
 
 Judged = Literal["", "points", "feedback"]
 """Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
@@ -206,7 +206,7 @@ class Series:
     def _later(self) -> list[Any]:
         untold = [anomaly.wire() for anomaly in self.anomalies]
         known = [self.silence.to_json(), self.born, self.judged, self.calibration.to_json(), self.verdicts.to_json()]
-        return [*known, untold, [self.base, self.stamp_ms, self.arrived_ms]]
+        return [*known, untold, [self.base, self.stamp_ms, self.arrived_ms, list(self.windows.floors.values())]]
 
     @classmethod
     def from_json(
@@ -226,7 +226,8 @@ class Series:
             series.verdicts = Verdicts.from_json(verdicts)
             series.anomalies = [Anomaly.model_validate(anomaly) for anomaly in (newer or [[]])[0]]
             if len(newer) > 1:
-                series.base, series.stamp_ms, series.arrived_ms = newer[1]
+                series.base, series.stamp_ms, series.arrived_ms, floors = newer[1]
+                series.windows.floors = dict(zip(INTERVALS, floors, strict=True))
         if limits is not None and detectors is not None:
             read = Detectors.from_first if version == 1 else Detectors.from_json
             series.detectors = read(detectors, series_id, limits)

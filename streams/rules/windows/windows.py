@@ -196,22 +196,22 @@ class Windows:
         self.floors = {interval: self.floor_at(interval, now_ms) for interval in INTERVALS}
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form of what is open; closed windows are stored on their own."""
+        """A JSON-able form of what is open; closed windows are stored on their own, `floors` with the series."""
         return [
             self.watermark_ms,
-            [self.floors[interval] for interval in INTERVALS],
+            0,
             [self.dropped[interval] for interval in INTERVALS],
             [[interval, start, window.to_json()] for (interval, start), window in self.open.items()],
         ]
 
     @classmethod
     def from_json(cls, data: list[Any], spans: Spans) -> Windows:
-        """The inverse of `to_json`. Series before version 5 had one time up to which the clock had dropped windows."""
+        """The inverse of `to_json`. The second item was once the time up to which the clock had dropped windows."""
         windows = cls(spans)
-        windows.watermark_ms, floors, dropped, opened = data
-        if isinstance(floors, int):
-            floors = [start_of(floors, i) - (spans[i].keep - 1) * spans[i].size_ms if floors else 0 for i in INTERVALS]
-        windows.floors = dict(zip(INTERVALS, floors, strict=True))
+        windows.watermark_ms, horizon_ms, dropped, opened = data
+        if horizon_ms:
+            for interval, span in spans.items():
+                windows.floors[interval] = start_of(horizon_ms, interval) - (span.keep - 1) * span.size_ms
         windows.dropped = dict(zip(INTERVALS, dropped, strict=True))
         for interval, start, window in opened:
             windows.open[(interval, start)] = Window.from_json(window)
