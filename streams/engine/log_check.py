@@ -59,6 +59,10 @@ class LogCheck:
                 continue
             known, now, short = home.logs[source], logs.get(tp), tp in ends and ends[tp] < read[tp]
             self._short[tp] = self._short[tp] + 1 if short else 0
+            if tp in cuts and cuts[tp] < read[tp]:
+                # Read since the last look: by the leader that is gone, or by the new one. Nobody can tell, so it is read again;
+                # tasks that were answered are known by their ids.
+                known = home.logs[source] = known._replace(checked=read[tp])
             reason = None if now is None else lost_its_end(known, now.topic_id, cuts.get(tp))
             if reason is None and self._short[tp] >= SHORT_LOOKS:
                 reason = f"the log ends at {ends[tp]}, before what was read"

@@ -192,7 +192,7 @@ class Scenario:
     def _all_answered(self) -> bool:
         keys = {record.key for record in self.committed("results")}
         plans = {record.key for record in self.committed("plan-results")}
-        return all(name.encode() in keys for name in self.traffic.tasks) and all(
+        return all(sent.lost or name.encode() in keys for name, sent in self.traffic.tasks.items()) and all(
             name.encode() in plans for name in self.traffic.plans
         )
 

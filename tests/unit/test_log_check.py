@@ -107,6 +107,13 @@ async def test_a_log_that_lost_its_end_is_noticed_though_it_grew_again(rig: Rig)
     assert rig.asked[-1] == {TASKS: 3}
 
 
+async def test_what_was_read_since_the_last_look_counts_too(rig: Rig) -> None:
+    """It may have been read from the old log, and its offsets given to other records since."""
+    rig.logs[TASKS], rig.cuts[TASKS] = Identity("aa", 4), 20
+    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert rig.home.logs["tasks"].checked == 40, "so that it begins again at 20"
+
+
 async def test_another_leader_with_the_whole_log_is_no_change(rig: Rig) -> None:
     """Its epoch is the one to ask about from then on."""
     await rig.look()
