@@ -36,7 +36,7 @@ RANKS_SHARE = 1.25
 LEAST_DEVIATION = 0.03
 QUIET_POINTS = 50
 """After an alarm about the level, one about a deviation waits for so many points: most are the same incident."""
-RISE_SPREADS = 2.5
+RISE_SPREADS = 3.0
 SINGLE_MIN = 10
 SINGLE_SPREADS = 7.0
 SINGLE_BINS = 10
