@@ -42,7 +42,7 @@ SHARE_RATE = 1 / 250
 SHORT_MOST = 0.4
 LONG_MOST = 0.25
 STEPS_MOST = 0.05
-RARER = 25
+RARER = 10
 """Each kind of deviation raises about one false alarm in so many run lengths."""
 SPIKE_UNIT = 16.0
 """Standard deviations are kept in sixteenths, to fit the tail's histogram."""

@@ -15,7 +15,7 @@ from schemas.messages import Severity
 HOLD = 4
 SLOW_HOLD = 12
 """After a vote of a detector that finds changes which are not urgent."""
-MEDIUM = 1.15
+MEDIUM = 1.05
 SURE = 1.3
 HIGH = 1.45
 """Scores over thresholds. Of the made series' alarms from `MEDIUM` on, seven of eight are right (`parallax bench detect`)."""
@@ -93,9 +93,9 @@ class Verdict:
         >>> verdict.add(Vote("deviation-spread", 1.4, 0.14, 0.1, 0.1, 0.0)); verdict.severity()
         'high'
         """
-        if self._votes.keys() <= {"deviation-long", "rank-up", "rank-spread"}:
-            return "low"  # slow means have few independent values behind their thresholds: half of these are wrong
         best = max(vote.ratio for vote in self._votes.values())
+        if best < SURE and self._votes.keys() <= {"deviation-long", "rank-up", "rank-spread"}:
+            return "low"  # slow means have few independent values behind their thresholds: half of these are wrong
         families = {FAMILIES[detector] for detector in self._votes}
         if (best >= HIGH and families != {"level"}) or (best >= SURE and len(families) > 1):
             return "high"
