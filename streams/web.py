@@ -27,6 +27,7 @@ from streams.grpc_server import PortTaken
 from streams.live import page
 from streams.live.desk import LiveDesk
 from streams.live.guard import loopback_only
+from streams.processors.dispatch import DispatchProcessor
 from streams.roles.observed import observe
 from streams.roles.plans import Coordination
 from streams.roles.plans_desk import PlansDesk
@@ -58,7 +59,7 @@ class WebServer:
         self._runner: web.AppRunner | None = None
         self._desk = StatsDesk(lambda: self.stats)
         self._plans_desk = PlansDesk(lambda: self.plans)
-        self._live = LiveDesk(settings)
+        self._live = LiveDesk(settings, self._explain_task)
         self._asked_at = float("-inf")
         self._answered = False
         self.url = ""
@@ -108,6 +109,15 @@ class WebServer:
         """The address other workers find this one at."""
         bound = self.url.removeprefix("http://")
         return f"http://{advertised(self._settings.web_advertise, bound, socket.gethostname())}"
+
+    def _explain_task(self, task_id: str) -> dict[str, Any] | None:
+        """What a task waits for that this worker holds in memory; None if it holds none of that id."""
+        for home in () if self.engine is None else list(self.engine.homes.values()):
+            if isinstance(home.handler, DispatchProcessor):
+                found = home.handler.explain_task(task_id)
+                if found is not None:
+                    return found
+        return None
 
     async def _livez(self, request: web.Request) -> web.Response:
         return json_answer({"status": "ok"})

@@ -10,6 +10,7 @@ import asyncio
 import re
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -50,7 +51,11 @@ def wall_ms() -> int:
 class LiveDesk:
     """The routes of one worker."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, explain: Callable[[str], dict[str, Any] | None] = lambda task_id: None
+    ) -> None:
+        """`explain`: what a task that this worker holds waits for."""
+        self._explain = explain
         topic = full_name("events", settings.topic_prefix)
 
         def reader(taker: Taker) -> TopicReader:
@@ -147,6 +152,9 @@ class LiveDesk:
             return error_answer(504, f"not found within {SEARCH_TIMEOUT_S:g} s; look back less far, with since=10m")
         except KafkaError as error:
             return error_answer(503, f"the brokers do not answer: {error!r}")
+        waiting = self._explain(task_id)
+        if waiting is not None and (found is None or found.get("result") is None):
+            found = (found or {"taskId": task_id, "status": "waiting", "events": []}) | {"waiting": waiting}
         if found is None:
             why = (
                 f"nothing is known of task {task_id!r} since {format_time(since_ms)}; look further back with since=24h"

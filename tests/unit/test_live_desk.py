@@ -49,7 +49,8 @@ class Served:
     """A desk on a port."""
 
     def __init__(self) -> None:
-        self.desk = LiveDesk(Settings())
+        self.waiting: dict[str, dict[str, Any]] = {}
+        self.desk = LiveDesk(Settings(), self.waiting.get)
         self.readers: list[Reader] = []
         self.desk.hub = Hub(self._reader, desk_module.wall_ms)
         self.url = ""
@@ -177,3 +178,21 @@ async def test_searches_wait_in_line_and_end_in_time(served: Served, monkeypatch
 
     monkeypatch.setattr(TaskSearch, "_search", away)
     assert (await served.get("/api/v1/tasks/t"))[0] == 503
+
+
+async def test_a_task_says_what_it_waits_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of which no event tells yet; not one that has its result."""
+    found: dict[str, Any] = {
+        "old": {"taskId": "old", "status": "success", "result": {"status": "success"}, "events": []}
+    }
+
+    async def find(self: TaskSearch, task_id: str, since_ms: int) -> dict[str, Any] | None:
+        return found.get(task_id)
+
+    monkeypatch.setattr(TaskSearch, "find", find)
+    reason = {"agentId": "a1", "reason": "rate_limited", "since": "2026-11-29T00:00:00.000Z"}
+    served.waiting["new"] = served.waiting["old"] = reason
+    status, body = await served.get("/api/v1/tasks/new")
+    assert (status, body["status"], body["waiting"]) == (200, "waiting", reason)
+    assert "waiting" not in (await served.get("/api/v1/tasks/old"))[1]
+    assert (await served.get("/api/v1/tasks/none"))[0] == 404
