@@ -149,6 +149,8 @@ class Level:
             and abs(value / SCALE - best.expected) <= abs(shift) / 2
         ):
             return self.alarms.fire("outlier", at, severity, best.expected, why, shift)
+        if best.detector == "deviation-spike" and shift > 0 and self.deviation.steady:
+            severity = "low"  # a rise after all, and it began with its highest point
         if spread:
             return self.alarms.fire("drift", at, severity, self.ring.spread(RING) / SCALE, why, shift, "spread")
         kind: AnomalyType = "sudden_drop" if -shift >= self.limits.sudden_drop else "drift"
