@@ -27,8 +27,9 @@ def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, outpu
     """Check the broker, the topics and what they allow.
 
     The broker answers; the addresses it gives out can be reached from here; this user may do what a worker does; the topics
-    are as in the table; it has transactions, without which results are at-least-once; no other workers use the same group or
-    the same topics under another app id. The files of grpc_tls can be used, if any are set.
+    are as in the table; this machine's clock agrees with the brokers'; it has transactions, without which results are
+    at-least-once; no other workers use the same group or the same topics under another app id. The files of grpc_tls can be
+    used, if any are set.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     rows, code = asyncio.run(_examine(settings))
@@ -53,6 +54,8 @@ async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
     topics = await _topics(settings)
     if topics["state"] == "ok" or all(row["state"] == "ok" for row in rights):
         rows.append(topics)  # else those that may not be seen look missing
+    if topics["state"] == "ok":
+        rows += await _clock(settings)
     rows.append(await _guarantee(settings))
     rows += await _neighbours(settings)
     rows += _port_of_agents(settings)
@@ -135,6 +138,25 @@ async def _neighbours(settings: Settings) -> list[dict[str, Any]]:
     except (KafkaError, TimeoutError, OSError, NotImplementedError):
         return []  # the embedded broker knows no such question
     return [_row("other workers", "failed", sentence) for sentence in found]
+
+
+async def _clock(settings: Settings) -> list[dict[str, Any]]:
+    """This machine's clock against the brokers'. Nothing to say while they agree, or where the difference is not known."""
+    from aiokafka.errors import KafkaError
+
+    from streams.broker.kafka import client_options
+    from streams.engine.broker_clock import REPORTED_MS, describe_skew
+    from streams.engine.event_sink import EventSink
+
+    sink = EventSink(client_options(settings), settings.topic_prefix, idempotent=False, clock_topic="state")
+    try:
+        await sink.start()
+        skew_ms = sink.clock.skew_ms
+    except (KafkaError, TimeoutError, OSError):
+        return []  # what is wrong with the brokers other checks report
+    finally:
+        await sink.stop()
+    return [] if abs(skew_ms) < REPORTED_MS else [_row("clock", "warning", describe_skew(skew_ms))]
 
 
 async def _topics(settings: Settings) -> dict[str, Any]:
