@@ -1,7 +1,7 @@
-"""Tells what blocks a partition: `dispatch:blocked` when one record holds back a commit for long.
+"""Reports what blocks a partition: `dispatch:blocked` when one record holds back a commit for long.
 
 In: the open homes, looked at now and then. Out: one event for a record that has been at the head for `after_s`, and again every
-`after_s` while it stays there. Parked records wait on purpose and are not told of. It changes nothing.
+`after_s` while it stays there. Tasks that wait for their turn hold a commit on purpose and are left out. It changes nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class BlockWatch:
         for home in self._homes():
             for source in home.ledgers:
                 found = home.blocking(source)
-                if found is None or found.get("age", 0) < self._after_ms:
+                if found is None or found.get("waits") or found.get("age", 0) < self._after_ms:
                     continue
                 place = (source, home.number)
                 present.add(place)

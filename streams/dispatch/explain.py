@@ -40,18 +40,23 @@ class Explainer:
         key = self._backlogs.key_of(source, offset)
         caller = self._queues.callers.get(key or "")
         if caller is None:
-            return None if key is None else {"reason": "no_agent"}
-        return {"agentId": key, "reason": caller.queue.closed_by(self._loop.time()) or "concurrency"}
+            return None if key is None else {"reason": "no_agent", "waits": True}
+        return {"agentId": key, "reason": caller.queue.closed_by(self._loop.time()) or "concurrency", "waits": True}
 
     def run(self, run: TaskRun) -> dict[str, Any]:
-        """What a task in memory waits for. `since`: its last call, or if it was never called its record's timestamp."""
+        """What a task in memory waits for. `since`: its last call, or if it was never called its record's timestamp.
+
+        `waits`: it waits for its turn, as work in a queue does; otherwise the worker or an agent is busy with it.
+        """
         now = self._loop.time()
+        reason = self._reason(run, now)
         since_ms = self._wall_ms() - round((now - (run.last_call_at or run.admitted_at)) * 1000)
         return {
             "taskId": run.task_id,
             "agentId": run.agent_id,
             "age": round((now - run.admitted_at) * 1000),
-            "reason": self._reason(run, now),
+            "reason": reason,
+            "waits": reason not in ("calling", "looking_for_agent"),
             "since": format_time(since_ms if run.calls else min(since_ms, run.origin_ms)),
         }
 

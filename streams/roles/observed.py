@@ -39,7 +39,8 @@ def observe(
 
     def blocked() -> Iterator[Row]:
         for place in places():
-            yield _name(place), ((place.blocking() or {}).get("age") or 0) / 1000
+            found = place.blocking() or {}
+            yield _name(place), 0.0 if found.get("waits") else (found.get("age") or 0) / 1000
 
     observed.add(
         "gauge",
@@ -82,14 +83,14 @@ def observe(
     observed.add(
         "gauge",
         "parallax_partition_inflight_messages",
-        "Records of an owned partition that were taken and are not finished; of `parked` also those that rest",
+        "Records of an owned partition that were taken and are not finished; also those that wait on their topic",
         lambda: ((_name(place), place.in_flight) for place in places()),
         where,
     )
     observed.add(
         "gauge",
         "parallax_partition_blocked_seconds",
-        "How long the oldest record that holds a partition's commit has been worked on; 0: none does, or it rests parked",
+        "How long the oldest record that holds a partition's commit has been worked on; 0: none does, or it waits for its turn",
         blocked,
         where,
     )

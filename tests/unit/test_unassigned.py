@@ -93,7 +93,7 @@ async def test_what_memory_cannot_hold_waits_on_its_topic_in_its_order(make: Mak
     assert one.memory.used <= 200 * TASK_BYTES // 2
     assert one.handler.resting() > 300
     assert one.handler.room("tasks")
-    assert one.handler.explain("tasks", 499) == {"reason": "no_agent"}
+    assert one.handler.explain("tasks", 499) == {"reason": "no_agent", "waits": True}
     appear(one)
     await until(lambda: len(one.home.ended) == 500, 30)
     assert one.transport.tasks == [f"t{offset}" for offset in range(500)]
