@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from streams.dispatch.context import ReadAgain
@@ -152,7 +151,7 @@ class Backlogs:
                     records = await self._read(source, offsets)
                     found |= {(source, offset): record for offset, record in records.items()}
                 break
-            except (KafkaError, TimeoutError, OSError) as error:
+            except Exception as error:  # whatever it is: these tasks are in flight, and nothing else would bring them back
                 log.warning("tasks that wait on their topic cannot be read back yet; trying again",
                             partition=self._number, error=repr(error))  # fmt: skip
                 await asyncio.sleep(RETRY_S)
