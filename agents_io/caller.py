@@ -36,6 +36,8 @@ R = TypeVar("R", bound=PendingCall)
 MAX_TIMER_S = 3600.0
 """Timers are set for at most this long; the queue is asked again then."""
 NOT_CURRENT_RECHECK_S = 0.1
+OWN_TIMEOUT = 0.9
+"""A timeout that comes before this share of an attempt's time is the agent's own (408, 504, DEADLINE_EXCEEDED)."""
 WAITED_FOR: dict[Block | None, str] = {
     "circuit_open": "its circuit stays open until after the deadline",
     "rate_limited": "its rate limit has no turn before the deadline",
@@ -248,8 +250,8 @@ class Caller(Generic[R]):
         try:
             return await self._transport.call(self.agent, call)
         except CallTimeout as error:
-            if not attempt.cut:
-                raise
+            if not attempt.cut or self._loop.time() < attempt.started_at + OWN_TIMEOUT * attempt.timeout_s:
+                raise  # the agent itself reported a timeout, before the time it was given was over
             # The task's deadline left it less than its timeout: that says nothing about the agent.
             raise Expired(f"the deadline passed during the call: {error.message}") from None
 

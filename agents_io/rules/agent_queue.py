@@ -326,6 +326,10 @@ class AgentQueue(Generic[T]):
         """The earliest time the agent takes a call again, as far as circuit, pause and rate limit tell; `now` if it does."""
         return max(now, self.breaker.available_at(now), self.limiter.available_at(now))
 
+    def closed_until(self, now: float) -> float:
+        """The time before which no call can begin for certain; `now` if one may begin, or if that is not known."""
+        return self._blocked_until(now)[1]
+
     def take_transitions(self) -> list[Transition]:
         """The breaker's transitions since the last call."""
         return self.breaker.take_transitions()

@@ -65,14 +65,26 @@ class AgentQueues:
     def put(self, run: TaskRun, caller: Caller[TaskRun]) -> bool:
         """Queue a task, in memory or on its topic. False: its record stays on its topic, and the run is over."""
         agent_id, concurrency = caller.agent.id, caller.queue.max_concurrency
-        # A task that was read back for this agent had its turn; one whose deadline has passed must not wait for one.
-        its_turn = run.reloaded == agent_id or run.deadline <= self._loop.time()
+        # A task that was read back for this agent had its turn; one whose record is being relocated has no place on its topic;
+        # one that can have no turn before its deadline ends at once.
+        ends_at_once = run.deadline <= caller.queue.closed_until(self._loop.time())
+        its_turn = run.reloaded == agent_id or run.token is not None or ends_at_once
         ahead = not its_turn and self._backlogs.precedes(agent_id, run.priority)
-        if ahead or not (its_turn or self._memory.room_for(agent_id, concurrency, run.size)):
+        room = its_turn or self._memory.room_for(agent_id, concurrency, run.size)
+        if ahead or not (room or self._make_way(run, caller)):
             self._set_aside(run, agent_id)
             return False
         self._memory.hold(run, agent_id)
         caller.submit(run)
+        return True
+
+    def _make_way(self, run: TaskRun, caller: Caller[TaskRun]) -> bool:
+        """Set the last task that is less urgent aside for this one."""
+        last = caller.queue.last(lambda waiting: waiting.token is None)
+        if last is None or last.priority >= run.priority or not caller.queue.remove(last):
+            return False
+        self._memory.release(last)
+        self._set_aside(last, caller.agent.id)
         return True
 
     def relocated(self, run: TaskRun) -> None:
@@ -107,9 +119,9 @@ class AgentQueues:
         if agent is not None:
             self._factory.update(caller, agent)
             caller.advance()
-        elif not (caller.running or caller.queue.waiting or self._backlogs.waiting(agent_id)):
+        elif not self._backlogs.waiting(agent_id) and _rests(caller, self._loop.time()):
             caller.close()
-            del self.callers[agent_id]
+            del self.callers[agent_id]  # one with a limit or circuit to remember is left to `_tidy`
 
     def closed_for_s(self, caller: Caller[TaskRun]) -> tuple[Block | None, float]:
         """What keeps the agent from taking calls, and for how many seconds at least; infinite if that is not known."""

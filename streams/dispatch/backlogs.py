@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 MAX_WAITING = 200_000
 """Tasks of one partition that wait on their topic; with more, the partition takes nothing in."""
 RETRY_S = 1.0
+BATCH = 256
+TURN = 64
+"""Tasks that are processed in one turn of the loop."""
 
 
 @dataclass(slots=True)
@@ -54,8 +57,9 @@ class Backlogs:
         self._loop = asyncio.get_running_loop()
         self._queues: dict[str, _Queue] = {}
         self._loading: set[asyncio.Task[None]] = set()
+        self._on_the_way: set[tuple[str, int]] = set()
         self._count = 0
-        self._closed = False
+        self._held = self._closed = False
 
     def __len__(self) -> int:
         """Tasks that wait on their topic, those that are being read back included."""
@@ -97,13 +101,13 @@ class Backlogs:
     def load(self, key: str, most: int) -> None:
         """Read the first of them back, unless some are being read back."""
         queue = self._queues.get(key)
-        if queue is not None and not queue.loading and not self._closed:
+        if queue is not None and not queue.loading and not self._held:
             self._start(key, queue, queue.tasks.take(most))
 
     def load_expired(self, now: float) -> None:
-        """Read back those whose deadline has passed."""
+        """Read back those whose deadline has passed, a batch of each queue; the rest at the next call."""
         for key, queue in list(self._queues.items()):
-            self._start(key, queue, queue.tasks.take_expired(now))
+            self._start(key, queue, queue.tasks.take_expired(now, BATCH))
 
     def load_task(self, task_id: str) -> None:
         """Read back the records of this task id."""
@@ -111,18 +115,26 @@ class Backlogs:
         for key, queue in list(self._queues.items()):
             self._start(key, queue, queue.tasks.take_task(task_hash))
 
-    def load_records(self, source: str, offsets: frozenset[int]) -> None:
-        """Read back those of these records that wait here."""
+    def load_records(self, source: str, offsets: frozenset[int]) -> list[int]:
+        """Read back those of these records that wait here; their offsets, with those that are being read back already."""
+        found = [offset for offset in offsets if (source, offset) in self._on_the_way]
         for key, queue in list(self._queues.items()):
-            self._start(key, queue, queue.tasks.take_records(source, offsets))
+            tasks = queue.tasks.take_records(source, offsets)
+            found += [task.offset for task in tasks]
+            self._start(key, queue, tasks)
+        return found
 
     def key_of(self, source: str, offset: int) -> str | None:
         """What this record waits for; None if it does not wait here."""
         return next((key for key, queue in self._queues.items() if queue.tasks.holds(source, offset)), None)
 
+    def hold(self) -> None:
+        """Read nothing back any more."""
+        self._held = True
+
     def close(self) -> None:
         """Stop reading; everything stays on its topic."""
-        self._closed = True
+        self._held = self._closed = True
         for task in self._loading:
             task.cancel()
         self._queues.clear()
@@ -135,6 +147,11 @@ class Backlogs:
     def _start(self, key: str, queue: _Queue, tasks: list[Waiting]) -> None:
         if not tasks:
             return
+        if self._held:  # the next owner reads them
+            for task in tasks:
+                queue.tasks.add(task)
+            return
+        self._on_the_way |= {(task.source, task.offset) for task in tasks}
         left = len(queue.tasks) + len(tasks)
         queue.bytes -= queue.bytes * len(tasks) // left
         queue.loading += len(tasks)
@@ -151,13 +168,18 @@ class Backlogs:
                     records = await self._read(source, offsets)
                     found |= {(source, offset): record for offset, record in records.items()}
                 break
-            except Exception as error:  # whatever it is: these tasks are in flight, and nothing else would bring them back
+            except (
+                Exception
+            ) as error:  # whatever it is: these tasks are in flight, and nothing else would bring them back
                 log.warning("tasks that wait on their topic cannot be read back yet; trying again",
                             partition=self._number, error=repr(error))  # fmt: skip
                 await asyncio.sleep(RETRY_S)
-        for task in tasks:
+        for number, task in enumerate(tasks, start=1):
+            if number % TURN == 0:
+                await asyncio.sleep(0)
             if self._closed:
                 return
+            self._on_the_way.discard((task.source, task.offset))
             queue.loading -= 1
             self._count -= 1
             record = found.get((task.source, task.offset))

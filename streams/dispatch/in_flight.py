@@ -27,6 +27,10 @@ class InFlightTasks:
     def __len__(self) -> int:
         return len(self._by_record)
 
+    def all(self) -> list[TaskRun]:
+        """Every task that has not ended."""
+        return list(self._by_record.values())
+
     def add(self, run: TaskRun) -> None:
         """A task begins here."""
         self._by_record[run.source, run.offset] = run
@@ -84,7 +88,7 @@ class InFlightTasks:
         run = None if token is None else self._relocating.pop(token, None)
         if run is None:
             return None
-        del self._by_record[run.source, run.offset]
+        self._by_record.pop((run.source, run.offset), None)
         run.source, run.offset, run.letter, run.token = letter.topic, letter.offset, letter, None
         self._by_record[run.source, run.offset] = run
         return run

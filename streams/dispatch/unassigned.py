@@ -18,6 +18,8 @@ from streams.dispatch.task_run import TaskRun
 
 CHECK_S = 5.0
 """Waiting tasks are tried again this often, if no agent appeared before."""
+BACKLOG_CHECK_S = 1.0
+"""The same while some of them wait on their topic: their deadlines have no timer."""
 BATCH = 64
 """Tasks tried in one turn of the loop."""
 PREFIX = "\x00"
@@ -63,7 +65,8 @@ class UnassignedTasks:
     def add(self, run: TaskRun) -> bool:
         """Wait for an agent. False: the record stays on its topic, and the run is over."""
         key = group_key(run)
-        its_turn = run.reloaded == key
+        # One whose record is being relocated has no place on its topic now.
+        its_turn = run.token is not None or run.reloaded == key
         ahead = not its_turn and self._backlogs.precedes(key, run.priority)
         if ahead or not (its_turn or self._memory.room_for(key, BATCH, run.size)):
             self._backlogs.add(key, run)
@@ -148,5 +151,7 @@ class UnassignedTasks:
         for key in {*self._groups, *(key for key in self._backlogs.keys if key.startswith(PREFIX))}:
             self._try(key)
         waiting = [run.deadline for group in self._groups.values() for run in group]
-        if waiting or any(key.startswith(PREFIX) for key in self._backlogs.keys):
+        if any(key.startswith(PREFIX) for key in self._backlogs.keys):
+            self._set_timer(min([now + BACKLOG_CHECK_S, *waiting]))
+        elif waiting:
             self._set_timer(min([now + CHECK_S, *waiting]))

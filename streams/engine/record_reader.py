@@ -16,10 +16,12 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from schemas.topics import full_name
+from streams.engine.salvage import salvage
 
 log = structlog.get_logger(__name__)
 
-READ_TIMEOUT_S = 20.0
+READ_TIMEOUT_S = 8.0
+"""Without progress."""
 POLL_MS = 100
 FETCH_BYTES = 1024 * 1024
 MAX_RECORDS = 1000
@@ -43,11 +45,11 @@ class RecordReader:
         found: dict[int, ConsumerRecord] = {}
         async with self._reading:
             try:
-                async with asyncio.timeout(READ_TIMEOUT_S):
+                async with asyncio.timeout(READ_TIMEOUT_S) as bound:
                     consumer = await self._connected()
                     consumer.assign([tp])
                     for span in _spans(offsets):
-                        await self._read_span(consumer, tp, span, found)
+                        await self._read_span(consumer, tp, span, found, bound)
             except BaseException:
                 await self._drop()
                 raise
@@ -73,17 +75,28 @@ class RecordReader:
 
     @staticmethod
     async def _read_span(
-        consumer: AIOKafkaConsumer, tp: TopicPartition, offsets: Sequence[int], found: dict[int, ConsumerRecord]
+        consumer: AIOKafkaConsumer,
+        tp: TopicPartition,
+        offsets: Sequence[int],
+        found: dict[int, ConsumerRecord],
+        bound: asyncio.Timeout,
     ) -> None:
-        wanted, last = frozenset(offsets), offsets[-1]
-        consumer.seek(tp, offsets[0])
-        while True:
-            records = (await consumer.getmany(tp, timeout_ms=POLL_MS, max_records=MAX_RECORDS)).get(tp, ())
-            for record in records:
+        """`bound`: moved on as long as the position moves, since records may lie far apart."""
+        wanted, last, at = frozenset(offsets), offsets[-1], offsets[0]
+        consumer.seek(tp, at)
+        while at <= last:
+            try:
+                batches = await consumer.getmany(tp, timeout_ms=POLL_MS, max_records=MAX_RECORDS)
+            except UnicodeDecodeError:
+                consumer.seek(tp, at)
+                batches = await salvage(consumer, tp)
+            for record in batches.get(tp, ()):
                 if record.offset in wanted:
                     found[record.offset] = record
-            if await consumer.position(tp) > last:
-                return
+            position = await consumer.position(tp)
+            if position > at:
+                at = position
+                bound.reschedule(asyncio.get_running_loop().time() + READ_TIMEOUT_S)
 
     async def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None

@@ -39,6 +39,7 @@ from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.router import Router
 from streams.dispatch.spans import TaskSpans
 from streams.dispatch.task_run import TaskRun, read_task, trace_headers
+from streams.dispatch.unassigned import PREFIX as UNASSIGNED
 from streams.dispatch.unassigned import UnassignedTasks
 from streams.engine.home import Home
 from streams.rules.records import MOVED_HEADER, Letter, Output, Success
@@ -81,7 +82,12 @@ class DispatchProcessor:
         run = self._tasks.arrived(header(letter.headers, MOVED_HEADER), letter) if source == "parked" else None
         if run is None:
             self._guard(letter, lambda: self._decide(self._admit(letter)))
-        elif run.ending is not None:
+        else:
+            self._guard(letter, lambda: self._resume(run))
+
+    def _resume(self, run: TaskRun) -> None:
+        """The record that carries on a task of this owner has come."""
+        if run.ending is not None:
             self._finish(run, *run.ending)
         else:
             self._queues.relocated(run)
@@ -212,7 +218,10 @@ class DispatchProcessor:
         """The agent may have been registered a moment ago: read the topic to its end before the task is refused."""
 
         async def look_up() -> None:
-            await self._context.agents.catch_up()
+            try:
+                await self._context.agents.catch_up()
+            except Exception:  # the task must not stay here: it is decided by what is known
+                log.exception("the topic of agents could not be read to its end", task_id=run.task_id)
             if not self._held and self._tasks.at(run.source, run.offset) is run:
                 self._guard(run.letter, lambda: self._decide(run, looked_up=True))
 
@@ -229,7 +238,9 @@ class DispatchProcessor:
         """A record that waited on its topic for `key`."""
         letter = _letter(source, record)
         if not self._held:
-            self._guard(letter, lambda: self._decide(self._admit(letter, key)))
+            # One that waits for an agent was looked up when it first came.
+            looked_up = key.startswith(UNASSIGNED)
+            self._guard(letter, lambda: self._decide(self._admit(letter, key), looked_up))
         if (source, record.offset) in self._to_relocate:
             self._to_relocate.discard((source, record.offset))
             self.relieve(source, (record.offset,))
@@ -321,12 +332,13 @@ class DispatchProcessor:
         for offset in offsets:
             run = self._tasks.at(source, offset)
             if run is None:
-                self._to_relocate.add((source, offset))
                 waiting.append(offset)
             elif run.token is None and (run.agent_id is not None or self._unassigned.holds(run)):
                 self._relocate(run)
         if waiting:
-            self._backlogs.load_records(source, frozenset(waiting))
+            self._to_relocate |= {
+                (source, offset) for offset in self._backlogs.load_records(source, frozenset(waiting))
+            }
 
     def _relocate(self, run: TaskRun) -> None:
         token = f"{run.source}/{run.letter.partition}/{run.offset}"
@@ -350,12 +362,16 @@ class DispatchProcessor:
         """Begin nothing more; what runs may finish."""
         self._held = True
         self._queues.hold()
+        self._backlogs.hold()
         for look_up in self._look_ups:
             look_up.cancel()
 
     def close(self) -> None:
         """Cancel whatever runs; nothing more is completed."""
         self.hold()
+        # The memory is shared with the worker's other partitions: also what is called, or failed while held, must leave it.
+        for run in self._tasks.all():
+            self._context.memory.release(run)
         self._queues.close()
         self._unassigned.close()
         self._backlogs.close()

@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable
 from hashlib import blake2b
+from itertools import islice
 from math import isinf
 from typing import NamedTuple
 
@@ -123,11 +124,11 @@ class Backlog:
                 found.append(self._remove(priority, waiting.start))
         return found
 
-    def take_expired(self, now: float) -> list[Waiting]:
-        """Take out those whose deadline has passed."""
+    def take_expired(self, now: float, most: int = 1_000_000) -> list[Waiting]:
+        """Take out at most so many of those whose deadline has passed."""
         if now < self._earliest or isinf(self._earliest):
             return []
-        found = self._take(lambda waiting, at: waiting.deadlines[at] <= now)
+        found = self._take(lambda waiting, at: waiting.deadlines[at] <= now, most)
         lefts = (waiting.deadlines[waiting.start :] for waiting in self._classes.values())
         self._earliest = min((min(left) for left in lefts if left), default=_NEVER)
         return found
@@ -154,10 +155,11 @@ class Backlog:
             for at in range(waiting.start, len(waiting.offsets))
         )
 
-    def _take(self, wanted: Callable[[_Class, int], bool]) -> list[Waiting]:
+    def _take(self, wanted: Callable[[_Class, int], bool], most: int = 1_000_000) -> list[Waiting]:
         found: list[Waiting] = []
         for priority, waiting in list(self._classes.items()):
-            places = [at for at in range(waiting.start, len(waiting.orders)) if wanted(waiting, at)]
+            matching = (at for at in range(waiting.start, len(waiting.orders)) if wanted(waiting, at))
+            places = list(islice(matching, most - len(found)))
             found += reversed([self._remove(priority, at) for at in reversed(places)])
         return found
 

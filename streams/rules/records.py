@@ -42,6 +42,7 @@ OWN_HEADERS = frozenset(
 RESULT_TYPE = BY_NAME["results"].ce_type
 POINT_TYPE = BY_NAME["data-points"].ce_type
 STATUS_BY_CODE = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}
+RELOCATABLE_BYTES = 512 * 1024
 LARGE_BYTES = 64 * 1024
 """Outputs beyond this carry a smaller form, in case the broker's limit is lower than the worker was told."""
 
@@ -358,7 +359,10 @@ class Recorder:
         `token`: tells the owner which of its tasks the new record carries on. `agent_id`: empty while none is chosen.
         """
         marks = carried.marks() | {AGENT_HEADER: agent_id, TASK_HEADER: task_id, MOVED_HEADER: token}
-        return self._moved("parked", agent_id or task_id, letter, marks, letter.partition, now_ms)
+        output = self._moved("parked", agent_id or task_id, letter, marks, letter.partition, now_ms)
+        if output.size <= RELOCATABLE_BYTES:  # `tasks` took the record, and `parked` takes the same sizes
+            output.fallback = None
+        return output
 
     def _moved(
         self, topic: str, key: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int

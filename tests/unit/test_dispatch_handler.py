@@ -601,15 +601,18 @@ async def test_waiting_tasks_go_by_a_new_registration(make: Make) -> None:
 
 
 async def test_an_agent_that_is_gone_is_forgotten_once_it_is_idle(make: Make) -> None:
-    """Agents that come and go leave nothing behind; one that is being called is kept until it is done."""
+    """Agents that come and go leave nothing behind; one that is called is kept, and so is what its rate limit has seen."""
     one = make()
+    one.register(**AGENT, limits={"windowMs": 300})
     one.transport.gate.clear()
     one.take(0)
     await until(lambda: one.transport.calls)
     one.handler.agent_changed("a1", None)
     one.transport.gate.set()
     assert (await one.result(0))["status"] == "success"
-    assert list(one.handler._queues.callers) == ["a1"]
-    one.handler.agent_changed("a1", None)
-    assert one.handler._queues.callers == {}
+    for wait_s, left in ((0.0, ["a1"]), (0.5, [])):
+        await asyncio.sleep(wait_s)
+        one.handler.changes()  # the limit is remembered in the state topic too
+        one.handler.agent_changed("a1", None)
+        assert list(one.handler._queues.callers) == left
     one.handler.agent_changed("nobody", None)

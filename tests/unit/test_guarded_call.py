@@ -13,12 +13,14 @@ from agents_io.call_stats import CallStats
 from agents_io.caller import Caller
 from agents_io.errors import AgentError, ServerError
 from agents_io.pending_call import PendingCall
+from agents_io.rules import statuses
 from agents_io.rules.agent_queue import AgentQueue
 from agents_io.rules.breaker import Breaker, BreakerConfig
 from agents_io.rules.budget import BudgetConfig, RetryBudget
 from agents_io.rules.health import Ejection, EjectionConfig
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
+from agents_io.rules.statuses import StillRunning
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.homes import until
@@ -108,38 +110,43 @@ class Rig:
         """Not looked at."""
 
 
-TABLE = {
+TABLE: dict[type[AgentError], tuple[bool, bool]] = {
     # error: (tried again, fails the circuit and the agent's health)
-    "CallTimeout": (True, True),
-    "ConnectionFailed": (True, True),
-    "ServerError": (True, True),
-    "ClientError": (False, False),
-    "StillRunning": (True, False),
-    "RateLimited": (True, False),
-    "BadResponse": (True, True),
-    "AnswerTooLarge": (False, True),
-    "Cancelled": (False, False),
-    "Refused": (False, False),
-    "Unsupported": (False, False),
-    "ForbiddenTarget": (False, False),
-    "UnknownFunction": (False, False),
-    "ExecutionFailed": (True, True),
-    "InternalError": (True, False),
+    errors.CallTimeout: (True, True),
+    errors.ConnectionFailed: (True, True),
+    errors.ServerError: (True, True),
+    errors.ClientError: (False, False),
+    StillRunning: (True, False),
+    errors.RateLimited: (True, False),
+    errors.BadResponse: (True, True),
+    errors.AnswerTooLarge: (False, True),
+    errors.Cancelled: (False, False),
+    errors.Refused: (False, False),
+    errors.Unsupported: (False, False),
+    errors.ForbiddenTarget: (False, False),
+    errors.UnknownFunction: (False, False),
+    errors.ExecutionFailed: (True, True),
+    errors.InternalError: (True, False),
 }
-NO_CALL = {"AgentError", "CircuitOpen", "NoAgent", "Expired"}
+NO_CALL = {AgentError, errors.CircuitOpen, errors.NoAgent, errors.Expired}
 
 
 def test_the_table_is_whole() -> None:
     """An error that is added must be placed here."""
-    every = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, AgentError)}
+    every = {
+        kind
+        for module in (errors, statuses)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, AgentError)
+    }
     assert every == set(TABLE) | NO_CALL, "say what counts for a new error"
 
 
-@pytest.mark.parametrize("name", TABLE)
-async def test_what_counts(name: str) -> None:
+@pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
+async def test_what_counts(kind: type[AgentError]) -> None:
     """Every failure by its kind: whether it is tried again, and whether it counts against the agent."""
-    again, blamed = TABLE[name]
-    rig = Rig(getattr(errors, name)("why"), retries=1)
+    again, blamed = TABLE[kind]
+    rig = Rig(kind("why"), retries=1)
     rig.submit()
     await rig.end()
     assert len(rig.transport.calls) == (2 if again else 1)

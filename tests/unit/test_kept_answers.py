@@ -23,8 +23,8 @@ async def test_the_other_members_of_an_answer_move_with_it() -> None:
     }
     first = HomeMemory(0, settings, lambda: now_ms)
     for key, answer in answers.items():
-        job: Any = SimpleNamespace(key=key, came=1.0)
-        first.answers.keep(job, "a", answer, asyncio.get_running_loop().time())
+        run: Any = SimpleNamespace(cache_key=key, admitted_at=1.0)
+        first.answers.keep(run, "a", answer, asyncio.get_running_loop().time())
     outputs = [output for output in first.changes([]) if output.value is not None]
     kept = [orjson.loads(output.value or b"")["answer"] for output in outputs]
     assert {row["key"]: row.get("metadata") for row in kept} == {
