@@ -29,7 +29,7 @@ def task(
 ) -> None:
     """Show what became of a task.
 
-    Its events and its result, found by reading both topics from the beginning.
+    Its events and its result, found by reading both topics from the beginning; of one that was not called yet its record.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _task(settings, task_id, output or Format.text))
@@ -38,8 +38,10 @@ def task(
 async def _task(settings: Settings, task_id: str, form: Format) -> None:
     results = await _matching(settings, "results", task_id, lambda value: value.get("taskId"))
     events = await _matching(settings, "events", task_id, _event_task)
+    if not results:
+        events += await _waiting(settings, task_id, events)
     if not results and not events:
-        raise CommandError(f"task {task_id}: no event and no result found", NOT_FOUND)
+        raise CommandError(f"task {task_id}: no record, no event and no result found", NOT_FOUND)
     events.sort(key=lambda value: str(value.get("timestamp", "")))
     if form is Format.text:
         _show(events, results)
@@ -50,12 +52,28 @@ async def _task(settings: Settings, task_id: str, form: Format) -> None:
             json_line(value)
 
 
+async def _waiting(settings: Settings, task_id: str, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a task without a result that no call was begun for: its record on `tasks`, as a row beside the events."""
+    if any(event.get("type") == "task:started" for event in events):
+        return []
+    records = await _matching(settings, "tasks", task_id, lambda value: value.get("id"), stamped=True)
+    data = [{"agentId": found.get("target"), "capabilities": found.get("capabilities")} for found in records]
+    return [
+        {"type": "waiting", "timestamp": found["timestamp"], "data": {k: v for k, v in one.items() if v is not None}}
+        for found, one in zip(records, data, strict=True)
+    ]
+
+
 def _event_task(value: dict[str, Any]) -> Any:
     data = value.get("data")
     return data.get("taskId") if isinstance(data, dict) else None
 
 
-async def _matching(settings: Settings, topic: str, task_id: str, id_of: Any) -> list[dict[str, Any]]:
+async def _matching(
+    settings: Settings, topic: str, task_id: str, id_of: Any, stamped: bool = False
+) -> list[dict[str, Any]]:
+    """`stamped`: with the record's timestamp as `timestamp`."""
+    from schemas.times import format_time
     from streams.broker.client import read_all
 
     # An id of plain characters is spelt in JSON as it is, so most records are passed over without being parsed.
@@ -65,7 +83,7 @@ async def _matching(settings: Settings, topic: str, task_id: str, id_of: Any) ->
         if record.value is not None and needle in record.value:
             value = as_json(record.value)
             if isinstance(value, dict) and id_of(value) == task_id:
-                found.append(value)
+                found.append(value | {"timestamp": format_time(record.timestamp_ms)} if stamped else value)
     return found
 
 
