@@ -32,7 +32,7 @@ async def test_lag_shows_what_waits_and_ends_at_zero_in_spite_of_markers(kafka: 
         pipeline.workers.append(worker)
         pipeline.web = orjson.loads(await asyncio.to_thread(worker.line, 90))["web"]
         try:
-            most = await most_lag(pipeline, until=40)
+            most = await most_lag(pipeline, until=TASKS // 2)
             step = {"type": "agent", "target": "slow", "payload": {"n": 1}}
             await pipeline.send("plans", [("p", {"id": "p", "tasks": [{"id": "a"} | step, {"id": "b"} | step]})])
             assert most["tasks"] + most.get("dispatch", 0) > TASKS // 2, "what waits for room on the topics is not seen"

@@ -85,18 +85,20 @@ def test_circuit_and_rate_limit_survive_a_kill(kafka: KafkaCluster, prefix: str,
             {"id": "well", "endpoint": endpoint, "limits": tight},
             {"id": "sick", "endpoint": sick, "limits": WIDE, "breaker": breaker},
         )
-        ill = {"target": "sick", "metadata": {"retries": 0, "timeout": 20_000}}
+        ill = {"target": "sick", "metadata": {"retries": 0, "expiresIn": 20_000}}
         worker = start_worker(broker, prefix, *OPTIONS)
         results = Tap(broker, f"{prefix}results")
         produce(broker, f"{prefix}tasks", [task(f"t{n}") for n in range(7)] + [task(f"s{n}", **ill) for n in range(3)])
         first = values(results, 10)
         worker.kill()
         with stopping(start_worker(broker, prefix, *OPTIONS)):
-            produce(broker, f"{prefix}tasks", [task(f"t{n}", metadata={"timeout": 3000}) for n in range(7, 14)])
+            produce(broker, f"{prefix}tasks", [task(f"t{n}", metadata={"expiresIn": 20_000}) for n in range(7, 14)])
             produce(broker, f"{prefix}tasks", [task("s3", **ill)])
             second = values(results, 8, quiet_s=1)
         results.close()
     assert Counter(result["status"] for result in first) == {"success": 7, "failure": 3}
-    codes = Counter(result.get("error", {}).get("code") for result in second)
-    assert codes == {None: 3, "rate_limited": 4, "circuit_open": 1}
+    codes = Counter((result["taskId"][0], result.get("error", {}).get("code")) for result in second)
+    assert codes == {("t", None): 3, ("t", "expired"): 4, ("s", "expired"): 1}
+    waited_for = {"t": "its rate limit has no turn", "s": "its circuit stays open"}
+    assert all(waited_for[row["taskId"][0]] in row["error"]["message"] for row in second if "error" in row)
     assert len(calls(log)) == 10
