@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.partitioning import home_partition
-from tests.bench.load import Reader, parks, percentile, reasons, send
+from tests.bench.load import Reader, percentile, reasons, relocations, send
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import apply_topics, fake_agent, instant_agent, register, start_worker
 
@@ -48,7 +48,7 @@ class Run:
     latencies_ms: list[float]
     near_ms: list[float]
     fates: dict[str, Counter[str]]
-    parked: Counter[str] = field(default_factory=Counter)
+    relocated: Counter[str] = field(default_factory=Counter)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     cpu: float = 0.0
     peak_mib: float = 0.0
@@ -65,11 +65,11 @@ def names(crowded: bool) -> list[str]:
     return same + [one for one in ids if one not in same][: AGENTS - len(same)]
 
 
-def task(agent: str, number: int | str, timeout_ms: int | None = None) -> bytes:
+def task(agent: str, number: int | str, expires_ms: int | None = None) -> bytes:
     """A task of about 350 bytes; no two alike, so that none is answered from the cache."""
     payload = {"task": "classify this", "data": {"text": "x" * 200}, "n": number}
     fields = {"id": f"{agent}-{number}", "type": "agent", "target": agent, "payload": payload}
-    return json.dumps(fields if timeout_ms is None else {**fields, "metadata": {"timeout": timeout_ms}}).encode()
+    return json.dumps(fields if expires_ms is None else {**fields, "metadata": {"expiresIn": expires_ms}}).encode()
 
 
 class Bench:
@@ -113,7 +113,7 @@ class Bench:
             stack.callback(reader.close)
             bursts = []
             if options.flood and sick:
-                flood = [task(self.odd[0], f"f{n}", options.flood_timeout) for n in range(options.flood_tasks)]
+                flood = [task(self.odd[0], f"f{n}", options.flood_expires) for n in range(options.flood_tasks)]
                 bursts.append((FLOOD_AT_S, self.odd[0], flood))
             load = self.well if options.flood else self.ids
             rate = options.rate * len(load) / AGENTS
@@ -128,7 +128,7 @@ class Bench:
             if extra:
                 mine = Counter(c for i, (_, c) in reader.results.items() if i.startswith(f"{self.odd[0]}-f"))
                 found.fates[self.odd[0]] = mine + Counter({"no result yet": extra - mine.total()})
-        found.parked, found.reasons = parks(self.bootstrap, prefix), reasons(self.bootstrap, prefix)
+        found.relocated, found.reasons = relocations(self.bootstrap, prefix), reasons(self.bootstrap, prefix)
         return found
 
     def settle(self, reader: Reader, expected: int) -> None:
@@ -177,9 +177,12 @@ def report(runs: Sequence[Run], options: argparse.Namespace, console: Console) -
     for run in runs:
         for agent, fates in run.fates.items():
             console.print(f"{run.name} {agent}: {dict(fates)}")
-        if run.parked:
-            console.print(f"{run.name} parked {dict(run.reasons)}; most often one task: {max(run.parked.values())}, "
-                          f"on average {run.parked.total() / len(run.parked):.2f} of {len(run.parked)}")  # fmt: skip
+        if run.reasons:
+            console.print(f"{run.name} waited {dict(run.reasons)}")
+        if run.relocated:
+            console.print(
+                f"{run.name} relocated {len(run.relocated)}, most often one task: {max(run.relocated.values())}"
+            )
         console.print(
             f"{run.name} worst seconds {[f'{s} s: {ms:.0f} ms' for s, ms in run.worst]}, doubled {run.doubled}"
         )
@@ -209,7 +212,7 @@ def main() -> None:
     parser.add_argument("--slow-ms", type=int, default=10 * WELL_MS)
     parser.add_argument("--flood", action="store_true")
     parser.add_argument("--flood-tasks", type=int, default=20_000)
-    parser.add_argument("--flood-timeout", type=int, default=600_000, help="deadline of each task of the flood, ms")
+    parser.add_argument("--flood-expires", type=int, default=600_000, help="each task of the flood expires after, ms")
     parser.add_argument("--settle", type=float, help="how long to wait for the last results, seconds")
     parser.add_argument("--only", choices=("W", "S"), help="this kind of run alone")
     parser.add_argument("--bootstrap")

@@ -94,8 +94,8 @@ def send(
     return due
 
 
-def parks(bootstrap: str, prefix: str) -> Counter[str]:
-    """How often each task id was written to `parked`."""
+def relocations(bootstrap: str, prefix: str) -> Counter[str]:
+    """How often the record of each task, while it waited, was moved to `parked` (tasks wait on their own topic else)."""
     tap = Tap(bootstrap, f"{prefix}parked")
     found: Counter[str] = Counter()
     while batch := tap.read(2.0):
@@ -105,14 +105,14 @@ def parks(bootstrap: str, prefix: str) -> Counter[str]:
 
 
 def reasons(bootstrap: str, prefix: str) -> Counter[tuple[str, str]]:
-    """How many tasks were parked, by agent and reason."""
+    """How often a task was reported as waiting, by agent and reason."""
     tap = Tap(bootstrap, f"{prefix}events")
     found: Counter[tuple[str, str]] = Counter()
     while batch := tap.read(2.0):
         for message in batch:
             event: dict[str, Any] = json.loads(message.value())
             if event["type"] == "task:parked":
-                found[event["data"]["agentId"], event["data"]["reason"]] += 1
+                found[event["data"].get("agentId") or "any", event["data"]["reason"]] += 1
     tap.close()
     return found
 

@@ -24,6 +24,7 @@ from confluent_kafka import Producer
 
 from tests.chaos.limits_plan import (
     AGENTS,
+    ATTEMPT_S,
     TAIL_S,
     Offer,
     changes,
@@ -90,7 +91,8 @@ class Run:
             self.warm_up(results)
             self.drive(fleet, results, events)
         for name in AGENTS:
-            self.evidence.calls += [read_call(name, received) for received in fleet.calls(name)]
+            # An attempt that was granted less than its timeout was cut short by its task's deadline.
+            self.evidence.calls += [read_call(name, got, fair_s=ATTEMPT_S - 0.1) for got in fleet.calls(name)]
         return self.evidence
 
     def warm_up(self, results: Tap) -> None:
@@ -133,7 +135,7 @@ class Run:
         """One task."""
         task_id = offer.task["id"]
         producer.produce(f"{self.prefix}tasks", value=json.dumps(offer.task).encode(), key=offer.key)
-        self.evidence.tasks[task_id] = (offer.agent, time.time(), offer.timeout_s)
+        self.evidence.tasks[task_id] = (offer.agent, time.time(), offer.expires_s)
         if (key := offer.task["metadata"].get("idempotencyKey")) is not None:
             self.evidence.keys[task_id] = key
 

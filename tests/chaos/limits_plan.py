@@ -1,10 +1,10 @@
 """What a run of `limits.py` offers to its agents, and how they behave. Pure: a seed and a length give a plan.
 
 Agents, two of each kind, on eight homes:
-  full  default limits (100 calls a minute), offered nearly twice that after a burst: tasks wait for their turn or run out of time
+  full  default limits (100 calls a minute), offered nearly twice that after a burst: tasks wait for their turn or expire
   ill   fails every call for two long whiles (503; connections cut), in between and afterwards it is well
   half  every task's first call fails
-  slow  two calls at once, half a second each, offered more: short deadlines pass in the queue
+  slow  two calls at once, half a second each, offered more: near deadlines pass in the queue, or during a call
   busy  now and then answers 429 with Retry-After
   well  always answers
 """
@@ -23,12 +23,14 @@ AGENTS = tuple(f"{kind}{number}" for kind in KINDS for number in range(2))
 FULL_LIMIT, WINDOW_S = 100, 60.0
 RETRY_AFTER_S = 3.0
 RETRIES = 2
+ATTEMPT_S = 5.0
+"""What one attempt may take; every agent that answers at all is faster."""
 TAIL_S = 15.0
 """Every task's deadline is at most this long after the last one was offered."""
 _WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 10}
 _PER_SECOND = {"full": 2.0, "ill": 3.0, "half": 2.0, "slow": 5.0, "busy": 3.0, "well": 4.0}
 _BURST = {"full": 130}
-_TIMEOUT_S = {"full": (10, 100), "ill": (50, 80), "half": (40, 80), "slow": (2, 8), "busy": (20, 40), "well": (20, 40)}
+_EXPIRES_S = {"full": (10, 100), "ill": (50, 80), "half": (40, 80), "slow": (2, 8), "busy": (20, 40), "well": (20, 40)}
 _WELL = {"full": 0.02, "ill": 0.05, "half": 0.05, "slow": 0.5, "busy": 0.1, "well": 0.3}
 
 
@@ -42,8 +44,8 @@ class Offer:
     key: bytes | None
 
     @property
-    def timeout_s(self) -> float:
-        return float(self.task["metadata"]["timeout"]) / 1000
+    def expires_s(self) -> float:
+        return float(self.task["metadata"]["expiresIn"]) / 1000
 
 
 def registration(agent: str, endpoint: str) -> dict[str, Any]:
@@ -91,8 +93,8 @@ def offers(rng: random.Random, length_s: float) -> list[Offer]:
     found = []
     for number, (at, agent) in enumerate(moments):
         task_id = f"{agent}-{number}"
-        timeout_s = min(rng.uniform(*_TIMEOUT_S[agent[:-1]]), length_s + TAIL_S - at)
-        metadata: dict[str, Any] = {"timeout": int(timeout_s * 1000), "retries": RETRIES}
+        expires_s = min(rng.uniform(*_EXPIRES_S[agent[:-1]]), length_s + TAIL_S - at)
+        metadata: dict[str, Any] = _metadata(expires_s)
         if number % 3 == 0:
             metadata["idempotencyKey"] = f"key-of-{task_id}"
         task = {"id": task_id, "type": "agent", "target": agent, "payload": {"taskId": task_id}, "metadata": metadata}
@@ -103,9 +105,13 @@ def offers(rng: random.Random, length_s: float) -> list[Offer]:
 def warming(agent: str) -> Offer:
     """One task before it all begins."""
     task_id = f"{agent}-warm"
-    metadata = {"timeout": 120_000, "retries": RETRIES}
-    task = {"id": task_id, "type": "agent", "target": agent, "payload": {"taskId": task_id}, "metadata": metadata}
+    task = {"id": task_id, "type": "agent", "target": agent, "payload": {"taskId": task_id}}
+    task["metadata"] = _metadata(120.0)
     return Offer(0.0, agent, task, None)
+
+
+def _metadata(expires_s: float) -> dict[str, Any]:
+    return {"timeout": int(ATTEMPT_S * 1000), "expiresIn": int(expires_s * 1000), "retries": RETRIES}
 
 
 def _moments(rng: random.Random, agent: str, length_s: float) -> Iterator[float]:

@@ -76,7 +76,7 @@ class Outcome:
 
 
 def make_plan(rng: random.Random, number: int) -> dict[str, Any]:
-    """A plan whose deadline is longer than the run, and whose end is the same in whichever order its steps end."""
+    """A plan whose deadline and attempts are longer than the run, and whose end is the same in whichever order its steps end."""
     kind = KINDS[number % len(KINDS)]
     base = {"timeout": 600_000, "retries": 5, "cache": False}
     targets = [f"a{rng.randrange(len(DELAYS_MS))}" for _ in range(STEPS)]

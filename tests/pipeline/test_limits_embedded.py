@@ -50,7 +50,8 @@ class Run:
         self.prefix = prefix
         self.log = log
         self.web = ""
-        self.sent: dict[str, tuple[float, float]] = {}
+        self.sent: dict[str, tuple[float, dict[str, Any]]] = {}
+        """When each task was sent, and its metadata."""
         self.worker: Process | None = None
 
     async def start(self) -> None:
@@ -68,7 +69,7 @@ class Run:
             for record in records:
                 await producer.send(self.prefix + topic, orjson.dumps(record), key=record["id"].encode())
                 if topic == "tasks":
-                    self.sent[record["id"]] = (time.time(), record["metadata"]["timeout"] / 1000)
+                    self.sent[record["id"]] = (time.time(), record["metadata"])
             await producer.flush()
         finally:
             await producer.stop()
@@ -113,15 +114,20 @@ async def run(
         made.worker.kill()
 
 
-def task(name: str, n: int, timeout: int = 10_000, **fields: Any) -> dict[str, Any]:
-    """Task `<name>-<n>` for that agent; two tries in all."""
-    metadata = {"timeout": timeout, "retries": 1, "cache": False}
-    return {"id": f"{name}-{n}", "type": "agent", "target": name, "payload": {"n": n}, "metadata": metadata} | fields
+TIMEOUT_MS, RUSHED_MS, EXPIRES_MS = 10_000, 1500, 40_000
+RESET_S = 3.0
 
 
-def calls_of(name: str, agent: FakeAgent) -> list[Call]:
-    """An agent's log, by begin."""
-    return sorted((read_call(name, received) for received in list(agent.calls)), key=lambda call: call.at)
+def task(name: str, n: int, **metadata: Any) -> dict[str, Any]:
+    """Task `<name>-<n>` for that agent; two attempts in all."""
+    metadata = {"timeout": TIMEOUT_MS, "expiresIn": EXPIRES_MS, "retries": 1, "cache": False} | metadata
+    return {"id": f"{name}-{n}", "type": "agent", "target": name, "payload": {"n": n}, "metadata": metadata}
+
+
+def calls_of(name: str, agent: FakeAgent, timeout_ms: int) -> list[Call]:
+    """An agent's log, by begin. An attempt that was granted less than the timeout was cut short by its task's deadline."""
+    fair_s = timeout_ms / 1000 - 0.1
+    return sorted((read_call(name, got, fair_s=fair_s) for got in list(agent.calls)), key=lambda call: call.at)
 
 
 BAD: list[Step] = [nan(times=1), html(times=1), empty(times=1), garbage(times=1), deep(times=1)]
@@ -141,7 +147,7 @@ async def test_limits_hold_over_the_call_logs(run: Run) -> None:
     ):
         agents = {"ill": ill, "full": full, "busy": busy, "flaky": flaky, "odd": odd, "slow": slow}
         own: dict[str, dict[str, Any]] = {
-            "ill": {"breaker": {"resetTimeout": 3000}},
+            "ill": {"breaker": {"resetTimeout": int(RESET_S * 1000)}},
             "full": {"limits": {"maxRequests": 10, "windowMs": 3000, "maxConcurrency": 10}},
             "busy": {"auth": {"env": "AGENT_TOKEN"}},
         }
@@ -153,29 +159,40 @@ async def test_limits_hold_over_the_call_logs(run: Run) -> None:
                 for name, agent in agents.items()
             ),
         )
-        await run.send("tasks", (task("full", n, 30_000) for n in range(35)))
-        await run.send("tasks", (task("flaky", n) for n in range(40)))
-        await run.send("tasks", (task("odd", n, metadata={"timeout": 10_000, "retries": 0}) for n in range(12)))
+        await run.send("tasks", (task("full", n) for n in range(35)))
+        await run.send("tasks", (task("flaky", n, expiresIn=12_000) for n in range(40)))
+        await run.send("tasks", (task("odd", n, retries=0) for n in range(12)))
         await run.send("tasks", (task("busy", n) for n in range(6)))
-        await run.send("tasks", (task("slow", n, 1500) for n in range(5)))
+        await run.send("tasks", (task("slow", n, timeout=RUSHED_MS) for n in range(5)))
         healed = 0.0
         for n in range(110):
-            await run.send("tasks", [task("ill", n, 20_000)])
+            await run.send("tasks", [task("ill", n)])
             await asyncio.sleep(0.1)
             if n == 45:
                 ill.script(answer())
                 healed = time.time()
         results = await run.results(run.sent)
-        opened = [_epoch(data["at"]) for data in await run.events("circuit:open") if data["agentId"] == "ill"]
+        changes = [
+            (_epoch(data["at"]), kind)
+            for kind in ("circuit:open", "circuit:close")
+            for data in await run.events(kind)
+            if data["agentId"] == "ill"
+        ]
         page, listed = await run.get("/metrics"), await run.get("/api/v1/agents")
         assert run.worker is not None
         assert await asyncio.to_thread(run.worker.stop) == 0
-        calls = {name: calls_of(name, agent) for name, agent in agents.items()}
+        calls = {
+            name: calls_of(name, agent, RUSHED_MS if name == "slow" else TIMEOUT_MS) for name, agent in agents.items()
+        }
 
-    config = BreakerConfig(reset_timeout_s=3.0, probe_lease_s=35.0)
+    config = BreakerConfig(reset_timeout_s=RESET_S, probe_lease_s=35.0)
+    opened = [at for at, kind in changes if kind == "circuit:open"]
     circuit, trips = breaker(calls["ill"], config, (), opened, jitter_s=0.5)
     everything = [call for found in calls.values() for call in found]
-    ends = {name: at + timeout_s for name, (at, timeout_s) in run.sent.items()}
+    free = predicates.without_attempt(everything, {"ill": predicates.half_open(changes, RESET_S)}, jitter_s=0.5)
+    attempts = {name: metadata["retries"] + 1 for name, (_, metadata) in run.sent.items()}
+    timeouts = {name: metadata["timeout"] / 1000 for name, (_, metadata) in run.sent.items()}
+    deadlines = {name: at + metadata["expiresIn"] / 1000 for name, (at, metadata) in run.sent.items()}
     places = {"log": run.log.read_bytes(), "metrics": page, "agents page": listed}
     for topic in (*(topic.name for topic in TOPICS), *dead_letter_topics()):
         if topic == "plan-results" or topic.startswith("dlq."):
@@ -185,13 +202,16 @@ async def test_limits_hold_over_the_call_logs(run: Run) -> None:
             (record.key or b"") + (record.value or b"") + repr(record.headers).encode() for record in records
         )
     verdicts = [
-        predicates.calls_per_task(everything, dict.fromkeys(run.sent, 2), {}),
+        predicates.calls_per_task(everything, attempts, {}, free),
         predicates.one_key(everything, {}),
         circuit,
-        predicates.served_again(calls["ill"], healed, 3.0 + 8.0),
+        predicates.served_again(calls["ill"], healed, RESET_S + 8.0),
         predicates.rate(calls["full"], 10, 3.0, jitter_s=1.0),
         predicates.pauses(calls["busy"], 2.0, jitter_s=0.5),
-        predicates.deadlines(everything, ends, intake_s=5.0),
+        predicates.deadlines(everything, deadlines, timeouts, slack_s=2.0),
+        predicates.ended_in_time(
+            {name: _epoch(row["timestamp"]) for name, row in results.items()}, deadlines, slack_s=2.0
+        ),
         retry_share(calls["flaky"], SHARE, FLOOR),
         no_secret([SECRET.encode()], places),
         strict(results.values()),
@@ -211,7 +231,9 @@ async def test_limits_hold_over_the_call_logs(run: Run) -> None:
     assert codes["odd"] == {"bad_response", None}
     again = len(calls["flaky"]) - len({call.task for call in calls["flaky"]})
     assert FLOOR <= again < sum(call.code == 503 for call in calls["flaky"]), "the budget was used up"
-    assert "second tries" in " ".join(str((results[t].get("error") or {}).get("message")) for t in run.sent)
+    assert codes["flaky"] == {None, "expired", "http_5xx"}
+    out_of_time = [results[t]["error"] for t in run.sent if (results[t].get("error") or {}).get("code") == "expired"]
+    assert all("last attempt failed: http_5xx" in error["message"] for error in out_of_time), "it waited for the budget"
 
 
 def _epoch(text: str) -> float:
@@ -271,7 +293,7 @@ async def test_tasks_for_any_agent_find_those_that_can(run: Run) -> None:
 
 
 async def test_tasks_wait_for_an_agent_that_can(run: Run) -> None:
-    """All that could are ill: the tasks are parked, and go on when one is well again, long before their deadline."""
+    """All that could are ill: the tasks wait, which costs them nothing, and go on when one is well again."""
     async with FakeAgent() as only:
         only.healthy = False
         await run.start()
@@ -280,7 +302,7 @@ async def test_tasks_wait_for_an_agent_that_can(run: Run) -> None:
         while (await run.standings()).get("only", {}).get("healthy") is not False:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.3)
-        metadata = {"timeout": 60_000, "cache": False}
+        metadata = {"timeout": 3000, "retries": 0, "cache": False}
         wanted = [
             {"id": f"any-{n}", "type": "agent", "capabilities": ["sum"], "payload": n, "metadata": metadata}
             for n in range(20)
@@ -290,6 +312,7 @@ async def test_tasks_wait_for_an_agent_that_can(run: Run) -> None:
         while len({data["taskId"] for data in await run.events("task:parked")}) < 20:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.3)
+        await asyncio.sleep(3.5)  # longer than an attempt may take
         assert only.calls == type(only.calls)()
         only.healthy = True
         results = await run.results((record["id"] for record in wanted), 30)

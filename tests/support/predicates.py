@@ -22,7 +22,7 @@ SHOWN = 5
 class Call:
     """One call as its agent saw it. `outcome`: what the breaker has to make of it (`read_call` tells how).
 
-    `left_s`: what the caller said was left of the task's time. `worker`: who called, if that is known.
+    `left_s`: what the caller granted this attempt. `worker`: who called, if that is known.
     """
 
     agent: str
@@ -68,7 +68,7 @@ def read_call(agent: str, received: Received, *, fair_s: float = 1.0, jitter_s: 
 
     `task` is the payload's `taskId` if it has one (else the key), `worker` what follows `Bearer` in Authorization.
     Cut: the caller closed the connection before its own timeout: it died, or gave the call up. A timeout is the agent's failure,
-    but neutral if waiting had left less than `fair_s` (tasks must allow at least twice that in all). Unsure: answered as it fell.
+    but neutral if the attempt was granted less than `fair_s`: the task's deadline cut it short. Unsure: answered as it fell.
     """
     headers = {name.lower(): value for name, value in received.headers.items()}
     left_s = int(headers.get("x-request-timeout-ms", "60000")) / 1000
@@ -174,17 +174,60 @@ def pauses(
     return verdict
 
 
-def calls_per_task(calls: Iterable[Call], attempts: Mapping[str, int], redeliveries: Mapping[str, int]) -> Verdict:
-    """P6: at most attempts x (1 + redeliveries) calls for one task. `attempts`: by task id; who is missing was never sent."""
+def half_open(changes: Iterable[tuple[float, str]], reset_timeout_s: float) -> list[tuple[float, float]]:
+    """When one agent's circuit let through nothing but probes. `changes`: time and type of its circuit events, in any order.
+
+    From the end of each hold to the next `circuit:open` or `circuit:close`; each pair is begin and end.
+    """
+    marks = sorted(change for change in changes if change[1] in ("circuit:open", "circuit:close"))
+    ends = [at for at, _ in marks[1:]] + [float("inf")]
+    spans = [
+        (at + reset_timeout_s, end) for (at, kind), end in zip(marks, ends, strict=False) if kind == "circuit:open"
+    ]
+    return [(begin, end) for begin, end in spans if begin < end]
+
+
+def without_attempt(
+    calls: Iterable[Call], probing: Mapping[str, Sequence[tuple[float, float]]], *, jitter_s: float = 0.1
+) -> dict[str, int]:
+    """How many calls of each task used up no attempt: those told to wait (429), and failed probes of a half-open circuit.
+
+    `probing`: by agent, from `half_open`. An agent must say 429 only with Retry-After. `jitter_s`: how far an event's time may be
+    behind the call that began with it.
+    """
+    found: Counter[str] = Counter()
+    for call in calls:
+        failed = call.outcome in ("failure", "unsure")
+        probe = any(begin - jitter_s <= call.at <= end for begin, end in probing.get(call.agent, ()))
+        if call.code == 429 or (failed and probe):
+            found[call.task] += 1
+    return dict(found)
+
+
+def calls_per_task(
+    calls: Iterable[Call],
+    attempts: Mapping[str, int],
+    redeliveries: Mapping[str, int],
+    free: Mapping[str, int] | None = None,
+) -> Verdict:
+    """P6: at most attempts x (1 + redeliveries) calls for one task, beside those that use up no attempt (`without_attempt`).
+
+    `attempts`: by task id; who is missing was never sent.
+    """
     verdict = Verdict("calls per task")
+    free = free or {}
     counts = Counter(call.task for call in calls)
     for task, count in sorted(counts.items()):
-        allowed = attempts.get(task, 0) * (1 + redeliveries.get(task, 0))
-        if count > allowed:
-            again = redeliveries.get(task, 0)
-            verdict.breaches.append(f"{task}: {count} calls, {allowed} allowed ({again} redeliveries)")
+        again, unpaid = redeliveries.get(task, 0), free.get(task, 0)
+        allowed = attempts.get(task, 0) * (1 + again) + unpaid
+        if task not in attempts or count > allowed:
+            breach = f"{task}: {count} calls, {allowed} allowed ({again} redeliveries, {unpaid} that use up no attempt)"
+            verdict.breaches.append(breach)
     most = max(counts.values(), default=0)
-    verdict.figures = f"{len(counts)} tasks called, most calls for one {most}, redelivered {len(redeliveries)}"
+    verdict.figures = (
+        f"{len(counts)} tasks called, most calls for one {most}, redelivered {len(redeliveries)}; "
+        f"{sum(free.values())} calls used up no attempt"
+    )
     return verdict
 
 
@@ -221,45 +264,43 @@ def one_key(calls: Iterable[Call], keys: Mapping[str, str]) -> Verdict:
 
 
 def deadlines(
-    calls: Iterable[Call],
-    deadline: Mapping[str, float],
-    redelivered_at: Mapping[str, float] | None = None,
-    timeouts: Mapping[str, float] | None = None,
-    *,
-    intake_s: float = 1.0,
-    slack_s: float = 1.0,
+    calls: Iterable[Call], deadline: Mapping[str, float], timeouts: Mapping[str, float], *, slack_s: float = 1.0
 ) -> Verdict:
-    """P10: no call begins after its task's deadline, none lasts longer than it was granted, and the deadline never moves.
+    """P10: each call is granted its task's timeout, or what is left until the deadline if that is less, and lasts no longer.
 
-    `deadline`: by task id, counted from the task's production; its clock begins up to `intake_s` later, at the intake.
-    A task taken anew after a crash has a new clock: its deadline is no later than `redelivered_at` + `timeouts`.
+    So none begins after the deadline, no retry has less time than the first attempt, and no crash moves a deadline.
+    `deadline`: by task id; `timeouts`: of one attempt, seconds. `slack_s`: how late an agent may see that a call begins or ends.
     """
     verdict = Verdict("deadline")
-    spare = float("inf")
-    granted: defaultdict[str, list[float]] = defaultdict(list)
-    anew = redelivered_at or {}
+    spare, cut, tasks = float("inf"), 0, set()
     for call in calls:
-        last = deadline[call.task] + intake_s
-        if timeouts and call.task in anew:
-            last = max(last, anew[call.task] + timeouts[call.task])
+        last, timeout_s = deadline[call.task], timeouts[call.task]
+        left_s = min(timeout_s, last - call.at)
+        tasks.add(call.task)
         spare = min(spare, last - call.at)
-        granted[call.task].append(call.at + call.left_s)
+        cut += left_s < timeout_s
         if call.at > last + slack_s:
             verdict.breaches.append(f"{call.task}: a call began {call.at - last:.3f} s after the deadline")
-        elif call.at + call.left_s > last + slack_s:
-            verdict.breaches.append(f"{call.task}: granted {call.at + call.left_s - last:.3f} s beyond the deadline")
+        elif abs(call.left_s - left_s) > slack_s:
+            verdict.breaches.append(f"{call.task}: granted {call.left_s:.3f} s instead of {left_s:.3f} s")
         elif call.ended_at - call.at > call.left_s + slack_s:
             verdict.breaches.append(f"{call.task}: lasted {call.ended_at - call.at:.3f} s, granted {call.left_s:.3f} s")
-    most_moved = 0.0
-    for task, ends in granted.items():
-        moved = max(ends) - min(ends)
-        if task not in anew:
-            most_moved = max(most_moved, moved)
-            if moved > slack_s:
-                verdict.breaches.append(f"{task}: its deadline moved by {moved:.3f} s between calls")
-    verdict.figures = (
-        f"{len(granted)} tasks called, the latest {spare:.2f} s in time; deadlines moved by {most_moved:.2f} s at most"
-    )
+    verdict.figures = f"{len(tasks)} tasks called, the latest {spare:.2f} s in time; {cut} calls cut short by deadlines"
+    return verdict
+
+
+def ended_in_time(ended: Mapping[str, float], deadline: Mapping[str, float], kills: Sequence[Kill] = (), *,
+                  slack_s: float = 1.0, restart_s: float = 0.0) -> Verdict:  # fmt: skip
+    """Each task has its result by its deadline, by task id. `restart_s`: what a kill within that time of the end may add."""
+    verdict = Verdict("results by the deadline")
+    latest = 0.0
+    for task, at in ended.items():
+        late_s = at - deadline[task]
+        latest = max(latest, late_s)
+        hit = any(deadline[task] - restart_s <= kill.at <= at for kill in kills)
+        if late_s > slack_s + (restart_s if hit else 0.0):
+            verdict.breaches.append(f"{task}: ended {late_s:.3f} s after its deadline")
+    verdict.figures = f"{len(ended)} results, the latest {latest:.2f} s after its deadline"
     return verdict
 
 

@@ -72,7 +72,7 @@ async def _feed(pipeline: Pipeline) -> None:
         task = {"type": "agent", "payload": {"n": 0}}
         records = [{"id": f"t{n}", "target": "well"} | task for n in range(3)]  # again
         records += [{"id": f"again{n}", "target": "well"} | task for n in range(3)]  # cached
-        records += [{"id": f"sick{n}", "target": "sick", "metadata": {"timeout": 6000}} | task for n in range(4)]
+        records += [{"id": f"sick{n}", "target": "sick", "metadata": {"expiresIn": 8000}} | task for n in range(4)]
         await pipeline.send("tasks", [*((None, record) for record in records), (None, {"id": 1})])
         step = {"type": "agent", "target": "well", "payload": {"n": 1}}
         plan = {"id": "p", "kind": "sequential", "tasks": [{"id": name} | step for name in ("a", "b")]}

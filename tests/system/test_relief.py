@@ -27,8 +27,8 @@ from tests.support.rig import (
 from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
-WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 250}
-QUICK, EVERY = 30_000, 120
+WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 750}
+QUICK, EVERY = 30_000, 40
 SLOW_S = 45
 OPTIONS = ("--roles", "dispatch", "--instance-id", "w1", "--session-timeout", "6s")
 
@@ -40,7 +40,7 @@ def task(name: str, agent: str) -> tuple[bytes, bytes]:
 
 
 def test_the_commit_does_not_wait_for_slow_calls(kafka: KafkaCluster, prefix: str, tmp_path: Path) -> None:
-    """250 calls of 45 seconds among 30,000 quick ones in one partition: it commits past them while they last."""
+    """750 calls of 45 seconds among 30,000 quick ones in one partition: it commits past them while they last."""
     broker, log = kafka.bootstrap_servers, tmp_path / "calls"
     apply_topics(broker, prefix)
     partitions = partition_count(broker, f"{prefix}tasks")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.chaos.limits_plan import AGENTS, TAIL_S, changes, kill_times, offers
+from tests.chaos.limits_plan import AGENTS, ATTEMPT_S, RETRIES, TAIL_S, changes, kill_times, offers
 from tests.chaos.limits_verdict import Evidence, verdicts
 from tests.support.predicates import Call, Kill
 
@@ -18,7 +20,9 @@ def calm() -> Evidence:
         for number in range(5):
             task = f"{agent}-{number}"
             evidence.tasks[task] = (agent, 100.0 + number, 30.0)
-            evidence.calls.append(Call(agent, task, 100.2 + number, 100.3 + number, key=task, worker="w0", left_s=29.9))
+            evidence.calls.append(
+                Call(agent, task, 100.2 + number, 100.3 + number, key=task, worker="w0", left_s=ATTEMPT_S)
+            )
             evidence.results.append((task, 100.4 + number, "success", ""))
     return evidence
 
@@ -48,6 +52,63 @@ def test_each_fault_in_the_evidence_is_told_by_its_own_line() -> None:
     }
 
 
+def broken_by(evidence: Evidence) -> set[str]:
+    """The predicates that do not hold, but for the faults that a short run does not show."""
+    return {verdict.name for verdict in verdicts(evidence, 0) if not verdict.held} - {"faults were felt"}
+
+
+def failing(evidence: Evidence, times: list[float]) -> None:
+    """A task of `ill0` is called at these times, and each call fails."""
+    evidence.tasks["ill0-x"] = ("ill0", 100.0, 500.0)
+    for at in times:
+        evidence.calls.append(Call("ill0", "ill0-x", at, at + 0.05, "failure", "ill0-x", "w0", ATTEMPT_S, 503))
+    evidence.results.append(("ill0-x", times[-1] + 0.1, "failure", "http_5xx"))
+
+
+def test_more_calls_than_attempts_break_a_run() -> None:
+    """Whoever was told to wait may be called once more for it, nobody else."""
+    evidence = calm()
+    failing(evidence, [110.0 + at for at in range(RETRIES + 1)])
+    assert broken_by(evidence) == set()
+    told = Call("busy0", "busy0-0", 101.0, 101.1, "neutral", "busy0-0", "w0", ATTEMPT_S, 429)
+    evidence.calls = [call for call in evidence.calls if call.agent != "busy0"] + [told]
+    for number in range(RETRIES + 1):
+        again = Call("busy0", "busy0-0", 110.0 + number, 110.1 + number, "neutral", "busy0-0", "w0", ATTEMPT_S, 404)
+        evidence.calls.append(again)
+    evidence.results = [row for row in evidence.results if row[0] != "busy0-0"] + [("busy0-0", 113.0, "success", "")]
+    assert broken_by(evidence) == set()
+    evidence = calm()
+    failing(evidence, [110.0 + at for at in range(RETRIES + 2)])
+    assert broken_by(evidence) == {"calls per task"}
+
+
+def test_failed_probes_are_told_by_the_events_of_the_circuit() -> None:
+    """Five failures open it; one task probes it after each hold as often as it wishes, and then has its attempts."""
+    evidence = calm()
+    for number in range(5):
+        evidence.calls.append(
+            Call("ill0", f"ill0-{number}", 110.0, 110.05, "failure", f"ill0-{number}", "w0", ATTEMPT_S, 503)
+        )
+    evidence.results = [(task, 110.2, status, code) for task, _, status, code in evidence.results]
+    times = [110.05 + 31.0 * hold for hold in range(5)]
+    evidence.circuits = [
+        ("ill0", "circuit:open", datetime.fromtimestamp(at + 0.01 * (at > 111), UTC).isoformat())
+        for at in (times[0], *(at + 0.05 for at in times[1:]))
+    ]
+    failing(evidence, times[1:])
+    assert broken_by(evidence) == set()
+    evidence.circuits = []
+    assert broken_by(evidence) == {"calls per task"}
+
+
+def test_time_beyond_what_was_promised_breaks_a_run() -> None:
+    """An attempt with more than its timeout or the deadline allows, and a result long after the deadline."""
+    evidence = calm()
+    evidence.calls[0] = replace(evidence.calls[0], left_s=ATTEMPT_S + 3)
+    evidence.results[-1] = (evidence.results[-1][0], 140.0, "success", "")
+    assert broken_by(evidence) == {"deadline", "results by the deadline"}
+
+
 def test_evidence_survives_a_file(tmp_path: Path) -> None:
     """So that a run can be judged again."""
     evidence = calm()
@@ -67,7 +128,7 @@ def test_a_plan_offers_limited_agents_more_than_they_may_take_and_ends_in_time()
     counts = Counter(offer.agent for offer in plan)
     assert min(counts["full0"], counts["full1"]) > 500
     assert set(counts) == set(AGENTS)
-    assert max(offer.at + offer.timeout_s for offer in plan) <= 240.0 + TAIL_S + 0.001
+    assert max(offer.at + offer.expires_s for offer in plan) <= 240.0 + TAIL_S + 0.001
     assert len({offer.task["id"] for offer in plan}) == len(plan)
     times = kill_times(random.Random(7), 10, 240.0)
     assert times == sorted(times)

@@ -94,6 +94,27 @@ def test_calls_of_one_task_are_bounded() -> None:
     assert not predicates.calls_per_task(calls, {"t": 3}, {}).held
     assert predicates.calls_per_task(calls, {"t": 3}, {"t": 1}).held
     assert not predicates.calls_per_task(calls[:1], {}, {}).held
+    assert predicates.calls_per_task(calls, {"t": 3}, {}, {"t": 1}).held
+    assert not predicates.calls_per_task([*calls, call(5.0)], {"t": 3}, {}, {"t": 1}).held
+    assert not predicates.calls_per_task(calls[:1], {}, {}, {"t": 1}).held
+
+
+def test_a_circuit_probes_from_the_end_of_its_hold_to_its_next_change() -> None:
+    """One that opens again before, as a new owner may see it, was never half open."""
+    changes = [(10.0, "circuit:open"), (40.0, "circuit:half-open"), (41.0, "circuit:open"), (71.5, "circuit:close")]
+    assert predicates.half_open(reversed(changes), 30.0) == [(40.0, 41.0), (71.0, 71.5)]
+    assert predicates.half_open([(10.0, "circuit:open"), (20.0, "circuit:open")], 30.0) == [(50.0, float("inf"))]
+    assert predicates.half_open([(10.0, "circuit:close")], 30.0) == []
+
+
+def test_failed_probes_and_calls_told_to_wait_use_up_no_attempt() -> None:
+    """Neither a failure while the circuit is closed, nor a probe that went well, nor a failure of another agent."""
+    probing = {"a": [(40.0, 41.0)]}
+    for free in (call(40.5, outcome="failure"), call(39.95, outcome="failure"), call(1.0, code=429, outcome="neutral")):
+        assert predicates.without_attempt([free, call(40.5)], probing) == {"t": 1}
+    failures = [call(39.0, outcome="failure"), call(41.1, outcome="failure"), call(40.5, outcome="cut")]
+    failures += [call(40.5, agent="b", outcome="failure"), call(40.5, code=404, outcome="neutral")]
+    assert predicates.without_attempt(failures, probing) == {}
 
 
 def test_redeliveries_are_kills_of_its_worker_while_a_task_was_under_way() -> None:
@@ -120,24 +141,34 @@ def test_a_task_keeps_its_key() -> None:
     assert not predicates.one_key([call(0.0)], {"t": "mine"}).held
 
 
-def late(calls: list[Call], **more: object) -> Verdict:
-    """The deadline of `t` is at 10."""
-    return predicates.deadlines(calls, {"t": 10.0}, intake_s=0.0, slack_s=0.5, **more)  # type: ignore[arg-type]
-
-
 def test_deadlines_hold() -> None:
-    """No call begins after it, is granted more, lasts longer or moves it; a redelivered task has a new clock."""
-    assert late([call(1.0, left_s=9.0), call(5.0, left_s=5.0)]).held
+    """An attempt has its whole timeout, each retry anew, and less only where the deadline, which nothing moves, is nearer."""
+
+    def judged(*calls: Call) -> Verdict:
+        return predicates.deadlines(calls, {"t": 10.0}, {"t": 4.0}, slack_s=0.5)
+
+    good = judged(call(1.0, left_s=4.0), call(5.5, left_s=4.0), call(9.0, left_s=1.0))
+    assert good.held
+    assert "1 calls cut short" in good.figures
     for bad in (
-        [call(11.0, left_s=-1.0)],
-        [call(1.0, left_s=10.0)],
-        [call(1.0, took=4.0, left_s=3.0)],
-        [call(1.0, left_s=2.0), call(5.0, left_s=5.0)],
+        call(11.0, left_s=-1.0),
+        call(11.0, left_s=4.0),
+        call(9.0, left_s=4.0),
+        call(1.0, left_s=5.0),
+        call(5.0, left_s=1.0),
+        call(1.0, took=5.0, left_s=4.0),
     ):
-        assert not late(bad).held
-    anew = [call(1.0, left_s=9.0), call(15.0, left_s=8.0)]
-    assert late(anew, redelivered_at={"t": 13.0}, timeouts={"t": 10.0}).held
-    assert not late(anew, redelivered_at={"t": 12.0}, timeouts={"t": 10.0}).held
+        assert not judged(call(0.0, left_s=4.0), bad).held
+
+
+def test_results_come_by_the_deadline() -> None:
+    """Later only by what a kill near it may add."""
+    ended, deadline = {"t": 12.0}, {"t": 10.0, "u": 5.0}
+    assert predicates.ended_in_time({"t": 10.5}, deadline).held
+    assert not predicates.ended_in_time(ended, deadline).held
+    assert predicates.ended_in_time(ended, deadline, [Kill(9.0)], restart_s=5.0).held
+    for kill in (Kill(4.0), Kill(13.0)):
+        assert not predicates.ended_in_time(ended, deadline, [kill], restart_s=5.0).held
 
 
 @pytest.mark.parametrize(

@@ -35,5 +35,5 @@ def test_every_setting_it_names_exists() -> None:
         names = re.findall(r"`([^`]+)`", row.split("|")[1])
         section = names[0].rpartition(".")[0]
         for name in names:
-            name = re.sub(r"\.[A-Z]+$", "", name)  # noqa: PLW2901
+            name = re.sub(r"\.[A-Z]+$", "", name)
             assert (f"{section}.{name}" if section and "." not in name else name) in known, name
