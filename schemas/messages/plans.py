@@ -17,6 +17,8 @@ class AnsweredTask(Message):
     """What a plan must answer that stands for one pattern task; written by dispatch alone."""
 
     plan_id: Id | None = None
+    submitted: Timestamp | None = None
+    """The timestamp of the task's first record; missing in plans of older versions."""
     accepted: Timestamp
     expires: Timestamp
     metadata: dict[str, Any] = {}

@@ -141,7 +141,7 @@ class TaskReporter:
         self._context.metrics.handed_over.inc()
         self._note(run, "handed-over")
         now_ms = self._context.wall_ms()
-        plan = plan_for(run.task, run.echo, now_ms, ends_at(run.task, template, now_ms, run.deadline_ms))
+        plan = plan_for(run.task, run.echo, run.origin_ms, now_ms, ends_at(run.task, template, now_ms, run.deadline_ms))
         output = self._context.recorder.message("plans", plan["id"], dumps(plan), now_ms)
         trace = trace_of(run.letter.headers)
         output.headers += [] if trace is None else trace.headers()

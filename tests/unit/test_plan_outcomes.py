@@ -33,7 +33,9 @@ def now(it: Coordinating) -> int:
 def ask(it: Coordinating, left_ms: int = 60_000, offset: int | None = None, **fields: Any) -> list[dict[str, Any]]:
     """The task `t1` comes in, as dispatch handed it over a minute ago."""
     found = validate(Task, {"id": "t1", "type": "pattern", "target": "t", "payload": {"n": 5}} | fields)
-    data = plan_for(found, {"mine": 1} | (fields.get("metadata") or {}), now(it) - 60_000, now(it) + left_ms)
+    accepted_ms = now(it) - 60_000
+    echo = {"mine": 1} | (fields.get("metadata") or {})
+    data = plan_for(found, echo, accepted_ms - 40, accepted_ms, now(it) + left_ms)
     return it.plan(data, offset=offset)
 
 
@@ -56,7 +58,7 @@ async def test_a_task_is_answered_with_a_result_and_nothing_else() -> None:
     assert 60_000 <= result.pop("executionTime") < 90_000
     assert result == {
         "taskId": "t1", "status": "success", "result": {"found": 1}, "confidence": 0.7, "agentId": "pattern:t",
-        "retries": 0, "cached": False, "metadata": {"mine": 1, "patternName": "named"},
+        "retries": 0, "cached": False, "waitTime": 40, "metadata": {"mine": 1, "patternName": "named"},
     }  # fmt: skip
     point = one(told, "data-points")
     assert (point["agentId"], point["patternName"], point["taskType"], point["success"], point["taskId"]) == (

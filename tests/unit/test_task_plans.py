@@ -34,7 +34,7 @@ def asked_task(**fields: Any) -> Task:
 
 def carried(task: Task, echo: Any = None, accepted_ms: int = NOW, expires_ms: int = NOW + 30_000) -> dict[str, Any]:
     """The plan as it comes out of its topic."""
-    found: dict[str, Any] = orjson.loads(orjson.dumps(plan_for(task, echo or {}, accepted_ms, expires_ms)))
+    found: dict[str, Any] = orjson.loads(orjson.dumps(plan_for(task, echo or {}, NOW - 250, accepted_ms, expires_ms)))
     return found
 
 
@@ -57,6 +57,7 @@ def test_a_plan_carries_its_task_there_and_back() -> None:
     assert asked is not None
     assert (asked.task.id, asked.task.plan_id, asked.task.metadata.pattern_name) == ("t1", "p", "named")
     assert (asked.echo, asked.accepted_ms, asked.expires_ms, asked.agent_id) == (given, NOW, NOW + 30_000, "pattern:t")
+    assert asked.wait_ms == 250
     assert timed(data, asked, NOW + 10_000)["timeout"] == 20_000
     assert timed(data, asked, NOW + 90_000)["timeout"] == 1
 

@@ -82,7 +82,7 @@ class PlanRecorder(Recorder):
     def answered(self, asked: Asked, run: PlanRun, over: Over, now_ms: int) -> list[Output]:
         """The result of the task that a plan answers, its event, and the pattern's data point if it ran to an end of its own."""
         end = end_of(asked, run, over)
-        timing = Timing(now_ms - asked.accepted_ms, 0, now_ms - run.accepted_ms)
+        timing = Timing(now_ms - asked.accepted_ms, 0, now_ms - run.accepted_ms, asked.wait_ms)
         if end.status == "success":
             success = Success(end.value or b"null", 0.0 if end.confidence is None else end.confidence)
             return self.succeeded(asked.task, asked.echo, asked.agent_id, success, timing, False, now_ms)
@@ -93,7 +93,8 @@ class PlanRecorder(Recorder):
     def unanswered(self, asked: Asked, code: str, reason: str, now_ms: int) -> list[Output]:
         """The result of a task whose plan was not begun, and its event."""
         error = TaskError.model_validate({"code": code, "message": reason, "retryable": False})
-        return self.failed(asked.task, asked.echo, error, Timing(max(0, now_ms - asked.accepted_ms)), now_ms)
+        timing = Timing(max(0, now_ms - asked.accepted_ms), wait_ms=asked.wait_ms)
+        return self.failed(asked.task, asked.echo, error, timing, now_ms)
 
     def plan_duplicate(self, letter: Letter, plan_id: str, now_ms: int) -> Output:
         """`plan:duplicate`: a plan of this id is under way, or has its result."""

@@ -26,12 +26,22 @@ LONG_ID = 200
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The task a plan answers. `accepted_ms`: when dispatch took it; `expires_ms`: its deadline; epoch ms both."""
+    """The task a plan answers, and its times as epoch ms.
+
+    `submitted_ms`: the timestamp of its first record, None if not known; `accepted_ms`: when dispatch took it; `expires_ms`: its
+    deadline.
+    """
 
     task: Task
     echo: Echo
+    submitted_ms: int | None
     accepted_ms: int
     expires_ms: int
+
+    @property
+    def wait_ms(self) -> int | None:
+        """From its record's timestamp until dispatch took it."""
+        return None if self.submitted_ms is None else max(0, self.accepted_ms - self.submitted_ms)
 
     @property
     def agent_id(self) -> str:
@@ -88,10 +98,10 @@ def refuse_step(task: Task) -> None:
         )
 
 
-def plan_for(task: Task, echo: Echo, accepted_ms: int, expires_ms: int) -> dict[str, Any]:
+def plan_for(task: Task, echo: Echo, submitted_ms: int, accepted_ms: int, expires_ms: int) -> dict[str, Any]:
     """The plan of a task, as JSON. `echo`: the metadata its result repeats.
 
-    >>> found = plan_for(Task(id="t", type="pattern", target="p", payload=1), {}, 0, 30_000)
+    >>> found = plan_for(Task(id="t", type="pattern", target="p", payload=1), {}, 0, 0, 30_000)
     >>> found["id"], found["tasks"]
     ('task:t', [{'id': 't', 'type': 'pattern', 'target': 'p', 'payload': 1, 'metadata': {'timeout': 30000}}])
     """
@@ -100,6 +110,7 @@ def plan_for(task: Task, echo: Echo, accepted_ms: int, expires_ms: int) -> dict[
         step["context"] = task.context
     step["metadata"] = {"timeout": max(1, min(expires_ms - accepted_ms, MAX_DURATION_MS))}
     answers: dict[str, Any] = {
+        "submitted": format_time(submitted_ms),
         "accepted": format_time(accepted_ms),
         "expires": format_time(expires_ms),
         "metadata": echo,
@@ -123,7 +134,7 @@ def asked_by(data: Mapping[str, Any]) -> Asked | None:
     asked = {"id": task.id, "type": "pattern", "target": task.target, "payload": None, "metadata": answers.metadata}
     if answers.plan_id is not None:
         asked["planId"] = answers.plan_id
-    return Asked(validate(Task, asked), answers.metadata, answers.accepted, answers.expires)
+    return Asked(validate(Task, asked), answers.metadata, answers.submitted, answers.accepted, answers.expires)
 
 
 def timed(data: Mapping[str, Any], asked: Asked, now_ms: int) -> dict[str, Any]:
