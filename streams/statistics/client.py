@@ -14,6 +14,8 @@ from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from streams.engine.group import METADATA_MAX_AGE_MS
+
 
 class StatsConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that fetches; built with our client options and reading committed records only."""
@@ -38,6 +40,8 @@ class StatsConsumerThread(driver.AIOKafkaConsumerThread):
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
             fetch_max_wait_ms=500,
+            # A topic that was missing when the group dealt out its partitions is found again this soon.
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         app.assignor.asks_again = lambda: consumer._coordinator.request_rejoin()
         return consumer
