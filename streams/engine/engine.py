@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from aiokafka.structs import TopicPartition
 from schemas.topics import full_name
 from streams.engine import group
 from streams.engine.aligned import PartitionCounts
+from streams.engine.broker_clock import wall_ms
 from streams.engine.commit import Committer, Fenced
 from streams.engine.config import EngineConfig
 from streams.engine.faults import denied, passing, told
@@ -72,11 +72,15 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         make_handler: Callable[[Home, list[bytes]], Handler],
         on_assigned: Callable[[], None] = lambda: None,
         *,
+        before_open: Callable[[], Awaitable[None]] | None = None,
         connect: group.Connect = group.connected,
         make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
-        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        wall_ms: Callable[[], int] = wall_ms,
     ) -> None:
-        """`connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated."""
+        """`before_open` is awaited once a partition is ours, before its handler begins.
+
+        `connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated.
+        """
         self.config = config
         self.homes: dict[int, Home] = {}
         self.ends: dict[TopicPartition, int] = {}
@@ -94,6 +98,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._make_committer = make_committer
         self._make_handler = make_handler
         self._on_assigned = on_assigned
+        self._before_open = before_open
         self._names = {full_name(source, config.prefix): source for source in config.sources}
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._started: list[_Start] = []
@@ -248,6 +253,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
                 await home.committer.start()
                 known = self._known.get(number, {})
                 heads, state = await group.whence(self.config, self.consumer, home, lambda: self._state(number), known)
+                if self._before_open is not None:
+                    await self._before_open()
                 home.open(heads, self._make_handler(home, state))
             except (KafkaError, TimeoutError) as error:
                 tries += 1

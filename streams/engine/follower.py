@@ -33,7 +33,9 @@ CATCH_UP_TIMEOUT_S = 5.0
 FETCH_WAIT_MS = 200
 POLL_MS = 1000
 POSITION_TIMEOUT_S = 10.0
-RETRY_S, MAX_RETRY_S = 1.0, 10.0
+RETRY_S = 1.0
+MAX_RETRY_S = 10.0
+"""For a topic that is missing; otherwise a worker would act on what was true before an outage for longer than need be."""
 
 
 class TopicMissing(Exception):
@@ -157,8 +159,10 @@ class Follower:
                 await self._drop()
                 self._positions = {}
                 self._fail(str(error))
+                retry_s = min(retry_s * 2, MAX_RETRY_S)
             except Exception as error:  # whatever it is, the topic must go on being read
                 self._fail(f"topic {self._topic} cannot be read: {told(error)}")
+                retry_s = RETRY_S
             else:
                 if self.problem is not None:
                     log.info("a topic is read again", topic=self._topic)
@@ -167,7 +171,6 @@ class Follower:
                 continue
             self._moved.set()
             await asyncio.sleep(retry_s)
-            retry_s = min(retry_s * 2, MAX_RETRY_S)
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         batches = await consumer.getmany(timeout_ms=POLL_MS)

@@ -216,6 +216,7 @@ class DispatchRole:
             self._committer,
             lambda home, kept: DispatchProcessor(home, self._context, kept),
             on_assigned=self._batcher.forget_partition_counts,
+            before_open=self.agents.catch_up,  # after an outage what is known of the agents may be old
             wall_ms=self._now_ms,
         )
 

@@ -317,7 +317,7 @@ class Node:
         )
         engine = self._engine(
             "dispatch", INTAKE, "state", 10_000_000,
-            lambda home, kept: DispatchProcessor(home, context, kept),
+            lambda home, kept: DispatchProcessor(home, context, kept), before_open=self.agents.catch_up,
         )  # fmt: skip
         fleet = Fleet(context, standings, transports, engine, self.rng)
         await _follower(self, "standings", standings.apply).start()
@@ -363,7 +363,14 @@ class Node:
         self.engines["plans"] = engine
 
     def _engine(
-        self, role: str, sources: Any, state: str, max_in_flight: int, make_handler: Any, **more: Any
+        self,
+        role: str,
+        sources: Any,
+        state: str,
+        max_in_flight: int,
+        make_handler: Any,
+        before_open: Any = None,
+        **more: Any,
     ) -> Engine:
         settings = self.shared.settings
         group = f"{self.app}-{role}"
@@ -389,6 +396,7 @@ class Node:
             ),
             make_handler,
             on_assigned=lambda: self.partition_counts.update(self.metadata),
+            before_open=before_open,
             connect=_connect,
             make_reader=SimStateReader,
             wall_ms=self.wall_ms,

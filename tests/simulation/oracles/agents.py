@@ -18,14 +18,27 @@ SPREAD_S = 3.0
 """How soon a changed registration must be followed."""
 
 
-def _allowed(agent: SimAgent, since: float, until: float) -> tuple[int, int]:
-    """The most calls in a window, and at once, of all limits in force in that time."""
-    requests, at_once = 0, 0
+def _allowed(scenario: Scenario, agent: SimAgent, since: float, until: float) -> tuple[int, int]:
+    """The most calls in a window, and at once, of all limits in force in that time.
+
+    Those of an agent that is unregistered stay in force: tasks taken before are finished.
+    """
+    requests, at_once, last = 0, 0, agent.limits
     for place, (at, limits) in enumerate(agent.registered):
         ended = agent.registered[place + 1][0] if place + 1 < len(agent.registered) else float("inf")
-        if limits is not None and at <= until and ended + SPREAD_S >= since:
-            requests, at_once = max(requests, limits.max_requests), max(at_once, limits.concurrency)
+        last = limits or last
+        if at <= until and _known_at(scenario, ended) >= since:
+            requests, at_once = max(requests, last.max_requests), max(at_once, last.concurrency)
     return requests, at_once
+
+
+def _known_at(scenario: Scenario, changed_at: float) -> float:
+    """When every worker that can read must have heard of a registration."""
+    known_at = changed_at + SPREAD_S
+    for fault in scenario.faults:  # in order of time
+        if fault.kind in BLIND and fault.at <= known_at:
+            known_at = max(known_at, fault.at + fault.amount + SPREAD_S)
+    return known_at
 
 
 def _afresh(scenario: Scenario, at: float, window_s: float) -> bool:
@@ -56,7 +69,7 @@ def rate(scenario: Scenario) -> Iterator[Violation]:
             count = place - first + 1
             if _afresh(scenario, at, window_s):
                 continue
-            if count > worst[0] and count > (allowed := _allowed(agent, at - window_s, at)[0]):
+            if count > worst[0] and count > (allowed := _allowed(scenario, agent, at - window_s, at)[0]):
                 worst = count, at, allowed
         if worst[0]:
             callers = Counter(arrival.node for arrival in arrivals if worst[1] - window_s < arrival.at <= worst[1])
@@ -82,10 +95,10 @@ def concurrency(scenario: Scenario) -> Iterator[Violation]:
                 running += change
                 if _afresh(scenario, at, 30.0):
                     continue
-                if running > max(worst[0], _allowed(agent, at - agent.limits.window_s - 30.0, at)[1]):
+                if running > max(worst[0], _allowed(scenario, agent, at - agent.limits.window_s - 30.0, at)[1]):
                     worst = running, at
             if worst[0]:
-                allowed = _allowed(agent, worst[1] - 30.0, worst[1])[1]
+                allowed = _allowed(scenario, agent, worst[1] - 30.0, worst[1])[1]
                 yield Violation(
                     "concurrency", agent.name, f"{worst[0]} at once by {node}, {allowed} allowed, at {worst[1]:.2f}"
                 )
