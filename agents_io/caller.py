@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from math import isinf
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -306,11 +305,6 @@ class Caller(Generic[R]):
         self.changed = True  # after a success too: a call counts from its end, and its begin may be committed already
         self._report_transitions()
 
-    def _shut_until(self, now: float) -> float:
-        """Before this time the circuit lets no call through; one that is held open by hand says nothing about that."""
-        shut_until = self.queue.breaker.shut_until(now)
-        return now if isinf(shut_until) else shut_until
-
     def _settle(self, attempt: Attempt[R], end: Answer | AgentError) -> None:
         """The end of a call: the end of the task, or another attempt if that may help and can begin before the deadline."""
         run = attempt.item
@@ -329,8 +323,8 @@ class Caller(Generic[R]):
         wait_s = delay_s(run.calls - 1, self._retry, self._rng, end.retry_after_s)
         if probe:
             # The circuit is open again: other tasks probe it next, so that no single task can keep it open.
-            wait_s += max(0.0, self._shut_until(now) - now)
-        if max(now + wait_s, self._shut_until(now)) >= run.deadline:
+            wait_s += max(0.0, self.queue.shut_until(now) - now)
+        if max(now + wait_s, self.queue.shut_until(now)) >= run.deadline:
             reason = "not retried: the task's deadline passes before"
             # Waiting would have used up no attempt: then it is the deadline that ends the task, not the failure.
             unable = Expired(f"{reason}; its last attempt failed: {end.code}: {end.message}")

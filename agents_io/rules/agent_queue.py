@@ -330,6 +330,13 @@ class AgentQueue(Generic[T]):
         """The time before which no call can begin for certain; `now` if one may begin, or if that is not known."""
         return self._blocked_until(now)[1]
 
+    def shut_until(self, now: float) -> float:
+        """Before this time the circuit lets no call through; `now` if it may, or if it is held open by hand: for how long
+        that lasts is not known.
+        """
+        shut_until = self.breaker.shut_until(now)
+        return now if isinf(shut_until) else shut_until
+
     def take_transitions(self) -> list[Transition]:
         """The breaker's transitions since the last call."""
         return self.breaker.take_transitions()
@@ -340,13 +347,8 @@ class AgentQueue(Generic[T]):
         return Attempt(self._leave(entry), permit, now, left_s if cut else entry.timeout_s, cut, entry.sequence)
 
     def _blocked_until(self, now: float) -> tuple[Block | None, float]:
-        """The time before which no call can begin for certain, and what prevents it; `now` if one may begin.
-
-        A circuit held open by hand says nothing about when it closes.
-        """
-        shut_until = self.breaker.shut_until(now)
-        if isinf(shut_until):
-            shut_until = now
+        """The time before which no call can begin for certain, and what prevents it; `now` if one may begin."""
+        shut_until = self.shut_until(now)
         full_until = self.limiter.available_at(now)
         if max(shut_until, full_until) <= now:
             return None, now

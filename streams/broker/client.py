@@ -14,14 +14,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.access import Grant
 from schemas.messages import Plan, Task
 from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.access import require
-from streams.broker.kafka import client_options, start
+from streams.broker.kafka import client_options, committed_reader, start
 from streams.settings import Settings
 
 POLL_MS = 300
@@ -131,14 +131,7 @@ async def reading(settings: Settings, name: str, *, from_beginning: bool) -> Asy
     """A reader of one topic, positioned when the block is entered. Raises `TopicMissing`."""
     partitions = (await require_topics(settings, name))[name]
     full = full_name(name, settings.topic_prefix)
-    consumer = AIOKafkaConsumer(
-        **client_options(settings),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=LARGE_RECORD_BYTES,
-    )
+    consumer = committed_reader(client_options(settings), max_partition_fetch_bytes=LARGE_RECORD_BYTES)
     await start(consumer)
     try:
         tps = [TopicPartition(full, partition) for partition in partitions]

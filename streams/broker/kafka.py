@@ -10,10 +10,11 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka import errors as kafka_errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
@@ -111,6 +112,18 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext:
         except (OSError, ssl.SSLError) as error:
             raise SettingsError(f"kafka.ssl_certfile {kafka.ssl_certfile}: {error}") from None
     return context
+
+
+def committed_reader(options: Mapping[str, Any], **more: Any) -> AIOKafkaConsumer:
+    """A consumer that joins no group and sees committed records alone; not started. `options`: `client_options`."""
+    return AIOKafkaConsumer(
+        **options,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        **more,
+    )
 
 
 async def start(client: Any) -> None:

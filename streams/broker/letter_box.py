@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from schemas.topics import LARGE_RECORD_BYTES
 from streams.broker.client import POLL_MS, STALL_S, ReadStalled, Record, catalog, reading
-from streams.broker.kafka import client_options, start
+from streams.broker.kafka import client_options, committed_reader, start
 from streams.rules.letters import Place, Replay
 from streams.settings import Settings
 
@@ -61,14 +61,7 @@ async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> As
 async def look_up(settings: Settings, places: Sequence[Place]) -> AsyncGenerator[tuple[Place, Record | None]]:
     """The letter at each place, or None where there is none. Raises `ReadStalled`."""
     existing = await catalog(settings)
-    consumer = AIOKafkaConsumer(
-        **client_options(settings),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        max_partition_fetch_bytes=LARGE_RECORD_BYTES,
-    )
+    consumer = committed_reader(client_options(settings), max_partition_fetch_bytes=LARGE_RECORD_BYTES)
     await start(consumer)
     await asyncio.sleep(0)  # aiokafka's stop() raises CancelledError when its task has not run at all
     try:

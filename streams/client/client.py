@@ -64,7 +64,6 @@ class Client(Subscriptions):
         give_up_after_s = None if give_up_after is None else seconds(give_up_after, "give_up_after")
         self._watch = WaitWatch(self.settings, [self._results, self._plan_results], give_up_after_s)
         self._earlier: EarlierResults | None = None
-        self._opening = asyncio.Lock()
         self._open = False
         self._windows: list[Window] = []
 
@@ -323,10 +322,8 @@ class Client(Subscriptions):
 
     async def send(self, topic: str, request: Request) -> None:
         """Write one record to a topic and wait until Kafka has it. Raises `ClientError`."""
-        if not self._open:
-            raise ClientClosed("the client is not started: use `async with Client(...)`")
-        if topic not in self._producer.partitions:
-            self._producer.partitions |= await partitions_of(self.settings, [topic])
+        self._require_open()
+        await self._know(topic)
         await self._producer.send(topic, request)
 
     async def _submit(self, request: Request, *, given: bool, acknowledged: bool = False) -> Waiting[TaskResult[Any]]:
@@ -342,14 +339,21 @@ class Client(Subscriptions):
 
     async def _ready(self, reader: ResultReader[Any], *topics: str) -> None:
         """The reader stands at the end of its topic before anything is sent."""
-        if not self._open:
-            raise ClientClosed("the client is not started: use `async with Client(...)`")
-        missing = [name for name in topics if name not in self._producer.partitions]
-        if missing:
-            self._producer.partitions |= await partitions_of(self.settings, missing)
+        self._require_open()
+        await self._know(*topics)
         if not reader.started:
             await reader.start()
             self._watch.start()
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise ClientClosed("the client is not started: use `async with Client(...)`")
+
+    async def _know(self, *topics: str) -> None:
+        """The producer needs the number of partitions of what it writes to. Raises `TopicsMissing`, `KafkaUnreachable`."""
+        missing = [name for name in topics if name not in self._producer.partitions]
+        if missing:
+            self._producer.partitions |= await partitions_of(self.settings, missing)
 
     def _lost(self, request: Request, error: ClientError) -> None:
         waiting = self._results.find(request.id)

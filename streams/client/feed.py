@@ -11,12 +11,12 @@ import contextlib
 import logging
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from schemas.topics import LARGE_RECORD_BYTES, full_name
-from streams.broker.kafka import client_options, start
+from streams.broker.kafka import client_options, committed_reader, start
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -109,12 +109,8 @@ class Feed:
         self._behind = behind
 
     async def _connected(self) -> Any:
-        consumer = AIOKafkaConsumer(
-            **self._options,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
+        consumer = committed_reader(
+            self._options,
             max_partition_fetch_bytes=LARGE_RECORD_BYTES,
             fetch_max_bytes=2 * LARGE_RECORD_BYTES,
             metadata_max_age_ms=METADATA_MAX_AGE_MS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -24,6 +24,17 @@ _WIRE_NAMES = {name: str(info.alias) for name, info in TaskMetadata.model_fields
 _TIMEOUT_MAX_MS = 7 * 24 * 3600 * 1000
 
 
+class TaskOptions(TypedDict, total=False):
+    """What a task may say beside its target and payload; what is None or missing is not said. `timeout`: of one attempt."""
+
+    kind: TaskKind | None
+    timeout: Duration | None
+    deadline: Moment | None
+    expires_in: Duration | None
+    capabilities: Sequence[str] | None
+    metadata: Mapping[str, Any] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One record to send. `key`: Kafka's; `agent`: whether the key is an agent's id, worth remembering its partition."""
@@ -34,18 +45,7 @@ class Request:
     agent: bool = False
 
 
-def task_request(
-    task_id: str,
-    target: str | None,
-    payload: Any,
-    *,
-    kind: TaskKind | None = None,
-    timeout: Duration | None = None,
-    deadline: Moment | None = None,
-    expires_in: Duration | None = None,
-    capabilities: Sequence[str] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> Request:
+def task_request(task_id: str, target: str | None, payload: Any, **options: Unpack[TaskOptions]) -> Request:
     """A task for `target`. Raises `InvalidTask` naming field and reason.
 
     >>> task_request("t1", "a1", {"n": 1}, timeout=2, metadata={"pattern_name": "p"}).value
@@ -53,17 +53,7 @@ def task_request(
     >>> task_request("t1", "function:double", 2).value
     b'{"id":"t1","type":"function","target":"double","payload":2}'
     """
-    data = task_data(
-        task_id,
-        target,
-        payload,
-        kind=kind,
-        timeout=timeout,
-        deadline=deadline,
-        expires_in=expires_in,
-        capabilities=capabilities,
-        metadata=metadata,
-    )
+    data = task_data(task_id, target, payload, **options)
     check(Task, data)
     addressed = data["type"] == "agent" and target is not None
     return Request(task_id, (target if addressed and target else task_id).encode(), encode(data), addressed)

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 
 from schemas.topics import full_name
 from streams.broker.client import require_topics
-from streams.broker.kafka import client_options, start
+from streams.broker.kafka import client_options, committed_reader, start
 from streams.demo.board import task_id
 from streams.demo.models import Row
 from streams.settings import Settings
@@ -82,13 +82,7 @@ async def subscribed(settings: Settings, names: Sequence[str], *, from_beginning
     """A reader of several topics: each call gives what has come since, as (short name, value), after at most `POLL_MS`."""
     partitions = await require_topics(settings, *names)
     short = {full_name(name, settings.topic_prefix): name for name in names}
-    consumer = AIOKafkaConsumer(
-        **client_options(settings),
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
+    consumer = committed_reader(client_options(settings))
     await start(consumer)
 
     async def read() -> list[tuple[str, dict[str, Any]]]:

@@ -62,8 +62,8 @@ class AgentQueues:
             self._factory.update(caller, agent)
         return caller
 
-    def put(self, run: TaskRun, caller: Caller[TaskRun]) -> bool:
-        """Queue a task, in memory or on its topic. False: its record stays on its topic, and the run is over."""
+    def put(self, run: TaskRun, caller: Caller[TaskRun]) -> None:
+        """Queue a task in memory; or else its record stays on its topic, and the run is over."""
         agent_id, concurrency = caller.agent.id, caller.queue.max_concurrency
         # A task that was read back for this agent had its turn; one whose record is being relocated has no place on its topic;
         # one that can have no turn before its deadline ends at once.
@@ -73,18 +73,16 @@ class AgentQueues:
         room = its_turn or self._memory.room_for(agent_id, concurrency, run.size)
         if ahead or not (room or self._make_way(run, caller)):
             self._set_aside(run, agent_id)
-            return False
+            return
         self._memory.hold(run, agent_id)
         caller.submit(run)
-        return True
 
     def _make_way(self, run: TaskRun, caller: Caller[TaskRun]) -> bool:
-        """Set the last task that is less urgent aside for this one."""
-        last = caller.queue.last(lambda waiting: waiting.token is None)
-        if last is None or last.priority >= run.priority or not caller.queue.remove(last):
+        """Set the last task aside for this one, if it is less urgent."""
+        last = _last(caller)
+        if last is None or last.priority >= run.priority:
             return False
-        self._memory.release(last)
-        self._set_aside(last, caller.agent.id)
+        self._move_to_topic(last, caller)
         return True
 
     def relocated(self, run: TaskRun) -> None:
@@ -95,10 +93,9 @@ class AgentQueues:
         agent_id, concurrency = caller.agent.id, caller.queue.max_concurrency
         if self._memory.held(agent_id) <= max(LOW, concurrency) or self._memory.room_for(agent_id, concurrency, 0):
             return
-        last = caller.queue.last(lambda waiting: waiting.token is None)
-        if last is not None and caller.queue.remove(last):
-            self._memory.release(last)
-            self._set_aside(last, agent_id)
+        last = _last(caller)
+        if last is not None:
+            self._move_to_topic(last, caller)
 
     def left(self, run: TaskRun) -> None:
         """A task ended or went elsewhere: there is room for another."""
@@ -119,9 +116,8 @@ class AgentQueues:
         if agent is not None:
             self._factory.update(caller, agent)
             caller.advance()
-        elif not self._backlogs.waiting(agent_id) and _rests(caller, self._loop.time()):
-            caller.close()
-            del self.callers[agent_id]  # one with a limit or circuit to remember is left to `_tidy`
+        else:
+            self._forget_resting(agent_id, caller, self._loop.time())
 
     def closed_for_s(self, caller: Caller[TaskRun]) -> tuple[Block | None, float]:
         """What keeps the agent from taking calls, and for how many seconds at least; infinite if that is not known."""
@@ -138,14 +134,17 @@ class AgentQueues:
         return sum(caller.running for caller in self.callers.values())
 
     def close(self) -> None:
-        """Cancel the calls under way, and forget everything."""
+        """Cancel the calls under way, and forget everything. The memory held is given back by whoever knows all tasks."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for caller in self.callers.values():
-            for run in caller.queue.items():
-                self._memory.release(run)
             caller.close()
+
+    def _move_to_topic(self, run: TaskRun, caller: Caller[TaskRun]) -> None:
+        caller.queue.remove(run)
+        self._memory.release(run)
+        self._set_aside(run, caller.agent.id)
 
     def _set_aside(self, run: TaskRun, agent_id: str) -> None:
         self._backlogs.add(agent_id, run)
@@ -184,9 +183,18 @@ class AgentQueues:
             return
         self._tidied = now
         for agent_id, caller in list(self.callers.items()):
-            if not self._backlogs.waiting(agent_id) and _rests(caller, now):
-                caller.close()
-                del self.callers[agent_id]
+            self._forget_resting(agent_id, caller, now)
+
+    def _forget_resting(self, agent_id: str, caller: Caller[TaskRun], now: float) -> None:
+        """One with a limit or a circuit to remember stays."""
+        if not self._backlogs.waiting(agent_id) and _rests(caller, now):
+            caller.close()
+            del self.callers[agent_id]
+
+
+def _last(caller: Caller[TaskRun]) -> TaskRun | None:
+    """The task whose turn comes last; one whose record is being relocated has no place on its topic."""
+    return caller.queue.last(lambda waiting: waiting.token is None)
 
 
 def _rests(caller: Caller[TaskRun], now: float) -> bool:

@@ -78,26 +78,15 @@ class TaskReporter:
 
     def succeeded(self, run: TaskRun, success: Success) -> list[Output]:
         """An agent answered."""
-        self._finished(run, "success")
         agent_id = run.agent_id or ""
-        worth = self._context.calibrated(agent_id, success.confidence)
-        if run.span is not None:
-            run.span.note(Ending("success", agent_id=agent_id, calls=run.calls))
-        return self._context.recorder.succeeded(
-            run.task, run.echo, agent_id, success, self._timing(run), False, self._context.wall_ms(), worth
-        )
+        return self._answered(run, agent_id, success, Ending("success", agent_id=agent_id, calls=run.calls))
 
     def repeated(self, run: TaskRun, agent_id: str, success: Success) -> list[Output]:
         """The answer was known: no call."""
         self._context.metrics.cache_hits.inc()
         self._event("task:cache-hit", run.task_id, {"taskId": run.task_id}, span=run.span)
-        self._finished(run, "success")
-        if run.span is not None:
-            run.span.note(Ending("success", agent_id=agent_id, cached=True, confidence=success.confidence))
-        worth = self._context.calibrated(agent_id, success.confidence)
-        return self._context.recorder.succeeded(
-            run.task, run.echo, agent_id, success, self._timing(run), True, self._context.wall_ms(), worth
-        )
+        ending = Ending("success", agent_id=agent_id, cached=True, confidence=success.confidence)
+        return self._answered(run, agent_id, success, ending)
 
     def not_cached(self, run: TaskRun) -> None:
         """The cache was asked, and an agent must be called."""
@@ -107,12 +96,11 @@ class TaskReporter:
     def failed(self, run: TaskRun, error: AgentError) -> list[Output]:
         """There is no answer."""
         self._finished(run, "failure")
-        called = run.calls > 0
         if run.span is not None:
             run.span.note(ended_in(error.code, run.agent_id, run.calls if run.agent_id is not None else None))
         return self._context.recorder.failed(
             run.task, run.echo, error.as_task_error(run.agent_id), self._timing(run), self._context.wall_ms(),
-            spoke=called and error.counts_against_agent,
+            spoke=run.calls > 0 and error.counts_against_agent,
         )  # fmt: skip
 
     def refused(self, letter: Letter, rejected: Rejected) -> list[Output]:
@@ -165,6 +153,22 @@ class TaskReporter:
         if span is not None:
             span.stamp(output)
         self._context.emit(output)
+
+    def _answered(self, run: TaskRun, agent_id: str, success: Success, ending: Ending) -> list[Output]:
+        self._finished(run, "success")
+        if run.span is not None:
+            run.span.note(ending)
+        worth = self._context.calibrated(agent_id, success.confidence)
+        return self._context.recorder.succeeded(
+            run.task,
+            run.echo,
+            agent_id,
+            success,
+            self._timing(run),
+            bool(ending.cached),
+            self._context.wall_ms(),
+            worth,
+        )
 
     @staticmethod
     def _note(run: TaskRun, outcome: str) -> None:

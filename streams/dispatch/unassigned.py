@@ -62,8 +62,8 @@ class UnassignedTasks:
         """Tasks held in memory."""
         return sum(map(len, self._groups.values()))
 
-    def add(self, run: TaskRun) -> bool:
-        """Wait for an agent. False: the record stays on its topic, and the run is over."""
+    def add(self, run: TaskRun) -> None:
+        """Wait for an agent in memory; or else the record stays on its topic, and the run is over."""
         key = group_key(run)
         # One whose record is being relocated has no place on its topic now.
         its_turn = run.token is not None or run.reloaded == key
@@ -75,7 +75,6 @@ class UnassignedTasks:
             self._memory.hold(run, key)
             self._groups.setdefault(key, {})[run] = None
         self._set_timer(min(self._loop.time() + CHECK_S, run.deadline))
-        return run.held_for is not None
 
     def holds(self, run: TaskRun) -> bool:
         """Whether it waits here, in memory."""
@@ -96,7 +95,7 @@ class UnassignedTasks:
     def appeared(self, agent: AgentRegistration) -> None:
         """An agent can be chosen, and could not before."""
         offered = set(agent.capabilities)
-        for key in {*self._groups, *(key for key in self._backlogs.keys if key.startswith(PREFIX))}:
+        for key in self._keys():
             wanted = key.removeprefix(PREFIX)
             if wanted == f"={agent.id}" or (not wanted.startswith("=") and offered >= set(wanted.split("\x1f"))):
                 self._try(key)
@@ -107,14 +106,18 @@ class UnassignedTasks:
             self._try(key)
 
     def close(self) -> None:
-        """Forget everything."""
+        """Forget everything. The memory held is given back by whoever knows all tasks."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        for group in self._groups.values():
-            for run in group:
-                self._memory.release(run)
         self._groups.clear()
+
+    def _backlog_keys(self) -> list[str]:
+        return [key for key in self._backlogs.keys if key.startswith(PREFIX)]
+
+    def _keys(self) -> set[str]:
+        """Of the groups that wait in memory or on their topic."""
+        return {*self._groups, *self._backlog_keys()}
 
     def _try(self, key: str) -> None:
         """In their order, until the first that still waits. The rest of a long group follows in later turns of the loop."""
@@ -148,10 +151,10 @@ class UnassignedTasks:
         for group in list(self._groups.values()):
             for run in [run for run in group if run.deadline <= now]:
                 self._expire(run)
-        for key in {*self._groups, *(key for key in self._backlogs.keys if key.startswith(PREFIX))}:
+        for key in self._keys():
             self._try(key)
         waiting = [run.deadline for group in self._groups.values() for run in group]
-        if any(key.startswith(PREFIX) for key in self._backlogs.keys):
+        if self._backlog_keys():
             self._set_timer(min([now + BACKLOG_CHECK_S, *waiting]))
         elif waiting:
             self._set_timer(min([now + CHECK_S, *waiting]))

@@ -10,15 +10,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from schemas.topics import full_name
+from streams.engine.group import close
 from streams.engine.salvage import salvage
-
-log = structlog.get_logger(__name__)
 
 READ_TIMEOUT_S = 8.0
 """Without progress."""
@@ -100,13 +97,8 @@ class RecordReader:
 
     async def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
-        if consumer is None:
-            return
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await consumer.stop()
-        except (KafkaError, TimeoutError) as error:
-            log.debug("a reader did not stop cleanly", error=repr(error))
+        if consumer is not None:
+            await close(consumer, CLOSE_TIMEOUT_S)
 
 
 def _spans(offsets: Sequence[int]) -> list[list[int]]:

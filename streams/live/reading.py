@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from streams.broker.kafka import committed_reader
 from streams.engine.commit import CLOSE_TIMEOUT_S
 from streams.engine.group import close, dead_task, partition_numbers
 
@@ -103,11 +104,8 @@ class TopicReader:
             await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _connected(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            **self._options,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
+        consumer = committed_reader(
+            self._options,
             fetch_max_wait_ms=POLL_MS,
             max_partition_fetch_bytes=FETCH_BYTES,
             metadata_max_age_ms=METADATA_MAX_AGE_MS,

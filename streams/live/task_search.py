@@ -16,7 +16,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from schemas.exact_json import loads
 from schemas.partitioning import partition_for
 from schemas.topics import full_name
-from streams.broker.kafka import client_options
+from streams.broker.kafka import client_options, committed_reader
 from streams.engine.commit import CLOSE_TIMEOUT_S
 from streams.engine.group import close, partition_numbers
 from streams.rules.live.task_status import has_ended, in_order, result_keys, status_of
@@ -57,11 +57,8 @@ class TaskSearch:
             self._waiting -= 1
 
     async def _search(self, task_id: str, since_ms: int) -> dict[str, Any] | None:
-        consumer = AIOKafkaConsumer(
-            **client_options(self._settings),
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
+        consumer = committed_reader(
+            client_options(self._settings),
             max_partition_fetch_bytes=FETCH_BYTES,
             fetch_max_wait_ms=POLL_MS,
         )
