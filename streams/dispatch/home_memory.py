@@ -27,6 +27,9 @@ from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+CLOCKS_AGREE_MS = 2_000
+"""To this the corrected clocks of two workers agree, see `BrokerClock`. By so much a limit or a pause holds too long after a move."""
+
 
 class HomeMemory:
     """`seen`: digests of answered ids. `answers`: the result cache. Breakers and limiters live in the callers."""
@@ -49,18 +52,16 @@ class HomeMemory:
         self._app = settings.app_id
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
-        self._guards: dict[str, AgentGuard] = {}
+        self._guards: dict[str, tuple[AgentGuard, float]] = {}
         self._restore(values, cleared)
 
     def guard(self, agent_id: str) -> GuardSnapshot | None:
         """What an earlier owner had seen of this agent; told once."""
-        found = self._guards.pop(agent_id, None)
-        if found is None:
+        if agent_id not in self._guards:
             return None
+        found, taken_at = self._guards.pop(agent_id)
         ejection = None if found.health is None else found.health.wire()
-        # Its ages are durations and count from now on. By the clocks of two machines a limit could end too early; so it holds for
-        # as long too long as the partition had no owner.
-        return GuardSnapshot(found.breaker.wire(), found.limiter.wire(), self._loop.time(), found.concurrency, ejection)
+        return GuardSnapshot(found.breaker.wire(), found.limiter.wire(), taken_at, found.concurrency, ejection)
 
     def changes(self, callers: Iterable[Caller[TaskRun]]) -> list[Output]:
         """What changed since the last time this was asked."""
@@ -120,7 +121,8 @@ class HomeMemory:
                 log.warning("a record of the state topic is not understood", partition=self._number, error=str(error))
                 continue
             if state.guard is not None:
-                self._guards[state.guard.agent_id] = state.guard
+                age_s = max(0, now_ms - state.at - CLOCKS_AGREE_MS) / 1000
+                self._guards[state.guard.agent_id] = state.guard, now - age_s
             if state.answer is not None and state.at > cleared(state.answer.agent_id):
                 kept = state.answer
                 expires = now + (kept.expires - now_ms) / 1000
