@@ -92,8 +92,9 @@ simulate: setup ## Simulated worlds with faults of every kind, seeds 1 to SEEDS 
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs 2
 
 .PHONY: simulate-holes
-simulate-holes: setup ## The seeds and profiles that found holes, and a few seeds of every profile
+simulate-holes: setup ## The seeds that found holes, also with the fixes taken out, and a few seeds of every profile
 	$(BIN)/python -m tests.simulation --holes --jobs 2
+	$(BIN)/python -m tests.simulation --without all
 	$(BIN)/python -m tests.simulation --profile all --seeds 5 --jobs 2
 
 .PHONY: chaos-smoke

@@ -24,12 +24,15 @@ import structlog
 
 from tests.simulation.faults import Fault, planned
 from tests.simulation.holes import HOLES, Hole
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.options import PROFILES, Options, product_time, profile
 from tests.simulation.scenario import Report, run_seed
 from tests.simulation.shrink import shrunk
 
 SEED_TIMEOUT_S = 900.0
 SHOWN = 6
+MUTANT_SEEDS = 20
+"""Seeds tried, beside a hole's own, before it counts as not found without its fix."""
 SHRUNK = 3
 """Seeds whose faults are shortened: each takes dozens of runs."""
 
@@ -40,11 +43,16 @@ def silence() -> None:
     logging.disable(logging.CRITICAL)
 
 
-def run_apart(seed: int, options: Options, faults: Sequence[Fault] | None = None) -> Report | str:
-    """Run a seed in a process of its own, so that nothing of one world reaches another; the reason if it crashed or hung."""
+def run_apart(
+    seed: int, options: Options, faults: Sequence[Fault] | None = None, without: str | None = None
+) -> Report | str:
+    """Run a seed in a process of its own, so that nothing of one world reaches another; the reason if it crashed or hung.
+
+    `without`: the fix that is taken out of the product in that process.
+    """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sender, seed, options, faults))
+    child = context.Process(target=_child, args=(sender, seed, options, faults, without))
     child.start()
     sender.close()
     try:
@@ -60,9 +68,11 @@ def run_apart(seed: int, options: Options, faults: Sequence[Fault] | None = None
     return found
 
 
-def _child(sender: Any, seed: int, options: Options, faults: Sequence[Fault] | None) -> None:
+def _child(sender: Any, seed: int, options: Options, faults: Sequence[Fault] | None, without: str | None) -> None:
     silence()
     try:
+        if without is not None:
+            MUTANTS[without]()
         sender.send(run_seed(seed, options, faults))
     except BaseException:
         sender.send(traceback.format_exc())
@@ -108,6 +118,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         const="all",
         help="run the seeds of known holes (or of those named) and say which are open",
     )
+    parser.add_argument("--without", help="take these fixes out and say whether their holes are found: F1,F2, or all")
     parser.add_argument("--profile", choices=[*PROFILES, "all"], default="mix")
     parser.add_argument(
         "--faults", help="kinds with their weights by repetition, for example kill,kill,freeze; or none"
@@ -151,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     if given.holes:
         sys.exit(1 if sum(_is_open(given, hole) for hole in _chosen(given.holes)) else 0)
+    if given.without:
+        sys.exit(0 if all([_is_found(given, hole) for hole in _mutated(given.without)]) else 1)
     names = list(PROFILES) if given.profile == "all" else [given.profile]
     broken = sum(_run_profile(given, name) for name in names)
     sys.exit(1 if broken else 0)
@@ -175,6 +188,24 @@ def _is_open(given: argparse.Namespace, hole: Hole) -> bool:
         flush=True,
     )
     return bool(found)
+
+
+def _mutated(names: str) -> list[Hole]:
+    chosen = MUTANTS if names == "all" else names.split(",")
+    return [hole for hole in HOLES if hole.name in chosen]
+
+
+def _is_found(given: argparse.Namespace, hole: Hole) -> bool:
+    """Whether the hole shows again once its fix is taken out: by its own seeds, or by one of the first of its profile."""
+    options = options_of(given, hole.profile)
+    for seed in dict.fromkeys([*hole.seeds, *range(1, MUTANT_SEEDS + 1)]):
+        report = run_apart(seed, options, without=hole.name)
+        if isinstance(report, Report) and report.broken & hole.oracles:
+            found = ", ".join(sorted(report.broken & hole.oracles))
+            print(f"{hole.name} found without its fix: --profile {hole.profile} --first {seed}: {found}", flush=True)
+            return True
+    print(f"{hole.name} NOT FOUND without its fix, in {MUTANT_SEEDS} seeds and its own of {hole.profile}", flush=True)
+    return False
 
 
 def _run_profile(given: argparse.Namespace, name: str) -> int:

@@ -1,7 +1,7 @@
 """Holes the simulation has found, each with seeds that find it while it is open. A seed that found a bug stays.
 
 `python -m tests.simulation --holes` runs them all and says which are open; `--holes F7,F9` some. Taking a fix out must open its
-row again: run its row after that.
+row again: `mutants.py` does that for those that are easily taken out (`--without all`).
 """
 
 from __future__ import annotations

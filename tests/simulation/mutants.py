@@ -1,0 +1,105 @@
+"""Fixes of the product taken out again, so that the simulation can show that it would have found what they mend.
+
+`python -m tests.simulation --without F1,F2` runs the hole's own seeds, then more of its profile until one breaks its oracle, and
+exits 1 if none does. Each mutant puts back what the code did before, as nearly as today's code has a place for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from agents_io.caller import Caller
+from streams.dispatch.coalescing import SingleFlight
+from streams.dispatch.decisions import Decision, Duplicate, Fail
+from streams.dispatch.in_flight import InFlightTasks
+from streams.dispatch.router import Router
+from streams.engine.home import Home
+from tests.simulation.node import Surroundings
+
+
+def _refusals_claim_the_id_again() -> None:
+    """F1: a task that was checked in its id's partition was checked there once more when no agent was left for it."""
+
+    def fail(self: Router, run: Any, error: Any) -> Decision:
+        return Fail(error) if self._tasks.claim(run, "") else Duplicate()
+
+    Router._fail = fail  # type: ignore[method-assign]
+    InFlightTasks.release_all = lambda self, run: None  # type: ignore[method-assign]
+
+
+def _leaders_that_wait_stay_leaders() -> None:
+    """F2: a task that led equal ones kept them waiting when it was put aside, and for ever if it ended elsewhere."""
+    left = SingleFlight.left
+
+    def stay(self: SingleFlight, run: Any) -> None:
+        flight = self._flights.get(run.cache_key or "")
+        if flight is None or flight.leader is not run:
+            left(self, run)
+
+    SingleFlight.left = stay  # type: ignore[method-assign]
+
+
+def _unknown_agents_fail_where_the_id_lives() -> None:
+    """F4: a task for an agent that is not registered was answered in its id's partition, any other in its agent's."""
+    by_name = Router._by_name
+
+    def elsewhere(self: Router, run: Any, looked_up: bool) -> Decision:
+        if run.task.type != "agent" or self._context.agents.get(run.task.target or "") is not None:
+            return by_name(self, run, looked_up)
+        forward = self._forward(run, run.task_id, None)
+        if forward is not None:
+            return forward
+        if not self._tasks.claim(run, ""):
+            return Duplicate()
+        return by_name(self, run, looked_up)
+
+    Router._by_name = elsewhere  # type: ignore[method-assign]
+
+
+def _calls_begin_after_a_freeze() -> None:
+    """F7: a worker that woke began calls by what it remembered, whoever owned their agents by then."""
+    begin: Any = Caller.__init__
+
+    def unguarded(self: Any, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options | {"may_begin": lambda: True})
+
+    Caller.__init__ = unguarded  # type: ignore[method-assign]
+
+
+def _requests_are_repeated_in_place() -> None:
+    """F8: a transactional request whose answer was lost was sent again in the same epoch."""
+    make: Any = Surroundings.__init__
+
+    def repeating(self: Any, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        self.repeats_in_place = True
+
+    Surroundings.__init__ = repeating  # type: ignore[method-assign]
+
+
+def _calls_cut_off_are_forgotten() -> None:
+    """F9: what calls that were cut off had changed in their agents' guards was not committed when their partition moved."""
+
+    async def only_close(self: Home) -> None:
+        self._close_handler()
+
+    async def commit_finished(self: Home) -> None:
+        while (self._finished or not self._idle.is_set()) and not self._loop_done():
+            self._hurry.set()
+            await asyncio.sleep(0.002)
+
+    Home._cut_off = only_close  # type: ignore[method-assign]
+    Home._commit_rest = commit_finished  # type: ignore[method-assign]
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    "F1": _refusals_claim_the_id_again,
+    "F2": _leaders_that_wait_stay_leaders,
+    "F4": _unknown_agents_fail_where_the_id_lives,
+    "F7": _calls_begin_after_a_freeze,
+    "F8": _requests_are_repeated_in_place,
+    "F9": _calls_cut_off_are_forgotten,
+}
+"""By the name of the hole in `holes.py`."""
