@@ -7,6 +7,7 @@
 Prints one line per seed and exits 1 if a result is lost or doubled under read_committed, or if no kill was felt.
 Without --bootstrap it starts a Kafka of its own. Agents answer at different speeds: a broken offset map shows only then.
 One takes seconds for each call, and one takes calls and never answers: every task for that one times out, and nothing else does.
+Two more share a capability and come and go: at each kill the one that is there is unregistered, and the other one registered.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ SLOW_MS, SLOW_EVERY = 3000, 200
 HUNG_EVERY = 500
 """One task in so many is for an agent that never answers."""
 HUNG = {"timeout": 5000, "expiresIn": 20_000}
+CAPABILITY, CAPABLE_EVERY = "fly", 20
+"""One task in so many names a capability instead of an agent."""
+COMING = ("c0", "c1")
+LIMITS = {"maxRequests": 10_000_000, "windowMs": 60_000, "maxConcurrency": 40}
 WORKERS = 2
 GIVE_UP_S = 120.0
 
@@ -51,6 +56,8 @@ class Outcome:
     doubled: int = 0
     wrong: int = 0
     """Results of another status than their agent leads to."""
+    by_coming: Counter[str] = field(default_factory=Counter)
+    """Tasks that each of the agents that come and go answered."""
     seconds: float = 0.0
     stalls_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Longest time without a result, by what had been done last."""
@@ -58,14 +65,16 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """The promise held, and the kills were felt."""
-        return self.lost == self.doubled == self.wrong == 0 and self.cut_off > 0
+        """The promise held, and the kills and the coming and going were felt."""
+        felt = self.cut_off > 0 and all(self.by_coming[name] for name in COMING[: self.kills + 1])
+        return self.lost == self.doubled == self.wrong == 0 and felt
 
     def line(self) -> str:
         """One line for people."""
         return (
             f"seed {self.seed}: {self.tasks} tasks, {self.kills} kills{self.others} ({self.cut_off} calls cut off), "
-            f"lost {self.lost}, doubled {self.doubled}, wrong {self.wrong}, {dict(self.statuses)}, {self.seconds:.0f} s, "
+            f"lost {self.lost}, doubled {self.doubled}, wrong {self.wrong}, {dict(self.statuses)}, "
+            f"by agents that came and went {dict(sorted(self.by_coming.items()))}, {self.seconds:.0f} s, "
             f"longest stall {', '.join(f'{what} {stall:.1f} s' for what, stall in self.stalls_s.items())}: "
             f"{'ok' if self.good else 'BROKEN'}"
         )
@@ -91,6 +100,8 @@ class Run:
         self.phases: list[tuple[int, str]] = []
         self.enter("start")
         self.last_victim = ""
+        self.coming: dict[str, str] = {}
+        """Endpoints of the agents that come and go, the one that is registered first."""
 
     def start(self, name: str, wait: bool) -> None:
         """A worker under its own static name."""
@@ -115,6 +126,18 @@ class Run:
             assert code == 0, f"{name} ended with {code} on SIGTERM"
             self.start(name, wait=True)
         self.outcome.others += " + rolling restart"
+
+    def come(self, name: str) -> None:
+        """Register one of the agents that come and go."""
+        wished = {"id": name, "endpoint": self.coming[name], "capabilities": [CAPABILITY], "limits": LIMITS}
+        register(self.bootstrap, self.prefix, wished)
+
+    def change_places(self) -> None:
+        """Register the other one of the two, and unregister this one. What it has taken, it finishes."""
+        gone, name = self.coming
+        self.come(name)
+        produce(self.bootstrap, f"{self.prefix}agents", [(gone.encode(), None)])
+        self.coming[gone] = self.coming.pop(gone)
 
     def freeze(self, tap: Tap) -> None:
         """A zombie: stopped until the group has given its partitions away, then continued; it must write nothing more."""
@@ -151,12 +174,13 @@ class Run:
             endpoints = {f"a{i}": agents[i % len(agents)][1] for i in range(AGENTS)}
             agents.append(stack.enter_context(instant_agent("--delay-ms", str(SLOW_MS))))
             endpoints |= {"slow": agents[-1][1], "hung": stack.enter_context(fake_agent("--behaviour", "hang"))}
-            limits = {"maxRequests": 10_000_000, "windowMs": 60_000, "maxConcurrency": 40}
             register(
                 self.bootstrap,
                 self.prefix,
-                *({"id": name, "endpoint": endpoint, "limits": limits} for name, endpoint in endpoints.items()),
+                *({"id": name, "endpoint": endpoint, "limits": LIMITS} for name, endpoint in endpoints.items()),
             )
+            self.coming = {name: agents[2][1] for name in COMING}
+            self.come(COMING[0])
             for number in range(WORKERS):
                 self.start(f"w{number}", wait=number == WORKERS - 1)
             stack.callback(lambda: [worker.stop() for worker in self.workers.values()])
@@ -178,6 +202,7 @@ class Run:
                 self.enter("kill")
                 outcome.kills += 1
                 self.last_victim = victim
+                self.change_places()
                 self.start(victim, wait=False)
                 if self.zombie and kill == self.kills // 2:
                     self.freeze(tap)
@@ -196,6 +221,7 @@ class Run:
         ids = Counter(result["taskId"] for result in results)
         self.outcome.statuses = Counter(result["status"] for result in results)
         self.outcome.lost = self.outcome.tasks - len(ids)
+        self.outcome.by_coming = Counter(name for result in results if (name := result.get("agentId")) in COMING)
         self.outcome.doubled = sum(count - 1 for count in ids.values())
         hung = {f"t{number}" for number in range(self.outcome.tasks) if target(number) == "hung"}
         self.outcome.wrong = sum(
@@ -217,15 +243,17 @@ def target(number: int) -> str:
 def task(rng: random.Random, number: int) -> bytes:
     """A plain task, most of them for a random agent; without a deadline, but for those of the agent that never answers."""
     agent = target(number)
-    return json.dumps(
-        {
-            "id": f"t{number}",
-            "type": "agent",
-            "target": agent or f"a{rng.randrange(AGENTS)}",
-            "payload": {"n": number},
-            "metadata": {"retries": 5, **(HUNG if agent == "hung" else {})},
-        }
-    ).encode()
+    sent: dict[str, Any] = {
+        "id": f"t{number}",
+        "type": "agent",
+        "payload": {"n": number},
+        "metadata": {"retries": 5, **(HUNG if agent == "hung" else {})},
+    }
+    if not agent and number % CAPABLE_EVERY == 2:
+        sent["capabilities"] = [CAPABILITY]
+    else:
+        sent["target"] = agent or f"a{rng.randrange(AGENTS)}"
+    return json.dumps(sent).encode()
 
 
 def main() -> int:

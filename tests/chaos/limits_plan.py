@@ -122,7 +122,7 @@ def _moments(rng: random.Random, agent: str, length_s: float) -> Iterator[float]
         at += rng.expovariate(_PER_SECOND[agent[:-1]])
 
 
-def kill_times(rng: random.Random, count: int, length_s: float) -> list[float]:
+def fault_times(rng: random.Random, count: int, length_s: float) -> list[float]:
     """Random moments, each in its own share of the run, not before the first circuits are open."""
     first, last = 12.0, length_s - 15.0
     share = (last - first) / max(count, 1)

@@ -42,6 +42,7 @@ class Evidence:
 
     calls: list[Call] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
+    freezes: list[Kill] = field(default_factory=list)
     tasks: dict[str, tuple[str, float, float]] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     results: list[tuple[str, float, str, str]] = field(default_factory=list)
@@ -57,10 +58,16 @@ class Evidence:
         """What `save` wrote."""
         kept = json.loads(path.read_text("utf-8"))
         kept["calls"] = [Call(**call) for call in kept["calls"]]
-        kept["kills"] = [Kill(**kill) for kill in kept["kills"]]
+        for name in ("kills", "freezes"):
+            kept[name] = [Kill(**kill) for kill in kept[name]]
         for name in ("results", "circuits"):
             kept[name] = [tuple(row) for row in kept[name]]
         return cls(**kept)
+
+    @property
+    def losses(self) -> list[Kill]:
+        """Whatever took a worker its partitions without a word."""
+        return sorted([*self.kills, *self.freezes], key=lambda kill: kill.at)
 
     def changes(self, agent: str) -> list[tuple[float, str]]:
         """When it was told that the agent's circuit changed, and how."""
@@ -92,7 +99,7 @@ def _of(kind: str) -> tuple[str, ...]:
 def _breakers(evidence: Evidence, calls: Mapping[str, list[Call]]) -> tuple[list[Verdict], int]:
     judged = {
         agent: breaker(
-            calls[agent], BREAKER, evidence.kills, evidence.opened(agent), jitter_s=JITTER_S, commit_s=COMMIT_S
+            calls[agent], BREAKER, evidence.losses, evidence.opened(agent), jitter_s=JITTER_S, commit_s=COMMIT_S
         )
         for agent in calls
     }
@@ -111,16 +118,16 @@ def _served(evidence: Evidence, calls: Mapping[str, list[Call]]) -> Verdict:
     for agent in _of("ill"):
         for number, healed_at in enumerate(evidence.healed, 1):
             found[f"{agent}#{number}"] = predicates.served_again(
-                calls.get(agent, []), healed_at, SERVED_S, evidence.kills, restart_s=RESTART_S
+                calls.get(agent, []), healed_at, SERVED_S, evidence.losses, restart_s=RESTART_S
             )
     return _merge("healed agents are served again", found)
 
 
-def verdicts(evidence: Evidence, wanted_kills: int) -> list[Verdict]:
+def verdicts(evidence: Evidence, wanted_kills: int, wanted_freezes: int = 0) -> list[Verdict]:
     """Every predicate over this evidence."""
     calls = by_agent(evidence.calls)
     everything = [call for found in calls.values() for call in found]
-    kills, results = evidence.kills, evidence.results
+    kills, results = evidence.losses, evidence.results
     ended = {task: at for task, at, _, _ in results}
     rates = {a: predicates.rate(calls.get(a, []), FULL_LIMIT, WINDOW_S, kills, commit_s=COMMIT_S) for a in _of("full")}
     told = {
@@ -144,7 +151,7 @@ def verdicts(evidence: Evidence, wanted_kills: int) -> list[Verdict]:
         predicates.one_result(evidence.tasks, (task for task, _, _, _ in results)),
         predicates.not_called_again(everything, ended, slack_s=COMMIT_S),
         _well(evidence),
-        _felt(evidence, calls, trips, wanted_kills),
+        _felt(evidence, calls, trips, wanted_kills, wanted_freezes),
     ]
 
 
@@ -161,8 +168,11 @@ def _well(evidence: Evidence) -> Verdict:
     return verdict
 
 
-def _felt(evidence: Evidence, calls: Mapping[str, list[Call]], trips: int, wanted_kills: int) -> Verdict:
-    """The faults were felt: limits reached, circuits opened, calls cut off, and workers killed while state was in them."""
+def _felt(
+    evidence: Evidence, calls: Mapping[str, list[Call]], trips: int, wanted_kills: int, wanted_freezes: int
+) -> Verdict:
+    """The faults were felt: limits reached, circuits opened, calls cut off, and workers killed while state was in them; agents of
+    a frozen worker were called by another."""
     verdict = Verdict("faults were felt")
     kills = evidence.kills
     cut = [sum(predicates.cut_off(found, kill) for found in calls.values()) for kill in kills]
@@ -175,11 +185,13 @@ def _felt(evidence: Evidence, calls: Mapping[str, list[Call]], trips: int, wante
             for agent in _of("full")
         )
         open_ += any(any(at <= kill.at < at + 30 for at in evidence.opened(agent)) for agent in owned)
+    taken_over = sum(any(_taken_over(found, freeze) for found in calls.values()) for freeze in evidence.freezes)
     full_tasks = {task for task, (agent, _, _) in evidence.tasks.items() if agent.startswith("full")}
     limited = sum(code == "expired" and task in full_tasks for task, _, _, code in evidence.results)
     for wrong, text in (
         (len(kills) < wanted_kills, f"{len(kills)} kills of {wanted_kills}"),
         (2 * hit < wanted_kills, f"only {hit} kills cut off calls"),
+        (taken_over < wanted_freezes, f"{taken_over} freezes of {wanted_freezes} let another worker take over"),
         (trips < 2, f"{trips} trips"),
         (limited == 0, "no task expired while it waited for the rate limit"),
         (not any(call.code == 429 for call in evidence.calls), "no agent said 429"),
@@ -190,14 +202,22 @@ def _felt(evidence: Evidence, calls: Mapping[str, list[Call]], trips: int, wante
             verdict.breaches.append(text)
     verdict.figures = (
         f"{len(kills)} kills, {hit} cut off calls ({sum(cut)}), {full} at a limit, {open_} with a circuit open; "
+        f"{taken_over} freezes after which another took over; "
         f"trips {trips}; {limited} tasks expired while they waited for the rate limit"
     )
     return verdict
 
 
-def judge(evidence: Evidence, wanted_kills: int) -> bool:
+def _taken_over(calls: Sequence[Call], freeze: Kill) -> bool:
+    """Whether an agent of the frozen worker was called by another before that one went on."""
+    if owner(calls, freeze.at) != freeze.worker:
+        return False
+    return any(freeze.at < call.at < freeze.at + REBALANCE_S and call.worker != freeze.worker for call in calls)
+
+
+def judge(evidence: Evidence, wanted_kills: int, wanted_freezes: int) -> bool:
     """Print a line per predicate; whether all held."""
-    found = verdicts(evidence, wanted_kills)
+    found = verdicts(evidence, wanted_kills, wanted_freezes)
     for verdict in found:
         print(verdict.line(), flush=True)
     statuses = Counter(code or status for _, _, status, code in evidence.results)

@@ -29,15 +29,24 @@ def echo(payload: dict[str, object]) -> object:
 async def mapped(
     servers: str, prefix: str, disturb: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[tuple[Client, list[int]]]:
-    """Results of so many payloads through `map`, `disturb` being called after a quarter and again after a half of them."""
+    """Results of so many payloads through `map`, `disturb` being called after a quarter and again after a half of them.
+
+    The second time waits for the end of the first: a worker that has begun to work may not have said so yet.
+    """
     seen: list[int] = []
+    one_at_a_time = asyncio.Lock()
+
+    async def in_turn() -> None:
+        async with one_at_a_time:
+            await disturb()
+
     async with Client(servers, topic_prefix=prefix, give_up_after=120) as client:
         disturbing: list[asyncio.Future[None]] = []
         async for result in client.map("a1", ({"n": n} for n in range(COUNT)), concurrency=200):
             assert result.ok
             seen.append(result.value["n"])
             if len(seen) in (COUNT // 4, COUNT // 2):
-                disturbing.append(asyncio.ensure_future(disturb()))
+                disturbing.append(asyncio.ensure_future(in_turn()))
         await asyncio.gather(*disturbing)
         yield client, seen
 

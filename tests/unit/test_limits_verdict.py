@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.chaos.limits_plan import AGENTS, ATTEMPT_S, RETRIES, TAIL_S, changes, kill_times, offers
+from tests.chaos.limits_plan import AGENTS, ATTEMPT_S, RETRIES, TAIL_S, changes, fault_times, offers
 from tests.chaos.limits_verdict import Evidence, verdicts
 from tests.support.predicates import Call, Kill
 
@@ -130,7 +130,7 @@ def test_a_plan_offers_limited_agents_more_than_they_may_take_and_ends_in_time()
     assert set(counts) == set(AGENTS)
     assert max(offer.at + offer.expires_s for offer in plan) <= 240.0 + TAIL_S + 0.001
     assert len({offer.task["id"] for offer in plan}) == len(plan)
-    times = kill_times(random.Random(7), 10, 240.0)
+    times = fault_times(random.Random(7), 10, 240.0)
     assert times == sorted(times)
     assert all(12 <= at <= 225 for at in times)
     assert [at for at, _, _ in changes(240.0)] == sorted(at for at, _, _ in changes(240.0))
