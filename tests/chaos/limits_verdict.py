@@ -178,7 +178,7 @@ def _felt(
     cut = [sum(predicates.cut_off(found, kill) for found in calls.values()) for kill in kills]
     hit = sum(count > 0 for count in cut)
     full = open_ = 0
-    for kill in kills:
+    for kill in evidence.losses:
         owned = {agent: found for agent, found in calls.items() if owner(found, kill.at) == kill.worker}
         full += any(
             sum(kill.at - WINDOW_S < call.at <= kill.at for call in owned.get(agent, [])) >= FULL_LIMIT
@@ -195,8 +195,8 @@ def _felt(
         (trips < 2, f"{trips} trips"),
         (limited == 0, "no task expired while it waited for the rate limit"),
         (not any(call.code == 429 for call in evidence.calls), "no agent said 429"),
-        (wanted_kills > 1 and full == 0, "no kill while a limit was reached"),
-        (wanted_kills > 1 and open_ == 0, "no kill while a circuit was open"),
+        (wanted_kills > 1 and full == 0, "no kill or freeze while a limit was reached"),
+        (wanted_kills > 1 and open_ == 0, "no kill or freeze while a circuit was open"),
     ):
         if wrong:
             verdict.breaches.append(text)
