@@ -113,6 +113,10 @@ chaos-limits: setup ## Rate limits, breakers, attempts and deadlines over 3 work
 chaos-brokers: setup ## Brokers killed, frozen, moved about and all switched off under load, on real Kafka
 	$(BIN)/python -m tests.chaos.brokers
 
+.PHONY: chaos-agent
+chaos-agent: setup ## An agent down for ten minutes under 20 tasks/s: nothing that can wait fails, and memory stays flat
+	$(BIN)/python -m tests.chaos.agent_outage
+
 .PHONY: chaos-plans
 chaos-plans: setup ## 2,000 plans of 5 tasks while two workers are killed, on real Kafka
 	$(BIN)/python -m tests.chaos.plans --plans 2000 --kills 6 --seed 1
