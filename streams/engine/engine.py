@@ -48,6 +48,7 @@ DENIED_TRIES = 6
 """Rights that were just given take a moment to arrive at all brokers."""
 TELL_EVERY = 6
 MAX_START_PAUSE_S = 5.0
+CURRENT_RECHECK_S = 0.05
 
 
 @dataclass(slots=True)
@@ -248,6 +249,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         last: BaseException = KafkaError()
         while refused < START_TRIES:
             await asyncio.sleep(pause_s)
+            await self._current()
             home = self._new_home(number)
             try:
                 await home.committer.start()
@@ -282,6 +284,13 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             self._room.set()
             return
         self._fail(RuntimeError(f"partition {number} could not be opened in {tries} tries: {told(last)}"))
+
+    async def _current(self) -> None:
+        """Wait until the coordinator has taken this worker for a member: one that wakes from a freeze while it opens a partition
+        must not fence the owner that the partition has by now. If it is no member, its partitions are revoked meanwhile.
+        """
+        while not self.is_current():  # noqa: ASYNC110 - heartbeats renew the lease, at long intervals
+            await asyncio.sleep(CURRENT_RECHECK_S)
 
     async def _state(self, number: int) -> list[bytes]:
         return await self._reader.read(number) if self._reader is not None else []
