@@ -6,7 +6,7 @@ what was under way when a worker was killed or fenced is; nothing that it did be
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 
 Partition = tuple[str, int]
@@ -56,5 +56,5 @@ class Durability:
         if end == float("inf") or end > own_next:
             return None  # it moved cleanly
         begun = self._begun[node, number]
-        saved = bisect_left(begun, at)
+        saved = bisect_right(begun, at)  # at one time both may have come first
         return None if saved < len(begun) and begun[saved] <= end else end
