@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
 from streams import Client
 from streams.client.connection import workers_present
@@ -71,6 +72,26 @@ async def test_map_through_kills_of_the_worker(kafka: KafkaCluster, prefix: str)
                 assert Counter(seen) == Counter(range(COUNT))
         finally:
             workers[-1].kill()
+
+
+async def test_a_worker_is_found_among_the_groups_of_others(kafka: KafkaCluster, prefix: str) -> None:
+    """Several dispatch groups share a cluster, and one of them reads our tasks."""
+    servers = kafka.bootstrap_servers
+    apply_topics(servers, prefix)
+    async with AsyncExitStack() as stack:
+        for number in range(3):
+            other = AIOKafkaConsumer(
+                f"{prefix}events", bootstrap_servers=servers, group_id=f"{prefix}{number}-dispatch"
+            )
+            await other.start()
+            stack.push_async_callback(other.stop)
+        async with Client(servers, topic_prefix=prefix) as client:
+            assert await workers_present(client.settings) is False
+            worker = await asyncio.to_thread(start_worker, servers, prefix, *STEADY)
+            try:
+                assert await workers_present(client.settings) is True
+            finally:
+                worker.kill()
 
 
 async def test_map_through_kills_of_the_broker(prefix: str) -> None:
