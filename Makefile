@@ -90,6 +90,7 @@ SEEDS ?= 200
 .PHONY: simulate
 simulate: setup ## Simulated worlds with faults of every kind, seeds 1 to SEEDS (200): no broker, no waiting, each repeatable
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs 2
+	$(BIN)/python -m tests.simulation.statistics --seeds $(SEEDS)
 
 .PHONY: simulate-holes
 simulate-holes: setup ## The seeds that found holes, also with the fixes taken out, and a few seeds of every profile
