@@ -27,6 +27,9 @@ TIDY_S = 10.0
 LOW = 32
 """A queue with fewer tasks than this, or than its agent can be called with at once, is filled from the topic."""
 MAX_LOAD = 256
+MAX_CLOSED = 256
+"""Tasks in memory for an agent that takes no call for a while; twice what it can be called with at once, if that is more."""
+CLOSED_S = 1.0
 
 
 class AgentQueues:
@@ -70,12 +73,19 @@ class AgentQueues:
         ends_at_once = run.deadline <= caller.queue.closed_until(self._loop.time())
         its_turn = run.reloaded == agent_id or run.token is not None or ends_at_once
         ahead = not its_turn and self._backlogs.precedes(agent_id, run.priority)
-        room = its_turn or self._memory.room_for(agent_id, concurrency, run.size)
+        room = its_turn or (self._memory.room_for(agent_id, concurrency, run.size) and not self._enough(caller))
         if ahead or not (room or self._make_way(run, caller)):
             self._set_aside(run, agent_id)
             return
         self._memory.hold(run, agent_id)
         caller.submit(run)
+
+    def _enough(self, caller: Caller[TaskRun]) -> bool:
+        """Whether more tasks than will begin soon wait in memory already: the agent's circuit is open, or it has no turn."""
+        now, queue = self._loop.time(), caller.queue
+        if queue.waiting < max(MAX_CLOSED, 2 * queue.max_concurrency):
+            return False
+        return queue.closed_until(now) > now + CLOSED_S
 
     def _make_way(self, run: TaskRun, caller: Caller[TaskRun]) -> bool:
         """Set the last task aside for this one, if it is less urgent."""

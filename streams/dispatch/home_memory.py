@@ -28,7 +28,7 @@ from streams.settings import Settings
 log = structlog.get_logger(__name__)
 
 CLOCKS_AGREE_MS = 2_000
-"""The corrected clocks of two workers agree to this, see `BrokerClock`; a limit or a pause holds so much too long after a move."""
+"""The corrected clocks of two workers agree to this, see `BrokerClock`; limits and pauses hold so much too long after a move."""
 
 
 class HomeMemory:
