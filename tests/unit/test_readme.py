@@ -15,7 +15,7 @@ import typer
 
 from docs.generate import REFERENCE, pages
 from streams.cli.main import build
-from streams.settings import Settings, known_names
+from streams.settings import Settings, known_names, load
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -86,12 +86,15 @@ def test_every_command_parses(file: Path) -> None:
 
 
 @EACH_FILE
-def test_every_snippet_is_well_formed(file: Path) -> None:
-    """Python compiles, JSON is JSON."""
+def test_every_snippet_is_well_formed(file: Path, tmp_path: Path) -> None:
+    """Python compiles, JSON is JSON, TOML is a settings file."""
     for block in blocks(file, "python"):
         compile(block, str(file), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     for block in blocks(file, "json"):
         orjson.loads(block)
+    for block in blocks(file, "toml"):
+        (tmp_path / "parallax.toml").write_text(block, "utf-8")
+        load(environ={}, directory=tmp_path)
 
 
 @EACH_FILE
