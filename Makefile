@@ -90,13 +90,13 @@ $(VENV)/.docs-installed: deploy/requirements-docs.lock $(STAMP)
 
 .PHONY: docs
 docs: $(VENV)/.docs-installed ## Build the documentation site into site/; a warning is a failure
-	@$(BIN)/python -m docs.generate --check
+	@$(BIN)/python -m docs.tools.generate --check
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@$(BIN)/python -m docs.check_site site
+	@$(BIN)/python -m docs.tools.check_site site
 
 .PHONY: reference
 reference: setup ## Generate docs/reference from the code again
-	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.tools.generate
 
 .PHONY: check
 check: lint types arch test ## What the hook runs: lint, types, architecture, tests

@@ -13,7 +13,7 @@ import orjson
 import pytest
 import typer
 
-from docs.generate import REFERENCE, pages
+from docs.tools.generate import REFERENCE, pages
 from streams.cli.main import build
 from streams.settings import Settings, known_names, load
 

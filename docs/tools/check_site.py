@@ -1,4 +1,4 @@
-"""Fails if a page of the built site would load anything from the network: `python -m docs.check_site site`."""
+"""Fails if a page of the built site would load anything from the network: `python -m docs.tools.check_site site`."""
 
 from __future__ import annotations
 
