@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ def commands(block: str) -> Iterator[list[str]]:
     block = re.sub(r"\"[^\"]*\"", lambda quoted: quoted[0].replace("\n", " "), block.replace("\\\n", " "))
     for line in block.splitlines():
         yield from commands_of(line)
+
+
+@cache
+def sources() -> list[str]:
+    """Every file's path, from the root on."""
+    folders = ("streams", "agents_io", "schemas", "docs", "deploy", "tests")
+    return [f"/{path.relative_to(ROOT)}" for folder in folders for path in (ROOT / folder).rglob("*.*")]
+
+
+@cache
+def text_of_tests() -> str:
+    """The text of all tests."""
+    return "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
 
 
 def parse(arguments: list[str], *, complete: bool) -> None:
@@ -114,6 +128,16 @@ def test_every_setting_exists(file: Path) -> None:
     named = set(re.findall(rf"`((?:{sections})\.(?!py`)[a-z_]+)(?:\.[A-Z]+)?(?: = [^`]*)?`", text))
     named |= {name.lower().replace("__", ".") for name in re.findall(r"\bPARALLAX_([A-Z_]+[A-Z])\b", text)}
     assert named <= known | {"port"}, "PARALLAX_PORT is what Kubernetes sets"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if "architecture" in file.parts], ids=lambda file: file.name)
+def test_every_source_file_exists(file: Path) -> None:
+    """`engine/home.py` is the end of a path; `test_...` is the name of a test."""
+    text = file.read_text("utf-8")
+    for name in re.findall(r"`([a-z_/]+\.(?:py|js|yaml|proto))`", text):
+        assert any(path.endswith(f"/{name}") for path in sources()), name
+    for name in re.findall(r"`(test_[a-z_]+)`", text):
+        assert f"def {name}(" in text_of_tests(), name
 
 
 @EACH_FILE
