@@ -98,7 +98,7 @@ def errors() -> str:
             rows.append(
                 [
                     f"`{cls.code}`",
-                    cell(inspect.getdoc(cls)),
+                    cell(inspect.getdoc(client or cls)),
                     "yes" if cls.retryable else "no",
                     "yes" if cls.counts_against_agent else "no",
                     f"`{client.__name__}`" if client else "",
