@@ -51,6 +51,7 @@ lock: setup ## Resolve and hash-pin the dependencies again
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra embedded --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-dev.lock
 	$(BIN)/uv pip compile pyproject.toml --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements.lock
 	$(BIN)/uv pip compile --group deploy --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-deploy.lock
+	$(BIN)/uv pip compile --group docs --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-docs.lock
 
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
@@ -82,6 +83,20 @@ $(VENV)/.deploy-installed: deploy/requirements-deploy.lock $(STAMP)
 test-deploy: $(VENV)/.deploy-installed ## Test what deploy/ holds; the image and compose need root, mmdebstrap, Java and Maven
 	@$(BIN)/python -m tests.support.kafka fetch
 	$(BIN)/pytest -q -m deploy
+
+$(VENV)/.docs-installed: deploy/requirements-docs.lock $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-docs.lock
+	@touch $@
+
+.PHONY: docs
+docs: $(VENV)/.docs-installed ## Build the documentation site into site/; a warning is a failure
+	@$(BIN)/python -m docs.tools.generate --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@$(BIN)/python -m docs.tools.check_site site
+
+.PHONY: reference
+reference: setup ## Generate docs/reference from the code again
+	$(BIN)/python -m docs.tools.generate
 
 .PHONY: check
 check: lint types arch test ## What the hook runs: lint, types, architecture, tests

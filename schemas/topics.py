@@ -1,4 +1,4 @@
-"""THE table of topics, in the order data flows. Topic creation, the codec's types, the contracts and the README come from it.
+"""THE table of topics, in the order data flows. Topic creation, the codec's types, the contracts and the reference come from it.
 
 A name here is short (`tasks`); on the broker it carries the prefix (`parallax.tasks`), dead letters the prefix `dlq.` before it.
 """
@@ -256,7 +256,7 @@ def dead_letter_topics() -> tuple[str, ...]:
 
 
 def diagram() -> str:
-    """The table as Markdown, for the README and `parallax topics ls --help`."""
+    """The table as Markdown, for docs/reference and `parallax topics ls --help`."""
     rows = ["| topic | key | message | written by | read by | cleanup |", "|---|---|---|---|---|---|"]
     rows += [
         f"| `{t.name}` | {t.key} | {t.message.__name__} | {t.written_by} | {t.read_by} | {t.cleanup} |" for t in TOPICS

@@ -1,7 +1,7 @@
 """What a registration's `metadata` may say, by protocol: the one place that declares it. Pure.
 
 In: a name and a text, or a registration's metadata. Out: the value as its key wants it, or what does not fit; and the table that
-the README and `parallax agents add --help` show.
+docs/reference and `parallax agents add --help` show.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _fits(kind: Kind, value: Any) -> bool:
 
 
 def markdown_table() -> str:
-    """The table of the README."""
+    """The table of docs/reference/metadata-keys.md."""
     rows = [
         f"| `{key.name}` | {', '.join(key.protocols)} | {_WORDS[key.kind]}: {key.does} | {key.default} |"
         for key in KEYS

@@ -1,4 +1,4 @@
-"""The README's Python snippets, run as they stand: only the address of Kafka is another."""
+"""Python snippets of the README and the tutorial, run as they stand: only the address of Kafka is another."""
 
 from __future__ import annotations
 
@@ -7,24 +7,32 @@ from typing import Any
 
 import pytest
 
+from streams import AgentRejected
 from streams.testing import Pipeline
 from tests.support.rig import ROOT
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(120)]
 
 
-def snippet(holds: str) -> str:
-    """The one Python block of the README that holds this."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    found = [block for block in blocks if holds in block]
+TUTORIAL = "docs/tutorial.md"
+
+
+def snippets(file: str) -> list[str]:
+    """The Python blocks of a file."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / file).read_text("utf-8"), re.DOTALL)
+
+
+def snippet(holds: str, file: str = "README.md") -> str:
+    """The one Python block of a file that holds this."""
+    found = [block for block in snippets(file) if holds in block]
     assert len(found) == 1, holds
-    return str(found[0])
+    return found[0]
 
 
 def ran(code: str) -> dict[str, Any]:
     """What a snippet defines."""
-    names: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - our own text
+    names: dict[str, Any] = {"__name__": "snippet"}
+    exec(compile(code, "a snippet", "exec"), names)  # noqa: S102 - our own text
     return names
 
 
@@ -40,4 +48,21 @@ async def test_an_agent_in_five_lines_and_a_thousand_tasks(capsys: pytest.Captur
 
 
 async def test_the_test_of_a_busy_agent() -> None:
-    await ran(snippet("def test_a_busy"))["test_a_busy_agent_is_tried_again"]()
+    await ran(snippet("def test_a_busy", "docs/howto/test.md"))["test_a_busy_agent_is_tried_again"]()
+
+
+async def test_the_tutorial(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its agent, its questions, its agent with a model, its test."""
+    first, ask, second, test = snippets(TUTORIAL)
+    async with Pipeline(agents=[ran(first)["headline"]]) as p:
+        monkeypatch.setenv("PARALLAX_BOOTSTRAP_SERVERS", p.bootstrap_servers)
+        result = await p.client.run("headline", {"text": "a long story about a small town by the sea"})
+        assert (result.value, result.confidence) == ("a long story about a", 0.9)
+        capsys.readouterr()
+        await ran(ask)["main"]()
+        assert capsys.readouterr().out.splitlines() == ["rain is expected in the 0.9", "http_5xx"]
+    async with Pipeline(agents=[ran(second)["headline"]]) as p:
+        with pytest.raises(AgentRejected, match="text"):
+            await p.client.run("headline", {"words": "no text here"})
+        assert (await p.client.run("headline", {"text": "one two"})).confidence == 0.6
+    await ran(test)["test_a_busy_agent_is_called_again"]()

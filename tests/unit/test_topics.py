@@ -55,5 +55,5 @@ def test_full_names_are_distinct_under_a_prefix() -> None:
 
 
 def test_diagram_has_a_row_for_every_topic() -> None:
-    """The README shows all of them."""
+    """The reference shows all of them."""
     assert all(f"| `{topic.name}` |" in diagram() for topic in TOPICS)
