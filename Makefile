@@ -91,7 +91,7 @@ $(VENV)/.docs-installed: deploy/requirements-docs.lock $(STAMP)
 .PHONY: docs
 docs: $(VENV)/.docs-installed ## Build the documentation site into site/; a warning is a failure
 	@$(BIN)/python -m docs.tools.generate --check
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f .mkdocs.yml
 	@$(BIN)/python -m docs.tools.check_site site
 
 .PHONY: reference
