@@ -34,8 +34,9 @@ from agents_io.errors import (
     InternalError,
     Unsupported,
 )
-from agents_io.http.aiohttp_seam import URL_KEY, AiohttpTransport, NotHttp
+from agents_io.http.connection import NotHttp
 from agents_io.http.peer import Peer, Target
+from agents_io.http.pooled_transport import URL_KEY, PooledTransport
 from agents_io.rules.answer import excerpt
 from agents_io.rules.statuses import error_of
 from agents_io.rules.waits import wait_of
@@ -79,7 +80,7 @@ class HttpExchange:
     ) -> None:
         """`inflates`: undo gzip and deflate, within the cap, instead of refusing them."""
         self._inflates = inflates
-        self._transport = transport or AiohttpTransport(max_connections, ssl_context)
+        self._transport = transport or PooledTransport(max_connections, ssl_context)
         self.max_answer_bytes = max_answer_bytes
 
     async def raw(

@@ -12,7 +12,7 @@ import httpx
 import yarl
 
 from agents_io.errors import AgentError, Unsupported
-from agents_io.http.aiohttp_seam import SSL_KEY, URL_KEY, RequestBody
+from agents_io.http.pooled_transport import SSL_KEY, URL_KEY, RequestBody
 from agents_io.rules.answer import excerpt, reading_of
 from agents_io.rules.cookies import CookieJar
 from agents_io.secret_refs import Secret
