@@ -20,7 +20,7 @@ from typing import Any
 import httptools
 import httpx
 
-from agents_io.rules.wire.http1 import ends_with_connection, is_interim
+from agents_io.rules.wire.http1 import content_length, ends_with_connection, is_interim
 
 MAX_HEAD_BYTES = 256 * 1024
 """All heads of one response, interim ones included, and whatever else is not body, such as trailers."""
@@ -113,9 +113,9 @@ class Connection(asyncio.Protocol):
             transport.write(body)
 
     async def whole(self, max_good: int, max_error: int) -> bytes:
-        """The whole body. It is cut off once it is longer than the limit for its status (2xx, or any other).
+        """The whole body; less, with `is_complete` false, if it is longer than the limit for its status (2xx, or any other).
 
-        `is_reusable` is false after a body that was cut off. Raises `httpx.TransportError`.
+        Raises `httpx.TransportError`.
         """
         self._limits = (max_good, max_error)
         if not self._complete and self._error is None:
@@ -147,6 +147,11 @@ class Connection(asyncio.Protocol):
         if self._error is not None:
             raise self._error
         return b""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the response has come to its end."""
+        return self._complete
 
     @property
     def is_reusable(self) -> bool:
@@ -312,7 +317,9 @@ class Connection(asyncio.Protocol):
 
     def _on_body_grown(self) -> None:
         if self._waits_for == _WHOLE:
-            if self._received > self._limits[0 if 200 <= self.status < 300 else 1]:
+            is_good = 200 <= self.status < 300
+            limit = self._limits[0 if is_good else 1]
+            if self._received > limit or (is_good and (content_length(self.headers) or 0) > limit):
                 self._keep_alive = False
                 self._wake()
             return

@@ -40,11 +40,12 @@ class RequestBody(httpx.AsyncByteStream):
 
 
 class Reply(NamedTuple):
-    """A response, read to its end or to the limit it was given."""
+    """A response. `is_whole`: the body was not cut off at the limit it was given."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+    is_whole: bool
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -89,7 +90,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         try:
             connection.send(head, body)
             content = await connection.whole(max_good, max_error)
-            return Reply(connection.status, connection.headers, content)
+            return Reply(connection.status, connection.headers, content, connection.is_complete)
         finally:
             self.pool.release(origin, connection)
 

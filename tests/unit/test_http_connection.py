@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection, without a socket: how responses are framed, limited and ended, and when the next request may follow."""
+"""One HTTP/1.1 connection, without a socket: how responses are framed, limited and ended, and when it can be reused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_body_may_end_with_the_connection(head: bytes) -> None:
     socket.connection.send(b"")
     socket.feed(head + b"hi")
     socket.lose(ConnectionResetError(104, "reset"))
-    with pytest.raises(httpx.ReadError, match="in the middle of its answer: .*reset"):
+    with pytest.raises(httpx.ReadError, match=r"in the middle of its answer: .*reset"):
         await socket.connection.whole(9, 9)
 
 
@@ -134,12 +134,24 @@ async def test_a_body_is_cut_off_above_the_limit_of_its_status(status: bytes, le
     socket.connection.send(b"")
     reading = asyncio.ensure_future(socket.connection.whole(1000, 100))
     await asyncio.sleep(0)
-    socket.feed(b"HTTP/1.1 " + status + b" x\r\nContent-Length: 5000\r\n\r\n" + b"x" * length)
+    socket.feed(b"HTTP/1.1 " + status + b" x\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\n" + b"x" * length)
     await asyncio.sleep(0)
     assert not reading.done()
     socket.feed(b"x")
     assert await reading == b"x" * (length + 1)
+    assert not socket.connection.is_complete
     assert not socket.connection.is_reusable
+
+
+async def test_a_body_that_states_that_it_is_too_long_is_not_waited_for() -> None:
+    """As soon as any of it comes."""
+    socket = FakeSocket()
+    socket.connection.send(b"")
+    reading = asyncio.ensure_future(socket.connection.whole(1000, 100))
+    await asyncio.sleep(0)
+    socket.feed(OK + b"Content-Length: 1001\r\n\r\nx")
+    assert await asyncio.wait_for(reading, 1) == b"x"
+    assert not socket.connection.is_complete
 
 
 async def test_chunks_of_one_byte_are_joined() -> None:
