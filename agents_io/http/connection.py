@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         """The connection is there, after the handshake if it has TLS."""
         self._transport = transport  # type: ignore[assignment]
         self._parser = parser = httptools.HttpResponseParser(self)
-        # As browsers and aiohttp: obsolete line folding, bare LF, spaces behind the size of a chunk.
+        # As browsers: obsolete line folding, bare LF, spaces behind the size of a chunk.
         parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
