@@ -161,8 +161,14 @@ class Connector:
             if task is None:
                 task = self._under_way[host] = asyncio.ensure_future(self._look_up(host, port))
                 task.add_done_callback(_retrieve)
-            # One caller that gives up must not take the lookup from the others.
-            kept = (0.0, await asyncio.shield(task))
+            try:
+                # One caller that gives up must not take the lookup from the others.
+                kept = (0.0, await asyncio.shield(task))
+            except asyncio.CancelledError:
+                caller = asyncio.current_task()
+                if task.cancelled() and caller is not None and not caller.cancelling():
+                    raise OSError("the lookup was stopped: the pool is closing") from None
+                raise
         addresses = kept[1]
         found = list(addresses)
         if addresses:

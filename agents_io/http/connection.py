@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             await self._wait(_WHOLE)
         if self._error is not None:
             raise self._error
-        chunks = self._chunks
+        chunks, self._chunks = self._chunks, []  # an idle connection keeps no body alive
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def head(self) -> None:

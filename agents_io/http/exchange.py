@@ -174,7 +174,8 @@ class HttpExchange:
         body = await self._read(response, None)
         if is_good and not reply.is_whole:
             raise AnswerTooLarge(f"the answer is larger than {self.max_answer_bytes} bytes")
-        response, body = await self._follow(peer, peer.post(target, call.body, call=call), response, body)
+        if reply.status in _SAME_REQUEST or peer.cookies is not None:
+            response, body = await self._follow(peer, peer.post(target, call.body, call=call), response, body)
         return _good(response, body, peer, call)
 
     async def is_well(self, peer: Peer, page: httpx.Request, calls: httpx.Request, timeout_s: float) -> bool:
