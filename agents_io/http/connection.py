@@ -159,6 +159,7 @@ class Connection(asyncio.Protocol):
         return (
             self._complete
             and self._keep_alive
+            and not self._paused
             and not self.is_lost
             and self._transport is not None
             and not self._transport.is_closing()

@@ -263,6 +263,21 @@ async def test_a_stream_stops_reading_while_nobody_takes_it() -> None:
     assert socket.connection.is_reusable
 
 
+async def test_a_connection_that_stopped_reading_is_not_reused() -> None:
+    """Though the end came all the same: the next response would never be read."""
+    socket = FakeSocket()
+    socket.connection.send(b"")
+    size = 2 * PAUSE_ABOVE_BYTES
+    socket.feed(OK + b"Content-Length: %d\r\n\r\n" % (size + 1) + b"x" * size)
+    assert socket.is_paused
+    socket.feed(b"x")
+    assert socket.connection.is_complete
+    assert not socket.connection.is_reusable
+    assert len(await socket.connection.read()) == size + 1
+    assert not socket.is_paused
+    assert socket.connection.is_reusable
+
+
 async def test_a_stream_that_breaks_off_gives_what_came_first() -> None:
     """Then the error."""
     socket = FakeSocket()
