@@ -1,9 +1,9 @@
 """Opens connections: looks a host up, tries its addresses, speaks TLS where it is asked for.
 
 In: an `Origin`. Out: a `Connection`, or an `httpx.TransportError`. Addresses of both families are tried in turn, a quarter of a
-second apart (RFC 8305, `aiohappyeyeballs`). Answers of the lookup are kept for ten seconds and used in rotation.
+second apart (RFC 8305, `aiohappyeyeballs`). Lookups are cached for ten seconds and rotated.
 
-With `check` it is the second half of the guard on http tasks, after `rules/targets.py`: nothing is kept, every address a name
+With `check` it is the second half of the guard on http tasks, after `rules/targets.py`: no lookup is cached, every address a name
 resolves to must pass, and the very address a socket is made for is checked once more. TLS and the Host header keep the name.
 It reads no proxy settings.
 """
@@ -27,8 +27,8 @@ from agents_io.errors import ForbiddenTarget
 from agents_io.http.connection import Connection
 from agents_io.rules.targets import AllowList
 
-KEPT_S = 10.0
-MAX_KEPT = 1000
+CACHE_TTL_S = 10.0
+MAX_CACHED_HOSTS = 1000
 FALLBACK_DELAY_S = 0.25
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
@@ -68,7 +68,7 @@ def default_context() -> ssl.SSLContext:
     return context
 
 
-def only(allowed: AllowList) -> Check:
+def address_check(allowed: AllowList) -> Check:
     """The check that passes the addresses of an allow-list."""
 
     def check(text: str) -> None:
@@ -88,7 +88,7 @@ class Connector:
     def __init__(self, lookup: Lookup = system_lookup, check: Check | None = None) -> None:
         self._lookup = lookup
         self._check = check
-        self._kept: OrderedDict[str, tuple[float, list[str]]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[float, list[str]]] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[list[str]]] = {}
 
     async def connect(self, origin: Origin, on_lost: Callable[[Connection], None]) -> Connection:
@@ -146,7 +146,7 @@ class Connector:
         elif self._check is not None:
             found = await self._lookup(host, port)
         else:
-            found = await self._kept_or_looked_up(host, port)
+            found = await self._cached_lookup(host, port)
         if not found:
             raise OSError(f"{host} has no address")
         if self._check is not None:
@@ -154,22 +154,22 @@ class Connector:
                 self._check(address)
         return found
 
-    async def _kept_or_looked_up(self, host: str, port: int) -> list[str]:
-        kept = self._kept.get(host)
-        if kept is None or time.monotonic() - kept[0] > KEPT_S:
+    async def _cached_lookup(self, host: str, port: int) -> list[str]:
+        cached = self._cache.get(host)
+        if cached is None or time.monotonic() - cached[0] > CACHE_TTL_S:
             task = self._under_way.get(host)
             if task is None:
                 task = self._under_way[host] = asyncio.ensure_future(self._look_up(host, port))
                 task.add_done_callback(_retrieve)
             try:
                 # One caller that gives up must not take the lookup from the others.
-                kept = (0.0, await asyncio.shield(task))
+                cached = (0.0, await asyncio.shield(task))
             except asyncio.CancelledError:
                 caller = asyncio.current_task()
                 if task.cancelled() and caller is not None and not caller.cancelling():
                     raise OSError("the lookup was stopped: the pool is closing") from None
                 raise
-        addresses = kept[1]
+        addresses = cached[1]
         found = list(addresses)
         if addresses:
             addresses.append(addresses.pop(0))
@@ -180,10 +180,10 @@ class Connector:
             found = list(await self._lookup(host, port))
         finally:
             self._under_way.pop(host, None)
-        self._kept[host] = (time.monotonic(), found)
-        self._kept.move_to_end(host)
-        if len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+        self._cache[host] = (time.monotonic(), found)
+        self._cache.move_to_end(host)
+        if len(self._cache) > MAX_CACHED_HOSTS:
+            self._cache.popitem(last=False)
         return found
 
     async def aclose(self) -> None:

@@ -1,13 +1,13 @@
 """One HTTP/1.1 connection to an agent: an `asyncio.Protocol` that parses responses with llhttp (`httptools`).
 
 In: the bytes of a request, one at a time, the next only after the response's end. Out: status, headers and body, whole
-(`whole`) or in pieces with backpressure (`head`, `read`), or an `httpx.TransportError`. It opens no connection, chooses none,
-sends nothing twice and has no timeout.
+(`read_all`) or in pieces with backpressure (`read_head`, `read`), or an `httpx.TransportError`. It opens no connection,
+chooses none, sends nothing twice and has no timeout.
 
 What llhttp leaves to its caller:
 - httptools never signals the end of input, so a body that ends with the connection is completed in `connection_lost`;
 - it cannot know that a response to HEAD has no body;
-- it parses on after a response. Bytes nobody asked for never fail the response before them; they end the connection;
+- it parses on after a response. Unsolicited bytes never fail the response before them; they end the connection;
 - it limits nothing: the head, and what comes between two pieces of a body, is counted here.
 """
 
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
             transport.write(head)
             transport.write(body)
 
-    async def whole(self, max_good: int, max_error: int) -> bytes:
+    async def read_all(self, max_good: int, max_error: int) -> bytes:
         """The whole body; less, with `is_complete` false, if it is longer than the limit for its status (2xx, or any other).
 
         Raises `httpx.TransportError`.
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
         chunks, self._chunks = self._chunks, []  # an idle connection keeps no body alive
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def head(self) -> None:
+    async def read_head(self) -> None:
         """Wait for the response's head. Raises `httpx.TransportError`."""
         if not self._has_head and self._error is None:
             await self._wait(_HEAD)
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
         )
 
     def abort(self) -> None:
-        """Close at once: nothing that is still to be sent is sent, no farewell of TLS is waited for."""
+        """Close at once: nothing that is still to be sent is sent, TLS sends no close_notify."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
         """Parse what came; decide afterwards, since a callback must not raise through llhttp."""
         is_over = self._complete or self._error is not None
         if is_over or not self.is_busy:
-            # Nobody asked for it: often a 408 before the server closes an idle connection.
+            # Unsolicited: often a 408 before the server closes an idle connection.
             self._keep_alive = False
             self.abort()
             return
@@ -263,7 +263,7 @@ class Connection(asyncio.Protocol):
     # --- llhttp's side; nothing here may raise ---
 
     def on_message_begin(self) -> None:
-        """A response begins: ours, the one after an interim one, or one nobody asked for."""
+        """A response begins: ours, the one after an interim one, or an unsolicited one."""
         if self._complete:
             self._keep_alive = False
 

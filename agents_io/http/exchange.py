@@ -152,7 +152,7 @@ class HttpExchange:
         """The body of a 2xx to `POST target`, as `good` gives it. Raises `AgentError`.
 
         Two cases: 1 over a pool of ours the usual answer (2xx, not encoded, within the cap) never meets httpx's types, which
-        cost as much as the call itself. 2 any other answer, or transport, takes the way of `good`.
+        cost as much as the call itself. 2 any other answer, or transport, goes the way of `good`.
         """
         pooled = self._pooled
         if pooled is None or target.has_credentials:
@@ -166,13 +166,13 @@ class HttpExchange:
         except ValueError as error:
             raise InternalError(f"the call could not be made: {error}") from None
         is_good = 200 <= reply.status < 300
-        is_usual = is_good and reply.is_whole and len(reply.body) <= self.max_answer_bytes and peer.cookies is None
+        is_usual = is_good and reply.is_complete and len(reply.body) <= self.max_answer_bytes and peer.cookies is None
         if is_usual and not has_header(reply.headers, b"content-encoding"):
             peer.denied = None
             return reply.body
         response = httpx.Response(reply.status, headers=reply.headers, stream=RequestBody(reply.body))
         body = await self._read(response, None)
-        if is_good and not reply.is_whole:
+        if is_good and not reply.is_complete:
             raise AnswerTooLarge(f"the answer is larger than {self.max_answer_bytes} bytes")
         if reply.status in _SAME_REQUEST or peer.cookies is not None:
             response, body = await self._follow(peer, peer.post(target, call.body, call=call), response, body)

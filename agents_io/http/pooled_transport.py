@@ -40,12 +40,12 @@ class RequestBody(httpx.AsyncByteStream):
 
 
 class Reply(NamedTuple):
-    """A response. `is_whole`: the body was not cut off at the limit it was given."""
+    """A response. `is_complete`: the body was not cut off at the limit it was given."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
-    is_whole: bool
+    is_complete: bool
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -89,7 +89,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         connection = self.pool.take_idle(origin) or await self.pool.acquire(origin)
         try:
             connection.send(head, body)
-            content = await connection.whole(max_good, max_error)
+            content = await connection.read_all(max_good, max_error)
             return Reply(connection.status, connection.headers, content, connection.is_complete)
         finally:
             self.pool.release(origin, connection)
@@ -124,7 +124,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
     ) -> Connection:
         try:
             connection.send(head, body, method == b"HEAD")
-            await connection.head()
+            await connection.read_head()
         except BaseException:
             self.pool.release(origin, connection)
             raise

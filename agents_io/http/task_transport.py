@@ -15,7 +15,7 @@ import httpx
 import yarl
 
 from agents_io.errors import AgentError, ForbiddenTarget, Unsupported
-from agents_io.http.connecting import Connector, Lookup, only, system_lookup
+from agents_io.http.connecting import Connector, Lookup, address_check, system_lookup
 from agents_io.http.exchange import HttpExchange, header, status_error, within
 from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody
 from agents_io.rules.answer import excerpt
@@ -46,7 +46,7 @@ class HttpTaskTransport:
         """
         self._allowed = allowed
         self._http = HttpExchange(
-            PooledTransport(max_connections, connector=Connector(lookup, only(allowed)), tls=tls),
+            PooledTransport(max_connections, connector=Connector(lookup, address_check(allowed)), tls=tls),
             max_answer_bytes=max_answer_bytes,
             inflates=False,
         )

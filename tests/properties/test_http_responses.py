@@ -63,7 +63,7 @@ async def streamed(pieces: list[bytes], closes: bool) -> tuple[int, bytes] | str
     socket.connection.send(b"POST / HTTP/1.1\r\n\r\n")
 
     async def reading() -> bytes:
-        await socket.connection.head()
+        await socket.connection.read_head()
         body = b""
         while piece := await socket.connection.read():
             body += piece
@@ -145,7 +145,7 @@ def test_a_garbled_response_is_a_response_or_a_clear_error(
             return
         socket.connection.send(b"")
         socket.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-        assert await asyncio.wait_for(socket.connection.whole(9, 9), 1) == b"ok"
+        assert await asyncio.wait_for(socket.connection.read_all(9, 9), 1) == b"ok"
         assert socket.connection.headers == [(b"Content-Length", b"2")]
 
     runner.run(then())

@@ -65,7 +65,7 @@ async def whole(pieces: Iterable[bytes], *, closes: bool = False, cap: int = 1_0
     """Status and body of the response in these pieces, or the name of the error. `closes`: then the server closes."""
     socket = FakeSocket()
     socket.connection.send(b"POST / HTTP/1.1\r\n\r\n")
-    reading = asyncio.ensure_future(socket.connection.whole(cap, cap))
+    reading = asyncio.ensure_future(socket.connection.read_all(cap, cap))
     await asyncio.sleep(0)
     socket.feed(*pieces)
     if closes:

@@ -56,7 +56,7 @@ async def test_a_body_may_end_with_the_connection(head: bytes) -> None:
     socket.feed(head + b"hi")
     socket.lose(ConnectionResetError(104, "reset"))
     with pytest.raises(httpx.ReadError, match=r"in the middle of its answer: .*reset"):
-        await socket.connection.whole(9, 9)
+        await socket.connection.read_all(9, 9)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def test_what_is_no_body_has_an_end(start: bytes, endless: bytes) -> None:
         fed += len(endless)
     assert fed <= MAX_HEAD_BYTES + len(endless)
     with pytest.raises(NotHttp):
-        await socket.connection.whole(9, 9)
+        await socket.connection.read_all(9, 9)
 
 
 @pytest.mark.parametrize(("status", "length"), [(b"200", 1000), (b"500", 100)])
@@ -132,7 +132,7 @@ async def test_a_body_is_cut_off_above_the_limit_of_its_status(status: bytes, le
     """It is more than the limit, so the caller sees that it was too much, and the connection is of no more use."""
     socket = FakeSocket()
     socket.connection.send(b"")
-    reading = asyncio.ensure_future(socket.connection.whole(1000, 100))
+    reading = asyncio.ensure_future(socket.connection.read_all(1000, 100))
     await asyncio.sleep(0)
     socket.feed(b"HTTP/1.1 " + status + b" x\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\n" + b"x" * length)
     await asyncio.sleep(0)
@@ -147,7 +147,7 @@ async def test_a_body_that_states_that_it_is_too_long_is_not_waited_for() -> Non
     """As soon as any of it comes."""
     socket = FakeSocket()
     socket.connection.send(b"")
-    reading = asyncio.ensure_future(socket.connection.whole(1000, 100))
+    reading = asyncio.ensure_future(socket.connection.read_all(1000, 100))
     await asyncio.sleep(0)
     socket.feed(OK + b"Content-Length: 1001\r\n\r\nx")
     assert await asyncio.wait_for(reading, 1) == b"x"
@@ -172,7 +172,7 @@ async def test_a_connection_carries_one_response_after_another(first: bytes) -> 
     for response in (first, OK + b"X-Mine: 1\r\nContent-Length: 1\r\n\r\n2"):
         socket.connection.send(b"")
         socket.feed(response)
-        body = await socket.connection.whole(9, 9)
+        body = await socket.connection.read_all(9, 9)
         assert socket.connection.is_reusable
     assert (body, socket.connection.requests) == (b"2", 2)
     assert socket.connection.headers == [(b"X-Mine", b"1"), (b"Content-Length", b"1")]
@@ -193,7 +193,7 @@ async def test_a_connection_that_the_next_request_must_not_use(response: bytes) 
     socket = FakeSocket()
     socket.connection.send(b"")
     socket.feed(response)
-    await socket.connection.whole(9, 9)
+    await socket.connection.read_all(9, 9)
     assert not socket.connection.is_reusable
 
 
@@ -203,7 +203,7 @@ async def test_an_early_answer_ends_the_connection() -> None:
     socket.connection.send(b"head", b"x" * 100_000)
     socket.unsent = 50_000
     socket.feed(b"HTTP/1.1 413 x\r\nContent-Length: 2\r\n\r\nhi")
-    assert await socket.connection.whole(9, 9) == b"hi"
+    assert await socket.connection.read_all(9, 9) == b"hi"
     assert not socket.connection.is_reusable
     assert len(socket.written) == 100_004
 
@@ -214,7 +214,7 @@ async def test_an_early_answer_that_ends_with_the_connection_waits_for_nothing()
     socket.connection.send(b"head", b"x" * 100_000)
     socket.feed(b"HTTP/1.1 413 x\r\n\r\nhi")
     socket.connection.eof_received()
-    assert await socket.connection.whole(9, 9) == b"hi"
+    assert await socket.connection.read_all(9, 9) == b"hi"
 
 
 async def test_bytes_on_an_idle_connection_close_it() -> None:
@@ -222,7 +222,7 @@ async def test_bytes_on_an_idle_connection_close_it() -> None:
     socket = FakeSocket()
     socket.connection.send(b"")
     socket.feed(LENGTH_2 + b"hi")
-    await socket.connection.whole(9, 9)
+    await socket.connection.read_all(9, 9)
     socket.connection.is_busy = False
     socket.feed(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
     assert socket.was_aborted
@@ -235,17 +235,17 @@ async def test_a_response_to_head_has_no_body() -> None:
     socket = FakeSocket()
     socket.connection.send(b"", head_only=True)
     socket.feed(OK + b"Content-Length: 99\r\n\r\n")
-    await socket.connection.head()
+    await socket.connection.read_head()
     assert await socket.connection.read() == b""
     assert not socket.connection.is_reusable
 
 
-async def test_a_stream_stops_reading_while_nobody_takes_it() -> None:
+async def test_a_stream_stops_reading_while_its_reader_is_busy() -> None:
     """What waits is bounded."""
     socket = FakeSocket()
     socket.connection.send(b"")
     socket.feed(CHUNKED)
-    await socket.connection.head()
+    await socket.connection.read_head()
     piece = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     fed = 0
     while not socket.is_paused and fed < 10 * PAUSE_ABOVE_BYTES:
@@ -284,7 +284,7 @@ async def test_a_stream_that_breaks_off_gives_what_came_first() -> None:
     socket.connection.send(b"")
     socket.feed(CHUNKED + b"2\r\nhi\r\n")
     socket.lose()
-    await socket.connection.head()
+    await socket.connection.read_head()
     assert await socket.connection.read() == b"hi"
     with pytest.raises(httpx.ReadError, match="in the middle"):
         await socket.connection.read()

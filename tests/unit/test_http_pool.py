@@ -17,7 +17,7 @@ import yarl
 
 from agents_io.errors import ForbiddenTarget
 from agents_io.http import connecting, pool
-from agents_io.http.connecting import Connector, Origin, only, system_lookup
+from agents_io.http.connecting import Connector, Origin, address_check, system_lookup
 from agents_io.http.connection import Connection
 from agents_io.http.pool import ConnectionPool
 from agents_io.http.pooled_transport import SSL_KEY, PooledTransport
@@ -345,7 +345,7 @@ async def test_answers_of_the_lookup_are_kept_for_a_while_and_used_in_rotation(m
     found = await asyncio.gather(*callers[1:])
     assert asked == 1
     assert sorted(addresses[0] for addresses in found) == ["127.0.0.1", "127.0.0.2"]
-    monkeypatch.setattr(connecting, "KEPT_S", -1.0)
+    monkeypatch.setattr(connecting, "CACHE_TTL_S", -1.0)
     await one._addresses("agent.test", 1)
     assert asked == 2
 
@@ -387,7 +387,7 @@ async def test_the_guard_looks_at_addresses_too_and_keeps_no_lookup() -> None:
         return found
 
     async with serving() as server:
-        one = Connector(lookup, only(AllowList([], ["127.0.0.1/32"])))
+        one = Connector(lookup, address_check(AllowList([], ["127.0.0.1/32"])))
         connection = await one.connect(Origin("agent.test", server.port, None), lambda lost: None)
         connection.abort()
         found = ["127.0.0.1", "10.0.0.1"]
