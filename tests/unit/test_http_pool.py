@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 import time
@@ -15,14 +16,17 @@ import httpx
 import pytest
 import yarl
 
-from agents_io.errors import ForbiddenTarget
+from agents_io.errors import ForbiddenTarget, InternalError
 from agents_io.http import connecting, pool
 from agents_io.http.connecting import Connector, Origin, address_check, system_lookup
 from agents_io.http.connection import Connection
 from agents_io.http.pool import ConnectionPool
 from agents_io.http.pooled_transport import SSL_KEY, PooledTransport
+from agents_io.http.transport import HttpTransport
 from agents_io.rules.targets import AllowList
 from agents_io.tls import TlsFiles, context_of
+from agents_io.transport import Call
+from schemas.messages import AgentRegistration
 from tests.support.served import until
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
@@ -377,6 +381,23 @@ async def test_a_lookup_that_fails_is_a_failure_to_connect() -> None:
         with pytest.raises(httpx.TransportError, match=r"cannot connect to|label"):
             await one.connect(Origin(host, 1, None), lambda lost: None)
     assert not one._under_way
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]])
+async def test_no_descriptors_left_is_not_the_agents_fault(addresses: list[str]) -> None:
+    """However many addresses it has."""
+
+    class Exhausted(Connector):
+        def _socket(self, row: tuple[Any, ...]) -> socket.socket:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    async def lookup(host: str, port: int) -> list[str]:
+        return addresses
+
+    transport = HttpTransport(PooledTransport(connector=Exhausted(lookup)))
+    with pytest.raises(InternalError, match="this worker could not connect"):
+        await transport.call(AgentRegistration(id="a", endpoint="http://agent.test:1"), Call("t", "t", b"{}", 5.0))
+    await transport.close()
 
 
 async def test_the_guard_looks_at_addresses_too_and_keeps_no_lookup() -> None:
