@@ -34,7 +34,7 @@ class ControlPlane:
         transport: httpx.AsyncBaseTransport | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """`transport`: in place of a plain pool over aiohttp. Raises `Unsupported` for what is no URL."""
+        """`transport`: in place of a connection pool of its own. Raises `Unsupported` for what is no URL."""
         self._peer = Peer(AgentRegistration(id="control-plane", endpoint=url, protocol="http", auth=auth))
         self._http = HttpExchange(transport, max_answer_bytes=max_answer_bytes)
 

@@ -34,8 +34,9 @@ from agents_io.errors import (
     InternalError,
     Unsupported,
 )
-from agents_io.http.aiohttp_seam import URL_KEY, AiohttpTransport, NotHttp
+from agents_io.http.connection import NotHttp
 from agents_io.http.peer import Peer, Target
+from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody
 from agents_io.rules.answer import excerpt
 from agents_io.rules.statuses import error_of
 from agents_io.rules.waits import wait_of
@@ -79,7 +80,8 @@ class HttpExchange:
     ) -> None:
         """`inflates`: undo gzip and deflate, within the cap, instead of refusing them."""
         self._inflates = inflates
-        self._transport = transport or AiohttpTransport(max_connections, ssl_context)
+        self._transport = transport or PooledTransport(max_connections, ssl_context)
+        self._pooled = self._transport if isinstance(self._transport, PooledTransport) else None
         self.max_answer_bytes = max_answer_bytes
 
     async def raw(
@@ -105,11 +107,24 @@ class HttpExchange:
         self, peer: Peer, request: httpx.Request, enough: Callable[[bytes], bool] | None = None
     ) -> tuple[httpx.Response, bytes]:
         """As `raw`; the same request once more where the same origin says that it moved, and with the peer's cookies kept."""
-        for _ in range(MAX_REDIRECTS):
-            response, body = await self.raw(request, enough)
+        response, body = await self.raw(request, enough)
+        return await self._follow(peer, request, response, body, enough)
+
+    async def _follow(
+        self,
+        peer: Peer,
+        request: httpx.Request,
+        response: httpx.Response,
+        body: bytes,
+        enough: Callable[[bytes], bool] | None = None,
+    ) -> tuple[httpx.Response, bytes]:
+        """Keep the cookies of a response; ask again where it says that the same origin moved."""
+        for asked in range(1, MAX_REDIRECTS + 1):
             if peer.cookies is not None:
                 peer.cookies.learn(response.headers.raw, time.time())
-            if response.status_code not in _SAME_REQUEST or (target := _moved(request, response)) is None:
+            if asked == MAX_REDIRECTS or response.status_code not in _SAME_REQUEST:
+                break
+            if (target := _moved(request, response)) is None:
                 break
             extensions = {**request.extensions, **target.extensions}
             request = httpx.Request(
@@ -119,6 +134,7 @@ class HttpExchange:
                 stream=request.stream,
                 extensions=extensions,
             )
+            response, body = await self.raw(request, enough)
         return response, body
 
     async def good(
@@ -130,10 +146,37 @@ class HttpExchange:
     ) -> tuple[httpx.Response, bytes]:
         """As `send`, but anything but a 2xx is raised as what it means. `call`: whose attempt it is."""
         response, body = await self.send(peer, request, enough)
-        if 200 <= response.status_code < 300:
-            peer.denied = None if call is not None else peer.denied
-            return response, body
-        raise status_error(response, said(peer, body), body, peer, call)
+        return response, _good(response, body, peer, call)
+
+    async def post(self, peer: Peer, target: Target, call: Call) -> bytes:
+        """The body of a 2xx to `POST target`, as `good` gives it. Raises `AgentError`.
+
+        Two cases: 1 over a pool of ours the usual answer (2xx, not encoded, within the cap) never meets httpx's types, which
+        cost as much as the call itself. 2 any other answer, or transport, goes the way of `good`.
+        """
+        pooled = self._pooled
+        if pooled is None or target.has_credentials:
+            return (await self.good(peer, peer.post(target, call.body, call=call), call=call))[1]
+        try:
+            origin = pooled.origin(target.url, peer.context())
+            head = peer.post_head(target, call)
+            reply = await pooled.fetch(origin, head, call.body, self.max_answer_bytes, MAX_ERROR_BYTES)
+        except httpx.TransportError as error:
+            raise transport_error(error) from error
+        except ValueError as error:
+            raise InternalError(f"the call could not be made: {error}") from None
+        is_good = 200 <= reply.status < 300
+        is_usual = is_good and reply.is_complete and len(reply.body) <= self.max_answer_bytes and peer.cookies is None
+        if is_usual and not has_header(reply.headers, b"content-encoding"):
+            peer.denied = None
+            return reply.body
+        response = httpx.Response(reply.status, headers=reply.headers, stream=RequestBody(reply.body))
+        body = await self._read(response, None)
+        if is_good and not reply.is_complete:
+            raise AnswerTooLarge(f"the answer is larger than {self.max_answer_bytes} bytes")
+        if reply.status in _SAME_REQUEST or peer.cookies is not None:
+            response, body = await self._follow(peer, peer.post(target, call.body, call=call), response, body)
+        return _good(response, body, peer, call)
 
     async def is_well(self, peer: Peer, page: httpx.Request, calls: httpx.Request, timeout_s: float) -> bool:
         """Whether `page` is answered 2xx in time, and the place that `calls` go to does not refuse our credentials.
@@ -199,6 +242,20 @@ class HttpExchange:
             if enough is not None and good and enough(chunk):
                 break
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) -> bytes:
+    """The body of a 2xx; any other status is raised as what it means."""
+    if not 200 <= response.status_code < 300:
+        raise status_error(response, said(peer, body), body, peer, call)
+    if call is not None:
+        peer.denied = None
+    return body
+
+
+def has_header(headers: list[tuple[bytes, bytes]], name: bytes) -> bool:
+    """Whether there is a header of that (lower-case) name."""
+    return any(key.lower() == name for key, _ in headers)
 
 
 def said(peer: Peer, body: bytes) -> str:

@@ -46,7 +46,7 @@ class OpenAiTransport:
         max_connections: int = 1000,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """`transport`: in place of the pool over aiohttp, for tests."""
+        """`transport`: in place of a connection pool of its own."""
         self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
         self._models = PerAgent(_Model)
 

@@ -5,6 +5,7 @@ In: a registration. Out: requests for `exchange.py` to make. It opens nothing.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -12,9 +13,10 @@ import httpx
 import yarl
 
 from agents_io.errors import AgentError, Unsupported
-from agents_io.http.aiohttp_seam import SSL_KEY, URL_KEY, RequestBody
+from agents_io.http.pooled_transport import SSL_KEY, URL_KEY, RequestBody
 from agents_io.rules.answer import excerpt, reading_of
 from agents_io.rules.cookies import CookieJar
+from agents_io.rules.wire.http1 import header_line, request_line
 from agents_io.secret_refs import Secret
 from agents_io.tls import CONTEXTS, tls_of
 from agents_io.transport import Call, idempotency_key
@@ -34,14 +36,17 @@ _STATIC_HEADERS = (
 
 
 class Target:
-    """One URL in the two forms that are needed. Raises ValueError."""
+    """One URL in the forms that are needed. Raises ValueError."""
 
-    __slots__ = ("extensions", "httpx")
+    __slots__ = ("extensions", "has_credentials", "httpx", "post_line", "url")
 
     def __init__(self, url: yarl.URL) -> None:
         if not url.host:
             raise ValueError("no host")
+        self.url = url
         self.httpx = httpx.URL(str(url))
+        self.has_credentials = url.raw_user is not None or url.raw_password is not None
+        self.post_line = request_line(b"POST", url.raw_path_qs.encode("ascii"))
         self.extensions: dict[str, Any] = {URL_KEY: url}
 
 
@@ -74,7 +79,7 @@ def below(base: yarl.URL, leaf: str) -> Target:
 class Peer:
     """One agent as a peer over HTTP: what stays the same between calls to it. Raises `Unsupported`."""
 
-    __slots__ = ("agent", "base", "cookies", "denied", "headers", "reading", "secret")
+    __slots__ = ("_fixed_lines", "agent", "base", "cookies", "denied", "headers", "reading", "secret")
 
     keeps_cookies = False
     """Whether the protocol has sessions that a load balancer may bind to one server by a cookie."""
@@ -83,6 +88,7 @@ class Peer:
         self.agent = agent
         self.base = web_url(agent)
         self.headers = [(b"Host", Target(self.base).httpx.netloc), *_STATIC_HEADERS]
+        self._fixed_lines = b"".join(header_line(*pair) for pair in self.headers)
         self.secret = Secret(agent.auth) if agent.auth is not None else None
         self.reading = reading_of(agent.metadata, agent.confidence)
         self.cookies = CookieJar() if self.keeps_cookies else None
@@ -120,9 +126,31 @@ class Peer:
             "POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=self._extensions(target)
         )
 
-    def _extensions(self, target: Target) -> dict[str, Any]:
+    def post_head(self, target: Target, call: Call) -> bytes:
+        """The bytes that `post` for this call would begin with. Raises `Unsupported`, ValueError."""
+        lines = [target.post_line, self._fixed_lines]
+        if self.secret is not None:
+            lines.append(header_line(*self.secret.header()))
+        if self.cookies:
+            lines.append(header_line(b"Cookie", self.cookies.header()))
+        key = idempotency_key(call.idempotency_key).encode("ascii")
+        lines.append(b"%b: %b\r\n%b: %d\r\n" % (_KEY, key, _BUDGET, max(1, int(call.timeout_s * 1000))))
+        try:
+            for name, value in call.headers:
+                lines.append(header_line(name.encode("ascii"), value.encode("ascii")))
+        except UnicodeEncodeError:
+            raise Unsupported("a header of the call is not ASCII") from None
+        lines.append(b"Content-Length: %d\r\n\r\n" % len(call.body))
+        return b"".join(lines)
+
+    def context(self) -> ssl.SSLContext | None:
+        """The TLS files that the registration names, None if it names none. Raises `Unsupported`."""
         files = tls_of(self.agent.metadata)
-        return target.extensions if files is None else {**target.extensions, SSL_KEY: CONTEXTS.get(files)}
+        return None if files is None else CONTEXTS.get(files)
+
+    def _extensions(self, target: Target) -> dict[str, Any]:
+        context = self.context()
+        return target.extensions if context is None else {**target.extensions, SSL_KEY: context}
 
     def hidden(self, body: bytes) -> bytes:
         """The same without our secret: an agent may echo what it was sent."""

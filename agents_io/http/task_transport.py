@@ -11,15 +11,13 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 
-import aiohttp
 import httpx
 import yarl
-from aiohttp.abc import AbstractResolver
 
 from agents_io.errors import AgentError, ForbiddenTarget, Unsupported
-from agents_io.http.aiohttp_seam import URL_KEY, AiohttpTransport, RequestBody
+from agents_io.http.connecting import Connector, Lookup, address_check, system_lookup
 from agents_io.http.exchange import HttpExchange, header, status_error, within
-from agents_io.http.guarded_connector import guarded_connector
+from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody
 from agents_io.rules.answer import excerpt
 from agents_io.rules.targets import AllowList, parse_target
 from agents_io.rules.wire.http_tasks import Order, read_order, read_reply
@@ -39,16 +37,16 @@ class HttpTaskTransport:
         *,
         max_connections: int = 1000,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
-        resolver: Callable[[], AbstractResolver] = aiohttp.ThreadedResolver,
+        lookup: Lookup = system_lookup,
         tls: Callable[[], ssl.SSLContext | None] | None = None,
     ) -> None:
-        """`max_connections`: at least the calls in flight. `resolver`: in place of the system's, for tests.
+        """`max_connections`: at least the calls in flight. `lookup`: in place of the system's, for tests.
 
         `tls`: asked for each request's context: whom to trust. It should hold no certificate of ours: tasks name the hosts.
         """
         self._allowed = allowed
         self._http = HttpExchange(
-            AiohttpTransport(connector=lambda: guarded_connector(allowed, max_connections, resolver), tls=tls),
+            PooledTransport(max_connections, connector=Connector(lookup, address_check(allowed)), tls=tls),
             max_answer_bytes=max_answer_bytes,
             inflates=False,
         )

@@ -43,7 +43,7 @@ class HttpTransport:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """`transport`: in place of the pool over aiohttp, for tests. `max_connections`: at least the calls in flight."""
+        """`transport`: in place of a connection pool of its own. `max_connections`: at least the calls in flight."""
         self._http = HttpExchange(
             transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes, ssl_context=ssl_context
         )
@@ -55,7 +55,7 @@ class HttpTransport:
 
     async def _attempt(self, agent: AgentRegistration, call: Call) -> Answer:
         peer = self._agents.get(agent)
-        _, body = await self._http.good(peer, peer.post(peer.analyze, call.body, call=call), call=call)
+        body = await self._http.post(peer, peer.analyze, call)
         return peer.parsed(body, lambda: parse_answer(body, peer.reading))
 
     async def health(self, agent: AgentRegistration, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:

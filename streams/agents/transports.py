@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 from agents_io.grpc.transport import GrpcTransport
 from agents_io.http.a2a import A2aTransport
-from agents_io.http.aiohttp_seam import AiohttpTransport
 from agents_io.http.mcp import McpTransport
 from agents_io.http.openai import OpenAiTransport
+from agents_io.http.pooled_transport import PooledTransport
 from agents_io.http.transport import HttpTransport
 from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.tls import CONTEXTS, TlsFiles
@@ -41,10 +41,10 @@ def to_addresses(settings: Settings) -> dict[str, Transport]:
     }
 
 
-def pool(settings: Settings) -> AiohttpTransport:
+def pool(settings: Settings) -> PooledTransport:
     """Connections to agents, with the settings' authorities and client certificate."""
     files = tls_files(settings)
-    return AiohttpTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files))
+    return PooledTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files))
 
 
 def tls_files(settings: Settings) -> TlsFiles:

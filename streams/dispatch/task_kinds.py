@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from agents_io.functions.catalogue import load_functions
 from agents_io.functions.transport import FunctionTransport
-from agents_io.http.aiohttp_seam import AiohttpTransport
 from agents_io.http.control_plane import ControlPlane
+from agents_io.http.pooled_transport import PooledTransport
 from agents_io.http.task_transport import HttpTaskTransport
 from agents_io.patterns import PatternExecutor, PatternTransport
 from agents_io.tls import CONTEXTS, TlsFiles
@@ -85,7 +85,7 @@ def _control_plane(settings: Settings) -> list[PatternExecutor]:
         ControlPlane(
             given.url,
             auth,
-            transport=AiohttpTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files)),
+            transport=PooledTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files)),
             max_answer_bytes=settings.dispatch.max_answer_bytes,
         )
     ]

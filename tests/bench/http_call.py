@@ -2,8 +2,8 @@
 
     python -m tests.bench.http_call [--calls 20000] [--in-flight 100] [--agents 1]
 
-Three rows in one run, CPU microseconds per call of this process: the whole way of a task (bytes validated, guarded call, answer
-validated), the transport alone (answer validated), and a bare aiohttp call. Nothing is asserted.
+Four rows in one run, CPU microseconds per call of this process: the whole way of a task (bytes validated, guarded call, answer
+validated), the transport alone (answer validated), a bare call over the same pool, and a bare aiohttp call. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from pathlib import Path
 import aiohttp
 import orjson
 import uvloop
+import yarl
 
 from agents_io.errors import AgentError
+from agents_io.http.pooled_transport import PooledTransport
 from agents_io.http.transport import HttpTransport
+from agents_io.rules.wire.http1 import request_head
 from agents_io.transport import Answer, Call
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration, Limits
@@ -88,7 +91,7 @@ class Whole:
 
 
 async def run(calls: int, in_flight: int, agents: int, port: int) -> None:
-    """Measure our transport and bare aiohttp."""
+    """Measure our transport, our pool and bare aiohttp."""
     transport = HttpTransport(max_connections=in_flight)
     limits = Limits(max_requests=100_000_000, max_concurrency=in_flight)
     endpoint = f"http://127.0.0.1:{port}"
@@ -102,6 +105,16 @@ async def run(calls: int, in_flight: int, agents: int, port: int) -> None:
     await measure("task -> guarded call -> answer", calls, in_flight, whole.call)
     await measure("HttpTransport alone", calls, in_flight, ours)
     await transport.close()
+    pooled = PooledTransport(in_flight)
+    origin = pooled.origin(yarl.URL(endpoint))
+    head = request_head(b"POST", b"/analyze", [(b"Host", b"agent"), (b"Content-Length", b"%d" % len(BODY))])
+
+    async def prebuilt(number: int) -> None:
+        reply = await pooled.fetch(origin, head, BODY, 100_000, 1000)
+        orjson.loads(reply.body)
+
+    await measure("our pool, nothing validated", calls, in_flight, prebuilt)
+    await pooled.aclose()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=in_flight)) as session:
 
         async def bare(number: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 
 import orjson
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from agents_io.errors import (
     AgentError,
@@ -29,7 +27,7 @@ from agents_io.errors import (
 )
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import Step, answer, deep, drip, garbage, hang, html, huge, raw, reset, status
-from agents_io.http.guarded_connector import guarded_connector
+from agents_io.http.connecting import Connector, Origin, address_check
 from agents_io.http.task_transport import HttpTaskTransport
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
@@ -39,31 +37,17 @@ CAP = 100_000
 NOBODY = AgentRegistration(id="x", endpoint="http://x")
 
 
-class Names(AbstractResolver):
+class Names:
     """A lookup that says what the test says, a list of addresses for each time it is asked."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
 
-    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
+    async def __call__(self, host: str, port: int) -> list[str]:
         """The next answer, the last one for ever."""
         self.asked.append(host)
-        found = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=0,
-            )
-            for address in found
-        ]
-
-    async def close(self) -> None:
-        """Nothing to release."""
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 @dataclass
@@ -97,7 +81,7 @@ async def rig(
         port = fake.endpoint.rpartition(":")[2]
         hosts = [f"{name}:{port}" for name in ("service.test", *allow)]
         allowed = AllowList(hosts, **{"networks": ["127.0.0.0/8"]} | lists)
-        transport = HttpTaskTransport(allowed, max_answer_bytes=CAP, resolver=lambda: names)
+        transport = HttpTaskTransport(allowed, max_answer_bytes=CAP, lookup=names)
         try:
             yield Rig(fake, transport, names, f"http://service.test:{port}/analyze")
         finally:
@@ -249,13 +233,15 @@ async def test_an_address_that_is_named_is_allowed_and_only_that() -> None:
 
 async def test_the_socket_itself_is_guarded() -> None:
     """The last wall: an address that came past the lookup is refused where the socket is made."""
-    async with FakeAgent(answer()) as fake:
-        import aiohttp
 
-        connector = guarded_connector(AllowList(), 1, lambda: Names(["127.0.0.1"]))
-        async with aiohttp.ClientSession(connector=connector) as session:
-            with pytest.raises(ForbiddenTarget):
-                await session.post(fake.endpoint + "/analyze")
+    class Passing(Connector):
+        async def _addresses(self, host: str, port: int) -> list[str]:
+            return ["127.0.0.1"]
+
+    async with FakeAgent(answer()) as fake:
+        origin = Origin("service.test", int(fake.endpoint.rpartition(":")[2]), None)
+        with pytest.raises(ForbiddenTarget):
+            await Passing(check=address_check(AllowList())).connect(origin, lambda connection: None)
         assert not fake.calls
 
 

@@ -52,7 +52,7 @@ from agents_io.fakes.steps import (
     status,
 )
 from agents_io.grpc.transport import GrpcTransport
-from agents_io.http.aiohttp_seam import AiohttpTransport
+from agents_io.http.pooled_transport import PooledTransport
 from agents_io.http.transport import HttpTransport
 from agents_io.transport import Call, Transport, idempotency_key
 from schemas.messages import AgentRegistration, SecretRef
@@ -79,7 +79,7 @@ class Rig:
 
 @asynccontextmanager
 async def http(*steps: Step) -> AsyncIterator[Rig]:
-    """HTTP over the aiohttp seam."""
+    """HTTP over our own connections."""
     async with FakeAgent(steps) as fake:
         transport = HttpTransport(max_answer_bytes=CAP)
         try:
@@ -90,7 +90,7 @@ async def http(*steps: Step) -> AsyncIterator[Rig]:
 
 @asynccontextmanager
 async def http_over_httpx(*steps: Step) -> AsyncIterator[Rig]:
-    """HTTP over httpx's own pool: the seam takes any httpx transport."""
+    """HTTP over httpx's own pool: any httpx transport will do."""
     async with FakeAgent(steps) as fake:
         transport = HttpTransport(httpx.AsyncHTTPTransport(trust_env=False), max_answer_bytes=CAP)
         try:
@@ -566,22 +566,18 @@ async def test_health() -> None:
 
 
 async def test_body_of_more_than_a_mebibyte_is_sent_without_a_warning() -> None:
-    """aiohttp warns about large bytes; warnings are errors here."""
+    """In more than one write."""
     async with http(compute(lambda payload: {"value": len(payload), "confidence": 1})) as rig:
         assert (await rig.call(body=b'"' + b"x" * 1_500_000 + b'"')).value == 1_500_000
 
 
 async def test_connections_are_kept_and_none_leaks() -> None:
     """Calls one after the other share one connection."""
-    seam = AiohttpTransport()
+    pooled = PooledTransport()
     async with FakeAgent() as fake:
-        transport = HttpTransport(seam)
+        transport = HttpTransport(pooled)
         agent = AgentRegistration(id="a", endpoint=fake.endpoint)
         for number in range(20):
             await transport.call(agent, Call(f"t{number}", f"t{number}", b"{}", 5.0))
-        assert seam._session is not None
-        connector = seam._session.connector
-        assert connector is not None
-        assert sum(len(idle) for idle in connector._conns.values()) == 1
-        assert len(connector._acquired) == 0
+        assert (pooled.pool.idle, pooled.pool.in_use) == (1, 0)
         await transport.close()
