@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -147,9 +148,19 @@ async def test_a_filter_on_the_prompt_is_a_refusal() -> None:
     assert said(await asked_model(AZURE, 400)) == REFUSED
 
 
-def in_s(seconds: float) -> str:
-    """RFC 3339."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+def in_100_s() -> str:
+    """RFC 3339. Called when the test runs: between that and its collection minutes may pass."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 100))
+
+
+def epoch_in_100_s() -> str:
+    """In seconds."""
+    return str(int(time.time()) + 100)
+
+
+def epoch_ms_in_100_s() -> str:
+    """In milliseconds."""
+    return str(int(time.time() + 100) * 1000)
 
 
 @pytest.mark.parametrize(
@@ -160,11 +171,11 @@ def in_s(seconds: float) -> str:
         (429, {"retry-after-ms": "2200.5"}, {}, 2.2005, 2.2005),
         (429, {"retry-after-ms": "2200", "Retry-After": "3"}, {}, 2.2, 2.2),
         (429, {"x-ratelimit-reset-requests": "2s"}, {}, 2, 2),
-        (429, {"x-ratelimit-reset": str(int(time.time()) + 100)}, {}, 50, 101),
-        (429, {"X-RateLimit-Reset": str(int(time.time() + 100) * 1000)}, {}, 50, 101),
+        (429, {"x-ratelimit-reset": epoch_in_100_s}, {}, 50, 101),
+        (429, {"X-RateLimit-Reset": epoch_ms_in_100_s}, {}, 50, 101),
         (
             429,
-            {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": in_s(100)},
+            {"anthropic-ratelimit-requests-remaining": "0", "anthropic-ratelimit-requests-reset": in_100_s},
             {},
             50,
             101,
@@ -177,11 +188,12 @@ def in_s(seconds: float) -> str:
     ],
 )
 async def test_every_spelling_of_how_long_to_wait(
-    status: int, headers: dict[str, str], body: Any, low: float | None, high: float | None
+    status: int, headers: dict[str, str | Callable[[], str]], body: Any, low: float | None, high: float | None
 ) -> None:
     """Of models and of HTTP agents."""
-    ends = [await asked_model(body, status, headers)]
-    async with asking(HttpTransport(), answers(body, status, headers), "http") as ask:
+    sent = {name: value() if callable(value) else value for name, value in headers.items()}
+    ends = [await asked_model(body, status, sent)]
+    async with asking(HttpTransport(), answers(body, status, sent), "http") as ask:
         ends.append(await ask())
     for end in ends:
         assert isinstance(end, AgentError)
