@@ -20,7 +20,7 @@ from streams.engine.salvage import salvage
 READ_TIMEOUT_S = 8.0
 """Without progress."""
 POLL_MS = 100
-FETCH_BYTES = 1024 * 1024
+FETCH_BYTES = 128 * 1024
 MAX_RECORDS = 1000
 FAR = 2000
 """Offsets that lie further apart than this are read in two goes."""

@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -37,11 +38,12 @@ LIMITS = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 20}
 class Run:
     """One outage."""
 
-    def __init__(self, bootstrap: str, down_s: float, rate: float) -> None:
+    def __init__(self, bootstrap: str, down_s: float, rate: float, options: Sequence[str] = ()) -> None:
         self.bootstrap = bootstrap
         self.prefix = f"outage-{time.time_ns() // 1_000_000}."
         self.down_s = down_s
         self.rate = rate
+        self.options = options
         self.sent = 0
         self.results: dict[str, list[str]] = {}
         self.memory: list[tuple[float, float]] = []
@@ -55,7 +57,7 @@ class Run:
             register(
                 self.bootstrap, self.prefix, {"id": "a1", "endpoint": fleet.agents["a1"].endpoint, "limits": LIMITS}
             )
-            worker = start_worker(self.bootstrap, self.prefix)
+            worker = start_worker(self.bootstrap, self.prefix, *self.options)
             stack.callback(worker.stop)
             tap = Tap(self.bootstrap, f"{self.prefix}results")
             stack.callback(tap.close)
@@ -125,13 +127,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--down", type=float, default=600.0, metavar="SECONDS")
     parser.add_argument("--rate", type=float, default=20.0, metavar="TASKS_PER_S")
+    parser.add_argument("--roles", help="of the worker; default all")
     parser.add_argument("--bootstrap")
     options = parser.parse_args()
     with ExitStack() as stack:
         bootstrap = options.bootstrap
         if bootstrap is None:
             bootstrap = stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
-        return 0 if Run(bootstrap, options.down, options.rate).run() else 1
+        roles = () if options.roles is None else ("--roles", options.roles)
+        return 0 if Run(bootstrap, options.down, options.rate, roles).run() else 1
 
 
 if __name__ == "__main__":
