@@ -67,8 +67,11 @@ def first_script(agent: str) -> list[Step]:
 
 
 def illness(length_s: float) -> list[tuple[float, float]]:
-    """When `ill` agents are ill, seconds from the start."""
-    return [(8.0, 50.0), (length_s * 0.5, length_s * 0.5 + 40.0)] if length_s >= 150 else [(5.0, 25.0)]
+    """When `ill` agents are ill, seconds from the start. Between two illnesses there is time for a hold and the probes."""
+    if length_s < 120:
+        return [(5.0, 25.0)]
+    first = (8.0, 50.0)
+    return [first, (length_s * 0.5, length_s * 0.5 + 40.0)] if length_s >= 220 else [first]
 
 
 def changes(length_s: float) -> list[tuple[float, str, list[Step]]]:
