@@ -6,6 +6,7 @@ starts a JVM by accident. Nothing here skips: a missing Java is a failure.
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Protocol
@@ -16,6 +17,10 @@ import pytest
 from streams.broker.embedded import EmbeddedBroker
 from streams.settings import Settings
 from tests.support.kafka import KafkaCluster
+
+# Started in the background, a shell ignores Ctrl-C for us, and every process that a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing on a machine that others use.
 hypothesis.settings.register_profile("untimed", deadline=None)
