@@ -124,7 +124,7 @@ def intake(
     return ConsumerRecord(PREFIX + source, number, offset, timestamp_ms, 0, key, value, None, 0, size, headers)
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
     """Let the loop run until the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - a condition over several objects under test
