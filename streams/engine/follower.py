@@ -18,7 +18,6 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
@@ -138,7 +137,7 @@ class Follower:
             async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
                 if self._consumer is not None:
                     await self._reach_end(self._consumer)
-        except (TimeoutError, KafkaError) as error:
+        except Exception as error:  # whatever it is: the caller goes on with what is known
             log.warning("could not read a topic to its end", topic=self._topic, error=repr(error))
 
     async def _reach_end(self, consumer: AIOKafkaConsumer) -> None:

@@ -45,6 +45,7 @@ from streams.engine.event_sink import EventSink
 from streams.engine.follower import Follower
 from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
+from streams.engine.supervised import supervised
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.gateway.station import GatewayStation, secret_of
 from streams.grpc_server import GrpcServer
@@ -161,14 +162,14 @@ class DispatchRole:
             self._settings.topic_prefix, settings.blocked_after / 1000,
         )  # fmt: skip
         running = {
-            "block-watch": watch.run(),
-            "watchdog": Watchdog(engine, settings.stall_after / 1000).run(),
-            "neighbours": watch_neighbours(self._settings),
-            "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS).run(),
-            "lease-keeper": LeaseKeeper(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run(),
+            "block-watch": watch.run,
+            "watchdog": Watchdog(engine, settings.stall_after / 1000).run,
+            "neighbours": lambda: watch_neighbours(self._settings),
+            "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS).run,
+            "lease-keeper": LeaseKeeper(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run,
         }
-        for name, work in running.items():
-            stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
+        for name, run in running.items():
+            stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))
 
     def _shared(self, registry: CollectorRegistry, recorder: Recorder) -> DispatchContext:
         settings = self._settings

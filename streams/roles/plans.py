@@ -27,6 +27,7 @@ from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.log_check import LogCheck
+from streams.engine.supervised import supervised
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import PlanMetrics
 from streams.plans.memory import anything_under_way
@@ -161,11 +162,11 @@ async def coordinate(
     await engine.start()
     after_s = settings.dispatch.stall_after / 1000
     running = {
-        "plans-watchdog": Watchdog(engine, after_s).run(),
-        "plans-log-check": LogCheck(engine, after_s / LOOKS).run(),
+        "plans-watchdog": Watchdog(engine, after_s).run,
+        "plans-log-check": LogCheck(engine, after_s / LOOKS).run,
     }
-    for name, work in running.items():
-        stack.push_async_callback(_ended, asyncio.create_task(work, name=name))
+    for name, run in running.items():
+        stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))
     return Coordination(engine, partition_count, addresses, lambda: sink.dropped)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.broker.embedded import tied_to_parent
@@ -233,12 +233,20 @@ def committed(bootstrap: str, group: str, topic: str) -> dict[int, int]:
 
 
 def log_ends(bootstrap: str, topic: str) -> dict[int, int]:
-    """The end offset of each partition."""
+    """The end offset of each partition. A broker that has just started is asked again until it leads them."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "ends"})
-    numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-    ends = {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in numbers}
-    consumer.close()
-    return ends
+    give_up = time.monotonic() + 20
+    try:
+        while True:
+            try:
+                numbers = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+                return {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in numbers}
+            except KafkaException:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.2)
+    finally:
+        consumer.close()
 
 
 def partition_count(bootstrap: str, topic: str) -> int:
