@@ -37,7 +37,7 @@ async def said(p: Pipeline, *words: str, code: int = 0) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-async def test_listed_by_agent_status_and_time(p: Pipeline) -> None:
+async def _listed_by_agent_status_and_time(p: Pipeline) -> None:
     await p.client.run("good", {"n": 1}, id="g1")
     for name in ("b1", "b2"):
         handle = await p.client.submit("bad", {"name": name}, id=name, retries=0)
@@ -57,7 +57,7 @@ async def test_listed_by_agent_status_and_time(p: Pipeline) -> None:
     await said(p, "tasks", "ls", "--since", "yesterday", code=2)
 
 
-async def test_retried_by_id_and_all_that_failed_once_each(p: Pipeline) -> None:
+async def _retried_by_id_and_all_that_failed_once_each(p: Pipeline) -> None:
     bad = FakeAgent("well now", id="bad")
     await p.add(bad)
     retried = await said(p, "retry", "b1")
@@ -73,3 +73,9 @@ async def test_retried_by_id_and_all_that_failed_once_each(p: Pipeline) -> None:
     await said(p, "retry", "unheard", code=4)
     await said(p, "retry", code=2)
     await said(p, "retry", "b1", "--failed", code=2)
+
+
+async def test_tasks_are_listed_and_those_that_failed_retried_once_each(p: Pipeline) -> None:
+    """One test: what is retried was listed before, and pytest's workers share no pipeline."""
+    await _listed_by_agent_status_and_time(p)
+    await _retried_by_id_and_all_that_failed_once_each(p)
