@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Iterator
 from itertools import pairwise
 
-import httpx
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from tests.support.fake_socket import FakeSocket, whole
+from tests.support.fake_socket import FakeSocket, outcome, whole
 
 CAP = 1000
 
@@ -73,14 +72,7 @@ async def streamed(pieces: list[bytes], closes: bool) -> tuple[int, bytes] | str
     for piece in pieces:
         await asyncio.sleep(0)
         socket.feed(piece)
-    if closes:
-        socket.connection.eof_received()
-        socket.lose()
-    try:
-        body = await asyncio.wait_for(task, 1)
-    except httpx.TransportError as error:
-        return type(error).__name__
-    return socket.connection.status, body
+    return await outcome(socket, task, closes)
 
 
 PLACES = st.lists(st.integers(0, 10_000), max_size=8)

@@ -68,6 +68,11 @@ async def whole(pieces: Iterable[bytes], *, closes: bool = False, cap: int = 1_0
     reading = asyncio.ensure_future(socket.connection.read_all(cap, cap))
     await asyncio.sleep(0)
     socket.feed(*pieces)
+    return await outcome(socket, reading, closes)
+
+
+async def outcome(socket: FakeSocket, reading: asyncio.Future[bytes], closes: bool) -> tuple[int, bytes] | str:
+    """Status and body that `reading` ends with, or the name of the error. `closes`: the server closes first."""
     if closes:
         socket.connection.eof_received()
         socket.lose()
