@@ -13,12 +13,11 @@ import json
 import resource
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import httpx
 
 from tests.support.kafka import KafkaCluster
-from tests.support.rig import Tap, apply_topics, instant_agent, produce, register, start_worker
+from tests.support.rig import Tap, apply_topics, instant_agent, produce, register, rss_mib, start_worker
 
 PREFIX = "held."
 SPARE_FILES = 1500
@@ -50,7 +49,7 @@ def main() -> None:
         worker = start_worker(kafka.bootstrap_servers, PREFIX, "--roles", "dispatch", "-o", "json", wait=False)
         stack.callback(worker.stop)
         web = json.loads(worker.line(90))["web"]
-        idle_mib = _rss_mib(worker.pid)
+        idle_mib = rss_mib(worker.pid)
         tasks = (
             (f"a{n % given.agents}".encode(), json.dumps(_task(n, f"a{n % given.agents}")).encode())
             for n in range(each * given.agents)
@@ -62,7 +61,7 @@ def main() -> None:
         while done < each * given.agents and time.monotonic() - began < 120:
             done += len(tap.read(0.2))
             most = max(most, _under_way(web))
-            memory = max(memory, _rss_mib(worker.pid))
+            memory = max(memory, rss_mib(worker.pid))
         tap.close()
         took_s = time.monotonic() - began
         print(f"calls under way at once: {most} of {each * given.agents}; all answered after {took_s:.1f} s")
@@ -83,11 +82,6 @@ def _task(number: int, agent: str) -> dict[str, object]:
 def _under_way(web: str) -> int:
     rows = httpx.get(f"{web.rstrip('/')}/metrics", timeout=20).text.splitlines()
     return sum(int(float(row.split()[-1])) for row in rows if row.startswith("parallax_agent_inflight_calls{"))
-
-
-def _rss_mib(pid: int) -> float:
-    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith("VmRSS"))
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from confluent_kafka import Producer
 
 from agents_io.fakes.steps import answer, status
 from tests.support.fleet import Fleet
 from tests.support.kafka import KafkaCluster
-from tests.support.rig import Tap, apply_topics, register, start_worker
+from tests.support.rig import Tap, apply_topics, register, rss_mib, start_worker
 
 BEFORE_S, AFTER_S = 20.0, 10.0
 """How long the agent is well before and after, while tasks are sent."""
@@ -73,7 +72,7 @@ class Run:
                 producer.poll(0)
                 self.read(tap, 0.2)
                 if not self.memory or now - self.memory[-1][0] >= 5:
-                    self.memory.append((now, _rss_mib(worker.pid)))
+                    self.memory.append((now, rss_mib(worker.pid)))
                 if now >= length_s and len(self.results) >= self.sent:
                     break
             self.read(tap, 2.0)
@@ -115,11 +114,6 @@ class Run:
             flush=True,
         )
         return good
-
-
-def _rss_mib(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/statm").read_text("ascii").split()
-    return int(fields[1]) * 4096 / 1048576
 
 
 def main() -> int:

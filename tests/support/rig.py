@@ -232,6 +232,15 @@ def committed(bootstrap: str, group: str, topic: str) -> dict[int, int]:
     return {tp.partition: tp.offset for tp in found}
 
 
+def rss_mib(pid: int) -> float:
+    """The memory a process has in RAM, MiB; 0 if it is gone."""
+    try:
+        rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return 0.0
+    return next((int(row.split()[1]) / 1024 for row in rows if row.startswith("VmRSS")), 0.0)
+
+
 def log_ends(bootstrap: str, topic: str) -> dict[int, int]:
     """The end offset of each partition. A broker that has just started is asked again until it leads them."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "ends"})

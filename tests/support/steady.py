@@ -16,12 +16,11 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from tests.support.rig import Process, Tap
+from tests.support.rig import Process, Tap, rss_mib
 
 QUICK: dict[str, Any] = {
     "reconnect.backoff.max.ms": 500,
@@ -188,7 +187,7 @@ class Watch(_Thread):
             for worker in self.workers:
                 if worker.process.popen.poll() is None:
                     livez, readyz = _status(f"{worker.url}/livez"), _status(f"{worker.url}/readyz")
-                    worker.looks.append(Seen(self.now(), _rss_mib(worker.pid), livez, readyz))
+                    worker.looks.append(Seen(self.now(), rss_mib(worker.pid), livez, readyz))
 
 
 def _status(url: str) -> int:
@@ -199,11 +198,3 @@ def _status(url: str) -> int:
         return error.code
     except OSError:
         return 0
-
-
-def _rss_mib(pid: int) -> float:
-    try:
-        rows = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except FileNotFoundError:
-        return 0.0
-    return next((int(row.split()[1]) / 1024 for row in rows if row.startswith("VmRSS")), 0.0)
