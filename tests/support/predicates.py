@@ -193,12 +193,13 @@ def without_attempt(
     """How many calls of each task used up no attempt: those told to wait (429), and failed probes of a half-open circuit.
 
     `probing`: by agent, from `half_open`. An agent must say 429 only with Retry-After. `jitter_s`: how far an event's time may be
-    behind the call that began with it.
+    from the call it came with, on either side: it is cut to milliseconds, and of several probes under way the first to fail
+    opens the circuit before the agent has seen the others.
     """
     found: Counter[str] = Counter()
     for call in calls:
         failed = call.outcome in ("failure", "unsure")
-        probe = any(begin - jitter_s <= call.at <= end for begin, end in probing.get(call.agent, ()))
+        probe = any(begin - jitter_s <= call.at <= end + jitter_s for begin, end in probing.get(call.agent, ()))
         if call.code == 429 or (failed and probe):
             found[call.task] += 1
     return dict(found)

@@ -110,9 +110,11 @@ def test_a_circuit_probes_from_the_end_of_its_hold_to_its_next_change() -> None:
 def test_failed_probes_and_calls_told_to_wait_use_up_no_attempt() -> None:
     """Neither a failure while the circuit is closed, nor a probe that went well, nor a failure of another agent."""
     probing = {"a": [(40.0, 41.0)]}
-    for free in (call(40.5, outcome="failure"), call(39.95, outcome="failure"), call(1.0, code=429, outcome="neutral")):
+    for free in (call(40.5, outcome="failure"), call(39.95, outcome="failure"), call(41.05, outcome="failure")):
         assert predicates.without_attempt([free, call(40.5)], probing) == {"t": 1}
-    failures = [call(39.0, outcome="failure"), call(41.1, outcome="failure"), call(40.5, outcome="cut")]
+    told = call(1.0, code=429, outcome="neutral")
+    assert predicates.without_attempt([told, call(40.5)], probing) == {"t": 1}
+    failures = [call(39.0, outcome="failure"), call(41.2, outcome="failure"), call(40.5, outcome="cut")]
     failures += [call(40.5, agent="b", outcome="failure"), call(40.5, code=404, outcome="neutral")]
     assert predicates.without_attempt(failures, probing) == {}
 
