@@ -21,13 +21,13 @@ from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
 from streams.answers import error_answer, json_answer
 from streams.broker.kafka import BrokerUnreachable, reach
+from streams.dispatch.handler import DispatchHandler
 from streams.engine.engine import Engine
 from streams.engine.places import Place, places
 from streams.grpc_server import PortTaken
 from streams.live import page
 from streams.live.desk import LiveDesk
 from streams.live.guard import loopback_only
-from streams.processors.dispatch import DispatchProcessor
 from streams.roles.observed import observe
 from streams.roles.plans import Coordination
 from streams.roles.plans_desk import PlansDesk
@@ -113,7 +113,7 @@ class WebServer:
     def _explain_task(self, task_id: str) -> dict[str, Any] | None:
         """What a task waits for that this worker holds in memory; None if it holds none of that id."""
         for home in () if self.engine is None else list(self.engine.homes.values()):
-            if isinstance(home.handler, DispatchProcessor):
+            if isinstance(home.handler, DispatchHandler):
                 found = home.handler.explain_task(task_id)
                 if found is not None:
                     return found

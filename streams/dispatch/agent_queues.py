@@ -134,6 +134,13 @@ class AgentQueues:
         now = self._loop.time()
         return caller.queue.closed_by(now), caller.queue.open_at(now) - now
 
+    def open_circuit(self, run: TaskRun) -> Caller[TaskRun] | None:
+        """The caller in whose queue the task waits, if that agent's circuit is open."""
+        caller, now = self.callers.get(run.agent_id or ""), self._loop.time()
+        if caller is None or caller.queue.breaker.shut_until(now) <= now or not caller.queue.holds(run):
+            return None
+        return caller
+
     def hold(self) -> None:
         """Begin no further call."""
         for caller in self.callers.values():

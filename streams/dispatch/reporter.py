@@ -7,7 +7,7 @@ decides nothing and holds nothing.
 from __future__ import annotations
 
 import asyncio
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from agents_io.errors import AgentError, AnswerTooLarge
@@ -65,8 +65,13 @@ class TaskReporter:
         self._context.metrics.circuit(transition.kind)
         self._event(CIRCUIT_EVENTS[transition.kind], agent_id, data, f"/{self._context.wall_ms()}")
 
-    def waiting(self, run: TaskRun, reason: str, wait_s: float) -> None:
-        """The task waits for what may take long. `wait_s`: for at least so many seconds; infinite if that is not known."""
+    def waiting(self, run: TaskRun, reason: str, wait_s: float = inf) -> None:
+        """The task waits for what may take long, and it was not reported before.
+
+        `wait_s`: for at least so many seconds; infinite if that is not known.
+        """
+        if run.reloaded is not None:
+            return
         now_ms = self._context.wall_ms()
         data: dict[str, Any] = {"taskId": run.task_id, "agentId": run.agent_id, "reason": reason}
         if isfinite(wait_s):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from aiokafka.structs import ConsumerRecord
 
-from streams.rules.records import Output
+from streams.rules.records import Letter, Output
 
 
 class Handler(Protocol):
@@ -48,3 +48,8 @@ class Handler(Protocol):
     def close(self) -> None:
         """Cancel whatever still runs."""
         ...
+
+
+def letter_of(source: str, record: ConsumerRecord) -> Letter:
+    """A record of topic `source` (short name), as a consumer returned it."""
+    return Letter(source, record.partition, record.offset, record.key, record.value, record.headers, record.timestamp)

@@ -19,6 +19,7 @@ from aiokafka.structs import ConsumerRecord
 from schemas.codec import Rejected, decode_json, dumps, validate
 from schemas.messages import Result
 from schemas.partitioning import home_partition
+from streams.engine.handler import letter_of
 from streams.engine.home import Home
 from streams.plans.clock import PlanClock
 from streams.plans.intake import Refused, id_of, opened
@@ -119,9 +120,7 @@ class PlanHandler:
             if active is None or not self._guarded(active, record):
                 self._home.skip(source, record.offset)
             return
-        letter = Letter(
-            source, record.partition, record.offset, record.key, record.value, record.headers, record.timestamp
-        )
+        letter = letter_of(source, record)
         try:
             outputs = self._accept(letter)
         except Rejected as rejected:

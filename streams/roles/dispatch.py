@@ -35,6 +35,7 @@ from streams.dispatch.balancer import Balancer
 from streams.dispatch.block_watch import BlockWatch
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
+from streams.dispatch.handler import DispatchHandler
 from streams.dispatch.held_memory import HeldMemory
 from streams.dispatch.task_kinds import task_kinds
 from streams.engine.batcher import Batcher
@@ -51,7 +52,6 @@ from streams.gateway.station import GatewayStation, secret_of
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
 from streams.plans.template_file import load_templates
-from streams.processors.dispatch import DispatchProcessor
 from streams.roles.control_table import ControlTable
 from streams.roles.fleet import Fleet
 from streams.rules.gateway_claim import OWN_HEADER
@@ -215,7 +215,7 @@ class DispatchRole:
         return Engine(
             config,
             self._committer,
-            lambda home, kept: DispatchProcessor(home, self._context, kept),
+            lambda home, kept: DispatchHandler(home, self._context, kept),
             on_assigned=self._batcher.forget_partition_counts,
             before_open=self.agents.catch_up,  # after an outage what is known of the agents may be old
             wall_ms=self._now_ms,
@@ -226,9 +226,9 @@ class DispatchRole:
             return TransactionalCommitter(self._options, f"{self._group}-{number}", self._group, self._batcher)
         return PlainCommitter(self._sink.producer, consumer, self._batcher)
 
-    def _handlers(self) -> Iterator[DispatchProcessor]:
+    def _handlers(self) -> Iterator[DispatchHandler]:
         for home in list(self.engine.homes.values()):
-            if isinstance(home.handler, DispatchProcessor):
+            if isinstance(home.handler, DispatchHandler):
                 yield home.handler
 
     def _cancel(self, task_id: str) -> None:
@@ -242,7 +242,7 @@ class DispatchRole:
     def _agent_changed(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
         self._fleet.agent_changed(agent_id, agent)
         home = self.engine.homes.get(home_partition(agent_id, self._partition_count()))
-        if home is None or not isinstance(home.handler, DispatchProcessor):
+        if home is None or not isinstance(home.handler, DispatchHandler):
             return
         home.handler.agent_changed(agent_id, agent)
         if agent is not None and header(record.headers, OWN_HEADER) == "status":

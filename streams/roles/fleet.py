@@ -18,8 +18,8 @@ from streams.agents.health_checks import HealthChecks
 from streams.agents.standing_keeper import StandingKeeper
 from streams.agents.standings import Standings
 from streams.dispatch.context import DispatchContext
+from streams.dispatch.handler import DispatchHandler
 from streams.engine.engine import Engine
-from streams.processors.dispatch import DispatchProcessor
 
 
 class _Here(NamedTuple):
@@ -94,9 +94,9 @@ class Fleet:
             for handler in list(self._handlers()):
                 handler.agent_available(agent)
 
-    def _handlers(self) -> Iterator[DispatchProcessor]:
+    def _handlers(self) -> Iterator[DispatchHandler]:
         for home in self._engine.homes.values():
-            if isinstance(home.handler, DispatchProcessor):
+            if isinstance(home.handler, DispatchHandler):
                 yield home.handler
 
     def _living_here(self) -> _Here:
@@ -113,9 +113,9 @@ class Fleet:
             )
         return self._here
 
-    def _home(self, agent_id: str) -> DispatchProcessor | None:
+    def _home(self, agent_id: str) -> DispatchHandler | None:
         home = self._engine.homes.get(home_partition(agent_id, self._parts.partition_count()))
-        return home.handler if home is not None and isinstance(home.handler, DispatchProcessor) else None
+        return home.handler if home is not None and isinstance(home.handler, DispatchHandler) else None
 
     def _caller(self, agent_id: str) -> Caller[Any] | None:
         handler = self._home(agent_id)

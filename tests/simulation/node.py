@@ -28,6 +28,7 @@ from streams.agents.table import AgentTable
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
+from streams.dispatch.handler import DispatchHandler
 from streams.dispatch.held_memory import HeldMemory
 from streams.engine import commit
 from streams.engine.config import EngineConfig
@@ -39,7 +40,6 @@ from streams.engine.watchdog import Watchdog
 from streams.metrics import DispatchMetrics, PlanMetrics
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
-from streams.processors.dispatch import DispatchProcessor
 from streams.processors.plans import PlanHandler
 from streams.roles.control_table import ControlTable
 from streams.roles.fleet import Fleet
@@ -317,7 +317,7 @@ class Node:
         )
         engine = self._engine(
             "dispatch", INTAKE, "state", 10_000_000,
-            lambda home, kept: DispatchProcessor(home, context, kept), before_open=self.agents.catch_up,
+            lambda home, kept: DispatchHandler(home, context, kept), before_open=self.agents.catch_up,
         )  # fmt: skip
         fleet = Fleet(context, standings, transports, engine, self.rng)
         await _follower(self, "standings", standings.apply).start()
@@ -328,7 +328,7 @@ class Node:
         def agent_changed(agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
             fleet.agent_changed(agent_id, agent)
             home = engine.homes.get(home_partition(agent_id, self.partition_count("dispatch")))
-            if home is not None and isinstance(home.handler, DispatchProcessor):
+            if home is not None and isinstance(home.handler, DispatchHandler):
                 home.handler.agent_changed(agent_id, agent)
 
         self.agents.on_change(agent_changed)
@@ -407,9 +407,9 @@ class Node:
         if role in self.engines:
             yield from list(self.engines[role].homes.values())
 
-    def _dispatchers(self) -> Iterator[DispatchProcessor]:
+    def _dispatchers(self) -> Iterator[DispatchHandler]:
         for home in self.homes("dispatch"):
-            if isinstance(home.handler, DispatchProcessor):
+            if isinstance(home.handler, DispatchHandler):
                 yield home.handler
 
     def _planners(self) -> Iterator[PlanHandler]:
@@ -456,19 +456,18 @@ def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:
         future.set_result(outcome)
 
 
-def _held(processor: DispatchProcessor) -> dict[str, int]:
-    tasks, flights, backlogs = processor._tasks, processor._flights, processor._backlogs
-    callers = processor.callers.values()
+def _held(handler: DispatchHandler) -> dict[str, int]:
+    tasks, waiting, callers = handler._tasks, handler._waiting, handler.callers.values()
     return {
         "tasks": len(tasks),
         "claims": len(tasks._claims),
         "tasks being relocated": len(tasks._relocating),
         "tasks by id": len(tasks._by_task),
-        "flights": len(flights._flights),
-        "tasks waiting for an equal one": len(flights),
-        "tasks left on their topic": len(backlogs),
-        "tasks waiting for an agent": len(processor._unassigned),
-        "records to relocate": len(processor._to_relocate),
+        "flights": len(waiting.flights._flights),
+        "tasks waiting for an equal one": len(waiting.flights),
+        "tasks left on their topic": len(waiting.backlogs),
+        "tasks waiting for an agent": len(waiting.unassigned),
+        "records to relocate": len(waiting.relocation._to_read),
         "queued tasks": sum(caller.queue.waiting for caller in callers),
         "calls under way": sum(max(caller.queue.in_flight, caller.running) for caller in callers),
     }

@@ -23,10 +23,10 @@ from streams.agents.table import AgentTable
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
+from streams.dispatch.handler import DispatchHandler
 from streams.dispatch.held_memory import HeldMemory
 from streams.engine.home import Home
 from streams.metrics import DispatchMetrics
-from streams.processors.dispatch import DispatchProcessor
 from streams.rules.builtins import Builtins
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
@@ -192,7 +192,7 @@ class Dispatching:
             templates=self.templates,
             tracing=tracing,
         )
-        self.handler = DispatchProcessor(cast("Home", self.home), context, kept)
+        self.handler = DispatchHandler(cast("Home", self.home), context, kept)
         self.register(**AGENT)
 
     def wall_ms(self) -> int:

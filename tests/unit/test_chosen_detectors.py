@@ -254,7 +254,7 @@ def test_the_state_tells_what_the_agents_topic_said_only_through_apply() -> None
 def test_a_worker_without_statistics_does_not_import_river() -> None:
     """Nor do the settings, the command line and the dispatch processor."""
     code = (
-        "import sys, streams.worker, streams.cli.main, streams.settings, streams.processors.dispatch; "
+        "import sys, streams.worker, streams.cli.main, streams.settings, streams.dispatch.handler; "
         "print([name for name in ('river', 'numpy', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -197,7 +197,7 @@ async def test_when_the_first_is_left_on_its_topic_the_next_finds_its_own_way(ma
     for offset in range(4):
         assert (await one.result(offset))["status"] == "success"
     assert one.transport.tasks == ["t9", "t0"]
-    assert len(one.handler._flights) == 0
+    assert len(one.handler._waiting.flights) == 0
 
 
 FLY: dict[str, Any] = {"target": None, "capabilities": ["fly"], "payload": {"q": "same"}, "metadata": {"retries": 0}}
@@ -236,7 +236,7 @@ async def test_a_leader_that_has_to_wait_for_an_agent_again_leaves_no_dead_fligh
     one.take(2, **FLY)
     assert (await one.result(2))["status"] == "success"
     assert one.transport.tasks == ["t0", "t1"]
-    assert len(one.handler._flights) == 0
+    assert len(one.handler._waiting.flights) == 0
 
 
 async def test_a_leader_put_back_does_not_keep_equal_tasks_from_other_agents(make: Make) -> None:
@@ -246,7 +246,7 @@ async def test_a_leader_put_back_does_not_keep_equal_tasks_from_other_agents(mak
     one.take(0, **FLY)
     one.take(1, **FLY)
     await settle()
-    assert len(one.handler._flights) == 0
+    assert len(one.handler._waiting.flights) == 0
     bird = one.register(id="bird", endpoint="http://b", capabilities=["fly"])
     one.transport.gate.set()
     one.take(2, **FLY)
@@ -279,7 +279,7 @@ async def test_many_that_wait_behind_failures_do_not_exhaust_the_stack(
     one.transport.gate.set()
     assert (await one.result(999))["status"] == "failure"
     assert len(one.transport.calls) == 1000
-    assert len(one.handler._flights) == 0
+    assert len(one.handler._waiting.flights) == 0
 
 
 async def test_nothing_is_done_after_the_home_is_closed(make: Make) -> None:
@@ -291,4 +291,4 @@ async def test_nothing_is_done_after_the_home_is_closed(make: Make) -> None:
     one.handler.close()
     await asyncio.sleep(0.06)
     assert one.home.ended == []
-    assert len(one.handler._flights) == 0
+    assert len(one.handler._waiting.flights) == 0

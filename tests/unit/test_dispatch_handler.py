@@ -614,5 +614,5 @@ async def test_an_agent_that_is_gone_is_forgotten_once_it_is_idle(make: Make) ->
         await asyncio.sleep(wait_s)
         one.handler.changes()  # the limit is remembered in the state topic too
         one.handler.agent_changed("a1", None)
-        assert list(one.handler._queues.callers) == left
+        assert list(one.handler.callers) == left
     one.handler.agent_changed("nobody", None)

@@ -223,14 +223,14 @@ async def test_a_task_that_waits_for_an_agent_moves_too(make: Any) -> None:
     output = parked(one, 0)
     late = one.register(id="late", endpoint="http://l")
     turns = 0
-    asked = one.handler._unassigned._try
+    asked = one.handler._waiting.unassigned._try
 
     def counted(key: str) -> None:
         nonlocal turns
         turns += 1
         asked(key)
 
-    one.handler._unassigned._try = counted
+    one.handler._waiting.unassigned._try = counted
     one.handler.agent_available(late)
     await settle(100)
     assert one.transport.tasks == []

@@ -240,7 +240,7 @@ async def test_an_agent_that_is_gone_is_forgotten() -> None:
     assert (tombstone.topic, tombstone.key, tombstone.value) == ("standings", b"a1", None)
     rig.keeper.look()
     assert "a1" in rig.keeper._told
-    rig.handler._queues.callers.clear()
+    rig.handler.callers.clear()
     rig.keeper.look()
     assert rig.keeper._told == {}
 

@@ -89,7 +89,7 @@ async def test_what_may_not_run_ends_at_once(make: Make) -> None:
         assert end["results"]["error"]["code"] == code
         assert set(end) == {"results", "events"}
     assert one.transport.calls == []
-    assert one.handler._queues.callers == {}
+    assert one.handler.callers == {}
     one.take(9, id="t0", type="http", target="http://elsewhere/")
     assert (await one.end(9))["events"]["type"] == "task:duplicate"
 

@@ -1,0 +1,110 @@
+"""dispatch: `tasks`, `dispatch`, `parked` -> agents -> `results`, `data-points`, `events`; bad input -> dead letters.
+
+What the engine asks of the work on one partition (`engine/handler.py`), and what the role and the page ask. A task's life is in
+`processor.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from aiokafka.structs import ConsumerRecord
+
+from agents_io.caller import Caller
+from schemas.messages import AgentRegistration
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.processor import DispatchProcessor
+from streams.dispatch.task_run import TaskRun
+from streams.engine.home import Home
+from streams.rules.records import Output
+
+
+class DispatchHandler:
+    """The dispatch of one partition, as the engine and the role see it."""
+
+    def __init__(self, partition: Home, context: DispatchContext, stored: Iterable[bytes] = ()) -> None:
+        """`stored`: what earlier owners of this partition wrote to the state topic."""
+        self._partition = partition
+        self._memory = context.memory
+        self._processor = DispatchProcessor(partition, context, stored)
+        self._tasks = self._processor.tasks
+        self._waiting = self._processor.waiting
+        self._state = self._processor.state
+        self._loop = asyncio.get_running_loop()
+
+    # What the engine asks
+
+    def process(self, source: str, record: ConsumerRecord) -> None:
+        """Work on a record of topic `source` (short name)."""
+        self._processor.process(source, record)
+
+    def room(self, source: str) -> bool:
+        """Whether another record may be taken. Relocated tasks always may: their ends wait for them."""
+        return source == "parked" or self._waiting.backlogs.room
+
+    def resting(self) -> int:
+        """Tasks that wait on their topic: they take no memory to speak of."""
+        return len(self._waiting.backlogs)
+
+    def running(self) -> int:
+        """Calls under way."""
+        return self._waiting.queues.running()
+
+    def changes(self) -> list[Output]:
+        """What another owner would have to know, for the state topic."""
+        return self._state.changes(self.callers.values())
+
+    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+        """Records that hold the commit back: their tasks go on from records at the end of `parked`."""
+        self._waiting.relocation.relieve(source, offsets)
+
+    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
+        """What a record in flight waits for: reason, and if it is in memory taskId, agentId, age (ms) and since when."""
+        run = self._tasks.at(source, offset)
+        explainer = self._waiting.explainer
+        return explainer.record(source, offset) if run is None else explainer.run(run)
+
+    def hold(self) -> None:
+        """Begin nothing more; what runs may finish."""
+        self._waiting.hold()
+
+    def close(self) -> None:
+        """Cancel whatever runs; nothing more is completed."""
+        self._waiting.hold()
+        # The memory is shared with the worker's other partitions: also what is called, or failed while held, must leave it.
+        for run in self._tasks.all():
+            self._memory.release(run)
+        self._waiting.close()
+        self._tasks.clear()
+
+    # What the role and the page ask
+
+    def cancel(self, task_id: str) -> None:
+        """Wherever the task is in this partition, it ends now; a call under way is cut off."""
+        self._waiting.cancel(task_id)
+
+    def explain_task(self, task_id: str) -> dict[str, Any] | None:
+        """What a task waits for; None if it is not in memory here."""
+        run = self._tasks.of(task_id)
+        return None if run is None else self._waiting.explainer.run(run)
+
+    def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
+        """An agent was registered again, or unregistered (None: new tasks for it fail, those taken are finished)."""
+        self._waiting.queues.changed(agent_id, agent)
+
+    def agent_available(self, agent: AgentRegistration) -> None:
+        """An agent of any partition can be chosen, and could not before."""
+        if not self._waiting.held:
+            self._waiting.unassigned.appeared(agent)
+
+    def clear_cache(self, agent_id: str | None) -> None:
+        """Forget cached answers: those of this agent, or all."""
+        self._state.answers.clear(agent_id, self._loop.time())
+        self._partition.touch()
+
+    @property
+    def callers(self) -> Mapping[str, Caller[TaskRun]]:
+        """Of the agents that this partition owns and that had tasks, by id."""
+        return self._waiting.queues.callers

@@ -1,0 +1,215 @@
+"""A task's life in one partition, from top to bottom of this file.
+
+  process      a record comes in: it is admitted as a task run, or refused
+  _decide      the router decides, and `_carry_out` does it: call, forward, wait, look up, run a plan, fail, duplicate
+  _call        the result cache, then equal tasks under way, then the agent's queue
+  on_...       the guarded call reports: first call, retry, finished, circuit changed
+  _finish      the only end of a record: its outputs go into the next transaction, with its offset
+
+Each record ends in exactly one `partition.complete`. Only progress events are sent outside transactions. Where tasks wait is
+in `waiting.py`; what the engine and the role ask is in `handler.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import partial
+
+from aiokafka.structs import ConsumerRecord
+
+from agents_io.errors import AgentError, BadResponse, Cancelled
+from agents_io.rules.breaker import Transition
+from agents_io.transport import Answer
+from schemas.codec import Rejected, dumps, header
+from schemas.messages import AgentRegistration
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
+from streams.dispatch.home_memory import HomeMemory
+from streams.dispatch.in_flight import InFlightTasks
+from streams.dispatch.record_guard import RecordGuard
+from streams.dispatch.reporter import TaskReporter
+from streams.dispatch.router import Router
+from streams.dispatch.spans import TaskSpans
+from streams.dispatch.task_run import TaskRun, read_task, trace_headers
+from streams.dispatch.waiting import WaitingTasks
+from streams.engine.handler import letter_of
+from streams.engine.home import Home
+from streams.rules.records import MOVED_HEADER, Letter, Output, Success
+
+LONG_WAIT_S = 1.0
+"""A task whose agent takes no call for longer than this is reported as waiting, and goes to another agent if it may."""
+
+
+class DispatchProcessor:
+    """The tasks of one partition, on their way to the agents that it owns. `state`: what the next owner must know."""
+
+    def __init__(self, partition: Home, context: DispatchContext, stored: Iterable[bytes] = ()) -> None:
+        """`stored`: what earlier owners of this partition wrote to the state topic."""
+        self._partition = partition
+        self._context = context
+        self.state = HomeMemory(partition.number, context.settings, context.wall_ms, stored, context.cleared)
+        self.tasks = InFlightTasks(self.state.seen, context.wall_ms)
+        self._router = Router(partition.number, context, self.tasks)
+        self._report = TaskReporter(context)
+        self._spans = TaskSpans(context.tracing, partition)
+        self._guard = RecordGuard(partition, self.tasks, self._report, self._spans, self._finish)
+        self.waiting = WaitingTasks(self, partition, context, self.tasks, self.state, self._report, self._spans)
+        self._loop = asyncio.get_running_loop()
+
+    # A record comes in
+
+    def process(self, source: str, record: ConsumerRecord) -> None:
+        """One record of topic `source` (short name). Whatever goes wrong costs this record alone."""
+        letter = letter_of(source, record)
+        run = self.tasks.arrived(header(letter.headers, MOVED_HEADER), letter) if source == "parked" else None
+        if run is None:
+            self._guard.run(letter, lambda: self._decide(self._admit(letter)))
+        else:
+            self._guard.run(letter, lambda: self._resume(run))
+
+    def process_again(self, letter: Letter, waited_for: str, looked_up: bool) -> None:
+        """A record that waited on its topic for `waited_for`. `looked_up`: its agent was looked for when it first came."""
+        self._guard.run(letter, lambda: self._decide(self._admit(letter, waited_for), looked_up))
+
+    def decide_again(self, run: TaskRun, looked_up: bool = False) -> None:
+        """A task that waited in memory goes its own way. `looked_up`: the topic of agents was read to its end for it."""
+        self._guard.run(run.letter, lambda: self._decide(run, looked_up))
+
+    def assign(self, run: TaskRun) -> bool:
+        """Look for an agent for a task that waits for one. Whether it was found, or the task need not wait any more."""
+        decision = self._router.route(run, looked_up=True)
+        if isinstance(decision, WaitForAgent):
+            return False
+        self.waiting.unassigned.remove(run)
+        self._guard.run(run.letter, lambda: self._carry_out(run, decision))
+        return True
+
+    def _resume(self, run: TaskRun) -> None:
+        """The record that carries on a task of this owner has come."""
+        if run.ending is not None:
+            self._finish(run, *run.ending)
+        else:
+            self.waiting.queues.relocated(run)
+
+    def _admit(self, letter: Letter, waited_for: str | None = None) -> TaskRun:
+        run = read_task(letter, self._loop.time(), self._context.wall_ms(), self._context.settings)
+        run.reloaded = waited_for
+        self._spans.begin(run)
+        run.observer = run.span
+        if run.span is None:
+            run.headers = trace_headers(letter.headers)
+        self.tasks.add(run)
+        return run
+
+    # Where it goes
+
+    def _decide(self, run: TaskRun, looked_up: bool = False) -> None:
+        self._carry_out(run, self._router.route(run, looked_up))
+
+    def _carry_out(self, run: TaskRun, decision: Decision) -> None:
+        match decision:
+            case Call(agent):
+                self._call(run, agent)
+            case Forward():
+                self._finish(run, self._report.forwarded(run, decision), moved=True)
+            case WaitForAgent():
+                self._report.waiting(run, "no_agent")
+                self.waiting.for_agent(run)
+            case LookUp():
+                self.waiting.for_look_up(run)
+            case RunPlan(template):
+                self._finish(run, self._report.handed_over(run, template), moved=True)
+            case Fail(error):
+                self._fail(run, error)
+            case Duplicate():
+                self._finish(run, self._report.duplicate(run))
+
+    def _call(self, run: TaskRun, agent: AgentRegistration) -> None:
+        """The result cache, then equal tasks under way, then the agent's queue."""
+        run.agent_id = agent.id
+        found = self.state.answers.find(run, self._loop.time())
+        if found is not None:
+            self._finish(run, self._report.repeated(run, *found))
+            return
+        queues = self.waiting.queues
+        caller = queues.caller(agent, self)
+        block, wait_s = queues.closed_for_s(caller)
+        if block is not None and wait_s > LONG_WAIT_S:
+            if block != "rate_limited" and (other := self._router.failover(run)) is not None:
+                self._carry_out(run, other)
+                return
+            self._report.waiting(run, block, wait_s)
+        if not self.waiting.flights.follows(run):
+            self._report.not_cached(run)
+            queues.put(run, caller)
+
+    # What the guarded call reports
+
+    def on_first_call(self, run: TaskRun) -> None:
+        """The first call begins."""
+        self._report.started(run)
+
+    def on_retry(self, run: TaskRun, delay_s: float) -> None:
+        """Another call follows. A task that named no agent goes to another one if the circuit of its own has opened."""
+        self._partition.touch()  # the failed call counts, also if the next owner makes the next one
+        self._report.retrying(run, delay_s)
+        if run.any_agent:
+            self._loop.call_soon(self._fail_over, run)
+
+    def on_finished(self, run: TaskRun, outcome: Answer | AgentError) -> None:
+        """The task has its answer, or there is none."""
+        if isinstance(outcome, Cancelled):
+            outcome = Cancelled(self._context.cancelled(run.task_id) or outcome.message)
+        end = (
+            partial(self._fail, run, outcome)
+            if isinstance(outcome, AgentError)
+            else partial(self._succeed, run, outcome)
+        )
+        self._guard.run(run.letter, end)
+
+    def on_circuit(self, agent_id: str, transition: Transition) -> None:
+        """The circuit of an agent changed its state. Tasks that named no agent need not wait until it closes."""
+        self._partition.touch()
+        self._report.circuit(agent_id, transition)
+        caller = self.waiting.queues.callers.get(agent_id)
+        if caller is None:
+            return
+        self._context.circuit_changed(agent_id, caller)
+        if transition.kind == "open":
+            for run in caller.queue.items():
+                self._fail_over(run)
+
+    def _fail_over(self, run: TaskRun) -> None:
+        """To another agent, if it waits for one whose circuit is open."""
+        caller = self.waiting.queues.open_circuit(run)
+        other = None if caller is None or self.waiting.held else self._router.failover(run)
+        if caller is not None and other is not None and caller.queue.remove(run):
+            self._context.memory.release(run)
+            self._guard.run(run.letter, lambda: self._carry_out(run, other))
+
+    # How it ends
+
+    def _succeed(self, run: TaskRun, answer: Answer) -> None:
+        try:
+            success = Success(
+                dumps(answer.value), answer.confidence, dumps(answer.metadata) if answer.metadata else b""
+            )
+        except Rejected as rejected:
+            self._fail(run, BadResponse(rejected.reason))
+            return
+        self.state.answers.keep(run, run.agent_id or "", success, self._loop.time())
+        for follower in self.waiting.flights.answered(run):
+            self._finish(follower, self._report.repeated(follower, run.agent_id or "", success))
+        self._finish(run, self._report.succeeded(run, success))
+
+    def _fail(self, run: TaskRun, error: AgentError) -> None:
+        self._finish(run, self._report.failed(run, error))
+
+    def _finish(self, run: TaskRun, outputs: list[Output], moved: bool = False) -> None:
+        """The end of a record. `moved`: the task goes on elsewhere, so that its id is still free there."""
+        self.waiting.ended(run)
+        if self.tasks.end(run, outputs, moved):
+            self._spans.end(run, outputs)
+            self._partition.complete(run.source, run.offset, outputs)
+        self.waiting.queues.left(run)

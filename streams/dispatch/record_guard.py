@@ -1,0 +1,66 @@
+"""A record must end, also when our own code fails on it: a task as a failure, anything else as a dead letter.
+
+In: a step of the work on a record. Out: that step, or the end of the record. It decides nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from agents_io.errors import InternalError
+from schemas.codec import Rejected
+from streams.dispatch.in_flight import InFlightTasks
+from streams.dispatch.reporter import TaskReporter
+from streams.dispatch.spans import TaskSpans
+from streams.dispatch.task_run import TaskRun
+from streams.engine.home import Home
+from streams.rules.records import Letter, Output
+
+log = structlog.get_logger(__name__)
+
+
+class RecordGuard:
+    """`finish` ends the record of a task run with its outputs."""
+
+    def __init__(
+        self,
+        partition: Home,
+        tasks: InFlightTasks,
+        report: TaskReporter,
+        spans: TaskSpans,
+        finish: Callable[[TaskRun, list[Output]], None],
+    ) -> None:
+        self._partition = partition
+        self._tasks = tasks
+        self._report = report
+        self._spans = spans
+        self._finish = finish
+
+    def run(self, letter: Letter, step: Callable[[], None]) -> None:
+        """Do `step`; it never raises."""
+        try:
+            step()
+        except Rejected as rejected:
+            self._refuse(letter, rejected)
+        except Exception as error:
+            log.exception("unexpected error while processing a record", topic=letter.topic, offset=letter.offset)
+            reason = f"internal error: {type(error).__name__}"
+            run = self._tasks.at(letter.topic, letter.offset)
+            try:
+                if run is not None and self._tasks.claim(run, run.task.target or ""):
+                    self._finish(run, self._report.failed(run, InternalError(reason)))
+                    return
+            except Exception:
+                log.exception("the failure of a record could not be reported", topic=letter.topic, offset=letter.offset)
+            self._refuse(letter, Rejected("dispatch", reason))
+
+    def _refuse(self, letter: Letter, rejected: Rejected) -> None:
+        run, outputs = self._tasks.at(letter.topic, letter.offset), self._report.refused(letter, rejected)
+        self._spans.refused(letter, run, rejected.stage, outputs)
+        if run is None:
+            self._partition.complete(letter.topic, letter.offset, outputs)
+            return
+        self._tasks.release_all(run)  # no answer was given: a replay of this record is no duplicate
+        self._finish(run, outputs)

@@ -1,0 +1,157 @@
+"""Where tasks of one partition wait: in their agent's queue, for an agent, for an equal task, for a look-up, or on their topic.
+
+In: task runs, with what they wait for. Out: each again, to `TaskSteps`, when it is its turn, and those whose deadline passed. The
+parts that know when are below: `AgentQueues`, `UnassignedTasks`, `SingleFlight`, `LookUps`, `Backlogs`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import structlog
+from aiokafka.structs import ConsumerRecord
+
+from agents_io.errors import AgentError, Cancelled, Expired
+from agents_io.transport import Answer
+from streams.dispatch.agent_queues import AgentQueues
+from streams.dispatch.backlogs import Backlogs
+from streams.dispatch.coalescing import SingleFlight
+from streams.dispatch.context import DispatchContext
+from streams.dispatch.explain import Explainer
+from streams.dispatch.home_memory import HomeMemory
+from streams.dispatch.in_flight import InFlightTasks
+from streams.dispatch.look_ups import LookUps
+from streams.dispatch.relocation import Relocation
+from streams.dispatch.reporter import TaskReporter
+from streams.dispatch.spans import TaskSpans
+from streams.dispatch.task_run import TaskRun
+from streams.dispatch.unassigned import PREFIX as UNASSIGNED
+from streams.dispatch.unassigned import UnassignedTasks
+from streams.engine.handler import letter_of
+from streams.engine.home import Home
+from streams.rules.records import Letter
+
+log = structlog.get_logger(__name__)
+
+
+class TaskSteps(Protocol):
+    """What a task does next that has waited. None of these raises."""
+
+    def process_again(self, letter: Letter, waited_for: str, looked_up: bool) -> None:
+        """A record that waited on its topic."""
+        ...
+
+    def decide_again(self, run: TaskRun, looked_up: bool = False) -> None:
+        """A task that waited in memory and goes its own way now."""
+        ...
+
+    def assign(self, run: TaskRun) -> bool:
+        """A task that waits for an agent: whether it need not wait any more."""
+        ...
+
+    def on_finished(self, run: TaskRun, outcome: Answer | AgentError) -> None:
+        """A task that ends without a call."""
+        ...
+
+
+class WaitingTasks:
+    """`held`: nothing is given back any more."""
+
+    def __init__(
+        self,
+        steps: TaskSteps,
+        partition: Home,
+        context: DispatchContext,
+        tasks: InFlightTasks,
+        state: HomeMemory,
+        report: TaskReporter,
+        spans: TaskSpans,
+    ) -> None:
+        self.held = False
+        self._steps = steps
+        self._partition = partition
+        self._tasks = tasks
+        self.backlogs = Backlogs(partition.number, context.read_again, self._read_back, self._lost, self._loaded)
+        self.queues = AgentQueues(context.callers, context.memory, self.backlogs, self._leave, state.guard)
+        self.unassigned = UnassignedTasks(context.memory, self.backlogs, self._still_waits, self._expire, self._leave)
+        self.flights = SingleFlight(self._lead, self._expire)
+        self._look_ups = LookUps(context.agents.catch_up, self._looked_up)
+        self.relocation = Relocation(partition, tasks, self.unassigned, self.backlogs, report, spans)
+        self.explainer = Explainer(self.queues, self.unassigned, self.flights, self.backlogs, context.wall_ms)
+
+    def for_agent(self, run: TaskRun) -> None:
+        """None can take it now."""
+        self.flights.left(run)
+        self.unassigned.add(run)
+
+    def for_look_up(self, run: TaskRun) -> None:
+        """The topic of agents is read to its end first."""
+        self._look_ups.start(run)
+
+    def ended(self, run: TaskRun) -> None:
+        """The task waits for nothing any more."""
+        self.flights.left(run)
+        self.unassigned.remove(run)
+
+    def cancel(self, task_id: str) -> None:
+        """A task that waits ends now, wherever that is; a call under way is cut off."""
+        run = self._tasks.of(task_id)
+        if run is None:
+            self.backlogs.load_task(task_id)  # it is decided again, and then found to be cancelled
+        elif self.flights.waits(run) or self.unassigned.holds(run):
+            self._steps.on_finished(run, Cancelled(""))
+        elif run.agent_id in self.queues.callers:
+            self.queues.callers[run.agent_id].cancel(run)
+
+    def hold(self) -> None:
+        """Begin nothing more; what runs may finish."""
+        self.held = True
+        self.queues.hold()
+        self.backlogs.hold()
+        self._look_ups.cancel()
+
+    def close(self) -> None:
+        """Cancel whatever runs, and forget everything."""
+        self.hold()
+        self.queues.close()
+        self.unassigned.close()
+        self.backlogs.close()
+        self.flights.clear()
+
+    def _leave(self, run: TaskRun) -> None:
+        """The record stays on its topic: forget the run, it is read again when it is its turn."""
+        self.flights.left(run)
+        self._tasks.leave(run)
+
+    def _read_back(self, key: str, source: str, record: ConsumerRecord) -> None:
+        if not self.held:
+            # One that waits for an agent was looked up when it first came.
+            self._steps.process_again(letter_of(source, record), key, key.startswith(UNASSIGNED))
+        self.relocation.read_back(source, record.offset)
+
+    def _loaded(self, key: str) -> None:
+        self.queues.loaded(key)
+        self.unassigned.loaded(key)
+
+    def _lost(self, source: str, offset: int) -> None:
+        """The record is gone from its topic (retention, deleted records) before it was its turn."""
+        log.error("a waiting task is gone from its topic: its retention is shorter than the wait",
+                  topic=source, partition=self._partition.number, offset=offset)  # fmt: skip
+        self.relocation.lost(source, offset)
+        self._partition.complete(source, offset, [])
+
+    def _looked_up(self, run: TaskRun) -> None:
+        if not self.held and self._tasks.at(run.source, run.offset) is run:
+            self._steps.decide_again(run, looked_up=True)
+
+    def _lead(self, run: TaskRun) -> None:
+        """The equal task this one followed ended without an answer: it goes its own way."""
+        if not self.held:
+            self._steps.decide_again(run)
+
+    def _still_waits(self, run: TaskRun) -> bool:
+        return not self._steps.assign(run)
+
+    def _expire(self, run: TaskRun) -> None:
+        waits = "an equal task" if self.flights.waits(run) else "an agent that can take it"
+        self._steps.on_finished(run, Expired(f"the deadline passed while the task waited for {waits}"))
