@@ -23,18 +23,18 @@ from streams.answers import error_answer, json_answer
 from streams.broker.kafka import BrokerUnreachable, reach
 from streams.dispatch.handler import DispatchHandler
 from streams.engine.engine import Engine
+from streams.engine.observed import observe
 from streams.engine.places import Place, places
 from streams.grpc_server import PortTaken
 from streams.live import page
-from streams.live.desk import LiveDesk
+from streams.live.api import LiveApi
 from streams.live.guard import loopback_only
-from streams.roles.observed import observe
-from streams.roles.plans import Coordination
-from streams.roles.plans_desk import PlansDesk
-from streams.roles.stats import StatsKeeper
-from streams.roles.stats_desk import StatsDesk
+from streams.plans.api import PlansApi
+from streams.plans.role import Coordination
 from streams.rules.addresses import advertised
 from streams.settings import Settings
+from streams.statistics.api import StatsApi
+from streams.statistics.role import StatsSupervisor
 
 BROKER_CHECK_S = 5.0
 BROKER_TIMEOUT_S = 2.0
@@ -48,7 +48,7 @@ class WebServer:
         self.agents: AgentTable | None = None
         self.standings: Standings | None = None
         self.plans: Coordination | None = None
-        self.stats: StatsKeeper | None = None
+        self.stats: StatsSupervisor | None = None
         self.problems: Callable[[], list[str]] = list
         """What keeps a role from being ready though it runs, one line each."""
         self._settings = settings
@@ -57,9 +57,9 @@ class WebServer:
         """Role -> progress events that could not be sent so far."""
         observe(registry, self._places, self._roles_ready, self._log_changes, self.dropped_events)
         self._runner: web.AppRunner | None = None
-        self._desk = StatsDesk(lambda: self.stats)
-        self._plans_desk = PlansDesk(lambda: self.plans)
-        self._live = LiveDesk(settings, self._explain_task)
+        self._stats_api = StatsApi(lambda: self.stats)
+        self._plans_api = PlansApi(lambda: self.plans)
+        self._live = LiveApi(settings, self._explain_task)
         self._asked_at = float("-inf")
         self._answered = False
         self.url = ""
@@ -76,8 +76,8 @@ class WebServer:
                 web.get("/api/v1/agents", self._agents),
                 web.get("/api/v1/agents/{id:[^/]+}", self._agent),
                 web.get("/api/v1/partitions", self._partitions),
-                *self._plans_desk.routes(),
-                *self._desk.routes(),
+                *self._plans_api.routes(),
+                *self._stats_api.routes(),
                 *self._live.routes(),
             ]
         )
@@ -99,8 +99,8 @@ class WebServer:
     async def stop(self) -> None:
         """Stop listening."""
         await self._live.close()
-        await self._desk.close()
-        await self._plans_desk.close()
+        await self._stats_api.close()
+        await self._plans_api.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -1,4 +1,4 @@
-"""A worker: `run(settings)` puts the pieces together, station by station, and takes them apart again.
+"""A worker: `run(settings)` puts the pieces together, role by role, and takes them apart again.
 
     brokers reached -> topics checked -> web page up -> agents known -> dispatch joins its group -> statistics recover -> ready
 
@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from agents_io.functions.catalogue import FunctionsError
 from streams.agents.registration_writer import NotWritten
+from streams.agents.template_file import TemplatesError
 from streams.broker.access import AccessDenied, require, worker_needs
 from streams.broker.kafka import (
     BrokerUnreachable,
@@ -28,18 +29,17 @@ from streams.broker.kafka import (
 )
 from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
+from streams.dispatch.role import DispatchRole
 from streams.engine.engine import Engine
 from streams.engine.faults import denied, told
 from streams.engine.follower import TopicMissing
 from streams.file_limit import prepare_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
-from streams.plans.template_file import TemplatesError
-from streams.roles.dispatch import DispatchRole
-from streams.roles.plans import Coordination, coordinate
-from streams.roles.stats import StatsKeeper
+from streams.plans.role import Coordination, coordinate
 from streams.settings import Settings
 from streams.statistics.metrics import StatsMetrics
+from streams.statistics.role import StatsSupervisor
 from streams.tracing.export import TracingError, provider
 from streams.web import WebServer
 
@@ -74,15 +74,15 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
     """Run until `stop` is set, then drain. Raises `WorkerError`."""
     quiet_logs()
     try:
-        async with _stations(settings) as station:
-            failure = asyncio.create_task(_failed(station))
+        async with _running(settings) as running:
+            failure = asyncio.create_task(_failed(running))
             stopped = asyncio.create_task(stop.wait())
-            ready = asyncio.create_task(_ready(station))
+            ready = asyncio.create_task(_ready(running))
             try:
                 await asyncio.wait((ready, failure, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if ready.done() and ready.exception() is None:
                     settle_memory()
-                    on_ready(station.addresses)
+                    on_ready(running.addresses)
                     await asyncio.wait((failure, stopped), return_when=asyncio.FIRST_COMPLETED)
                 if failure.done():
                     await failure
@@ -113,13 +113,13 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
 
 
 @dataclass(slots=True)
-class _Station:
+class _RunningWorker:
     """The pieces that run."""
 
     addresses: WorkerAddresses
     engine: Engine | None
     plans: Coordination | None
-    stats: StatsKeeper | None
+    stats: StatsSupervisor | None
 
     @property
     def engines(self) -> dict[str, Engine]:
@@ -129,7 +129,7 @@ class _Station:
 
 
 @asynccontextmanager
-async def _stations(settings: Settings) -> AsyncIterator[_Station]:
+async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
     await reach(settings, REACH_TIMEOUT_S)
     await require(settings, worker_needs(settings))
     partitions = await check(settings)
@@ -159,7 +159,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
             )
             web.dropped_events["plans"] = plans.events_dropped
         if "stats" in settings.roles:
-            stats = StatsKeeper(settings, idempotent=delivery == "exactly-once", address=web.reachable)
+            stats = StatsSupervisor(settings, idempotent=delivery == "exactly-once", address=web.reachable)
             registry.register(StatsMetrics(stats.counters))
             stack.push_async_callback(stats.stop)
             await stats.start()
@@ -167,7 +167,7 @@ async def _stations(settings: Settings) -> AsyncIterator[_Station]:
         addresses = WorkerAddresses(
             settings.bootstrap_servers, web.url, grpc_server.address or None, settings.roles, delivery
         )
-        yield _Station(addresses, engine, plans, stats)
+        yield _RunningWorker(addresses, engine, plans, stats)
 
 
 def settle_memory() -> None:
@@ -189,15 +189,15 @@ async def _delivery(settings: Settings) -> str:
     return "exactly-once" if able else "at-least-once"
 
 
-async def _ready(station: _Station) -> None:
+async def _ready(running: _RunningWorker) -> None:
     """Until every role is up."""
-    for engine in station.engines.values():
+    for engine in running.engines.values():
         await engine.wait_ready()
-    if station.stats is not None:
-        await station.stats.wait_ready()
+    if running.stats is not None:
+        await running.stats.wait_ready()
 
 
-async def _failed(station: _Station) -> None:
+async def _failed(running: _RunningWorker) -> None:
     """Raises what dispatch or plans could not mend by itself. Statistics are started again by their keeper."""
 
     async def watch(role: str, engine: Engine) -> None:
@@ -208,7 +208,7 @@ async def _failed(station: _Station) -> None:
             reason = str(error) if type(error) is RuntimeError else told(error)
             raise WorkerError(f"{role} failed: {reason}") from error
 
-    watching = [asyncio.create_task(watch(role, engine)) for role, engine in station.engines.items()]
+    watching = [asyncio.create_task(watch(role, engine)) for role, engine in running.engines.items()]
     if not watching:
         await asyncio.Event().wait()
     try:

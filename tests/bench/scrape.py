@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable
 from prometheus_client import generate_latest
 
 from streams.agents.metrics import AgentMetrics
+from streams.engine.observed import observe
 from streams.metrics_page import written
-from streams.roles.observed import observe
 from streams.worker import settle_memory
 from tests.support.dispatching import Dispatching
 from tests.support.homes import until

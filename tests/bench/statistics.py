@@ -16,8 +16,8 @@ import orjson
 
 from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import apply
-from streams.processors.stats import StatsProcessor
 from streams.settings import Settings
+from streams.statistics.processor import StatsProcessor
 from tests.support.kafka import KafkaCluster
 from tests.support.points import compare, fleet, produce, read_all, until
 

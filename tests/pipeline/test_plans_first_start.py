@@ -17,7 +17,7 @@ from schemas.times import format_time
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.engine.home import Home
-from streams.roles.plans import coordinate
+from streams.plans.role import coordinate
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import PlanRun
 from streams.rules.plans.templates import read_plan

@@ -13,8 +13,8 @@ import pytest
 from schemas.messages import Aggregate, Anomaly
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
-from streams.processors.stats import NotReady, StatsProcessor
 from streams.settings import Settings
+from streams.statistics.processor import NotReady, StatsProcessor
 from tests.support.points import compare, fleet, newest, produce, read_all, until
 
 pytestmark = pytest.mark.embedded

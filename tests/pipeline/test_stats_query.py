@@ -11,16 +11,16 @@ from aiohttp import web
 
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
-from streams.processors.stats import StatsProcessor
-from streams.roles.stats_desk import StatsDesk
 from streams.settings import Settings
+from streams.statistics.api import StatsApi
+from streams.statistics.processor import StatsProcessor
 from tests.support.points import fleet, produce, until
 
 pytestmark = pytest.mark.embedded
 
 
 class Worker:
-    """A statistics processor and its desk."""
+    """A statistics processor and its API."""
 
     def __init__(self, broker: EmbeddedBroker, prefix: str, name: str) -> None:
         self.settings = Settings(
@@ -40,9 +40,9 @@ class Worker:
 
     async def start(self) -> None:
         """Listen, then join."""
-        self._desk = StatsDesk(lambda: cast("Any", self))
+        self._api = StatsApi(lambda: cast("Any", self))
         app = web.Application()
-        app.add_routes(self._desk.routes())
+        app.add_routes(self._api.routes())
         self._runner = web.AppRunner(app)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -56,7 +56,7 @@ class Worker:
         processor, self.processor = self.processor, None
         if processor is not None:
             await processor.stop()
-        await self._desk.close()
+        await self._api.close()
         await self._runner.cleanup()
 
 

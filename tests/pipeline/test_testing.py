@@ -126,7 +126,8 @@ def test_importing_streams_is_quick_and_loads_nothing() -> None:
         "import sys; import streams, agents_io; "
         "print([n for n in sys.modules if n.split('.')[0] in ('aiokafka', 'pydantic', 'aiohttp', 'grpc', 'structlog')]); "
         "from streams import Client; "
-        "print([n for n in sys.modules if n.startswith(('streams.worker', 'streams.engine', 'streams.roles', 'grpc', 'river'))])"
+        "features = ('streams.worker', 'streams.engine', 'streams.dispatch', 'grpc', 'river'); "
+        "print([n for n in sys.modules if n.startswith(features)])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True

@@ -1,6 +1,6 @@
 """A worker in the simulated world: the product's engine, handlers, tables and guards over simulated consumers and agents.
 
-THE file that knows how the product is put together (its models: `streams.roles.dispatch` and `streams.roles.plans`), and what
+THE file that knows how the product is put together (its models: `streams.dispatch.role` and `streams.plans.role`), and what
 must be empty when there is nothing to do. In: a world, a broker, settings. Out: a node that can be frozen, stopped and killed.
 """
 
@@ -23,8 +23,10 @@ from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
 from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, PLAN_INTAKE, full_name
+from streams.agents.control_table import ControlTable
 from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
+from streams.dispatch.agent_monitor import AgentMonitor
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
@@ -38,11 +40,9 @@ from streams.engine.home import Home
 from streams.engine.log_check import LogCheck
 from streams.engine.watchdog import Watchdog
 from streams.metrics import DispatchMetrics, PlanMetrics
+from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
-from streams.processors.plans import PlanHandler
-from streams.roles.control_table import ControlTable
-from streams.roles.fleet import Fleet
 from streams.rules.builtins import Builtins
 from streams.rules.plans.records import STATE, PlanRecorder
 from streams.rules.records import Output, Recorder
@@ -319,7 +319,7 @@ class Node:
             "dispatch", INTAKE, "state", 10_000_000,
             lambda home, kept: DispatchHandler(home, context, kept), before_open=self.agents.catch_up,
         )  # fmt: skip
-        fleet = Fleet(context, standings, transports, engine, self.rng)
+        fleet = AgentMonitor(context, standings, transports, engine, self.rng)
         await _follower(self, "standings", standings.apply).start()
         await controls.start()
         await engine.start()

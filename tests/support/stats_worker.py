@@ -11,8 +11,8 @@ import signal
 import sys
 import time
 
-from streams.processors.stats import StatsProcessor
 from streams.settings import Settings
+from streams.statistics.processor import StatsProcessor
 
 
 async def main(bootstrap: str, prefix: str, app_id: str, instance_id: str) -> int:

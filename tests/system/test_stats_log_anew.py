@@ -10,8 +10,8 @@ import orjson
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from streams.roles.stats import StatsKeeper
 from streams.settings import Settings
+from streams.statistics.role import StatsSupervisor
 from tests.conftest import SettingsFor
 from tests.support.kafka import KafkaCluster
 from tests.support.points import compare, fleet, produce, read_all, until
@@ -40,9 +40,9 @@ def made_anew(bootstrap: str, topic: str) -> None:
             return
 
 
-async def started(settings: Settings) -> StatsKeeper:
+async def started(settings: Settings) -> StatsSupervisor:
     """Statistics that are ready."""
-    keeper = StatsKeeper(settings, idempotent=True)
+    keeper = StatsSupervisor(settings, idempotent=True)
     await keeper.start()
     async with asyncio.timeout(90):
         await keeper.wait_ready()
@@ -92,6 +92,6 @@ async def test_points_of_a_topic_made_anew_are_counted(
     await keeper.stop()
 
 
-def _counted(keeper: StatsKeeper, count: int) -> bool:
+def _counted(keeper: StatsSupervisor, count: int) -> bool:
     counters = keeper.counters()
     return counters is not None and counters["points"] >= count

@@ -12,10 +12,10 @@ import pytest
 
 from streams import worker
 from streams.broker.kafka import client_options
+from streams.dispatch import role as dispatch_role
 from streams.engine.engine import Engine
 from streams.engine.follower import Follower
-from streams.roles import dispatch as dispatch_role
-from streams.roles.stats import StatsKeeper
+from streams.statistics.role import StatsSupervisor
 from tests.conftest import SettingsFor
 from tests.support.homes import until
 from tests.support.kafka import KafkaCluster
@@ -130,7 +130,7 @@ async def test_statistics_go_on_with_another_consumer(
     await asyncio.to_thread(apply_topics, kafka.bootstrap_servers, prefix)
     topic = f"{prefix}data-points"
     points = fleet(5, 400, 4, int(time.time() * 1000) - 60_000, step_ms=10)
-    keeper = StatsKeeper(settings, idempotent=True)
+    keeper = StatsSupervisor(settings, idempotent=True)
     await keeper.start()
     async with asyncio.timeout(90):
         await keeper.wait_ready()

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.codec import Rejected, validate
 from schemas.messages import Control
-from streams.roles.control_table import ControlTable
+from streams.agents.control_table import ControlTable
 from tests.support.dispatching import Dispatching
 from tests.support.homes import intake, settle
 

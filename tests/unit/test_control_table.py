@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from streams.roles.control_table import ControlTable
+from streams.agents.control_table import ControlTable
 from tests.support.homes import intake
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from streams.plans.template_file import TemplatesError, load_templates
+from streams.agents.template_file import TemplatesError, load_templates
 from tests.support.plan_cases import TEMPLATES
 
 

@@ -17,11 +17,11 @@ from schemas.messages import ConfidenceDataPoint, Control, Event, PlanMemory, Pl
 from schemas.partitioning import home_partition
 from streams.engine.home import Home
 from streams.metrics import PlanMetrics
+from streams.plans import handler
+from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.outcomes import PlanOutcomes
 from streams.plans.parts import PlanParts
-from streams.processors import plans
-from streams.processors.plans import PlanHandler
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import PlanRun, path_of
 from streams.rules.records import Output
@@ -381,7 +381,7 @@ async def test_what_cannot_be_run_is_answered_or_put_aside(value: Any, outcome: 
         assert reason in dict(found.headers)["__dlq.errors.message"].decode()
 
 
-@pytest.mark.parametrize("broken_part", [(PlanOutcomes, "began"), (PlanRun, "begin"), (plans, "opened")])
+@pytest.mark.parametrize("broken_part", [(PlanOutcomes, "began"), (PlanRun, "begin"), (handler, "opened")])
 async def test_a_bug_of_our_own_costs_one_plan_its_answer(
     monkeypatch: pytest.MonkeyPatch, broken_part: tuple[Any, str]
 ) -> None:

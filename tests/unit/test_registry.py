@@ -59,7 +59,7 @@ class Topic:
         return cast(RegistrationWriter, self)
 
 
-class Desk:
+class Served:
     """A registry being served, and a client."""
 
     def __init__(self, topic: Topic, registry: Registry, channel: grpc.aio.Channel, address: str) -> None:
@@ -92,7 +92,7 @@ class Desk:
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
+async def served() -> AsyncIterator[Served]:
     """Served on a free port."""
     topic = Topic()
     registry = Registry(topic.table, topic.as_writer, lambda: topic.now)
@@ -100,61 +100,61 @@ async def desk() -> AsyncIterator[Desk]:
     server.add(registry.handler())
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
-        yield Desk(topic, registry, channel, server.address)
+        yield Served(topic, registry, channel, server.address)
     await server.stop()
 
 
-async def test_register_list_get_unregister(desk: Desk) -> None:
+async def test_register_list_get_unregister(served: Served) -> None:
     """What an agent does in its life."""
-    await desk.register("a", name="Adder")
-    await desk.register("b", capabilities=["d"])
-    listed = await desk.ask("ListAgents", pb.ListAgentsRequest(capabilities=["c"]))
+    await served.register("a", name="Adder")
+    await served.register("b", capabilities=["d"])
+    listed = await served.ask("ListAgents", pb.ListAgentsRequest(capabilities=["c"]))
     assert [(agent.id, agent.endpoint) for agent in listed.agents] == [("a", "h:70")]
     assert listed.total_count == 1
-    assert (await desk.ask("GetAgent", pb.GetAgentRequest(agent_id="a"))).name == "Adder"
-    assert (await desk.ask("Unregister", pb.AgentRegistration(id="a"))).success
-    assert desk.topic.written[-1] == ("a", None)
-    assert (await desk.ask("Unregister", pb.AgentRegistration(id="a"))).success
-    assert len(desk.topic.written) == 3
+    assert (await served.ask("GetAgent", pb.GetAgentRequest(agent_id="a"))).name == "Adder"
+    assert (await served.ask("Unregister", pb.AgentRegistration(id="a"))).success
+    assert served.topic.written[-1] == ("a", None)
+    assert (await served.ask("Unregister", pb.AgentRegistration(id="a"))).success
+    assert len(served.topic.written) == 3
 
 
-async def test_what_is_refused_and_how(desk: Desk) -> None:
+async def test_what_is_refused_and_how(served: Served) -> None:
     """The statuses existing agents look at."""
     nobody = pb.RenewRequest(lease_id="x.nobody")
-    assert await desk.refusal("Register", pb.RegisterRequest()) == grpc.StatusCode.INVALID_ARGUMENT
-    assert await desk.refusal("Unregister", pb.AgentRegistration()) == grpc.StatusCode.INVALID_ARGUMENT
-    assert await desk.refusal("Renew", nobody) == grpc.StatusCode.NOT_FOUND
-    assert await desk.refusal("Renew", pb.RenewRequest()) == grpc.StatusCode.NOT_FOUND
-    assert await desk.refusal("GetAgent", pb.GetAgentRequest(agent_id="x")) == grpc.StatusCode.NOT_FOUND
-    assert await desk.refusal("ListAgents", pb.ListAgentsRequest(limit=-1)) == grpc.StatusCode.INVALID_ARGUMENT
-    desk.topic.down = True
+    assert await served.refusal("Register", pb.RegisterRequest()) == grpc.StatusCode.INVALID_ARGUMENT
+    assert await served.refusal("Unregister", pb.AgentRegistration()) == grpc.StatusCode.INVALID_ARGUMENT
+    assert await served.refusal("Renew", nobody) == grpc.StatusCode.NOT_FOUND
+    assert await served.refusal("Renew", pb.RenewRequest()) == grpc.StatusCode.NOT_FOUND
+    assert await served.refusal("GetAgent", pb.GetAgentRequest(agent_id="x")) == grpc.StatusCode.NOT_FOUND
+    assert await served.refusal("ListAgents", pb.ListAgentsRequest(limit=-1)) == grpc.StatusCode.INVALID_ARGUMENT
+    served.topic.down = True
     agent = pb.AgentRegistration(id="a", endpoint="h:1")
-    assert await desk.refusal("Register", pb.RegisterRequest(agent=agent)) == grpc.StatusCode.UNAVAILABLE
+    assert await served.refusal("Register", pb.RegisterRequest(agent=agent)) == grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_renewal_moves_the_end_and_is_told_to_nobody(desk: Desk) -> None:
+async def test_a_renewal_moves_the_end_and_is_told_to_nobody(served: Served) -> None:
     """The agent did not change; a lease that was replaced is no longer renewed."""
-    first = await desk.register(ttl_s=60)
-    desk.topic.now += 30_000
-    assert (await desk.ask("Renew", pb.RenewRequest(lease_id=first))).lease_id == first
-    agent = desk.topic.table.get("a")
+    first = await served.register(ttl_s=60)
+    served.topic.now += 30_000
+    assert (await served.ask("Renew", pb.RenewRequest(lease_id=first))).lease_id == first
+    agent = served.topic.table.get("a")
     assert agent is not None
     lease = lease_of(agent)
     assert lease is not None
     assert lease.expires_ms == NOW + 90_000
-    assert desk.topic.told == [("a", True)]
-    second = await desk.register(ttl_s=60)
+    assert served.topic.told == [("a", True)]
+    second = await served.register(ttl_s=60)
     assert second != first
-    assert await desk.refusal("Renew", pb.RenewRequest(lease_id=first)) == grpc.StatusCode.NOT_FOUND
+    assert await served.refusal("Renew", pb.RenewRequest(lease_id=first)) == grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_flood_of_renewals_writes_little(desk: Desk) -> None:
+async def test_a_flood_of_renewals_writes_little(served: Served) -> None:
     """Each is answered."""
-    lease_id = await desk.register(ttl_s=60)
+    lease_id = await served.register(ttl_s=60)
     for _ in range(20):
-        desk.topic.now += 100
-        assert (await desk.ask("Renew", pb.RenewRequest(lease_id=lease_id))).success
-    assert len(desk.topic.written) <= 3
+        served.topic.now += 100
+        assert (await served.ask("Renew", pb.RenewRequest(lease_id=lease_id))).success
+    assert len(served.topic.written) <= 3
 
 
 async def _next(stream: Any) -> tuple[str, str]:
@@ -162,49 +162,51 @@ async def _next(stream: Any) -> tuple[str, str]:
     return pb.WatchEvent.Type.Name(event.type), event.agent.id
 
 
-async def test_a_watcher_sees_what_is_there_and_what_changes(desk: Desk) -> None:
+async def test_a_watcher_sees_what_is_there_and_what_changes(served: Served) -> None:
     """Added, modified, deleted; renewals and agents of other capabilities are not told."""
-    lease_id = await desk.register("a", ttl_s=60)
-    stream = desk.watch(capabilities=["c"], include_initial=True)
+    lease_id = await served.register("a", ttl_s=60)
+    stream = served.watch(capabilities=["c"], include_initial=True)
     assert await _next(stream) == ("ADDED", "a")
-    desk.topic.now += 20_000
-    await desk.ask("Renew", pb.RenewRequest(lease_id=lease_id))
-    await desk.register("other", capabilities=["d"])
-    await desk.register("a", endpoint="h:71")
+    served.topic.now += 20_000
+    await served.ask("Renew", pb.RenewRequest(lease_id=lease_id))
+    await served.register("other", capabilities=["d"])
+    await served.register("a", endpoint="h:71")
     assert await _next(stream) == ("MODIFIED", "a")
-    await desk.ask("Unregister", pb.AgentRegistration(id="a"))
+    await served.ask("Unregister", pb.AgentRegistration(id="a"))
     assert await _next(stream) == ("DELETED", "a")
     stream.cancel()
     async with asyncio.timeout(10):
-        while desk.registry._watchers:  # noqa: ASYNC110 - the server finds out by itself
+        while served.registry._watchers:  # noqa: ASYNC110 - the server finds out by itself
             await asyncio.sleep(0.01)
 
 
-async def test_a_watcher_that_does_not_read_is_told_to_begin_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_watcher_that_does_not_read_is_told_to_begin_again(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing grows without bound."""
     monkeypatch.setattr("streams.agents.registry.MAX_WAITING", 2)
-    stream = desk.watch(include_initial=True)
+    stream = served.watch(include_initial=True)
     async with asyncio.timeout(10):
-        while not desk.registry._watchers:  # noqa: ASYNC110 - the server takes the call by itself
+        while not served.registry._watchers:  # noqa: ASYNC110 - the server takes the call by itself
             await asyncio.sleep(0.01)
     for n in range(5):  # at one blow: the stream has no turn in between
-        await desk.topic.write(f"a{n}", AgentRegistration(id=f"a{n}", endpoint="http://h"))
+        await served.topic.write(f"a{n}", AgentRegistration(id=f"a{n}", endpoint="http://h"))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(stream.read(), 10)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert not desk.registry._watchers
+    assert not served.registry._watchers
 
 
-async def test_watchers_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_watchers_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """One too many is refused."""
     monkeypatch.setattr("streams.agents.registry.MAX_WATCHERS", 0)
     with pytest.raises(grpc.aio.AioRpcError, match="watchers already"):
-        await asyncio.wait_for(desk.watch().read(), 10)
+        await asyncio.wait_for(served.watch().read(), 10)
 
 
-async def test_a_port_that_is_taken_is_told_with_the_remedy(desk: Desk) -> None:
+async def test_a_port_that_is_taken_is_told_with_the_remedy(served: Served) -> None:
     """Also when it is another gRPC server that has it."""
-    server = GrpcServer(Settings(grpc_port=int(desk.address.rpartition(":")[2])))
+    server = GrpcServer(Settings(grpc_port=int(served.address.rpartition(":")[2])))
     with pytest.raises(PortTaken, match="--grpc-port"):
         server.bind()
     await server.stop()
@@ -250,34 +252,36 @@ class Asked:
         return self.outcome
 
 
-async def settled(desk: Desk, asked: Asked, owns: Callable[[str], bool] = lambda _: True) -> Desk:
+async def settled(served: Served, asked: Asked, owns: Callable[[str], bool] = lambda _: True) -> Served:
     """One look of a keeper that started with the tests' clock, all that it began finished."""
-    now, desk.topic.now = desk.topic.now, NOW
-    keeper = LeaseKeeper(desk.topic.table, desk.topic.as_writer, cast(Transport, asked), owns, lambda: desk.topic.now)
-    desk.topic.now = now
+    now, served.topic.now = served.topic.now, NOW
+    keeper = LeaseKeeper(
+        served.topic.table, served.topic.as_writer, cast(Transport, asked), owns, lambda: served.topic.now
+    )
+    served.topic.now = now
     keeper.look()
     if keeper._busy:
         await asyncio.wait(keeper._busy.values())
-    return desk
+    return served
 
 
-async def test_a_lease_that_is_not_renewed_ends_and_a_late_renewal_brings_the_agent_back(desk: Desk) -> None:
+async def test_a_lease_that_is_not_renewed_ends_and_a_late_renewal_brings_the_agent_back(served: Served) -> None:
     """For everybody else it is unregistered meanwhile; an agent cut off for a while is not lost."""
-    lease_id = await desk.register(ttl_s=5)
-    desk.topic.now += 5000 + GRACE_MS
-    await settled(desk, Asked())
-    assert desk.topic.table.get("a") is not None
-    desk.topic.now += 1
-    await settled(desk, Asked(), owns=lambda _: False)
-    assert desk.topic.table.get("a") is not None
-    await settled(desk, Asked())
-    assert desk.topic.table.get("a") is None
-    assert desk.topic.told == [("a", True), ("a", False)]
-    assert (await desk.ask("ListAgents", pb.ListAgentsRequest())).total_count == 0
-    desk.topic.now += 3_600_000
-    assert (await desk.ask("Renew", pb.RenewRequest(lease_id=lease_id))).success
-    assert desk.topic.table.get("a") is not None
-    assert desk.topic.told[-1] == ("a", True)
+    lease_id = await served.register(ttl_s=5)
+    served.topic.now += 5000 + GRACE_MS
+    await settled(served, Asked())
+    assert served.topic.table.get("a") is not None
+    served.topic.now += 1
+    await settled(served, Asked(), owns=lambda _: False)
+    assert served.topic.table.get("a") is not None
+    await settled(served, Asked())
+    assert served.topic.table.get("a") is None
+    assert served.topic.told == [("a", True), ("a", False)]
+    assert (await served.ask("ListAgents", pb.ListAgentsRequest())).total_count == 0
+    served.topic.now += 3_600_000
+    assert (await served.ask("Renew", pb.RenewRequest(lease_id=lease_id))).success
+    assert served.topic.table.get("a") is not None
+    assert served.topic.told[-1] == ("a", True)
 
 
 @pytest.mark.parametrize(
@@ -285,45 +289,45 @@ async def test_a_lease_that_is_not_renewed_ends_and_a_late_renewal_brings_the_ag
     [(True, True), (False, False), (Unsupported("it has no health check"), True), (ConnectionFailed("gone"), False)],
 )
 async def test_an_agent_that_asked_to_be_renewed_is_asked_first(
-    desk: Desk, outcome: bool | Exception, stays: bool
+    served: Served, outcome: bool | Exception, stays: bool
 ) -> None:
     """One that answers stays; whoever did not ask for it is not asked."""
-    await desk.register("a", auto_renew=True)
-    await desk.register("plain")
-    desk.topic.now += 60_000
+    await served.register("a", auto_renew=True)
+    await served.register("plain")
+    served.topic.now += 60_000
     asked = Asked(outcome)
-    await settled(desk, asked)
+    await settled(served, asked)
     assert asked.asked == ["a"]
-    assert (desk.topic.table.get("a") is not None) is stays
-    assert desk.topic.table.get("plain") is None
+    assert (served.topic.table.get("a") is not None) is stays
+    assert served.topic.table.get("plain") is None
 
 
-async def test_an_ended_agent_is_forgotten_in_the_end(desk: Desk) -> None:
+async def test_an_ended_agent_is_forgotten_in_the_end(served: Served) -> None:
     """A tombstone, for the compacted topic not to grow."""
-    await desk.register()
-    desk.topic.now += 60_000
-    await settled(desk, Asked())
-    desk.topic.now += REMEMBER_MS + 1
-    await settled(desk, Asked())
-    assert desk.topic.written[-1] == ("a", None)
-    assert desk.topic.table.ended("a") is None
+    await served.register()
+    served.topic.now += 60_000
+    await settled(served, Asked())
+    served.topic.now += REMEMBER_MS + 1
+    await settled(served, Asked())
+    assert served.topic.written[-1] == ("a", None)
+    assert served.topic.table.ended("a") is None
 
 
-async def test_brokers_that_are_away_end_no_lease(desk: Desk) -> None:
+async def test_brokers_that_are_away_end_no_lease(served: Served) -> None:
     """It is tried again at the next look."""
-    await desk.register()
-    desk.topic.now += 60_000
-    desk.topic.down = True
-    await settled(desk, Asked())
-    assert desk.topic.table.get("a") is not None
-    desk.topic.down = False
-    await settled(desk, Asked())
-    assert desk.topic.table.get("a") is None
+    await served.register()
+    served.topic.now += 60_000
+    served.topic.down = True
+    await settled(served, Asked())
+    assert served.topic.table.get("a") is not None
+    served.topic.down = False
+    await settled(served, Asked())
+    assert served.topic.table.get("a") is None
 
 
-async def test_an_agent_without_a_lease_stays(desk: Desk) -> None:
+async def test_an_agent_without_a_lease_stays(served: Served) -> None:
     """Registered by somebody else."""
-    await desk.topic.write("web", AgentRegistration(id="web", endpoint="http://h"))
-    desk.topic.now += 10**9
-    await settled(desk, Asked(False))
-    assert desk.topic.table.get("web") is not None
+    await served.topic.write("web", AgentRegistration(id="web", endpoint="http://h"))
+    served.topic.now += 10**9
+    await settled(served, Asked(False))
+    assert served.topic.table.get("web") is not None

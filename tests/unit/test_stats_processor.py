@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from streams.processors import stats
-from streams.processors.stats import NotReady, StatsProcessor
 from streams.settings import Settings
+from streams.statistics import processor as module
+from streams.statistics.processor import NotReady, StatsProcessor
 from streams.statistics.query import Question
 from streams.statistics.state import State, spans_of
 
@@ -29,8 +29,8 @@ async def test_what_was_read_while_partitions_went_is_no_answer(monkeypatch: pyt
         folder.release()
         return whole
 
-    monkeypatch.setattr(stats, "part", undisturbed)
+    monkeypatch.setattr(module, "part", undisturbed)
     assert await processor.part(Question()) == whole
-    monkeypatch.setattr(stats, "part", disturbed)
+    monkeypatch.setattr(module, "part", disturbed)
     with pytest.raises(NotReady, match="moved"):
         await processor.part(Question())

@@ -48,7 +48,7 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class LiveDesk:
+class LiveApi:
     """The routes of one worker."""
 
     def __init__(

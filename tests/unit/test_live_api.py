@@ -1,4 +1,4 @@
-"""The desk of the live page: what it refuses, who it cuts off, and that it ends at once."""
+"""The API of the live page: what it refuses, who it cuts off, and that it ends at once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import pytest
 from aiohttp import web
 from aiokafka.errors import KafkaConnectionError
 
-from streams.live import desk as desk_module
-from streams.live import task_search
-from streams.live.desk import LiveDesk
+from streams.live import api, task_search
+from streams.live.api import LiveApi
 from streams.live.hub import MAX_WATCHERS, Hub
 from streams.live.reading import Taker
 from streams.live.task_search import TaskSearch
@@ -46,13 +45,13 @@ class Reader:
 
 
 class Served:
-    """A desk on a port."""
+    """An API on a port."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, dict[str, Any]] = {}
-        self.desk = LiveDesk(Settings(), self.waiting.get)
+        self.api = LiveApi(Settings(), self.waiting.get)
         self.readers: list[Reader] = []
-        self.desk.hub = Hub(self._reader, desk_module.wall_ms)
+        self.api.hub = Hub(self._reader, api.wall_ms)
         self.url = ""
 
     def _reader(self, taker: Taker) -> Reader:
@@ -62,13 +61,13 @@ class Served:
     def write(self, offset: int, text: str = "") -> None:
         """One event."""
         value = orjson.dumps({"id": str(offset), "type": "task:started", "timestamp": "T", "data": {"taskId": text}})
-        record: Any = SimpleNamespace(offset=offset, timestamp=desk_module.wall_ms(), value=value)
+        record: Any = SimpleNamespace(offset=offset, timestamp=api.wall_ms(), value=value)
         self.readers[-1].taker.take(0, [record], offset + 1)
 
     @property
     def watchers(self) -> int:
         """How many look on."""
-        return len(self.desk.hub._watchers)
+        return len(self.api.hub._watchers)
 
     async def get(self, path: str, **headers: str) -> tuple[int, Any]:
         """Status and body."""
@@ -85,17 +84,17 @@ class Served:
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
-    """A desk that is closed at the end."""
+    """One that is closed at the end."""
     one = Served()
     app = web.Application()
-    app.add_routes(one.desk.routes())
+    app.add_routes(one.api.routes())
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     one.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield one
-    await one.desk.close()
+    await one.api.close()
     await runner.cleanup()
 
 
@@ -111,7 +110,7 @@ def stuck_client(url: str) -> socket.socket:
 
 async def test_one_who_takes_nothing_is_cut_off_in_the_end(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its place is free again; another sees everything meanwhile."""
-    monkeypatch.setattr(desk_module, "SEND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(api, "SEND_TIMEOUT_S", 0.5)
     with stuck_client(served.url):
         await until(lambda: served.watchers == 1, 10)
         async with streaming(served.url) as quick:
@@ -131,7 +130,7 @@ async def test_the_end_waits_for_no_client(served: Served) -> None:
         async with streaming(served.url) as quick:
             await quick.until(lambda seen: bool(seen.messages))
             began = time.monotonic()
-            await served.desk.close()
+            await served.api.close()
             await quick.until(lambda seen: seen.ended, 10)
             await until(lambda: served.watchers == 0, 10)
             assert time.monotonic() - began < 10

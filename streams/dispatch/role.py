@@ -21,6 +21,7 @@ from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import home_partition
 from schemas.topics import INTAKE, full_name
 from streams.agents.calibration_table import CalibrationTable
+from streams.agents.control_table import ControlTable
 from streams.agents.file import following
 from streams.agents.lease_keeper import LeaseKeeper
 from streams.agents.metrics import AgentMetrics
@@ -28,9 +29,11 @@ from streams.agents.registration_writer import RegistrationWriter
 from streams.agents.registry import Registry
 from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
+from streams.agents.template_file import load_templates
 from streams.agents.transports import together
 from streams.broker.kafka import client_options
 from streams.broker.neighbours import watch as watch_neighbours
+from streams.dispatch.agent_monitor import AgentMonitor
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.block_watch import BlockWatch
 from streams.dispatch.callers import CallerFactory
@@ -48,12 +51,9 @@ from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
 from streams.engine.supervised import supervised
 from streams.engine.watchdog import LOOKS, Watchdog
-from streams.gateway.station import GatewayStation, secret_of
+from streams.gateway.service import GatewayService, secret_of
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
-from streams.plans.template_file import load_templates
-from streams.roles.control_table import ControlTable
-from streams.roles.fleet import Fleet
 from streams.rules.gateway_claim import OWN_HEADER
 from streams.rules.records import Letter, Recorder
 from streams.settings import Settings
@@ -104,16 +104,16 @@ class DispatchRole:
         self.standings = Standings()
         recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, self._group)
         self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, self._now_ms)
-        self._gateway = GatewayStation(settings, self.agents, self._sink, self._writer, self._here, registry)
+        self._gateway = GatewayService(settings, self.agents, self._sink, self._writer, self._here, registry)
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
         self._reader = RecordReader(self._options, settings.topic_prefix)
         self._context = self._shared(registry, recorder)
         self.engine = self._over_homes()
-        self._fleet = Fleet(self._context, self.standings, self._transports, self.engine)
+        self._monitor = AgentMonitor(self._context, self.standings, self._transports, self.engine)
         AgentMetrics(
             registry,
             lambda: [handler.callers for handler in self._handlers()],
-            lambda: self._fleet.keeper.told,
+            lambda: self._monitor.keeper.told,
         )
 
     async def start(self, stack: AsyncExitStack, grpc_server: GrpcServer) -> None:
@@ -156,7 +156,7 @@ class DispatchRole:
     def _watch(self, stack: AsyncExitStack) -> None:
         """What looks after the homes from outside."""
         settings, parts, engine = self._settings.dispatch, self._context, self.engine
-        stack.callback(self._fleet.start())
+        stack.callback(self._monitor.start())
         watch = BlockWatch(
             lambda: list(engine.homes.values()), parts.recorder, parts.emit, parts.wall_ms,
             self._settings.topic_prefix, settings.blocked_after / 1000,
@@ -192,7 +192,7 @@ class DispatchRole:
             templates=self._templates,
             calibrated=self._calibrations.of,
             tracing=None if self._spans is None else self._spans.role("dispatch", settings),
-            circuit_changed=lambda agent_id, caller: self._fleet.keeper.tell(agent_id, caller),
+            circuit_changed=lambda agent_id, caller: self._monitor.keeper.tell(agent_id, caller),
             read_again=self._reader.read,
         )
 
@@ -240,7 +240,7 @@ class DispatchRole:
             handler.clear_cache(agent_id)
 
     def _agent_changed(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
-        self._fleet.agent_changed(agent_id, agent)
+        self._monitor.agent_changed(agent_id, agent)
         home = self.engine.homes.get(home_partition(agent_id, self._partition_count()))
         if home is None or not isinstance(home.handler, DispatchHandler):
             return

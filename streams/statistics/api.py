@@ -18,11 +18,11 @@ from aiohttp import web
 from schemas.messages import Interval
 from schemas.times import parse_time
 from streams.answers import error_answer, json_answer
-from streams.roles.stats import StatsKeeper
 from streams.rules.windows.windows import INTERVALS
+from streams.statistics.role import StatsSupervisor
 
 if TYPE_CHECKING:
-    from streams.processors.stats import StatsProcessor
+    from streams.statistics.processor import StatsProcessor
     from streams.statistics.query import Question
 
 ASK_TIMEOUT_S = 2.0
@@ -45,10 +45,10 @@ def _recovering(why: str) -> Refused:
     return Refused(503, f"recovering: {why}")
 
 
-class StatsDesk:
+class StatsApi:
     """The routes. `keeper` gives the worker's statistics, None while it has none."""
 
-    def __init__(self, keeper: Callable[[], StatsKeeper | None]) -> None:
+    def __init__(self, keeper: Callable[[], StatsSupervisor | None]) -> None:
         self._keeper = keeper
         self._session: aiohttp.ClientSession | None = None
 
@@ -152,7 +152,7 @@ class StatsDesk:
         return keeper.processor
 
     async def _own(self, processor: StatsProcessor, question: Question | None) -> Mapping[str, Any]:
-        from streams.processors.stats import NotReady
+        from streams.statistics.processor import NotReady
         from streams.statistics.query import TooMuch
 
         try:

@@ -29,7 +29,7 @@ class _Here(NamedTuple):
     dialled: Mapping[str, AgentRegistration]
 
 
-class Fleet:
+class AgentMonitor:
     """`keeper` tells how agents stand."""
 
     def __init__(

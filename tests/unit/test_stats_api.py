@@ -12,10 +12,10 @@ from aiohttp import web
 
 from schemas.messages import ConfidenceDataPoint
 from schemas.times import parse_time
-from streams.processors.stats import NotReady
-from streams.roles.stats_desk import StatsDesk
 from streams.rules.detection.detectors import Thresholds
 from streams.rules.windows.windows import Span
+from streams.statistics.api import StatsApi
+from streams.statistics.processor import NotReady
 from streams.statistics.query import Question, firing, part
 from streams.statistics.state import State
 
@@ -24,7 +24,7 @@ NOON_MS = 1_795_348_800_000
 
 
 class Owner:
-    """What the desk needs of a processor, over a real state."""
+    """What the API needs of a processor, over a real state."""
 
     def __init__(self, partitions: list[int], count: int) -> None:
         self.state = State(cast("Any", SimpleNamespace(data={})), SPANS, Thresholds())
@@ -68,18 +68,18 @@ Serve = Callable[[Owner], Awaitable[str]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts a desk for an owner; its address."""
+    """Starts an API for an owner; its address."""
     stop: list[Callable[[], Awaitable[None]]] = []
 
     async def start(owner: Owner) -> str:
         keeper = SimpleNamespace(processor=owner, ready=True)
-        desk = StatsDesk(lambda: cast("Any", keeper))
+        api = StatsApi(lambda: cast("Any", keeper))
         app = web.Application()
-        app.add_routes(desk.routes())
+        app.add_routes(api.routes())
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        stop.extend((desk.close, runner.cleanup))
+        stop.extend((api.close, runner.cleanup))
         host, port = runner.addresses[0]
         return f"http://{host}:{port}"
 

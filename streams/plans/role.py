@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry
 from schemas.access import role_group
 from schemas.partitioning import home_partition
 from schemas.topics import PLAN_INTAKE, full_name
+from streams.agents.control_table import ControlTable
+from streams.agents.template_file import load_templates
 from streams.broker.kafka import client_options
 from streams.broker.topics_admin import size_limits
 from streams.engine.addresses import Addresses
@@ -30,11 +32,9 @@ from streams.engine.log_check import LogCheck
 from streams.engine.supervised import supervised
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import PlanMetrics
+from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
-from streams.plans.template_file import load_templates
-from streams.processors.plans import PlanHandler
-from streams.roles.control_table import ControlTable
 from streams.rules.plans.records import STATE, PlanRecorder
 from streams.settings import Settings
 from streams.tracing.export import Provider

@@ -16,10 +16,10 @@ from yarl import URL
 
 from schemas.partitioning import home_partition
 from streams.engine.addresses import Addresses
-from streams.processors.plans import PlanHandler
-from streams.roles import plans_desk
-from streams.roles.plans import Coordination
-from streams.roles.plans_desk import PlansDesk
+from streams.plans import api
+from streams.plans.api import PlansApi
+from streams.plans.handler import PlanHandler
+from streams.plans.role import Coordination
 
 COUNT = 4
 ODD = "a/b #1?&%"
@@ -38,7 +38,7 @@ class Known(PlanHandler):
 
 
 class Worker:
-    """A desk over a role whose engine has certain homes open."""
+    """An API over a role whose engine has certain homes open."""
 
     def __init__(self, plans: dict[str, Any], group: str = "app-plans") -> None:
         self.addresses = Addresses("")
@@ -49,7 +49,7 @@ class Worker:
         config = SimpleNamespace(group=group, options={})
         engine = SimpleNamespace(homes=self.homes, assigned=self.assigned, config=config)
         self.role: Coordination | None = Coordination(cast("Any", engine), lambda: COUNT, self.addresses)
-        self.desk = PlansDesk(lambda: self.role)
+        self.api = PlansApi(lambda: self.role)
         self.url = ""
 
     def owns(self, *numbers: int) -> None:
@@ -91,28 +91,28 @@ class Coordinator:
 def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     """One that knows nothing until it is told."""
     one = Coordinator()
-    monkeypatch.setattr(plans_desk, "looked_up", one)
+    monkeypatch.setattr(api, "looked_up", one)
     return one
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Callable[[Worker], Awaitable[None]]]:
     """Puts workers on free ports."""
-    runners, desks = [], []
+    runners, apis = [], []
 
     async def up(worker: Worker) -> None:
         app = web.Application()
-        app.add_routes(worker.desk.routes())
+        app.add_routes(worker.api.routes())
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         worker.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         runners.append(runner)
-        desks.append(worker.desk)
+        apis.append(worker.api)
 
     yield up
-    for desk in desks:
-        await desk.close()
+    for made in apis:
+        await made.close()
     for runner in runners:
         await runner.cleanup()
 
@@ -187,10 +187,10 @@ async def test_what_is_not_certain_is_a_503_with_its_reason(serve: Any) -> None:
 async def test_other_pages_at_an_owners_address_are_no_answers(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A port may have gone to anything: its 404 and its JSON count for nothing, its silence is waited for a while only."""
     one, _ = await pair(serve)
-    monkeypatch.setattr(plans_desk, "ASK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(api, "ASK_TIMEOUT_S", 0.3)
     for answer in ("404", "json", "list", "partition", "silence"):
         other = Worker({})
-        other.desk.routes = lambda answer=answer: [web.get(plans_desk.INTERNAL, _page(answer))]  # type: ignore[method-assign, misc]
+        other.api.routes = lambda answer=answer: [web.get(api.INTERNAL, _page(answer))]  # type: ignore[method-assign, misc]
         await serve(other)
         one.told((other.url, [2, 3]))
         await _unsure(one, "recovering: the worker at", (2, 3))
@@ -219,7 +219,7 @@ async def test_a_worker_that_came_back_elsewhere_is_found_through_the_coordinato
     assert coordinator.asked == 1, "seldom"
     two.owns()
     await _unsure(one, "is not open at this worker", (2,))
-    monkeypatch.setattr(plans_desk, "LOOK_PAUSE_S", 0.0)
+    monkeypatch.setattr(api, "LOOK_PAUSE_S", 0.0)
     words: list[dict[int, str] | Exception] = [
         KafkaConnectionError("away"),
         TimeoutError(),
@@ -227,7 +227,7 @@ async def test_a_worker_that_came_back_elsewhere_is_found_through_the_coordinato
         {},
     ]
     for word in words:
-        one.desk._look_at = 0.0
+        one.api._look_at = 0.0
         coordinator.says = word
         await _unsure(one, "told no address", (2,))
     assert coordinator.asked > 4

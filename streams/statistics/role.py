@@ -16,7 +16,7 @@ from streams.engine.places import Place
 from streams.settings import Settings
 
 if TYPE_CHECKING:
-    from streams.processors.stats import StatsProcessor
+    from streams.statistics.processor import StatsProcessor
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ PAUSE_S = 2.0
 MAX_PAUSE_S = 30.0
 
 
-class StatsKeeper:
+class StatsSupervisor:
     """The statistics role of a worker."""
 
     def __init__(self, settings: Settings, idempotent: bool, address: str = "") -> None:
@@ -67,7 +67,7 @@ class StatsKeeper:
             await self.processor.stop()
 
     async def _new(self) -> None:
-        from streams.processors.stats import StatsProcessor
+        from streams.statistics.processor import StatsProcessor
 
         self.processor = StatsProcessor(self._settings, idempotent=self._idempotent, address=self._address)
         await self.processor.start()

@@ -40,7 +40,7 @@ from streams.rules.records import Recorder
 from streams.settings import Settings
 
 
-class GatewayStation:
+class GatewayService:
     """`here`: whether an agent's home is this worker's."""
 
     def __init__(

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 from schemas.exact_json import loads
 from streams.answers import error_answer, json_answer
 from streams.engine.addresses import looked_up
-from streams.roles.plans import Coordination
+from streams.plans.role import Coordination
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class NotKnown(Exception):
     """No certain answer now; one line."""
 
 
-class PlansDesk:
+class PlansApi:
     """The routes. `coordination` gives the worker's role `plans`, None while it has none."""
 
     def __init__(self, coordination: Callable[[], Coordination | None]) -> None:
