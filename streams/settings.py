@@ -18,8 +18,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from schemas.messages import BreakerLimits, Limits
 from schemas.topics import DEFAULT_PREFIX
-from streams.rules.balancing import Policy
 from streams.rules.detection.specs import DetectorSpec, parse_specs
+from streams.rules.dispatch.balancing import Policy
 from streams.settings_parts import (
     ControlPlaneSettings,
     DurationMs,

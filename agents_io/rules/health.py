@@ -3,7 +3,7 @@
 In: answers to health checks, ends of calls, the time (monotonic seconds, never going back). Out: well or not, and until when.
 Either may say no. Checks: so many failed in a row, until so many passed in a row. Calls: so many failures in a row put it out for
 a while, longer each time; time alone brings it back. Both concern the choice among several agents only: a task that names its
-agent goes by that agent's circuit. How many of the capable ones may be out at once is decided in `streams/rules/balancing.py`.
+agent goes by that agent's circuit. `streams/rules/dispatch/balancing.py` decides how many of the capable ones may be out at once.
 """
 
 from __future__ import annotations

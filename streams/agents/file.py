@@ -1,9 +1,9 @@
 """Agents from a file, `agents_file`: registered when the worker starts, and again whenever the file changes.
 
 In: the file's path, the table of agents. Out: registrations and removals on the topic `agents`, only those that are missing
-(`rules/roster.py`), so that any number of workers of an app may have the same file. A change is taken once the file has been the
-same for two looks, a second apart; a file that is missing or broken then changes nothing and is told once. Between changes of the
-file the registry may be changed by others: the file does not insist.
+(`rules/agents/roster.py`), so that any number of workers of an app may have the same file. A change is taken once the file has
+been the same for two looks, a second apart. A file that is missing or broken then changes nothing, and is reported once. Between
+changes of the file the registry may be changed by others: the file does not insist.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import structlog
 
 from streams.agents.registration_writer import RegistrationWriter
 from streams.agents.table import AgentTable
-from streams.rules.roster import RosterError, changes, parse
+from streams.rules.agents.roster import RosterError, changes, parse
 from streams.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)

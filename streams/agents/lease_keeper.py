@@ -18,7 +18,7 @@ from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
 from streams.agents.registration_writer import NotWritten, RegistrationWriter
 from streams.agents.table import AgentTable
-from streams.rules.leases import ended, lease_of, renewed, state, with_lease
+from streams.rules.agents.leases import ended, lease_of, renewed, state, with_lease
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from schemas.messages import AgentRegistration
 from schemas.topics import full_name
 from streams.agents.table import AgentTable
 from streams.engine.event_sink import EventSink
-from streams.rules.gateway_claim import OWN_HEADER, Place
+from streams.rules.agents.gateway_claim import OWN_HEADER, Place
 from streams.rules.records import Recorder
 
 WRITE_TIMEOUT_S = 8.0
@@ -39,7 +39,7 @@ class RegistrationWriter:
         self._topic = full_name("agents", prefix)
 
     async def put(self, agent_id: str, agent: AgentRegistration | None, mark: str = "") -> Place:
-        """Register, or unregister with None. `mark`: the gateway's, see `rules/gateway_claim.py`. Raises `NotWritten`."""
+        """Register, or unregister with None. `mark`: the gateway's, see `rules/agents/gateway_claim.py`. Raises `NotWritten`."""
         output = self._recorder.registration(agent_id, agent, self._wall_ms())
         headers = [*output.headers, (OWN_HEADER, mark.encode())] if mark else output.headers
         try:

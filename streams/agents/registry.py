@@ -26,8 +26,8 @@ from schemas.messages import AgentRegistration
 from schemas.pb import registry_pb2 as pb
 from streams.agents.registration_writer import NotWritten, RegistrationWriter
 from streams.agents.table import AgentTable
-from streams.rules.leases import agent_of, grant, lease_of, renewed, with_lease, worth_writing
-from streams.rules.registrations import (
+from streams.rules.agents.leases import agent_of, grant, lease_of, renewed, with_lease, worth_writing
+from streams.rules.agents.registrations import (
     Page,
     change,
     duration_ms,

@@ -20,7 +20,7 @@ from schemas.messages import AgentRegistration, AgentStanding, EventType
 from schemas.times import format_time
 from streams.agents.standings import Standings
 from streams.metrics import DispatchMetrics
-from streams.rules.gateway_claim import connected, where_of
+from streams.rules.agents.gateway_claim import connected, where_of
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
 

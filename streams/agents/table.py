@@ -18,7 +18,7 @@ from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
 from streams.engine.follower import Follower
-from streams.rules.leases import is_ended, only_renewed
+from streams.rules.agents.leases import is_ended, only_renewed
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from schemas.topics import LARGE_RECORD_BYTES
 from streams.broker.client import POLL_MS, STALL_S, ReadStalled, Record, catalog, reading
 from streams.broker.kafka import client_options, committed_reader, start
-from streams.rules.letters import Place, Replay
+from streams.rules.broker.letters import Place, Replay
 from streams.settings import Settings
 
 SEND_WINDOW = 200

@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.access import WORKER, role_group
 from streams.broker.kafka import client_options, start
-from streams.rules.neighbours import in_the_way, is_worker_group
+from streams.rules.broker.neighbours import in_the_way, is_worker_group
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)

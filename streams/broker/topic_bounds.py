@@ -14,7 +14,7 @@ from typing import Any
 from aiokafka import errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from streams.rules.topic_settings import candidates
+from streams.rules.broker.topic_settings import candidates
 
 BROKER_DEFAULT = -1
 _CONFIG_ERRORS = (

@@ -201,7 +201,7 @@ def ls(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: O
 
 async def _ls(settings: Settings, form: Format) -> None:
     from schemas.messages import AgentRegistration
-    from streams.rules.leases import is_ended
+    from streams.rules.agents.leases import is_ended
 
     found = await _registered(settings)
     registered = {key: data for key, data in found.items() if not is_ended(AgentRegistration.model_validate(data))}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from streams.broker.client import Record
-    from streams.rules.letters import Place
+    from streams.rules.broker.letters import Place
     from streams.settings import Settings
 
 app = typer.Typer(help="List, show and replay dead letters.", rich_markup_mode=None)
@@ -93,7 +93,7 @@ async def _letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Reco
 def _summary(record: Record) -> dict[str, Any]:
     """One letter without its bytes. What its headers do not tell is null; `time` is then the broker's."""
     from schemas.times import format_time
-    from streams.rules.letters import Place, read_marks, word
+    from streams.rules.broker.letters import Place, read_marks, word
 
     marks = read_marks(record.headers)
     return {
@@ -118,7 +118,7 @@ def _summary(record: Record) -> dict[str, Any]:
 
 
 def _for_table(row: dict[str, Any]) -> dict[str, Any]:
-    from streams.rules.letters import printable
+    from streams.rules.broker.letters import printable
 
     texts = {name: printable(" ".join(text.split())) for name, text in row.items() if isinstance(text, str)}
     reason = texts.get("reason", "")
@@ -139,7 +139,7 @@ def show(
 
 def _places(texts: list[str], settings: Settings) -> list[Place]:
     """The places named, each once."""
-    from streams.rules.letters import parse_place
+    from streams.rules.broker.letters import parse_place
 
     try:
         return list(dict.fromkeys(parse_place(text, settings.topic_prefix) for text in texts))
@@ -149,7 +149,7 @@ def _places(texts: list[str], settings: Settings) -> list[Place]:
 
 async def _show(settings: Settings, place: Place, form: Format) -> None:
     from streams.broker.letter_box import look_up
-    from streams.rules.letters import readable, word
+    from streams.rules.broker.letters import readable, word
 
     async with aclosing(look_up(settings, [place])) as letters:
         async for _, record in letters:
@@ -168,7 +168,7 @@ def _show_text(shown: dict[str, Any]) -> None:
     import orjson
 
     from schemas.exact_json import dumps
-    from streams.rules.letters import printable
+    from streams.rules.broker.letters import printable
 
     apart = ("headers", "value", "topic", "partition", "offset")
     for name, value in shown.items():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from streams.broker.client import Record
     from streams.broker.letter_box import Returner
-    from streams.rules.letters import Place, Replay
+    from streams.rules.broker.letters import Place, Replay
     from streams.settings import Settings
 
 
@@ -29,7 +29,7 @@ async def dead_letter_topics(settings: Settings, name: str | None) -> list[str]:
     from schemas.topics import full_name
     from streams.broker.client import TopicMissing
     from streams.broker.letter_box import letter_topics
-    from streams.rules.letters import letter_topic
+    from streams.rules.broker.letters import letter_topic
 
     existing = await letter_topics(settings)
     ours = [full_name(short, settings.topic_prefix) for short in short_names()]
@@ -91,7 +91,7 @@ async def _still_there(settings: Settings, places: list[Place]) -> AsyncGenerato
 async def _one(
     settings: Settings, report: Report, returner: Returner, existing: set[str], place: Place, record: Record
 ) -> None:
-    from streams.rules.letters import NotReplayable, build_replay
+    from streams.rules.broker.letters import NotReplayable, build_replay
 
     try:
         built = build_replay(record.key, record.value, record.headers, settings.topic_prefix)
@@ -126,7 +126,7 @@ class Report:
 
     def add(self, place: Place, built: Replay | None, problem: str | None = None) -> None:
         """One letter. `problem`: why it was not replayed."""
-        from streams.rules.letters import printable
+        from streams.rules.broker.letters import printable
 
         self._counts[problem is None] += 1
         status = "failed" if problem else "would be replayed" if self.dry_run else "replayed"

@@ -64,7 +64,7 @@ def apply(
     Settings that the cluster bounds are adapted, and reported.
     """
     from streams.broker.topics_admin import wanted
-    from streams.rules.topic_settings import SettingError, parse_overrides
+    from streams.rules.broker.topic_settings import SettingError, parse_overrides
 
     settings = settings_from(bootstrap_servers, topic_prefix)
     full = [topic.name for topic in wanted(settings.topic_prefix)]

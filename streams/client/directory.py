@@ -12,7 +12,7 @@ from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import NotFound
 from streams.client.feed import read_since
 from streams.client.requests import Request, check, encode
-from streams.rules.leases import is_ended
+from streams.rules.agents.leases import is_ended
 
 if TYPE_CHECKING:
     from streams.client.client import Client

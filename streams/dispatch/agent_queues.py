@@ -1,7 +1,7 @@
 """The queues of one partition: one for each agent that lives there, in memory as far as its share goes, else on its topic.
 
 In: task runs with their agent. Out: tasks in their agent's queue, or left on their topic and read back in order when the
-queue runs low. How much an agent may hold depends on what the worker's agents hold together (`rules/memory_budget.py`).
+queue runs low. How much an agent may hold depends on what the worker's agents hold together (`rules/dispatch/memory_budget.py`).
 Nothing is written, no clock runs, and no agent's tasks keep another's from being read.
 """
 

@@ -1,7 +1,7 @@
-"""The result cache of one home: what a task asks, as a key, and the answer that was given to it before.
+"""The result cache of one partition: what a task asks, as a key, and the answer that was given to it before.
 
-In: jobs and their answers. Out: an earlier answer with the agent that gave it, or None; and the news for the state topic.
-It is off when the settings say so, and for tasks that say so; what is kept, and for how long, is decided in `rules/caching.py`.
+In: tasks and their answers. Out: an earlier answer with the agent that gave it, or None; and the news for the state topic.
+The settings or a task can switch it off. `rules/dispatch/caching.py` decides what is kept, and for how long.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from streams.dispatch.task_run import TaskRun, asked
-from streams.rules.builtins import asked_of, cacheable
-from streams.rules.caching import ResultCache, cache_key
+from streams.rules.dispatch.builtins import asked_of, cacheable
+from streams.rules.dispatch.caching import ResultCache, cache_key
 from streams.rules.records import LARGE_BYTES, Success
 from streams.settings import CacheSettings
 

@@ -15,7 +15,7 @@ from aiokafka.structs import ConsumerRecord
 
 from streams.dispatch.context import ReadAgain
 from streams.dispatch.task_run import TaskRun
-from streams.rules.backlog import Backlog, Waiting, id_hash
+from streams.rules.dispatch.backlog import Backlog, Waiting, id_hash
 
 log = structlog.get_logger(__name__)
 

@@ -1,8 +1,8 @@
 """Chooses the agent of a task that names none: who is capable, what their homes say of them, and what was sent there since.
 
 In: a task, the registered agents, their standings. Out: a registration, or None when no capable agent can be called now. The rule
-is `rules/balancing.py`; this holds the lists it chooses from, made anew when something turns and every 100 ms or more, so that
-a choice among a thousand agents costs no more than one among ten. Bounded: 256 lists. It never writes.
+is `rules/dispatch/balancing.py`; this holds the lists it chooses from, made anew when something turns and every 100 ms or more.
+A choice among a thousand agents costs no more than one among ten. Bounded: 256 lists. It never writes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Protocol
 from schemas.messages import AgentRegistration, AgentStanding, Task
 from schemas.partitioning import murmur2
 from streams.agents.standings import Standings
-from streams.rules.balancing import PRIOR_CONFIDENCE, Candidate, admitted, draws, pick
-from streams.rules.gateway_claim import takes_tasks
-from streams.rules.routing import capable
+from streams.rules.agents.gateway_claim import takes_tasks
+from streams.rules.dispatch.balancing import PRIOR_CONFIDENCE, Candidate, admitted, draws, pick
+from streams.rules.dispatch.routing import capable
 from streams.settings import Settings
 
 MAX_POOLS = 256

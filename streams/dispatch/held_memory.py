@@ -1,9 +1,9 @@
-"""The memory that the tasks of one worker take. One for all partitions of a worker; the rule is `rules/memory_budget.py`."""
+"""The memory that the tasks of one worker take, all partitions together. The rule is `rules/dispatch/memory_budget.py`."""
 
 from __future__ import annotations
 
 from streams.dispatch.task_run import TaskRun
-from streams.rules.memory_budget import SHARE, may_hold
+from streams.rules.dispatch.memory_budget import SHARE, may_hold
 
 
 class HeldMemory:

@@ -21,8 +21,8 @@ from streams.dispatch.task_run import TaskRun
 from streams.rules.plans.task_plans import ends_at, plan_for
 from streams.rules.plans.templates import Template
 from streams.rules.records import LARGE_BYTES, Letter, Output, Success, Timing
-from streams.rules.spans import Ending, ended_in
-from streams.rules.trace import trace_of
+from streams.rules.tracing.spans import Ending, ended_in
+from streams.rules.tracing.trace import trace_of
 
 if TYPE_CHECKING:
     from streams.tracing.spans import WorkSpan

@@ -54,7 +54,7 @@ from streams.engine.watchdog import LOOKS, Watchdog
 from streams.gateway.service import GatewayService, secret_of
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
-from streams.rules.gateway_claim import OWN_HEADER
+from streams.rules.agents.gateway_claim import OWN_HEADER
 from streams.rules.records import Letter, Recorder
 from streams.settings import Settings
 from streams.tracing.export import Provider

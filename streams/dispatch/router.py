@@ -17,9 +17,9 @@ from streams.dispatch.context import DispatchContext
 from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.task_run import TaskRun
-from streams.rules.builtins import builtin_id
+from streams.rules.dispatch.builtins import builtin_id
+from streams.rules.dispatch.routing import MAX_HOPS, MAX_REROUTES, absence
 from streams.rules.plans.task_plans import template_for
-from streams.rules.routing import MAX_HOPS, MAX_REROUTES, absence
 
 
 class Router:

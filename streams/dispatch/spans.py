@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from streams.dispatch.task_run import TaskRun
 from streams.engine.home import Home
 from streams.rules.records import Letter, Output
-from streams.rules.spans import rejection
+from streams.rules.tracing.spans import rejection
 
 if TYPE_CHECKING:
     from streams.tracing.spans import Tracing

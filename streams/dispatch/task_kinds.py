@@ -18,7 +18,7 @@ from agents_io.patterns import PatternExecutor, PatternTransport
 from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transport import Transport
 from schemas.messages import Limits, SecretRef
-from streams.rules.builtins import UNLIMITED, Builtins
+from streams.rules.dispatch.builtins import UNLIMITED, Builtins
 from streams.settings import Settings
 from streams.settings_parts import ControlPlaneSettings, FunctionSettings, HttpTaskSettings
 

@@ -15,9 +15,9 @@ import orjson
 from agents_io.pending_call import PendingCall
 from schemas.codec import decode_json, dumps, header, validate
 from schemas.messages import Task
-from streams.rules.builtins import asked_of
-from streams.rules.deadlines import deadline_ms
-from streams.rules.memory_budget import TASK_BYTES
+from streams.rules.dispatch.builtins import asked_of
+from streams.rules.dispatch.deadlines import deadline_ms
+from streams.rules.dispatch.memory_budget import TASK_BYTES
 from streams.rules.plans.run import looks_like_step, step_of
 from streams.rules.plans.task_plans import refuse_step
 from streams.rules.records import (
@@ -33,7 +33,7 @@ from streams.rules.records import (
     from_coordinator,
     own_header,
 )
-from streams.rules.trace import trace_of
+from streams.rules.tracing.trace import trace_of
 
 if TYPE_CHECKING:
     from streams.settings import Settings

@@ -33,7 +33,7 @@ from streams.engine.home import Home
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.lease import Lease
 from streams.engine.state_reader import PartitionReader, StateReader
-from streams.rules.start_offsets import KeptOffset
+from streams.rules.engine.start_offsets import KeptOffset
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ from streams.engine.faults import passing
 from streams.engine.feed import POLL_MS
 from streams.engine.home import Head, Home
 from streams.engine.log_identity import Identity, epoch_ends, identities
-from streams.rules.start_offsets import NOT_COMMITTED, KeptOffset, LogNow, start_offset
+from streams.rules.engine.start_offsets import NOT_COMMITTED, KeptOffset, LogNow, start_offset
 
 log = structlog.get_logger(__name__)
 

@@ -18,11 +18,11 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from streams.engine.commit import Committer, Fenced, Offsets
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
-from streams.rules import offset_map
-from streams.rules.ledger import Ledger
-from streams.rules.pacing import FULL_BATCH, gather_s, mean_s
+from streams.rules.engine import offset_map
+from streams.rules.engine.ledger import Ledger
+from streams.rules.engine.pacing import FULL_BATCH, gather_s, mean_s
+from streams.rules.engine.start_offsets import KeptOffset
 from streams.rules.records import Output
-from streams.rules.start_offsets import KeptOffset
 
 log = structlog.get_logger(__name__)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from schemas.codec import Rejected, decode, pack
 from schemas.messages import HomeState, KeptHead
 from schemas.times import format_time
+from streams.rules.engine.start_offsets import KeptOffset
 from streams.rules.records import Output
-from streams.rules.start_offsets import KeptOffset
 
 MARK = b'"heads":'
 """In the bytes of each such record, and hardly in another: spares decoding the others."""

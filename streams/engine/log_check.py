@@ -18,7 +18,7 @@ from aiokafka.structs import TopicPartition
 from streams.engine.engine import Engine
 from streams.engine.home import Home
 from streams.engine.log_identity import Identity, epoch_ends, identities
-from streams.rules.start_offsets import lost_its_end
+from streams.rules.engine.start_offsets import lost_its_end
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from aiokafka.structs import TopicPartition
 from streams.engine import group
 from streams.engine.engine import Engine
 from streams.engine.faults import passing
-from streams.rules.stall import StallRule
+from streams.rules.engine.stall import StallRule
 
 log = structlog.get_logger(__name__)
 

@@ -28,7 +28,7 @@ from agents_io.secret_refs import Secret
 from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType, explain
 from streams.agents.registration_writer import NotWritten
-from streams.rules.gateway_claim import OWN_HEADER, Place, Where, compose, judge, where_of
+from streams.rules.agents.gateway_claim import OWN_HEADER, Place, Where, compose, judge, where_of
 
 log = structlog.get_logger(__name__)
 

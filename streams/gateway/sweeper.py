@@ -19,7 +19,7 @@ from agents_io.gateway.relay import RelayClient, Route
 from schemas.messages import AgentRegistration
 from streams.agents.registration_writer import NotWritten
 from streams.gateway.registry import Write
-from streams.rules.gateway_claim import SECTION, Where, where_of
+from streams.rules.agents.gateway_claim import SECTION, Where, where_of
 
 log = structlog.get_logger(__name__)
 

@@ -27,15 +27,15 @@ from streams.plans.memory import Active, PlanShelf
 from streams.plans.outcomes import PlanOutcomes, why_stopped
 from streams.plans.parts import PlanParts
 from streams.plans.spans import PlanSpans, marked
+from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.level import End
 from streams.rules.plans.result import view
 from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure, path_of, task_id
 from streams.rules.plans.task_plans import Asked, asked_by, plan_of
 from streams.rules.records import HOPS_HEADER, Letter, Output, own_header
-from streams.rules.routing import MAX_HOPS
 from streams.rules.seen import digest
-from streams.rules.spans import ended_in, rejection
+from streams.rules.tracing.spans import ended_in, rejection
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from streams.rules.plans.run import PlanRun
 from streams.rules.plans.task_plans import Asked, timed
 from streams.rules.plans.templates import read_plan, used
 from streams.rules.records import Letter
-from streams.rules.trace import trace_of
+from streams.rules.tracing.trace import trace_of
 
 
 class Refused(Exception):

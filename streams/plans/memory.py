@@ -25,7 +25,7 @@ from streams.rules.plans.task_plans import Asked, asked_by
 from streams.rules.plans.templates import read_plan
 from streams.rules.records import Output
 from streams.rules.seen import GENERATIONS, Chunk, SeenIds
-from streams.rules.trace import restored
+from streams.rules.tracing.trace import restored
 
 if TYPE_CHECKING:
     from streams.tracing.spans import WorkSpan

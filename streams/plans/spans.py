@@ -12,7 +12,7 @@ from streams.engine.home import Home
 from streams.plans.memory import Active
 from streams.rules.plans.run import Over
 from streams.rules.records import Letter, Output
-from streams.rules.spans import Ending, plan_ending
+from streams.rules.tracing.spans import Ending, plan_ending
 
 if TYPE_CHECKING:
     from streams.tracing.spans import Tracing, WorkSpan

@@ -27,7 +27,7 @@ from faust.types import TP, ConsumerMessage
 from streams.engine.breath import Breath
 from streams.engine.group import dead_task
 from streams.engine.places import Place, known
-from streams.rules.ledger import Ledger
+from streams.rules.engine.ledger import Ledger
 from streams.statistics import changelog
 from streams.statistics.client import StatsConsumerThread, StatsProducer
 from streams.statistics.lease import Lease, now

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from schemas.access import Who, role_group
-from streams.rules.otel_env import BadOtel, Wanted, wanted
-from streams.rules.spans import Ids
+from streams.rules.tracing.otel_env import BadOtel, Wanted, wanted
+from streams.rules.tracing.spans import Ids
 from streams.settings import Settings
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 In: records and plans as work on them begins, what becomes of them, when that is committed. Out: spans, ended by the commit: what
 is not committed is done again elsewhere, as the same span. Contexts are handed on by hand; none is ever made current, since all
-tasks share one thread. It decides nothing: `rules/spans.py` does. Needs `opentelemetry-api` and nothing of its SDK.
+tasks share one thread. It decides nothing: `rules/tracing/spans.py` does. Needs `opentelemetry-api` and nothing of its SDK.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from agents_io.per_agent import PerAgent
 from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
-from streams.rules import spans as rules
 from streams.rules.plans.run import PlanRun
 from streams.rules.records import Letter, Output
-from streams.rules.trace import KNOWN_FLAGS, Trace
+from streams.rules.tracing import spans as rules
+from streams.rules.tracing.trace import KNOWN_FLAGS, Trace
 
 NOTHING = Context()
 

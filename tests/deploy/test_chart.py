@@ -11,7 +11,7 @@ import yaml
 
 from schemas.topics import DEFAULT_PREFIX, TOPICS
 from streams.cli.process import AFTER_DRAIN_S
-from streams.rules.roster import parse
+from streams.rules.agents.roster import parse
 from streams.settings import Settings, load
 from tests.support.charts import ROOT, VALUES, Json, environment, lint, of_kind, pods, render, unrestricted, values
 

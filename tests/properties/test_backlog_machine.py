@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from streams.rules.backlog import Backlog, Waiting
+from streams.rules.dispatch.backlog import Backlog, Waiting
 
 NEVER = float("inf")
 moments = st.integers(0, 12).map(float)

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from agents_io.gateway.service import Arrival
 from schemas.messages import AgentRegistration
 from streams.gateway.registry import GatewayRegistry
-from streams.rules.gateway_claim import OWN_HEADER, Place, where_of
+from streams.rules.agents.gateway_claim import OWN_HEADER, Place, where_of
 
 WORKERS = 3
 workers = st.integers(0, WORKERS - 1)

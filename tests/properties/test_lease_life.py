@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.rules.leases import GRACE_MS, MIN_TTL_MS, ended, grant, renewed, state, worth_writing
+from streams.rules.agents.leases import GRACE_MS, MIN_TTL_MS, ended, grant, renewed, state, worth_writing
 
 TTL = st.integers(MIN_TTL_MS, 600_000)
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streams.rules import offset_map
-from streams.rules.ledger import Ledger
-from streams.rules.offset_map import LIMIT_BYTES, MapError
+from streams.rules.engine import offset_map
+from streams.rules.engine.ledger import Ledger
+from streams.rules.engine.offset_map import LIMIT_BYTES, MapError
 
 
 class LedgerMachine(RuleBasedStateMachine):

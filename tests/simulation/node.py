@@ -43,7 +43,7 @@ from streams.metrics import DispatchMetrics, PlanMetrics
 from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
-from streams.rules.builtins import Builtins
+from streams.rules.dispatch.builtins import Builtins
 from streams.rules.plans.records import STATE, PlanRecorder
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings

@@ -27,7 +27,7 @@ from streams.dispatch.handler import DispatchHandler
 from streams.dispatch.held_memory import HeldMemory
 from streams.engine.home import Home
 from streams.metrics import DispatchMetrics
-from streams.rules.builtins import Builtins
+from streams.rules.dispatch.builtins import Builtins
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
 from streams.tracing.spans import Tracing

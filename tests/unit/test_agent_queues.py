@@ -13,7 +13,7 @@ from agents_io.errors import RateLimited, ServerError
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from streams.dispatch import agent_queues, backlogs
-from streams.rules.memory_budget import TASK_BYTES
+from streams.rules.dispatch.memory_budget import TASK_BYTES
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.homes import settle, until
 

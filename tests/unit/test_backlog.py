@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from streams.rules.backlog import Backlog, Waiting, id_hash
+from streams.rules.dispatch.backlog import Backlog, Waiting, id_hash
 
 NEVER = float("inf")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.rules.balancing import FADE_MS, SAMPLE, TRIAL_MS, Candidate, Policy, admitted, draws, pick
+from streams.rules.dispatch.balancing import FADE_MS, SAMPLE, TRIAL_MS, Candidate, Policy, admitted, draws, pick
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 names = st.integers(0, 9).map(lambda n: f"a{n}")

@@ -15,7 +15,7 @@ from schemas.messages import AgentRegistration, SecretRef
 from schemas.pb import registry_pb2 as pb
 from streams.agents.registry import Registry
 from streams.grpc_server import GrpcServer
-from streams.rules.leases import grant, with_lease
+from streams.rules.agents.leases import grant, with_lease
 from streams.settings import Settings
 from tests.unit.test_registry import NOW, Topic
 

@@ -11,8 +11,8 @@ from agents_io.errors import AgentError, ForbiddenTarget, UnknownFunction, Unsup
 from agents_io.rules.targets import AllowList
 from schemas.messages import AgentRegistration, Limits, Task
 from streams.dispatch.task_kinds import task_kinds
-from streams.rules import builtins
-from streams.rules.builtins import UNLIMITED, Builtins, cacheable
+from streams.rules.dispatch import builtins
+from streams.rules.dispatch.builtins import UNLIMITED, Builtins, cacheable
 from streams.settings import Settings
 
 

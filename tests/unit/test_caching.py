@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.rules.caching import ResultCache, cache_key
+from streams.rules.dispatch.caching import ResultCache, cache_key
 
 
 def cache(**changes: Any) -> ResultCache[str]:

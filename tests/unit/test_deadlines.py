@@ -8,7 +8,7 @@ import pytest
 
 from schemas.codec import Rejected
 from schemas.messages import TaskMetadata
-from streams.rules.deadlines import deadline_ms
+from streams.rules.dispatch.deadlines import deadline_ms
 
 RECORD_MS, DAY_MS = 1_000_000, 86_400_000
 

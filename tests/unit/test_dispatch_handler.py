@@ -15,8 +15,8 @@ from agents_io.errors import AgentError, ConnectionFailed, ServerError
 from agents_io.transport import Answer
 from schemas.codec import header
 from schemas.partitioning import home_partition
+from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.records import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER, own_header
-from streams.rules.routing import MAX_HOPS
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.homes import settle, until
 

@@ -26,7 +26,7 @@ from streams.engine.commit import Fenced, Offsets
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.home import Home
-from streams.rules import ledger, offset_map
+from streams.rules.engine import ledger, offset_map
 from streams.rules.records import Output
 from tests.support.consuming import FakeConsumer
 from tests.support.homes import FakeCommitter, FakeHandler, settle, until

@@ -16,8 +16,8 @@ from agents_io.transport import Answer
 from schemas.codec import header
 from schemas.messages import AgentStanding
 from schemas.partitioning import home_partition
+from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.records import AGENT_HEADER, ATTEMPTS_HEADER, HOPS_HEADER, Output, own_header
-from streams.rules.routing import MAX_HOPS
 from tests.support.dispatching import Dispatching
 from tests.support.homes import intake, settle, until
 

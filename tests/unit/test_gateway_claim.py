@@ -10,7 +10,7 @@ import pytest
 from schemas.messages import AgentRegistration, Task
 from streams.agents.standings import Standings
 from streams.dispatch.balancer import Balancer
-from streams.rules.gateway_claim import MAX_METADATA, Place, Where, compose, judge, where_of
+from streams.rules.agents.gateway_claim import MAX_METADATA, Place, Where, compose, judge, where_of
 from streams.settings import Settings
 
 OURS, BEFORE, AFTER = Place(0, 5), Place(0, 4), Place(0, 6)

@@ -16,7 +16,7 @@ from schemas.messages import AgentRegistration
 from streams.agents.registration_writer import NotWritten
 from streams.gateway.registry import GatewayRegistry
 from streams.gateway.sweeper import GatewaySweeper
-from streams.rules.gateway_claim import OWN_HEADER, Place, where_of
+from streams.rules.agents.gateway_claim import OWN_HEADER, Place, where_of
 
 
 @dataclass

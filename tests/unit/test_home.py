@@ -11,7 +11,7 @@ from aiokafka.structs import TopicPartition
 from streams.engine import home as home_module
 from streams.engine.commit import Fenced
 from streams.engine.home import Head, Home
-from streams.rules import offset_map
+from streams.rules.engine import offset_map
 from streams.rules.records import Output
 from tests.support.homes import FakeCommitter, FakeHandler, intake, partitions, settle, until
 

@@ -9,8 +9,8 @@ from schemas.messages import HomeState, PlanMemory
 from schemas.topics import BY_NAME
 from streams.engine.kept_offsets import KeptOffsets
 from streams.plans.memory import anything_under_way
-from streams.rules import offset_map
-from streams.rules.start_offsets import KeptOffset
+from streams.rules.engine import offset_map
+from streams.rules.engine.start_offsets import KeptOffset
 from tests.support.dispatching import Dispatching
 
 ROWS = {

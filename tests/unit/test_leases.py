@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.messages import AgentRegistration
-from streams.rules.leases import (
+from streams.rules.agents.leases import (
     DEFAULT_TTL_MS,
     GRACE_MS,
     MIN_TTL_MS,

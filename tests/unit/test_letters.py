@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.rules.letters import (
+from streams.rules.broker.letters import (
     Marks,
     NotReplayable,
     Place,

@@ -19,7 +19,7 @@ from streams.engine.home import Head, Home
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.log_check import LogCheck
 from streams.engine.log_identity import Identity
-from streams.rules.start_offsets import KeptOffset
+from streams.rules.engine.start_offsets import KeptOffset
 from tests.support.consuming import FakeConsumer
 from tests.support.homes import FakeCommitter, FakeHandler, partitions, until
 

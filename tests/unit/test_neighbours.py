@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.access import WORKER, installation, role_group
-from streams.rules.neighbours import in_the_way
+from streams.rules.broker.neighbours import in_the_way
 
 OURS = {"shop.p-dispatch": [["p.tasks", "p.dispatch", "p.parked"]], "shop.p-plans": [["p.plans", "p.results"]]}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.rules.otel_env import BadOtel, Wanted, wanted
+from streams.rules.tracing.otel_env import BadOtel, Wanted, wanted
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 

@@ -12,7 +12,7 @@ from faust.types import TP
 
 from streams.engine.engine import Engine
 from streams.engine.places import Place, known, places
-from streams.rules.ledger import Ledger
+from streams.rules.engine.ledger import Ledger
 from streams.statistics.transport import LedgerConsumer
 
 TASKS = TopicPartition("t.tasks", 3)

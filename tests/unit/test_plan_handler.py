@@ -22,10 +22,10 @@ from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.outcomes import PlanOutcomes
 from streams.plans.parts import PlanParts
+from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import PlanRun, path_of
 from streams.rules.records import Output
-from streams.rules.routing import MAX_HOPS
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
 from tests.support.dispatching import FakeHome

@@ -130,7 +130,11 @@ def test_every_setting_exists(file: Path) -> None:
     assert named <= known | {"port"}, "PARALLAX_PORT is what Kubernetes sets"
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if "architecture" in file.parts], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file",
+    [file for file in FILES if "architecture" in file.parts or file.name == "CONTRIBUTING.md"],
+    ids=lambda file: file.name,
+)
 def test_every_source_file_exists(file: Path) -> None:
     """`engine/home.py` is the end of a path; `test_...` is the name of a test."""
     text = file.read_text("utf-8")

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaTimeoutError
 from schemas.messages import AgentRegistration
 from streams.agents import registration_writer
 from streams.agents.registration_writer import NotWritten, RegistrationWriter
-from streams.rules.gateway_claim import OWN_HEADER, Place
+from streams.rules.agents.gateway_claim import OWN_HEADER, Place
 from streams.rules.records import Recorder
 
 

@@ -9,8 +9,8 @@ import pytest
 from schemas.codec import Rejected
 from schemas.messages import AgentRegistration, BreakerLimits, Limits, SecretRef
 from schemas.pb import registry_pb2 as pb
-from streams.rules.leases import grant, with_lease
-from streams.rules.registrations import Page, change, from_wire, to_wire
+from streams.rules.agents.leases import grant, with_lease
+from streams.rules.agents.registrations import Page, change, from_wire, to_wire
 
 NOW = 1_700_000_000_123
 

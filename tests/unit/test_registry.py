@@ -22,7 +22,7 @@ from streams.agents.registration_writer import NotWritten, RegistrationWriter
 from streams.agents.registry import Registry
 from streams.agents.table import AgentTable
 from streams.grpc_server import GrpcServer, PortTaken
-from streams.rules.leases import GRACE_MS, REMEMBER_MS, lease_of
+from streams.rules.agents.leases import GRACE_MS, REMEMBER_MS, lease_of
 from streams.settings import Settings
 
 NOW = 1_700_000_000_000

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from agents_io.errors import ServerError
-from streams.rules.ledger import Ledger
+from streams.rules.engine.ledger import Ledger
 from streams.rules.records import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.messages import AgentRegistration
-from streams.rules.roster import MARK, RosterError, changes, parse
+from streams.rules.agents.roster import MARK, RosterError, changes, parse
 
 FILE = b"""
 [agents.summarizer]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schemas.messages import AgentRegistration, Task
-from streams.rules.routing import absence, capable
+from streams.rules.dispatch.routing import absence, capable
 
 
 def agent(name: str, *capabilities: str) -> AgentRegistration:

@@ -6,8 +6,16 @@ import pytest
 
 from schemas.messages import AgentRegistration
 from streams.rules.records import Letter, Output, Recorder
-from streams.rules.spans import above, agent_attributes, answer_attributes, drawn, record_attributes, redacted, stamp
-from streams.rules.trace import Trace, trace_of
+from streams.rules.tracing.spans import (
+    above,
+    agent_attributes,
+    answer_attributes,
+    drawn,
+    record_attributes,
+    redacted,
+    stamp,
+)
+from streams.rules.tracing.trace import Trace, trace_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 GIVEN = Trace(f"00-{TRACE}-b7ad6b7169203331-01", "v=1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.rules.stall import Stalled, StallRule
+from streams.rules.engine.stall import Stalled, StallRule
 
 
 def test_behind_and_unmoved_for_long_is_a_stall() -> None:

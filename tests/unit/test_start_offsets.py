@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streams.rules import offset_map
-from streams.rules.start_offsets import NOT_COMMITTED, KeptOffset, LogNow, Start, lost_its_end, start_offset
+from streams.rules.engine import offset_map
+from streams.rules.engine.start_offsets import NOT_COMMITTED, KeptOffset, LogNow, Start, lost_its_end, start_offset
 
 ID, OTHER = "aa", "bb"
 

@@ -10,8 +10,8 @@ import pytest
 from schemas.topics import BY_NAME, DEFAULT_PARTITIONS, INTAKE, LARGE_RECORD_BYTES, dead_letter_topics, full_name
 from streams.broker import topics_admin
 from streams.broker.topics_admin import TopicChange, plan, wanted
-from streams.rules import topic_settings
-from streams.rules.topic_settings import SettingError, candidates, parse_overrides
+from streams.rules.broker import topic_settings
+from streams.rules.broker.topic_settings import SettingError, candidates, parse_overrides
 
 P = "p."
 ALL = wanted(P)

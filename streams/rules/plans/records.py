@@ -21,7 +21,7 @@ from streams.rules.plans.run import Over, PlanRun
 from streams.rules.plans.task_plans import Asked, end_of, error_of
 from streams.rules.records import HOPS_HEADER, LARGE_BYTES, OWN_HEADERS, Letter, Output, Recorder, Success, Timing
 from streams.rules.seen import Chunk
-from streams.rules.trace import Trace
+from streams.rules.tracing.trace import Trace
 
 TASK_TYPE = BY_NAME["tasks"].ce_type
 CONTROL_TYPE = BY_NAME["controls"].ce_type

@@ -25,7 +25,7 @@ from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, 
 from streams.rules.plans.context import context
 from streams.rules.plans.level import End, Level, Moves, Verdict
 from streams.rules.plans.templates import Templates, expand
-from streams.rules.trace import Trace
+from streams.rules.tracing.trace import Trace
 
 Path = tuple[int, ...]
 ROOT: Path = ()

@@ -17,7 +17,7 @@ from schemas.codec import Rejected, validate
 from schemas.messages import AgentRegistration
 from schemas.pb import registry_pb2 as pb
 from schemas.times import format_time, parse_time
-from streams.rules.leases import lease_of
+from streams.rules.agents.leases import lease_of
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000

@@ -16,7 +16,7 @@ from schemas.codec import header
 from schemas.messages import AgentRegistration
 from streams.rules.plans.blueprint import Blueprint
 from streams.rules.records import SPAN_HEADER, STATUS_BY_CODE, Letter, Output
-from streams.rules.trace import Trace, trace_of
+from streams.rules.tracing.trace import Trace, trace_of
 
 Attributes = dict[str, str | int | float | bool]
 

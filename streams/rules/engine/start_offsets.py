@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from streams.rules import offset_map
+from streams.rules.engine import offset_map
 
 NOT_COMMITTED = (-1, "")
 

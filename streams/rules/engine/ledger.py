@@ -11,7 +11,7 @@ import re
 from collections import deque
 from collections.abc import Sequence
 
-from streams.rules.offset_map import INTAKE_STOP, LIMIT_BYTES, Run, size_bound
+from streams.rules.engine.offset_map import INTAKE_STOP, LIMIT_BYTES, Run, size_bound
 
 RELIEF = 0.5
 """At this share of the map's limit, what holds the commit is moved out of the way; at `INTAKE_STOP` intake stops."""
