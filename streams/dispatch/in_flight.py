@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from streams.dispatch.task_run import TaskRun
-from streams.rules.records import Letter, Output
+from streams.rules.records import Output
 from streams.rules.seen import SeenIds, digest
+from streams.rules.source_record import Letter
 
 
 class InFlightTasks:

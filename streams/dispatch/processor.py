@@ -35,7 +35,8 @@ from streams.dispatch.task_run import TaskRun, read_task, trace_headers
 from streams.dispatch.waiting import WaitingTasks
 from streams.engine.handler import letter_of
 from streams.engine.home import Home
-from streams.rules.records import MOVED_HEADER, Letter, Output, Success
+from streams.rules.records import Output, Success
+from streams.rules.source_record import MOVED_HEADER, Letter
 
 LONG_WAIT_S = 1.0
 """A task whose agent takes no call for longer than this is reported as waiting, and goes to another agent if it may."""

@@ -16,7 +16,8 @@ from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.spans import TaskSpans
 from streams.dispatch.task_run import TaskRun
 from streams.engine.home import Home
-from streams.rules.records import Letter, Output
+from streams.rules.records import Output
+from streams.rules.source_record import Letter
 
 log = structlog.get_logger(__name__)
 

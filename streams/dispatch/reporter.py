@@ -20,7 +20,8 @@ from streams.dispatch.decisions import Forward
 from streams.dispatch.task_run import TaskRun
 from streams.rules.plans.task_plans import ends_at, plan_for
 from streams.rules.plans.templates import Template
-from streams.rules.records import LARGE_BYTES, Letter, Output, Success, Timing
+from streams.rules.records import LARGE_BYTES, Output, Success, Timing
+from streams.rules.source_record import Letter
 from streams.rules.tracing.spans import Ending, ended_in
 from streams.rules.tracing.trace import trace_of
 

@@ -55,7 +55,8 @@ from streams.gateway.service import GatewayService, secret_of
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
 from streams.rules.agents.gateway_claim import OWN_HEADER
-from streams.rules.records import Letter, Recorder
+from streams.rules.records import Recorder
+from streams.rules.source_record import Letter
 from streams.settings import Settings
 from streams.tracing.export import Provider
 

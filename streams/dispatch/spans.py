@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from streams.dispatch.task_run import TaskRun
 from streams.engine.home import Home
-from streams.rules.records import Letter, Output
+from streams.rules.records import Output
+from streams.rules.source_record import Letter
 from streams.rules.tracing.spans import rejection
 
 if TYPE_CHECKING:

@@ -20,16 +20,14 @@ from streams.rules.dispatch.deadlines import deadline_ms
 from streams.rules.dispatch.memory_budget import TASK_BYTES
 from streams.rules.plans.run import looks_like_step, step_of
 from streams.rules.plans.task_plans import refuse_step
-from streams.rules.records import (
+from streams.rules.records import Carried, Echo, Output
+from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
     ORIGIN_HEADER,
-    Carried,
-    Echo,
     Letter,
-    Output,
     from_coordinator,
     own_header,
 )

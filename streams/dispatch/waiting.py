@@ -29,7 +29,7 @@ from streams.dispatch.unassigned import PREFIX as UNASSIGNED
 from streams.dispatch.unassigned import UnassignedTasks
 from streams.engine.handler import letter_of
 from streams.engine.home import Home
-from streams.rules.records import Letter
+from streams.rules.source_record import Letter
 
 log = structlog.get_logger(__name__)
 

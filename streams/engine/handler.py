@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from aiokafka.structs import ConsumerRecord
 
-from streams.rules.records import Letter, Output
+from streams.rules.records import Output
+from streams.rules.source_record import Letter
 
 
 class Handler(Protocol):

@@ -33,8 +33,9 @@ from streams.rules.plans.level import End
 from streams.rules.plans.result import view
 from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure, path_of, task_id
 from streams.rules.plans.task_plans import Asked, asked_by, plan_of
-from streams.rules.records import HOPS_HEADER, Letter, Output, own_header
+from streams.rules.records import Output
 from streams.rules.seen import digest
+from streams.rules.source_record import HOPS_HEADER, Letter, own_header
 from streams.rules.tracing.spans import ended_in, rejection
 
 log = structlog.get_logger(__name__)

@@ -17,7 +17,7 @@ from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.run import PlanRun
 from streams.rules.plans.task_plans import Asked, timed
 from streams.rules.plans.templates import read_plan, used
-from streams.rules.records import Letter
+from streams.rules.source_record import Letter
 from streams.rules.tracing.trace import trace_of
 
 

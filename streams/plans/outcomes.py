@@ -17,7 +17,8 @@ from streams.rules.plans.blueprint import likely_kind
 from streams.rules.plans.result import plan_result, progress, refused
 from streams.rules.plans.run import Action, Over, PlanRun, Start
 from streams.rules.plans.task_plans import Asked
-from streams.rules.records import Letter, Output
+from streams.rules.records import Output
+from streams.rules.source_record import Letter
 
 PROGRESS_PARTS = 20
 """Progress is told so many times a plan at most."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from streams.engine.home import Home
 from streams.plans.memory import Active
 from streams.rules.plans.run import Over
-from streams.rules.records import Letter, Output
+from streams.rules.records import Output
+from streams.rules.source_record import Letter
 from streams.rules.tracing.spans import Ending, plan_ending
 
 if TYPE_CHECKING:

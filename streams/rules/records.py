@@ -6,7 +6,6 @@ Event ids are made of the task id, so that an event sent twice is the same event
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -18,27 +17,18 @@ from schemas.exact_json import loads
 from schemas.messages import AgentRegistration, EventType, Task, TaskError
 from schemas.times import format_time
 from schemas.topics import BY_NAME, event_ce_type, full_name
-
-AGENT_HEADER = "parallax-agent"
-EXPIRES_HEADER = "parallax-expires"
-HOPS_HEADER = "parallax-hops"
-ORIGIN_HEADER = "parallax-origin"
-ATTEMPTS_HEADER = "parallax-attempts"
-TASK_HEADER = "parallax-task"
-MOVED_HEADER = "parallax-moved"
-SPAN_HEADER = "parallax-span"
-OWN_HEADERS = frozenset(
-    (
-        AGENT_HEADER,
-        EXPIRES_HEADER,
-        HOPS_HEADER,
-        ORIGIN_HEADER,
-        ATTEMPTS_HEADER,
-        TASK_HEADER,
-        MOVED_HEADER,
-        SPAN_HEADER,
-    )
+from streams.rules.source_record import (
+    AGENT_HEADER,
+    ATTEMPTS_HEADER,
+    EXPIRES_HEADER,
+    HOPS_HEADER,
+    MOVED_HEADER,
+    ORIGIN_HEADER,
+    OWN_HEADERS,
+    TASK_HEADER,
+    Letter,
 )
+
 RESULT_TYPE = BY_NAME["results"].ce_type
 POINT_TYPE = BY_NAME["data-points"].ce_type
 STATUS_BY_CODE = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}
@@ -376,33 +366,6 @@ class Recorder:
         return output
 
 
-@dataclass(slots=True, frozen=True)
-class Letter:
-    """A record as it came: short topic name, place, bytes, headers, and its own time (epoch ms)."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
-    timestamp_ms: int = 0
-
-
-def from_coordinator(headers: Iterable[tuple[str, bytes]]) -> bool:
-    """Whether a plan coordinator wrote the record, by its CloudEvents source. It tells mistakes apart, not forgeries: who may
-    write to `tasks` may write any header.
-
-    >>> from_coordinator([("ce_source", b"/parallax/app/plans")]), from_coordinator([("ce_source", b"/me")]), from_coordinator([])
-    (True, False, False)
-    """
-    found = b""
-    for key, value in headers:
-        if key == "ce_source":
-            found = value or b""
-    return found.startswith(b"/parallax/") and found.endswith(b"/plans")
-
-
 def with_answer(echo: Echo, metadata_json: bytes) -> Echo:
     """The task's metadata with the other members of the agent's answer as its member `answer`.
 
@@ -420,11 +383,3 @@ def with_answer(echo: Echo, metadata_json: bytes) -> Echo:
 
 def _is_large(echo: Echo) -> bool:
     return len(pack(echo)) > LARGE_BYTES
-
-
-def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:
-    """An integer header the pipeline wrote, or None."""
-    for key, value in headers:
-        if key == name and value and value.isdigit():
-            return int(value)
-    return None

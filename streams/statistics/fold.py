@@ -22,7 +22,8 @@ from schemas.codec import Rejected, decode
 from schemas.messages import ConfidenceDataPoint
 from streams.engine.batcher import Batcher
 from streams.engine.breath import Breath
-from streams.rules.records import Letter, Output
+from streams.rules.records import Output
+from streams.rules.source_record import Letter
 from streams.statistics.event_clocks import EventClocks
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.source_log import SourceLog

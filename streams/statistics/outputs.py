@@ -9,7 +9,8 @@ from schemas.codec import ce_headers, pack
 from schemas.messages import AgentCalibration, Anomaly
 from schemas.topics import BY_NAME
 from streams.rules.detection.alarms import event_data
-from streams.rules.records import Letter, Output, Recorder
+from streams.rules.records import Output, Recorder
+from streams.rules.source_record import Letter
 from streams.rules.windows.windows import Window, WindowId
 from streams.settings import Settings
 from streams.statistics.state import Live

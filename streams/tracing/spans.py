@@ -31,7 +31,8 @@ from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
 from streams.rules.plans.run import PlanRun
-from streams.rules.records import Letter, Output
+from streams.rules.records import Output
+from streams.rules.source_record import Letter
 from streams.rules.tracing import spans as rules
 from streams.rules.tracing.trace import KNOWN_FLAGS, Trace
 

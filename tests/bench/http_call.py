@@ -31,7 +31,7 @@ from schemas.codec import dumps
 from schemas.messages import AgentRegistration, Limits
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.task_run import TaskRun, read_task
-from streams.rules.records import Letter
+from streams.rules.source_record import Letter
 from streams.settings import Settings
 from streams.worker import settle_memory
 

@@ -19,7 +19,8 @@ from streams.broker.embedded import EmbeddedBroker
 from streams.broker.kafka import client_options, start
 from streams.broker.letter_box import last_offsets, read_until
 from streams.broker.topics_admin import apply
-from streams.rules.records import Letter, Output, Recorder
+from streams.rules.records import Output, Recorder
+from streams.rules.source_record import Letter
 from tests.pipeline.test_cli import Cli
 
 NOW_MS = 1_795_354_620_123

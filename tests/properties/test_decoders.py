@@ -36,7 +36,7 @@ from streams.dispatch.task_run import read_task
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.task_plans import asked_by
 from streams.rules.plans.templates import read_plan, used
-from streams.rules.records import Letter
+from streams.rules.source_record import Letter
 from streams.settings import Settings
 
 SETTINGS = Settings()

@@ -23,7 +23,8 @@ from schemas.topics import TOPICS, full_name
 from streams.broker.topics_admin import wanted
 from streams.cli.output import yaml_text
 from streams.rules.plans.records import PlanRecorder
-from streams.rules.records import LARGE_BYTES, Letter, Output, Recorder, Success, Timing
+from streams.rules.records import LARGE_BYTES, Output, Recorder, Success, Timing
+from streams.rules.source_record import Letter
 from streams.settings import Settings
 from streams.statistics.outputs import StatsRecorder
 

@@ -13,7 +13,7 @@ from agents_io.transport import Answer
 from schemas.codec import header
 from schemas.messages import AgentStanding
 from streams.dispatch import coalescing
-from streams.rules.records import MOVED_HEADER
+from streams.rules.source_record import MOVED_HEADER
 from tests.support.dispatching import Dispatching
 from tests.support.homes import settle, until
 

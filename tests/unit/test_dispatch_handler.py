@@ -16,7 +16,7 @@ from agents_io.transport import Answer
 from schemas.codec import header
 from schemas.partitioning import home_partition
 from streams.rules.dispatch.routing import MAX_HOPS
-from streams.rules.records import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER, own_header
+from streams.rules.source_record import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER, own_header
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.homes import settle, until
 

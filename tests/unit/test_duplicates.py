@@ -14,7 +14,8 @@ from schemas.codec import decode
 from schemas.messages import AgentStanding, HomeState
 from schemas.partitioning import home_partition
 from schemas.topics import BY_NAME
-from streams.rules.records import AGENT_HEADER, HOPS_HEADER, MOVED_HEADER, TASK_HEADER, Output
+from streams.rules.records import Output
+from streams.rules.source_record import AGENT_HEADER, HOPS_HEADER, MOVED_HEADER, TASK_HEADER
 from tests.support.dispatching import AGENT, Dispatching, failing
 from tests.support.homes import until
 

@@ -17,7 +17,8 @@ from schemas.codec import header
 from schemas.messages import AgentStanding
 from schemas.partitioning import home_partition
 from streams.rules.dispatch.routing import MAX_HOPS
-from streams.rules.records import AGENT_HEADER, ATTEMPTS_HEADER, HOPS_HEADER, Output, own_header
+from streams.rules.records import Output
+from streams.rules.source_record import AGENT_HEADER, ATTEMPTS_HEADER, HOPS_HEADER, own_header
 from tests.support.dispatching import Dispatching
 from tests.support.homes import intake, settle, until
 

@@ -21,7 +21,8 @@ from streams.rules.broker.letters import (
     readable,
     word,
 )
-from streams.rules.records import Letter, Recorder
+from streams.rules.records import Recorder
+from streams.rules.source_record import Letter
 
 NOW_MS = 1_795_354_620_123
 RECORDER = Recorder("app", "dispatch", "p.", "app-dispatch")

@@ -17,23 +17,17 @@ from schemas.contract import file_name
 from schemas.messages import ConfidenceDataPoint, ErrorCode, Event, EventType, Message, Result, Task, TaskError
 from schemas.partitioning import partition_for
 from schemas.times import format_time
-from streams.rules.records import (
+from streams.rules.records import LARGE_BYTES, Carried, Echo, Output, Recorder, Success, Timing
+from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
-    LARGE_BYTES,
     MOVED_HEADER,
     ORIGIN_HEADER,
     OWN_HEADERS,
     TASK_HEADER,
-    Carried,
-    Echo,
     Letter,
-    Output,
-    Recorder,
-    Success,
-    Timing,
     own_header,
 )
 

@@ -10,13 +10,13 @@ import pytest
 
 from agents_io.errors import ServerError
 from streams.rules.engine.ledger import Ledger
-from streams.rules.records import (
+from streams.rules.records import Output
+from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
     EXPIRES_HEADER,
     MOVED_HEADER,
     ORIGIN_HEADER,
-    Output,
     own_header,
 )
 from tests.support.dispatching import AGENT, Dispatching

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from schemas.messages import AgentRegistration
-from streams.rules.records import Letter, Output, Recorder
+from streams.rules.records import Output, Recorder
+from streams.rules.source_record import Letter
 from streams.rules.tracing.spans import (
     above,
     agent_attributes,

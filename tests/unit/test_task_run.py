@@ -12,7 +12,14 @@ from schemas.codec import Rejected
 from streams.dispatch.task_run import TaskRun, read_task
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import path_of, task_id
-from streams.rules.records import AGENT_HEADER, ATTEMPTS_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER, Letter
+from streams.rules.source_record import (
+    AGENT_HEADER,
+    ATTEMPTS_HEADER,
+    EXPIRES_HEADER,
+    HOPS_HEADER,
+    ORIGIN_HEADER,
+    Letter,
+)
 from streams.settings import Settings
 
 NOW_MS, NOW = 1_000_000_000, 100.0

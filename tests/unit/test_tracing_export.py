@@ -14,7 +14,7 @@ import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from streams.rules.records import Letter
+from streams.rules.source_record import Letter
 from streams.settings import Settings
 from streams.tracing.export import Provider, TracingError, _Rarely, make_ids, provider
 

@@ -19,8 +19,9 @@ from schemas.topics import BY_NAME
 from streams.rules.plans.result import plan_result, progress
 from streams.rules.plans.run import Over, PlanRun
 from streams.rules.plans.task_plans import Asked, end_of, error_of
-from streams.rules.records import HOPS_HEADER, LARGE_BYTES, OWN_HEADERS, Letter, Output, Recorder, Success, Timing
+from streams.rules.records import LARGE_BYTES, Output, Recorder, Success, Timing
 from streams.rules.seen import Chunk
+from streams.rules.source_record import HOPS_HEADER, OWN_HEADERS, Letter
 from streams.rules.tracing.trace import Trace
 
 TASK_TYPE = BY_NAME["tasks"].ce_type

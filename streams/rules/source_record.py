@@ -1,0 +1,65 @@
+"""A record as it came, and what the pipeline's own headers on it say. Pure.
+
+Headers named `parallax-...` are written by workers only: a record that a worker wrote itself carries what was known before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+AGENT_HEADER = "parallax-agent"
+EXPIRES_HEADER = "parallax-expires"
+HOPS_HEADER = "parallax-hops"
+ORIGIN_HEADER = "parallax-origin"
+ATTEMPTS_HEADER = "parallax-attempts"
+TASK_HEADER = "parallax-task"
+MOVED_HEADER = "parallax-moved"
+SPAN_HEADER = "parallax-span"
+OWN_HEADERS = frozenset(
+    (
+        AGENT_HEADER,
+        EXPIRES_HEADER,
+        HOPS_HEADER,
+        ORIGIN_HEADER,
+        ATTEMPTS_HEADER,
+        TASK_HEADER,
+        MOVED_HEADER,
+        SPAN_HEADER,
+    )
+)
+
+
+@dataclass(slots=True, frozen=True)
+class Letter:
+    """A record as it came: short topic name, place, bytes, headers, and its own time (epoch ms)."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_ms: int = 0
+
+
+def from_coordinator(headers: Iterable[tuple[str, bytes]]) -> bool:
+    """Whether a plan coordinator wrote the record, by its CloudEvents source. It tells mistakes apart, not forgeries: who may
+    write to `tasks` may write any header.
+
+    >>> from_coordinator([("ce_source", b"/parallax/app/plans")]), from_coordinator([("ce_source", b"/me")]), from_coordinator([])
+    (True, False, False)
+    """
+    found = b""
+    for key, value in headers:
+        if key == "ce_source":
+            found = value or b""
+    return found.startswith(b"/parallax/") and found.endswith(b"/plans")
+
+
+def own_header(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:
+    """An integer header the pipeline wrote, or None."""
+    for key, value in headers:
+        if key == name and value and value.isdigit():
+            return int(value)
+    return None
