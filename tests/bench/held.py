@@ -9,6 +9,7 @@ agents. Printed: the most calls under way at once, the worker's memory before an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import resource
 import time
@@ -30,8 +31,7 @@ def main() -> None:
     parser.add_argument("--agents", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=10.0)
     given = parser.parse_args()
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    hard = _raise_file_limit(given.calls + SPARE_FILES)
     if given.calls > hard - SPARE_FILES:
         given.calls = hard - SPARE_FILES
         print(f"this machine allows {hard} open files a process: {given.calls} calls at once")
@@ -58,7 +58,7 @@ def main() -> None:
         began, most, memory = time.monotonic(), 0, 0.0
         tap = Tap(kafka.bootstrap_servers, PREFIX + "results")
         done = 0
-        while done < each * given.agents and time.monotonic() - began < 120:
+        while done < each * given.agents and time.monotonic() - began < 120 + given.seconds:
             done += len(tap.read(0.2))
             most = max(most, _under_way(web))
             memory = max(memory, rss_mib(worker.pid))
@@ -67,6 +67,16 @@ def main() -> None:
         print(f"calls under way at once: {most} of {each * given.agents}; all answered after {took_s:.1f} s")
         cpu_us = worker.cpu_s() / max(1, done) * 1e6
         print(f"worker: {idle_mib:.0f} MiB idle, {memory:.0f} MiB at its peak, {cpu_us:.0f} us CPU a task")
+
+
+def _raise_file_limit(wanted: int) -> int:
+    """Open files that this process and its children may have, raised to `wanted` where that is allowed (root may)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, wanted), max(hard, wanted)))
+        return max(hard, wanted)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def _task(number: int, agent: str) -> dict[str, object]:
