@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 ASK_TIMEOUT_S = 10.0
 SHORT_LOOKS = 2
 """Looks in a row at which a log ends before what was read of it: a new leader may not know its end at the first."""
+UNANSWERED_LOOKS = 3
+"""Looks in a row without an answer that are reported: until one has an answer, a log that loses its end goes unnoticed."""
 
 
 class LogCheck:
@@ -34,6 +36,7 @@ class LogCheck:
         self._engine = engine
         self._every_s = every_s
         self._short: Counter[TopicPartition] = Counter()
+        self._unanswered = 0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -52,8 +55,12 @@ class LogCheck:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 ends, logs, cuts = await self._ask(self._engine.consumer, homes)
         except (KafkaError, TimeoutError) as error:
-            log.debug("logs could not be checked", error=repr(error))
+            self._unanswered += 1
+            if self._unanswered % UNANSWERED_LOOKS == 0:
+                log.warning("brokers do not say whether the logs are still those that were read; asking again",
+                            looks=self._unanswered, error=repr(error))  # fmt: skip
             return
+        self._unanswered = 0
         for tp, (home, source) in homes.items():
             if home.closed:
                 continue

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from aiokafka.errors import NodeNotReadyError
 from aiokafka.structs import TopicPartition
+from structlog.testing import capture_logs
 
 from schemas.codec import decode
 from schemas.messages import HomeState
@@ -151,8 +152,10 @@ async def test_brokers_that_do_not_answer_change_nothing(rig: Rig, monkeypatch: 
         raise NodeNotReadyError
 
     monkeypatch.setattr(rig.consumer, "end_offsets", silent)
-    for _ in range(3):
-        assert await rig.look() is None
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert await rig.look() is None
+    assert [(entry["log_level"], entry["looks"]) for entry in logs] == [("warning", 3)]
     rig.engine.config.exact_ends = False
     monkeypatch.undo()
     rig.shorten(30)
