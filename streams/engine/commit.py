@@ -90,10 +90,7 @@ class TransactionalCommitter:
         try:
             await producer.begin_transaction()
             futures = await self._batcher.send(producer, outputs)
-            if offsets:
-                await producer.send_offsets_to_transaction(offsets, self._group)
-            await _delivered(futures)
-            await producer.commit_transaction()
+            await producer.finish_transaction(futures, offsets, self._group)
         except MessageSizeTooLargeError as error:
             self._batcher.lower_limits()
             raise Fenced(f"{self._id}: {error!r}") from error

@@ -7,11 +7,15 @@ transactional id moves the epoch on, and the broker then refuses whatever is sti
 
 A request that was answered with an error code is not on its way any more: those are repeated, as aiokafka does. So are produce
 requests: their sequence numbers tell the broker a repetition from a new batch.
+
+A transaction takes half the turns of the loop (17 in place of 32) and one round trip less: `finish_transaction` sends its requests
+itself, those for outputs beside those for offsets. aiokafka's sender starts a task for each, one after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -24,6 +28,11 @@ from aiokafka.errors import (
     RequestTimedOutError,
 )
 from aiokafka.producer import sender as aiokafka_sender
+from aiokafka.producer.transaction_manager import TransactionResult
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+CONCURRENT_PAUSE_S = 0.003
+"""The coordinator still writes the end of the last transaction: that takes a few milliseconds."""
 
 
 class OutcomeUnknown(ProducerFenced):  # type: ignore[misc]  # aiokafka ships no types
@@ -71,7 +80,10 @@ def _timed_out(answer: Any) -> bool:
 
 
 class _AddPartitions(_Once, aiokafka_sender.AddPartitionsToTxnHandler):  # type: ignore[misc]
-    pass
+    def handle_response(self, resp: Any) -> float | None:
+        """Seconds to wait before it is sent again; None: done. aiokafka waits 20 ms for the end of the last transaction."""
+        pause_s: float | None = super().handle_response(resp)
+        return CONCURRENT_PAUSE_S if pause_s == aiokafka_sender.BACKOFF_OVERRIDE else pause_s
 
 
 class _AddOffsets(_Once, aiokafka_sender.AddOffsetsToTxnHandler):  # type: ignore[misc]
@@ -87,34 +99,74 @@ class _EndTxn(_Once, aiokafka_sender.EndTxnHandler):  # type: ignore[misc]
 
 
 class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
-    """aiokafka's sender with these handlers in place of its own."""
+    """aiokafka's sender, of produce requests alone. Those of a transaction are sent by whoever runs it."""
+
+    given_up: BaseException | None = None
+    """The first error of a transaction. Nothing is sent after it."""
+
+    def give_up(self, error: BaseException) -> None:
+        """End the sender: its batches fail, so that nobody waits for them."""
+        if self.given_up is None:
+            self.given_up = error
+            self._txn_manager.notify_task_waiter()
+
+    def _maybe_do_transactional_request(self) -> None:
+        """Called by aiokafka in each round of its task, which ends quietly with a `ProducerFenced` and with no other error."""
+        error = self.given_up
+        if error is not None:
+            raise error if isinstance(error, ProducerFenced) else ProducerFenced(repr(error)) from error
+
+    def _fail_all(self, task: asyncio.Task[None]) -> None:
+        super()._fail_all(task)
+        ending = self._txn_manager.wait_for_transaction_end()
+        if ending is not None and ending.done() and not ending.cancelled():
+            ending.exception()  # seen: the commit that failed has its own
+
+    async def add_partitions(self) -> None:
+        """Make the pending partitions part of the transaction; produce requests to them wait for that."""
+        manager = self._txn_manager
+        while pending := manager.partitions_to_add():
+            await _AddPartitions(self, pending).do(await self._transaction_coordinator())
+            _raise_ended(manager)
+        manager.notify_task_waiter()
+
+    async def add_offsets(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], group_id: str) -> None:
+        """Make these offsets of the group part of the transaction."""
+        manager = self._txn_manager
+        added = manager.add_offsets_to_txn(dict(offsets), group_id)
+        added.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen
+        while manager.consumer_group_to_add() is not None:
+            await _AddOffsets(self, group_id).do(await self._transaction_coordinator())
+            _raise_ended(manager)
+        while (waiting := manager.offsets_to_commit()) is not None:
+            try:
+                node_id = await self._find_coordinator(CoordinationType.GROUP, group_id)
+            except aiokafka_sender.GroupAuthorizationFailedError as error:
+                manager.error_transaction(error)
+            else:
+                await _CommitOffsets(self, waiting[0], group_id).do(node_id)
+            _raise_ended(manager)
+        added.result()
+
+    async def end_transaction(self) -> None:
+        """Commit it."""
+        self._txn_manager.committing_transaction()
+        if self._txn_manager.is_empty_transaction():
+            self._txn_manager.complete_transaction()
+            return
+        while not await _EndTxn(self, TransactionResult.COMMIT).do(await self._transaction_coordinator()):
+            pass
 
     async def _transaction_coordinator(self) -> int:
         found: int = await self._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
         return found
 
-    async def _do_add_partitions_to_txn(self, tps: Any) -> bool:
-        return await _AddPartitions(self, tps).do(await self._transaction_coordinator())
 
-    async def _do_add_offsets_to_txn(self, group_id: str) -> bool:
-        return await _AddOffsets(self, group_id).do(await self._transaction_coordinator())
-
-    async def _do_txn_offset_commit(self, offsets: Any, group_id: str) -> None:
-        if not offsets:
-            return
-        try:
-            node_id = await self._find_coordinator(CoordinationType.GROUP, group_id)
-        except aiokafka_sender.GroupAuthorizationFailedError as error:
-            self._txn_manager.error_transaction(error)
-            return
-        await _CommitOffsets(self, offsets, group_id).do(node_id)
-
-    async def _do_txn_commit(self, commit_result: Any) -> None:
-        await self._message_accumulator.flush_for_commit()
-        if self._txn_manager.is_empty_transaction():
-            self._txn_manager.complete_transaction()
-            return
-        await _EndTxn(self, commit_result).do(await self._transaction_coordinator())
+def _raise_ended(manager: Any) -> None:
+    """Raise what put an end to the transaction, if something did."""
+    ending = manager.wait_for_transaction_end()
+    if ending.done():
+        ending.result()
 
 
 class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
@@ -131,3 +183,48 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
             retry_backoff_ms=round(given._retry_backoff * 1000),
             request_timeout_ms=given._request_timeout_ms,
         )
+
+    async def finish_transaction(
+        self, batches: Sequence[asyncio.Future[Any]], offsets: Mapping[TopicPartition, OffsetAndMetadata], group_id: str
+    ) -> None:
+        """Write the batches (as `send_batch` returned them) and the offsets of the running transaction, and commit it.
+
+        Outputs and offsets go side by side. Raises `KafkaError` and what else aiokafka raises; then only a new start helps, and
+        nothing more of this transaction is sent.
+        """
+        sender = self._sender
+        adding = None
+        try:
+            if offsets:
+                adding = asyncio.ensure_future(sender.add_offsets(offsets, group_id))
+                adding.add_done_callback(self._added)
+            await sender.add_partitions()
+            await _delivered(batches)
+            if adding is not None:
+                await adding
+            await sender.end_transaction()
+        except asyncio.CancelledError as cancelled:
+            sender.give_up(cancelled)
+            raise
+        except Exception as error:
+            sender.give_up(error)
+            if sender.given_up is error:
+                raise
+        else:
+            return
+        finally:
+            if adding is not None:
+                adding.cancel()
+        raise sender.given_up  # what came after it says less
+
+    def _added(self, adding: asyncio.Future[None]) -> None:
+        """Offsets that are refused must not wait until outputs are through: those may wait for a broker that is away."""
+        if not adding.cancelled() and (error := adding.exception()) is not None:
+            self._sender.give_up(error)
+
+
+async def _delivered(batches: Sequence[asyncio.Future[Any]]) -> None:
+    """Wait for all batches, so that none is left unwatched; then raise the first failure."""
+    for outcome in await asyncio.gather(*batches, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

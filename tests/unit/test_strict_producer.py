@@ -14,11 +14,13 @@ from aiokafka.errors import (
     KafkaConnectionError,
     NodeNotReadyError,
     RequestTimedOutError,
+    TopicAuthorizationFailedError,
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.faults import passing
 from streams.engine.strict_producer import (
+    CONCURRENT_PAUSE_S,
     OutcomeUnknown,
     StrictProducer,
     _AddOffsets,
@@ -120,25 +122,108 @@ async def test_a_broker_that_is_too_old_is_no_lost_answer() -> None:
         await HANDLERS["EndTxnRequest"](sending(Client(IncompatibleBrokerVersion("old")))).do(1)
 
 
+class Rig:
+    """A producer whose client is scripted, in a transaction."""
+
+    def __init__(self, *script: Any) -> None:
+        self.client = Client(*script)
+        self.producer = StrictProducer(bootstrap_servers="127.0.0.1:1", transactional_id="id", retry_backoff_ms=5)
+        self.sender = self.producer._sender
+        self.manager = self.sender._txn_manager
+        self.manager.set_pid_and_epoch(1, 2)
+        self.sender.client = cast("Any", self.client)
+        self.sender._find_coordinator = lambda *_: asyncio.sleep(0, 1)
+
+    async def __aenter__(self) -> Rig:
+        await self.sender.start()
+        await self.producer.begin_transaction()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.sender.client = self.producer.client
+        async with asyncio.timeout(2):
+            await self.producer.stop()
+
+    async def finish(self, batches: Any = ()) -> None:
+        """End the transaction, with an offset."""
+        await self.producer.finish_transaction(list(batches), {TP: OffsetAndMetadata(1, "")}, "g")
+
+
+async def test_a_transaction_ends_once_outputs_and_offsets_are_through() -> None:
+    """Its end never overtakes them, however the requests before it interleave."""
+    async with Rig(FINE, FINE, FINE, FINE) as one:
+        one.manager.maybe_add_partition_to_txn(TP)
+        batch = asyncio.get_running_loop().create_future()
+        finishing = asyncio.ensure_future(one.finish([batch]))
+        await asyncio.sleep(0.01)
+        assert sorted(one.client.sent) == [
+            "AddOffsetsToTxnRequest",
+            "AddPartitionsToTxnRequest",
+            "TxnOffsetCommitRequest",
+        ]
+        batch.set_result(None)
+        await finishing
+        assert one.client.sent[-1] == "EndTxnRequest"
+        assert not one.manager.is_in_transaction()
+
+
+async def test_an_end_that_was_answered_with_not_yet_is_sent_again() -> None:
+    """Nobody may take it for committed before."""
+    async with Rig(FINE, FINE, CONCURRENT, LOADING, FINE) as one:
+        await one.finish()
+        assert one.client.sent[2:] == ["EndTxnRequest"] * 3
+
+
 async def test_the_producer_ends_at_the_first_lost_answer() -> None:
-    """Nothing more is sent in this epoch; whoever waits for the commit hears why."""
-    client = Client(FINE, RequestTimedOutError())
-    producer = StrictProducer(bootstrap_servers="127.0.0.1:1", transactional_id="id", retry_backoff_ms=5)
-    sender = producer._sender
-    assert sender._retry_backoff == 0.005
-    manager = sender._txn_manager
-    manager.set_pid_and_epoch(1, 2)
-    sender.client = cast("Any", client)
-    sender._find_coordinator = lambda *_: asyncio.sleep(0, 1)
-    await sender.start()
-    try:
-        await producer.begin_transaction()
-        waiting = asyncio.ensure_future(producer.send_offsets_to_transaction({TP: OffsetAndMetadata(1, "")}, "g"))
+    """Nothing more is sent in this epoch; whoever waits for the commit hears why, and nobody waits for its batches."""
+    async with Rig(FINE, RequestTimedOutError()) as one:
+        batch = await one.producer._message_accumulator.add_batch(one.producer.create_batch(), TP, 1)
+        one.manager.partition_added(TP)
+        one.sender._muted_partitions.add(TP)  # its leader does not answer
         with pytest.raises(OutcomeUnknown):
-            await waiting
-        await asyncio.wait([sender.sender_task], timeout=5)
-        assert client.sent == ["AddOffsetsToTxnRequest", "TxnOffsetCommitRequest"]
-        assert manager.wait_for_transaction_end().exception() is not None
-    finally:
-        sender.client = producer.client
-        await producer.stop()
+            await one.finish([batch])
+        await asyncio.wait([one.sender.sender_task], timeout=5)
+        assert one.client.sent == ["AddOffsetsToTxnRequest", "TxnOffsetCommitRequest"]
+        assert isinstance(batch.exception(), OutcomeUnknown)
+
+
+async def test_a_batch_that_is_refused_ends_the_transaction() -> None:
+    """It is not committed without it."""
+    async with Rig(FINE, FINE) as one:
+        batch = asyncio.get_running_loop().create_future()
+        batch.set_exception(KafkaConnectionError("refused"))
+        with pytest.raises(KafkaConnectionError):
+            await one.finish([batch])
+        await asyncio.sleep(0.01)
+        assert "EndTxnRequest" not in one.client.sent
+
+
+async def test_a_commit_that_is_cut_off_sends_nothing_more() -> None:
+    """The home it is for is closed, or it takes too long."""
+    async with Rig(FINE, FINE, FINE) as one:
+        finishing = asyncio.ensure_future(one.finish([asyncio.get_running_loop().create_future()]))
+        await asyncio.sleep(0)
+        finishing.cancel()
+        await asyncio.wait([finishing, one.sender.sender_task], timeout=5)
+        assert finishing.cancelled()
+        assert one.sender.sender_task.done()
+        sent = len(one.client.sent)
+        await asyncio.sleep(0.01)
+        assert len(one.client.sent) == sent < 2
+
+
+async def test_a_right_that_is_missing_is_told() -> None:
+    """aiokafka answers a refusal by an error of the transaction, not of the request."""
+    async with Rig(29) as one:
+        one.manager.maybe_add_partition_to_txn(TP)
+        with pytest.raises(TopicAuthorizationFailedError):
+            await one.producer.finish_transaction([], {}, "g")
+        assert one.client.sent == ["AddPartitionsToTxnRequest"]
+
+
+async def test_the_end_of_the_last_transaction_is_not_waited_for_longer_than_it_takes() -> None:
+    """aiokafka waits 20 ms for what takes two or three."""
+    sender = sending(Client(CONCURRENT))
+    handler = _AddPartitions(sender, {TP})
+    answer = SimpleNamespace(errors=[(TP.topic, [(TP.partition, CONCURRENT)])])
+    assert handler.handle_response(answer) == CONCURRENT_PAUSE_S
