@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import structlog
@@ -20,7 +21,7 @@ from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
 from streams.rules.engine import offset_map
 from streams.rules.engine.ledger import Ledger
-from streams.rules.engine.pacing import FULL_BATCH, gather_s, mean_s
+from streams.rules.engine.pacing import FULL_BATCH, mean_s, wait_s
 from streams.rules.engine.start_offsets import KeptOffset
 from streams.rules.records import Output
 
@@ -204,16 +205,16 @@ class Home:
                 self._dirty.set()
 
     async def _commit_loop(self) -> None:
-        last_batch = 0
+        time = asyncio.get_running_loop().time
+        ended = -inf
         while True:
             await self._dirty.wait()
-            wait_s = gather_s(last_batch, len(self._finished), self._commit_s, self._interval_max_s)
-            if wait_s:
+            gather_s = wait_s(time() - ended, len(self._finished), self._commit_s, self._interval_max_s)
+            if gather_s:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), wait_s)
+                    await asyncio.wait_for(self._hurry.wait(), gather_s)
             else:
                 await asyncio.sleep(0)  # whatever finished in this turn of the loop goes along
-            last_batch = len(self._finished)
             try:
                 async with asyncio.timeout(COMMIT_TIMEOUT_S):
                     await self._commit()
@@ -227,6 +228,7 @@ class Home:
                 log.exception("a commit broke the worker's own code", partition=self.number)
                 self._lose(Fenced(f"the commit failed: {error!r}"))
                 return
+            ended = time()
 
     def lose(self, reason: str) -> None:
         """Its place in a log is not what it was: it is opened again from what is there now."""

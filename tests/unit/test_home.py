@@ -12,6 +12,7 @@ from streams.engine import home as home_module
 from streams.engine.commit import Fenced
 from streams.engine.home import Head, Home
 from streams.rules.engine import offset_map
+from streams.rules.engine.pacing import FULL_BATCH
 from streams.rules.records import Output
 from tests.support.homes import FakeCommitter, FakeHandler, intake, partitions, settle, until
 
@@ -463,3 +464,18 @@ async def test_records_that_are_skipped_make_no_commit_of_their_own_at_once(
     await until(lambda: made.committer.last("tasks") == (6, ""))
     await made.home.close()
     made.home.skip("tasks", 4)
+
+
+async def test_commits_keep_their_distance_until_a_batch_is_full(rig: MakeRig) -> None:
+    """The first comes at once; the next only after a while that grows with what commits cost, or with a full batch."""
+    one = rig(interval_max_s=600.0).open()
+    one.home._commit_s = 100.0
+    one.track(*range(FULL_BATCH + 1))
+    one.home.complete("tasks", 0, [out("first")])
+    await until(lambda: one.committer.last() == (1, ""))
+    for offset in range(1, FULL_BATCH):
+        one.home.complete("tasks", offset, [])
+    await settle()
+    assert one.committer.last() == (1, "")
+    one.home.complete("tasks", FULL_BATCH, [])
+    await until(lambda: one.committer.last() == (FULL_BATCH + 1, ""))

@@ -1,30 +1,34 @@
-"""How long a partition gathers finished work before it commits. Pure.
+"""How long a partition waits before its next commit. Pure.
 
-Idle: at once, so that latency is one transaction. Busy: a few times as long as a commit takes, so that its fixed cost is
-shared by many tasks: where commits are quick batches stay small, where they are slow (a busy broker or worker) batches grow.
+A commit has a fixed cost, which a batch shares; a task that waits for a batch is late. So commits keep a distance that grows with
+what they cost: as many times a commit's length as `DISTANCE` says, counted from the end of the last one. Three cases follow:
+1 a task that comes later than that is committed at once: where tasks are few, latency is one transaction;
+2 tasks that come faster share commits: they wait as long as it takes for commits to have at most a third of a partition's time;
+3 where commits are slow (a busy broker or worker) the distance grows, batches with it, and the load goes down.
 """
 
 from __future__ import annotations
 
-SMALL_BATCH = 4
 FULL_BATCH = 256
-SHARE = 4.0
-"""Gathering lasts this many times a commit: commits take at most a fifth of a home's time."""
+DISTANCE = 2.0
+"""Between two commits lie this many times the length of one."""
 MEMORY = 0.2
 """Weight of the newest commit in the mean of their times."""
 
 
-def gather_s(last_batch: int, waiting: int, commit_s: float, interval_max_s: float) -> float:
-    """Seconds to wait before the next commit. `last_batch`: records in the last one. `waiting`: finished since.
+def wait_s(idle_s: float, waiting: int, commit_s: float, interval_max_s: float) -> float:
+    """Seconds to wait before the next commit. `idle_s`: since the end of the last one. `waiting`: records finished since.
 
-    `commit_s`: how long commits take lately.
+    `commit_s`: how long commits take lately. `interval_max_s`: no distance is longer.
 
-    >>> gather_s(1, 1, 0.006, 0.05), gather_s(100, 10, 0.006, 0.05), gather_s(9, 9, 0.1, 0.05), gather_s(100, 300, 0.1, 0.05)
-    (0.0, 0.024, 0.05, 0.0)
+    >>> [round(wait_s(idle_s, 1, 0.006, 0.05), 3) for idle_s in (0.0, 0.005, 1.0)]
+    [0.012, 0.007, 0.0]
+    >>> wait_s(0.0, 9, 0.1, 0.05), wait_s(0.0, 300, 0.1, 0.05)
+    (0.05, 0.0)
     """
-    if waiting >= FULL_BATCH or max(last_batch, waiting) <= SMALL_BATCH:
+    if waiting >= FULL_BATCH:
         return 0.0
-    return min(SHARE * commit_s, interval_max_s)
+    return max(0.0, min(DISTANCE * commit_s, interval_max_s) - idle_s)
 
 
 def mean_s(mean: float, newest: float) -> float:
