@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 STALL_TIMEOUT_S = 60.0
 """The first reading gives up when it has made no progress for this long, however much there is to read."""
 CATCH_UP_TIMEOUT_S = 5.0
-FETCH_WAIT_MS = 200
+FETCH_WAIT_MS = 500
 POLL_MS = 1000
 POSITION_TIMEOUT_S = 10.0
 RETRY_S = 1.0
