@@ -160,6 +160,10 @@ bench: setup ## Throughput, CPU a task and latency beside the bare aiokafka loop
 	$(BIN)/python -m tests.bench.http_call
 	$(BIN)/python -m tests.bench.cancelling
 
+.PHONY: bench-latency
+bench-latency: setup ## Latency and CPU a task from 5 to 1,000 tasks/s, and where a task spends its time, on real Kafka (8 minutes)
+	$(BIN)/python -m tests.bench.latency --stages
+
 .PHONY: bench-tracing
 bench-tracing: setup ## What spans cost a task, and what their hooks cost where nobody wants them
 	$(BIN)/python -m tests.bench.tracing

@@ -8,8 +8,8 @@ transactional id moves the epoch on, and the broker then refuses whatever is sti
 A request that was answered with an error code is not on its way any more: those are repeated, as aiokafka does. So are produce
 requests: their sequence numbers tell the broker a repetition from a new batch.
 
-A transaction takes half the turns of the loop (17 in place of 32) and one round trip less: `finish_transaction` sends its requests
-itself, those for outputs beside those for offsets. aiokafka's sender starts a task for each, one after the other.
+A transaction takes half the turns of the loop (17 in place of 32) and one round trip less: `finish_transaction` sends its own
+requests, those for outputs beside those for offsets. aiokafka's sender starts a task for each, one after the other.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -68,8 +69,12 @@ def send(
     seconds: float,
     make: Callable[[str, int], bytes],
     bursts: Iterable[tuple[float, str, Sequence[bytes]]] = (),
+    acknowledged: dict[str, float] | None = None,
 ) -> dict[str, float]:
-    """Send to each agent in turn; returns task id -> when it was due. `bursts`: (second, agent, tasks) sent at once."""
+    """Send to each agent in turn; returns task id -> when it was due. `bursts`: (second, agent, tasks) sent at once.
+
+    `acknowledged`: is filled with when the broker's acknowledgement of each task was read.
+    """
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 1, "acks": "all", "partitioner": "murmur2_random",
                          "queue.buffering.max.messages": 200_000})  # fmt: skip
     due: dict[str, float] = {}
@@ -83,15 +88,21 @@ def send(
         late = time.time() - began - at
         if late < 0:
             producer.poll(0)
-            time.sleep(min(-late, 0.02))
+            time.sleep(min(-late, 0.02 if acknowledged is None else 0.001))
             continue
         agent = agents[number % len(agents)]
-        due[f"{agent}-{number}"] = began + at
-        producer.produce(topic, value=make(agent, number), key=agent.encode())
+        name = f"{agent}-{number}"
+        due[name] = began + at
+        told = {} if acknowledged is None else {"on_delivery": partial(_acknowledge, acknowledged, name)}
+        producer.produce(topic, value=make(agent, number), key=agent.encode(), **told)
         number += 1
     if producer.flush(30):
         raise SystemExit("the broker did not take every task")
     return due
+
+
+def _acknowledge(acknowledged: dict[str, float], name: str, _error: object, _message: object) -> None:
+    acknowledged[name] = time.time()
 
 
 def relocations(bootstrap: str, prefix: str) -> Counter[str]:

@@ -324,6 +324,10 @@ class KafkaCluster:
         os.kill(self._running(number).pid, signal.SIGCONT)
         self._nodes[number].paused = False
 
+    def pid(self, number: int) -> int:
+        """The process of a running broker; the first is 0."""
+        return self._running(number).pid
+
     def _running(self, number: int) -> subprocess.Popen[bytes]:
         process = self._nodes[number].process
         if process is None or process.poll() is not None:

@@ -68,8 +68,7 @@ class Process:
 
     def cpu_s(self) -> float:
         """CPU seconds, user and system, used so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) * TICK_S
+        return cpu_s(self.pid)
 
     def peak_mib(self) -> float:
         """The largest resident size so far, MiB."""
@@ -92,6 +91,12 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.popen.kill()
         return self.run(10)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds, user and system, that a process used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
 def parallax(*words: str) -> list[str]:
