@@ -37,18 +37,25 @@ class CallStats:
     worth: Callable[[float], float | None] = _not_known
     hedges: int = 0
 
-    def ended(self, outcome: Outcome, took_s: float, confidence: float, now: float) -> None:
-        """A call ended. `confidence` counts for an answer; a failure of the agent's own counts as none at all."""
+    def ended(self, outcome: Outcome, took_s: float, confidence: float | None, now: float) -> None:
+        """A call ended. `confidence` counts for an answer (None: it has none by itself); a failure of the agent's own counts as
+        none at all.
+        """
         self.ejection.called(outcome, now)
         if outcome == "success":
             self.latency.add(took_s)
-            self.confidence.add(confidence)
-            worth = self.worth(confidence)
-            if worth is None:
-                self.calibrated.value = None
-            else:
-                self.calibrated.add(worth)
+            if confidence is not None:
+                self.rated(confidence)
         elif outcome == "failure":
             self.confidence.add(0.0)
             if self.calibrated.value is not None:
                 self.calibrated.add(0.0)
+
+    def rated(self, confidence: float) -> None:
+        """An answer has its confidence."""
+        self.confidence.add(confidence)
+        worth = self.worth(confidence)
+        if worth is None:
+            self.calibrated.value = None
+        else:
+            self.calibrated.add(worth)

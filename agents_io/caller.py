@@ -6,7 +6,8 @@ them: one asyncio task per call under way, none per task that waits, one timer p
 
 The layers, from outside: the task's deadline, over everything; retries, within the agent's budget; then for each attempt a slot
 (concurrency), the circuit, a turn of the rate limit; the attempt's own timeout; hedging; the transport. Waiting for any of them
-runs no clock but the deadline's and uses up no attempt.
+runs no clock but the deadline's and uses up no attempt. A task whose agent is asked several times (`sampling.py`) waits as one
+item for its first turn; from then on its samples wait and are called one by one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from agents_io.pending_call import CallEvents, CallObserver, PendingCall
 from agents_io.rules.agent_queue import AgentQueue, Attempt, Block
 from agents_io.rules.breaker import Outcome
 from agents_io.rules.retry import RetryConfig, delay_s
+from agents_io.sampling import Item, Sample, SampleGroups
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
 
@@ -50,7 +52,7 @@ class Caller(Generic[R]):
     def __init__(
         self,
         agent: AgentRegistration,
-        queue: AgentQueue[R],
+        queue: AgentQueue[Item[R]],
         transport: Transport,
         retry: RetryConfig,
         events: CallEvents[R],
@@ -71,7 +73,8 @@ class Caller(Generic[R]):
         self._rng = rng
         self._may_begin = may_begin
         self._loop = asyncio.get_running_loop()
-        self._calls: dict[R, asyncio.Task[None]] = {}
+        self._calls: dict[Item[R], asyncio.Task[None]] = {}
+        self._groups = SampleGroups(queue, self._cut_off)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._held = False
@@ -90,26 +93,48 @@ class Caller(Generic[R]):
 
     def waits_for(self, run: R, now: float) -> str | None:
         """What a task waits for: `calling`, what blocks it in the queue, its `turn`, or None if it is not here."""
-        if run in self._calls:
+        if run in self._calls or run in self._groups:
             return "calling"
         if not self.queue.holds(run):
             return None
         return self.queue.blocked_by(now, run) or "turn"
 
+    def waiting(self) -> list[R]:
+        """The tasks that wait for their first call or the next attempt, in order of arrival; not those with samples under way."""
+        return [item for item in self.queue.items() if not isinstance(item, Sample)]
+
+    def last(self, eligible: Callable[[R], bool]) -> R | None:
+        """Of the eligible tasks that wait, the one whose turn comes last."""
+        found = self.queue.last(lambda item: not isinstance(item, Sample) and eligible(item))
+        return None if isinstance(found, Sample) else found
+
     def cancel(self, run: R) -> None:
         """End a task wherever it is: waiting, or being called (the connection is closed)."""
         run.cancelled = True
-        if self.queue.remove(run):
+        if self.queue.remove(run) or self._groups.drop(run):
             self._events.on_finished(run, Cancelled("the task was cancelled"))
-        elif run in self._calls:
-            # An asyncio task cancelled before its first step runs nothing, not even its clean-up: let it begin first.
-            self._loop.call_soon(self._cancel_call, run)
+        else:
+            self._cut_off(run)
 
-    def _cancel_call(self, run: R) -> None:
-        if self.queue.remove(run):  # the call failed in the meantime, and the next attempt waits
-            self._events.on_finished(run, Cancelled("the task was cancelled"))
-        elif (call := self._calls.get(run)) is not None:
+    def _cut_off(self, item: Item[R]) -> None:
+        if item in self._calls:
+            # An asyncio task cancelled before its first step runs nothing, not even its clean-up: let it begin first.
+            self._loop.call_soon(self._cancel_call, item)
+
+    def _cancel_call(self, item: Item[R]) -> None:
+        if self.queue.remove(item):  # the call failed in the meantime, and the next attempt waits
+            self._finish(item, Cancelled("the task was cancelled"))
+        elif (call := self._calls.get(item)) is not None:
             call.cancel()
+
+    def _finish(self, item: Item[R], end: Answer | AgentError) -> None:
+        """An item is over. The end of a sample is its task's once enough of them have ended."""
+        if not isinstance(item, Sample):
+            self._events.on_finished(item, end)
+        elif (decided := self._groups.ended(item, end)) is not None:
+            if isinstance(decided, Answer):
+                self.stats.rated(decided.confidence)
+            self._events.on_finished(item.run, decided)
 
     def hold(self) -> None:
         """Begin no further call."""
@@ -122,6 +147,7 @@ class Caller(Generic[R]):
         for call in list(self._calls.values()):
             call.cancel()
         self.queue.drain()
+        self._groups.clear()
 
     def advance(self) -> None:
         """Let the queue decide what happens now, and when to ask it again."""
@@ -130,13 +156,18 @@ class Caller(Generic[R]):
         self._advancing = True
         try:
             now = self._loop.time()
-            for run, block in self.queue.expired(now):
-                self._events.on_finished(run, self._expired(run, block, now))
+            for item, block in self.queue.expired(now):
+                self._finish(item, self._expired(item, block, now))
             if not self._may_begin():
                 self._set_timer(now + NOT_CURRENT_RECHECK_S if self.queue.waiting else None, now)
                 return
-            for attempt in self.queue.poll(now):
-                self._begin(attempt)
+            source = self.agent.confidence
+            while attempts := self.queue.poll(now):
+                opened = source is not None and any([self._groups.open(attempt, source, now) for attempt in attempts])
+                for attempt in attempts:
+                    self._begin(attempt)
+                if not opened:
+                    break
             self._report_transitions()
             self._set_timer(self.queue.next_wakeup(now), now)
         finally:
@@ -166,7 +197,7 @@ class Caller(Generic[R]):
             self._timer.cancel()
             self._timer = None
 
-    def _expired(self, run: R, block: Block | None, now: float) -> Expired:
+    def _expired(self, run: PendingCall, block: Block | None, now: float) -> Expired:
         agent = f"agent {self.agent.id!r}"
         if block is not None:
             reason = f"no call to {agent} can begin in time: {WAITED_FOR[block]}"
@@ -177,19 +208,24 @@ class Caller(Generic[R]):
             reason += f"; its last attempt failed: {run.failure.code}: {run.failure.message}"
         return Expired(reason)
 
-    def _begin(self, attempt: Attempt[R]) -> None:
-        run = attempt.item
+    def _begin(self, attempt: Attempt[Item[R]]) -> None:
+        item = attempt.item
+        run: R = item.run if isinstance(item, Sample) else item
         run.last_call_at = attempt.started_at
         if run.first_call_at == 0.0:
             run.first_call_at = attempt.started_at
-        if run.calls == 0:
+        if item.calls == 0:
             self.queue.budget.first(attempt.started_at)
+        is_first = run.calls == 0
+        if is_first:
             self._events.on_first_call(run)
-        run.calls += 1
+        item.calls += 1
+        if item is not run and (is_first or item.calls > 1):
+            run.calls += 1  # one, and the retries: the other samples are none
         self.changed = True
-        self._calls[run] = self._loop.create_task(self._call(attempt))
+        self._calls[item] = self._loop.create_task(self._call(attempt))
 
-    async def _call(self, attempt: Attempt[R]) -> None:
+    async def _call(self, attempt: Attempt[Item[R]]) -> None:
         run = attempt.item
         end: Answer | AgentError
         first: Answer | AgentError | None
@@ -200,7 +236,7 @@ class Caller(Generic[R]):
             # Requested, or else a library cancelled us: the task must end all the same.
             if not self._held:
                 cancelled = Cancelled("the task was cancelled")
-                self._events.on_finished(run, cancelled if run.cancelled else InternalError("the call was cut off"))
+                self._finish(run, cancelled if run.cancelled else InternalError("the call was cut off"))
                 self.advance()
                 return
             raise
@@ -211,7 +247,7 @@ class Caller(Generic[R]):
         self._settle(attempt, end)
         self.advance()
 
-    async def _answered(self, attempt: Attempt[R]) -> tuple[Answer | AgentError, Answer | AgentError | None]:
+    async def _answered(self, attempt: Attempt[Item[R]]) -> tuple[Answer | AgentError, Answer | AgentError | None]:
         """The end of an attempt, and the outcome of its first call alone: None if that was cut off for a second one."""
         patience_s = self._patience_s(attempt.item)
         observer = attempt.item.observer
@@ -224,7 +260,7 @@ class Caller(Generic[R]):
             return answer, answer
         return await race(calling, patience_s, lambda: self._beside(attempt))
 
-    async def _observed(self, attempt: Attempt[R], observer: CallObserver, hedged: bool) -> Answer:
+    async def _observed(self, attempt: Attempt[Item[R]], observer: CallObserver, hedged: bool) -> Answer:
         call = observer.begins(self.agent, attempt.item.calls, hedged)
         try:
             answer = await self._one(attempt, call.headers)
@@ -234,7 +270,7 @@ class Caller(Generic[R]):
         call.ended(answer)
         return answer
 
-    async def _one(self, attempt: Attempt[R], headers: tuple[tuple[str, str], ...] | None = None) -> Answer:
+    async def _one(self, attempt: Attempt[Item[R]], headers: tuple[tuple[str, str], ...] | None = None) -> Answer:
         """One call. `headers`: in place of the task's."""
         run = attempt.item
         call = Call(
@@ -254,14 +290,16 @@ class Caller(Generic[R]):
             # The task's deadline left it less than its timeout: that says nothing about the agent.
             raise Expired(f"the deadline passed during the call: {error.message}") from None
 
-    def _patience_s(self, run: R) -> float | None:
+    def _patience_s(self, run: PendingCall) -> float | None:
         """After how long a second call may be made beside the first; None: never."""
         limits = self.agent.limits
+        if isinstance(run, Sample):
+            return None  # other samples are under way
         if not (run.hedge or (limits is not None and limits.hedge)):
             return None
         return self.stats.latency.p95_s()
 
-    def _beside(self, attempt: Attempt[R]) -> Coroutine[Any, Any, Answer] | None:
+    def _beside(self, attempt: Attempt[Item[R]]) -> Coroutine[Any, Any, Answer] | None:
         """A second call, if queue and budget allow one."""
         now = self._loop.time()
         if self._held or not self._may_begin() or not self.queue.budget.allows(now):
@@ -274,7 +312,7 @@ class Caller(Generic[R]):
         self.changed = True
         return self._second(second)
 
-    async def _second(self, attempt: Attempt[R]) -> Answer:
+    async def _second(self, attempt: Attempt[Item[R]]) -> Answer:
         end: Answer | AgentError | None = None
         try:
             observer = attempt.item.observer
@@ -286,41 +324,45 @@ class Caller(Generic[R]):
         finally:
             self._count(attempt, end)
 
-    def _leave(self, attempt: Attempt[R], end: Answer | AgentError | None) -> None:
+    def _leave(self, attempt: Attempt[Item[R]], end: Answer | AgentError | None) -> None:
         del self._calls[attempt.item]
         self._count(attempt, end)
 
-    def _count(self, attempt: Attempt[R], end: Answer | AgentError | None) -> None:
+    def _count(self, attempt: Attempt[Item[R]], end: Answer | AgentError | None) -> None:
         """What a call says about its agent. None: it was cut off, which says nothing."""
         now = self._loop.time()
         outcome: Outcome = "neutral"
-        pause_s, confidence = None, 0.0
+        pause_s: float | None = None
+        confidence: float | None = None
         if isinstance(end, AgentError):
             outcome = "failure" if end.counts_against_agent else "neutral"
             pause_s = end.retry_after_s
         elif end is not None:
-            outcome, confidence = "success", end.confidence
+            outcome, confidence = "success", None if self.agent.answers_unrated else end.confidence
         self.queue.finish(attempt, outcome, now, pause_s)
         self.stats.ended(outcome, now - attempt.started_at, confidence, now)
         self.changed = True  # after a success too: a call counts from its end, and its begin may be committed already
         self._report_transitions()
 
-    def _settle(self, attempt: Attempt[R], end: Answer | AgentError) -> None:
+    def _settle(self, attempt: Attempt[Item[R]], end: Answer | AgentError) -> None:
         """The end of a call: the end of the task, or another attempt if that may help and can begin before the deadline."""
-        run = attempt.item
+        item = attempt.item
+        run: R = item.run if isinstance(item, Sample) else item
         if not isinstance(end, AgentError) or not end.retryable:
-            self._events.on_finished(run, end)
+            self._finish(item, end)
+            return
+        if isinstance(item, Sample) and item.run not in self._groups:
             return
         probe = attempt.permit.probe and end.counts_against_agent
         free = probe or end.retry_after_s is not None  # it is asked to wait, and waiting uses up no attempt
         run.attempts += not free
         if run.attempts > run.max_retries:
-            self._events.on_finished(run, end)
+            self._finish(item, end)
             return
         if self._held:
             return  # the next owner of the partition tries again
         now = self._loop.time()
-        wait_s = delay_s(run.calls - 1, self._retry, self._rng, end.retry_after_s)
+        wait_s = delay_s(item.calls - 1, self._retry, self._rng, end.retry_after_s)
         if probe:
             # The circuit is open again: other tasks probe it next, so that no single task can keep it open.
             wait_s += max(0.0, self.queue.shut_until(now) - now)
@@ -329,12 +371,12 @@ class Caller(Generic[R]):
             # Waiting would have used up no attempt: then it is the deadline that ends the task, not the failure.
             unable = Expired(f"{reason}; its last attempt failed: {end.code}: {end.message}")
             end.message += f"; {reason}"
-            self._events.on_finished(run, unable if free else end)
+            self._finish(item, unable if free else end)
             return
-        run.failure = end
+        item.failure = end
         self._events.on_retry(run, wait_s)
         self.queue.push(
-            run,
+            item,
             now=now,
             deadline=run.deadline,
             timeout_s=run.timeout_s,

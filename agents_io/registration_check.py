@@ -5,6 +5,8 @@ In: a registration. Out: nothing, or `Unsupported` that names the field and the 
 
 from __future__ import annotations
 
+from typing import Any
+
 from agents_io.errors import Unsupported
 from agents_io.grpc.endpoint import endpoint_of
 from agents_io.http.peer import web_url
@@ -52,5 +54,19 @@ def _check_confidence(agent: AgentRegistration) -> None:
     source = "stated" if agent.confidence is None else agent.confidence.source
     if source == "logprobs" and agent.transport != "openai":
         raise Unsupported(f"confidence.from: logprobs needs protocol openai, not {agent.transport}")
-    if source != "stated" and agent.transport in ("grpc", "gateway"):
+    if source in ("path", "constant") and agent.transport in ("grpc", "gateway"):
         raise Unsupported(f"confidence.from: an agent of protocol {agent.transport} states its confidence")
+    if source == "judge" and agent.confidence is not None and agent.confidence.agent == agent.id:
+        raise Unsupported(
+            "confidence.agent: an agent cannot be its own judge; register it a second time under another id"
+        )
+    if source == "agreement" and agent.transport == "openai":
+        _check_samples_differ(agent.metadata or {})
+
+
+def _check_samples_differ(metadata: dict[str, Any]) -> None:
+    """A model that always gives the same answer agrees with itself."""
+    if "seed" in metadata:
+        raise Unsupported("metadata.seed: makes all samples of an agreement the same; leave it out")
+    if metadata.get("temperature") == 0:
+        raise Unsupported("metadata.temperature: 0 makes all samples of an agreement the same; choose one above 0")

@@ -27,6 +27,8 @@ MAX_EXCERPT = 80
 BOM = b"\xef\xbb\xbf"
 ROUNDING = 1e-6
 """How far a softmax in single precision may sum past 1."""
+UNRATED = 0.0
+"""Stands for the confidence of an answer that gets one later, from other samples or a judge."""
 _NUMBER = re.compile(r"(\+?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?)\s*(%?)", re.ASCII)
 
 
@@ -74,6 +76,8 @@ def reading_of(metadata: Mapping[str, Any] | None, source: ConfidenceSource | No
         return reading
     if source.source == "path":
         return replace(reading, confidence=compile_path("confidence.path", source.path or "", ""))
+    if source.source in ("agreement", "judge"):
+        return replace(reading, constant=UNRATED)
     return replace(reading, constant=source.value, logprobs=source.source == "logprobs")
 
 

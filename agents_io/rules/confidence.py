@@ -46,9 +46,19 @@ def from_agreement(answers: Sequence[A]) -> tuple[A, float]:
     """
     if not answers:
         raise ValueError("answers: is empty")
+    place, votes = agreed(answers)
+    return answers[place], (votes + 1) / (len(answers) + 2)
+
+
+def agreed(answers: Sequence[Any]) -> tuple[int, int]:
+    """Which of the answers most of them agree with, and how many do; of several such, the first. They must not be empty.
+
+    >>> agreed(["Lyon", "Paris", "paris"])
+    (1, 2)
+    """
     keys = [_key(answer) for answer in answers]
     winner, votes = Counter(keys).most_common(1)[0]
-    return answers[keys.index(winner)], (votes + 1) / (len(answers) + 2)
+    return keys.index(winner), votes
 
 
 def _key(answer: Any) -> Hashable:

@@ -74,24 +74,49 @@ class SecretRef(Message):
         return self
 
 
+DEFAULT_SAMPLES = 5
+
+
 class ConfidenceSource(Message):
     """Where the confidence of an agent's answers comes from.
 
     `stated`: the answer's own (the default). `path`: what the JMESPath expression `path` selects of the answer. `constant`:
-    always `value`. `logprobs`: the mean log-probability of the answer's tokens (protocol `openai`).
+    always `value`. `logprobs`: the mean log-probability of the answer's tokens (protocol `openai`). `agreement`: the agent is
+    asked `samples` times, until `enough` answers agree. `judge`: the agent `agent` is asked how likely the answer is right.
     """
 
-    source: Annotated[Literal["stated", "path", "constant", "logprobs"], Field(alias="from")]
+    source: Annotated[Literal["stated", "path", "constant", "logprobs", "agreement", "judge"], Field(alias="from")]
     path: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     value: Ratio | None = None
+    samples: Annotated[int, Field(ge=2, le=20)] | None = None
+    enough: Annotated[int, Field(ge=2, le=20)] | None = None
+    agent: Id | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if (self.source == "path") != (self.path is not None):
-            raise ValueError('path goes with "from": "path", and is needed there')
-        if (self.source == "constant") != (self.value is not None):
-            raise ValueError('value goes with "from": "constant", and is needed there')
+        for source, name in (("path", "path"), ("constant", "value"), ("judge", "agent")):
+            if (self.source == source) != (getattr(self, name) is not None):
+                raise ValueError(f'{name} goes with "from": "{source}", and is needed there')
+        for name in ("samples", "enough"):
+            if self.source != "agreement" and getattr(self, name) is not None:
+                raise ValueError(f'{name} goes with "from": "agreement" alone')
+        if self.enough is not None and not self.sample_count < 2 * self.enough <= 2 * self.sample_count:
+            raise ValueError(
+                f"enough: must be more than half of the {self.sample_count} samples and no more than all, not {self.enough}"
+            )
         return self
+
+    @property
+    def sample_count(self) -> int:
+        """How often the agent is asked for one task, at most."""
+        if self.source != "agreement":
+            return 1
+        return DEFAULT_SAMPLES if self.samples is None else self.samples
+
+    @property
+    def enough_count(self) -> int:
+        """How many answers that agree end the asking: more than half."""
+        return self.sample_count // 2 + 1 if self.enough is None else self.enough
 
 
 _SCHEMES: dict[str, Protocol] = {
@@ -147,6 +172,11 @@ class AgentRegistration(Message):
     def transport(self) -> str:
         """The protocol given, or the one the endpoint's scheme tells."""
         return self.protocol or _SCHEMES[self.endpoint.partition("://")[0]]
+
+    @property
+    def answers_unrated(self) -> bool:
+        """Whether one answer has no confidence by itself: other samples, or a judge, give it one."""
+        return self.confidence is not None and self.confidence.source in ("agreement", "judge")
 
 
 class AgentStanding(Message):

@@ -78,7 +78,8 @@ def add(
         str | None,
         typer.Option(
             metavar="FROM",
-            help="where the confidence comes from: stated, path=EXPRESSION, constant=NUMBER, logprobs (openai)",
+            help="where the confidence comes from: stated, path=EXPRESSION, constant=NUMBER, logprobs (openai), "
+            "agreement or agreement=SAMPLES (asked several times), judge=AGENT (another agent rates the answer)",
             show_default=False,
         ),
     ] = None,
@@ -154,7 +155,12 @@ def _confidence(text: str) -> dict[str, Any]:
             return {"from": source, "value": float(rest)}
         except ValueError:
             raise CommandError(f"--confidence: constant wants a number, not {rest[:40]!r}", USAGE) from None
-    return {"from": source} | ({"path": rest} if rest else {})
+    if source == "agreement":
+        try:
+            return {"from": source} | ({"samples": int(rest)} if rest else {})
+        except ValueError:
+            raise CommandError(f"--confidence: agreement wants a number of samples, not {rest[:40]!r}", USAGE) from None
+    return {"from": source} | ({"agent" if source == "judge" else "path": rest} if rest else {})
 
 
 def _metadata(pairs: list[str] | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from schemas.codec import Rejected, decode
-from schemas.messages import AgentRegistration, BreakerLimits, Limits, Protocol, SecretRef
+from schemas.messages import AgentRegistration, BreakerLimits, ConfidenceSource, Limits, Protocol, SecretRef
 from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import NotFound
 from streams.client.feed import read_since
@@ -36,6 +36,7 @@ class AgentDirectory:
         breaker: BreakerLimits | Mapping[str, Any] | None = None,
         auth: SecretRef | Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        confidence: ConfidenceSource | Mapping[str, Any] | None = None,
     ) -> AgentRegistration:
         """Register an agent, or replace its registration. Raises `InvalidTask` naming field and reason."""
         given = {
@@ -48,6 +49,7 @@ class AgentDirectory:
             "breaker": _wire(breaker),
             "auth": _wire(auth),
             "metadata": None if metadata is None else dict(metadata),
+            "confidence": _wire(confidence),
         }
         data = {key: value for key, value in given.items() if value is not None}
         check(AgentRegistration, data)

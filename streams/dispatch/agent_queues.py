@@ -211,7 +211,7 @@ class AgentQueues:
 
 def _last(caller: Caller[TaskRun]) -> TaskRun | None:
     """The task whose turn comes last; one whose record is being relocated has no place on its topic."""
-    return caller.queue.last(lambda waiting: waiting.token is None)
+    return caller.last(lambda waiting: waiting.token is None)
 
 
 def _rests(caller: Caller[TaskRun], now: float) -> bool:

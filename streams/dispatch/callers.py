@@ -21,6 +21,7 @@ from agents_io.rules.budget import BudgetConfig, RetryBudget
 from agents_io.rules.health import Ejection, EjectionConfig
 from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
+from agents_io.sampling import Sample
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Limits
 from streams.dispatch.task_run import TaskRun
@@ -84,7 +85,9 @@ class CallerFactory:
         if stored is not None:
             limiter = SlidingWindow.restore(limits.max_requests, window_s, stored.limiter, stored.taken_at, late_s)
             breaker = Breaker.restore(self._breaker(agent), stored.breaker, stored.taken_at)
-        queue: AgentQueue[TaskRun] = AgentQueue(limits.max_concurrency, limiter, breaker, RetryBudget(self._budget))
+        queue: AgentQueue[TaskRun | Sample[TaskRun]] = AgentQueue(
+            limits.max_concurrency, limiter, breaker, RetryBudget(self._budget)
+        )
         if limits.adaptive:
             queue.adaptive = AimdLimit(limits.max_concurrency, None if stored is None else stored.concurrency)
         stats = CallStats(Ejection(self._ejection), worth=partial(self._worth, agent.id))

@@ -27,6 +27,7 @@ from streams.dispatch.context import DispatchContext
 from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
 from streams.dispatch.home_memory import HomeMemory
 from streams.dispatch.in_flight import InFlightTasks
+from streams.dispatch.judging import Judging
 from streams.dispatch.record_guard import RecordGuard
 from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.router import Router
@@ -35,6 +36,7 @@ from streams.dispatch.task_run import TaskRun, read_task, trace_headers
 from streams.dispatch.waiting import WaitingTasks
 from streams.engine.handler import letter_of
 from streams.engine.home import Home
+from streams.rules.dispatch.judging import Judged
 from streams.rules.records import Output, Success
 from streams.rules.source_record import MOVED_HEADER, Letter
 
@@ -54,7 +56,8 @@ class DispatchProcessor:
         self._router = Router(partition.number, context, self.tasks)
         self._report = TaskReporter(context)
         self._spans = TaskSpans(context.tracing, partition)
-        self._guard = RecordGuard(partition, self.tasks, self._report, self._spans, self._finish)
+        self._judging = Judging(context, self._report)
+        self._guard = RecordGuard(partition, self.tasks, self._report, self._spans, self._finish, self._fail)
         self.waiting = WaitingTasks(self, partition, context, self.tasks, self.state, self._report, self._spans)
         self._loop = asyncio.get_running_loop()
 
@@ -129,7 +132,9 @@ class DispatchProcessor:
     def _call(self, run: TaskRun, agent: AgentRegistration) -> None:
         """The result cache, then equal tasks under way, then the agent's queue."""
         run.agent_id = agent.id
-        found = self.state.answers.find(run, self._loop.time())
+        # An answer that is judged elsewhere is not kept here, and a judge's is none to the task.
+        is_rated_here = run.judged is None and self._judging.judge_of(run, agent) is None
+        found = self.state.answers.find(run, self._loop.time()) if is_rated_here else None
         if found is not None:
             self._finish(run, self._report.repeated(run, *found))
             return
@@ -141,7 +146,7 @@ class DispatchProcessor:
                 self._carry_out(run, other)
                 return
             self._report.waiting(run, block, wait_s)
-        if not self.waiting.flights.follows(run):
+        if not (is_rated_here and self.waiting.flights.follows(run)):
             self._report.not_cached(run)
             queues.put(run, caller)
 
@@ -178,7 +183,7 @@ class DispatchProcessor:
             return
         self._context.circuit_changed(agent_id, caller)
         if transition.kind == "open":
-            for run in caller.queue.items():
+            for run in caller.waiting():
                 self._fail_over(run)
 
     def _fail_over(self, run: TaskRun) -> None:
@@ -192,6 +197,9 @@ class DispatchProcessor:
     # How it ends
 
     def _succeed(self, run: TaskRun, answer: Answer) -> None:
+        if run.judged is not None:
+            self._judge(run, run.judged, answer)
+            return
         try:
             success = Success(
                 dumps(answer.value), answer.confidence, dumps(answer.metadata) if answer.metadata else b""
@@ -199,13 +207,30 @@ class DispatchProcessor:
         except Rejected as rejected:
             self._fail(run, BadResponse(rejected.reason))
             return
+        caller = self.waiting.queues.callers.get(run.agent_id or "")
+        judge = None if caller is None else self._judging.judge_of(run, caller.agent)
+        if caller is not None and judge is not None:
+            # Not `moved`: the id counts as answered here from now on.
+            self._finish(run, self._judging.sent(run, caller.agent, judge, success))
+            return
         self.state.answers.keep(run, run.agent_id or "", success, self._loop.time())
         for follower in self.waiting.flights.answered(run):
             self._finish(follower, self._report.repeated(follower, run.agent_id or "", success))
         self._finish(run, self._report.succeeded(run, success))
 
     def _fail(self, run: TaskRun, error: AgentError) -> None:
-        self._finish(run, self._report.failed(run, error))
+        if run.judged is not None:
+            self._judge(run, run.judged, error)
+        else:
+            self._finish(run, self._report.failed(run, error))
+
+    def _judge(self, run: TaskRun, judged: Judged, end: Answer | AgentError) -> None:
+        """The judge has answered, or cannot: that ends the task."""
+        verdict = self._judging.verdict(run, judged, end)
+        if isinstance(verdict, Success):
+            self._finish(run, self._report.succeeded(run, verdict))
+        else:
+            self._finish(run, self._report.failed(run, verdict))
 
     def _finish(self, run: TaskRun, outputs: list[Output], moved: bool = False) -> None:
         """The end of a record. `moved`: the task goes on elsewhere, so that its id is still free there."""

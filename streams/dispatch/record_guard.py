@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
-from agents_io.errors import InternalError
+from agents_io.errors import AgentError, InternalError
 from schemas.codec import Rejected
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.reporter import TaskReporter
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class RecordGuard:
-    """`finish` ends the record of a task run with its outputs."""
+    """`finish` ends the record of a task run with its outputs; `fail`: as a failed task."""
 
     def __init__(
         self,
@@ -32,12 +32,14 @@ class RecordGuard:
         report: TaskReporter,
         spans: TaskSpans,
         finish: Callable[[TaskRun, list[Output]], None],
+        fail: Callable[[TaskRun, AgentError], None],
     ) -> None:
         self._partition = partition
         self._tasks = tasks
         self._report = report
         self._spans = spans
         self._finish = finish
+        self._fail = fail
 
     def run(self, letter: Letter, step: Callable[[], None]) -> None:
         """Do `step`; it never raises."""
@@ -50,8 +52,8 @@ class RecordGuard:
             reason = f"internal error: {type(error).__name__}"
             run = self._tasks.at(letter.topic, letter.offset)
             try:
-                if run is not None and self._tasks.claim(run, run.task.target or ""):
-                    self._finish(run, self._report.failed(run, InternalError(reason)))
+                if run is not None and (run.judged is not None or self._tasks.claim(run, run.task.target or "")):
+                    self._fail(run, InternalError(reason))
                     return
             except Exception:
                 log.exception("the failure of a record could not be reported", topic=letter.topic, offset=letter.offset)

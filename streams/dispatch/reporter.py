@@ -18,9 +18,10 @@ from schemas.times import format_time
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.decisions import Forward
 from streams.dispatch.task_run import TaskRun
+from streams.rules.dispatch.judging import Judged
 from streams.rules.plans.task_plans import ends_at, plan_for
 from streams.rules.plans.templates import Template
-from streams.rules.records import LARGE_BYTES, Output, Success, Timing
+from streams.rules.records import LARGE_BYTES, Carried, Output, Success, Timing
 from streams.rules.source_record import Letter
 from streams.rules.tracing.spans import Ending, ended_in
 from streams.rules.tracing.trace import trace_of
@@ -45,7 +46,9 @@ class TaskReporter:
     # On the way
 
     def started(self, run: TaskRun) -> None:
-        """The first call begins."""
+        """The first call begins; that to a judge is none of the task's own."""
+        if run.judged is not None:
+            return
         target = run.task.target
         if target is not None and run.task.type == "http":
             target = target.partition("?")[0]  # the rest may hold a secret
@@ -83,8 +86,8 @@ class TaskReporter:
     # The end of a record
 
     def succeeded(self, run: TaskRun, success: Success) -> list[Output]:
-        """An agent answered."""
-        agent_id = run.agent_id or ""
+        """An agent answered, or its answer was judged."""
+        agent_id = (run.agent_id or "") if run.judged is None else run.judged.agent_id
         return self._answered(run, agent_id, success, Ending("success", agent_id=agent_id, calls=run.calls))
 
     def repeated(self, run: TaskRun, agent_id: str, success: Success) -> list[Output]:
@@ -105,7 +108,7 @@ class TaskReporter:
         if run.span is not None:
             run.span.note(ended_in(error.code, run.agent_id, run.calls if run.agent_id is not None else None))
         return self._context.recorder.failed(
-            run.task, run.echo, error.as_task_error(run.agent_id), self._timing(run), self._context.wall_ms(),
+            run.task, run.echo, error.as_task_error(run.agent_id), self.timing(run), self._context.wall_ms(),
             spoke=run.calls > 0 and error.counts_against_agent,
         )  # fmt: skip
 
@@ -130,6 +133,22 @@ class TaskReporter:
             )
         ]
 
+    def to_judge(self, run: TaskRun, judged: Judged, partition: int) -> list[Output]:
+        """The answer goes to the owner of its judge, and the task with it."""
+        self._context.metrics.forwarded.inc()
+        self._note(run, "forwarded")
+        now_ms = self._context.wall_ms()
+        carried = Carried(run.origin_ms, run.deadline_ms)
+        output = self._context.recorder.to_judge(run.letter, judged.judge, judged.header(), carried, partition, now_ms)
+        if output.size > LARGE_BYTES:
+            error = AnswerTooLarge(
+                f"the answer of {judged.answer.size} bytes is larger than a record to its judge may be"
+            )
+            output.fallback = self._context.recorder.failed(
+                run.task, {}, error.as_task_error(run.agent_id), self.timing(run), now_ms
+            )[0]
+        return [output]
+
     def handed_over(self, run: TaskRun, template: Template) -> list[Output]:
         """The plan coordinator runs this task's template and answers it."""
         self._context.metrics.handed_over.inc()
@@ -142,7 +161,7 @@ class TaskReporter:
         if output.size > LARGE_BYTES:
             error = AnswerTooLarge(f"the task of {output.size} bytes is larger than the plans topic accepts")
             output.fallback = self._context.recorder.failed(
-                run.task, {}, error.as_task_error(None), self._timing(run), now_ms
+                run.task, {}, error.as_task_error(None), self.timing(run), now_ms
             )[0]
         return [output]
 
@@ -170,7 +189,7 @@ class TaskReporter:
             run.echo,
             agent_id,
             success,
-            self._timing(run),
+            self.timing(run),
             bool(ending.cached),
             self._context.wall_ms(),
             worth,
@@ -184,7 +203,12 @@ class TaskReporter:
     def _finished(self, run: TaskRun, status: str) -> None:
         self._context.metrics.finished(status, self._loop.time() - run.admitted_at)
 
-    def _timing(self, run: TaskRun) -> Timing:
+    def timing(self, run: TaskRun) -> Timing:
+        """What the task took until now; of one that was judged, from its agent's first call on."""
+        if run.judged is not None:
+            judged, now_ms = run.judged, self._context.wall_ms()
+            wait_ms, execution_ms = float(judged.started_ms - run.origin_ms), float(now_ms - judged.started_ms)
+            return Timing(max(0.0, execution_ms), judged.retries, judged.call_ms, max(0.0, wait_ms))
         now, waited_ms = self._loop.time(), float(self._context.wall_ms() - run.origin_ms)
         if run.first_call_at == 0.0:
             return Timing(0.0, max(0, run.calls - 1), wait_ms=max(0.0, waited_ms))

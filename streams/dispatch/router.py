@@ -32,6 +32,8 @@ class Router:
 
     def route(self, run: TaskRun, looked_up: bool = False) -> Decision:
         """Where the task goes. `looked_up`: the topic of agents has just been read to its end for it."""
+        if run.judged is not None:
+            return self._to_judge(run, run.judged.judge, looked_up)
         template = template_for(run.task, self._context.templates)
         if template is not None:
             # Also if it is cancelled: whether the id is a new one is decided in the partition of its plan.
@@ -40,7 +42,7 @@ class Router:
 
     def failover(self, run: TaskRun) -> Call | Forward | Duplicate | None:
         """Another agent for a task whose agent takes no call; None if it named its agent, or there is no other."""
-        if not run.any_agent or run.token is not None or run.cancelled:
+        if not run.any_agent or run.token is not None or run.cancelled or run.judged is not None:
             return None
         if run.reroutes >= MAX_REROUTES or run.hops >= MAX_HOPS - 1:
             return None
@@ -54,6 +56,20 @@ class Router:
             return forward
         self._tasks.release(run, run.agent_id or "")
         return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
+
+    def _to_judge(self, run: TaskRun, judge: str, looked_up: bool) -> Decision:
+        """The task has its answer: another agent judges it. Its id is claimed apart from tasks for that agent."""
+        forward = self._forward(run, judge, None)
+        if forward is not None:
+            return forward
+        if not self._tasks.claim(run, f"\0judge {judge}"):
+            return Duplicate()
+        if (error := self._unwanted(run)) is not None:
+            return Fail(error)
+        agent = self._context.agents.get(judge)
+        if agent is not None:
+            return Call(agent)
+        return Fail(NoAgent("it is not registered")) if looked_up else LookUp()
 
     def _by_name(self, run: TaskRun, looked_up: bool) -> Decision:
         task = run.task

@@ -17,6 +17,7 @@ from schemas.codec import decode_json, dumps, header, validate
 from schemas.messages import Task
 from streams.rules.dispatch.builtins import asked_of
 from streams.rules.dispatch.deadlines import deadline_ms
+from streams.rules.dispatch.judging import Judged, judge_body, read_judged
 from streams.rules.dispatch.memory_budget import TASK_BYTES
 from streams.rules.plans.run import looks_like_step, step_of
 from streams.rules.plans.task_plans import refuse_step
@@ -26,6 +27,8 @@ from streams.rules.source_record import (
     ATTEMPTS_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
+    INTERNAL_SOURCES,
+    JUDGED_HEADER,
     ORIGIN_HEADER,
     Letter,
     from_coordinator,
@@ -36,8 +39,6 @@ from streams.rules.tracing.trace import trace_of
 if TYPE_CHECKING:
     from streams.settings import Settings
     from streams.tracing.spans import WorkSpan
-
-INTERNAL_SOURCES = ("dispatch", "parked")
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -62,6 +63,8 @@ class TaskRun(PendingCall):
     """The agent that was chosen before this record was written; empty: none was. Its id was found to be new then."""
     reloaded: str | None = None
     """What it waited for on its topic, if it was read back because it is its turn now."""
+    judged: Judged | None = None
+    """The answer that the agent called here is to judge; None: the task itself is to be answered."""
     cache_key: str | None = None
     agent_id: str | None = None
     held_for: str | None = None
@@ -114,11 +117,15 @@ def read_task(letter: Letter, now: float, now_ms: int, settings: Settings) -> Ta
     # What an http task sends may hold secrets of the caller's: it is not repeated on the result.
     unsaid = ("headers", "query") if task.type == "http" else ("headers",)
     echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k not in unsaid})) if given else {}
+    answered = header(letter.headers, JUDGED_HEADER) if internal else None
+    judged = None if answered is None else read_judged(answered.encode())
+    key, question = task.metadata.idempotency_key or task.id, asked_of(task, asked(task))
     metadata, attempts = task.metadata, (own_header(letter.headers, ATTEMPTS_HEADER) or 0) if internal else 0
     return TaskRun(
         task_id=task.id,
-        idempotency_key=metadata.idempotency_key or task.id,
-        body=dumps(asked_of(task, asked(task))),
+        # The judge may be the same service, which would repeat its answer to a key that it knows.
+        idempotency_key=key if judged is None else f"{key}/judge",
+        body=dumps(question) if judged is None else judge_body(question, judged.answer),
         timeout_s=(metadata.timeout or settings.dispatch.default_timeout) / 1000,
         deadline=inf if ends_ms is None else now + (ends_ms - now_ms) / 1000,
         priority=metadata.priority,
@@ -138,6 +145,7 @@ def read_task(letter: Letter, now: float, now_ms: int, settings: Settings) -> Ta
         size=TASK_BYTES + 2 * len(letter.value or b"") + sum(len(value or b"") for _, value in letter.headers),
         hops=(own_header(letter.headers, HOPS_HEADER) or 0) if internal else 0,
         chosen=(header(letter.headers, AGENT_HEADER) or "") if internal else "",
+        judged=judged,
     )
 
 

@@ -22,6 +22,8 @@ from streams.rules.source_record import (
     ATTEMPTS_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
+    INTERNAL_SOURCES,
+    JUDGED_HEADER,
     MOVED_HEADER,
     ORIGIN_HEADER,
     OWN_HEADERS,
@@ -335,6 +337,14 @@ class Recorder:
             marks[AGENT_HEADER] = agent_id
         return self._moved("dispatch", key, letter, marks, partition, now_ms)
 
+    def to_judge(
+        self, letter: Letter, judge: str, judged: bytes, carried: Carried, partition: int, now_ms: int
+    ) -> Output:
+        """The same bytes and the answer to the partition that owns the judge. `judged`: the answer, as a header."""
+        output = self._moved("dispatch", judge, letter, carried.marks() | {HOPS_HEADER: "0"}, partition, now_ms)
+        output.headers = [h for h in output.headers if h[0] != JUDGED_HEADER] + [(JUDGED_HEADER, judged)]
+        return output
+
     def duplicate(self, letter: Letter, task_id: str, now_ms: int) -> Output:
         """`task:duplicate`: this record's task id was answered already, or is about to be."""
         place = {"topic": full_name(letter.topic, self._prefix), "partition": letter.partition, "offset": letter.offset}
@@ -357,7 +367,8 @@ class Recorder:
     def _moved(
         self, topic: str, key: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int
     ) -> Output:
-        headers = [h for h in letter.headers if h[0] not in OWN_HEADERS]
+        goes_along = JUDGED_HEADER if letter.topic in INTERNAL_SOURCES else None
+        headers = [h for h in letter.headers if h[0] not in OWN_HEADERS or h[0] == goes_along]
         headers += [(name, value.encode()) for name, value in marks.items()]
         output = Output(topic, key.encode(), letter.value, headers, partition=partition)
         if output.size > LARGE_BYTES:

@@ -16,6 +16,9 @@ ATTEMPTS_HEADER = "parallax-attempts"
 TASK_HEADER = "parallax-task"
 MOVED_HEADER = "parallax-moved"
 SPAN_HEADER = "parallax-span"
+JUDGED_HEADER = "parallax-judged"
+INTERNAL_SOURCES = ("dispatch", "parked")
+"""Topics that workers alone write: their headers are believed."""
 OWN_HEADERS = frozenset(
     (
         AGENT_HEADER,
@@ -26,6 +29,7 @@ OWN_HEADERS = frozenset(
         TASK_HEADER,
         MOVED_HEADER,
         SPAN_HEADER,
+        JUDGED_HEADER,
     )
 )
 

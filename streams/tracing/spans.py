@@ -84,7 +84,8 @@ class Tracing:
             attributes["parallax.call.hedged"] = True
         self._ids.next = None
         name = f"invoke_agent {agent.id}"
-        return CallSpan(self._tracer.start_span(name, parent, SpanKind.CLIENT, attributes), agent.transport)
+        span = self._tracer.start_span(name, parent, SpanKind.CLIENT, attributes)
+        return CallSpan(span, agent.transport, not agent.answers_unrated)
 
     def _start(
         self, name: str, kind: SpanKind, parent: Trace | None, ids: rules.Ids, attributes: rules.Attributes,
@@ -138,10 +139,11 @@ class WorkSpan:
 class CallSpan:
     """One call to an agent (`agents_io.pending_call.ObservedCall`)."""
 
-    __slots__ = ("_provider", "_span", "headers")
+    __slots__ = ("_is_rated", "_provider", "_span", "headers")
 
-    def __init__(self, span: Span, provider: str) -> None:
+    def __init__(self, span: Span, provider: str, is_rated: bool) -> None:
         self._span = span
+        self._is_rated = is_rated
         self._provider = provider
         self.headers = tuple((name, value.decode()) for name, value in _trace_of(span.get_span_context()).headers())
 
@@ -150,7 +152,8 @@ class CallSpan:
         span = self._span
         if isinstance(end, Answer):
             span.set_attributes(rules.answer_attributes(self._provider, end.metadata))
-            span.add_event(rules.CONFIDENCE, rules.confidence_attributes(end.confidence))
+            if self._is_rated:
+                span.add_event(rules.CONFIDENCE, rules.confidence_attributes(end.confidence))
         elif isinstance(end, asyncio.CancelledError):
             span.set_attribute("parallax.call.cut_off", True)
         else:

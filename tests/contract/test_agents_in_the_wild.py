@@ -557,6 +557,18 @@ async def test_where_the_confidence_comes_from(confidence: Any, expected: Any, r
     assert end.metadata == rest
 
 
+@pytest.mark.parametrize("confidence", [{"from": "agreement"}, {"from": "judge", "agent": "j"}])
+async def test_an_answer_whose_confidence_comes_from_others_needs_none(confidence: Any) -> None:
+    """A text, an object; what it states is kept apart."""
+    for body, end in (
+        (b'"hi"', Answer("hi", 0.0)),
+        (b'{"label": "spam"}', Answer({"label": "spam"}, 0.0)),
+        (b'{"value": 1, "confidence": 0.9}', Answer(1, 0.0, {"statedConfidence": 0.9})),
+    ):
+        async with asking(HttpTransport(), answers(body), "http", confidence=confidence) as ask:
+            assert await ask() == end
+
+
 async def test_a_constant_is_enough_for_answers_that_state_none() -> None:
     """A text, too."""
     for body, value in ((b'"hi"', "hi"), (b'{"label": "spam"}', {"label": "spam"})):

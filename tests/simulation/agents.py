@@ -59,6 +59,8 @@ class SimAgent:
     asks_for_pause: float = 0.0
     sick_until: float = 0.0
     arrivals: list[Arrival] = field(default_factory=list)
+    confidence: dict[str, Any] | None = None
+    """Where the confidence of its answers comes from, if the registration says so."""
     registered: list[tuple[float, Limits | None]] = field(default_factory=list)
     """When it was registered with which limits, or (None) unregistered."""
 
@@ -73,6 +75,7 @@ class SimAgent:
                 "windowMs": int(self.limits.window_s * 1000),
                 "maxConcurrency": self.limits.concurrency,
             },
+            **({} if self.confidence is None else {"confidence": self.confidence}),
         }
 
     def take(self, arrival: Arrival, call: Call, reply: Callable[[Answer | AgentError], None]) -> None:
@@ -97,7 +100,8 @@ class SimAgent:
                 arrival.retry_after = True
                 reply(RateLimited("429", retry_after_s=RETRY_AFTER_S))
             else:
-                reply(Answer({"asked": asked(call.body), "agent": self.name}, confidence))
+                value = {"asked": asked(call.body), "agent": self.name}
+                reply(Answer(0.5 if is_judged(call) else value, confidence))
 
         self.world.at(takes_s, end)
 
@@ -105,6 +109,16 @@ class SimAgent:
         """The worker closed the connection; a call that comes after that is over when it comes."""
         if arrival.ended_at is None:
             arrival.ended_at = self.world.now
+
+
+def task_of(call: Call) -> str:
+    """The task of a call, which may be a sample of it."""
+    return call.task_id.partition("/sample/")[0]
+
+
+def is_judged(call: Call) -> bool:
+    """Whether the call asks what another agent's answer is worth."""
+    return "/judge" in call.idempotency_key
 
 
 def asked(body: bytes) -> Any:

@@ -47,7 +47,7 @@ from streams.rules.dispatch.builtins import Builtins
 from streams.rules.plans.records import STATE, PlanRecorder
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
-from tests.simulation.agents import Arrival, SimAgent
+from tests.simulation.agents import Arrival, SimAgent, task_of
 from tests.simulation.broker import Broker
 from tests.simulation.committer import SimCommitter, log_of
 from tests.simulation.consumer import SimConsumer, SimStateReader, read_again
@@ -103,7 +103,7 @@ class SimTransport:
         node, world = self._node, self._node.world
         called = node.shared.agents[agent.id]
         future: asyncio.Future[Answer | AgentError] = node.loop.create_future()
-        arrival = Arrival(0.0, world.now, node.name, call.task_id, call.idempotency_key, call.timeout_s)
+        arrival = Arrival(0.0, world.now, node.name, task_of(call), call.idempotency_key, call.timeout_s)
         node.check_owner(agent.id)
         node.open_calls[id(arrival)] = called, arrival
 

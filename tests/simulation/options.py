@@ -52,6 +52,10 @@ class Options:
     """Mean time of an answer; None: the seed decides for each agent."""
     agent_limits: tuple[int, float, int] | None = None
     """Requests, window, concurrency of every agent; None: the seed decides."""
+    samples: int = 1
+    """How often two of the agents are asked for one task, whose confidence is that of agreement."""
+    judged: bool = False
+    """Two more agents are judged by a third."""
     cached: bool = True
     settings: tuple[tuple[str, object], ...] = ()
     """Dotted settings that hold whatever the seed says."""
@@ -80,6 +84,7 @@ PROFILES: dict[str, Options] = {
         faults=("stop",), every=1.5, duplicates=0.0, agent_s=0.5, agent_limits=(1000, 10.0, 3),
         settings=(("dispatch.drain_timeout", 1000), ("dispatch.stop_timeout", 2000)),
     ),
+    "confidence": Options(samples=3, judged=True, rate=10.0),  # more would wait for longer than a run lasts
     "quiet": Options(faults=()),
 }  # fmt: skip
 

@@ -138,8 +138,13 @@ class Scenario:
             hangs=rng.choice((0.0, 0.0, 0.05)),
             asks_for_pause=rng.choice((0.0, 0.0, 0.1)),
             fails=rng.choice((0.0, 0.05, 0.3)),
+            confidence=_confidence(place, options),
         )
         self.register(agent.name, True)
+
+    def calls_allowed(self, retries: int) -> int:
+        """For one task: its samples or its judge (who may be tried again as often) on top."""
+        return (retries + 1) * (2 if self.options.judged else 1) + self.options.samples - 1
 
     def register(self, name: str, there: bool) -> None:
         """Write an agent's registration, or (False) its tombstone."""
@@ -243,3 +248,10 @@ def run_seed(seed: int, options: Options, faults: Sequence[Fault] | None = None)
         sum(len(agent.arrivals) for agent in scenario.shared.agents.values()),
         scenario.world.now, time.process_time() - began, dict(sorted(codes.items())), scenario.world.trace,
     )  # fmt: skip
+
+
+def _confidence(place: int, options: Options) -> dict[str, Any] | None:
+    """The first agent of each group is sampled, the second is judged; the last one judges."""
+    if options.samples > 1 and place in (0, 3):
+        return {"from": "agreement", "samples": options.samples}
+    return {"from": "judge", "agent": "ag4"} if options.judged and place in (1, 2) else None

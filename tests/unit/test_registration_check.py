@@ -116,6 +116,7 @@ def test_an_agent_has_the_capability_of_its_tool_alone() -> None:
         ("http://h", {"from": "path", "path": "a["}, "confidence.path"),
         ("http://h", {"from": "logprobs"}, "logprobs needs protocol openai"),
         ("grpc://h:1", {"from": "constant", "value": 0.5}, "states its confidence"),
+        ("http://h", {"from": "judge", "agent": "a"}, "cannot be its own judge"),
     ],
 )
 def test_a_source_of_confidence_that_cannot_work(endpoint: str, confidence: Any, reason: str) -> None:
@@ -140,3 +141,19 @@ def test_a_source_of_confidence_is_complete_and_known(confidence: Any) -> None:
     """By the message itself, so on the topic too."""
     with pytest.raises(Rejected, match="confidence"):
         validate(AgentRegistration, {"id": "a", "endpoint": "http://h", "confidence": confidence})
+
+
+@pytest.mark.parametrize("endpoint", ["http://h", "grpc://h:1", "gateway://w", "kafka://topic"])
+@pytest.mark.parametrize("confidence", [{"from": "agreement"}, {"from": "judge", "agent": "j"}])
+def test_agents_of_every_protocol_can_be_sampled_and_judged(endpoint: str, confidence: Any) -> None:
+    """It does not matter how they answer."""
+    check_registration(AgentRegistration.model_validate({"id": "a", "endpoint": endpoint, "confidence": confidence}))
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 1), ("temperature", 0)])
+def test_samples_of_a_model_must_be_able_to_differ(name: str, value: Any) -> None:
+    """A model agrees with itself."""
+    given = {"id": "a", "endpoint": "openai://h", "metadata": {"model": "m", name: value}}
+    check_registration(AgentRegistration.model_validate(given))
+    with pytest.raises(Unsupported, match=f"metadata.{name}: "):
+        check_registration(AgentRegistration.model_validate(given | {"confidence": {"from": "agreement"}}))

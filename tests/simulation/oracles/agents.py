@@ -181,7 +181,7 @@ def attempts(scenario: Scenario) -> Iterator[Violation]:
         if scenario.options.time == "task" or not arrival.retry_after
     )
     for name, sent in scenario.traffic.tasks.items():
-        if name not in probed_tasks and calls[name] > sent.body["metadata"]["retries"] + 1:
+        if name not in probed_tasks and calls[name] > scenario.calls_allowed(sent.body["metadata"]["retries"]):
             yield Violation(
                 "attempts", name, f"{calls[name]} calls, {sent.body['metadata']['retries']} retries allowed"
             )
