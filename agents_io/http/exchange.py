@@ -85,16 +85,17 @@ class HttpExchange:
         self.max_answer_bytes = max_answer_bytes
 
     async def raw(
-        self, request: httpx.Request, enough: Callable[[bytes], bool] | None = None
+        self, request: httpx.Request, enough: Callable[[bytes], bool] | None = None, passes_on: bool = False
     ) -> tuple[httpx.Response, bytes]:
         """Head and body, whatever the status. Raises `AgentError`; it has no timeout of its own (`within`).
 
-        `enough` is asked with each piece of a 2xx body; when it says so the rest is not waited for.
+        `enough` is asked with each piece of a 2xx body; when it says so the rest is not waited for. `passes_on`: an event stream
+        is given to `enough` alone, which bounds what it keeps; the body is empty then.
         """
         try:
             response = await self._transport.handle_async_request(request)
             try:
-                body = await self._read(response, enough)
+                body = await self._read(response, enough, passes_on)
             finally:
                 await response.stream.aclose()  # type: ignore[union-attr]
         except httpx.TimeoutException:
@@ -104,11 +105,15 @@ class HttpExchange:
         return response, body
 
     async def send(
-        self, peer: Peer, request: httpx.Request, enough: Callable[[bytes], bool] | None = None
+        self,
+        peer: Peer,
+        request: httpx.Request,
+        enough: Callable[[bytes], bool] | None = None,
+        passes_on: bool = False,
     ) -> tuple[httpx.Response, bytes]:
         """As `raw`; the same request once more where the same origin says that it moved, and with the peer's cookies kept."""
-        response, body = await self.raw(request, enough)
-        return await self._follow(peer, request, response, body, enough)
+        response, body = await self.raw(request, enough, passes_on)
+        return await self._follow(peer, request, response, body, enough, passes_on)
 
     async def _follow(
         self,
@@ -117,6 +122,7 @@ class HttpExchange:
         response: httpx.Response,
         body: bytes,
         enough: Callable[[bytes], bool] | None = None,
+        passes_on: bool = False,
     ) -> tuple[httpx.Response, bytes]:
         """Keep the cookies of a response; ask again where it says that the same origin moved."""
         for asked in range(1, MAX_REDIRECTS + 1):
@@ -134,7 +140,7 @@ class HttpExchange:
                 stream=request.stream,
                 extensions=extensions,
             )
-            response, body = await self.raw(request, enough)
+            response, body = await self.raw(request, enough, passes_on)
         return response, body
 
     async def good(
@@ -222,7 +228,9 @@ class HttpExchange:
         """Release every connection."""
         await self._transport.aclose()
 
-    async def _read(self, response: httpx.Response, enough: Callable[[bytes], bool] | None) -> bytes:
+    async def _read(
+        self, response: httpx.Response, enough: Callable[[bytes], bool] | None, passes_on: bool = False
+    ) -> bytes:
         good = 200 <= response.status_code < 300
         cap = self.max_answer_bytes if good else MAX_ERROR_BYTES
         length = header(response, b"content-length")
@@ -231,10 +239,12 @@ class HttpExchange:
         chunks: list[bytes] = []
         size = 0
         inflate = _inflater(response, good, self._inflates)
+        passes_on = passes_on and good and header(response, b"content-type").startswith(b"text/event-stream")
         async for piece in response.stream:  # type: ignore[union-attr]
             chunk = piece if inflate is None else inflate(piece, cap + 1 - size)
-            chunks.append(chunk)
-            size += len(chunk)
+            if not passes_on:
+                chunks.append(chunk)
+                size += len(chunk)
             if size > cap:
                 if good:
                     raise AnswerTooLarge(f"the answer is larger than {cap} bytes")

@@ -1,9 +1,9 @@
-"""Calls to models behind an OpenAI-compatible API: `POST {endpoint}/chat/completions`, protocol `openai`.
+"""Calls to models behind an OpenAI-compatible API: `POST {endpoint}/chat/completions` or `/responses`, protocol `openai`.
 
 In: a registration whose endpoint is the API's base (usually ending in `/v1`) and whose metadata names the model. Out: the
 model's answer as JSON with value and confidence, tokens in its metadata, or one `AgentError` (`rules/wire/chat.py`; statuses as
-in `exchange.py`). A server that refuses the default `response_format` is asked by a simpler one from then on. It never streams,
-offers no tools, and keeps no conversation.
+in `exchange.py`). A server that refuses the default `response_format` is asked by a simpler one from then on; one that answers by
+a stream alone is asked for that. It offers no tools, and keeps no conversation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ from agents_io.errors import ClientError, Unsupported
 from agents_io.http.exchange import HttpExchange, said, status_error, within
 from agents_io.http.peer import Peer, below
 from agents_io.per_agent import PerAgent
-from agents_io.rules.wire.chat import chat_answer, chat_config, chat_request, refuses_form, spent
+from agents_io.rules.answer import Reading
+from agents_io.rules.wire.chat import (
+    ChatConfig,
+    answer_in,
+    chat_answer,
+    chat_config,
+    chat_request,
+    refuses_form,
+    spent,
+    wants_stream,
+)
+from agents_io.rules.wire.chat_stream import AnswerStream
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
 from schemas.messages import AgentRegistration
@@ -32,7 +43,7 @@ class _Model(Peer):
         super().__init__(agent)
         self.config = chat_config(agent.metadata)
         self.reading = replace(self.reading, lenient=True)
-        self.completions = below(self.base, "chat/completions")
+        self.completions = below(self.base, "responses" if self.config.api == "responses" else "chat/completions")
         self.models = below(self.base, "models")
 
 
@@ -63,10 +74,16 @@ class OpenAiTransport:
         while True:
             config = model.config
             request = model.post(model.completions, chat_request(config, payload, model.reading.logprobs), call=call)
-            response, body = await self._http.send(model, request)
+            stream = AnswerStream(self._http.max_answer_bytes) if config.stream else None
+            feed = None if stream is None else stream.feed
+            response, body = await self._http.send(model, request, feed, passes_on=True)
             if 200 <= response.status_code < 300:
                 model.denied = None
-                return model.parsed(body, partial(chat_answer, body, config.form, model.reading))
+                return model.parsed(body, partial(_answer, config, model.reading, body, stream))
+            if not (config.stream or config.stream_chosen) and wants_stream(response.status_code, body):
+                if model.config is config:
+                    model.config = replace(config, stream=True)
+                continue
             if not refuses_form(response.status_code, body) or config.form in ("none", "asked"):
                 break
             simpler = config.simpler()
@@ -85,3 +102,10 @@ class OpenAiTransport:
     async def close(self) -> None:
         """Release every connection."""
         await self._http.aclose()
+
+
+def _answer(config: ChatConfig, reading: Reading, body: bytes, stream: AnswerStream | None) -> Answer:
+    """The answer in a 2xx; one that was to be streamed may have come at once all the same."""
+    if stream is not None and not body:
+        return answer_in(stream.whole(), config.form, reading, config.api)
+    return chat_answer(body, config.form, reading, config.api)

@@ -52,6 +52,7 @@ KEYS = (
     Key("tool", ("mcp",), "text", "the tool that the agent is; needed", "the server's only one"),
     Key("argumentsPath", ("mcp",), "text", "JMESPath of the arguments in the payload", "the payload"),
     Key("model", ("openai",), "text", "the model; needed", "the server's only one"),
+    Key("api", ("openai",), "text", "`chat` (`/chat/completions`) or `responses` (`/responses`)", "`chat`"),
     Key("system", ("openai",), "text", "the system prompt, before how to answer"),
     Key(
         "responseFormat",
@@ -70,7 +71,13 @@ KEYS = (
     Key("stop", ("openai",), "any", "as the API has it"),
     Key("reasoningEffort", ("openai",), "text", "`reasoning_effort`"),
     Key("request", ("openai",), "object", "further members of the request"),
-    Key("stream", ("grpc",), "flag", "call `StreamAnalyze`; the last result counts", "false"),
+    Key(
+        "stream",
+        ("grpc", "openai"),
+        "flag",
+        "the answer is streamed: `StreamAnalyze`, whose last result counts; `stream: true` of the API",
+        "false; true where a model's server refuses that",
+    ),
     Key(
         "cancelRecords", ("kafka",), "flag", "write a record with the header `cancel` for a cancelled request", "false"
     ),

@@ -2,7 +2,8 @@
 
 In: a registration's metadata and a payload; the body of a 2xx; the headers and body of a 429. Out: a request body; an
 `Answer` or the `AgentError` it means; seconds to wait. Source: the public reference of `POST /v1/chat/completions` (fields
-`response_format`, `choices[].finish_reason`, `message.refusal`, `usage`) and its rate limit headers. Nothing is streamed.
+`response_format`, `choices[].finish_reason`, `message.refusal`, `usage`) and its rate limit headers. With `metadata.api`
+`responses` the request and the answer have the shape of `responses.py`; a streamed answer is put together by `chat_stream.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from agents_io.errors import (
 from agents_io.rules.answer import ROUNDING, Reading, excerpt, load_json, parse_answer, read_answer
 from agents_io.rules.statuses import error_of
 from agents_io.rules.text_answer import NOTHING, find_json, without_thoughts
+from agents_io.rules.wire import responses
 from agents_io.rules.wire.prompts import as_text
 from agents_io.transport import Answer
 from schemas.exact_json import dumps, loads
@@ -34,6 +36,7 @@ ASK = (
     "Answer with one JSON object and nothing else. It has these members: `value`, your answer; `confidence`, a number "
     "from 0 to 1 that tells how likely the answer is right; `reasoning`, one or two sentences on why."
 )
+APIS = ("chat", "responses")
 _OURS = ("model", "messages", "stream", "n", "response_format")
 _NAMED = {
     "temperature": "temperature",
@@ -85,6 +88,10 @@ class ChatConfig:
     system: str = ASK
     chosen: bool = False
     """Whether the registration itself says the form: then no other one is tried."""
+    api: str = "chat"
+    stream: bool = False
+    stream_chosen: bool = False
+    """Whether the registration says that: then the other way is not tried."""
 
     def simpler(self) -> ChatConfig | None:
         """The same with the next form down, for a server that refuses this one; None: there is none to try."""
@@ -102,7 +109,8 @@ def chat_config(metadata: Mapping[str, Any] | None) -> ChatConfig:
     `model` (needed); `system`: what the model is, said before how to answer; `temperature`, `topP`, `maxTokens`,
     `maxCompletionTokens`, `seed`, `stop`, `reasoningEffort`: as the API has them; `request`: further members of the request;
     `responseFormat`: `json_schema` (default), `json_object` or `none`; `valueSchema`: the JSON Schema of the value (default: a
-    string); `strict`: whether the server must hold to the schema (default true).
+    string); `strict`: whether the server must hold to the schema (default true); `api`: `chat` (default) or `responses`;
+    `stream`: whether the answer is streamed.
 
     >>> chat_config({"model": "m", "temperature": 0}).template["temperature"]
     0
@@ -114,15 +122,23 @@ def chat_config(metadata: Mapping[str, Any] | None) -> ChatConfig:
     form = given.get("responseFormat", "json_schema")
     if form not in FORMATS:
         raise Unsupported(f"metadata.responseFormat: must be one of {', '.join(FORMATS)}")
-    more = given.get("request", {})
-    if not isinstance(more, dict) or any(name in more for name in _OURS):
-        raise Unsupported(f"metadata.request: must be an object without {', '.join(_OURS)}")
+    api, stream = given.get("api", "chat"), given.get("stream", False)
+    if api not in APIS:
+        raise Unsupported(f"metadata.api: must be one of {', '.join(APIS)}")
+    if not isinstance(stream, bool):
+        raise Unsupported("metadata.stream: must be true or false")
+    for name in responses.ABSENT if api == "responses" else ():
+        if name in given:
+            raise Unsupported(f"metadata.{name}: the responses API has no such parameter")
+    more, ours = given.get("request", {}), responses.OURS if api == "responses" else _OURS
+    if not isinstance(more, dict) or any(name in more for name in ours):
+        raise Unsupported(f"metadata.request: must be an object without {', '.join(ours)}")
     template = {**more, "model": model} | {wire: given[name] for name, wire in _NAMED.items() if name in given}
     if form == "json_object":
         template["response_format"] = {"type": "json_object"}
     elif form == "json_schema":
         template["response_format"] = {"type": "json_schema", "json_schema": _schema(given)}
-    return ChatConfig(form, template, _system(given, form), "responseFormat" in given)
+    return ChatConfig(form, template, _system(given, form), "responseFormat" in given, api, stream, "stream" in given)
 
 
 def _schema(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,9 +168,14 @@ def _system(given: Mapping[str, Any], form: str) -> str:
 
 def chat_request(config: ChatConfig, payload: Any, logprobs: bool = False) -> bytes:
     """The request's body. `logprobs`: ask for the tokens' log-probabilities."""
-    messages = [{"role": "system", "content": config.system}, {"role": "user", "content": as_text(payload)}]
-    more = {"logprobs": True} if logprobs else {}
-    return dumps({**config.template, **more, "messages": messages, "stream": False})
+    text = as_text(payload)
+    if config.api == "responses":
+        return responses.request_body(config.template, config.system, text, logprobs=logprobs, stream=config.stream)
+    messages = [{"role": "system", "content": config.system}, {"role": "user", "content": text}]
+    more: dict[str, Any] = {"logprobs": True} if logprobs else {}
+    if config.stream and "stream_options" not in config.template:
+        more["stream_options"] = {"include_usage": True}
+    return dumps({**config.template, **more, "messages": messages, "stream": config.stream})
 
 
 def token_confidence(choice: dict[str, Any]) -> float:
@@ -172,15 +193,21 @@ def token_confidence(choice: dict[str, Any]) -> float:
     return min(1.0, exp(sum(numbers) / len(numbers)))
 
 
-def chat_answer(body: bytes, form: str, reading: Reading) -> Answer:
+def chat_answer(body: bytes, form: str, reading: Reading, api: str = "chat") -> Answer:
     """The answer in a 2xx body. Raises `AgentError`: what an error within it means, `Refused`, `AnswerTooLarge`, `BadResponse`.
 
     >>> said = b'{"choices":[{"finish_reason":"stop","message":{"content":"{\\\\"value\\\\":1,\\\\"confidence\\\\":1}"}}]}'
     >>> chat_answer(said, "json_schema", Reading()).value
     1
     """
-    data = load_json(without_comments(body))
+    return answer_in(load_json(_without_comments(body)), form, reading, api, body)
+
+
+def answer_in(data: Any, form: str, reading: Reading, api: str = "chat", body: bytes = b"") -> Answer:
+    """As `chat_answer`, of JSON that was read already. `body`: for the reason of an error."""
     check_error(data)
+    if api == "responses":
+        data = responses.as_completion(data, body)
     choices = data.get("choices") if isinstance(data, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadResponse(f"the answer has no choices: {excerpt(body)}")
@@ -258,7 +285,7 @@ def _plain_object(found: Any) -> Any:
     return found
 
 
-def without_comments(body: bytes) -> bytes:
+def _without_comments(body: bytes) -> bytes:
     """A gateway that keeps a connection open with comments of an event stream sends them before the JSON too."""
     if body.lstrip()[:1] != b":":
         return body
@@ -330,5 +357,17 @@ def refuses_form(status: int, body: bytes) -> bool:
     low = body.lower()
     return any(
         word in low
-        for word in (b"response_format", b"response format", b"json_schema", b"json schema", b"structured output")
-    )
+        for word in (
+            b"response_format", b"response format", b"text.format", b"json_schema", b"json schema", b"structured output"
+        )
+    )  # fmt: skip
+
+
+def wants_stream(status: int, body: bytes) -> bool:
+    """Whether a server refuses to answer at once, and would stream the answer.
+
+    >>> wants_stream(400, b'{"error":"This model only support stream mode"}'), wants_stream(400, b"bad stream")
+    (True, False)
+    """
+    low = body.lower()
+    return status in (400, 422) and b"stream" in low and any(word in low for word in (b"only", b"must be", b"enable"))

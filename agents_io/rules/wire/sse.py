@@ -43,6 +43,11 @@ class EventData:
         self._rest = last + held
         return [data for line in lines if (data := self._line(line)) is not None]
 
+    @property
+    def held(self) -> int:
+        """Bytes of the event that is not whole yet."""
+        return len(self._rest) + sum(map(len, self._lines))
+
     def end(self) -> list[bytes]:
         """The stream is over: an event whose empty line is missing still counts."""
         found = self.feed(b"\n\n")
