@@ -18,7 +18,7 @@ import yarl
 
 from agents_io.background import LastWords
 from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
-from agents_io.http.exchange import HttpExchange, header, within
+from agents_io.http.exchange import HttpExchange, header, said, status_error, within
 from agents_io.http.peer import Peer, Target, below
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
@@ -29,6 +29,7 @@ from agents_io.rules.wire.a2a import (
     FailedUnsaid,
     NeedsAuth,
     NeedsInput,
+    NotOffered,
     OtherVersion,
     Pending,
     WrongParts,
@@ -37,7 +38,7 @@ from agents_io.rules.wire.a2a import (
     takes_data,
 )
 from agents_io.rules.wire.a2a_card import CARD_PATHS, Card, Version, read_card, version_of
-from agents_io.rules.wire.a2a_stream import TaskStream
+from agents_io.rules.wire.a2a_stream import StreamedTask, TaskStream
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
 from schemas.messages import AgentRegistration
@@ -57,12 +58,15 @@ class _Agent(Peer):
 
     __slots__ = (
         "blocking",
+        "can_stream",
         "data_works",
         "fixed",
         "lock",
         "other",
         "read_at",
         "rpc",
+        "stream_chosen",
+        "stream_only",
         "streams",
         "tenant",
         "text_only",
@@ -84,6 +88,11 @@ class _Agent(Peer):
         self.other: tuple[Version, str] | None = None
         self.streams = False
         """Whether a task is watched by a stream: only 0.3 needs it, see `rules/wire/a2a_stream.py`."""
+        self.stream_only: bool = metadata.get("stream") is True
+        """Whether answers are taken from streams: the registration says so, or the agent offers nothing else."""
+        self.stream_chosen = "stream" in metadata
+        self.can_stream = False
+        """Whether its card says that it streams."""
         self.lock = asyncio.Lock()
         self.read_at = float("-inf")
         self.data_works = False
@@ -97,6 +106,7 @@ class _Agent(Peer):
             self.rpc, self.version = self._at(card.path), card.version
             self.other = card.other
         self.read_at = now
+        self.can_stream = card.streams
         self.streams = card.streams and self.version == "0.3" and not self.blocking
         metadata = self.agent.metadata or {}
         if "tenant" not in metadata:
@@ -169,10 +179,15 @@ class A2aTransport:
         with_data = takes_data(payload, peer.text_only)
         try:
             answer = await self._sent(peer, payload, call, self._message_id(call.idempotency_key))
-        except OtherVersion:
-            if not peer.turn_to_other():
+        except (OtherVersion, NotOffered) as refused:
+            turned = isinstance(refused, OtherVersion) and peer.turn_to_other()
+            if not turned and not self._turn_to_stream(peer):
                 raise
-            answer = await self._sent(peer, payload, call, self._message_id(call.idempotency_key))
+            try:
+                answer = await self._sent(peer, payload, call, self._message_id(call.idempotency_key))
+            except (OtherVersion, NotOffered):
+                peer.stream_only = peer.stream_only and (turned or peer.stream_chosen)
+                raise refused from None
         except (FailedUnsaid, WrongParts):
             # Frameworks that take text alone fail without a word, and their cards do not say so: try once, and remember.
             if not with_data or peer.data_works or peer.text_tried:
@@ -188,7 +203,11 @@ class A2aTransport:
         """One message, and the end of the task it begins."""
         text_only = text_only or peer.text_only
         params = send_params(peer.version, message_id, payload, blocking=peer.blocking, text_only=text_only)
-        found = await self._streamed(peer, params, call) if peer.streams else None
+        found: Answer | Pending | None = None
+        if peer.stream_only:
+            found = await self._from_stream(peer, params, call)
+        elif peer.streams:
+            found = await self._streamed(peer, params, call)
         if found is None:
             found = self._read(peer, await self._rpc(peer, "send", params, call))
         wait_s = POLL_FIRST_S
@@ -237,6 +256,38 @@ class A2aTransport:
             raise ServerError("the agent's stream ended without a task")
         return Pending(stream.task_id) if stream.is_final else await self._orphaned(peer, stream.task_id)
 
+    @staticmethod
+    def _turn_to_stream(peer: _Agent) -> bool:
+        """Take answers from streams from now on; False: it does that already, or streams nothing."""
+        if peer.stream_only or peer.stream_chosen or not peer.can_stream:
+            return False
+        peer.stream_only = True
+        return True
+
+    async def _from_stream(self, peer: _Agent, params: dict[str, Any], call: Call) -> Answer | Pending:
+        """The same message, and its answer put together from the events of its task."""
+        stream = StreamedTask(self._http.max_answer_bytes)
+        request = self._request(peer, "stream", params, call, (b"Accept", b"text/event-stream"))
+        try:
+            response, body = await self._http.send(peer, request, stream.feed, passes_on=True)
+            if not 200 <= response.status_code < 300:
+                raise status_error(response, said(peer, body), body, peer, call)
+            peer.denied = None
+            if header(response, b"content-type").startswith(b"text/event-stream"):
+                body = orjson.dumps(stream.response())
+            found = self._read(peer, body)
+            if not isinstance(found, Pending) or stream.task_id is None:
+                return found
+            try:
+                return await self._orphaned(peer, found.task_id)
+            except ClientError:  # it does not say how the task goes, either
+                raise ServerError("the agent's stream ended before its task did") from None
+        except BaseException:
+            if stream.task_id is not None and not stream.has_ended:
+                self._forget(peer, stream.task_id)
+                self._taken_back(call.idempotency_key)
+            raise
+
     async def _orphaned(self, peer: _Agent, task_id: str) -> Answer:
         """The end of a task whose stream ended first; if it does not come soon, nobody works on it any more."""
         for _ in range(ORPHAN_LOOKS):
@@ -276,11 +327,11 @@ class A2aTransport:
 
     async def _rpc(self, peer: _Agent, what: str, params: dict[str, Any], call: Call | None = None) -> bytes:
         try:
-            _, said = await self._http.good(peer, self._request(peer, what, params, call), call=call)
+            _, body = await self._http.good(peer, self._request(peer, what, params, call), call=call)
         except ClientError:
             peer.read_at = float("-inf")  # the agent may have moved: read its card again before the next call
             raise
-        return said
+        return body
 
     def _request(
         self, peer: _Agent, what: str, params: dict[str, Any], call: Call | None, *more: tuple[bytes, bytes]

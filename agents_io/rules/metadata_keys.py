@@ -73,10 +73,10 @@ KEYS = (
     Key("request", ("openai",), "object", "further members of the request"),
     Key(
         "stream",
-        ("grpc", "openai"),
+        ("grpc", "openai", "a2a"),
         "flag",
-        "the answer is streamed: `StreamAnalyze`, whose last result counts; `stream: true` of the API",
-        "false; true where a model's server refuses that",
+        "take the answer from a stream: `StreamAnalyze` (the last result), `stream: true`, `message/stream`",
+        "false; true where an openai or a2a server offers nothing else",
     ),
     Key(
         "cancelRecords", ("kafka",), "flag", "write a record with the header `cancel` for a cancelled request", "false"

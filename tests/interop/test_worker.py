@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
+from schemas.exact_json import dumps
 from streams.broker.embedded import EmbeddedBroker
 from tests.interop.conftest import TOKEN
 from tests.interop.kinds import KINDS
@@ -36,7 +37,7 @@ async def test_added_as_the_readme_says_and_asked_through_a_worker(
             for kind in KINDS:
                 arguments = [kind.name, kind.endpoint(running[kind.name].port), "--auth-env", "INTEROP_TOKEN"]
                 for name, value in kind.metadata.items():
-                    arguments += ["--metadata", f"{name}={value}"]
+                    arguments += ["--metadata", f"{name}={value if isinstance(value, str) else dumps(value).decode()}"]
                 await added(embedded.bootstrap_servers, prefix, arguments, environment, tmp_path)
             worker = start_worker(
                 embedded.bootstrap_servers, prefix, "--roles", "dispatch", "-o", "json", env=environment, wait=False

@@ -24,15 +24,16 @@ from agents_io.rules.wire.prompts import as_text
 from agents_io.transport import Answer
 
 METHODS: dict[Version, dict[str, str]] = {
-    "1.0": {"send": "SendMessage", "get": "GetTask", "cancel": "CancelTask"},
+    "1.0": {"send": "SendMessage", "stream": "SendStreamingMessage", "get": "GetTask", "cancel": "CancelTask"},
     "0.3": {"send": "message/send", "stream": "message/stream", "get": "tasks/get", "cancel": "tasks/cancel"},
 }
 OTHER_VERSION = frozenset({-32009, -32601})
 """What an agent answers to a method of a version it does not speak."""
 WRONG_PARTS = -32005
-_OUR_FAULT = frozenset({-32003, -32004, WRONG_PARTS, -32007, -32008, -32009})
+NOT_OFFERED = -32004
+_OUR_FAULT = frozenset({-32003, NOT_OFFERED, WRONG_PARTS, -32007, -32008, -32009})
 _MAX_PARTS = 1000
-NO_STREAM = frozenset({-32004, -32601})
+NO_STREAM = frozenset({NOT_OFFERED, -32601})
 """What an agent answers that streams nothing, whatever its card says."""
 NO_REASON = "no reason given"
 _WRAPPER = "json_schema"
@@ -97,6 +98,10 @@ class OtherVersion(ClientError):
     """The agent does not know the method, or the version: it may speak another one."""
 
 
+class NotOffered(ClientError):
+    """The agent does not offer this operation: it may answer by a stream alone."""
+
+
 class WrongParts(ClientError):
     """The agent takes no parts of this kind."""
 
@@ -107,6 +112,8 @@ def meaning(error: dict[str, Any]) -> AgentError:
     code = error.get("code")
     if code in OTHER_VERSION:
         return OtherVersion(meant.message)
+    if code == NOT_OFFERED:
+        return NotOffered(meant.message)
     return WrongParts(meant.message) if code == WRONG_PARTS else meant
 
 
