@@ -267,6 +267,8 @@ class A2aTransport:
     async def _from_stream(self, peer: _Agent, params: dict[str, Any], call: Call) -> Answer | Pending:
         """The same message, and its answer put together from the events of its task."""
         stream = StreamedTask(self._http.max_answer_bytes)
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         request = self._request(peer, "stream", params, call, (b"Accept", b"text/event-stream"))
         try:
             response, body = await self._http.send(peer, request, stream.feed, passes_on=True)
@@ -276,16 +278,27 @@ class A2aTransport:
             if header(response, b"content-type").startswith(b"text/event-stream"):
                 body = orjson.dumps(stream.response())
             found = self._read(peer, body)
-            if not isinstance(found, Pending) or stream.task_id is None:
-                return found
-            try:
-                return await self._orphaned(peer, found.task_id)
-            except ClientError:  # it does not say how the task goes, either
-                raise ServerError("the agent's stream ended before its task did") from None
+        except ConnectionFailed:
+            if stream.task_id is None:
+                raise
+            found = Pending(stream.task_id)
         except BaseException:
             if stream.task_id is not None and not stream.has_ended:
                 self._forget(peer, stream.task_id)
                 self._taken_back(call.idempotency_key)
+            raise
+        if not isinstance(found, Pending) or stream.task_id is None or clock() - begun > BROKEN_EARLY_S:
+            return found
+        try:  # its stream ended before it did, as in `_streamed`
+            return await self._orphaned(peer, found.task_id)
+        except (OtherVersion, NotOffered):
+            self._forget(peer, found.task_id)
+            raise ServerError("the agent's stream ended before its task did") from None
+        except AgentError:
+            raise
+        except BaseException:
+            self._forget(peer, found.task_id)
+            self._taken_back(call.idempotency_key)
             raise
 
     async def _orphaned(self, peer: _Agent, task_id: str) -> Answer:

@@ -43,6 +43,9 @@ class Streaming:
         for event in self.events:
             if event is None:
                 await asyncio.sleep(30)
+            if event == "broken" and request.transport is not None:
+                request.transport.abort()
+                break
             data = {"jsonrpc": "2.0", "id": message["id"], "result": event}
             await response.write(event if isinstance(event, bytes) else b"data: " + orjson.dumps(data) + b"\n\n")
         return response
@@ -109,6 +112,8 @@ async def test_an_agent_that_only_streams_is_asked_for_that_from_then_on(
          ("yes", 0.9)),
         ([*NEW[:-2], new("statusUpdate", taskId="T1", status={"state": "TASK_STATE_FAILED"}), None], FAILED),
         ([new("artifactUpdate", **artifact([{"text": "no"}])), *NEW[2:]], ("yes", 0.9)),  # replaced
+        ([*NEW[:3], "broken"], FAILED),
+        (["broken"], ("connection", True, True)),
         (NEW[:-2], FAILED),  # ended before its task did, and the task cannot be asked for
         ([], ("bad_response", True, True)),
         ([b"data: {no json\n\n", None], ("bad_response", True, True)),

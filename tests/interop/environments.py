@@ -1,12 +1,15 @@
-"""A Python environment for each server's SDK, with the versions of `requirements/<name>.txt`, apart from our own.
+"""An environment for each server's SDK, apart from our own.
 
-In: a name. Out: the interpreter of `.cache/interop/<name>-<digest>`, made when it is asked for first. With INTEROP_NEWEST=1 the
-newest versions of the packages on the file's first line are taken in place of the pinned ones.
+In: a name. Out: the interpreter of `.cache/interop/<name>-<digest>`, made when it is asked for first: Python with the versions of
+`requirements/<name>.txt`; for `node` the packages of `requirements/node/package-lock.json`, without their install scripts. With
+INTEROP_NEWEST=1 the newest versions are taken in place of the pinned ones: of the packages on a file's first line, or in
+`package.json`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,9 +17,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 ROOM = ROOT / ".cache" / "interop"
 REQUIREMENTS = Path(__file__).parent / "requirements"
+SERVERS = Path(__file__).parent / "servers"
 INSTALL_S = 300
 
 
@@ -38,6 +44,31 @@ def python_of(name: str) -> Path:
     return python
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+def node_home() -> Path:
+    """Where the npm packages are, and our scripts beside them. Skips the test where there is no npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("the TypeScript servers need node and npm")
+    lock = REQUIREMENTS / "node" / "package-lock.json"
+    package = json.loads((REQUIREMENTS / "node" / "package.json").read_text())
+    stamp, install = lock.read_text(), "ci"
+    if os.environ.get("INTEROP_NEWEST"):
+        package["dependencies"] = dict.fromkeys(package["dependencies"], "latest")
+        stamp, install = "newest " + time.strftime("%Y-%m-%d") + json.dumps(package), "install"
+    home = ROOM / f"node-{hashlib.sha256(stamp.encode()).hexdigest()[:10]}"
+    if not (home / "complete").exists():
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        (home / "package.json").write_text(json.dumps(package))
+        if install == "ci":
+            shutil.copy(lock, home)
+        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--legacy-peer-deps"]
+        _run(["npm", install, *options], home)
+        (home / "complete").touch()
+    for script in SERVERS.glob("*.mjs"):  # node looks for packages from where the script is
+        shutil.copy(script, home)
+    return home
+
+
+def _run(command: list[str], where: Path | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False, cwd=where)
     assert done.returncode == 0, f"{' '.join(command[:4])} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"

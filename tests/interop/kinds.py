@@ -55,5 +55,7 @@ KINDS = [
     Kind("mcp-sdk-1", "mcp1", "mcp_official.py", "mcp", "/mcp", metadata=ACT),
     Kind("mcp-sdk-1-json", "mcp1", "mcp_official.py", "mcp", "/mcp", ("json",), metadata=ACT),
     Kind("fastmcp", "fastmcp", "mcp_fast.py", "mcp", "/mcp", metadata=ACT),
+    Kind("mcp-typescript", "node", "mcp_typescript.mjs", "mcp", "/mcp", metadata=ACT),
+    Kind("a2a-js", "node", "a2a_typescript.mjs", "a2a"),
     Kind("grpcio", "grpc", "grpc_agent.py", "grpc", scheme="grpc"),
 ]

@@ -6,13 +6,11 @@ import os
 import socket
 import subprocess
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.interop.environments import ROOM, ROOT, python_of
+from tests.interop.environments import ROOM, ROOT, SERVERS, node_home, python_of
 
-SERVERS = Path(__file__).parent / "servers"
 START_S = 60.0
 STOP_S = 10.0
 
@@ -24,15 +22,24 @@ def _free_port() -> int:
         return port
 
 
+def _program(environment: str, script: str, port: int) -> list[str]:
+    if environment != "node":
+        return [str(python_of(environment)), str(SERVERS / script), str(port)]
+    home = node_home()
+    return ["node", "--import", str(home / "preload.mjs"), str(home / script)]
+
+
 class Running:
-    """`with Running(environment, script, arguments, token) as server:`, ready at `server.port`."""
+    """`with Running(environment, script, arguments, token) as server:`, ready at `server.port`.
+
+    `environment` `node`: `script` is one of ours (`*.mjs`), or a path within `node_modules`.
+    """
 
     def __init__(self, environment: str, script: str, arguments: tuple[str, ...], token: str) -> None:
-        self._python = python_of(environment)
         self._script = script
-        self._arguments = arguments
         self._token = token
         self.port = _free_port()
+        self._command = [*_program(environment, script, self.port), *arguments]
         self._log = ROOM / f"{environment}-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -48,15 +55,14 @@ class Running:
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        command = [str(self._python), str(SERVERS / self._script), str(self.port), *self._arguments]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                self._command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
-                env={**os.environ, "AGENT_TOKEN": self._token, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "AGENT_TOKEN": self._token, "PORT": str(self.port), "PYTHONUNBUFFERED": "1"},
             )
         deadline = time.monotonic() + START_S
         while True:
