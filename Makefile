@@ -64,7 +64,7 @@ test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
 	$(BIN)/pytest -q -m "kafka and not chaos and not deploy"
 
 .PHONY: test-interop
-test-interop: setup ## Test against real servers of every protocol, versions pinned (INTEROP_NEWEST=1: the newest; needs PyPI)
+test-interop: setup ## Test against real servers of every protocol, versions pinned (INTEROP_NEWEST=1: the newest; needs PyPI, and npm for the TypeScript ones)
 	$(BIN)/pytest -q -n 0 -m interop tests/interop
 
 .PHONY: test-browser

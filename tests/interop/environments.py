@@ -44,9 +44,14 @@ def python_of(name: str) -> Path:
     return python
 
 
+def has_npm() -> bool:
+    """Whether the TypeScript servers can run here."""
+    return shutil.which("npm") is not None
+
+
 def node_home() -> Path:
     """Where the npm packages are, and our scripts beside them. Skips the test where there is no npm."""
-    if shutil.which("npm") is None:
+    if not has_npm():
         pytest.skip("the TypeScript servers need node and npm")
     lock = REQUIREMENTS / "node" / "package-lock.json"
     package = json.loads((REQUIREMENTS / "node" / "package.json").read_text())

@@ -54,6 +54,7 @@ KINDS = [
     Kind("pydantic-ai", "pydantic", "pydantic_agent.py", "a2a", cancels=False, slow_s=3.0),
     Kind("mcp-sdk-1", "mcp1", "mcp_official.py", "mcp", "/mcp", metadata=ACT),
     Kind("mcp-sdk-1-json", "mcp1", "mcp_official.py", "mcp", "/mcp", ("json",), metadata=ACT),
+    Kind("mcp-sdk-2", "mcp2", "mcp_official_2.py", "mcp", "/mcp", metadata=ACT),
     Kind("fastmcp", "fastmcp", "mcp_fast.py", "mcp", "/mcp", metadata=ACT),
     Kind("mcp-typescript", "node", "mcp_typescript.mjs", "mcp", "/mcp", metadata=ACT),
     Kind("a2a-js", "node", "a2a_typescript.mjs", "a2a"),

@@ -15,10 +15,13 @@ import pytest
 from schemas.exact_json import dumps
 from streams.broker.embedded import EmbeddedBroker
 from tests.interop.conftest import TOKEN
-from tests.interop.kinds import KINDS
+from tests.interop.environments import has_npm
+from tests.interop.kinds import KINDS as ALL
 from tests.interop.processes import Running
 from tests.support.pipeline import pipeline_on, stop
 from tests.support.rig import start_worker
+
+KINDS = [kind for kind in ALL if kind.environment != "node" or has_npm()]
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 
