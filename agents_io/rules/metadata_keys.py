@@ -13,8 +13,10 @@ from typing import Any, Literal
 from schemas.exact_json import loads
 
 Kind = Literal["text", "number", "flag", "object", "any"]
-HTTP = ("http",)
 ALL = ("http", "a2a", "openai", "mcp", "kafka")
+EVERY = (*ALL, "grpc", "gateway")
+WRITTEN = ("lease", "gateway", "registeredBy", "registeredAt")
+"""What workers write themselves: about leases, streams of agents that dial in, the agents file and the service Registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,10 @@ KEYS = (
     Key(
         "cancelRecords", ("kafka",), "flag", "write a record with the header `cancel` for a cancelled request", "false"
     ),
+    Key("detectors", EVERY, "any", "detectors of the agent's statistics, as `[stats.detectors]` names them"),
+    Key("version", EVERY, "any", "a text that the service Registry shows"),
+    Key("region", EVERY, "any", "a text that the service Registry shows"),
+    Key("labels", EVERY, "any", "an object of texts that the service Registry shows, and selects by"),
 )
 BY_NAME = {key.name: key for key in KEYS}
 _WORDS = {"text": "a text", "number": "a number", "flag": "true or false", "object": "an object", "any": "any JSON"}

@@ -191,11 +191,12 @@ def http_api() -> str:
 
 
 def metadata_keys() -> str:
-    from agents_io.rules.metadata_keys import markdown_table
+    from agents_io.rules.metadata_keys import WRITTEN, markdown_table
 
+    written = ", ".join(f"`{name}`" for name in WRITTEN)
     return (
         "# Metadata of a registration\n\n`parallax agents add ID ENDPOINT --metadata NAME=VALUE` sets one key. "
-        "Other keys are yours: they are stored and ignored.\n\n" + markdown_table()
+        f"Workers write {written} themselves. Other keys are yours: they are stored and ignored.\n\n" + markdown_table()
     )
 
 

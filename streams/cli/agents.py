@@ -74,6 +74,14 @@ def add(
         str | None,
         typer.Option(metavar="NAME", help="the worker's environment variable with the token", show_default=False),
     ] = None,
+    auth_header: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEADER",
+            help="with --auth-env: send the token as it is in this header, such as X-Api-Key, not as a bearer token",
+            show_default=False,
+        ),
+    ] = None,
     confidence: Annotated[
         str | None,
         typer.Option(
@@ -102,7 +110,7 @@ def add(
         "capabilities": capability or None,
         "limits": {name: value for name, value in limits.items() if value is not None} or None,
         "metadata": _metadata(metadata) or None,
-        "auth": None if auth_env is None else {"env": auth_env},
+        "auth": _auth(auth_env, auth_header),
         "confidence": None if confidence is None else _confidence(confidence),
     }
     if file is not None:
@@ -145,6 +153,14 @@ def _validated(data: Any, where: str = "agents add", can_work: bool = True) -> N
         raise CommandError(f"{where}: {error.reason}", USAGE) from None
     except Unsupported as error:
         raise CommandError(f"{where}: {error.message}", USAGE) from None
+
+
+def _auth(env: str | None, header: str | None) -> dict[str, Any] | None:
+    if header is None:
+        return None if env is None else {"env": env}
+    if env is None:
+        raise CommandError("--auth-header: needs --auth-env, which names the token", USAGE)
+    return {"env": env, "scheme": "header", "header": header}
 
 
 def _confidence(text: str) -> dict[str, Any]:

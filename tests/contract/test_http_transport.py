@@ -197,6 +197,17 @@ async def test_answers_with_value_and_confidence(make: Maker) -> None:
         assert (found.value, found.confidence) == (42, 0.25)
 
 
+async def test_agents_are_called_directly_whatever_proxy_the_environment_names(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker on a machine with `HTTP_PROXY` sends neither tasks nor tokens there."""
+    async with make(answer()) as rig:  # an agent that dials in has connected by then: that is its own matter
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "GRPC_PROXY"):
+            for spelled in (name, name.lower()):
+                monkeypatch.setenv(spelled, "http://127.0.0.1:9")  # nobody listens there
+        assert (await rig.call()).value == "ok"
+
+
 async def test_carries_the_idempotency_key(make: Maker) -> None:
     """The same for each attempt of a task."""
     async with make(status(500, times=1), answer()) as rig:

@@ -23,7 +23,7 @@ from tests.support.rig import start_worker
 
 KINDS = [kind for kind in ALL if kind.environment != "node" or has_npm()]
 
-pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
 
 async def test_added_as_the_readme_says_and_asked_through_a_worker(

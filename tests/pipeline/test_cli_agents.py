@@ -101,26 +101,3 @@ async def test_what_cannot_work_is_refused_when_it_is_added(ready: Cli) -> None:
         said = await ready("agents", "add", "m", mcp.endpoint, "--metadata", "tool=judge", "-o", "jsonl")
         assert said.lines()[0]["capabilities"] == ["judge"]
         assert [row["id"] for row in (await ready("agents", "ls", "-o", "jsonl")).lines()] == ["m"]
-
-
-async def test_add_with_every_source_of_confidence(ready: Cli) -> None:
-    """As `--confidence` spells them."""
-    for text, confidence in (
-        ("stated", {"from": "stated"}),
-        ("path=a.b", {"from": "path", "path": "a.b"}),
-        ("constant=0.5", {"from": "constant", "value": 0.5}),
-        ("agreement", {"from": "agreement"}),
-        ("agreement=7", {"from": "agreement", "samples": 7}),
-        ("judge=j", {"from": "judge", "agent": "j"}),
-    ):
-        said = await ready("agents", "add", "a", "http://h", "--no-discover", "--confidence", text, "-o", "jsonl")
-        assert said.lines()[0]["confidence"] == confidence
-    for text, reason in (
-        ("agreement=many", "agreement wants a number of samples, not 'many'"),
-        ("agreement=1", "samples"),
-        ("judge", "agent goes with"),
-        ("judge=a", "cannot be its own judge"),
-    ):
-        said = await ready("agents", "add", "a", "http://h", "--no-discover", "--confidence", text)
-        assert said.code == 2
-        assert reason in said.err

@@ -14,6 +14,7 @@ import pytest
 import schemas
 from schemas.asyncapi import Cluster, document
 from schemas.messages import Aggregate
+from streams.cli.agents import _auth, _confidence
 from streams.cli.main import invoke
 from streams.cli.options import CommandError
 from streams.cli.output import table
@@ -262,3 +263,44 @@ def test_functions_ls_tells_what_a_worker_would_offer(
     monkeypatch.setenv("PARALLAX_FUNCTIONS__MODULES", "px_nowhere")
     assert invoke(["functions", "ls"]) == 1
     assert "px_nowhere cannot be imported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "confidence"),
+    [
+        ("stated", {"from": "stated"}),
+        ("path=a.b", {"from": "path", "path": "a.b"}),
+        ("constant=0.5", {"from": "constant", "value": 0.5}),
+        ("agreement", {"from": "agreement"}),
+        ("agreement=7", {"from": "agreement", "samples": 7}),
+        ("judge=j", {"from": "judge", "agent": "j"}),
+    ],
+)
+def test_every_source_of_confidence_can_be_named(text: str, confidence: dict[str, object]) -> None:
+    """As `--confidence` spells them."""
+    assert _confidence(text) == confidence
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--confidence", "agreement=many"], "agreement wants a number of samples, not 'many'"),
+        (["--confidence", "agreement=1"], "samples"),
+        (["--confidence", "judge"], "agent goes with"),
+        (["--confidence", "judge=a"], "cannot be its own judge"),
+        (["--auth-header", "X-Api-Key"], "--auth-header: needs --auth-env"),
+        (["--auth-env", "KEY", "--auth-header", "Host"], "header: Host is not for secrets"),
+    ],
+)
+def test_a_registration_that_cannot_work_is_not_written(
+    options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said before a broker is asked."""
+    assert invoke(["agents", "add", "a", "http://h", "--no-discover", *options]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_token_in_a_header_of_its_own() -> None:
+    """As a registration has it."""
+    assert _auth("KEY", "X-Api-Key") == {"env": "KEY", "scheme": "header", "header": "X-Api-Key"}
+    assert (_auth("KEY", None), _auth(None, None)) == ({"env": "KEY"}, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import pytest
 from agents_io.discovery import Found
 from agents_io.errors import Unsupported
 from agents_io.registration_check import check_registration
-from agents_io.rules.metadata_keys import BY_NAME, KEYS, help_text, markdown_table, read_value
+from agents_io.rules.metadata_keys import BY_NAME, KEYS, WRITTEN, help_text, markdown_table, read_value
+from agents_io.rules.wire.chat import _NAMED
 from schemas.codec import Rejected, validate
 from schemas.messages import AgentRegistration
 from streams.cli.agents_asked import filled
 from streams.cli.options import CommandError
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "metadata-keys.md"
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference" / "metadata-keys.md"
 
 
 @pytest.mark.parametrize(
@@ -157,3 +160,19 @@ def test_samples_of_a_model_must_be_able_to_differ(name: str, value: Any) -> Non
     check_registration(AgentRegistration.model_validate(given))
     with pytest.raises(Unsupported, match=f"metadata.{name}: "):
         check_registration(AgentRegistration.model_validate(given | {"confidence": {"from": "agreement"}}))
+
+
+READERS = [
+    *(f"agents_io/{name}.py" for name in ("grpc/transport", "http/a2a", "rules/answer", "registration_check")),
+    *(f"agents_io/rules/wire/{name}.py" for name in ("mcp", "chat", "a2a_card")),
+    *(f"streams/{name}.py" for name in ("agents/kafka_agents", "statistics/registered", "rules/registrations")),
+    *(f"streams/rules/{name}.py" for name in ("leases", "roster", "gateway_claim")),
+]
+READ = re.compile(r'(?:metadata(?: or {}\))?|given)\.get\("(\w+)"\)|_path\(metadata, "(\w+)"\)')
+
+
+def test_every_key_that_the_code_reads_is_declared() -> None:
+    """So that the table and the help are complete."""
+    found = {name for path in READERS for pair in READ.findall((ROOT / path).read_text()) for name in pair if name}
+    assert {"valuePath", "tool", "model", "detectors", "labels", "lease", "cancelRecords", "a2aVersion"} <= found
+    assert found | set(_NAMED) <= set(BY_NAME) | set(WRITTEN)
