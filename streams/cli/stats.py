@@ -66,9 +66,9 @@ def stats(
 ) -> None:
     """Show confidence and success of an agent, or of several side by side.
 
-    Executions, mean confidence, success rate, variance, execution time and trend (confidence per hour with its standard error;
-    positive: improving), in all and by pattern, over the windows on the topic aggregates. Times are RFC 3339. Exit 4 when
-    there is no such window.
+    Executions, mean confidence, success rate, Brier score (what the confidence is worth, 0 at best), variance, execution time
+    and trend (confidence per hour with its standard error; positive: improving), in all and by pattern, over the windows on
+    the topic aggregates. Times are RFC 3339. Exit 4 when there is no such window.
     """
     last_ms = None if last is None else duration_ms(last, "--last")
     span = (_time(begin, "--from", 0), _time(end, "--to", 1 << 62))
@@ -140,7 +140,7 @@ async def _windows(settings: Settings, agents: tuple[str, ...]) -> AsyncIterator
             yield window
 
 
-COLUMNS = ("executions", "confidence", "success", "variance", "time ms", "trend per hour")
+COLUMNS = ("executions", "confidence", "success", "brier", "variance", "time ms", "trend per hour")
 
 
 def _cells(part: dict[str, Any]) -> tuple[Any, ...]:
@@ -149,6 +149,7 @@ def _cells(part: dict[str, Any]) -> tuple[Any, ...]:
         part["totalExecutions"],
         part["avgConfidence"],
         f"{part['successRate']:.1%}",
+        f"{part['brier']:.4f}",
         f"{part['variance']:.4f}",
         f"{part['avgExecutionTime']:.1f}",
         "-" if slope is None else f"{slope:+.3f} +-{error:.3f}",

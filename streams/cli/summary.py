@@ -32,13 +32,16 @@ def newest(aggregates: Iterable[Aggregate]) -> list[Aggregate]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Many windows as one. `trend`: the slope of confidence, None with fewer than three window times."""
+    """Many windows as one. `brier`: mean squared distance of confidence from outcome, 0 at best. `trend`: the slope of
+    confidence, None with fewer than three window times.
+    """
 
     executions: int
     successes: int
     avg_confidence: float
     variance: float
     avg_execution_time_ms: float
+    brier: float
     trend: Trend | None
 
     @property
@@ -56,7 +59,8 @@ def summarize(windows: Sequence[Aggregate]) -> Summary:
     # Variance within the windows and between their means, each weighted: exact, whatever the windows' sizes.
     spread = math.fsum((w.variance + (w.avg_confidence - mean) ** 2) * w.count for w in windows) / count
     time_ms = math.fsum(window.avg_execution_time * window.count for window in windows) / count
-    return Summary(count, sum(w.success_count for w in windows), mean, spread, time_ms, trend(windows))
+    brier = math.fsum(window.brier * window.count for window in windows) / count
+    return Summary(count, sum(w.success_count for w in windows), mean, spread, time_ms, brier, trend(windows))
 
 
 def trend(windows: Sequence[Aggregate]) -> Trend | None:
@@ -101,6 +105,7 @@ def _fields(summary: Summary) -> dict[str, Any]:
         "successRate": summary.success_rate,
         "variance": summary.variance,
         "avgExecutionTime": summary.avg_execution_time_ms,
+        "brier": summary.brier,
         "confidenceTrend": None if summary.trend is None else summary.trend.slope,
         "confidenceTrendError": None if summary.trend is None else summary.trend.error,
     }

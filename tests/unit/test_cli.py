@@ -210,19 +210,21 @@ def test_a_plan_under_an_id_that_answers_a_task_is_not_sent(tmp_path: Path) -> N
 
 
 def test_windows_put_together_equal_a_recount() -> None:
-    """Mean and variance over unequal windows are those of all points in one."""
+    """Mean, variance and Brier score over unequal windows are those of all points in one. All of them succeeded."""
     groups = [[0.1, 0.9, 0.5], [0.7], [0.2, 0.2, 0.3, 0.8]]
     windows = []
     for number, points in enumerate(groups):
         mean = sum(points) / len(points)
         spread = sum((x - mean) ** 2 for x in points) / len(points)
-        windows.append(_window(number, len(points), mean, spread))
+        brier = sum((x - 1) ** 2 for x in points) / len(points)
+        windows.append(_window(number, len(points), mean, spread, brier=brier))
     everything = [x for points in groups for x in points]
     mean = sum(everything) / len(everything)
     whole = summarize(newest(reversed(windows)))
     assert whole.executions == 8
     assert whole.avg_confidence == pytest.approx(mean)
     assert whole.variance == pytest.approx(sum((x - mean) ** 2 for x in everything) / 8)
+    assert whole.brier == pytest.approx(sum((x - 1) ** 2 for x in everything) / 8)
 
 
 def test_a_late_revision_does_not_displace_a_final_one() -> None:
@@ -234,14 +236,21 @@ def test_a_late_revision_does_not_displace_a_final_one() -> None:
 
 
 def _window(
-    number: int, count: int, mean: float, variance: float, *, revision: int = 0, final: bool = False
+    number: int,
+    count: int,
+    mean: float,
+    variance: float,
+    *,
+    revision: int = 0,
+    final: bool = False,
+    brier: float = 0.0,
 ) -> Aggregate:
     return Aggregate(
         agent_id="a", pattern_name="", task_type="", interval="minute", window_start=number * 60_000,
         window_end=(number + 1) * 60_000, final=final, count=count, success_count=count, avg_confidence=mean,
         min_confidence=0.0, max_confidence=1.0, variance=variance, success_rate=1.0, avg_execution_time=1.0,
         p50_execution_time=1.0, p95_execution_time=1.0, p99_execution_time=1.0, p10_confidence=mean,
-        p50_confidence=mean, brier=0.0, ece=0.0, revision=revision,
+        p50_confidence=mean, brier=brier, ece=0.0, revision=revision,
     )  # fmt: skip
 
 
