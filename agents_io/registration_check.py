@@ -13,7 +13,7 @@ from agents_io.http.peer import web_url
 from agents_io.rules.answer import reading_of
 from agents_io.rules.metadata_keys import misfit
 from agents_io.rules.wire.a2a_card import version_of
-from agents_io.rules.wire.chat import chat_config
+from agents_io.rules.wire.chat_config import chat_config
 from agents_io.rules.wire.kafka_words import topic_of
 from agents_io.rules.wire.mcp import ToolCall
 from agents_io.tls import tls_of

@@ -14,12 +14,12 @@ from typing import Any
 
 import httpx
 import orjson
-import yarl
 
 from agents_io.background import LastWords
 from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
+from agents_io.http.a2a_agent import A2aAgent, card_targets
 from agents_io.http.exchange import HttpExchange, header, said, status_error, within
-from agents_io.http.peer import Peer, Target, below
+from agents_io.http.peer import Peer
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
 from agents_io.rules.wire import jsonrpc
@@ -37,7 +37,7 @@ from agents_io.rules.wire.a2a import (
     send_params,
     takes_data,
 )
-from agents_io.rules.wire.a2a_card import CARD_PATHS, Card, Version, read_card, version_of
+from agents_io.rules.wire.a2a_card import Card, read_card
 from agents_io.rules.wire.a2a_stream import StreamedTask, TaskStream
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
@@ -53,100 +53,6 @@ ORPHAN_LOOKS = 4
 ORPHAN_WAIT_S = 0.5
 
 
-class _Agent(Peer):
-    """One agent: its card, and where it is called."""
-
-    __slots__ = (
-        "blocking",
-        "can_stream",
-        "data_works",
-        "fixed",
-        "lock",
-        "other",
-        "read_at",
-        "rpc",
-        "stream_chosen",
-        "stream_only",
-        "streams",
-        "tenant",
-        "text_only",
-        "text_tried",
-        "version",
-    )
-
-    keeps_cookies = True
-
-    def __init__(self, agent: AgentRegistration) -> None:
-        super().__init__(agent)
-        metadata = agent.metadata or {}
-        self.fixed = version_of(metadata)
-        self.blocking = metadata.get("blocking") is True
-        self.text_only: bool = metadata.get("textOnly") is True
-        self.version: Version = self.fixed or "1.0"
-        self.rpc = below(self.base, "")
-        self.tenant: str | None = metadata.get("tenant") if isinstance(metadata.get("tenant"), str) else None
-        self.other: tuple[Version, str] | None = None
-        self.streams = False
-        """Whether a task is watched by a stream: only 0.3 needs it, see `rules/wire/a2a_stream.py`."""
-        self.stream_only: bool = metadata.get("stream") is True
-        """Whether answers are taken from streams: the registration says so, or the agent offers nothing else."""
-        self.stream_chosen = "stream" in metadata
-        self.can_stream = False
-        """Whether its card says that it streams."""
-        self.lock = asyncio.Lock()
-        self.read_at = float("-inf")
-        self.data_works = False
-        """Whether a message with a data part was answered."""
-        self.text_tried = (self.agent.metadata or {}).get("textOnly") is not None
-        """Whether text alone was tried after a data part failed, or the registration decides."""
-
-    def learn(self, card: Card, now: float) -> None:
-        """Where the card says, on the registered host; what the registration says stands above it."""
-        if self.other is None or (card.version, card.path) != self.other:  # else it was refused a moment ago
-            self.rpc, self.version = self._at(card.path), card.version
-            self.other = card.other
-        self.read_at = now
-        self.can_stream = card.streams
-        self.streams = card.streams and self.version == "0.3" and not self.blocking
-        metadata = self.agent.metadata or {}
-        if "tenant" not in metadata:
-            self.tenant = card.tenant
-        if "textOnly" not in metadata and not self.text_tried:
-            self.text_only = card.text_only
-
-    def turn_to_other(self) -> bool:
-        """Speak the other version from now on; False: there is none left to try."""
-        if self.other is None:
-            return False
-        spoken = (self.version, self.rpc.httpx.raw_path.decode("ascii"))
-        self.version, path = self.other
-        self.rpc, self.other = self._at(path), spoken
-        return True
-
-    def _at(self, path: str) -> Target:
-        path, _, query = path.partition("?")
-        return Target(
-            yarl.URL.build(
-                scheme=self.base.scheme,
-                authority=self.base.raw_authority,
-                path=path,
-                query_string=query or self.base.raw_query_string,
-                encoded=True,
-            )
-        )
-
-    def addressed(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The parameters with the tenant, which 1.0 knows."""
-        return params if self.tenant is None or self.version != "1.0" else {"tenant": self.tenant, **params}
-
-
-def _card_targets(base: yarl.URL) -> list[Target]:
-    """Where a card may lie: under the endpoint, then at the host's root; each path once. The endpoint's query goes along."""
-    places = dict.fromkeys(base.raw_path.rstrip("/") + "/" + path for path in CARD_PATHS)
-    places |= dict.fromkeys("/" + path for path in CARD_PATHS)
-    return [Target(base.with_path(place, encoded=True, keep_query=True)) for place in places]
-
-
 class A2aTransport:
     """Calls agents of protocol `a2a`; one instance serves all of a worker's agents."""
 
@@ -159,7 +65,7 @@ class A2aTransport:
     ) -> None:
         """`transport`: in place of a connection pool of its own."""
         self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
-        self._agents = PerAgent(_Agent)
+        self._agents = PerAgent(A2aAgent)
         self._last_words = LastWords()
         self._number = 0
         self._cancels: OrderedDict[str, int] = OrderedDict()
@@ -199,7 +105,7 @@ class A2aTransport:
         peer.data_works = peer.data_works or with_data
         return answer
 
-    async def _sent(self, peer: _Agent, payload: Any, call: Call, message_id: str, text_only: bool = False) -> Answer:
+    async def _sent(self, peer: A2aAgent, payload: Any, call: Call, message_id: str, text_only: bool = False) -> Answer:
         """One message, and the end of the task it begins."""
         text_only = text_only or peer.text_only
         params = send_params(peer.version, message_id, payload, blocking=peer.blocking, text_only=text_only)
@@ -224,7 +130,7 @@ class A2aTransport:
             found = self._read(peer, body)
         return found
 
-    async def _streamed(self, peer: _Agent, params: dict[str, Any], call: Call) -> Answer | Pending | None:
+    async def _streamed(self, peer: A2aAgent, params: dict[str, Any], call: Call) -> Answer | Pending | None:
         """The same message with its task watched; None: the agent streams nothing, and has begun nothing."""
         stream = TaskStream()
         clock = asyncio.get_running_loop().time
@@ -257,14 +163,14 @@ class A2aTransport:
         return Pending(stream.task_id) if stream.is_final else await self._orphaned(peer, stream.task_id)
 
     @staticmethod
-    def _turn_to_stream(peer: _Agent) -> bool:
+    def _turn_to_stream(peer: A2aAgent) -> bool:
         """Take answers from streams from now on; False: it does that already, or streams nothing."""
         if peer.stream_only or peer.stream_chosen or not peer.can_stream:
             return False
         peer.stream_only = True
         return True
 
-    async def _from_stream(self, peer: _Agent, params: dict[str, Any], call: Call) -> Answer | Pending:
+    async def _from_stream(self, peer: A2aAgent, params: dict[str, Any], call: Call) -> Answer | Pending:
         """The same message, and its answer put together from the events of its task."""
         stream = StreamedTask(self._http.max_answer_bytes)
         clock = asyncio.get_running_loop().time
@@ -301,7 +207,7 @@ class A2aTransport:
             self._taken_back(call.idempotency_key)
             raise
 
-    async def _orphaned(self, peer: _Agent, task_id: str) -> Answer:
+    async def _orphaned(self, peer: A2aAgent, task_id: str) -> Answer:
         """The end of a task whose stream ended first; if it does not come soon, nobody works on it any more."""
         for _ in range(ORPHAN_LOOKS):
             found = self._read(peer, await self._rpc(peer, "get", {"id": task_id}))
@@ -311,7 +217,7 @@ class A2aTransport:
         self._forget(peer, task_id)
         raise ServerError("the agent stopped working on the task without an answer: its executor failed, perhaps")
 
-    def _read(self, peer: _Agent, body: bytes) -> Answer | Pending:
+    def _read(self, peer: A2aAgent, body: bytes) -> Answer | Pending:
         try:
             return peer.parsed(body, lambda: outcome(load_json(body), peer.reading))
         except (NeedsInput, NeedsAuth) as waits:
@@ -335,10 +241,10 @@ class A2aTransport:
         if len(self._cancels) > MAX_CANCELS:
             self._cancels.popitem(last=False)
 
-    def _forget(self, peer: _Agent, task_id: str) -> None:
+    def _forget(self, peer: A2aAgent, task_id: str) -> None:
         self._last_words.say("a2a-cancel", lambda: self._rpc(peer, "cancel", {"id": task_id}))
 
-    async def _rpc(self, peer: _Agent, what: str, params: dict[str, Any], call: Call | None = None) -> bytes:
+    async def _rpc(self, peer: A2aAgent, what: str, params: dict[str, Any], call: Call | None = None) -> bytes:
         try:
             _, body = await self._http.good(peer, self._request(peer, what, params, call), call=call)
         except ClientError:
@@ -347,13 +253,13 @@ class A2aTransport:
         return body
 
     def _request(
-        self, peer: _Agent, what: str, params: dict[str, Any], call: Call | None, *more: tuple[bytes, bytes]
+        self, peer: A2aAgent, what: str, params: dict[str, Any], call: Call | None, *more: tuple[bytes, bytes]
     ) -> httpx.Request:
         self._number += 1
         body = jsonrpc.request(self._number, METHODS[peer.version][what], peer.addressed(params))
         return peer.post(peer.rpc, body, [(b"A2A-Version", peer.version.encode()), *more], call)
 
-    async def _know(self, peer: _Agent) -> None:
+    async def _know(self, peer: A2aAgent) -> None:
         """Read the card if it is due; of many calls at once one does."""
         clock = asyncio.get_running_loop().time
         if peer.fixed is not None or clock() - peer.read_at < CARD_KEPT_S:
@@ -365,7 +271,7 @@ class A2aTransport:
     async def card(self, peer: Peer) -> Card:
         """The agent's card. Raises `AgentError`: of the first place, when none of them has one."""
         first: AgentError | None = None
-        for target in _card_targets(peer.base):
+        for target in card_targets(peer.base):
             try:
                 _, body = await self._http.good(peer, peer.get(target))
             except ClientError as error:
@@ -382,7 +288,7 @@ class A2aTransport:
         except AgentError:
             return False
 
-    async def _is_well(self, peer: _Agent) -> bool:
+    async def _is_well(self, peer: A2aAgent) -> bool:
         """Cards are public, calls are not: asked for a task that does not exist it must answer, and not by 401 or 403."""
         if peer.fixed is None:
             peer.learn(await self.card(peer), asyncio.get_running_loop().time())

@@ -19,15 +19,14 @@ from agents_io.http.peer import Peer, below
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import Reading
 from agents_io.rules.wire.chat import (
-    ChatConfig,
     answer_in,
     chat_answer,
-    chat_config,
     chat_request,
     refuses_form,
     spent,
     wants_stream,
 )
+from agents_io.rules.wire.chat_config import ChatConfig, chat_config
 from agents_io.rules.wire.chat_stream import AnswerStream
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call

@@ -12,7 +12,8 @@ from agents_io.errors import Unsupported
 from agents_io.http.control_plane import read_execution
 from agents_io.rules.answer import parse_answer, reading_of
 from agents_io.rules.confidence import from_agreement
-from agents_io.rules.wire.chat import chat_config, chat_request
+from agents_io.rules.wire.chat import chat_request
+from agents_io.rules.wire.chat_config import chat_config
 from agents_io.rules.wire.function_results import read_result
 from agents_io.rules.wire.http_tasks import read_order, read_reply
 from agents_io.rules.wire.jsonrpc import request

@@ -12,7 +12,7 @@ from agents_io.discovery import Found
 from agents_io.errors import Unsupported
 from agents_io.registration_check import check_registration
 from agents_io.rules.metadata_keys import BY_NAME, KEYS, WRITTEN, help_text, markdown_table, read_value
-from agents_io.rules.wire.chat import _NAMED
+from agents_io.rules.wire.chat_config import NAMED
 from schemas.codec import Rejected, validate
 from schemas.messages import AgentRegistration
 from streams.cli.agents_asked import filled
@@ -163,10 +163,10 @@ def test_samples_of_a_model_must_be_able_to_differ(name: str, value: Any) -> Non
 
 
 READERS = [
-    *(f"agents_io/{name}.py" for name in ("grpc/transport", "http/a2a", "rules/answer", "registration_check")),
-    *(f"agents_io/rules/wire/{name}.py" for name in ("mcp", "chat", "a2a_card")),
-    *(f"streams/{name}.py" for name in ("agents/kafka_agents", "statistics/registered", "rules/registrations")),
-    *(f"streams/rules/{name}.py" for name in ("leases", "roster", "gateway_claim")),
+    *(f"agents_io/{name}.py" for name in ("grpc/transport", "http/a2a_agent", "rules/answer", "registration_check")),
+    *(f"agents_io/rules/wire/{name}.py" for name in ("mcp", "chat_config", "a2a_card")),
+    *(f"streams/{name}.py" for name in ("agents/kafka_agents", "statistics/registered")),
+    *(f"streams/rules/agents/{name}.py" for name in ("registrations", "leases", "roster", "gateway_claim")),
 ]
 READ = re.compile(r'(?:metadata(?: or {}\))?|given)\.get\("(\w+)"\)|_path\(metadata, "(\w+)"\)')
 
@@ -175,4 +175,4 @@ def test_every_key_that_the_code_reads_is_declared() -> None:
     """So that the table and the help are complete."""
     found = {name for path in READERS for pair in READ.findall((ROOT / path).read_text()) for name in pair if name}
     assert {"valuePath", "tool", "model", "detectors", "labels", "lease", "cancelRecords", "a2aVersion"} <= found
-    assert found | set(_NAMED) <= set(BY_NAME) | set(WRITTEN)
+    assert found | set(NAMED) <= set(BY_NAME) | set(WRITTEN)
