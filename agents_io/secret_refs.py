@@ -1,8 +1,8 @@
 """Secrets by reference: `{"env": NAME}` or `{"file": PATH}` to the token itself, read where it is needed.
 
-In: a `SecretRef`. Out: a token fit for a header. A file is read again when it changes, looked at no more than once a
-second, so a rotated secret needs no restart. No token ever stands in an error, a repr or a log; names of variables
-and files do.
+In: a `SecretRef`, or its short form `env:NAME` or `file:PATH`. Out: a token fit for a header. A file is read again when it
+changes, looked at no more than once a second, so a rotated secret needs no restart. No token ever stands in an error, a repr or
+a log; names of variables and files do.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ RECHECK_S = 1.0
 class Secret:
     """One secret, kept until its source changes."""
 
-    __slots__ = ("_checked_at", "_header", "_name", "_ref", "_stamp", "_token")
+    __slots__ = ("_checked_at", "_field", "_header", "_name", "_ref", "_stamp", "_token")
 
-    def __init__(self, ref: SecretRef) -> None:
+    def __init__(self, ref: SecretRef, field: str = "auth") -> None:
+        """`field`: what errors name, a field of a registration or a setting."""
         self._ref = ref
+        self._field = field
         self._name = f"the environment variable {ref.env}" if ref.env is not None else f"the file {ref.file}"
         self._header = None if ref.header is None else ref.header.encode("ascii")
         self._token = ""
@@ -50,7 +52,7 @@ class Secret:
         if self._ref.env is not None:
             text = os.environ.get(self._ref.env)
             if text is None:
-                raise Unsupported(f"auth: {self._name} is not set")
+                raise Unsupported(f"{self._field}: {self._name} is not set")
             self._token = self._fit(text)
             return
         path = str(self._ref.file)
@@ -62,12 +64,20 @@ class Secret:
             with open(path, "rb") as file:
                 raw = file.read(MAX_SECRET_BYTES + 1)
         except OSError as error:
-            raise Unsupported(f"auth: {self._name} cannot be read ({error.strerror})") from None
+            raise Unsupported(f"{self._field}: {self._name} cannot be read ({error.strerror})") from None
         self._token = self._fit(raw.decode("utf-8", "replace"))
         self._stamp = stamp
 
     def _fit(self, text: str) -> str:
         text = text.strip()
         if not text or len(text) > MAX_SECRET_BYTES or not text.isascii() or not text.isprintable():
-            raise Unsupported(f"auth: {self._name} holds no token that a header can carry")
+            raise Unsupported(f"{self._field}: {self._name} holds no token that a header can carry")
         return text
+
+
+def secret_of(reference: str | None, setting: str = "auth") -> Secret | None:
+    """The secret that a setting refers to as `env:NAME` or `file:PATH`; None: it refers to none."""
+    if reference is None:
+        return None
+    kind, _, name = reference.partition(":")
+    return Secret(SecretRef(env=name) if kind == "env" else SecretRef(file=name), setting)

@@ -26,9 +26,11 @@ from streams.settings_parts import (
     FunctionSettings,
     GrpcTlsSettings,
     HttpTaskSettings,
+    Reference,
     SecretSettings,
     Section,
     TlsSettings,
+    WebAuthSettings,
     WireDurationMs,
     words,
 )
@@ -173,8 +175,8 @@ class GatewaySettings(Section):
     reconnect_wait: DurationMs = 10_000
     max_agents: Annotated[int, Field(ge=1)] = 10_000
     max_outstanding: Annotated[int, Field(ge=1)] = 1000
-    agent_token: Annotated[str, Field(pattern=r"^(env|file):.+$")] | None = None
-    relay_token: Annotated[str, Field(pattern=r"^(env|file):.+$")] | None = None
+    agent_token: Reference | None = None
+    relay_token: Reference | None = None
 
 
 class PlansSettings(Section):
@@ -206,6 +208,8 @@ class Settings(Section):
     grpc_host: str = "127.0.0.1"
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = 50_051
     grpc_advertise: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None
+    insecure: bool = False
+    """Whether addresses beyond loopback may be served to everybody."""
     agents_file: Annotated[str, Field(min_length=1)] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
@@ -221,6 +225,7 @@ class Settings(Section):
     secrets: SecretSettings = SecretSettings()
     tls: TlsSettings = TlsSettings()
     grpc_tls: GrpcTlsSettings = GrpcTlsSettings()
+    web_auth: WebAuthSettings = WebAuthSettings()
     http_tasks: HttpTaskSettings = HttpTaskSettings()
     functions: FunctionSettings = FunctionSettings()
     control_plane: ControlPlaneSettings = ControlPlaneSettings()

@@ -5,6 +5,7 @@ In: what somebody set, as text or numbers. Out: frozen sections of `settings.Set
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -15,6 +16,10 @@ from schemas.times import parse_duration
 
 DurationMs = Annotated[int, BeforeValidator(parse_duration)]
 WireDurationMs = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=MAX_DURATION_MS)]
+
+
+Reference = Annotated[str, Field(pattern=r"^(env|file):.+$")]
+"""Where a token lies, `env:NAME` or `file:PATH`; never the token itself."""
 
 
 def words(value: object) -> object:
@@ -55,6 +60,40 @@ class GrpcTlsSettings(Section):
         if alone and self.cert_file is None:
             raise ValueError(f"cert_file is missing: without it there is no TLS, and {alone[0]} means nothing")
         return self
+
+
+class WebAuthSettings(Section):
+    """Who may ask a worker over HTTP. A token is named, never written: `env:NAME` or `file:PATH`. See `streams/live/access.py`.
+
+    `token`: what this process shows to workers, as a client or as a worker that asks another; the first of `view_tokens` if not
+    given. `proxy_header`: where a proxy within `proxy_networks` puts the user's name; `proxy_operators` may operate (`*`: all).
+    """
+
+    view_tokens: Annotated[tuple[Reference, ...], BeforeValidator(words)] = ()
+    operate_tokens: Annotated[tuple[Reference, ...], BeforeValidator(words)] = ()
+    token: Reference | None = None
+    proxy_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")] | None = None
+    proxy_networks: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
+    proxy_operators: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
+    open_metrics: bool = False
+
+    @model_validator(mode="after")
+    def _proxy(self) -> Self:
+        for text in self.proxy_networks:
+            try:
+                ip_network(text)
+            except ValueError as error:
+                raise ValueError(f"proxy_networks: {text!r} is no network such as 10.0.0.7/32: {error}") from None
+        if (self.proxy_header is None) != (not self.proxy_networks):
+            raise ValueError("proxy_header and proxy_networks belong together: from elsewhere the header is ignored")
+        if self.proxy_header is not None and self.proxy_header.lower() in ("authorization", "cookie", "host"):
+            raise ValueError(f"proxy_header: {self.proxy_header} is not a header for a user's name")
+        return self
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is asked of callers."""
+        return bool(self.view_tokens or self.operate_tokens or self.proxy_header)
 
 
 class SecretSettings(Section):

@@ -1,6 +1,7 @@
 """The worker's HTTP side: health, metrics and the query API, on a loopback address unless told otherwise. Read only.
 
-In: GET requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold.
+In: GET requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold. Who may
+ask is decided before a route is reached: `live/guard.py` on loopback, `live/access.py` everywhere.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from streams.engine.observed import observe
 from streams.engine.places import Place, places
 from streams.grpc_server import PortTaken
 from streams.live import page
+from streams.live.access import CALLER, WebAccess
 from streams.live.api import LiveApi
 from streams.live.guard import loopback_only
 from streams.plans.api import PlansApi
@@ -35,6 +37,7 @@ from streams.rules.addresses import advertised
 from streams.settings import Settings
 from streams.statistics.api import StatsApi
 from streams.statistics.role import StatsSupervisor
+from streams.tokens import token_to_show
 
 BROKER_CHECK_S = 5.0
 BROKER_TIMEOUT_S = 2.0
@@ -57,16 +60,19 @@ class WebServer:
         """Role -> progress events that could not be sent so far."""
         observe(registry, self._places, self._roles_ready, self._log_changes, self.dropped_events)
         self._runner: web.AppRunner | None = None
-        self._stats_api = StatsApi(lambda: self.stats)
-        self._plans_api = PlansApi(lambda: self.plans)
+        shown = token_to_show(settings)
+        self._stats_api = StatsApi(lambda: self.stats, shown)
+        self._plans_api = PlansApi(lambda: self.plans, shown)
         self._live = LiveApi(settings, self._explain_task)
+        self._access = WebAccess(settings.web_auth)
         self._asked_at = float("-inf")
         self._answered = False
         self.url = ""
 
     async def start(self) -> None:
         """Listen. Raises `PortTaken`."""
-        app = web.Application(client_max_size=64 * 1024, middlewares=[loopback_only(self._settings.web_host)])
+        guards = [loopback_only(self._settings.web_host), self._access.middleware()]
+        app = web.Application(client_max_size=64 * 1024, middlewares=guards)
         app.add_routes(
             [
                 *page.routes(self._index),
@@ -79,6 +85,7 @@ class WebServer:
                 *self._plans_api.routes(),
                 *self._stats_api.routes(),
                 *self._live.routes(),
+                *self._access.routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -129,7 +136,9 @@ class WebServer:
         if reasons := self.problems():
             checks["topics"], answer["reasons"] = False, reasons
         ready = all(checks.values())
-        return json_answer({"ready": ready} | answer, 200 if ready else 503)
+        # A probe without a token learns no more than yes or no.
+        details = answer if CALLER in request else {}
+        return json_answer({"ready": ready} | details, 200 if ready else 503)
 
     def _roles_ready(self) -> dict[str, bool]:
         """Of the roles that this worker was given."""

@@ -2,7 +2,8 @@
 
     brokers reached -> topics checked -> web page up -> agents known -> dispatch joins its group -> statistics recover -> ready
 
-Nothing here decides about a task. Whatever keeps a worker from running is one `WorkerError`: one line and an exit code.
+A worker that would serve other machines without asking for a token does not begin. Nothing here decides about a task. Whatever
+keeps a worker from running is one `WorkerError`: one line and an exit code.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from streams.dispatch.role import DispatchRole
 from streams.engine.engine import Engine
 from streams.engine.faults import denied, told
 from streams.engine.follower import TopicMissing
+from streams.exposure import Exposed, refuse_exposure
 from streams.file_limit import prepare_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
@@ -40,6 +42,7 @@ from streams.plans.role import Coordination, coordinate
 from streams.settings import Settings
 from streams.statistics.metrics import StatsMetrics
 from streams.statistics.role import StatsSupervisor
+from streams.tokens import TokenUnusable
 from streams.tracing.export import TracingError, provider
 from streams.web import WebServer
 
@@ -74,6 +77,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
     """Run until `stop` is set, then drain. Raises `WorkerError`."""
     quiet_logs()
     try:
+        refuse_exposure(settings)
         async with _running(settings) as running:
             failure = asyncio.create_task(_failed(running))
             stopped = asyncio.create_task(stop.wait())
@@ -101,6 +105,8 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
         AccessDenied,
         PortTaken,
         TlsUnusable,
+        Exposed,
+        TokenUnusable,
         FunctionsError,
         TemplatesError,
         TracingError,

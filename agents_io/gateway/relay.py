@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from hmac import compare_digest
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote
@@ -34,9 +33,11 @@ import structlog
 from agents_io.errors import AnswerTooLarge, InternalError, Unsupported
 from agents_io.gateway.service import Gateway
 from agents_io.gateway.stream import NotHere, StreamLost, TooMany
+from agents_io.grpc.bearer import MOST_WRONG, objection
 from agents_io.grpc.channels import Channels, Place
 from agents_io.grpc.credentials import GrpcCredentials
 from agents_io.grpc.status import told
+from agents_io.rules.wrong_tokens import WrongTokens
 from agents_io.secret_refs import Secret
 from agents_io.tls import TlsFiles
 from schemas.pb.gateway_pb2 import AgentToControlPlane, TaskRequest
@@ -47,6 +48,7 @@ SERVICE = "parallax.internal.GatewayRelay"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 SURPLUS_S = 0.5
 """How much longer than the call itself the hop may last: the holder's own word comes first."""
+NOT_SHOWN = "gateway.relay_token: missing or wrong"
 _SILENT = "the agent did not answer in time"
 _KEEPALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 5_000))
 """A worker whose machine went away without a word ends its calls in seconds, not at their deadlines."""
@@ -71,6 +73,7 @@ class RelayService:
     def __init__(self, gateway: Gateway, token: Secret | None, *, max_calls: int = 10_000) -> None:
         self._gateway = gateway
         self._token = token
+        self._wrong = WrongTokens(MOST_WRONG)
         self._max_calls = max_calls
         self._calls = 0
 
@@ -115,15 +118,14 @@ class RelayService:
     async def _meant(self, context: Any) -> str:
         """The agent's id, once the caller may ask for it here."""
         given = dict(context.invocation_metadata() or ())
-        shown = str(given.get("authorization", "")).removeprefix("Bearer ").strip()
         if self._token is None:
             if not _same_machine(context.peer()):
                 await context.abort(
                     grpc.StatusCode.PERMISSION_DENIED,
                     "workers on other machines need the shared token: gateway.relay_token",
                 )
-        elif not compare_digest(shown.encode(), self._token.token().encode()):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "gateway.relay_token: missing or wrong")
+        elif (refused := objection(context, self._token, self._wrong, NOT_SHOWN)) is not None:
+            await context.abort(*refused)
         if given.get("node") != self._gateway.node:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another worker runs here now")
         raw = given.get("agent-bin", b"")

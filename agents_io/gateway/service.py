@@ -23,8 +23,9 @@ import grpc.aio
 import structlog
 
 from agents_io.gateway.stream import GOODBYE_TIMEOUT_S, NotHere, Stream
-from agents_io.grpc.bearer import bearer_of, objection
+from agents_io.grpc.bearer import MOST_WRONG, bearer_of, objection
 from agents_io.rules.wire.gateway_session import SessionConfig, Status
+from agents_io.rules.wrong_tokens import WrongTokens
 from agents_io.secret_refs import Secret
 from schemas.pb.gateway_pb2 import AgentHello, AgentToControlPlane, ControlPlaneToAgent, ServerAck, TaskRequest
 
@@ -98,6 +99,7 @@ class Gateway:
         self._config = config or SessionConfig()
         self._max_sessions = max_sessions
         self._token = token
+        self._wrong = WrongTokens(MOST_WRONG)
         self._streams: dict[str, Stream] = {}
         self._all: set[Stream] = set()
         self._past: Counter[str] = Counter()
@@ -161,7 +163,7 @@ class Gateway:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this worker is stopping; connect to another")
         if len(self._all) >= self._max_sessions:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "this worker has as many agents as it may")
-        refused = objection(context, self._token)
+        refused = objection(context, self._token, self._wrong)
         if refused is not None:
             self.refused += 1
             await context.abort(*refused)

@@ -1,11 +1,12 @@
 """The token that agents show to a worker's gRPC services: `authorization: Bearer ...`, compared in constant time.
 
 In: the metadata of a call, and the secret by reference. Out: nothing, or the status that the call is to end with. It says nothing
-of what is behind it, nor of the token.
+of what is behind it, nor of the token. A source that shows too many wrong tokens in a minute waits for the rest of it.
 """
 
 from __future__ import annotations
 
+import time
 from hmac import compare_digest
 from typing import Any
 
@@ -13,9 +14,14 @@ import grpc
 import structlog
 
 from agents_io.errors import AgentError
+from agents_io.rules.wrong_tokens import WrongTokens
 from agents_io.secret_refs import Secret
 
 log = structlog.get_logger(__name__)
+
+
+MOST_WRONG = 100
+"""A minute from one source. More than the pages allow: all agents behind one proxy are one source, and they reconnect."""
 
 
 def bearer_of(context: Any) -> str:
@@ -26,8 +32,23 @@ def bearer_of(context: Any) -> str:
     return ""
 
 
-def objection(context: Any, wanted: Secret | None) -> tuple[grpc.StatusCode, str] | None:
-    """Why the caller may not go on: no right token, or the secret cannot be read. None is wanted: everybody may."""
+def caller_of(context: Any) -> str:
+    """The caller's address, out of what gRPC writes: `ipv4:10.0.0.7:51000`, `ipv6:%5B::1%5D:51000`, `unix:`."""
+    kind, _, rest = str(context.peer()).partition(":")
+    host = rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind
+    return host.replace("%5B", "").replace("%5D", "").strip("[]")
+
+
+def objection(
+    context: Any,
+    wanted: Secret | None,
+    wrong: WrongTokens,
+    complaint: str = "authorization: the token is missing or wrong",
+) -> tuple[grpc.StatusCode, str] | None:
+    """Why the caller may not go on: no right token, too many wrong ones, or the secret cannot be read.
+
+    None is wanted: everybody may. `wrong`: counts the wrong tokens of each source; a missing one is not counted.
+    """
     if wanted is None:
         return None
     try:
@@ -35,6 +56,11 @@ def objection(context: Any, wanted: Secret | None) -> tuple[grpc.StatusCode, str
     except AgentError as error:
         log.error("no agent is let in: the token cannot be read", reason=error.message)
         return grpc.StatusCode.UNAVAILABLE, "this worker cannot check tokens now"
-    if compare_digest(bearer_of(context).encode(), token.encode()):
+    shown, caller, now = bearer_of(context), caller_of(context), time.monotonic()
+    if shown and (wait_s := wrong.wait_s(caller, now)):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED, f"authorization: too many wrong tokens; try again in {wait_s:.0f} s"
+    if compare_digest(shown.encode(), token.encode()):
         return None
-    return grpc.StatusCode.UNAUTHENTICATED, "authorization: the token is missing or wrong"
+    if shown:
+        wrong.add(caller, now)
+    return grpc.StatusCode.UNAUTHENTICATED, complaint

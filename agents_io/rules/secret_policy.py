@@ -6,7 +6,7 @@ both the secret and where it is sent: without a bound the worker's own Kafka pas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from posixpath import normpath
 
@@ -17,11 +17,17 @@ OWN_PREFIX = "PARALLAX_"
 
 
 class SecretPolicy:
-    """`env`: patterns of variables, such as `AGENT_*`; never the pipeline's own. `directory`: where files lie; None: anywhere."""
+    """`env`: patterns of variables, such as `AGENT_*`; never the pipeline's own. `directory`: where files lie; None: anywhere.
 
-    def __init__(self, env: Sequence[str] = ("*",), directory: str | None = None) -> None:
+    `own`: the worker's own tokens, as `env:NAME` or `file:PATH`. No registration may use them.
+    """
+
+    def __init__(self, env: Sequence[str] = ("*",), directory: str | None = None, own: Iterable[str] = ()) -> None:
         self._env = tuple(env)
         self._below = None if directory is None else normpath(directory).rstrip("/") + "/"
+        split = [reference.partition(":") for reference in own]
+        self._own_env = frozenset(name for kind, _, name in split if kind == "env")
+        self._own_files = frozenset(normpath(name) for kind, _, name in split if kind == "file")
 
     def check(self, agent: AgentRegistration) -> None:
         """Raises `Unsupported` if the registration refers to what it may not.
@@ -33,11 +39,10 @@ class SecretPolicy:
         """
         auth = agent.auth
         if auth is not None and auth.env is not None:
-            own = auth.env.upper().startswith(OWN_PREFIX)
+            own = auth.env.upper().startswith(OWN_PREFIX) or auth.env in self._own_env
             if own or not any(fnmatchcase(auth.env, pattern) for pattern in self._env):
                 raise Unsupported(f"auth: the variable {auth.env[:80]} may not be used (setting secrets.env)")
-        if self._below is not None:
-            self._check_files(agent)
+        self._check_files(agent)
 
     def _check_files(self, agent: AgentRegistration) -> None:
         paths = [agent.auth.file] if agent.auth is not None and agent.auth.file is not None else []
@@ -45,5 +50,5 @@ class SecretPolicy:
         if isinstance(tls, dict):
             paths += [path for path in tls.values() if isinstance(path, str)]
         for path in paths:
-            if not normpath(path).startswith(self._below or ""):
+            if normpath(path) in self._own_files or not normpath(path).startswith(self._below or ""):
                 raise Unsupported(f"the file {path[:80]} may not be used (setting secrets.directory)")

@@ -18,8 +18,9 @@ import grpc
 import grpc.aio
 from aiokafka.structs import ConsumerRecord
 
-from agents_io.grpc.bearer import objection
+from agents_io.grpc.bearer import MOST_WRONG, objection
 from agents_io.grpc.services import service_handler
+from agents_io.rules.wrong_tokens import WrongTokens
 from agents_io.secret_refs import Secret
 from schemas.codec import Rejected
 from schemas.messages import AgentRegistration
@@ -56,6 +57,7 @@ class Registry:
         self._writer = writer
         self._wall_ms = wall_ms
         self._token = token
+        self._wrong = WrongTokens(MOST_WRONG)
         self._watchers: set[asyncio.Queue[_Event | None]] = set()
         self._known = {agent.id: agent for agent in table.all()}
         table.on_change(self._changed)
@@ -80,7 +82,7 @@ class Registry:
         return answer
 
     async def _admit(self, context: Context) -> None:
-        refused = objection(context, self._token)
+        refused = objection(context, self._token, self._wrong)
         if refused is not None:
             await _refuse(context, *refused)
 

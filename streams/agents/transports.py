@@ -20,12 +20,17 @@ from agents_io.transport import Transport
 from agents_io.transports import Transports
 from streams.agents.kafka_agents import KafkaTransport
 from streams.settings import Settings
+from streams.tokens import own_tokens
 
 
 def together(settings: Settings, more: Mapping[str, Transport] = MappingProxyType({})) -> Transports:
     """All of them and `more`, behind the one port; a registration may refer only to the secrets the settings allow."""
-    secrets = settings.secrets
-    return Transports({**to_addresses(settings), **more}, SecretPolicy(secrets.env, secrets.directory))
+    return Transports({**to_addresses(settings), **more}, secret_policy(settings))
+
+
+def secret_policy(settings: Settings) -> SecretPolicy:
+    """Which secrets registrations may refer to: what `secrets.*` allows, without the worker's own tokens."""
+    return SecretPolicy(settings.secrets.env, settings.secrets.directory, own_tokens(settings))
 
 
 def to_addresses(settings: Settings) -> dict[str, Transport]:

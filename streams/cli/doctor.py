@@ -29,7 +29,7 @@ def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, outpu
     The broker answers; the addresses it gives out can be reached from here; this user may do what a worker does; the topics
     are as in the table; this machine's clock agrees with the brokers'; it has transactions, without which results are
     at-least-once; no other workers use the same group or the same topics under another app id. The files of grpc_tls can be
-    used, if any are set.
+    used, if any are set; no address beyond this machine is open to everybody; tokens of web_auth can be read.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     rows, code = asyncio.run(_examine(settings))
@@ -58,7 +58,7 @@ async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
         rows += await _clock(settings)
     rows.append(await _guarantee(settings))
     rows += await _neighbours(settings)
-    rows += _port_of_agents(settings)
+    rows += _port_of_agents(settings) + _open_addresses(settings)
     return rows, FAILED if any(row["state"] == "failed" for row in rows) else 0
 
 
@@ -84,6 +84,20 @@ def _port_of_agents(settings: Settings) -> list[dict[str, Any]]:
     if doubt is not None:
         return [_row("grpc", "warning", f"workers with these settings cannot call each other: {doubt}")]
     return [_row("grpc", "ok", "TLS" if given.client_ca_file is None else "TLS, for those who show a certificate")]
+
+
+def _open_addresses(settings: Settings) -> list[dict[str, Any]]:
+    """What a worker with these settings would refuse to start with, or serve to everybody. Nothing to say if all is guarded."""
+    from streams.exposure import open_addresses
+    from streams.tokens import TokenUnusable, check_tokens
+
+    state = "warning" if settings.insecure else "failed"
+    rows = [_row("access", state, sentence) for sentence in open_addresses(settings)]
+    try:
+        check_tokens(settings)
+    except TokenUnusable as error:
+        rows.append(_row("access", "failed", str(error)))
+    return rows
 
 
 async def _listeners(settings: Settings) -> list[dict[str, Any]]:

@@ -49,6 +49,12 @@ def worker(
         str | None, typer.Option(metavar="HOST", help="where the registry and the agent gateway listen")
     ] = None,
     grpc_port: Annotated[str | None, typer.Option(metavar="PORT", help="default 50051; 0 takes a free one")] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option(
+            "--insecure", help="serve addresses beyond this machine to everybody, without tokens", show_default=False
+        ),
+    ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
@@ -70,6 +76,7 @@ def worker(
         web_port=web_port,
         grpc_host=grpc_host,
         grpc_port=grpc_port,
+        insecure=insecure,
     )
     configure_logs(settings)
     code = in_fast_loop(_work(settings, output or Format.text))

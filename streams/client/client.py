@@ -26,6 +26,7 @@ from streams.client.waiting import ResultReader, Waiting, wait_error
 from streams.client.watch import WaitWatch
 from streams.client.web import WorkerApi
 from streams.settings import Settings
+from streams.tokens import token_to_show
 
 T = TypeVar("T")
 
@@ -38,9 +39,9 @@ class Client(Subscriptions):
     """`async with Client("localhost:9092") as client:`. One event loop, one connection, any number of waiting calls.
 
     Settings that are not given come from `PARALLAX_*` and `parallax.toml`. `web`: a worker's address, for `stats` alone, with
-    its `token`. `give_up_after`: how long a waiting call accepts that Kafka is away or no worker reads tasks before it raises;
-    None: for ever. `kafka`: `security_protocol`, `sasl_username` and the other settings of Kafka's. `settings`: all of them,
-    loaded already.
+    its `token` (default: the setting `web_auth.token`). `give_up_after`: how long a waiting call accepts that Kafka is away or
+    no worker reads tasks before it raises; None: for ever. `kafka`: `security_protocol`, `sasl_username` and the other settings
+    of Kafka's. `settings`: all of them, loaded already.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Client(Subscriptions):
     ) -> None:
         self.settings = settings or settings_for(bootstrap_servers, topic_prefix, app_id, kafka)
         self.agents = AgentDirectory(self)
-        self._api = WorkerApi(web, token)
+        self._api = WorkerApi(web, token, token_to_show(self.settings))
         self._results = ResultReader(self.settings, "results", read_result)
         self._plan_results = ResultReader(self.settings, "plan-results", read_plan_result)
         self._producer = TaskProducer(self.settings, self._lost)

@@ -26,7 +26,7 @@ from streams.settings import KafkaSettings, Settings, SettingsError, load
 
 ASK_TIMEOUT_S = 5.0
 _ENVIRONMENT = frozenset(("PARALLAX_BOOTSTRAP_SERVERS", "PARALLAX_TOPIC_PREFIX", "PARALLAX_APP_ID"))
-_OF_KAFKA = "PARALLAX_KAFKA__"
+_SECTIONS = ("PARALLAX_KAFKA__", "PARALLAX_WEB_AUTH__")
 
 
 def settings_for(
@@ -38,7 +38,7 @@ def settings_for(
         raise TypeError(f"Client() has no option {unknown[0]!r}; Kafka's are {', '.join(KafkaSettings.model_fields)}")
     flags = {"bootstrap_servers": bootstrap_servers, "topic_prefix": topic_prefix, "app_id": app_id}
     # Other PARALLAX_* variables concern workers, and those of other programs are not ours to judge.
-    environ = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(_OF_KAFKA)}
+    environ = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(_SECTIONS)}
     try:
         return load(flags | {f"kafka.{name}": value for name, value in kafka.items()}, environ)
     except SettingsError as error:

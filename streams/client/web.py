@@ -1,4 +1,4 @@
-"""What is asked of a worker over HTTP: statistics."""
+"""What is asked of a worker over HTTP: statistics. The token comes from the caller or from the setting `web_auth.token`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from urllib.parse import quote
 
 import httpx
 
+from agents_io.errors import Unsupported
+from agents_io.secret_refs import Secret
 from streams.client.errors import ClientError, NotFound
 from streams.client.times import Duration, duration_ms
+from streams.tokens import authorization
 
 TIMEOUT_S = 20.0
 TRIES = 5
@@ -18,11 +21,12 @@ RETRY_PAUSE_S = 1.0
 
 
 class WorkerApi:
-    """A worker's query API at `web`, with `token` as bearer token."""
+    """A worker's query API at `web`, with `token` as bearer token; None: what `configured` refers to, if anything."""
 
-    def __init__(self, web: str | None, token: str | None) -> None:
+    def __init__(self, web: str | None, token: str | None, configured: Secret | None = None) -> None:
         self._web = web
         self._token = token
+        self._configured = configured
         self._client: httpx.AsyncClient | None = None
 
     async def stats(self, agent: str, last: Duration, pattern: str | None) -> dict[str, Any]:
@@ -36,14 +40,13 @@ class WorkerApi:
         if self._web is None:
             raise ClientError('this is asked of a worker: give its address, Client(web="http://127.0.0.1:8080")')
         if self._client is None:
-            headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
-            self._client = httpx.AsyncClient(base_url=self._web, headers=headers, timeout=TIMEOUT_S)
+            self._client = httpx.AsyncClient(base_url=self._web, timeout=TIMEOUT_S)
         reason = ""
         for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(RETRY_PAUSE_S)
             try:
-                answer = await self._client.get(path, params=query)
+                answer = await self._client.get(path, params=query, headers=self._headers())
             except httpx.HTTPError as error:
                 raise ClientError(f"the worker at {self._web} does not answer: {str(error) or repr(error)}") from None
             if answer.status_code == 200:
@@ -52,7 +55,17 @@ class WorkerApi:
             if answer.status_code != 503:  # while partitions move, statistics are not certain for a moment
                 break
         kind = NotFound if answer.status_code == 404 else ClientError
+        if answer.status_code == 401:
+            reason += "; give it with Client(token=...) or the setting web_auth.token"
         raise kind(f"the worker at {self._web} answered {answer.status_code}: {reason}")
+
+    def _headers(self) -> dict[str, str]:
+        if self._token is not None:
+            return {"Authorization": f"Bearer {self._token}"}
+        try:
+            return authorization(self._configured)
+        except Unsupported as error:
+            raise ClientError(error.message) from None
 
     async def close(self) -> None:
         """Disconnect."""

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from agents_io.secret_refs import secret_of
 from schemas.access import role_group
 from schemas.codec import Rejected, header
 from schemas.messages import AgentRegistration, EventType
@@ -51,7 +52,7 @@ from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
 from streams.engine.supervised import supervised
 from streams.engine.watchdog import LOOKS, Watchdog
-from streams.gateway.service import GatewayService, secret_of
+from streams.gateway.service import GatewayService
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
 from streams.rules.agents.gateway_claim import OWN_HEADER
@@ -140,7 +141,8 @@ class DispatchRole:
         await self.engine.start()
         self.agents.on_change(self._agent_changed)
         self._watch(stack)
-        registry = Registry(self.agents, self._writer, self._now_ms, secret_of(self._settings.gateway.agent_token))
+        token = secret_of(self._settings.gateway.agent_token, "gateway.agent_token")
+        registry = Registry(self.agents, self._writer, self._now_ms, token)
         for handler in (*self._gateway.handlers(), registry.handler()):
             grpc_server.add(handler)
         await grpc_server.start()

@@ -22,14 +22,14 @@ from agents_io.gateway.relay import RelayClient, RelayService
 from agents_io.gateway.service import Gateway
 from agents_io.gateway.transport import GatewayTransport, Routes
 from agents_io.grpc.services import service_handler
-from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.rules.wire.gateway_session import SessionConfig
-from agents_io.secret_refs import Secret
+from agents_io.secret_refs import secret_of
 from schemas.access import role_group
-from schemas.messages import EventType, SecretRef
+from schemas.messages import EventType
 from schemas.pb import gateway_pb2
 from streams.agents.registration_writer import RegistrationWriter
 from streams.agents.table import AgentTable
+from streams.agents.transports import secret_policy
 from streams.engine.event_sink import EventSink
 from streams.gateway.metrics import GatewayMetrics
 from streams.gateway.registry import GatewayRegistry
@@ -64,18 +64,18 @@ class GatewayService:
             role_group(settings.app_id, "dispatch", settings.topic_prefix),
         )
         grace_s = given.grace / 1000
-        allowed = SecretPolicy(settings.secrets.env, settings.secrets.directory)
+        allowed = secret_policy(settings)
         self.registry = GatewayRegistry(self.node, agents.get, writer.put, self._tell, grace_s, allowed)
         self.gateway = Gateway(
             self.node,
             self.registry,
             config=SessionConfig(missed=given.missed_heartbeats, max_outstanding=given.max_outstanding),
             max_sessions=given.max_agents,
-            token=secret_of(given.agent_token),
+            token=secret_of(given.agent_token, "gateway.agent_token"),
         )
         self.registry.drop = self.gateway.drop
         metrics.register(GatewayMetrics(self.gateway))
-        relay_token = secret_of(given.relay_token)
+        relay_token = secret_of(given.relay_token, "gateway.relay_token")
         relay = RelayClient(relay_token, tls=towards_workers(settings.grpc_tls), name=settings.grpc_tls.worker_name)
         self._relay_service = RelayService(self.gateway, relay_token)
         routes = Routes(agents.get)
@@ -119,11 +119,3 @@ class GatewayService:
     def _tell(self, kind: EventType, agent_id: str, data: dict[str, Any]) -> None:
         now_ms = time.time_ns() // 1_000_000
         self._sink.emit(self._recorder.event(kind, agent_id, {"agentId": agent_id} | data, now_ms, tail=f"/{now_ms}"))
-
-
-def secret_of(reference: str | None) -> Secret | None:
-    """`env:NAME` or `file:PATH`, as the settings hold it."""
-    if reference is None:
-        return None
-    kind, _, name = reference.partition(":")
-    return Secret(SecretRef(env=name) if kind == "env" else SecretRef(file=name))

@@ -2,12 +2,11 @@
 
 In: requests. Out: the same, or a 403. A page of a foreign site can have its own name resolve to 127.0.0.1 and so read what is
 served there; its requests still carry that name as `Host`, or its `Origin`. Where the worker listens beyond loopback (probes of
-an orchestrator, other workers) nothing is refused here.
+an orchestrator, other workers) nothing is refused here: `access.py` asks for a token there, which a foreign page does not have.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -15,22 +14,9 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from streams.answers import error_answer
+from streams.rules.addresses import is_loopback
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, without port, means this machine whatever a name server says.
-
-    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "[::1]", "evil.example", "0.0.0.0", "")]
-    [True, True, True, False, False, False]
-    """
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _host(authority: str) -> str:

@@ -17,10 +17,13 @@ import structlog
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
+from agents_io.errors import Unsupported
+from agents_io.secret_refs import Secret
 from schemas.exact_json import loads
 from streams.answers import error_answer, json_answer
 from streams.engine.addresses import looked_up
 from streams.plans.role import Coordination
+from streams.tokens import authorization
 
 log = structlog.get_logger(__name__)
 
@@ -34,10 +37,11 @@ class NotKnown(Exception):
 
 
 class PlansApi:
-    """The routes. `coordination` gives the worker's role `plans`, None while it has none."""
+    """The routes. `coordination` gives the worker's role `plans`, None while it has none. `token`: shown to other workers."""
 
-    def __init__(self, coordination: Callable[[], Coordination | None]) -> None:
+    def __init__(self, coordination: Callable[[], Coordination | None], token: Secret | None = None) -> None:
         self._coordination = coordination
+        self._token = token
         self._session: aiohttp.ClientSession | None = None
         self._looked_up: dict[int, str] = {}
         self._look_at = float("-inf")
@@ -119,7 +123,9 @@ class PlansApi:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S))
         params = {"id": plan_id, "group": role.group}
         try:
-            async with self._session.get(f"{url}{INTERNAL}", params=params, allow_redirects=False) as response:
+            async with self._session.get(
+                f"{url}{INTERNAL}", params=params, headers=authorization(self._token), allow_redirects=False
+            ) as response:
                 body = loads(await response.read())
                 if response.status != 200:
                     raise NotKnown(f"recovering: the worker at {url} answers {response.status}: {body['error']}")
@@ -128,5 +134,5 @@ class PlansApi:
                     raise NotKnown(f"recovering: the worker at {url} answers for another partition")
                 found: dict[str, Any] | None = body["plan"]
                 return found
-        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, Unsupported) as error:
             raise NotKnown(f"recovering: the worker at {url} did not answer ({error!r})") from error

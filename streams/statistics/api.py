@@ -15,11 +15,14 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from agents_io.errors import Unsupported
+from agents_io.secret_refs import Secret
 from schemas.messages import Interval
 from schemas.times import parse_time
 from streams.answers import error_answer, json_answer
 from streams.rules.windows.windows import INTERVALS
 from streams.statistics.role import StatsSupervisor
+from streams.tokens import authorization
 
 if TYPE_CHECKING:
     from streams.statistics.processor import StatsProcessor
@@ -46,10 +49,11 @@ def _recovering(why: str) -> Refused:
 
 
 class StatsApi:
-    """The routes. `keeper` gives the worker's statistics, None while it has none."""
+    """The routes. `keeper` gives the worker's statistics, None while it has none. `token`: shown to other workers."""
 
-    def __init__(self, keeper: Callable[[], StatsSupervisor | None]) -> None:
+    def __init__(self, keeper: Callable[[], StatsSupervisor | None], token: Secret | None = None) -> None:
         self._keeper = keeper
+        self._token = token
         self._session: aiohttp.ClientSession | None = None
 
     def routes(self) -> list[web.RouteDef]:
@@ -182,7 +186,13 @@ class StatsApi:
         timeout = aiohttp.ClientTimeout(total=timeout_s, connect=ASK_TIMEOUT_S)
         asked = base64.urlsafe_b64encode(orjson.dumps(None if question is None else question.to_json())).decode()
         try:
-            async with self._session.get(f"{url}{INTERNAL}", params={"q": asked}, timeout=timeout) as response:
+            async with self._session.get(
+                f"{url}{INTERNAL}",
+                params={"q": asked},
+                timeout=timeout,
+                headers=authorization(self._token),
+                allow_redirects=False,
+            ) as response:
                 body = orjson.loads(await response.read())
                 if response.status == 400:
                     raise Refused(400, str(body.get("error")))
@@ -190,7 +200,7 @@ class StatsApi:
                     raise _recovering(f"the worker at {url} answers {response.status}: {body.get('error')}")
                 found: Mapping[str, Any] = body
                 return found
-        except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError, AttributeError, Unsupported) as error:
             raise _recovering(f"the worker at {url} did not answer ({error!r})") from error
 
 

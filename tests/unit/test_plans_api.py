@@ -14,12 +14,16 @@ from aiohttp import web
 from aiokafka.errors import KafkaConnectionError
 from yarl import URL
 
+from agents_io.secret_refs import Secret
+from schemas.messages import SecretRef
 from schemas.partitioning import home_partition
 from streams.engine.addresses import Addresses
+from streams.live.access import WebAccess
 from streams.plans import api
 from streams.plans.api import PlansApi
 from streams.plans.handler import PlanHandler
 from streams.plans.role import Coordination
+from streams.settings_parts import WebAuthSettings
 
 COUNT = 4
 ODD = "a/b #1?&%"
@@ -40,7 +44,7 @@ class Known(PlanHandler):
 class Worker:
     """An API over a role whose engine has certain homes open."""
 
-    def __init__(self, plans: dict[str, Any], group: str = "app-plans") -> None:
+    def __init__(self, plans: dict[str, Any], group: str = "app-plans", token: Secret | None = None) -> None:
         self.addresses = Addresses("")
         self.assigned = asyncio.Event()
         self.assigned.set()
@@ -49,7 +53,8 @@ class Worker:
         config = SimpleNamespace(group=group, options={})
         engine = SimpleNamespace(homes=self.homes, assigned=self.assigned, config=config)
         self.role: Coordination | None = Coordination(cast("Any", engine), lambda: COUNT, self.addresses)
-        self.api = PlansApi(lambda: self.role)
+        self.api = PlansApi(lambda: self.role, token)
+        self.access = WebAccess(WebAuthSettings())
         self.url = ""
 
     def owns(self, *numbers: int) -> None:
@@ -101,7 +106,7 @@ async def serve() -> AsyncIterator[Callable[[Worker], Awaitable[None]]]:
     runners, apis = [], []
 
     async def up(worker: Worker) -> None:
-        app = web.Application()
+        app = web.Application(middlewares=[worker.access.middleware()])
         app.add_routes(worker.api.routes())
         runner = web.AppRunner(app)
         await runner.setup()
@@ -154,6 +159,23 @@ async def test_a_404_comes_from_the_owner_alone(serve: Any) -> None:
         for worker in (one, two):
             status, body = await worker.ask(name)
             assert (status, "is not under way" in body["error"]) == (404, True)
+
+
+async def test_a_worker_shows_its_token_to_the_owner(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which asks for it: without one nothing is certain, whatever the owner knows."""
+    monkeypatch.setenv("VIEW", "view-token-0123456789")
+    _, owner = await pair(serve)
+    guarded = Worker(owner.handler.plans)
+    guarded.access = WebAccess(WebAuthSettings.model_validate({"view_tokens": "env:VIEW"}))
+    await serve(guarded)
+    guarded.owns(2, 3)
+    name = next(name for name in IDS if home_partition(name, COUNT) == 2)
+    for variable, status in (("VIEW", 200), (None, 503), ("HOME", 503), ("NO_SUCH_VARIABLE", 503)):
+        asking = Worker({}, token=None if variable is None else Secret(SecretRef(env=variable)))
+        await serve(asking)
+        asking.owns(0, 1)
+        asking.told((guarded.url, [2, 3]))
+        assert (await asking.ask(name))[0] == status, variable
 
 
 async def _unsure(worker: Worker, reason: str, numbers: tuple[int, ...]) -> None:

@@ -11,6 +11,8 @@ from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.transport import Answer, Call
 from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
+from streams.agents.transports import secret_policy
+from streams.settings import Settings
 from tests.support.dispatching import FakeTransport
 
 
@@ -24,6 +26,32 @@ def test_the_pipelines_own_variables_are_never_sent(name: str) -> None:
     """Not even if the operator says anything goes."""
     with pytest.raises(Unsupported, match=r"secrets\.env"):
         SecretPolicy(("*", name)).check(agent({"env": name}))
+
+
+@pytest.mark.parametrize("name", ["VIEW", "OPERATE", "SHOWN", "AGENTS", "RELAY", "PLANE"])
+def test_the_workers_own_tokens_are_never_sent(name: str) -> None:
+    """Whichever setting refers to them, as a variable or as a file; one beside them is."""
+    given = {
+        "web_auth": {"view_tokens": "env:VIEW,file:/s/VIEW", "operate_tokens": "env:OPERATE,file:/s/OPERATE"},
+        "gateway": {"agent_token": "env:AGENTS", "relay_token": "env:RELAY"},
+        "control_plane": {"token_env": "PLANE"},
+    }
+    files = {
+        "web_auth": {"token": "file:/s/SHOWN"},
+        "gateway": {"agent_token": "file:/s/AGENTS", "relay_token": "file:/s/RELAY"},
+        "control_plane": {"token_file": "/s/PLANE"},
+    }
+    given["web_auth"]["token"] = "env:SHOWN"
+    with pytest.raises(Unsupported, match="may not be used"):
+        secret_policy(Settings.model_validate(given)).check(agent({"env": name}))
+    policy = secret_policy(
+        Settings.model_validate({**given, **files, "web_auth": given["web_auth"] | files["web_auth"]})
+    )
+    for auth, tls in ((f"/s/{name}", {}), ("/s/fine", {"caFile": f"/s/x/../{name}"})):
+        with pytest.raises(Unsupported, match="may not be used"):
+            policy.check(agent({"file": auth}, tls=tls))
+    policy.check(agent({"env": f"{name}_OF_AGENT"}))
+    policy.check(agent({"file": f"/s/{name}.agent"}))
 
 
 @pytest.mark.parametrize(

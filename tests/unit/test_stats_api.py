@@ -10,10 +10,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from schemas.messages import ConfidenceDataPoint
+from agents_io.secret_refs import Secret
+from schemas.messages import ConfidenceDataPoint, SecretRef
 from schemas.times import parse_time
+from streams.live.access import WebAccess
 from streams.rules.detection.detectors import Thresholds
 from streams.rules.windows.windows import Span
+from streams.settings_parts import WebAuthSettings
 from streams.statistics.api import StatsApi
 from streams.statistics.processor import NotReady
 from streams.statistics.query import Question, firing, part
@@ -63,7 +66,7 @@ class Owner:
             live.leaving.clear()
 
 
-Serve = Callable[[Owner], Awaitable[str]]
+Serve = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
@@ -71,10 +74,10 @@ async def serve() -> AsyncIterator[Serve]:
     """Starts an API for an owner; its address."""
     stop: list[Callable[[], Awaitable[None]]] = []
 
-    async def start(owner: Owner) -> str:
+    async def start(owner: Owner, access: WebAccess | None = None, token: Secret | None = None) -> str:
         keeper = SimpleNamespace(processor=owner, ready=True)
-        api = StatsApi(lambda: cast("Any", keeper))
-        app = web.Application()
+        api = StatsApi(lambda: cast("Any", keeper), token)
+        app = web.Application(middlewares=[] if access is None else [access.middleware()])
         app.add_routes(api.routes())
         runner = web.AppRunner(app)
         await runner.setup()
@@ -183,3 +186,36 @@ async def test_alarms_of_all_workers_are_listed(serve: Serve) -> None:
     assert status == 200
     fell = next(row for row in rows if (row["agentId"], row["type"]) == ("c", "sudden_drop"))
     assert NOON_MS + 80 * 60_000 <= parse_time(fell["detectedAt"]) < NOON_MS + 92 * 60_000
+
+
+async def test_a_worker_shows_its_token_to_the_others(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which ask for it. Without one, or with another, the answer is none; a redirect leads the token nowhere."""
+    monkeypatch.setenv("VIEW", "view-token-0123456789")
+    access = WebAccess(WebAuthSettings.model_validate({"view_tokens": "env:VIEW"}))
+    here, there = Owner([0], 2), Owner([1], 2)
+    there.feed(1, "a", "p", [0.9])
+    here.addresses = there.addresses = {1: await serve(there, access)}
+    for name, status in (("VIEW", 200), (None, 503), ("HOME", 503), ("NO_SUCH_VARIABLE", 503)):
+        token = None if name is None else Secret(SecretRef(env=name))
+        assert (await get(f"{await serve(here, None, token)}/api/v1/agents/a/stats"))[0] == status, name
+    caught: list[str] = []
+
+    async def take(request: web.Request) -> web.Response:
+        caught.append(request.headers.get("Authorization", ""))
+        return web.json_response({})
+
+    async def lead_on(request: web.Request) -> web.Response:
+        raise web.HTTPFound("/taken")
+
+    app = web.Application()
+    app.add_routes([web.get("/internal/v2/stats", lead_on), web.get("/taken", take)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        here.addresses = {1: f"http://127.0.0.1:{runner.addresses[0][1]}"}
+        url = await serve(here, None, Secret(SecretRef(env="VIEW")))
+        assert (await get(f"{url}/api/v1/agents/a/stats"))[0] == 503
+    finally:
+        await runner.cleanup()
+    assert caught == []

@@ -1,0 +1,69 @@
+"""How often one source may show a wrong token before it has to wait. Pure.
+
+In: the addresses that tokens come from, and the time. Out: how long a source has to wait. Only wrong tokens are counted. While a
+source waits its right tokens are refused too: otherwise guessing would go on undisturbed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from ipaddress import IPv6Address, ip_address
+
+MOST = 10
+WINDOW_S = 60.0
+MAX_SOURCES = 10_000
+"""The source that was counted longest ago is forgotten beyond this."""
+
+
+def source_of(address: str) -> str:
+    """What is counted as one source: an IPv4 address, or the /64 of an IPv6 one, which is what one host is given.
+
+    >>> source_of("::ffff:10.0.0.7"), source_of("2001:db8::1:2"), source_of("10.0.0.7"), source_of("")
+    ('10.0.0.7', '2001:db8::/64', '10.0.0.7', '')
+    """
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return f"{IPv6Address(int(found) >> 64 << 64)}/64"
+
+
+class WrongTokens:
+    """Wrong tokens by source within the last `window_s` seconds.
+
+    >>> wrong = WrongTokens(most=2, window_s=60)
+    >>> wrong.add("10.0.0.7", 0), wrong.wait_s("10.0.0.7", 1), wrong.add("10.0.0.7", 1), wrong.wait_s("10.0.0.7", 20)
+    (None, 0.0, None, 40.0)
+    """
+
+    def __init__(self, most: int = MOST, window_s: float = WINDOW_S, max_sources: int = MAX_SOURCES) -> None:
+        self._most = most
+        self._window_s = window_s
+        self._max_sources = max_sources
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def wait_s(self, address: str, now: float) -> float:
+        """Seconds until this address may show a token again; 0: now."""
+        times = self._times.get(source_of(address))
+        if times is None or len(times) < self._most:
+            return 0.0
+        return max(0.0, times[0] + self._window_s - now)
+
+    def add(self, address: str, now: float) -> None:
+        """A wrong token came from this address."""
+        source = source_of(address)
+        # Only the newest `most` matter: the oldest of them says when the next may come.
+        times = self._times.setdefault(source, deque(maxlen=self._most))
+        while times and times[0] + self._window_s <= now:
+            times.popleft()
+        times.append(now)
+        self._times.move_to_end(source)
+        if len(self._times) > self._max_sources:
+            self._times.popitem(last=False)

@@ -1,0 +1,123 @@
+"""Asks who calls before a page answers: bearer tokens, or the user's name from a trusted proxy.
+
+In: requests, and the tokens by reference. Out: the same with `request[CALLER]`, or 401, 403, 429. Nothing is asked while no token
+and no proxy is set (`streams/exposure.py` keeps such a worker on loopback). Tokens are compared in constant time, read from the
+Authorization header alone, and never logged; a source that shows ten wrong ones in a minute waits for the rest of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from hmac import compare_digest
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from agents_io.errors import AgentError
+from agents_io.rules.wrong_tokens import WrongTokens
+from agents_io.secret_refs import Secret, secret_of
+from streams.answers import error_answer, json_answer
+from streams.live.page import wants_page
+from streams.rules.web_access import Caller, Power, TrustedProxies, power_needed
+from streams.settings_parts import WebAuthSettings
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+EVERYBODY = Caller("operate")
+"""Where nothing is asked."""
+MISSING = "this worker asks for a token: send Authorization: Bearer TOKEN"
+
+
+class WebAccess:
+    """One worker's door. `clock`: seconds, for the limit on wrong tokens."""
+
+    def __init__(self, given: WebAuthSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._given = given
+        self._clock = clock
+        self._tokens = [*_secrets("view", given.view_tokens), *_secrets("operate", given.operate_tokens)]
+        self._proxies = TrustedProxies(given.proxy_networks, given.proxy_operators)
+        self._wrong = WrongTokens()
+
+    def middleware(self) -> Middleware:
+        """For the web application."""
+
+        @web.middleware
+        async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+            resource = request.match_info.route.resource
+            needed = power_needed(
+                request.method,
+                None if resource is None else resource.canonical,
+                for_browser=wants_page(request),
+                open_metrics=self._given.open_metrics,
+            )
+            found = self._identify(request)
+            if isinstance(found, Caller):
+                if needed is not None and not found.may(needed):
+                    return error_answer(403, f"this needs the power {needed}; the token or the user has {found.power}")
+                request[CALLER] = found
+            elif needed is not None:
+                return found
+            return await handler(request)
+
+        return check
+
+    def routes(self) -> list[web.RouteDef]:
+        """What a web application serves."""
+        return [web.get("/api/v1/access", self._access)]
+
+    async def _access(self, request: web.Request) -> web.Response:
+        caller = request[CALLER]
+        return json_answer({"required": self._given.is_set, "power": caller.power, "user": caller.user})
+
+    def _identify(self, request: web.Request) -> Caller | web.Response:
+        """The caller, or the refusal. The proxy comes first: it may pass on a token of the user's that is none of ours."""
+        if not self._given.is_set:
+            return EVERYBODY
+        if self._given.proxy_header is not None:
+            values = request.headers.getall(self._given.proxy_header, [])
+            if (caller := self._proxies.caller(request.remote, values)) is not None:
+                return caller
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            return _unauthorized(MISSING)
+        return self._holder(token.strip(), request.remote or "")
+
+    def _holder(self, token: str, address: str) -> Caller | web.Response:
+        now = self._clock()
+        if wait_s := self._wrong.wait_s(address, now):
+            refusal = error_answer(429, "too many wrong tokens from this address")
+            refusal.headers["Retry-After"] = str(max(1, round(wait_s)))
+            return refusal
+        power: Power | None = None
+        # All are compared, whichever fits: the time says nothing of the place in the list.
+        for granted, secret in self._tokens:
+            if _equal(token, secret) and power != "operate":
+                power = granted
+        if power is None:
+            self._wrong.add(address, now)
+            return _unauthorized("the token is wrong")
+        return Caller(power)
+
+
+def _secrets(power: Power, references: tuple[str, ...]) -> list[tuple[Power, Secret]]:
+    found = ((power, secret_of(reference, f"web_auth.{power}_tokens")) for reference in references)
+    return [(granted, secret) for granted, secret in found if secret is not None]
+
+
+def _equal(token: str, secret: Secret) -> bool:
+    """A token that cannot be read now lets nobody in."""
+    try:
+        return compare_digest(token.encode("utf-8", "surrogateescape"), secret.token().encode())
+    except AgentError as error:
+        log.error("a token cannot be read; whoever shows it is refused", reason=error.message)
+        return False
+
+
+def _unauthorized(why: str) -> web.Response:
+    refusal = error_answer(401, why)
+    refusal.headers["WWW-Authenticate"] = 'Bearer realm="parallax"'
+    return refusal
