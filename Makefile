@@ -56,7 +56,7 @@ lock: setup ## Resolve and hash-pin the dependencies again
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
 test: setup ## Test all that needs no Java: rules, contracts, pipelines on the embedded broker
-	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy and not interop"
+	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy and not interop and not netns"
 
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
@@ -70,6 +70,10 @@ test-interop: setup ## Test against real servers of every protocol, versions pin
 .PHONY: test-browser
 test-browser: setup ## Test the live page in a browser (needs Debian's chromium)
 	$(BIN)/pytest -q -m browser
+
+.PHONY: test-netns
+test-netns: setup ## Test from another machine's point of view, in network namespaces (needs root and iproute2)
+	$(BIN)/pytest -q -m netns
 
 .PHONY: test-rules
 test-rules: setup ## Test the alerts and the names of metrics (needs promtool, of Debian's package prometheus)

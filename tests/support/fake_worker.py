@@ -18,6 +18,8 @@ from aiohttp import web
 
 from schemas.times import format_time
 from streams.live import page
+from streams.live.access import WebAccess
+from streams.settings_parts import WebAuthSettings
 from tests.support.points import until
 
 
@@ -62,10 +64,11 @@ class FakeWorker:
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.watchers: set[asyncio.Queue[tuple[str, Any] | None]] = set()
         self.url = ""
+        self.access = WebAccess(WebAuthSettings())
         self._number = 0
 
     async def __aenter__(self) -> FakeWorker:
-        app = web.Application()
+        app = web.Application(middlewares=[self.access.middleware()])
         app.add_routes(
             [
                 *page.routes(self._index),
@@ -79,6 +82,7 @@ class FakeWorker:
                 web.get("/api/v1/tasks/{id:[^/]+}", self._task),
                 web.get("/api/v1/plans/{id:[^/]+}", self._of("plan")),
                 web.get("/api/v1/stream", self._stream),
+                *self.access.routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)

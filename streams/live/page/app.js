@@ -6,6 +6,7 @@ import { AgentDetail } from "./agent_detail.js";
 import { Agents } from "./agents.js";
 import { Anomalies } from "./anomalies.js";
 import { Feed } from "./feed.js";
+import { Login, Whoami, useAccess } from "./login.js";
 import { Now } from "./now.js";
 import { Chip, useSlices } from "./parts.js";
 import { Pipeline } from "./pipeline.js";
@@ -61,8 +62,10 @@ function useNarrow() {
 function App({ store, feed }) {
   const address = useAddress();
   const narrow = useNarrow();
+  const { asks, hasToken } = useAccess();
   const open = (kind) => (address?.kind === kind ? address.id : null);
   const row = address && address.kind !== "agent" ? `${address.kind} ${address.id}` : null;
+  if (asks) return html`<div class="page"><${Header} store=${store} feed=${feed} /><main><${Login} /></main></div>`;
   return html`<div class="page ${address ? "with-detail" : ""}">
     <div class="covered" inert=${Boolean(address && narrow)}>
       <${Header} store=${store} feed=${feed} />
@@ -75,7 +78,7 @@ function App({ store, feed }) {
         <${Tasks} store=${store} open=${row} />
         <${Pipeline} store=${store} poll=${feed.partitions} />
       </main>
-      <footer><a href="/metrics">Metrics</a> <a href="/api/v1/agents">Agents as JSON</a> <a href="/page/vendor/VENDOR.md">Licences</a> <span>Read only; this page changes nothing.</span></footer>
+      <footer>${hasToken ? null : html`<a href="/metrics">Metrics</a> <a href="/api/v1/agents">Agents as JSON</a>`} <a href="/page/vendor/VENDOR.md">Licences</a> <span>Read only; this page changes nothing.</span></footer>
     </div>
     ${address ? html`<${Detail} key=${`${address.kind} ${address.id}`} address=${address} store=${store} feed=${feed} />` : null}
   </div>`;
@@ -83,6 +86,7 @@ function App({ store, feed }) {
 
 function Header({ store, feed }) {
   useSlices(store, "connection", "polls");
+  const { asks } = useAccess();
   const { state, why } = store.connection;
   const checks = feed.ready.data?.checks ?? {};
   const missing = Object.entries(checks).filter(([, ok]) => !ok).map(([name]) => name);
@@ -92,8 +96,9 @@ function Header({ store, feed }) {
     <div class="status">
       ${away && state === "live" ? html`<span class="notice-inline">${away}</span>` : null}
       ${store.dropped ? html`<span class="quiet" title="More events than this page could be sent; the figures above the tables count them all">${number(store.dropped)} events not shown</span>` : null}
-      ${state !== "live" && why ? html`<span class="quiet">${why}</span>` : null}
-      <span id="connection"><${Chip} word=${state} /></span>
+      ${!asks && state !== "live" && why ? html`<span class="quiet">${why}</span>` : null}
+      <${Whoami} />
+      ${asks ? null : html`<span id="connection"><${Chip} word=${state} /></span>`}
     </div>
   </header>`;
 }

@@ -1,5 +1,6 @@
 // What the page asks of the worker, in one place: the stream and the polls, and when they rest. Nobody looks: nothing is asked.
 
+import { access } from "./access.js";
 import { Poll } from "./poll.js";
 import { Stream } from "./stream.js";
 import { MOST_SHOWN, circuitOf, ordered } from "./agents.js";
@@ -33,14 +34,23 @@ export class Feed {
 
   start() {
     document.addEventListener("visibilitychange", () => this.#looked());
-    this.#go();
+    access.on(() => this.#admitted());
+    // First alone: a token that is wrong by now must not be shown by every request at once.
+    access.look().then(() => this.#go());
   }
 
   get #all() {
     return [this.agents, this.anomalies, this.partitions, this.ready, this.compare, this.about, this.stream];
   }
 
+  /** Somebody logged in or out: without a token that the worker wants nothing is asked. */
+  #admitted() {
+    if (access.asks) this.#all.forEach((one) => one.stop());
+    else if (!document.hidden) this.#go();
+  }
+
   #go() {
+    if (access.asks) return;
     for (const one of this.#all) one.start();
   }
 

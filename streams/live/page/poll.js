@@ -1,6 +1,8 @@
 // JSON of the worker, asked again and again while somebody looks. In: a path. Out: {data, error, status, at}; what was known stays
 // when an answer fails. One request at a time, each bounded in time.
 
+import { access } from "./access.js";
+
 const TIMEOUT_MS = 15_000;
 
 /** A path with an id in it; null for one that no URL can hold. */
@@ -12,13 +14,15 @@ export function pathOf(before, id, after = "") {
 export async function ask(path, signal) {
   if (path === null) return { error: "this id cannot be asked for by a URL", status: 400 };
   const limit = AbortSignal.timeout(TIMEOUT_MS);
+  const shown = access.headers();
   try {
     const answer = await fetch(path, {
-      headers: { Accept: "application/json" },
+      headers: { Accept: "application/json", ...shown },
       cache: "no-store",
       signal: signal ? AbortSignal.any([signal, limit]) : limit,
     });
     const body = await answer.json().catch(() => null);
+    if (answer.status === 401) access.refuse(shown);
     if (body !== null && (answer.ok || path === "/readyz")) return { data: body };
     return { error: String(body?.error ?? `the worker answers ${answer.status}`), status: answer.status };
   } catch {

@@ -1,6 +1,8 @@
 // Server-sent events over fetch: unlike EventSource it can say why it was refused, and can go on from where it was after a pause.
 // In: a URL. Out: `heard(name, data)` for each message, `turned(state, why)`. Bounded: one connection, one message's text.
 
+import { access } from "./access.js";
+
 const MOST_CHARACTERS = 16 * 1024 * 1024;
 const SILENCE_MS = 40_000; // the worker says something at least every 15 s
 const SLOWEST_MS = 15_000;
@@ -31,11 +33,15 @@ export class Stream {
     const abort = (this.#abort = new AbortController());
     let why = "the connection ended";
     try {
-      const headers = { Accept: "text/event-stream", ...(this.#id && { "Last-Event-ID": this.#id }) };
+      const shown = access.headers();
+      const headers = { Accept: "text/event-stream", ...shown, ...(this.#id && { "Last-Event-ID": this.#id }) };
       this.#alive();
       const answer = await fetch(this.#url, { headers, signal: abort.signal, cache: "no-store" });
       if (answer.ok) await this.#read(answer.body);
-      else why = await reason(answer);
+      else {
+        why = await reason(answer);
+        if (answer.status === 401) access.refuse(shown);
+      }
     } catch (error) {
       if (error instanceof Broken) why = error.message;
       else why = "the worker does not answer";
