@@ -138,7 +138,7 @@ class Unsupported(AgentError):
 
 
 class ForbiddenTarget(AgentError):
-    """An http task's URL leads to a host or an address that is not allowed."""
+    """An http task's URL, or an agent's endpoint, leads to a host or an address that is not allowed."""
 
     code = "forbidden_target"
     retryable = False

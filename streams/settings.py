@@ -21,6 +21,7 @@ from schemas.topics import DEFAULT_PREFIX
 from streams.rules.detection.specs import DetectorSpec, parse_specs
 from streams.rules.dispatch.balancing import Policy
 from streams.settings_parts import (
+    AgentSettings,
     ControlPlaneSettings,
     DurationMs,
     FunctionSettings,
@@ -226,6 +227,7 @@ class Settings(Section):
     tls: TlsSettings = TlsSettings()
     grpc_tls: GrpcTlsSettings = GrpcTlsSettings()
     web_auth: WebAuthSettings = WebAuthSettings()
+    agents: AgentSettings = AgentSettings()
     http_tasks: HttpTaskSettings = HttpTaskSettings()
     functions: FunctionSettings = FunctionSettings()
     control_plane: ControlPlaneSettings = ControlPlaneSettings()

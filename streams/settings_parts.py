@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from agents_io.rules.targets import AllowList
+from agents_io.rules.targets import AgentWall, AllowList
 from schemas.messages import MAX_DURATION_MS
 from schemas.times import parse_duration
 
@@ -120,6 +120,22 @@ class HttpTaskSettings(Section):
     def allow_list(self) -> AllowList:
         """The two lists as the rule they make."""
         return AllowList(self.allow, self.networks)
+
+
+class AgentSettings(Section):
+    """Where agents' endpoints may lead; anywhere, if neither is given. See `AgentWall` in `agents_io/rules/targets.py`."""
+
+    allow: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
+    networks: Annotated[tuple[str, ...], BeforeValidator(words)] = ()
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        self.wall()
+        return self
+
+    def wall(self) -> AgentWall | None:
+        """The rule the two lists make; None: there is none."""
+        return AgentWall(self.allow, self.networks) if self.allow or self.networks else None
 
 
 class FunctionSettings(Section):

@@ -71,11 +71,15 @@ class Channels:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def take(self, place: Place) -> Line:
-        """A line to that place; to be given back."""
+    def is_open(self, place: Place) -> bool:
+        """Whether there is a line to that place."""
+        return place in self._lines
+
+    def take(self, place: Place, addresses: Sequence[str] = ()) -> Line:
+        """A line to that place; to be given back. `addresses`: a new line leads to these alone, whatever the name says."""
         line = self._lines.get(place)
         if line is None:
-            line = self._lines[place] = Line(place, self._open(place), {})
+            line = self._lines[place] = Line(place, self._open(place, addresses), {})
             self._make_room()
         line.users += 1
         self._lines.move_to_end(place)
@@ -104,12 +108,17 @@ class Channels:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def _open(self, place: Place) -> grpc.aio.Channel:
+    def _open(self, place: Place, addresses: Sequence[str]) -> grpc.aio.Channel:
         # Named, or a target such as unix:... would choose how it is resolved.
-        target = f"dns:///{place.target}"
+        target, options = f"dns:///{place.target}", self._options
+        if addresses:
+            target = _pinned(place, addresses)
+            # TLS and the authority keep the name.
+            host = place.target.rpartition(":")[0].strip("[]")
+            options = [*options, ("grpc.default_authority", place.target), ("grpc.ssl_target_name_override", host)]
         if place.credentials is None:
-            return grpc.aio.insecure_channel(target, options=self._options)
-        return grpc.aio.secure_channel(target, place.credentials, options=self._options)
+            return grpc.aio.insecure_channel(target, options=options)
+        return grpc.aio.secure_channel(target, place.credentials, options=options)
 
     def _make_room(self) -> None:
         if len(self._lines) > self._max_channels:
@@ -127,6 +136,13 @@ class Channels:
         task = asyncio.get_running_loop().create_task(line.channel.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _pinned(place: Place, addresses: Sequence[str]) -> str:
+    """A target that names addresses of one family; a name with both leads to those of IPv4."""
+    port = place.target.rpartition(":")[2]
+    four = [f"{address}:{port}" for address in addresses if ":" not in address]
+    return f"ipv4:{','.join(four)}" if four else f"ipv6:{','.join(f'[{one}]:{port}' for one in addresses)}"
 
 
 def _first(lines: OrderedDict[Place, Line], count: int) -> list[Place]:

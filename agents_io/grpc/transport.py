@@ -2,7 +2,8 @@
 
 In: a registration and a `Call`. Out: an `Answer`, or one `AgentError`: the table of statuses is below. `metadata.stream: true`
 calls StreamAnalyze and takes the last result. The deadline goes along; a cancelled call is cancelled at the agent. It never
-retries, never lets gRPC retry, never accepts a compressed answer, and never shows a secret in an error.
+retries, never lets gRPC retry, never accepts a compressed answer, and never shows a secret in an error. With a wall it resolves
+names itself, and a channel leads only to addresses that passed.
 
   UNAVAILABLE, CANCELLED by the agent         connection (retry-after, grpc-retry-pushback-ms)
   DEADLINE_EXCEEDED                           timeout
@@ -32,6 +33,7 @@ from agents_io.errors import (
     AgentError,
     AnswerTooLarge,
     BadResponse,
+    CallTimeout,
     ClientError,
     ConnectionFailed,
     Expired,
@@ -41,8 +43,10 @@ from agents_io.grpc.channels import IDLE_S, MAX_CHANNELS, Channels, Place
 from agents_io.grpc.credentials import GrpcCredentials
 from agents_io.grpc.endpoint import endpoint_of
 from agents_io.grpc.status import LINE_IN_DOUBT, status_error
+from agents_io.lookup import Lookup, system_lookup
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import Path, compile_path, excerpt
+from agents_io.rules.targets import AgentWall
 from agents_io.rules.wire.proto_payload import fill_request, parse_result
 from agents_io.secret_refs import Secret
 from agents_io.tls import TlsFiles, tls_of
@@ -111,8 +115,15 @@ class GrpcTransport:
         tls: TlsFiles | None = None,
         max_channels: int = MAX_CHANNELS,
         idle_s: float = IDLE_S,
+        wall: AgentWall | None = None,
+        lookup: Lookup = system_lookup,
     ) -> None:
-        """`tls`: for `grpcs://` agents that name no files of their own in `metadata.tls`."""
+        """`tls`: for `grpcs://` agents that name no files of their own in `metadata.tls`. `wall`: where endpoints may lead.
+
+        `lookup`: in place of the system's, for tests.
+        """
+        self._wall = wall
+        self._lookup = lookup
         self._max_answer_bytes = max_answer_bytes
         self.channels = Channels(max_message_bytes=max_answer_bytes + _ROOM, max_channels=max_channels, idle_s=idle_s)
         self._tls = tls or TlsFiles()
@@ -193,7 +204,11 @@ class GrpcTransport:
         attempt: int = 1,
     ) -> bytes:
         """Bytes out, bytes in. Whatever gRPC raises becomes an `AgentError` here."""
-        line = self.channels.take(self._place(prepared))
+        place = self._place(prepared)
+        addresses: list[str] = []
+        if self._wall is not None and not self.channels.is_open(place):
+            addresses = await self._permitted(self._wall, prepared, timeout_s)
+        line = self.channels.take(place, addresses)
         failure: AgentError
         in_doubt = False
         try:
@@ -215,6 +230,25 @@ class GrpcTransport:
             self.channels.give_back(line, failed=in_doubt)
         # Out here it has no context: the frames of gRPC's own error would keep the call, and the call its connection.
         raise failure
+
+    async def _permitted(self, wall: AgentWall, prepared: _Prepared, timeout_s: float) -> list[str]:
+        """The addresses of an agent's host, all of which have passed. Raises `ForbiddenTarget`, `ConnectionFailed`."""
+        target, tls = prepared.endpoint
+        host, _, port = target.rpartition(":")
+        host = host.strip("[]")
+        wall.check_origin(host, int(port), tls=tls)
+        try:
+            async with asyncio.timeout(timeout_s):
+                found = await self._lookup(host, int(port))
+        except TimeoutError:
+            raise CallTimeout(f"no address of {host} within {timeout_s:g} s") from None
+        except (OSError, ValueError) as error:
+            raise ConnectionFailed(f"cannot look up {host}: {error}") from None
+        for address in found:
+            wall.check_address(address)
+        if not found:
+            raise ConnectionFailed(f"{host} has no address")
+        return found
 
     def _place(self, prepared: _Prepared) -> Place:
         target, tls = prepared.endpoint

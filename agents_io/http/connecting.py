@@ -5,6 +5,7 @@ second apart (RFC 8305, `aiohappyeyeballs`). Lookups are cached for ten seconds 
 
 With `check` it is the second half of the guard on http tasks, after `rules/targets.py`: no lookup is cached, every address a name
 resolves to must pass, and the very address a socket is made for is checked once more. TLS and the Host header keep the name.
+With `check_origin` the host is judged here too: for agents, whose cards may lead to other hosts than their endpoint's.
 It reads no proxy settings.
 """
 
@@ -15,7 +16,7 @@ import socket
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import cache
 from ipaddress import ip_address
 from typing import Any, NamedTuple
@@ -23,16 +24,13 @@ from typing import Any, NamedTuple
 import aiohappyeyeballs
 import httpx
 
-from agents_io.errors import ForbiddenTarget
 from agents_io.http.connection import Connection
-from agents_io.rules.targets import AllowList
+from agents_io.lookup import Lookup, system_lookup
 
 CACHE_TTL_S = 10.0
 MAX_CACHED_HOSTS = 1000
 FALLBACK_DELAY_S = 0.25
 
-Lookup = Callable[[str, int], Awaitable[list[str]]]
-"""The addresses of a host, as text. Raises OSError."""
 Check = Callable[[str], None]
 """Raises `ForbiddenTarget` for an address that may not be connected to."""
 
@@ -45,21 +43,6 @@ class Origin(NamedTuple):
     context: ssl.SSLContext | None
 
 
-async def system_lookup(host: str, port: int) -> list[str]:
-    """The system's resolver, in a thread. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    rows = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    found = []
-    for family, _, _, _, address in rows:
-        if family == socket.AF_INET6 and len(address) > 3 and address[3]:
-            # A link-local address means nothing without its zone.
-            numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-            found.append((await loop.getnameinfo(address, numeric))[0])
-        elif family in (socket.AF_INET, socket.AF_INET6):
-            found.append(str(address[0]))
-    return found
-
-
 @cache
 def default_context() -> ssl.SSLContext:
     """The system's authorities, HTTP/1.1 alone."""
@@ -68,32 +51,26 @@ def default_context() -> ssl.SSLContext:
     return context
 
 
-def address_check(allowed: AllowList) -> Check:
-    """The check that passes the addresses of an allow-list."""
-
-    def check(text: str) -> None:
-        try:
-            address = ip_address(text)
-        except ValueError:
-            raise ForbiddenTarget("target: leads to an address in a form that is not accepted") from None
-        if not allowed.permits(address):
-            raise ForbiddenTarget(f"target: {allowed.refusal(address)}")
-
-    return check
-
-
 class Connector:
-    """`lookup`: in place of the system's, for tests. `check`: the guard on addresses."""
+    """`lookup`: in place of the system's, for tests. `check`: the guard on addresses; `check_origin`: on hosts."""
 
-    def __init__(self, lookup: Lookup = system_lookup, check: Check | None = None) -> None:
+    def __init__(
+        self,
+        lookup: Lookup = system_lookup,
+        check: Check | None = None,
+        check_origin: Callable[[Origin], None] | None = None,
+    ) -> None:
         self._lookup = lookup
         self._check = check
+        self._check_origin = check_origin
         self._cache: OrderedDict[str, tuple[float, list[str]]] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[list[str]]] = {}
 
     async def connect(self, origin: Origin, on_lost: Callable[[Connection], None]) -> Connection:
         """A new connection. Raises `httpx.TransportError`, `ForbiddenTarget`."""
         host = origin.host.rstrip(".") + "." if origin.host.endswith("..") else origin.host
+        if self._check_origin is not None:
+            self._check_origin(origin)
         try:
             addresses = await self._addresses(host, origin.port)
             return await self._first_of(addresses, origin, host.rstrip("."), on_lost)

@@ -15,9 +15,10 @@ import httpx
 import yarl
 
 from agents_io.errors import AgentError, ForbiddenTarget, Unsupported
-from agents_io.http.connecting import Connector, Lookup, address_check, system_lookup
+from agents_io.http.connecting import Connector
 from agents_io.http.exchange import HttpExchange, header, status_error, within
 from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody
+from agents_io.lookup import Lookup, system_lookup
 from agents_io.rules.answer import excerpt
 from agents_io.rules.targets import AllowList, parse_target
 from agents_io.rules.wire.http_tasks import Order, read_order, read_reply
@@ -46,7 +47,7 @@ class HttpTaskTransport:
         """
         self._allowed = allowed
         self._http = HttpExchange(
-            PooledTransport(max_connections, connector=Connector(lookup, address_check(allowed)), tls=tls),
+            PooledTransport(max_connections, connector=Connector(lookup, allowed.check_text), tls=tls),
             max_answer_bytes=max_answer_bytes,
             inflates=False,
         )

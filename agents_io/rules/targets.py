@@ -1,6 +1,7 @@
 """Where an http task may go: which URLs are read at all, which hosts are allowed, and which addresses are refused. Pure.
 
 In: a task's target, the allow-list, addresses a name resolved to. Out: a `Target`, the lane it belongs to, or `ForbiddenTarget`.
+`AgentWall` holds agents' endpoints to the same rules, where it is wanted.
 Everything is judged on what one parser (yarl, after IDNA) made of the URL, the same object that is connected to. Addresses are
 judged twice: as they stand in the URL, and once more where the connection is made, so that no name can lead elsewhere.
 Refused unless a network says otherwise: every special-purpose block (loopback, private, link-local with the clouds' metadata,
@@ -177,8 +178,17 @@ class AllowList:
     `networks`: blocks that names may resolve to although they are not public, such as `10.0.0.0/8`.
     """
 
-    def __init__(self, hosts: Iterable[str] = (), networks: Iterable[str] = ()) -> None:
-        """Raises ValueError naming the entry that is none."""
+    def __init__(
+        self,
+        hosts: Iterable[str] = (),
+        networks: Iterable[str] = (),
+        *,
+        field: str = "target",
+        section: str = "http_tasks",
+    ) -> None:
+        """`field` and `section`: what errors name. Raises ValueError naming the entry that is none."""
+        self._field = field
+        self._section = section
         self._entries = tuple(_entry(text) for text in hosts)
         self._networks: Sequence[Network] = tuple(_network(text) for text in networks)
         named = (_plain(entry.host) for entry in self._entries if not entry.wild)
@@ -189,9 +199,9 @@ class AllowList:
         entry = next((entry for entry in self._entries if entry.matches(target)), None)
         if entry is None:
             shown = f"{target.url.scheme}://{_shown(target.host)[1:-1]}:{target.port}"
-            raise ForbiddenTarget(f"target: {shown} is not on the allow-list (setting http_tasks.allow)")
-        if target.address is not None and not self.permits(target.address):
-            raise ForbiddenTarget(f"target: {self.refusal(target.address)}")
+            raise ForbiddenTarget(f"{self._field}: {shown} is not on the allow-list (setting {self._section}.allow)")
+        if target.address is not None:
+            self.check_address(target.address)
         host = f"[{target.host}]" if ":" in target.host else target.host
         return f"*.{entry.host}:{target.port}" if entry.wild else f"{host}:{target.port}"
 
@@ -205,9 +215,47 @@ class AllowList:
             return known and self.permits(inner)
         return known or is_public(address)
 
-    def refusal(self, address: Address) -> str:
-        """Why not, in a sentence."""
-        return f"the address {address} is not public and not allowed (setting http_tasks.networks)"
+    def check_address(self, address: Address) -> None:
+        """Raises `ForbiddenTarget` for an address that no connection may be made to."""
+        if not self.permits(address):
+            why = f"the address {address} is not public and not allowed (setting {self._section}.networks)"
+            raise ForbiddenTarget(f"{self._field}: {why}")
+
+    def check_text(self, text: str) -> None:
+        """The same for an address as a resolver writes it."""
+        try:
+            address = ip_address(text)
+        except ValueError:
+            raise ForbiddenTarget(f"{self._field}: leads to an address in a form that is not accepted") from None
+        self.check_address(address)
+
+
+class AgentWall:
+    """The same rules for agents' endpoints. `allow`: as for http tasks; empty, or `*`: every host, so that only addresses count.
+
+    Names are judged where a connection is made, and every address of them: what an endpoint's name leads to may change.
+    """
+
+    def __init__(self, allow: Sequence[str], networks: Sequence[str]) -> None:
+        """Raises ValueError naming the entry that is none."""
+        hosts = [host for host in allow if host != "*"]
+        self._any_host = not allow or len(hosts) < len(allow)
+        self._list = AllowList(hosts, networks, field="endpoint", section="agents")
+
+    def check_origin(self, host: str, port: int, *, tls: bool) -> None:
+        """Raises `ForbiddenTarget` for a host that is not on the list."""
+        if self._any_host:
+            return
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            target = parse_target(f"{'https' if tls else 'http'}://{shown}:{port}/")
+        except ForbiddenTarget as error:
+            raise ForbiddenTarget(f"endpoint: {error.message.removeprefix('target: ')}") from None
+        self._list.lane(target)
+
+    def check_address(self, text: str) -> None:
+        """Raises `ForbiddenTarget` for an address that is neither public nor allowed."""
+        self._list.check_text(text)
 
 
 def _entry(text: str) -> _Entry:

@@ -37,7 +37,7 @@ class WrongTokens:
 
     >>> wrong = WrongTokens(most=2, window_s=60)
     >>> wrong.add("10.0.0.7", 0), wrong.wait_s("10.0.0.7", 1), wrong.add("10.0.0.7", 1), wrong.wait_s("10.0.0.7", 20)
-    (None, 0.0, None, 40.0)
+    (None, 0.0, None, 40)
     """
 
     def __init__(self, most: int = MOST, window_s: float = WINDOW_S, max_sources: int = MAX_SOURCES) -> None:

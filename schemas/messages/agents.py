@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -147,6 +148,18 @@ class AgentRegistration(Message):
     breaker: BreakerLimits | None = None
     auth: SecretRef | None = None
     confidence: ConfidenceSource | None = None
+
+    @model_validator(mode="after")
+    def _without_userinfo(self) -> Self:
+        """First of all: the other errors repeat the endpoint."""
+        scheme, separator, rest = self.endpoint.rpartition("://")
+        names_agent = separator and scheme in ("gateway", "kafka")  # an id or a topic, no authority
+        if not names_agent and "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
+            raise ValueError(
+                "endpoint: must hold no user name or password: registrations are stored and shown in plain text; "
+                "refer to the secret with auth"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

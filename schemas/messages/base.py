@@ -92,7 +92,7 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        text = re.sub(r"//[^/@]*@", "//***@", value[: 4 * MAX_SHOWN])
+        text = re.sub(r"//[^/?#]*@", "//***@", value[: 4 * MAX_SHOWN])
         return repr(text) if len(text) <= MAX_SHOWN else f"{(text[:MAX_SHOWN] + '...')!r} ({len(value)} characters)"
     if isinstance(value, (int, float)):
         text = value.text if isinstance(value, ExactFloat) else str(value)

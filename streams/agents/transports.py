@@ -10,11 +10,13 @@ from types import MappingProxyType
 
 from agents_io.grpc.transport import GrpcTransport
 from agents_io.http.a2a import A2aTransport
+from agents_io.http.connecting import Connector, Origin
 from agents_io.http.mcp import McpTransport
 from agents_io.http.openai import OpenAiTransport
 from agents_io.http.pooled_transport import PooledTransport
 from agents_io.http.transport import HttpTransport
 from agents_io.rules.secret_policy import SecretPolicy
+from agents_io.rules.targets import AgentWall
 from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transport import Transport
 from agents_io.transports import Transports
@@ -35,10 +37,10 @@ def secret_policy(settings: Settings) -> SecretPolicy:
 
 def to_addresses(settings: Settings) -> dict[str, Transport]:
     """`http`, `grpc`, `openai`, `a2a`, `mcp` and `kafka`, each with a pool of its own."""
-    cap = settings.dispatch.max_answer_bytes
+    cap, wall = settings.dispatch.max_answer_bytes, settings.agents.wall()
     return {
         "http": HttpTransport(pool(settings), max_answer_bytes=cap),
-        "grpc": GrpcTransport(max_answer_bytes=cap, tls=tls_files(settings)),
+        "grpc": GrpcTransport(max_answer_bytes=cap, tls=tls_files(settings), wall=wall),
         "openai": OpenAiTransport(pool(settings), max_answer_bytes=cap),
         "a2a": A2aTransport(pool(settings), max_answer_bytes=cap),
         "mcp": McpTransport(pool(settings), max_answer_bytes=cap),
@@ -47,9 +49,21 @@ def to_addresses(settings: Settings) -> dict[str, Transport]:
 
 
 def pool(settings: Settings) -> PooledTransport:
-    """Connections to agents, with the settings' authorities and client certificate."""
+    """Connections to agents, with the settings' authorities and client certificate, where `agents.*` lets them lead."""
     files = tls_files(settings)
-    return PooledTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files))
+    connector = walled(settings.agents.wall())
+    return PooledTransport(settings.dispatch.max_in_flight, connector=connector, tls=lambda: CONTEXTS.get(files))
+
+
+def walled(wall: AgentWall | None) -> Connector:
+    """Opens connections to agents, only where the wall lets them lead; None: anywhere."""
+    if wall is None:
+        return Connector()
+
+    def check_origin(origin: Origin) -> None:
+        wall.check_origin(origin.host, origin.port, tls=origin.context is not None)
+
+    return Connector(check=wall.check_address, check_origin=check_origin)
 
 
 def tls_files(settings: Settings) -> TlsFiles:

@@ -93,9 +93,9 @@ class WebAccess:
             refusal.headers["Retry-After"] = str(max(1, round(wait_s)))
             return refusal
         power: Power | None = None
-        # All are compared, whichever fits: the time says nothing of the place in the list.
+        # All are compared, whichever fits: the time says nothing of the place in the list. Those that operate come last.
         for granted, secret in self._tokens:
-            if _equal(token, secret) and power != "operate":
+            if _equal(token, secret):
                 power = granted
         if power is None:
             self._wrong.add(address, now)

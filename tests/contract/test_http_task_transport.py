@@ -27,7 +27,7 @@ from agents_io.errors import (
 )
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import Step, answer, deep, drip, garbage, hang, html, huge, raw, reset, status
-from agents_io.http.connecting import Connector, Origin, address_check
+from agents_io.http.connecting import Connector, Origin
 from agents_io.http.task_transport import HttpTaskTransport
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
@@ -241,7 +241,7 @@ async def test_the_socket_itself_is_guarded() -> None:
     async with FakeAgent(answer()) as fake:
         origin = Origin("service.test", int(fake.endpoint.rpartition(":")[2]), None)
         with pytest.raises(ForbiddenTarget):
-            await Passing(check=address_check(AllowList())).connect(origin, lambda connection: None)
+            await Passing(check=AllowList().check_text).connect(origin, lambda connection: None)
         assert not fake.calls
 
 

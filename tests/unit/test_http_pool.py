@@ -18,11 +18,12 @@ import yarl
 
 from agents_io.errors import ForbiddenTarget, InternalError
 from agents_io.http import connecting, pool
-from agents_io.http.connecting import Connector, Origin, address_check, system_lookup
+from agents_io.http.connecting import Connector, Origin
 from agents_io.http.connection import Connection
 from agents_io.http.pool import ConnectionPool
 from agents_io.http.pooled_transport import SSL_KEY, PooledTransport
 from agents_io.http.transport import HttpTransport
+from agents_io.lookup import system_lookup
 from agents_io.rules.targets import AllowList
 from agents_io.tls import TlsFiles, context_of
 from agents_io.transport import Call
@@ -408,7 +409,7 @@ async def test_the_guard_looks_at_addresses_too_and_keeps_no_lookup() -> None:
         return found
 
     async with serving() as server:
-        one = Connector(lookup, address_check(AllowList([], ["127.0.0.1/32"])))
+        one = Connector(lookup, AllowList([], ["127.0.0.1/32"]).check_text)
         connection = await one.connect(Origin("agent.test", server.port, None), lambda lost: None)
         connection.abort()
         found = ["127.0.0.1", "10.0.0.1"]

@@ -49,6 +49,34 @@ def test_what_cannot_work_is_refused_with_the_field(endpoint: str, metadata: Any
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "protocol"),
+    [
+        ("http://me:s3cret@h", None),
+        ("https://s3cret@h/path", None),
+        ("openai://me:s3@cret@h/v1", None),
+        ("a2a://me:s3cret@h", None),
+        ("mcp://me:s3cret@h?x=1", None),
+        ("grpc://me:s3cret@h:1", None),
+        ("me:s3cret@h:1", "grpc"),
+        ("ftp://me:s3cret@h", None),
+        ("http://h@s3cret#x", None),
+    ],
+)
+def test_no_endpoint_holds_a_user_name_or_a_password(endpoint: str, protocol: str | None) -> None:
+    """The topic and the pages show it to everybody. The error names the field and repeats nothing."""
+    with pytest.raises(Rejected) as caught:
+        validate(AgentRegistration, {"id": "a", "endpoint": endpoint, "protocol": protocol, "metadata": {"tool": 5}})
+    assert caught.value.reason.startswith("endpoint: must hold no user name or password")
+    assert "cret" not in caught.value.reason.replace("the secret with auth", "")
+
+
+@pytest.mark.parametrize("endpoint", ["http://h/a@b", "http://h?mail=a@b", "gateway://a@b", "kafka://a@b"])
+def test_an_at_sign_elsewhere_is_no_user_name(endpoint: str) -> None:
+    """In a path, a query, or the id of an agent that dials in."""
+    assert validate(AgentRegistration, {"id": "a", "endpoint": endpoint}).endpoint == endpoint
+
+
+@pytest.mark.parametrize(
     ("endpoint", "metadata"),
     [
         ("http://h:1", {"mine": [1], "tool": 5}),

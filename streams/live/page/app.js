@@ -65,7 +65,7 @@ function App({ store, feed }) {
   const { asks, hasToken } = useAccess();
   const open = (kind) => (address?.kind === kind ? address.id : null);
   const row = address && address.kind !== "agent" ? `${address.kind} ${address.id}` : null;
-  if (asks) return html`<div class="page"><${Header} store=${store} feed=${feed} /><main><${Login} /></main></div>`;
+  if (asks) return html`<div class="page"><div class="covered"><${Header} store=${store} feed=${feed} /><main><${Login} /></main></div></div>`;
   return html`<div class="page ${address ? "with-detail" : ""}">
     <div class="covered" inert=${Boolean(address && narrow)}>
       <${Header} store=${store} feed=${feed} />
