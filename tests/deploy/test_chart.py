@@ -11,8 +11,10 @@ import yaml
 
 from schemas.topics import DEFAULT_PREFIX, TOPICS
 from streams.cli.process import AFTER_DRAIN_S
+from streams.exposure import open_addresses
 from streams.rules.agents.roster import parse
 from streams.settings import Settings, load
+from streams.tokens import own_tokens
 from tests.support.charts import ROOT, VALUES, Json, environment, lint, of_kind, pods, render, unrestricted, values
 
 pytestmark = pytest.mark.deploy
@@ -244,6 +246,58 @@ def test_alerts_and_dashboard_are_those_of_this_folder() -> None:
     )
 
 
+def test_no_pod_starts_without_asking_for_tokens(given: Json, objects: list[Json], tmp_path: Path) -> None:
+    """By the worker's own judgement; the tokens lie where the settings say, in Secrets, out of reach of registrations."""
+    found = started(objects, tmp_path)
+    for name, settings in found.items():
+        assert open_addresses(settings) == []
+        spec = of_kind(objects, "StatefulSet")[name]["spec"]["template"]["spec"]
+        mounts = {one["name"]: one["mountPath"] for one in spec["containers"][0]["volumeMounts"]}
+        secrets = {mounts[one["name"]]: one["secret"]["secretName"] for one in spec["volumes"] if "secret" in one}
+        assert secrets["/secrets/web"] == given["webTokens"]["secretName"]
+        assert secrets["/secrets/gateway"] == given["gatewayTokens"]["secretName"]
+        for reference in own_tokens(settings):
+            folder = reference.removeprefix("file:").rpartition("/")[0]
+            assert folder in secrets
+            assert not folder.startswith(str(settings.secrets.directory))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"webTokens": {"secretName": ""}}, "webTokens.secretName: is missing"),
+        ({"gatewayTokens": {"secretName": ""}}, "gatewayTokens.secretName: is missing"),
+        ({"gatewayTokens": {"secretName": ""}, "groups": {"worker": {"roles": ["stats"]}}}, None),
+        (
+            {"webTokens": {"secretName": ""}, "web_auth": {"proxy_header": "X-User", "proxy_networks": "10.0.0.0/8"}},
+            None,
+        ),
+        ({"gatewayTokens": {"secretName": ""}, "grpc_tls": {"cert_file": "/c", "client_ca_file": "/a"}}, None),
+        ({"webTokens": {"secretName": ""}, "gatewayTokens": {"secretName": ""}, "insecure": True}, None),
+    ],
+)
+def test_the_chart_and_the_worker_agree_on_what_is_open(more: Json, said: str | None, tmp_path: Path) -> None:
+    """What the chart renders starts; what a worker would refuse, the chart refuses first, with the command that helps."""
+    import helm_python
+
+    own = {name: more[name] for name in more if name in ("web_auth", "grpc_tls", "insecure")}
+    given = values("one") | {name: more[name] for name in more if name not in own}
+    given["settings"] = given["settings"] | own
+    if said is not None:
+        with pytest.raises(helm_python.HelmError, match=said):
+            render(given)
+        return
+    for settings in started(render(given), tmp_path).values():
+        assert settings.insecure or open_addresses(settings) == []
+
+
+def test_prometheus_sends_the_token() -> None:
+    """As the operator reads it out of the Secret."""
+    [monitor] = of_kind(render(values("strimzi")), "ServiceMonitor").values()
+    [endpoint] = monitor["spec"]["endpoints"]
+    assert endpoint["authorization"] == {"type": "Bearer", "credentials": {"name": "parallax-web", "key": "view"}}
+
+
 def test_keda_speaks_to_a_guarded_broker_as_workers_do() -> None:
     """Same mechanism, and the credentials of a TriggerAuthentication."""
     given = values("strimzi") | {
@@ -256,7 +310,7 @@ def test_keda_speaks_to_a_guarded_broker_as_workers_do() -> None:
 
 
 def test_nobody_connects_but_workers_and_who_is_named() -> None:
-    """The pages have no login."""
+    """Tokens are asked for besides."""
     [policy] = of_kind(render(values("one")), "NetworkPolicy").values()
     [rule] = policy["spec"]["ingress"]
     [peer] = rule["from"]

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from confluent_kafka.admin import AdminClient
 
 from streams.broker.embedded import free_port
+from streams.tokens import SHORTEST
 from tests.support.charts import of_kind, render, values
 from tests.support.compose import ComposedKafka, seconds, services
 from tests.support.image import DOCKERFILE, Container, Stage, build, instructions, run
@@ -46,10 +48,42 @@ def broker(image: Stage) -> Iterator[ComposedKafka]:
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def tokens(image: Stage) -> Iterator[Path]:
+    """The volume of tokens, made by the service that makes them."""
+    volume = Path(tempfile.mkdtemp(prefix="parallax-tokens-"))
+    os.chown(volume, 10001, 10001)
+    volume.chmod(0o755)
+    try:
+        make_tokens(image, volume)
+        yield volume
+    finally:
+        shutil.rmtree(volume)
+
+
+def make_tokens(image: Stage, volume: Path) -> None:
+    """The service `tokens`, once."""
+    service = services()["tokens"]
+    assert service["volumes"] == ["tokens:/data"]
+    words = [*service["entrypoint"], *service["command"]]
+    assert run(image, words, {}, entrypoint=False, mounts={"/data": volume}) == (0, "")
+
+
+def test_tokens_are_made_once_and_shown_nowhere(image: Stage, tokens: Path) -> None:
+    """A second start keeps them; they differ, and whoever mounts the volume can read them."""
+    made = {file.name: file.read_text("utf-8") for file in tokens.iterdir()}
+    assert set(made) == {"view", "operate", "agent"}
+    assert len(set(made.values())) == 3
+    assert min(map(len, made.values())) >= SHORTEST
+    make_tokens(image, tokens)
+    assert {file.name: file.read_text("utf-8") for file in tokens.iterdir()} == made
+    assert all(file.stat().st_mode & 0o004 for file in tokens.iterdir())
+
+
 class Worker:
     """The service `worker` on free ports."""
 
-    def __init__(self, image: Stage, broker: ComposedKafka) -> None:
+    def __init__(self, image: Stage, broker: ComposedKafka, tokens: Path) -> None:
         self.service = services()["worker"]
         self.port = free_port()
         self.image = image
@@ -57,7 +91,8 @@ class Worker:
         env = self.service["environment"] | {"PARALLAX_BOOTSTRAP_SERVERS": broker.inside} | ports
         self.data = Path(tempfile.mkdtemp(prefix="parallax-data-"))
         os.chown(self.data, 10001, 10001)
-        self.container = Container(image, self.service["command"], env, {"/data": self.data})
+        mounts = {"/data": self.data, "/run/tokens": tokens}
+        self.container = Container(image, self.service["command"], env, mounts)
 
     def healthy(self) -> bool:
         """What the healthcheck finds, in the same container image."""
@@ -73,9 +108,9 @@ class Worker:
 
 
 @pytest.fixture
-def worker(image: Stage, broker: ComposedKafka) -> Iterator[Worker]:
+def worker(image: Stage, broker: ComposedKafka, tokens: Path) -> Iterator[Worker]:
     """A worker that starts."""
-    found = Worker(image, broker)
+    found = Worker(image, broker, tokens)
     try:
         yield found
     finally:
@@ -88,13 +123,21 @@ def status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def asked(port: int, token: str | None) -> int:
+    """The status of the metrics, as Prometheus would ask for them."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", headers=headers).status_code
+
+
 async def test_a_worker_serves_and_ends_in_order_when_its_container_is_stopped(
-    worker: Worker, broker: ComposedKafka
+    worker: Worker, broker: ComposedKafka, tokens: Path
 ) -> None:
     """It is healthy when it is ready and not before; a call under way at SIGTERM is answered; exit 0 in good time."""
     assert not worker.healthy()
     await asyncio.to_thread(worker.container.until, "parallax worker ready")
     assert worker.healthy()
+    view = (tokens / "view").read_text("utf-8")
+    assert [asked(worker.port, token) for token in (None, "x" * 48, view)] == [401, 401, 200]
     told = status(worker.container.first)
     assert told["NSpid"].split()[-1] == "1"
     assert told["Uid"].split()[0] == "10001"

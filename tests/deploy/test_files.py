@@ -14,6 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from streams.cli.process import AFTER_DRAIN_S
+from streams.exposure import open_addresses
 from streams.settings import Settings, load
 from tests.support.compose import document, seconds, services
 
@@ -76,7 +77,7 @@ def test_nothing_is_published_beyond_this_machine() -> None:
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [*OURS, "tokens"])
 def test_our_containers_may_nothing(name: str) -> None:
     """A root that cannot be written, no capabilities, no way to more."""
     service = services()[name]
@@ -92,6 +93,16 @@ def test_the_settings_of_a_service_can_be_read(name: str, tmp_path: Path) -> Non
     """An unknown name would end it at its start."""
     service = services()[name]
     assert load(None, service["environment"], tmp_path).bootstrap_servers == "kafka:19092"
+
+
+def test_the_worker_would_start_with_its_tokens(tmp_path: Path) -> None:
+    """It listens on all addresses of its container: without them it would refuse."""
+    service = services()["worker"]
+    hosts = dict(zip(service["command"][1::2], service["command"][2::2], strict=True))
+    flags = {name.removeprefix("--").replace("-", "_"): value for name, value in hosts.items()}
+    assert open_addresses(load(flags, service["environment"], tmp_path)) == []
+    without = {name: value for name, value in service["environment"].items() if "TOKEN" not in name}
+    assert len(open_addresses(load(flags, without, tmp_path))) == 2
 
 
 def test_the_worker_is_given_more_time_than_it_takes_to_stop() -> None:
@@ -126,4 +137,8 @@ def test_prometheus_looks_at_the_worker() -> None:
     config = yaml.safe_load(document()["configs"]["prometheus"]["content"])
     [job] = config["scrape_configs"]
     assert "parallax" in job["job_name"]
+    path = job["authorization"]["credentials_file"]
+    assert f"file:{path}" == services()["worker"]["environment"]["PARALLAX_WEB_AUTH__VIEW_TOKENS"]
+    for name in ("worker", "prometheus"):
+        assert f"tokens:{path.rpartition('/')[0]}:ro" in services()[name]["volumes"]
     assert job["static_configs"] == [{"targets": [f"worker:{Settings().web_port}"]}]

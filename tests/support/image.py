@@ -248,10 +248,21 @@ class Container:
             self.popen.wait(10)
 
 
-def run(stage: Stage, command: Sequence[str], env: Mapping[str, str], *, entrypoint: bool = True) -> tuple[int, str]:
-    """Run to the end, with nothing that can be written but /tmp. Exit code and output."""
+def run(
+    stage: Stage,
+    command: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    entrypoint: bool = True,
+    mounts: Mapping[str, Path] | None = None,
+) -> tuple[int, str]:
+    """Run to the end, with nothing that can be written but /tmp and `mounts`. Exit code and output."""
     words = [*stage.entrypoint, *command] if entrypoint else list(command)
     done = subprocess.run(
-        _contained(stage, words, env=env), capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
+        _contained(stage, words, env=env, mounts=mounts),
+        capture_output=True,
+        text=True,
+        timeout=BUILD_TIMEOUT_S,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr

@@ -56,6 +56,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toJson $found -}}
 {{- end -}}
 
+{{/* Pods listen for others: a worker that asked nobody for a token would not start. */}}
+{{- define "parallax.guarded" -}}
+{{- $settings := .root.Values.settings -}}
+{{- if not $settings.insecure -}}
+{{- $web := default dict $settings.web_auth -}}
+{{- if not (or .root.Values.webTokens.secretName $web.view_tokens $web.proxy_header) -}}
+{{- fail "webTokens.secretName: is missing; kubectl create secret generic parallax-web --from-literal=view=$(openssl rand -hex 24), or settings.insecure=true" -}}
+{{- end -}}
+{{- if has "dispatch" .group.roles -}}
+{{- $tls := default dict $settings.grpc_tls -}}
+{{- $gateway := default dict $settings.gateway -}}
+{{- if not (or .root.Values.gatewayTokens.secretName $gateway.agent_token $tls.client_ca_file) -}}
+{{- fail "gatewayTokens.secretName: is missing; kubectl create secret generic parallax-gateway --from-literal=agent=$(openssl rand -hex 24) --from-literal=relay=$(openssl rand -hex 24), or settings.insecure=true" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* parallax.toml: JSON's scalars and lists are TOML's. */}}
 {{- define "parallax.toml" -}}
 {{- range $name, $value := .Values.settings -}}
@@ -118,6 +136,16 @@ securityContext:
       key: {{ .key }}
 {{- end }}
 {{- end }}
+{{- with .Values.webTokens }}
+{{- if .secretName }}
+- name: PARALLAX_WEB_AUTH__VIEW_TOKENS
+  value: file:/secrets/web/{{ .viewKey }}
+{{- if .operateKey }}
+- name: PARALLAX_WEB_AUTH__OPERATE_TOKENS
+  value: file:/secrets/web/{{ .operateKey }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- with .Values.gatewayTokens }}
 {{- if .secretName }}
 - name: PARALLAX_GATEWAY__AGENT_TOKEN
@@ -139,6 +167,12 @@ securityContext:
 - name: tmp
   emptyDir:
     sizeLimit: 64Mi
+{{- with .root.Values.webTokens.secretName }}
+- name: web-tokens
+  secret:
+    secretName: {{ . }}
+    defaultMode: 288
+{{- end }}
 {{- with .root.Values.gatewayTokens.secretName }}
 - name: gateway-tokens
   secret:
@@ -160,6 +194,11 @@ securityContext:
   readOnly: true
 - name: tmp
   mountPath: /tmp
+{{- if .Values.webTokens.secretName }}
+- name: web-tokens
+  mountPath: /secrets/web
+  readOnly: true
+{{- end }}
 {{- if .Values.gatewayTokens.secretName }}
 - name: gateway-tokens
   mountPath: /secrets/gateway
