@@ -51,6 +51,7 @@ lock: setup ## Resolve and hash-pin the dependencies again
 	$(BIN)/uv pip compile pyproject.toml --group dev --extra embedded --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-dev.lock
 	$(BIN)/uv pip compile pyproject.toml --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements.lock
 	$(BIN)/uv pip compile --group deploy --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-deploy.lock
+	$(BIN)/uv pip compile --group audit --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-audit.lock
 	$(BIN)/uv pip compile --group docs --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-docs.lock
 
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
@@ -91,6 +92,26 @@ test-deploy: $(VENV)/.deploy-installed ## Test what deploy/ holds; the image and
 $(VENV)/.docs-installed: deploy/requirements-docs.lock $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-docs.lock
 	@touch $@
+
+$(VENV)/.audit-installed: deploy/requirements-audit.lock $(STAMP)
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-audit.lock
+	@touch $@
+
+# A package that PyPI knows no advisories of would pass unseen: --strict makes that a failure.
+.PHONY: audit
+ifdef ADVISORIES
+audit: setup ## Known vulnerabilities of what is installed at run time (ADVISORIES=FILE: by advisories in OSV's format, without a network)
+	$(BIN)/python -m deploy.tools.audit $(ADVISORIES)
+else
+audit: $(VENV)/.audit-installed
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes -r deploy/requirements.lock
+endif
+
+.PHONY: sbom
+sbom: setup ## Write dist/sbom.cdx.json: what is installed at run time, as CycloneDX, from the lock
+	@mkdir -p dist
+	$(BIN)/python -m deploy.tools.sbom > dist/sbom.cdx.json
 
 .PHONY: docs
 docs: $(VENV)/.docs-installed ## Build the documentation site into site/; a warning is a failure

@@ -186,6 +186,9 @@ def http_api() -> str:
         "`http://127.0.0.1:8080`). It is read only. A worker that does not own the data asks the owner; "
         "it answers 503 with the "
         'reason while the owner moves or recovers. Unknown ids are 404, wrong parameters 400: `{"error": ...}`.\n\n'
+        "If tokens are set, send `Authorization: Bearer TOKEN`. A missing or wrong token is 401, a token without the power that "
+        "is needed 403, and the eleventh wrong token of an address within a minute 429. `/livez`, `/readyz` and the page's files "
+        "need no token. [Set up access](../howto/security.md#the-web-address).\n\n"
         + table(["path", "answer"], ([f"`{route}`", cell(told[route])] for route in plain))
     )
 

@@ -178,6 +178,8 @@ def _contained(
         f"mount --bind /dev {merged}/dev",
         f"mount -t tmpfs tmpfs {merged}/tmp",
     ]
+    for there in mounts or ():  # as Docker does
+        (stage.layer / there.lstrip("/")).mkdir(parents=True, exist_ok=True)
     steps += [f"mount --bind {shlex.quote(str(here))} {merged}{there}" for there, here in (mounts or {}).items()]
     user, _, group = ("0:0" if writable else stage.user).partition(":")
     inner = ["chroot", str(merged)]
