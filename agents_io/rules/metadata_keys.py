@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from schemas.exact_json import loads
+from schemas.messages import AgentRegistration
 
 Kind = Literal["text", "number", "flag", "object", "any"]
 ALL = ("http", "a2a", "openai", "mcp", "kafka")
@@ -90,6 +91,19 @@ KEYS = (
 )
 BY_NAME = {key.name: key for key in KEYS}
 _WORDS = {"text": "a text", "number": "a number", "flag": "true or false", "object": "an object", "any": "any JSON"}
+
+
+def answers_alike(one: AgentRegistration, other: AgentRegistration) -> bool:
+    """Whether two registrations of an agent lead to the same answers: same place, same protocol, read in the same way.
+
+    Limits, leases, and where an agent that dials in is connected make no difference.
+    """
+    return _answering(one) == _answering(other)
+
+
+def _answering(agent: AgentRegistration) -> tuple[Any, ...]:
+    known = {name: value for name, value in (agent.metadata or {}).items() if name in BY_NAME}
+    return agent.endpoint, agent.transport, agent.confidence, known
 
 
 def read_value(name: str, text: str) -> Any:

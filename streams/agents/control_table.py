@@ -1,26 +1,35 @@
 """Wishes about running work: the topic `controls`, read whole at start (it is kept for an hour) and followed live.
 
-In: `Control` records. Out: `cancelled(task_id)` for tasks that are taken later, and a call for each wish as it comes; the same
-for plans. Bounded: the newest `MAX_KEPT` ids of each are remembered; an id stays cancelled while its wish is. It never writes.
+In: `Control` records. Out: `cancelled(task_id, submitted_ms)` for tasks that are taken later, and a call for each wish as it
+comes; the same for plans. A wish concerns what was submitted before it, however long that waits, and for an hour after it, since
+both may come in any order. An id that is used again later is another task. Bounded: the newest `MAX_KEPT` ids of each. It never
+writes.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.structs import ConsumerRecord
 
 from schemas.codec import Rejected, decode
 from schemas.messages import Control
-from schemas.topics import full_name
+from schemas.topics import HOUR_MS, full_name
 from streams.engine.follower import Follower
 
 log = structlog.get_logger(__name__)
 
 MAX_KEPT = 100_000
+
+
+class _Wish(NamedTuple):
+    """`at_ms`: the record's timestamp, epoch ms."""
+
+    reason: str
+    at_ms: int
 
 
 class ControlTable:
@@ -45,17 +54,17 @@ class ControlTable:
         self._on_plan = on_plan
         self._on_clear = on_clear
         self._clears: OrderedDict[str | None, int] = OrderedDict()
-        self._reasons: OrderedDict[str, str] = OrderedDict()
-        self._plan_reasons: OrderedDict[str, str] = OrderedDict()
+        self._wishes: OrderedDict[str, _Wish] = OrderedDict()
+        self._plan_wishes: OrderedDict[str, _Wish] = OrderedDict()
         self._follower = Follower(options, full_name("controls", prefix), self._apply)
 
-    def cancelled(self, task_id: str) -> str | None:
-        """Why this task is to be cancelled, in a sentence; None if nobody asked."""
-        return _sentence("task", self._reasons.get(task_id))
+    def cancelled(self, task_id: str, submitted_ms: int) -> str | None:
+        """Why a task that was submitted then (epoch ms) is to be cancelled, in a sentence; None if nobody asked."""
+        return _sentence("task", self._wishes.get(task_id), submitted_ms)
 
-    def plan_cancelled(self, plan_id: str) -> str | None:
-        """Why this plan is to be cancelled, in a sentence; None if nobody asked."""
-        return _sentence("plan", self._plan_reasons.get(plan_id))
+    def plan_cancelled(self, plan_id: str, submitted_ms: int) -> str | None:
+        """Why a plan that was submitted then is to be cancelled, in a sentence; None if nobody asked."""
+        return _sentence("plan", self._plan_wishes.get(plan_id), submitted_ms)
 
     def cleared(self, agent_id: str) -> int:
         """When somebody last asked to forget this agent's cached answers, epoch ms; 0: nobody did."""
@@ -88,10 +97,10 @@ class ControlTable:
             return
         # A worker keeps only the wishes that one of its roles can fulfil.
         if control.task_id is not None and self._on_cancel is not None:
-            _keep(self._reasons, control.task_id, control.reason)
+            _keep(self._wishes, control.task_id, _Wish(control.reason or "", record.timestamp))
             self._on_cancel(control.task_id)
         if control.plan_id is not None and self._on_plan is not None:
-            _keep(self._plan_reasons, control.plan_id, control.reason)
+            _keep(self._plan_wishes, control.plan_id, _Wish(control.reason or "", record.timestamp))
             self._on_plan(control.plan_id)
 
     def _clear(self, agent_id: str | None, at_ms: int) -> None:
@@ -101,14 +110,14 @@ class ControlTable:
         self._on_clear(agent_id)
 
 
-def _sentence(what: str, reason: str | None) -> str | None:
-    if reason is None:
+def _sentence(what: str, wish: _Wish | None, submitted_ms: int) -> str | None:
+    if wish is None or submitted_ms > wish.at_ms + HOUR_MS:
         return None
-    return f"the {what} was cancelled: {reason}" if reason else f"the {what} was cancelled"
+    return f"the {what} was cancelled: {wish.reason}" if wish.reason else f"the {what} was cancelled"
 
 
-def _keep(reasons: OrderedDict[str, str], name: str, reason: str | None) -> None:
-    reasons[name] = reason or ""
-    reasons.move_to_end(name)
-    while len(reasons) > MAX_KEPT:
-        reasons.popitem(last=False)
+def _keep(wishes: OrderedDict[str, _Wish], name: str, wish: _Wish) -> None:
+    wishes[name] = wish
+    wishes.move_to_end(name)
+    while len(wishes) > MAX_KEPT:
+        wishes.popitem(last=False)

@@ -39,8 +39,8 @@ class DispatchContext:
     emit: Callable[[Output], None]
     metrics: DispatchMetrics
     wall_ms: Callable[[], int]
-    cancelled: Callable[[str], str | None]
-    """Why a task id is to be cancelled, or None."""
+    cancelled: Callable[[str, int], str | None]
+    """Why a task id is to be cancelled that was submitted then (epoch ms), or None."""
     partition_count: Callable[[], int]
     builtin: Callable[[Task], AgentRegistration]
     """The built-in agent of a task of another type than `agent`. Raises `AgentError`."""

@@ -13,6 +13,7 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.caller import Caller
+from agents_io.rules.metadata_keys import answers_alike
 from schemas.messages import AgentRegistration
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.processor import DispatchProcessor
@@ -87,11 +88,17 @@ class DispatchHandler:
 
     def explain_task(self, task_id: str) -> dict[str, Any] | None:
         """What a task waits for; None if it is not in memory here."""
-        run = self._tasks.of(task_id)
-        return None if run is None else self._waiting.explainer.run(run)
+        runs = self._tasks.of(task_id)
+        return self._waiting.explainer.run(runs[0]) if runs else None
 
     def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
-        """An agent was registered again, or unregistered (None: new tasks for it fail, those taken are finished)."""
+        """An agent was registered again, or unregistered (None: new tasks for it fail, those taken are finished).
+
+        Where another answer is to be expected now, those it gave before are forgotten.
+        """
+        caller = self._waiting.queues.callers.get(agent_id)
+        if agent is not None and (caller is None or not answers_alike(caller.agent, agent)):
+            self.clear_cache(agent_id)
         self._waiting.queues.changed(agent_id, agent)
 
     def agent_available(self, agent: AgentRegistration) -> None:

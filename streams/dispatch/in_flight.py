@@ -21,7 +21,7 @@ class InFlightTasks:
         self._answered = answered
         self._wall_ms = wall_ms
         self._by_record: dict[tuple[str, int], TaskRun] = {}
-        self._by_task: dict[str, TaskRun] = {}
+        self._by_task: dict[str, list[TaskRun]] = {}
         self._claims: dict[bytes, TaskRun] = {}
         self._relocating: dict[str, TaskRun] = {}
 
@@ -35,15 +35,15 @@ class InFlightTasks:
     def add(self, run: TaskRun) -> None:
         """A task begins here."""
         self._by_record[run.source, run.offset] = run
-        self._by_task.setdefault(run.task_id, run)
+        self._by_task.setdefault(run.task_id, []).append(run)
 
     def at(self, source: str, offset: int) -> TaskRun | None:
         """The run of a record."""
         return self._by_record.get((source, offset))
 
-    def of(self, task_id: str) -> TaskRun | None:
-        """The run of a task id: the first of them if there are several."""
-        return self._by_task.get(task_id)
+    def of(self, task_id: str) -> list[TaskRun]:
+        """The runs of a task id, in the order in which they came: one id may be sent for several agents."""
+        return list(self._by_task.get(task_id, ()))
 
     def claim(self, run: TaskRun, scope: str, outlives: bool = False) -> bool:
         """Whether this record is the one that answers its task id; any other is a duplicate.
@@ -120,5 +120,7 @@ class InFlightTasks:
 
     def _forget(self, run: TaskRun) -> None:
         del self._by_record[run.source, run.offset]
-        if self._by_task.get(run.task_id) is run:
+        runs = self._by_task[run.task_id]
+        runs.remove(run)
+        if not runs:
             del self._by_task[run.task_id]

@@ -166,7 +166,7 @@ class DispatchProcessor:
     def on_finished(self, run: TaskRun, outcome: Answer | AgentError) -> None:
         """The task has its answer, or there is none."""
         if isinstance(outcome, Cancelled):
-            outcome = Cancelled(self._context.cancelled(run.task_id) or outcome.message)
+            outcome = Cancelled(self._context.cancelled(run.task_id, run.origin_ms) or outcome.message)
         end = (
             partial(self._fail, run, outcome)
             if isinstance(outcome, AgentError)

@@ -230,7 +230,7 @@ class DispatchRole:
         return PlainCommitter(self._sink.producer, consumer, self._batcher)
 
     def _handlers(self) -> Iterator[DispatchHandler]:
-        for home in list(self.engine.homes.values()):
+        for home in self.engine.opened:
             if isinstance(home.handler, DispatchHandler):
                 yield home.handler
 
@@ -244,7 +244,8 @@ class DispatchRole:
 
     def _agent_changed(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
         self._monitor.agent_changed(agent_id, agent)
-        home = self.engine.homes.get(home_partition(agent_id, self._partition_count()))
+        number = home_partition(agent_id, self._partition_count())
+        home = next((home for home in self.engine.opened if home.number == number), None)
         if home is None or not isinstance(home.handler, DispatchHandler):
             return
         home.handler.agent_changed(agent_id, agent)

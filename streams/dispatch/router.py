@@ -130,7 +130,7 @@ class Router:
 
     def _unwanted(self, run: TaskRun) -> AgentError | None:
         """Why the task must not be called at all."""
-        reason = self._context.cancelled(run.task_id)
+        reason = self._context.cancelled(run.task_id, run.origin_ms)
         if reason is not None:
             return Cancelled(reason)
         if run.deadline_ms is not None and run.deadline_ms <= self._context.wall_ms():

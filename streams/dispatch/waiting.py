@@ -95,13 +95,12 @@ class WaitingTasks:
 
     def cancel(self, task_id: str) -> None:
         """A task that waits ends now, wherever that is; a call under way is cut off."""
-        run = self._tasks.of(task_id)
-        if run is None:
-            self.backlogs.load_task(task_id)  # it is decided again, and then found to be cancelled
-        elif self.flights.waits(run) or self.unassigned.holds(run):
-            self._steps.on_finished(run, Cancelled(""))
-        elif run.agent_id in self.queues.callers:
-            self.queues.callers[run.agent_id].cancel(run)
+        self.backlogs.load_task(task_id)  # what waits on its topic is decided again, and then found to be cancelled
+        for run in self._tasks.of(task_id):
+            if self.flights.waits(run) or self.unassigned.holds(run):
+                self._steps.on_finished(run, Cancelled(""))
+            elif run.agent_id in self.queues.callers:
+                self.queues.callers[run.agent_id].cancel(run)
 
     def hold(self) -> None:
         """Begin nothing more; what runs may finish."""

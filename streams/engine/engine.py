@@ -129,6 +129,11 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         return sum(home.in_flight for home in self.homes.values())
 
     @property
+    def opened(self) -> list[Home]:
+        """Homes with a handler, those included that the fetch loop has not let in yet: they must miss no wish."""
+        return [*self.homes.values(), *(start.home for start in self._started if not start.home.closed)]
+
+    @property
     def ready(self) -> bool:
         """Assigned, and every home of the assignment open."""
         return self.assigned.is_set() and all(n in self.homes and self.homes[n].ready for n in self._owned)

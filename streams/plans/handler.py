@@ -149,9 +149,13 @@ class PlanHandler:
         """Somebody asked for this task to be cancelled: if a plan here answers it, that ends."""
         self.cancel(plan_of(task_id))
 
-    def _wish(self, active: Active) -> str | None:
-        why = self._parts.cancelled(active.run.plan.id)
-        return self._parts.task_cancelled(active.asked.task.id) if why is None and active.asked is not None else why
+    def _wish(self, active: Active, submitted_ms: int | None = None) -> str | None:
+        """`submitted_ms`: of a plan that begins; one under way was submitted no later than it was accepted."""
+        at_ms = active.run.accepted_ms if submitted_ms is None else submitted_ms
+        why = self._parts.cancelled(active.run.plan.id, at_ms)
+        if why is None and active.asked is not None:
+            return self._parts.task_cancelled(active.asked.task.id, at_ms)
+        return why
 
     def view(self, plan_id: str) -> dict[str, Any] | bytes | None:
         """What there is to see of a plan: of one that is over its result as JSON; None if it is not known here."""
@@ -191,7 +195,7 @@ class PlanHandler:
         if known is not None or self._shelf.seen.has(digest("plan", plan_id), now_ms):
             return self._tell.duplicate(letter, plan_id, asked, now_ms)
         try:
-            return self._begin(opened(data, asked, letter, self._parts, now_ms), now_ms)
+            return self._begin(opened(data, asked, letter, self._parts, now_ms), letter, now_ms)
         except Refused as why:
             return self._refuse(plan_id, data, asked, why, now_ms, letter)
         except Exception as error:
@@ -200,11 +204,11 @@ class PlanHandler:
             fault = Refused("internal", f"internal error: {type(error).__name__}")
             return self._refuse(plan_id, data, asked, fault, now_ms, letter)
 
-    def _begin(self, active: Active, now_ms: int) -> list[Output]:
+    def _begin(self, active: Active, letter: Letter, now_ms: int) -> list[Output]:
         self._spans.begin(active)
         self._shelf.add(active)
         self._parts.metrics.active.inc()
-        wish = self._wish(active)
+        wish = self._wish(active, min(letter.timestamp_ms, now_ms))
         actions = active.run.begin() if wish is None else active.run.cancel(wish, now_ms)
         return [*self._tell.began(active, actions, now_ms), *self._carry_out(active, actions, now_ms)]
 

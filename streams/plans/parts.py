@@ -25,12 +25,12 @@ class PlanParts:
     emit: Callable[[Output], None]
     metrics: PlanMetrics
     wall_ms: Callable[[], int]
-    cancelled: Callable[[str], str | None]
-    """Why a plan id is to be cancelled, or None."""
+    cancelled: Callable[[str, int], str | None]
+    """Why a plan id is to be cancelled that was submitted then (epoch ms), or None."""
     partition_count: Callable[[], int]
     templates: Templates
     max_plan_bytes: int
-    task_cancelled: Callable[[str], str | None] = lambda _task_id: None
+    task_cancelled: Callable[[str, int], str | None] = lambda _task_id, _submitted_ms: None
     """Why a task that a plan answers is to be cancelled, or None."""
     tracing: Tracing | None = None
     """Makes spans, if anybody wants them."""

@@ -107,7 +107,7 @@ async def coordinate(
         return PlainCommitter(sink.producer, consumer, batcher, STATE)
 
     def handlers() -> list[PlanHandler]:
-        return [home.handler for home in engine.homes.values() if isinstance(home.handler, PlanHandler)]
+        return [home.handler for home in engine.opened if isinstance(home.handler, PlanHandler)]
 
     def cancel(plan_id: str) -> None:
         for handler in handlers():

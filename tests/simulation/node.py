@@ -327,9 +327,10 @@ class Node:
 
         def agent_changed(agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
             fleet.agent_changed(agent_id, agent)
-            home = engine.homes.get(home_partition(agent_id, self.partition_count("dispatch")))
-            if home is not None and isinstance(home.handler, DispatchHandler):
-                home.handler.agent_changed(agent_id, agent)
+            number = home_partition(agent_id, self.partition_count("dispatch"))
+            for home in engine.opened:
+                if home.number == number and isinstance(home.handler, DispatchHandler):
+                    home.handler.agent_changed(agent_id, agent)
 
         self.agents.on_change(agent_changed)
         fleet.start()
@@ -407,13 +408,16 @@ class Node:
         if role in self.engines:
             yield from list(self.engines[role].homes.values())
 
+    def _opened(self, role: str) -> list[Home]:
+        return self.engines[role].opened if role in self.engines else []
+
     def _dispatchers(self) -> Iterator[DispatchHandler]:
-        for home in self.homes("dispatch"):
+        for home in self._opened("dispatch"):
             if isinstance(home.handler, DispatchHandler):
                 yield home.handler
 
     def _planners(self) -> Iterator[PlanHandler]:
-        for home in self.homes("plans"):
+        for home in self._opened("plans"):
             if isinstance(home.handler, PlanHandler):
                 yield home.handler
 

@@ -182,7 +182,7 @@ class Dispatching:
             emit=self.emitted.append,
             metrics=DispatchMetrics(self.registry),
             wall_ms=self.wall_ms,
-            cancelled=self.wishes.get,
+            cancelled=lambda task_id, submitted_ms: self.wishes.get(task_id),
             partition_count=lambda: self.partitions,
             builtin=self.builtins.agent,
             cleared=lambda agent_id: self.cleared_ms,

@@ -90,6 +90,34 @@ async def test_an_answer_to_a_task_that_came_before_is_not_kept(make: Make) -> N
     assert await ask(one, 2, "a1") is True
 
 
+async def test_an_agent_that_is_registered_otherwise_is_asked_again(make: Make) -> None:
+    """At another endpoint, or with its answers read in another way; new limits and another place in the gateway keep answers."""
+    one = make()
+    first = one.register(id="a1", endpoint="http://h", metadata={"valuePath": "value"})
+    one.handler.agent_changed("a1", first)
+    assert [await ask(one, n, "a1") for n in (0, 1)] == [False, True]
+    offset = 2
+    for changes, cached in (
+        ({"limits": {"maxRequests": 7}, "metadata": {"valuePath": "value", "gateway": {"node": "n"}}}, True),
+        ({"metadata": {"valuePath": "other"}}, False),
+        ({"endpoint": "http://new"}, False),
+        ({"endpoint": "http://new", "confidence": {"from": "constant", "value": 0.9}}, False),
+    ):
+        fields = {"id": "a1", "endpoint": "http://h", "metadata": {"valuePath": "other"}} | changes
+        one.handler.agent_changed("a1", one.register(**fields))
+        assert [await ask(one, offset, "a1"), await ask(one, offset + 1, "a1")] == [cached, True], changes
+        offset += 2
+
+
+async def test_answers_of_an_earlier_owner_are_forgotten_with_the_registration(make: Make) -> None:
+    """This owner never called the agent, so nobody knows what they were given under."""
+    one = make()
+    await ask(one, 0, "a1")
+    again = make(kept=[value for value in state(one).values() if value is not None])
+    again.handler.agent_changed("a1", again.register(id="a1", endpoint="http://new"))
+    assert await ask(again, 0, "a1") is False
+
+
 async def test_the_next_owner_takes_up_nothing_older_than_the_wish(make: Make) -> None:
     """Also if nobody owned the home when it came; what was kept since is taken up."""
     one = make()

@@ -123,3 +123,18 @@ async def test_a_wish_for_what_is_not_here_does_nothing(make: Make) -> None:
     cancel(one, "t0")
     cancel(one, "nobody")
     assert len(one.home.ended) == 1
+
+
+async def test_every_task_of_the_id_is_cancelled(make: Make) -> None:
+    """One id sent for two agents is two tasks: called, in a queue, or on its topic."""
+    one = make(dispatch={"max_held_bytes": 1})
+    one.register(**AGENT | {"id": "a2"}, **ONE)
+    one.take(0, id="t", target=AGENT["id"])
+    one.take(1, id="t", target="a2")
+    one.take(2, id="u", target="a2", payload=2)
+    one.take(3, id="u", target=AGENT["id"], payload=3)
+    await until(lambda: len(one.transport.tasks) == 2)
+    cancel(one, "t")
+    await ended(one, 0)
+    await ended(one, 1)
+    await until(lambda: one.transport.tasks == ["t", "t", "u", "u"])

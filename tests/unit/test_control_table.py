@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from schemas.topics import DAY_MS, HOUR_MS
 from streams.agents.control_table import ControlTable
 from tests.support.homes import intake
 
@@ -24,13 +25,27 @@ async def test_tasks_and_plans_are_told_apart() -> None:
     table = ControlTable({}, "t.", tasks.append, on_plan=plans.append)
     told(table, {"taskId": "x"}, {"planId": "y", "reason": "enough"}, b"{}", b"no")
     assert (tasks, plans) == (["x"], ["y"])
-    assert (table.cancelled("x"), table.cancelled("y")) == ("the task was cancelled", None)
-    assert (table.plan_cancelled("y"), table.plan_cancelled("x")) == ("the plan was cancelled: enough", None)
+    assert (table.cancelled("x", 0), table.cancelled("y", 0)) == ("the task was cancelled", None)
+    assert (table.plan_cancelled("y", 0), table.plan_cancelled("x", 0)) == ("the plan was cancelled: enough", None)
 
 
 async def test_a_worker_keeps_only_the_wishes_it_can_fulfil() -> None:
     """One that runs no plans remembers none."""
     table = ControlTable({}, "t.", lambda task_id: None)
     told(table, {"taskId": "x"}, {"planId": "y"})
-    assert table.cancelled("x")
-    assert table.plan_cancelled("y") is None
+    assert table.cancelled("x", 0)
+    assert table.plan_cancelled("y", 0) is None
+
+
+async def test_a_wish_is_about_what_was_submitted_before_it_or_soon_after() -> None:
+    """However long that waits; an id that is used again the next day is another task, also where the worker was not restarted."""
+    table = ControlTable({}, "t.", lambda task_id: None, on_plan=lambda plan_id: None)
+    at_ms = 1_795_348_800_000
+    for field in ("taskId", "planId"):
+        wish = orjson.dumps({"type": "cancel", field: "nightly"})
+        table._apply(intake(0, wish, source="controls", timestamp_ms=at_ms))
+    for ask in (table.cancelled, table.plan_cancelled):
+        found = [
+            ask("nightly", at_ms + after_ms) is not None for after_ms in (-7 * DAY_MS, 0, HOUR_MS, HOUR_MS + 1, DAY_MS)
+        ]
+        assert found == [True, True, True, False, False]

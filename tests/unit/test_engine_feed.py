@@ -145,6 +145,20 @@ async def test_what_nobody_misses_begins_at_its_end_if_the_group_never_committed
     await until(lambda: one.committed(late) == 4 and one.committed() == 0)
 
 
+async def test_a_home_is_told_of_wishes_from_its_opening_on(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler has read what was asked by then; until the fetch loop lets it in, it would miss what is asked meanwhile."""
+    one = await rig()
+    admit = one.engine._admit
+    monkeypatch.setattr(one.engine, "_admit", lambda: None)
+    await one.consumer.assign(*tps(0))
+    await until(lambda: bool(one.engine.opened))
+    assert one.engine.homes == {}
+    assert [home.handler for home in one.engine.opened] == [one.handler]
+    monkeypatch.setattr(one.engine, "_admit", admit)
+    await until(lambda: one.engine.ready)
+    assert [home.handler for home in one.engine.opened] == [one.handler]
+
+
 @pytest.mark.parametrize("why", ["remembered", "committed", "made anew"])
 async def test_it_begins_where_it_always_did_otherwise(rig: MakeRig, why: str) -> None:
     """Something is remembered that may wait for it; or the group committed; or the topic was made anew."""

@@ -61,6 +61,8 @@ class Coordinating:
         self.home = SkippingHome()
         self.emitted: list[Output] = []
         self.wishes: dict[str, str] = {}
+        self.asked_of: list[tuple[str, int]] = []
+        """Plans whose wish was asked for, and when they were submitted."""
         self.task_wishes: dict[str, str] = {}
         self.skew_ms = 0
         self.registry = CollectorRegistry()
@@ -71,16 +73,20 @@ class Coordinating:
             emit=self.emitted.append,
             metrics=PlanMetrics(self.registry),
             wall_ms=lambda: time.time_ns() // 1_000_000 + self.skew_ms,
-            cancelled=self.wishes.get,
+            cancelled=self._wish,
             partition_count=lambda: partitions,
             templates=self.templates,
             max_plan_bytes=self.settings.plans.max_plan_bytes,
-            task_cancelled=self.task_wishes.get,
+            task_cancelled=lambda task_id, submitted_ms: self.task_wishes.get(task_id),
             tracing=tracing,
         )
         self.offset = 0
         self.make = lambda: PlanHandler(cast("Home", self.home), parts, list(self.state.values()))
         self.handler = self.make()
+
+    def _wish(self, plan_id: str, submitted_ms: int) -> str | None:
+        self.asked_of.append((plan_id, submitted_ms))
+        return self.wishes.get(plan_id)
 
     def restart(self) -> None:
         """The next owner of the home."""
@@ -332,6 +338,16 @@ async def test_a_pattern_is_out_of_time_before_its_plan_whatever_other_plans_wai
     await until(lambda: it.home.touched == 2)
     told = it.commit()
     assert {t["value"]["planId"] for t in told if t["topic"] == "plan-results"} == {"other", "p"}
+
+
+async def test_a_plan_that_waited_on_its_topic_was_submitted_when_its_record_was_written() -> None:
+    """Not when it was accepted: a wish of meanwhile would not concern it."""
+    it = Coordinating()
+    it.plan(plan("a") | {"id": "one"})
+    assert it.asked_of == [("one", 0)], "the record's timestamp"
+    it.restart()
+    [(_, submitted_ms)] = it.asked_of[1:]
+    assert 0 < submitted_ms <= time.time_ns() // 1_000_000, "by then it is no matter any more"
 
 
 async def test_a_wish_ends_a_plan_wherever_it_is() -> None:
