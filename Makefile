@@ -60,9 +60,17 @@ test: setup ## Test all that needs no Java: rules, contracts, pipelines on the e
 	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy and not interop and not netns"
 
 .PHONY: test-kafka
-test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven)
+test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven; KAFKA_TESTS=FILE...: only these)
 	$(BIN)/python -m tests.support.kafka fetch
-	$(BIN)/pytest -q -m "kafka and not chaos and not deploy"
+	$(BIN)/pytest -q -m "kafka and not chaos and not deploy" $(KAFKA_TESTS)
+
+KAFKA_VERSIONS ?= 3.6.2 3.9.1 4.1.1 4.4.0
+.PHONY: test-kafka-versions
+test-kafka-versions: setup ## The same on each of KAFKA_VERSIONS, oldest first
+	@for version in $(KAFKA_VERSIONS); do \
+		echo "Apache Kafka $$version"; \
+		PARALLAX_KAFKA_VERSION=$$version $(MAKE) --no-print-directory test-kafka || exit 1; \
+	done
 
 .PHONY: test-interop
 test-interop: setup ## Test against real servers of every protocol, versions pinned (INTEROP_NEWEST=1: the newest; needs PyPI, and npm for the TypeScript ones)

@@ -58,7 +58,7 @@ class WebServer:
         self._registry = registry
         self.dropped_events: dict[str, Callable[[], int]] = {}
         """Role -> progress events that could not be sent so far."""
-        observe(registry, self._places, self._roles_ready, self._log_changes, self.dropped_events)
+        observe(registry, self._places, self._roles_ready, self._log_changes, self.dropped_events, self._renewals)
         self._runner: web.AppRunner | None = None
         shown = token_to_show(settings)
         self._stats_api = StatsApi(lambda: self.stats, shown)
@@ -191,9 +191,16 @@ class WebServer:
         stats = [] if self.stats is None else self.stats.places()
         return chain(places(self.engine), places(None if self.plans is None else self.plans.engine), stats)
 
+    def _engines(self) -> dict[str, Engine]:
+        """By role, of those that are up."""
+        found = {"dispatch": self.engine, "plans": None if self.plans is None else self.plans.engine}
+        return {role: engine for role, engine in found.items() if engine is not None}
+
     def _log_changes(self) -> int:
-        engines = (self.engine, None if self.plans is None else self.plans.engine)
-        return sum(engine.log_changes for engine in engines if engine is not None)
+        return sum(engine.log_changes for engine in self._engines().values())
+
+    def _renewals(self) -> dict[str, int]:
+        return {role: engine.renewals for role, engine in self._engines().items()}
 
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = [

@@ -88,6 +88,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         """Where the logs of open homes ended when the watchdog last asked; also of those that there is no room to fetch."""
         self.log_changes = 0
         """How often a log turned out not to be the one that was read."""
+        self.renewals = 0
+        """How often the consumer was given up for another one."""
         self.assigned = asyncio.Event()
         self.lease = Lease(config.session_timeout_s, self._replaced)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -176,6 +178,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     async def renew(self) -> None:
         """Give up a consumer that is broken and join anew with another one; brokers that are away are waited for."""
         self._renewing = True
+        self.renewals += 1
         try:
             self.assigned.clear()
             await self._end_loop()

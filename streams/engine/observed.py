@@ -23,10 +23,11 @@ def observe(
     ready: Callable[[], Mapping[str, bool]],
     log_changes: Callable[[], int],
     dropped_events: Mapping[str, Callable[[], int]] | None = None,
+    renewals: Callable[[], Mapping[str, int]] = dict,
 ) -> None:
     """`ready`: by role of this worker. `log_changes`: of all roles together.
 
-    `dropped_events`: role -> progress events that could not be sent so far.
+    `dropped_events`: role -> progress events that could not be sent so far. `renewals`: role -> consumers given up so far.
     """
     ProcessCollector(registry=registry)
     observed, where = Observed(registry), ("topic", "partition")
@@ -68,6 +69,13 @@ def observe(
         "parallax_events_dropped",
         "Progress events that could not be sent; results are not among them",
         lambda: [((role,), float(count())) for role, count in (dropped_events or {}).items()],
+        ("role",),
+    )
+    observed.add(
+        "counter",
+        "parallax_consumer_renewals",
+        "Consumers that stood still or broke and were replaced by another one",
+        lambda: [((role,), float(count)) for role, count in renewals().items()],
         ("role",),
     )
     observed.add(

@@ -31,7 +31,6 @@ class Watchdog:
     """`after_s`: how long a partition may stand still with records before it, or polls may fail, before anything is done."""
 
     def __init__(self, engine: Engine, after_s: float) -> None:
-        self.renewals = 0
         self._engine = engine
         self._after_s = after_s
         self._rule: StallRule[TopicPartition] = StallRule(after_s)
@@ -43,7 +42,6 @@ class Watchdog:
             reason = await self.look()
             if reason is not None:
                 log.error("the consumer stands still; joining anew with another one", reason=reason)
-                self.renewals += 1
                 self._rule.forget()
                 await self._engine.renew()
 

@@ -56,7 +56,8 @@ def passes(folder: Path, alert: str, changed: dict[str, str], tests: list[dict[s
 
 def test_rules_and_example_configuration_are_valid() -> None:
     """By promtool's own judgement, without a warning."""
-    for words in (("check", "rules", "rules.yaml"), ("check", "config", "prometheus.yml")):
+    # The file with the token is the operator's: it is not looked for.
+    for words in (("check", "rules", "rules.yaml"), ("check", "config", "--syntax-only", "prometheus.yml")):
         valid, said = promtool(*words)
         assert valid, said
         assert "WARN" not in said.upper(), said

@@ -145,6 +145,16 @@ async def test_what_nobody_misses_begins_at_its_end_if_the_group_never_committed
     await until(lambda: one.committed(late) == 4 and one.committed() == 0)
 
 
+async def test_a_consumer_that_is_given_up_is_counted(rig: MakeRig) -> None:
+    """The engine goes on with another one."""
+    one = await rig()
+    await one.ready()
+    assert one.engine.renewals == 0
+    await one.engine.renew()
+    await one.ready()
+    assert one.engine.renewals == 1
+
+
 async def test_a_home_is_told_of_wishes_from_its_opening_on(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its handler has read what was asked by then; until the fetch loop lets it in, it would miss what is asked meanwhile."""
     one = await rig()

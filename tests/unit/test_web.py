@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
+from streams.engine.engine import Engine
+from streams.plans.role import Coordination
 from streams.settings import Settings
 from streams.web import WebServer
 
@@ -20,3 +25,18 @@ async def test_the_address_that_is_told_is_a_url(host: str) -> None:
             assert (answer.status, await answer.json()) == (200, {"status": "ok"})
     finally:
         await web.stop()
+
+
+async def test_consumers_that_were_replaced_are_counted_by_role() -> None:
+    """Of the roles that are up; from zero on."""
+    registry = CollectorRegistry()
+    web = WebServer(Settings(), registry)
+    assert registry.get_sample_value("parallax_consumer_renewals_total", {"role": "dispatch"}) is None
+    web.engine = cast("Engine", SimpleNamespace(renewals=2, log_changes=0, homes={}, ready=True))
+    web.plans = cast(
+        "Coordination", SimpleNamespace(engine=SimpleNamespace(renewals=0, log_changes=0, homes={}, ready=True))
+    )
+    counted = [
+        registry.get_sample_value("parallax_consumer_renewals_total", {"role": role}) for role in ("dispatch", "plans")
+    ]
+    assert counted == [2.0, 0.0]
