@@ -33,7 +33,8 @@ EXAMPLES: dict[str, Example] = {
     },
     "ConfidenceDataPoint": {
         "agentId": "summarizer", "patternName": "", "taskType": "agent", "confidence": 0.93, "success": True,
-        "timestamp": TIME, "executionTime": 412.5, "taskId": "t1",
+        "timestamp": TIME, "executionTime": 412.5, "waitTime": 8.5, "model": "m-1", "inputTokens": 900, "outputTokens": 120,
+        "totalTokens": 1020, "cost": 0.003, "taskId": "t1",
     },
     "Aggregate": {
         "agentId": "summarizer", "patternName": "", "taskType": "agent", "interval": "minute",
@@ -41,6 +42,8 @@ EXAMPLES: dict[str, Example] = {
         "successCount": 1, "avgConfidence": 0.93, "minConfidence": 0.93, "maxConfidence": 0.93, "variance": 0,
         "successRate": 1, "avgExecutionTime": 412.5, "p50ExecutionTime": 412.5, "p95ExecutionTime": 412.5,
         "p99ExecutionTime": 412.5, "p10Confidence": 0.93, "p50Confidence": 0.93, "brier": 0.0049, "ece": 0.07,
+        "waitTime": {"count": 1, "sum": 8.5, "mean": 8.5, "p95": 8.5},
+        "cost": {"count": 1, "sum": 0.003, "mean": 0.003, "p95": 0.003},
     },
     "Anomaly": {
         "id": EPISODE, "type": "sudden_drop", "agentId": "summarizer", "severity": "high",

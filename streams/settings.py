@@ -135,7 +135,10 @@ class StatsSettings(Section):
     run_length: Annotated[float, Field(ge=100, le=1e9)] = 10_000
     overconfidence: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     slow_factor: Annotated[float, Field(ge=1.1, le=1000)] = 2.0
+    cost_factor: Annotated[float, Field(ge=1.1, le=1000)] = 2.0
     silent_after: Annotated[DurationMs, Field(ge=1000)] = 600_000
+    prices: Annotated[str, Field(min_length=1)] | None = None
+    """A file of prices by agent and model, TOML or JSON; see `usage.py`. Dispatch reads it at its start."""
     detectors: Annotated[tuple[DetectorSpec, ...], PlainValidator(parse_specs)] = ()
     """Detectors besides the default ones: a table of names, each a class name or a table with `use`; see `specs.py`."""
 

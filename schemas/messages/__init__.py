@@ -37,6 +37,7 @@ from schemas.messages.confidence import (
     AnomalyType,
     ConfidenceDataPoint,
     Interval,
+    Measure,
     ReliabilityBin,
     Severity,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "KeptHeads",
     "LimiterState",
     "Limits",
+    "Measure",
     "Message",
     "Milliseconds",
     "Name",

@@ -9,14 +9,17 @@ from pydantic import Field
 from schemas.messages.base import Count, Id, Message, Milliseconds, Ratio, Timestamp
 
 Interval = Literal["minute", "hour", "day"]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Severity = Literal["low", "medium", "high"]
 AnomalyType = Literal[
-    "sudden_drop", "low_confidence", "high_variance", "drift", "outlier", "miscalibrated", "slow", "silent"
+    "sudden_drop", "low_confidence", "high_variance", "drift", "outlier", "miscalibrated", "slow", "costly", "silent"
 ]
 
 
 class ConfidenceDataPoint(Message):
-    """What one execution said of its own confidence, and whether it succeeded. `execution_time` in ms.
+    """What one execution said of its own confidence, and whether it succeeded. Times in ms; `execution_time` without waiting.
+
+    `cost`: in the currency of the prices (setting `stats.prices`), or as the agent reports it.
 
     With `feedback`: the point of `task_id` once more, unchanged but for `success`, which now says how it really turned out.
     """
@@ -28,8 +31,23 @@ class ConfidenceDataPoint(Message):
     success: bool
     timestamp: Timestamp
     execution_time: Milliseconds
+    wait_time: Milliseconds | None = None
+    model: Annotated[str, Field(max_length=256)] | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    total_tokens: Count | None = None
+    cost: Amount | None = None
     task_id: Id | None = None
     feedback: bool = False
+
+
+class Measure(Message):
+    """Over the points of a window that have a value: how many they are, their sum, mean and 95th percentile (within 1 %)."""
+
+    count: Count
+    sum: Amount
+    mean: Amount
+    p95: Amount
 
 
 class ReliabilityBin(Message):
@@ -88,6 +106,11 @@ class Aggregate(Message):
     p50_confidence: Ratio
     brier: Ratio
     ece: Ratio
+    wait_time: Measure | None = None
+    input_tokens: Measure | None = None
+    output_tokens: Measure | None = None
+    total_tokens: Measure | None = None
+    cost: Measure | None = None
     revision: Count = 0
 
 

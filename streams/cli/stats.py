@@ -6,7 +6,7 @@ worker; a worker answers the same over HTTP from its exact state.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +68,8 @@ def stats(
 
     Executions, mean confidence, success rate, Brier score (what the confidence is worth, 0 at best), variance, execution time
     and trend (confidence per hour with its standard error; positive: improving), in all and by pattern, over the windows on
-    the topic aggregates. Times are RFC 3339. Exit 4 when there is no such window.
+    the topic aggregates; where answers report them, mean wait, tokens and cost in all. Times are RFC 3339.
+    Exit 4 when there is no such window.
     """
     last_ms = None if last is None else duration_ms(last, "--last")
     span = (_time(begin, "--from", 0), _time(end, "--to", 1 << 62))
@@ -141,6 +142,17 @@ async def _windows(settings: Settings, agents: tuple[str, ...]) -> AsyncIterator
 
 
 COLUMNS = ("executions", "confidence", "success", "brier", "variance", "time ms", "trend per hour")
+MEASURES = (("waitTime", "mean", "wait ms"), ("totalTokens", "sum", "tokens"), ("cost", "sum", "cost"))
+"""Columns that are shown once any execution has a value: member of the summary, which figure, head."""
+
+
+def _known(summaries: Iterable[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    held = list(summaries)
+    return [measure for measure in MEASURES if any(measure[0] in summary for summary in held)]
+
+
+def _measured(part: dict[str, Any], known: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:
+    return tuple(f"{part[name][figure]:,.6g}" if name in part else "-" for name, figure, _ in known)
 
 
 def _cells(part: dict[str, Any]) -> tuple[Any, ...]:
@@ -160,8 +172,10 @@ def _show(summary: dict[str, Any], windows: list[Aggregate], interval: str) -> N
     from streams.cli.summary import averages
 
     rows = [("all", summary), *((part["patternName"] or "(none)", part) for part in summary["patterns"])]
+    known = _known([summary])
     line(f"agent {summary['agentId']}, {summary['from']} to {summary['to']}, {interval} windows")
-    table(("pattern", *COLUMNS), [(name, *_cells(part)) for name, part in rows])
+    heads = ("pattern", *COLUMNS, *(head for _, _, head in known))
+    table(heads, [(name, *_cells(part), *_measured(part, known)) for name, part in rows])
     means = averages(windows, SPARKS)
     line(f"confidence by {interval}  {sparkline(means)}  last {means[-1]:.3f}")
 
@@ -169,8 +183,10 @@ def _show(summary: dict[str, Any], windows: list[Aggregate], interval: str) -> N
 def _compare(summaries: dict[str, dict[str, Any]], windows: dict[str, list[Aggregate]], interval: str) -> None:
     from streams.cli.summary import averages
 
+    known = _known(summaries.values())
     rows = [
-        (agent, *_cells(summary), sparkline(averages(windows[agent], SPARKS // 2)))
+        (agent, *_cells(summary), *_measured(summary, known), sparkline(averages(windows[agent], SPARKS // 2)))
         for agent, summary in summaries.items()
     ]
-    table(("agent", *COLUMNS, f"confidence by {interval}"), rows)
+    heads = (*COLUMNS, *(head for _, _, head in known))
+    table(("agent", *heads, f"confidence by {interval}"), rows)

@@ -17,6 +17,14 @@ from streams.rules.windows.trend import Mean, Trend
 from streams.rules.windows.trend import trend as line
 
 WindowKey = tuple[str, str, int]
+MEASURES = {
+    "waitTime": "wait_time",
+    "inputTokens": "input_tokens",
+    "outputTokens": "output_tokens",
+    "totalTokens": "total_tokens",
+    "cost": "cost",
+}
+"""As they are called in documents and in `Aggregate`."""
 
 
 def newest(aggregates: Iterable[Aggregate]) -> list[Aggregate]:
@@ -43,6 +51,8 @@ class Summary:
     avg_execution_time_ms: float
     brier: float
     trend: Trend | None
+    measures: dict[str, dict[str, float]]
+    """Wait, tokens and cost, each with `count`, `sum` and `mean`, if any execution has them."""
 
     @property
     def success_rate(self) -> float:
@@ -60,7 +70,19 @@ def summarize(windows: Sequence[Aggregate]) -> Summary:
     spread = math.fsum((w.variance + (w.avg_confidence - mean) ** 2) * w.count for w in windows) / count
     time_ms = math.fsum(window.avg_execution_time * window.count for window in windows) / count
     brier = math.fsum(window.brier * window.count for window in windows) / count
-    return Summary(count, sum(w.success_count for w in windows), mean, spread, time_ms, brier, trend(windows))
+    successes = sum(w.success_count for w in windows)
+    return Summary(count, successes, mean, spread, time_ms, brier, trend(windows), measures_of(windows))
+
+
+def measures_of(windows: Sequence[Aggregate]) -> dict[str, dict[str, float]]:
+    """Sums of what only some executions say. There is no percentile: those of windows do not add up."""
+    found = {}
+    for name, field in MEASURES.items():
+        held = [measure for window in windows if (measure := getattr(window, field)) is not None and measure.count]
+        if held:
+            count, total = sum(measure.count for measure in held), math.fsum(measure.sum for measure in held)
+            found[name] = {"count": count, "sum": total, "mean": total / count}
+    return found
 
 
 def trend(windows: Sequence[Aggregate]) -> Trend | None:
@@ -106,6 +128,7 @@ def _fields(summary: Summary) -> dict[str, Any]:
         "variance": summary.variance,
         "avgExecutionTime": summary.avg_execution_time_ms,
         "brier": summary.brier,
+        **summary.measures,
         "confidenceTrend": None if summary.trend is None else summary.trend.slope,
         "confidenceTrendError": None if summary.trend is None else summary.trend.error,
     }

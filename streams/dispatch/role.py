@@ -41,6 +41,7 @@ from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.handler import DispatchHandler
 from streams.dispatch.held_memory import HeldMemory
+from streams.dispatch.price_file import load_prices
 from streams.dispatch.task_kinds import task_kinds
 from streams.engine.batcher import Batcher
 from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
@@ -104,7 +105,8 @@ class DispatchRole:
         )
         self._calibrations = CalibrationTable(self._options, settings.topic_prefix)
         self.standings = Standings()
-        recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, self._group)
+        prices = load_prices(settings.stats.prices)
+        recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, self._group, prices)
         self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, self._now_ms)
         self._gateway = GatewayService(settings, self.agents, self._sink, self._writer, self._here, registry)
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)

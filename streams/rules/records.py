@@ -30,6 +30,7 @@ from streams.rules.source_record import (
     TASK_HEADER,
     Letter,
 )
+from streams.rules.usage import Prices, used
 
 RESULT_TYPE = BY_NAME["results"].ce_type
 POINT_TYPE = BY_NAME["data-points"].ce_type
@@ -83,6 +84,9 @@ class Success:
         return len(self.value_json) + len(self.metadata_json)
 
 
+NO_PRICES = Prices()
+
+
 @dataclass(slots=True, frozen=True)
 class Timing:
     """What a task took. `execution_ms`: first call to end; `wait_ms`: its record's timestamp to the first call, or to the end.
@@ -127,8 +131,9 @@ _event_ce_type = lru_cache(maxsize=64)(event_ce_type)
 class Recorder:
     """Builds the records of one processor. `source`: the CloudEvents source, `/parallax/<app>/<processor>`."""
 
-    def __init__(self, app_id: str, processor: str, prefix: str, group: str) -> None:
+    def __init__(self, app_id: str, processor: str, prefix: str, group: str, prices: Prices = NO_PRICES) -> None:
         self._source = f"/parallax/{app_id}/{processor}".encode()
+        self._prices = prices
         self._prefix = prefix
         self._group = group
         self._types: dict[str, bytes] = {}
@@ -221,7 +226,8 @@ class Recorder:
             last.fallback = self.failed(task, {} if _is_large(echo) else echo, error, timing, now_ms)[0]
         outputs = [result, completed]
         if not cached:
-            outputs.append(self._point(task, agent_id, answer.confidence, True, timing, now_ms))
+            spent = used(answer.metadata_json, agent_id, self._prices)
+            outputs.append(self._point(task, agent_id, answer.confidence, True, timing, now_ms, spent))
         return outputs
 
     def failed(
@@ -282,8 +288,16 @@ class Recorder:
         return output
 
     def _point(
-        self, task: Task, agent_id: str, confidence: float, success: bool, timing: Timing, now_ms: int
+        self,
+        task: Task,
+        agent_id: str,
+        confidence: float,
+        success: bool,
+        timing: Timing,
+        now_ms: int,
+        spent: dict[str, Any] | None = None,
     ) -> Output:
+        """`spent`: what the answer used up, see `usage.py`."""
         when = format_time(now_ms)
         key = agent_id.encode()
         value = {
@@ -294,6 +308,8 @@ class Recorder:
             "success": success,
             "timestamp": when,
             "executionTime": round(timing.execution_ms if timing.call_ms is None else timing.call_ms, 3),
+            **_waited(timing),
+            **(spent or {}),
             "taskId": task.id,
         }
         headers = self._headers(POINT_TYPE, task.id.encode(), key, when.encode())

@@ -16,6 +16,7 @@ from schemas.times import format_time
 from streams.engine.breath import Breath
 from streams.rules.detection.alarms import Alarms, SeriesId, type_of
 from streams.rules.detection.calibration import Calibration
+from streams.rules.windows import measures
 from streams.rules.windows.moments import Moments
 from streams.rules.windows.ranges import COARSEST, covered, tiles
 from streams.rules.windows.trend import FEWEST, Means, trend
@@ -219,6 +220,7 @@ def _figures(whole: Moments, means: Means) -> dict[str, Any]:
         "p99ExecutionTime": p99,
         "brier": whole.brier(),
         "ece": whole.ece(),
+        **measures.figures(whole.measures),
         "confidenceTrend": None if line is None else line.slope,
         "confidenceTrendError": None if line is None else line.error,
     }
@@ -268,6 +270,7 @@ def windows_of(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "variance": whole.variance(),
                 "successRate": whole.successes / max(whole.count, 1),
                 "avgExecutionTime": whole.mean_time_ms(),
+                **measures.figures(whole.measures),
             }
         )
     return answer

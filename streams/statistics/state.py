@@ -88,6 +88,7 @@ def thresholds_of(settings: Settings) -> Thresholds | None:
         run_length=stats.run_length,
         overconfidence=stats.overconfidence,
         slow_factor=stats.slow_factor,
+        cost_factor=stats.cost_factor,
         silent_after_ms=stats.silent_after,
         chosen=tuple(stats.detectors),
     )

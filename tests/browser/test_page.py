@@ -151,6 +151,9 @@ async def test_a_circuit_that_opens_shows_at_once_and_the_agents_errors_in_its_d
         "totalExecutions": 4211,
         "successRate": 0.973,
         "avgConfidence": 0.87,
+        "waitTime": {"count": 4211, "sum": 4211000.0, "mean": 1000.0, "p95": 2500.0},
+        "totalTokens": {"count": 4000, "sum": 4321000, "mean": 1080.25, "p95": 2000.0},
+        "cost": {"count": 4000, "sum": 12.3456, "mean": 0.00308, "p95": 0.006},
         "calibration": None,
     }
     page = await look(worker.url)
@@ -167,6 +170,9 @@ async def test_a_circuit_that_opens_shows_at_once_and_the_agents_errors_in_its_d
     await expect(detail.get_by_role("heading", name="Agent alpha")).to_be_focused()
     await expect(detail).to_contain_text("out of memory")
     await expect(detail).to_contain_text("4,211")
+    await expect(detail).to_contain_text("4,321,000")
+    await expect(detail).to_contain_text("2.5 s")
+    await expect(detail).to_contain_text("12.3")
     assert await detail.locator("circle").count() == 10
     await expect(detail.locator(".mark.circuit-open")).to_have_count(1)
     assert page.url.endswith("#agent=alpha")

@@ -220,7 +220,10 @@ def test_a_wrong_payload_and_missing_headers_are_found() -> None:
 def written() -> dict[str, Output]:
     """What the pipeline writes of the story the examples tell."""
     answer = Success(orjson.dumps(EXAMPLES["Result"]["result"]), 0.93)
-    result, _, point = RECORDER.succeeded(TASK, {}, "summarizer", answer, Timing(412.5), False, NOW_MS)
+    result = RECORDER.succeeded(TASK, {}, "summarizer", answer, Timing(412.5), False, NOW_MS)[0]
+    used = b'{"model":"m-1","usage":{"inputTokens":900,"outputTokens":120,"cost":0.003}}'
+    spent = Success(answer.value_json, 0.93, used)
+    point = RECORDER.succeeded(TASK, {}, "summarizer", spent, Timing(412.5, wait_ms=8.5), False, NOW_MS)[2]
     data = {"taskId": "t1", "type": "agent", "target": "summarizer"}
     planned = PlanResult.model_validate(EXAMPLES["PlanResult"])
     return {

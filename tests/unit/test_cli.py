@@ -13,13 +13,14 @@ import pytest
 
 import schemas
 from schemas.asyncapi import Cluster, document
-from schemas.messages import Aggregate
+from schemas.messages import Aggregate, Measure
 from streams.cli.agents import _auth, _confidence
 from streams.cli.main import invoke
 from streams.cli.options import CommandError
 from streams.cli.output import table
+from streams.cli.stats import _show
 from streams.cli.submit import items
-from streams.cli.summary import newest, summarize
+from streams.cli.summary import as_document, newest, summarize
 
 PARALLAX = str(Path(sys.executable).with_name("parallax"))
 
@@ -233,6 +234,23 @@ def test_a_late_revision_does_not_displace_a_final_one() -> None:
     final = _window(0, 3, 0.5, 0.0, revision=0, final=True)
     assert newest([new, old])[0].count == 2
     assert newest([final, new])[0].count == 3
+
+
+def test_waits_tokens_and_costs_of_windows_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Over the executions that have them; the columns are there once one has."""
+    plain = _window(0, 5, 0.9, 0.0)
+    spent = plain.model_copy(update={"cost": Measure(count=3, sum=0.3, mean=0.1, p95=0.2), "window_start": 60_000})
+    more = spent.model_copy(update={"cost": Measure(count=1, sum=0.5, mean=0.5, p95=0.5), "window_start": 120_000})
+    document = as_document("a", [plain, spent, more])
+    assert document["cost"] == {"count": 4, "sum": pytest.approx(0.8), "mean": pytest.approx(0.2)}
+    assert "waitTime" not in document
+    _show(document, [plain, spent, more], "minute")
+    head, row = capsys.readouterr().out.splitlines()[1:3]
+    assert "COST" in head
+    assert "TOKENS" not in head
+    assert "0.8" in row
+    _show(as_document("a", [plain]), [plain], "minute")
+    assert "COST" not in capsys.readouterr().out
 
 
 def _window(

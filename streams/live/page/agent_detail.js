@@ -1,7 +1,7 @@
 // One agent: confidence by minute, figures, what its confidence has been worth, the errors seen meanwhile.
 
 import { html } from "./vendor/htm-preact-3.1.1.js";
-import { epoch, isNumber, number, ratio, share, span, time, when } from "./format.js";
+import { amount, epoch, isNumber, number, ratio, share, span, time, when } from "./format.js";
 import { ConfidenceChart } from "./chart.js";
 import { Chip, Facts, Failure, Json, Table, usePoll, useSlices } from "./parts.js";
 import { Poll, pathOf } from "./poll.js";
@@ -58,6 +58,9 @@ function Figures({ poll }) {
     ["p50", span(data.p50ExecutionTime)],
     ["p95", span(data.p95ExecutionTime)],
     ["p99", span(data.p99ExecutionTime)],
+    ...(data.waitTime ? [["Wait, p95", span(data.waitTime.p95), `Before its first call; ${span(data.waitTime.mean)} on average`]] : []),
+    ...(data.totalTokens ? [["Tokens", number(data.totalTokens.sum), `${number(data.totalTokens.mean)} an answer, 95 of 100 at most ${number(data.totalTokens.p95)}`]] : []),
+    ...(data.cost ? [["Cost", amount(data.cost.sum), `${amount(data.cost.mean)} an answer, 95 of 100 at most ${amount(data.cost.p95)}`]] : []),
     ["Brier", ratio(data.brier), "Mean squared distance between confidence and success; 0 is best"],
   ]} />
   <h3>Calibration</h3><${Calibration} found=${data.calibration} />`;

@@ -12,6 +12,7 @@ const WORDS = {
   outlier: "An answer far from the others",
   miscalibrated: "Says more than it knows",
   slow: "Slower than it was",
+  costly: "Costs more than it did",
   silent: "Nothing heard",
 };
 const ORDER = { high: 0, medium: 1, low: 2 };

@@ -13,6 +13,13 @@ export function number(value) {
   return value.toFixed(Math.abs(value) >= 10 ? 1 : 2);
 }
 
+/** An amount of money, small or large: 3 significant figures below 100. */
+export function amount(value) {
+  if (!isNumber(value)) return NONE;
+  if (value === 0 || value >= 100) return number(value);
+  return value >= 0.001 ? String(Number(value.toPrecision(3))) : value.toFixed(6);
+}
+
 /** "1 record", "2 records". */
 export const counted = (many, what) => `${number(many)} ${what}${many === 1 ? "" : "s"}`;
 

@@ -8,7 +8,8 @@ In: confidence, outcome and execution time of points in the order of their offse
   high_variance   standard deviation of one check interval (else of the last 8 to 100 points, less what chance allows) > 0.2
   outlier         a spike, and the points after it are normal again (`deviation.py`, scored by river)
   miscalibrated   confidence above success by more than 0.1 on average: found by betting (`overconfidence.py`)
-  slow            execution time at least twice what it was: found by the rank test
+  slow            execution time at least twice what it was: found by the rank test; or tasks wait longer (`spending.py`)
+  costly          cost (else tokens) at least twice what it was, or one answer far above all others (`spending.py`)
   silent          (`silence.py`; by the caller's clock)
 and what the detectors find that a user has chosen (`chosen.py`). While a level alarm is on, nothing learns; the episode ends
 when the level is back, or after 200 points as the new normal. State is numbers, so a restart continues exactly. Check intervals
@@ -18,6 +19,7 @@ are event time.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from schemas.messages import Anomaly, AnomalyDetails, Severity
@@ -43,6 +45,8 @@ from streams.rules.detection.port import Point
 from streams.rules.detection.ranks import LEVEL, RankTest
 from streams.rules.detection.ring import RING, Ring
 from streams.rules.detection.specs import DetectorSpec
+from streams.rules.detection.spending import Spending
+from streams.rules.windows.measures import Reading
 
 LOW_POINTS = 20
 LOW_RATE = 1 / 500
@@ -72,6 +76,7 @@ class Detectors:
         "_low_share",
         "_low_sum",
         "_pace",
+        "_spending",
         "_wide_share",
         "alarms",
         "limits",
@@ -84,6 +89,7 @@ class Detectors:
         self._level = Level(self.alarms, limits)
         self._gap = Overconfidence(limits.overconfidence, limits.run_length)
         self._pace: Pace | None = None
+        self._spending = Spending(limits.slow_factor, limits.cost_factor, PACE_RARER * limits.run_length)
         self._low_share = self._wide_share = 0.0
         self._low_sum = limits.low_confidence * SCALE * RECENT
         self._half_drop = limits.sudden_drop * SCALE / 2
@@ -103,11 +109,16 @@ class Detectors:
         self._chosen.choose(self._configured(registered))
 
     def observe(
-        self, confidence: float, at: Moment, success: bool | None = None, time_bucket: int | None = None
+        self,
+        confidence: float,
+        at: Moment,
+        success: bool | None = None,
+        time_bucket: int | None = None,
+        readings: Sequence[Reading] = (),
     ) -> list[Anomaly]:
         """One more point, in order. Returns what begins or ends with it, usually nothing.
 
-        `success`, `time_bucket` (see `sketch.time_bucket`): None when they are not to be judged.
+        `success`, `time_bucket` (see `sketch.time_bucket`): None when they are not to be judged. `readings`: see `measures.py`.
         """
         found: list[Anomaly] = []
         looks = self._looks
@@ -144,11 +155,22 @@ class Detectors:
             found += self._low(at)
         if success is not None:
             found += self._calibration(confidence, success, at)
+        if time_bucket is not None or readings:
+            found += self._took(time_bucket, readings, at, confidence)
+        return found + self._observe_chosen(value, success, time_bucket, at) if self._chosen else found
+
+    def _took(
+        self, time_bucket: int | None, readings: Sequence[Reading], at: Moment, confidence: float
+    ) -> list[Anomaly]:
+        """What the answer took: time, wait, cost."""
+        found: list[Anomaly] = []
         if time_bucket is not None:
             if self._pace is None:
                 self._pace = Pace(self.limits.slow_factor, PACE_RARER * self.limits.run_length)
-            found += self._pace.observe(time_bucket, at, alarms, confidence)
-        return found + self._observe_chosen(value, success, time_bucket, at) if self._chosen else found
+            found += self._pace.observe(time_bucket, at, self.alarms, confidence)
+        if readings:
+            found += self._spending.observe(readings, at, self.alarms, confidence)
+        return found
 
     def _observe_chosen(self, value: int, success: bool | None, bucket: int | None, at: Moment) -> list[Anomaly]:
         time = 0.0 if bucket is None else min(bucket / MOST_BUCKET, 1.0)
@@ -283,7 +305,15 @@ class Detectors:
             level.verdict.to_json(),
             level.waiting,
         ]
-        return [*parts, level.test.to_json(), self._gap.to_json(), pace, self._chosen.to_json(), own]
+        return [
+            *parts,
+            level.test.to_json(),
+            self._gap.to_json(),
+            pace,
+            self._chosen.to_json(),
+            own,
+            self._spending.to_json(),
+        ]
 
     @classmethod
     def from_json(cls, data: list[Any], series: SeriesId, limits: Thresholds) -> Detectors:
@@ -305,6 +335,8 @@ class Detectors:
             detectors._level.flat.load(flat)
             detectors._level.verdict.load(verdict)
             detectors._level.waiting = None if waiting is None else tuple(waiting)
+        if len(later) > 2:
+            detectors._spending.load(later[2])
         if pace is not None:
             detectors._pace = Pace.from_json(pace, limits.slow_factor, PACE_RARER * limits.run_length)
         return detectors

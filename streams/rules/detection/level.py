@@ -51,7 +51,7 @@ class Thresholds:
 
     `run_length`: mean points between false alarms that the proven tests keep to (that of execution times: ten times as many);
     `overconfidence`: how far mean confidence may lie above the success rate; `slow_factor`: times the usual execution time;
-    `silent_after_ms`: the shortest silence told.
+    `cost_factor`: times the usual cost; `silent_after_ms`: the shortest silence told.
     """
 
     sudden_drop: float = 0.3
@@ -61,6 +61,7 @@ class Thresholds:
     run_length: float = 10_000.0
     overconfidence: float = 0.1
     slow_factor: float = 2.0
+    cost_factor: float = 2.0
     silent_after_ms: int = 600_000
     chosen: tuple[DetectorSpec, ...] = ()
     """Detectors a user has switched on besides the default ones, for whichever series they concern."""

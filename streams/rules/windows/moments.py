@@ -1,6 +1,7 @@
 """What a window knows of its points: exact, mergeable, the same whatever the order. Pure.
 
-In: samples (a data point's numbers, prepared once). Out: counts, mean, variance, quantiles, Brier score, calibration error.
+In: samples (a data point's numbers, prepared once). Out: counts, mean, variance, quantiles, Brier score, calibration error,
+and of what only some points say (`measures.py`) count, sum, mean and a quantile.
 Sums are integers, scaled by 2^52, so adding commutes bit for bit and a merge of parts equals
 one pass. (Welford's and Chan's updates are stable but depend on the order in their last bits.)
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.messages import ConfidenceDataPoint
-from streams.rules.windows import sketch
+from streams.rules.windows import measures, sketch
 
 CONFIDENCE_SHIFT = 52
 TIME_SHIFT = 52
@@ -24,7 +25,7 @@ MAX_TIME_MS = sketch.MAX_TIME_MS
 class Sample:
     """The numbers of one data point, scaled and placed once for all windows it enters."""
 
-    __slots__ = ("bin", "confidence", "fixed", "hist_bin", "square", "success", "time_bucket", "time_fixed")
+    __slots__ = ("bin", "confidence", "fixed", "hist_bin", "measures", "square", "success", "time_bucket", "time_fixed")
 
     def __init__(self, point: ConfidenceDataPoint) -> None:
         confidence = point.confidence
@@ -37,6 +38,7 @@ class Sample:
         time_ms = min(point.execution_time, MAX_TIME_MS)
         self.time_bucket = sketch.time_bucket(time_ms)
         self.time_fixed = int(time_ms * TIME_ONE)
+        self.measures = measures.readings(point)
 
 
 class Moments:
@@ -50,7 +52,18 @@ class Moments:
     (2, 0.5, 0.0625, True)
     """
 
-    __slots__ = ("bins", "confidences", "corrections", "max", "min", "squares", "success_sum", "time_sum", "times")
+    __slots__ = (
+        "bins",
+        "confidences",
+        "corrections",
+        "max",
+        "measures",
+        "min",
+        "squares",
+        "success_sum",
+        "time_sum",
+        "times",
+    )
 
     def __init__(self) -> None:
         self.bins: dict[int, list[int]] = {}  # reliability bin -> [points, successes, sum of confidence]
@@ -62,6 +75,7 @@ class Moments:
         self.corrections = 0  # points whose success was told anew; each makes a revision
         self.confidences: sketch.Histogram = {}
         self.times: sketch.Histogram = {}
+        self.measures: measures.Held = {}
 
     def observe(self, sample: Sample) -> None:
         """Add one point."""
@@ -85,6 +99,8 @@ class Moments:
         self.confidences[index] = self.confidences.get(index, 0) + 1
         index = sample.time_bucket
         self.times[index] = self.times.get(index, 0) + 1
+        if sample.measures:
+            measures.add(self.measures, sample.measures)
 
     def correct(self, sample: Sample, was: bool) -> bool:
         """A point that is in here succeeded, or did not, unlike it `was` told; False if there is no such point."""
@@ -112,6 +128,7 @@ class Moments:
         self.time_sum += other.time_sum
         sketch.merge(self.confidences, other.confidences)
         sketch.merge(self.times, other.times)
+        measures.merge(self.measures, other.measures)
 
     @property
     def count(self) -> int:
@@ -181,6 +198,7 @@ class Moments:
             sketch.flat(self.confidences),
             sketch.flat(self.times),
             self.corrections,
+            measures.to_json(self.measures),
         ]
 
     @classmethod
@@ -195,6 +213,7 @@ class Moments:
         moments.confidences = sketch.unflat(confidences)
         moments.times = sketch.unflat(times)
         moments.corrections = later[0] if later else 0
+        moments.measures = measures.from_json(later[1]) if len(later) > 1 else {}
         return moments
 
     def __eq__(self, other: object) -> bool:

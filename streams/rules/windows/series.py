@@ -19,10 +19,10 @@ from streams.rules.detection.verdicts import Verdicts
 from streams.rules.windows.moments import Sample
 from streams.rules.windows.windows import INTERVALS, Spans, Window, WindowId, Windows
 
-VERSION = 5
+VERSION = 6
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
-Version 2 did not keep when an alarm fired, version 3 not what was still to be told, version 4 no deviations. What the last item
-holds may be missing, and workers that do not know it leave it out."""
+Version 2 did not keep when an alarm fired, version 3 not what was still to be told, version 4 no deviations, version 5 no
+waits and costs. What the last item holds may be missing, and workers that do not know it leave it out."""
 
 Judged = Literal["", "points", "feedback"]
 """Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
@@ -90,7 +90,11 @@ class Series:
             moment = Moment(self.partition, offset, time_ms)
             self._spoke(moment, self.detectors)
             self.anomalies += self.detectors.observe(
-                point.confidence, moment, None if self.judged == "feedback" else point.success, sample.time_bucket
+                point.confidence,
+                moment,
+                None if self.judged == "feedback" else point.success,
+                sample.time_bucket,
+                sample.measures,
             )
         return True
 

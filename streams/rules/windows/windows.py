@@ -17,6 +17,7 @@ from typing import Any
 from schemas.messages import Interval
 from schemas.times import format_time
 from schemas.topics import DAY_MS, HOUR_MS, MINUTE_MS
+from streams.rules.windows import measures
 from streams.rules.windows.moments import Moments, Sample
 
 SIZES_MS: dict[Interval, int] = {"minute": MINUTE_MS, "hour": HOUR_MS, "day": DAY_MS}
@@ -251,5 +252,6 @@ def aggregate(agent_id: str, pattern_name: str, task_type: str, key: WindowId, w
         "p50Confidence": p50_confidence,
         "brier": moments.brier(),
         "ece": moments.ece(),
+        **measures.figures(moments.measures),
         "revision": window.revision,
     }
