@@ -23,7 +23,7 @@ GRACE = 60
 """Points after an incident in which an alarm still counts for it: the way back is part of it."""
 START_MS = 1_790_000_000_000
 
-Incident = Literal["drop", "rise", "spike", "dip", "burst", "stuck", "ramp", "missing-peak"]
+Incident = Literal["drop", "rise", "shift", "creep", "spike", "dip", "burst", "stuck", "ramp", "missing-peak"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +117,19 @@ def _two_values(rng: Random, count: int) -> list[float]:
     return [0.9 if rng.random() < 0.7 else 0.95 for _ in range(count)]
 
 
-_LEVEL: tuple[Incident, ...] = ("drop", "spike", "dip", "burst", "stuck", "ramp")
+_LEVEL: tuple[Incident, ...] = ("drop", "shift", "creep", "spike", "dip", "burst", "stuck", "ramp")
 FAMILIES: dict[str, Family] = {
-    "steady": Family(_steady, 0.08, ("drop", "dip", "stuck", "ramp")),
-    "rounded": Family(_rounded, 0.09, ("drop", "dip", "stuck", "ramp")),
+    "steady": Family(_steady, 0.08, ("drop", "shift", "creep", "dip", "stuck", "ramp")),
+    "rounded": Family(_rounded, 0.09, ("drop", "shift", "creep", "dip", "stuck", "ramp")),
     "correlated": Family(_correlated, 0.06, _LEVEL),
     "wandering": Family(_wandering, 0.06, ("spike", "dip", "burst", "stuck")),
-    "daily": Family(_daily, 0.06, ("drop", "rise", "spike", "dip", "stuck", "missing-peak")),
-    "weekly": Family(_weekly, 0.06, ("drop", "rise", "spike", "stuck", "missing-peak")),
-    "trending": Family(_trending, 0.05, ("drop", "rise", "spike", "dip", "burst", "stuck")),
-    "heteroscedastic": Family(_heteroscedastic, 0.06, ("drop", "spike", "dip", "burst", "stuck")),
-    "heavy-tailed": Family(_heavy_tailed, 0.06, ("rise", "spike", "burst", "stuck")),
-    "bursty": Family(_bursty, 0.08, ("rise", "spike", "stuck")),
-    "two values": Family(_two_values, 0.05, ("drop", "dip", "stuck")),
+    "daily": Family(_daily, 0.06, ("drop", "rise", "shift", "spike", "dip", "stuck", "missing-peak")),
+    "weekly": Family(_weekly, 0.06, ("drop", "rise", "shift", "spike", "stuck", "missing-peak")),
+    "trending": Family(_trending, 0.05, ("drop", "rise", "shift", "spike", "dip", "burst", "stuck")),
+    "heteroscedastic": Family(_heteroscedastic, 0.06, ("drop", "shift", "spike", "dip", "burst", "stuck")),
+    "heavy-tailed": Family(_heavy_tailed, 0.06, ("rise", "shift", "spike", "burst", "stuck")),
+    "bursty": Family(_bursty, 0.08, ("rise", "shift", "spike", "stuck")),
+    "two values": Family(_two_values, 0.05, ("drop", "shift", "dip", "stuck")),
 }
 
 
@@ -170,6 +170,11 @@ def _strike(rng: Random, values: list[float], kind: Incident, begin: int, spread
         length, by = rng.randrange(120, 200), rng.uniform(3, 5) * spread * (-1 if kind == "drop" else 1)
         for index in range(begin, begin + length):
             values[index] += by
+    elif kind in ("shift", "creep"):  # for good; the new level is normal after that
+        sign = 1 if values[begin] < 0.45 else -1  # where there is room
+        length, over, by = (100, 1, 4.5) if kind == "shift" else (400, 300, 5.0)
+        for index in range(begin, len(values)):
+            values[index] += sign * by * spread * min((index - begin + 1) / over, 1.0)
     elif kind in ("spike", "dip"):
         length, by = rng.randrange(1, 4), rng.uniform(7, 10) * spread * (-1 if kind == "dip" else 1)
         for index in range(begin, begin + length):

@@ -51,7 +51,7 @@ Arriving = tuple[int, dict[str, Any]]
 
 
 def points_of(rng: random.Random, verdicts: float) -> list[Arriving]:
-    """Two hours of three agents: confidence that falls and recovers, late points; for a share of them a verdict later on."""
+    """Two hours of three agents: confidence falls and recovers, cost rises, some points are late, a share is judged later on."""
     count = rng.randrange(400, 900)
     step_ms = 7_200_000 // count
     sick = {"agent-0": (0.3, 0.6), "agent-1": (0.5, 0.9)}
@@ -69,6 +69,8 @@ def points_of(rng: random.Random, verdicts: float) -> list[Arriving]:
             "success": rng.random() < mean,
             "timestamp": format_time(BEGIN_MS + index * step_ms - late_ms),
             "executionTime": rng.lognormvariate(4, 1),
+            "waitTime": 7.0 * (index * 37 % 101),
+            "cost": 0.001 * (1 + index % 7) * (8 if mean < 0.9 else 1),
             "taskId": f"t{index}",
         }
         at_ms = BEGIN_MS + index * step_ms + 500

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from schemas.times import format_time, parse_time
 
 SIZES_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
+MEASURES = ("waitTime", "inputTokens", "outputTokens", "totalTokens", "cost")
 Key = tuple[str, str, str, str, int]
 """agentId, patternName, taskType, interval, windowStart (epoch ms)."""
 
@@ -41,6 +42,8 @@ def fleet(
                 "success": rng.random() < mean,
                 "timestamp": format_time(time_ms),
                 "executionTime": rng.lognormvariate(4, 1),
+                "waitTime": 7.0 * (index * 37 % 101),
+                **({"totalTokens": index % 3001, "cost": index % 3001 / 1e6} if index % 3 else {}),
                 "taskId": f"task-{seed}-{index}",
             }
         )
@@ -91,7 +94,13 @@ def _figures(group: list[Mapping[str, Any]]) -> dict[str, Any]:
         "successRate": successes / len(group),
         "avgExecutionTime": statistics.fmean(point["executionTime"] for point in group),
         "brier": statistics.fmean((point["confidence"] - point["success"]) ** 2 for point in group),
+        **{name: _measure(name, group) for name in MEASURES if any(name in point for point in group)},
     }
+
+
+def _measure(name: str, group: list[Mapping[str, Any]]) -> dict[str, float]:
+    held = [point[name] for point in group if name in point]
+    return {"count": len(held), "sum": math.fsum(held), "mean": statistics.fmean(held)}
 
 
 def compare(records: Iterable[Mapping[str, Any]], points: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -102,9 +111,15 @@ def compare(records: Iterable[Mapping[str, Any]], points: Iterable[Mapping[str, 
     wrong += [f"surplus {key}" for key in found.keys() - expected.keys()]
     for key in expected.keys() & found.keys():
         for name, value in expected[key].items():
-            if not math.isclose(found[key][name], value, rel_tol=1e-9, abs_tol=1e-12):
-                wrong.append(f"{key} {name}: {found[key][name]} is not {value}")
+            if not _equal(found[key].get(name), value):
+                wrong.append(f"{key} {name}: {found[key].get(name)} is not {value}")
     return wrong
+
+
+def _equal(found: Any, value: Any) -> bool:
+    if isinstance(value, dict):
+        return isinstance(found, dict) and all(_equal(found.get(name), part) for name, part in value.items())
+    return found is not None and math.isclose(found, value, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def newest(records: Iterable[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]:

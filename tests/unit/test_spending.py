@@ -151,6 +151,12 @@ def test_waits_of_a_minute_are_a_low_alarm() -> None:
     ]
 
 
+def test_waits_that_are_always_long_are_no_alarm() -> None:
+    """An agent with a small rate has a queue every day."""
+    rng = Random(2)
+    assert _fold({"wait_time": 60_000 * rng.lognormvariate(0, 0.5)} for _ in range(300)) == []
+
+
 @pytest.mark.parametrize("cut", [30, 399, 405, 420])
 def test_a_restart_continues_exactly(cut: int) -> None:
     """The state is numbers; the alarms are the same as without a restart."""
