@@ -46,11 +46,16 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How a series usually is. `spread`: the size by which incidents are measured; `incidents`: those that make sense."""
+    """How a series usually is. `spread`: the size by which incidents are measured; `incidents`: those that make sense.
+
+    `days`: further ones before the first incident. Before a week has passed nothing tells a quiet Saturday from a missing peak,
+    and nothing tells a weekend before the third.
+    """
 
     normal: Callable[[Random, int], list[float]]
     spread: float
     incidents: tuple[Incident, ...]
+    days: int = 0
 
 
 def _autoregressive(rng: Random, count: int, phi: float) -> list[float]:
@@ -123,8 +128,8 @@ FAMILIES: dict[str, Family] = {
     "rounded": Family(_rounded, 0.09, ("drop", "shift", "creep", "dip", "stuck", "ramp")),
     "correlated": Family(_correlated, 0.06, _LEVEL),
     "wandering": Family(_wandering, 0.06, ("spike", "dip", "burst", "stuck")),
-    "daily": Family(_daily, 0.06, ("drop", "rise", "shift", "spike", "dip", "stuck", "missing-peak")),
-    "weekly": Family(_weekly, 0.06, ("drop", "rise", "shift", "spike", "stuck", "missing-peak")),
+    "daily": Family(_daily, 0.06, ("drop", "rise", "shift", "spike", "dip", "stuck", "missing-peak"), 5),
+    "weekly": Family(_weekly, 0.06, ("drop", "rise", "shift", "spike", "stuck", "missing-peak"), 14),
     "trending": Family(_trending, 0.05, ("drop", "rise", "shift", "spike", "dip", "burst", "stuck")),
     "heteroscedastic": Family(_heteroscedastic, 0.06, ("drop", "shift", "spike", "dip", "burst", "stuck")),
     "heavy-tailed": Family(_heavy_tailed, 0.06, ("rise", "shift", "spike", "burst", "stuck")),
@@ -142,10 +147,10 @@ def labelled(family: str, seed: int) -> Labelled:
     """
     rng = Random(f"{family}/{seed}")
     how = FAMILIES[family]
-    count = POINTS + (7 * DAY if family == "weekly" else 0)
+    count = POINTS + how.days * DAY
     values = how.normal(rng, count)
     windows: list[Window] = []
-    begin = HISTORY + (6 * DAY if family == "weekly" else 0) + rng.randrange(400)
+    begin = HISTORY + how.days * DAY + rng.randrange(400)
     for _ in range(0 if seed % 5 == 0 else rng.choice((1, 2, 2))):
         if begin + APART > count:
             break
@@ -166,15 +171,12 @@ def labelled(family: str, seed: int) -> Labelled:
 
 def _strike(rng: Random, values: list[float], kind: Incident, begin: int, spread: float) -> int:
     """Change the values from `begin` on; returns for how many points."""
+    if kind in ("shift", "creep"):
+        return _move(values, kind, begin, spread)
     if kind in ("drop", "rise"):
         length, by = rng.randrange(120, 200), rng.uniform(3, 5) * spread * (-1 if kind == "drop" else 1)
         for index in range(begin, begin + length):
             values[index] += by
-    elif kind in ("shift", "creep"):  # for good; the new level is normal after that
-        sign = 1 if values[begin] < 0.45 else -1  # where there is room
-        length, over, by = (100, 1, 4.5) if kind == "shift" else (400, 300, 5.0)
-        for index in range(begin, len(values)):
-            values[index] += sign * by * spread * min((index - begin + 1) / over, 1.0)
     elif kind in ("spike", "dip"):
         length, by = rng.randrange(1, 4), rng.uniform(7, 10) * spread * (-1 if kind == "dip" else 1)
         for index in range(begin, begin + length):
@@ -195,6 +197,15 @@ def _strike(rng: Random, values: list[float], kind: Incident, begin: int, spread
         level = sum(values[begin : begin + 10]) / 10
         for index in range(begin, begin + length):
             values[index] = level + rng.gauss(0, 0.03)
+    return length
+
+
+def _move(values: list[float], kind: Incident, begin: int, spread: float) -> int:
+    """For good: the new level is the normal one after that."""
+    sign = 1 if values[begin] < 0.45 else -1  # where there is room
+    length, over, by = (100, 1, 4.5) if kind == "shift" else (400, 300, 5.0)
+    for index in range(begin, len(values)):
+        values[index] += sign * by * spread * min((index - begin + 1) / over, 1.0)
     return length
 
 

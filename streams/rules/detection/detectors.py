@@ -139,7 +139,7 @@ class Detectors:
         ring.push(value)
         looks.add(value)
         recent = ring.sum_of(RECENT)
-        if "drift" in firing or "sudden_drop" in firing:
+        if self._level.is_away:
             found += self._level.changed(recent, at)
             if self._level.rebased:
                 self._level.rebased = False
@@ -210,24 +210,34 @@ class Detectors:
     def _look(self, at: Moment) -> list[Anomaly]:
         looks = self._looks
         sums = looks.sums()
-        found = self._level.single_due(at) + self._look_at_spread(sums, at)
+        found = self._look_at_spread(sums, at)
+        if self._level.waiting is not None:
+            found = self._level.single_due(at) + found
         if sums.count < CHECK_MIN:
             return found  # a slow agent's intervals are joined until they hold enough points
-        end = format_time(looks.due_ms())
+        end_ms = looks.due_ms()
         looks.empty()
         mean = sums.mean() / SCALE
-        window = f"{sums.count} points in {self.limits.check_interval_ms // 1000} s to {end}"
         fall = looks.before - mean
         if looks.weight >= HISTORY_MIN and fall >= self.limits.sudden_drop and self._beyond_chance(fall, sums.count):
-            why = self._level.details("window", mean, looks.before, self.limits.sudden_drop, window)
+            why = self._level.details(
+                "window", mean, looks.before, self.limits.sudden_drop, self._interval(sums, end_ms)
+            )
             found += self.alarms.fire("sudden_drop", at, drop_severity(fall), looks.before, why, -fall, "down")
-        if mean < self.limits.low_confidence - self._chance(sums) and self._low_share <= LOW_USUAL:
-            why = self._level.details("window", mean, None, self.limits.low_confidence, window)
+        if (
+            mean < self.limits.low_confidence
+            and self._low_share <= LOW_USUAL
+            and mean < self.limits.low_confidence - self._chance(sums)
+        ):
+            why = self._level.details("window", mean, None, self.limits.low_confidence, self._interval(sums, end_ms))
             severity = _low_severity(mean, self.limits.low_confidence)
             found += self.alarms.fire("low_confidence", at, severity, mean, why)
         if "sudden_drop" not in self.alarms.firing:
             looks.remember(sums.count, mean)
         return found
+
+    def _interval(self, sums: Sums, end_ms: int) -> str:
+        return f"{sums.count} points in {self.limits.check_interval_ms // 1000} s to {format_time(end_ms)}"
 
     def _beyond_chance(self, fall: float, count: int) -> bool:
         """A few points may be low by chance where points scatter widely."""
@@ -243,24 +253,29 @@ class Detectors:
         return LOW_ERRORS * self._level.ring.spread(RING) / SCALE / math.sqrt(sums.count)
 
     def _look_at_spread(self, sums: Sums, at: Moment) -> list[Anomaly]:
-        window = f"{sums.count} points of one check interval"
+        window, threshold = "of one check interval", self.limits.high_variance
+        on = "high_variance" in self.alarms.firing
         if sums.count < VARIANCE_MIN:
-            newest = self._level.ring.newest(VARIANCE_RING)
-            sums = Sums(len(newest), sum(newest), sum(value * value for value in newest))
-            window = f"last {sums.count} points"
-            if sums.count < VARIANCE_LEAST:
+            ring = self._level.ring
+            if len(ring) < VARIANCE_LEAST:
                 return []
+            if not on and ring.most_spread(VARIANCE_RING) <= threshold * SCALE:
+                self._wide_share -= self._wide_share * WIDE_RATE
+                return []  # the usual case: not worth adding up the newest points
+            newest = ring.newest(VARIANCE_RING)
+            sums = Sums(len(newest), sum(newest), sum(value * value for value in newest))
+            window = ""
         spread = sums.spread() / SCALE
         if sums.count < VARIANCE_MIN:
             spread *= 1 - FEW_POINTS / math.sqrt(sums.count)
-        threshold = self.limits.high_variance
-        why = self._level.details("window", sums.mean() / SCALE, None, threshold, window, deviation=spread)
         usual = self._wide_share > LOW_USUAL
         self._wide_share += ((spread > threshold) - self._wide_share) * WIDE_RATE
-        if "high_variance" in self.alarms.firing:
-            return self.alarms.resolve("high_variance", at, why) if spread < threshold * 0.9 else []
-        if spread <= threshold or usual:
+        if spread >= threshold * 0.9 if on else spread <= threshold or usual:
             return []
+        window = f"{sums.count} points {window}" if window else f"last {sums.count} points"
+        why = self._level.details("window", sums.mean() / SCALE, None, threshold, window, deviation=spread)
+        if on:
+            return self.alarms.resolve("high_variance", at, why)
         return self.alarms.fire("high_variance", at, "high" if spread >= 1.5 * threshold else "medium", spread, why)
 
     def _calibration(self, confidence: float, success: bool, at: Moment) -> list[Anomaly]:
@@ -304,6 +319,7 @@ class Detectors:
             self._wide_share,
             level.verdict.to_json(),
             level.waiting,
+            level.left,
         ]
         return [
             *parts,
@@ -328,13 +344,14 @@ class Detectors:
         detectors._chosen = ChosenDetectors(detectors._configured(()), detectors.alarms)
         if later:
             detectors._chosen.load(later[0])
-            deviation, flat, detectors._level.quiet, detectors._low_share, detectors._wide_share, verdict, waiting = (
-                later[1]
-            )
+            deviation, flat, quiet, detectors._low_share, detectors._wide_share, verdict, waiting, *left = later[1]
+            detectors._level.quiet = quiet
             detectors._level.deviation = Deviation.from_json(deviation, limits.run_length)
             detectors._level.flat.load(flat)
             detectors._level.verdict.load(verdict)
             detectors._level.waiting = None if waiting is None else tuple(waiting)
+            if left and left[0] is not None:
+                detectors._level.left = tuple(left[0])
         if len(later) > 2:
             detectors._spending.load(later[2])
         if pace is not None:

@@ -37,6 +37,8 @@ LONG_PAUSE_MS = 60_000
 EAGER = 1000
 NEAR = 0.8
 """Steps below this share of the threshold need no score, unless it is their turn to be learnt."""
+APART_LEAST = 50
+STEADY_SHARE = 0.5
 WHOLE_WEEK_MS = 8 * DAY_MS
 SHARE_RATE = 1 / 250
 SHORT_MOST = 0.4
@@ -80,6 +82,12 @@ class Deviation(AnomalyDetector):
         self._steps, self._season = EWMean(0.1), EWMean(0.2)
         self._profiles = (Profile(DAY_MS, 48, 3), Profile(WEEK_MS, 168, 2.5))
         self._seasonal = False  # whether a profile has ever been used
+        self._known = False  # whether the newest value was expected by one
+        self._apart = [
+            0,
+            0.0,
+            0.0,
+        ]  # values since learning stopped, their distances from the profile and the squares of these
         self._begun_ms = self._last_ms = -1
         self._pause = 0.0  # the usual time between two points, ms
         self._shares = [0.0] * 6  # mean squares: short, long and whole distance; mean step, its variance, mean square
@@ -109,6 +117,11 @@ class Deviation(AnomalyDetector):
         return abs(self._short.get() - 2 * self.slow + self._lag) < ORDINARY * self._tails["short"].limit < math.inf
 
     @property
+    def residual(self) -> float | None:
+        """How far the newest values lie from what is usual at this time; None where no time of day or week is known."""
+        return self._season.get() if self._known else None
+
+    @property
     def step(self) -> float:
         """The usual step from the newest points to the next one."""
         return self._shares[3]
@@ -119,7 +132,16 @@ class Deviation(AnomalyDetector):
         return math.sqrt(self._shares[2])
 
     def rebase(self, level: float, points: int) -> None:
-        """The series has been elsewhere for so many points, for good: measure from there."""
+        """The series has been elsewhere for so many points, for good: measure from there. Its days keep their shape."""
+        count, total, squares = self._apart
+        by = level - self.slow
+        if count >= APART_LEAST:
+            # Measured against the profile: the mean of a part of a day says nothing about the day. What was not off by about the
+            # same all the time has not moved.
+            by = total / count
+            by = by if squares / count - by * by < (by * STEADY_SHARE) ** 2 else 0.0
+        for profile in self._profiles:
+            profile.shift(by)
         self.slow = self._lag = level
         self.count = min(self.count, max(points, WARM))
 
@@ -148,6 +170,7 @@ class Deviation(AnomalyDetector):
             self._pause += (pause - self._pause) / (count if count < SLOW else SLOW)
         if self._learning and not learn:
             self.forget_newest()
+            self._apart = [0, 0.0, 0.0]
         self._learning = learn
         newest = self._newest.get()
         step, slow = value - newest, 2 * self.slow - self._lag
@@ -246,9 +269,13 @@ class Deviation(AnomalyDetector):
                 best, error = usual, profile.errors[0]
             if learn:
                 profile.observe(value, usual, slow, time_ms)
+        self._known = best is not None
         if best is not None:
             self._season.update(value - best)
             self._seasonal = True
+            if not learn:
+                apart, off = self._apart, value - best
+                self._apart = [apart[0] + 1, apart[1] + off, apart[2] + off * off]
         return best
 
     def _fade(self) -> None:
@@ -272,7 +299,7 @@ class Deviation(AnomalyDetector):
         means = [self._newest, self._short, self._long, self._steps, self._season]
         return [
             [self.count, self.slow, self._lag, self._begun_ms, self._seasonal, self._learning, self._far_step],
-            [self._last_ms, self._pause],
+            [self._last_ms, self._pause, self._known, self._apart],
             self._shares,
             [variance.mean.n, variance.mean.get(), variance._S, mean.n, mean.get()],
             [mean.get() for mean in means],
@@ -286,13 +313,15 @@ class Deviation(AnomalyDetector):
         found = cls(run_length)
         (
             (found.count, found.slow, found._lag, found._begun_ms, seasonal, found._learning, found._far_step),
-            (found._last_ms, found._pause),
+            (found._last_ms, found._pause, *later),
             shares,
             moments,
             means,
             profiles,
             tails,
         ) = data
+        if later:
+            found._known, found._apart = later[0], list(later[1])
         variance = found._scorer.variance
         variance.mean, variance._S = Mean._from_state(*moments[:2]), moments[2]
         found._scorer.sub_stat = found._centre = Mean._from_state(*moments[3:])

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from schemas.messages import Anomaly, AnomalyDetails, AnomalyType, Severity
-from streams.rules.detection.alarms import Alarms, Episode, Moment
+from streams.rules.detection.alarms import Alarms, Episode, Key, Moment, episode_key
 from streams.rules.detection.deviation import Deviation
 from streams.rules.detection.flat import Flat
 from streams.rules.detection.ranks import LEVEL, RankTest
@@ -24,6 +24,8 @@ PER_BIN = 50
 RECENT = 5
 SETTLED = 20
 HISTORY_MIN = 15
+LEAST_CHANGED = 2
+RETURN_POINTS = 500
 SIGNIFICANT = 6.0
 """A drop over 5 points must also be this many standard errors: agents that scatter widely do not alarm on five unlucky points."""
 CALM = 10
@@ -43,6 +45,8 @@ SINGLE_BINS = 10
 SHOWN = 20
 """How many confidences an anomaly shows."""
 LEVELS: tuple[AnomalyType, ...] = ("sudden_drop", "drift")
+STUCK = episode_key("drift", "/stuck")
+"""A user's detector cannot have that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,19 @@ class Thresholds:
 class Level:
     """Ring and rank test of one series. `rebased`: set when a new normal was taken up, for the caller to see and clear."""
 
-    __slots__ = ("alarms", "deviation", "flat", "limits", "quiet", "rebased", "ring", "test", "verdict", "waiting")
+    __slots__ = (
+        "alarms",
+        "deviation",
+        "flat",
+        "left",
+        "limits",
+        "quiet",
+        "rebased",
+        "ring",
+        "test",
+        "verdict",
+        "waiting",
+    )
 
     def __init__(self, alarms: Alarms, limits: Thresholds) -> None:
         self.alarms = alarms
@@ -82,7 +98,15 @@ class Level:
         self.rebased = False
         self.verdict = Verdict()
         self.waiting: tuple[float, float, int] | None = None
+        self.left: tuple[float, float, int] | None = None
+        """The level before the newest normal, how far that is away, and until how many points of the rank test this matters."""
         self.quiet = 0  # points until a deviation may be reported again
+
+    @property
+    def is_away(self) -> bool:
+        """True while an alarm about the level is on, or the value is stuck."""
+        firing = self.alarms.firing
+        return bool(firing) and ("drift" in firing or "sudden_drop" in firing or STUCK in firing)
 
     def deviations(self, value: int, at: Moment) -> list[Anomaly]:
         """One more point, before it enters the ring: is it, or are the newest, further off than ever?
@@ -90,19 +114,18 @@ class Level:
         While an alarm about the level is on nothing is learnt, or the next one would look usual; if such alarms return, they
         are what is usual.
         """
-        firing = self.alarms.firing
-        on = "drift" in firing or "sudden_drop" in firing
+        on = self.is_away
         learn = not on or self.alarms.often(LEVELS)
         finding = self.deviation.observe(value / SCALE, at.time_ms, learn)
-        stuck = self.flat.observe(value)
+        if self.flat.observe(value):
+            # Another thing than a new level: it is reported beside one, and after any number of them.
+            return self._stuck(value, at)
         if on:
             self.quiet = QUIET_POINTS
             self.verdict.clear()
             return []
         if self.quiet:
             self.quiet -= 1
-        elif stuck:
-            return self._stuck(value, at)
         elif finding is not None and abs(finding.current - finding.expected) >= LEAST_DEVIATION:
             name = f"deviation-{finding.kind}"
             self.verdict.add(
@@ -111,10 +134,13 @@ class Level:
         return self._decide(value, at) if self.verdict and self.verdict.step() else []
 
     def _stuck(self, value: int, at: Moment) -> list[Anomaly]:
+        firing, run = self.alarms.firing, self.flat.run
+        if any(kind in firing and firing[kind].age <= run + RECENT for kind in LEVELS):
+            return []  # it fell to this value, and that has been reported
         before = self.ring.mean(RING) / SCALE
         why = self.details("flat-line", value / SCALE, before, None, f"last {self.flat.run} points are equal")
         why = why.model_copy(update={"score": float(self.flat.run), "parameters": self._parameters()})
-        return self.alarms.fire("drift", at, "medium", before, why, 0.0, "flat")
+        return self.alarms.fire(STUCK, at, "medium", before, why, 0.0, "flat")
 
     def _parameters(self) -> dict[str, float | int | str]:
         return {"run_length": self.limits.run_length}
@@ -143,6 +169,8 @@ class Level:
             f"this series' own past; agreed: {', '.join(names)}",
             shift,
         ).model_copy(update={"score": round(best.score, 6), "parameters": self._parameters()})
+        if self._is_return(best.current, shift):
+            severity = "low"
         if not self.alarms.often(("outlier", *LEVELS)):
             self.deviation.forget_newest()
         if (
@@ -193,6 +221,9 @@ class Level:
         """The rank test has its evidence: say what changed, unless it is too small to matter."""
         level, side = self.test, self.test.side
         count = min(level.run, RING)
+        mean, _ = level.moments()
+        if side != "spread":
+            count = self._changed_points(count, round(mean * PER_BIN))
         level.reset()
         if not (self.deviation.even if side == "spread" else self.deviation.steady):
             return []  # outside the rank test's promise: what is unusual for such a series, its own past tells
@@ -202,6 +233,8 @@ class Level:
         if level.count > count:
             before += (before - now) * count / (level.count - count)  # without the changed points themselves
         shift = newest - spread if side == "spread" else now - before
+        if side != "spread":
+            side = "down" if shift < 0 else "up"  # a slow fall can look like a rise from what was expected of it
         if (side == "spread" and shift < LEAST_SPREAD) or (side != "spread" and abs(shift) < LEAST_SHIFT):
             return []
         if side != "down":
@@ -212,8 +245,27 @@ class Level:
             return []
         kind: AnomalyType = "sudden_drop" if -shift >= self.limits.sudden_drop else "drift"
         severity = drop_severity(-shift)
+        if kind == "drift" and self._is_return(now, shift):
+            severity = "low"
         why = self.details(f"rank-{side}", now, before, self.limits.run_length, f"last {count} of {level.count} points")
         return self.alarms.fire(kind, at, severity, before, why, shift, side)
+
+    def _is_return(self, current: float, shift: float) -> bool:
+        """True when a change undoes the last one, which was taken for the new normal: that incident has been reported."""
+        if self.left is None:
+            return False
+        before, moved, ends = self.left
+        return self.test.count < ends and shift * moved < 0 and abs(current - before) <= abs(moved) / 2
+
+    def _changed_points(self, most: int, before: int) -> int:
+        """How many of the newest points the change concerns: those whose mean is the most standard errors off."""
+        best, count, total = 0.0, min(most, LEAST_CHANGED), 0
+        for number, value in enumerate(reversed(self.ring.newest(most)), 1):
+            total += value - before
+            off = abs(total) / math.sqrt(number)
+            if number >= LEAST_CHANGED and off > best:
+                best, count = off, number
+        return count
 
     def drop(self, recent: int, at: Moment) -> list[Anomaly]:
         """The original's rule: the mean of five against all before them in the ring."""
@@ -242,8 +294,8 @@ class Level:
         drift = self.alarms.firing.get("drift")
         if drift is not None and drift.side == "down" and "sudden_drop" not in self.alarms.firing:
             found += self._worse(drift, recent, at)
-        settled = 0
-        for kind in LEVELS:
+        settled, left = 0, None
+        for kind in (*LEVELS, STUCK):
             episode = self.alarms.firing.get(kind)
             if episode is None:
                 continue
@@ -255,29 +307,36 @@ class Level:
             window = f"last {count} points: as before"
             if episode.calm < CALM:
                 window, settled = f"{episode.age} points at the new level: the new normal", episode.age
+                if episode.shift and episode.side != "spread":
+                    left = (episode.baseline, episode.shift, settled + RETURN_POINTS)
             before = None if episode.side == "spread" else episode.baseline
             found += self.alarms.resolve(kind, at, self.details("level", current, before, None, window))
         if settled:
-            self.rebased = True
+            self.rebased, self.left = True, left
             self.deviation.rebase(self.ring.mean(settled) / SCALE, settled)
             values = self.ring.newest(settled)
             self.test.restart((value + PER_BIN // 2) // PER_BIN for value in values)
-        elif not any(kind in self.alarms.firing for kind in LEVELS):
+        elif not self.is_away:
             self.test.reset()
         return found
 
-    def _back(self, kind: AnomalyType, episode: Episode) -> bool:
+    def _back(self, kind: Key, episode: Episode) -> bool:
         if episode.side == "flat":
             return self.flat.run == 1 or episode.calm > 0
         if episode.side == "spread":
             return self.ring.spread(SETTLED) / SCALE <= episode.baseline + episode.shift / 2
-        current = self.ring.mean(RECENT if kind == "sudden_drop" else SETTLED) / SCALE
+        off = self.ring.mean(RECENT if kind == "sudden_drop" else SETTLED) / SCALE - episode.baseline
+        residual = self.deviation.residual
+        if residual is not None:
+            off = residual  # normal is another level at another time of the day
         least = self.limits.sudden_drop if kind == "sudden_drop" else LEAST_SHIFT
-        return abs(current - episode.baseline) <= max(abs(episode.shift), least) / 2
+        return abs(off) <= max(abs(episode.shift), least) / 2
 
     def _worse(self, drift: Episode, recent: int, at: Moment) -> list[Anomaly]:
         current = recent / (RECENT * SCALE)
-        fall = drift.baseline - current
+        fall, residual = drift.baseline - current, self.deviation.residual
+        if residual is not None:
+            fall = min(fall, -residual)
         if drift.age < RECENT or fall < self.limits.sudden_drop:
             return []
         why = self.details("recent5", current, drift.baseline, self.limits.sudden_drop, f"last {RECENT} points")

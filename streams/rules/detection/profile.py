@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from base64 import b64decode, b64encode
 from typing import Any
 
 DAY_MS = 86_400_000
@@ -26,7 +27,7 @@ class Profile:
 
     def __init__(self, period_ms: int, bins: int, periods: float) -> None:
         self._period, self._bins = period_ms, bins
-        self._means = array("d", [math.nan] * bins)
+        self._means = array("f", [math.nan] * bins)
         self._slot = -1  # number of the bin since the epoch whose values are being averaged
         self._sum = [0.0, 0.0]
         self._begun_ms = -1
@@ -60,6 +61,12 @@ class Profile:
         self._sum[0] += 1
         self._sum[1] += value
 
+    def shift(self, by: float) -> None:
+        """The level has moved; what is usual at each time has moved with it."""
+        for index, mean in enumerate(self._means):
+            self._means[index] = round(mean + by, 6)
+        self._sum[1] += self._sum[0] * by
+
     def trusted(self, time_ms: int) -> bool:
         """True when it has seen enough periods and expects better than the slow mean does."""
         return (
@@ -70,16 +77,14 @@ class Profile:
 
     def to_json(self) -> list[Any]:
         """Numbers."""
-        return [
-            [None if mean != mean else mean for mean in self._means],
-            self._slot,
-            self._sum,
-            self._begun_ms,
-            self.errors,
-        ]
+        means = b64encode(self._means.tobytes()).decode() if self.errors[1] or self._slot >= 0 else ""
+        return [means, self._slot, self._sum, self._begun_ms, self.errors]
 
     def load(self, data: list[Any]) -> None:
         """The inverse of `to_json`."""
         means, self._slot, total, self._begun_ms, errors = data
-        self._means = array("d", (math.nan if mean is None else mean for mean in means))
+        if isinstance(means, list):  # as version 5 of the series' state had them
+            self._means = array("f", (math.nan if mean is None else mean for mean in means))
+        elif means:
+            self._means = array("f", b64decode(means))
         self._sum, self.errors = list(total), list(errors)

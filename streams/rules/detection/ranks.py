@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import statistics
 from array import array
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -26,6 +27,7 @@ from typing import Any, Literal
 from river.base import DriftDetector
 
 BINS = 256
+SMALL = 65_535
 RESOLUTION = 200
 """Bins from 0 to 1 for `update`."""
 WARM = 20
@@ -102,16 +104,20 @@ class RankTest(DriftDetector):
 
     def restart(self, bins: Iterable[int]) -> None:
         """Forget everything and learn these."""
-        self._counts = array("I", bytes(4 * BINS))
-        self._blocks = [0] * (BINS // 16)
+        self._counts = array("H", bytes(2 * BINS))
+        self._blocks = array("I", bytes(4 * BINS // 16))
         self.count = 0
         self.range = (BINS, -1)  # lowest and highest bin seen
-        self._products = [0.0] * 7  # last score, slow mean, and sums of squares and products (see `_measure`)
+        self._products = array(
+            "d", bytes(7 * 8)
+        )  # last score, slow mean, and sums of squares and products (see `_measure`)
         self.reset()
         for index in bins:
             self._put(index, 1)
 
     def _put(self, index: int, held: int) -> None:
+        if self._counts[index] + held > SMALL:
+            self._counts = array("I", self._counts)  # two bytes are enough for most series
         self._counts[index] += held
         self._blocks[index >> 4] += held
         self.count += held
@@ -150,6 +156,8 @@ class RankTest(DriftDetector):
     def observe(self, index: int) -> bool:
         """One more value; True when the evidence is enough. The caller then resets or restarts."""
         counts, blocks = self._counts, self._blocks
+        if counts[index] == SMALL:
+            counts = self._counts = array("I", counts)
         block = index >> 4
         below = sum(blocks[:block]) + sum(counts[block << 4 : index])
         counts[index] = same = counts[index] + 1
@@ -223,18 +231,24 @@ class RankTest(DriftDetector):
         return lagged / left if left > 0 else 0.0
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form; the histogram as bins and counts in turn."""
-        pairs = [number for index, held in enumerate(self._counts) if held for number in (index, held)]
-        return [pairs, self._products, self.evidence, self.run]
+        """A JSON-able form; of the histogram, the counts from the lowest to the highest bin seen, base64, and that lowest bin."""
+        low, high = self.range
+        counts = b64encode(self._counts[low : high + 1].tobytes()).decode()
+        return [counts, list(self._products), self.evidence, self.run, low, self._counts.typecode]
 
     @classmethod
     def from_json(cls, data: list[Any], bets: Bets, run_length: float) -> RankTest:
         """The inverse of `to_json`. A change of `run_length` in between is obeyed; of the bets, the evidence is dropped."""
         test = cls(bets, run_length)
-        pairs, products, evidence, run = data
-        for index, held in zip(pairs[::2], pairs[1::2], strict=True):
-            test._put(index, held)
-        test._products = list(products)
+        counts, products, evidence, run, *how = data
+        # Version 5 of the series' state had bins and counts in turn.
+        pairs = (
+            enumerate(array(how[1], b64decode(counts)), how[0]) if how else zip(counts[::2], counts[1::2], strict=True)
+        )
+        for index, held in pairs:
+            if held:
+                test._put(index, held)
+        test._products = array("d", products)
         if len(evidence) == len(test._rows):
             test.evidence, test.run = list(evidence), run
         return test

@@ -1,7 +1,7 @@
 """The newest values of a stream, with their sums. Pure.
 
 In: small non-negative integers. Out: the newest of them, means and spreads; exact, because sums of integers are. Holds `RING`
-values to look at and up to as many again before it is trimmed; two bytes each.
+values to look at and up to `SLACK` more before it is trimmed; two bytes each.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from array import array
 from base64 import b64decode, b64encode
 
 RING = 200
+SLACK = 40
 
 
 class Ring:
@@ -31,7 +32,8 @@ class Ring:
         self.squares = 0
 
     def __len__(self) -> int:
-        return min(len(self._values), RING)
+        size = len(self._values)
+        return size if size < RING else RING
 
     def push(self, value: int) -> None:
         """Add one; the oldest goes when there are `RING`."""
@@ -41,8 +43,8 @@ class Ring:
             old = values[size - RING]
             self.total += value - old
             self.squares += value * value - old * old
-            if size >= 2 * RING:
-                del values[:RING]
+            if size >= RING + SLACK:
+                del values[:SLACK]
         else:
             self.total += value
             self.squares += value * value
@@ -67,6 +69,17 @@ class Ring:
         count, total = len(values), sum(values)
         square = sum(value * value for value in values)
         return math.sqrt(count * square - total * total) / count if count else 0.0
+
+    def most_spread(self, count: int) -> float:
+        """No smaller than the standard deviation of the newest `count`: the squares within a part are within the whole too.
+
+        >>> ring = Ring()
+        >>> for value in (1, 9, 1, 9, 5, 5): ring.push(value)
+        >>> ring.spread(4), ring.most_spread(4) > ring.spread(4)
+        (2.8284271247461903, True)
+        """
+        held = len(self)
+        return math.sqrt((held * self.squares - self.total * self.total) / (held * min(count, held))) if held else 0.0
 
     def to_json(self) -> str:
         """A JSON-able form."""

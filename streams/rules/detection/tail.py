@@ -2,14 +2,16 @@
 
 In: non-negative scores of any scale, one by one. Out: whether a score is beyond the threshold. The newest scores are held back
 for a while before they are learnt: a deviation that builds up must not raise its own threshold. Excesses over a high quantile
-are fitted by a generalised Pareto distribution (method of moments), so heavy tails get thresholds further out. Scores are kept in
-a histogram, eight bins an octave; river.stats.Quantile has no state that can be written as numbers, and gives one quantile only.
+are fitted by a generalised Pareto distribution (probability-weighted moments, Hosking and Wallis 1987): heavy tails get
+thresholds further out. Scores are kept in a histogram, eight bins an octave; river.stats.Quantile has no state that can be
+written as numbers, and gives one quantile only.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
+from base64 import b64decode, b64encode
 from typing import Any
 
 BINS = 128
@@ -22,8 +24,11 @@ MOST = 5000
 LEAST = 96
 """Fewer make no threshold."""
 SHARE = 0.05
+SHARE_LARGE = 0.01
+TAIL_MOST = 20
+"""Of few scores the largest 5 % are fitted; of many, one in a hundred and this many more."""
 TAIL_LEAST = 10
-MAX_SHAPE = 0.6
+MIN_SHAPE, MAX_SHAPE = 0.0, 0.6
 
 _log2 = math.log2
 _MIDDLE = [FLOOR * 2 ** ((index + 0.5) / PER_OCTAVE) for index in range(BINS)]
@@ -91,7 +96,7 @@ class Tail:
             self.limit = math.inf
             return
         order = [index for index in range(BINS - 1, -1, -1) if counts[index]]
-        least = max(TAIL_LEAST, int(SHARE * total))
+        least = max(TAIL_LEAST, int(min(SHARE * total, TAIL_MOST + SHARE_LARGE * total)))
         tail, place = 0, 0
         while tail < least and place < len(order) - 1:
             tail += counts[order[place]]
@@ -100,27 +105,39 @@ class Tail:
         if tail == 0:  # every score was the same
             self.limit = max(_MIDDLE[order[0]] * 2, 4 * FLOOR)
             return
-        first = sum(counts[index] * (_MIDDLE[index] - start) for index in order[:place]) / tail
-        second = sum(counts[index] * (_MIDDLE[index] - start - first) ** 2 for index in order[:place]) / tail
-        ratio = first * first / second if second > 0 else 1.0
-        shape = min(max((1 - ratio) / 2, 0.0), MAX_SHAPE)
-        scale = first * (1 - shape)
+        mean = weighted = 0.0
+        above = 0
+        for index in order[:place]:
+            count, excess = counts[index], _MIDDLE[index] - start
+            mean += count * excess
+            weighted += count * excess * (above + (count - 1) / 2)
+            above += count
+        mean, weighted = mean / tail, weighted / (tail * max(tail - 1, 1))
+        rest = mean - 2 * weighted
+        shape = min(max(2 - mean / rest, MIN_SHAPE), MAX_SHAPE) if rest > 0 else MAX_SHAPE
+        scale = mean * (1 - shape)
         often = max(tail / total / self.rate, 1.0)
-        far = scale * math.log(often) if shape < 1e-3 else scale / shape * (often**shape - 1)
+        far = scale * math.log(often) if abs(shape) < 1e-3 else scale / shape * (often**shape - 1)
         self.limit = max(start + far, _MIDDLE[order[0]] * self.beyond)
 
     def to_json(self) -> list[Any]:
-        """Numbers: bins and counts in turn, and the bins not learnt yet."""
-        pairs = [number for index, count in enumerate(self._counts) if count for number in (index, count)]
-        return [pairs, list(self._held)]
+        """The counts without the empty bins at both ends, base64, the first of these bins, and the bins not learnt yet."""
+        raw = self._counts.tobytes()
+        first = (len(raw) - len(raw.lstrip(b"\0"))) // 2
+        last = (len(raw.rstrip(b"\0")) + 1) // 2
+        return [b64encode(raw[2 * first : 2 * last]).decode(), list(self._held), first]
 
     @classmethod
     def from_json(cls, data: list[Any], rate: float, beyond: float) -> Tail:
         """The inverse of `to_json`."""
         tail = cls(rate, beyond)
-        pairs, held = data
-        for index, count in zip(pairs[::2], pairs[1::2], strict=True):
-            tail._counts[index] = count
+        counts, held, *first = data
+        if first:
+            for index, count in enumerate(array("H", b64decode(counts)), first[0]):
+                tail._counts[index] = count
+        else:  # as version 5 of the series' state had them: bins and counts in turn
+            for index, count in zip(counts[::2], counts[1::2], strict=True):
+                tail._counts[index] = count
         tail._held = bytearray(held)
         tail._total = sum(tail._counts)
         tail._fit()

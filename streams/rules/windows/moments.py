@@ -56,17 +56,21 @@ class Moments:
         "bins",
         "confidences",
         "corrections",
+        "count",
         "max",
         "measures",
         "min",
         "squares",
         "success_sum",
+        "successes",
         "time_sum",
         "times",
+        "total",
     )
 
     def __init__(self) -> None:
         self.bins: dict[int, list[int]] = {}  # reliability bin -> [points, successes, sum of confidence]
+        self.count = self.successes = self.total = 0  # over the bins: points, successes, sum of confidence
         self.squares = 0
         self.success_sum = 0  # sum of the confidences of the successes
         self.min = 1.0
@@ -85,8 +89,11 @@ class Moments:
             row = self.bins[sample.bin] = [0, 0, 0]
         row[0] += 1
         row[2] += fixed
+        self.count += 1
+        self.total += fixed
         if sample.success:
             row[1] += 1
+            self.successes += 1
             self.success_sum += fixed
         self.squares += sample.square
         confidence = sample.confidence
@@ -109,6 +116,7 @@ class Moments:
             return False
         step = -1 if was else 1
         row[1] += step
+        self.successes += step
         self.success_sum += step * sample.fixed
         self.corrections += 1
         return True
@@ -120,6 +128,9 @@ class Moments:
             row[0] += count
             row[1] += successes
             row[2] += total
+        self.count += other.count
+        self.successes += other.successes
+        self.total += other.total
         self.squares += other.squares
         self.success_sum += other.success_sum
         self.corrections += other.corrections
@@ -130,30 +141,17 @@ class Moments:
         sketch.merge(self.times, other.times)
         measures.merge(self.measures, other.measures)
 
-    @property
-    def count(self) -> int:
-        """Points seen."""
-        return sum(row[0] for row in self.bins.values())
-
-    @property
-    def successes(self) -> int:
-        """Points with success."""
-        return sum(row[1] for row in self.bins.values())
-
-    def _total(self) -> int:
-        return sum(row[2] for row in self.bins.values())
-
     def mean(self) -> float:
         """Mean confidence; 0 when empty."""
         count = self.count
-        return self._total() / (count << CONFIDENCE_SHIFT) if count else 0.0
+        return self.total / (count << CONFIDENCE_SHIFT) if count else 0.0
 
     def variance(self) -> float:
         """Population variance of the confidence, never negative; 0 when empty."""
         count = self.count
         if not count:
             return 0.0
-        total = self._total()
+        total = self.total
         return (count * self.squares - total * total) / (count * count << 2 * CONFIDENCE_SHIFT)
 
     def mean_time_ms(self) -> float:
@@ -207,6 +205,10 @@ class Moments:
         moments = cls()
         bins, squares, success_sum, moments.min, moments.max, time_sum, confidences, times, *later = data
         moments.bins = {index: [count, successes, int(total, 16)] for index, count, successes, total in bins}
+        for count, successes, total in moments.bins.values():
+            moments.count += count
+            moments.successes += successes
+            moments.total += total
         moments.squares = int(squares, 16)
         moments.success_sum = int(success_sum, 16)
         moments.time_sum = int(time_sum, 16)

@@ -7,6 +7,8 @@ never matters. Both are bounded: 201 bins, and at most 1,153 time buckets (0.1 m
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from itertools import accumulate, chain
 
 CONFIDENCE_BINS = 201
 ACCURACY = 0.01
@@ -64,15 +66,9 @@ def quantiles(histogram: Histogram, ranks: tuple[float, ...]) -> list[int]:
     >>> quantiles({0: 1, 5: 98, 9: 1}, (0.0, 0.5, 1.0))
     [0, 5, 9]
     """
-    total = sum(histogram.values())
-    wanted = [max(1, math.ceil(rank * total)) for rank in ranks]
-    found: list[int] = []
-    seen = 0
-    for index in sorted(histogram):
-        seen += histogram[index]
-        while len(found) < len(wanted) and seen >= wanted[len(found)]:
-            found.append(index)
-    return found
+    order = sorted(histogram)
+    upto = list(accumulate(map(histogram.__getitem__, order)))
+    return [order[bisect_left(upto, max(1, math.ceil(rank * upto[-1])))] for rank in ranks]
 
 
 def flat(histogram: Histogram) -> list[int]:
@@ -81,10 +77,7 @@ def flat(histogram: Histogram) -> list[int]:
     >>> unflat(flat({3: 7, 1: 2})) == {3: 7, 1: 2}
     True
     """
-    out: list[int] = []
-    for pair in histogram.items():
-        out += pair
-    return out
+    return list(chain.from_iterable(histogram.items()))
 
 
 def unflat(values: list[int]) -> Histogram:
