@@ -169,7 +169,8 @@ def _show(result: dict[str, list[Any]]) -> None:
         title="labelled series: a point every five minutes, two weeks and more",
     )
     line("")
-    table(("detector", "us a point"), [(row.detector, f"{row.us:.2f}") for row in result["costs"]], title="CPU")
+    costs = [(row.detector, f"{row.us:.2f}", f"{row.kib:.1f}") for row in result["costs"]]
+    table(("detector", "us a point", "KiB a stream"), costs, title="CPU and memory")
     line("")
     for text in bars(result["delays"]):
         line(text)

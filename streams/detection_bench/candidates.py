@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from random import Random
 from typing import Any, cast
 
@@ -25,15 +25,19 @@ DRAWS = 4999
 SERIES = SeriesId("bench", "", "agent")
 
 
+@lru_cache(maxsize=4)
+def _draws(seed: int) -> tuple[list[int], list[float]]:
+    """Buckets of execution times, and what decides on success: drawn beforehand, so that the cost is that of the detectors."""
+    rng = Random(seed)
+    return [sketch.time_bucket(rng.lognormvariate(4, 1)) for _ in range(DRAWS)], [rng.random() for _ in range(DRAWS)]
+
+
 class Whole:
     """All detectors of one series. Outcomes follow the confidence, execution times are log-normal, both seeded."""
 
     def __init__(self, run_length: float, seed: int) -> None:
         self._detectors = Detectors(SERIES, Thresholds(run_length=run_length))
-        rng = Random(seed)
-        # Drawn beforehand, and again after so many points, so that the cost is that of the detectors.
-        self._buckets = [sketch.time_bucket(rng.lognormvariate(4, 1)) for _ in range(DRAWS)]
-        self._draws = [rng.random() for _ in range(DRAWS)]
+        self._buckets, self._draws = _draws(seed)
         self._count = 0
         self.kinds: list[str] = []
 

@@ -7,6 +7,7 @@ up to and with the alarm; runs that alarm before the change are left out and cou
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,8 @@ PATIENCE = 1000
 """Changed points after which a change counts as missed."""
 STREAM = 20_000
 """Points of one stream when run lengths are measured."""
+SIZED, COPIES = 1000, 10
+"""Points and streams by which memory is measured. River's parts in Rust are not seen."""
 DROPS = (0.1, 0.2, 0.3)
 
 STABLE: dict[str, Shape] = {
@@ -72,10 +75,11 @@ class RunLength:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU microseconds a point."""
+    """CPU microseconds a point, and memory of one stream after `SIZED` points."""
 
     detector: str
     us: float
+    kib: float
 
 
 def delays(
@@ -150,4 +154,19 @@ def costs(candidates: Sequence[Candidate], points: int, seed: int, cpu: Callable
         began = cpu()
         for value in values:
             observe(value)
-        yield Cost(candidate.name, (cpu() - began) / points * 1e6)
+        used = cpu() - began
+        yield Cost(candidate.name, used / points * 1e6, _kib(candidate, values[:SIZED], seed))
+
+
+def _kib(candidate: Candidate, values: Sequence[float], seed: int) -> float:
+    """Memory of `COPIES` streams, divided: one alone would be lost among what is kept once for all."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        held = [candidate.make(seed) for _ in range(COPIES)]
+        for detector in held:
+            for value in values:
+                detector.observe(value)
+        return (tracemalloc.get_traced_memory()[0] - before) / COPIES / 1024
+    finally:
+        tracemalloc.stop()
