@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from schemas.messages import Aggregate, Anomaly
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
-from streams.settings import Settings
+from streams.settings import Settings, load
 from streams.statistics.processor import NotReady, StatsProcessor
 from tests.support.points import compare, fleet, newest, produce, read_all, until
 
@@ -157,3 +158,36 @@ def test_nothing_is_pickled() -> None:
 
     for file in Path(streams.statistics.__file__).parent.glob("*.py"):
         assert "pickle" not in file.read_text()
+
+
+async def test_one_line_switches_adwin_on_for_one_agent_and_anomalies_show_what_it_found(
+    embedded: EmbeddedBroker, prefix: str, tmp_path: Path
+) -> None:
+    """Settings from a file; two agents fall alike, river's detector watches one of them; asked with the command."""
+    (tmp_path / "parallax.toml").write_text(
+        'stats.detectors.adwin = { use = "river.drift.ADWIN", agent = "agent-0" }\n'
+    )
+    chosen = load({}, {}, tmp_path).stats
+    settings = _settings(embedded, prefix, stats=chosen)
+    await apply(settings, 2)
+    points = fleet(11, 3000, 2, int(time.time() * 1000) - 60_000, drops=("agent-0", "agent-1"))
+    sent = await produce(embedded.bootstrap_servers, f"{prefix}data-points", points)
+    processor = StatsProcessor(settings)
+    await processor.start()
+    try:
+        await processor.wait_ready(60)
+        await until(lambda: processor.counters()["points"] >= sent, 60)
+    finally:
+        await processor.stop()
+    command = [str(Path(sys.executable).with_name("parallax")), "anomalies", "-o", "jsonl", "--topic-prefix", prefix]
+    ended = await asyncio.create_subprocess_exec(
+        *command, "--bootstrap-servers", embedded.bootstrap_servers, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        out, _ = await ended.communicate()
+    rows = [orjson.loads(line) for line in out.splitlines()]
+    found = [row for row in rows if row["details"]["detector"] == "river.drift.ADWIN"]
+    assert {row["agentId"] for row in found} == {"agent-0"}
+    assert {row["type"] for row in found} == {"drift"}
+    assert found[0]["details"]["parameters"] == {"name": "adwin"}
+    assert {row["agentId"] for row in rows if row["type"] == "sudden_drop"} == {"agent-0", "agent-1"}
