@@ -1,6 +1,6 @@
 """Kafka's default partitioner (murmur2), as Java clients and aiokafka have it. Pure.
 
-An agent's *home partition* is `partition_for(agent_id, n)`: one partition, hence one owner.
+An agent's *owner partition* is `partition_for(agent_id, n)`: one partition, hence one owner.
 """
 
 from __future__ import annotations
@@ -42,6 +42,6 @@ def partition_for(key: bytes, partitions: int) -> int:
 
 
 @lru_cache(maxsize=16_384)
-def home_partition(agent_id: str, partitions: int) -> int:
+def owner_partition(agent_id: str, partitions: int) -> int:
     """The partition that owns `agent_id`: its breaker, limits, cache and order live there."""
     return partition_for(agent_id.encode(), partitions)

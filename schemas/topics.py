@@ -216,9 +216,9 @@ BY_NAME: dict[str, Topic] = {topic.name: topic for topic in TOPICS}
 INTAKE = ("parked", "dispatch", "tasks")
 """The three inputs of dispatch: equal partition counts, assigned together. What waited longest is served first."""
 PLAN_INTAKE = ("plans", "results")
-"""The two inputs of the plan coordinator: a plan and the results of its steps meet in the home of the plan's id."""
+"""The two inputs of the plan coordinator: a plan and the results of its steps meet in the partition of the plan's id."""
 ALIGNED = (*INTAKE, "state", *PLAN_INTAKE, "plan-state")
-"""Topics that must have equal partition counts: partition n of each belongs to home n."""
+"""Topics that must have equal partition counts: partition n of each has the same owner."""
 
 
 def full_name(name: str, prefix: str = DEFAULT_PREFIX) -> str:

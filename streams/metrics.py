@@ -78,7 +78,9 @@ class DispatchMetrics:
             "parallax_task_duration_seconds", "From intake to answer", buckets=SECONDS, registry=registry
         )
         self.retries = Counter("parallax_dispatch_retries", "Calls made again after a failure", registry=registry)
-        self.forwarded = Counter("parallax_tasks_forwarded", "Tasks sent on to their agent's home", registry=registry)
+        self.forwarded = Counter(
+            "parallax_tasks_forwarded", "Tasks sent on to their agent's owner partition", registry=registry
+        )
         self.handed_over = Counter(
             "parallax_tasks_handed_over", "Pattern tasks given to the plan coordinator", registry=registry
         )

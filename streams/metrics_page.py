@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
-from streams.engine.breath import Breath
+from streams.engine.yielder import Yielder
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PART = 500
@@ -21,7 +21,7 @@ PART = 500
 
 async def written(registry: CollectorRegistry) -> bytes:
     """The page as it is now; other work goes on between two of its lines."""
-    breath, lines, parts = Breath(), list[str](), list[bytes]()
+    checkpoint, lines, parts = Yielder(), list[str](), list[bytes]()
     for family in registry.collect():
         lines += _head(family)
         created = f"{family.name}_created"
@@ -31,8 +31,8 @@ async def written(registry: CollectorRegistry) -> bytes:
             if len(lines) >= PART:
                 parts.append(_joined(lines))
                 lines = []
-            await breath()
-        await breath()
+            await checkpoint()
+        await checkpoint()
     return b"".join((*parts, _joined(lines)))
 
 

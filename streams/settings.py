@@ -109,7 +109,7 @@ class RetrySettings(Section):
 
 
 class CacheSettings(Section):
-    """Which answers are kept and for how long. Bounds are per home partition."""
+    """Which answers are kept and for how long. Bounds are per owner partition."""
 
     enabled: bool = True
     ttl: DurationMs = 300_000
@@ -184,7 +184,7 @@ class GatewaySettings(Section):
 
 
 class PlansSettings(Section):
-    """Bounds of the plan coordinator; `max_active` and `max_active_bytes` are per home partition.
+    """Bounds of the plan coordinator; `max_active` and `max_active_bytes` are per owner partition.
 
     `templates`: a file of local patterns, one JSON object a line; workers that dispatch and workers that plan must see the same.
     """
@@ -259,7 +259,7 @@ def known_names() -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class SettingSource:
     """One value somebody set, and where: `origin` is "file", "env" or "flag", `name` what they wrote there."""
 
     path: str
@@ -268,14 +268,14 @@ class Given:
     name: str
 
 
-def _checked(path: str, value: Any, origin: str, file: str = "") -> Given:
+def _checked(path: str, value: Any, origin: str, file: str = "") -> SettingSource:
     names = known_names()
     if path not in names:
         near = difflib.get_close_matches(path, names, n=1)
         hint = f"; did you mean {_spell(near[0], origin)}?" if near else ""
         where = f"{file}: " if file else ""
         raise SettingsError(f"{where}{_spell(path, origin)}: unknown setting{hint}")
-    return Given(path, value, origin, f"{file}: {path}" if file else _spell(path, origin))
+    return SettingSource(path, value, origin, f"{file}: {path}" if file else _spell(path, origin))
 
 
 def _spell(path: str, origin: str) -> str:
@@ -284,7 +284,7 @@ def _spell(path: str, origin: str) -> str:
     return "--" + path.replace("_", "-") if origin == "flag" else path
 
 
-def _from_file(file: Path) -> Iterator[Given]:
+def _from_file(file: Path) -> Iterator[SettingSource]:
     try:
         content = tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
@@ -299,13 +299,13 @@ def _from_file(file: Path) -> Iterator[Given]:
             yield _checked(path, leaf, "file", file.name)
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[Given]:
+def _from_environment(environ: Mapping[str, str]) -> Iterator[SettingSource]:
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX) and environ[name] != "":
             yield _checked(name.removeprefix(ENV_PREFIX).lower().replace("__", "."), environ[name], "env")
 
 
-def _explain(error: ValidationError, given: Mapping[str, Given]) -> str:
+def _explain(error: ValidationError, given: Mapping[str, SettingSource]) -> str:
     lines = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False)[:3]:
         path = ".".join(str(part) for part in fault["loc"] if isinstance(part, str))
@@ -317,9 +317,9 @@ def _explain(error: ValidationError, given: Mapping[str, Given]) -> str:
 
 def load_with_origins(
     flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None, directory: Path | None = None
-) -> tuple[Settings, dict[str, Given]]:
+) -> tuple[Settings, dict[str, SettingSource]]:
     """As `load`, and for each setting that was given (dotted path) by whom; a path that is missing has its default."""
-    given: dict[str, Given] = {}
+    given: dict[str, SettingSource] = {}
     for found in _from_file((directory or Path.cwd()) / CONFIG_FILE):
         given[found.path] = found
     for found in _from_environment(os.environ if environ is None else environ):

@@ -18,14 +18,14 @@ from prometheus_client import CollectorRegistry
 
 from schemas.messages import AgentRegistration
 from streams import metrics_page
-from streams.agents.standings import Standings
+from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.table import AgentTable
 from streams.answers import error_answer, json_answer
 from streams.broker.kafka import BrokerUnreachable, reach
 from streams.dispatch.handler import DispatchHandler
 from streams.engine.engine import Engine
 from streams.engine.observed import observe
-from streams.engine.places import Place, places
+from streams.engine.partition_status import PartitionStatus, partition_statuses
 from streams.grpc_server import PortTaken
 from streams.live import page
 from streams.live.access import CALLER, WebAccess
@@ -49,7 +49,7 @@ class WebServer:
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
         self.engine: Engine | None = None
         self.agents: AgentTable | None = None
-        self.standings: Standings | None = None
+        self.agent_statuses: AgentStatuses | None = None
         self.plans: Coordination | None = None
         self.stats: StatsSupervisor | None = None
         self.problems: Callable[[], list[str]] = list
@@ -58,7 +58,14 @@ class WebServer:
         self._registry = registry
         self.dropped_events: dict[str, Callable[[], int]] = {}
         """Role -> progress events that could not be sent so far."""
-        observe(registry, self._places, self._roles_ready, self._log_changes, self.dropped_events, self._renewals)
+        observe(
+            registry,
+            self._partition_statuses,
+            self._roles_ready,
+            self._log_changes,
+            self.dropped_events,
+            self._renewals,
+        )
         self._runner: web.AppRunner | None = None
         shown = token_to_show(settings)
         self._stats_api = StatsApi(lambda: self.stats, shown)
@@ -119,9 +126,9 @@ class WebServer:
 
     def _explain_task(self, task_id: str) -> dict[str, Any] | None:
         """What a task waits for that this worker holds in memory; None if it holds none of that id."""
-        for home in () if self.engine is None else list(self.engine.homes.values()):
-            if isinstance(home.handler, DispatchHandler):
-                found = home.handler.explain_task(task_id)
+        for processor in () if self.engine is None else list(self.engine.processors.values()):
+            if isinstance(processor.handler, DispatchHandler):
+                found = processor.handler.explain_task(task_id)
                 if found is not None:
                     return found
         return None
@@ -176,8 +183,8 @@ class WebServer:
 
     def _shown(self, agent: AgentRegistration) -> dict[str, Any]:
         """The registration, and how the agent stands as far as that is known."""
-        standing = None if self.standings is None else self.standings.get(agent.id)
-        return agent.wire() if standing is None else agent.wire() | {"standing": standing.wire()}
+        agent_status = None if self.agent_statuses is None else self.agent_statuses.get(agent.id)
+        return agent.wire() if agent_status is None else agent.wire() | {"standing": agent_status.wire()}
 
     async def _agent(self, request: web.Request) -> web.Response:
         agent_id = request.match_info["id"]
@@ -186,10 +193,14 @@ class WebServer:
             return error_answer(404, f"agent {agent_id!r} is not registered")
         return json_answer(self._shown(agent))
 
-    def _places(self) -> Iterator[Place]:
+    def _partition_statuses(self) -> Iterator[PartitionStatus]:
         """Of all roles."""
-        stats = [] if self.stats is None else self.stats.places()
-        return chain(places(self.engine), places(None if self.plans is None else self.plans.engine), stats)
+        stats = [] if self.stats is None else self.stats.partition_statuses()
+        return chain(
+            partition_statuses(self.engine),
+            partition_statuses(None if self.plans is None else self.plans.engine),
+            stats,
+        )
 
     def _engines(self) -> dict[str, Engine]:
         """By role, of those that are up."""
@@ -213,6 +224,6 @@ class WebServer:
                 "lag": place.lag,
                 "blocking": place.blocking(),
             }
-            for place in self._places()
+            for place in self._partition_statuses()
         ]
         return json_answer(sorted(rows, key=lambda row: (row["topic"], row["partition"])))

@@ -32,7 +32,7 @@ from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.dispatch.role import DispatchRole
 from streams.engine.engine import Engine
-from streams.engine.faults import denied, told
+from streams.engine.faults import describe_error, unauthorized
 from streams.engine.follower import TopicMissing
 from streams.exposure import Exposed, refuse_exposure
 from streams.file_limit import prepare_file_limit
@@ -114,7 +114,7 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
         raise WorkerError(str(error)) from error
     except (KafkaError, TimeoutError, NotWritten) as error:
         raise WorkerError(
-            f"{settings.bootstrap_servers}: {told(error)}", exit_code=1 if denied(error) else 3
+            f"{settings.bootstrap_servers}: {describe_error(error)}", exit_code=1 if unauthorized(error) else 3
         ) from error
 
 
@@ -158,7 +158,12 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
             role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, limits, spans)
             await role.start(stack, grpc_server)
             web.problems, web.dropped_events["dispatch"] = role.problems, role.events_dropped
-            engine, web.engine, web.agents, web.standings = role.engine, role.engine, role.agents, role.standings
+            engine, web.engine, web.agents, web.agent_statuses = (
+                role.engine,
+                role.engine,
+                role.agents,
+                role.agent_statuses,
+            )
         if "plans" in settings.roles:
             plans = web.plans = await coordinate(
                 settings, registry, delivery == "exactly-once", partitions, stack, web.reachable, spans
@@ -211,7 +216,7 @@ async def _failed(running: _RunningWorker) -> None:
             await engine.failed()
         except Exception as error:
             # The engine's own sentences, and a refusal, are for people.
-            reason = str(error) if type(error) is RuntimeError else told(error)
+            reason = str(error) if type(error) is RuntimeError else describe_error(error)
             raise WorkerError(f"{role} failed: {reason}") from error
 
     watching = [asyncio.create_task(watch(role, engine)) for role, engine in running.engines.items()]

@@ -1,7 +1,7 @@
 """From worker to worker: a call for an agent whose stream another worker holds. Transport only, at both ends.
 
 In: at the caller's end a `Route` and a TaskRequest; at the holder's end the same over gRPC. Out: the agent's own message, or what
-`Gateway.ask` raises. It keeps no call, repeats none, and writes no result: those are the home's business.
+`Gateway.ask` raises. It keeps no call, repeats none, and writes no result: those are the partition's business.
 
 The method is `parallax.internal.GatewayRelay/Ask`: a TaskRequest for an AgentToControlPlane, with `agent-bin`, `node` and
 `authorization` as metadata.
@@ -34,7 +34,7 @@ from agents_io.errors import AnswerTooLarge, InternalError, Unsupported
 from agents_io.gateway.service import Gateway
 from agents_io.gateway.stream import NotHere, StreamLost, TooMany
 from agents_io.grpc.bearer import MOST_WRONG, objection
-from agents_io.grpc.channels import Channels, Place
+from agents_io.grpc.channels import ChannelKey, Channels
 from agents_io.grpc.credentials import GrpcCredentials
 from agents_io.grpc.status import told
 from agents_io.rules.wrong_tokens import WrongTokens
@@ -167,7 +167,7 @@ class RelayClient:
         given: list[tuple[str, str | bytes]] = [("agent-bin", agent_id.encode()), ("node", route.node)]
         if self._token is not None:
             given.append(("authorization", f"Bearer {self._token.token()}"))
-        line = self._channels.take(Place(route.address, self._trusted()))
+        line = self._channels.take(ChannelKey(route.address, self._trusted()))
         failed = False
         try:
             answer: bytes = await line.method(f"/{SERVICE}/{method}")(raw, timeout=timeout_s, metadata=given)

@@ -1,8 +1,8 @@
 """Calls to agents of protocol `gateway`: through their stream on this worker, or through the worker that holds it.
 
-The agent may be connected to worker B while its home, and so its tasks, belong to worker A. A sends the call to B over gRPC; what
-comes back is judged here, on A, and only A's transaction writes the result: the hop is a transport and no more, so exactly-once
-does not depend on it. Kafka was the other way; it would add two commits to each call and could not cut one off.
+The agent may be connected to worker B while its partition, and so its tasks, belong to worker A. A sends the call to B over
+gRPC; what comes back is judged here, on A, and only A's transaction writes the result: the hop is a transport and no more, so
+exactly-once does not depend on it. Kafka was the other way; it would add two commits to each call and could not cut one off.
 
 A finds B in the agent's own record on the topic `agents` (`metadata.gateway`: address, node, key). While nobody holds the stream
 a call waits for the agent's next record, for `patience_s` at most: an agent that dials in elsewhere is called there at once.

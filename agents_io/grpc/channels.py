@@ -23,8 +23,8 @@ _LOOKED_AT = 4
 """Lines whose idleness is looked at when one is given back."""
 
 
-class Place(NamedTuple):
-    """`target`: host:port. `credentials`: None without TLS. Other credentials are another place."""
+class ChannelKey(NamedTuple):
+    """`target`: host:port. `credentials`: None without TLS. Other credentials are another key."""
 
     target: str
     credentials: grpc.ChannelCredentials | None
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 class Line:
     """A channel and who uses it. `methods`: its callables by path, in bytes both ways."""
 
-    place: Place
+    key: ChannelKey
     channel: grpc.aio.Channel
     methods: dict[str, Any]
     users: int = 0
@@ -65,24 +65,24 @@ class Channels:
         self._options = [*_options(max_message_bytes, idle_s), *options]
         self._max_channels = max_channels
         self._idle_s = idle_s
-        self._lines: OrderedDict[Place, Line] = OrderedDict()
+        self._lines: OrderedDict[ChannelKey, Line] = OrderedDict()
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._lines)
 
-    def is_open(self, place: Place) -> bool:
+    def is_open(self, key: ChannelKey) -> bool:
         """Whether there is a line to that place."""
-        return place in self._lines
+        return key in self._lines
 
-    def take(self, place: Place, addresses: Sequence[str] = ()) -> Line:
-        """A line to that place; to be given back. `addresses`: a new line leads to these alone, whatever the name says."""
-        line = self._lines.get(place)
+    def take(self, key: ChannelKey, addresses: Sequence[str] = ()) -> Line:
+        """A line for that key; to be given back. `addresses`: a new line leads to these alone, whatever the name says."""
+        line = self._lines.get(key)
         if line is None:
-            line = self._lines[place] = Line(place, self._open(place, addresses), {})
+            line = self._lines[key] = Line(key, self._open(key, addresses), {})
             self._make_room()
         line.users += 1
-        self._lines.move_to_end(place)
+        self._lines.move_to_end(key)
         return line
 
     def give_back(self, line: Line, *, failed: bool) -> None:
@@ -90,14 +90,14 @@ class Channels:
         line.users -= 1
         if failed and not line.dropped:
             line.dropped = True
-            if self._lines.get(line.place) is line:
-                del self._lines[line.place]
+            if self._lines.get(line.key) is line:
+                del self._lines[line.key]
         now = asyncio.get_running_loop().time()
         if line.users == 0:
             line.idle_since = now
             if line.dropped:
                 self._close(line)
-        for other in [self._lines[place] for place in _first(self._lines, _LOOKED_AT)]:
+        for other in [self._lines[key] for key in _first(self._lines, _LOOKED_AT)]:
             if other.users == 0 and now - other.idle_since > self._idle_s:
                 self._drop(other)
 
@@ -108,17 +108,17 @@ class Channels:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def _open(self, place: Place, addresses: Sequence[str]) -> grpc.aio.Channel:
+    def _open(self, key: ChannelKey, addresses: Sequence[str]) -> grpc.aio.Channel:
         # Named, or a target such as unix:... would choose how it is resolved.
-        target, options = f"dns:///{place.target}", self._options
+        target, options = f"dns:///{key.target}", self._options
         if addresses:
-            target = _pinned(place, addresses)
+            target = _pinned(key, addresses)
             # TLS and the authority keep the name.
-            host = place.target.rpartition(":")[0].strip("[]")
-            options = [*options, ("grpc.default_authority", place.target), ("grpc.ssl_target_name_override", host)]
-        if place.credentials is None:
+            host = key.target.rpartition(":")[0].strip("[]")
+            options = [*options, ("grpc.default_authority", key.target), ("grpc.ssl_target_name_override", host)]
+        if key.credentials is None:
             return grpc.aio.insecure_channel(target, options=options)
-        return grpc.aio.secure_channel(target, place.credentials, options=options)
+        return grpc.aio.secure_channel(target, key.credentials, options=options)
 
     def _make_room(self) -> None:
         if len(self._lines) > self._max_channels:
@@ -129,7 +129,7 @@ class Channels:
 
     def _drop(self, line: Line) -> None:
         line.dropped = True
-        del self._lines[line.place]
+        del self._lines[line.key]
         self._close(line)
 
     def _close(self, line: Line) -> None:
@@ -138,15 +138,15 @@ class Channels:
         task.add_done_callback(self._closing.discard)
 
 
-def _pinned(place: Place, addresses: Sequence[str]) -> str:
+def _pinned(key: ChannelKey, addresses: Sequence[str]) -> str:
     """A target that names addresses of one family; a name with both leads to those of IPv4."""
-    port = place.target.rpartition(":")[2]
+    port = key.target.rpartition(":")[2]
     four = [f"{address}:{port}" for address in addresses if ":" not in address]
     return f"ipv4:{','.join(four)}" if four else f"ipv6:{','.join(f'[{one}]:{port}' for one in addresses)}"
 
 
-def _first(lines: OrderedDict[Place, Line], count: int) -> list[Place]:
-    return [place for place, _ in zip(lines, range(count), strict=False)]
+def _first(lines: OrderedDict[ChannelKey, Line], count: int) -> list[ChannelKey]:
+    return [key for key, _ in zip(lines, range(count), strict=False)]
 
 
 def _options(max_message_bytes: int, idle_s: float) -> list[tuple[str, Any]]:

@@ -39,7 +39,7 @@ from agents_io.errors import (
     Expired,
     Unsupported,
 )
-from agents_io.grpc.channels import IDLE_S, MAX_CHANNELS, Channels, Place
+from agents_io.grpc.channels import IDLE_S, MAX_CHANNELS, ChannelKey, Channels
 from agents_io.grpc.credentials import GrpcCredentials
 from agents_io.grpc.endpoint import endpoint_of
 from agents_io.grpc.status import LINE_IN_DOUBT, status_error
@@ -204,7 +204,7 @@ class GrpcTransport:
         attempt: int = 1,
     ) -> bytes:
         """Bytes out, bytes in. Whatever gRPC raises becomes an `AgentError` here."""
-        place = self._place(prepared)
+        place = self._channel_key(prepared)
         addresses: list[str] = []
         if self._wall is not None and not self.channels.is_open(place):
             addresses = await self._permitted(self._wall, prepared, timeout_s)
@@ -250,9 +250,9 @@ class GrpcTransport:
             raise ConnectionFailed(f"{host} has no address")
         return found
 
-    def _place(self, prepared: _Prepared) -> Place:
+    def _channel_key(self, prepared: _Prepared) -> ChannelKey:
         target, tls = prepared.endpoint
-        return Place(target, self._credentials.get(prepared.files or self._tls) if tls else None)
+        return ChannelKey(target, self._credentials.get(prepared.files or self._tls) if tls else None)
 
     def _parse(self, raw: bytes, prepared: _Prepared) -> Answer:
         try:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import orjson
 
-from agents_io.background import LastWords
+from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
 from agents_io.http.a2a_agent import A2aAgent, card_targets
 from agents_io.http.exchange import HttpExchange, header, said, status_error, within
@@ -66,7 +66,7 @@ class A2aTransport:
         """`transport`: in place of a connection pool of its own."""
         self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
         self._agents = PerAgent(A2aAgent)
-        self._last_words = LastWords()
+        self._best_effort = BestEffortRequests()
         self._number = 0
         self._cancels: OrderedDict[str, int] = OrderedDict()
         """How often the tasks of a key were cancelled, of the newest `MAX_CANCELS`."""
@@ -242,7 +242,7 @@ class A2aTransport:
             self._cancels.popitem(last=False)
 
     def _forget(self, peer: A2aAgent, task_id: str) -> None:
-        self._last_words.say("a2a-cancel", lambda: self._rpc(peer, "cancel", {"id": task_id}))
+        self._best_effort.say("a2a-cancel", lambda: self._rpc(peer, "cancel", {"id": task_id}))
 
     async def _rpc(self, peer: A2aAgent, what: str, params: dict[str, Any], call: Call | None = None) -> bytes:
         try:
@@ -300,5 +300,5 @@ class A2aTransport:
 
     async def close(self) -> None:
         """Release every connection."""
-        await self._last_words.close()
+        await self._best_effort.close()
         await self._http.aclose()

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from agents_io.background import LastWords
+from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, RateLimited, Unsupported
 from agents_io.http.exchange import HttpExchange, said, status_error, within
 from agents_io.http.mcp_stream import McpStream, Server, Session
@@ -49,8 +49,8 @@ class McpTransport:
         """`transport`: in place of a connection pool of its own."""
         self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
         self._servers = PerAgent(Server)
-        self._last_words = LastWords()
-        self._stream = McpStream(self._http, self._last_words, max(1, max_connections // 10))
+        self._best_effort = BestEffortRequests()
+        self._stream = McpStream(self._http, self._best_effort, max(1, max_connections // 10))
         self._number = 0
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
@@ -171,7 +171,7 @@ class McpTransport:
         body = jsonrpc.notification(
             "notifications/cancelled", {"requestId": number, "reason": "the task was cancelled"}
         )
-        self._last_words.say("mcp-cancel", lambda: self._http.raw(server.build(session, body)))
+        self._best_effort.say("mcp-cancel", lambda: self._http.raw(server.build(session, body)))
 
     async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
         """Whether the server answers a ping, in a new session if need be, in time. Raises `Unsupported`."""
@@ -222,12 +222,12 @@ class McpTransport:
             if server.session is not None:
                 self._end(server, server.session)
         await self._stream.close()
-        await self._last_words.close()
+        await self._best_effort.close()
         await self._http.aclose()
 
     def _end(self, server: Server, session: Session) -> None:
         if session.key:
-            self._last_words.say("mcp-close", lambda: self._http.raw(server.bare("DELETE", session)))
+            self._best_effort.say("mcp-close", lambda: self._http.raw(server.bare("DELETE", session)))
 
 
 def _says_gone(status: int, error: dict[str, Any] | None, raw: bytes) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from agents_io.background import LastWords
+from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import BadResponse, ConnectionFailed
 from agents_io.http.exchange import HttpExchange, header
 from agents_io.http.peer import Peer, Target, below
@@ -110,12 +110,12 @@ Reply = tuple[httpx.Response, Any, bytes]
 class McpStream:
     """Makes requests over one connection pool."""
 
-    def __init__(self, http: HttpExchange, last_words: LastWords, max_listeners: int = MAX_LISTENERS) -> None:
+    def __init__(self, http: HttpExchange, best_effort: BestEffortRequests, max_listeners: int = MAX_LISTENERS) -> None:
         """`max_listeners`: each holds a connection of the pool."""
         self._listeners: set[asyncio.Task[None]] = set()
         self._max_listeners = max_listeners
         self._http = http
-        self._last_words = last_words
+        self._best_effort = best_effort
 
     async def post(
         self,
@@ -220,7 +220,7 @@ class McpStream:
         await asyncio.gather(*self._listeners, return_exceptions=True)
 
     def _say(self, server: Server, session: Session | None, reply: bytes) -> None:
-        self._last_words.say("mcp-reply", lambda: self._http.send(server, server.build(session, reply)))
+        self._best_effort.say("mcp-reply", lambda: self._http.send(server, server.build(session, reply)))
 
 
 def _is_stream(response: httpx.Response) -> bool:

@@ -59,8 +59,8 @@ def delay_s(attempt: int, config: RetryConfig, rng: RandomSource, retry_after_s:
         delay = min(config.initial_delay_s * power, config.max_delay_s)
     if config.jitter:
         delay = delay / 2 + rng.random() * delay / 2
-    wish = clamp_retry_after(retry_after_s, config)
-    return delay if wish is None else max(delay, wish)
+    asked_s = clamp_retry_after(retry_after_s, config)
+    return delay if asked_s is None else max(delay, asked_s)
 
 
 def _power(base: float, exponent: int) -> float | None:

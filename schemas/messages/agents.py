@@ -193,7 +193,7 @@ class AgentRegistration(Message):
 
 
 class AgentStanding(Message):
-    """What its home knows of an agent, for those that choose among several (compacted topic `standings`).
+    """What the owner of its partition knows of an agent, for those that choose among several (compacted topic `standings`).
 
     `load`: tasks that wait for it or are being called; `response_time` in ms and `confidence` are of recent answers.
     `calibrated_confidence`: what those answers' confidence is worth, by how earlier ones turned out; None while not known.

@@ -1,4 +1,4 @@
-"""What a home must not forget when it moves. Ours alone: no user reads it."""
+"""What a partition must not forget when it moves. Ours alone: no user reads it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class KeptHeads(Message):
 
 
 class HomeState(Message):
-    """One thing a home partition must not forget when it moves; exactly one of the four is there."""
+    """One thing an owner partition must not forget when it moves; exactly one of the four is there."""
 
     app: str
     at: Timestamp

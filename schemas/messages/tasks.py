@@ -1,4 +1,4 @@
-"""Tasks, wishes about them, and their results."""
+"""Tasks, requests about them, and their results."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Wishes about running work: the topic `controls`, read whole at start (it is kept for an hour) and followed live.
 
-In: `Control` records. Out: `cancelled(task_id, submitted_ms)` for tasks that are taken later, and a call for each wish as it
-comes; the same for plans. A wish concerns what was submitted before it, however long that waits, and for an hour after it, since
+In: `Control` records. Out: `cancelled(task_id, submitted_ms)` for tasks that are taken later, and a call for each request as it
+comes; the same for plans. A request concerns what was submitted before it, however long that waits, and for an hour after it:
 both may come in any order. An id that is used again later is another task. Bounded: the newest `MAX_KEPT` ids of each. It never
 writes.
 """
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 MAX_KEPT = 100_000
 
 
-class _Wish(NamedTuple):
+class _CancelRequest(NamedTuple):
     """`at_ms`: the record's timestamp, epoch ms."""
 
     reason: str
@@ -54,17 +54,17 @@ class ControlTable:
         self._on_plan = on_plan
         self._on_clear = on_clear
         self._clears: OrderedDict[str | None, int] = OrderedDict()
-        self._wishes: OrderedDict[str, _Wish] = OrderedDict()
-        self._plan_wishes: OrderedDict[str, _Wish] = OrderedDict()
+        self._task_requests: OrderedDict[str, _CancelRequest] = OrderedDict()
+        self._plan_requests: OrderedDict[str, _CancelRequest] = OrderedDict()
         self._follower = Follower(options, full_name("controls", prefix), self._apply)
 
     def cancelled(self, task_id: str, submitted_ms: int) -> str | None:
         """Why a task that was submitted then (epoch ms) is to be cancelled, in a sentence; None if nobody asked."""
-        return _sentence("task", self._wishes.get(task_id), submitted_ms)
+        return _sentence("task", self._task_requests.get(task_id), submitted_ms)
 
     def plan_cancelled(self, plan_id: str, submitted_ms: int) -> str | None:
         """Why a plan that was submitted then is to be cancelled, in a sentence; None if nobody asked."""
-        return _sentence("plan", self._plan_wishes.get(plan_id), submitted_ms)
+        return _sentence("plan", self._plan_requests.get(plan_id), submitted_ms)
 
     def cleared(self, agent_id: str) -> int:
         """When somebody last asked to forget this agent's cached answers, epoch ms; 0: nobody did."""
@@ -95,12 +95,12 @@ class ControlTable:
         if control.type == "cache-clear":
             self._clear(control.agent_id, record.timestamp)
             return
-        # A worker keeps only the wishes that one of its roles can fulfil.
+        # A worker keeps only the requests that one of its roles can fulfil.
         if control.task_id is not None and self._on_cancel is not None:
-            _keep(self._wishes, control.task_id, _Wish(control.reason or "", record.timestamp))
+            _keep(self._task_requests, control.task_id, _CancelRequest(control.reason or "", record.timestamp))
             self._on_cancel(control.task_id)
         if control.plan_id is not None and self._on_plan is not None:
-            _keep(self._plan_wishes, control.plan_id, _Wish(control.reason or "", record.timestamp))
+            _keep(self._plan_requests, control.plan_id, _CancelRequest(control.reason or "", record.timestamp))
             self._on_plan(control.plan_id)
 
     def _clear(self, agent_id: str | None, at_ms: int) -> None:
@@ -110,14 +110,14 @@ class ControlTable:
         self._on_clear(agent_id)
 
 
-def _sentence(what: str, wish: _Wish | None, submitted_ms: int) -> str | None:
-    if wish is None or submitted_ms > wish.at_ms + HOUR_MS:
+def _sentence(what: str, request: _CancelRequest | None, submitted_ms: int) -> str | None:
+    if request is None or submitted_ms > request.at_ms + HOUR_MS:
         return None
-    return f"the {what} was cancelled: {wish.reason}" if wish.reason else f"the {what} was cancelled"
+    return f"the {what} was cancelled: {request.reason}" if request.reason else f"the {what} was cancelled"
 
 
-def _keep(wishes: OrderedDict[str, _Wish], name: str, wish: _Wish) -> None:
-    wishes[name] = wish
-    wishes.move_to_end(name)
-    while len(wishes) > MAX_KEPT:
-        wishes.popitem(last=False)
+def _keep(cancel_requests: OrderedDict[str, _CancelRequest], name: str, request: _CancelRequest) -> None:
+    cancel_requests[name] = request
+    cancel_requests.move_to_end(name)
+    while len(cancel_requests) > MAX_KEPT:
+        cancel_requests.popitem(last=False)

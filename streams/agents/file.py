@@ -1,9 +1,9 @@
 """Agents from a file, `agents_file`: registered when the worker starts, and again whenever the file changes.
 
 In: the file's path, the table of agents. Out: registrations and removals on the topic `agents`, only those that are missing
-(`rules/agents/roster.py`), so that any number of workers of an app may have the same file. A change is taken once the file has
-been the same for two looks, a second apart. A file that is missing or broken then changes nothing, and is reported once. Between
-changes of the file the registry may be changed by others: the file does not insist.
+(`rules/agents/agents_file_diff.py`), so that any number of workers of an app may have the same file. A change is taken once the
+file has been the same for two looks, a second apart. A file that is missing or broken then changes nothing, and is reported
+once. Between changes of the file the registry may be changed by others: the file does not insist.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import structlog
 
 from streams.agents.registration_writer import RegistrationWriter
 from streams.agents.table import AgentTable
-from streams.rules.agents.roster import RosterError, changes, parse
+from streams.rules.agents.agents_file_diff import AgentsFileError, changes, parse
 from streams.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ class AgentsFile:
         try:
             content = self._read()
             await self._merge(content)
-        except (OSError, RosterError) as error:
+        except (OSError, AgentsFileError) as error:
             raise SettingsError(f"agents_file {self._path}: {_said(error)}") from None
         self._settled = _digest(content)
 
@@ -79,7 +79,7 @@ class AgentsFile:
         if digest != self._settled:
             try:
                 await self._merge(content)
-            except RosterError as error:
+            except AgentsFileError as error:
                 log.warning("agents_file is broken; its agents stay", file=str(self._path), error=_said(error))
         self._settled, self._stamp = digest, stamp
         return digest

@@ -1,6 +1,6 @@
-"""Asks agents how they are, those that live in this worker's homes and no others.
+"""Asks agents how they are, those that live in this worker's partitions and no others.
 
-In: the agents that live here, a transport. Out: what each said, told to the keeper of standings. One loop and a bounded number
+In: the agents that live here, a transport. Out: what each said, reported to the status publisher. One loop and a bounded number
 of checks at once, whatever the number of agents; jitter spreads them. An agent that cannot be asked is left alone until it is
 registered anew. It decides nothing.
 """

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord
 
-from agents_io.background import LastWords
+from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, CallTimeout, ClientError, ConnectionFailed, Expired, InternalError, Unsupported
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import Reading, excerpt, reading_of
@@ -71,7 +71,7 @@ class KafkaTransport:
         self._producer: AIOKafkaProducer | None = None
         self._replies: Follower | None = None
         self._opening = asyncio.Lock()
-        self._last_words = LastWords()
+        self._best_effort = BestEffortRequests()
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """One attempt. Raises `AgentError`; cancelling it stops waiting, and tells agents with `metadata.cancelRecords`."""
@@ -91,7 +91,7 @@ class KafkaTransport:
                 reply = await waiting
         except BaseException as error:
             if sent and peer.cancels:
-                self._last_words.say("kafka-cancel", lambda: self._take_back(peer.topic, call, correlation))
+                self._best_effort.say("kafka-cancel", lambda: self._take_back(peer.topic, call, correlation))
             if not isinstance(error, TimeoutError):
                 raise
             if not opened:
@@ -115,7 +115,7 @@ class KafkaTransport:
 
     async def close(self) -> None:
         """Disconnect. Calls under way are left to their deadlines."""
-        await self._last_words.close()
+        await self._best_effort.close()
         if self._replies is not None:
             await self._replies.stop()
         if self._producer is not None:

@@ -1,7 +1,8 @@
-"""What `/metrics` shows of single agents: of those that live in this worker's homes and were called here, now.
+"""What `/metrics` shows of single agents: of those that live in this worker's partitions and were called here, now.
 
-In: the callers of the open homes and what was last told of agents, read while the page is written. Out: nine series an agent.
-Bounded: the first `MOST_AGENTS` only; how many there are is told beside. An agent whose home has moved is shown by its new owner.
+In: the callers of the open partitions and what was last told of agents, read while the page is written. Out: nine series an
+agent. Bounded: the first `MOST_AGENTS` only; how many there are is told beside. An agent whose partition has moved is shown by
+its new owner.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ STATES = ("closed", "open", "half_open")
 
 
 class AgentMetrics:
-    """`callers`: those of each open home, by agent id. `told`: standings of agents that live here, by id."""
+    """`callers`: those of each open partition, by agent id. `told`: standings of agents that live here, by id."""
 
     def __init__(
         self,
@@ -76,10 +77,10 @@ class AgentMetrics:
 
     def _healthy(self) -> Iterator[Row]:
         here, told = self._here(), dict(self._told())
-        ill = [agent_id for agent_id, standing in told.items() if not standing.healthy]
+        ill = [agent_id for agent_id, agent_status in told.items() if not agent_status.healthy]
         for agent_id in islice(dict.fromkeys((*ill, *here)), MOST_AGENTS):
-            standing = told.get(agent_id)
-            yield (agent_id,), float(standing is None or standing.healthy)
+            agent_status = told.get(agent_id)
+            yield (agent_id,), float(agent_status is None or agent_status.healthy)
 
     def _circuits(self) -> Iterator[Row]:
         now = self._loop.time()

@@ -14,7 +14,7 @@ from schemas.messages import AgentRegistration
 from schemas.topics import full_name
 from streams.agents.table import AgentTable
 from streams.engine.event_sink import EventSink
-from streams.rules.agents.gateway_claim import OWN_HEADER, Place
+from streams.rules.agents.gateway_claim import OWN_HEADER, Position
 from streams.rules.records import Recorder
 
 WRITE_TIMEOUT_S = 8.0
@@ -38,7 +38,7 @@ class RegistrationWriter:
         self._wall_ms = wall_ms
         self._topic = full_name("agents", prefix)
 
-    async def put(self, agent_id: str, agent: AgentRegistration | None, mark: str = "") -> Place:
+    async def put(self, agent_id: str, agent: AgentRegistration | None, mark: str = "") -> Position:
         """Register, or unregister with None. `mark`: the gateway's, see `rules/agents/gateway_claim.py`. Raises `NotWritten`."""
         output = self._recorder.registration(agent_id, agent, self._wall_ms())
         headers = [*output.headers, (OWN_HEADER, mark.encode())] if mark else output.headers
@@ -49,7 +49,7 @@ class RegistrationWriter:
                 )
         except (KafkaError, TimeoutError) as error:
             raise NotWritten(f"the registration could not be written: {error!r}") from error
-        return Place(told.partition, told.offset)
+        return Position(told.partition, told.offset)
 
     async def write(self, agent_id: str, agent: AgentRegistration | None) -> None:
         """The same, and wait until this worker's own table knows it. Raises `NotWritten`."""

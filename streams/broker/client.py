@@ -213,7 +213,7 @@ async def sending(settings: Settings) -> AsyncIterator[Sender]:
 
 
 def task_key(task: Task) -> bytes:
-    """The key that puts a task into its agent's home partition, else its own id."""
+    """The key that puts a task into its agent's owner partition, else its own id."""
     return (task.target if task.type == "agent" and task.target else task.id).encode()
 
 

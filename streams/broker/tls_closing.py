@@ -2,7 +2,7 @@
 
 In: nothing. Out: aiokafka's connections, once `cut_slow_ends` was called, are cut `GRACE_S` after they were closed. Both event
 loops wait up to 30 s for the other side's farewell, uvloop nearly always when an answer was still on its way, and aiokafka
-waits with them: a home that reads its memory, or a page that looks for a task, would stand still for as long. Whatever
+waits with them: a partition that reads its memory, or a page that looks for a task, would stand still for as long. Whatever
 matters has been answered by the time a connection is closed.
 """
 

@@ -227,8 +227,8 @@ async def _ls(settings: Settings, form: Format) -> None:
 
     found = await _registered(settings)
     registered = {key: data for key, data in found.items() if not is_ended(AgentRegistration.model_validate(data))}
-    standings = await _standings(settings) if form is Format.text and registered else {}
-    _print([registered[agent_id] for agent_id in sorted(registered)], form, standings)
+    agent_statuses = await _agent_statuses(settings) if form is Format.text and registered else {}
+    _print([registered[agent_id] for agent_id in sorted(registered)], form, agent_statuses)
     if not registered:
         say("no agent is registered; register one with: parallax agents add ID ENDPOINT")
 
@@ -253,7 +253,7 @@ async def _registered(settings: Settings) -> dict[str, dict[str, Any]]:
     return found
 
 
-async def _standings(settings: Settings) -> dict[str, AgentStanding]:
+async def _agent_statuses(settings: Settings) -> dict[str, AgentStanding]:
     """What is known of each agent; nothing of one that never was called or asked."""
     from schemas.codec import Rejected, decode
     from schemas.messages import AgentStanding
@@ -273,7 +273,7 @@ async def _standings(settings: Settings) -> dict[str, AgentStanding]:
 
 
 def _print(
-    registrations: list[dict[str, Any]], form: Format, standings: Mapping[str, AgentStanding] | None = None
+    registrations: list[dict[str, Any]], form: Format, agent_statuses: Mapping[str, AgentStanding] | None = None
 ) -> None:
     if form is not Format.text:
         rows_as(form, registrations, ())
@@ -292,11 +292,11 @@ def _print(
                 "window": f"{limits.window_ms / 1000:g}s",
                 "maxConcurrency": limits.max_concurrency,
             }
-        standing = (standings or {}).get(agent.id)
-        if standing is not None:
-            row |= {"circuit": standing.circuit, "health": "well" if standing.healthy else standing.reason}
+        agent_status = (agent_statuses or {}).get(agent.id)
+        if agent_status is not None:
+            row |= {"circuit": agent_status.circuit, "health": "well" if agent_status.healthy else agent_status.reason}
         rows.append(row)
-    rows_as(form, rows, (*COLUMNS, *STANDING) if standings else COLUMNS)
+    rows_as(form, rows, (*COLUMNS, *STANDING) if agent_statuses else COLUMNS)
 
 
 @app.command("circuit")

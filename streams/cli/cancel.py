@@ -44,6 +44,8 @@ async def _cancel(settings: Settings, name: str, fields: list[str], reason: str 
     from streams.broker.client import send_keyed
 
     given = {} if reason is None else {"reason": reason}
-    wishes = [validate(Control, {"type": "cancel", field: name} | given) for field in fields]
-    await send_keyed(settings, "controls", [(name.encode(), pack(wish.wire())) for wish in wishes])
+    cancel_requests = [validate(Control, {"type": "cancel", field: name} | given) for field in fields]
+    await send_keyed(
+        settings, "controls", [(name.encode(), pack(cancel_request.wire())) for cancel_request in cancel_requests]
+    )
     rows_as(form, [dict.fromkeys(fields, name) | {"asked": True}], (*fields, "asked"))

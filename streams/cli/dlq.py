@@ -1,7 +1,7 @@
 """`parallax dlq ls|show|replay`: what was put aside and why, and sending it back.
 
 In: dead-letter topics by short or full name, places as `ls` prints them. Out: rows and documents on stdout; what is sent back
-is in `streams.cli.replay`. Never deletes a letter: Kafka keeps it until its retention ends.
+is in `streams.cli.replay`. Never deletes a dead letter: Kafka keeps it until its retention ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from streams.broker.client import Record
-    from streams.rules.broker.letters import Place
+    from streams.rules.broker.dead_letters import RecordId
     from streams.settings import Settings
 
 app = typer.Typer(help="List, show and replay dead letters.", rich_markup_mode=None)
@@ -82,7 +82,7 @@ async def _ls(settings: Settings, topic: str | None, maximum: int | None, form: 
 
 
 async def _letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Record]:
-    from streams.broker.letter_box import read_topic
+    from streams.broker.dlq_reader import read_topic
 
     for name in topics:
         async with aclosing(read_topic(settings, name)) as letters:
@@ -91,24 +91,24 @@ async def _letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Reco
 
 
 def _summary(record: Record) -> dict[str, Any]:
-    """One letter without its bytes. What its headers do not tell is null; `time` is then the broker's."""
+    """One dead letter without its bytes. What its headers do not tell is null; `time` is then the broker's."""
     from schemas.times import format_time
-    from streams.rules.broker.letters import Place, read_marks, word
+    from streams.rules.broker.dead_letters import RecordId, read_dlq_headers, word
 
-    marks = read_marks(record.headers)
+    found = read_dlq_headers(record.headers)
     return {
-        "place": str(Place(record.topic, record.partition, record.offset)),
-        "from": marks.origin,
-        "time": marks.time or format_time(record.timestamp_ms),
-        "stage": marks.stage,
-        "reason": marks.reason,
-        "family": marks.family,
-        "exception": marks.exception,
-        "group": marks.group,
-        "agent": marks.agent,
-        "deliveries": marks.deliveries,
-        "replayed": marks.replayed,
-        "omittedBytes": marks.omitted_bytes,
+        "place": str(RecordId(record.topic, record.partition, record.offset)),
+        "from": found.origin,
+        "time": found.time or format_time(record.timestamp_ms),
+        "stage": found.stage,
+        "reason": found.reason,
+        "family": found.family,
+        "exception": found.exception,
+        "group": found.group,
+        "agent": found.agent,
+        "deliveries": found.deliveries,
+        "replayed": found.replayed,
+        "omittedBytes": found.omitted_bytes,
         "key": word(record.key),
         "bytes": None if record.value is None else len(record.value),
         "topic": record.topic,
@@ -118,7 +118,7 @@ def _summary(record: Record) -> dict[str, Any]:
 
 
 def _for_table(row: dict[str, Any]) -> dict[str, Any]:
-    from streams.rules.broker.letters import printable
+    from streams.rules.broker.dead_letters import printable
 
     texts = {name: printable(" ".join(text.split())) for name, text in row.items() if isinstance(text, str)}
     reason = texts.get("reason", "")
@@ -137,19 +137,19 @@ def show(
     run(settings, _show(settings, _places([place], settings)[0], output or Format.text))
 
 
-def _places(texts: list[str], settings: Settings) -> list[Place]:
+def _places(texts: list[str], settings: Settings) -> list[RecordId]:
     """The places named, each once."""
-    from streams.rules.broker.letters import parse_place
+    from streams.rules.broker.dead_letters import parse_record_id
 
     try:
-        return list(dict.fromkeys(parse_place(text, settings.topic_prefix) for text in texts))
+        return list(dict.fromkeys(parse_record_id(text, settings.topic_prefix) for text in texts))
     except ValueError as error:
         raise CommandError(str(error), USAGE) from None
 
 
-async def _show(settings: Settings, place: Place, form: Format) -> None:
-    from streams.broker.letter_box import look_up
-    from streams.rules.broker.letters import readable, word
+async def _show(settings: Settings, place: RecordId, form: Format) -> None:
+    from streams.broker.dlq_reader import look_up
+    from streams.rules.broker.dead_letters import readable, word
 
     async with aclosing(look_up(settings, [place])) as letters:
         async for _, record in letters:
@@ -168,7 +168,7 @@ def _show_text(shown: dict[str, Any]) -> None:
     import orjson
 
     from schemas.exact_json import dumps
-    from streams.rules.broker.letters import printable
+    from streams.rules.broker.dead_letters import printable
 
     apart = ("headers", "value", "topic", "partition", "offset")
     for name, value in shown.items():

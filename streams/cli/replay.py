@@ -1,7 +1,7 @@
 """The work of `parallax dlq replay`: letters back to the topics they came from, and what became of each.
 
-In: places, or all letters there are at the start. Out: acknowledged records, one row a letter on stdout. Never sends to a topic
-that does not exist, never sends a letter without its value, never follows letters that come back.
+In: places, or all letters there are at the start. Out: acknowledged records, one row a dead letter on stdout. Never sends to a
+topic that does not exist, never sends a dead letter without its value, never follows letters that come back.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from streams.broker.client import Record
-    from streams.broker.letter_box import Returner
-    from streams.rules.broker.letters import Place, Replay
+    from streams.broker.dlq_reader import DlqReplayer
+    from streams.rules.broker.dead_letters import RecordId, Replay
     from streams.settings import Settings
 
 
@@ -28,16 +28,16 @@ async def dead_letter_topics(settings: Settings, name: str | None) -> list[str]:
     from schemas.topics import dead_letter_topics as short_names
     from schemas.topics import full_name
     from streams.broker.client import TopicMissing
-    from streams.broker.letter_box import letter_topics
-    from streams.rules.broker.letters import letter_topic
+    from streams.broker.dlq_reader import dlq_topics
+    from streams.rules.broker.dead_letters import dlq_topic
 
-    existing = await letter_topics(settings)
+    existing = await dlq_topics(settings)
     ours = [full_name(short, settings.topic_prefix) for short in short_names()]
     if name is None:
         if not existing:
             raise TopicMissing(ours[0])
         return existing
-    meant = letter_topic(name, settings.topic_prefix)
+    meant = dlq_topic(name, settings.topic_prefix)
     if meant in existing:
         return [meant]
     if meant in ours:
@@ -46,11 +46,12 @@ async def dead_letter_topics(settings: Settings, name: str | None) -> list[str]:
 
 
 async def send_back(
-    settings: Settings, places: list[Place], everything: bool, topic: str | None, dry_run: bool, form: Format
+    settings: Settings, places: list[RecordId], everything: bool, topic: str | None, dry_run: bool, form: Format
 ) -> None:
-    """What `parallax dlq replay` does. Raises `CommandError` for a place without a letter, `typer.Exit` when any was not sent."""
+    """What `parallax dlq replay` does. Raises `CommandError` for a place without a dead letter, `typer.Exit` when any was not
+    sent."""
     from streams.broker.client import catalog
-    from streams.broker.letter_box import last_offsets, read_until, returning
+    from streams.broker.dlq_reader import last_offsets, read_until, replaying
 
     if everything:
         last = await last_offsets(settings, await dead_letter_topics(settings, topic))
@@ -60,17 +61,17 @@ async def send_back(
         letters = _still_there(settings, places)
     report = Report(form, dry_run)
     existing = set(await catalog(settings))
-    async with aclosing(letters) as found, returning(settings) as returner:
+    async with aclosing(letters) as found, replaying(settings) as replayer:
         async for place, record in found:
-            await _one(settings, report, returner, existing, place, record)
-            if returner.full:
-                await _settle(report, returner)
-        await _settle(report, returner)
+            await _one(settings, report, replayer, existing, place, record)
+            if replayer.full:
+                await _settle(report, replayer)
+        await _settle(report, replayer)
     report.end()
 
 
-async def _all_there(settings: Settings, places: list[Place]) -> None:
-    from streams.broker.letter_box import look_up
+async def _all_there(settings: Settings, places: list[RecordId]) -> None:
+    from streams.broker.dlq_reader import look_up
 
     async with aclosing(look_up(settings, places)) as letters:
         missing = [str(place) async for place, record in letters if record is None]
@@ -78,8 +79,8 @@ async def _all_there(settings: Settings, places: list[Place]) -> None:
         raise CommandError(f"dlq replay: there is no dead letter at {', '.join(missing)}; nothing was sent", NOT_FOUND)
 
 
-async def _still_there(settings: Settings, places: list[Place]) -> AsyncGenerator[tuple[Place, Record]]:
-    from streams.broker.letter_box import look_up
+async def _still_there(settings: Settings, places: list[RecordId]) -> AsyncGenerator[tuple[RecordId, Record]]:
+    from streams.broker.dlq_reader import look_up
 
     async with aclosing(look_up(settings, places)) as letters:
         async for place, record in letters:
@@ -89,34 +90,34 @@ async def _still_there(settings: Settings, places: list[Place]) -> AsyncGenerato
 
 
 async def _one(
-    settings: Settings, report: Report, returner: Returner, existing: set[str], place: Place, record: Record
+    settings: Settings, report: Report, replayer: DlqReplayer, existing: set[str], place: RecordId, record: Record
 ) -> None:
-    from streams.rules.broker.letters import NotReplayable, build_replay
+    from streams.rules.broker.dead_letters import NotReplayable, build_replay
 
     try:
         built = build_replay(record.key, record.value, record.headers, settings.topic_prefix)
         if built.topic not in existing:
             raise NotReplayable(f"topic {built.topic}, where it came from, does not exist")
     except NotReplayable as error:
-        await _settle(report, returner)  # so that what is printed keeps the order of the letters
+        await _settle(report, replayer)  # so that what is printed keeps the order of the letters
         report.add(place, None, str(error))
         return
     if report.dry_run:
         report.add(place, built)
     else:
-        await returner.send(place, built)
+        await replayer.send(place, built)
 
 
-async def _settle(report: Report, returner: Returner) -> None:
-    for place, built, error in await returner.settle():
+async def _settle(report: Report, replayer: DlqReplayer) -> None:
+    for place, built, error in await replayer.settle():
         report.add(place, built, None if error is None else f"Kafka says {type(error).__name__}: {error}")
-    if returner.error is not None:
+    if replayer.error is not None:
         report.end(stopped=True)
-        raise returner.error
+        raise replayer.error
 
 
 class Report:
-    """Tells what became of each letter, as it happens; one JSON document at the end."""
+    """Tells what became of each dead letter, as it happens; one JSON document at the end."""
 
     def __init__(self, form: Format, dry_run: bool) -> None:
         self.dry_run = dry_run
@@ -124,9 +125,9 @@ class Report:
         self._rows: list[dict[str, Any]] = []
         self._counts = {True: 0, False: 0}
 
-    def add(self, place: Place, built: Replay | None, problem: str | None = None) -> None:
-        """One letter. `problem`: why it was not replayed."""
-        from streams.rules.broker.letters import printable
+    def add(self, place: RecordId, built: Replay | None, problem: str | None = None) -> None:
+        """One dead letter. `problem`: why it was not replayed."""
+        from streams.rules.broker.dead_letters import printable
 
         self._counts[problem is None] += 1
         status = "failed" if problem else "would be replayed" if self.dry_run else "replayed"

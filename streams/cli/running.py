@@ -84,12 +84,12 @@ def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
     from streams.broker.embedded import EmbeddedBrokerError
     from streams.broker.kafka import BrokerUnreachable, TransactionsDenied
     from streams.broker.topics_admin import TopicsError, TopicsMissing
-    from streams.engine.faults import denied, told
+    from streams.engine.faults import describe_error, unauthorized
 
     if isinstance(error, (BrokerUnreachable, KafkaConnectionError)):
         return UNREACHABLE, text
-    if denied(error) is not None:
-        return FAILED, told(error)
+    if unauthorized(error) is not None:
+        return FAILED, describe_error(error)
     if isinstance(error, KafkaError):
         return FAILED, f"Kafka says {type(error).__name__}: {text}"
     ours = (TopicMissing, ReadStalled, TopicsError, TopicsMissing, TransactionsDenied, AccessDenied,

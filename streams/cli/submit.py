@@ -109,7 +109,7 @@ def items(file: Path, plan: bool) -> Iterator[Item]:
     from streams.broker.client import plan_key, task_key
     from streams.cli.lines import numbered_lines
     from streams.rules.plans.blueprint import InvalidPlan
-    from streams.rules.plans.task_plans import asked_by, refuse_step
+    from streams.rules.plans.task_plans import origin_of, refuse_step
     from streams.rules.plans.templates import read_plan
 
     name = "stdin" if file == STDIN else str(file)
@@ -118,7 +118,7 @@ def items(file: Path, plan: bool) -> Iterator[Item]:
             if plan:
                 a_plan = decode(Plan, text)
                 read_plan(parse_json(text))
-                asked_by(parse_json(text))
+                origin_of(parse_json(text))
                 yield Item(a_plan.id, plan_key(a_plan), text)
             else:
                 a_task = decode(Task, text)

@@ -14,7 +14,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
-from schemas.partitioning import home_partition, partition_for
+from schemas.partitioning import owner_partition, partition_for
 from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.kafka import client_options, start
 from streams.client.connection import supports_idempotence
@@ -119,7 +119,7 @@ class TaskProducer:
         count = self.partitions.get(topic)
         if count is None:
             return None
-        return home_partition(request.key.decode(), count) if request.agent else partition_for(request.key, count)
+        return owner_partition(request.key.decode(), count) if request.agent else partition_for(request.key, count)
 
     def _recount(self) -> None:
         """Partitions may have been added: keys go where other producers put them."""

@@ -1,6 +1,8 @@
-"""The watch over the agents that live in a worker's homes: standings, health checks, and who is told that one is there again.
+"""The watch over the agents that live in a worker's partitions: standings, health checks, and who is told that one is there
+again.
 
-In: the engine's open homes, changes of registrations and standings. Out: two tasks that run until stopped. It decides nothing.
+In: the engine's open partitions, changes of registrations and standings. Out: two tasks that run until stopped. It decides
+nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from typing import Any, NamedTuple
 from agents_io.caller import Caller
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
+from streams.agents.agent_status_publisher import AgentStatusPublisher
+from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.health_checks import HealthChecks
-from streams.agents.standing_keeper import StandingKeeper
-from streams.agents.standings import Standings
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.handler import DispatchHandler
 from streams.engine.engine import Engine
@@ -35,7 +37,7 @@ class AgentMonitor:
     def __init__(
         self,
         parts: DispatchContext,
-        standings: Standings,
+        agent_statuses: AgentStatuses,
         transport: Transport,
         engine: Engine,
         rng: random.Random | None = None,
@@ -43,11 +45,11 @@ class AgentMonitor:
         """`rng`: spreads the health checks."""
         self._parts = parts
         self._engine = engine
-        self.keeper = StandingKeeper(
+        self.keeper = AgentStatusPublisher(
             lambda: [handler.callers for handler in self._handlers()],
             parts.agents.get,
             lambda: self._living_here().dialled,
-            standings,
+            agent_statuses,
             parts.settings,
             parts.recorder,
             parts.emit,
@@ -64,7 +66,7 @@ class AgentMonitor:
         )
         self._seen: object = None
         self._here = _Here({}, {})
-        standings.on_available(self._available)
+        agent_statuses.on_available(self._available)
 
     def start(self) -> Callable[[], None]:
         """Begin; gives what ends it."""
@@ -82,10 +84,10 @@ class AgentMonitor:
     def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
         """An agent was registered (again), or unregistered."""
         if agent is not None:
-            if agent.transport == "gateway" and self._home(agent_id) is not None:
+            if agent.transport == "gateway" and self._handler_of(agent_id) is not None:
                 self.keeper.tell(agent_id, self._caller(agent_id))
             self._available(agent_id)
-        elif self._home(agent_id) is not None:
+        elif self._handler_of(agent_id) is not None:
             self.keeper.gone(agent_id)
 
     def _available(self, agent_id: str) -> None:
@@ -95,28 +97,28 @@ class AgentMonitor:
                 handler.agent_available(agent)
 
     def _handlers(self) -> Iterator[DispatchHandler]:
-        for home in self._engine.homes.values():
-            if isinstance(home.handler, DispatchHandler):
-                yield home.handler
+        for processor in self._engine.processors.values():
+            if isinstance(processor.handler, DispatchHandler):
+                yield processor.handler
 
     def _living_here(self) -> _Here:
-        """The agents whose home is here; the same mappings as long as nothing changed."""
+        """The agents whose partition is here; the same mappings as long as nothing changed."""
         count = self._parts.partition_count()
-        seen = self._parts.agents.version, frozenset(self._engine.homes), count
+        seen = self._parts.agents.version, frozenset(self._engine.processors), count
         if seen != self._seen:
             self._seen = seen
-            homes = self._engine.homes
-            here = [agent for agent in self._parts.agents.all() if home_partition(agent.id, count) in homes]
+            processors = self._engine.processors
+            here = [agent for agent in self._parts.agents.all() if owner_partition(agent.id, count) in processors]
             self._here = _Here(
                 {agent.id: agent for agent in here if agent.transport != "gateway"},
                 {agent.id: agent for agent in here if agent.transport == "gateway"},
             )
         return self._here
 
-    def _home(self, agent_id: str) -> DispatchHandler | None:
-        home = self._engine.homes.get(home_partition(agent_id, self._parts.partition_count()))
-        return home.handler if home is not None and isinstance(home.handler, DispatchHandler) else None
+    def _handler_of(self, agent_id: str) -> DispatchHandler | None:
+        processor = self._engine.processors.get(owner_partition(agent_id, self._parts.partition_count()))
+        return processor.handler if processor is not None and isinstance(processor.handler, DispatchHandler) else None
 
     def _caller(self, agent_id: str) -> Caller[Any] | None:
-        handler = self._home(agent_id)
+        handler = self._handler_of(agent_id)
         return None if handler is None else handler.callers.get(agent_id)

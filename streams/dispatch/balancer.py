@@ -1,4 +1,4 @@
-"""Chooses the agent of a task that names none: who is capable, what their homes say of them, and what was sent there since.
+"""Chooses the agent of a task that names none: who is capable, what their partitions say of them, and what was sent there since.
 
 In: a task, the registered agents, their standings. Out: a registration, or None when no capable agent can be called now. The rule
 is `rules/dispatch/balancing.py`; this holds the lists it chooses from, made anew when something turns and every 100 ms or more.
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from schemas.messages import AgentRegistration, AgentStanding, Task
 from schemas.partitioning import murmur2
-from streams.agents.standings import Standings
+from streams.agents.agent_statuses import AgentStatuses
 from streams.rules.agents.gateway_claim import takes_tasks
 from streams.rules.dispatch.balancing import PRIOR_CONFIDENCE, Candidate, admitted, draws, pick
 from streams.rules.dispatch.routing import capable
@@ -27,7 +27,7 @@ ON_THE_WAY_MS = 300
 """A task sent shortly before its agent's standing was written may not be counted in it."""
 SENT_MS = 30_000
 LOAD_MS = 30_000
-"""A busy agent's standing is written every ten seconds: what is older is of a home that died."""
+"""A busy agent's standing is written every ten seconds: what is older is of a partition that died."""
 MAX_SENT = 1000
 TRIALS = 3
 """As many as a half-open circuit lets through."""
@@ -66,11 +66,13 @@ class _Pool:
 
 
 class Balancer:
-    """Chooses for all homes of a worker. `wall_ms`: epoch ms."""
+    """Chooses for all partitions of a worker. `wall_ms`: epoch ms."""
 
-    def __init__(self, agents: Agents, standings: Standings, settings: Settings, wall_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, agents: Agents, agent_statuses: AgentStatuses, settings: Settings, wall_ms: Callable[[], int]
+    ) -> None:
         self._agents = agents
-        self._standings = standings
+        self._agent_statuses = agent_statuses
         self._policy = settings.dispatch.balancer
         self._max_ejected = settings.health.eject_share
         self._concurrency = settings.limits.max_concurrency
@@ -119,9 +121,9 @@ class Balancer:
         if len(self._pools) > MAX_POOLS:
             self._pools.popitem(last=False)
         age_ms, count = now_ms - pool.made_at, len(pool.agents)
-        turned = pool.turns != self._standings.turns and (age_ms + 1) * PER_MS >= count
+        turned = pool.turns != self._agent_statuses.turns and (age_ms + 1) * PER_MS >= count
         if turned or not 0 <= age_ms < max(FRESH_MS, count):
-            pool.turns, pool.made_at = self._standings.turns, now_ms
+            pool.turns, pool.made_at = self._agent_statuses.turns, now_ms
             found = [self._candidate(agent, now_ms) for agent in pool.agents]
             pool.ready, pool.trials = admitted(found, now_ms, self._max_ejected)
         return pool
@@ -137,9 +139,9 @@ class Balancer:
         )
         if agent.breaker is not None and agent.breaker.mode == "open":
             found.open_until = float("inf")
-        standing = self._standings.get(agent.id)
-        if standing is not None:
-            _known(found, standing, now_ms)
+        agent_status = self._agent_statuses.get(agent.id)
+        if agent_status is not None:
+            _known(found, agent_status, now_ms)
         found.well = found.well and takes_tasks(agent)
         found.load += self._since(agent.id, now_ms, found.known_at)
         return found
@@ -165,20 +167,20 @@ def _oldest(trials: deque[int] | None) -> int:
     return trials[0] if trials is not None and len(trials) == TRIALS else 0
 
 
-def _known(found: Candidate, standing: AgentStanding, now_ms: int) -> None:
-    found.known_at = standing.at
-    if now_ms - standing.at < LOAD_MS:
-        found.load = standing.load
-    found.concurrency = standing.concurrency or found.concurrency
-    found.response_ms = standing.response_time
-    worth = standing.calibrated_confidence
-    found.confidence = standing.confidence if worth is None else worth
-    found.well = found.well and (standing.healthy or standing.reason != "checks")
-    if standing.reason == "calls":
-        found.ejected_until = standing.ejected_until or 0
+def _known(found: Candidate, agent_status: AgentStanding, now_ms: int) -> None:
+    found.known_at = agent_status.at
+    if now_ms - agent_status.at < LOAD_MS:
+        found.load = agent_status.load
+    found.concurrency = agent_status.concurrency or found.concurrency
+    found.response_ms = agent_status.response_time
+    worth = agent_status.calibrated_confidence
+    found.confidence = agent_status.confidence if worth is None else worth
+    found.well = found.well and (agent_status.healthy or agent_status.reason != "checks")
+    if agent_status.reason == "calls":
+        found.ejected_until = agent_status.ejected_until or 0
     if found.open_until:
         return
-    if standing.circuit == "open":
-        found.open_until = float("inf") if standing.open_until is None else standing.open_until
-    elif standing.circuit == "half_open":
+    if agent_status.circuit == "open":
+        found.open_until = float("inf") if agent_status.open_until is None else agent_status.open_until
+    elif agent_status.circuit == "half_open":
         found.open_until = 1.0

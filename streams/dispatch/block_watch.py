@@ -1,7 +1,8 @@
 """Reports what blocks a partition: `dispatch:blocked` when one record holds back a commit for long.
 
-In: the open homes, looked at now and then. Out: one event for a record that has been at the head for `after_s`, and again every
-`after_s` while it stays there. Tasks that wait for their turn hold a commit on purpose and are left out. It changes nothing.
+In: the open partitions, looked at now and then. Out: one event for a record that has been at the head for `after_s`, and again
+every `after_s` while it stays there. Tasks that wait for their turn hold a commit on purpose and are left out. It changes
+nothing.
 """
 
 from __future__ import annotations
@@ -10,25 +11,25 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from schemas.topics import full_name
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.records import Output, Recorder
 
 LOOK_S = 5.0
 
 
 class BlockWatch:
-    """Looks at `homes()` every few seconds."""
+    """Looks at `processors()` every few seconds."""
 
     def __init__(
         self,
-        homes: Callable[[], Iterable[Home]],
+        processors: Callable[[], Iterable[PartitionProcessor]],
         recorder: Recorder,
         emit: Callable[[Output], None],
         wall_ms: Callable[[], int],
         prefix: str,
         after_s: float,
     ) -> None:
-        self._homes = homes
+        self._processors = processors
         self._recorder = recorder
         self._emit = emit
         self._wall_ms = wall_ms
@@ -45,22 +46,22 @@ class BlockWatch:
     def look(self) -> None:
         """One look."""
         present = set()
-        for home in self._homes():
-            for source in home.ledgers:
-                found = home.blocking(source)
+        for processor in self._processors():
+            for source in processor.ledgers:
+                found = processor.blocking(source)
                 if found is None or found.get("waits") or found.get("age", 0) < self._after_ms:
                     continue
-                place = (source, home.number)
+                place = (source, processor.number)
                 present.add(place)
                 offset, age_ms = self._told.get(place, (-1, 0.0))
                 if offset == found["offset"] and found["age"] - age_ms < self._after_ms:
                     continue
                 self._told[place] = (found["offset"], found["age"])
                 topic = full_name(source, self._prefix)
-                data = {"topic": topic, "partition": home.number, **found}
+                data = {"topic": topic, "partition": processor.number, **found}
                 tail = f"/{found['offset']}/{found['age']}"
                 self._emit(
-                    self._recorder.event("dispatch:blocked", f"{topic}/{home.number}", data, self._wall_ms(), tail)
+                    self._recorder.event("dispatch:blocked", f"{topic}/{processor.number}", data, self._wall_ms(), tail)
                 )
         for place in [place for place in self._told if place not in present]:
             del self._told[place]

@@ -18,14 +18,14 @@ from schemas.messages import AgentRegistration
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.processor import DispatchProcessor
 from streams.dispatch.task_run import TaskRun
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.records import Output
 
 
 class DispatchHandler:
     """The dispatch of one partition, as the engine and the role see it."""
 
-    def __init__(self, partition: Home, context: DispatchContext, stored: Iterable[bytes] = ()) -> None:
+    def __init__(self, partition: PartitionProcessor, context: DispatchContext, stored: Iterable[bytes] = ()) -> None:
         """`stored`: what earlier owners of this partition wrote to the state topic."""
         self._partition = partition
         self._memory = context.memory
@@ -57,9 +57,9 @@ class DispatchHandler:
         """What another owner would have to know, for the state topic."""
         return self._state.changes(self.callers.values())
 
-    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+    def unblock(self, source: str, offsets: Sequence[int]) -> None:
         """Records that hold the commit back: their tasks go on from records at the end of `parked`."""
-        self._waiting.relocation.relieve(source, offsets)
+        self._waiting.relocation.unblock(source, offsets)
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """What a record in flight waits for: reason, and if it is in memory taskId, agentId, age (ms) and since when."""

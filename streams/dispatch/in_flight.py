@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from streams.dispatch.task_run import TaskRun
+from streams.rules.dedup_window import DedupWindow, digest
 from streams.rules.records import Output
-from streams.rules.seen import SeenIds, digest
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 
 
 class InFlightTasks:
     """`answered`: ids answered before, by this owner or an earlier one; `wall_ms`: epoch ms."""
 
-    def __init__(self, answered: SeenIds, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, answered: DedupWindow, wall_ms: Callable[[], int]) -> None:
         self._answered = answered
         self._wall_ms = wall_ms
         self._by_record: dict[tuple[str, int], TaskRun] = {}
@@ -84,13 +84,13 @@ class InFlightTasks:
         run.token = token
         self._relocating[token] = run
 
-    def arrived(self, token: str | None, letter: Letter) -> TaskRun | None:
+    def arrived(self, token: str | None, record: SourceRecord) -> TaskRun | None:
         """The run that this record carries on, if it is one of this owner's."""
         run = None if token is None else self._relocating.pop(token, None)
         if run is None:
             return None
         self._by_record.pop((run.source, run.offset), None)
-        run.source, run.offset, run.letter, run.token = letter.topic, letter.offset, letter, None
+        run.source, run.offset, run.record, run.token = record.topic, record.offset, record, None
         self._by_record[run.source, run.offset] = run
         return run
 

@@ -11,7 +11,7 @@ from agents_io.errors import AgentError, BadResponse, Cancelled
 from agents_io.rules.answer import checked_confidence
 from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.task_run import TaskRun
@@ -44,7 +44,7 @@ class Judging:
             timing.retries,
             _default(agent),
         )
-        return self._report.to_judge(run, judged, home_partition(judge, self._context.partition_count()))
+        return self._report.to_judge(run, judged, owner_partition(judge, self._context.partition_count()))
 
     @staticmethod
     def verdict(run: TaskRun, judged: Judged, end: Answer | AgentError) -> Success | AgentError:

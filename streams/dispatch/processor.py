@@ -25,20 +25,20 @@ from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
-from streams.dispatch.home_memory import HomeMemory
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.judging import Judging
+from streams.dispatch.partition_state import PartitionState
 from streams.dispatch.record_guard import RecordGuard
 from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.router import Router
 from streams.dispatch.spans import TaskSpans
 from streams.dispatch.task_run import TaskRun, read_task, trace_headers
 from streams.dispatch.waiting import WaitingTasks
-from streams.engine.handler import letter_of
-from streams.engine.home import Home
+from streams.engine.handler import source_record_of
+from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.dispatch.judging import Judged
 from streams.rules.records import Output, Success
-from streams.rules.source_record import MOVED_HEADER, Letter
+from streams.rules.source_record import MOVED_HEADER, SourceRecord
 
 LONG_WAIT_S = 1.0
 """A task whose agent takes no call for longer than this is reported as waiting, and goes to another agent if it may."""
@@ -47,11 +47,11 @@ LONG_WAIT_S = 1.0
 class DispatchProcessor:
     """The tasks of one partition, on their way to the agents that it owns. `state`: what the next owner must know."""
 
-    def __init__(self, partition: Home, context: DispatchContext, stored: Iterable[bytes] = ()) -> None:
+    def __init__(self, partition: PartitionProcessor, context: DispatchContext, stored: Iterable[bytes] = ()) -> None:
         """`stored`: what earlier owners of this partition wrote to the state topic."""
         self._partition = partition
         self._context = context
-        self.state = HomeMemory(partition.number, context.settings, context.wall_ms, stored, context.cleared)
+        self.state = PartitionState(partition.number, context.settings, context.wall_ms, stored, context.cleared)
         self.tasks = InFlightTasks(self.state.seen, context.wall_ms)
         self._router = Router(partition.number, context, self.tasks)
         self._report = TaskReporter(context)
@@ -65,20 +65,24 @@ class DispatchProcessor:
 
     def process(self, source: str, record: ConsumerRecord) -> None:
         """One record of topic `source` (short name). Whatever goes wrong costs this record alone."""
-        letter = letter_of(source, record)
-        run = self.tasks.arrived(header(letter.headers, MOVED_HEADER), letter) if source == "parked" else None
+        source_record = source_record_of(source, record)
+        run = (
+            self.tasks.arrived(header(source_record.headers, MOVED_HEADER), source_record)
+            if source == "parked"
+            else None
+        )
         if run is None:
-            self._guard.run(letter, lambda: self._decide(self._admit(letter)))
+            self._guard.run(source_record, lambda: self._decide(self._admit(source_record)))
         else:
-            self._guard.run(letter, lambda: self._resume(run))
+            self._guard.run(source_record, lambda: self._resume(run))
 
-    def process_again(self, letter: Letter, waited_for: str, looked_up: bool) -> None:
+    def process_again(self, record: SourceRecord, waited_for: str, looked_up: bool) -> None:
         """A record that waited on its topic for `waited_for`. `looked_up`: its agent was looked for when it first came."""
-        self._guard.run(letter, lambda: self._decide(self._admit(letter, waited_for), looked_up))
+        self._guard.run(record, lambda: self._decide(self._admit(record, waited_for), looked_up))
 
     def decide_again(self, run: TaskRun, looked_up: bool = False) -> None:
         """A task that waited in memory goes its own way. `looked_up`: the topic of agents was read to its end for it."""
-        self._guard.run(run.letter, lambda: self._decide(run, looked_up))
+        self._guard.run(run.record, lambda: self._decide(run, looked_up))
 
     def assign(self, run: TaskRun) -> bool:
         """Look for an agent for a task that waits for one. Whether it was found, or the task need not wait any more."""
@@ -86,7 +90,7 @@ class DispatchProcessor:
         if isinstance(decision, WaitForAgent):
             return False
         self.waiting.unassigned.remove(run)
-        self._guard.run(run.letter, lambda: self._carry_out(run, decision))
+        self._guard.run(run.record, lambda: self._carry_out(run, decision))
         return True
 
     def _resume(self, run: TaskRun) -> None:
@@ -96,13 +100,13 @@ class DispatchProcessor:
         else:
             self.waiting.queues.relocated(run)
 
-    def _admit(self, letter: Letter, waited_for: str | None = None) -> TaskRun:
-        run = read_task(letter, self._loop.time(), self._context.wall_ms(), self._context.settings)
+    def _admit(self, record: SourceRecord, waited_for: str | None = None) -> TaskRun:
+        run = read_task(record, self._loop.time(), self._context.wall_ms(), self._context.settings)
         run.reloaded = waited_for
         self._spans.begin(run)
         run.observer = run.span
         if run.span is None:
-            run.headers = trace_headers(letter.headers)
+            run.headers = trace_headers(record.headers)
         self.tasks.add(run)
         return run
 
@@ -172,7 +176,7 @@ class DispatchProcessor:
             if isinstance(outcome, AgentError)
             else partial(self._succeed, run, outcome)
         )
-        self._guard.run(run.letter, end)
+        self._guard.run(run.record, end)
 
     def on_circuit(self, agent_id: str, transition: Transition) -> None:
         """The circuit of an agent changed its state. Tasks that named no agent need not wait until it closes."""
@@ -192,7 +196,7 @@ class DispatchProcessor:
         other = None if caller is None or self.waiting.held else self._router.failover(run)
         if caller is not None and other is not None and caller.queue.remove(run):
             self._context.memory.release(run)
-            self._guard.run(run.letter, lambda: self._carry_out(run, other))
+            self._guard.run(run.record, lambda: self._carry_out(run, other))
 
     # How it ends
 

@@ -15,9 +15,9 @@ from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.spans import TaskSpans
 from streams.dispatch.task_run import TaskRun
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.records import Output
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ class RecordGuard:
 
     def __init__(
         self,
-        partition: Home,
+        partition: PartitionProcessor,
         tasks: InFlightTasks,
         report: TaskReporter,
         spans: TaskSpans,
@@ -41,29 +41,29 @@ class RecordGuard:
         self._finish = finish
         self._fail = fail
 
-    def run(self, letter: Letter, step: Callable[[], None]) -> None:
+    def run(self, record: SourceRecord, step: Callable[[], None]) -> None:
         """Do `step`; it never raises."""
         try:
             step()
         except Rejected as rejected:
-            self._refuse(letter, rejected)
+            self._refuse(record, rejected)
         except Exception as error:
-            log.exception("unexpected error while processing a record", topic=letter.topic, offset=letter.offset)
+            log.exception("unexpected error while processing a record", topic=record.topic, offset=record.offset)
             reason = f"internal error: {type(error).__name__}"
-            run = self._tasks.at(letter.topic, letter.offset)
+            run = self._tasks.at(record.topic, record.offset)
             try:
                 if run is not None and (run.judged is not None or self._tasks.claim(run, run.task.target or "")):
                     self._fail(run, InternalError(reason))
                     return
             except Exception:
-                log.exception("the failure of a record could not be reported", topic=letter.topic, offset=letter.offset)
-            self._refuse(letter, Rejected("dispatch", reason))
+                log.exception("the failure of a record could not be reported", topic=record.topic, offset=record.offset)
+            self._refuse(record, Rejected("dispatch", reason))
 
-    def _refuse(self, letter: Letter, rejected: Rejected) -> None:
-        run, outputs = self._tasks.at(letter.topic, letter.offset), self._report.refused(letter, rejected)
-        self._spans.refused(letter, run, rejected.stage, outputs)
+    def _refuse(self, record: SourceRecord, rejected: Rejected) -> None:
+        run, outputs = self._tasks.at(record.topic, record.offset), self._report.refused(record, rejected)
+        self._spans.refused(record, run, rejected.stage, outputs)
         if run is None:
-            self._partition.complete(letter.topic, letter.offset, outputs)
+            self._partition.complete(record.topic, record.offset, outputs)
             return
         self._tasks.release_all(run)  # no answer was given: a replay of this record is no duplicate
         self._finish(run, outputs)

@@ -14,7 +14,7 @@ from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.spans import TaskSpans
 from streams.dispatch.task_run import TaskRun
 from streams.dispatch.unassigned import UnassignedTasks
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 
 
 class Relocation:
@@ -22,7 +22,7 @@ class Relocation:
 
     def __init__(
         self,
-        partition: Home,
+        partition: PartitionProcessor,
         tasks: InFlightTasks,
         unassigned: UnassignedTasks,
         backlogs: Backlogs,
@@ -37,7 +37,7 @@ class Relocation:
         self._spans = spans
         self._to_read: set[tuple[str, int]] = set()
 
-    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+    def unblock(self, source: str, offsets: Sequence[int]) -> None:
         """Each of these records ends soon, and its task goes on from another one."""
         waiting = []
         for offset in offsets:
@@ -53,14 +53,14 @@ class Relocation:
         """A record that waited on its topic was processed again."""
         if (source, offset) in self._to_read:
             self._to_read.discard((source, offset))
-            self.relieve(source, (offset,))
+            self.unblock(source, (offset,))
 
     def lost(self, source: str, offset: int) -> None:
         """A record that waited on its topic is gone from it."""
         self._to_read.discard((source, offset))
 
     def _relocate(self, run: TaskRun) -> None:
-        token = f"{run.source}/{run.letter.partition}/{run.offset}"
+        token = f"{run.source}/{run.record.partition}/{run.offset}"
         output = self._report.relocated(run, token)
         self._spans.moved(run, output)
         if output.fallback is None:  # a record that is too large would not come back

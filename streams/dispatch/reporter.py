@@ -22,7 +22,7 @@ from streams.rules.dispatch.judging import Judged
 from streams.rules.plans.task_plans import ends_at, plan_for
 from streams.rules.plans.templates import Template
 from streams.rules.records import LARGE_BYTES, Carried, Output, Success, Timing
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.rules.tracing.spans import Ending, ended_in
 from streams.rules.tracing.trace import trace_of
 
@@ -112,16 +112,16 @@ class TaskReporter:
             spoke=run.calls > 0 and error.counts_against_agent,
         )  # fmt: skip
 
-    def refused(self, letter: Letter, rejected: Rejected) -> list[Output]:
+    def refused(self, record: SourceRecord, rejected: Rejected) -> list[Output]:
         """A record that is no task."""
         self._context.metrics.dead_letters.labels(rejected.stage).inc()
-        return self._context.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._context.wall_ms())
+        return self._context.recorder.dead_letter(record, rejected.stage, rejected.reason, self._context.wall_ms())
 
     def duplicate(self, run: TaskRun) -> list[Output]:
         """Another record with this task id answers, or has answered."""
         self._context.metrics.duplicates.inc()
         self._note(run, "duplicate")
-        return [self._context.recorder.duplicate(run.letter, run.task_id, self._context.wall_ms())]
+        return [self._context.recorder.duplicate(run.record, run.task_id, self._context.wall_ms())]
 
     def forwarded(self, run: TaskRun, to: Forward) -> list[Output]:
         """The task goes to another partition."""
@@ -129,7 +129,7 @@ class TaskReporter:
         self._note(run, "forwarded")
         return [
             self._context.recorder.forward(
-                run.letter, to.key, to.agent_id, run.carried(), run.hops + 1, to.partition, self._context.wall_ms()
+                run.record, to.key, to.agent_id, run.carried(), run.hops + 1, to.partition, self._context.wall_ms()
             )
         ]
 
@@ -139,7 +139,7 @@ class TaskReporter:
         self._note(run, "forwarded")
         now_ms = self._context.wall_ms()
         carried = Carried(run.origin_ms, run.deadline_ms)
-        output = self._context.recorder.to_judge(run.letter, judged.judge, judged.header(), carried, partition, now_ms)
+        output = self._context.recorder.to_judge(run.record, judged.judge, judged.header(), carried, partition, now_ms)
         if output.size > LARGE_BYTES:
             error = AnswerTooLarge(
                 f"the answer of {judged.answer.size} bytes is larger than a record to its judge may be"
@@ -156,7 +156,7 @@ class TaskReporter:
         now_ms = self._context.wall_ms()
         plan = plan_for(run.task, run.echo, run.origin_ms, now_ms, ends_at(run.task, template, now_ms, run.deadline_ms))
         output = self._context.recorder.message("plans", plan["id"], dumps(plan), now_ms)
-        trace = trace_of(run.letter.headers)
+        trace = trace_of(run.record.headers)
         output.headers += [] if trace is None else trace.headers()
         if output.size > LARGE_BYTES:
             error = AnswerTooLarge(f"the task of {output.size} bytes is larger than the plans topic accepts")
@@ -168,7 +168,7 @@ class TaskReporter:
     def relocated(self, run: TaskRun, token: str) -> Output:
         """The record that takes this one's place while the task goes on; another owner would begin it again."""
         return self._context.recorder.relocate(
-            run.letter, run.task_id, run.agent_id or run.chosen, run.carried(), token, self._context.wall_ms()
+            run.record, run.task_id, run.agent_id or run.chosen, run.carried(), token, self._context.wall_ms()
         )
 
     def _event(

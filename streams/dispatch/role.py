@@ -1,7 +1,8 @@
-"""The dispatch role of a worker put together: tables it follows, ways to agents, the engine over its homes, and those who watch.
+"""The dispatch role of a worker put together: tables it follows, ways to agents, the engine over its partitions, and those who
+watch.
 
-In: settings, and what the broker can do. Out: a running engine whose homes call agents. The order of starting and stopping is
-all that is decided here; it handles no record.
+In: settings, and what the broker can do. Out: a running engine whose partitions call agents. The order of starting and stopping
+is all that is decided here; it handles no record.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from agents_io.secret_refs import secret_of
 from schemas.access import role_group
 from schemas.codec import Rejected, header
 from schemas.messages import AgentRegistration, EventType
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from schemas.topics import INTAKE, full_name
+from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.calibration_table import CalibrationTable
 from streams.agents.control_table import ControlTable
 from streams.agents.file import following
-from streams.agents.lease_keeper import LeaseKeeper
+from streams.agents.lease_expirer import LeaseExpirer
 from streams.agents.metrics import AgentMetrics
 from streams.agents.registration_writer import RegistrationWriter
 from streams.agents.registry import Registry
-from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
 from streams.agents.template_file import load_templates
 from streams.agents.transports import together
@@ -58,7 +59,7 @@ from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
 from streams.rules.agents.gateway_claim import OWN_HEADER
 from streams.rules.records import Recorder
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.settings import Settings
 from streams.tracing.export import Provider
 
@@ -104,7 +105,7 @@ class DispatchRole:
             lambda record, rejected: self._rejected("agents", record, rejected),
         )
         self._calibrations = CalibrationTable(self._options, settings.topic_prefix)
-        self.standings = Standings()
+        self.agent_statuses = AgentStatuses()
         prices = load_prices(settings.stats.prices)
         recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, self._group, prices)
         self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, self._now_ms)
@@ -112,8 +113,8 @@ class DispatchRole:
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
         self._reader = RecordReader(self._options, settings.topic_prefix)
         self._context = self._shared(registry, recorder)
-        self.engine = self._over_homes()
-        self._monitor = AgentMonitor(self._context, self.standings, self._transports, self.engine)
+        self.engine = self._over_partitions()
+        self._monitor = AgentMonitor(self._context, self.agent_statuses, self._transports, self.engine)
         AgentMetrics(
             registry,
             lambda: [handler.callers for handler in self._handlers()],
@@ -123,7 +124,7 @@ class DispatchRole:
     async def start(self, stack: AsyncExitStack, grpc_server: GrpcServer) -> None:
         """Begin; `stack` ends it all in the opposite order. Raises `KafkaError`, `TimeoutError`, `PortTaken`."""
         prefix = self._settings.topic_prefix
-        followed = Follower(self._options, full_name("standings", prefix), self.standings.apply)
+        followed = Follower(self._options, full_name("standings", prefix), self.agent_statuses.apply)
         self._followed = (self.agents, self._calibrations, followed, self._controls)
         first = (self.agents, self._calibrations, self._sink, followed)
         for part in first:
@@ -159,11 +160,11 @@ class DispatchRole:
         return [table.problem for table in self._followed if table.problem is not None]
 
     def _watch(self, stack: AsyncExitStack) -> None:
-        """What looks after the homes from outside."""
+        """What looks after the partitions from outside."""
         settings, parts, engine = self._settings.dispatch, self._context, self.engine
         stack.callback(self._monitor.start())
         watch = BlockWatch(
-            lambda: list(engine.homes.values()), parts.recorder, parts.emit, parts.wall_ms,
+            lambda: list(engine.processors.values()), parts.recorder, parts.emit, parts.wall_ms,
             self._settings.topic_prefix, settings.blocked_after / 1000,
         )  # fmt: skip
         running = {
@@ -171,7 +172,7 @@ class DispatchRole:
             "watchdog": Watchdog(engine, settings.stall_after / 1000).run,
             "neighbours": lambda: watch_neighbours(self._settings),
             "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS).run,
-            "lease-keeper": LeaseKeeper(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run,
+            "lease-expirer": LeaseExpirer(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run,
         }
         for name, run in running.items():
             stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))
@@ -193,7 +194,7 @@ class DispatchRole:
             partition_count=self._partition_count,
             builtin=self._kinds.builtins.agent,
             cleared=self._controls.cleared,
-            balancer=Balancer(self.agents, self.standings, settings, self._now_ms),
+            balancer=Balancer(self.agents, self.agent_statuses, settings, self._now_ms),
             templates=self._templates,
             calibrated=self._calibrations.of,
             tracing=None if self._spans is None else self._spans.role("dispatch", settings),
@@ -201,7 +202,7 @@ class DispatchRole:
             read_again=self._reader.read,
         )
 
-    def _over_homes(self) -> Engine:
+    def _over_partitions(self) -> Engine:
         settings = self._settings
         config = EngineConfig(
             options=self._options,
@@ -220,7 +221,7 @@ class DispatchRole:
         return Engine(
             config,
             self._committer,
-            lambda home, kept: DispatchHandler(home, self._context, kept),
+            lambda processor, kept: DispatchHandler(processor, self._context, kept),
             on_assigned=self._batcher.forget_partition_counts,
             before_open=self.agents.catch_up,  # after an outage what is known of the agents may be old
             wall_ms=self._now_ms,
@@ -232,9 +233,9 @@ class DispatchRole:
         return PlainCommitter(self._sink.producer, consumer, self._batcher)
 
     def _handlers(self) -> Iterator[DispatchHandler]:
-        for home in self.engine.opened:
-            if isinstance(home.handler, DispatchHandler):
-                yield home.handler
+        for processor in self.engine.opened:
+            if isinstance(processor.handler, DispatchHandler):
+                yield processor.handler
 
     def _cancel(self, task_id: str) -> None:
         for handler in self._handlers():
@@ -246,11 +247,11 @@ class DispatchRole:
 
     def _agent_changed(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
         self._monitor.agent_changed(agent_id, agent)
-        number = home_partition(agent_id, self._partition_count())
-        home = next((home for home in self.engine.opened if home.number == number), None)
-        if home is None or not isinstance(home.handler, DispatchHandler):
+        number = owner_partition(agent_id, self._partition_count())
+        processor = next((processor for processor in self.engine.opened if processor.number == number), None)
+        if processor is None or not isinstance(processor.handler, DispatchHandler):
             return
-        home.handler.agent_changed(agent_id, agent)
+        processor.handler.agent_changed(agent_id, agent)
         if agent is not None and header(record.headers, OWN_HEADER) == "status":
             return  # it was known, and is elsewhere or otherwise now
         kind: EventType = "agent:registered" if agent is not None else "agent:unregistered"
@@ -259,18 +260,20 @@ class DispatchRole:
 
     def _rejected(self, topic: str, record: ConsumerRecord, rejected: Rejected) -> None:
         """An invalid record of a topic that every worker follows: the worker that owns its key's partition reports it."""
-        if not self.engine.homes or not self._here((record.key or b"").decode("utf-8", "replace")):
+        if not self.engine.processors or not self._here((record.key or b"").decode("utf-8", "replace")):
             return
         self._context.metrics.dead_letters.labels(rejected.stage).inc()
-        letter = Letter(
+        source_record = SourceRecord(
             topic, record.partition, record.offset, record.key, record.value, tuple(record.headers), record.timestamp
         )
-        for output in self._context.recorder.dead_letter(letter, rejected.stage, rejected.reason, self._now_ms()):
+        for output in self._context.recorder.dead_letter(
+            source_record, rejected.stage, rejected.reason, self._now_ms()
+        ):
             self._sink.emit(output)
 
     def _here(self, agent_id: str) -> bool:
-        """Whether the agent's home is this worker's."""
-        return home_partition(agent_id, self._partition_count()) in self.engine.homes
+        """Whether the agent's owner partition is this worker's."""
+        return owner_partition(agent_id, self._partition_count()) in self.engine.processors
 
     def _partition_count(self) -> int:
         known = self.engine.consumer.partitions_for_topic(full_name("dispatch", self._settings.topic_prefix))

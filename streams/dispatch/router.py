@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from agents_io.errors import AgentError, AnswerTooLarge, Cancelled, Expired, NoAgent
 from schemas.messages import AgentRegistration
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
 from streams.dispatch.in_flight import InFlightTasks
@@ -135,7 +135,7 @@ class Router:
             return Cancelled(reason)
         if run.deadline_ms is not None and run.deadline_ms <= self._context.wall_ms():
             return Expired("the deadline passed before the task could be called")
-        limit, size = self._context.settings.dispatch.max_task_bytes, len(run.letter.value or b"")
+        limit, size = self._context.settings.dispatch.max_task_bytes, len(run.record.value or b"")
         return None if size <= limit else AnswerTooLarge(f"the task has {size} bytes; at most {limit} are accepted")
 
     def _waits(self, known: bool) -> bool:
@@ -144,7 +144,7 @@ class Router:
 
     def _forward(self, run: TaskRun, key: str, agent_id: str | None) -> Forward | None:
         """To the partition of `key`, unless it is this one, or the task was forwarded too often already."""
-        number = home_partition(key, self._context.partition_count())
+        number = owner_partition(key, self._context.partition_count())
         if number == self._number or run.hops >= MAX_HOPS:
             return None
         return Forward(number, key, agent_id)

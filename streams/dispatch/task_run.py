@@ -21,7 +21,7 @@ from streams.rules.dispatch.judging import Judged, judge_body, read_judged
 from streams.rules.dispatch.memory_budget import TASK_BYTES
 from streams.rules.plans.run import looks_like_step, step_of
 from streams.rules.plans.task_plans import refuse_step
-from streams.rules.records import Carried, Echo, Output
+from streams.rules.records import Carried, EchoedMetadata, Output
 from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
@@ -30,7 +30,7 @@ from streams.rules.source_record import (
     INTERNAL_SOURCES,
     JUDGED_HEADER,
     ORIGIN_HEADER,
-    Letter,
+    SourceRecord,
     from_coordinator,
     own_header,
 )
@@ -51,8 +51,8 @@ class TaskRun(PendingCall):
     source: str
     offset: int
     task: Task
-    echo: Echo
-    letter: Letter
+    echo: EchoedMetadata
+    record: SourceRecord
     admitted_at: float
     origin_ms: int
     deadline_ms: int | None
@@ -96,31 +96,31 @@ class TaskRun(PendingCall):
         return Carried(self.origin_ms, self.deadline_ms, self.attempts)
 
 
-def read_task(letter: Letter, now: float, now_ms: int, settings: Settings) -> TaskRun:
+def read_task(record: SourceRecord, now: float, now_ms: int, settings: Settings) -> TaskRun:
     """The task a record holds. `now`: loop time, seconds; `now_ms`: epoch ms. Raises `Rejected`.
 
     A record that the pipeline wrote itself carries the deadline and the timestamp of the task's first record.
     """
-    decoded = decode_json(letter.value, letter.headers)
+    decoded = decode_json(record.value, record.headers)
     task = validate(Task, decoded.data)
-    internal = letter.topic in INTERNAL_SOURCES
-    if not internal and not from_coordinator(letter.headers):
+    internal = record.topic in INTERNAL_SOURCES
+    if not internal and not from_coordinator(record.headers):
         refuse_step(task)
-    origin_ms = own_header(letter.headers, ORIGIN_HEADER) if internal else None
+    origin_ms = own_header(record.headers, ORIGIN_HEADER) if internal else None
     if origin_ms is None:
-        origin_ms = min(letter.timestamp_ms, now_ms) if letter.timestamp_ms > 0 else now_ms
+        origin_ms = min(record.timestamp_ms, now_ms) if record.timestamp_ms > 0 else now_ms
     if internal:
-        ends_ms = own_header(letter.headers, EXPIRES_HEADER)
+        ends_ms = own_header(record.headers, EXPIRES_HEADER)
     else:
         ends_ms = deadline_ms(task.metadata, decoded.attributes, origin_ms, settings.dispatch.max_wait)
     given = decoded.data.get("metadata")
     # What an http task sends may hold secrets of the caller's: it is not repeated on the result.
     unsaid = ("headers", "query") if task.type == "http" else ("headers",)
-    echo: Echo = orjson.Fragment(dumps({k: v for k, v in given.items() if k not in unsaid})) if given else {}
-    answered = header(letter.headers, JUDGED_HEADER) if internal else None
+    echo: EchoedMetadata = orjson.Fragment(dumps({k: v for k, v in given.items() if k not in unsaid})) if given else {}
+    answered = header(record.headers, JUDGED_HEADER) if internal else None
     judged = None if answered is None else read_judged(answered.encode())
     key, question = task.metadata.idempotency_key or task.id, asked_of(task, asked(task))
-    metadata, attempts = task.metadata, (own_header(letter.headers, ATTEMPTS_HEADER) or 0) if internal else 0
+    metadata, attempts = task.metadata, (own_header(record.headers, ATTEMPTS_HEADER) or 0) if internal else 0
     return TaskRun(
         task_id=task.id,
         # The judge may be the same service, which would repeat its answer to a key that it knows.
@@ -134,17 +134,17 @@ def read_task(letter: Letter, now: float, now_ms: int, settings: Settings) -> Ta
         hedge=bool(metadata.hedge),
         calls=attempts,
         attempts=attempts,
-        source=letter.topic,
-        offset=letter.offset,
+        source=record.topic,
+        offset=record.offset,
         task=task,
         echo=echo,
-        letter=letter,
+        record=record,
         admitted_at=now,
         origin_ms=origin_ms,
         deadline_ms=ends_ms,
-        size=TASK_BYTES + 2 * len(letter.value or b"") + sum(len(value or b"") for _, value in letter.headers),
-        hops=(own_header(letter.headers, HOPS_HEADER) or 0) if internal else 0,
-        chosen=(header(letter.headers, AGENT_HEADER) or "") if internal else "",
+        size=TASK_BYTES + 2 * len(record.value or b"") + sum(len(value or b"") for _, value in record.headers),
+        hops=(own_header(record.headers, HOPS_HEADER) or 0) if internal else 0,
+        chosen=(header(record.headers, AGENT_HEADER) or "") if internal else "",
         judged=judged,
     )
 

@@ -18,18 +18,18 @@ from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.coalescing import SingleFlight
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.explain import Explainer
-from streams.dispatch.home_memory import HomeMemory
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.look_ups import LookUps
+from streams.dispatch.partition_state import PartitionState
 from streams.dispatch.relocation import Relocation
 from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.spans import TaskSpans
 from streams.dispatch.task_run import TaskRun
 from streams.dispatch.unassigned import PREFIX as UNASSIGNED
 from streams.dispatch.unassigned import UnassignedTasks
-from streams.engine.handler import letter_of
-from streams.engine.home import Home
-from streams.rules.source_record import Letter
+from streams.engine.handler import source_record_of
+from streams.engine.partition_processor import PartitionProcessor
+from streams.rules.source_record import SourceRecord
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 class TaskSteps(Protocol):
     """What a task does next that has waited. None of these raises."""
 
-    def process_again(self, letter: Letter, waited_for: str, looked_up: bool) -> None:
+    def process_again(self, record: SourceRecord, waited_for: str, looked_up: bool) -> None:
         """A record that waited on its topic."""
         ...
 
@@ -60,10 +60,10 @@ class WaitingTasks:
     def __init__(
         self,
         steps: TaskSteps,
-        partition: Home,
+        partition: PartitionProcessor,
         context: DispatchContext,
         tasks: InFlightTasks,
-        state: HomeMemory,
+        state: PartitionState,
         report: TaskReporter,
         spans: TaskSpans,
     ) -> None:
@@ -125,7 +125,7 @@ class WaitingTasks:
     def _read_back(self, key: str, source: str, record: ConsumerRecord) -> None:
         if not self.held:
             # One that waits for an agent was looked up when it first came.
-            self._steps.process_again(letter_of(source, record), key, key.startswith(UNASSIGNED))
+            self._steps.process_again(source_record_of(source, record), key, key.startswith(UNASSIGNED))
         self.relocation.read_back(source, record.offset)
 
     def _loaded(self, key: str) -> None:

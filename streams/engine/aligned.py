@@ -1,8 +1,8 @@
 """Deals out partitions so that equal numbers of all topics go to one member, also while one topic has more than the others.
 
 In: the cluster's topics and what each member subscribed to. Out: an assignment as of the range assignor, over the numbers that
-all topics of a subscription have. A number that only some of them have is nobody's until the others have it too: its home would
-lack a part of its input, and of equal numbers at two members each would take itself for the owner.
+all topics of a subscription have. A number that only some of them have is nobody's until the others have it too: its partition
+would lack a part of its input, and of equal numbers at two members each would take itself for the owner.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 
 from schemas.partitioning import partition_for
 from schemas.topics import full_name
-from streams.engine.breath import Breath
+from streams.engine.yielder import Yielder
 from streams.rules.records import Output
 
 MAX_RECORD_BYTES = 12 * 1024 * 1024
@@ -80,16 +80,16 @@ class Batcher:
         raise TooLarge(f"an output for {output.topic} of {output.size} bytes has no form small enough")
 
     async def send(
-        self, producer: AIOKafkaProducer, outputs: Iterable[Output], breath: Breath | None = None
+        self, producer: AIOKafkaProducer, outputs: Iterable[Output], checkpoint: Yielder | None = None
     ) -> list[asyncio.Future[Any]]:
         """Queue all outputs; returns one future per batch, which fails if the broker refuses it. Raises `TooLarge`.
 
-        `breath`: give the loop turns while the batches are built; one sender at a time, or their order is lost.
+        `checkpoint`: give the loop turns while the batches are built; one sender at a time, or their order is lost.
         """
         grouped: dict[tuple[str, int], list[Output]] = defaultdict(list)
         for given in outputs:
-            if breath is not None:
-                await breath()
+            if checkpoint is not None:
+                await checkpoint()
             output = given if given.fallback is None else self.fitting(given)  # one without is small by its making
             partition = output.partition
             if partition is None:
@@ -102,8 +102,8 @@ class Batcher:
             most = self._limits.get(topic, DEFAULT_LIMIT)
             builder = producer.create_batch()
             for output in group:
-                if breath is not None:
-                    await breath()
+                if checkpoint is not None:
+                    await checkpoint()
                 row = {"timestamp": stamp, "key": output.key, "value": output.value, "headers": output.headers}
                 over = most < BATCH_BYTES and builder.record_count() and builder.size() + output.size + _OVERHEAD > most
                 if over or builder.append(**row) is None:

@@ -3,7 +3,7 @@
 Transactional: one Kafka transaction holds the outputs and the offsets; starting it fences every earlier owner.
 Plain, for brokers without transactions: outputs first, acknowledged, then what is remembered of them, then the offsets: at
 least once.
-In: outputs and {topic partition: (offset, map)}. Raises `Fenced` when the commit did not come about, or may not have: the
+In: outputs and {topic partition: (offset, map)}. Raises `CommitFailed` when the commit did not come about, or may not have: the
 partition must be opened again from what the broker holds.
 """
 
@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
-from streams.engine.faults import passing, told
+from streams.engine.faults import describe_error, is_transient
 from streams.engine.strict_producer import StrictProducer
 from streams.rules.records import Output
 
@@ -31,15 +31,15 @@ START_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 5.0
 
 
-class Fenced(Exception):
+class CommitFailed(Exception):
     """This owner may write no more: the partition must be started again from what is committed, or given up.
 
-    `passing`: a wait may mend it; no number of such ends says that it is hopeless.
+    `transient`: a wait may mend it; no number of such ends says that it is hopeless.
     """
 
-    def __init__(self, message: str, passing: bool = False) -> None:
+    def __init__(self, message: str, transient: bool = False) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.transient = transient
 
 
 class Committer(Protocol):
@@ -50,7 +50,7 @@ class Committer(Protocol):
         ...
 
     async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
-        """All or nothing. Raises `Fenced`."""
+        """All or nothing. Raises `CommitFailed`."""
         ...
 
     async def close(self) -> None:
@@ -84,7 +84,7 @@ class TransactionalCommitter:
     async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
         producer = self._producer
         if producer is None:
-            raise Fenced(f"{self._id}: not started")
+            raise CommitFailed(f"{self._id}: not started")
         # After any error only a new start is safe: what the broker did may be unknown, and a batch it refused stays counted
         # in the producer's sequence, so that whatever follows would be out of order. The new start aborts the transaction.
         try:
@@ -93,10 +93,10 @@ class TransactionalCommitter:
             await producer.finish_transaction(futures, offsets, self._group)
         except MessageSizeTooLargeError as error:
             self._batcher.lower_limits()
-            raise Fenced(f"{self._id}: {error!r}") from error
+            raise CommitFailed(f"{self._id}: {error!r}") from error
         except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
             cause = _ended_by(producer) or error
-            raise Fenced(f"{self._id}: {told(cause)}", passing(cause)) from error
+            raise CommitFailed(f"{self._id}: {describe_error(cause)}", is_transient(cause)) from error
 
     async def close(self) -> None:
         producer, self._producer = self._producer, None
@@ -107,7 +107,7 @@ class TransactionalCommitter:
 class PlainCommitter:
     """Outputs acknowledged first, state and offsets after; shares one producer among all partitions.
 
-    `state`: the topic (short name) of what a home remembers. It must not be there before what it says was done.
+    `state`: the topic (short name) of what a partition remembers. It must not be there before what it says was done.
     """
 
     def __init__(
@@ -132,9 +132,9 @@ class PlainCommitter:
                 await self._consumer.commit(offsets)
         except MessageSizeTooLargeError as error:
             self._batcher.lower_limits()
-            raise Fenced(f"outputs refused: {error!r}") from error
+            raise CommitFailed(f"outputs refused: {error!r}") from error
         except Exception as error:
-            raise Fenced(f"outputs or offsets refused: {told(error)}", passing(error)) from error
+            raise CommitFailed(f"outputs or offsets refused: {describe_error(error)}", is_transient(error)) from error
 
     async def close(self) -> None:
         return

@@ -1,8 +1,8 @@
 """The consumer side of the transactional partitions: assignment, fetching, back-pressure, restart of what was fenced.
 
-In: the intake topics (equal partition counts, assigned together). Out: one `Home` per assigned partition number, fed in order.
-A partition is paused until its home is ready, and is then sought to what is committed: what was fetched before is void.
-It never decides about a record: that is the handler's.
+In: the intake topics (equal partition counts, assigned together). Out: one `PartitionProcessor` per assigned partition number,
+fed in order. A partition is paused until its processor is ready, and is then sought to what is committed: what was fetched
+before is void. It never decides about a record: that is the handler's.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from schemas.topics import full_name
 from streams.engine import group
 from streams.engine.aligned import PartitionCounts
 from streams.engine.broker_clock import wall_ms
-from streams.engine.commit import Committer, Fenced
+from streams.engine.commit import CommitFailed, Committer
 from streams.engine.config import EngineConfig
-from streams.engine.faults import denied, passing, told
+from streams.engine.faults import describe_error, is_transient, unauthorized
 from streams.engine.feed import Feed
 from streams.engine.handler import Handler
-from streams.engine.home import Home
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.lease import Lease
+from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.state_reader import PartitionReader, StateReader
 from streams.rules.engine.start_offsets import KeptOffset
 
@@ -44,7 +44,7 @@ MAX_LOSSES = 8
 START_TRIES = 30
 """Starts of one partition in a row that were refused. Brokers that are away refuse nothing."""
 BUG_TRIES = 3
-DENIED_TRIES = 6
+UNAUTHORIZED_TRIES = 6
 """Rights that were just given take a moment to arrive at all brokers."""
 TELL_EVERY = 6
 MAX_START_PAUSE_S = 5.0
@@ -53,24 +53,24 @@ CURRENT_RECHECK_S = 0.05
 
 @dataclass(slots=True)
 class _Start:
-    """A home that is ready and waits for the fetch loop to let it in."""
+    """A partition that is ready and waits for the fetch loop to let it in."""
 
-    home: Home
+    processor: PartitionProcessor
     heads: dict[str, int] = field(default_factory=dict)
 
 
 class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
-    """Runs the homes of this worker.
+    """Runs the partitions of this worker.
 
-    `make_committer(number)` and `make_handler(home, state)` put the pieces of one home together; `state`: the newest value of
-    each key of the home's partition of the state topic.
+    `make_committer(number)` and `make_handler(processor, state)` put the pieces of one partition together; `state`: the newest
+    value of each key of its partition of the state topic.
     """
 
     def __init__(
         self,
         config: EngineConfig,
         make_committer: Callable[[int, AIOKafkaConsumer], Committer],
-        make_handler: Callable[[Home, list[bytes]], Handler],
+        make_handler: Callable[[PartitionProcessor, list[bytes]], Handler],
         on_assigned: Callable[[], None] = lambda: None,
         *,
         before_open: Callable[[], Awaitable[None]] | None = None,
@@ -83,9 +83,9 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         `connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated.
         """
         self.config = config
-        self.homes: dict[int, Home] = {}
+        self.processors: dict[int, PartitionProcessor] = {}
         self.ends: dict[TopicPartition, int] = {}
-        """Where the logs of open homes ended when the watchdog last asked; also of those that there is no room to fetch."""
+        """Where the logs of open partitions ended when the watchdog last asked; also of those that there is no room to fetch."""
         self.log_changes = 0
         """How often a log turned out not to be the one that was read."""
         self.renewals = 0
@@ -127,18 +127,18 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     @property
     def in_flight(self) -> int:
-        """Records taken and not finished, over all homes."""
-        return sum(home.in_flight for home in self.homes.values())
+        """Records taken and not finished, over all partitions."""
+        return sum(processor.in_flight for processor in self.processors.values())
 
     @property
-    def opened(self) -> list[Home]:
-        """Homes with a handler, those included that the fetch loop has not let in yet: they must miss no wish."""
-        return [*self.homes.values(), *(start.home for start in self._started if not start.home.closed)]
+    def opened(self) -> list[PartitionProcessor]:
+        """Partitions with a handler, those included that the fetch loop has not let in yet: they must miss no wish."""
+        return [*self.processors.values(), *(start.processor for start in self._started if not start.processor.closed)]
 
     @property
     def ready(self) -> bool:
-        """Assigned, and every home of the assignment open."""
-        return self.assigned.is_set() and all(n in self.homes and self.homes[n].ready for n in self._owned)
+        """Assigned, and every partition of the assignment open."""
+        return self.assigned.is_set() and all(n in self.processors and self.processors[n].ready for n in self._owned)
 
     def is_current(self) -> bool:
         """Whether this worker may act on its partitions: the group's coordinator took it for a member within a session timeout.
@@ -153,7 +153,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     async def wait_ready(self) -> None:
         """Wait until every partition assigned to this worker is open."""
-        while not self.ready:  # noqa: ASYNC110 - a state of several homes, looked at during a start only
+        while not self.ready:  # noqa: ASYNC110 - a state of several partitions, looked at during a start only
             await asyncio.sleep(0.02)
 
     async def start(self) -> None:
@@ -163,7 +163,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     def _begin(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
         self.lease.watch(consumer)
-        self.feed = Feed(consumer, self.homes, self._names, self.config.max_in_flight, self._room, self._fail)
+        self.feed = Feed(consumer, self.processors, self._names, self.config.max_in_flight, self._room, self._fail)
         consumer.subscribe(list(self._names), listener=self)
         self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{self.config.group}")
 
@@ -205,12 +205,12 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     # Assignment
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        """Drain, commit, fence ourselves out: all homes at once, each within the drain time (assignment here is eager)."""
+        """Drain, commit, fence ourselves out: all partitions at once, each within the drain time (assignment here is eager)."""
         self.assigned.clear()
         await self._release(self.config.drain_timeout_s)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Hold everything until its home is open. No heartbeat runs while this does: the opening is left to tasks."""
+        """Hold everything until its partition is open. No heartbeat runs while this does: the opening is left to tasks."""
         if self._stopping or self._renewing:
             return
         self.consumer.pause(*assigned)
@@ -220,7 +220,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._owned = {number for number, topics in numbers.items() if topics == len(self._names)}
         self._on_assigned()
         for number in sorted(self._owned):
-            self._start_home(number)
+            self._start_processor(number)
         self.assigned.set()
 
     async def _release(self, timeout_s: float) -> None:
@@ -238,16 +238,18 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             await asyncio.wait(self._starting.values())
         self._starting.clear()
         for start in self._started:
-            await start.home.close()
+            await start.processor.close()
         self._started.clear()
-        homes = list(self.homes.values())
-        self.homes.clear()
-        drained = await asyncio.gather(*(home.drain(timeout_s) for home in homes), return_exceptions=True)
+        processors = list(self.processors.values())
+        self.processors.clear()
+        drained = await asyncio.gather(
+            *(processor.drain(timeout_s) for processor in processors), return_exceptions=True
+        )
         for outcome in drained:
             if isinstance(outcome, BaseException):
                 log.error("a partition did not end cleanly", error=repr(outcome))
 
-    def _start_home(self, number: int, pause_s: float = 0.0) -> None:
+    def _start_processor(self, number: int, pause_s: float = 0.0) -> None:
         task = asyncio.create_task(self._open(number, pause_s), name=f"open-{number}")
         self._starting[number] = task
 
@@ -258,29 +260,36 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         while refused < START_TRIES:
             await asyncio.sleep(pause_s)
             await self._current()
-            home = self._new_home(number)
+            processor = self._new_processor(number)
             try:
-                await home.committer.start()
+                await processor.committer.start()
                 known = self._known.get(number, {})
-                heads, state = await group.whence(self.config, self.consumer, home, lambda: self._state(number), known)
+                heads, state = await group.find_start_offsets(
+                    self.config, self.consumer, processor, lambda: self._state(number), known
+                )
                 if self._before_open is not None:
                     await self._before_open()
-                home.open(heads, self._make_handler(home, state))
+                processor.open(heads, self._make_handler(processor, state))
             except (KafkaError, TimeoutError) as error:
                 tries += 1
                 tell = log.warning if tries <= TELL_EVERY or tries % TELL_EVERY == 0 else log.debug
-                tell("partition could not be opened; trying again", partition=number, tries=tries, error=told(error))
-                await home.close()
-                refused += max(1, START_TRIES // DENIED_TRIES) if denied(error) else not passing(error)
+                tell(
+                    "partition could not be opened; trying again",
+                    partition=number,
+                    tries=tries,
+                    error=describe_error(error),
+                )
+                await processor.close()
+                refused += max(1, START_TRIES // UNAUTHORIZED_TRIES) if unauthorized(error) else not is_transient(error)
                 last = error
                 pause_s = min(max(RESTART_PAUSE_S, pause_s * 2), MAX_START_PAUSE_S)
                 continue
             except asyncio.CancelledError:
-                await home.close()
+                await processor.close()
                 raise
             except Exception as error:  # our own fault, or aiokafka's: nobody would come back to this partition
                 log.exception("opening a partition broke the worker's own code", partition=number)
-                await home.close()
+                await processor.close()
                 refused += START_TRIES // BUG_TRIES
                 if refused >= START_TRIES:
                     self._fail(error)
@@ -288,10 +297,10 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
                 pause_s = RESTART_PAUSE_S
                 continue
             self._starting.pop(number, None)
-            self._started.append(_Start(home, {source: home.ledgers[source].head for source in heads}))
+            self._started.append(_Start(processor, {source: processor.ledgers[source].head for source in heads}))
             self._room.set()
             return
-        self._fail(RuntimeError(f"partition {number} could not be opened in {tries} tries: {told(last)}"))
+        self._fail(RuntimeError(f"partition {number} could not be opened in {tries} tries: {describe_error(last)}"))
 
     async def _current(self) -> None:
         """Wait until the coordinator has taken this worker for a member: one that wakes from a freeze while it opens a partition
@@ -303,54 +312,54 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     async def _state(self, number: int) -> list[bytes]:
         return await self._reader.read(number) if self._reader is not None else []
 
-    def _new_home(self, number: int) -> Home:
-        return Home(
+    def _new_processor(self, number: int) -> PartitionProcessor:
+        return PartitionProcessor(
             number,
             self._make_committer(number, self.consumer),
             {source: TopicPartition(name, number) for name, source in self._names.items()},
             interval_max_s=self.config.commit_interval_max_s,
-            on_room=lambda home: self._room.set(),
+            on_room=lambda processor: self._room.set(),
             on_lost=self._restart,
             kept=self._kept,
         )
 
-    def _restart(self, home: Home, error: Fenced) -> None:
-        """A home was fenced or lost its way: open it again from what is committed, unless it is no longer ours.
+    def _restart(self, processor: PartitionProcessor, error: CommitFailed) -> None:
+        """A partition was fenced or lost its way: open it again from what is committed, unless it is no longer ours.
 
         The pause outlasts a heartbeat: a worker that was frozen learns first that its partitions went elsewhere.
         """
-        self._known[home.number] = home.logs
-        if home.commits:
-            self._losses[home.number] = self._hopeless[home.number] = 0
-        losses = self._losses[home.number] = self._losses.get(home.number, 0) + 1
-        hopeless = self._hopeless[home.number] = self._hopeless.get(home.number, 0) + (not error.passing)
-        log.warning("partition lost its place; reopening", partition=home.number, losses=losses, reason=str(error))
+        self._known[processor.number] = processor.logs
+        if processor.commits:
+            self._losses[processor.number] = self._hopeless[processor.number] = 0
+        losses = self._losses[processor.number] = self._losses.get(processor.number, 0) + 1
+        hopeless = self._hopeless[processor.number] = self._hopeless.get(processor.number, 0) + (not error.transient)
+        log.warning("partition lost its place; reopening", partition=processor.number, losses=losses, reason=str(error))
         if hopeless >= MAX_LOSSES:
-            self._fail(RuntimeError(f"partition {home.number} could not commit in {hopeless} starts: {error}"))
+            self._fail(RuntimeError(f"partition {processor.number} could not commit in {hopeless} starts: {error}"))
             return
         self._on_assigned()  # it may have stumbled over a topic that changed
-        if self.homes.get(home.number) is home:
-            del self.homes[home.number]
-        self._spawn(self._reopen(home, losses))
+        if self.processors.get(processor.number) is processor:
+            del self.processors[processor.number]
+        self._spawn(self._reopen(processor, losses))
 
-    async def _reopen(self, home: Home, losses: int) -> None:
-        if home.number not in self.homes:  # else a newer home of this number runs already
-            self._pause(home)
-        await home.close()
+    async def _reopen(self, processor: PartitionProcessor, losses: int) -> None:
+        if processor.number not in self.processors:  # else a newer partition of this number runs already
+            self._pause(processor)
+        await processor.close()
         pause_s = max(RESTART_PAUSE_S, self.config.session_timeout_s / 4)
         await asyncio.sleep(min(pause_s * 2 ** min(losses - 1, 8), MAX_REOPEN_PAUSE_S))
-        taken = {*self._starting, *self.homes, *(start.home.number for start in self._started)}
-        if home.number in self._owned and home.number not in taken and not self._stopping:
-            self._start_home(home.number)
+        taken = {*self._starting, *self.processors, *(start.processor.number for start in self._started)}
+        if processor.number in self._owned and processor.number not in taken and not self._stopping:
+            self._start_processor(processor.number)
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _pause(self, home: Home) -> None:
+    def _pause(self, processor: PartitionProcessor) -> None:
         with contextlib.suppress(IllegalStateError):
-            self.consumer.pause(*home.partitions.values())
+            self.consumer.pause(*processor.partitions.values())
 
     def _replaced(self) -> bool:
         """The group knows this member no more. Without a name of its own it just joins again; else another has its name."""
@@ -380,21 +389,21 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             self._fail(error)
 
     def _admit(self) -> None:
-        """Let homes in that became ready. Only here, between two fetches, is no older batch on its way."""
+        """Let partitions in that became ready. Only here, between two fetches, is no older batch on its way."""
         while self._started:
             start = self._started.pop()
-            home = start.home
-            if home.closed or home.number not in self._owned:
-                self._spawn(home.close())
+            processor = start.processor
+            if processor.closed or processor.number not in self._owned:
+                self._spawn(processor.close())
                 continue
             try:
-                for source, tp in home.partitions.items():
+                for source, tp in processor.partitions.items():
                     self.consumer.seek(tp, start.heads[source])
-                self.consumer.resume(*home.partitions.values())
+                self.consumer.resume(*processor.partitions.values())
             except IllegalStateError:
                 # A rebalance began (then it is no longer ours), or one of its topics is assigned elsewhere.
-                log.info("partition is not assigned whole; trying again", partition=home.number)
-                self._spawn(self._reopen(home, 1))
+                log.info("partition is not assigned whole; trying again", partition=processor.number)
+                self._spawn(self._reopen(processor, 1))
                 continue
-            home.ready = True
-            self.homes[home.number] = home
+            processor.ready = True
+            self.processors[processor.number] = processor

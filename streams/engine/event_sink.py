@@ -20,7 +20,7 @@ from schemas.topics import full_name
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
 from streams.engine.broker_clock import BrokerClock
 from streams.engine.commit import stop_producer
-from streams.engine.faults import told
+from streams.engine.faults import describe_error
 from streams.rules.records import Output
 
 log = structlog.get_logger(__name__)
@@ -146,7 +146,7 @@ class EventSink:
         except Exception as error:  # best effort: whatever it is, the next events must still be sent
             self.dropped += len(outputs)
             self._worn = True
-            log.warning("progress events lost", count=len(outputs), error=told(error))
+            log.warning("progress events lost", count=len(outputs), error=describe_error(error))
 
 
 def _ended(producer: AIOKafkaProducer) -> bool:

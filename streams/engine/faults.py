@@ -22,13 +22,13 @@ from aiokafka.errors import (
 )
 
 MAX_CAUSES = 8
-_DENIED = {
+_UNAUTHORIZED = {
     TopicAuthorizationFailedError: "topic",
     GroupAuthorizationFailedError: "group",
     TransactionalIdAuthorizationFailed: "transactional id",
     ClusterAuthorizationFailedError: "the cluster",
 }
-_PASSING = (
+_TRANSIENT = (
     BrokerNotAvailableError,
     ConcurrentTransactions,
     KafkaTimeoutError,
@@ -37,30 +37,30 @@ _PASSING = (
 )
 
 
-def passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether trying again later may help by itself.
 
-    >>> passing(TimeoutError()), passing(KafkaError("lost the coordinator")), passing(ValueError())
+    >>> is_transient(TimeoutError()), is_transient(KafkaError("lost the coordinator")), is_transient(ValueError())
     (True, True, False)
     """
-    if denied(error) is not None:
+    if unauthorized(error) is not None:
         return False
     if isinstance(error, KafkaError):
         # A bare KafkaError is aiokafka's wrapping of whatever ended one of its tasks: a connection that broke, as a rule.
-        return bool(error.retriable) or isinstance(error, _PASSING) or type(error) is KafkaError
+        return bool(error.retriable) or isinstance(error, _TRANSIENT) or type(error) is KafkaError
     return isinstance(error, TimeoutError | OSError)
 
 
-def denied(error: BaseException) -> str | None:
+def unauthorized(error: BaseException) -> str | None:
     """What the brokers refuse this user to do, as the end of a sentence; None when it is something else.
 
     aiokafka wraps some refusals in errors that say nothing: their causes are looked at.
 
-    >>> denied(TopicAuthorizationFailedError({"p.results"})), denied(TimeoutError())
+    >>> unauthorized(TopicAuthorizationFailedError({"p.results"})), unauthorized(TimeoutError())
     ('access to topic p.results', None)
     """
     for link in _causes(error):
-        for kind, what in _DENIED.items():
+        for kind, what in _UNAUTHORIZED.items():
             if isinstance(link, kind):
                 names = link.args[0] if link.args else ()
                 names = [names] if isinstance(names, str) else sorted(names)
@@ -68,13 +68,13 @@ def denied(error: BaseException) -> str | None:
     return None
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The error for a log or a user: a refusal as a sentence with its remedy, anything else as it is.
 
-    >>> told(GroupAuthorizationFailedError("shop-dispatch"))
+    >>> describe_error(GroupAuthorizationFailedError("shop-dispatch"))
     'Kafka refuses access to group shop-dispatch; what is needed is printed by: parallax docs acls'
     """
-    refused = denied(error)
+    refused = unauthorized(error)
     return (
         repr(error) if refused is None else f"Kafka refuses {refused}; what is needed is printed by: parallax docs acls"
     )

@@ -1,8 +1,8 @@
-"""From the consumer into the homes: polling, back-pressure, and what to do when a poll fails.
+"""From the consumer into the partitions: polling, back-pressure, and what to do when a poll fails.
 
-In: an assigned consumer, the homes that are open. Out: records in their inboxes and, as far as there is room, in their handlers.
-A topic is polled for while its inbox is empty (aiokafka throws a paused partition's records away, so nothing is paused for
-lack of room). After a failed poll each partition is asked alone: an unreadable one must not harm the others.
+In: an assigned consumer, the partitions that are open. Out: records in their inboxes and, as far as there is room, in their
+handlers. A topic is polled for while its inbox is empty (aiokafka throws a paused partition's records away, so nothing is paused
+for lack of room). After a failed poll each partition is asked alone: an unreadable one must not harm the others.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import GroupAuthorizationFailedError, IllegalStateError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.engine.faults import passing, told
-from streams.engine.home import Home
-from streams.engine.salvage import salvage
+from streams.engine.faults import describe_error, is_transient
+from streams.engine.lenient_decoding import decode_leniently
+from streams.engine.partition_processor import PartitionProcessor
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ GIVE_UP_S = 60.0
 
 
 class Feed:
-    """Feeds `homes` (a live dictionary by partition number). `names`: topic on the broker to its short name.
+    """Feeds `processors` (a live dictionary by partition number). `names`: topic on the broker to its short name.
 
     `room` is set by whoever makes room or has something else to do; `failed` is told what cannot be mended.
     """
@@ -46,14 +46,14 @@ class Feed:
     def __init__(
         self,
         consumer: AIOKafkaConsumer,
-        homes: Mapping[int, Home],
+        processors: Mapping[int, PartitionProcessor],
         names: Mapping[str, str],
         max_in_flight: int,
         room: asyncio.Event,
         failed: Callable[[BaseException], None],
     ) -> None:
         self._consumer = consumer
-        self._homes = homes
+        self._processors = processors
         self._names = names
         self._max_in_flight = max_in_flight
         self._room = room
@@ -68,12 +68,12 @@ class Feed:
     @property
     def polled(self) -> list[TopicPartition]:
         """What is polled for now: there is room for it and nothing of it waits; not what is set aside."""
-        return [tp for tp in self._wanted if tp not in self._aside and tp.partition in self._homes]
+        return [tp for tp in self._wanted if tp not in self._aside and tp.partition in self._processors]
 
     @property
     def open(self) -> list[TopicPartition]:
-        """Every partition of the homes that are open, polled for or not."""
-        return [tp for home in self._homes.values() for tp in home.partitions.values()]
+        """Every topic partition of the processors that are open, polled for or not."""
+        return [tp for processor in self._processors.values() for tp in processor.partitions.values()]
 
     @property
     def failing_s(self) -> float:
@@ -93,31 +93,36 @@ class Feed:
 
         True: there may be room for more of those that lie here, after the next turn of the loop.
         """
-        room = self._max_in_flight - sum(home.in_flight for home in self._homes.values())
+        room = self._max_in_flight - sum(processor.in_flight for processor in self._processors.values())
         budget = min(room, TURN)
-        turns = [(home, source) for home in self._homes.values() for source, inbox in home.inboxes.items() if inbox]
+        turns = [
+            (processor, source)
+            for processor in self._processors.values()
+            for source, inbox in processor.inboxes.items()
+            if inbox
+        ]
         if turns and budget < len(turns) * FULL_CHECK:  # not enough for all: another begins each time
             self._begin_at += 1
             start = self._begin_at % len(turns)
             turns = turns[start:] + turns[:start]
         while turns and budget > 0:
             going_on = []
-            for home, source in turns:
-                taken = self._hand_over(home, source, min(budget, FULL_CHECK))
+            for processor, source in turns:
+                taken = self._hand_over(processor, source, min(budget, FULL_CHECK))
                 budget -= taken
                 if taken == FULL_CHECK:
-                    going_on.append((home, source))
+                    going_on.append((processor, source))
             turns = going_on
         return budget <= 0 < room - TURN
 
     @staticmethod
-    def _hand_over(home: Home, source: str, most: int) -> int:
+    def _hand_over(processor: PartitionProcessor, source: str, most: int) -> int:
         """At most so many records of one topic partition; returns how many."""
-        handler, inbox, ledger = home.handler, home.inboxes[source], home.ledgers[source]
+        handler, inbox, ledger = processor.handler, processor.inboxes[source], processor.ledgers[source]
         taken = 0
         while inbox and taken < most and handler is not None and handler.room(source):
             # Looked at now and then only: the limit lies far enough below what a commit can hold.
-            if taken % FULL_CHECK == 0 and home.full(source):
+            if taken % FULL_CHECK == 0 and processor.full(source):
                 break
             record = inbox.popleft()
             if ledger.track(record.offset):
@@ -132,10 +137,10 @@ class Feed:
             self._room.set()
             await asyncio.sleep(0)
         wanted = self._wanted = [
-            home.partitions[source]
-            for home in self._homes.values()
-            for source, inbox in home.inboxes.items()
-            if not inbox and home.handler is not None and home.handler.room(source)
+            processor.partitions[source]
+            for processor in self._processors.values()
+            for source, inbox in processor.inboxes.items()
+            if not inbox and processor.handler is not None and processor.handler.room(source)
         ]
         if not wanted:
             await self._listen()
@@ -187,16 +192,16 @@ class Feed:
 
     def _accept(self, batches: dict[TopicPartition, list[ConsumerRecord]]) -> None:
         for tp, records in batches.items():
-            home = self._homes.get(tp.partition)
-            if home is not None:
-                home.inboxes[self._names[tp.topic]].extend(records)
+            processor = self._processors.get(tp.partition)
+            if processor is not None:
+                processor.inboxes[self._names[tp.topic]].extend(records)
 
     async def _fetch_alone(self) -> None:
         """After a poll failed: one partition at a time, so that an unreadable record harms its own partition only."""
         suspects, self._alone = self._alone, []
         for tp in suspects:
-            home = self._homes.get(tp.partition)
-            if home is None or home.inboxes[self._names[tp.topic]]:
+            processor = self._processors.get(tp.partition)
+            if processor is None or processor.inboxes[self._names[tp.topic]]:
                 continue
             try:
                 batches = await self._consumer.getmany(tp, timeout_ms=POLL_MS // 4, max_records=POLL_RECORDS)
@@ -204,7 +209,7 @@ class Feed:
                 return
             except UnicodeDecodeError:
                 self._rewind([tp])
-                batches = await salvage(self._consumer, tp)
+                batches = await decode_leniently(self._consumer, tp)
             except GroupAuthorizationFailedError as error:  # no fault of the partition's
                 self._rewind([tp])
                 self._poll_failed(error)
@@ -219,17 +224,17 @@ class Feed:
 
     def _poll_failed(self, error: Exception) -> None:
         now = asyncio.get_running_loop().time()
-        if (words := told(error)) != self._told[0] or now - self._told[1] >= TELL_S:
+        if (words := describe_error(error)) != self._told[0] or now - self._told[1] >= TELL_S:
             self._told = words, now
             log.warning("the group or a poll failed; trying again", error=words)
         if self._failing_since is None:
             self._failing_since = now
-        elif now - self._failing_since > GIVE_UP_S and not passing(error):
+        elif now - self._failing_since > GIVE_UP_S and not is_transient(error):
             self._fail(error)
 
     def _set_aside(self, tp: TopicPartition, error: Exception) -> None:
         """A log that cannot be read (a damaged batch, an unknown codec) must not stop the others: ask it again later."""
-        log.error("a partition cannot be read", topic=tp.topic, partition=tp.partition, error=told(error))
+        log.error("a partition cannot be read", topic=tp.topic, partition=tp.partition, error=describe_error(error))
         with contextlib.suppress(IllegalStateError):
             self._consumer.pause(tp)
         self._aside.add(tp)
@@ -237,25 +242,25 @@ class Feed:
 
     def _take_back(self, tp: TopicPartition) -> None:
         self._aside.discard(tp)
-        home = self._homes.get(tp.partition)
-        if home is not None and home.ready:
+        processor = self._processors.get(tp.partition)
+        if processor is not None and processor.ready:
             with contextlib.suppress(IllegalStateError):
                 self._consumer.resume(tp)
 
     def _rewind(self, tps: list[TopicPartition]) -> None:
-        """Ask again for everything that reached no ledger (the inboxes of these homes are empty)."""
+        """Ask again for everything that reached no ledger (the inboxes of these partitions are empty)."""
         for tp in tps:
-            home = self._homes.get(tp.partition)
-            if home is not None and not home.inboxes[self._names[tp.topic]]:
+            processor = self._processors.get(tp.partition)
+            if processor is not None and not processor.inboxes[self._names[tp.topic]]:
                 with contextlib.suppress(IllegalStateError):
-                    self._consumer.seek(tp, home.ledgers[self._names[tp.topic]].next)
+                    self._consumer.seek(tp, processor.ledgers[self._names[tp.topic]].next)
 
     async def _skip_markers(self, tps: list[TopicPartition]) -> None:
         """Nothing came: transaction markers at the ends of the logs are passed, so that the commit reaches the end too."""
         for tp in tps:
-            home = self._homes.get(tp.partition)
-            if home is not None and not home.inboxes[self._names[tp.topic]]:
+            processor = self._processors.get(tp.partition)
+            if processor is not None and not processor.inboxes[self._names[tp.topic]]:
                 with contextlib.suppress(IllegalStateError):
                     position = await self._consumer.position(tp)
-                    if self._homes.get(tp.partition) is home:
-                        home.passed({self._names[tp.topic]: position})
+                    if self._processors.get(tp.partition) is processor:
+                        processor.passed({self._names[tp.topic]: position})

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
-from streams.engine.faults import told
+from streams.engine.faults import describe_error
 from streams.engine.group import METADATA_MAX_AGE_MS, close, dead_task
 
 log = structlog.get_logger(__name__)
@@ -160,7 +160,7 @@ class Follower:
                 self._fail(str(error))
                 retry_s = min(retry_s * 2, MAX_RETRY_S)
             except Exception as error:  # whatever it is, the topic must go on being read
-                self._fail(f"topic {self._topic} cannot be read: {told(error)}")
+                self._fail(f"topic {self._topic} cannot be read: {describe_error(error)}")
                 retry_s = RETRY_S
             else:
                 if self.problem is not None:

@@ -15,10 +15,10 @@ from aiokafka.errors import KafkaError
 
 from streams.engine.commit import CLOSE_TIMEOUT_S, drop
 from streams.engine.config import EngineConfig
-from streams.engine.faults import passing
+from streams.engine.faults import is_transient
 from streams.engine.feed import POLL_MS
-from streams.engine.home import Head, Home
 from streams.engine.log_identity import Identity, epoch_ends, identities
+from streams.engine.partition_processor import Head, PartitionProcessor
 from streams.rules.engine.start_offsets import NOT_COMMITTED, KeptOffset, LogNow, start_offset
 
 log = structlog.get_logger(__name__)
@@ -76,7 +76,7 @@ async def connected_again(
             return await connect(config)
         except (KafkaError, OSError) as error:
             log.warning("the group cannot be joined again yet", error=repr(error))
-            refused += not passing(error)
+            refused += not is_transient(error)
             if refused >= JOIN_TRIES:
                 raise
         await asyncio.sleep(pause_s)
@@ -84,14 +84,14 @@ async def connected_again(
     return None
 
 
-async def whence(
+async def find_start_offsets(
     config: EngineConfig,
     consumer: AIOKafkaConsumer,
-    home: Home,
+    processor: PartitionProcessor,
     remembered: Callable[[], Awaitable[list[bytes]]],
     known: Mapping[str, KeptOffset],
 ) -> tuple[dict[str, Head], list[bytes]]:
-    """Where each topic of a home begins, and what earlier owners remembered. Raises `KafkaError`, `TimeoutError`.
+    """Where each topic of a partition begins, and what earlier owners remembered. Raises `KafkaError`, `TimeoutError`.
 
     `known`: what this worker knew of the logs when it lost its place in them.
 
@@ -99,7 +99,7 @@ async def whence(
     was committed with it. (An owner that could not be fenced, for want of transactions, may still be between the two: what it
     began is begun again then.) `config.from_end` judges by what is remembered which topics nobody misses.
     """
-    tps = home.partitions
+    tps = processor.partitions
     # The public `committed()` drops the metadata, which holds the offset map.
     committed = await consumer._coordinator.fetch_committed_offsets(list(tps.values()))
     begins = await consumer.beginning_offsets(list(tps.values()))
@@ -107,7 +107,7 @@ async def whence(
     names = [tp.topic for tp in tps.values()] if config.exact_ends else []
     logs = await identities(consumer, names)
     state = await remembered()
-    kept = {} if home.kept is None else home.kept.read(state)
+    kept = {} if processor.kept is None else processor.kept.read(state)
     last_seen = {source: _last_seen(kept.get(source), known.get(source), logs.get(tp)) for source, tp in tps.items()}
     asked = {tps[source]: seen.epoch for source, seen in last_seen.items() if seen is not None}
     cuts = await epoch_ends(consumer, asked) if names else {}

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from aiokafka.structs import ConsumerRecord
 
 from streams.rules.records import Output
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 
 
 class Handler(Protocol):
-    """What works on the records of one home. Every record taken must end in one `home.complete`, whatever happens."""
+    """What works on the records of one partition. Every record taken must end in one `partition.complete`, whatever happens."""
 
     def room(self, source: str) -> bool:
         """Whether another record of topic `source` may be taken now."""
@@ -30,7 +30,7 @@ class Handler(Protocol):
         """What a record in flight waits for, for people; None if there is nothing to say."""
         ...
 
-    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+    def unblock(self, source: str, offsets: Sequence[int]) -> None:
         """These records keep the commit of `source` far behind: let each end soon, and its work go on elsewhere."""
         ...
 
@@ -51,6 +51,8 @@ class Handler(Protocol):
         ...
 
 
-def letter_of(source: str, record: ConsumerRecord) -> Letter:
+def source_record_of(source: str, record: ConsumerRecord) -> SourceRecord:
     """A record of topic `source` (short name), as a consumer returned it."""
-    return Letter(source, record.partition, record.offset, record.key, record.value, record.headers, record.timestamp)
+    return SourceRecord(
+        source, record.partition, record.offset, record.key, record.value, record.headers, record.timestamp
+    )

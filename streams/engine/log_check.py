@@ -16,8 +16,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from streams.engine.engine import Engine
-from streams.engine.home import Home
 from streams.engine.log_identity import Identity, epoch_ends, identities
+from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.engine.start_offsets import lost_its_end
 
 log = structlog.get_logger(__name__)
@@ -48,12 +48,16 @@ class LogCheck:
         """One look at all open partitions."""
         if not self._engine.config.exact_ends:
             return
-        homes = {tp: (home, source) for home in self._engine.homes.values() for source, tp in home.partitions.items()}
+        processors = {
+            tp: (processor, source)
+            for processor in self._engine.processors.values()
+            for source, tp in processor.partitions.items()
+        }
         # Before anything is asked: what was read by then the log holds, if it is still the same.
-        read = {tp: home.ledgers[source].next for tp, (home, source) in homes.items()}
+        read = {tp: processor.ledgers[source].next for tp, (processor, source) in processors.items()}
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
-                ends, logs, cuts = await self._ask(self._engine.consumer, homes)
+                ends, logs, cuts = await self._ask(self._engine.consumer, processors)
         except (KafkaError, TimeoutError) as error:
             self._unanswered += 1
             if self._unanswered % UNANSWERED_LOOKS == 0:
@@ -61,43 +65,45 @@ class LogCheck:
                             looks=self._unanswered, error=repr(error))  # fmt: skip
             return
         self._unanswered = 0
-        for tp, (home, source) in homes.items():
-            if home.closed:
+        for tp, (processor, source) in processors.items():
+            if processor.closed:
                 continue
-            known, now, short = home.logs[source], logs.get(tp), tp in ends and ends[tp] < read[tp]
+            known, now, short = processor.logs[source], logs.get(tp), tp in ends and ends[tp] < read[tp]
             self._short[tp] = self._short[tp] + 1 if short else 0
             if tp in cuts and cuts[tp] < read[tp]:
                 # Read since the last look: by the leader that is gone, or by the new one. Nobody can tell, so it is read again;
                 # tasks that were answered are known by their ids.
-                known = home.logs[source] = known._replace(checked=read[tp])
+                known = processor.logs[source] = known._replace(checked=read[tp])
             reason = None if now is None else lost_its_end(known, now.topic_id, cuts.get(tp))
             if reason is None and self._short[tp] >= SHORT_LOOKS:
                 reason = f"the log ends at {ends[tp]}, before what was read"
             if reason is not None:
-                self._changed(tp, home, reason, read[tp], ends.get(tp))
+                self._changed(tp, processor, reason, read[tp], ends.get(tp))
             elif now is not None and not short and (now.epoch == known.epoch or tp in cuts or known.epoch < 0):
-                home.checked(source, known._replace(topic_id=now.topic_id, epoch=now.epoch, checked=read[tp]))
-        self._short = Counter({tp: count for tp, count in self._short.items() if tp in homes and count})
+                processor.checked(source, known._replace(topic_id=now.topic_id, epoch=now.epoch, checked=read[tp]))
+        self._short = Counter({tp: count for tp, count in self._short.items() if tp in processors and count})
 
     @staticmethod
     async def _ask(
-        consumer: AIOKafkaConsumer, homes: dict[TopicPartition, tuple[Home, str]]
+        consumer: AIOKafkaConsumer, processors: dict[TopicPartition, tuple[PartitionProcessor, str]]
     ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, Identity], dict[TopicPartition, int]]:
         """Log ends, identities, and where the epoch that was known ends in the logs that have another leader since."""
-        if not homes:
+        if not processors:
             return {}, {}, {}
-        ends = await consumer.end_offsets(list(homes))
-        logs = await identities(consumer, sorted({tp.topic for tp in homes}))
+        ends = await consumer.end_offsets(list(processors))
+        logs = await identities(consumer, sorted({tp.topic for tp in processors}))
         epochs = {
-            tp: home.logs[source].epoch
-            for tp, (home, source) in homes.items()
-            if tp in logs and home.logs[source].epoch != logs[tp].epoch and home.logs[source].epoch >= 0
+            tp: processor.logs[source].epoch
+            for tp, (processor, source) in processors.items()
+            if tp in logs and processor.logs[source].epoch != logs[tp].epoch and processor.logs[source].epoch >= 0
         }
         return dict(ends), logs, await epoch_ends(consumer, epochs)
 
-    def _changed(self, tp: TopicPartition, home: Home, reason: str, read: int, end: int | None) -> None:
+    def _changed(
+        self, tp: TopicPartition, processor: PartitionProcessor, reason: str, read: int, end: int | None
+    ) -> None:
         log.error("a log is not the one that was read; its partition is opened again", topic=tp.topic,
                   partition=tp.partition, read=read, end=end, reason=reason)  # fmt: skip
         self._engine.log_changes += 1
         self._short.pop(tp, None)
-        home.lose(reason)
+        processor.lose(reason)

@@ -1,7 +1,7 @@
 """What `/metrics` shows of the worker as a whole: its version, its process, its roles, the partitions it owns.
 
-In: the places of all roles and which role is ready, read while the page is written. Out: families in the registry. It asks no
-broker.
+In: the status of every role's partitions and which role is ready, read while the page is written. Out: families in the registry.
+It asks no broker.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry
 from prometheus_client.process_collector import ProcessCollector
 
-from streams.engine.places import Place
+from streams.engine.partition_status import PartitionStatus
 from streams.metrics import Observed, Row
 
 
 def observe(
     registry: CollectorRegistry,
-    places: Callable[[], Iterable[Place]],
+    partition_statuses: Callable[[], Iterable[PartitionStatus]],
     ready: Callable[[], Mapping[str, bool]],
     log_changes: Callable[[], int],
     dropped_events: Mapping[str, Callable[[], int]] | None = None,
@@ -34,14 +34,14 @@ def observe(
     about = version("parallax-streams"), platform.python_version()
 
     def lags() -> Iterator[Row]:
-        for place in places():
-            if place.lag is not None:
-                yield _name(place), place.lag
+        for status in partition_statuses():
+            if status.lag is not None:
+                yield _name(status), status.lag
 
     def blocked() -> Iterator[Row]:
-        for place in places():
-            found = place.blocking() or {}
-            yield _name(place), 0.0 if found.get("waits") else (found.get("age") or 0) / 1000
+        for status in partition_statuses():
+            found = status.blocking() or {}
+            yield _name(status), 0.0 if found.get("waits") else (found.get("age") or 0) / 1000
 
     observed.add(
         "gauge",
@@ -85,14 +85,14 @@ def observe(
         "gauge",
         "parallax_partition_committable_offset",
         "Every record of an owned partition before this offset is finished",
-        lambda: ((_name(place), place.committable) for place in places()),
+        lambda: ((_name(status), status.committable) for status in partition_statuses()),
         where,
     )
     observed.add(
         "gauge",
         "parallax_partition_inflight_messages",
         "Records of an owned partition that were taken and are not finished; also those that wait on their topic",
-        lambda: ((_name(place), place.in_flight) for place in places()),
+        lambda: ((_name(status), status.in_flight) for status in partition_statuses()),
         where,
     )
     observed.add(
@@ -104,5 +104,5 @@ def observe(
     )
 
 
-def _name(place: Place) -> tuple[str, str]:
-    return place.topic, str(place.partition)
+def _name(status: PartitionStatus) -> tuple[str, str]:
+    return status.topic, str(status.partition)

@@ -15,7 +15,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from schemas.topics import full_name
 from streams.engine.group import close
-from streams.engine.salvage import salvage
+from streams.engine.lenient_decoding import decode_leniently
 
 READ_TIMEOUT_S = 8.0
 """Without progress."""
@@ -86,7 +86,7 @@ class RecordReader:
                 batches = await consumer.getmany(tp, timeout_ms=POLL_MS, max_records=MAX_RECORDS)
             except UnicodeDecodeError:
                 consumer.seek(tp, at)
-                batches = await salvage(consumer, tp)
+                batches = await decode_leniently(consumer, tp)
             for record in batches.get(tp, ()):
                 if record.offset in wanted:
                     found[record.offset] = record

@@ -1,4 +1,4 @@
-"""Reads one partition of a compacted topic whole: what a home has to know before it opens.
+"""Reads one partition of a compacted topic whole: what a partition has to know before it opens.
 
 In: a topic partition that nobody else writes to any more (its writer was fenced). Out: the newest value of each key. Behind a
 transaction that another application holds open there, what was committed is not shown before that one ends: it is waited for.

@@ -1,10 +1,10 @@
 """Dialled-in agents on the topic `agents`: who is connected where, for every worker to see.
 
 In: arrivals, statuses and losses from this worker's gateway; every record of the topic. Out: registrations, tombstones, and news
-of what only the agent can say of itself (healthy, degraded, draining); that it came or went is told where its home is
-(`agents/standing_keeper.py`), once, whoever found out. An arrival is acknowledged only once the brokers have its record. A lost
-agent is `away` until its grace has passed, so that one that comes back loses nothing, and is unregistered then. Heartbeats are
-not written; a changed status is, at most four times a second. It calls no agent.
+of what only the agent can say of itself (healthy, degraded, draining); that it came or went is told where its partition is
+(`agents/agent_status_publisher.py`), once, whoever found out. An arrival is acknowledged only once the brokers have its record.
+A lost agent is `away` until its grace has passed, so that one that comes back loses nothing, and is unregistered then.
+Heartbeats are not written; a changed status is, at most four times a second. It calls no agent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agents_io.secret_refs import Secret
 from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType, explain
 from streams.agents.registration_writer import NotWritten
-from streams.rules.agents.gateway_claim import OWN_HEADER, Place, Where, compose, judge, where_of
+from streams.rules.agents.gateway_claim import OWN_HEADER, Position, Where, compose, judge, where_of
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ TICK_S = 0.25
 BATCH = 100
 """Records written at once."""
 
-Write = Callable[[str, AgentRegistration | None, str], Awaitable[Place]]
+Write = Callable[[str, AgentRegistration | None, str], Awaitable[Position]]
 """Agent id, registration (None: a tombstone), mark -> where the acknowledged record lies. Raises `NotWritten`."""
 Tell = Callable[[EventType, str, dict[str, Any]], None]
 
@@ -49,10 +49,10 @@ class _Claim:
     base: AgentRegistration | None
     status: str = "healthy"
     why: str = ""
-    place: Place | None = None
+    place: Position | None = None
     away_at: float | None = None
     dirty: bool = False
-    later: list[tuple[AgentRegistration | None, Place, str]] = field(default_factory=list)
+    later: list[tuple[AgentRegistration | None, Position, str]] = field(default_factory=list)
     """Records seen before it was known where our own lies."""
 
 
@@ -152,13 +152,13 @@ class GatewayRegistry:
         claim = self._claims.get(agent_id)
         if claim is None:
             return
-        seen = agent, Place(record.partition, record.offset), header(record.headers, OWN_HEADER) or ""
+        seen = agent, Position(record.partition, record.offset), header(record.headers, OWN_HEADER) or ""
         if claim.place is None:
             claim.later = [*claim.later[-9:], seen]
         else:
             self._weigh(agent_id, claim, *seen)
 
-    def _weigh(self, agent_id: str, claim: _Claim, agent: AgentRegistration | None, at: Place, mark: str) -> None:
+    def _weigh(self, agent_id: str, claim: _Claim, agent: AgentRegistration | None, at: Position, mark: str) -> None:
         if self._claims.get(agent_id) is not claim:
             return
         verdict = judge(claim.arrival.key, claim.place, agent, at, mark)

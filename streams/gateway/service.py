@@ -1,7 +1,7 @@
 """A worker's gateway put together: agents dial in here, are found on the topic `agents`, and are called wherever they are.
 
-In: settings, the table of agents, the shared producer, which homes are here. Out: handlers for the worker's gRPC server and a
-transport for protocol `gateway`. Nothing here decides; the order of starting and stopping is all there is.
+In: settings, the table of agents, the shared producer, which partitions are here. Out: handlers for the worker's gRPC server and
+a transport for protocol `gateway`. Nothing here decides; the order of starting and stopping is all there is.
 
     server bound -> start(address) -> agents arrive ... engine drained -> stop(): streams closed, records written -> server ends
 """
@@ -41,7 +41,7 @@ from streams.settings import Settings
 
 
 class GatewayService:
-    """`here`: whether an agent's home is this worker's."""
+    """`here`: whether an agent's owner partition is this worker's."""
 
     def __init__(
         self,

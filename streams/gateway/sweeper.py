@@ -1,4 +1,5 @@
-"""Dialled-in agents whose worker died without a word: found out by the worker that owns their home, and unregistered in time.
+"""Dialled-in agents whose worker died without a word: found out by the worker that owns their partition, and unregistered in
+time.
 
 In: the agents known, which of them are this worker's to look after. Out: a record that says `away` after two looks in vain, a
 tombstone once a whole grace has passed. It looks by asking the worker that the record names. Should that worker hold the agent
@@ -37,7 +38,7 @@ class _Suspect:
 
 
 class GatewaySweeper:
-    """One per worker. `mine`: whether an agent's home is here, and the agent itself is not."""
+    """One per worker. `mine`: whether an agent's owner partition is here, and the agent itself is not."""
 
     def __init__(
         self,

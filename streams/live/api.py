@@ -25,7 +25,7 @@ from streams.broker.kafka import client_options
 from streams.live.hub import Full, Hub, Watcher
 from streams.live.reading import Taker, TopicReader
 from streams.live.task_search import SEARCH_TIMEOUT_S, Busy, TaskSearch
-from streams.rules.live.query import wish
+from streams.rules.live.query import watch_request
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -83,7 +83,9 @@ class LiveApi:
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         try:
-            asked = wish(request.query.get("types"), request.query.get("last"), request.headers.get("Last-Event-ID"))
+            asked = watch_request(
+                request.query.get("types"), request.query.get("last"), request.headers.get("Last-Event-ID")
+            )
         except ValueError as error:
             return error_answer(400, str(error))
         try:

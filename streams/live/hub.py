@@ -18,8 +18,8 @@ from aiokafka.structs import ConsumerRecord
 from schemas.times import format_time
 from streams.live.reading import BACK, Taker
 from streams.rules.live.cursor import encode
-from streams.rules.live.entries import Entry, Kept, entry, merged
-from streams.rules.live.query import Wish
+from streams.rules.live.entries import Entry, EntryBuffer, entry, merged
+from streams.rules.live.query import WatchRequest
 from streams.rules.live.rates import Rates
 
 log = structlog.get_logger(__name__)
@@ -53,13 +53,13 @@ class Reader(Protocol):
 class Watcher:
     """One who looks on since `joined_ms`: what it has still to be sent."""
 
-    def __init__(self, wish: Wish, joined_ms: int) -> None:
-        self.wish = wish
+    def __init__(self, watch_request: WatchRequest, joined_ms: int) -> None:
+        self.watch_request = watch_request
         self._joined_ms = joined_ms
         self.seeded = False
-        self._queue = Kept(MOST, MOST_BYTES)
+        self._queue = EntryBuffer(MOST, MOST_BYTES)
         self._dropped = 0
-        self._positions: dict[int, int] = dict(wish.after or {})
+        self._positions: dict[int, int] = dict(watch_request.after or {})
         self._not_before: dict[int, int] = {}
         self._wanted: dict[str, bool] = {}
 
@@ -78,7 +78,7 @@ class Watcher:
         if after is None:
             wanted = [one for one in recent if self._wants(one.kind)]
             # What happened since it came is news, though reading may have begun only then.
-            last = max(self.wish.last, sum(one.at_ms >= self._joined_ms for one in wanted))
+            last = max(self.watch_request.last, sum(one.at_ms >= self._joined_ms for one in wanted))
             first = wanted[len(wanted) - last :] if last < len(wanted) else wanted
             self._positions = dict(positions)
             for one in reversed(first):
@@ -102,7 +102,7 @@ class Watcher:
     def _wants(self, kind: str) -> bool:
         known = self._wanted.get(kind)
         if known is None:
-            known = self.wish.wants(kind)
+            known = self.watch_request.wants(kind)
             if len(self._wanted) < 100:
                 self._wanted[kind] = known
         return known
@@ -141,8 +141,8 @@ class Scene(Taker):
         self._watchers = watchers
         self._wall_ms = wall_ms
         self._floor: dict[int, int] = {}
-        self._recent = Kept(MOST, MOST_BYTES)
-        self._history: dict[int, Kept] = {}
+        self._recent = EntryBuffer(MOST, MOST_BYTES)
+        self._history: dict[int, EntryBuffer] = {}
         self._trimmed: set[int] = set()
 
     def begins(self, positions: Mapping[int, int], trimmed: Sequence[int]) -> None:
@@ -166,7 +166,7 @@ class Scene(Taker):
             self.rates.known_from(min(records[0].timestamp, now_ms))
         self.positions[partition] = position
         if not self.loaded.is_set():
-            history = self._history.setdefault(partition, Kept(BACK, MOST_BYTES))
+            history = self._history.setdefault(partition, EntryBuffer(BACK, MOST_BYTES))
             for one in found:
                 self._evict(history.add(one))
             return
@@ -216,13 +216,13 @@ class Hub:
         """Whether the topic is read now."""
         return self._reader is not None
 
-    def join(self, wish: Wish) -> Watcher:
+    def join(self, watch_request: WatchRequest) -> Watcher:
         """One more who looks on. Raises `Full`."""
         if self.closed.is_set():
             raise Full("this worker is stopping")
         if len(self._watchers) >= MAX_WATCHERS:
             raise Full(f"{len(self._watchers)} watch already, which is the most of one worker")
-        watcher = Watcher(wish, self._wall_ms())
+        watcher = Watcher(watch_request, self._wall_ms())
         self._watchers.append(watcher)
         if self._ending is not None:
             self._ending.cancel()
@@ -235,7 +235,7 @@ class Hub:
 
     async def begin(self, watcher: Watcher) -> bool:
         """Give it what it begins with, if that is known by now; whether it has it."""
-        scene, reader, after = self._scene, self._reader, watcher.wish.after
+        scene, reader, after = self._scene, self._reader, watcher.watch_request.after
         if watcher.seeded or scene is None or reader is None or not scene.loaded.is_set():
             return watcher.seeded
         if after is not None and any(offset > scene.positions.get(n, 0) for n, offset in after.items()):

@@ -1,8 +1,8 @@
-"""A plan over HTTP, answered by any worker of the role: the owner of the plan's home is asked.
+"""A plan over HTTP, answered by any worker of the role: the owner of the plan's partition is asked.
 
-In: GET requests. Out: JSON. That a plan is not known is only ever said by the owner of its home; while that is not known, starts,
-or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason, after three such waits at most. One who is asked
-asks nobody further.
+In: GET requests. Out: JSON. That a plan is not known is only ever said by the owner of its partition; while that is not known,
+starts, or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason, after three such waits at most. One who
+is asked asks nobody further.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PlansApi:
         plan_id = request.match_info["id"]
         try:
             role = self._role()
-            found = await self._ask(role, plan_id) if role.home(plan_id) is None else role.view(plan_id)
+            found = await self._ask(role, plan_id) if role.handler_of(plan_id) is None else role.view(plan_id)
         except NotKnown as error:
             return error_answer(503, str(error))
         if found is None:
@@ -70,14 +70,15 @@ class PlansApi:
         return json_answer(orjson.Fragment(found) if isinstance(found, bytes) else found)
 
     async def _part(self, request: web.Request) -> web.Response:
-        """The same, asked by another worker: only of a home that is open here. Group and partition say whose answer it is."""
+        """The same, asked by another worker: only of a partition that is open here. Group and partition say whose answer it
+        is."""
         plan_id, group = request.query.get("id", ""), request.query.get("group", "")
         try:
             role = self._role()
         except NotKnown as error:
             return error_answer(503, str(error))
-        if group != role.group or role.home(plan_id) is None:
-            return error_answer(503, f"the home of plan {plan_id!r} is not open at this worker")
+        if group != role.group or role.handler_of(plan_id) is None:
+            return error_answer(503, f"the partition of plan {plan_id!r} is not open at this worker")
         found = role.view(plan_id)
         shown = orjson.Fragment(found) if isinstance(found, bytes) else found
         return json_answer({"group": role.group, "partition": role.number(plan_id), "plan": shown})

@@ -1,4 +1,4 @@
-"""One timer for all deadlines of a home's plans.
+"""One timer for all deadlines of a partition's plans.
 
 In: a plan's next deadline, epoch ms, whenever it may have moved. Out: `ring(name, now_ms)` when it is due, which answers with the
 next one or None. Whatever `ring` raises is logged and costs that plan its deadline, not the others theirs.

@@ -1,9 +1,9 @@
 """plans: `plans`, `results` -> step tasks on `tasks`, `plan-results`, `controls` for what need not go on, `events`.
 
-In: records of one home partition: plans, and the results of their steps (both keyed by plan id). Out: what the rules in
+In: records of one owner partition: plans, and the results of their steps (both keyed by plan id). Out: what the rules in
 `streams/rules/plans/` decide, with the plan's memory on `plan-state`, in the transaction that commits the offsets. A plan that
-dispatch made of a pattern task ends in that task's `results`. Results that belong to no plan of this home are skipped, unread.
-It calls nobody.
+dispatch made of a pattern task ends in that task's `results`. Results that belong to no plan of this partition are skipped,
+unread. It calls nobody.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from aiokafka.structs import ConsumerRecord
 
 from schemas.codec import Rejected, decode_json, dumps, validate
 from schemas.messages import Result
-from schemas.partitioning import home_partition
-from streams.engine.handler import letter_of
-from streams.engine.home import Home
+from schemas.partitioning import owner_partition
+from streams.engine.handler import source_record_of
+from streams.engine.partition_processor import PartitionProcessor
 from streams.plans.clock import PlanClock
 from streams.plans.intake import Refused, id_of, opened
-from streams.plans.memory import Active, PlanShelf
+from streams.plans.memory import Active, PlanStore
 from streams.plans.outcomes import PlanOutcomes, why_stopped
 from streams.plans.parts import PlanParts
 from streams.plans.spans import PlanSpans, marked
+from streams.rules.dedup_window import digest
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.blueprint import InvalidPlan
-from streams.rules.plans.level import End
 from streams.rules.plans.result import view
 from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure, path_of, task_id
-from streams.rules.plans.task_plans import Asked, asked_by, plan_of
+from streams.rules.plans.step_graph import End
+from streams.rules.plans.task_plans import OriginTask, origin_of, plan_of
 from streams.rules.records import Output
-from streams.rules.seen import digest
-from streams.rules.source_record import HOPS_HEADER, Letter, own_header
+from streams.rules.source_record import HOPS_HEADER, SourceRecord, own_header
 from streams.rules.tracing.spans import ended_in, rejection
 
 log = structlog.get_logger(__name__)
@@ -48,22 +48,22 @@ MAX_RECENT_BYTES = 1024 * 1024
 
 
 class PlanHandler:
-    """The plans of one home."""
+    """The plans of one partition."""
 
-    def __init__(self, home: Home, parts: PlanParts, kept: Iterable[bytes] = ()) -> None:
-        """`kept`: what earlier owners of this home wrote to the state topic."""
+    def __init__(self, partition: PartitionProcessor, parts: PlanParts, kept: Iterable[bytes] = ()) -> None:
+        """`kept`: what earlier owners of this partition wrote to the state topic."""
         settings = parts.settings
-        self._home = home
+        self._partition = partition
         self._parts = parts
-        self._shelf = PlanShelf(
-            home.number,
+        self._store = PlanStore(
+            partition.number,
             parts.recorder,
             parts.wall_ms,
             settings.dispatch.idempotency_window,
             settings.dispatch.idempotency_ids,
         )
         self._tell = PlanOutcomes(parts)
-        self._spans = PlanSpans(parts.tracing, home)
+        self._spans = PlanSpans(parts.tracing, partition)
         self._loop = asyncio.get_running_loop()
         self._pending: list[Output] = []
         self._clock = PlanClock(parts.wall_ms, self._due)
@@ -72,13 +72,13 @@ class PlanHandler:
         self._closed = False
         self._resume(kept)
 
-    # What the home asks
+    # What the partition asks
 
     def room(self, source: str) -> bool:
         """False for `plans` while as many, or as much, is under way as may be."""
         limits = self._parts.settings.plans
         return source != "plans" or (
-            len(self._shelf.active) < limits.max_active and self._shelf.bytes < limits.max_active_bytes
+            len(self._store.active) < limits.max_active and self._store.bytes < limits.max_active_bytes
         )
 
     def resting(self) -> int:
@@ -90,15 +90,15 @@ class PlanHandler:
         return 0
 
     def changes(self) -> list[Output]:
-        """What timers and wishes brought about, and what another owner would have to know."""
+        """What timers and cancel requests brought about, and what another owner would have to know."""
         pending, self._pending = self._pending, []
-        return pending + self._shelf.changes()
+        return pending + self._store.changes()
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """Records are finished as they are taken."""
         return None
 
-    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+    def unblock(self, source: str, offsets: Sequence[int]) -> None:
         """No record is kept here, so none keeps a commit behind."""
 
     def hold(self) -> None:
@@ -109,38 +109,38 @@ class PlanHandler:
     def close(self) -> None:
         """The next owner goes on from what is committed."""
         self.hold()
-        self._parts.metrics.active.dec(len(self._shelf.active))
-        self._shelf.active.clear()
-        self._shelf.by_key.clear()
+        self._parts.metrics.active.dec(len(self._store.active))
+        self._store.active.clear()
+        self._store.by_key.clear()
         self._pending.clear()
 
     def process(self, source: str, record: ConsumerRecord) -> None:
         """One record: a plan to begin, or the end of a step."""
         if source == "results":
-            active = self._shelf.by_key.get(record.key)
+            active = self._store.by_key.get(record.key)
             if active is None or not self._guarded(active, record):
-                self._home.skip(source, record.offset)
+                self._partition.skip(source, record.offset)
             return
-        letter = letter_of(source, record)
+        source_record = source_record_of(source, record)
         try:
-            outputs = self._accept(letter)
+            outputs = self._accept(source_record)
         except Rejected as rejected:
-            outputs = self._reject(letter, rejected)
+            outputs = self._reject(source_record, rejected)
         except Exception as error:
-            log.exception("a plan broke the worker's own code", topic=letter.topic, offset=letter.offset)
-            outputs = self._reject(letter, Rejected("plans", f"internal error: {type(error).__name__}"))
-        self._home.complete(source, record.offset, outputs)
+            log.exception("a plan broke the worker's own code", topic=source_record.topic, offset=source_record.offset)
+            outputs = self._reject(source_record, Rejected("plans", f"internal error: {type(error).__name__}"))
+        self._partition.complete(source, record.offset, outputs)
 
-    def _reject(self, letter: Letter, rejected: Rejected) -> list[Output]:
-        outputs = self._tell.rejected(letter, rejected, self._parts.wall_ms())
-        return self._spans.unbegun(letter, rejection(rejected.stage), outputs)
+    def _reject(self, record: SourceRecord, rejected: Rejected) -> list[Output]:
+        outputs = self._tell.rejected(record, rejected, self._parts.wall_ms())
+        return self._spans.unbegun(record, rejection(rejected.stage), outputs)
 
     # What others ask
 
     def cancel(self, plan_id: str) -> None:
         """Somebody asked to."""
-        active = self._shelf.active.get(plan_id)
-        why = None if active is None else self._wish(active)
+        active = self._store.active.get(plan_id)
+        why = None if active is None else self._cancel_reason(active)
         if active is not None and why is not None and not self._closed:
             now_ms = self._parts.wall_ms()
             self._by_itself(active, active.run.cancel(why, now_ms), now_ms)
@@ -149,93 +149,93 @@ class PlanHandler:
         """Somebody asked for this task to be cancelled: if a plan here answers it, that ends."""
         self.cancel(plan_of(task_id))
 
-    def _wish(self, active: Active, submitted_ms: int | None = None) -> str | None:
+    def _cancel_reason(self, active: Active, submitted_ms: int | None = None) -> str | None:
         """`submitted_ms`: of a plan that begins; one under way was submitted no later than it was accepted."""
         at_ms = active.run.accepted_ms if submitted_ms is None else submitted_ms
         why = self._parts.cancelled(active.run.plan.id, at_ms)
-        if why is None and active.asked is not None:
-            return self._parts.task_cancelled(active.asked.task.id, at_ms)
+        if why is None and active.origin is not None:
+            return self._parts.task_cancelled(active.origin.task.id, at_ms)
         return why
 
     def view(self, plan_id: str) -> dict[str, Any] | bytes | None:
         """What there is to see of a plan: of one that is over its result as JSON; None if it is not known here."""
-        active = self._shelf.active.get(plan_id)
+        active = self._store.active.get(plan_id)
         return self._recent.get(plan_id) if active is None else view(active.run)
 
     # Beginning
 
     def _resume(self, kept: Iterable[bytes]) -> None:
         now_ms = self._parts.wall_ms()
-        self._shelf.restore(kept)
-        for lost, asked in self._shelf.lost:
+        self._store.restore(kept)
+        for lost, origin in self._store.lost:
             why = Refused("internal", "what was known of the plan is not readable")
-            self._pending += self._refuse(lost.plan_id, lost.plan, asked, why, now_ms)
-        self._parts.metrics.active.inc(len(self._shelf.active))
-        for active in list(self._shelf.active.values()):
+            self._pending += self._refuse(lost.plan_id, lost.plan, origin, why, now_ms)
+        self._parts.metrics.active.inc(len(self._store.active))
+        for active in list(self._store.active.values()):
             self._spans.begin(active)
-            wish = self._wish(active)
-            if wish is not None:
-                self._by_itself(active, active.run.cancel(wish, now_ms), now_ms)
+            reason = self._cancel_reason(active)
+            if reason is not None:
+                self._by_itself(active, active.run.cancel(reason, now_ms), now_ms)
             else:
                 self._clock.set(active.run.plan.id, active.run.due_ms)
         if self._pending:
-            self._home.touch()
+            self._partition.touch()
 
-    def _accept(self, letter: Letter) -> list[Output]:
+    def _accept(self, record: SourceRecord) -> list[Output]:
         """Begin a plan; or answer at once why not."""
-        data = decode_json(letter.value, letter.headers).data
+        data = decode_json(record.value, record.headers).data
         plan_id = id_of(data)
-        moved = self._moved(letter, plan_id)
+        moved = self._moved(record, plan_id)
         if moved is not None:
             return [moved]
-        asked, now_ms = asked_by(data), self._parts.wall_ms()
-        known = self._shelf.active.get(plan_id)
-        if known is not None and known.place == (letter.partition, letter.offset):
+        origin, now_ms = origin_of(data), self._parts.wall_ms()
+        known = self._store.active.get(plan_id)
+        if known is not None and known.place == (record.partition, record.offset):
             return []  # read again after a restart on a broker without transactions
-        if known is not None or self._shelf.seen.has(digest("plan", plan_id), now_ms):
-            return self._tell.duplicate(letter, plan_id, asked, now_ms)
+        if known is not None or self._store.seen.has(digest("plan", plan_id), now_ms):
+            return self._tell.duplicate(record, plan_id, origin, now_ms)
         try:
-            return self._begin(opened(data, asked, letter, self._parts, now_ms), letter, now_ms)
+            return self._begin(opened(data, origin, record, self._parts, now_ms), record, now_ms)
         except Refused as why:
-            return self._refuse(plan_id, data, asked, why, now_ms, letter)
+            return self._refuse(plan_id, data, origin, why, now_ms, record)
         except Exception as error:
-            log.exception("a plan broke the worker's own code", topic=letter.topic, offset=letter.offset)
+            log.exception("a plan broke the worker's own code", topic=record.topic, offset=record.offset)
             self._take_back(plan_id)
             fault = Refused("internal", f"internal error: {type(error).__name__}")
-            return self._refuse(plan_id, data, asked, fault, now_ms, letter)
+            return self._refuse(plan_id, data, origin, fault, now_ms, record)
 
-    def _begin(self, active: Active, letter: Letter, now_ms: int) -> list[Output]:
+    def _begin(self, active: Active, record: SourceRecord, now_ms: int) -> list[Output]:
         self._spans.begin(active)
-        self._shelf.add(active)
+        self._store.add(active)
         self._parts.metrics.active.inc()
-        wish = self._wish(active, min(letter.timestamp_ms, now_ms))
-        actions = active.run.begin() if wish is None else active.run.cancel(wish, now_ms)
+        reason = self._cancel_reason(active, min(record.timestamp_ms, now_ms))
+        actions = active.run.begin() if reason is None else active.run.cancel(reason, now_ms)
         return [*self._tell.began(active, actions, now_ms), *self._carry_out(active, actions, now_ms)]
 
     def _take_back(self, plan_id: str) -> None:
         """It broke as it began: nothing of it was sent."""
-        active = self._shelf.active.get(plan_id)
+        active = self._store.active.get(plan_id)
         if active is not None:
-            self._shelf.remove(active)
+            self._store.remove(active)
             self._clock.forget(plan_id)
             self._parts.metrics.active.dec()
 
-    def _moved(self, letter: Letter, plan_id: str) -> Output | None:
+    def _moved(self, record: SourceRecord, plan_id: str) -> Output | None:
         """A plan that lies elsewhere than the results of its steps will is sent on once."""
-        number = home_partition(plan_id, self._parts.partition_count())
-        hops = own_header(letter.headers, HOPS_HEADER) or 0
-        if number == self._home.number or hops >= MAX_HOPS:
+        number = owner_partition(plan_id, self._parts.partition_count())
+        hops = own_header(record.headers, HOPS_HEADER) or 0
+        if number == self._partition.number or hops >= MAX_HOPS:
             return None
-        return self._parts.recorder.plan_forward(letter, plan_id, number, hops + 1, self._parts.wall_ms())
+        return self._parts.recorder.plan_forward(record, plan_id, number, hops + 1, self._parts.wall_ms())
 
     def _refuse(
-        self, plan_id: str, data: dict[str, Any], asked: Asked | None, why: Refused, now_ms: int,
-        letter: Letter | None = None,
+        self, plan_id: str, data: dict[str, Any], origin: OriginTask | None, why: Refused, now_ms: int,
+        record: SourceRecord | None = None,
     ) -> list[Output]:  # fmt: skip
-        self._shelf.seen.add(digest("plan", plan_id), now_ms)
-        outputs, page = self._tell.refused(plan_id, data, asked, why.code, why.reason, now_ms)
+        self._store.seen.add(digest("plan", plan_id), now_ms)
+        outputs, page = self._tell.refused(plan_id, data, origin, why.code, why.reason, now_ms)
         self._remember(plan_id, page)
-        return self._spans.unbegun(letter, ended_in(why.code, None, None), outputs)
+        return self._spans.unbegun(record, ended_in(why.code, None, None), outputs)
 
     # Going on
 
@@ -268,10 +268,10 @@ class PlanHandler:
         if len(run.entries) == before:
             return False  # it had ended before, or never began
         self._parts.metrics.steps.labels(wire["status"]).inc()
-        self._shelf.touch(active)
+        self._store.touch(active)
         outputs = self._carry_out(active, actions, now_ms)
         self._tell.progressed(active, now_ms)
-        self._home.complete("results", record.offset, outputs)
+        self._partition.complete("results", record.offset, outputs)
         return True
 
     def _carry_out(self, active: Active, actions: list[Action], now_ms: int) -> list[Output]:
@@ -285,7 +285,7 @@ class PlanHandler:
                 outputs += self._over(active, action, now_ms)
             elif isinstance(action, Stop):
                 # At once, since an agent works for nothing; and in the transaction, so that it is never missing. What
-                # stops a step stays true whatever becomes of the commit: a result, a wish, the time.
+                # stops a step stays true whatever becomes of the commit: a result, a cancel request, the time.
                 stop = recorder.stop(task_id(run.plan.id, action.path), why_stopped(run), now_ms)
                 self._parts.emit(stop)
                 outputs.append(stop)
@@ -314,13 +314,13 @@ class PlanHandler:
 
     def _over(self, active: Active, over: Over, now_ms: int) -> list[Output]:
         plan_id = active.run.plan.id
-        self._shelf.remove(active)
+        self._store.remove(active)
         self._clock.forget(plan_id)
-        self._shelf.seen.add(digest("plan", plan_id), now_ms)
+        self._store.seen.add(digest("plan", plan_id), now_ms)
         outputs, page = self._tell.ended(active, over, now_ms)
         self._remember(plan_id, page)
         self._spans.over(active, over)
-        self._loop.call_soon(self._home.wake)
+        self._loop.call_soon(self._partition.wake)
         return outputs
 
     def _remember(self, plan_id: str, result: bytes) -> None:
@@ -336,13 +336,13 @@ class PlanHandler:
     def _by_itself(self, active: Active, actions: list[Action], now_ms: int) -> None:
         """Something happened that no record brought about: it is committed with the next commit."""
         if actions:
-            self._shelf.touch(active)
+            self._store.touch(active)
             self._pending += self._carry_out(active, actions, now_ms)
-            self._home.touch()
+            self._partition.touch()
 
     def _due(self, plan_id: str, now_ms: int) -> int | None:
         """A deadline of this plan may have come; the next one."""
-        active = self._shelf.active.get(plan_id)
+        active = self._store.active.get(plan_id)
         if active is None:
             return None
         self._by_itself(active, active.run.time(now_ms), now_ms)

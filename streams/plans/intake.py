@@ -1,7 +1,7 @@
 """From a record on `plans` to a plan that can begin, or the reason why it cannot.
 
 In: the bytes and headers of a record. Out: an `Active` plan; `Refused` where there is an id to answer to, `Rejected` where there
-is none; or the home it has to be sent on to. It writes nothing and begins nothing.
+is none; or the partition it has to be sent on to. It writes nothing and begins nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from streams.plans.memory import Active
 from streams.plans.parts import PlanParts
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.run import PlanRun
-from streams.rules.plans.task_plans import Asked, timed
+from streams.rules.plans.task_plans import OriginTask, timed
 from streams.rules.plans.templates import read_plan, used
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.rules.tracing.trace import trace_of
 
 
@@ -40,11 +40,13 @@ def id_of(data: Any) -> str:
     return name
 
 
-def opened(data: dict[str, Any], asked: Asked | None, letter: Letter, parts: PlanParts, now_ms: int) -> Active:
-    """The plan of a record, not begun; `asked`: the task it answers. Raises `Refused`."""
-    if asked is not None:
-        data = _in_time(data, asked, parts, now_ms)
-    data = _with_deadline(data, letter, now_ms)
+def opened(
+    data: dict[str, Any], origin: OriginTask | None, record: SourceRecord, parts: PlanParts, now_ms: int
+) -> Active:
+    """The plan of a record, not begun; `origin`: the task it answers. Raises `Refused`."""
+    if origin is not None:
+        data = _in_time(data, origin, parts, now_ms)
+    data = _with_deadline(data, record, now_ms)
     try:
         plan_json = dumps(data)
         if len(plan_json) > parts.max_plan_bytes:
@@ -56,12 +58,12 @@ def opened(data: dict[str, Any], asked: Asked | None, letter: Letter, parts: Pla
         raise Refused("invalid_plan", str(error)) from None
     if plan.deadline_ms is not None and plan.deadline_ms <= now_ms:
         raise Refused("expired", "metadata.deadline: it passed before the plan could begin")
-    run = PlanRun(plan, now_ms, templates, trace_of(letter.headers))
-    place = (letter.partition, letter.offset)
-    return Active(run, place, plan_json, templates, plan_bytes=len(plan_json), asked=asked)
+    run = PlanRun(plan, now_ms, templates, trace_of(record.headers))
+    place = (record.partition, record.offset)
+    return Active(run, place, plan_json, templates, plan_bytes=len(plan_json), origin=origin)
 
 
-def _with_deadline(data: dict[str, Any], letter: Letter, now_ms: int) -> dict[str, Any]:
+def _with_deadline(data: dict[str, Any], record: SourceRecord, now_ms: int) -> dict[str, Any]:
     """The plan with `metadata.expiresIn` as a deadline: a restart must not count it anew."""
     metadata = data.get("metadata")
     given = metadata.get("expiresIn") if isinstance(metadata, dict) else None
@@ -69,7 +71,7 @@ def _with_deadline(data: dict[str, Any], letter: Letter, now_ms: int) -> dict[st
         return data
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_DURATION_MS:
         raise Refused("invalid_plan", f"metadata.expiresIn: must be an integer of 1 to {MAX_DURATION_MS} (ms)")
-    began_ms = min(letter.timestamp_ms, now_ms) if letter.timestamp_ms > 0 else now_ms
+    began_ms = min(record.timestamp_ms, now_ms) if record.timestamp_ms > 0 else now_ms
     own = metadata.get("deadline")
     try:
         ends_ms = began_ms + given if own is None else min(began_ms + given, parse_time(own))
@@ -79,10 +81,10 @@ def _with_deadline(data: dict[str, Any], letter: Letter, now_ms: int) -> dict[st
     return {**data, "metadata": kept | {"deadline": format_time(ends_ms)}}
 
 
-def _in_time(data: dict[str, Any], asked: Asked, parts: PlanParts, now_ms: int) -> dict[str, Any]:
-    name = asked.task.target
+def _in_time(data: dict[str, Any], origin: OriginTask, parts: PlanParts, now_ms: int) -> dict[str, Any]:
+    name = origin.task.target
     if name not in parts.templates:
         raise Refused("unsupported", f"target: the worker that runs plans knows no template {name!r} (plans.templates)")
-    if asked.expires_ms <= now_ms:
+    if origin.expires_ms <= now_ms:
         raise Refused("expired", "the deadline passed before a worker with the role plans took the task")
-    return timed(data, asked, now_ms)
+    return timed(data, origin, now_ms)

@@ -1,4 +1,4 @@
-"""The plans of one home, and what must not be forgotten of them when it moves to another worker.
+"""The plans of one partition, and what must not be forgotten of them when it moves to another worker.
 
 In: the state topic's records of this partition; then what happens to the plans. Out: what changed since the last commit, as
 records of the state topic for the same transaction: a plan's beginning once, its steps in chunks, tombstones when it is over.
@@ -18,13 +18,13 @@ import structlog
 
 from schemas.codec import Rejected, decode, dumps
 from schemas.messages import PlanBegun, PlanMemory, PlanSteps
+from streams.rules.dedup_window import GENERATIONS, Chunk, DedupWindow
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import PlanRun
-from streams.rules.plans.task_plans import Asked, asked_by
+from streams.rules.plans.task_plans import OriginTask, origin_of
 from streams.rules.plans.templates import read_plan
 from streams.rules.records import Output
-from streams.rules.seen import GENERATIONS, Chunk, SeenIds
 from streams.rules.tracing.trace import restored
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Active:
     plan_bytes: int = 0
     held: int = 0
     """Bytes counted for it so far."""
-    asked: Asked | None = None
+    origin: OriginTask | None = None
     """The task it answers; None: it has a result of its own."""
     span: WorkSpan | None = None
     """Its own; None: nobody wants spans."""
@@ -81,7 +81,7 @@ def anything_under_way(values: Iterable[bytes], app: str) -> bool:
     return False
 
 
-class PlanShelf:
+class PlanStore:
     """Plans by id, and the ids of those that are over. `lost`: plans whose memory cannot be understood any more."""
 
     def __init__(
@@ -90,10 +90,10 @@ class PlanShelf:
         self.active: dict[str, Active] = {}
         self.by_key: dict[bytes, Active] = {}
         # A plan must be remembered longer than its steps: sent again too soon, its steps would be duplicates without an answer.
-        self.seen = SeenIds(round(window_ms * LONGEST_MEMORY), max_ids, PARTS)
+        self.seen = DedupWindow(round(window_ms * LONGEST_MEMORY), max_ids, PARTS)
         self.bytes = 0
         """What the plans under way and the answers they hold would take as JSON."""
-        self.lost: list[tuple[PlanBegun, Asked | None]] = []
+        self.lost: list[tuple[PlanBegun, OriginTask | None]] = []
         self._number = number
         self._recorder = recorder
         self._wall_ms = wall_ms
@@ -192,19 +192,19 @@ class PlanShelf:
     def _resume(self, begun: PlanBegun, chunks: list[PlanSteps]) -> None:
         keys = [self._recorder.begun_key(begun.plan_id)]
         keys += [self._recorder.steps_key(begun.plan_id, chunk.sequence) for chunk in chunks]
-        asked: Asked | None = None
+        origin: OriginTask | None = None
         try:
-            asked = asked_by(begun.plan)
+            origin = origin_of(begun.plan)
             run = PlanRun(read_plan(begun.plan), begun.accepted, begun.templates, restored(begun.trace))
             run.begin()
             for chunk in chunks:
                 run.replay(chunk.entries)
         except (InvalidPlan, Rejected, KeyError, TypeError, ValueError) as error:
             log.error("a plan under way is not understood any more", plan=begun.plan_id, error=repr(error))
-            self.lost.append((begun, asked))
+            self.lost.append((begun, origin))
             self._gone += keys
             return
-        active = Active(run, (begun.place[0], begun.place[1]), keys=keys, told=run.level.done, asked=asked)
+        active = Active(run, (begun.place[0], begun.place[1]), keys=keys, told=run.graph.done, origin=origin)
         active.plan_bytes = len(dumps(begun.plan))
         if chunks:
             active.sequence = chunks[-1].sequence

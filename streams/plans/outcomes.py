@@ -16,39 +16,39 @@ from streams.plans.spans import marked
 from streams.rules.plans.blueprint import likely_kind
 from streams.rules.plans.result import plan_result, progress, refused
 from streams.rules.plans.run import Action, Over, PlanRun, Start
-from streams.rules.plans.task_plans import Asked
+from streams.rules.plans.task_plans import OriginTask
 from streams.rules.records import Output
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 
 PROGRESS_PARTS = 20
 """Progress is told so many times a plan at most."""
 
 
 class PlanOutcomes:
-    """Tells of the plans of one home."""
+    """Tells of the plans of one partition."""
 
     def __init__(self, parts: PlanParts) -> None:
         self._parts = parts
 
     def began(self, active: Active, actions: Sequence[Action], now_ms: int) -> list[Output]:
         """It was accepted, and these are its first actions. A task whose pattern cannot begin never started."""
-        plan, asked, recorder = active.run.plan, active.asked, self._parts.recorder
-        if asked is None:
+        plan, origin, recorder = active.run.plan, active.origin, self._parts.recorder
+        if origin is None:
             told: dict[str, Any] = {"planId": plan.id, "kind": plan.kind, "tasks": len(plan.steps)}
             return marked(active, [recorder.event("plan:started", plan.id, told, now_ms)])
         if not any(isinstance(action, Start) for action in actions):
             return []
-        told = {"taskId": asked.task.id, "type": "pattern", "target": asked.task.target}
-        return marked(active, [recorder.event("task:started", asked.task.id, told, now_ms)])
+        told = {"taskId": origin.task.id, "type": "pattern", "target": origin.task.target}
+        return marked(active, [recorder.event("task:started", origin.task.id, told, now_ms)])
 
     def progressed(self, active: Active, now_ms: int) -> None:
         """Best effort: for every step of a small plan, for every twentieth part of a large one."""
-        level = active.run.level
-        if active.run.over or level.done - active.told < max(1, len(level.ends) // PROGRESS_PARTS):
+        graph = active.run.graph
+        if active.run.over or graph.done - active.told < max(1, len(graph.ends) // PROGRESS_PARTS):
             return
-        active.told = level.done
+        active.told = graph.done
         told = progress(active.run)
-        event = self._parts.recorder.event("plan:progress", active.run.plan.id, told, now_ms, tail=f"/{level.done}")
+        event = self._parts.recorder.event("plan:progress", active.run.plan.id, told, now_ms, tail=f"/{graph.done}")
         marked(active, [event])
         self._parts.emit(event)
 
@@ -58,37 +58,37 @@ class PlanOutcomes:
         metrics.plans.labels(over.verdict.status).inc()
         metrics.active.dec()
         metrics.duration.observe((now_ms - run.accepted_ms) / 1000)
-        if active.asked is None:
+        if active.origin is None:
             outputs = self._parts.recorder.ended(run, over, now_ms)
             return outputs, outputs[0].value or b""
         page = pack(plan_result(run, over, now_ms))
-        return self._parts.recorder.answered(active.asked, run, over, now_ms), page
+        return self._parts.recorder.answered(active.origin, run, over, now_ms), page
 
     def refused(
-        self, plan_id: str, data: Mapping[str, Any], asked: Asked | None, code: str, reason: str, now_ms: int
+        self, plan_id: str, data: Mapping[str, Any], origin: OriginTask | None, code: str, reason: str, now_ms: int
     ) -> tuple[list[Output], bytes]:
         """It cannot be run; outputs and page as of an end."""
         self._parts.metrics.plans.labels("failure").inc()
         wire = refused(plan_id, likely_kind(data), code, reason, now_ms)
-        if asked is None:
+        if origin is None:
             return self._parts.recorder.refused(wire, now_ms), dumps(wire)
-        return self._parts.recorder.unanswered(asked, code, reason, now_ms), dumps(wire)
+        return self._parts.recorder.unanswered(origin, code, reason, now_ms), dumps(wire)
 
-    def duplicate(self, letter: Letter, plan_id: str, asked: Asked | None, now_ms: int) -> list[Output]:
+    def duplicate(self, record: SourceRecord, plan_id: str, origin: OriginTask | None, now_ms: int) -> list[Output]:
         """A plan of this id is under way, or has its result."""
         self._parts.metrics.duplicates.inc()
-        if asked is None:
-            return [self._parts.recorder.plan_duplicate(letter, plan_id, now_ms)]
-        return [self._parts.recorder.duplicate(letter, asked.task.id, now_ms)]
+        if origin is None:
+            return [self._parts.recorder.plan_duplicate(record, plan_id, now_ms)]
+        return [self._parts.recorder.duplicate(record, origin.task.id, now_ms)]
 
-    def rejected(self, letter: Letter, rejected: Rejected, now_ms: int) -> list[Output]:
+    def rejected(self, record: SourceRecord, rejected: Rejected, now_ms: int) -> list[Output]:
         """A record that is no plan."""
         self._parts.metrics.dead_letters.inc()
-        return self._parts.recorder.dead_letter(letter, rejected.stage, rejected.reason, now_ms)
+        return self._parts.recorder.dead_letter(record, rejected.stage, rejected.reason, now_ms)
 
 
 def why_stopped(run: PlanRun) -> str:
-    """What the wish says that ends a step's task."""
+    """What the cancel request says that ends a step's task."""
     if run.over is None:
         return "its pattern has ended"
     if run.over.verdict.status == "success":

@@ -1,4 +1,4 @@
-"""What all homes of the coordinator share on a worker. No code: `coordination` fills it in, handlers use it."""
+"""What all partitions of the coordinator share on a worker. No code: `coordination` fills it in, handlers use it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True)
 class PlanParts:
-    """What every home's handler shares on this worker."""
+    """What every partition's handler shares on this worker."""
 
     settings: Settings
     recorder: PlanRecorder

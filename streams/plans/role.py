@@ -1,6 +1,6 @@
-"""The worker's role `plans`, put together: its group, its table of wishes, its events, the page of a plan.
+"""The worker's role `plans`, put together: its group, its table of cancel requests, its events, the page of a plan.
 
-In: settings and what the worker has found out. Out: an engine whose homes are `PlanHandler`s, taken apart with `stack`.
+In: settings and what the worker has found out. Out: an engine whose partitions are `PlanHandler`s, taken apart with `stack`.
 Raises `TemplatesError` when the file of local patterns cannot be used. Nothing here decides about a plan.
 """
 
@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
 from schemas.access import role_group
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from schemas.topics import PLAN_INTAKE, full_name
 from streams.agents.control_table import ControlTable
 from streams.agents.template_file import load_templates
@@ -61,22 +61,23 @@ class Coordination:
         return self.engine.config.group
 
     def number(self, plan_id: str) -> int:
-        """The partition number that is the plan's home."""
-        return home_partition(plan_id, self.partition_count())
+        """The partition number that owns the plan."""
+        return owner_partition(plan_id, self.partition_count())
 
     def owner(self, number: int) -> str | None:
         """Where the owner of a partition number answers; None while partitions move, or when it is not known."""
         return self.addresses.owner(number) if self.engine.assigned.is_set() else None
 
-    def home(self, plan_id: str) -> PlanHandler | None:
-        """The plan's home, if it is open at this worker."""
-        home = self.engine.homes.get(self.number(plan_id))
-        handler = home.handler if home is not None and not home.closed else None
+    def handler_of(self, plan_id: str) -> PlanHandler | None:
+        """The plan's partition, if it is open at this worker."""
+        processor = self.engine.processors.get(self.number(plan_id))
+        handler = processor.handler if processor is not None and not processor.closed else None
         return handler if isinstance(handler, PlanHandler) else None
 
     def view(self, plan_id: str) -> dict[str, Any] | bytes | None:
-        """What the plan's home knows of it: a dict, or its result as JSON. None: not known, or its home is elsewhere."""
-        handler = self.home(plan_id)
+        """What the plan's partition knows of it: a dict, or its result as JSON. None: not known, or its partition is
+        elsewhere."""
+        handler = self.handler_of(plan_id)
         return None if handler is None else handler.view(plan_id)
 
 
@@ -107,7 +108,7 @@ async def coordinate(
         return PlainCommitter(sink.producer, consumer, batcher, STATE)
 
     def handlers() -> list[PlanHandler]:
-        return [home.handler for home in engine.opened if isinstance(home.handler, PlanHandler)]
+        return [processor.handler for processor in engine.opened if isinstance(processor.handler, PlanHandler)]
 
     def cancel(plan_id: str) -> None:
         for handler in handlers():
@@ -153,7 +154,7 @@ async def coordinate(
             assignor=addresses,
         ),
         committer,
-        lambda home, kept: PlanHandler(home, parts, kept),
+        lambda processor, kept: PlanHandler(processor, parts, kept),
         on_assigned=batcher.forget_partition_counts,
         wall_ms=sink.clock.now_ms,
     )

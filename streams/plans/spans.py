@@ -1,4 +1,4 @@
-"""The spans of one home's plans, if anybody wants them: begun with a plan, ended by the commit of its result.
+"""The spans of one partition's plans, if anybody wants them: begun with a plan, ended by the commit of its result.
 
 In: plans and records as they begin and end. Out: spans, and `traceparent` on the records that belong to them. Without a `Tracing`
 nothing is done here.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 from streams.plans.memory import Active
 from streams.rules.plans.run import Over
 from streams.rules.records import Output
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.rules.tracing.spans import Ending, plan_ending
 
 if TYPE_CHECKING:
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 class PlanSpans:
     """`tracing`: who makes them."""
 
-    def __init__(self, tracing: Tracing | None, home: Home) -> None:
+    def __init__(self, tracing: Tracing | None, partition: PartitionProcessor) -> None:
         self._tracing = tracing
-        self._home = home
+        self._partition = partition
 
     def begin(self, active: Active) -> None:
         """A plan begins here, or goes on here."""
         if self._tracing is not None:
-            asked = active.asked
-            active.span = self._tracing.plan(active.run, active.place, None if asked is None else asked.task.target)
+            origin = active.origin
+            active.span = self._tracing.plan(active.run, active.place, None if origin is None else origin.task.target)
 
     def over(self, active: Active, over: Over) -> None:
         """It has ended."""
         if active.span is not None:
             active.span.note(plan_ending(over.verdict.status, over.verdict.error, over.outcome.confidence))
-            self._home.afterwards(active.span.close)
+            self._partition.afterwards(active.span.close)
 
-    def unbegun(self, letter: Letter | None, ending: Ending, outputs: list[Output]) -> list[Output]:
+    def unbegun(self, record: SourceRecord | None, ending: Ending, outputs: list[Output]) -> list[Output]:
         """A record whose plan was not begun, and what is written of that."""
-        if self._tracing is not None and letter is not None:
-            span: WorkSpan = self._tracing.record(letter)
+        if self._tracing is not None and record is not None:
+            span: WorkSpan = self._tracing.record(record)
             span.note(ending)
             span.stamp(*outputs)
-            self._home.afterwards(span.close)
+            self._partition.afterwards(span.close)
         return outputs
 
 

@@ -28,7 +28,7 @@ from streams.rules.source_record import (
     ORIGIN_HEADER,
     OWN_HEADERS,
     TASK_HEADER,
-    Letter,
+    SourceRecord,
 )
 from streams.rules.usage import Prices, used
 
@@ -40,7 +40,7 @@ LARGE_BYTES = 64 * 1024
 """Outputs beyond this carry a smaller form, in case the broker's limit is lower than the worker was told."""
 
 
-Echo = dict[str, Any] | orjson.Fragment
+EchoedMetadata = dict[str, Any] | orjson.Fragment
 """A task's metadata as its result repeats it; as a fragment it is JSON already."""
 
 
@@ -111,14 +111,14 @@ class Carried:
     deadline_ms: int | None = None
     attempts: int = 0
 
-    def marks(self) -> dict[str, str]:
+    def own_headers(self) -> dict[str, str]:
         """As headers."""
-        marks = {ORIGIN_HEADER: str(self.origin_ms)}
+        own_headers = {ORIGIN_HEADER: str(self.origin_ms)}
         if self.deadline_ms is not None:
-            marks[EXPIRES_HEADER] = str(self.deadline_ms)
+            own_headers[EXPIRES_HEADER] = str(self.deadline_ms)
         if self.attempts:
-            marks[ATTEMPTS_HEADER] = str(self.attempts)
-        return marks
+            own_headers[ATTEMPTS_HEADER] = str(self.attempts)
+        return own_headers
 
 
 def _waited(timing: Timing) -> dict[str, float]:
@@ -180,7 +180,7 @@ class Recorder:
     def succeeded(
         self,
         task: Task,
-        echo: Echo,
+        echo: EchoedMetadata,
         agent_id: str,
         answer: Success,
         timing: Timing,
@@ -233,7 +233,7 @@ class Recorder:
     def failed(
         self,
         task: Task,
-        echo: Echo,
+        echo: EchoedMetadata,
         error: TaskError,
         timing: Timing,
         now_ms: int,
@@ -262,7 +262,7 @@ class Recorder:
         return outputs
 
     def _result(
-        self, task: Task, echo: Echo, body: dict[str, Any], now_ms: int, answer: Success | None = None
+        self, task: Task, echo: EchoedMetadata, body: dict[str, Any], now_ms: int, answer: Success | None = None
     ) -> Output:
         """Its smaller forms leave out what makes it large: `metadata.answer` first, then all metadata."""
         when = format_time(now_ms)
@@ -315,12 +315,12 @@ class Recorder:
         headers = self._headers(POINT_TYPE, task.id.encode(), key, when.encode())
         return Output("data-points", key, pack(value), headers)
 
-    def dead_letter(self, letter: Letter, stage: str, reason: str, now_ms: int) -> list[Output]:
+    def dead_letter(self, record: SourceRecord, stage: str, reason: str, now_ms: int) -> list[Output]:
         """The original bytes on the dead-letter topic, and `task:dead-lettered` about where they came from."""
-        marks = [
-            ("__dlq.errors.topic", full_name(letter.topic, self._prefix).encode()),
-            ("__dlq.errors.partition", str(letter.partition).encode()),
-            ("__dlq.errors.offset", str(letter.offset).encode()),
+        own_headers = [
+            ("__dlq.errors.topic", full_name(record.topic, self._prefix).encode()),
+            ("__dlq.errors.partition", str(record.partition).encode()),
+            ("__dlq.errors.offset", str(record.offset).encode()),
             ("__dlq.errors.group", self._group.encode()),
             ("__dlq.errors.delivery.count", b"1"),
             ("__dlq.errors.message", reason.encode("utf-8", "replace")),
@@ -328,72 +328,79 @@ class Recorder:
             ("parallax.dlq.stage", stage.encode()),
             ("parallax.dlq.time", format_time(now_ms).encode()),
         ]
-        headers = [h for h in letter.headers if h[0] not in OWN_HEADERS]
-        topic = f"dlq.{letter.topic}"
-        place = f"{full_name(letter.topic, self._prefix)}/{letter.partition}/{letter.offset}"
-        output = Output(topic, letter.key, letter.value, headers + marks)
+        headers = [h for h in record.headers if h[0] not in OWN_HEADERS]
+        topic = f"dlq.{record.topic}"
+        place = f"{full_name(record.topic, self._prefix)}/{record.partition}/{record.offset}"
+        output = Output(topic, record.key, record.value, headers + own_headers)
         if output.size > LARGE_BYTES:
-            marks.append(("parallax.dlq.omitted_bytes", str(len(letter.value or b"")).encode()))
-            output.fallback = Output(topic, letter.key, None, headers + marks)
-            output.fallback.fallback = Output(topic, None, None, marks)
+            own_headers.append(("parallax.dlq.omitted_bytes", str(len(record.value or b"")).encode()))
+            output.fallback = Output(topic, record.key, None, headers + own_headers)
+            output.fallback.fallback = Output(topic, None, None, own_headers)
         data = {
-            "topic": full_name(letter.topic, self._prefix),
-            "partition": letter.partition,
-            "offset": letter.offset,
+            "topic": full_name(record.topic, self._prefix),
+            "partition": record.partition,
+            "offset": record.offset,
             "reason": reason,
         }
         return [output, self.event("task:dead-lettered", place, data, now_ms)]
 
     def forward(
-        self, letter: Letter, key: str, agent_id: str | None, carried: Carried, hops: int, partition: int, now_ms: int
+        self,
+        record: SourceRecord,
+        key: str,
+        agent_id: str | None,
+        carried: Carried,
+        hops: int,
+        partition: int,
+        now_ms: int,
     ) -> Output:
         """The same bytes to another partition, with the agent chosen (if it is yet)."""
-        marks = carried.marks() | {HOPS_HEADER: str(hops)}
+        own_headers = carried.own_headers() | {HOPS_HEADER: str(hops)}
         if agent_id is not None:
-            marks[AGENT_HEADER] = agent_id
-        return self._moved("dispatch", key, letter, marks, partition, now_ms)
+            own_headers[AGENT_HEADER] = agent_id
+        return self._moved("dispatch", key, record, own_headers, partition, now_ms)
 
     def to_judge(
-        self, letter: Letter, judge: str, judged: bytes, carried: Carried, partition: int, now_ms: int
+        self, record: SourceRecord, judge: str, judged: bytes, carried: Carried, partition: int, now_ms: int
     ) -> Output:
         """The same bytes and the answer to the partition that owns the judge. `judged`: the answer, as a header."""
-        output = self._moved("dispatch", judge, letter, carried.marks() | {HOPS_HEADER: "0"}, partition, now_ms)
+        output = self._moved("dispatch", judge, record, carried.own_headers() | {HOPS_HEADER: "0"}, partition, now_ms)
         output.headers = [h for h in output.headers if h[0] != JUDGED_HEADER] + [(JUDGED_HEADER, judged)]
         return output
 
-    def duplicate(self, letter: Letter, task_id: str, now_ms: int) -> Output:
+    def duplicate(self, record: SourceRecord, task_id: str, now_ms: int) -> Output:
         """`task:duplicate`: this record's task id was answered already, or is about to be."""
-        place = {"topic": full_name(letter.topic, self._prefix), "partition": letter.partition, "offset": letter.offset}
-        tail = f"/{letter.topic}/{letter.partition}/{letter.offset}"
+        place = {"topic": full_name(record.topic, self._prefix), "partition": record.partition, "offset": record.offset}
+        tail = f"/{record.topic}/{record.partition}/{record.offset}"
         return self.event("task:duplicate", task_id, {"taskId": task_id, **place}, now_ms, tail=tail)
 
     def relocate(
-        self, letter: Letter, task_id: str, agent_id: str, carried: Carried, token: str, now_ms: int
+        self, record: SourceRecord, task_id: str, agent_id: str, carried: Carried, token: str, now_ms: int
     ) -> Output:
         """The same bytes to the end of the `parked` topic of the same partition, so that the commit can pass the record.
 
         `token`: tells the owner which of its tasks the new record carries on. `agent_id`: empty while none is chosen.
         """
-        marks = carried.marks() | {AGENT_HEADER: agent_id, TASK_HEADER: task_id, MOVED_HEADER: token}
-        output = self._moved("parked", agent_id or task_id, letter, marks, letter.partition, now_ms)
+        own_headers = carried.own_headers() | {AGENT_HEADER: agent_id, TASK_HEADER: task_id, MOVED_HEADER: token}
+        output = self._moved("parked", agent_id or task_id, record, own_headers, record.partition, now_ms)
         if output.size <= RELOCATABLE_BYTES:  # `tasks` took the record, and `parked` takes the same sizes
             output.fallback = None
         return output
 
     def _moved(
-        self, topic: str, key: str, letter: Letter, marks: dict[str, str], partition: int, now_ms: int
+        self, topic: str, key: str, record: SourceRecord, own_headers: dict[str, str], partition: int, now_ms: int
     ) -> Output:
-        goes_along = JUDGED_HEADER if letter.topic in INTERNAL_SOURCES else None
-        headers = [h for h in letter.headers if h[0] not in OWN_HEADERS or h[0] == goes_along]
-        headers += [(name, value.encode()) for name, value in marks.items()]
-        output = Output(topic, key.encode(), letter.value, headers, partition=partition)
+        goes_along = JUDGED_HEADER if record.topic in INTERNAL_SOURCES else None
+        headers = [h for h in record.headers if h[0] not in OWN_HEADERS or h[0] == goes_along]
+        headers += [(name, value.encode()) for name, value in own_headers.items()]
+        output = Output(topic, key.encode(), record.value, headers, partition=partition)
         if output.size > LARGE_BYTES:
             reason = f"the record of {output.size} bytes is larger than the {topic} topic accepts"
-            output.fallback = self.dead_letter(letter, "emit", reason, now_ms)[0]
+            output.fallback = self.dead_letter(record, "emit", reason, now_ms)[0]
         return output
 
 
-def with_answer(echo: Echo, metadata_json: bytes) -> Echo:
+def with_answer(echo: EchoedMetadata, metadata_json: bytes) -> EchoedMetadata:
     """The task's metadata with the other members of the agent's answer as its member `answer`.
 
     >>> pack(with_answer(orjson.Fragment(b'{"mine":1}'), b'{"reasoning":"so"}'))
@@ -408,5 +415,5 @@ def with_answer(echo: Echo, metadata_json: bytes) -> Echo:
     return orjson.Fragment(told[:-1] + comma + b'"answer":' + metadata_json + b"}")
 
 
-def _is_large(echo: Echo) -> bool:
+def _is_large(echo: EchoedMetadata) -> bool:
     return len(pack(echo)) > LARGE_BYTES

@@ -35,7 +35,7 @@ OWN_HEADERS = frozenset(
 
 
 @dataclass(slots=True, frozen=True)
-class Letter:
+class SourceRecord:
     """A record as it came: short topic name, place, bytes, headers, and its own time (epoch ms)."""
 
     topic: str

@@ -10,7 +10,7 @@ from schemas.messages import AgentCalibration, Anomaly
 from schemas.topics import BY_NAME
 from streams.rules.detection.alarms import event_data
 from streams.rules.records import Output, Recorder
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.rules.windows.windows import Window, WindowId
 from streams.settings import Settings
 from streams.statistics.state import Live
@@ -68,6 +68,6 @@ class StatsRecorder:
         tail = f"/{anomaly.id}"
         return [record, self._recorder.event(kind, anomaly.agent_id, data, anomaly.detected_at, tail)]
 
-    def dead_letter(self, letter: Letter, stage: str, reason: str, now_ms: int) -> list[Output]:
+    def dead_letter(self, record: SourceRecord, stage: str, reason: str, now_ms: int) -> list[Output]:
         """The original bytes with the reason, and an event that says where they came from."""
-        return self._recorder.dead_letter(letter, stage, reason, now_ms)
+        return self._recorder.dead_letter(record, stage, reason, now_ms)

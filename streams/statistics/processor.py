@@ -14,11 +14,11 @@ from typing import Any
 
 from schemas.messages import Aggregate
 from streams.broker.kafka import client_options, supports_transactions
-from streams.engine.places import Place
+from streams.engine.partition_status import PartitionStatus
 from streams.settings import Settings
 from streams.statistics import changelog
+from streams.statistics.aggregator import Aggregator
 from streams.statistics.app import StatsApp, group_id
-from streams.statistics.fold import Folder
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.query import Question, firing, part
 from streams.statistics.registered import RegisteredDetectors
@@ -50,7 +50,7 @@ class StatsProcessor:
         self._idempotent = idempotent
         self._error: BaseException | None = None
         self._broken = asyncio.Event()
-        self._folder = Folder(StatsRecorder(settings, group_id(settings)), self._fail)
+        self._aggregator = Aggregator(StatsRecorder(settings, group_id(settings)), self._fail)
         self._app: StatsApp | None = None
         self._source_log: SourceLog | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -70,17 +70,19 @@ class StatsProcessor:
         if self._idempotent is None:
             self._idempotent = await supports_transactions(self._settings)
         self.partition_count = partitions
-        app = self._app = StatsApp(self._settings, options, self._idempotent, self._folder, partitions, self._address)
+        app = self._app = StatsApp(
+            self._settings, options, self._idempotent, self._aggregator, partitions, self._address
+        )
         self._registered = RegisteredDetectors(options, self._settings.topic_prefix)
         await self._registered.start()
         state = State(app.table, spans_of(self._settings), thresholds_of(self._settings), self._registered.of)
         source_log = self._source_log = SourceLog(options, app.source_topic, self._idempotent)
-        self._folder.attach(state, app.table, app.batcher, lambda: app.ledger, lambda: app.raw_producer, source_log)
-        app.table.on_recover(self._folder.load)
+        self._aggregator.attach(state, app.table, app.batcher, lambda: app.ledger, lambda: app.raw_producer, source_log)
+        app.table.on_recover(self._aggregator.load)
         app.agent(app.points, name=f"{self._settings.app_id}.stats", concurrency=1)(self._read)
         self._tasks = [
-            asyncio.create_task(self._folder.run(), name="stats-fold"),
-            asyncio.create_task(self._folder.watch_log_ends(), name="stats-ends"),
+            asyncio.create_task(self._aggregator.run(), name="stats-fold"),
+            asyncio.create_task(self._aggregator.watch_log_ends(), name="stats-ends"),
             asyncio.create_task(self._carry(app), name="stats-faust"),
             asyncio.create_task(self._watch(app), name="stats-watch"),
         ]
@@ -88,7 +90,7 @@ class StatsProcessor:
     async def _read(self, stream: Any) -> None:
         try:
             async for event in stream.noack().events():
-                await self._folder.take(event.message)
+                await self._aggregator.take(event.message)
         except Exception as error:
             self._fail(error)
             raise
@@ -109,7 +111,7 @@ class StatsProcessor:
         """Nobody else notices when the consumer's own tasks have ended."""
         while self._error is None:
             await asyncio.sleep(LOOK_S)
-            dead = app.ledger.dead() if self._folder.ready else None
+            dead = app.ledger.dead() if self._aggregator.ready else None
             if dead is not None:
                 self._fail(RuntimeError(dead))
 
@@ -143,7 +145,7 @@ class StatsProcessor:
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 if self.ready:
-                    await self._folder.drain()
+                    await self._aggregator.drain()
                     await app.ledger.commit()
                 await app.stop()
         except TimeoutError:
@@ -154,12 +156,12 @@ class StatsProcessor:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             if self._source_log is not None:
                 await self._source_log.close()
-            self._folder.release()
+            self._aggregator.release()
 
     @property
     def ready(self) -> bool:
         """True once the partitions are assigned and their state is recovered."""
-        return self._folder.ready and self._error is None
+        return self._aggregator.ready and self._error is None
 
     def windows(self, agent_id: str) -> list[Aggregate]:
         """Every retained window of an agent in the partitions of this worker. Raises `NotReady`."""
@@ -175,9 +177,9 @@ class StatsProcessor:
 
     async def _steadily(self, reading: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         """What was read, unless partitions went while it was."""
-        before = self._folder.releases
+        before = self._aggregator.releases
         found = await reading
-        if self._folder.releases != before:
+        if self._aggregator.releases != before:
             raise NotReady("partitions moved meanwhile")
         return found
 
@@ -189,25 +191,25 @@ class StatsProcessor:
     def _state(self) -> State:
         if not self.ready:
             raise NotReady("statistics are recovering")
-        return self._folder.state
+        return self._aggregator.state
 
     def heads(self) -> dict[int, int]:
         """Partition of `data-points` -> the offset that would be committed now."""
-        return self._app.ledger.heads() if self._app is not None and self._folder.ready else {}
+        return self._app.ledger.heads() if self._app is not None and self._aggregator.ready else {}
 
-    def places(self) -> list[Place]:
+    def partition_statuses(self) -> list[PartitionStatus]:
         """Where this worker stands in each partition of `data-points`; none while it recovers."""
-        return list(self._app.ledger.places()) if self._app is not None and self._folder.ready else []
+        return list(self._app.ledger.partition_statuses()) if self._app is not None and self._aggregator.ready else []
 
     def counters(self) -> dict[str, Any]:
         """Points folded and rejected, anomalies told since the start; alarms that are on; series, late and dropped points;
         how far event time lies back."""
         own = {
-            "points": self._folder.points,
-            "rejected": self._folder.rejected,
-            "pending": self._folder.pending,
-            "expired": 0 if self._app is None or not self._folder.ready else self._app.ledger.expired,
-            "told": dict(self._folder.told),
-            "event_lag": self._folder.event_lag_s(),
+            "points": self._aggregator.points,
+            "rejected": self._aggregator.rejected,
+            "pending": self._aggregator.pending,
+            "expired": 0 if self._app is None or not self._aggregator.ready else self._app.ledger.expired,
+            "told": dict(self._aggregator.told),
+            "event_lag": self._aggregator.event_lag_s(),
         }
-        return own | (self._folder.state.counters() if self._folder.ready else {})
+        return own | (self._aggregator.state.counters() if self._aggregator.ready else {})

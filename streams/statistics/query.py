@@ -13,7 +13,7 @@ from typing import Any
 
 from schemas.messages import Interval
 from schemas.times import format_time
-from streams.engine.breath import Breath
+from streams.engine.yielder import Yielder
 from streams.rules.detection.alarms import Alarms, SeriesId, type_of
 from streams.rules.detection.calibration import Calibration
 from streams.rules.windows import measures
@@ -58,17 +58,17 @@ class Question:
 
 async def part(state: State, question: Question, partitions: Iterable[int]) -> dict[str, Any]:
     """What the state has for a question; each series as it is when its turn comes. Raises `TooMuch`."""
-    mine, breath = set(partitions), Breath()
+    mine, checkpoint = set(partitions), Yielder()
     found: list[Live] = []
     for live in _asked(state, question):
-        await breath()
+        await checkpoint()
         if live.series.partition in mine and question.pattern in (None, live.series.id.pattern_name):
             found.append(live)
             if len(found) > MOST_SERIES:
                 raise TooMuch(f"more than {MOST_SERIES} series of agent, pattern and task type; ask for less at once")
     rows = []
     for live in found:
-        await breath()
+        await checkpoint()
         rows.append(_series(state, live, question))
     return {"partitions": sorted(mine), "series": rows}
 
@@ -129,10 +129,10 @@ def _means(
 
 async def firing(state: State, partitions: Iterable[int]) -> dict[str, Any]:
     """Every alarm that is on and told, or pending, of those partitions."""
-    mine, breath = set(partitions), Breath()
+    mine, checkpoint = set(partitions), Yielder()
     rows: list[dict[str, Any]] = []
     for live in list(state):
-        await breath()
+        await checkpoint()
         if live.series.partition in mine and live.series.detectors is not None:
             rows += _alarms(live.series.id, live.series.detectors.alarms)
     return {"partitions": sorted(mine), "alarms": rows}
@@ -167,7 +167,7 @@ def complete(parts: Sequence[Mapping[str, Any]], partitions: int) -> bool:
 
 async def stats_of(agent_id: str | None, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The answer of `/agents/{id}/stats` (without an agent: of `/patterns/{name}/stats`); None when no point is known."""
-    breath, outcomes = Breath(), Calibration()
+    checkpoint, outcomes = Yielder(), Calibration()
     rows = [
         row
         for one in parts
@@ -184,7 +184,7 @@ async def stats_of(agent_id: str | None, parts: Sequence[Mapping[str, Any]]) -> 
     for group in sorted(groups):
         whole, means = Moments(), Means()
         for row in groups[group]:
-            await breath()
+            await checkpoint()
             outcomes.merge(Calibration.from_json(row["calibration"]))
             whole.merge(Moments.from_json(row["whole"]))
             for window in row["trend"]:

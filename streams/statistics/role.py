@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from streams.engine.places import Place
+from streams.engine.partition_status import PartitionStatus
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class StatsSupervisor:
         """Of the processor that runs; None while there is none."""
         return None if self.processor is None else self.processor.counters()
 
-    def places(self) -> list[Place]:
+    def partition_statuses(self) -> list[PartitionStatus]:
         """Where the processor that runs stands in each partition of `data-points`."""
-        return [] if self.processor is None else self.processor.places()
+        return [] if self.processor is None else self.processor.partition_statuses()
 
     @property
     def ready(self) -> bool:

@@ -13,7 +13,7 @@ import orjson
 
 from schemas.codec import pack
 from schemas.messages import AgentCalibration, Aggregate, ConfidenceDataPoint, Interval
-from streams.engine.breath import Breath
+from streams.engine.yielder import Yielder
 from streams.rules.detection.alarms import Moment, SeriesId
 from streams.rules.detection.calibration import Calibration
 from streams.rules.detection.detectors import Thresholds
@@ -141,9 +141,9 @@ class State:
         """
         self.clear()
         windows: list[tuple[int, SeriesId, WindowId]] = []
-        breath = Breath()
+        checkpoint = Yielder()
         for key, value in list(self._table.data.items()):
-            await breath()
+            await checkpoint()
             partition, series_id, window = parse_key(key)
             if window is not None:
                 windows.append((partition, series_id, window))
@@ -155,7 +155,7 @@ class State:
                 self._bases[partition] = max(self._bases.get(partition, 0), live.series.base)
                 live.dirty.update(live.series.windows.open)
         for partition, series_id, (interval, start) in windows:
-            await breath()
+            await checkpoint()
             owner = self._series.get((partition, series_id))
             if owner is not None:
                 owner.archived[interval].add(start)

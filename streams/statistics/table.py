@@ -19,7 +19,7 @@ from faust.types import TP
 from schemas.codec import pack
 from schemas.messages import Interval
 from streams.engine.batcher import Batcher
-from streams.engine.breath import Breath
+from streams.engine.yielder import Yielder
 from streams.rules.detection.alarms import SeriesId
 from streams.rules.records import Output
 from streams.rules.windows.windows import WindowId
@@ -85,7 +85,7 @@ def deletion_offset(record: Any) -> int | None:
 
 async def send_all(batcher: Batcher, producer: AIOKafkaProducer, outputs: Sequence[Output]) -> None:
     """Send and wait until the broker has them; the loop has turns meanwhile. Raises the first failure."""
-    await asyncio.gather(*await batcher.send(producer, outputs, Breath()))
+    await asyncio.gather(*await batcher.send(producer, outputs, Yielder()))
 
 
 class StatsTable(faust.Table[bytes, bytes]):
@@ -143,9 +143,9 @@ class StatsTable(faust.Table[bytes, bytes]):
         """Write rows in order, wait until the broker has them, then show them. A None value deletes."""
         if not rows:
             return
-        breath, outputs = Breath(), []
+        checkpoint, outputs = Yielder(), []
         for key, value in rows:
-            await breath()
+            await checkpoint()
             held = self.data.get(key) if value is None else None
             headers = [] if held is None else [(DELETED_AT, str(source_offset(held)).encode())]
             outputs.append(Output(CHANGELOG, key, value, headers, partition=self.partition_for_key(key)))

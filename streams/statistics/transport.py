@@ -24,9 +24,9 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from streams.engine.breath import Breath
 from streams.engine.group import dead_task
-from streams.engine.places import Place, known
+from streams.engine.partition_status import PartitionStatus, known
+from streams.engine.yielder import Yielder
 from streams.rules.engine.ledger import Ledger
 from streams.statistics import changelog
 from streams.statistics.client import StatsConsumerThread, StatsProducer
@@ -168,7 +168,7 @@ class LedgerConsumer(driver.Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await asyncio.sleep(0)
-                breath = Breath()
+                checkpoint = Yielder()
                 async for tp, message in self.getmany(timeout=1.0):
                     if not active():
                         break
@@ -176,7 +176,7 @@ class LedgerConsumer(driver.Consumer):
                     if known is None or message.offset >= known:
                         await callback(message)
                         read[tp] = message.offset
-                    await breath()
+                    await checkpoint()
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
@@ -313,7 +313,7 @@ class LedgerConsumer(driver.Consumer):
         """Partition -> the offset that would be committed now."""
         return {tp.partition: ledger.head for tp, ledger in self._ledgers.items()}
 
-    def places(self) -> Iterator[Place]:
+    def partition_statuses(self) -> Iterator[PartitionStatus]:
         """Where this worker stands in each source partition. Transaction markers at a log's end are no lag: they are passed,
         but no record is there to be committed after them."""
         consumer = getattr(self._thread, "_consumer", None)
@@ -322,7 +322,7 @@ class LedgerConsumer(driver.Consumer):
             head, in_flight = ledger.head, ledger.in_flight
             at = head if in_flight or position is None else max(head, position)
             lag = None if end is None else max(0, end - at)
-            yield Place(tp.topic, tp.partition, head, ledger.next, in_flight, lag, lambda: None)
+            yield PartitionStatus(tp.topic, tp.partition, head, ledger.next, in_flight, lag, lambda: None)
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit every ledger's head that moved; remembered only if the broker took it."""

@@ -32,7 +32,7 @@ from schemas.messages import AgentRegistration
 from schemas.topics import full_name
 from streams.rules.plans.run import PlanRun
 from streams.rules.records import Output
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.rules.tracing import spans as rules
 from streams.rules.tracing.trace import KNOWN_FLAGS, Trace
 
@@ -57,12 +57,12 @@ class Tracing:
         self._group = group
         self._agents = PerAgent(rules.agent_attributes)
 
-    def record(self, letter: Letter, task_id: str | None = None) -> WorkSpan:
+    def record(self, record: SourceRecord, task_id: str | None = None) -> WorkSpan:
         """Work on a record begins."""
-        topic = full_name(letter.topic, self._prefix)
-        parent = rules.above(letter)
-        facts = (self._group, topic, letter.partition, letter.offset, letter.timestamp_ms)
-        attributes = rules.record_attributes(letter, topic, self._group)
+        topic = full_name(record.topic, self._prefix)
+        parent = rules.above(record)
+        facts = (self._group, topic, record.partition, record.offset, record.timestamp_ms)
+        attributes = rules.record_attributes(record, topic, self._group)
         if task_id is not None:
             attributes["parallax.task.id"] = task_id
         span = self._start(f"process {topic}", SpanKind.CONSUMER, parent, rules.drawn(parent, *facts), attributes, None)

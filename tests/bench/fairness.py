@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from tests.bench.load import Reader, percentile, reasons, relocations, send
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import apply_topics, fake_agent, instant_agent, register, start_worker
@@ -61,7 +61,7 @@ def names(crowded: bool) -> list[str]:
     if not crowded:
         return [f"a{number}" for number in range(AGENTS)]
     ids = [f"a{number}" for number in range(1000)]
-    same = [one for one in ids if home_partition(one, PARTITIONS) == home_partition("a0", PARTITIONS)][:6]
+    same = [one for one in ids if owner_partition(one, PARTITIONS) == owner_partition("a0", PARTITIONS)][:6]
     return same + [one for one in ids if one not in same][: AGENTS - len(same)]
 
 
@@ -142,7 +142,7 @@ class Bench:
         results = dict(reader.results)
         well, near, fates, count = [], [], {one: Counter[str]() for one in self.odd}, 0
         slowest: dict[int, float] = {}
-        home = home_partition(self.odd[0], PARTITIONS)
+        partition = owner_partition(self.odd[0], PARTITIONS)
         for task_id, at in due.items():
             agent = task_id.rpartition("-")[0]
             seen, code = results.get(task_id, (time.time(), "no result yet"))
@@ -156,7 +156,7 @@ class Bench:
                 ms = (seen - at) * 1000
                 well.append(ms)
                 slowest[int(at - began)] = max(slowest.get(int(at - began), 0.0), ms)
-                if home_partition(agent, PARTITIONS) == home:
+                if owner_partition(agent, PARTITIONS) == partition:
                     near.append(ms)
         worst = sorted(slowest.items(), key=lambda pair: -pair[1])[:5]
         return Run(name, count / (ended - began - WARM_S), well, near, fates, worst=worst)
@@ -167,7 +167,17 @@ def report(runs: Sequence[Run], options: argparse.Namespace, console: Console) -
     table = Table(
         title=f"{AGENTS} agents, {options.rate:.0f} tasks/s, {options.seconds:.0f} s a run, {os.cpu_count()} cores"
     )
-    for column in ("", "well: tasks/s", "p50 ms", "p99 ms", "max ms", "same home: p50", "p99", "worker CPU", "MiB"):
+    for column in (
+        "",
+        "well: tasks/s",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "same partition: p50",
+        "p99",
+        "worker CPU",
+        "MiB",
+    ):
         table.add_column(column, justify="right")
     for run in runs:
         far, near = run.latencies_ms, run.near_ms
@@ -191,7 +201,7 @@ def report(runs: Sequence[Run], options: argparse.Namespace, console: Console) -
         ratios = [sick.tasks_s / well.tasks_s]
         ratios += [percentile(sick.latencies_ms, p) / percentile(well.latencies_ms, p) for p in (0.5, 0.99)]
         ratios += [percentile(sick.near_ms, p) / percentile(well.near_ms, p) for p in (0.5, 0.99)]
-        labels = ("throughput", "p50", "p99", "same home p50", "same home p99")
+        labels = ("throughput", "p50", "p99", "same partition p50", "same partition p99")
         console.print(
             f"{sick.name} / {well.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in zip(labels, ratios, strict=True))
         )

@@ -31,7 +31,7 @@ from schemas.codec import dumps
 from schemas.messages import AgentRegistration, Limits
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.task_run import TaskRun, read_task
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.settings import Settings
 from streams.worker import settle_memory
 
@@ -69,8 +69,8 @@ class Whole:
         caller = self._callers[number % len(self._callers)]
         loop = asyncio.get_running_loop()
         value = dumps({"id": f"t{number}", "type": "agent", "target": caller.agent.id, "payload": PAYLOAD})
-        letter = Letter("tasks", 0, number, None, value, ())
-        run = read_task(letter, loop.time(), time.time_ns() // 1_000_000, self._settings)
+        record = SourceRecord("tasks", 0, number, None, value, ())
+        run = read_task(record, loop.time(), time.time_ns() // 1_000_000, self._settings)
         ended = self._ended[run] = loop.create_future()
         caller.submit(run)
         answer = await ended

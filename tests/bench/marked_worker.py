@@ -17,7 +17,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-Marks = dict[str, Any]
+StageTimes = dict[str, Any]
 _REQUESTS = {
     "AddPartitionsToTxnRequest": "partitions",
     "ProduceRequest": "produce",
@@ -31,8 +31,8 @@ class Recorder:
     """Tasks by the place of their record; commits by partition number."""
 
     def __init__(self) -> None:
-        self.tasks: dict[tuple[str, int, int], Marks] = {}
-        self.commits: dict[int, Marks] = {}
+        self.tasks: dict[tuple[str, int, int], StageTimes] = {}
+        self.commits: dict[int, StageTimes] = {}
 
     def mark(self, source: str, number: int, offset: int, stage: str, at: float | None = None) -> None:
         """The first time counts."""
@@ -90,7 +90,7 @@ def _watch_tasks(recorder: Recorder) -> None:
     from streams.dispatch.processor import DispatchProcessor
 
     def at_run(stage: str) -> Any:
-        return lambda _, run, *__: recorder.mark(run.source, run.letter.partition, run.offset, stage)
+        return lambda _, run, *__: recorder.mark(run.source, run.record.partition, run.offset, stage)
 
     _before(DispatchProcessor, "process", lambda _, source, record: recorder.mark(
         source, record.partition, record.offset, "processed"))  # fmt: skip
@@ -98,9 +98,9 @@ def _watch_tasks(recorder: Recorder) -> None:
     _before(DispatchProcessor, "on_finished", at_run("answered"))
     inner = DispatchProcessor._admit
 
-    def admit(self: Any, letter: Any, *args: Any, **kwargs: Any) -> Any:
-        run = inner(self, letter, *args, **kwargs)
-        recorder.tasks.setdefault((run.source, letter.partition, run.offset), {})["id"] = run.task_id
+    def admit(self: Any, source_record: Any, *args: Any, **kwargs: Any) -> Any:
+        run = inner(self, source_record, *args, **kwargs)
+        recorder.tasks.setdefault((run.source, source_record.partition, run.offset), {})["id"] = run.task_id
         return run
 
     DispatchProcessor._admit = admit  # type: ignore[method-assign]
@@ -109,18 +109,22 @@ def _watch_tasks(recorder: Recorder) -> None:
 def _watch_commits(recorder: Recorder) -> None:
     from aiokafka.client import AIOKafkaClient
 
-    from streams.engine.home import Home
+    from streams.engine.partition_processor import PartitionProcessor
 
-    commit, send = Home._commit, AIOKafkaClient.send
-    _before(Home, "complete", lambda home, source, offset, *_: recorder.mark(source, home.number, offset, "completed"))
+    commit, send = PartitionProcessor._commit, AIOKafkaClient.send
+    _before(
+        PartitionProcessor,
+        "complete",
+        lambda partition, source, offset, *_: recorder.mark(source, partition.number, offset, "completed"),
+    )
 
-    async def timed(home: Any) -> None:
-        finished, marks = list(home._finished), {"begun": time()}
-        recorder.commits[home.number] = marks
-        await commit(home)
+    async def timed(partition: Any) -> None:
+        finished, marks = list(partition._finished), {"begun": time()}
+        recorder.commits[partition.number] = marks
+        await commit(partition)
         marks["committed"] = time()
         for source, offset in finished:
-            task = recorder.tasks.get((source, home.number, offset))
+            task = recorder.tasks.get((source, partition.number, offset))
             if task is not None and "begun" not in task:
                 task.update(marks, batch=len(finished))
 
@@ -136,7 +140,7 @@ def _watch_commits(recorder: Recorder) -> None:
         marks[f"{kind}_times"] = marks.get(f"{kind}_times", 0) + 1
         return answer
 
-    Home._commit = timed  # type: ignore[method-assign]
+    PartitionProcessor._commit = timed  # type: ignore[method-assign]
     AIOKafkaClient.send = sent
 
 

@@ -1,4 +1,4 @@
-"""What a scrape of `/metrics` costs a worker whose homes hold many agents, and how long the loop waits for it.
+"""What a scrape of `/metrics` costs a worker whose partitions hold many agents, and how long the loop waits for it.
 
 In: numbers of agents. Out: a row each: CPU of a page, its size, the longest turn of the loop while it was written, and the time
 of the registry's own writer, which holds the loop until it is done. No broker: callers are real, their agents answer at once.
@@ -22,7 +22,7 @@ from streams.engine.observed import observe
 from streams.metrics_page import written
 from streams.worker import settle_memory
 from tests.support.dispatching import Dispatching
-from tests.support.homes import until
+from tests.support.partition_fakes import until
 
 PAGES = 20
 
@@ -40,8 +40,8 @@ async def row(agents: int) -> None:
     for number in range(agents):
         rig.register(id=f"agent-{number:05}", endpoint="http://h")
         rig.take(number, target=f"agent-{number:05}")
-    await until(lambda: len(rig.home.ended) == agents, 60)
-    rig.home.ended.clear()
+    await until(lambda: len(rig.partition.ended) == agents, 60)
+    rig.partition.ended.clear()
     rig.emitted.clear()
     AgentMetrics(rig.registry, lambda: [rig.handler.callers], dict)
     observe(rig.registry, list, lambda: {"dispatch": True})

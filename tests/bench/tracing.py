@@ -2,8 +2,8 @@
 
     make bench-tracing
 
-In: nothing. Out: a table on stdout. The handler, its lanes and its records are real; home, agents and transport are fakes, so a
-task costs less here than in a worker. Exporting is measured by itself: it takes its CPU in a thread.
+In: nothing. Out: a table on stdout. The handler, its lanes and its records are real; partition, agents and transport are fakes,
+so a task costs less here than in a worker. Exporting is measured by itself: it takes its CPU in a thread.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler, TraceIdRatioBased
 
 from streams.dispatch.spans import TaskSpans
-from streams.engine.home import Home
-from tests.support.dispatching import Dispatching, FakeHome
+from streams.engine.partition_processor import PartitionProcessor
+from tests.support.dispatching import Dispatching, FakePartition
 from tests.support.tracing import Recording
 
 TASKS = 4000
@@ -38,7 +38,7 @@ ROWS: dict[str, Sampler | None] = {
 def hooks_ns() -> float:
     """What a task pays for the hooks where nobody wants spans: both calls, and the looks at what is not there."""
     job: Any = SimpleNamespace(span=None, watch=None)
-    spans = TaskSpans(None, cast("Home", FakeHome()))
+    spans = TaskSpans(None, cast("PartitionProcessor", FakePartition()))
     looks = "job.span is None; job.span is None; job.watch is None; job.span is None; job.span is None"
     code = f"spans.begin(job); spans.end(job, ()); {looks}"
     return min(timeit.repeat(code, globals={"job": job, "spans": spans}, number=200_000, repeat=5)) / 200_000 * 1e9
@@ -51,9 +51,9 @@ async def task_us(seen: Recording | None) -> float:
     for first in range(0, TASKS, PORTION):
         for offset in range(first, first + PORTION):
             one.take(offset, payload={"n": offset}, metadata={"cache": False})
-        while len(one.home.ended) < first + PORTION:  # noqa: ASYNC110 - one turn of the loop at a time
+        while len(one.partition.ended) < first + PORTION:  # noqa: ASYNC110 - one turn of the loop at a time
             await asyncio.sleep(0)
-        one.home.commit()
+        one.partition.commit()
     return (time.process_time() - began) / TASKS * 1e6
 
 

@@ -30,7 +30,7 @@ async def worker() -> AsyncIterator[FakeWorker]:
         yield made
 
 
-def agent(name: str, **standing: Any) -> dict[str, Any]:
+def agent(name: str, **agent_status: Any) -> dict[str, Any]:
     """As `/api/v1/agents` shows it."""
     stands = {
         "agentId": name,
@@ -40,7 +40,7 @@ def agent(name: str, **standing: Any) -> dict[str, Any]:
         "load": 2,
         "confidence": 0.91,
     }
-    return {"id": name, "endpoint": "http://127.0.0.1:9000", "capabilities": ["sum"], "standing": stands | standing}
+    return {"id": name, "endpoint": "http://127.0.0.1:9000", "capabilities": ["sum"], "standing": stands | agent_status}
 
 
 def done(number: int, task: str, target: str = "alpha") -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What a run of `limits.py` offers to its agents, and how they behave. Pure: a seed and a length give a plan.
 
-Agents, two of each kind, on eight homes:
+Agents, two of each kind, on eight partitions:
   full  default limits (100 calls a minute), offered nearly twice that after a burst: tasks wait for their turn or expire
   ill   fails every call for two long whiles (503; connections cut), in between and afterwards it is well
   half  every task's first call fails

@@ -23,9 +23,10 @@ COMMIT_S = 1.0
 JITTER_S = 0.5
 """Agent and worker may see one moment this far apart, on a busy machine."""
 RESTART_S = 8.0
-"""A worker killed and restarted at once serves its homes again after this long at the latest."""
+"""A worker killed and restarted at once serves its partitions again after this long at the latest."""
 REBALANCE_S = 20.0
-"""After a kill homes may move, and move back when the worker is there again: who waits there meanwhile ends this much later."""
+"""After a kill partitions may move, and move back when the worker is there again: who waits there meanwhile ends this much
+later."""
 LATE_S = 2.0
 """An agent sees a call, and a result is written, this much later at most, on a busy machine."""
 SERVED_S = 33.0

@@ -128,7 +128,7 @@ async def gateway(*steps: Step) -> AsyncIterator[Rig]:
 
 @asynccontextmanager
 async def gateway_elsewhere(*steps: Step) -> AsyncIterator[Rig]:
-    """An agent that dialled in to another worker than its home's."""
+    """An agent that dialled in to another worker than its partition's."""
     book = Book()
     async with (
         node(book, "home") as home,

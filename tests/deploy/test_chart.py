@@ -12,7 +12,7 @@ import yaml
 from schemas.topics import DEFAULT_PREFIX, TOPICS
 from streams.cli.process import AFTER_DRAIN_S
 from streams.exposure import open_addresses
-from streams.rules.agents.roster import parse
+from streams.rules.agents.agents_file_diff import parse
 from streams.settings import Settings, load
 from streams.tokens import own_tokens
 from tests.support.charts import ROOT, VALUES, Json, environment, lint, of_kind, pods, render, unrestricted, values

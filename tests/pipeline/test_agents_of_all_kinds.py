@@ -23,7 +23,7 @@ from tests.support.rig import start_worker
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(150)]
 
 
-def roster(agents: dict[str, FakeAgent]) -> str:
+def agents_file(agents: dict[str, FakeAgent]) -> str:
     """The file's text."""
     more = {"openai": 'metadata = { model = "m" }', "mcp": 'metadata = { tool = "analyze" }'}
     return "".join(
@@ -50,7 +50,7 @@ async def test_every_protocol_from_the_file_to_the_result(
         await ensure(pipeline.settings, "requests", 2, {})
         for agent in agents.values():
             await stack.enter_async_context(agent)
-        file.write_text(roster(agents))
+        file.write_text(agents_file(agents))
         environment = {"PARALLAX_AGENTS_FILE": str(file)}
         worker = start_worker(
             embedded.bootstrap_servers, prefix, "--roles", "dispatch", "-o", "json", env=environment, wait=False
@@ -64,7 +64,7 @@ async def test_every_protocol_from_the_file_to_the_result(
             assert all(results[f"t{n}"]["result"] == n for n in range(50))
             assert {len(agent.calls) for agent in agents.values()} == {10}
             del agents["mcp"]
-            file.write_text(roster(agents))
+            file.write_text(agents_file(agents))
             async with asyncio.timeout(30):
                 while "mcp" in str(await pipeline.get("/api/v1/agents")):  # noqa: ASYNC110 - it happens in the worker
                     await asyncio.sleep(0.1)

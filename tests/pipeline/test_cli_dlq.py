@@ -15,12 +15,12 @@ from aiokafka import AIOKafkaProducer
 
 from schemas.topics import full_name
 from streams.broker.client import Record, catalog, read_all, reading
+from streams.broker.dlq_reader import last_offsets, read_until
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.kafka import client_options, start
-from streams.broker.letter_box import last_offsets, read_until
 from streams.broker.topics_admin import apply
 from streams.rules.records import Output, Recorder
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from tests.pipeline.test_cli import Cli
 
 NOW_MS = 1_795_354_620_123
@@ -49,7 +49,9 @@ async def producing(cli: Cli) -> AsyncIterator[AIOKafkaProducer]:
 def refused(cli: Cli, topic: str, offset: int, value: bytes | None, **more: Any) -> Output:
     """The letter dispatch writes of a record."""
     recorder = Recorder("app", "dispatch", cli.settings.topic_prefix, "app-dispatch")
-    letter = Letter(topic, 1, offset, more.get("key", b"a1"), value, more.get("headers", (("mine", b"\xff\x00"),)))
+    letter = SourceRecord(
+        topic, 1, offset, more.get("key", b"a1"), value, more.get("headers", (("mine", b"\xff\x00"),))
+    )
     return recorder.dead_letter(letter, more.get("stage", "decode"), more.get("reason", "value: is not JSON"), NOW_MS)[
         0
     ]
@@ -199,7 +201,7 @@ async def test_what_cannot_go_back_is_told_and_the_rest_goes(cli: Cli) -> None:
 
 
 async def test_all_ends_although_every_letter_comes_back(cli: Cli) -> None:
-    """With a pipeline that refuses each again at once, each letter there at the start is sent once."""
+    """With a pipeline that refuses each again at once, each dead letter there at the start is sent once."""
 
     async def refuse_again() -> None:
         offset = 100

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from streams.broker.embedded import EmbeddedBroker
 from tests.support.pipeline import WIDE, Pipeline, pipeline_on
 from tests.support.points import until
@@ -64,14 +64,14 @@ async def said(agent: Process) -> list[str]:
 
 
 async def partitions_of(pipeline: Pipeline, web: str) -> set[int]:
-    """The homes a worker owns."""
+    """The partitions a worker owns."""
     pipeline.web = web
     _, rows = await pipeline.get("/api/v1/partitions")
     return {row["partition"] for row in rows}
 
 
 async def settled(pipeline: Pipeline, *webs: str) -> list[set[int]]:
-    """Wait until the workers own all homes between them, each some."""
+    """Wait until the workers own all partitions between them, each some."""
     for _ in range(300):
         found = [await partitions_of(pipeline, web) for web in webs]
         if all(found) and sum(len(part) for part in found) == PARTITIONS:
@@ -80,19 +80,19 @@ async def settled(pipeline: Pipeline, *webs: str) -> list[set[int]]:
     raise AssertionError(found)
 
 
-def living_in(homes: set[int], stem: str) -> str:
-    """An agent id whose home is one of these."""
-    return next(name for name in (f"{stem}{n}" for n in range(1000)) if home_partition(name, PARTITIONS) in homes)
+def living_in(partitions: set[int], stem: str) -> str:
+    """An agent id whose partition is one of these."""
+    return next(name for name in (f"{stem}{n}" for n in range(1000)) if owner_partition(name, PARTITIONS) in partitions)
 
 
-async def test_agent_is_called_through_the_worker_it_dialled_whoever_owns_its_home(
+async def test_agent_is_called_through_the_worker_it_dialled_whoever_owns_its_partition(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    """Registered by dialling in; one agent's home is with its worker, the other's is not; both answer, once each."""
+    """Registered by dialling in; one agent's owner partition is with its worker, the other's is not; both answer, once each."""
     first, at_first = await worker(pipeline, "w1")
     second, at_second = await worker(pipeline, "w2")
-    homes, _ = await settled(pipeline, at_first["web"], at_second["web"])
-    here, there = living_in(homes, "here"), living_in(set(range(PARTITIONS)) - homes, "there")
+    partitions, _ = await settled(pipeline, at_first["web"], at_second["web"])
+    here, there = living_in(partitions, "here"), living_in(set(range(PARTITIONS)) - partitions, "there")
     logs = {name: tmp_path / name for name in (here, there)}
     with (
         dialled(here, at_first["grpc"], log=logs[here], capability="look") as one,
@@ -114,7 +114,7 @@ async def test_agent_is_called_through_the_worker_it_dialled_whoever_owns_its_ho
     assert len(calls_of(logs[there])) == 20
     assert {call["ended"] for name in logs for call in calls_of(logs[name])} == {"answered"}
     wanted = {("agent:registered", here), ("agent:healthy", here), ("agent:unhealthy", there)}
-    async with asyncio.timeout(30):  # the home of `there` hears by its record that it is gone
+    async with asyncio.timeout(30):  # the partition of `there` hears by its record that it is gone
         while not wanted <= {(event["type"], event["data"].get("agentId")) for event in await pipeline.read("events")}:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
     for process in (first, second):
@@ -128,8 +128,8 @@ async def test_no_task_is_lost_with_the_worker_that_holds_the_stream(
     """While calls are under way: the agent dials in elsewhere, and every task ends well, without its circuit opening."""
     first, at_first = await worker(pipeline, "w1")
     second, at_second = await worker(pipeline, "w2")
-    homes, _ = await settled(pipeline, at_first["web"], at_second["web"])
-    name, log = living_in(homes, "a"), tmp_path / "calls"
+    partitions, _ = await settled(pipeline, at_first["web"], at_second["web"])
+    name, log = living_in(partitions, "a"), tmp_path / "calls"
     await pipeline.register({"id": name, "endpoint": f"gateway://{name}", "limits": WIDE})  # kept when it dials in
     with dialled(name, at_second["grpc"], at_first["grpc"], log=log, delay_ms=150) as agent:
         _, node, _ = await said(agent)

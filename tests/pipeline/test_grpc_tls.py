@@ -41,11 +41,12 @@ async def pipeline(embedded: EmbeddedBroker, prefix: str) -> AsyncIterator[Pipel
 
 
 async def test_agents_and_workers_meet_over_mutual_tls_only(pipeline: Pipeline) -> None:
-    """An agent whose home is with the other worker is called through the hop; the registry asks for certificate and token."""
+    """An agent whose partition is with the other worker is called through the hop; the registry asks for certificate and
+    token."""
     first, at_first = await worker(pipeline, "w1", ENV)
     second, at_second = await worker(pipeline, "w2", ENV)
-    homes, _ = await settled(pipeline, at_first["web"], at_second["web"])
-    here, there = living_in(homes, "here"), living_in(set(range(PARTITIONS)) - homes, "there")
+    partitions, _ = await settled(pipeline, at_first["web"], at_second["web"])
+    here, there = living_in(partitions, "here"), living_in(set(range(PARTITIONS)) - partitions, "there")
     authority, key, chain = ((CERTS / name).read_bytes() for name in ("authority.pem", "client.key", "client.pem"))
     shown, naked = grpc.ssl_channel_credentials(authority, key, chain), grpc.ssl_channel_credentials(authority)
     agents = [

@@ -91,7 +91,7 @@ class Run:
         rows = [orjson.loads(record.value) for record in await read_all(self.bootstrap, self.prefix + "events")]
         return [row["data"] | {"at": row["timestamp"]} for row in rows if row["type"] == kind]
 
-    async def standings(self) -> dict[str, Any]:
+    async def agent_statuses(self) -> dict[str, Any]:
         """How the worker's balancer knows the agents to stand."""
         return {row["id"]: row.get("standing", {}) for row in orjson.loads(await self.get("/api/v1/agents"))}
 
@@ -256,7 +256,7 @@ async def test_tasks_for_any_agent_find_those_that_can(run: Run) -> None:
             ),
         )
         deadline = time.monotonic() + 30
-        while (await run.standings()).get("ill", {}).get("healthy") is not False:
+        while (await run.agent_statuses()).get("ill", {}).get("healthy") is not False:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.3)
         quiet = len(ill.calls)
@@ -271,12 +271,12 @@ async def test_tasks_for_any_agent_find_those_that_can(run: Run) -> None:
         assert {result["agentId"] for result in results.values()} == {"well"}
         assert len(bad.calls) <= 12, "until its circuit opened, no longer"
         assert len(ill.calls) == quiet
-        standing = await run.standings()
-        assert standing["bad"]["circuit"] == "open"
-        assert standing["ill"]["healthy"] is False
+        agent_status = await run.agent_statuses()
+        assert agent_status["bad"]["circuit"] == "open"
+        assert agent_status["ill"]["healthy"] is False
         ill.healthy = True
         deadline = time.monotonic() + 30
-        while not (await run.events("agent:healthy") and (await run.standings())["ill"]["healthy"]):
+        while not (await run.events("agent:healthy") and (await run.agent_statuses())["ill"]["healthy"]):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.3)
         await run.send("tasks", anyone[60:])
@@ -299,7 +299,7 @@ async def test_tasks_wait_for_an_agent_that_can(run: Run) -> None:
         await run.start()
         await run.send("agents", [{"id": "only", "endpoint": only.endpoint, "limits": WIDE, "capabilities": ["sum"]}])
         deadline = time.monotonic() + 30
-        while (await run.standings()).get("only", {}).get("healthy") is not False:
+        while (await run.agent_statuses()).get("only", {}).get("healthy") is not False:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.3)
         metadata = {"timeout": 3000, "retries": 0, "cache": False}

@@ -18,7 +18,7 @@ from confluent_kafka import Producer
 
 from schemas.codec import decode
 from schemas.messages import PlanResult
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
@@ -54,7 +54,7 @@ pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 async def test_every_strategy_ends_as_it_must_whatever_its_steps_do(
     embedded: EmbeddedBroker, prefix: str, tmp_path: Path
 ) -> None:
-    """The whole matrix at once; half of the plans lie in a partition that is not their home."""
+    """The whole matrix at once; half of the plans lie in a partition that is not their owner's."""
     await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), 4)
     await asyncio.to_thread(_matrix, embedded.bootstrap_servers, prefix, tmp_path)
 
@@ -169,7 +169,7 @@ def _mixed(broker: str, prefix: str) -> None:
 async def test_any_worker_shows_any_plan_and_none_is_denied_while_its_owner_is_gone(
     embedded: EmbeddedBroker, prefix: str
 ) -> None:
-    """Two workers with two homes each; one is killed, and the other takes its plans over."""
+    """Two workers with two partitions each; one is killed, and the other takes its plans over."""
     await apply(Settings(bootstrap_servers=embedded.bootstrap_servers, topic_prefix=prefix), 4)
     await asyncio.to_thread(_two_workers, embedded.bootstrap_servers, prefix)
 
@@ -186,13 +186,13 @@ def _two_workers(broker: str, prefix: str) -> None:
             second = start_worker(broker, prefix, *options, wait=False)
             try:
                 urls.append(json.loads(second.line(90))["web"])
-                _until(lambda: [len(_homes(url)) for url in urls] == [2, 2])
+                _until(lambda: [len(_partitions(url)) for url in urls] == [2, 2])
                 send_plans(broker, prefix, plans)
                 for url in urls:
                     _until(lambda url=url: [_status(url, name) for name in names] == [200] * len(names))
                     assert {_page(f"{url}/api/v1/plans/{name}")["status"] for name in names} == {"running"}
                     assert _status(url, "nobody") == 404
-                theirs = [name for name in names if home_partition(name, 4) in _homes(urls[1])]
+                theirs = [name for name in names if owner_partition(name, 4) in _partitions(urls[1])]
                 assert 0 < len(theirs) < len(names)
             finally:
                 second.kill()
@@ -238,7 +238,7 @@ def _traced(broker: str, prefix: str) -> None:
     assert len({parent for _, parent in told}) == 2
 
 
-def _homes(url: str) -> set[int]:
+def _partitions(url: str) -> set[int]:
     return {row["partition"] for row in _page(f"{url}/api/v1/partitions") if row["topic"].endswith("plans")}
 
 

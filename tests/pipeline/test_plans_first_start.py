@@ -12,17 +12,17 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from prometheus_client import CollectorRegistry
 
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from schemas.times import format_time
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 from streams.plans.role import coordinate
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import PlanRun
 from streams.rules.plans.templates import read_plan
 from streams.settings import Settings
-from tests.support.homes import until
+from tests.support.partition_fakes import until
 from tests.support.plans import plan, task
 from tests.support.rig import Tap
 
@@ -49,13 +49,13 @@ class _Run:
     def __init__(self, broker: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.settings = Settings(bootstrap_servers=broker, topic_prefix=prefix, app_id=prefix.rstrip("."))
         self.skipped = 0
-        skip = Home.skip
+        skip = PartitionProcessor.skip
 
-        def counted(home: Home, source: str, offset: int) -> None:
+        def counted(partition: PartitionProcessor, source: str, offset: int) -> None:
             self.skipped += source == "results"
-            skip(home, source, offset)
+            skip(partition, source, offset)
 
-        monkeypatch.setattr(Home, "skip", counted)
+        monkeypatch.setattr(PartitionProcessor, "skip", counted)
 
     async def start(self, stack: AsyncExitStack) -> Any:
         """Until it is ready."""
@@ -93,8 +93,8 @@ async def test_a_plan_that_is_remembered_finds_the_results_it_waits_for(
     data = plan(task("a"), timeout=600_000)
     recorder = PlanRecorder(run.settings.app_id, prefix, "group")
     begun = recorder.begun(
-        PlanRun(read_plan(data), now_ms, {}), json.dumps(data).encode(), {}, (home_partition("p", 4), 0),
-        home_partition("p", 4), now_ms
+        PlanRun(read_plan(data), now_ms, {}), json.dumps(data).encode(), {}, (owner_partition("p", 4), 0),
+        owner_partition("p", 4), now_ms
     )  # fmt: skip
     assert begun.value is not None
     assert format_time(now_ms).encode() in begun.value

@@ -39,7 +39,8 @@ async def _documents(broker: EmbeddedBroker, topic: str) -> list[dict[str, Any]]
 
 
 async def test_aggregates_equal_a_recount_and_garbage_costs_only_itself(embedded: EmbeddedBroker, prefix: str) -> None:
-    """Thousands of points with garbage between: exact windows, one letter per bad record, the drop found, a restart survived."""
+    """Thousands of points with garbage between: exact windows, one dead letter per bad record, the drop found, a restart
+    survived."""
     settings = _settings(embedded, prefix)
     await apply(settings, 4)
     points = fleet(7, 4000, 8, int(time.time() * 1000) - 60_000, drops=("agent-3",))
@@ -141,7 +142,7 @@ async def test_a_fault_inside_faust_is_raised_and_the_processor_is_not_ready(
             if where == "app":
                 await processor._app.crash(RuntimeError("broke"))
             else:
-                processor._folder.failed(RuntimeError("broke"))
+                processor._aggregator.failed(RuntimeError("broke"))
             with pytest.raises(RuntimeError, match="broke"):
                 async with asyncio.timeout(10):
                     await processor.failed()

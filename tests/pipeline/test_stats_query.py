@@ -105,7 +105,7 @@ async def test_two_workers_answer_alike_and_a_move_is_never_a_wrong_number(
         assert 503 in seen
         for worker in (one, two):
             processor = cast("StatsProcessor", worker.processor)
-            held = {live.series.partition for live in processor._folder.state}
+            held = {live.series.partition for live in processor._aggregator.state}
             assert held <= set(processor.heads()), "rows of others' partitions would be closed by our clock"
     finally:
         await two.stop()

@@ -114,7 +114,7 @@ async def _the_task(pipeline: Pipeline, seen: Collector, agent: FakeAgent) -> No
     works = [span for span in seen.spans if span["attributes"].get("parallax.task.id") == "t1"]
     by_parent = {span["parent"]: span for span in works}
     last, above = by_parent[USER], [by_parent[USER]["id"]]
-    while (below := by_parent.get(last["id"])) is not None:  # a forward to the agent's home
+    while (below := by_parent.get(last["id"])) is not None:  # a forward to the agent's owner partition
         last = below
         above.append(last["id"])
     assert len(above) == len(works)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agents_io.call_stats import CallStats
 from schemas.messages import AgentRegistration, AgentStanding, Task
-from streams.agents.standings import Standings
+from streams.agents.agent_statuses import AgentStatuses
 from streams.dispatch.balancer import Balancer
 from streams.rules.detection.calibration import calibrated
 from streams.settings import Settings
@@ -39,7 +39,7 @@ class Two:
 
 
 def followed(answers: list[float], table: list[float] | None) -> CallStats:
-    """What a home sees of an agent that answers so."""
+    """What a partition sees of an agent that answers so."""
     track = CallStats() if table is None else CallStats(worth=lambda confidence: calibrated(table, confidence))
     for number, confidence in enumerate(answers):
         track.ended("success", 0.1, confidence, float(number))
@@ -48,13 +48,13 @@ def followed(answers: list[float], table: list[float] | None) -> CallStats:
 
 def chosen(*tracks: CallStats) -> Counter[str]:
     """Who gets the first task after these standings, by the ids of fifty tasks."""
-    standings = Standings()
+    agent_statuses = AgentStatuses()
     for name, track in zip("ab", tracks, strict=True):
         fields: dict[str, Any] = {"agentId": name, "at": NOW_MS, "confidence": track.confidence.value}
-        standings.note(AgentStanding.model_validate(fields | {"calibratedConfidence": track.calibrated.value}))
+        agent_statuses.note(AgentStanding.model_validate(fields | {"calibratedConfidence": track.calibrated.value}))
     got: Counter[str] = Counter()
     for number in range(50):
-        balancer = Balancer(Two(), standings, Settings(), lambda: NOW_MS)
+        balancer = Balancer(Two(), agent_statuses, Settings(), lambda: NOW_MS)
         found = balancer.choose(Task(id=f"t{number}", type="agent", payload={}, capabilities=["sum"]))
         assert found is not None
         got[found.id] += 1

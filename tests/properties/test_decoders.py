@@ -34,9 +34,9 @@ from schemas.messages import (
 from schemas.pb.confidence_pb2 import AgentRequest
 from streams.dispatch.task_run import read_task
 from streams.rules.plans.blueprint import InvalidPlan
-from streams.rules.plans.task_plans import asked_by
+from streams.rules.plans.task_plans import origin_of
 from streams.rules.plans.templates import read_plan, used
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.settings import Settings
 
 SETTINGS = Settings()
@@ -126,7 +126,7 @@ def test_an_odd_value_in_any_place_is_a_message_or_a_refusal(model: Any, sample:
 
 def job(raw: bytes) -> None:
     """Dispatch reads a task; its agents' wires take it or refuse it."""
-    found = attempt(lambda: read_task(Letter("tasks", 0, 0, None, raw), 0.0, 0, SETTINGS), Rejected)
+    found = attempt(lambda: read_task(SourceRecord("tasks", 0, 0, None, raw), 0.0, 0, SETTINGS), Rejected)
     if found is not None:
         given = found.task.metadata.model_dump(include={"headers", "query"})
         attempt(lambda: fill_request(AgentRequest(), Call("t", "t", found.body, 1.0)), AgentError)
@@ -137,7 +137,7 @@ def plan(raw: bytes) -> None:
     """The coordinator reads a plan."""
     data = attempt(lambda: parse_json(raw), Rejected)
     if isinstance(data, dict):
-        attempt(lambda: asked_by(data), Rejected)
+        attempt(lambda: origin_of(data), Rejected)
         attempt(lambda: used(read_plan(data), {}), InvalidPlan)
 
 

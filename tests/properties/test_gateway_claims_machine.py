@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from agents_io.gateway.service import Arrival
 from schemas.messages import AgentRegistration
 from streams.gateway.registry import GatewayRegistry
-from streams.rules.agents.gateway_claim import OWN_HEADER, Place, where_of
+from streams.rules.agents.gateway_claim import OWN_HEADER, Position, where_of
 
 WORKERS = 3
 workers = st.integers(0, WORKERS - 1)
@@ -32,7 +32,7 @@ class Worker:
         self.log = log
         self.read = 0
         self.known: AgentRegistration | None = None
-        self.unacknowledged: list[tuple[asyncio.Future[Place], Place]] = []
+        self.unacknowledged: list[tuple[asyncio.Future[Position], Position]] = []
         self.key: str | None = None
         """The connection that is open here."""
         self.tasks: list[asyncio.Task[Any]] = []
@@ -41,10 +41,10 @@ class Worker:
         self.registry.address = f"n{number}:1"
         self.registry.drop = self.drop
 
-    async def write(self, agent_id: str, agent: AgentRegistration | None, mark: str) -> Place:
+    async def write(self, agent_id: str, agent: AgentRegistration | None, mark: str) -> Position:
         self.log.append((agent, mark))
-        future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
-        self.unacknowledged.append((future, Place(0, len(self.log) - 1)))
+        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+        self.unacknowledged.append((future, Position(0, len(self.log) - 1)))
         return await future
 
     def drop(self, agent_id: str, key: str, why: str) -> None:

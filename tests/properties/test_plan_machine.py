@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streams.rules.plans.level import End
 from streams.rules.plans.run import Action, Over, Path, PlanRun, Start, Stop
+from streams.rules.plans.step_graph import End
 from tests.support.plan_cases import untimed
 from tests.support.plans import NOW, bad, good, pattern, plan, result, run_of, starts, task
 
@@ -112,7 +112,7 @@ class PlanMachine(RuleBasedStateMachine):
         if self.over is None:
             for chunk in self.written:
                 again.replay(orjson.loads(chunk))
-            assert (again.level.open(), again.due_ms) == (self.run.level.open(), self.run.due_ms)
+            assert (again.graph.open(), again.due_ms) == (self.run.graph.open(), self.run.due_ms)
             assert again.kept_bytes == self.run.kept_bytes
             self.run = again
 
@@ -132,8 +132,8 @@ class PlanMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_more_run_than_may(self) -> None:
-        """On the plan's own level."""
-        assert self.run.level.in_flight <= self.run.plan.max_concurrency
+        """On the plan's own step graph."""
+        assert self.run.graph.in_flight <= self.run.plan.max_concurrency
 
     def teardown(self) -> None:
         """Whatever was left: when all steps have ended, so has the plan."""

@@ -1,7 +1,7 @@
 """The client side of writing: outputs and offsets in one transaction, as `TransactionalCommitter` and aiokafka make it.
 
-In: outputs and offsets. Out: a committed transaction, or `Fenced`. `repeats`: requests whose answer is not known are sent again
-in the same epoch, as aiokafka does by itself; what was held up in the network may then arrive in a later transaction.
+In: outputs and offsets. Out: a committed transaction, or `CommitFailed`. `repeats`: requests whose answer is not known are sent
+again in the same epoch, as aiokafka does by itself; what was held up in the network may then arrive in a later transaction.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
 
 from schemas.partitioning import partition_for
 from schemas.topics import full_name
-from streams.engine.commit import Fenced, Offsets
-from streams.engine.faults import passing
+from streams.engine.commit import CommitFailed, Offsets
+from streams.engine.faults import is_transient
 from streams.rules.records import Output
 from tests.simulation.broker import LogId, Row, StaleEpoch
 from tests.simulation.client import Client
@@ -55,7 +55,7 @@ class SimCommitter:
         self._epoch = await self._request(fence, START_TIMEOUT_S)
 
     async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
-        """All or nothing. Raises `Fenced`."""
+        """All or nothing. Raises `CommitFailed`."""
         try:
             await self._commit(outputs, offsets)
         except BaseException:
@@ -65,7 +65,7 @@ class SimCommitter:
     async def _commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
         epoch, broker = self._epoch, self._node.broker
         if epoch is None:
-            raise Fenced(f"{self._id}: not started")
+            raise CommitFailed(f"{self._id}: not started")
         begun_at = self._node.network.world.now
 
         def end() -> None:
@@ -85,9 +85,9 @@ class SimCommitter:
                     raise outcome
             await self._repeated(end)
         except StaleEpoch as error:
-            raise Fenced(f"{self._id}: fenced") from error
+            raise CommitFailed(f"{self._id}: fenced") from error
         except Exception as error:
-            raise Fenced(f"{self._id}: {error!r}", passing(error)) from error
+            raise CommitFailed(f"{self._id}: {error!r}", is_transient(error)) from error
 
     async def close(self) -> None:
         """Commit no more; an open transaction is left to be aborted."""

@@ -15,7 +15,7 @@ from streams.dispatch.coalescing import SingleFlight
 from streams.dispatch.decisions import Decision, Duplicate, Fail
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.router import Router
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 from tests.simulation.node import Surroundings
 
 
@@ -82,16 +82,16 @@ def _requests_are_repeated_in_place() -> None:
 def _calls_cut_off_are_forgotten() -> None:
     """F9: what calls that were cut off had changed in their agents' guards was not committed when their partition moved."""
 
-    async def only_close(self: Home) -> None:
+    async def only_close(self: PartitionProcessor) -> None:
         self._close_handler()
 
-    async def commit_finished(self: Home) -> None:
+    async def commit_finished(self: PartitionProcessor) -> None:
         while (self._finished or not self._idle.is_set()) and not self._loop_done():
             self._hurry.set()
             await asyncio.sleep(0.002)
 
-    Home._cut_off = only_close  # type: ignore[method-assign]
-    Home._commit_rest = commit_finished  # type: ignore[method-assign]
+    PartitionProcessor._cut_off = only_close  # type: ignore[method-assign]
+    PartitionProcessor._commit_rest = commit_finished  # type: ignore[method-assign]
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

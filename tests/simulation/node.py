@@ -21,10 +21,10 @@ from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
 from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from schemas.topics import INTAKE, PLAN_INTAKE, full_name
+from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.control_table import ControlTable
-from streams.agents.standings import Standings
 from streams.agents.table import AgentTable
 from streams.dispatch.agent_monitor import AgentMonitor
 from streams.dispatch.balancer import Balancer
@@ -36,8 +36,8 @@ from streams.engine import commit
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.follower import Follower
-from streams.engine.home import Home
 from streams.engine.log_check import LogCheck
+from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.watchdog import Watchdog
 from streams.metrics import DispatchMetrics, PlanMetrics
 from streams.plans.handler import PlanHandler
@@ -259,7 +259,7 @@ class Node:
         """Note a call that is made while another node owns the agent's partition."""
         group = self.broker.groups.get(f"{self.app}-dispatch")
         tasks = full_name("tasks", self.prefix)
-        number = home_partition(agent_id, self.broker.counts[tasks])
+        number = owner_partition(agent_id, self.broker.counts[tasks])
         owner, since = ("", 0.0) if group is None else group.owners.get((tasks, number), ("", 0.0))
         if owner and not owner.startswith(f"{self.name}/") and self.world.now - since > 1.0:
             self.shared.strays.append((self.world.now, self.name, agent_id, owner.split("/")[0]))
@@ -295,7 +295,7 @@ class Node:
     async def _dispatch(self, registry: CollectorRegistry) -> None:
         settings = self.shared.settings
         group = f"{self.app}-dispatch"
-        standings = Standings()
+        agent_statuses = AgentStatuses()
         controls = _Controls(self, on_cancel=self._cancel_task, on_clear=self._clear)
         transports = Transports({"http": SimTransport(self)})
         context = DispatchContext(
@@ -311,26 +311,26 @@ class Node:
             partition_count=lambda: self.partition_count("dispatch"),
             builtin=Builtins(allowed=AllowList([]), functions=(), patterns=False, limits={}).agent,
             cleared=controls.cleared,
-            balancer=Balancer(self.agents, standings, settings, self.wall_ms),
+            balancer=Balancer(self.agents, agent_statuses, settings, self.wall_ms),
             circuit_changed=lambda agent_id, caller: fleet.keeper.tell(agent_id, caller),
             read_again=self._read_again,
         )
         engine = self._engine(
             "dispatch", INTAKE, "state", 10_000_000,
-            lambda home, kept: DispatchHandler(home, context, kept), before_open=self.agents.catch_up,
+            lambda processor, kept: DispatchHandler(processor, context, kept), before_open=self.agents.catch_up,
         )  # fmt: skip
-        fleet = AgentMonitor(context, standings, transports, engine, self.rng)
-        await _follower(self, "standings", standings.apply).start()
+        fleet = AgentMonitor(context, agent_statuses, transports, engine, self.rng)
+        await _follower(self, "standings", agent_statuses.apply).start()
         await controls.start()
         await engine.start()
         self.engines["dispatch"] = engine
 
         def agent_changed(agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
             fleet.agent_changed(agent_id, agent)
-            number = home_partition(agent_id, self.partition_count("dispatch"))
-            for home in engine.opened:
-                if home.number == number and isinstance(home.handler, DispatchHandler):
-                    home.handler.agent_changed(agent_id, agent)
+            number = owner_partition(agent_id, self.partition_count("dispatch"))
+            for processor in engine.opened:
+                if processor.number == number and isinstance(processor.handler, DispatchHandler):
+                    processor.handler.agent_changed(agent_id, agent)
 
         self.agents.on_change(agent_changed)
         fleet.start()
@@ -356,7 +356,7 @@ class Node:
             max_plan_bytes=1 << 20,
         )
         engine = self._engine(
-            "plans", PLAN_INTAKE, STATE, 1_000_000, lambda home, kept: PlanHandler(home, parts, kept),
+            "plans", PLAN_INTAKE, STATE, 1_000_000, lambda processor, kept: PlanHandler(processor, parts, kept),
             from_end=lambda kept: () if anything_under_way(kept, self.app) else ("results",),
         )  # fmt: skip
         await controls.start()
@@ -403,23 +403,23 @@ class Node:
             wall_ms=self.wall_ms,
         )
 
-    def homes(self, role: str) -> Iterator[Home]:
+    def processors(self, role: str) -> Iterator[PartitionProcessor]:
         """The open partitions of a role."""
         if role in self.engines:
-            yield from list(self.engines[role].homes.values())
+            yield from list(self.engines[role].processors.values())
 
-    def _opened(self, role: str) -> list[Home]:
+    def _opened(self, role: str) -> list[PartitionProcessor]:
         return self.engines[role].opened if role in self.engines else []
 
     def _dispatchers(self) -> Iterator[DispatchHandler]:
-        for home in self._opened("dispatch"):
-            if isinstance(home.handler, DispatchHandler):
-                yield home.handler
+        for processor in self._opened("dispatch"):
+            if isinstance(processor.handler, DispatchHandler):
+                yield processor.handler
 
     def _planners(self) -> Iterator[PlanHandler]:
-        for home in self._opened("plans"):
-            if isinstance(home.handler, PlanHandler):
-                yield home.handler
+        for processor in self._opened("plans"):
+            if isinstance(processor.handler, PlanHandler):
+                yield processor.handler
 
     def _cancel_task(self, task_id: str) -> None:
         for handler in self._dispatchers():
@@ -442,17 +442,17 @@ class Node:
     def leftovers(self) -> Iterator[str]:
         """What this node still holds, a line each."""
         for role, engine in self.engines.items():
-            for number, home in engine.homes.items():
-                for source, ledger in home.ledgers.items():
+            for number, processor in engine.processors.items():
+                for source, ledger in processor.ledgers.items():
                     end = self.broker.logs[full_name(source, self.prefix), number].end
                     if ledger.in_flight or ledger.head != end:
                         yield f"ledger {role} {source}/{number}: {ledger.in_flight} in flight, at {ledger.head} of {end}"
         for handler in self._dispatchers():
             yield from (f"{what} in dispatch: {count}" for what, count in _held(handler).items() if count)
         for planner in self._planners():
-            shelf = planner._shelf
-            if shelf.active or shelf.by_key:
-                yield f"active plans: {sorted(shelf.active)}"
+            store = planner._store
+            if store.active or store.by_key:
+                yield f"active plans: {sorted(store.active)}"
 
 
 def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:

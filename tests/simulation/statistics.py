@@ -1,4 +1,4 @@
-"""Windows, alarms and calibrations in a simulated world, at the level below Faust: the real folder, state and table rules.
+"""Windows, alarms and calibrations in a simulated world, at the level below Faust: the real aggregator, state and table rules.
 
 In: a seed. Out: what was broken. One source log is counted by one worker after another; each writes rows and outputs in pieces,
 and may end at any of them. What differs from Kafka: one partition, no network; what is written is there at once, or never, or
@@ -27,8 +27,9 @@ from streams.rules.detection.detectors import Thresholds
 from streams.rules.records import Output
 from streams.rules.windows.windows import Span
 from streams.settings import Settings
-from streams.statistics import event_clocks, fold, table
-from streams.statistics.fold import Folder, Released
+from streams.statistics import aggregator as aggregator_module
+from streams.statistics import event_clocks, table
+from streams.statistics.aggregator import Aggregator, Released
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.state import State
 from streams.statistics.table import Recovery, StatsTable
@@ -168,11 +169,11 @@ class Worker:
         self.resume_offsets: dict[int, int] = {}
         self.table = SimTable(world)
         self.state = State(self.table, SPANS, Thresholds())
-        self.folder = Folder(StatsRecorder(Settings(), "stats"), self._failed)
+        self.aggregator = Aggregator(StatsRecorder(Settings(), "stats"), self._failed)
         nothing: Any = world
         source_log: Any = SimpleNamespace(resume_offsets=self._same_log)
         this: Any = self
-        self.folder.attach(self.state, self.table, nothing, lambda: this, lambda: nothing, source_log)
+        self.aggregator.attach(self.state, self.table, nothing, lambda: this, lambda: nothing, source_log)
 
     def _failed(self, error: BaseException) -> None:
         raise error
@@ -180,7 +181,7 @@ class Worker:
     async def _same_log(self, marks: object) -> dict[int, int]:
         return {}
 
-    # What the folder asks its consumer
+    # What the aggregator asks its consumer
 
     def positions(self) -> dict[int, int]:
         """How far it has counted."""
@@ -208,7 +209,7 @@ class Worker:
         ]
         wakes_at = rng.randrange(len(world.points) + 1) if world.late else -1
         self.table.recover(rows, self.table.recovery)
-        await self.folder.load()
+        await self.aggregator.load()
         world.old = len(world.changelog)
         while self._position < len(world.points):
             if 0 <= wakes_at <= self._position:
@@ -216,12 +217,12 @@ class Worker:
                 wakes_at = -1
             await self._batch(min(rng.choice((1, 5, LOOK_EVERY)), LOOK_EVERY - self._position % LOOK_EVERY))
             if world.looks and self._position % LOOK_EVERY == 0:
-                await self.folder._clocks.ask(self, None)  # type: ignore[arg-type]
-                await self.folder._tick()
+                await self.aggregator._clocks.ask(self, None)  # type: ignore[arg-type]
+                await self.aggregator._tick()
             if rng.random() < 0.4:
                 world.committed = self._position
         world.wake()
-        await self.folder.drain()
+        await self.aggregator.drain()
         world.committed = self._position
 
     async def _batch(self, most: int) -> None:
@@ -238,9 +239,9 @@ class Worker:
                 offset=offset,
                 key=b"",
             )
-            self.folder._pending.append(message)
-        while self.folder.pending:
-            await self.folder._flush()
+            self.aggregator._pending.append(message)
+        while self.aggregator.pending:
+            await self.aggregator._flush()
 
 
 async def _lives(world: World) -> State:
@@ -262,9 +263,9 @@ def run(seed: int, points: Sequence[Arriving], disturbed: bool) -> tuple[World, 
     world = World(seed, points, disturbed)
     clock = SimpleNamespace(time=lambda: world.now_ms / 1000, monotonic=time.monotonic)
     with (
-        patch.object(fold, "send_all", world.send_all),
+        patch.object(aggregator_module, "send_all", world.send_all),
         patch.object(table, "send_all", world.send_all),
-        patch.object(fold, "time", clock),
+        patch.object(aggregator_module, "time", clock),
         patch.object(event_clocks, "time", clock),
     ):
         return world, asyncio.run(_lives(world))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streams.statistics.fold import Folder
+from streams.statistics.aggregator import Aggregator
 from streams.statistics.table import StatsTable
 from tests.simulation import statistics
 
@@ -42,13 +42,13 @@ def _rows_stay_beneath_older_ones(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _state_before_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def store(self: Folder, touched: Any, outputs: Any, now: float, releases: int) -> None:
+    async def store(self: Aggregator, touched: Any, outputs: Any, now: float, releases: int) -> None:
         for live in touched:
             await self._write(self.state.rows(live), releases)
         await real(self, touched, outputs, now, releases)
 
-    real = Folder._store
-    monkeypatch.setattr(Folder, "_store", store)
+    real = Aggregator._store
+    monkeypatch.setattr(Aggregator, "_store", store)
 
 
 @pytest.mark.parametrize(

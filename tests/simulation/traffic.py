@@ -1,4 +1,4 @@
-"""The users: tasks and plans, ids sent again, wishes to cancel. What they sent is what the oracles ask for.
+"""The users: tasks and plans, ids sent again, requests to cancel. What they sent is what the oracles ask for.
 
 In: options and a seed. Out: records on `tasks`, `plans`, `controls`; and of each, when it was sent.
 """

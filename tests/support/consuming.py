@@ -9,7 +9,7 @@ from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from streams.engine.commit import Offsets
-from tests.support.homes import intake
+from tests.support.partition_fakes import intake
 
 
 class FakeConsumer:

@@ -1,4 +1,4 @@
-"""One dispatch handler with everything real but the home, the agents topic and the transport."""
+"""One dispatch handler with everything real but the partition, the agents topic and the transport."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from agents_io.transport import Answer, Call
 from agents_io.transports import Transports
 from schemas.exact_json import loads
 from schemas.messages import AgentRegistration
-from streams.agents.standings import Standings
+from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.table import AgentTable
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.handler import DispatchHandler
 from streams.dispatch.held_memory import HeldMemory
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 from streams.metrics import DispatchMetrics
 from streams.rules.dispatch.builtins import Builtins
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
-from tests.support.homes import intake, until
+from tests.support.partition_fakes import intake, until
 
 PROTOCOLS = ("http", "gateway", "task:http", "task:function", "task:pattern")
 AGENT = {"id": "a1", "endpoint": "http://h"}
 
 
-class FakeHome:
+class FakePartition:
     """Keeps what was completed, in order."""
 
     def __init__(self, number: int = 0) -> None:
@@ -144,13 +144,13 @@ class Dispatching:
     ) -> None:  # fmt: skip
         retry = {"initial_delay": 1, "jitter": False} | fields.pop("retry", {})
         self.settings = Settings.model_validate({"retry": retry, **fields})
-        self.home = FakeHome(number)
+        self.partition = FakePartition(number)
         self.agents = FakeAgents()
         self.transport = FakeTransport()
         self.emitted: list[Output] = []
         self.registry = CollectorRegistry()
         self.skew_ms = 0
-        self.wishes: dict[str, str] = {}
+        self.cancel_requests: dict[str, str] = {}
         self.partitions = partitions
         self.cleared_ms = cleared_ms
         self.transports = dict.fromkeys(PROTOCOLS, self.transport)
@@ -161,7 +161,7 @@ class Dispatching:
             limits=dict.fromkeys(("http", "function", "pattern")),
         )
         self.templates: dict[str, Any] = {}
-        self.standings = Standings()
+        self.agent_statuses = AgentStatuses()
         self.turned: list[str] = []
         self.worth: Callable[[float], float | None] = lambda confidence: None
         self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
@@ -182,17 +182,17 @@ class Dispatching:
             emit=self.emitted.append,
             metrics=DispatchMetrics(self.registry),
             wall_ms=self.wall_ms,
-            cancelled=lambda task_id, submitted_ms: self.wishes.get(task_id),
+            cancelled=lambda task_id, submitted_ms: self.cancel_requests.get(task_id),
             partition_count=lambda: self.partitions,
             builtin=self.builtins.agent,
             cleared=lambda agent_id: self.cleared_ms,
-            balancer=Balancer(self.agents, self.standings, self.settings, self.wall_ms),
+            balancer=Balancer(self.agents, self.agent_statuses, self.settings, self.wall_ms),
             circuit_changed=lambda agent_id, caller: self.turned.append(agent_id),
             read_again=self.read_again,
             templates=self.templates,
             tracing=tracing,
         )
-        self.handler = DispatchHandler(cast("Home", self.home), context, kept)
+        self.handler = DispatchHandler(cast("PartitionProcessor", self.partition), context, kept)
         self.register(**AGENT)
 
     def wall_ms(self) -> int:
@@ -218,7 +218,7 @@ class Dispatching:
         if not isinstance(task, bytes):
             task = orjson.dumps({"id": f"t{offset}", "type": "agent", "target": "a1", "payload": {}} | fields)
         record = intake(
-            offset, task, source=source, number=self.home.number, headers=headers, timestamp_ms=self.wall_ms()
+            offset, task, source=source, number=self.partition.number, headers=headers, timestamp_ms=self.wall_ms()
         )
         self.process(source, record)
 
@@ -236,9 +236,9 @@ class Dispatching:
 
     async def end(self, offset: int) -> dict[str, Any]:
         """Wait for the end of a record: its values by topic, an event as `events`. It must have exactly one."""
-        await until(lambda: any(o == offset for _, o, _ in self.home.ended))
+        await until(lambda: any(o == offset for _, o, _ in self.partition.ended))
         await asyncio.sleep(0)
-        [outputs] = [outputs for _, o, outputs in self.home.ended if o == offset]
+        [outputs] = [outputs for _, o, outputs in self.partition.ended if o == offset]
         found = {o.topic: o.value if o.topic.startswith("dlq.") else loads(o.value or b"null") for o in outputs}
         assert len(found) == len(outputs)
         return found

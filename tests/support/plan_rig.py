@@ -41,8 +41,12 @@ def send_plans(bootstrap: str, prefix: str, plans: Iterable[dict[str, Any]], key
 
 def cancel_plans(bootstrap: str, prefix: str, names: Iterable[str]) -> None:
     """Wishes to end plans."""
-    wish = {"type": "cancel", "reason": CANCEL_REASON}
-    produce(bootstrap, f"{prefix}controls", [(n.encode(), json.dumps(wish | {"planId": n}).encode()) for n in names])
+    cancel_request = {"type": "cancel", "reason": CANCEL_REASON}
+    produce(
+        bootstrap,
+        f"{prefix}controls",
+        [(n.encode(), json.dumps(cancel_request | {"planId": n}).encode()) for n in names],
+    )
 
 
 def hanging(fleet: Fleet, cases: Iterable[Case], timeout_s: float = 60.0) -> None:

@@ -166,7 +166,7 @@ def _tasks(work: Work, folder: Path) -> None:
     rows = [{"id": f"t{n}", "type": "agent", "target": "good", "payload": {"say": n}} for n in range(TASKS)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     work.said["results"] = work.command("producer", "submit", str(file), "--wait", "--timeout", "40s")
-    # Without a key they lie anywhere, and are sent on to the agent's home.
+    # Without a key they lie anywhere, and are sent on to the agent's owner partition.
     away = [{"id": f"away{n}", "type": "agent", "target": "good", "payload": {"say": n}} for n in range(TASKS)]
     work.send("producer", "tasks", *away)
     busy = [{"id": f"busy{n}", "type": "agent", "target": "busy", "payload": {"n": n}} for n in range(2)]

@@ -82,9 +82,9 @@ def send_tasks(broker: str, prefix: str, tasks: list[dict[str, Any]]) -> None:
 
 
 def cancel_task(broker: str, prefix: str, task_id: str) -> None:
-    """The wish that a task ends."""
-    wish = {"type": "cancel", "taskId": task_id, "reason": "enough"}
-    produce(broker, f"{prefix}controls", [(task_id.encode(), json.dumps(wish).encode())])
+    """The request that a task ends."""
+    cancel_request = {"type": "cancel", "taskId": task_id, "reason": "enough"}
+    produce(broker, f"{prefix}controls", [(task_id.encode(), json.dumps(cancel_request).encode())])
 
 
 def untimed(result: dict[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from streams.engine.follower import Follower, TopicMissing
 from streams.settings import Settings
 from streams.web import WebServer
 from tests.conftest import SettingsFor
-from tests.support.homes import until
 from tests.support.kafka import KafkaCluster
+from tests.support.partition_fakes import until
 from tests.support.rig import apply_topics, produce
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
@@ -130,7 +130,7 @@ async def test_a_record_that_cannot_be_applied_costs_no_other(
 async def test_records_of_a_transaction_that_was_given_up_are_not_applied(
     kafka: KafkaCluster, prefix: str, settings_for: SettingsFor
 ) -> None:
-    """A foreign writer's: neither of agents nor of wishes to cancel."""
+    """A foreign writer's: neither of agents nor of requests to cancel."""
     broker, topic = kafka.bootstrap_servers, f"{prefix}controls"
     await asyncio.to_thread(apply_topics, broker, prefix)
 

@@ -29,8 +29,8 @@ def worker(broker: str, prefix: str, name: str) -> tuple[Process, dict[str, str]
     return process, json.loads(process.line(90))
 
 
-def homes(at: dict[str, str]) -> int:
-    """How many homes a worker owns."""
+def partitions(at: dict[str, str]) -> int:
+    """How many partitions a worker owns."""
     with urlopen(at["web"] + "/api/v1/partitions", timeout=5) as page:  # noqa: S310 - our own worker
         return len({row["partition"] for row in json.loads(page.read())})
 
@@ -38,7 +38,7 @@ def homes(at: dict[str, str]) -> int:
 def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
     kafka: KafkaCluster, prefix: str, tmp_path: Path
 ) -> None:
-    """SIGKILL with calls under way; some agents have their home on the worker killed, some not; all dial in elsewhere."""
+    """SIGKILL with calls under way; some agents have their partition on the worker killed, some not; all dial in elsewhere."""
     broker = kafka.bootstrap_servers
     apply_topics(broker, prefix)
     register(broker, prefix, *({"id": name, "endpoint": f"gateway://{name}", "limits": WIDE} for name in NAMES))
@@ -70,8 +70,8 @@ def test_killing_the_worker_that_holds_the_streams_loses_and_doubles_nothing(
         end = time.monotonic() + 60
         while len(calls_of(*logs)) < TASKS // 4 and time.monotonic() < end:
             time.sleep(0.05)
-        assert homes(at_victim), "the worker to be killed owns no home"
-        assert homes(at_survivor), "the worker to be killed owns every home"
+        assert partitions(at_victim), "the worker to be killed owns no partition"
+        assert partitions(at_survivor), "the worker to be killed owns every partition"
         victim.kill()
         killed_at = time.time()
         found = [json.loads(message.value()) for message in results.until(TASKS, 90, quiet_s=3)]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from tests.support.kafka import KafkaCluster
 from tests.support.plan_cases import step
 from tests.support.plan_rig import agents, register_all, send_plans
@@ -35,7 +35,7 @@ def _status(url: str, plan_id: str) -> int:
         return error.code
 
 
-def _homes(url: str) -> set[int]:
+def _partitions(url: str) -> set[int]:
     with urllib.request.urlopen(f"{url}/api/v1/partitions", timeout=20) as page:  # noqa: S310 - as above
         return {row["partition"] for row in json.load(page) if row["topic"].endswith("plans")}
 
@@ -56,18 +56,18 @@ def test_a_worker_that_came_back_at_another_address_is_asked_there(kafka: KafkaC
         first, here = _worker(broker, prefix, "one")
         with stopping(first):
             second, there = _worker(broker, prefix, "two")
-            _until(lambda: len(_homes(here)) == len(_homes(there)) == 4)
-            theirs = [name for name in NAMES if home_partition(name, 8) in _homes(there)]
+            _until(lambda: len(_partitions(here)) == len(_partitions(there)) == 4)
+            theirs = [name for name in NAMES if owner_partition(name, 8) in _partitions(there)]
             assert 0 < len(theirs) < len(NAMES)
             hanging = [{"id": name, "tasks": [step("h", "hang")], "timeout": 120_000} for name in NAMES]
             send_plans(broker, prefix, hanging)
             _until(lambda: all(_status(url, name) == 200 for url in (here, there) for name in NAMES))
-            homes = _homes(there)
+            partitions = _partitions(there)
             second.kill()
             again, now_there = _worker(broker, prefix, "two")
             with stopping(again):
                 assert now_there != there
-                _until(lambda: _homes(now_there) == homes)
+                _until(lambda: _partitions(now_there) == partitions)
                 seen = set()
 
                 def found() -> bool:

@@ -56,7 +56,7 @@ def test_nobody_is_refused_anything_and_everybody_needs_each_right(work: Work, w
     """By the broker's own audit: what was asked of it, and by which right it was allowed."""
     audit = work.broker.audit(who)
     assert [asked.what for asked in audit if not asked.allowed] == []
-    # Written to only when a commit's offset map is nearly full, which takes thousands of tasks (`test_relief.py`).
+    # Written to only when a commit's offset map is nearly full, which takes thousands of tasks (`test_head_of_line.py`).
     rare = {str(right) for right in work.rights(who) if right.operation == "Write" and right.name.endswith(".parked")}
     used = {asked.right for asked in audit if asked.right and asked.what.startswith(_asked(asked.right))}
     assert {str(right) for right in work.rights(who)} - {str(right) for right in used} <= rare

@@ -1,4 +1,4 @@
-"""What a home knows survives its worker: answered ids, cached answers, an open circuit, a full rate limit. On real Kafka."""
+"""What a partition knows survives its worker: answered ids, cached answers, an open circuit, a full rate limit. On real Kafka."""
 
 from __future__ import annotations
 

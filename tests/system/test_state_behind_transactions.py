@@ -1,4 +1,5 @@
-"""What a home remembers is read whole, also behind a transaction that another application holds open on the same partition."""
+"""What a partition remembers is read whole, also behind a transaction that another application holds open on the same
+partition."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.batcher import Batcher
-from streams.engine.commit import Fenced, TransactionalCommitter
+from streams.engine.commit import CommitFailed, TransactionalCommitter
 from streams.rules.records import Output
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import apply_topics
@@ -80,9 +80,9 @@ async def test_a_late_request_does_not_end_the_next_transaction(
 
     committer = await new()
     try:
-        with pytest.raises(Fenced, match="was lost") as caught:
+        with pytest.raises(CommitFailed, match="was lost") as caught:
             await commit(committer, 1)
-        assert caught.value.passing
+        assert caught.value.transient
     finally:
         await committer.close()
     committer = await new()
@@ -90,7 +90,7 @@ async def test_a_late_request_does_not_end_the_next_transaction(
         if await _committed(kafka, f"{prefix}group", tasks) != 1:
             await commit(committer, 1)
         network.kill_after_late = True
-        with pytest.raises(Fenced):
+        with pytest.raises(CommitFailed):
             await commit(committer, 2)
         assert network.late_code not in (None, 0), "the broker took the late request"
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import Tap, apply_topics, fake_agent, instant_agent, produce, register, start_worker, stopping
 
@@ -183,7 +183,7 @@ def test_a_flood_waits_on_its_topic_and_lets_others_pass(kafka: KafkaCluster, pr
     broker = kafka.bootstrap_servers
     apply_topics(broker, prefix)
     flood = "flood"
-    other = next(name for n in range(1000) if home_partition(name := f"b{n}", 8) == home_partition(flood, 8))
+    other = next(name for n in range(1000) if owner_partition(name := f"b{n}", 8) == owner_partition(flood, 8))
     with instant_agent() as (_, endpoint):
         slow = {"maxRequests": 100, "windowMs": 1000, "maxConcurrency": 10}
         register(

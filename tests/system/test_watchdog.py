@@ -17,8 +17,8 @@ from streams.engine.engine import Engine
 from streams.engine.follower import Follower
 from streams.statistics.role import StatsSupervisor
 from tests.conftest import SettingsFor
-from tests.support.homes import until
 from tests.support.kafka import KafkaCluster
+from tests.support.partition_fakes import until
 from tests.support.points import compare, fleet, read_all
 from tests.support.points import produce as send_points
 from tests.support.rig import Tap, apply_topics, instant_agent, produce, register

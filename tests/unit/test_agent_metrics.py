@@ -1,4 +1,4 @@
-"""What is told of single agents: those of the open homes, as they are now."""
+"""What is told of single agents: those of the open partitions, as they are now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.messages import AgentStanding
 from streams.agents import metrics
 from streams.agents.metrics import AgentMetrics
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.homes import until
+from tests.support.partition_fakes import until
 
 
 class Rig(Dispatching):
@@ -20,10 +20,10 @@ class Rig(Dispatching):
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
-        self.homes = [self.handler]
+        self.processors = [self.handler]
         self.told: dict[str, AgentStanding] = {}
         self.page = CollectorRegistry()
-        AgentMetrics(self.page, lambda: [home.callers for home in self.homes], lambda: self.told)
+        AgentMetrics(self.page, lambda: [partition.callers for partition in self.processors], lambda: self.told)
 
     def of(self, name: str, agent: str = "a1", **labels: str) -> float | None:
         """A series of an agent; None if there is none."""
@@ -80,7 +80,7 @@ async def test_whoever_is_ill_is_told_of_without_a_call_too() -> None:
     assert rig.of("agent_healthy") == 0
 
 
-async def test_a_home_that_moved_takes_its_agents_along(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_partition_that_moved_takes_its_agents_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """No series is left; and never more agents are told of than a page should hold."""
     rig = Rig()
     for number in range(3):
@@ -91,5 +91,5 @@ async def test_a_home_that_moved_takes_its_agents_along(monkeypatch: pytest.Monk
     monkeypatch.setattr(metrics, "MOST_AGENTS", 2)
     assert rig.series() == 18
     assert rig.page.get_sample_value("parallax_agents") == 3
-    rig.homes.clear()
+    rig.processors.clear()
     assert rig.series() == 0

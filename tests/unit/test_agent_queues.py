@@ -15,7 +15,7 @@ from schemas.messages import AgentRegistration
 from streams.dispatch import agent_queues, backlogs
 from streams.rules.dispatch.memory_budget import TASK_BYTES
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.homes import settle, until
+from tests.support.partition_fakes import settle, until
 
 LIMITS = {"limits": {"maxRequests": 100_000, "windowMs": 60_000, "maxConcurrency": 4}}
 BUDGET = 1000 * TASK_BYTES
@@ -75,14 +75,14 @@ class Rig:
 
     def ends(self, topic: str = "results") -> int:
         """Records written to a topic."""
-        return sum(output.topic == topic for _, _, outputs in self.one.home.ended for output in outputs)
+        return sum(output.topic == topic for _, _, outputs in self.one.partition.ended for output in outputs)
 
     def answered(self, agent: str) -> int:
         """Results of this agent's tasks."""
         wanted = f'"agentId":"{agent}"'.encode()
         return sum(
             output.topic == "results" and wanted in (output.value or b"")
-            for _, _, outputs in self.one.home.ended
+            for _, _, outputs in self.one.partition.ended
             for output in outputs
         )
 
@@ -206,7 +206,7 @@ async def test_a_record_that_is_gone_from_its_topic_ends_without_a_result(
     rig.let_go()
     await until(lambda: rig.answered("hog") == 3)
     assert rig.called("hog") == [ids[0], ids[1], ids[3]]
-    assert ("tasks", 2, []) in rig.one.home.ended
+    assert ("tasks", 2, []) in rig.one.partition.ended
     assert rig.one.handler.resting() == 0
 
 
@@ -289,7 +289,7 @@ async def test_an_agents_tasks_outlast_its_outage(make: Make, monkeypatch: pytes
     monkeypatch.setattr(rig.one.transport, "call", call)
     rig.send("well", 200)
     await until(lambda: rig.answered("well") == 200, BLOCKED_S)
-    results = [o.value or b"" for _, _, outputs in rig.one.home.ended for o in outputs if o.topic == "results"]
+    results = [o.value or b"" for _, _, outputs in rig.one.partition.ended for o in outputs if o.topic == "results"]
     failures = sum(b'"status":"failure"' in value for value in results)
     assert failures <= 5 + 4, "those that opened the circuit, and those under way then"
     assert rig.one.memory.used == 0

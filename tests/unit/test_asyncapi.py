@@ -24,7 +24,7 @@ from streams.broker.topics_admin import wanted
 from streams.cli.output import yaml_text
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.records import LARGE_BYTES, Output, Recorder, Success, Timing
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.settings import Settings
 from streams.statistics.outputs import StatsRecorder
 
@@ -39,13 +39,13 @@ NOW_MS = parse_time(TIME)
 APP = Settings().app_id
 RECORDER = Recorder(APP, "dispatch", "parallax.", f"{APP}-dispatch")
 TASK = Task.model_validate(EXAMPLES["Task"])
-LETTER = Letter("tasks", 0, 42, None, REJECTED.encode())
+SOURCE_RECORD = SourceRecord("tasks", 0, 42, None, REJECTED.encode())
 
 
 def reason() -> str:
     """Why the example of a dead letter is one."""
     with pytest.raises(Rejected) as found:
-        decode(Task, LETTER.value)
+        decode(Task, SOURCE_RECORD.value)
     return found.value.reason
 
 
@@ -247,11 +247,11 @@ def test_examples_are_what_the_pipeline_writes(name: str) -> None:
 
 def test_the_example_of_a_dead_letter_is_what_the_pipeline_writes() -> None:
     """Value and headers to the letter; the header of a value left out is described too."""
-    output = RECORDER.dead_letter(LETTER, "validate", reason(), NOW_MS)[0]
+    output = RECORDER.dead_letter(SOURCE_RECORD, "validate", reason(), NOW_MS)[0]
     assert texts(output.headers) == example("DeadLetter")["headers"] == REJECTION
     assert (output.value or b"").decode() == example("DeadLetter")["payload"]
     described = DOCUMENT["components"]["messages"]["DeadLetter"]["headers"]
-    large = Letter("tasks", 0, 42, None, b"x" * (LARGE_BYTES + 1))
+    large = SourceRecord("tasks", 0, 42, None, b"x" * (LARGE_BYTES + 1))
     fallback = RECORDER.dead_letter(large, "validate", "too large", NOW_MS)[0].fallback
     assert fallback is not None
     assert {name for name, _ in fallback.headers} == set(described["properties"])

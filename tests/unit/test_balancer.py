@@ -1,4 +1,4 @@
-"""The choice over the registered agents and what their homes say of them."""
+"""The choice over the registered agents and what their partitions say of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from schemas.messages import AgentRegistration, AgentStanding, Task
-from streams.agents.standings import Standings
+from streams.agents.agent_statuses import AgentStatuses
 from streams.dispatch.balancer import FRESH_MS, MAX_POOLS, Balancer
 from streams.settings import Settings
 
@@ -46,14 +46,14 @@ class Rig:
     def __init__(self, agents: Registered, policy: str = "least_connections", **health: Any) -> None:
         self.now_ms = 1_000_000
         self.agents = agents
-        self.standings = Standings()
+        self.agent_statuses = AgentStatuses()
         settings = Settings.model_validate({"dispatch": {"balancer": policy}, "health": health})
-        self.balancer = Balancer(agents, self.standings, settings, lambda: self.now_ms)
+        self.balancer = Balancer(agents, self.agent_statuses, settings, lambda: self.now_ms)
         self.tasks = 0
 
     def stand(self, name: str, **fields: Any) -> None:
-        """What its home says."""
-        self.standings.note(AgentStanding.model_validate({"agentId": name, "at": self.now_ms} | fields))
+        """What its partition says."""
+        self.agent_statuses.note(AgentStanding.model_validate({"agentId": name, "at": self.now_ms} | fields))
 
     def choose(self, *capabilities: str, without: tuple[str, ...] = ()) -> str | None:
         """For one more task."""
@@ -64,7 +64,7 @@ class Rig:
         return None if found is None else found.id
 
 
-def test_what_was_sent_counts_before_the_home_says_so() -> None:
+def test_what_was_sent_counts_before_the_owner_says_so() -> None:
     """Twelve tasks at one moment: four each, also when the list is made anew and the first four all went to one."""
     rig = Rig(Registered("a", "b", "c"))
     got = Counter(rig.choose(without=("b", "c")) for _ in range(4))
@@ -73,7 +73,7 @@ def test_what_was_sent_counts_before_the_home_says_so() -> None:
     assert got == {"a": 4, "b": 4, "c": 4}
 
 
-def test_what_the_home_says_replaces_what_was_sent() -> None:
+def test_what_the_owner_says_replaces_what_was_sent() -> None:
     """A standing written well after the tasks were sent tells all of it."""
     rig = Rig(Registered("a", "b"))
     for _ in range(10):
@@ -86,7 +86,7 @@ def test_what_the_home_says_replaces_what_was_sent() -> None:
     assert {rig.choose(), rig.choose()} == {"a", "b"}
 
 
-def test_a_load_told_by_a_home_that_died_is_forgotten() -> None:
+def test_a_load_published_by_an_owner_that_died_is_forgotten() -> None:
     """Nobody says any more that it is full: after a while it gets tasks again."""
     rig = Rig(Registered("a", "b"))
     rig.stand("a", load=50)
@@ -105,7 +105,7 @@ def test_a_circuit_that_opens_is_seen_at_once() -> None:
 
 
 def test_an_open_circuit_ends_by_itself_with_a_few_trials() -> None:
-    """Its home may be gone: when the wait is over three tasks a second find out, also if nobody says anything."""
+    """Its partition may be gone: when the wait is over three tasks a second find out, also if nobody says anything."""
     rig = Rig(Registered("a", "b"))
     rig.stand("a", circuit="open", openUntil=rig.now_ms + 30_000)
     rig.now_ms += 30_000
@@ -127,7 +127,7 @@ def test_at_most_a_share_is_ejected() -> None:
 
 
 def test_forced_open_by_its_registration() -> None:
-    """Also before its home has said so."""
+    """Also before its partition has said so."""
     rig = Rig(Registered("a"))
     rig.agents.add("b", breaker={"mode": "open"})
     assert {rig.choose() for _ in range(6)} == {"a"}

@@ -7,12 +7,12 @@ from typing import Any, cast
 import orjson
 
 from streams.dispatch.block_watch import BlockWatch
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.records import Output, Recorder
 
 
 class Blocked:
-    """A home that says what the test wants."""
+    """A partition that says what the test wants."""
 
     number = 3
 
@@ -27,21 +27,26 @@ class Blocked:
 
 def test_a_record_that_holds_a_commit_back_is_told_now_and_then() -> None:
     """Below the limit nothing; then an event with place, task, agent and reason; then silence until as long again."""
-    home, emitted = Blocked(), list[Output]()
+    partition, emitted = Blocked(), list[Output]()
     watch = BlockWatch(
-        lambda: [cast("Home", home)], Recorder("app", "dispatch", "t.", "g"), emitted.append, lambda: 0, "t.", 60.0
+        lambda: [cast("PartitionProcessor", partition)],
+        Recorder("app", "dispatch", "t.", "g"),
+        emitted.append,
+        lambda: 0,
+        "t.",
+        60.0,
     )
     stuck = {"offset": 7, "taskId": "t7", "agentId": "a", "reason": "calling"}
     for age in (1000, 59_000, 61_000, 90_000, 119_000, 122_000):
-        home.found["tasks"] = {**stuck, "age": age}
+        partition.found["tasks"] = {**stuck, "age": age}
         watch.look()
     ages = [orjson.loads(output.value or b"")["data"]["age"] for output in emitted]
     assert ages == [61_000, 122_000]
     event = orjson.loads(emitted[0].value or b"")
     assert event["type"] == "dispatch:blocked"
     assert event["data"] == {"topic": "t.tasks", "partition": 3, **stuck, "age": 61_000}
-    home.found = {"parked": {"offset": 1, "reason": "parked"}}
+    partition.found = {"parked": {"offset": 1, "reason": "parked"}}
     watch.look()
-    home.found["tasks"] = {**stuck, "offset": 9, "age": 70_000}
+    partition.found["tasks"] = {**stuck, "offset": 9, "age": 70_000}
     watch.look()
     assert len(emitted) == 3

@@ -12,7 +12,7 @@ from schemas.codec import Rejected, validate
 from schemas.messages import Control
 from streams.agents.control_table import ControlTable
 from tests.support.dispatching import Dispatching
-from tests.support.homes import intake, settle
+from tests.support.partition_fakes import intake, settle
 
 Make = Callable[..., Dispatching]
 
@@ -45,7 +45,7 @@ async def ask(one: Dispatching, offset: int, target: str, payload: Any = 1) -> b
 
 
 async def test_answers_of_one_agent_or_all_are_forgotten(make: Make) -> None:
-    """In memory at once, on the state topic with the commit that follows; the home is told that there is one."""
+    """In memory at once, on the state topic with the commit that follows; the partition is told that there is one."""
     one = make()
     assert [await ask(one, n, target) for n, target in enumerate(("a1", "a2", "a1", "a2"))] == [
         False,
@@ -55,9 +55,9 @@ async def test_answers_of_one_agent_or_all_are_forgotten(make: Make) -> None:
     ]
     kept = state(one)
     assert [value is not None for value in kept.values()] == [True, True]
-    touched = one.home.touched
+    touched = one.partition.touched
     one.handler.clear_cache("a1")
-    assert one.home.touched > touched
+    assert one.partition.touched > touched
     assert list(state(one).values()) == [None]
     assert [await ask(one, n, target) for n, target in ((4, "a1"), (5, "a2"))] == [False, True]
     state(one)
@@ -119,7 +119,7 @@ async def test_answers_of_an_earlier_owner_are_forgotten_with_the_registration(m
 
 
 async def test_the_next_owner_takes_up_nothing_older_than_the_wish(make: Make) -> None:
-    """Also if nobody owned the home when it came; what was kept since is taken up."""
+    """Also if nobody owned the partition when it came; what was kept since is taken up."""
     one = make()
     await ask(one, 0, "a1")
     kept = [value for value in state(one).values() if value is not None]
@@ -145,8 +145,8 @@ def test_the_table_of_controls_tells_and_remembers() -> None:
     told: list[str | None] = []
     table = ControlTable({}, "t.", lambda _: None, told.append)
     for offset, (at_ms, agent_id) in enumerate(((10, "a"), (30, None), (20, "b"), (40, "b"))):
-        wish = {"type": "cache-clear"} | ({} if agent_id is None else {"agentId": agent_id})
-        record = intake(offset, orjson.dumps(wish))
+        request = {"type": "cache-clear"} | ({} if agent_id is None else {"agentId": agent_id})
+        record = intake(offset, orjson.dumps(request))
         record.timestamp = at_ms
         table._apply(record)
     assert told == ["a", None, "b", "b"]

@@ -30,7 +30,7 @@ def test_sums_lie_between_the_window_and_a_bucket_less(ends: list[tuple[float, b
 
 @settings(deadline=None)
 @given(calls, st.floats(0, 59))
-def test_it_moves_with_its_home(ends: list[tuple[float, bool, bool]], later_s: float) -> None:
+def test_it_moves_with_its_partition(ends: list[tuple[float, bool, bool]], later_s: float) -> None:
     """The next owner has the same sums, now and later, to within the milliseconds of a snapshot."""
     rates, now = CallRates(60.0), 0.0
     for step, failed, slow in ends:

@@ -1,4 +1,4 @@
-"""Cancelling: wherever a task is in its home, it ends as `cancelled`, once, and a call under way is cut off."""
+"""Cancelling: wherever a task is in its partition, it ends as `cancelled`, once, and a call under way is cut off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from agents_io.errors import ServerError
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.homes import until
+from tests.support.partition_fakes import until
 
 Make = Callable[..., Dispatching]
 ONE = {"limits": {"maxRequests": 100, "windowMs": 60_000, "maxConcurrency": 1}}
@@ -34,7 +34,7 @@ async def make() -> Any:
 
 def cancel(one: Dispatching, task_id: str, why: str = "the task was cancelled: no longer wanted") -> None:
     """As the control table does it: the wish is remembered, then told."""
-    one.wishes[task_id] = why
+    one.cancel_requests[task_id] = why
     one.handler.cancel(task_id)
 
 
@@ -98,8 +98,8 @@ async def test_a_task_is_cancelled_while_its_record_moves(make: Make) -> None:
     one.take(0)
     one.take(1, payload=1)
     await until(lambda: one.transport.tasks == ["t0"])
-    one.handler.relieve("tasks", [1])
-    [(_, _, [moved])] = one.home.ended
+    one.handler.unblock("tasks", [1])
+    [(_, _, [moved])] = one.partition.ended
     cancel(one, "t1")
     one.take(7, moved.value, source="parked", headers=tuple(moved.headers))
     await ended(one, 7)
@@ -122,7 +122,7 @@ async def test_a_wish_for_what_is_not_here_does_nothing(make: Make) -> None:
     assert (await one.result(0))["status"] == "success"
     cancel(one, "t0")
     cancel(one, "nobody")
-    assert len(one.home.ended) == 1
+    assert len(one.partition.ended) == 1
 
 
 async def test_every_task_of_the_id_is_cancelled(make: Make) -> None:

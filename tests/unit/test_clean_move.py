@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from streams.engine.home import Head, Home
+from streams.engine.partition_processor import Head, PartitionProcessor
 from tests.support.dispatching import Dispatching
-from tests.support.homes import FakeCommitter, partitions, settle, until
+from tests.support.partition_fakes import FakeCommitter, partitions, settle, until
 
 CALLS = 10
 
@@ -15,16 +15,18 @@ async def test_calls_that_are_cut_off_count_for_the_next_owner() -> None:
     old = Dispatching()
     old.register(id="a1", endpoint="http://h", limits=limits)
     committer = FakeCommitter()
-    home = Home(0, committer, partitions(), interval_max_s=0.01, on_room=lambda _: None, on_lost=lambda _, error: None)
-    old.handler._home = home
-    home.open({source: Head(0, "", False) for source in partitions()}, old.handler)
+    partition = PartitionProcessor(
+        0, committer, partitions(), interval_max_s=0.01, on_room=lambda _: None, on_lost=lambda _, error: None
+    )
+    old.handler._partition = partition
+    partition.open({source: Head(0, "", False) for source in partitions()}, old.handler)
     await until(lambda: committer.commits)
     old.transport.gate.clear()
     for offset in range(CALLS):
-        home.ledgers["tasks"].track(offset)
+        partition.ledgers["tasks"].track(offset)
         old.take(offset, payload=offset)
     await until(lambda: len(old.transport.calls) == CALLS)
-    await home.drain(0.1)
+    await partition.drain(0.1)
     assert old.transport.cancelled == CALLS
     newest = {o.key: o.value for outputs, _ in committer.commits for o in outputs if o.topic == "state"}
     heir = Dispatching(kept=[value for value in newest.values() if value])

@@ -189,7 +189,7 @@ def test_tables_are_aligned_without_a_terminal(capsys: pytest.CaptureFixture[str
 
 
 def test_tasks_are_keyed_by_their_agent_and_others_by_their_id(tmp_path: Path) -> None:
-    """The home partition of an agent is that of its id."""
+    """The owner partition of an agent is that of its id."""
     file = tmp_path / "tasks"
     lines = [
         {"id": "t1", "type": "agent", "target": "a1", "payload": 1},

@@ -15,7 +15,7 @@ from schemas.messages import AgentStanding
 from streams.dispatch import coalescing
 from streams.rules.source_record import MOVED_HEADER
 from tests.support.dispatching import Dispatching
-from tests.support.homes import settle, until
+from tests.support.partition_fakes import settle, until
 
 Make = Callable[..., Dispatching]
 SAME: dict[str, Any] = {"payload": {"same": True}}
@@ -142,7 +142,7 @@ async def test_either_can_be_cancelled(make: Make) -> None:
     for offset in range(3):
         one.take(offset, **SAME)
     await settle()
-    one.wishes["t1"] = "enough"
+    one.cancel_requests["t1"] = "enough"
     one.handler.cancel("t1")
     assert (await one.result(1))["status"] == "cancelled"
     assert one.transport.cancelled == 0
@@ -159,8 +159,8 @@ async def test_one_that_holds_the_commit_moves_and_is_answered_at_its_new_place(
     one.take(0, **SAME)
     one.take(1, **SAME)
     await settle()
-    one.handler.relieve("tasks", [1])
-    [output] = next(outputs for _, offset, outputs in one.home.ended if offset == 1)
+    one.handler.unblock("tasks", [1])
+    [output] = next(outputs for _, offset, outputs in one.partition.ended if offset == 1)
     assert output.topic == "parked"
     assert header(output.headers, MOVED_HEADER)
     one.take(7, output.value, source="parked", headers=tuple(output.headers))
@@ -211,7 +211,7 @@ async def test_a_leader_that_has_to_wait_for_an_agent_again_leaves_no_dead_fligh
 
     def stand(**fields: Any) -> None:
         told = {"agentId": "bird", "at": one.wall_ms()} | fields
-        one.standings.note(AgentStanding.model_validate(told))
+        one.agent_statuses.note(AgentStanding.model_validate(told))
 
     one = make(breaker={"failure_threshold": 100})
     one.agents.known.clear()
@@ -282,7 +282,7 @@ async def test_many_that_wait_behind_failures_do_not_exhaust_the_stack(
     assert len(one.handler._waiting.flights) == 0
 
 
-async def test_nothing_is_done_after_the_home_is_closed(make: Make) -> None:
+async def test_nothing_is_done_after_the_partition_is_closed(make: Make) -> None:
     """The next owner begins anew."""
     one = make()
     one.take(0, **SAME)
@@ -290,5 +290,5 @@ async def test_nothing_is_done_after_the_home_is_closed(make: Make) -> None:
     await settle()
     one.handler.close()
     await asyncio.sleep(0.06)
-    assert one.home.ended == []
+    assert one.partition.ended == []
     assert len(one.handler._waiting.flights) == 0

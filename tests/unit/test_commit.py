@@ -17,8 +17,8 @@ from aiokafka.errors import (
 )
 
 from streams.engine.batcher import Batcher
-from streams.engine.commit import Fenced, PlainCommitter, TransactionalCommitter
-from streams.engine.faults import passing, told
+from streams.engine.commit import CommitFailed, PlainCommitter, TransactionalCommitter
+from streams.engine.faults import describe_error, is_transient
 from streams.rules.records import Output
 
 
@@ -46,7 +46,7 @@ class FailingBatcher:
 
 
 @pytest.mark.parametrize(
-    ("error", "passing"),
+    ("error", "transient"),
     [
         (NodeNotReadyError(), True),
         (NotEnoughReplicasError(), True),
@@ -56,15 +56,15 @@ class FailingBatcher:
         (AssertionError("a state nobody expected"), False),
     ],
 )
-async def test_a_failed_commit_tells_whether_waiting_helps(error: Exception, passing: bool) -> None:
+async def test_a_failed_commit_tells_whether_waiting_helps(error: Exception, transient: bool) -> None:
     """Brokers that are away pass; refusals, being fenced and faults of our own do not. In both kinds of commit."""
     producer, batcher = cast("Any", FailingProducer(error)), cast("Batcher", FailingBatcher())
     transactional = TransactionalCommitter({}, "id", "group", batcher)
     transactional._producer = producer
     for committer in (transactional, PlainCommitter(producer, cast("Any", None), batcher)):
-        with pytest.raises(Fenced) as caught:
+        with pytest.raises(CommitFailed) as caught:
             await committer.commit([], {})
-        assert caught.value.passing is passing
+        assert caught.value.transient is transient
 
 
 async def test_a_refusal_is_told_where_aiokafka_only_says_that_there_is_no_transaction() -> None:
@@ -73,18 +73,18 @@ async def test_a_refusal_is_told_where_aiokafka_only_says_that_there_is_no_trans
     producer = cast("Any", FailingProducer(IllegalOperation("Can't send messages while not in transaction"), cause))
     committer = TransactionalCommitter({}, "id", "group", cast("Batcher", FailingBatcher()))
     committer._producer = producer
-    with pytest.raises(Fenced, match=r"^id: Kafka refuses access to topic p\.results; what is needed") as caught:
+    with pytest.raises(CommitFailed, match=r"^id: Kafka refuses access to topic p\.results; what is needed") as caught:
         await committer.commit([], {})
-    assert not caught.value.passing
+    assert not caught.value.transient
 
 
 def test_a_refusal_that_aiokafka_wrapped_does_not_pass() -> None:
     """Its own errors say nothing of their cause."""
     wrapped = KafkaError("Unexpected error during batch delivery")
-    assert passing(wrapped)
+    assert is_transient(wrapped)
     wrapped.__cause__ = TopicAuthorizationFailedError("p.tasks")
-    assert not passing(wrapped)
-    assert told(wrapped).startswith("Kafka refuses access to topic p.tasks;")
+    assert not is_transient(wrapped)
+    assert describe_error(wrapped).startswith("Kafka refuses access to topic p.tasks;")
 
 
 class WritingDown:

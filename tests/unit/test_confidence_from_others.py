@@ -10,12 +10,12 @@ import pytest
 from agents_io.errors import BadResponse, ClientError, ServerError
 from agents_io.transport import Answer
 from schemas.codec import Rejected
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from streams.rules.dispatch.judging import Judged, judge_body, rated, read_judged
 from streams.rules.records import Output, Success
 from streams.rules.source_record import JUDGED_HEADER
 from tests.support.dispatching import Dispatching
-from tests.support.homes import until
+from tests.support.partition_fakes import until
 
 JUDGED = {"id": "a1", "endpoint": "http://h", "confidence": {"from": "judge", "agent": "j"}}
 JUDGE = {"id": "j", "endpoint": "http://h"}
@@ -32,7 +32,7 @@ def dispatching(judged: dict[str, Any] = JUDGED, **fields: Any) -> Dispatching:
 async def hop(rig: Dispatching, offset: int) -> Output:
     """Wait for the record that carries an answer to its judge."""
     await rig.end(offset)
-    [[output]] = [outputs for _, at, outputs in rig.home.ended if at == offset]
+    [[output]] = [outputs for _, at, outputs in rig.partition.ended if at == offset]
     assert output.topic == "dispatch"
     return output
 
@@ -82,7 +82,7 @@ async def test_a_judge_gives_the_confidence() -> None:
     rig.transport.last = Answer(0.7, 0.9, {"reasoning": "plausible"})
     rig.take(0, payload={"task": "2+2"}, metadata={"mine": 1})
     output = await hop(rig, 0)
-    assert output.partition == home_partition("j", 1)
+    assert output.partition == owner_partition("j", 1)
     assert not rig.kinds().count("task:completed")
     end = await judged(rig, 1, output)
     result = end["results"]
@@ -191,14 +191,14 @@ async def test_the_answer_goes_along_when_its_record_is_relocated() -> None:
     rig.transport.gate.clear()
     rig.take(1, output.value, source="dispatch", headers=tuple(output.headers))
     await until(lambda: len(rig.transport.calls) == 2)
-    rig.handler.relieve("dispatch", (1,))
-    [[moved]] = [outputs for source, at, outputs in rig.home.ended if (source, at) == ("dispatch", 1)]
+    rig.handler.unblock("dispatch", (1,))
+    [[moved]] = [outputs for source, at, outputs in rig.partition.ended if (source, at) == ("dispatch", 1)]
     assert moved.topic == "parked"
     assert dict(moved.headers)[JUDGED_HEADER] == dict(output.headers)[JUDGED_HEADER]
     other = dispatching()
     other.transport.last = Answer(0.6, 1.0)
     assert (await judged(other, 5, moved))["results"]["confidence"] == 0.6
-    forger = Dispatching(partitions=4, number=(home_partition("a1", 4) + 1) % 4)
+    forger = Dispatching(partitions=4, number=(owner_partition("a1", 4) + 1) % 4)
     forger.take(0, headers=((JUDGED_HEADER, dict(output.headers)[JUDGED_HEADER]),))
     assert JUDGED_HEADER not in dict((await hop(forger, 0)).headers)
 

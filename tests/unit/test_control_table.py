@@ -8,13 +8,15 @@ import orjson
 
 from schemas.topics import DAY_MS, HOUR_MS
 from streams.agents.control_table import ControlTable
-from tests.support.homes import intake
+from tests.support.partition_fakes import intake
 
 
-def told(table: ControlTable, *wishes: dict[str, Any] | bytes) -> None:
+def told(table: ControlTable, *cancel_requests: dict[str, Any] | bytes) -> None:
     """These records were read."""
-    for offset, wish in enumerate(wishes):
-        value = wish if isinstance(wish, bytes) else orjson.dumps({"type": "cancel"} | wish)
+    for offset, cancel_request in enumerate(cancel_requests):
+        value = (
+            cancel_request if isinstance(cancel_request, bytes) else orjson.dumps({"type": "cancel"} | cancel_request)
+        )
         table._apply(intake(offset, value, source="controls"))
 
 
@@ -42,8 +44,8 @@ async def test_a_wish_is_about_what_was_submitted_before_it_or_soon_after() -> N
     table = ControlTable({}, "t.", lambda task_id: None, on_plan=lambda plan_id: None)
     at_ms = 1_795_348_800_000
     for field in ("taskId", "planId"):
-        wish = orjson.dumps({"type": "cancel", field: "nightly"})
-        table._apply(intake(0, wish, source="controls", timestamp_ms=at_ms))
+        cancel_request = orjson.dumps({"type": "cancel", field: "nightly"})
+        table._apply(intake(0, cancel_request, source="controls", timestamp_ms=at_ms))
     for ask in (table.cancelled, table.plan_cancelled):
         found = [
             ask("nightly", at_ms + after_ms) is not None for after_ms in (-7 * DAY_MS, 0, HOUR_MS, HOUR_MS + 1, DAY_MS)

@@ -14,11 +14,11 @@ from agents_io import errors
 from agents_io.errors import AgentError, ConnectionFailed, ServerError
 from agents_io.transport import Answer
 from schemas.codec import header
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.source_record import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER, own_header
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.homes import settle, until
+from tests.support.partition_fakes import settle, until
 
 Make = Callable[..., Dispatching]
 ONE_AT_A_TIME = {"limits": {"maxConcurrency": 1}}
@@ -221,26 +221,26 @@ async def test_an_agent_registered_again_is_called_at_its_new_place(make: Make) 
 
 
 def living_elsewhere(partitions: int = 4) -> str:
-    """The id of an agent whose home is not partition 0."""
-    return next(name for name in (f"a{n}" for n in range(100)) if home_partition(name, partitions) != 0)
+    """The id of an agent whose partition is not partition 0."""
+    return next(name for name in (f"a{n}" for n in range(100)) if owner_partition(name, partitions) != 0)
 
 
 def living_here(partitions: int = 4) -> str:
     """A task id that partition 0 is the arbiter of."""
-    return next(name for name in (f"t{n}" for n in range(100)) if home_partition(name, partitions) == 0)
+    return next(name for name in (f"t{n}" for n in range(100)) if owner_partition(name, partitions) == 0)
 
 
-async def test_a_task_of_another_home_is_forwarded_and_keeps_its_deadline(make: Make) -> None:
+async def test_a_task_of_another_partition_is_forwarded_and_keeps_its_deadline(make: Make) -> None:
     """The same bytes with agent, deadline, first timestamp and hop in headers; the attempt has its whole timeout there."""
     one = make(partitions=4)
     name = living_elsewhere()
-    number = home_partition(name, 4)
+    number = owner_partition(name, 4)
     one.register(id=name, endpoint="http://h", capabilities=["fly"])
     forged = ((AGENT_HEADER, b"a1"), (EXPIRES_HEADER, b"5"), (HOPS_HEADER, b"9"), ("mine", b"x"))
     before = one.wall_ms()
     task_id = living_here()
     one.take(0, id=task_id, target=None, capabilities=["fly"], headers=forged, metadata={"expiresIn": 30_000})
-    [(_, _, [forward])] = one.home.ended
+    [(_, _, [forward])] = one.partition.ended
     assert (forward.topic, forward.partition, forward.key) == ("dispatch", number, name.encode())
     assert header(forward.headers, AGENT_HEADER) == name
     assert own_header(forward.headers, HOPS_HEADER) == 1
@@ -266,7 +266,7 @@ async def test_after_too_many_hops_a_task_is_done_where_it_is(make: Make) -> Non
     one.register(id=name, endpoint="http://h")
     hops = ((HOPS_HEADER, str(MAX_HOPS - 1).encode()),)
     one.take(0, target=name, source="dispatch", headers=hops)
-    assert own_header(one.home.ended[0][2][0].headers, HOPS_HEADER) == MAX_HOPS
+    assert own_header(one.partition.ended[0][2][0].headers, HOPS_HEADER) == MAX_HOPS
     one.take(1, target=name, source="dispatch", headers=((HOPS_HEADER, str(MAX_HOPS).encode()),))
     assert (await one.result(1))["status"] == "success"
 
@@ -519,7 +519,7 @@ async def test_hold_begins_nothing_and_lets_what_runs_finish(make: Make) -> None
     one.transport.gate.set()
     await until(lambda: one.handler.running() == 0)
     await asyncio.sleep(0.02)
-    assert [offset for _, offset, _ in one.home.ended] == [0]
+    assert [offset for _, offset, _ in one.partition.ended] == [0]
     assert one.transport.tasks == ["t0", "t1"]
 
 
@@ -537,7 +537,7 @@ async def test_a_look_up_that_ends_after_hold_begins_no_call(make: Make) -> None
     one.agents.gate.set()
     await settle()
     assert one.transport.calls == []
-    assert one.home.ended == []
+    assert one.partition.ended == []
 
 
 async def test_close_cancels_and_completes_nothing(make: Make) -> None:
@@ -555,7 +555,7 @@ async def test_close_cancels_and_completes_nothing(make: Make) -> None:
     one.transport.gate.set()
     one.agents.gate.set()
     await asyncio.sleep(0.01)
-    assert one.home.ended == []
+    assert one.partition.ended == []
     assert one.transport.cancelled == 1
     assert one.handler.running() == 0
     assert one.transport.tasks == ["t0"]

@@ -9,7 +9,7 @@ import pytest
 
 from agents_io.errors import CallTimeout, ServerError
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.homes import settle, until
+from tests.support.partition_fakes import settle, until
 
 Make = Callable[..., Dispatching]
 ONE = {"limits": {"maxConcurrency": 1}}
@@ -56,7 +56,7 @@ async def test_a_record_that_cannot_be_read_for_a_moment_stops_nothing(
     one.read_again_errors.append(UnicodeDecodeError("utf-8", b"x", 0, 1, "no UTF-8"))
     for offset in range(10):
         one.take(offset, payload=offset)
-    await until(lambda: len(one.home.ended) == 10)
+    await until(lambda: len(one.partition.ended) == 10)
     assert one.transport.tasks == [f"t{offset}" for offset in range(10)]
 
 
@@ -148,13 +148,13 @@ async def test_a_follower_that_is_relocated_leads_when_its_leader_fails(make: Ma
     for offset in range(2, 8):
         one.take(offset, payload={"n": offset})
     await settle()
-    one.handler.relieve("tasks", [1])
-    [parked] = [output for _, offset, outputs in one.home.ended if offset == 1 for output in outputs]
+    one.handler.unblock("tasks", [1])
+    [parked] = [output for _, offset, outputs in one.partition.ended if offset == 1 for output in outputs]
     one.transport.gate.set()
     await asyncio.sleep(0)
     one.take(0, parked.value, source="parked", headers=tuple(parked.headers))
     await until(lambda: len({task for task in one.transport.tasks}) == 8)
     await until(lambda: one.memory.count == 0)
-    ended = [offset for source, offset, _ in one.home.ended if source == "tasks"]
+    ended = [offset for source, offset, _ in one.partition.ended if source == "tasks"]
     assert sorted(ended) == list(range(8)), "each record once"
-    assert [outputs[0].topic for source, _, outputs in one.home.ended if source == "parked"] == ["results"]
+    assert [outputs[0].topic for source, _, outputs in one.partition.ended if source == "parked"] == ["results"]

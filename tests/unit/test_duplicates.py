@@ -1,4 +1,4 @@
-"""A task id is answered once; and what a home knows moves with it."""
+"""A task id is answered once; and what a partition knows moves with it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from agents_io.errors import ServerError
 from agents_io.transport import Answer
 from schemas.codec import decode
 from schemas.messages import AgentStanding, HomeState
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from schemas.topics import BY_NAME
 from streams.rules.records import Output
 from streams.rules.source_record import AGENT_HEADER, HOPS_HEADER, MOVED_HEADER, TASK_HEADER
 from tests.support.dispatching import AGENT, Dispatching, failing
-from tests.support.homes import until
+from tests.support.partition_fakes import until
 
-HERE = next(name for name in (f"t{n}" for n in range(100)) if home_partition(name, 4) == 0)
-ELSEWHERE = next(name for name in (f"t{n}" for n in range(100)) if home_partition(name, 4) != 0)
+HERE = next(name for name in (f"t{n}" for n in range(100)) if owner_partition(name, 4) == 0)
+ELSEWHERE = next(name for name in (f"t{n}" for n in range(100)) if owner_partition(name, 4) != 0)
 
 
 @pytest.fixture
@@ -157,21 +157,21 @@ async def test_an_id_that_waits_is_not_remembered_as_answered(make: Any) -> None
     one.take(1, id="t")
     one.take(2, id="t")
     assert (await one.end(2))["events"]["type"] == "task:duplicate", "while it waits its id is taken"
-    one.handler.relieve("tasks", [1])
-    [parked] = one.home.ended[-1][2]
+    one.handler.unblock("tasks", [1])
+    [parked] = one.partition.ended[-1][2]
     assert parked.topic == "parked"
     heir = make(kept=kept(one.handler.changes()), breaker={"failure_threshold": 1, "reset_timeout": 1})
     heir.take(2, parked.value, source="parked", headers=tuple(parked.headers))
     assert (await heir.result(2))["status"] == "success"
 
 
-async def test_tasks_for_any_agent_are_compared_in_the_home_of_their_id(make: Any) -> None:
-    """Forwarded there first; a second one with the same id ends there, also when the first went on to another home."""
+async def test_tasks_for_any_agent_are_compared_in_the_partition_of_their_id(make: Any) -> None:
+    """Forwarded there first; a second one with the same id ends there, also when the first went on to another partition."""
     one = make(partitions=4)
     one.register(id="any", endpoint="http://h", capabilities=["fly"])
     one.take(0, id=ELSEWHERE, target=None, capabilities=["fly"])
-    [(_, _, [forward])] = one.home.ended
-    assert (forward.topic, forward.partition) == ("dispatch", home_partition(ELSEWHERE, 4))
+    [(_, _, [forward])] = one.partition.ended
+    assert (forward.topic, forward.partition) == ("dispatch", owner_partition(ELSEWHERE, 4))
     assert forward.key == ELSEWHERE.encode()
     assert AGENT_HEADER not in dict(forward.headers)
     one.take(1, id=HERE, target=None, capabilities=["fly"])
@@ -221,7 +221,7 @@ async def test_an_open_circuit_moves_to_the_next_owner(make: Any) -> None:
     one.transport.script.append(failing(ServerError))
     one.take(0)
     await until(lambda: "task:retrying" in one.kinds())
-    assert one.home.touched, "nothing else would bring the failure into a commit"
+    assert one.partition.touched, "nothing else would bring the failure into a commit"
     first = kept(one.handler.changes())
     heir = make(kept=first, **settings)
     heir.transport.script.append(failing(ServerError))
@@ -270,15 +270,16 @@ async def test_a_large_answer_is_kept_in_memory_only(make: Any) -> None:
 async def test_what_no_agent_answers_is_refused_where_all_records_for_it_meet(
     make: Any, asked: dict[str, Any], name: str
 ) -> None:
-    """Three records of one id in three partitions: each is sent on to the home of the agent; the first is refused there, once."""
-    home = home_partition(name, 4)
-    there = make(number=home, partitions=4)
-    for offset, number in enumerate(other for other in range(4) if other != home):
+    """Three records of one id in three partitions: each is sent on to the partition of the agent; the first is refused there,
+    once."""
+    partition = owner_partition(name, 4)
+    there = make(number=partition, partitions=4)
+    for offset, number in enumerate(other for other in range(4) if other != partition):
         one = make(number=number, partitions=4)
         one.take(0, id=ELSEWHERE, **asked)
-        await until(lambda one=one: bool(one.home.ended))
-        [(_, _, [forward])] = one.home.ended
-        assert (forward.topic, forward.partition) == ("dispatch", home)
+        await until(lambda one=one: bool(one.partition.ended))
+        [(_, _, [forward])] = one.partition.ended
+        assert (forward.topic, forward.partition) == ("dispatch", partition)
         there.take(offset, forward.value, source="dispatch", headers=tuple(forward.headers))
     assert (await there.result(0))["status"] == "failure"
     for offset in (1, 2):
@@ -286,8 +287,8 @@ async def test_what_no_agent_answers_is_refused_where_all_records_for_it_meet(
 
 
 async def test_one_that_was_chosen_for_an_agent_that_is_gone_is_refused_where_it_is(make: Any) -> None:
-    """The home of its id has let it go on: sent back there it would be its own duplicate, and have no result."""
-    number = next(other for other in range(4) if other != home_partition(ELSEWHERE, 4))
+    """The partition of its id has let it go on: sent back there it would be its own duplicate, and have no result."""
+    number = next(other for other in range(4) if other != owner_partition(ELSEWHERE, 4))
     one = make(number=number, partitions=4)
     task = {"id": ELSEWHERE, "type": "agent", "capabilities": ["fly"], "payload": {}}
     one.take(0, orjson.dumps(task), source="dispatch", headers=((AGENT_HEADER, b"gone"), (HOPS_HEADER, b"1")))
@@ -302,7 +303,7 @@ FLY: dict[str, Any] = {"target": None, "capabilities": ["fly"], "metadata": {"ca
 async def test_a_task_whose_agent_goes_away_while_it_waits_has_its_result(
     make: Any, how: str, await_agent: str
 ) -> None:
-    """Id and agent have the same home. The record lies on `parked` when no capable agent is registered any more."""
+    """Id and agent have the same partition. The record lies on `parked` when no capable agent is registered any more."""
     settings = {"breaker": {"failure_threshold": 1, "reset_timeout": 60}, "dispatch": {"await_agent": await_agent}}
     one = make(**settings)
     one.agents.known.clear()
@@ -312,8 +313,8 @@ async def test_a_task_whose_agent_goes_away_while_it_waits_has_its_result(
     await one.result(0)
     fields = FLY | {"metadata": FLY["metadata"] | {"expiresIn": 400}}
     one.take(1, id="victim", **fields)
-    one.handler.relieve("tasks", [1])
-    [parked] = one.home.ended[-1][2]
+    one.handler.unblock("tasks", [1])
+    [parked] = one.partition.ended[-1][2]
     assert parked.topic == "parked"
     at = one
     if how != "same owner":
@@ -322,7 +323,7 @@ async def test_a_task_whose_agent_goes_away_while_it_waits_has_its_result(
         at = make(kept=state, **settings)
     at.agents.known.clear()
     if how == "cancelled":
-        at.wishes["victim"] = "the task was cancelled"
+        at.cancel_requests["victim"] = "the task was cancelled"
     at.take(7, parked.value, source="parked", headers=tuple(parked.headers))
     code = (await at.result(7)).get("error", {}).get("code")
     if how == "cancelled":
@@ -357,14 +358,14 @@ async def test_a_second_record_is_a_duplicate_while_the_first_lies_on_parked(mak
     one.transport.gate.clear()
     one.take(0, id="t", **FLY)
     await until(lambda: len(one.transport.calls) == 1)
-    one.handler.relieve("tasks", [0])
-    [parked] = one.home.ended[-1][2]
+    one.handler.unblock("tasks", [0])
+    [parked] = one.partition.ended[-1][2]
     heir = make(kept=kept(one.handler.changes()))
     one.handler.close()
     heir.agents.known.clear()
     heir.register(id="bee", endpoint="http://b", capabilities=["fly"])
     heir.register(id="bird", endpoint="http://b", capabilities=["fly"])
-    heir.standings.note(
+    heir.agent_statuses.note(
         AgentStanding.model_validate({"agentId": "bird", "at": heir.wall_ms(), "healthy": False, "reason": "checks"})
     )
     heir.take(1, id="t", **FLY)
@@ -373,15 +374,15 @@ async def test_a_second_record_is_a_duplicate_while_the_first_lies_on_parked(mak
     assert sorted(ends) == [False, True], "one id, one result"
 
 
-async def deliver(homes: dict[int, Dispatching], at: int, task_id: str, offset: int) -> list[str]:
+async def deliver(partitions: dict[int, Dispatching], at: int, task_id: str, offset: int) -> list[str]:
     """Send a record of this id for `a1` on its way through the partitions; the status it was answered with, if it was."""
     source, headers = "tasks", ()
     value = orjson.dumps({"id": task_id, "type": "agent", "target": "a1", "payload": {}})
     for hop in range(4):
-        home, place = homes[at], 100 * offset + hop
-        home.take(place, value, source=source, headers=headers)
-        await until(lambda home=home, place=place: any(o == place for _, o, _ in home.home.ended))  # type: ignore[misc]
-        [outputs] = [outputs for _, o, outputs in home.home.ended if o == place]
+        partition, place = partitions[at], 100 * offset + hop
+        partition.take(place, value, source=source, headers=headers)
+        await until(lambda partition=partition, place=place: any(o == place for _, o, _ in partition.partition.ended))  # type: ignore[misc]
+        [outputs] = [outputs for _, o, outputs in partition.partition.ended if o == place]
         if outputs[0].topic != "dispatch":
             return [orjson.loads(o.value or b"")["status"] for o in outputs if o.topic == "results"]
         at, source, headers = outputs[0].partition or 0, "dispatch", tuple(outputs[0].headers)  # type: ignore[assignment]
@@ -389,23 +390,25 @@ async def deliver(homes: dict[int, Dispatching], at: int, task_id: str, offset: 
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["registered, then gone", "gone, then registered"])
-@pytest.mark.parametrize("equal", [True, False], ids=["same home", "other home"])
-@pytest.mark.parametrize("entry", ["home of the id", "home of the agent"])
+@pytest.mark.parametrize("equal", [True, False], ids=["same partition", "other partition"])
+@pytest.mark.parametrize("entry", ["partition of the id", "partition of the agent"])
 async def test_one_id_sent_twice_has_one_result_whether_its_agent_comes_or_goes(
     make: Any, first: bool, equal: bool, entry: str
 ) -> None:
-    """Both records of a named agent's task meet in the home of the agent, registered or not."""
-    agent_home = home_partition("a1", 4)
+    """Both records of a named agent's task meet in the partition of the agent, registered or not."""
+    agent_partition = owner_partition("a1", 4)
     names = [f"t{n}" for n in range(100)]
-    task_id = next(name for name in names if (home_partition(name, 4) == agent_home) is equal)
-    id_home = home_partition(task_id, 4)
-    homes = {n: make(number=n, partitions=4, dispatch={"await_agent": "never"}) for n in {agent_home, id_home}}
+    task_id = next(name for name in names if (owner_partition(name, 4) == agent_partition) is equal)
+    id_partition = owner_partition(task_id, 4)
+    partitions = {
+        n: make(number=n, partitions=4, dispatch={"await_agent": "never"}) for n in {agent_partition, id_partition}
+    }
     statuses: list[str] = []
     for offset, registered in enumerate((first, not first)):
-        for home in homes.values():
-            home.agents.known.clear()
+        for partition in partitions.values():
+            partition.agents.known.clear()
             if registered:
-                home.register(**AGENT)
-        at = id_home if entry == "home of the id" else agent_home
-        statuses += await deliver(homes, at, task_id, offset + 1)
+                partition.register(**AGENT)
+        at = id_partition if entry == "partition of the id" else agent_partition
+        statuses += await deliver(partitions, at, task_id, offset + 1)
     assert statuses == ["success" if first else "failure"]

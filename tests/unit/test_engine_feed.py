@@ -22,14 +22,14 @@ from schemas.topics import INTAKE
 from streams.engine import engine as engine_module
 from streams.engine import feed as feed_module
 from streams.engine import group as group_module
-from streams.engine.commit import Fenced, Offsets
+from streams.engine.commit import CommitFailed, Offsets
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
-from streams.engine.home import Home
+from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.engine import ledger, offset_map
 from streams.rules.records import Output
 from tests.support.consuming import FakeConsumer
-from tests.support.homes import FakeCommitter, FakeHandler, settle, until
+from tests.support.partition_fakes import FakeCommitter, FakeHandler, settle, until
 
 
 def tps(*numbers: int) -> list[TopicPartition]:
@@ -54,7 +54,7 @@ class StoringCommitter(FakeCommitter):
 
 
 class Rig:
-    """An engine whose homes get a fake committer and a fake handler each, newest last."""
+    """An engine whose partitions get a fake committer and a fake handler each, newest last."""
 
     def __init__(self, **fields: Any) -> None:
         self.consumer = FakeConsumer()
@@ -74,7 +74,7 @@ class Rig:
         self.prepare(self.committers[-1])
         return self.committers[-1]
 
-    def _handler(self, home: Home, state: list[bytes]) -> FakeHandler:
+    def _handler(self, partition: PartitionProcessor, state: list[bytes]) -> FakeHandler:
         self.handlers.append(FakeHandler())
         return self.handlers[-1]
 
@@ -91,14 +91,14 @@ class Rig:
     def finish(self, *offsets: int, number: int = 0, source: str = "tasks") -> None:
         """End these records, with one output each."""
         for offset in offsets:
-            self.engine.homes[number].complete(source, offset, [Output("results", str(offset).encode(), b"")])
+            self.engine.processors[number].complete(source, offset, [Output("results", str(offset).encode(), b"")])
 
     def committed(self, tp: TopicPartition = TASKS) -> int:
         """The group's offset; -1 before the first commit."""
         return self.consumer.stored[tp].offset if tp in self.consumer.stored else -1
 
     async def ready(self, *numbers: int) -> None:
-        """Assign and wait until every home is open."""
+        """Assign and wait until every partition is open."""
         await self.consumer.assign(*tps(*(numbers or (0,))))
         await until(lambda: self.engine.ready)
 
@@ -128,7 +128,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
 
 
 async def test_what_nobody_misses_begins_at_its_end_if_the_group_never_committed(rig: MakeRig) -> None:
-    """Here `dispatch`; what comes while the home is being opened is taken, and the place is committed at once."""
+    """Here `dispatch`; what comes while the partition is being opened is taken, and the place is committed at once."""
     one = await rig(from_end=lambda kept: ("dispatch",))
     late = TopicPartition("t.dispatch", 0)
     one.consumer.write(TASKS, 3)
@@ -162,11 +162,11 @@ async def test_a_home_is_told_of_wishes_from_its_opening_on(rig: MakeRig, monkey
     monkeypatch.setattr(one.engine, "_admit", lambda: None)
     await one.consumer.assign(*tps(0))
     await until(lambda: bool(one.engine.opened))
-    assert one.engine.homes == {}
-    assert [home.handler for home in one.engine.opened] == [one.handler]
+    assert one.engine.processors == {}
+    assert [partition.handler for partition in one.engine.opened] == [one.handler]
     monkeypatch.setattr(one.engine, "_admit", admit)
     await until(lambda: one.engine.ready)
-    assert [home.handler for home in one.engine.opened] == [one.handler]
+    assert [partition.handler for partition in one.engine.opened] == [one.handler]
 
 
 @pytest.mark.parametrize("why", ["remembered", "committed", "made anew"])
@@ -198,7 +198,7 @@ async def settled(one: Any, source: str) -> list[int]:
     return [offset for name, offset in one.handler.taken if name == source]
 
 
-async def test_nothing_is_fetched_until_the_home_is_open_and_nothing_is_lost(rig: MakeRig) -> None:
+async def test_nothing_is_fetched_until_the_partition_is_open_and_nothing_is_lost(rig: MakeRig) -> None:
     """Paused from the assignment on, then sought to what is committed: records before, during and after come in order."""
     one = await rig()
     one.consumer.write(TASKS, 5)
@@ -235,7 +235,7 @@ async def test_what_the_last_owner_finished_is_not_fed(rig: MakeRig) -> None:
     await until(lambda: one.committed() == 8)
 
 
-async def test_no_more_than_max_in_flight_over_all_homes(rig: MakeRig) -> None:
+async def test_no_more_than_max_in_flight_over_all_partitions(rig: MakeRig) -> None:
     """Five at a time out of two partitions; each that ends makes room for one."""
     one = await rig(max_in_flight=5)
     other = TopicPartition("t.tasks", 1)
@@ -249,7 +249,7 @@ async def test_no_more_than_max_in_flight_over_all_homes(rig: MakeRig) -> None:
     await until(lambda: taken() == 5)
     done = {0: 0, 1: 0}
     for total in range(6, 21):
-        number = next(n for n, home in one.engine.homes.items() if home.in_flight)
+        number = next(n for n, partition in one.engine.processors.items() if partition.in_flight)
         one.finish(done[number], number=number)
         done[number] += 1
         expected = total
@@ -302,15 +302,15 @@ async def test_a_full_map_stops_intake_until_it_shrinks(rig: MakeRig, monkeypatc
     assert one.taken == list(range(count))
 
 
-async def test_a_fenced_home_is_opened_again_from_what_is_committed(rig: MakeRig) -> None:
-    """Committed work is not done again, the rest is, by a new home with a new committer."""
+async def test_a_fenced_partition_is_opened_again_from_what_is_committed(rig: MakeRig) -> None:
+    """Committed work is not done again, the rest is, by a new partition with a new committer."""
     one = await rig()
     one.consumer.write(TASKS, 6)
     await one.ready()
     await until(lambda: len(one.taken) == 6)
     one.finish(0, 1, 2)
     await until(lambda: one.committed() == 3)
-    one.committers[-1].script.append(Fenced("somebody else"))
+    one.committers[-1].script.append(CommitFailed("somebody else"))
     one.finish(3, 4)
     await until(lambda: len(one.handlers) == 2)
     assert one.handlers[0].closed
@@ -323,19 +323,19 @@ async def test_a_fenced_home_is_opened_again_from_what_is_committed(rig: MakeRig
     assert sorted(written) == [str(offset).encode() for offset in range(6)]
 
 
-async def test_a_fenced_home_of_a_partition_that_went_elsewhere_stays_closed(rig: MakeRig) -> None:
+async def test_a_fenced_processor_of_a_partition_that_went_elsewhere_stays_closed(rig: MakeRig) -> None:
     """The rebalance that follows takes the partition away: nobody opens it here."""
     one = await rig(session_timeout_s=0.2)
     await one.ready(0, 1)
     one.consumer.write(TASKS, 1)
     await until(lambda: any(handler.taken for handler in one.handlers))
-    one.committers[0].script.append(Fenced("somebody else"))
+    one.committers[0].script.append(CommitFailed("somebody else"))
     one.finish(0)
-    await until(lambda: 0 not in one.engine.homes)
+    await until(lambda: 0 not in one.engine.processors)
     await one.consumer.revoke()
     await one.ready(1)
     await asyncio.sleep(0.1)
-    assert set(one.engine.homes) == {1}
+    assert set(one.engine.processors) == {1}
     assert len(one.committers) == 3
 
 
@@ -378,7 +378,7 @@ async def test_brokers_that_are_away_are_waited_for(rig: MakeRig, monkeypatch: p
         if starts:
             committer.start_errors.append(starts.pop())
         elif len(one.committers) < 15:
-            committer.script.append(Fenced("no replicas", passing=True))
+            committer.script.append(CommitFailed("no replicas", transient=True))
 
     one.prepare = prepare
     one.consumer.write(TASKS, 1)
@@ -407,16 +407,16 @@ async def test_revoke_drains_and_commits_before_it_returns(rig: MakeRig) -> None
     await one.ready()
     await until(lambda: len(one.taken) == 3)
     one.handler.calls = 1
-    home = one.engine.homes[0]
+    partition = one.engine.processors[0]
 
     def end() -> None:
-        home.complete("tasks", 0, [])
+        partition.complete("tasks", 0, [])
         one.handlers[0].calls = 0
 
     asyncio.get_running_loop().call_later(0.02, end)
     await one.consumer.revoke()
     assert one.committed() == 1
-    assert one.engine.homes == {}
+    assert one.engine.processors == {}
     assert not one.engine.assigned.is_set()
     assert one.committers[0].closed == 1
     await one.ready()
@@ -424,7 +424,7 @@ async def test_revoke_drains_and_commits_before_it_returns(rig: MakeRig) -> None
 
 
 async def test_revoked_while_opening(rig: MakeRig) -> None:
-    """The half-open home is closed, and is not let in later."""
+    """The half-open partition is closed, and is not let in later."""
     one = await rig()
     one.prepare = lambda committer: setattr(committer, "start", asyncio.Event().wait)
     await one.consumer.assign(*tps(0))
@@ -432,7 +432,7 @@ async def test_revoked_while_opening(rig: MakeRig) -> None:
     await one.consumer.revoke()
     assert one.committers[0].closed == 1
     await settle()
-    assert one.engine.homes == {}
+    assert one.engine.processors == {}
     assert one.handlers == []
 
 
@@ -469,7 +469,7 @@ async def test_a_committed_offset_beyond_the_log(rig: MakeRig, exact: bool, head
     one.consumer.write(TASKS, 3)
     one.consumer.store({TASKS: OffsetAndMetadata(50, "")})
     await one.ready()
-    assert one.engine.homes[0].ledgers["tasks"].head == head
+    assert one.engine.processors[0].ledgers["tasks"].head == head
 
 
 async def test_a_poll_that_fails_loses_nothing_of_other_partitions(
@@ -487,8 +487,8 @@ async def test_a_poll_that_fails_loses_nothing_of_other_partitions(
     def taken() -> list[tuple[int, int]]:
         return [
             (number, offset)
-            for number, home in one.engine.homes.items()
-            for source, offset in home.handler.taken
+            for number, partition in one.engine.processors.items()
+            for source, offset in partition.handler.taken
             if source == "tasks"
         ]
 
@@ -560,7 +560,7 @@ async def test_a_group_error_is_heard_without_any_partition(rig: MakeRig, monkey
 async def test_starts_without_a_commit_end_with_the_reason(rig: MakeRig) -> None:
     """A topic that may not be written, say: calling agents again and again for nothing must stop."""
     one = await rig()
-    one.prepare = lambda committer: committer.script.extend([Fenced("not authorized")] * 3)
+    one.prepare = lambda committer: committer.script.extend([CommitFailed("not authorized")] * 3)
     one.consumer.write(TASKS, 1)
     await one.consumer.assign(*tps(0))
     with pytest.raises(RuntimeError, match="not authorized"):
@@ -568,12 +568,12 @@ async def test_starts_without_a_commit_end_with_the_reason(rig: MakeRig) -> None
     assert len(one.committers) == engine_module.MAX_LOSSES
 
 
-async def test_a_home_lost_during_a_rebalance_is_not_opened_twice(rig: MakeRig) -> None:
-    """Its reopening wakes when the next assignment's home is open already: that one stays, and stays unpaused."""
+async def test_a_partition_lost_during_a_rebalance_is_not_opened_twice(rig: MakeRig) -> None:
+    """Its reopening wakes when the next assignment's partition is open already: that one stays, and stays unpaused."""
     one = await rig(session_timeout_s=0.4)
     await one.ready()
-    old = one.engine.homes[0]
-    one.engine._restart(old, Fenced("lost while it was revoked"))
+    old = one.engine.processors[0]
+    one.engine._restart(old, CommitFailed("lost while it was revoked"))
     await one.consumer.revoke()
     await one.ready()
     await asyncio.sleep(0.3)

@@ -73,7 +73,7 @@ async def test_what_goes_beside_a_payload_is_exact_too(number: str) -> None:
         raw = task(f"t{offset}", f'{{"n":{number}}}', type=kind, target="a1" if kind == "agent" else "http://h/")
         it.take(offset, raw[:-1] + f',"context":{{"previous":{number}}},"metadata":{{"own":{number}}}}}'.encode())
         await it.end(offset)
-        [result] = [o for _, n, outputs in it.home.ended if n == offset for o in outputs if o.topic == "results"]
+        [result] = [o for _, n, outputs in it.partition.ended if n == offset for o in outputs if o.topic == "results"]
         assert exact(result.value)["metadata"] == {"own": Decimal(number)}
     agent, http = (call.body for _, call in it.transport.calls)
     asked = {"n": Decimal(number), "context": {"previous": Decimal(number)}}
@@ -92,7 +92,12 @@ async def test_an_answer_is_exact_on_the_result_the_event_and_from_the_cache(num
     later = Dispatching(kept=kept)
     later.take(1, task("t1", "{}"))
     assert (await later.result(1))["cached"] is True
-    written = [(o.topic, o.value) for home in (it.home, later.home) for _, _, outputs in home.ended for o in outputs]
+    written = [
+        (o.topic, o.value)
+        for partition in (it.partition, later.partition)
+        for _, _, outputs in partition.ended
+        for o in outputs
+    ]
     found = [exact(value) for topic, value in written if topic == "results"]
     told = [exact(value)["data"] for topic, value in written if topic == "events"]
     assert [row["result"] for row in (*found, told[0])] == [{"wei": [Decimal(number)]}] * 3
@@ -154,9 +159,9 @@ async def test_a_plan_carries_it_from_step_to_step_to_its_result(number: str, re
     written = []
 
     def take(source: str, raw: str, key: str | None = None) -> None:
-        before = len(it.home.ended)
+        before = len(it.partition.ended)
         it.take(source, raw.encode(), key=key)
-        written.extend(output for _, _, outputs in it.home.ended[before:] for output in outputs)
+        written.extend(output for _, _, outputs in it.partition.ended[before:] for output in outputs)
         if restart:
             it.restart()
 
@@ -183,7 +188,7 @@ async def test_a_template_fills_it_in(number: str) -> None:
     it.plan(
         f'{{"id":"p","tasks":[{{"id":"s","type":"pattern","target":"double","payload":{{"n":{number}}}}}]}}'.encode()
     )
-    [sent] = [o.value for _, _, outputs in it.home.ended for o in outputs if o.topic == "tasks"]
+    [sent] = [o.value for _, _, outputs in it.partition.ended for o in outputs if o.topic == "tasks"]
     payload = exact(sent)["payload"]
     assert (payload["n"], payload["text"]) == (Decimal(number), f"is {number}")
 

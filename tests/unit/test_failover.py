@@ -15,12 +15,12 @@ from agents_io.errors import ServerError
 from agents_io.transport import Answer
 from schemas.codec import header
 from schemas.messages import AgentStanding
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.records import Output
 from streams.rules.source_record import AGENT_HEADER, ATTEMPTS_HEADER, HOPS_HEADER, own_header
 from tests.support.dispatching import Dispatching
-from tests.support.homes import intake, settle, until
+from tests.support.partition_fakes import intake, settle, until
 
 Make = Callable[..., Dispatching]
 ANY = {"target": None, "capabilities": ["sum"], "metadata": {"cache": False}}
@@ -45,8 +45,8 @@ async def make() -> AsyncIterator[Make]:
 
 
 def stand(one: Dispatching, name: str, **fields: Any) -> None:
-    """What its home says of an agent."""
-    one.standings.note(AgentStanding.model_validate({"agentId": name, "at": one.wall_ms()} | fields))
+    """What its partition says of an agent."""
+    one.agent_statuses.note(AgentStanding.model_validate({"agentId": name, "at": one.wall_ms()} | fields))
 
 
 def again(output: Output, offset: int, number: int = 0) -> ConsumerRecord:
@@ -56,8 +56,8 @@ def again(output: Output, offset: int, number: int = 0) -> ConsumerRecord:
 
 async def only(one: Dispatching, offset: int) -> Output:
     """The one record with which that of this offset ended."""
-    await until(lambda: any(o == offset for _, o, _ in one.home.ended))
-    [outputs] = [outputs for _, o, outputs in one.home.ended if o == offset]
+    await until(lambda: any(o == offset for _, o, _ in one.partition.ended))
+    [outputs] = [outputs for _, o, outputs in one.partition.ended if o == offset]
     [output] = outputs
     return output
 
@@ -222,9 +222,9 @@ async def test_one_that_waits_for_a_circuit_goes_to_an_agent_that_came_since(mak
     assert (await one.result(1))["agentId"] == "right"
 
 
-async def test_to_a_home_elsewhere_with_the_tries_made(make: Make) -> None:
+async def test_to_a_partition_elsewhere_with_the_tries_made(make: Make) -> None:
     """A forward that tells the agent, one hop more, the same deadline and the calls made: the next owner adds to them."""
-    here, there = home_partition("left", 4), home_partition("right", 4)
+    here, there = owner_partition("left", 4), owner_partition("right", 4)
     assert here != there
     one = make(here, 4, breaker=BREAKER)
     one.transport.script.append(ServerError("500"))
@@ -242,14 +242,14 @@ async def test_to_a_home_elsewhere_with_the_tries_made(make: Make) -> None:
 
 async def test_it_does_not_go_round_for_ever(make: Make) -> None:
     """After some hops it stays where it is and waits."""
-    here = home_partition("left", 4)
+    here = owner_partition("left", 4)
     one = make(here, 4, breaker=BREAKER)
     one.transport.script.append(ServerError("500"))
     headers = ((AGENT_HEADER, b"left"), (HOPS_HEADER, str(MAX_HOPS - 1).encode()))
     one.take(0, source="dispatch", headers=headers, **ANY)
     await until(lambda: "task:retrying" in one.kinds())
     await settle()
-    assert one.home.ended == []
+    assert one.partition.ended == []
     assert reason(one, 0, "dispatch")[0] == "left"
     assert reason(one, 0, "dispatch")[1] in ("backoff", "circuit_open")
 
@@ -272,15 +272,15 @@ async def test_cancelled_while_it_waits_for_any_agent(make: Make) -> None:
         stand(one, name, healthy=False, reason="checks")
     one.take(0, **ANY)
     await settle()
-    one.wishes["t0"] = "the task was cancelled"
+    one.cancel_requests["t0"] = "the task was cancelled"
     one.handler.cancel("t0")
     assert (await one.result(0))["status"] == "cancelled"
     assert one.transport.calls == []
 
 
 async def test_a_chosen_agent_that_is_gone_is_replaced_although_its_id_was_settled_elsewhere(make: Make) -> None:
-    """In the home of the chosen agent the id's own home is not asked again: it would call the task a duplicate."""
-    here = home_partition("left", 4)
+    """In the partition of the chosen agent the id's own partition is not asked again: it would call the task a duplicate."""
+    here = owner_partition("left", 4)
     one = make(here, 4)
     for name in ("left", "right"):
         del one.agents.known[name]

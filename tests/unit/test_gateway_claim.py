@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from schemas.messages import AgentRegistration, Task
-from streams.agents.standings import Standings
+from streams.agents.agent_statuses import AgentStatuses
 from streams.dispatch.balancer import Balancer
-from streams.rules.agents.gateway_claim import MAX_METADATA, Place, Where, compose, judge, where_of
+from streams.rules.agents.gateway_claim import MAX_METADATA, Position, Where, compose, judge, where_of
 from streams.settings import Settings
 
-OURS, BEFORE, AFTER = Place(0, 5), Place(0, 4), Place(0, 6)
+OURS, BEFORE, AFTER = Position(0, 5), Position(0, 4), Position(0, 6)
 
 
 def record(key: str | None, status: str = "healthy", endpoint: str = "gateway://a") -> AgentRegistration:
@@ -30,7 +30,7 @@ def record(key: str | None, status: str = "healthy", endpoint: str = "gateway://
         (record("k", "away"), AFTER, "status", "again"),
         (record("other"), BEFORE, "", "older"),
         (record("other"), AFTER, "", "taken"),
-        (record("other"), Place(1, 0), "", "taken"),
+        (record("other"), Position(1, 0), "", "taken"),
         (record("other", "away"), AFTER, "status", "again"),
         (record(None), AFTER, "", "again"),
         (record(None, endpoint="http://h"), AFTER, "", "removed"),
@@ -39,7 +39,7 @@ def record(key: str | None, status: str = "healthy", endpoint: str = "gateway://
         (None, AFTER, "gone", "again"),
     ],
 )
-def test_what_a_record_means(agent: AgentRegistration | None, at: Place, mark: str, verdict: str) -> None:
+def test_what_a_record_means(agent: AgentRegistration | None, at: Position, mark: str, verdict: str) -> None:
     """Row by row, for the connection `k` whose own record lies at offset 5."""
     assert judge("k", OURS, agent, at, mark) == verdict
 
@@ -91,7 +91,7 @@ def test_no_task_that_names_nobody_goes_to_an_agent_that_is_not_there(status: st
     """The record alone tells; no health check has to find out first."""
     agents = SimpleNamespace(version=1, get=lambda name: agent, all=lambda: [agent])
     agent = record("k" if status else None, status or "")
-    balancer = Balancer(agents, Standings(), Settings(), lambda: 1_000_000)
+    balancer = Balancer(agents, AgentStatuses(), Settings(), lambda: 1_000_000)
     task = Task.model_validate({"id": "t", "type": "agent", "capabilities": ["see"], "payload": 1})
     agent = agent.model_copy(update={"capabilities": ["see"]})
     found = balancer.choose(task)

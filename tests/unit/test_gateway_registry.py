@@ -16,7 +16,7 @@ from schemas.messages import AgentRegistration
 from streams.agents.registration_writer import NotWritten
 from streams.gateway.registry import GatewayRegistry
 from streams.gateway.sweeper import GatewaySweeper
-from streams.rules.agents.gateway_claim import OWN_HEADER, Place, where_of
+from streams.rules.agents.gateway_claim import OWN_HEADER, Position, where_of
 
 
 @dataclass
@@ -30,13 +30,13 @@ class Topic:
     read: int = 0
     broken: bool = False
 
-    async def write(self, agent_id: str, agent: AgentRegistration | None, mark: str) -> Place:
+    async def write(self, agent_id: str, agent: AgentRegistration | None, mark: str) -> Position:
         """Acknowledged at once, unless it is broken."""
         await asyncio.sleep(0)
         if self.broken:
             raise NotWritten
         self.records.append((agent_id, agent, mark))
-        return Place(0, len(self.records) - 1)
+        return Position(0, len(self.records) - 1)
 
     def tell(self, kind: str, agent_id: str, data: dict[str, Any]) -> None:
         """An event."""
@@ -99,7 +99,7 @@ async def test_comes_is_away_and_is_unregistered_after_its_grace() -> None:
     topic.follow()
     await one.flush()
     assert (len(topic.records), one.holds("a")) == (3, False)
-    assert topic.events == [], "that it came and went is told where its home is"
+    assert topic.events == [], "that it came and went is told where its partition is"
 
 
 async def test_back_within_its_grace_nothing_is_unregistered() -> None:
@@ -262,15 +262,15 @@ async def test_a_worker_that_died_without_a_word_is_found_out() -> None:
     topic.follow()
     topic.followers.clear()  # it is dead
     relay = RelayClient()
-    homes = {"a", "b"}
-    sweeper = GatewaySweeper(topic.agents.values, homes.__contains__, relay, topic.write, grace_s=0.6)
+    partitions = {"a", "b"}
+    sweeper = GatewaySweeper(topic.agents.values, partitions.__contains__, relay, topic.write, grace_s=0.6)
     await sweeper.look()
     assert len(topic.records) == 2
     await sweeper.look()
     topic.follow()
     assert topic.last() == ("n1", "away", "status")
     assert [where_of(topic.agents[name]).why for name in "ab"] == ["its worker is gone"] * 2  # type: ignore[union-attr]
-    homes.discard("b")
+    partitions.discard("b")
     await asyncio.sleep(0.6)
     await sweeper.look()
     topic.follow()

@@ -65,7 +65,7 @@ def test_late_failures_do_not_prolong_it() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["success", "failure", "neutral"]), max_size=40), st.floats(0, 100))
-def test_it_moves_with_its_home(outcomes: list[str], idle_s: float) -> None:
+def test_it_moves_with_its_partition(outcomes: list[str], idle_s: float) -> None:
     """The next owner puts it out no shorter, and goes on counting where it was."""
     one = Ejection(EjectionConfig(after=2, base_s=30.0))
     for second, outcome in enumerate(outcomes):

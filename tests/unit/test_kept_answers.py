@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from streams.dispatch.home_memory import HomeMemory
+from streams.dispatch.partition_state import PartitionState
 from streams.rules.records import Success
 from streams.settings import Settings
 
@@ -21,7 +21,7 @@ async def test_the_other_members_of_an_answer_move_with_it() -> None:
         "k1": Success(b'"yes"', 0.99, b'{"reasoning":"so","usage":{"inputTokens":3}}'),
         "k2": Success(b"1", 0.99),
     }
-    first = HomeMemory(0, settings, lambda: now_ms)
+    first = PartitionState(0, settings, lambda: now_ms)
     for key, answer in answers.items():
         run: Any = SimpleNamespace(cache_key=key, admitted_at=1.0)
         first.answers.keep(run, "a", answer, asyncio.get_running_loop().time())
@@ -31,7 +31,7 @@ async def test_the_other_members_of_an_answer_move_with_it() -> None:
         "k1": {"reasoning": "so", "usage": {"inputTokens": 3}},
         "k2": None,
     }
-    second = HomeMemory(0, settings, lambda: now_ms, [output.value or b"" for output in outputs])
+    second = PartitionState(0, settings, lambda: now_ms, [output.value or b"" for output in outputs])
     cache: Any = second.answers._cache
     found = {key: entry.value[1] for key, entry in cache._entries.items()}
     assert found == answers

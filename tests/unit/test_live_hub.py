@@ -14,7 +14,7 @@ from streams.live import hub as hub_module
 from streams.live.hub import BATCH, MAX_WATCHERS, MOST, Full, Hub, Watcher
 from streams.live.reading import Taker
 from streams.rules.live.cursor import decode
-from streams.rules.live.query import Wish
+from streams.rules.live.query import WatchRequest
 
 NOW_MS = 1_795_348_800_000
 
@@ -73,9 +73,9 @@ class Rig:
         self.taker.begins({int(name[1:]): offset for name, offset in begins.items()}, ())
         self.taker.caught_up()
 
-    async def joined(self, wish: Wish | None = None) -> Watcher:
+    async def joined(self, watch_request: WatchRequest | None = None) -> Watcher:
         """A watcher that has what it begins with."""
-        watcher = self.hub.join(wish or Wish())
+        watcher = self.hub.join(watch_request or WatchRequest())
         assert await self.hub.begin(watcher)
         return watcher
 
@@ -93,13 +93,13 @@ async def test_nothing_is_read_before_the_first_watcher_nor_long_after_the_last(
     """One reading for all; one who comes back soon finds it still there."""
     rig = Rig(linger_s=0.1)
     assert not rig.readers
-    one, two = rig.hub.join(Wish()), rig.hub.join(Wish())
+    one, two = rig.hub.join(WatchRequest()), rig.hub.join(WatchRequest())
     assert [reader.started for reader in rig.readers] == [True]
     rig.hub.leave(one)
     rig.hub.leave(two)
     await asyncio.sleep(0.02)
     assert not rig.readers[0].stopped
-    one = rig.hub.join(Wish())
+    one = rig.hub.join(WatchRequest())
     await asyncio.sleep(0.2)
     assert not rig.readers[0].stopped
     assert len(rig.readers) == 1
@@ -108,7 +108,7 @@ async def test_nothing_is_read_before_the_first_watcher_nor_long_after_the_last(
     await asyncio.sleep(0.2)
     assert rig.readers[0].stopped
     assert not rig.hub.reading
-    rig.hub.join(Wish())
+    rig.hub.join(WatchRequest())
     assert len(rig.readers) == 2
     await rig.hub.close()
     assert rig.readers[1].stopped
@@ -117,7 +117,7 @@ async def test_nothing_is_read_before_the_first_watcher_nor_long_after_the_last(
 async def test_history_comes_in_the_order_of_time_and_only_the_last_of_it() -> None:
     """Over partitions; then what is new."""
     rig = Rig()
-    watcher = rig.hub.join(Wish(last=3))
+    watcher = rig.hub.join(WatchRequest(last=3))
     rig.taker.begins({0: 0, 1: 0}, ())
     rig.write(0, (0, 2, 4))
     rig.write(1, (1, 3, 5))
@@ -128,14 +128,14 @@ async def test_history_comes_in_the_order_of_time_and_only_the_last_of_it() -> N
     rig.write(0, (6,))
     assert ids(watcher) == ["1/3", "0/4", "1/5", "0/6"]
     assert watcher.dropped() == 0
-    assert ids(await rig.joined(Wish(last=1))) == ["0/6"]
-    assert ids(await rig.joined(Wish(last=0))) == []
+    assert ids(await rig.joined(WatchRequest(last=1))) == ["0/6"]
+    assert ids(await rig.joined(WatchRequest(last=0))) == []
 
 
 async def test_what_happens_while_reading_begins_is_news() -> None:
     """Also for one who wants nothing from before."""
     rig = Rig()
-    watcher = rig.hub.join(Wish(last=0))
+    watcher = rig.hub.join(WatchRequest(last=0))
     rig.taker.begins({0: 0}, ())
     rig.write(0, (4997, 4998, 5000, 5001))
     rig.taker.caught_up()
@@ -149,7 +149,7 @@ async def test_coming_back_goes_on_without_gap_or_double_wherever_it_was_cut(
 ) -> None:
     """Also in another worker, whose reading begins anew."""
     rig = Rig()
-    watcher = rig.hub.join(Wish())
+    watcher = rig.hub.join(WatchRequest())
     rig.load(p0=0, p1=0)
     await rig.hub.begin(watcher)
     for n in range(6):
@@ -159,9 +159,9 @@ async def test_coming_back_goes_on_without_gap_or_double_wherever_it_was_cut(
     assert len(seen) == min(cut, 6)
     cursor = rig.hub.cursor(watcher)
     assert cursor is not None
-    back = await rig.joined(Wish(after=decode(cursor)))
+    back = await rig.joined(WatchRequest(after=decode(cursor)))
     other = Rig()
-    elsewhere = other.hub.join(Wish(after=decode(cursor)))
+    elsewhere = other.hub.join(WatchRequest(after=decode(cursor)))
     other.taker.begins({0: 0, 1: 0}, ())
     other.write(1, (10, 30, 50))
     other.write(0, (0, 20, 40))
@@ -176,7 +176,7 @@ async def test_coming_back_goes_on_without_gap_or_double_wherever_it_was_cut(
 async def test_a_worker_that_has_read_less_sends_nothing_twice() -> None:
     """The cursor is ahead of it: what it reads up to there was sent elsewhere."""
     rig = Rig()
-    watcher = rig.hub.join(Wish(after={0: 5, 1: 0}))
+    watcher = rig.hub.join(WatchRequest(after={0: 5, 1: 0}))
     rig.load(p0=0, p1=0)
     rig.readers[0].end_offsets = {0: 8, 1: 0}
     await rig.hub.begin(watcher)
@@ -190,7 +190,7 @@ async def test_a_worker_that_has_read_less_sends_nothing_twice() -> None:
 async def test_a_cursor_of_a_topic_that_was_made_anew_hides_nothing() -> None:
     """Its place lies beyond the end."""
     rig = Rig()
-    watcher = rig.hub.join(Wish(after={0: 5000}))
+    watcher = rig.hub.join(WatchRequest(after={0: 5000}))
     rig.taker.begins({0: 0}, ())
     rig.write(0, range(3))
     rig.taker.caught_up()
@@ -203,10 +203,10 @@ async def test_a_cursor_of_a_topic_that_was_made_anew_hides_nothing() -> None:
 async def test_one_who_was_away_too_long_is_told_what_is_missing() -> None:
     """What is no longer kept."""
     rig = Rig()
-    rig.hub.join(Wish())
+    rig.hub.join(WatchRequest())
     rig.load(p0=0)
     rig.write(0, range(MOST + 30))
-    back = await rig.joined(Wish(after={0: 10}))
+    back = await rig.joined(WatchRequest(after={0: 10}))
     assert back.dropped() == 20
     assert ids(back) == [f"0/{n}" for n in range(30, MOST + 30)]
     assert back.dropped() == 0
@@ -215,7 +215,7 @@ async def test_one_who_was_away_too_long_is_told_what_is_missing() -> None:
 async def test_a_slow_one_loses_its_oldest_and_the_others_nothing() -> None:
     """Bounded, counted; the cursor goes beyond what was lost."""
     rig = Rig()
-    slow, quick = rig.hub.join(Wish()), rig.hub.join(Wish())
+    slow, quick = rig.hub.join(WatchRequest()), rig.hub.join(WatchRequest())
     rig.load(p0=0)
     await rig.hub.begin(slow)
     await rig.hub.begin(quick)
@@ -236,7 +236,7 @@ async def test_a_slow_one_loses_its_oldest_and_the_others_nothing() -> None:
 async def test_types_choose_and_the_cursor_moves_on_all_the_same() -> None:
     """Numbers are of all events, whatever is asked for."""
     rig = Rig()
-    watcher = rig.hub.join(Wish(types=("circuit:",)))
+    watcher = rig.hub.join(WatchRequest(types=("circuit:",)))
     rig.load(p0=0)
     await rig.hub.begin(watcher)
     rig.write(0, range(5))
@@ -254,11 +254,11 @@ async def test_types_choose_and_the_cursor_moves_on_all_the_same() -> None:
 async def test_there_is_a_most_of_watchers_and_none_after_the_end() -> None:
     """The next is told why."""
     rig = Rig()
-    watchers = [rig.hub.join(Wish()) for _ in range(MAX_WATCHERS)]
+    watchers = [rig.hub.join(WatchRequest()) for _ in range(MAX_WATCHERS)]
     with pytest.raises(Full, match="20 watch already"):
-        rig.hub.join(Wish())
+        rig.hub.join(WatchRequest())
     rig.hub.leave(watchers[0])
-    rig.hub.join(Wish())
+    rig.hub.join(WatchRequest())
     await rig.hub.close()
     with pytest.raises(Full, match="is stopping"):
-        rig.hub.join(Wish())
+        rig.hub.join(WatchRequest())

@@ -1,4 +1,4 @@
-"""The live page's rules: cursors, wishes, what is shown of an event, rates, and how a task stands."""
+"""The live page's rules: cursors, watch requests, what is shown of an event, rates, and how a task stands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.rules.live.cursor import decode, encode
-from streams.rules.live.entries import EVENT_BYTES, Entry, Kept, entry, merged
-from streams.rules.live.query import wish
+from streams.rules.live.entries import EVENT_BYTES, Entry, EntryBuffer, entry, merged
+from streams.rules.live.query import watch_request
 from streams.rules.live.rates import MOST_KINDS, Rates
 from streams.rules.live.task_status import has_ended, in_order, result_keys, status_of
 
@@ -62,7 +62,7 @@ def test_a_bad_wish_is_refused_by_the_name_of_its_field(
 ) -> None:
     """The message begins with it."""
     with pytest.raises(ValueError, match=f"^{named}: "):
-        wish(types, last, cursor)
+        watch_request(types, last, cursor)
 
 
 def test_a_long_answer_is_told_by_its_size_and_the_rest_is_as_on_the_topic() -> None:
@@ -110,7 +110,7 @@ def test_what_is_no_event_is_passed_over(value: bytes | None) -> None:
 
 def test_what_is_kept_is_bounded_by_number_and_by_bytes() -> None:
     """The oldest go."""
-    kept = Kept(3, 10)
+    kept = EntryBuffer(3, 10)
     entries = [Entry("x", 0, n, 0, b"12345" if n == 4 else b"1") for n in range(5)]
     gone = [one.offset for e in entries for one in kept.add(e)]
     assert gone == [0, 1]

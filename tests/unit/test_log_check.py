@@ -1,4 +1,4 @@
-"""A running worker notices that a log is not the one it read; and a real home with a consumer in memory opens again."""
+"""A running worker notices that a log is not the one it read; and a real partition with a consumer in memory opens again."""
 
 from __future__ import annotations
 
@@ -14,41 +14,44 @@ from structlog.testing import capture_logs
 from schemas.codec import decode
 from schemas.messages import HomeState
 from streams.engine import log_check as module
-from streams.engine.commit import Fenced
+from streams.engine.commit import CommitFailed
 from streams.engine.engine import Engine
-from streams.engine.home import Head, Home
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.log_check import LogCheck
 from streams.engine.log_identity import Identity
+from streams.engine.partition_processor import Head, PartitionProcessor
 from streams.rules.engine.start_offsets import KeptOffset
 from tests.support.consuming import FakeConsumer
-from tests.support.homes import FakeCommitter, FakeHandler, partitions, until
+from tests.support.partition_fakes import FakeCommitter, FakeHandler, partitions, until
 
 TASKS = TopicPartition("t.tasks", 0)
 
 
 class Rig:
-    """A home that has read 40 records of `tasks`, and what its brokers say of the log."""
+    """A partition that has read 40 records of `tasks`, and what its brokers say of the log."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, exact_ends: bool = True) -> None:
         self.consumer = FakeConsumer()
         self.consumer.write(TASKS, 40)
-        self.lost: list[Fenced] = []
+        self.lost: list[CommitFailed] = []
         self.committer = FakeCommitter()
         self.kept = KeptOffsets("g", "state", lambda: 0)
-        self.home = Home(
+        self.partition = PartitionProcessor(
             0, self.committer, partitions(), interval_max_s=0.01, on_room=lambda _: None,
             on_lost=lambda _, error: self.lost.append(error), kept=self.kept,
         )  # fmt: skip
         known = KeptOffset(0, topic_id="aa", epoch=3)
-        self.home.open({source: Head(0, "", True, None, known) for source in partitions()}, FakeHandler())
+        self.partition.open({source: Head(0, "", True, None, known) for source in partitions()}, FakeHandler())
         for offset in range(40):
-            self.home.ledgers["tasks"].track(offset)
+            self.partition.ledgers["tasks"].track(offset)
         self.logs = dict.fromkeys(partitions().values(), Identity("aa", 3))
         self.cuts: dict[TopicPartition, int] = {}
         self.asked: list[dict[TopicPartition, int]] = []
         self.engine = SimpleNamespace(
-            config=SimpleNamespace(exact_ends=exact_ends), homes={0: self.home}, consumer=self.consumer, log_changes=0
+            config=SimpleNamespace(exact_ends=exact_ends),
+            processors={0: self.partition},
+            consumer=self.consumer,
+            log_changes=0,
         )
         self.check = LogCheck(cast("Engine", self.engine), 1.0)
         monkeypatch.setattr(module, "identities", self._identities)
@@ -66,7 +69,7 @@ class Rig:
         del self.consumer.logs[TASKS][end:]
 
     async def look(self) -> str | None:
-        """Why the home was given up at this look, if it was."""
+        """Why the partition was given up at this look, if it was."""
         before = len(self.lost)
         await self.check.look()
         assert self.engine.log_changes == len(self.lost)
@@ -78,14 +81,14 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     """One, closed at the end."""
     one = Rig(monkeypatch)
     yield one
-    await one.home.close()
+    await one.partition.close()
 
 
 async def test_a_log_that_stays_is_left_alone_and_what_it_held_is_kept(rig: Rig) -> None:
     """Its state record says up to where it was checked, also if nothing else is committed."""
     for _ in range(3):
         assert await rig.look() is None
-    assert rig.home.logs["tasks"] == KeptOffset(0, "", "aa", 3, checked=40)
+    assert rig.partition.logs["tasks"] == KeptOffset(0, "", "aa", 3, checked=40)
     await until(lambda: rig.committer.commits)
     [output] = rig.committer.commits[-1][0]
     assert decode(HomeState, output.value).app == "g"
@@ -96,8 +99,8 @@ async def test_a_topic_made_anew_is_noticed_however_long_it_is(rig: Rig) -> None
     """By its id."""
     rig.logs[TASKS] = Identity("bb", 0)
     assert "made anew" in (await rig.look() or "")
-    assert rig.home.closed
-    assert rig.lost[0].passing
+    assert rig.partition.closed
+    assert rig.lost[0].transient
 
 
 async def test_a_log_that_lost_its_end_is_noticed_though_it_grew_again(rig: Rig) -> None:
@@ -112,7 +115,7 @@ async def test_what_was_read_since_the_last_look_counts_too(rig: Rig) -> None:
     """It may have been read from the old log, and its offsets given to other records since."""
     rig.logs[TASKS], rig.cuts[TASKS] = Identity("aa", 4), 20
     assert "lost what lay behind 20" in (await rig.look() or "")
-    assert rig.home.logs["tasks"].checked == 40, "so that it begins again at 20"
+    assert rig.partition.logs["tasks"].checked == 40, "so that it begins again at 20"
 
 
 async def test_another_leader_with_the_whole_log_is_no_change(rig: Rig) -> None:
@@ -120,10 +123,10 @@ async def test_another_leader_with_the_whole_log_is_no_change(rig: Rig) -> None:
     await rig.look()
     rig.logs[TASKS] = Identity("aa", 4)
     assert await rig.look() is None
-    assert rig.home.logs["tasks"].epoch == 3, "nobody said yet where epoch 3 ends"
+    assert rig.partition.logs["tasks"].epoch == 3, "nobody said yet where epoch 3 ends"
     rig.cuts[TASKS] = 40
     assert await rig.look() is None
-    assert rig.home.logs["tasks"].epoch == 4
+    assert rig.partition.logs["tasks"].epoch == 4
 
 
 async def test_an_end_before_what_was_read_is_believed_the_second_time(rig: Rig) -> None:

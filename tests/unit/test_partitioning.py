@@ -8,7 +8,7 @@ from aiokafka.partitioner import murmur2 as reference_murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.partitioning import home_partition, murmur2, partition_for
+from schemas.partitioning import murmur2, owner_partition, partition_for
 
 REFERENCE = DefaultPartitioner()
 
@@ -39,10 +39,10 @@ def test_it_equals_the_java_client(key: bytes, value: int) -> None:
 
 
 @given(st.text(min_size=1, max_size=50), st.integers(1, 64))
-def test_an_agents_home_is_the_partition_of_its_id(agent_id: str, partitions: int) -> None:
+def test_an_agents_owner_partition_is_that_of_its_id(agent_id: str, partitions: int) -> None:
     """Ids are hashed as UTF-8; surrogates cannot be in an id."""
     try:
         key = agent_id.encode()
     except UnicodeEncodeError:
         return
-    assert home_partition(agent_id, partitions) == partition_for(key, partitions)
+    assert owner_partition(agent_id, partitions) == partition_for(key, partitions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from streams.plans.clock import PlanClock
-from tests.support.homes import settle, until
+from tests.support.partition_fakes import settle, until
 
 
 def wall_ms() -> int:

@@ -1,4 +1,4 @@
-"""The coordinator of one home: what it writes for each record, wish and moment, and what it knows after a restart."""
+"""The coordinator of one partition: what it writes for each record, wish and moment, and what it knows after a restart."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from schemas.codec import decode
 from schemas.exact_json import loads
 from schemas.messages import ConfidenceDataPoint, Control, Event, PlanMemory, PlanResult, Result, Task
-from schemas.partitioning import home_partition
-from streams.engine.home import Home
+from schemas.partitioning import owner_partition
+from streams.engine.partition_processor import PartitionProcessor
 from streams.metrics import PlanMetrics
 from streams.plans import handler
 from streams.plans.handler import PlanHandler
@@ -28,8 +28,8 @@ from streams.rules.plans.run import PlanRun, path_of
 from streams.rules.records import Output
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
-from tests.support.dispatching import FakeHome
-from tests.support.homes import intake, until
+from tests.support.dispatching import FakePartition
+from tests.support.partition_fakes import intake, until
 from tests.support.plans import plan, task
 
 MODELS: dict[str, Any] = {
@@ -38,7 +38,7 @@ MODELS: dict[str, Any] = {
 }  # fmt: skip
 
 
-class SkippingHome(FakeHome):
+class SkippingPartition(FakePartition):
     """Also keeps what was skipped."""
 
     def __init__(self) -> None:
@@ -58,9 +58,9 @@ class Coordinating:
     ) -> None:  # fmt: skip
         self.settings = Settings.model_validate(fields)
         self.state = state if state is not None else {}
-        self.home = SkippingHome()
+        self.partition = SkippingPartition()
         self.emitted: list[Output] = []
-        self.wishes: dict[str, str] = {}
+        self.cancel_requests: dict[str, str] = {}
         self.asked_of: list[tuple[str, int]] = []
         """Plans whose wish was asked for, and when they were submitted."""
         self.task_wishes: dict[str, str] = {}
@@ -81,15 +81,15 @@ class Coordinating:
             tracing=tracing,
         )
         self.offset = 0
-        self.make = lambda: PlanHandler(cast("Home", self.home), parts, list(self.state.values()))
+        self.make = lambda: PlanHandler(cast("PartitionProcessor", self.partition), parts, list(self.state.values()))
         self.handler = self.make()
 
     def _wish(self, plan_id: str, submitted_ms: int) -> str | None:
         self.asked_of.append((plan_id, submitted_ms))
-        return self.wishes.get(plan_id)
+        return self.cancel_requests.get(plan_id)
 
     def restart(self) -> None:
-        """The next owner of the home."""
+        """The next owner of the partition."""
         self.handler.close()
         self.handler = self.make()
 
@@ -100,11 +100,11 @@ class Coordinating:
         self.offset += 1
         at = self.offset if offset is None else offset
         raw = value if isinstance(value, bytes) else orjson.dumps(value)
-        before = len(self.home.ended)
+        before = len(self.partition.ended)
         self.handler.process(
             source, intake(at, raw, source=source, key=None if key is None else key.encode(), headers=headers)
         )
-        outputs = [output for _, _, found in self.home.ended[before:] for output in found]
+        outputs = [output for _, _, found in self.partition.ended[before:] for output in found]
         return self.commit(outputs)
 
     def commit(self, outputs: Iterable[Output] = ()) -> list[dict[str, Any]]:
@@ -237,7 +237,7 @@ async def test_what_is_no_step_of_a_plan_here_is_skipped_and_changes_nothing() -
     assert it.take("results", {"taskId": "p", "status": "success"}, key="p") == []
     assert it.step("q", 0) == []
     assert it.take("results", b"{}", key=None) == []
-    assert len(it.home.skipped) == 7
+    assert len(it.partition.skipped) == 7
     assert it.state == state
     it.step("p", 1)
     assert it.step("p", 1) == []
@@ -316,14 +316,14 @@ async def test_plans_end_in_time_also_when_the_time_passed_between_two_owners() 
     """The deadline is of the plan's acceptance."""
     it = Coordinating()
     it.plan(plan("a", "b", timeout=60) | {"id": "soon"})
-    await until(lambda: it.home.touched == 1)
+    await until(lambda: it.partition.touched == 1)
     told = it.commit()
     assert topics(told) == ["controls", "controls", "plan-results", "plan:failed"]
     assert one(told, "plan-results")["status"] == "timeout"
     it.plan(plan("a", timeout=5000) | {"id": "later"})
     it.skew_ms = 5001
     it.restart()
-    await until(lambda: it.home.touched == 2)
+    await until(lambda: it.partition.touched == 2)
     assert one(it.commit(), "plan-results")["planId"] == "later"
 
 
@@ -335,7 +335,7 @@ async def test_a_pattern_is_out_of_time_before_its_plan_whatever_other_plans_wai
     it.plan(plan("a", timeout=50) | {"id": "other"})
     it.plan(nested)
     it.step("p", 0)
-    await until(lambda: it.home.touched == 2)
+    await until(lambda: it.partition.touched == 2)
     told = it.commit()
     assert {t["value"]["planId"] for t in told if t["topic"] == "plan-results"} == {"other", "p"}
 
@@ -351,11 +351,11 @@ async def test_a_plan_that_waited_on_its_topic_was_submitted_when_its_record_was
 
 
 async def test_a_wish_ends_a_plan_wherever_it_is() -> None:
-    """Under way, before it came, and while nobody owned the home."""
+    """Under way, before it came, and while nobody owned the partition."""
     it = Coordinating()
     it.plan(plan("a") | {"id": "one"})
     it.plan(plan("a") | {"id": "two"})
-    it.wishes |= {
+    it.cancel_requests |= {
         "one": "the plan was cancelled",
         "two": "the plan was cancelled",
         "three": "the plan was cancelled: no",
@@ -385,7 +385,7 @@ async def test_what_cannot_be_run_is_answered_or_put_aside(value: Any, outcome: 
     it = Coordinating(plans={"max_plan_bytes": 2000})
     raw = value if isinstance(value, bytes) else orjson.dumps(value)
     it.handler.process("plans", intake(1, raw, source="plans"))
-    [(_, _, outputs)] = it.home.ended
+    [(_, _, outputs)] = it.partition.ended
     found = next(output for output in outputs if output.topic == outcome)
     if outcome == "plan-results":
         result = decode(PlanResult, found.value, found.headers)
@@ -421,13 +421,13 @@ async def test_a_bug_of_our_own_costs_one_plan_its_answer(
 async def test_a_plan_that_lies_elsewhere_than_its_results_will_is_sent_on() -> None:
     """With its bytes as they are; a loop ends."""
     it = Coordinating(partitions=8)
-    name = next(f"p{n}" for n in range(100) if home_partition(f"p{n}", 8) == 3)
+    name = next(f"p{n}" for n in range(100) if owner_partition(f"p{n}", 8) == 3)
     it.handler.process("plans", intake(1, raw := orjson.dumps(plan("a") | {"id": name}), source="plans"))
-    [(_, _, [forward])] = it.home.ended
+    [(_, _, [forward])] = it.partition.ended
     assert (forward.topic, forward.partition, forward.value, forward.key) == ("plans", 3, raw, name.encode())
     headers = tuple((key, str(MAX_HOPS).encode()) for key, _ in forward.headers)
     it.handler.process("plans", intake(2, raw, source="plans", headers=headers))
-    assert len(it.home.ended[1][2]) == 2
+    assert len(it.partition.ended[1][2]) == 2
 
 
 async def test_a_step_too_large_to_be_sent_fails_without_being_sent() -> None:
@@ -458,7 +458,7 @@ async def test_no_more_plans_are_taken_than_may_be_under_way() -> None:
     assert large.handler.room("plans")
 
 
-async def test_a_memory_that_is_not_understood_costs_its_plan_not_the_home() -> None:
+async def test_a_memory_that_is_not_understood_costs_its_plan_not_the_partition() -> None:
     """The plan ends as failed; the others go on."""
     it = Coordinating()
     it.plan(plan("a") | {"id": "good"})
@@ -510,8 +510,8 @@ async def test_a_refused_plan_names_what_was_given_and_what_is_allowed() -> None
         )
     ):
         it.plan(data)
-        letter, event = it.home.ended[number + 1][2]
-        assert dict(letter.headers)["__dlq.errors.message"].decode() == reason
+        dead_letter, event = it.partition.ended[number + 1][2]
+        assert dict(dead_letter.headers)["__dlq.errors.message"].decode() == reason
         assert loads(event.value or b"")["data"]["reason"] == reason
 
 

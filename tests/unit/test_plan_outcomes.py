@@ -11,7 +11,7 @@ from schemas.codec import validate
 from schemas.messages import Task
 from schemas.times import parse_time
 from streams.rules.plans.task_plans import plan_for
-from tests.support.homes import intake, until
+from tests.support.partition_fakes import intake, until
 from tests.support.plans import plan, task
 from tests.unit.test_plan_handler import Coordinating, one, topics
 
@@ -19,14 +19,14 @@ PAIR = {"kind": "sequential", "tasks": [task("one"), task("two") | {"payload": "
 
 
 def coordinating(template: dict[str, Any] | None = None, **fields: Any) -> Coordinating:
-    """A home whose worker knows the template `t`."""
+    """A partition whose worker knows the template `t`."""
     it = Coordinating(**fields)
     it.templates["t"] = {"name": "t", "plan": template or PAIR}
     return it
 
 
 def now(it: Coordinating) -> int:
-    """The home's wall clock."""
+    """The partition's wall clock."""
     return it.handler._parts.wall_ms()
 
 
@@ -164,7 +164,7 @@ async def test_a_deadline_is_the_tasks_whoever_owns_its_plan_then() -> None:
     """Counted from when dispatch took it."""
     it = coordinating()
     ask(it, left_ms=80)
-    await until(lambda: it.home.touched == 1)
+    await until(lambda: it.partition.touched == 1)
     told = it.commit()
     assert topics(told) == ["controls", "results", "task:failed", "data-points"]
     result = one(told, "results")
@@ -173,12 +173,12 @@ async def test_a_deadline_is_the_tasks_whoever_owns_its_plan_then() -> None:
     ask(it, left_ms=5000, id="later")
     it.skew_ms = 5001
     it.restart()
-    await until(lambda: it.home.touched == 2)
+    await until(lambda: it.partition.touched == 2)
     assert one(it.commit(), "results")["taskId"] == "later"
 
 
 async def test_a_wish_about_the_task_ends_it_wherever_it_is() -> None:
-    """Under way, before it came, and while nobody owned the home; as does one about its plan. Once each."""
+    """Under way, before it came, and while nobody owned the partition; as does one about its plan. Once each."""
     it = coordinating()
     for name in ("one", "two", "four"):
         ask(it, id=name)
@@ -197,7 +197,7 @@ async def test_a_wish_about_the_task_ends_it_wherever_it_is() -> None:
     assert one(it.commit(), "results")["taskId"] == "two"
     assert topics(ask(it, id="three")) == ["results", "task:cancelled"]
     assert topics(ask(it, id="one")) == ["task:duplicate"]
-    it.wishes["task:four"] = "the plan was cancelled"
+    it.cancel_requests["task:four"] = "the plan was cancelled"
     it.handler.cancel("task:four")
     assert topics(it.commit()) == ["controls", "results", "task:cancelled"]
 
@@ -206,7 +206,7 @@ async def test_nobody_answers_in_a_tasks_place() -> None:
     """A user's plan under such an id is put aside, and the task is answered all the same."""
     it = coordinating({"tasks": [task("one")]})
     it.handler.process("plans", intake(1, orjson.dumps(plan("a") | {"id": "task:t1"}), source="plans"))
-    [(_, _, outputs)] = it.home.ended
+    [(_, _, outputs)] = it.partition.ended
     assert [output.topic for output in outputs] == ["dlq.plans", "events"]
     assert "id: must not begin with 'task:'" in dict(outputs[0].headers)["__dlq.errors.message"].decode()
     assert topics(ask(it)) == ["task:started", "tasks"]

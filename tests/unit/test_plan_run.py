@@ -11,8 +11,8 @@ from schemas.codec import validate
 from schemas.messages import PlanResult, Task
 from schemas.times import format_time
 from streams.rules.plans.blueprint import UNBOUNDED_MS
-from streams.rules.plans.level import Level
 from streams.rules.plans.run import MAX_KEPT_BYTES, PlanRun, path_of, stem, task_id
+from streams.rules.plans.step_graph import StepGraph
 from tests.support.plans import NOW, bad, finish, good, over, pattern, plan, result, run_of, starts, stops, task
 
 TWICE = {"name": "twice", "plan": {"kind": "sequential", "timeout": 100, "tasks": [task("one"), task("two")]}}
@@ -24,7 +24,7 @@ def test_no_more_run_at_once_than_may_and_each_end_starts_the_next() -> None:
     run = run_of(plan(*[f"t{n}" for n in range(10)], maxConcurrency=3))
     assert starts(run.begin()) == [(0,), (1,), (2,)]
     assert starts(run.ended((1,), good(), NOW)) == [(3,)]
-    assert run.level.in_flight == 3
+    assert run.graph.in_flight == 3
 
 
 def test_weighted_goes_by_priority_and_stops_when_one_is_sure_enough() -> None:
@@ -68,12 +68,12 @@ def test_what_comes_twice_or_too_late_or_was_never_begun_changes_nothing() -> No
 
 def test_a_level_by_itself_takes_each_end_once() -> None:
     """The second one counts for nothing: neither for what may start nor for the verdict."""
-    level = Level(run_of(plan("a", "b", "c", maxConcurrency=1)).plan)
-    assert level.begin().starts == [0]
-    assert level.ended(0, good()).starts == [1]
+    graph = StepGraph(run_of(plan("a", "b", "c", maxConcurrency=1)).plan)
+    assert graph.begin().starts == [0]
+    assert graph.ended(0, good()).starts == [1]
     for index in (0, 2):
-        moves = level.ended(index, bad())
-        assert (moves.starts, moves.verdict, level.done, level.in_flight) == ([], None, 1, 1)
+        moves = graph.ended(index, bad())
+        assert (moves.starts, moves.verdict, graph.done, graph.in_flight) == ([], None, 1, 1)
 
 
 def test_time_and_wishes_end_a_plan_and_stop_what_runs() -> None:
@@ -224,7 +224,7 @@ def test_a_restart_in_the_middle_goes_on_as_if_it_had_not_been() -> None:
         run.entries.clear()
     again = replayed(run, chunks)
     assert again.entries == []
-    assert (again.level.open(), again.level.in_flight) == (run.level.open(), 2)
+    assert (again.graph.open(), again.graph.in_flight) == (run.graph.open(), 2)
     for one in (run, again):
         one.ended((3,), good(), NOW + 2)
         one.ended((2,), good(), NOW + 3)

@@ -16,7 +16,7 @@ from yarl import URL
 
 from agents_io.secret_refs import Secret
 from schemas.messages import SecretRef
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from streams.engine.addresses import Addresses
 from streams.live.access import WebAccess
 from streams.plans import api
@@ -42,25 +42,25 @@ class Known(PlanHandler):
 
 
 class Worker:
-    """An API over a role whose engine has certain homes open."""
+    """An API over a role whose engine has certain partitions open."""
 
     def __init__(self, plans: dict[str, Any], group: str = "app-plans", token: Secret | None = None) -> None:
         self.addresses = Addresses("")
         self.assigned = asyncio.Event()
         self.assigned.set()
-        self.homes: dict[int, Any] = {}
+        self.processors: dict[int, Any] = {}
         self.handler = Known(plans)
         config = SimpleNamespace(group=group, options={})
-        engine = SimpleNamespace(homes=self.homes, assigned=self.assigned, config=config)
+        engine = SimpleNamespace(processors=self.processors, assigned=self.assigned, config=config)
         self.role: Coordination | None = Coordination(cast("Any", engine), lambda: COUNT, self.addresses)
         self.api = PlansApi(lambda: self.role, token)
         self.access = WebAccess(WebAuthSettings())
         self.url = ""
 
     def owns(self, *numbers: int) -> None:
-        """These homes are open, and no others."""
-        self.homes.clear()
-        self.homes.update({number: SimpleNamespace(handler=self.handler, closed=False) for number in numbers})
+        """These partitions are open, and no others."""
+        self.processors.clear()
+        self.processors.update({number: SimpleNamespace(handler=self.handler, closed=False) for number in numbers})
 
     def told(self, *tables: tuple[str, list[int]]) -> None:
         """What the leader said."""
@@ -128,7 +128,7 @@ def shown(plan_id: str) -> dict[str, Any]:
 
 
 async def pair(serve: Any) -> tuple[Worker, Worker]:
-    """Two workers with half of the partitions each; both know of every plan only what lies in their homes."""
+    """Two workers with half of the partitions each; both know of every plan only what lies in their partitions."""
     one, two = Worker({name: shown(name) for name in IDS}), Worker({name: shown(name) for name in IDS})
     two.handler.plans["p5"] = one.handler.plans["p5"] = b'{"planId":"p5","status":"success"}'
     for worker in (one, two):
@@ -143,7 +143,7 @@ async def pair(serve: Any) -> tuple[Worker, Worker]:
 async def test_both_workers_show_every_plan(serve: Any) -> None:
     """Under way, or its result as it was written; whatever stands in its id."""
     one, two = await pair(serve)
-    assert {home_partition(name, COUNT) for name in IDS} == {0, 2}, "each must own some"
+    assert {owner_partition(name, COUNT) for name in IDS} == {0, 2}, "each must own some"
     for worker in (one, two):
         for name in IDS:
             status = "success" if name == "p5" else "running"
@@ -154,7 +154,7 @@ async def test_a_404_comes_from_the_owner_alone(serve: Any) -> None:
     """The other's word is asked for, not made up."""
     one, two = await pair(serve)
     for name in IDS:
-        owner = one if home_partition(name, COUNT) < 2 else two
+        owner = one if owner_partition(name, COUNT) < 2 else two
         del owner.handler.plans[name]
         for worker in (one, two):
             status, body = await worker.ask(name)
@@ -169,7 +169,7 @@ async def test_a_worker_shows_its_token_to_the_owner(serve: Any, monkeypatch: py
     guarded.access = WebAccess(WebAuthSettings.model_validate({"view_tokens": "env:VIEW"}))
     await serve(guarded)
     guarded.owns(2, 3)
-    name = next(name for name in IDS if home_partition(name, COUNT) == 2)
+    name = next(name for name in IDS if owner_partition(name, COUNT) == 2)
     for variable, status in (("VIEW", 200), (None, 503), ("HOME", 503), ("NO_SUCH_VARIABLE", 503)):
         asking = Worker({}, token=None if variable is None else Secret(SecretRef(env=variable)))
         await serve(asking)
@@ -180,7 +180,7 @@ async def test_a_worker_shows_its_token_to_the_owner(serve: Any, monkeypatch: py
 
 async def _unsure(worker: Worker, reason: str, numbers: tuple[int, ...]) -> None:
     for name in IDS:
-        if home_partition(name, COUNT) in numbers:
+        if owner_partition(name, COUNT) in numbers:
             status, body = await worker.ask(name)
             assert (status, reason in body["error"]) == (503, True), body
 

@@ -136,7 +136,7 @@ def test_every_setting_exists(file: Path) -> None:
     ids=lambda file: file.name,
 )
 def test_every_source_file_exists(file: Path) -> None:
-    """`engine/home.py` is the end of a path; `test_...` is the name of a test."""
+    """`engine/partition_processor.py` is the end of a path; `test_...` is the name of a test."""
     text = file.read_text("utf-8")
     for name in re.findall(r"`([a-z_/]+\.(?:py|js|yaml|proto))`", text):
         assert any(path.endswith(f"/{name}") for path in sources()), name

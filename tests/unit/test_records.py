@@ -17,7 +17,7 @@ from schemas.contract import file_name
 from schemas.messages import ConfidenceDataPoint, ErrorCode, Event, EventType, Message, Result, Task, TaskError
 from schemas.partitioning import partition_for
 from schemas.times import format_time
-from streams.rules.records import LARGE_BYTES, Carried, Echo, Output, Recorder, Success, Timing
+from streams.rules.records import LARGE_BYTES, Carried, EchoedMetadata, Output, Recorder, Success, Timing
 from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
@@ -27,7 +27,7 @@ from streams.rules.source_record import (
     ORIGIN_HEADER,
     OWN_HEADERS,
     TASK_HEADER,
-    Letter,
+    SourceRecord,
     own_header,
 )
 
@@ -53,7 +53,7 @@ PLANNED = Task.model_validate(
 TASKS = [pytest.param(PLAIN, id="plain"), pytest.param(PLANNED, id="planned")]
 ANSWERS = [b"null", b'"ok"', b'{"a":[1,2.5,{"b":null}]}', b"[]", b"0", b'"' + b"x" * (LARGE_BYTES + 1) + b'"']
 SPENTS = [Timing(0.0), Timing(1234.56789, 2, 12.3456)]
-ECHO: Echo = {"mine": "kept", "timeout": 5}
+ECHO: EchoedMetadata = {"mine": "kept", "timeout": 5}
 LARGE_ECHO = {"mine": "y" * 900_000}
 STATUSES = {"timeout": "timeout", "expired": "timeout", "cancelled": "cancelled"}
 
@@ -156,12 +156,12 @@ def test_the_same_end_gives_the_same_records() -> None:
         RECORDER.succeeded(PLAIN, ECHO, "a1", Success(b"1", 0.5), SPENTS[0], False, NOW_MS),
         RECORDER.failed(PLAIN, ECHO, error_of("timeout"), SPENTS[0], NOW_MS, True),
         [RECORDER.event("task:retrying", "t1", {}, NOW_MS, tail=f"/{attempt}") for attempt in (1, 2)],
-        RECORDER.dead_letter(Letter("tasks", 0, 7, None, b"x"), "decode", "why", NOW_MS),
-        RECORDER.dead_letter(Letter("tasks", 1, 7, None, b"x"), "decode", "why", NOW_MS),
+        RECORDER.dead_letter(SourceRecord("tasks", 0, 7, None, b"x"), "decode", "why", NOW_MS),
+        RECORDER.dead_letter(SourceRecord("tasks", 1, 7, None, b"x"), "decode", "why", NOW_MS),
     ]
     again = Recorder("app", "dispatch", "t.", "app-dispatch")
     assert ends[0] == again.succeeded(PLAIN, ECHO, "a1", Success(b"1", 0.5), SPENTS[0], False, NOW_MS)
-    assert ends[3] == again.dead_letter(Letter("tasks", 0, 7, None, b"x"), "decode", "why", NOW_MS)
+    assert ends[3] == again.dead_letter(SourceRecord("tasks", 0, 7, None, b"x"), "decode", "why", NOW_MS)
     ids = [header(output.headers, "ce_id") for output in chain(*ends) if output.topic == "events"]
     assert len(set(ids)) == len(ids) == 6
 
@@ -202,7 +202,7 @@ def test_a_large_answer_carries_smaller_forms() -> None:
 
 @pytest.mark.parametrize("answer", [b"1", b'"' + b"x" * 900_000 + b'"'], ids=["small", "large"])
 @pytest.mark.parametrize("echo", [LARGE_ECHO, orjson.Fragment(orjson.dumps(LARGE_ECHO))], ids=["dict", "fragment"])
-def test_large_metadata_never_keep_a_result_from_being_written(answer: bytes, echo: Echo) -> None:
+def test_large_metadata_never_keep_a_result_from_being_written(answer: bytes, echo: EchoedMetadata) -> None:
     """They are left out in the smaller forms; the last form of every output is small whatever the task brought."""
     success = RECORDER.succeeded(PLAIN, echo, "a1", Success(answer, 0.5), SPENTS[0], False, NOW_MS)
     failure = RECORDER.failed(PLAIN, echo, error_of("too_large"), SPENTS[0], NOW_MS)
@@ -229,13 +229,13 @@ HEADERS: tuple[tuple[str, Any], ...] = (
 @pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"z" * (LARGE_BYTES + 1)])
 def test_a_dead_letter_keeps_what_came(value: bytes | None) -> None:
     """Bytes, key and headers as they were, without our own routing headers, and where it came from and why."""
-    letter = Letter("dispatch", 3, 41, b"\xfe", value, HEADERS)
-    output, event = RECORDER.dead_letter(letter, "validate", "id: missing ü", NOW_MS)
+    record = SourceRecord("dispatch", 3, 41, b"\xfe", value, HEADERS)
+    output, event = RECORDER.dead_letter(record, "validate", "id: missing ü", NOW_MS)
     assert (output.topic, output.key, output.value) == ("dlq.dispatch", b"\xfe", value)
     kept = [h for h in HEADERS if h[0] not in OWN_HEADERS]
     assert output.headers[: len(kept)] == kept
-    marks = dict(output.headers[len(kept) :])
-    assert marks == {
+    own_headers = dict(output.headers[len(kept) :])
+    assert own_headers == {
         "__dlq.errors.topic": b"t.dispatch",
         "__dlq.errors.partition": b"3",
         "__dlq.errors.offset": b"41",
@@ -252,44 +252,44 @@ def test_a_dead_letter_keeps_what_came(value: bytes | None) -> None:
 
 def test_the_event_of_a_dead_letter_says_where_it_lay() -> None:
     """Valid as any event, and the same place gives the same id."""
-    letter = Letter("tasks", 3, 41, None, b"junk", ())
-    event = RECORDER.dead_letter(letter, "decode", "value: is not JSON", NOW_MS)[1]
+    record = SourceRecord("tasks", 3, 41, None, b"junk", ())
+    event = RECORDER.dead_letter(record, "decode", "value: is not JSON", NOW_MS)[1]
     data = check([event])["task:dead-lettered"]["data"]
     assert data == {"topic": "t.tasks", "partition": 3, "offset": 41, "reason": "value: is not JSON"}
 
 
 def test_a_large_dead_letter_can_lose_its_value() -> None:
     """The smaller form keeps key and headers and says how much was left out."""
-    letter = Letter("tasks", 0, 1, b"k", b"z" * 100_000, HEADERS)
-    output = RECORDER.dead_letter(letter, "decode", "why", NOW_MS)[0]
+    record = SourceRecord("tasks", 0, 1, b"k", b"z" * 100_000, HEADERS)
+    output = RECORDER.dead_letter(record, "decode", "why", NOW_MS)[0]
     assert output.fallback is not None
     assert (output.fallback.topic, output.fallback.key, output.fallback.value) == ("dlq.tasks", b"k", None)
     assert output.fallback.headers == [*output.headers, ("parallax.dlq.omitted_bytes", b"100000")]
-    assert RECORDER.dead_letter(Letter("tasks", 0, 1, b"k", b"z"), "decode", "why", NOW_MS)[0].fallback is None
+    assert RECORDER.dead_letter(SourceRecord("tasks", 0, 1, b"k", b"z"), "decode", "why", NOW_MS)[0].fallback is None
 
 
 def test_a_forward_replaces_our_own_headers_and_keeps_the_others() -> None:
     """Same bytes, the agent's key and partition, one of each routing header: what runs already goes on running."""
-    letter = Letter("dispatch", 0, 1, b"k", b'{"id": "t"}', HEADERS)
+    record = SourceRecord("dispatch", 0, 1, b"k", b'{"id": "t"}', HEADERS)
     carried = Carried(origin_ms=7, deadline_ms=99, attempts=1)
-    output = RECORDER.forward(letter, "agent-7", "agent-7", carried, 2, partition_for(b"agent-7", 4), 0)
+    output = RECORDER.forward(record, "agent-7", "agent-7", carried, 2, partition_for(b"agent-7", 4), 0)
     assert (output.topic, output.key, output.value) == ("dispatch", b"agent-7", b'{"id": "t"}')
     assert output.partition == partition_for(b"agent-7", 4)
     kept = [h for h in HEADERS if h[0] not in OWN_HEADERS]
-    marks = [(ORIGIN_HEADER, b"7"), (EXPIRES_HEADER, b"99"), (ATTEMPTS_HEADER, b"1"), (HOPS_HEADER, b"2")]
-    assert output.headers == [*kept, *marks, (AGENT_HEADER, b"agent-7")]
+    own_headers = [(ORIGIN_HEADER, b"7"), (EXPIRES_HEADER, b"99"), (ATTEMPTS_HEADER, b"1"), (HOPS_HEADER, b"2")]
+    assert output.headers == [*kept, *own_headers, (AGENT_HEADER, b"agent-7")]
     assert own_header(output.headers, EXPIRES_HEADER) == 99
 
 
 def test_a_relocated_record_says_what_it_carries_on() -> None:
     """Same bytes and partition, to the end of `parked`; a task without a deadline and attempts says nothing of them."""
-    letter = Letter("tasks", 3, 1, b"k", b'{"id": "t"}', HEADERS)
-    output = RECORDER.relocate(letter, "t", "agent-7", Carried(7), "tasks/3/1", 0)
-    assert (output.topic, output.partition, output.key, output.value) == ("parked", 3, b"agent-7", letter.value)
+    record = SourceRecord("tasks", 3, 1, b"k", b'{"id": "t"}', HEADERS)
+    output = RECORDER.relocate(record, "t", "agent-7", Carried(7), "tasks/3/1", 0)
+    assert (output.topic, output.partition, output.key, output.value) == ("parked", 3, b"agent-7", record.value)
     kept = [h for h in HEADERS if h[0] not in OWN_HEADERS]
-    marks = [(ORIGIN_HEADER, b"7"), (AGENT_HEADER, b"agent-7"), (TASK_HEADER, b"t"), (MOVED_HEADER, b"tasks/3/1")]
-    assert output.headers == [*kept, *marks]
-    assert RECORDER.relocate(letter, "t", "", Carried(7), "x", 0).key == b"t"
+    own_headers = [(ORIGIN_HEADER, b"7"), (AGENT_HEADER, b"agent-7"), (TASK_HEADER, b"t"), (MOVED_HEADER, b"tasks/3/1")]
+    assert output.headers == [*kept, *own_headers]
+    assert RECORDER.relocate(record, "t", "", Carried(7), "x", 0).key == b"t"
 
 
 def test_only_whole_numbers_are_read_from_our_headers() -> None:
@@ -307,7 +307,7 @@ def test_only_whole_numbers_are_read_from_our_headers() -> None:
     [ECHO, {}, orjson.Fragment(b'{"mine":"kept","timeout":5}'), {"answer": "the task's own"}],
     ids=["dict", "none", "fragment", "same name"],
 )
-def test_the_other_members_of_an_answer_stand_on_the_result(echo: Echo) -> None:
+def test_the_other_members_of_an_answer_stand_on_the_result(echo: EchoedMetadata) -> None:
     """Beside the task's own metadata, as `metadata.answer`; without any there is no such member."""
     rest = {"reasoning": "so", "usage": {"inputTokens": 3}}
     success = Success(b"1", 0.5, orjson.dumps(rest))

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaTimeoutError
 from schemas.messages import AgentRegistration
 from streams.agents import registration_writer
 from streams.agents.registration_writer import NotWritten, RegistrationWriter
-from streams.rules.agents.gateway_claim import OWN_HEADER, Place
+from streams.rules.agents.gateway_claim import OWN_HEADER, Position
 from streams.rules.records import Recorder
 
 
@@ -67,7 +67,7 @@ async def test_a_registration_is_a_cloud_event_and_known_here_when_it_is_written
 async def test_what_the_gateway_writes_carries_its_mark_and_tells_its_place() -> None:
     """Its order among others is decided by where it lies."""
     producer, caught_up = Producer(), list[bool]()
-    assert await writer(producer, caught_up).put("a", None, "gone") == Place(3, 0)
+    assert await writer(producer, caught_up).put("a", None, "gone") == Position(3, 0)
     [(_, _, more)] = producer.sent
     assert dict(more["headers"]) == {OWN_HEADER: b"gone"}
     assert not caught_up

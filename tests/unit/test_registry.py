@@ -17,7 +17,7 @@ from agents_io.transport import Transport
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration
 from schemas.pb import registry_pb2 as pb
-from streams.agents.lease_keeper import LeaseKeeper
+from streams.agents.lease_expirer import LeaseExpirer
 from streams.agents.registration_writer import NotWritten, RegistrationWriter
 from streams.agents.registry import Registry
 from streams.agents.table import AgentTable
@@ -255,7 +255,7 @@ class Asked:
 async def settled(served: Served, asked: Asked, owns: Callable[[str], bool] = lambda _: True) -> Served:
     """One look of a keeper that started with the tests' clock, all that it began finished."""
     now, served.topic.now = served.topic.now, NOW
-    keeper = LeaseKeeper(
+    keeper = LeaseExpirer(
         served.topic.table, served.topic.as_writer, cast(Transport, asked), owns, lambda: served.topic.now
     )
     served.topic.now = now

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.messages import AgentRegistration
 from streams.rules.records import Output, Recorder
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.rules.tracing.spans import (
     above,
     agent_attributes,
@@ -23,9 +23,9 @@ GIVEN = Trace(f"00-{TRACE}-b7ad6b7169203331-01", "v=1")
 OURS = f"00-{TRACE}-{'1' * 16}-01"
 
 
-def letter(topic: str, *headers: tuple[str, bytes]) -> Letter:
+def source_record(topic: str, *headers: tuple[str, bytes]) -> SourceRecord:
     """A record of that topic."""
-    return Letter(topic, 3, 7, b"k", b"{}", headers, 1_800_000_000_000)
+    return SourceRecord(topic, 3, 7, b"k", b"{}", headers, 1_800_000_000_000)
 
 
 def test_ids_follow_from_the_record_and_from_what_is_above_it() -> None:
@@ -47,11 +47,11 @@ def test_ids_follow_from_the_record_and_from_what_is_above_it() -> None:
 def test_nobody_outside_can_say_what_our_own_header_says() -> None:
     """Believed of records the pipeline wrote; users' topics, and what is no context, leave the user's own."""
     both = (("traceparent", GIVEN.parent.encode()), ("tracestate", b"v=1"), ("parallax-span", f"{OURS} w=2".encode()))
-    assert above(letter("dispatch", *both)) == Trace(OURS, "w=2")
-    assert above(letter("parked", *both)) == Trace(OURS, "w=2")
-    assert above(letter("tasks", *both)) == above(letter("plans", *both)) == GIVEN
-    assert above(letter("dispatch", *both[:2], ("parallax-span", b"\xff"))) == GIVEN
-    assert above(letter("dispatch")) is None
+    assert above(source_record("dispatch", *both)) == Trace(OURS, "w=2")
+    assert above(source_record("parked", *both)) == Trace(OURS, "w=2")
+    assert above(source_record("tasks", *both)) == above(source_record("plans", *both)) == GIVEN
+    assert above(source_record("dispatch", *both[:2], ("parallax-span", b"\xff"))) == GIVEN
+    assert above(source_record("dispatch")) is None
 
 
 def test_each_topic_says_in_its_own_way_which_span_its_records_belong_to() -> None:
@@ -92,13 +92,13 @@ def test_what_goes_on_is_read_back_as_it_was_said() -> None:
     for trace in (Trace(OURS, "w=2"), Trace(OURS)):
         output = Output("parked", None, b"")
         stamp([output], trace)
-        assert above(letter("parked", *output.headers)) == trace
+        assert above(source_record("parked", *output.headers)) == trace
 
 
 def test_a_record_is_described_without_its_key_and_value() -> None:
     """Topic, place, group, and which message it is."""
     headers = (("ce_id", b"i" * 300), ("ce_type", b"io.x"), ("secret", b"s"))
-    assert record_attributes(letter("tasks", *headers), "t.tasks", "app-dispatch") == {
+    assert record_attributes(source_record("tasks", *headers), "t.tasks", "app-dispatch") == {
         "messaging.system": "kafka",
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
@@ -160,7 +160,9 @@ def test_a_dead_letter_has_the_users_headers_and_none_of_ours() -> None:
     output = Output("dispatch", None, b"", list(theirs))
     stamp([output], Trace(OURS))
     assert len(output.headers) == 3
-    dead, event = Recorder("app", "dispatch", "t.", "g").dead_letter(letter("dispatch", *output.headers), "s", "why", 0)
+    dead, event = Recorder("app", "dispatch", "t.", "g").dead_letter(
+        source_record("dispatch", *output.headers), "s", "why", 0
+    )
     stamp([dead, event], Trace(OURS))
     assert tuple(dead.headers[:2]) == theirs
     assert all(name.startswith(("__dlq.", "parallax.dlq.")) for name, _ in dead.headers[2:])

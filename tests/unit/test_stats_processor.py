@@ -18,15 +18,15 @@ async def test_what_was_read_while_partitions_went_is_no_answer(monkeypatch: pyt
     """A long answer is made in slices; what is lost in between would be missing in it."""
     settings = Settings()
     processor = StatsProcessor(settings)
-    folder = processor._folder
-    folder.state, folder.ready = State(cast("Any", SimpleNamespace(data={})), spans_of(settings), None), True
+    aggregator = processor._aggregator
+    aggregator.state, aggregator.ready = State(cast("Any", SimpleNamespace(data={})), spans_of(settings), None), True
     whole = {"partitions": [0], "series": []}
 
     async def undisturbed(*_: Any) -> dict[str, Any]:
         return whole
 
     async def disturbed(*_: Any) -> dict[str, Any]:
-        folder.release()
+        aggregator.release()
         return whole
 
     monkeypatch.setattr(module, "part", undisturbed)

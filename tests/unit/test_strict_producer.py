@@ -18,7 +18,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from streams.engine.faults import passing
+from streams.engine.faults import is_transient
 from streams.engine.strict_producer import (
     CONCURRENT_PAUSE_S,
     OutcomeUnknown,
@@ -91,7 +91,7 @@ async def test_a_request_whose_answer_is_lost_is_sent_once(request_name: str, lo
     with pytest.raises(OutcomeUnknown, match=request_name) as caught:
         await HANDLERS[request_name](sending(client)).do(1)
     assert client.sent == [request_name]
-    assert passing(caught.value), "a new start finds out what happened: no reason to end the worker"
+    assert is_transient(caught.value), "a new start finds out what happened: no reason to end the worker"
 
 
 @pytest.mark.parametrize("request_name", HANDLERS)
@@ -199,7 +199,7 @@ async def test_a_batch_that_is_refused_ends_the_transaction() -> None:
 
 
 async def test_a_commit_that_is_cut_off_sends_nothing_more() -> None:
-    """The home it is for is closed, or it takes too long."""
+    """The partition it is for is closed, or it takes too long."""
     async with Rig(FINE, FINE, FINE) as one:
         finishing = asyncio.ensure_future(one.finish([asyncio.get_running_loop().create_future()]))
         await asyncio.sleep(0)

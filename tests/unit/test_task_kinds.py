@@ -1,4 +1,4 @@
-"""Tasks that are not for agents, through the dispatch handler: the same lane, cache, ids and homes."""
+"""Tasks that are not for agents, through the dispatch handler: the same lane, cache, ids and partitions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from schemas.codec import decode
 from schemas.messages import Plan, Result
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from tests.support.dispatching import Dispatching
-from tests.support.homes import settle
+from tests.support.partition_fakes import settle
 
 Make = Callable[..., Dispatching]
 
@@ -94,14 +94,14 @@ async def test_what_may_not_run_ends_at_once(make: Make) -> None:
     assert (await one.end(9))["events"]["type"] == "task:duplicate"
 
 
-async def test_a_task_of_another_type_goes_to_its_agents_home(make: Make) -> None:
+async def test_a_task_of_another_type_goes_to_its_agents_partition(make: Make) -> None:
     """Once; by the id of the built-in agent."""
-    home = home_partition("function:f", 8)
-    one = make(number=(home + 1) % 8, partitions=8)
+    partition = owner_partition("function:f", 8)
+    one = make(number=(partition + 1) % 8, partitions=8)
     one.take(0, type="function", target="f")
-    [[output]] = [outputs for _, _, outputs in one.home.ended]
-    assert (output.topic, output.partition, output.key) == ("dispatch", home, b"function:f")
-    there = make(number=home, partitions=8)
+    [[output]] = [outputs for _, _, outputs in one.partition.ended]
+    assert (output.topic, output.partition, output.key) == ("dispatch", partition, b"function:f")
+    there = make(number=partition, partitions=8)
     there.take(0, output.value, source="dispatch", headers=tuple(output.headers))
     assert (await there.result(0))["agentId"] == "function:f"
 
@@ -116,7 +116,7 @@ async def test_a_pattern_that_is_a_local_template_is_handed_to_the_plan_coordina
     metadata = {"priority": 3, "own": {"x": 1}, "headers": {"A": "s3cret"}}
     now_ms = one.wall_ms()
     one.take(0, type="pattern", target="t", payload={"n": 1}, planId="mine", metadata=metadata, context={"c": 1})
-    [[output]] = [outputs for _, _, outputs in one.home.ended]
+    [[output]] = [outputs for _, _, outputs in one.partition.ended]
     assert (output.topic, output.key, output.partition) == ("plans", b"task:t0", None)
     plan = decode(Plan, output.value, output.headers)
     assert plan.answers is not None
@@ -137,7 +137,7 @@ async def test_a_pattern_that_is_handed_over_stays_in_its_trace(make: Make) -> N
     trace = [("traceparent", f"00-{'ab' * 16}-{'12' * 8}-01".encode()), ("tracestate", b"x=1")]
     for offset, given in enumerate((trace, [("traceparent", b"00-1-2-01")])):
         one.take(offset, type="pattern", target="t", payload={}, headers=tuple(given))
-    said = [[h for h in output.headers if h[0].startswith("trace")] for _, _, [output] in one.home.ended]
+    said = [[h for h in output.headers if h[0].startswith("trace")] for _, _, [output] in one.partition.ended]
     assert said == [trace, []]
 
 
@@ -148,7 +148,7 @@ async def test_what_a_task_has_left_of_its_deadline_goes_on(make: Make) -> None:
     came_ms = one.wall_ms() - 20_000
     headers = (("parallax-expires", str(came_ms + 50_000).encode()), ("parallax-hops", b"1"))
     one.take(0, source="dispatch", headers=headers, type="pattern", target="t", metadata={"timeout": 50_000})
-    answers = decode(Plan, one.home.ended[0][2][0].value).answers
+    answers = decode(Plan, one.partition.ended[0][2][0].value).answers
     assert answers is not None
     assert answers.expires == came_ms + 50_000, "its deadline travels with it; the pattern's own time begins here"
     assert answers.accepted >= came_ms + 20_000
@@ -158,12 +158,12 @@ async def test_where_its_id_is_answered_it_is_also_cancelled(make: Make) -> None
     """Dispatch hands it over twice, and cancelled; else a double of one that was cancelled had a second result."""
     one = make()
     one.templates["t"] = LOCAL
-    one.wishes["x"] = "the task was cancelled"
+    one.cancel_requests["x"] = "the task was cancelled"
     for offset in range(2):
         one.take(offset, id="x", type="pattern", target="t")
-    assert [[output.topic for output in outputs] for _, _, outputs in one.home.ended] == [["plans"], ["plans"]]
+    assert [[output.topic for output in outputs] for _, _, outputs in one.partition.ended] == [["plans"], ["plans"]]
     one.handler.cancel("x")
-    assert len(one.home.ended) == 2
+    assert len(one.partition.ended) == 2
 
 
 async def test_other_patterns_and_steps_of_plans_go_to_the_control_plane(make: Make) -> None:
@@ -180,7 +180,7 @@ async def test_a_task_too_large_for_the_plans_topic_has_its_result(make: Make) -
     one = make()
     one.templates["t"] = LOCAL
     one.take(0, type="pattern", target="t", payload="x" * 70_000)
-    fallback = one.home.ended[0][2][0].fallback
+    fallback = one.partition.ended[0][2][0].fallback
     assert fallback is not None
     result = decode(Result, fallback.value, fallback.headers)
     assert (fallback.topic, fallback.key, result.task_id, result.status) == ("results", b"t0", "t0", "failure")

@@ -13,10 +13,10 @@ from schemas.codec import Rejected, validate
 from schemas.messages import MAX_DURATION_MS, Plan, Task
 from streams.rules.plans.run import stem
 from streams.rules.plans.task_plans import (
-    asked_by,
     end_of,
     ends_at,
     error_of,
+    origin_of,
     plan_for,
     plan_of,
     template_for,
@@ -53,13 +53,18 @@ def test_a_plan_carries_its_task_there_and_back() -> None:
     validate(Plan, data)
     [step] = data["tasks"]
     assert (step["payload"], step["context"], step["metadata"]) == ({"n": 1}, {"c": 1}, {"timeout": 30_000})
-    asked = asked_by(data)
-    assert asked is not None
-    assert (asked.task.id, asked.task.plan_id, asked.task.metadata.pattern_name) == ("t1", "p", "named")
-    assert (asked.echo, asked.accepted_ms, asked.expires_ms, asked.agent_id) == (given, NOW, NOW + 30_000, "pattern:t")
-    assert asked.wait_ms == 250
-    assert timed(data, asked, NOW + 10_000)["timeout"] == 20_000
-    assert timed(data, asked, NOW + 90_000)["timeout"] == 1
+    origin = origin_of(data)
+    assert origin is not None
+    assert (origin.task.id, origin.task.plan_id, origin.task.metadata.pattern_name) == ("t1", "p", "named")
+    assert (origin.echo, origin.accepted_ms, origin.expires_ms, origin.agent_id) == (
+        given,
+        NOW,
+        NOW + 30_000,
+        "pattern:t",
+    )
+    assert origin.wait_ms == 250
+    assert timed(data, origin, NOW + 10_000)["timeout"] == 20_000
+    assert timed(data, origin, NOW + 90_000)["timeout"] == 1
 
 
 @pytest.mark.parametrize(
@@ -105,41 +110,41 @@ def test_a_pattern_may_take_what_its_task_or_its_template_says_and_ends_by_the_d
 def test_nobody_else_has_such_a_plan(data: dict[str, Any]) -> None:
     """Its id is reserved, and what it answers must be its own step."""
     with pytest.raises(Rejected):
-        asked_by(data)
+        origin_of(data)
 
 
 @pytest.mark.parametrize("data", [plan("a"), {"id": "tasks"}, {"id": 5}, {}])
 def test_other_plans_answer_no_task(data: dict[str, Any]) -> None:
     """Whatever else may be wrong with them."""
-    assert asked_by(data) is None
+    assert origin_of(data) is None
 
 
 def test_it_ends_as_its_step_or_as_what_ended_it_from_outside() -> None:
     """In words about the task, not about the plan around it."""
     data = carried(asked_task(), None, NOW - 5000, NOW + 1000)
-    asked = asked_by(data)
-    assert asked is not None
+    origin = origin_of(data)
+    assert origin is not None
 
     def ended(act: Any, template: Any = TEMPLATE) -> Any:
-        run = run_of(timed(data, asked, NOW), {"t": template})
+        run = run_of(timed(data, origin, NOW), {"t": template})
         run.begin()
         act(run)
         assert run.over is not None
-        return end_of(asked, run, run.over)
+        return end_of(origin, run, run.over)
 
     end = ended(lambda run: run.ended((0, 0), good("yes", 0.7), NOW + 10))
     assert (end.status, end.value, end.confidence) == ("success", None, 0.7)
     end = ended(lambda run: run.ended((0, 0), bad("http_5xx"), NOW + 10))
-    error = error_of(asked, end)
+    error = error_of(origin, end)
     assert (end.status, error.code, error.agent_id) == ("failure", "http_5xx", "pattern:t")
     assert error.message == "step 'one' ended as failure: no"
     end = ended(lambda run: run.time(NOW + 1000))
-    assert (end.status, error_of(asked, end).code) == ("timeout", "timeout")
-    assert error_of(asked, end).message == "the pattern did not end within 6000 ms"
+    assert (end.status, error_of(origin, end).code) == ("timeout", "timeout")
+    assert error_of(origin, end).message == "the pattern did not end within 6000 ms"
     end = ended(lambda run: run.cancel("the task was cancelled", NOW))
-    assert (end.status, error_of(asked, end).message) == ("cancelled", "the task was cancelled")
+    assert (end.status, error_of(origin, end).message) == ("cancelled", "the task was cancelled")
     end = ended(lambda run: None, {"name": "t", "plan": {"tasks": [task("one") | {"target": "${who}"}]}})
-    error = error_of(asked, end)
+    error = error_of(origin, end)
     assert (error.code, error.message) == (
         "invalid_plan", "pattern 't': tasks.0.target: the pattern's parameter 'who' is not given"
     )  # fmt: skip
@@ -148,10 +153,10 @@ def test_it_ends_as_its_step_or_as_what_ended_it_from_outside() -> None:
 def test_a_template_has_the_time_its_task_has_unless_it_takes_less() -> None:
     """A task with ten minutes is not cut off after a plan's usual half."""
     data = carried(asked_task(), None, NOW, NOW + 600_000)
-    asked = asked_by(data)
-    assert asked is not None
+    origin = origin_of(data)
+    assert origin is not None
     for own, wanted in ((None, 600_000), (7000, 7000), (900_000, 600_000)):
         template = {"name": "t", "plan": {"tasks": [task("one")]} | ({} if own is None else {"timeout": own})}
-        run = run_of(timed(data, asked, NOW), {"t": template})
+        run = run_of(timed(data, origin, NOW), {"t": template})
         run.begin()
         assert run.due_ms == NOW + wanted

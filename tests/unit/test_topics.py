@@ -26,7 +26,7 @@ def test_every_topic_carries_a_message_with_its_own_event_type() -> None:
 
 
 def test_intake_topics_follow_one_partition_count_and_take_the_same_records() -> None:
-    """Equal counts make partition p of all three one home; what fits into tasks must fit when it is forwarded or parked."""
+    """Equal counts give partition p of all three one owner; what fits into tasks must fit when it is forwarded or parked."""
     intake = [BY_NAME[name] for name in INTAKE]
     assert {topic.partitions for topic in intake} == {None}
     assert len({(topic.message, topic.max_message_bytes) for topic in intake}) == 1

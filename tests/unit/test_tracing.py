@@ -18,7 +18,7 @@ from schemas.messages import AgentRegistration
 from streams.rules.records import Output
 from streams.tracing.spans import NOTHING
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.homes import until
+from tests.support.partition_fakes import until
 from tests.support.tracing import TRACE, TRACEPARENT, USER, Recording, header_of, ids
 
 GIVEN = (("traceparent", TRACEPARENT.encode()), ("tracestate", b"v=1"))
@@ -48,7 +48,7 @@ async def test_two_tries_are_two_calls_below_the_work_on_the_task(one: Dispatchi
     one.take(1, headers=GIVEN, payload={"text": "payload-secret"})
     await one.end(1)
     assert [span.name for span in seen.spans] == ["invoke_agent a1"] * 2, "the work ends with the commit, not before"
-    one.home.commit()
+    one.partition.commit()
     first, second, work = seen.spans
     assert (work.name, work.kind, work.status.status_code) == ("process t.tasks", SpanKind.CONSUMER, StatusCode.UNSET)
     trace, mine, parent = ids(work)
@@ -75,7 +75,7 @@ async def test_two_tries_are_two_calls_below_the_work_on_the_task(one: Dispatchi
         header_of(first).decode(), header_of(second).decode(),
     ]  # fmt: skip
     assert {dict(call.headers)["tracestate"] for _, call in one.transport.calls} == {"v=1"}
-    [(_, _, outputs)] = one.home.ended
+    [(_, _, outputs)] = one.partition.ended
     for output in (*outputs, *one.emitted):
         assert (said(output).get("traceparent", b"")[:52] == header_of(work)) == (output.topic != "data-points")
     assert "secret" not in "".join(span.to_json() for span in seen.spans)
@@ -90,7 +90,7 @@ async def test_work_that_is_done_again_is_the_same_span(seen: Recording) -> None
         again.process("tasks", before.log["tasks", offset])
         for owner in (before, again):
             await owner.end(offset)
-        again.home.commit()
+        again.partition.commit()
         *calls, work = seen.spans[-3:]
         assert [span.name for span in calls] == ["invoke_agent a1"] * 2
         assert {ids(span)[2] for span in calls} == {ids(work)[1]}
@@ -102,15 +102,15 @@ async def test_work_that_is_done_again_is_the_same_span(seen: Recording) -> None
 async def test_a_dead_letter_is_an_error_and_keeps_its_headers(one: Dispatching, seen: Recording) -> None:
     """The reason is not told, only where it was found out: it may quote the input."""
     one.take(3, b'{"id": "secret"', headers=GIVEN)
-    one.home.commit()
+    one.partition.commit()
     work = seen.one("process t.tasks")
     assert (work.status.status_code, ids(work)[2]) == (StatusCode.ERROR, USER)
     assert work.attributes is not None
     assert work.attributes["parallax.dlq.stage"] == "decode"
     assert "secret" not in work.to_json()
-    [(_, _, outputs)] = one.home.ended
-    letter, event = outputs
-    assert (letter.topic, said(letter)["traceparent"]) == ("dlq.tasks", TRACEPARENT.encode())
+    [(_, _, outputs)] = one.partition.ended
+    dead_letter, event = outputs
+    assert (dead_letter.topic, said(dead_letter)["traceparent"]) == ("dlq.tasks", TRACEPARENT.encode())
     assert said(event)["traceparent"].startswith(header_of(work))
 
 
@@ -119,10 +119,10 @@ async def test_a_task_that_fails_and_one_that_is_cancelled(one: Dispatching, see
     one.transport.last = ClientError("no")
     one.take(1)
     await one.end(1)
-    one.wishes["t2"] = "enough"
+    one.cancel_requests["t2"] = "enough"
     one.take(2)
     await one.end(2)
-    one.home.commit()
+    one.partition.commit()
     failed, cancelled = (span for span in seen.spans if span.name.startswith("process"))
     assert (failed.status.status_code, (failed.attributes or {})["error.type"]) == (StatusCode.ERROR, "http_4xx")
     assert cancelled.status.status_code is StatusCode.UNSET
@@ -173,7 +173,7 @@ async def test_a_cached_answer_is_told_on_the_task(one: Dispatching, seen: Recor
     for offset in (1, 2):
         one.take(offset, payload={"same": 1})
         await one.end(offset)
-    one.home.commit()
+    one.partition.commit()
     called, cached = (span for span in seen.spans if span.name == "process t.tasks")
     assert [len(span.events) for span in (called, cached)] == [0, 1]
     assert (cached.attributes or {})["parallax.cached"] is True
@@ -181,16 +181,16 @@ async def test_a_cached_answer_is_told_on_the_task(one: Dispatching, seen: Recor
 
 
 async def test_a_task_that_goes_on_elsewhere_stays_in_its_trace(seen: Recording) -> None:
-    """Forwarded and taken up by its agent's home, which believes our header; the user's own stays as it was."""
+    """Forwarded and taken up by its agent's owner partition, which believes our header; the user's own stays as it was."""
     here = Dispatching(tracing=seen.tracing, number=0, partitions=64)
     here.take(1, headers=GIVEN)
-    here.home.commit()
-    [(_, _, [moved])] = here.home.ended
+    here.partition.commit()
+    [(_, _, [moved])] = here.partition.ended
     assert said(moved)["traceparent"] == TRACEPARENT.encode()
     there = Dispatching(tracing=seen.tracing, number=moved.partition or 0, partitions=64)
     there.take(9, moved.value, source="dispatch", headers=tuple(moved.headers))
     await there.end(9)
-    there.home.commit()
+    there.partition.commit()
     first, second = seen.one("process t.tasks"), seen.one("process t.dispatch")
     assert (first.attributes or {})["parallax.outcome"] == "forwarded"
     assert ids(second)[::2] == (TRACE, ids(first)[1])
@@ -203,17 +203,17 @@ async def test_a_moved_task_stays_in_its_trace_without_one_of_the_users(seen: Re
     one.transport.last = BadResponse("no")
     one.take(1, metadata={"retries": 0})
     await one.end(1)
-    one.home.commit()
+    one.partition.commit()
     one.take(2)
-    one.handler.relieve("tasks", [2])
-    one.home.commit()
-    [moved] = one.home.ended[-1][2]
+    one.handler.unblock("tasks", [2])
+    one.partition.commit()
+    [moved] = one.partition.ended[-1][2]
     assert moved.topic == "parked"
     assert "traceparent" not in said(moved)
     later = Dispatching(tracing=seen.tracing)
     later.take(4, moved.value, source="parked", headers=tuple(moved.headers))
     await later.end(4)
-    later.home.commit()
+    later.partition.commit()
     second = seen.one("process t.parked")
     assert said(moved)["parallax-span"].startswith(f"00-{ids(second)[0]}-{ids(second)[2]}".encode())
     one.handler.close()
@@ -227,9 +227,9 @@ async def test_what_is_not_sampled_is_passed_on_as_such(sampler: Any, flags: byt
     one = Dispatching(tracing=seen.tracing)
     one.take(1, headers=GIVEN)
     await one.end(1)
-    one.home.commit()
+    one.partition.commit()
     assert len(seen.spans) == (2 if flags == b"-01" else 0)
-    [(_, _, outputs)] = one.home.ended
+    [(_, _, outputs)] = one.partition.ended
     result = said(next(output for output in outputs if output.topic == "results"))["traceparent"]
     assert result[:36] == f"00-{TRACE}-".encode()
     assert result[36:52] != USER.encode()
@@ -243,12 +243,12 @@ async def test_without_spans_nothing_is_told_of_any() -> None:
     one = Dispatching()
     one.take(1, headers=GIVEN)
     await one.end(1)
-    [(_, _, outputs)] = one.home.ended
+    [(_, _, outputs)] = one.partition.ended
     for output in (*outputs, *one.emitted):
         assert not {"traceparent", "tracestate", "parallax-span"} & said(output).keys()
     [(_, call)] = one.transport.calls
     assert dict(call.headers) == {"traceparent": TRACEPARENT, "tracestate": "v=1"}
-    assert one.home.after == []
+    assert one.partition.after == []
     assert orjson.loads(outputs[0].value or b"")["status"] == "success"
 
 
@@ -257,14 +257,14 @@ async def test_a_call_that_goes_on_for_another_record_stays_below_its_task(one: 
     one.transport.gate.clear()
     one.take(1, headers=GIVEN)
     await until(lambda: bool(one.transport.calls))
-    one.handler.relieve("tasks", [1])
-    one.home.commit()
+    one.handler.unblock("tasks", [1])
+    one.partition.commit()
     assert seen.spans == [], "the work goes on"
-    [(_, _, [moved])] = one.home.ended
+    [(_, _, [moved])] = one.partition.ended
     one.take(7, moved.value, source="parked", headers=tuple(moved.headers))
     one.transport.gate.set()
     await one.end(7)
-    one.home.commit()
+    one.partition.commit()
     call, work = seen.spans
     assert (call.name, ids(call)[2]) == ("invoke_agent a1", ids(work)[1])
     assert said(moved)["parallax-span"].startswith(header_of(work))
@@ -276,8 +276,8 @@ async def test_a_pattern_that_is_handed_over_is_a_plan_below_its_task(one: Dispa
     step = {"id": "a", "type": "agent", "target": "a1", "payload": 1}
     one.templates["t"] = {"name": "t", "plan": {"timeout": 7000, "tasks": [step]}}
     one.take(1, type="pattern", target="t", headers=GIVEN)
-    one.home.commit()
-    [(_, _, [plan])] = one.home.ended
+    one.partition.commit()
+    [(_, _, [plan])] = one.partition.ended
     work = seen.one("process t.tasks")
     assert [value[:52] for name, value in plan.headers if name == "traceparent"] == [header_of(work)]
     assert (work.attributes or {})["parallax.outcome"] == "handed-over"
@@ -291,7 +291,7 @@ async def test_equal_tasks_that_share_a_call_are_each_told(one: Dispatching, see
     await until(lambda: bool(one.transport.calls))
     one.transport.gate.set()
     await one.end(2)
-    one.home.commit()
+    one.partition.commit()
     works = {
         (span.attributes or {})["parallax.task.id"]: span for span in seen.spans if span.name.startswith("process")
     }
@@ -304,7 +304,7 @@ async def test_a_second_record_of_one_task_is_told_to_be_a_double(one: Dispatchi
     one.transport.gate.clear()
     one.take(1)
     one.take(2, id="t1")
-    one.home.commit()
+    one.partition.commit()
     double = seen.one("process t.tasks")
     assert ((double.attributes or {})["parallax.outcome"], double.status.status_code) == ("duplicate", StatusCode.UNSET)
 

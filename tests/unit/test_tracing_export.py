@@ -14,12 +14,12 @@ import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.settings import Settings
 from streams.tracing.export import Provider, TracingError, _Rarely, make_ids, provider
 
 BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
-LETTER = Letter("tasks", 0, 1, None, b"{}")
+SOURCE_RECORD = SourceRecord("tasks", 0, 1, None, b"{}")
 
 
 class Stuck(SpanExporter):
@@ -67,7 +67,7 @@ async def test_a_provider_is_made_as_the_environment_says(protocol: str, monkeyp
     assert made is not None
     attributes = made._provider.resource.attributes
     assert (attributes["service.name"], attributes["service.instance.id"]) == ("app", "w1")
-    made.role("dispatch", Settings()).record(LETTER).close()
+    made.role("dispatch", Settings()).record(SOURCE_RECORD).close()
     began = time.monotonic()
     await made.stop(1.0)
     assert time.monotonic() - began < 10
@@ -115,13 +115,13 @@ async def test_an_exporter_that_hangs_holds_up_neither_spans_nor_the_end() -> No
     made = over(stuck, queue=16)
     tracing = made.role("dispatch", Settings())
     try:
-        tracing.record(LETTER).close()
+        tracing.record(SOURCE_RECORD).close()
         while not stuck.taken:  # noqa: ASYNC110 - a thread of the SDK's
             await asyncio.sleep(0.001)
         logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)
         began = time.monotonic()
         for _ in range(2000):
-            tracing.record(LETTER).close()
+            tracing.record(SOURCE_RECORD).close()
         assert time.monotonic() - began < 10, "making spans waited for the collector"
         began = time.monotonic()
         with structlog.testing.capture_logs() as logs:
@@ -139,7 +139,7 @@ async def test_the_last_spans_go_out_at_the_end() -> None:
     well.gate.set()
     made = over(well)
     for _ in range(20):
-        made.role("dispatch", Settings()).record(LETTER).close()
+        made.role("dispatch", Settings()).record(SOURCE_RECORD).close()
     with structlog.testing.capture_logs() as logs:
         await made.stop()
     assert (well.taken, logs) == (20, [])

@@ -24,13 +24,13 @@ async def test_a_plan_is_one_span_through_restarts() -> None:
         seen = Recording("plans")
         it = Coordinating(tracing=seen.tracing)
         found = it.plan(plan("a", "b", kind="sequential"), headers=headers)
-        it.home.after.clear()
+        it.partition.after.clear()
         it.restart()
         found += it.step("p", 0)
         it.restart()
         found += it.step("p", 1)
         assert seen.spans == []
-        it.home.commit()
+        it.partition.commit()
         [span] = seen.spans
         assert (span.name, span.kind) == ("invoke_workflow sequential", SpanKind.INTERNAL)
         trace, _, parent = ids(span)
@@ -54,9 +54,9 @@ async def test_a_plan_that_is_cancelled_ends_by_itself() -> None:
     seen = Recording("plans")
     it = Coordinating(tracing=seen.tracing)
     it.plan(plan("a"))
-    it.wishes["p"] = "enough"
+    it.cancel_requests["p"] = "enough"
     it.handler.cancel("p")
-    it.home.commit()
+    it.partition.commit()
     span = seen.one("invoke_workflow parallel")
     assert (span.attributes or {})["parallax.outcome"] == "cancelled"
     assert span.status.status_code is StatusCode.UNSET
@@ -68,7 +68,7 @@ async def test_what_is_no_plan_is_an_error() -> None:
     it = Coordinating(tracing=seen.tracing)
     it.plan(plan(id="secret" * 50), headers=GIVEN)
     found = it.plan(plan("a", id="q", kind="secret"), headers=GIVEN)
-    it.home.commit()
+    it.partition.commit()
     dead, refused = seen.spans
     for span, kind in ((dead, "rejected"), (refused, "invalid_plan")):
         assert (span.name, span.status.status_code) == ("process t.plans", StatusCode.ERROR)

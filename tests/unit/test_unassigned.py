@@ -14,7 +14,7 @@ from streams.dispatch import backlogs, unassigned
 from streams.dispatch.unassigned import UnassignedTasks
 from streams.rules.dispatch.memory_budget import TASK_BYTES
 from tests.support.dispatching import Dispatching
-from tests.support.homes import settle, until
+from tests.support.partition_fakes import settle, until
 
 Make = Callable[..., Dispatching]
 FLY: dict[str, Any] = {"target": None, "capabilities": ["fly"]}
@@ -50,9 +50,9 @@ async def test_all_that_wait_go_to_the_agent_that_appears_in_their_order(make: M
     for offset in range(count):
         one.take(offset, **FLY)
     await settle(50)
-    assert len(one.home.ended) == 0
+    assert len(one.partition.ended) == 0
     appear(one)
-    await until(lambda: len(one.home.ended) == count, 20)
+    await until(lambda: len(one.partition.ended) == count, 20)
     assert one.transport.tasks == [f"t{offset}" for offset in range(count)]
     assert one.memory.used == 0
 
@@ -95,7 +95,7 @@ async def test_what_memory_cannot_hold_waits_on_its_topic_in_its_order(make: Mak
     assert one.handler.room("tasks")
     assert one.handler.explain("tasks", 499) == {"reason": "no_agent", "waits": True}
     appear(one)
-    await until(lambda: len(one.home.ended) == 500, 30)
+    await until(lambda: len(one.partition.ended) == 500, 30)
     assert one.transport.tasks == [f"t{offset}" for offset in range(500)]
     assert (one.memory.used, one.handler.resting()) == (0, 0)
 
@@ -108,7 +108,7 @@ async def test_a_flood_without_an_agent_leaves_an_agents_tasks_alone(make: Make)
         one.take(offset, **FLY)
     for offset in range(1000, 1050):
         one.take(offset, target="well")
-    await until(lambda: len(one.home.ended) == 50)
+    await until(lambda: len(one.partition.ended) == 50)
     assert {agent.id for agent, _ in one.transport.calls} == {"well"}
 
 
@@ -144,7 +144,7 @@ async def test_cancelled_in_memory_and_on_the_topic(make: Make) -> None:
         one.take(offset, **FLY)
     await settle()
     for task_id in ("t0", "t2"):
-        one.wishes[task_id] = "enough"
+        one.cancel_requests[task_id] = "enough"
         one.handler.cancel(task_id)
     for offset in (0, 2):
         assert (await one.result(offset))["status"] == "cancelled"
@@ -162,13 +162,13 @@ async def test_one_that_still_finds_nobody_stays_first(make: Make) -> None:
     await settle()
     bird = one.register(id="bird", endpoint="http://b", capabilities=["fly"])
     away = {"agentId": "bird", "at": one.wall_ms(), "healthy": False, "reason": "checks"}
-    one.standings.note(AgentStanding.model_validate(away))
+    one.agent_statuses.note(AgentStanding.model_validate(away))
     one.handler.agent_available(bird)
     await settle(50)
     assert one.transport.calls == []
-    one.standings.note(AgentStanding.model_validate({"agentId": "bird", "at": one.wall_ms()}))
+    one.agent_statuses.note(AgentStanding.model_validate({"agentId": "bird", "at": one.wall_ms()}))
     one.handler.agent_available(bird)
-    await until(lambda: len(one.home.ended) == 3)
+    await until(lambda: len(one.partition.ended) == 3)
     assert one.transport.tasks == ["t0", "t1", "t2"]
 
 
@@ -184,7 +184,7 @@ async def test_reading_back_survives_a_broker_that_is_away(make: Make, monkeypat
     appear(one)
     for offset in (0, 1, 3):
         assert (await one.result(offset))["status"] == "success"
-    await until(lambda: ("tasks", 2, []) in one.home.ended)
+    await until(lambda: ("tasks", 2, []) in one.partition.ended)
     assert one.handler.resting() == 0
 
 
@@ -198,7 +198,7 @@ async def test_nothing_happens_after_the_partition_is_closed(make: Make, monkeyp
     one.handler.close()
     appear(one)
     await asyncio.sleep(0.5)
-    assert one.home.ended == []
+    assert one.partition.ended == []
     assert one.transport.calls == []
 
 

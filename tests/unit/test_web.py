@@ -32,9 +32,9 @@ async def test_consumers_that_were_replaced_are_counted_by_role() -> None:
     registry = CollectorRegistry()
     web = WebServer(Settings(), registry)
     assert registry.get_sample_value("parallax_consumer_renewals_total", {"role": "dispatch"}) is None
-    web.engine = cast("Engine", SimpleNamespace(renewals=2, log_changes=0, homes={}, ready=True))
+    web.engine = cast("Engine", SimpleNamespace(renewals=2, log_changes=0, processors={}, ready=True))
     web.plans = cast(
-        "Coordination", SimpleNamespace(engine=SimpleNamespace(renewals=0, log_changes=0, homes={}, ready=True))
+        "Coordination", SimpleNamespace(engine=SimpleNamespace(renewals=0, log_changes=0, processors={}, ready=True))
     )
     counted = [
         registry.get_sample_value("parallax_consumer_renewals_total", {"role": role}) for role in ("dispatch", "plans")

@@ -27,13 +27,13 @@ Verdict = Literal["ours", "older", "taken", "removed", "again"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Where a record lies on the topic."""
 
     partition: int
     offset: int
 
-    def before(self, other: Place) -> bool:
+    def before(self, other: Position) -> bool:
         """Whether it is older for certain."""
         return self.partition == other.partition and self.offset < other.offset
 
@@ -90,10 +90,10 @@ def connected(agent: AgentRegistration | None) -> bool | None:
     return where is not None and where.status != "away"
 
 
-def judge(key: str, place: Place | None, record: AgentRegistration | None, at: Place, mark: str) -> Verdict:
+def judge(key: str, place: Position | None, record: AgentRegistration | None, at: Position, mark: str) -> Verdict:
     """What a record means for the connection `key`, whose own record lies at `place` (None: not known yet). `mark`: its header.
 
-    >>> judge("k1", Place(0, 5), None, Place(0, 9), "gone"), judge("k1", Place(0, 5), None, Place(0, 9), "")
+    >>> judge("k1", Position(0, 5), None, Position(0, 9), "gone"), judge("k1", Position(0, 5), None, Position(0, 9), "")
     ('again', 'removed')
     """
     found = where_of(record)

@@ -27,18 +27,18 @@ from schemas.times import format_time
 from streams.rules.detection.alarms import Alarms, Moment, SeriesId
 from streams.rules.detection.chosen import ChosenDetectors
 from streams.rules.detection.deviation import Deviation
-from streams.rules.detection.level import (
+from streams.rules.detection.interval_checks import CHECK_MIN, VARIANCE_MIN, VARIANCE_RING, IntervalChecks, Sums
+from streams.rules.detection.level_shift import (
     HISTORY_MIN,
     PER_BIN,
     RANKS_SHARE,
     RECENT,
     SCALE,
     SINGLE_BINS,
-    Level,
+    LevelShiftDetector,
     drop_severity,
 )
-from streams.rules.detection.level import Thresholds as Thresholds
-from streams.rules.detection.looks import CHECK_MIN, VARIANCE_MIN, VARIANCE_RING, Looks, Sums
+from streams.rules.detection.level_shift import Thresholds as Thresholds
 from streams.rules.detection.overconfidence import Overconfidence
 from streams.rules.detection.pace import Pace
 from streams.rules.detection.port import Point
@@ -71,8 +71,8 @@ class Detectors:
         "_chosen",
         "_gap",
         "_half_drop",
+        "_interval",
         "_level",
-        "_looks",
         "_low_share",
         "_low_sum",
         "_pace",
@@ -85,8 +85,8 @@ class Detectors:
     def __init__(self, series: SeriesId, limits: Thresholds) -> None:
         self.alarms = Alarms(series)
         self.limits = limits
-        self._looks = Looks(limits.check_interval_ms)
-        self._level = Level(self.alarms, limits)
+        self._interval = IntervalChecks(limits.check_interval_ms)
+        self._level = LevelShiftDetector(self.alarms, limits)
         self._gap = Overconfidence(limits.overconfidence, limits.run_length)
         self._pace: Pace | None = None
         self._spending = Spending(limits.slow_factor, limits.cost_factor, PACE_RARER * limits.run_length)
@@ -121,8 +121,8 @@ class Detectors:
         `success`, `time_bucket` (see `sketch.time_bucket`): None when they are not to be judged. `readings`: see `measures.py`.
         """
         found: list[Anomaly] = []
-        looks = self._looks
-        if looks.due(at.time_ms):
+        interval = self._interval
+        if interval.due(at.time_ms):
             found += self._look(at)
         value = round(confidence * SCALE)
         bin_ = (value + PER_BIN // 2) // PER_BIN
@@ -137,13 +137,13 @@ class Detectors:
             found += level.single(value, bin_, at)
         found += level.deviations(value, at)
         ring.push(value)
-        looks.add(value)
+        interval.add(value)
         recent = ring.sum_of(RECENT)
         if self._level.is_away:
             found += self._level.changed(recent, at)
             if self._level.rebased:
                 self._level.rebased = False
-                looks.forget()
+                interval.forget()
         else:
             if self._level.test.observe(bin_):
                 found += self._level.change(at)
@@ -200,43 +200,45 @@ class Detectors:
 
     def due_ms(self) -> int:
         """When, on an idle series' clock, the points since the last look should be looked at; -1: there are none."""
-        return self._looks.due_ms()
+        return self._interval.due_ms()
 
     def look(self, at: Moment) -> list[Anomaly]:
         """Look at the points since the last check boundary though no later point has come."""
-        self._looks.slot += 1
-        return self._look(at) if self._looks.count else []
+        self._interval.slot += 1
+        return self._look(at) if self._interval.count else []
 
     def _look(self, at: Moment) -> list[Anomaly]:
-        looks = self._looks
-        sums = looks.sums()
+        interval = self._interval
+        sums = interval.sums()
         found = self._look_at_spread(sums, at)
         if self._level.waiting is not None:
             found = self._level.single_due(at) + found
         if sums.count < CHECK_MIN:
             return found  # a slow agent's intervals are joined until they hold enough points
-        end_ms = looks.due_ms()
-        looks.empty()
+        end_ms = interval.due_ms()
+        interval.empty()
         mean = sums.mean() / SCALE
-        fall = looks.before - mean
-        if looks.weight >= HISTORY_MIN and fall >= self.limits.sudden_drop and self._beyond_chance(fall, sums.count):
+        fall = interval.before - mean
+        if interval.weight >= HISTORY_MIN and fall >= self.limits.sudden_drop and self._beyond_chance(fall, sums.count):
             why = self._level.details(
-                "window", mean, looks.before, self.limits.sudden_drop, self._interval(sums, end_ms)
+                "window", mean, interval.before, self.limits.sudden_drop, self._describe_interval(sums, end_ms)
             )
-            found += self.alarms.fire("sudden_drop", at, drop_severity(fall), looks.before, why, -fall, "down")
+            found += self.alarms.fire("sudden_drop", at, drop_severity(fall), interval.before, why, -fall, "down")
         if (
             mean < self.limits.low_confidence
             and self._low_share <= LOW_USUAL
             and mean < self.limits.low_confidence - self._chance(sums)
         ):
-            why = self._level.details("window", mean, None, self.limits.low_confidence, self._interval(sums, end_ms))
+            why = self._level.details(
+                "window", mean, None, self.limits.low_confidence, self._describe_interval(sums, end_ms)
+            )
             severity = _low_severity(mean, self.limits.low_confidence)
             found += self.alarms.fire("low_confidence", at, severity, mean, why)
         if "sudden_drop" not in self.alarms.firing:
-            looks.remember(sums.count, mean)
+            interval.remember(sums.count, mean)
         return found
 
-    def _interval(self, sums: Sums, end_ms: int) -> str:
+    def _describe_interval(self, sums: Sums, end_ms: int) -> str:
         return f"{sums.count} points in {self.limits.check_interval_ms // 1000} s to {format_time(end_ms)}"
 
     def _beyond_chance(self, fall: float, count: int) -> bool:
@@ -310,7 +312,7 @@ class Detectors:
         """A JSON-able form."""
         pace = None if self._pace is None else self._pace.to_json()
         level = self._level
-        parts = [level.ring.to_json(), self._looks.to_json(), self.alarms.to_json()]
+        parts = [level.ring.to_json(), self._interval.to_json(), self.alarms.to_json()]
         own = [
             level.deviation.to_json(),
             level.flat.to_json(),
@@ -335,9 +337,9 @@ class Detectors:
     def from_json(cls, data: list[Any], series: SeriesId, limits: Thresholds) -> Detectors:
         """The inverse of `to_json`; continues exactly where the other was."""
         detectors = cls(series, limits)
-        ring, looks, alarms, level, gap, pace, *later = data
+        ring, interval, alarms, level, gap, pace, *later = data
         detectors._level.ring = Ring.from_json(ring)
-        detectors._looks = Looks.from_json(looks, limits.check_interval_ms)
+        detectors._interval = IntervalChecks.from_json(interval, limits.check_interval_ms)
         detectors.alarms = detectors._level.alarms = Alarms.from_json(alarms, series)
         detectors._level.test = RankTest.from_json(level, LEVEL, RANKS_SHARE * limits.run_length)
         detectors._gap = Overconfidence.from_json(gap, limits.overconfidence, limits.run_length)
@@ -364,7 +366,7 @@ class Detectors:
         detectors = cls(series, limits)
         ring, slot, tally, history, _, alarms = data
         detectors._level.ring = Ring.from_json(ring)
-        detectors._looks = Looks.from_json([slot, tally, history], limits.check_interval_ms)
+        detectors._interval = IntervalChecks.from_json([slot, tally, history], limits.check_interval_ms)
         detectors.alarms = detectors._level.alarms = Alarms.from_first(alarms, series)
         detectors._chosen = ChosenDetectors(detectors._configured(()), detectors.alarms)
         detectors._level.test.restart((value + PER_BIN // 2) // PER_BIN for value in detectors._level.ring.newest(RING))

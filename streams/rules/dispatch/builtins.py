@@ -1,7 +1,7 @@
 """Which built-in agent runs a task that is not for an agent: a host, a function, a pattern. Pure.
 
 In: a task of type `http`, `function` or `pattern`, and the settings. Out: a registration that nobody wrote, so that such
-a task goes through the same lane, limits, breaker, retries and deadline as any other; its id has a home partition as every
+a task goes through the same lane, limits, breaker, retries and deadline as any other; its id has an owner partition as every
 agent's has, and stands as `agentId` on results and data points:
 
   http      http:<host>:<port>, or http:*.<host>:<port> for what a wildcard lets pass: one lane per entry of the allow-list

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from schemas.messages import AgentRegistration, Task
 
 MAX_HOPS = 5
-"""A task is forwarded to the home of its id, then to its agent's; again if partitions were added or the agent takes no calls."""
+"""A task is forwarded to the partition of its id, then to its agent's; again if partitions were added or the agent takes no
+calls."""
 MAX_REROUTES = 3
 """How often one owner chooses another agent for a task."""
 

@@ -146,14 +146,14 @@ class Ledger:
         """
         return bool(self._in_flight) and self._bound() > LIMIT_BYTES * INTAKE_STOP
 
-    def blockers(self, most: int) -> list[int]:
+    def blocking_offsets(self, most: int) -> list[int]:
         """The first offsets in flight, if the map nears its limit; else none.
 
         >>> ledger = Ledger(0)
         >>> for offset in range(40_000):
         ...     if ledger.track(offset) and offset % 40:
         ...         ledger.done(offset)
-        >>> ledger.blockers(3)
+        >>> ledger.blocking_offsets(3)
         [0, 40, 80]
         """
         if not self._in_flight or self._bound() <= LIMIT_BYTES * RELIEF:

@@ -49,7 +49,7 @@ def encode(topic: str, partition: int, head: int, runs: Sequence[Run]) -> str:
     """The map as text; empty when nothing beyond `head` is done. `runs`: ascending, disjoint, not touching, all > head.
 
     Of more than fits, what lies furthest beyond `head` is left out. That is delivered again to the next owner, which knows its
-    ids as answered; relief (`Ledger.blockers`) makes room before.
+    ids as answered; relief (`Ledger.blocking_offsets`) makes room before.
 
     >>> decode("tasks", 0, 10, encode("tasks", 0, 10, [(12, 14), (20, 20)]))
     [(12, 14), (20, 20)]

@@ -1,7 +1,7 @@
 """What watchers are shown of an event, and how much of that is kept. Pure.
 
-In: a record's bytes. Out: an `Entry`, its JSON on one line and short; or None for what is no event. `Kept` bounds a queue of
-them by number and bytes, oldest out first; `merged` puts partitions into one order.
+In: a record's bytes. Out: an `Entry`, its JSON on one line and short; or None for what is no event. `EntryBuffer` bounds a queue
+of them by number and bytes, oldest out first; `merged` puts partitions into one order.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def shortened(event: dict[str, Any]) -> dict[str, Any]:
     return short
 
 
-class Kept:
+class EntryBuffer:
     """The newest entries, `most` and `most_bytes` at most."""
 
     def __init__(self, most: int, most_bytes: int) -> None:

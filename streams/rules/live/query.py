@@ -1,6 +1,6 @@
 """What a watcher asks for: kinds of events and where to begin. Pure.
 
-In: query and header texts. Out: a `Wish`; ValueError naming the field and what is wrong with it.
+In: query and header texts. Out: a `WatchRequest`; ValueError naming the field and what is wrong with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KINDS: tuple[str, ...] = get_args(EventType)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class WatchRequest:
     """`types`: prefixes of event types, none: all. `last`: how many to begin with; `after`: or from there on."""
 
     types: tuple[str, ...] = ()
@@ -28,17 +28,18 @@ class Wish:
     def wants(self, kind: str) -> bool:
         """Whether events of this type are asked for.
 
-        >>> Wish(("circuit:",)).wants("circuit:open"), Wish(("circuit:",)).wants("task:failed"), Wish().wants("task:failed")
+        >>> circuits = WatchRequest(("circuit:",))
+        >>> circuits.wants("circuit:open"), circuits.wants("task:failed"), WatchRequest().wants("task:failed")
         (True, False, True)
         """
         return not self.types or kind.startswith(self.types)
 
 
-def wish(types: str | None, last: str | None, cursor: str | None) -> Wish:
+def watch_request(types: str | None, last: str | None, cursor: str | None) -> WatchRequest:
     """What was asked for. Raises ValueError.
 
-    >>> wish("task:,circuit:", "5", None)
-    Wish(types=('task:', 'circuit:'), last=5, after=None)
+    >>> watch_request("task:,circuit:", "5", None)
+    WatchRequest(types=('task:', 'circuit:'), last=5, after=None)
     """
     prefixes = tuple(dict.fromkeys((types or "").split(","))) if types else ()
     for prefix in prefixes:
@@ -48,7 +49,7 @@ def wish(types: str | None, last: str | None, cursor: str | None) -> Wish:
         after = decode(cursor) if cursor else None
     except ValueError as error:
         raise ValueError(f"Last-Event-ID: {error}") from None
-    return Wish(prefixes, _last(last), after)
+    return WatchRequest(prefixes, _last(last), after)
 
 
 def _last(text: str | None) -> int:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from schemas.exact_json import dumps, loads
-from streams.rules.plans.level import Level, Verdict
+from streams.rules.plans.step_graph import StepGraph, Verdict
 
 
 class Outcome(NamedTuple):
@@ -40,28 +40,28 @@ class _Voice(NamedTuple):
     confidence: float
 
 
-def outcome(level: Level, verdict: Verdict) -> Outcome:
-    """What a level that ended so says."""
-    good = level.successes()
+def outcome(graph: StepGraph, verdict: Verdict) -> Outcome:
+    """What a step graph that ended so says."""
+    good = graph.successes()
     if verdict.status != "success" or not good:
         return Outcome()
-    confidences = [_confidence(level, n) for n in good]
-    if level.blueprint.consensus is not None:
-        return _agreed(level, good, confidences)
-    if level.blueprint.strategy in ("all", "allSettled"):
+    confidences = [_confidence(graph, n) for n in good]
+    if graph.blueprint.consensus is not None:
+        return _agreed(graph, good, confidences)
+    if graph.blueprint.strategy in ("all", "allSettled"):
         return Outcome(None, _mean(confidences))
-    if verdict.winner is not None and level.blueprint.strategy is not None:
-        return Outcome(_value(level, verdict.winner), _confidence(level, verdict.winner))
-    return Outcome(_value(level, verdict.winner) if verdict.winner is not None else None, min(confidences))
+    if verdict.winner is not None and graph.blueprint.strategy is not None:
+        return Outcome(_value(graph, verdict.winner), _confidence(graph, verdict.winner))
+    return Outcome(_value(graph, verdict.winner) if verdict.winner is not None else None, min(confidences))
 
 
-def _confidence(level: Level, index: int) -> float:
-    end = level.ends[index]
+def _confidence(graph: StepGraph, index: int) -> float:
+    end = graph.ends[index]
     return 1.0 if end is None or end.confidence is None else end.confidence
 
 
-def _value(level: Level, index: int) -> bytes | None:
-    end = level.ends[index]
+def _value(graph: StepGraph, index: int) -> bytes | None:
+    end = graph.ends[index]
     return None if end is None else end.value
 
 
@@ -74,18 +74,18 @@ def _share(total: float, count: int) -> float:
     return round(min(1.0, total / count), 9)
 
 
-def _agreed(level: Level, good: list[int], confidences: list[float]) -> Outcome:
-    how = level.blueprint.consensus
+def _agreed(graph: StepGraph, good: list[int], confidences: list[float]) -> Outcome:
+    how = graph.blueprint.consensus
     if how == "best":
-        winner = level.surest(good)
-        return Outcome(_value(level, winner), _confidence(level, winner))
+        winner = graph.surest(good)
+        return Outcome(_value(graph, winner), _confidence(graph, winner))
     voices = []
     for index, confidence in zip(good, confidences, strict=True):
-        end = level.ends[index]
+        end = graph.ends[index]
         if end is None or end.dropped:
             return _refused("too_large", f"{how}: the answers together are larger than a plan may hold")
         value = None if end.value is None else loads(end.value)
-        voices.append(_Voice(level.blueprint.steps[index].id, value, confidence))
+        voices.append(_Voice(graph.blueprint.steps[index].id, value, confidence))
     if how == "vote":
         return vote(voices)
     return mean(voices) if how == "mean" else merge(voices)

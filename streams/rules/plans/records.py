@@ -16,12 +16,12 @@ from schemas.codec import pack
 from schemas.messages import EventType, TaskError
 from schemas.times import format_time
 from schemas.topics import BY_NAME
+from streams.rules.dedup_window import Chunk
 from streams.rules.plans.result import plan_result, progress
 from streams.rules.plans.run import Over, PlanRun
-from streams.rules.plans.task_plans import Asked, end_of, error_of
+from streams.rules.plans.task_plans import OriginTask, end_of, error_of
 from streams.rules.records import LARGE_BYTES, Output, Recorder, Success, Timing
-from streams.rules.seen import Chunk
-from streams.rules.source_record import HOPS_HEADER, OWN_HEADERS, Letter
+from streams.rules.source_record import HOPS_HEADER, OWN_HEADERS, SourceRecord
 from streams.rules.tracing.trace import Trace
 
 TASK_TYPE = BY_NAME["tasks"].ce_type
@@ -37,7 +37,8 @@ class PlanRecorder(Recorder):
         self.app = app_id
 
     def task(self, task: dict[str, Any], value: bytes, now_ms: int, trace: Trace | None = None) -> Output:
-        """A step's task (`value`: its JSON), keyed so that it lies in its agent's home at once. `trace`: of its plan."""
+        """A step's task (`value`: its JSON), keyed so that it lies in its agent's owner partition at once. `trace`: of its
+        plan."""
         key = (task.get("target") if task["type"] == "agent" else None) or task["id"]
         subject = task["id"].encode()
         headers = self._headers(TASK_TYPE, subject, subject, format_time(now_ms).encode())
@@ -46,7 +47,7 @@ class PlanRecorder(Recorder):
         return Output("tasks", key.encode(), value, headers)
 
     def stop(self, task_id: str, reason: str, now_ms: int) -> Output:
-        """The wish that a step's task ends, wherever it is."""
+        """The request that a step's task ends, wherever it is."""
         key = task_id.encode()
         value = pack({"type": "cancel", "taskId": task_id, "reason": reason[:1024]})
         return Output(
@@ -80,36 +81,36 @@ class PlanRecorder(Recorder):
     def _plan_result(self, wire: dict[str, Any], now_ms: int) -> Output:
         return self.message("plan-results", wire["planId"], pack(wire), now_ms)
 
-    def answered(self, asked: Asked, run: PlanRun, over: Over, now_ms: int) -> list[Output]:
+    def answered(self, origin: OriginTask, run: PlanRun, over: Over, now_ms: int) -> list[Output]:
         """The result of the task that a plan answers, its event, and the pattern's data point if it ran to an end of its own."""
-        end = end_of(asked, run, over)
-        timing = Timing(now_ms - asked.accepted_ms, 0, now_ms - run.accepted_ms, asked.wait_ms)
+        end = end_of(origin, run, over)
+        timing = Timing(now_ms - origin.accepted_ms, 0, now_ms - run.accepted_ms, origin.wait_ms)
         if end.status == "success":
             success = Success(end.value or b"null", 0.0 if end.confidence is None else end.confidence)
-            return self.succeeded(asked.task, asked.echo, asked.agent_id, success, timing, False, now_ms)
-        error = error_of(asked, end)
+            return self.succeeded(origin.task, origin.echo, origin.agent_id, success, timing, False, now_ms)
+        error = error_of(origin, end)
         spoke = end.status != "cancelled" and error.code != "invalid_plan"
-        return self.failed(asked.task, asked.echo, error, timing, now_ms, spoke, end.status)
+        return self.failed(origin.task, origin.echo, error, timing, now_ms, spoke, end.status)
 
-    def unanswered(self, asked: Asked, code: str, reason: str, now_ms: int) -> list[Output]:
+    def unanswered(self, origin: OriginTask, code: str, reason: str, now_ms: int) -> list[Output]:
         """The result of a task whose plan was not begun, and its event."""
         error = TaskError.model_validate({"code": code, "message": reason, "retryable": False})
-        timing = Timing(max(0, now_ms - asked.accepted_ms), wait_ms=asked.wait_ms)
-        return self.failed(asked.task, asked.echo, error, timing, now_ms)
+        timing = Timing(max(0, now_ms - origin.accepted_ms), wait_ms=origin.wait_ms)
+        return self.failed(origin.task, origin.echo, error, timing, now_ms)
 
-    def plan_duplicate(self, letter: Letter, plan_id: str, now_ms: int) -> Output:
+    def plan_duplicate(self, record: SourceRecord, plan_id: str, now_ms: int) -> Output:
         """`plan:duplicate`: a plan of this id is under way, or has its result."""
-        tail = f"/{letter.partition}/{letter.offset}"
-        data = {"planId": plan_id, "partition": letter.partition, "offset": letter.offset}
+        tail = f"/{record.partition}/{record.offset}"
+        data = {"planId": plan_id, "partition": record.partition, "offset": record.offset}
         return self.event("plan:duplicate", plan_id, data, now_ms, tail=tail)
 
-    def plan_forward(self, letter: Letter, plan_id: str, partition: int, hops: int, now_ms: int) -> Output:
+    def plan_forward(self, record: SourceRecord, plan_id: str, partition: int, hops: int, now_ms: int) -> Output:
         """The same bytes to the partition where the results of its steps come in."""
-        headers = [h for h in letter.headers if h[0] not in OWN_HEADERS] + [(HOPS_HEADER, str(hops).encode())]
-        output = Output("plans", plan_id.encode(), letter.value, headers, partition=partition)
+        headers = [h for h in record.headers if h[0] not in OWN_HEADERS] + [(HOPS_HEADER, str(hops).encode())]
+        output = Output("plans", plan_id.encode(), record.value, headers, partition=partition)
         if output.size > LARGE_BYTES:
             reason = f"the record of {output.size} bytes is larger than the plans topic accepts"
-            output.fallback = self.dead_letter(letter, "emit", reason, now_ms)[0]
+            output.fallback = self.dead_letter(record, "emit", reason, now_ms)[0]
         return output
 
     # What is remembered

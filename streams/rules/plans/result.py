@@ -13,8 +13,8 @@ import orjson
 
 from schemas.times import format_time
 from streams.rules.plans.context import reference
-from streams.rules.plans.level import SKIPPED, End, Level
 from streams.rules.plans.run import Over, PlanRun
+from streams.rules.plans.step_graph import SKIPPED, End, StepGraph
 
 MAX_VIEW_STEPS = 1000
 
@@ -53,12 +53,12 @@ def refused(plan_id: str, kind: str, code: str, reason: str, now_ms: int) -> dic
 
 
 def _step_result(run: PlanRun, index: int, over: Over, now_ms: int, whole: bool) -> dict[str, Any]:
-    step, end = run.plan.steps[index], run.level.ends[index]
+    step, end = run.plan.steps[index], run.graph.ends[index]
     given = step.task.get("metadata") or {}
     metadata = {name: value for name, value in given.items() if name != "headers"} if whole else {}
     wire: dict[str, Any] = {"taskId": step.id, "planId": run.plan.id}
     if end is None or end is SKIPPED:
-        error = {"code": "cancelled", "message": _why_not(run.level, index, end, over), "retryable": False}
+        error = {"code": "cancelled", "message": _why_not(run.graph, index, end, over), "retryable": False}
         wire |= {"status": "cancelled", "error": error, "executionTime": 0, "retries": 0, "cached": False}
         wire |= {"timestamp": format_time(now_ms), "metadata": metadata}
         return wire
@@ -71,14 +71,14 @@ def _step_result(run: PlanRun, index: int, over: Over, now_ms: int, whole: bool)
     return wire
 
 
-def _why_not(level: Level, index: int, end: End | None, over: Over) -> str:
+def _why_not(graph: StepGraph, index: int, end: End | None, over: Over) -> str:
     if end is SKIPPED:
         at = index  # back along the skipped ones to the step that failed
         while True:
-            at = next(n for n in level.blueprint.steps[at].needs if level.failed(n))
-            if level.ends[at] is not SKIPPED:
-                return f"skipped: it depends on {level.blueprint.steps[at].id!r}, which did not succeed"
-    begun = "stopped" if level.started[index] else "not started"
+            at = next(n for n in graph.blueprint.steps[at].needs if graph.failed(n))
+            if graph.ends[at] is not SKIPPED:
+                return f"skipped: it depends on {graph.blueprint.steps[at].id!r}, which did not succeed"
+    begun = "stopped" if graph.started[index] else "not started"
     if over.verdict.status == "success":
         return f"{begun}: the plan had its answer"
     message = (over.verdict.error or {}).get("message", "")
@@ -87,18 +87,18 @@ def _why_not(level: Level, index: int, end: End | None, over: Over) -> str:
 
 def progress(run: PlanRun) -> dict[str, Any]:
     """How far a plan is: planId, done, failed, total."""
-    level = run.level
-    failed = sum(1 for n in range(len(level.ends)) if level.failed(n))
-    return {"planId": run.plan.id, "done": level.done, "failed": failed, "total": len(level.ends)}
+    graph = run.graph
+    failed = sum(1 for n in range(len(graph.ends)) if graph.failed(n))
+    return {"planId": run.plan.id, "done": graph.done, "failed": failed, "total": len(graph.ends)}
 
 
 def view(run: PlanRun) -> dict[str, Any]:
     """What there is to see of a plan that runs, for people."""
-    level, plan = run.level, run.plan
+    graph, plan = run.graph, run.plan
     steps = []
     for n, step in enumerate(plan.steps[:MAX_VIEW_STEPS]):
-        end = level.ends[n]
-        state = "running" if end is None and level.started[n] else "waiting"
+        end = graph.ends[n]
+        state = "running" if end is None and graph.started[n] else "waiting"
         row: dict[str, Any] = {"taskId": step.id, "status": state if end is None else end.status}
         if step.needs:
             row["dependencies"] = [plan.steps[other].id for other in step.needs]
@@ -108,6 +108,6 @@ def view(run: PlanRun) -> dict[str, Any]:
     found: dict[str, Any] = {"planId": plan.id, "kind": plan.kind, "status": "running"}
     if plan.strategy is not None:
         found["strategy"] = plan.strategy
-    found |= progress(run) | {"inFlight": level.in_flight}
+    found |= progress(run) | {"inFlight": graph.in_flight}
     found |= {"acceptedAt": format_time(run.accepted_ms), "dueAt": format_time(run.due_ms), "steps": steps}
     return found

@@ -23,7 +23,7 @@ from schemas.times import format_time, parse_time
 from streams.rules.plans.answer import Outcome, outcome
 from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, Step
 from streams.rules.plans.context import context
-from streams.rules.plans.level import End, Level, Moves, Verdict
+from streams.rules.plans.step_graph import End, Moves, StepGraph, Verdict
 from streams.rules.plans.templates import Templates, expand
 from streams.rules.tracing.trace import Trace
 
@@ -60,7 +60,7 @@ Action = Start | Stop | Over
 
 @dataclass(slots=True)
 class _Node:
-    level: Level
+    graph: StepGraph
     began_ms: int
     deadline_ms: int
 
@@ -155,9 +155,9 @@ class PlanRun:
         self._open(ROOT, plan, accepted_ms)
 
     @property
-    def level(self) -> Level:
+    def graph(self) -> StepGraph:
         """The plan's own steps."""
-        return self._nodes[ROOT].level
+        return self._nodes[ROOT].graph
 
     @property
     def due_ms(self) -> int:
@@ -172,15 +172,15 @@ class PlanRun:
 
     def begin(self) -> list[Action]:
         """The first steps."""
-        return self._work(deque(), ROOT, self.level.begin(), self.accepted_ms)
+        return self._work(deque(), ROOT, self.graph.begin(), self.accepted_ms)
 
     def ended(self, path: Path, end: End, now_ms: int) -> list[Action]:
         """The end of a step whose task was sent, or could not be."""
         node = self._nodes.get(path[:-1]) if path else None
-        if self.over or node is None or path in self._nodes or path[-1] >= len(node.level.ends):
+        if self.over or node is None or path in self._nodes or path[-1] >= len(node.graph.ends):
             return []
-        level, index = node.level, path[-1]
-        if not level.started[index] or level.ends[index] is not None:
+        graph, index = node.graph, path[-1]
+        if not graph.started[index] or graph.ends[index] is not None:
             return []
         entry: dict[str, Any] = {"p": path, "at": now_ms, "wire": end.wire}
         if end.value is not None:
@@ -224,16 +224,16 @@ class PlanRun:
     def wanted(self, path: Path) -> bool:
         """Whether a step that was to be started still is."""
         node = self._nodes.get(path[:-1])
-        return not self.over and node is not None and node.level.ends[path[-1]] is None
+        return not self.over and node is not None and node.graph.ends[path[-1]] is None
 
     def step(self, path: Path) -> Step:
         """The step of that path; it must be there."""
-        return self._nodes[path[:-1]].level.blueprint.steps[path[-1]]
+        return self._nodes[path[:-1]].graph.blueprint.steps[path[-1]]
 
     def task(self, path: Path) -> dict[str, Any]:
         """The task to send for a step. Raises `InvalidPlan` when its `metadata.input` cannot be applied."""
-        level = self._nodes[path[:-1]].level
-        step = level.blueprint.steps[path[-1]]
+        graph = self._nodes[path[:-1]].graph
+        step = graph.blueprint.steps[path[-1]]
         wire: dict[str, Any] = {"id": task_id(self.plan.id, path), "planId": self.plan.id}
         wire |= {name: step.task[name] for name in ("type", "target", "capabilities", "payload") if name in step.task}
         found = self._context(path)
@@ -257,24 +257,24 @@ class PlanRun:
 
     def _context(self, path: Path) -> dict[str, Any] | None:
         """What a step is given beside its payload: what came before it, over what it says itself."""
-        level = self._nodes[path[:-1]].level
-        own = level.blueprint.steps[path[-1]].task.get("context")
-        found = context(level, path[-1])
+        graph = self._nodes[path[:-1]].graph
+        own = graph.blueprint.steps[path[-1]].task.get("context")
+        found = context(graph, path[-1])
         return found if own is None else {**own, **(found or {})}
 
-    def _open(self, path: Path, plan: Blueprint, now_ms: int) -> Level:
+    def _open(self, path: Path, plan: Blueprint, now_ms: int) -> StepGraph:
         bounds = [now_ms + plan.timeout_ms]
         if plan.deadline_ms is not None:
             bounds.append(plan.deadline_ms)
         if path:
             bounds.append(self._nodes[path[:-1]].deadline_ms)
-        node = self._nodes[path] = _Node(Level(plan), now_ms, min(bounds))
+        node = self._nodes[path] = _Node(StepGraph(plan), now_ms, min(bounds))
         heappush(self._deadlines, (node.deadline_ms, path))
-        return node.level
+        return node.graph
 
     def _too_late(self, path: Path) -> Verdict:
         node, what = self._nodes[path], "pattern" if path else "plan"
-        allowed_ms = node.level.blueprint.timeout_ms
+        allowed_ms = node.graph.blueprint.timeout_ms
         if node.deadline_ms < node.began_ms + allowed_ms:
             message = f"the deadline {format_time(node.deadline_ms)} passed before the {what} ended"
             return Verdict("timeout", {"code": "expired", "message": message, "retryable": False})
@@ -282,7 +282,7 @@ class PlanRun:
         return Verdict("timeout", {"code": "timeout", "message": message, "retryable": True})
 
     def _end_from_outside(self, path: Path, verdict: Verdict, now_ms: int) -> list[Action]:
-        self._nodes[path].level.stop(verdict)
+        self._nodes[path].graph.stop(verdict)
         return self._work(deque(), path, Moves([], verdict), now_ms)
 
     def _work(
@@ -295,13 +295,13 @@ class PlanRun:
         while todo and not self.over:
             at, end = todo.popleft()
             node = self._nodes.get(at[:-1])
-            if node is None or node.level.verdict is not None:
+            if node is None or node.graph.verdict is not None:
                 continue
             if end is None:
                 self._start(at, todo, actions, now_ms)
             else:
                 self._hold(end)
-                self._follow(at[:-1], node.level.ended(at[-1], end), todo, actions, now_ms)
+                self._follow(at[:-1], node.graph.ended(at[-1], end), todo, actions, now_ms)
         return actions
 
     def _follow(
@@ -310,10 +310,10 @@ class PlanRun:
         todo.extend(((*path, index), None) for index in moves.starts)
         if moves.verdict is None:
             return
-        level, verdict = self._nodes[path].level, moves.verdict
-        said = outcome(level, verdict)
+        graph, verdict = self._nodes[path].graph, moves.verdict
+        said = outcome(graph, verdict)
         if said.error is not None:
-            verdict = level.verdict = Verdict("failure", said.error)
+            verdict = graph.verdict = Verdict("failure", said.error)
         self._stop(path, actions)
         if path == ROOT:
             self.over = Over(verdict, said)
@@ -324,7 +324,7 @@ class PlanRun:
 
     def _stop(self, path: Path, actions: list[Action]) -> None:
         """Nobody waits for what still runs below."""
-        for index in self._nodes[path].level.open():
+        for index in self._nodes[path].graph.open():
             below = (*path, index)
             if below in self._nodes:
                 self._stop(below, actions)
@@ -335,7 +335,7 @@ class PlanRun:
     def _close(self, path: Path) -> _Node:
         """A pattern is over: of its answers only its own is kept."""
         node = self._nodes.pop(path)
-        for end in node.level.ends:
+        for end in node.graph.ends:
             if end is not None:
                 self._let_go(end, dropped=False)
         return node

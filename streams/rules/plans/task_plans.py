@@ -15,17 +15,17 @@ from typing import Any, Final
 from schemas.codec import Rejected, validate
 from schemas.messages import MAX_DURATION_MS, Plan, Task, TaskError, shown
 from schemas.times import format_time
-from streams.rules.plans.level import End
 from streams.rules.plans.run import Over, PlanRun, step_of
+from streams.rules.plans.step_graph import End
 from streams.rules.plans.templates import Template, Templates
-from streams.rules.records import Echo
+from streams.rules.records import EchoedMetadata
 
 PREFIX: Final = "task:"
 LONG_ID = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OriginTask:
     """The task a plan answers, and its times as epoch ms.
 
     `submitted_ms`: the timestamp of its first record, None if not known; `accepted_ms`: when dispatch took it; `expires_ms`: its
@@ -33,7 +33,7 @@ class Asked:
     """
 
     task: Task
-    echo: Echo
+    echo: EchoedMetadata
     submitted_ms: int | None
     accepted_ms: int
     expires_ms: int
@@ -98,7 +98,7 @@ def refuse_step(task: Task) -> None:
         )
 
 
-def plan_for(task: Task, echo: Echo, submitted_ms: int, accepted_ms: int, expires_ms: int) -> dict[str, Any]:
+def plan_for(task: Task, echo: EchoedMetadata, submitted_ms: int, accepted_ms: int, expires_ms: int) -> dict[str, Any]:
     """The plan of a task, as JSON. `echo`: the metadata its result repeats.
 
     >>> found = plan_for(Task(id="t", type="pattern", target="p", payload=1), {}, 0, 0, 30_000)
@@ -120,7 +120,7 @@ def plan_for(task: Task, echo: Echo, submitted_ms: int, accepted_ms: int, expire
     return {"id": plan_of(task.id), "kind": "sequential", "tasks": [step], "answers": answers}
 
 
-def asked_by(data: Mapping[str, Any]) -> Asked | None:
+def origin_of(data: Mapping[str, Any]) -> OriginTask | None:
     """The task that a plan answers; None for a user's own. Raises `Rejected` when it claims to be what it is not."""
     name = data.get("id")
     if data.get("answers") is None:
@@ -131,34 +131,34 @@ def asked_by(data: Mapping[str, Any]) -> Asked | None:
     task, answers = plan.tasks[0], plan.answers
     if answers is None or len(plan.tasks) != 1 or task.type != "pattern" or plan.id != plan_of(task.id):
         raise Rejected("validate", "answers: only the plan of a single pattern task has this, under the id of its task")
-    asked = {"id": task.id, "type": "pattern", "target": task.target, "payload": None, "metadata": answers.metadata}
+    origin = {"id": task.id, "type": "pattern", "target": task.target, "payload": None, "metadata": answers.metadata}
     if answers.plan_id is not None:
-        asked["planId"] = answers.plan_id
-    return Asked(validate(Task, asked), answers.metadata, answers.submitted, answers.accepted, answers.expires)
+        origin["planId"] = answers.plan_id
+    return OriginTask(validate(Task, origin), answers.metadata, answers.submitted, answers.accepted, answers.expires)
 
 
-def timed(data: Mapping[str, Any], asked: Asked, now_ms: int) -> dict[str, Any]:
+def timed(data: Mapping[str, Any], origin: OriginTask, now_ms: int) -> dict[str, Any]:
     """The plan with what is left of its task's deadline as its own."""
-    return {**data, "timeout": max(1, min(asked.expires_ms - now_ms, MAX_DURATION_MS))}
+    return {**data, "timeout": max(1, min(origin.expires_ms - now_ms, MAX_DURATION_MS))}
 
 
-def end_of(asked: Asked, run: PlanRun, over: Over) -> End:
+def end_of(origin: OriginTask, run: PlanRun, over: Over) -> End:
     """How the task of a plan that is over ends: as its step did, or as what ended the plan from outside."""
-    end = run.level.ends[0]
+    end = run.graph.ends[0]
     if end is not None:
         return end
     error = dict(over.verdict.error or {})
     if over.verdict.status == "timeout":
-        error["message"] = f"the pattern did not end within {asked.expires_ms - asked.accepted_ms} ms"
+        error["message"] = f"the pattern did not end within {origin.expires_ms - origin.accepted_ms} ms"
     return End({"status": over.verdict.status, "error": error})
 
 
-def error_of(asked: Asked, end: End) -> TaskError:
+def error_of(origin: OriginTask, end: End) -> TaskError:
     """The error of a task that failed so."""
     given = end.wire.get("error") or {}
     return TaskError(
         code=given.get("code", "internal"),
         message=str(given.get("message", "")),
         retryable=bool(given.get("retryable")),
-        agent_id=asked.agent_id,
+        agent_id=origin.agent_id,
     )

@@ -16,7 +16,7 @@ from schemas.codec import header
 from schemas.messages import AgentRegistration
 from streams.rules.plans.blueprint import Blueprint
 from streams.rules.records import STATUS_BY_CODE, Output
-from streams.rules.source_record import SPAN_HEADER, Letter
+from streams.rules.source_record import SPAN_HEADER, SourceRecord
 from streams.rules.tracing.trace import Trace, trace_of
 
 Attributes = dict[str, str | int | float | bool]
@@ -64,21 +64,21 @@ def drawn(parent: Trace | None, *facts: object) -> Ids:
     return Ids(trace_id or 1, span_id or 1)
 
 
-def above(letter: Letter) -> Trace | None:
-    """The span that a record's own is below: ours, if the task came from another home or was parked; else the user's.
+def above(record: SourceRecord) -> Trace | None:
+    """The span that a record's own is below: ours, if the task came from another partition or was parked; else the user's.
 
     >>> mine, theirs = (b"00-0af7651916cd43dd8448eb211c80319c-%s-01" % (digit * 16) for digit in (b"1", b"2"))
     >>> headers = (("traceparent", theirs), ("parallax-span", mine))
-    >>> [above(Letter(topic, 0, 0, None, b"", headers)).parent[36:38] for topic in ("tasks", "dispatch")]
+    >>> [above(SourceRecord(topic, 0, 0, None, b"", headers)).parent[36:38] for topic in ("tasks", "dispatch")]
     ['22', '11']
     """
-    ours = None if letter.topic in USERS else header(letter.headers, SPAN_HEADER)
+    ours = None if record.topic in USERS else header(record.headers, SPAN_HEADER)
     if ours is not None:
         parent, _, state = ours.partition(" ")
         found = trace_of([("traceparent", parent.encode()), ("tracestate", state.encode())])
         if found is not None:
             return found
-    return trace_of(letter.headers)
+    return trace_of(record.headers)
 
 
 def stamp(outputs: Iterable[Output], trace: Trace) -> None:
@@ -105,19 +105,19 @@ def stamp(outputs: Iterable[Output], trace: Trace) -> None:
 # What is said
 
 
-def record_attributes(letter: Letter, topic: str, group: str) -> Attributes:
+def record_attributes(record: SourceRecord, topic: str, group: str) -> Attributes:
     """Of the span `process {topic}`. `topic`: its full name."""
     found: Attributes = {
         "messaging.system": "kafka",
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
         "messaging.destination.name": topic,
-        "messaging.destination.partition.id": str(letter.partition),
+        "messaging.destination.partition.id": str(record.partition),
         "messaging.consumer.group.name": group,
-        "messaging.kafka.message.offset": letter.offset,
+        "messaging.kafka.message.offset": record.offset,
     }
     for name, key in (("messaging.message.id", "ce_id"), ("cloudevents.event_type", "ce_type")):
-        said = header(letter.headers, key)
+        said = header(record.headers, key)
         if said:
             found[name] = said[:MAX_NAME]
     return found

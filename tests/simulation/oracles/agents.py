@@ -6,13 +6,13 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from schemas.topics import full_name
 from tests.simulation.agents import SimAgent
 from tests.simulation.faults import BLIND, MOVES
 from tests.simulation.scenario import PREFIX, Scenario, Violation
 
-REHOMED_S = 20.0
+REASSIGNED_S = 20.0
 """How long after partitions were added the last worker has heard of it, drained and reopened."""
 SPREAD_S = 3.0
 """How soon a changed registration must be followed."""
@@ -42,13 +42,13 @@ def _known_at(scenario: Scenario, changed_at: float) -> float:
 
 
 def _afresh(scenario: Scenario, at: float, window_s: float) -> bool:
-    """Whether guards begin afresh about then: when partitions are added, agents get other homes, which remember nothing."""
+    """Whether guards begin afresh about then: when partitions are added, agents get other partitions, which remember nothing."""
     grown_at = scenario.grown_at
-    return grown_at is not None and grown_at <= at <= grown_at + window_s + REHOMED_S
+    return grown_at is not None and grown_at <= at <= grown_at + window_s + REASSIGNED_S
 
 
-def _home(scenario: Scenario, agent: str) -> int:
-    return home_partition(agent, scenario.broker.counts[full_name("tasks", PREFIX)])
+def _owner(scenario: Scenario, agent: str) -> int:
+    return owner_partition(agent, scenario.broker.counts[full_name("tasks", PREFIX)])
 
 
 def rate(scenario: Scenario) -> Iterator[Violation]:
@@ -59,9 +59,9 @@ def rate(scenario: Scenario) -> Iterator[Violation]:
     spread_s = scenario.clock_spread_s
     forgotten = scenario.shared.durability["dispatch"].forgotten
     for agent in scenario.shared.agents.values():
-        home = _home(scenario, agent.name)
+        partition = _owner(scenario, agent.name)
         window_s, first, worst = agent.limits.window_s - spread_s, 0, (0, 0.0, 0)
-        arrivals = [one for one in agent.arrivals if forgotten(one.node, home, one.begun_at) is None]
+        arrivals = [one for one in agent.arrivals if forgotten(one.node, partition, one.begun_at) is None]
         times = [arrival.at for arrival in arrivals]
         for place, at in enumerate(times):
             while times[first] <= at - window_s:
@@ -108,11 +108,11 @@ def pauses(scenario: Scenario) -> Iterator[Violation]:
     """After `Retry-After` a worker leaves the agent alone for that long."""
     begun, durability = _begun(scenario), scenario.shared.durability["dispatch"]
     for at, node, agent, pause_s in scenario.shared.pauses:
-        times, home = begun[node, agent], _home(scenario, agent)
+        times, partition = begun[node, agent], _owner(scenario, agent)
         later = bisect_right(times, at + 1e-6)
-        if later == len(times) or times[later] >= at + pause_s - 0.001 or not durability.owns(node, home, at):
+        if later == len(times) or times[later] >= at + pause_s - 0.001 or not durability.owns(node, partition, at):
             continue
-        lost_at = durability.forgotten(node, home, at)
+        lost_at = durability.forgotten(node, partition, at)
         if lost_at is None or times[later] < lost_at:
             yield Violation(
                 "retry-after", agent, f"told {node} at {at:.3f} to wait {pause_s:g} s, called at {times[later]:.3f}"
@@ -124,14 +124,14 @@ def circuits(scenario: Scenario) -> Iterator[Violation]:
     begun, open_s = _begun(scenario), scenario.settings.breaker.reset_timeout / 1000
     durability = scenario.shared.durability["dispatch"]
     for at, node, agent in scenario.shared.opened:
-        if not durability.owns(node, _home(scenario, agent), at):
+        if not durability.owns(node, _owner(scenario, agent), at):
             continue  # that it called at all is the owner oracle's matter
         times = begun[node, agent]
         later = bisect_right(times, at + 1e-6)
         changed = any(at - SPREAD_S < when < at + open_s for when, _ in scenario.shared.agents[agent].registered)
         if later == len(times) or times[later] >= at + open_s - 0.001 or changed:
             continue
-        lost_at = durability.forgotten(node, _home(scenario, agent), at)
+        lost_at = durability.forgotten(node, _owner(scenario, agent), at)
         if lost_at is None or times[later] < lost_at:
             yield Violation(
                 "open circuit", agent, f"open at {node} from {at:.3f} for {open_s:g} s, called at {times[later]:.3f}"

@@ -100,7 +100,7 @@ def _refused_by_agent(scenario: Scenario, name: str) -> bool:
 
 
 def cancels(scenario: Scenario) -> Iterator[Violation]:
-    """A wish to cancel is heard: what goes on long after it was not cut off."""
+    """A request to cancel is heard: what goes on long after it was not cut off."""
     within_s = FAULTY_CANCEL_S if {fault.kind for fault in scenario.faults} & MOVES else CANCEL_S
     for what, sent_ones, found in (
         ("task", scenario.traffic.tasks, scenario.results),

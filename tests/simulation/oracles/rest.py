@@ -19,7 +19,9 @@ def leftovers(scenario: Scenario) -> Iterator[Violation]:
 def owners(scenario: Scenario) -> Iterator[Violation]:
     """Every partition is open at exactly one worker."""
     for role in ("dispatch", "plans"):
-        opened = Counter(home.number for node in scenario.shared.nodes.values() for home in node.homes(role))
+        opened = Counter(
+            processor.number for node in scenario.shared.nodes.values() for processor in node.processors(role)
+        )
         for number in range(scenario.broker.counts[full_name("tasks", PREFIX)]):
             if opened[number] != 1:
                 yield Violation("owners", f"{role} {number}", f"open at {opened[number]} workers")

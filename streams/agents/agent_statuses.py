@@ -1,4 +1,4 @@
-"""What the homes of all agents say of them: the compacted topic `standings`, read whole at start and followed live.
+"""What the partitions of all agents say of them: the compacted topic `standings`, read whole at start and followed live.
 
 In: `AgentStanding` records. Out: look-ups, and a call when an agent can be chosen again. A worker hears of its own agents the
 same way, so that there is one order. What it holds may be a second old or belong to a worker that died: it is for choosing
@@ -18,17 +18,17 @@ from schemas.messages import AgentStanding
 log = structlog.get_logger(__name__)
 
 
-class Standings:
+class AgentStatuses:
     """The newest standing of each agent. `turns` counts the changes that make an agent come or go at once."""
 
     def __init__(self) -> None:
         self.turns = 0
-        self._standings: dict[str, AgentStanding] = {}
+        self._agent_statuses: dict[str, AgentStanding] = {}
         self._listeners: list[Callable[[str], None]] = []
 
     def get(self, agent_id: str) -> AgentStanding | None:
         """What is known of an agent, or None."""
-        return self._standings.get(agent_id)
+        return self._agent_statuses.get(agent_id)
 
     def on_available(self, listener: Callable[[str], None]) -> None:
         """Be told of each agent that is well and whose circuit may be used, and was not before."""
@@ -38,7 +38,7 @@ class Standings:
         """One record of the topic; a null value forgets the agent."""
         if record.value is None:
             key = (record.key or b"").decode("utf-8", "replace")
-            if self._standings.pop(key, None) is not None:
+            if self._agent_statuses.pop(key, None) is not None:
                 self.turns += 1
             return
         try:
@@ -46,21 +46,21 @@ class Standings:
         except Rejected as rejected:
             log.warning("standing ignored", offset=record.offset, reason=rejected.reason)
 
-    def note(self, standing: AgentStanding) -> None:
+    def note(self, agent_status: AgentStanding) -> None:
         """This is how an agent stands now."""
-        before = self._standings.get(standing.agent_id)
-        self._standings[standing.agent_id] = standing
-        was, now = _turn(before), _turn(standing)
+        before = self._agent_statuses.get(agent_status.agent_id)
+        self._agent_statuses[agent_status.agent_id] = agent_status
+        was, now = _turn(before), _turn(agent_status)
         if was == now:
             return
         self.turns += 1
         if now == _USABLE or (now[0] and now[1] == "half_open"):
             for listener in self._listeners:
-                listener(standing.agent_id)
+                listener(agent_status.agent_id)
 
 
 _USABLE = (True, "closed")
 
 
-def _turn(standing: AgentStanding | None) -> tuple[bool, str]:
-    return _USABLE if standing is None else (standing.healthy, standing.circuit)
+def _turn(agent_status: AgentStanding | None) -> tuple[bool, str]:
+    return _USABLE if agent_status is None else (agent_status.healthy, agent_status.circuit)

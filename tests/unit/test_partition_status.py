@@ -11,7 +11,7 @@ from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from streams.engine.engine import Engine
-from streams.engine.places import Place, known, places
+from streams.engine.partition_status import PartitionStatus, known, partition_statuses
 from streams.rules.engine.ledger import Ledger
 from streams.statistics.transport import LedgerConsumer
 
@@ -35,17 +35,17 @@ class Fetching:
 
 
 def engine(consumer: Fetching, ledger: Ledger, ends: dict[TopicPartition, int]) -> Engine:
-    """One with one open home."""
-    home = SimpleNamespace(
+    """One with one open partition."""
+    partition = SimpleNamespace(
         ledgers={"tasks": ledger}, partitions={"tasks": TASKS}, blocking=lambda source: {"age": source}
     )
-    return cast("Engine", SimpleNamespace(homes={3: home}, consumer=consumer, ends=ends))
+    return cast("Engine", SimpleNamespace(processors={3: partition}, consumer=consumer, ends=ends))
 
 
-def only(found: Any) -> Place:
+def only(found: Any) -> PartitionStatus:
     """The one place."""
-    [place] = found
-    return cast("Place", place)
+    [status] = found
+    return cast("PartitionStatus", status)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,16 @@ async def test_the_lag_is_the_furthest_end_known_less_what_is_committable(
         ledger.track(offset)
     if fetched is not None:
         consumer.fetched(TASKS, *fetched)
-    place = only(places(engine(consumer, ledger, {} if asked is None else {TASKS: asked})))
-    assert (place.topic, place.partition, place.committable, place.next, place.in_flight) == ("t.tasks", 3, 10, 20, 10)
-    assert place.lag == lag
-    assert place.blocking() == {"age": "tasks"}
+    status = only(partition_statuses(engine(consumer, ledger, {} if asked is None else {TASKS: asked})))
+    assert (status.topic, status.partition, status.committable, status.next, status.in_flight) == (
+        "t.tasks",
+        3,
+        10,
+        20,
+        10,
+    )
+    assert status.lag == lag
+    assert status.blocking() == {"age": "tasks"}
 
 
 async def test_what_is_finished_out_of_order_still_counts() -> None:
@@ -84,22 +90,22 @@ async def test_what_is_finished_out_of_order_still_counts() -> None:
         if offset:
             ledger.done(offset)
     consumer.fetched(TASKS, 5, 5, 5)
-    assert only(places(engine(consumer, ledger, {}))).lag == 5
+    assert only(partition_statuses(engine(consumer, ledger, {}))).lag == 5
     ledger.done(0)
-    assert only(places(engine(consumer, ledger, {}))).lag == 0
+    assert only(partition_statuses(engine(consumer, ledger, {}))).lag == 0
 
 
 async def test_a_partition_that_was_taken_away_is_not_known() -> None:
     """While a rebalance is on, and before there was any."""
     for consumer in (Fetching(), Fetching(TopicPartition("t.tasks", 4))):
         assert known(cast("Any", consumer), TASKS) == (None, None)
-    assert list(places(None)) == []
+    assert list(partition_statuses(None)) == []
 
 
-def points(consumer: Fetching | None, ledger: Ledger) -> Place:
+def points(consumer: Fetching | None, ledger: Ledger) -> PartitionStatus:
     """Of statistics."""
     carrier = SimpleNamespace(_thread=SimpleNamespace(_consumer=consumer), _ledgers={POINTS: ledger})
-    return only(LedgerConsumer.places(cast("LedgerConsumer", carrier)))
+    return only(LedgerConsumer.partition_statuses(cast("LedgerConsumer", carrier)))
 
 
 async def test_markers_behind_the_last_point_are_no_lag() -> None:

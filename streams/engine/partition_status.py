@@ -1,8 +1,8 @@
 """Where a worker stands in each topic partition it owns, for people and for `/metrics`.
 
-In: an engine's open homes, and what is known of the logs' ends without asking: what the last fetch told, and what the watchdog
-asks for every few seconds anyway (a partition is not fetched while there is no room for it). Out: one `Place` each. It asks no
-broker and changes nothing.
+In: an engine's open partitions, and what is known of the logs' ends without asking: what the last fetch told, and what the
+watchdog asks for every few seconds anyway (a partition is not fetched while there is no room for it). Out: one `PartitionStatus`
+each. It asks no broker and changes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiokafka.structs import TopicPartition
 from streams.engine.engine import Engine
 
 
-class Place(NamedTuple):
+class PartitionStatus(NamedTuple):
     """One topic partition. `topic`: its full name; `lag`: records before its log's end that are not committed, None: unknown."""
 
     topic: str
@@ -27,21 +27,21 @@ class Place(NamedTuple):
     in_flight: int
     lag: int | None
     blocking: Callable[[], dict[str, Any] | None]
-    """What holds the commit; see `Home.blocking`."""
+    """What holds the commit; see `PartitionProcessor.blocking`."""
 
 
-def places(engine: Engine | None) -> Iterator[Place]:
-    """Of the homes that are open now; the engine may go on between two of them."""
+def partition_statuses(engine: Engine | None) -> Iterator[PartitionStatus]:
+    """Of the partitions that are open now; the engine may go on between two of them."""
     if engine is None:
         return
-    for home in list(engine.homes.values()):
-        for source, ledger in home.ledgers.items():
-            tp, head = home.partitions[source], ledger.head
+    for processor in list(engine.processors.values()):
+        for source, ledger in processor.ledgers.items():
+            tp, head = processor.partitions[source], ledger.head
             _, fetched = known(engine.consumer, tp)
             ends = [end for end in (fetched, engine.ends.get(tp)) if end is not None]
             lag = max(0, max(ends) - head) if ends else None
-            yield Place(
-                tp.topic, tp.partition, head, ledger.next, ledger.in_flight, lag, partial(home.blocking, source)
+            yield PartitionStatus(
+                tp.topic, tp.partition, head, ledger.next, ledger.in_flight, lag, partial(processor.blocking, source)
             )
 
 

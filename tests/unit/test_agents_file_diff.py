@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.messages import AgentRegistration
-from streams.rules.agents.roster import MARK, RosterError, changes, parse
+from streams.rules.agents.agents_file_diff import MARK, AgentsFileError, changes, parse
 
 FILE = b"""
 [agents.summarizer]
@@ -49,9 +49,9 @@ def test_every_field_of_a_registration_may_be_given() -> None:
         (b"[agents.a]\nendpoint='http://h'\nmetadata=3", "agents.a.metadata: must be a table"),
     ],
 )
-def test_what_is_no_roster_is_said(content: bytes, said: str) -> None:
+def test_what_is_no_agents_file_is_refused(content: bytes, said: str) -> None:
     """In one line that names the place."""
-    with pytest.raises(RosterError, match=said) as caught:
+    with pytest.raises(AgentsFileError, match=said) as caught:
         parse(content, "me")
     assert "\n" not in str(caught.value)
 
@@ -60,15 +60,15 @@ _IDS = st.sampled_from("abcde")
 _REGISTRY = st.dictionaries(
     _IDS, st.tuples(st.sampled_from(["me", "you", None]), st.sampled_from(["http://1", "http://2"]))
 )
-_ROSTER = st.dictionaries(_IDS, st.sampled_from(["http://1", "http://2"]))
+_AGENTS_FILE = st.dictionaries(_IDS, st.sampled_from(["http://1", "http://2"]))
 
 
-@given(_ROSTER, _REGISTRY)
+@given(_AGENTS_FILE, _REGISTRY)
 def test_after_the_changes_the_registry_says_what_the_file_says_and_others_are_untouched(
-    roster: dict[str, str], registry: dict[str, tuple[str | None, str]]
+    wanted_agents: dict[str, str], registry: dict[str, tuple[str | None, str]]
 ) -> None:
     """And asking again changes nothing."""
-    wanted = {key: AgentRegistration(id=key, endpoint=url, metadata={MARK: "me"}) for key, url in roster.items()}
+    wanted = {key: AgentRegistration(id=key, endpoint=url, metadata={MARK: "me"}) for key, url in wanted_agents.items()}
     there = {
         key: AgentRegistration(id=key, endpoint=url, metadata=None if mark is None else {MARK: mark})
         for key, (mark, url) in registry.items()
@@ -81,6 +81,6 @@ def test_after_the_changes_the_registry_says_what_the_file_says_and_others_are_u
         else:
             after[key] = agent
     assert {key: agent for key, agent in after.items() if (agent.metadata or {}).get(MARK) == "me"} == wanted
-    untouched = {key for key, (mark, _) in registry.items() if mark != "me" and key not in roster}
+    untouched = {key for key, (mark, _) in registry.items() if mark != "me" and key not in wanted_agents}
     assert all(after[key] == there[key] for key in untouched)
     assert changes(wanted, after.values(), "me") == []

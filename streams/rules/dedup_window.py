@@ -60,13 +60,13 @@ class _Generation:
         return at >= 0
 
 
-class SeenIds:
-    """The ids of one home.
+class DedupWindow:
+    """The ids of one partition.
 
-    >>> seen = SeenIds(window_ms=60_000, max_ids=1000)
-    >>> seen.add(digest("a1", "t1"), 0); seen.has(digest("a1", "t1")), seen.has(digest("a1", "t2"))
+    >>> window = DedupWindow(window_ms=60_000, max_ids=1000)
+    >>> window.add(digest("a1", "t1"), 0); window.has(digest("a1", "t1")), window.has(digest("a1", "t2"))
     (True, False)
-    >>> seen.has(digest("a1", "t1"), 60_000)
+    >>> window.has(digest("a1", "t1"), 60_000)
     False
     """
 

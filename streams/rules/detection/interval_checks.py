@@ -38,7 +38,7 @@ class Sums:
         return math.sqrt(self.count * self.squares - self.total * self.total) / self.count
 
 
-class Looks:
+class IntervalChecks:
     """What was seen since the last look, and what earlier looks saw."""
 
     __slots__ = ("_interval_ms", "_squares", "_total", "before", "count", "slot", "weight")
@@ -92,8 +92,8 @@ class Looks:
         return [self.slot, [self.count, self._total, self._squares], [self.weight, self.before]]
 
     @classmethod
-    def from_json(cls, data: list[Any], interval_ms: int) -> Looks:
+    def from_json(cls, data: list[Any], interval_ms: int) -> IntervalChecks:
         """The inverse of `to_json`."""
-        looks = cls(interval_ms)
-        looks.slot, (looks.count, looks._total, looks._squares), (looks.weight, looks.before) = data
-        return looks
+        interval = cls(interval_ms)
+        interval.slot, (interval.count, interval._total, interval._squares), (interval.weight, interval.before) = data
+        return interval

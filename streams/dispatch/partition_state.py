@@ -1,6 +1,7 @@
-"""What a home must not forget when it moves to another worker: answered ids, its agents' circuits and limits, cached answers.
+"""What a partition must not forget when it moves to another worker: answered ids, its agents' circuits and limits, cached
+answers.
 
-In: the state topic's records of this partition; then what happens in the home. Out: what changed since the last commit, as
+In: the state topic's records of this partition; then what happens in the partition. Out: what changed since the last commit, as
 records of the state topic for the same transaction. A record that cannot be understood is passed over: it costs what it held.
 """
 
@@ -21,8 +22,8 @@ from schemas.times import format_time
 from streams.dispatch.answer_cache import AnswerCache, Remembered
 from streams.dispatch.callers import GuardSnapshot
 from streams.dispatch.task_run import TaskRun
+from streams.rules.dedup_window import Chunk, DedupWindow
 from streams.rules.records import Output, Success
-from streams.rules.seen import Chunk, SeenIds
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,7 @@ CLOCKS_AGREE_MS = 2_000
 """The corrected clocks of two workers agree to this, see `BrokerClock`; limits and pauses hold so much too long after a move."""
 
 
-class HomeMemory:
+class PartitionState:
     """`seen`: digests of answered ids. `answers`: the result cache. Breakers and limiters live in the callers."""
 
     def __init__(
@@ -46,7 +47,7 @@ class HomeMemory:
 
         `cleared`: when an agent's answers were last asked to be forgotten, epoch ms.
         """
-        self.seen = SeenIds(settings.dispatch.idempotency_window, settings.dispatch.idempotency_ids)
+        self.seen = DedupWindow(settings.dispatch.idempotency_window, settings.dispatch.idempotency_ids)
         self.answers = AnswerCache(settings.cache)
         self._number = number
         self._app = settings.app_id

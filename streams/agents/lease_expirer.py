@@ -1,4 +1,4 @@
-"""Ends the leases that ran out: of the agents whose home is at this worker, so that one worker decides about each.
+"""Ends the leases that ran out: of the agents whose partition is at this worker, so that one worker decides about each.
 
 In: the table of agents, once a second. Out: registrations renewed, ended or forgotten, on the topic `agents`. An agent that asked
 to be renewed by us is asked for its health first. After this worker's start every lease has its whole time again: its agent may
@@ -27,8 +27,8 @@ ASK_TIMEOUT_S = 5.0
 MAX_AT_ONCE = 32
 
 
-class LeaseKeeper:
-    """One worker's. `owns`: whether an agent's home is here."""
+class LeaseExpirer:
+    """One worker's. `owns`: whether an agent's owner partition is here."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from streams.rules.source_record import (
     own_header,
 )
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.homes import intake, settle, until
+from tests.support.partition_fakes import intake, settle, until
 
 ONE_AT_A_TIME: dict[str, Any] = {"limits": {"maxRequests": 1000, "windowMs": 1000, "maxConcurrency": 1}}
 
@@ -41,7 +41,7 @@ async def make() -> AsyncIterator[Any]:
 
 def ended(one: Dispatching, source: str, offset: int) -> list[list[Output]]:
     """What went out with the end of this record; one list per end."""
-    return [outputs for at, number, outputs in one.home.ended if (at, number) == (source, offset)]
+    return [outputs for at, number, outputs in one.partition.ended if (at, number) == (source, offset)]
 
 
 def parked(one: Dispatching, offset: int, source: str = "tasks") -> Output:
@@ -71,7 +71,7 @@ async def test_a_waiting_task_moves_and_keeps_its_turn(make: Any) -> None:
     """It costs no attempt; the record carries when the task came and when it must have ended."""
     one = await calling(make)
     one.take(2, payload={"last": 1}, metadata={"expiresIn": 60_000})
-    one.handler.relieve("tasks", [1, 2])
+    one.handler.unblock("tasks", [1, 2])
     output = parked(one, 1)
     headers = dict(output.headers)
     assert headers[AGENT_HEADER] == b"a1"
@@ -94,7 +94,7 @@ async def test_a_waiting_task_moves_and_keeps_its_turn(make: Any) -> None:
 async def test_a_call_goes_on_for_the_record_that_takes_the_place(make: Any, first: str) -> None:
     """One call, one result, with the end of the record on `parked`, whatever comes first."""
     one = await calling(make)
-    one.handler.relieve("tasks", [0])
+    one.handler.unblock("tasks", [0])
     output = parked(one, 0)
     assert dict(output.headers)[MOVED_HEADER] == b"tasks/0/0"
     if first == "the record":
@@ -104,7 +104,7 @@ async def test_a_call_goes_on_for_the_record_that_takes_the_place(make: Any, fir
     else:
         one.transport.gate.set()
         await until(lambda: one.transport.tasks == ["t0", "t1"])
-        assert not any("results" in {o.topic for o in outputs} for at, n, outputs in one.home.ended if n == 0)
+        assert not any("results" in {o.topic for o in outputs} for at, n, outputs in one.partition.ended if n == 0)
         back(one, output, 5)
     [outputs] = ended(one, "parked", 5) or [(await one.end(5), ended(one, "parked", 5))[1][0]]
     result = next(orjson.loads(o.value or b"") for o in outputs if o.topic == "results")
@@ -117,11 +117,11 @@ async def test_a_call_goes_on_for_the_record_that_takes_the_place(make: Any, fir
 async def test_it_can_be_asked_again_and_moves_once(make: Any) -> None:
     """Until its record has come back nothing more happens to it; then it may move on again."""
     one = await calling(make)
-    one.handler.relieve("tasks", [0])
-    one.handler.relieve("tasks", [0])
+    one.handler.unblock("tasks", [0])
+    one.handler.unblock("tasks", [0])
     output = parked(one, 0)
     back(one, output, 5)
-    one.handler.relieve("parked", [5])
+    one.handler.unblock("parked", [5])
     again = parked(one, 5, "parked")
     assert dict(again.headers)[MOVED_HEADER] == b"parked/0/5"
     back(one, again, 6)
@@ -132,7 +132,7 @@ async def test_it_can_be_asked_again_and_moves_once(make: Any) -> None:
 async def test_another_owner_makes_the_call_again(make: Any) -> None:
     """It does not know the call: for it the record is a task as any other, with no attempt used up."""
     one = await calling(make)
-    one.handler.relieve("tasks", [0])
+    one.handler.unblock("tasks", [0])
     output = parked(one, 0)
     assert ATTEMPTS_HEADER not in dict(output.headers)
     other = make()
@@ -144,10 +144,10 @@ async def test_another_owner_makes_the_call_again(make: Any) -> None:
 async def test_while_it_moves_its_id_is_taken_and_it_can_be_cancelled(make: Any) -> None:
     """A second record with its id is a duplicate; a cancel cuts the call off."""
     one = await calling(make)
-    one.handler.relieve("tasks", [0])
+    one.handler.unblock("tasks", [0])
     one.take(2, id="t0")
     assert (await one.end(2))["events"]["type"] == "task:duplicate"
-    one.wishes["t0"] = "enough"
+    one.cancel_requests["t0"] = "enough"
     one.handler.cancel("t0")
     await until(lambda: one.transport.cancelled == 1)
     back(one, parked(one, 0), 5)
@@ -162,7 +162,7 @@ async def test_attempts_and_deadline_survive_a_move_to_another_owner(make: Any) 
     headers = ((ATTEMPTS_HEADER, b"1"), (AGENT_HEADER, b"a1"), (EXPIRES_HEADER, b"99999999999999"))
     one.take(0, source="parked", headers=headers)
     await until(lambda: "task:retrying" in one.kinds())
-    one.handler.relieve("parked", [0])
+    one.handler.unblock("parked", [0])
     output = parked(one, 0, "parked")
     assert own_header(output.headers, ATTEMPTS_HEADER) == 2
     assert own_header(output.headers, EXPIRES_HEADER) == 99999999999999
@@ -181,7 +181,7 @@ async def test_a_record_that_is_left_on_its_topic_goes_to_the_end(make: Any) -> 
     for offset in range(3):
         one.take(offset, payload=offset)
     await until(lambda: one.handler.resting() == 2)
-    one.handler.relieve("tasks", [1])
+    one.handler.unblock("tasks", [1])
     await until(lambda: ended(one, "tasks", 1))
     output = parked(one, 1)
     assert orjson.loads(output.value or b"")["id"] == "t1"
@@ -203,7 +203,7 @@ async def test_records_that_moved_wait_on_parked_if_memory_is_short(make: Any) -
         value = orjson.dumps({"id": f"t{offset}", "type": "agent", "target": "a1", "payload": offset})
         one.process("tasks", intake(offset, value, timestamp_ms=came_ms + offset))
     for offset in range(count):
-        one.handler.relieve("tasks", [offset])
+        one.handler.unblock("tasks", [offset])
         await until(lambda offset=offset: ended(one, "tasks", offset))  # type: ignore[misc]
         back(one, parked(one, offset), 1000 + offset)
     assert one.memory.used <= 200_000
@@ -219,7 +219,7 @@ async def test_a_task_that_waits_for_an_agent_moves_too(make: Any) -> None:
     one = make(dispatch={"await_agent": "always"})
     one.take(0, target="late")
     await until(lambda: one.handler.explain("tasks", 0)["reason"] == "no_agent")
-    one.handler.relieve("tasks", [0])
+    one.handler.unblock("tasks", [0])
     output = parked(one, 0)
     late = one.register(id="late", endpoint="http://l")
     turns = 0
@@ -239,7 +239,7 @@ async def test_a_task_that_waits_for_an_agent_moves_too(make: Any) -> None:
     assert turns < 10, "asked again in every turn of the loop"
 
 
-def test_blockers_are_the_first_of_a_map_that_nears_its_limit() -> None:
+def test_blocking_offsets_are_the_first_of_a_map_that_nears_its_limit() -> None:
     """Far apart or close together; in runs too. Of a small map, or of one without anything in flight, there are none."""
     sparse, dense, runs, small = Ledger(0), Ledger(0), Ledger(0), Ledger(0)
     for offset in range(40_000):
@@ -255,11 +255,11 @@ def test_blockers_are_the_first_of_a_map_that_nears_its_limit() -> None:
         small.track(offset)
         if offset % 40:
             small.done(offset)
-    assert sparse.blockers(2) == [0, 40]
-    assert dense.blockers(2) == [0, 2]
-    assert runs.blockers(4) == [0, 1, 2, 20]
-    assert small.blockers(2) == []
-    assert Ledger(0).blockers(2) == []
+    assert sparse.blocking_offsets(2) == [0, 40]
+    assert dense.blocking_offsets(2) == [0, 2]
+    assert runs.blocking_offsets(4) == [0, 1, 2, 20]
+    assert small.blocking_offsets(2) == []
+    assert Ledger(0).blocking_offsets(2) == []
 
 
 def test_a_long_row_in_flight_is_no_blocker() -> None:
@@ -269,5 +269,5 @@ def test_a_long_row_in_flight_is_no_blocker() -> None:
         ledger.track(offset)
     for offset in range(99_000, 100_000):
         ledger.done(offset)
-    assert ledger.blockers(2) == []
+    assert ledger.blocking_offsets(2) == []
     assert not ledger.full()

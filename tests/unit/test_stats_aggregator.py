@@ -15,8 +15,9 @@ from streams.rules.detection.detectors import Thresholds
 from streams.rules.windows.log_identity import Mark
 from streams.rules.windows.windows import Span
 from streams.settings import Settings
-from streams.statistics import event_clocks, fold
-from streams.statistics.fold import Folder
+from streams.statistics import aggregator as aggregator_module
+from streams.statistics import event_clocks
+from streams.statistics.aggregator import Aggregator
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.state import State
 from tests.support.points import compare
@@ -84,9 +85,9 @@ class World:
         self.now_ms = NOW_MS
         self.consumer = Consumer()
         self.resumed: dict[int, int] = {}
-        monkeypatch.setattr(fold, "send_all", self._send)
+        monkeypatch.setattr(aggregator_module, "send_all", self._send)
         wall = SimpleNamespace(time=lambda: self.now_ms / 1000, monotonic=time.monotonic)
-        monkeypatch.setattr(fold, "time", wall)
+        monkeypatch.setattr(aggregator_module, "time", wall)
         monkeypatch.setattr(event_clocks, "time", wall)
 
     async def _send(self, batcher: object, producer: object, outputs: Any) -> None:
@@ -94,12 +95,12 @@ class World:
         if self.crash_when_telling and self.anomalies():
             raise Crashed
 
-    async def start(self) -> Folder:
+    async def start(self) -> Aggregator:
         """A new process, after recovery; nothing is known of the log's end."""
-        folder = Folder(StatsRecorder(Settings(), "stats"), lambda error: None)
+        aggregator = Aggregator(StatsRecorder(Settings(), "stats"), lambda error: None)
         state = State(cast("Any", self.table), SPANS, Thresholds())
         nothing: Any = None
-        folder.attach(
+        aggregator.attach(
             state,
             cast("Any", self.table),
             nothing,
@@ -107,19 +108,21 @@ class World:
             lambda: nothing,
             cast("Any", SimpleNamespace(resume_offsets=self._resume_offsets)),
         )
-        await folder.load()
-        return folder
+        await aggregator.load()
+        return aggregator
 
     async def _resume_offsets(self, marks: object) -> dict[int, int]:
         return self.resumed
 
-    async def look(self, folder: Folder, *, after_ms: int = 0) -> None:
+    async def look(self, aggregator: Aggregator, *, after_ms: int = 0) -> None:
         """`after_ms` later the log's end is asked for, and the clock looks at every series."""
         self.now_ms += after_ms
-        await folder._clocks.ask(cast("Any", self.consumer), cast("Any", None))
-        await folder._tick()
+        await aggregator._clocks.ask(cast("Any", self.consumer), cast("Any", None))
+        await aggregator._tick()
 
-    async def read(self, folder: Folder, points: Iterable[dict[str, Any]], begin: int, *, stamp_ms: int = 0) -> int:
+    async def read(
+        self, aggregator: Aggregator, points: Iterable[dict[str, Any]], begin: int, *, stamp_ms: int = 0
+    ) -> int:
         """Points from the log, counted and written as one batch; returns the next offset."""
         offset = begin
         for point in points:
@@ -127,11 +130,11 @@ class World:
             message = SimpleNamespace(
                 value=orjson.dumps(point), headers=(), timestamp=stamp_s, partition=0, offset=offset, key=b"a"
             )
-            folder._pending.append(cast("Any", message))
+            aggregator._pending.append(cast("Any", message))
             offset += 1
         self.consumer.end = max(self.consumer.end, offset)
-        while folder.pending:
-            await folder._flush()
+        while aggregator.pending:
+            await aggregator._flush()
         return offset
 
     def anomalies(self) -> list[dict[str, Any]]:
@@ -143,13 +146,13 @@ class World:
         return [value for topic, value in self.sent if topic == "aggregates"]
 
 
-async def fill(world: World, folder: Folder, begin_ms: int) -> None:
+async def fill(world: World, aggregator: Aggregator, begin_ms: int) -> None:
     """7200 points, one a second, as if they had been read an hour ago, and written."""
     for offset in range(7200):
-        live = folder.state.apply(_point(begin_ms, offset), 0, offset)
+        live = aggregator.state.apply(_point(begin_ms, offset), 0, offset)
     live.series.anomalies.clear()
     live.series.arrived_ms = world.now_ms - 3_600_000
-    await world.table.write(folder.state.rows(live))
+    await world.table.write(aggregator.state.rows(live))
 
 
 def _point(begin_ms: int, offset: int, agent_id: str = "a") -> ConfidenceDataPoint:
@@ -177,8 +180,8 @@ async def test_a_crash_when_the_clock_has_told_leaves_an_alarm_that_ends(monkeyp
     assert (told["type"], told["state"]) == ("silent", "firing")
     world.crash_when_telling = False
 
-    def spoken(folder: Folder) -> list[tuple[str, str, str]]:
-        live = folder.state.apply(_point(begin_ms, 10_700), 0, 7200)
+    def spoken(aggregator: Aggregator) -> list[tuple[str, str, str]]:
+        live = aggregator.state.apply(_point(begin_ms, 10_700), 0, 7200)
         return [(a.type, a.state, a.id) for a in live.series.anomalies]
 
     begin, end = ("silent", "firing", told["id"]), ("silent", "resolved", told["id"])
@@ -194,15 +197,15 @@ async def test_verdicts_about_an_agent_are_no_word_of_its_own(monkeypatch: pytes
     world = World(monkeypatch)
     begin_ms = world.now_ms - 10_800_000
     await fill(world, await world.start(), begin_ms)
-    folder = await world.start()
+    aggregator = await world.start()
 
-    await world.read(folder, [_feedback(_point(begin_ms, 7100))], 7200)
-    await world.look(folder)
+    await world.read(aggregator, [_feedback(_point(begin_ms, 7100))], 7200)
+    await world.look(aggregator)
     assert [a["type"] for a in world.anomalies()] == ["silent"]
 
-    folder = await world.start()
-    await world.read(folder, [_point(begin_ms, 10_790).wire()], 7201)
-    await world.look(folder)
+    aggregator = await world.start()
+    await world.read(aggregator, [_point(begin_ms, 10_790).wire()], 7201)
+    await world.look(aggregator)
     assert [a["state"] for a in world.anomalies()] == ["firing", "resolved"]
 
 
@@ -216,19 +219,19 @@ async def test_what_has_not_been_read_is_no_silence(monkeypatch: pytest.MonkeyPa
     world = World(monkeypatch)
     begin_ms = world.now_ms - 10_800_000
     await fill(world, await world.start(), begin_ms)
-    folder = await world.start()
+    aggregator = await world.start()
     world.consumer.end, world.consumer.position = 7201, 7200
     if answers:
-        await world.look(folder, after_ms=3_600_000)
+        await world.look(aggregator, after_ms=3_600_000)
     else:
         world.now_ms += 3_600_000
-        await folder._tick()
+        await aggregator._tick()
     assert world.anomalies() == []
-    windows = folder.state.windows("a")
+    windows = aggregator.state.windows("a")
     assert len([w for w in windows if w.interval == "minute"]) == 60
     world.consumer.position = 7201
-    await world.look(folder)
-    await world.look(folder)
+    await world.look(aggregator)
+    await world.look(aggregator)
     assert [a["type"] for a in world.anomalies()] == ["silent"]
 
 
@@ -236,13 +239,13 @@ async def test_a_frozen_process_does_not_take_an_old_answer_for_the_present(monk
     """The log's end was asked for; then the process stood still for two hours, in which others wrote."""
     world = World(monkeypatch)
     await fill(world, await world.start(), world.now_ms - 7_200_000)
-    folder = await world.start()
-    folder.state.of_agent("a")[0].series.arrived_ms = world.now_ms
-    await folder._clocks.ask(cast("Any", world.consumer), cast("Any", None))
+    aggregator = await world.start()
+    aggregator.state.of_agent("a")[0].series.arrived_ms = world.now_ms
+    await aggregator._clocks.ask(cast("Any", world.consumer), cast("Any", None))
     world.now_ms += 7_200_000
-    await folder._tick()
+    await aggregator._tick()
     assert world.anomalies() == []
-    assert len([w for w in folder.state.windows("a") if w.interval == "minute"]) == 60
+    assert len([w for w in aggregator.state.windows("a") if w.interval == "minute"]) == 60
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
@@ -259,18 +262,18 @@ async def test_windows_of_points_from_hours_ago_are_the_recount_whatever_the_bat
             late_ms = 120_000 if index % 20 == 7 else 0
             point = _point(world.now_ms - 4 * 3_600_000 + index * 36_000 - late_ms, 0, agent_id)
             points += [point.wire()] * (2 if index % 50 == 3 else 1)
-    folder = await world.start()
+    aggregator = await world.start()
     offset = 0
     for begin in range(0, len(points), batch):
         if begin <= len(points) // 2 < begin + batch:
-            folder = await world.start()
-            offset = await world.read(folder, points[max(0, begin - 5) : begin], max(0, begin - 5))
-        await world.look(folder, after_ms=pause_ms if begin % (batch * 20) == 0 else 0)
-        offset = await world.read(folder, points[begin : begin + batch], begin)
-    await folder.drain()
+            aggregator = await world.start()
+            offset = await world.read(aggregator, points[max(0, begin - 5) : begin], max(0, begin - 5))
+        await world.look(aggregator, after_ms=pause_ms if begin % (batch * 20) == 0 else 0)
+        offset = await world.read(aggregator, points[begin : begin + batch], begin)
+    await aggregator.drain()
     assert offset == len(points)
     assert compare(world.aggregates(), points) == []
-    assert folder.state.counters()["dropped"] == {"minute": 0, "hour": 0, "day": 0}
+    assert aggregator.state.counters()["dropped"] == {"minute": 0, "hour": 0, "day": 0}
     # The first agent is silent for hours while the other's points come: that may be told.
     assert {(a["agentId"], a["type"]) for a in world.anomalies()} <= {("a", "silent")}
 
@@ -282,14 +285,14 @@ async def test_a_worker_with_another_clock_that_takes_over_sees_no_silence(
     """Nine minutes ahead, or two hours behind: an agent that spoke a moment ago is not idle, and loses no window."""
     world = World(monkeypatch)
     await fill(world, await world.start(), world.now_ms - 7_200_000)
-    folder = await world.start()
-    await world.read(folder, [_point(world.now_ms, 0).wire()], 7200)
+    aggregator = await world.start()
+    await world.read(aggregator, [_point(world.now_ms, 0).wire()], 7200)
     world.now_ms += ahead_ms
-    folder = await world.start()
+    aggregator = await world.start()
     for _ in range(3):
-        await world.look(folder, after_ms=60_000)
+        await world.look(aggregator, after_ms=60_000)
     assert world.anomalies() == []
-    assert len([w for w in folder.state.windows("a") if w.interval == "minute"]) == 60
+    assert len([w for w in aggregator.state.windows("a") if w.interval == "minute"]) == 60
 
 
 async def test_an_idle_series_goes_once_it_has_had_no_point_for_as_long_as_it_is_kept(
@@ -297,8 +300,8 @@ async def test_an_idle_series_goes_once_it_has_had_no_point_for_as_long_as_it_is
 ) -> None:
     """Minutes after an hour, hours after a day, the series after a month, through restarts."""
     world = World(monkeypatch)
-    folder = await world.start()
-    await world.read(folder, [_point(world.now_ms - 5_000_000 + n * 1000, 0).wire() for n in range(5000)], 0)
+    aggregator = await world.start()
+    await world.read(aggregator, [_point(world.now_ms - 5_000_000 + n * 1000, 0).wire() for n in range(5000)], 0)
 
     async def kept(after_ms: int) -> set[str]:
         fresh = await world.start()
@@ -316,29 +319,29 @@ async def test_an_idle_series_goes_once_it_has_had_no_point_for_as_long_as_it_is
 async def test_a_worker_that_lost_its_partitions_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it folded is the next owner's; it hears of it before it writes."""
     world = World(monkeypatch)
-    folder = await world.start()
+    aggregator = await world.start()
     world.consumer.owned = False
-    with pytest.raises(fold.Released):
-        await world.read(folder, [_point(world.now_ms, 0).wire()], 0)
+    with pytest.raises(aggregator_module.Released):
+        await world.read(aggregator, [_point(world.now_ms, 0).wire()], 0)
     assert (world.table.data, world.consumer.position) == ({}, 0)
 
 
 async def test_points_of_a_topic_that_was_made_anew_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offsets begin again at 0, once, and again in the middle; a restart and a replay in between count nothing twice."""
     world = World(monkeypatch)
-    folder = await world.start()
+    aggregator = await world.start()
     points = [_point(world.now_ms - 100_000, n).wire() for n in range(90)]
-    await world.read(folder, points[:50], 0)
+    await world.read(aggregator, points[:50], 0)
     for begin, end in ((50, 70), (70, 90)):
         world.resumed = {0: 3}
-        folder = await world.start()
+        aggregator = await world.start()
         assert world.consumer.resume_offsets == {0: 3}
-        await world.read(folder, points[begin:end], 3)
+        await world.read(aggregator, points[begin:end], 3)
         world.resumed = {}
-        folder = await world.start()
-        await world.read(folder, points[begin:end], 3)
-    assert folder.state.marks() == {0: [Mark(22, world.now_ms)]}
-    await folder.drain()
+        aggregator = await world.start()
+        await world.read(aggregator, points[begin:end], 3)
+    assert aggregator.state.marks() == {0: [Mark(22, world.now_ms)]}
+    await aggregator.drain()
     assert compare(world.aggregates(), points) == []
 
 
@@ -357,7 +360,7 @@ async def test_only_a_point_of_the_future_is_put_aside(
 ) -> None:
     """The record may be old (written again from an archive) while its point is of now."""
     world = World(monkeypatch)
-    folder = await world.start()
-    await world.read(folder, [_point(world.now_ms + time_ms, 0).wire()], 0, stamp_ms=world.now_ms + stamp_ms)
-    assert folder.rejected == rejected
+    aggregator = await world.start()
+    await world.read(aggregator, [_point(world.now_ms + time_ms, 0).wire()], 0, stamp_ms=world.now_ms + stamp_ms)
+    assert aggregator.rejected == rejected
     assert [topic for topic, _ in world.sent].count("dlq.data-points") == rejected

@@ -1,10 +1,11 @@
-"""Tells what this worker knows of the agents that live in its homes: standings for those that choose, and news of their health.
+"""Tells what this worker knows of the agents that live in its partitions: standings for those that choose, and news of their
+health.
 
-In: the callers of the open homes, looked at every second; what health checks say; whether agents that dial in are there. Out:
-records of `standings` when something turned, and at most every second when load, times or confidence moved; `agent:healthy` and
-`agent:unhealthy` exactly at the change, also when the home moved meanwhile (what was last told is read from the topic). Of
-several things against an agent at once only the first is news, and then the end of the last. Best effort, outside transactions:
-it changes nothing.
+In: the callers of the open partitions, looked at every second; what health checks say; whether agents that dial in are there.
+Out: records of `standings` when something turned, and at most every second when load, times or confidence moved; `agent:healthy`
+and `agent:unhealthy` exactly at the change, also when the partition moved meanwhile (what was last told is read from the topic).
+Of several things against an agent at once only the first is news, and then the end of the last. Best effort, outside
+transactions: it changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from agents_io.rules.health import Checks, ChecksConfig
 from schemas.codec import pack
 from schemas.messages import AgentRegistration, AgentStanding, EventType
 from schemas.times import format_time
-from streams.agents.standings import Standings
+from streams.agents.agent_statuses import AgentStatuses
 from streams.metrics import DispatchMetrics
 from streams.rules.agents.gateway_claim import connected, where_of
 from streams.rules.records import Output, Recorder
@@ -31,10 +32,10 @@ MOVED = 0.2
 """Times and confidence have moved when they differ by this share."""
 
 
-class StandingKeeper:
-    """`callers`: those of each open home, by agent id. `lookup`: registrations. `wall_ms`: epoch ms.
+class AgentStatusPublisher:
+    """`callers`: those of each open partition, by agent id. `lookup`: registrations. `wall_ms`: epoch ms.
 
-    `dialled`: agents of open homes that dial in, by id, another mapping whenever something changed.
+    `dialled`: agents of open partitions that dial in, by id, another mapping whenever something changed.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class StandingKeeper:
         callers: Callable[[], Iterable[Mapping[str, Caller[Any]]]],
         lookup: Callable[[str], AgentRegistration | None],
         dialled: Callable[[], Mapping[str, AgentRegistration]],
-        standings: Standings,
+        agent_statuses: AgentStatuses,
         settings: Settings,
         recorder: Recorder,
         emit: Callable[[Output], None],
@@ -52,7 +53,7 @@ class StandingKeeper:
         self._callers = callers
         self._lookup = lookup
         self._dialled = dialled
-        self._standings = standings
+        self._agent_statuses = agent_statuses
         self._config = ChecksConfig(settings.health.unhealthy_after, settings.health.healthy_after)
         self._recorder = recorder
         self._emit = emit
@@ -67,7 +68,7 @@ class StandingKeeper:
 
     @property
     def told(self) -> Mapping[str, AgentStanding]:
-        """What was last told of each agent of the open homes that did something or is watched."""
+        """What was last told of each agent of the open partitions that did something or is watched."""
         return self._told
 
     async def run(self) -> None:
@@ -102,13 +103,13 @@ class StandingKeeper:
             self._ended.pop(agent_id, None)
 
     def _look_who_is_there(self) -> None:
-        """Whoever came or went while the home was elsewhere."""
+        """Whoever came or went while the partition was elsewhere."""
         dialled = self._dialled()
         if dialled is self._seen:
             return
         self._seen = dialled
         for agent_id, agent in dialled.items():
-            told = self._told.get(agent_id) or self._standings.get(agent_id)
+            told = self._told.get(agent_id) or self._agent_statuses.get(agent_id)
             if told is None or (told.reason == "connection") == connected(agent):
                 self.tell(agent_id, self._caller(agent_id))
 
@@ -117,24 +118,24 @@ class StandingKeeper:
 
     def tell(self, agent_id: str, caller: Caller[Any] | None) -> None:
         """Something about this agent may have turned. `caller`: None if it was not called yet."""
-        told = self._told.get(agent_id) or self._standings.get(agent_id)
-        standing = self._standing(agent_id, caller, told)
-        if agent_id in self._told and told is not None and not _moved(told, standing):
+        told = self._told.get(agent_id) or self._agent_statuses.get(agent_id)
+        agent_status = self._agent_status(agent_id, caller, told)
+        if agent_id in self._told and told is not None and not _moved(told, agent_status):
             return
-        self._told[agent_id] = standing
+        self._told[agent_id] = agent_status
         # One that dials in and was never heard of is not there yet.
         was_well = connected(self._lookup(agent_id)) is None if told is None else told.healthy
-        if standing.healthy != was_well:
-            self._tell_health(standing, told)
-        if told is None or _moved(told, standing):
-            wire = standing.model_dump(by_alias=True, exclude_none=True)
+        if agent_status.healthy != was_well:
+            self._tell_health(agent_status, told)
+        if told is None or _moved(told, agent_status):
+            wire = agent_status.model_dump(by_alias=True, exclude_none=True)
             self._emit(Output("standings", agent_id.encode(), pack(wire)))
 
     def checked(self, agent_id: str, caller: Caller[Any] | None, well: bool) -> None:
         """A health check of an agent ended."""
         checks = self._checks.get(agent_id)
         if checks is None:
-            known = self._standings.get(agent_id)
+            known = self._agent_statuses.get(agent_id)
             well_before = known is None or known.reason != "checks"
             checks = self._checks[agent_id] = Checks(self._config, well=well_before)
         before = checks.well
@@ -151,10 +152,10 @@ class StandingKeeper:
         self.unasked(agent_id)
         self._told.pop(agent_id, None)
         self._ended.pop(agent_id, None)
-        if self._standings.get(agent_id) is not None:
+        if self._agent_statuses.get(agent_id) is not None:
             self._emit(Output("standings", agent_id.encode(), None))
 
-    def _standing(self, agent_id: str, caller: Caller[Any] | None, told: AgentStanding | None) -> AgentStanding:
+    def _agent_status(self, agent_id: str, caller: Caller[Any] | None, told: AgentStanding | None) -> AgentStanding:
         now, now_ms = self._loop.time(), self._wall_ms()
         checks = self._checks.get(agent_id)
         fields: dict[str, Any] = {"agent_id": agent_id, "at": now_ms}
@@ -189,19 +190,19 @@ class StandingKeeper:
             fields |= {"healthy": False, "reason": "connection"}
         return AgentStanding.model_validate(fields)
 
-    def _tell_health(self, standing: AgentStanding, told: AgentStanding | None) -> None:
-        kind: EventType = "agent:healthy" if standing.healthy else "agent:unhealthy"
-        data: dict[str, Any] = {"agentId": standing.agent_id} | self._why(standing, told)
-        if not standing.healthy and standing.ejected_until is not None:
-            data["until"] = format_time(standing.ejected_until)
-        self._emit(self._recorder.event(kind, standing.agent_id, data, standing.at, tail=f"/{standing.at}"))
+    def _tell_health(self, agent_status: AgentStanding, told: AgentStanding | None) -> None:
+        kind: EventType = "agent:healthy" if agent_status.healthy else "agent:unhealthy"
+        data: dict[str, Any] = {"agentId": agent_status.agent_id} | self._why(agent_status, told)
+        if not agent_status.healthy and agent_status.ejected_until is not None:
+            data["until"] = format_time(agent_status.ejected_until)
+        self._emit(self._recorder.event(kind, agent_status.agent_id, data, agent_status.at, tail=f"/{agent_status.at}"))
 
-    def _why(self, standing: AgentStanding, told: AgentStanding | None) -> dict[str, str]:
-        where = where_of(self._lookup(standing.agent_id))
+    def _why(self, agent_status: AgentStanding, told: AgentStanding | None) -> dict[str, str]:
+        where = where_of(self._lookup(agent_status.agent_id))
         found = {} if where is None else {"node": where.node}
-        if not standing.healthy:
-            lost = standing.reason == "connection" and where is not None and where.why
-            return found | {"reason": lost or standing.reason}
+        if not agent_status.healthy:
+            lost = agent_status.reason == "connection" and where is not None and where.why
+            return found | {"reason": lost or agent_status.reason}
         if where is not None and (told is None or told.reason == "connection"):
             return found | {"reason": "connected"}
         return found

@@ -10,8 +10,8 @@ import asyncio
 SLICE_S = 0.002
 
 
-class Breath:
-    """`await breath()` after every piece; a piece itself cannot be cut."""
+class Yielder:
+    """`await checkpoint()` after every piece; a piece itself cannot be cut."""
 
     def __init__(self, slice_s: float = SLICE_S) -> None:
         self._slice_s = slice_s

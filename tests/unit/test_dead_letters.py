@@ -9,36 +9,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.rules.broker.letters import (
-    Marks,
+from streams.rules.broker.dead_letters import (
+    DlqHeaders,
     NotReplayable,
-    Place,
+    RecordId,
     build_replay,
-    letter_topic,
-    parse_place,
+    dlq_topic,
+    parse_record_id,
     printable,
-    read_marks,
+    read_dlq_headers,
     readable,
     word,
 )
 from streams.rules.records import Recorder
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 
 NOW_MS = 1_795_354_620_123
 RECORDER = Recorder("app", "dispatch", "p.", "app-dispatch")
 PREFIX = "p."
 
 
-def ours(**more: object) -> Letter:
+def ours(**more: object) -> SourceRecord:
     """A record dispatch refuses."""
-    return replace(Letter("tasks", 3, 41, b"\xfe", b"{nope", (("ce_id", b"e1"), ("mine", b"\x00\xff"))), **more)  # type: ignore[arg-type]
+    return replace(SourceRecord("tasks", 3, 41, b"\xfe", b"{nope", (("ce_id", b"e1"), ("mine", b"\x00\xff"))), **more)  # type: ignore[arg-type]
 
 
 def test_our_own_letters_tell_everything() -> None:
     """What the recorder writes is what the command reads."""
     output = RECORDER.dead_letter(ours(), "decode", "value: is not JSON ü", NOW_MS)[0]
-    marks = read_marks(output.headers)
-    assert marks == Marks(
+    found = read_dlq_headers(output.headers)
+    assert found == DlqHeaders(
         family="parallax",
         topic="p.tasks",
         partition=3,
@@ -50,7 +50,7 @@ def test_our_own_letters_tell_everything() -> None:
         deliveries=1,
         time="2026-11-22T13:37:00.123Z",
     )
-    assert marks.origin == "p.tasks/3/41"
+    assert found.origin == "p.tasks/3/41"
 
 
 OTHERS = {
@@ -113,7 +113,7 @@ def test_letters_of_others_are_understood(family: str) -> None:
     """Origin, reason and what else each family tells; they can be replayed."""
     headers, more = OTHERS[family]
     expected = {"family": family, "topic": "p.tasks", "partition": 3, "offset": 41, "reason": "why"} | more
-    assert read_marks(headers) == Marks(**expected)  # type: ignore[arg-type]
+    assert read_dlq_headers(headers) == DlqHeaders(**expected)  # type: ignore[arg-type]
     assert build_replay(b"k", b"v", headers, PREFIX).topic == "p.tasks"
 
 
@@ -121,8 +121,8 @@ def test_ours_count_before_marks_that_were_there_already() -> None:
     """A task that brings dead-letter headers of its own cannot forge where it came from."""
     brought = (("__dlq.errors.topic", b"secret"), ("__connect.errors.topic", b"other"), ("parallax.dlq.stage", b"x"))
     output = RECORDER.dead_letter(ours(headers=brought), "decode", "why", NOW_MS)[0]
-    marks = read_marks(output.headers)
-    assert (marks.topic, marks.stage) == ("p.tasks", "decode")
+    found = read_dlq_headers(output.headers)
+    assert (found.topic, found.stage) == ("p.tasks", "decode")
     assert build_replay(None, b"", output.headers, PREFIX).headers == (
         ("__connect.errors.topic", b"other"),
         ("parallax-replayed", b"1"),
@@ -133,13 +133,13 @@ def test_ours_count_before_marks_that_were_there_already() -> None:
 def test_a_number_that_is_none_is_not_told(raw: bytes | None) -> None:
     """Foreign headers may hold anything."""
     headers = [("__dlq.errors.topic", b"p.tasks"), ("__dlq.errors.offset", raw), ("parallax-replayed", raw)]
-    marks = read_marks(headers)  # type: ignore[arg-type]
-    assert (marks.offset, marks.replayed, marks.origin) == (None, 0, "p.tasks/?/?")
+    found = read_dlq_headers(headers)  # type: ignore[arg-type]
+    assert (found.offset, found.replayed, found.origin) == (None, 0, "p.tasks/?/?")
 
 
 def test_a_reason_is_bounded() -> None:
     """Others put whole documents into their messages."""
-    assert len(read_marks([("__connect.errors.exception.message", b"x" * 100_000)]).reason or "") == 1000
+    assert len(read_dlq_headers([("__connect.errors.exception.message", b"x" * 100_000)]).reason or "") == 1000
 
 
 @given(
@@ -153,7 +153,7 @@ def test_a_reason_is_bounded() -> None:
 )
 def test_any_headers_can_be_read(headers: list[tuple[str, bytes]]) -> None:
     """Reading never raises, and a replay is refused or keeps what is not ours."""
-    read_marks(headers)
+    read_dlq_headers(headers)
     try:
         built = build_replay(b"k", b"v", headers, PREFIX)
     except NotReplayable:
@@ -166,13 +166,13 @@ def test_any_headers_can_be_read(headers: list[tuple[str, bytes]]) -> None:
 @given(st.none() | st.binary(), st.none() | st.binary(), st.integers(0, 5))
 def test_a_round_trip_changes_nothing(key: bytes | None, value: bytes | None, rounds: int) -> None:
     """Refused, replayed, refused again: the same bytes, key and headers, and the count."""
-    letter = ours(key=key, value=value)
+    record = ours(key=key, value=value)
     for count in range(1, rounds + 2):
-        output = RECORDER.dead_letter(letter, "decode", "why", NOW_MS)[0]
+        output = RECORDER.dead_letter(record, "decode", "why", NOW_MS)[0]
         built = build_replay(output.key, output.value, output.headers, PREFIX)
         assert (built.topic, built.key, built.value, built.count) == ("p.tasks", key, value, count)
         assert built.headers == (*ours().headers, ("parallax-replayed", str(count).encode()))
-        letter = ours(key=built.key, value=built.value, headers=built.headers)
+        record = ours(key=built.key, value=built.value, headers=built.headers)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +217,8 @@ def test_a_letter_of_unknown_origin_is_refused() -> None:
 @pytest.mark.parametrize("name", ["tasks", "dlq.tasks", "dlq.p.tasks"])
 def test_places_may_be_written_short(name: str) -> None:
     """And come out in full, as `ls` prints them."""
-    assert parse_place(f"{name}/2/7", PREFIX) == Place("dlq.p.tasks", 2, 7)
-    assert parse_place("dlq.p.tasks/2/7", PREFIX) == parse_place(str(Place("dlq.p.tasks", 2, 7)), PREFIX)
+    assert parse_record_id(f"{name}/2/7", PREFIX) == RecordId("dlq.p.tasks", 2, 7)
+    assert parse_record_id("dlq.p.tasks/2/7", PREFIX) == parse_record_id(str(RecordId("dlq.p.tasks", 2, 7)), PREFIX)
 
 
 @pytest.mark.parametrize(
@@ -227,13 +227,13 @@ def test_places_may_be_written_short(name: str) -> None:
 def test_what_is_no_place(text: str) -> None:
     """The message shows the form."""
     with pytest.raises(ValueError, match="want TOPIC/PARTITION/OFFSET"):
-        parse_place(text, PREFIX)
+        parse_record_id(text, PREFIX)
 
 
 def test_the_place_of_the_original_is_not_the_letters() -> None:
     """Events name the original's place; taken for the letter's it would be another record."""
     with pytest.raises(ValueError, match="not on a dead-letter topic"):
-        parse_place("p.tasks/0/41", PREFIX)
+        parse_record_id("p.tasks/0/41", PREFIX)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_the_place_of_the_original_is_not_the_letters() -> None:
 )
 def test_names_under_other_prefixes(name: str, prefix: str, topic: str) -> None:
     """A topic of the table is known by its short name whatever the prefix."""
-    assert letter_topic(name, prefix) == topic
+    assert dlq_topic(name, prefix) == topic
 
 
 def test_json_too_deep_to_write_is_text() -> None:

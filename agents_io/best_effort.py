@@ -15,11 +15,11 @@ import structlog
 log = structlog.get_logger(__name__)
 
 MAX_UNDER_WAY = 1000
-LAST_WORDS_S = 5.0
+TIMEOUT_S = 5.0
 CLOSE_S = 1.0
 
 
-class LastWords:
+class BestEffortRequests:
     """Runs them beside everything else."""
 
     def __init__(self, max_under_way: int = MAX_UNDER_WAY) -> None:
@@ -47,7 +47,7 @@ class LastWords:
 
     async def _run(self, what: str, words: Callable[[], Coroutine[Any, Any, object]]) -> None:
         try:
-            async with asyncio.timeout(LAST_WORDS_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 await words()
         except Exception as error:  # nobody waits for it: the agent finds out by itself
             log.debug("last words failed", what=what, error=repr(error))

@@ -71,7 +71,7 @@ class Thresholds:
     """Detectors a user has switched on besides the default ones, for whichever series they concern."""
 
 
-class Level:
+class LevelShiftDetector:
     """Ring and rank test of one series. `rebased`: set when a new normal was taken up, for the caller to see and clear."""
 
     __slots__ = (

@@ -1,7 +1,8 @@
 """Dead letters: where one came from and why, and the record that sends it back. Pure.
 
 In: key, value and headers of a record on a `dlq.*` topic, written by us, a Kafka 4.4 broker, Connect, Kafka Streams or Spring.
-Out: `Marks`, and the `Replay` for the topic it came from. Never guesses an origin that no header names, never changes the bytes.
+Out: `DlqHeaders`, and the `Replay` for the topic it came from. Never guesses an origin that no header names, never changes the
+bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MAX_REASON = 1000
 MAX_DIGITS = 18
 """Of a number in a header: what fits a signed 64-bit integer in any case."""
 BACK_TO_TASKS = ("dispatch", "parked")
-"""Their records carry what a worker had decided; a letter from there starts anew."""
+"""Their records carry what a worker had decided; a dead letter from there starts anew."""
 
 Family = Literal["parallax", "kafka", "connect", "streams", "spring", "unknown"]
 
@@ -80,12 +81,12 @@ _NUMBERS = frozenset(("partition", "offset", "deliveries"))
 
 
 class NotReplayable(Exception):
-    """A letter that cannot go back; the message says why."""
+    """A dead letter that cannot go back; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
-    """What the headers of a letter tell; None where they do not. `topic`: full name of the origin. `time`: RFC 3339."""
+class DlqHeaders:
+    """What the headers of a dead letter tell; None where they do not. `topic`: full name of the origin. `time`: RFC 3339."""
 
     family: Family = "unknown"
     topic: str | None = None
@@ -105,7 +106,7 @@ class Marks:
     def origin(self) -> str | None:
         """`TOPIC/PARTITION/OFFSET` of the record this was, `?` for what is not told.
 
-        >>> Marks(topic="parallax.tasks", partition=0, offset=41).origin
+        >>> DlqHeaders(topic="parallax.tasks", partition=0, offset=41).origin
         'parallax.tasks/0/41'
         """
         if self.topic is None:
@@ -125,8 +126,8 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a letter lies. `topic`: full name of the dead-letter topic."""
+class RecordId:
+    """Where a dead letter lies. `topic`: full name of the dead-letter topic."""
 
     topic: str
     partition: int
@@ -136,10 +137,10 @@ class Place:
         return f"{self.topic}/{self.partition}/{self.offset}"
 
 
-def letter_topic(name: str, prefix: str) -> str:
+def dlq_topic(name: str, prefix: str) -> str:
     """The full name of the dead-letter topic that is meant by `tasks`, `dlq.tasks`, `parallax.tasks` or `dlq.parallax.tasks`.
 
-    >>> {letter_topic(name, "p.") for name in ("tasks", "dlq.tasks", "p.tasks", "dlq.p.tasks")}
+    >>> {dlq_topic(name, "p.") for name in ("tasks", "dlq.tasks", "p.tasks", "dlq.p.tasks")}
     {'dlq.p.tasks'}
     """
     short = name.removeprefix("dlq.")
@@ -148,29 +149,29 @@ def letter_topic(name: str, prefix: str) -> str:
     return full_name(f"dlq.{short}", prefix)
 
 
-def parse_place(text: str, prefix: str) -> Place:
+def parse_record_id(text: str, prefix: str) -> RecordId:
     """A place as `parallax dlq ls` prints it; the topic may be short. Raises `ValueError` with the reason.
 
-    >>> str(parse_place("tasks/0/41", "parallax."))
+    >>> str(parse_record_id("tasks/0/41", "parallax."))
     'dlq.parallax.tasks/0/41'
     """
     topic, *numbers = text.rsplit("/", 2)
     if not topic or "/" in topic or len(numbers) != 2 or not all(_digits(number) for number in numbers):
         raise ValueError(f"{text}: is no place; want TOPIC/PARTITION/OFFSET as `parallax dlq ls` prints it")
     if prefix and topic.startswith(prefix) and topic not in BY_NAME:
-        # The place of the original, as events and logs have it; the letter lies elsewhere.
+        # The place of the original, as events and logs have it; the dead letter lies elsewhere.
         raise ValueError(f"{text}: is not on a dead-letter topic; `parallax dlq ls` prints where each letter lies")
-    return Place(letter_topic(topic, prefix), int(numbers[0]), int(numbers[1]))
+    return RecordId(dlq_topic(topic, prefix), int(numbers[0]), int(numbers[1]))
 
 
 def _digits(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
 
 
-def read_marks(headers: Headers) -> Marks:
-    """Everything the headers tell of a letter. Of headers that stand twice the last counts; never raises.
+def read_dlq_headers(headers: Headers) -> DlqHeaders:
+    """Everything the headers tell of a dead letter. Of headers that stand twice the last counts; never raises.
 
-    >>> read_marks([("__dlq.errors.topic", b"parallax.tasks"), ("__dlq.errors.message", b"id: missing")]).reason
+    >>> read_dlq_headers([("__dlq.errors.topic", b"parallax.tasks"), ("__dlq.errors.message", b"id: missing")]).reason
     'id: missing'
     """
     told: dict[str, Any] = {}
@@ -186,7 +187,7 @@ def read_marks(headers: Headers) -> Marks:
     if told.get("reason") is not None:
         told["reason"] = told["reason"][:MAX_REASON]
     omitted = _omitted(headers)
-    return Marks(**told, omitted_bytes=omitted, replayed=_number(_raw(headers, REPLAYED_HEADER)) or 0)
+    return DlqHeaders(**told, omitted_bytes=omitted, replayed=_number(_raw(headers, REPLAYED_HEADER)) or 0)
 
 
 def _raw(headers: Headers, name: str) -> bytes | None:
@@ -222,25 +223,25 @@ def _omitted(headers: Headers) -> int | None:
 
 
 def build_replay(key: bytes | None, value: bytes | None, headers: Headers, prefix: str) -> Replay:
-    """The record that sends a letter back to the topic it came from. Raises `NotReplayable`.
+    """The record that sends a dead letter back to the topic it came from. Raises `NotReplayable`.
 
     The original bytes and key, the headers without what was added when it was put aside, and how often it was replayed.
 
     >>> build_replay(b"k", b"{}", [("__dlq.errors.topic", b"p.parked"), ("a", b"1")], "p.")
     Replay(topic='p.tasks', key=b'k', value=b'{}', headers=(('a', b'1'), ('parallax-replayed', b'1')), count=1)
     """
-    marks = read_marks(headers)
-    if marks.omitted_bytes is not None:
+    found = read_dlq_headers(headers)
+    if found.omitted_bytes is not None:
         raise NotReplayable(
-            f"its value of {marks.omitted_bytes} bytes was too large for the dead-letter topic and is not in the letter; "
+            f"its value of {found.omitted_bytes} bytes was too large for the dead-letter topic and is not in the letter; "
             "send the original again from where it came from"
         )
-    if marks.topic is None:
+    if found.topic is None:
         raise NotReplayable("no header says which topic it came from")
-    topic = marks.topic
+    topic = found.topic
     if topic in {full_name(name, prefix) for name in BACK_TO_TASKS}:
         topic = full_name("tasks", prefix)
-    count = marks.replayed + 1
+    count = found.replayed + 1
     kept = [pair for pair in headers if not pair[0].startswith(STRIPPED) and pair[0] != REPLAYED_HEADER]
     return Replay(topic, key, value, (*kept, (REPLAYED_HEADER, str(count).encode())), count)
 
@@ -282,7 +283,7 @@ def word(raw: bytes | None) -> str | None:
 
 
 def printable(text: str) -> str:
-    r"""Text for a terminal: control characters are spelled out, so that a letter cannot steer it. Line ends and tabs stay.
+    r"""Text for a terminal: control characters are spelled out, so that a dead letter cannot steer it. Line ends and tabs stay.
 
     >>> printable("a\x1b[2Jb")
     'a\\x1b[2Jb'

@@ -1,4 +1,4 @@
-"""One home with a committer and a handler that are fakes: what is committed with what, and what happens when it fails."""
+"""One partition with a committer and a handler that are fakes: what is committed with what, and what happens when it fails."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 import pytest
 from aiokafka.structs import TopicPartition
 
-from streams.engine import home as home_module
-from streams.engine.commit import Fenced
-from streams.engine.home import Head, Home
+from streams.engine import partition_processor as module
+from streams.engine.commit import CommitFailed
+from streams.engine.partition_processor import Head, PartitionProcessor
 from streams.rules.engine import offset_map
 from streams.rules.engine.pacing import FULL_BATCH
 from streams.rules.records import Output
-from tests.support.homes import FakeCommitter, FakeHandler, intake, partitions, settle, until
+from tests.support.partition_fakes import FakeCommitter, FakeHandler, intake, partitions, settle, until
 
 TASKS = TopicPartition("t.tasks", 0)
 
@@ -30,35 +30,35 @@ def keys(outputs: Iterable[Output]) -> list[str]:
 
 
 class Rig:
-    """A home and everything around it."""
+    """A partition and everything around it."""
 
     def __init__(self, script: Iterable[BaseException | None] = (), interval_max_s: float = 0.01) -> None:
         self.committer = FakeCommitter(script)
         self.handler = FakeHandler()
-        self.lost: list[Fenced] = []
+        self.lost: list[CommitFailed] = []
         self.room = 0
-        self.home = Home(
+        self.partition = PartitionProcessor(
             0,
             self.committer,
             partitions(),
             interval_max_s=interval_max_s,
             on_room=self._on_room,
-            on_lost=lambda home, error: self.lost.append(error),
+            on_lost=lambda partition, error: self.lost.append(error),
         )
 
-    def _on_room(self, home: Home) -> None:
+    def _on_room(self, partition: PartitionProcessor) -> None:
         self.room += 1
 
     def open(self, head: int = 0, text: str = "", committed: bool = True) -> Rig:
         """Open with `tasks` at `head`, the other topics at 0; all committed unless told otherwise."""
         heads = {"tasks": Head(head, text, committed), "dispatch": Head(0, "", True), "parked": Head(0, "", True)}
-        self.home.open(heads, self.handler)
+        self.partition.open(heads, self.handler)
         return self
 
     def track(self, *offsets: int, source: str = "tasks") -> None:
         """These records are in flight."""
         for offset in offsets:
-            assert self.home.ledgers[source].track(offset)
+            assert self.partition.ledgers[source].track(offset)
 
 
 MakeRig = Callable[..., Rig]
@@ -75,7 +75,7 @@ async def rig() -> AsyncIterator[MakeRig]:
 
     yield make
     for one in made:
-        await one.home.close()
+        await one.partition.close()
 
 
 async def test_outputs_go_with_the_offsets_of_their_records(rig: MakeRig) -> None:
@@ -83,7 +83,7 @@ async def test_outputs_go_with_the_offsets_of_their_records(rig: MakeRig) -> Non
     one = rig().open(10)
     one.track(*range(10, 30))
     for offset in (12, 10, 11, 29, *range(13, 29)):
-        one.home.complete("tasks", offset, [out(str(offset))])
+        one.partition.complete("tasks", offset, [out(str(offset))])
         await settle(offset % 3)
     await until(lambda: one.committer.last() == (30, ""))
     done: set[int] = set()
@@ -103,30 +103,30 @@ async def test_records_of_several_topics_go_into_one_commit(rig: MakeRig) -> Non
     one = rig().open()
     one.track(0)
     one.track(0, source="dispatch")
-    one.home.complete("tasks", 0, [out("a")])
-    one.home.complete("dispatch", 0, [out("b")])
+    one.partition.complete("tasks", 0, [out("a")])
+    one.partition.complete("dispatch", 0, [out("b")])
     await until(lambda: one.committer.commits)
     await settle()
     [(outputs, offsets)] = one.committer.commits
     assert keys(outputs) == ["a", "b"]
     assert {tp.topic: position.offset for tp, position in offsets.items()} == {"t.tasks": 1, "t.dispatch": 1}
     one.track(1, source="dispatch")
-    one.home.complete("dispatch", 1, [])
+    one.partition.complete("dispatch", 1, [])
     await until(lambda: len(one.committer.commits) == 2)
     assert list(one.committer.commits[1][1]) == [TopicPartition("t.dispatch", 0)]
 
 
-async def test_a_commit_that_does_not_end_ends_the_home(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_commit_that_does_not_end_ends_the_processor(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that waits for a topic that is gone must not hold its partition without a word."""
-    monkeypatch.setattr(home_module, "COMMIT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(module, "COMMIT_TIMEOUT_S", 0.05)
     one = rig().open()
     one.track(0)
     one.committer.gate.clear()
-    one.home.complete("tasks", 0, [out("a")])
+    one.partition.complete("tasks", 0, [out("a")])
     await until(lambda: one.lost)
     assert "did not end" in str(one.lost[0])
-    assert one.lost[0].passing
-    assert one.home.closed
+    assert one.lost[0].transient
+    assert one.partition.closed
     assert one.committer.commits == []
 
 
@@ -134,18 +134,18 @@ async def test_intake_stops_when_too_many_bytes_wait_for_their_commit(
     rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large answers behind a slow commit are bounded in bytes, and room is told once they are written."""
-    monkeypatch.setattr(home_module, "MAX_OUTPUT_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_OUTPUT_BYTES", 1000)
     one = rig().open()
     one.track(0, 1)
     one.committer.gate.clear()
-    one.home.complete("tasks", 0, [out("a", 600)])
-    assert not one.home.full("tasks")
+    one.partition.complete("tasks", 0, [out("a", 600)])
+    assert not one.partition.full("tasks")
     await until(lambda: one.committer.attempts)
-    one.home.complete("tasks", 1, [out("b", 600)])
-    assert one.home.full("tasks")
+    one.partition.complete("tasks", 1, [out("b", 600)])
+    assert one.partition.full("tasks")
     one.committer.gate.set()
     await until(lambda: len(one.committer.commits) == 2)
-    assert not one.home.full("tasks")
+    assert not one.partition.full("tasks")
 
 
 async def test_what_finishes_during_a_commit_goes_with_the_next(rig: MakeRig) -> None:
@@ -153,9 +153,9 @@ async def test_what_finishes_during_a_commit_goes_with_the_next(rig: MakeRig) ->
     one = rig().open()
     one.track(0, 1)
     one.committer.gate.clear()
-    one.home.complete("tasks", 0, [out("a")])
+    one.partition.complete("tasks", 0, [out("a")])
     await until(lambda: one.committer.attempts)
-    one.home.complete("tasks", 1, [out("b")])
+    one.partition.complete("tasks", 1, [out("b")])
     await settle()
     one.committer.gate.set()
     await until(lambda: len(one.committer.commits) == 2)
@@ -169,11 +169,11 @@ async def test_whoever_waits_for_a_commit_is_told_of_its_own_and_of_no_other(rig
     told: list[str] = []
     one.track(0, 1)
     one.committer.gate.clear()
-    one.home.complete("tasks", 0, [out("a")])
-    one.home.afterwards(lambda: told.append("a"))
+    one.partition.complete("tasks", 0, [out("a")])
+    one.partition.afterwards(lambda: told.append("a"))
     await until(lambda: one.committer.attempts)
-    one.home.complete("tasks", 1, [out("b")])
-    one.home.afterwards(lambda: told.append(f"b after {len(one.committer.commits)}"))
+    one.partition.complete("tasks", 1, [out("b")])
+    one.partition.afterwards(lambda: told.append(f"b after {len(one.committer.commits)}"))
     await settle()
     assert told == []
     one.committer.gate.set()
@@ -183,39 +183,39 @@ async def test_whoever_waits_for_a_commit_is_told_of_its_own_and_of_no_other(rig
 
 async def test_nobody_is_told_of_a_commit_that_failed(rig: MakeRig) -> None:
     """The next owner does it again, and tells."""
-    one = rig([Fenced("another owner")]).open()
+    one = rig([CommitFailed("another owner")]).open()
     told: list[str] = []
     one.track(0)
-    one.home.afterwards(lambda: told.append("a"))
-    one.home.complete("tasks", 0, [out("a")])
+    one.partition.afterwards(lambda: told.append("a"))
+    one.partition.complete("tasks", 0, [out("a")])
     await until(lambda: one.lost)
-    await one.home.drain(1)
+    await one.partition.drain(1)
     assert told == []
 
 
 async def test_fenced_is_told_once_and_nothing_is_accepted_after(rig: MakeRig) -> None:
     """Closed, told once, later answers ignored: their epoch is over."""
-    one = rig([Fenced("another owner")]).open()
+    one = rig([CommitFailed("another owner")]).open()
     one.track(0, 1)
-    one.home.complete("tasks", 0, [out("a")])
+    one.partition.complete("tasks", 0, [out("a")])
     await until(lambda: one.lost)
-    assert one.home.closed
-    one.home.complete("tasks", 1, [out("b")])
+    assert one.partition.closed
+    one.partition.complete("tasks", 1, [out("b")])
     await settle()
-    assert one.home.in_flight == 1
-    await one.home.drain(1)
+    assert one.partition.in_flight == 1
+    await one.partition.drain(1)
     assert [str(error) for error in one.lost] == ["another owner"]
     assert len(one.committer.attempts) == 1
     assert one.committer.commits == []
 
 
-async def test_a_bug_while_committing_ends_the_home_and_is_told(rig: MakeRig) -> None:
-    """A home whose commits ended without a word would look ready for ever."""
+async def test_a_bug_while_committing_ends_the_processor_and_is_reported(rig: MakeRig) -> None:
+    """A partition whose commits ended without a word would look ready for ever."""
     one = rig([ZeroDivisionError("a bug")]).open()
     one.track(0)
-    one.home.complete("tasks", 0, [out("a")])
+    one.partition.complete("tasks", 0, [out("a")])
     await until(lambda: one.lost)
-    assert one.home.closed
+    assert one.partition.closed
     assert "ZeroDivisionError" in str(one.lost[0])
 
 
@@ -224,22 +224,22 @@ async def test_drain_waits_for_what_runs_and_commits_it(rig: MakeRig) -> None:
     one = rig(interval_max_s=30.0).open()
     one.track(*range(10))
     one.handler.calls = 1
-    one.home.inboxes["tasks"].append(intake(99))
+    one.partition.inboxes["tasks"].append(intake(99))
     for offset in range(9):
-        one.home.complete("tasks", offset, [out(str(offset))])
+        one.partition.complete("tasks", offset, [out(str(offset))])
 
     async def finish() -> None:
         await asyncio.sleep(0.03)
         assert one.handler.held
-        one.home.complete("tasks", 9, [out("9")])
+        one.partition.complete("tasks", 9, [out("9")])
         one.handler.calls = 0
 
     finishing = asyncio.create_task(finish())
-    await one.home.drain(10.0)
+    await one.partition.drain(10.0)
     await finishing
     assert one.committer.last() == (10, "")
-    assert one.home.closed
-    assert not one.home.waiting
+    assert one.partition.closed
+    assert not one.partition.waiting
     assert (one.handler.closed, one.committer.closed) == (1, 1)
 
 
@@ -248,13 +248,13 @@ async def test_drain_is_bounded_by_the_handler(rig: MakeRig) -> None:
     one = rig().open()
     one.track(0, 1)
     one.handler.calls = 1
-    one.home.complete("tasks", 1, [out("b")])
+    one.partition.complete("tasks", 1, [out("b")])
     async with asyncio.timeout(5):
-        await one.home.drain(0.05)
+        await one.partition.drain(0.05)
     head, text = one.committer.last() or (-1, "")
     assert head == 0
     assert offset_map.decode("t.tasks", 0, 0, text) == [(1, 1)]
-    assert one.home.closed
+    assert one.partition.closed
 
 
 async def test_what_a_cut_off_call_changes_is_committed_last(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,18 +270,18 @@ async def test_what_a_cut_off_call_changes_is_committed_last(rig: MakeRig, monke
         one.handler.news = [Output("state", b"guard", b"1 call")]
 
     monkeypatch.setattr(one.handler, "close", cut)
-    await one.home.drain(0.5)
+    await one.partition.drain(0.5)
     assert keys(one.committer.commits[-1][0]) == ["guard"]
-    assert (one.handler.closed, one.home.closed) == (1, True)
+    assert (one.handler.closed, one.partition.closed) == (1, True)
 
 
 async def test_drain_commits_what_changed_without_a_record(rig: MakeRig) -> None:
-    """Nothing was finished and nothing told the home of it."""
+    """Nothing was finished and nothing told the partition of it."""
     one = rig().open()
-    await until(lambda: one.committer.commits or one.home._loop_task)
+    await until(lambda: one.committer.commits or one.partition._loop_task)
     await settle()
     one.handler.news = [Output("state", b"guard", b"")]
-    await one.home.drain(5.0)
+    await one.partition.drain(5.0)
     assert keys(one.committer.commits[-1][0]) == ["guard"]
 
 
@@ -290,22 +290,22 @@ async def test_drain_is_bounded_by_the_commit(rig: MakeRig) -> None:
     one = rig().open()
     one.track(0)
     one.committer.gate.clear()
-    one.home.complete("tasks", 0, [out("a")])
+    one.partition.complete("tasks", 0, [out("a")])
     async with asyncio.timeout(5):
-        await one.home.drain(0.05)
-    assert one.home.closed
+        await one.partition.drain(0.05)
+    assert one.partition.closed
     assert one.committer.commits == []
 
 
 async def test_drain_waits_for_a_commit_under_way(rig: MakeRig) -> None:
-    """Its answer comes before the home is closed."""
+    """Its answer comes before the partition is closed."""
     one = rig().open()
     one.track(0)
     one.committer.gate.clear()
-    one.home.complete("tasks", 0, [out("a")])
+    one.partition.complete("tasks", 0, [out("a")])
     await until(lambda: one.committer.attempts)
     asyncio.get_running_loop().call_later(0.03, one.committer.gate.set)
-    await one.home.drain(10.0)
+    await one.partition.drain(10.0)
     assert one.committer.last() == (1, "")
 
 
@@ -313,7 +313,7 @@ async def test_a_map_that_is_damaged_costs_redelivery_only(rig: MakeRig) -> None
     """The head stands, everything beyond it is taken again, and the damaged text is replaced at once."""
     text = offset_map.encode("t.tasks", 0, 10, [(12, 20)])
     one = rig().open(10, text[:-6] + "AAAA==")
-    assert one.home.ledgers["tasks"].head == 10
+    assert one.partition.ledgers["tasks"].head == 10
     one.track(*range(10, 22))
     await until(lambda: one.committer.commits)
     assert one.committer.last() == (10, "")
@@ -322,14 +322,14 @@ async def test_a_map_that_is_damaged_costs_redelivery_only(rig: MakeRig) -> None
 async def test_what_an_earlier_owner_finished_is_skipped(rig: MakeRig) -> None:
     """Offsets of the map are not taken again, and the commit passes them once what lies before is done."""
     one = rig().open(10, offset_map.encode("t.tasks", 0, 10, [(11, 12), (14, 14)]))
-    ledger = one.home.ledgers["tasks"]
+    ledger = one.partition.ledgers["tasks"]
     assert [offset for offset in range(10, 17) if ledger.track(offset)] == [10, 13, 15, 16]
-    one.home.complete("tasks", 10, [out("a")])
+    one.partition.complete("tasks", 10, [out("a")])
     await until(lambda: one.committer.commits)
     head, text = one.committer.last() or (-1, "")
     assert head == 13
     assert offset_map.decode("t.tasks", 0, 13, text) == [(14, 14)]
-    one.home.complete("tasks", 13, [out("b")])
+    one.partition.complete("tasks", 13, [out("b")])
     await until(lambda: (one.committer.last() or (0,))[0] == 15)
 
 
@@ -337,14 +337,14 @@ async def test_transaction_markers_are_passed(rig: MakeRig) -> None:
     """The consumer's position beyond the last record is committed, without an output; never past a record that is open."""
     one = rig().open(10)
     one.track(10)
-    one.home.passed({"tasks": 13})
+    one.partition.passed({"tasks": 13})
     await until(lambda: one.committer.commits)
     head, text = one.committer.last() or (-1, "")
     assert (head, offset_map.decode("t.tasks", 0, 10, text)) == (10, [(11, 12)])
-    one.home.complete("tasks", 10, [out("a")])
+    one.partition.complete("tasks", 10, [out("a")])
     await until(lambda: one.committer.last() == (13, ""))
-    one.home.passed({"tasks": 13})
-    one.home.passed({"tasks": 5})
+    one.partition.passed({"tasks": 13})
+    one.partition.passed({"tasks": 5})
     await settle()
     assert len(one.committer.commits) == 2
 
@@ -373,33 +373,33 @@ async def test_in_flight_counts_what_is_taken_and_not_finished(rig: MakeRig) -> 
     one = rig().open()
     one.track(0, 1, 2)
     one.committer.gate.clear()
-    assert one.home.in_flight == 3
-    one.home.complete("tasks", 1, [])
-    assert one.home.in_flight == 2
+    assert one.partition.in_flight == 3
+    one.partition.complete("tasks", 1, [])
+    assert one.partition.in_flight == 2
     await until(lambda: one.committer.attempts)
-    assert one.home.in_flight == 2
-    one.home.complete("tasks", 0, [])
-    assert one.home.in_flight == 1
+    assert one.partition.in_flight == 2
+    one.partition.complete("tasks", 0, [])
+    assert one.partition.in_flight == 1
 
 
 async def test_the_engine_is_told_of_room_only_when_records_wait(rig: MakeRig) -> None:
     """A completion wakes the fetch loop if there is something to feed."""
     one = rig().open()
     one.track(0, 1)
-    one.home.complete("tasks", 0, [])
+    one.partition.complete("tasks", 0, [])
     assert one.room == 0
-    one.home.inboxes["tasks"].append(intake(2))
-    one.home.complete("tasks", 1, [])
+    one.partition.inboxes["tasks"].append(intake(2))
+    one.partition.complete("tasks", 1, [])
     assert one.room == 1
 
 
 async def test_full_follows_the_ledgers(rig: MakeRig) -> None:
     """Every second record open over a long stretch: the map would outgrow a commit, until the holes close."""
     one = rig().open()
-    assert not one.home.full("tasks")
-    ledger = one.home.ledgers["tasks"]
+    assert not one.partition.full("tasks")
+    ledger = one.partition.ledgers["tasks"]
     offset = 0
-    while not one.home.full("tasks"):
+    while not one.partition.full("tasks"):
         one.track(offset)
         if offset % 2:
             ledger.done(offset)
@@ -408,19 +408,19 @@ async def test_full_follows_the_ledgers(rig: MakeRig) -> None:
     assert len(offset_map.encode("t.tasks", 0, ledger.head, ledger.runs())) < offset_map.LIMIT_BYTES
     for even in range(0, offset, 2):
         ledger.done(even)
-    assert not one.home.full("tasks")
+    assert not one.partition.full("tasks")
 
 
 async def test_blocking_names_the_oldest_record_in_flight(rig: MakeRig) -> None:
     """What holds the commit is asked of the handler by its place; nothing in flight, nothing to say."""
     one = rig().open(10)
-    assert one.home.blocking("tasks") is None
+    assert one.partition.blocking("tasks") is None
     one.track(10, 11, 12)
-    assert one.home.blocking("tasks") == {"offset": 10, "reason": "tasks/10"}
-    one.home.complete("tasks", 10, [])
+    assert one.partition.blocking("tasks") == {"offset": 10, "reason": "tasks/10"}
+    one.partition.complete("tasks", 10, [])
     await until(lambda: one.committer.commits)
-    assert one.home.blocking("tasks") == {"offset": 11, "reason": "tasks/11"}
-    assert one.home.blocking("parked") is None
+    assert one.partition.blocking("tasks") == {"offset": 11, "reason": "tasks/11"}
+    assert one.partition.blocking("parked") is None
 
 
 async def test_what_holds_the_commit_far_behind_is_asked_to_move_once(rig: MakeRig) -> None:
@@ -429,53 +429,53 @@ async def test_what_holds_the_commit_far_behind_is_asked_to_move_once(rig: MakeR
     for offset in range(40_000):
         one.track(offset)
         if offset % 40:
-            one.home.ledgers["tasks"].done(offset)
+            one.partition.ledgers["tasks"].done(offset)
     for _ in range(3):
-        one.home.full("tasks")
-    [(source, first)] = one.handler.relieved
-    assert (source, first[:3], len(first)) == ("tasks", [0, 40, 80], home_module.RELIEF_BATCH)
+        one.partition.full("tasks")
+    [(source, first)] = one.handler.unblocked
+    assert (source, first[:3], len(first)) == ("tasks", [0, 40, 80], module.UNBLOCK_BATCH)
     for offset in first:
-        one.home.complete(source, offset, [])
-    await until(lambda: one.home.ledgers["tasks"].head == first[-1] + 40)
-    one.home.full("tasks")
-    assert one.handler.relieved[1][1][0] == first[-1] + 40
+        one.partition.complete(source, offset, [])
+    await until(lambda: one.partition.ledgers["tasks"].head == first[-1] + 40)
+    one.partition.full("tasks")
+    assert one.handler.unblocked[1][1][0] == first[-1] + 40
 
 
 async def test_records_that_are_skipped_make_no_commit_of_their_own_at_once(
     rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They go with the next commit, or after a while; they are not in flight meanwhile."""
-    monkeypatch.setattr(home_module, "SKIP_COMMIT_S", 0.2)
+    monkeypatch.setattr(module, "SKIP_COMMIT_S", 0.2)
     made = rig().open()
     await settle()
     made.track(0, 1, 2)
-    made.home.skip("tasks", 0)
-    made.home.skip("tasks", 1)
-    assert made.home.in_flight == 1
+    made.partition.skip("tasks", 0)
+    made.partition.skip("tasks", 1)
+    assert made.partition.in_flight == 1
     await settle()
     assert made.committer.last("tasks") is None
-    made.home.complete("tasks", 2, [out("r")])
+    made.partition.complete("tasks", 2, [out("r")])
     await until(lambda: made.committer.last("tasks") == (3, ""))
     made.track(3)
-    made.home.skip("tasks", 3)
-    made.home.passed({"tasks": 6})
+    made.partition.skip("tasks", 3)
+    made.partition.passed({"tasks": 6})
     await settle()
     assert made.committer.last("tasks") == (3, "")
     await until(lambda: made.committer.last("tasks") == (6, ""))
-    await made.home.close()
-    made.home.skip("tasks", 4)
+    await made.partition.close()
+    made.partition.skip("tasks", 4)
 
 
 async def test_commits_keep_their_distance_until_a_batch_is_full(rig: MakeRig) -> None:
     """The first comes at once; the next only after a while that grows with what commits cost, or with a full batch."""
     one = rig(interval_max_s=600.0).open()
-    one.home._commit_s = 100.0
+    one.partition._commit_s = 100.0
     one.track(*range(FULL_BATCH + 1))
-    one.home.complete("tasks", 0, [out("first")])
+    one.partition.complete("tasks", 0, [out("first")])
     await until(lambda: one.committer.last() == (1, ""))
     for offset in range(1, FULL_BATCH):
-        one.home.complete("tasks", offset, [])
+        one.partition.complete("tasks", offset, [])
     await settle()
     assert one.committer.last() == (1, "")
-    one.home.complete("tasks", FULL_BATCH, [])
+    one.partition.complete("tasks", FULL_BATCH, [])
     await until(lambda: one.committer.last() == (FULL_BATCH + 1, ""))

@@ -12,11 +12,11 @@ from agents_io.caller import Caller
 from agents_io.errors import ServerError
 from schemas.codec import decode
 from schemas.messages import AgentRegistration, AgentStanding
-from streams.agents.standing_keeper import REPEAT_MS, StandingKeeper
+from streams.agents.agent_status_publisher import REPEAT_MS, AgentStatusPublisher
 from streams.metrics import DispatchMetrics
 from streams.rules.records import Output
 from tests.support.dispatching import Dispatching
-from tests.support.homes import settle, until
+from tests.support.partition_fakes import settle, until
 
 
 class Rig(Dispatching):
@@ -29,13 +29,13 @@ class Rig(Dispatching):
         self.dialled: dict[str, AgentRegistration] = {}
         self.keeper = self.another()
 
-    def another(self) -> StandingKeeper:
+    def another(self) -> AgentStatusPublisher:
         """A keeper that knows nothing but the topic."""
-        return StandingKeeper(
+        return AgentStatusPublisher(
             lambda: [self.handler.callers],
             self.agents.get,
             lambda: self.dialled,
-            self.standings,
+            self.agent_statuses,
             self.settings,
             self.recorder,
             self.keep,
@@ -46,9 +46,9 @@ class Rig(Dispatching):
     def keep(self, output: Output) -> None:
         """As the broker would."""
         if output.topic == "standings":
-            standing = decode(AgentStanding, output.value or b"", output.headers)
-            self.records.append(standing)
-            self.standings.note(standing)
+            agent_status = decode(AgentStanding, output.value or b"", output.headers)
+            self.records.append(agent_status)
+            self.agent_statuses.note(agent_status)
         else:
             event = orjson.loads(output.value or b"")
             self.news.append((event["type"], event["data"]))
@@ -98,7 +98,7 @@ async def test_told_when_something_moved_and_not_otherwise() -> None:
         rig.take(offset, metadata={"cache": False})
     await until(lambda: len(rig.transport.calls) == 6)
     rig.keeper.look()
-    assert [standing.load for standing in rig.records] == [0, 5]
+    assert [agent_status.load for agent_status in rig.records] == [0, 5]
     rig.skew_ms += REPEAT_MS
     rig.keeper.look()
     assert len(rig.records) == 2, "it did nothing since"
@@ -118,7 +118,7 @@ async def test_what_its_confidence_is_worth_is_told_once_it_is_known_and_when_it
         rig.take(offset, metadata={"cache": False})
         await rig.result(offset)
         rig.keeper.look()
-    told = [(standing.confidence, standing.calibrated_confidence) for standing in rig.records]
+    told = [(agent_status.confidence, agent_status.calibrated_confidence) for agent_status in rig.records]
     assert told == [(0.9, None), (0.9, 0.8), (0.9, 0.584)], "0.68 is not worth a record"
     rig.handler.close()
 
@@ -158,7 +158,7 @@ async def test_an_ejection_is_news_twice() -> None:
 
 
 async def test_checks_are_news_at_the_change_also_after_a_move() -> None:
-    """Three failed checks, then the home moves: the next owner says nothing until two have passed."""
+    """Three failed checks, then the partition moves: the next owner says nothing until two have passed."""
     rig = Rig()
     for well in (True, False, False, False, False):
         rig.keeper.checked("a1", None, well)
@@ -167,10 +167,10 @@ async def test_checks_are_news_at_the_change_also_after_a_move() -> None:
     for well in (False, True):
         rig.keeper.checked("a1", None, well)
     assert len(rig.news) == 1
-    assert not rig.standings.get("a1").healthy  # type: ignore[union-attr]
+    assert not rig.agent_statuses.get("a1").healthy  # type: ignore[union-attr]
     rig.keeper.checked("a1", None, True)
     assert [kind for kind, _ in rig.news] == ["agent:unhealthy", "agent:healthy"]
-    assert rig.standings.get("a1").healthy  # type: ignore[union-attr]
+    assert rig.agent_statuses.get("a1").healthy  # type: ignore[union-attr]
     rig.handler.close()
 
 
@@ -209,7 +209,7 @@ async def test_one_incident_of_an_agent_that_dials_in_is_told_once() -> None:
     rig.handler.close()
 
 
-async def test_who_came_or_went_while_the_home_was_elsewhere_is_told_once() -> None:
+async def test_who_came_or_went_while_the_partition_was_elsewhere_is_published_once() -> None:
     """Also of agents that were never called; one that an operator registered and that never came is no news."""
     rig = Rig()
     rig.register(id="a1", endpoint="gateway://a1")
@@ -228,7 +228,7 @@ async def test_who_came_or_went_while_the_home_was_elsewhere_is_told_once() -> N
 
 
 async def test_an_agent_that_is_gone_is_forgotten() -> None:
-    """A tombstone; and what is known of homes that moved away is dropped."""
+    """A tombstone; and what is known of partitions that moved away is dropped."""
     rig = Rig()
     rig.take(0)
     await rig.result(0)
@@ -281,7 +281,7 @@ async def test_limits_of_a_registration_are_kept_by_the_caller() -> None:
     rig.handler.close()
 
 
-async def test_guards_move_with_their_home() -> None:
+async def test_guards_move_with_their_partition() -> None:
     """Ejection, adaptive concurrency and the shares of calls are read back; an old snapshot without them still is."""
     fields = {"breaker": {"failure_threshold": 99, "failure_rate": 0.9}, "health": {"eject_after": 2}}
     rig = Rig(retry={"max_retries": 0}, **fields)

@@ -1,7 +1,7 @@
-"""The dead-letter topics as they lie on the broker: read them, look one letter up, send letters back.
+"""The dead-letter topics as they lie on the broker: read them, look one dead letter up, send letters back.
 
-In: settings, places, what to send. Out: records under read_committed, and for each letter sent back whether it was acknowledged.
-It never joins a group, never creates a topic, never reads past the end it saw, and never waits without a bound.
+In: settings, places, what to send. Out: records under read_committed, and for each dead letter sent back whether it was
+acknowledged. It never joins a group, never creates a topic, never reads past the end it saw, and never waits without a bound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from schemas.topics import LARGE_RECORD_BYTES
 from streams.broker.client import POLL_MS, STALL_S, ReadStalled, Record, catalog, reading
 from streams.broker.kafka import client_options, committed_reader, start
-from streams.rules.broker.letters import Place, Replay
+from streams.rules.broker.dead_letters import RecordId, Replay
 from streams.settings import Settings
 
 SEND_WINDOW = 200
@@ -25,13 +25,13 @@ SEND_WINDOW = 200
 HEADER_ROOM_BYTES = 64 * 1024
 
 
-async def letter_topics(settings: Settings) -> list[str]:
+async def dlq_topics(settings: Settings) -> list[str]:
     """The full names of all dead-letter topics of this prefix on the broker, those of others among them."""
     return sorted(name for name in await catalog(settings) if name.startswith(f"dlq.{settings.topic_prefix}"))
 
 
 async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Record]:
-    """Every letter on one topic, given by its full name, up to its end as of now. Raises `TopicMissing`, `ReadStalled`."""
+    """Every dead letter on one topic, given by its full name, up to its end as of now. Raises `TopicMissing`, `ReadStalled`."""
     short = f"dlq.{topic.removeprefix(f'dlq.{settings.topic_prefix}')}"
     async with reading(settings, short, from_beginning=True) as reader:
         async for record in reader.to_end():
@@ -50,15 +50,15 @@ async def last_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[
     return last
 
 
-async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> AsyncGenerator[tuple[Place, Record]]:
-    """Every letter up to the offsets given: none that came after these were taken."""
+async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> AsyncGenerator[tuple[RecordId, Record]]:
+    """Every dead letter up to the offsets given: none that came after these were taken."""
     for topic in sorted({topic for topic, _ in last}):
         async for record in read_topic(settings, topic):
             if record.offset <= last.get((topic, record.partition), -1):
-                yield Place(topic, record.partition, record.offset), record
+                yield RecordId(topic, record.partition, record.offset), record
 
 
-async def look_up(settings: Settings, places: Sequence[Place]) -> AsyncGenerator[tuple[Place, Record | None]]:
+async def look_up(settings: Settings, places: Sequence[RecordId]) -> AsyncGenerator[tuple[RecordId, Record | None]]:
     """The letter at each place, or None where there is none. Raises `ReadStalled`."""
     existing = await catalog(settings)
     consumer = committed_reader(client_options(settings), max_partition_fetch_bytes=LARGE_RECORD_BYTES)
@@ -72,7 +72,7 @@ async def look_up(settings: Settings, places: Sequence[Place]) -> AsyncGenerator
         await consumer.stop()
 
 
-async def _record_at(consumer: Any, place: Place) -> Record | None:
+async def _record_at(consumer: Any, place: RecordId) -> Record | None:
     tp = TopicPartition(place.topic, place.partition)
     consumer.assign([tp])
     start, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
@@ -98,12 +98,12 @@ def _record(message: Any) -> Record:
     )
 
 
-class Returner:
-    """Sends letters back and tells of each what became of it. Made by `returning`."""
+class DlqReplayer:
+    """Sends letters back and tells of each what became of it. Made by `replaying`."""
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
-        self._waiting: list[tuple[Place, Replay, Any]] = []
+        self._waiting: list[tuple[RecordId, Replay, Any]] = []
         self.error: KafkaError | None = None
         """Why sending further letters is of no use; None as long as it is."""
 
@@ -112,8 +112,8 @@ class Returner:
         """Time to call `settle`."""
         return len(self._waiting) >= SEND_WINDOW
 
-    async def send(self, place: Place, replay: Replay) -> None:
-        """Put one letter on its way; the key decides the partition."""
+    async def send(self, place: RecordId, replay: Replay) -> None:
+        """Put one dead letter on its way; the key decides the partition."""
         try:
             sent = await self._producer.send(
                 replay.topic, value=replay.value, key=replay.key, headers=list(replay.headers)
@@ -123,11 +123,11 @@ class Returner:
             sent.set_exception(error)
         self._waiting.append((place, replay, sent))
 
-    async def settle(self) -> list[tuple[Place, Replay, KafkaError | None]]:
-        """Wait for every acknowledgement; what became of each letter since the last call, in order."""
+    async def settle(self) -> list[tuple[RecordId, Replay, KafkaError | None]]:
+        """Wait for every acknowledgement; what became of each dead letter since the last call, in order."""
         waiting, self._waiting = self._waiting, []
         outcomes = await asyncio.gather(*(sent for _, _, sent in waiting), return_exceptions=True)
-        settled: list[tuple[Place, Replay, KafkaError | None]] = []
+        settled: list[tuple[RecordId, Replay, KafkaError | None]] = []
         for (place, replay, _), outcome in zip(waiting, outcomes, strict=True):
             if isinstance(outcome, BaseException) and not isinstance(outcome, KafkaError):
                 raise outcome
@@ -139,7 +139,7 @@ class Returner:
 
 
 @asynccontextmanager
-async def returning(settings: Settings) -> AsyncIterator[Returner]:
+async def replaying(settings: Settings) -> AsyncIterator[DlqReplayer]:
     """A producer for the block. What was not settled when the block ends is not waited for."""
     # Not idempotent: brokers without transactions (the embedded one) refuse it.
     producer = AIOKafkaProducer(
@@ -147,6 +147,6 @@ async def returning(settings: Settings) -> AsyncIterator[Returner]:
     )
     await start(producer)
     try:
-        yield Returner(producer)
+        yield DlqReplayer(producer)
     finally:
         await producer.stop()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from streams.engine.breath import Breath
+from streams.engine.yielder import Yielder
 
 
-async def turns(breath: Breath, pieces: int) -> int:
+async def turns(checkpoint: Yielder, pieces: int) -> int:
     """How many turns another task had during so many pieces of work."""
     had = 0
 
@@ -19,12 +19,12 @@ async def turns(breath: Breath, pieces: int) -> int:
 
     beside = asyncio.create_task(other())
     for _ in range(pieces):
-        await breath()
+        await checkpoint()
     beside.cancel()
     return had
 
 
 async def test_a_used_slice_is_a_turn_for_others() -> None:
     """With slices of nothing after every piece; within a slice of an hour none."""
-    assert await turns(Breath(0.0), 50) == 50
-    assert await turns(Breath(3600.0), 50) == 0
+    assert await turns(Yielder(0.0), 50) == 50
+    assert await turns(Yielder(3600.0), 50) == 0

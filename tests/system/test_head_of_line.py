@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from schemas.partitioning import home_partition
+from schemas.partitioning import owner_partition
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import (
     Tap,
@@ -44,8 +44,8 @@ def test_the_commit_does_not_wait_for_slow_calls(kafka: KafkaCluster, prefix: st
     broker, log = kafka.bootstrap_servers, tmp_path / "calls"
     apply_topics(broker, prefix)
     partitions = partition_count(broker, f"{prefix}tasks")
-    home = home_partition("slow", partitions)
-    quick = next(name for name in (f"quick{n}" for n in range(1000)) if home_partition(name, partitions) == home)
+    partition = owner_partition("slow", partitions)
+    quick = next(name for name in (f"quick{n}" for n in range(1000)) if owner_partition(name, partitions) == partition)
     step = f"answer:delay_ms={SLOW_S * 1000}"
     with fake_agent("--behaviour", step, "--log", str(log)) as slow, instant_agent() as (_, endpoint):
         register(
@@ -64,8 +64,8 @@ def test_the_commit_does_not_wait_for_slow_calls(kafka: KafkaCluster, prefix: st
             produce(broker, f"{prefix}tasks", tasks, partitioner="murmur2_random")
             found = read(results, QUICK)
             slow_done = sum(result["taskId"][0] == "s" for result in found)
-            at = committed(broker, f"{prefix.rstrip('.')}-dispatch", f"{prefix}tasks")[home]
-            moved = log_ends(broker, f"{prefix}parked")[home]
+            at = committed(broker, f"{prefix.rstrip('.')}-dispatch", f"{prefix}tasks")[partition]
+            moved = log_ends(broker, f"{prefix}parked")[partition]
             found += read(results, len(tasks) - len(found))
         results.close()
     assert slow_done < 100, "the slow calls must still be under way when the quick ones are done"

@@ -9,11 +9,11 @@ import orjson
 from aiokafka.structs import ConsumerRecord
 
 from schemas.messages import AgentStanding
-from streams.agents.standings import Standings
-from tests.support.homes import intake
+from streams.agents.agent_statuses import AgentStatuses
+from tests.support.partition_fakes import intake
 
 
-def standing(**fields: Any) -> AgentStanding:
+def agent_status(**fields: Any) -> AgentStanding:
     """Of `a`."""
     return AgentStanding.model_validate({"agentId": "a", "at": 1} | fields)
 
@@ -25,9 +25,9 @@ def record(value: bytes | None, key: bytes = b"a") -> ConsumerRecord:
 
 def test_told_of_agents_that_can_be_chosen_again_and_of_nothing_else() -> None:
     """Well with a closed or half-open circuit, and not so before."""
-    table, told = Standings(), []
+    table, told = AgentStatuses(), []
     table.on_available(told.append)
-    table.note(standing(load=3))
+    table.note(agent_status(load=3))
     assert (told, table.turns) == ([], 0), "nothing was known against it"
     for fields, expected in (
         ({"circuit": "open", "openUntil": 9}, 0),
@@ -38,14 +38,14 @@ def test_told_of_agents_that_can_be_chosen_again_and_of_nothing_else() -> None:
         ({"healthy": False, "reason": "checks", "circuit": "half_open"}, 2),
         ({}, 3),
     ):
-        table.note(standing(**fields))
+        table.note(agent_status(**fields))
         assert len(told) == expected, fields
     assert table.turns == 6
 
 
 def test_what_lies_on_the_topic() -> None:
     """The newest record counts; a null value forgets; what cannot be read is passed over."""
-    table = Standings()
+    table = AgentStatuses()
     good = orjson.dumps({"agentId": "a", "at": 1, "load": 2, "unknown": True})
     for value, load in ((good, 2), (b"{", 2), (b'{"agentId":"a"}', 2), (None, None)):
         table.apply(record(value))

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from agents_io import background
-from agents_io.background import LastWords
+from agents_io import best_effort
+from agents_io.best_effort import BestEffortRequests
 
 
 async def test_what_they_raise_is_nobodys_failure() -> None:
@@ -18,10 +18,10 @@ async def test_what_they_raise_is_nobodys_failure() -> None:
         said.set()
         raise ValueError("no")
 
-    words = LastWords()
-    words.say("x", fail)
+    requests = BestEffortRequests()
+    requests.say("x", fail)
     await said.wait()
-    await words.close()
+    await requests.close()
 
 
 async def test_no_more_than_so_many_are_under_way() -> None:
@@ -33,16 +33,16 @@ async def test_no_more_than_so_many_are_under_way() -> None:
         begun += 1
         await asyncio.Event().wait()
 
-    words = LastWords(max_under_way=3)
+    requests = BestEffortRequests(max_under_way=3)
     for _ in range(10):
-        words.say("x", wait)
+        requests.say("x", wait)
     await asyncio.sleep(0)
     assert begun == 3
 
 
 async def test_close_waits_a_moment_and_then_stops_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quick one arrives, a slow one is cut off, and closing ends."""
-    monkeypatch.setattr(background, "CLOSE_S", 0.2)
+    monkeypatch.setattr(best_effort, "CLOSE_S", 0.2)
     ends = []
 
     async def speak(name: str, seconds: float) -> None:
@@ -53,19 +53,19 @@ async def test_close_waits_a_moment_and_then_stops_them(monkeypatch: pytest.Monk
             ends.append(f"{name} cut")
             raise
 
-    words = LastWords()
-    words.say("x", lambda: speak("quick", 0.01))
-    words.say("x", lambda: speak("slow", 60))
+    requests = BestEffortRequests()
+    requests.say("x", lambda: speak("quick", 0.01))
+    requests.say("x", lambda: speak("slow", 60))
     async with asyncio.timeout(10):
-        await words.close()
+        await requests.close()
     assert ends == ["quick", "slow cut"]
 
 
 async def test_each_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that hangs holds nothing for ever."""
-    monkeypatch.setattr(background, "LAST_WORDS_S", 0.05)
-    words = LastWords(max_under_way=1)
-    words.say("x", lambda: asyncio.sleep(60))
+    monkeypatch.setattr(best_effort, "TIMEOUT_S", 0.05)
+    requests = BestEffortRequests(max_under_way=1)
+    requests.say("x", lambda: asyncio.sleep(60))
     async with asyncio.timeout(10):
-        while words._tasks:  # noqa: ASYNC110 - it ends by itself
+        while requests._tasks:  # noqa: ASYNC110 - it ends by itself
             await asyncio.sleep(0.01)

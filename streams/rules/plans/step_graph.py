@@ -44,7 +44,7 @@ class End:
 
 
 class Verdict(NamedTuple):
-    """How a level ended. `winner`: the step whose answer is the plan's own, where one step's is."""
+    """How a step graph ended. `winner`: the step whose answer is the plan's own, where one step's is."""
 
     status: ResultStatus
     error: dict[str, Any] | None = None
@@ -63,7 +63,7 @@ SKIPPED = End({"status": "cancelled"})
 """The end of a step that never began because of another's failure; its result tells which."""
 
 
-class Level:
+class StepGraph:
     """The steps of one blueprint. `ends`: by index; None for those that have not ended."""
 
     __slots__ = ("_left", "_ready", "_waiting", "blueprint", "ends", "good", "in_flight", "started", "verdict")
@@ -243,11 +243,11 @@ class Level:
         return Verdict("success", winner=winner if winner in good else None)
 
 
-_JUDGES: dict[str, Callable[[Level, int], Verdict | None]] = {
-    "all": Level._all,
-    "race": Level._race,
-    "allSettled": Level._settled,
-    "weighted": Level._weighted,
-    "sequential": Level._sequential,
-    "dag": Level._dag,
+_JUDGES: dict[str, Callable[[StepGraph, int], Verdict | None]] = {
+    "all": StepGraph._all,
+    "race": StepGraph._race,
+    "allSettled": StepGraph._settled,
+    "weighted": StepGraph._weighted,
+    "sequential": StepGraph._sequential,
+    "dag": StepGraph._dag,
 }

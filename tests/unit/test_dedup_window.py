@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.rules.seen import CHUNK_IDS, DIGEST_BYTES, Chunk, SeenIds, digest
+from streams.rules.dedup_window import CHUNK_IDS, DIGEST_BYTES, Chunk, DedupWindow, digest
 
 HOUR_MS = 3_600_000
 
@@ -18,29 +18,29 @@ def ids(first: int, count: int) -> list[bytes]:
 
 def test_an_id_is_known_by_scope_and_id_together() -> None:
     """The same id of another agent is another task; `ab`+`c` is not `a`+`bc`."""
-    seen = SeenIds(HOUR_MS, 1000)
-    seen.add(digest("ab", "c"), 0)
-    assert seen.has(digest("ab", "c"))
-    assert not any(seen.has(digest(scope, name)) for scope, name in (("a", "bc"), ("", "c"), ("ab", ""), ("x", "c")))
+    window = DedupWindow(HOUR_MS, 1000)
+    window.add(digest("ab", "c"), 0)
+    assert window.has(digest("ab", "c"))
+    assert not any(window.has(digest(scope, name)) for scope, name in (("a", "bc"), ("", "c"), ("ab", ""), ("x", "c")))
 
 
 def test_the_newest_are_kept_and_memory_is_bounded() -> None:
     """At least as many as asked for, at most a third more."""
-    seen = SeenIds(HOUR_MS, 1000)
+    window = DedupWindow(HOUR_MS, 1000)
     for number, name in enumerate(ids(0, 10_000)):
-        seen.add(name, number)
-    assert all(seen.has(name) for name in ids(9000, 1000))
-    assert not any(seen.has(name) for name in ids(0, 8000))
-    assert seen.count <= 1334
+        window.add(name, number)
+    assert all(window.has(name) for name in ids(9000, 1000))
+    assert not any(window.has(name) for name in ids(0, 8000))
+    assert window.count <= 1334
 
 
 def test_ids_are_forgotten_after_the_window_and_not_before() -> None:
     """One every ten minutes, remembered for an hour, forgotten after an hour and a half."""
-    seen = SeenIds(HOUR_MS, 1000)
+    window = DedupWindow(HOUR_MS, 1000)
     for number, name in enumerate(ids(0, 100)):
-        seen.add(name, number * 600_000)
-        assert all(seen.has(name) for name in ids(max(0, number - 5), min(number, 5)))
-    assert not any(seen.has(name) for name in ids(0, 90))
+        window.add(name, number * 600_000)
+        assert all(window.has(name) for name in ids(max(0, number - 5), min(number, 5)))
+    assert not any(window.has(name) for name in ids(0, 90))
 
 
 @given(
@@ -50,32 +50,32 @@ def test_ids_are_forgotten_after_the_window_and_not_before() -> None:
 @settings(max_examples=50, deadline=None)
 def test_what_was_flushed_is_known_to_the_next_owner(batches: list[int], moves: set[int]) -> None:
     """A ring of slots, each overwritten by its newer chunk, moves to a new owner at any moment; nothing flushed is lost."""
-    seen = SeenIds(HOUR_MS, 2000)
+    window = DedupWindow(HOUR_MS, 2000)
     ring: dict[int, tuple[Chunk, int]] = {}
     total = 0
     for number, count in enumerate(batches):
         for name in ids(total, count):
-            seen.add(name, number)
+            window.add(name, number)
         total += count
-        if (chunk := seen.flush()) is not None:
-            ring[chunk.sequence % seen.slots] = (chunk, number)
+        if (chunk := window.flush()) is not None:
+            ring[chunk.sequence % window.slots] = (chunk, number)
         if number in moves:
-            seen = SeenIds(HOUR_MS, 2000)
-            seen.restore(ring.values())
-    assert all(seen.has(name) for name in ids(max(0, total - 2000), min(total, 2000)))
-    assert not any(seen.has(name) for name in ids(total, 10))
-    assert len(ring) <= seen.slots
+            window = DedupWindow(HOUR_MS, 2000)
+            window.restore(ring.values())
+    assert all(window.has(name) for name in ids(max(0, total - 2000), min(total, 2000)))
+    assert not any(window.has(name) for name in ids(total, 10))
+    assert len(ring) <= window.slots
 
 
 def test_nothing_new_is_nothing_to_write() -> None:
     """And a small chunk is written again with what follows, in its slot."""
-    seen = SeenIds(HOUR_MS, 1000)
-    assert seen.flush() is None
-    seen.add(*ids(0, 1), 0)
-    first = seen.flush()
-    assert seen.flush() is None
-    seen.add(*ids(1, 1), 0)
-    second = seen.flush()
+    window = DedupWindow(HOUR_MS, 1000)
+    assert window.flush() is None
+    window.add(*ids(0, 1), 0)
+    first = window.flush()
+    assert window.flush() is None
+    window.add(*ids(1, 1), 0)
+    second = window.flush()
     assert first is not None
     assert second is not None
     assert first.sequence == second.sequence
@@ -84,25 +84,25 @@ def test_nothing_new_is_nothing_to_write() -> None:
 
 def test_an_id_found_across_two_neighbours_is_not_there() -> None:
     """Digests lie side by side without a mark between them."""
-    seen = SeenIds(HOUR_MS, 1000)
+    window = DedupWindow(HOUR_MS, 1000)
     first, second = bytes(1) + bytes(range(1, 10)), bytes(1) + bytes(range(11, 20))
-    seen.add(first, 0)
-    seen.add(second, 0)
-    assert seen.has(first)
-    assert seen.has(second)
+    window.add(first, 0)
+    window.add(second, 0)
+    assert window.has(first)
+    assert window.has(second)
     assert len(first) == DIGEST_BYTES
     for shift in range(1, 9):
-        assert not seen.has(bytes(1) + (first[1:] + second[1:])[shift : shift + 9])
+        assert not window.has(bytes(1) + (first[1:] + second[1:])[shift : shift + 9])
 
 
 @pytest.mark.parametrize("later_h", [24, 25, 720, 8760])
-def test_in_a_quiet_home_an_id_is_forgotten_too(later_h: int) -> None:
+def test_in_a_quiet_partition_an_id_is_forgotten_too(later_h: int) -> None:
     """Nothing else is added that would push it out: its time alone ends it. One millisecond earlier it is known."""
-    seen = SeenIds(24 * HOUR_MS, 250_000)
+    window = DedupWindow(24 * HOUR_MS, 250_000)
     [name] = ids(0, 1)
-    seen.add(name, 0)
-    assert seen.has(name, 24 * HOUR_MS - 1)
-    assert not seen.has(name, later_h * HOUR_MS)
+    window.add(name, 0)
+    assert window.has(name, 24 * HOUR_MS - 1)
+    assert not window.has(name, later_h * HOUR_MS)
 
 
 @pytest.mark.parametrize("moves", [False, True], ids=["stays", "moves"])
@@ -110,19 +110,19 @@ def test_in_a_quiet_home_an_id_is_forgotten_too(later_h: int) -> None:
 def test_slow_traffic_keeps_no_id_for_much_longer_than_the_window(moves: bool, parts: int) -> None:
     """An id an hour for five days: a chunk takes days to fill, and an id in it must not become as young as the newest."""
     window_h = 24
-    seen = SeenIds(window_h * HOUR_MS, 1000, parts)
+    window = DedupWindow(window_h * HOUR_MS, 1000, parts)
     ring: dict[int, tuple[Chunk, int]] = {}
     names = ids(0, 120)
     for hour, name in enumerate(names):
         now_ms = hour * HOUR_MS
-        seen.add(name, now_ms)
-        chunk = seen.flush()
+        window.add(name, now_ms)
+        chunk = window.flush()
         assert chunk is not None
-        ring[chunk.sequence % seen.slots] = (chunk, now_ms)
+        ring[chunk.sequence % window.slots] = (chunk, now_ms)
         if moves and hour % 7 == 0:
-            seen = SeenIds(window_h * HOUR_MS, 1000, parts)
-            seen.restore(ring.values())
-        known = [seen.has(old, now_ms) for old in names[: hour + 1]]
+            window = DedupWindow(window_h * HOUR_MS, 1000, parts)
+            window.restore(ring.values())
+        known = [window.has(old, now_ms) for old in names[: hour + 1]]
         assert all(known[max(0, hour - window_h + 1) :])
         assert not any(known[: max(0, hour - round(window_h * (1 + 2 / parts)))])
-    assert len(ring) <= seen.slots
+    assert len(ring) <= window.slots

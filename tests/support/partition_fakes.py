@@ -1,4 +1,4 @@
-"""Fakes around one home: a committer that keeps what it is told, a handler that does nothing by itself, intake records."""
+"""Fakes around one partition: a committer that keeps what it is told, a handler that does nothing by itself, intake records."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class FakeHandler:
         self.closed = 0
         self.calls = 0
         self.news: list[Output] = []
-        self.relieved: list[tuple[str, list[int]]] = []
+        self.unblocked: list[tuple[str, list[int]]] = []
 
     def room(self, source: str) -> bool:
         """As the test says."""
@@ -78,9 +78,9 @@ class FakeHandler:
         """Remember it."""
         self.taken.append((source, record.offset))
 
-    def relieve(self, source: str, offsets: Sequence[int]) -> None:
+    def unblock(self, source: str, offsets: Sequence[int]) -> None:
         """Remember what was asked for."""
-        self.relieved.append((source, list(offsets)))
+        self.unblocked.append((source, list(offsets)))
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
         """The place it was asked about."""

@@ -19,12 +19,12 @@ MARK = "registeredBy"
 MAX_AGENTS = 100_000
 
 
-class RosterError(ValueError):
+class AgentsFileError(ValueError):
     """The file is none. The message is one line and names the agent and the field."""
 
 
 def parse(content: bytes, mark: str) -> dict[str, AgentRegistration]:
-    """Every agent of the file by id, marked. Raises `RosterError`.
+    """Every agent of the file by id, marked. Raises `AgentsFileError`.
 
     >>> parse(b'[agents.a]\\nendpoint = "http://h"', "me")["a"].metadata
     {'registeredBy': 'me'}
@@ -32,31 +32,31 @@ def parse(content: bytes, mark: str) -> dict[str, AgentRegistration]:
     try:
         data = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RosterError(f"is not TOML: {error}") from None
+        raise AgentsFileError(f"is not TOML: {error}") from None
     tables = data.pop("agents", {})
     if data:
-        raise RosterError(f"{next(iter(data))}: unknown; agents are written [agents.ID]")
+        raise AgentsFileError(f"{next(iter(data))}: unknown; agents are written [agents.ID]")
     if not isinstance(tables, dict) or len(tables) > MAX_AGENTS:
-        raise RosterError(f"agents: must be tables [agents.ID], at most {MAX_AGENTS}")
+        raise AgentsFileError(f"agents: must be tables [agents.ID], at most {MAX_AGENTS}")
     return {agent_id: _registration(agent_id, table, mark) for agent_id, table in tables.items()}
 
 
 def _registration(agent_id: str, table: Any, mark: str) -> AgentRegistration:
     where = f"agents.{agent_id}"
     if not isinstance(table, dict):
-        raise RosterError(f"{where}: must be a table")
+        raise AgentsFileError(f"{where}: must be a table")
     known = {info.alias or name for name, info in AgentRegistration.model_fields.items()} - {"id"}
     for name in table:
         if name not in known:  # elsewhere unknown fields are kept out; here it is a slip of the pen
             near = difflib.get_close_matches(name, known, n=1)
-            raise RosterError(f"{where}.{name}: unknown{f'; did you mean {near[0]}?' if near else ''}")
+            raise AgentsFileError(f"{where}.{name}: unknown{f'; did you mean {near[0]}?' if near else ''}")
     metadata = table.get("metadata", {})
     if not isinstance(metadata, dict):
-        raise RosterError(f"{where}.metadata: must be a table")
+        raise AgentsFileError(f"{where}.metadata: must be a table")
     try:
         return validate(AgentRegistration, table | {"id": agent_id, "metadata": metadata | {MARK: mark}})
     except Rejected as rejected:
-        raise RosterError(f"{where}: {rejected.reason}") from None
+        raise AgentsFileError(f"{where}: {rejected.reason}") from None
 
 
 def changes(

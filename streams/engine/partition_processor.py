@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import structlog
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
-from streams.engine.commit import Committer, Fenced, Offsets
+from streams.engine.commit import CommitFailed, Committer, Offsets
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
 from streams.rules.engine import offset_map
@@ -33,8 +33,8 @@ ROW_BYTES = 300
 SKIP_COMMIT_S = 2.0
 """Records that are none of ours alone make no commit sooner than this."""
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
-"""Finished and not committed: beyond this a home takes nothing in."""
-RELIEF_BATCH = 256
+"""Finished and not committed: beyond this a partition takes nothing in."""
+UNBLOCK_BATCH = 256
 CUT_OFF_S = 1.0
 """A call that is cut off ends within a few turns of the loop, unless its transport holds on to it."""
 
@@ -52,8 +52,8 @@ class Head(NamedTuple):
     log: KeptOffset = KeptOffset(0)
 
 
-class Home:
-    """The home of every agent whose id hashes to `number`."""
+class PartitionProcessor:
+    """Owns every agent whose id hashes to `number`."""
 
     def __init__(
         self,
@@ -62,8 +62,8 @@ class Home:
         partitions: Mapping[str, TopicPartition],
         *,
         interval_max_s: float,
-        on_room: Callable[[Home], None],
-        on_lost: Callable[[Home, Fenced], None],
+        on_room: Callable[[PartitionProcessor], None],
+        on_lost: Callable[[PartitionProcessor, CommitFailed], None],
         kept: KeptOffsets | None = None,
     ) -> None:
         """`partitions`: intake topic (short name) to its topic partition. `kept`: writes down how far it is with each commit."""
@@ -88,7 +88,7 @@ class Home:
         self.commits = 0
         self._commit_s = 0.01
         self._committed: dict[str, tuple[int, str]] = {}
-        self._relieved: dict[str, int] = {}
+        self._unblocked: dict[str, int] = {}
         self._dirty = asyncio.Event()
         self._hurry = asyncio.Event()
         self._idle = asyncio.Event()
@@ -127,19 +127,19 @@ class Home:
 
     def full(self, source: str) -> bool:
         """Whether more waits for its commit than memory, or `source`'s offset map in a commit, should hold."""
-        self._relieve(source)
+        self._unblock(source)
         waiting = self._waiting_bytes + self._committing_bytes
         return waiting > MAX_OUTPUT_BYTES or self.ledgers[source].full()
 
-    def _relieve(self, source: str) -> None:
+    def _unblock(self, source: str) -> None:
         """Have what keeps the commit of `source` far behind moved away; again only once that shows."""
         ledger = self.ledgers[source]
-        if self.handler is None or ledger.head <= self._relieved.get(source, -1):
+        if self.handler is None or ledger.head <= self._unblocked.get(source, -1):
             return
-        blockers = ledger.blockers(RELIEF_BATCH)
-        if blockers:
-            self._relieved[source] = blockers[-1]
-            self.handler.relieve(source, blockers)
+        blocking_offsets = ledger.blocking_offsets(UNBLOCK_BATCH)
+        if blocking_offsets:
+            self._unblocked[source] = blocking_offsets[-1]
+            self.handler.unblock(source, blocking_offsets)
 
     def wake(self) -> None:
         """There is room again, or something to take."""
@@ -154,7 +154,7 @@ class Home:
         return {"offset": ledger.head, **(found or {"reason": "committing"})}
 
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
-        """A record is finished; its outputs go out with the next commit. Ignored once the home is closed."""
+        """A record is finished; its outputs go out with the next commit. Ignored once the partition is closed."""
         if self.closed:
             return
         self._finished.append((source, offset))
@@ -188,7 +188,7 @@ class Home:
         self._dirty.set()
 
     def passed(self, positions: Mapping[str, int]) -> None:
-        """The consumer's positions while nothing of this home is on its way: transaction markers before them are done."""
+        """The consumer's positions while nothing of this partition is on its way: transaction markers before them are done."""
         for source, position in positions.items():
             ledger = self.ledgers[source]
             if position > ledger.next:
@@ -218,23 +218,23 @@ class Home:
             try:
                 async with asyncio.timeout(COMMIT_TIMEOUT_S):
                     await self._commit()
-            except Fenced as error:
+            except CommitFailed as error:
                 self._lose(error)
                 return
             except TimeoutError:
-                self._lose(Fenced(f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", passing=True))
+                self._lose(CommitFailed(f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", transient=True))
                 return
             except Exception as error:
                 log.exception("a commit broke the worker's own code", partition=self.number)
-                self._lose(Fenced(f"the commit failed: {error!r}"))
+                self._lose(CommitFailed(f"the commit failed: {error!r}"))
                 return
             ended = time()
 
     def lose(self, reason: str) -> None:
         """Its place in a log is not what it was: it is opened again from what is there now."""
-        self._lose(Fenced(reason, passing=True))
+        self._lose(CommitFailed(reason, transient=True))
 
-    def _lose(self, error: Fenced) -> None:
+    def _lose(self, error: CommitFailed) -> None:
         if not self.closed:
             self.closed = True
             self._on_lost(self, error)
@@ -248,7 +248,7 @@ class Home:
         for source, offset in finished:
             self.ledgers[source].done(offset)
         for source in self.ledgers:
-            self._relieve(source)  # also without intake: what finishes out of order makes a map grow
+            self._unblock(source)  # also without intake: what finishes out of order makes a map grow
         offsets: Offsets = {}
         states: dict[str, tuple[int, str]] = {}
         for source, ledger in self.ledgers.items():
@@ -284,7 +284,7 @@ class Home:
             self._on_room(self)
 
     async def drain(self, timeout_s: float) -> None:
-        """Let what runs finish, at most `timeout_s` seconds, and commit it; cut off the rest. Then the home is closed."""
+        """Let what runs finish, at most `timeout_s` seconds, and commit it; cut off the rest. Then the partition is closed."""
         for inbox in self.inboxes.values():
             inbox.clear()
         cut_off = False

@@ -21,9 +21,9 @@ from aiokafka import AIOKafkaProducer
 from schemas.codec import Rejected, decode
 from schemas.messages import ConfidenceDataPoint
 from streams.engine.batcher import Batcher
-from streams.engine.breath import Breath
+from streams.engine.yielder import Yielder
 from streams.rules.records import Output
-from streams.rules.source_record import Letter
+from streams.rules.source_record import SourceRecord
 from streams.statistics.event_clocks import EventClocks
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.source_log import SourceLog
@@ -54,7 +54,7 @@ class Released(Exception):
     """The partitions went while a batch was on its way; it is dropped and read again by their next owner."""
 
 
-class Folder:
+class Aggregator:
     """One processor's folding. Build, `attach` to the parts of a started app, `run`."""
 
     def __init__(self, recorder: StatsRecorder, failed: Callable[[BaseException], None]) -> None:
@@ -71,7 +71,7 @@ class Folder:
         self.releases = 0
         """How often partitions went; whatever was read before is no longer certain."""
         self._round: list[Live] = []
-        self._breath = Breath()
+        self._yielder = Yielder()
         self.ready = False
         self.points = 0
         self.rejected = 0
@@ -204,7 +204,7 @@ class Folder:
         outputs: list[Output] = []
         touched: dict[bytes, Live] = {}
         for message in batch:
-            await self._breathe(releases)
+            await self._checkpoint(releases)
             live = self._fold(message, outputs)
             if live is not None:
                 touched[live.key] = live
@@ -239,8 +239,8 @@ class Folder:
         except Rejected as error:
             stage, reason = error.stage, error.reason
         self.rejected += 1
-        letter = Letter("data-points", message.partition, message.offset, message.key, message.value, headers)
-        outputs += self._recorder.dead_letter(letter, stage, reason, int(time.time() * 1000))
+        record = SourceRecord("data-points", message.partition, message.offset, message.key, message.value, headers)
+        outputs += self._recorder.dead_letter(record, stage, reason, int(time.time() * 1000))
         return None
 
     async def _store(self, touched: Collection[Live], outputs: list[Output], now: float, releases: int) -> None:
@@ -248,7 +248,7 @@ class Folder:
         rows: list[Row] = []
         self._still(releases)
         for live in touched:
-            await self._breathe(releases)
+            await self._checkpoint(releases)
             windows = live.series.windows
             for window_id, window in windows.touched.items():
                 if window.closed:
@@ -285,9 +285,9 @@ class Folder:
         if releases != self.releases:
             raise Released
 
-    async def _breathe(self, releases: int) -> None:
+    async def _checkpoint(self, releases: int) -> None:
         """Let queries be answered in between. Raises `Released`."""
-        await self._breath()
+        await self._yielder()
         self._still(releases)
 
     async def _send(self, outputs: list[Output]) -> None:
@@ -309,7 +309,7 @@ class Folder:
         for live in list(self.state):
             if not live.dirty:
                 continue
-            await self._breathe(releases)
+            await self._checkpoint(releases)
             quiet = now - self._read_s.get(live.series.partition, 0.0) >= TICK_S
             self._publish(live, now, outputs, quiet=all_of_them or quiet)
             if len(outputs) >= TICK_UPDATES and not all_of_them:
@@ -325,7 +325,7 @@ class Folder:
         self._clocks.advance(self._consumer().positions())
         touched = []
         for live in self._turn():
-            await self._breathe(releases)
+            await self._checkpoint(releases)
             series = live.series
             clock = self._clocks.of(series.partition)
             at = series.windows.watermark_ms, series.arrived_ms

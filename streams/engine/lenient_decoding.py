@@ -52,7 +52,9 @@ class _LenientRecords(_MemoryRecordsPy):  # type: ignore[misc]
         return _LenientBatch(data) if magic >= 2 else LegacyRecordBatch(data, magic)
 
 
-async def salvage(consumer: AIOKafkaConsumer, tp: TopicPartition) -> dict[TopicPartition, list[ConsumerRecord]]:
+async def decode_leniently(
+    consumer: AIOKafkaConsumer, tp: TopicPartition
+) -> dict[TopicPartition, list[ConsumerRecord]]:
     """One lenient poll. While it runs every fetch of the process is read this (slower) way."""
     async with _lock:
         usual = fetcher.MemoryRecords

@@ -1,0 +1,154 @@
+"""Names that were given up stay out: whoever needs one of these things finds its term beside the old name.
+
+The rule behind them: a name is the term that a Kafka, Temporal or Prometheus engineer would search for, and two classes never
+share one.
+"""
+
+from __future__ import annotations
+
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("streams", "agents_io", "schemas")
+
+EVERYWHERE = {
+    "Breath": "Yielder",
+    "Desk": "StatsApi, PlansApi",
+    "Doom": "DropReason",
+    "Echo": "EchoedMetadata",
+    "FakeHome": "FakePartition",
+    "Fenced": "CommitFailed",
+    "Flow": "MemoryBudget",
+    "Folder": "Aggregator",
+    "Home": "PartitionProcessor",
+    "HomeMemory": "PartitionState",
+    "JobBook": "InFlightTasks",
+    "LastWords": "BestEffortRequests",
+    "LeaseKeeper": "LeaseExpirer",
+    "Letter": "SourceRecord",
+    "Looks": "IntervalChecks",
+    "Marks": "DlqHeaders",
+    "ParkingLot": "DelayQueue",
+    "PlanShelf": "PlanStore",
+    "Returner": "DlqReplayer",
+    "RosterError": "AgentsFileError",
+    "SeenIds": "DedupWindow",
+    "StandingKeeper": "AgentStatusPublisher",
+    "Standings": "AgentStatuses",
+    "Station": "GatewayService, RunningWorker",
+    "StatsKeeper": "StatsSupervisor",
+    "Ticket": "Attempt",
+    "Wish": "WatchRequest, cancel_request",
+    "aiohttp_seam": "aiohttp_transport",
+    "blockers": "blocking_offsets",
+    "breath": "checkpoint",
+    "detours": "failover",
+    "home_partition": "owner_partition",
+    "hungry": "fair_share",
+    "lane_depth": "queue_depth",
+    "letter_box": "dlq_reader",
+    "letter_of": "source_record_of",
+    "plans_desk": "PlansApi",
+    "read_marks": "read_dlq_headers",
+    "relieve": "unblock",
+    "returner": "replayer",
+    "salvage": "decode_leniently",
+    "standing": "agent_status",
+    "standings": "agent_statuses",
+    "stats_desk": "StatsApi",
+    "whence": "find_start_offsets",
+    "wishes": "cancel_requests",
+}
+"""Identifiers that are nowhere, and what the thing is called."""
+
+IN_PACKAGES = {
+    "Asked": "OriginTask",
+    "Job": "TaskRun",
+    "Kept": "EntryBuffer, GuardSnapshot",
+    "Lane": "AgentQueue",
+    "Level": "StepGraph, LevelShiftDetector",
+    "Place": "PartitionStatus, RecordId, Position, ChannelKey",
+    "Spent": "Timing",
+    "Track": "CallStats",
+    "doomed": "expired_items",
+    "folder": "aggregator",
+    "home": "processor, partition",
+    "homes": "processors, partitions",
+    "parking_lot": "delay_queue",
+    "roster": "agents_file",
+    "shelf": "store",
+    "wish": "cancel_request, watch_request",
+}
+"""Identifiers that tests may use for things of their own."""
+
+MODULES = {
+    "breath.py": "yielder.py",
+    "fold.py": "aggregator.py",
+    "home.py": "partition_processor.py",
+    "home_memory.py": "partition_state.py",
+    "lease_keeper.py": "lease_expirer.py",
+    "letter_box.py": "dlq_reader.py",
+    "letters.py": "dead_letters.py",
+    "looks.py": "interval_checks.py",
+    "places.py": "partition_status.py",
+    "roster.py": "agents_file_diff.py",
+    "salvage.py": "lenient_decoding.py",
+    "seen.py": "dedup_window.py",
+    "standing_keeper.py": "agent_status_publisher.py",
+    "standings.py": "agent_statuses.py",
+}
+
+OWN_MEANING = {
+    "streams/live/page.py": {"folder"},  # of files
+}
+"""Files in which a name means what it says."""
+
+
+def banned_in(path: Path) -> dict[str, str]:
+    """The names that may not stand in this file."""
+    where = path.relative_to(ROOT)
+    found = EVERYWHERE | (IN_PACKAGES if where.parts[0] in PACKAGES else {})
+    return {name: new for name, new in found.items() if name not in OWN_MEANING.get(where.as_posix(), ())}
+
+
+def sources() -> Iterator[Path]:
+    """Every Python file that people write."""
+    for folder in (*PACKAGES, "tests", "docs/examples"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            if not path.name.endswith("_pb2.py") and path != Path(__file__):
+                yield path
+
+
+def given_up(path: Path, banned: dict[str, str]) -> list[str]:
+    """One sentence for each name token of the file that is banned."""
+    with path.open("rb") as file:
+        return [
+            f"{path}:{token.start[0]}: `{token.string}` is called {banned[token.string]}"
+            for token in tokenize.tokenize(file.readline)
+            if token.type == tokenize.NAME and token.string in banned
+        ]
+
+
+def test_no_name_that_was_given_up_comes_back() -> None:
+    """As an identifier of its own; inside of words, strings and comments it is not looked for."""
+    assert [line for path in sources() for line in given_up(path, banned_in(path))] == []
+
+
+def test_no_module_that_was_renamed_comes_back() -> None:
+    """By its file's name."""
+    found = [path.relative_to(ROOT) for path in sources() if path.name in MODULES]
+    assert [f"{path}: is called {MODULES[path.name]}" for path in found] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "complaints"), [("class Home:\n", 1), ("x.home_partition(1)\n", 1), ('"Home"  # Home\n', 0)]
+)
+def test_the_check_finds_what_it_is_for(tmp_path: Path, line: str, complaints: int) -> None:
+    """Whole identifiers, not words in strings and comments."""
+    path = tmp_path / "one.py"
+    path.write_text(line, "utf-8")
+    assert len(given_up(path, EVERYWHERE)) == complaints
