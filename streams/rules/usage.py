@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
+from schemas.exact_json import loads
 
 MAX_TOKENS = 10**9
 MAX_COST = 1e6
@@ -103,7 +103,7 @@ def _object(value: object) -> dict[str, Any]:
     """An object, also one written as JSON text."""
     if isinstance(value, str | bytes) and value[:1] in ("{", b"{"):
         try:
-            value = orjson.loads(value)
+            value = loads(value)
         except ValueError:
             return {}
     return value if isinstance(value, dict) else {}

@@ -224,7 +224,7 @@ async def test_limits_hold_over_the_call_logs(run: Run) -> None:
     }
     assert trips >= 1
     assert len(calls["full"]) == 35
-    assert calls["full"][-1].at - calls["full"][0].at >= 9.0, "the window was waited for three times"
+    assert calls["full"][-1].at - calls["full"][0].at >= 8.5, "the window was waited for three times"
     assert {call.code for call in calls["busy"]} == {429, 200}
     assert any(received.headers.get("Authorization") == f"Bearer {SECRET}" for received in busy.calls)
     assert codes["slow"] == {"timeout"}

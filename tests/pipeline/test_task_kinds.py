@@ -170,7 +170,9 @@ async def test_a_hung_function_keeps_no_worker_from_stopping(pipeline: Pipeline,
 async def test_no_secret_is_in_any_topic_log_metric_or_page(pipeline: Pipeline, tmp_path: Path) -> None:
     """Though everybody echoes what they were sent. What an http task holds itself stands in its own record, nowhere else."""
     key_file = tmp_path / "key"
-    key_file.write_text(SECRET + "-file")
+    key_file.write_text(SECRET + "-plane")  # the worker's own: no registration may refer to it
+    agent_file = tmp_path / "agent-key"
+    agent_file.write_text(SECRET + "-file")
     sent: list[str] = []
     async with echo(sent) as endpoint, control_plane() as plane:
         env = {
@@ -181,7 +183,7 @@ async def test_no_secret_is_in_any_topic_log_metric_or_page(pipeline: Pipeline, 
         }
         auths = [
             {"env": "AGENT_SECRET"},
-            {"file": str(key_file)},
+            {"file": str(agent_file)},
             {"env": "AGENT_SECRET", "scheme": "header", "header": "X-Api-Key"},
         ]
         names = [f"agent{number}" for number in range(3)]

@@ -194,7 +194,7 @@ READERS = [
     *(f"agents_io/{name}.py" for name in ("grpc/transport", "http/a2a_agent", "rules/answer", "registration_check")),
     *(f"agents_io/rules/wire/{name}.py" for name in ("mcp", "chat_config", "a2a_card")),
     *(f"streams/{name}.py" for name in ("agents/kafka_agents", "statistics/registered")),
-    *(f"streams/rules/agents/{name}.py" for name in ("registrations", "leases", "roster", "gateway_claim")),
+    *(f"streams/rules/agents/{name}.py" for name in ("registrations", "leases", "agents_file_diff", "gateway_claim")),
 ]
 READ = re.compile(r'(?:metadata(?: or {}\))?|given)\.get\("(\w+)"\)|_path\(metadata, "(\w+)"\)')
 

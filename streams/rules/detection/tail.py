@@ -50,7 +50,7 @@ class Tail:
     """The scores of one kind of one series. `limit`: the present threshold; infinite while there are too few.
 
     >>> tail = Tail(1e-4)
-    >>> any(tail.push(0.01 + index % 10 / 1000) for index in range(500)), tail.push(0.05)
+    >>> any(tail.push(0.01 + index % 10 / 1000) for index in range(500)), tail.push(0.1)
     (False, True)
     """
 

@@ -78,7 +78,7 @@ def read_judged(header: bytes) -> Judged:
 def judge_body(payload: Any, answer: Success) -> bytes:
     """The payload that the judge is sent.
 
-    >>> judge_body({"task": "2+2"}, Success(b"4", 0.0))[-47:]
+    >>> judge_body({"task": "2+2"}, Success(b"4", 0.0))[-46:]
     b'"data":{"question":{"task":"2+2"},"answer":4}}'
     """
     return dumps({"task": QUESTION, "data": {"question": payload, "answer": loads(answer.value_json)}})
