@@ -126,7 +126,8 @@ class Stream:
             if self._last_word:
                 return
             try:
-                await asyncio.wait_for(self._wake.wait(), self.session.interval_s)
+                async with asyncio.timeout(self.session.interval_s):
+                    await self._wake.wait()
             except TimeoutError:
                 if not self.ready.is_set():
                     continue  # the ack comes first

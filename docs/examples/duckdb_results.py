@@ -32,7 +32,8 @@ async def load(client: Client, database: duckdb.DuckDBPyConnection, since: str =
     async with aclosing(client.results(since=since)) as results:
         while True:
             try:
-                one = await asyncio.wait_for(anext(results), QUIET_S)
+                async with asyncio.timeout(QUIET_S):
+                    one = await anext(results)
             except TimeoutError:
                 break
             rows.append(

@@ -69,7 +69,8 @@ class HealthChecks:
                 self._ended.clear()
                 first = self._due[0][0] if self._due and len(self._running) < self._at_once else now + LOOK_S
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._ended.wait(), min(LOOK_S, max(0.01, first - now)))
+                    async with asyncio.timeout(min(LOOK_S, max(0.01, first - now))):
+                        await self._ended.wait()
         finally:
             for task in self._running.values():
                 task.cancel()

@@ -109,7 +109,8 @@ class EventSink:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), CHECK_S)
+                async with asyncio.timeout(CHECK_S):
+                    await self._wake.wait()
             if not self._stopping:
                 await asyncio.sleep(LINGER_S)
             if not await self._fresh():

@@ -160,7 +160,8 @@ class Feed:
 
     async def _until_room(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._room.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._room.wait()
 
     async def _fetch_all(self, wanted: list[TopicPartition]) -> None:
         poll = asyncio.ensure_future(self._consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=POLL_RECORDS))

@@ -212,7 +212,8 @@ class PartitionProcessor:
             gather_s = wait_s(time() - ended, len(self._finished), self._commit_s, self._interval_max_s)
             if gather_s:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), gather_s)
+                    async with asyncio.timeout(gather_s):
+                        await self._hurry.wait()
             else:
                 await asyncio.sleep(0)  # whatever finished in this turn of the loop goes along
             try:

@@ -85,7 +85,8 @@ class StatsSupervisor:
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
             try:
                 await self._new()
-                await asyncio.wait_for(self.wait_ready(), MAX_PAUSE_S)
+                async with asyncio.timeout(MAX_PAUSE_S):
+                    await self.wait_ready()
             except Exception as error:  # whatever it is, nobody else would start them again
                 log.warning("statistics could not be started", error=repr(error), pause_s=pause_s)
             else:

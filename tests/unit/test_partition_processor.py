@@ -479,3 +479,19 @@ async def test_commits_keep_their_distance_until_a_batch_is_full(rig: MakeRig) -
     assert one.committer.last() == (1, "")
     one.partition.complete("tasks", FULL_BATCH, [])
     await until(lambda: one.committer.last() == (FULL_BATCH + 1, ""))
+
+
+async def test_closing_ends_the_commit_loop_in_the_turn_in_which_a_batch_is_full(rig: MakeRig) -> None:
+    """Its cancellation must not be lost to what it was waiting for: the rebalance would wait for it for ever."""
+    one = rig(interval_max_s=600.0).open()
+    one.partition._commit_s = 100.0
+    one.track(*range(FULL_BATCH + 1))
+    one.partition.complete("tasks", 0, [out("first")])
+    await until(lambda: one.committer.last() == (1, ""))
+    one.partition.complete("tasks", 1, [])
+    await settle()
+    for offset in range(2, FULL_BATCH + 1):
+        one.partition.complete("tasks", offset, [])
+    closing = asyncio.create_task(one.partition.close())
+    await asyncio.wait([closing], timeout=5)
+    assert closing.done()
