@@ -187,9 +187,9 @@ async def test_limits_hold_over_the_call_logs(run: Run) -> None:
 
     config = BreakerConfig(reset_timeout_s=RESET_S, probe_lease_s=35.0)
     opened = [at for at, kind in changes if kind == "circuit:open"]
-    circuit, trips = breaker(calls["ill"], config, (), opened, jitter_s=0.5)
+    circuit, trips = breaker(calls["ill"], config, (), opened, jitter_s=1.5)
     everything = [call for found in calls.values() for call in found]
-    free = predicates.without_attempt(everything, {"ill": predicates.half_open(changes, RESET_S)}, jitter_s=0.5)
+    free = predicates.without_attempt(everything, {"ill": predicates.half_open(changes, RESET_S)}, jitter_s=1.0)
     attempts = {name: metadata["retries"] + 1 for name, (_, metadata) in run.sent.items()}
     timeouts = {name: metadata["timeout"] / 1000 for name, (_, metadata) in run.sent.items()}
     deadlines = {name: at + metadata["expiresIn"] / 1000 for name, (at, metadata) in run.sent.items()}

@@ -445,7 +445,7 @@ async def test_records_that_are_skipped_make_no_commit_of_their_own_at_once(
     rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They go with the next commit, or after a while; they are not in flight meanwhile."""
-    monkeypatch.setattr(module, "SKIP_COMMIT_S", 0.2)
+    monkeypatch.setattr(module, "SKIP_COMMIT_S", 1.5)
     made = rig().open()
     await settle()
     made.track(0, 1, 2)
