@@ -96,6 +96,12 @@ class Batcher:
                 partition = await self._partition(producer, output)
             grouped[output.topic, partition].append(output)
         futures: list[asyncio.Future[Any]] = []
+
+        async def queue(builder: Any, full: str, partition: int) -> None:
+            future = await producer.send_batch(builder, full, partition=partition)
+            future.add_done_callback(_seen)
+            futures.append(future)
+
         stamp = None if self._now_ms is None else self._now_ms()
         for (topic, partition), group in grouped.items():
             full = self._full(topic)
@@ -107,12 +113,10 @@ class Batcher:
                 row = {"timestamp": stamp, "key": output.key, "value": output.value, "headers": output.headers}
                 over = most < BATCH_BYTES and builder.record_count() and builder.size() + output.size + _OVERHEAD > most
                 if over or builder.append(**row) is None:
-                    futures.append(await producer.send_batch(builder, full, partition=partition))
+                    await queue(builder, full, partition)
                     builder = producer.create_batch()
                     builder.append(**row)
-            futures.append(await producer.send_batch(builder, full, partition=partition))
-        for future in futures:
-            future.add_done_callback(_seen)
+            await queue(builder, full, partition)
         return futures
 
     async def _partition(self, producer: AIOKafkaProducer, output: Output) -> int:

@@ -89,8 +89,7 @@ class TransactionalCommitter:
         # in the producer's sequence, so that whatever follows would be out of order. The new start aborts the transaction.
         try:
             await producer.begin_transaction()
-            futures = await self._batcher.send(producer, outputs)
-            await producer.finish_transaction(futures, offsets, self._group)
+            await producer.finish_transaction(self._batcher.send(producer, outputs), offsets, self._group)
         except MessageSizeTooLargeError as error:
             self._batcher.lower_limits()
             raise CommitFailed(f"{self._id}: {error!r}") from error

@@ -15,7 +15,7 @@ requests, those for outputs beside those for offsets. aiokafka's sender starts a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -31,6 +31,8 @@ from aiokafka.producer import sender as aiokafka_sender
 from aiokafka.producer.transaction_manager import TransactionResult
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+QUEUE_PAUSE_S = 0.005
+"""How often batches that are still being queued are looked at for new partitions."""
 CONCURRENT_PAUSE_S = 0.003
 """The coordinator still writes the end of the last transaction: that takes a few milliseconds."""
 
@@ -122,13 +124,24 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
         if ending is not None and ending.done() and not ending.cancelled():
             ending.exception()  # seen: the commit that failed has its own
 
-    async def add_partitions(self) -> None:
-        """Make the pending partitions part of the transaction; produce requests to them wait for that."""
+    async def add_partitions(self, queueing: asyncio.Future[Any]) -> None:
+        """Make the partitions of all batches that `queueing` queues part of the transaction; produce requests wait for that.
+
+        A partition has room for one batch: the next is queued once the one before is on its way. So both go on side by side.
+        """
         manager = self._txn_manager
-        while pending := manager.partitions_to_add():
-            await _AddPartitions(self, pending).do(await self._transaction_coordinator())
-            _raise_ended(manager)
-        manager.notify_task_waiter()
+        await asyncio.sleep(0)  # most have few batches, which are queued by now
+        while True:
+            while pending := manager.partitions_to_add():
+                await _AddPartitions(self, pending).do(await self._transaction_coordinator())
+                _raise_ended(manager)
+            manager.notify_task_waiter()
+            if self.given_up is not None:
+                raise self.given_up
+            if not queueing.done():
+                await asyncio.wait([queueing], timeout=QUEUE_PAUSE_S)
+            elif not manager.partitions_to_add():
+                return
 
     async def add_offsets(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], group_id: str) -> None:
         """Make these offsets of the group part of the transaction."""
@@ -185,21 +198,26 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         )
 
     async def finish_transaction(
-        self, batches: Sequence[asyncio.Future[Any]], offsets: Mapping[TopicPartition, OffsetAndMetadata], group_id: str
+        self,
+        batches: Coroutine[Any, Any, Sequence[asyncio.Future[Any]]],
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        group_id: str,
     ) -> None:
-        """Write the batches (as `send_batch` returned them) and the offsets of the running transaction, and commit it.
+        """Write the batches and the offsets of the running transaction, and commit it.
 
-        Outputs and offsets go side by side. Raises `KafkaError` and what else aiokafka raises; then only a new start helps, and
-        nothing more of this transaction is sent.
+        `batches` queues them, and returns what `send_batch` returned for each. Outputs and offsets go side by side. Raises
+        `KafkaError` and what else aiokafka raises; then only a new start helps, and nothing more of this transaction is sent.
         """
         sender = self._sender
         adding = None
+        queueing = asyncio.ensure_future(batches)
+        queueing.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen
         try:
             if offsets:
                 adding = asyncio.ensure_future(sender.add_offsets(offsets, group_id))
                 adding.add_done_callback(self._added)
-            await sender.add_partitions()
-            await _delivered(batches)
+            await sender.add_partitions(queueing)
+            await _delivered(queueing.result())
             if adding is not None:
                 await adding
             await sender.end_transaction()
@@ -213,6 +231,7 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         else:
             return
         finally:
+            queueing.cancel()
             if adding is not None:
                 adding.cancel()
         raise sender.given_up  # what came after it says less

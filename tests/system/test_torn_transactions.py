@@ -101,6 +101,25 @@ async def test_a_late_request_does_not_end_the_next_transaction(
     assert await _committed(kafka, f"{prefix}group", tasks) == 1
 
 
+async def test_a_commit_of_many_batches_for_one_partition_goes_through(kafka: KafkaCluster, prefix: str) -> None:
+    """Ten times what one batch holds, beside other partitions, in their order; and small ones after it."""
+    apply_topics(kafka.bootstrap_servers, prefix)
+    tasks, results = TopicPartition(f"{prefix}tasks", 0), TopicPartition(f"{prefix}results", 0)
+    options = {"bootstrap_servers": kafka.bootstrap_servers}
+    committer = TransactionalCommitter(options, f"{prefix}txn-0", f"{prefix}group", Batcher(prefix))
+    await committer.start()
+    try:
+        sizes = [(n * 37_000) % 700_000 + 100_000 for n in range(24)]
+        outputs = [Output("results", b"k", b"%d " % n + b"x" * size, partition=0) for n, size in enumerate(sizes)]
+        outputs += [Output("results", b"k", b"other", partition=n) for n in (1, 2)]
+        await committer.commit(outputs, {tasks: OffsetAndMetadata(1, "")})
+        await committer.commit([Output("results", b"k", b"24 ", partition=0)], {tasks: OffsetAndMetadata(2, "")})
+    finally:
+        await committer.close()
+    assert [int(value.split()[0]) for value in await _values(kafka, results)] == list(range(25))
+    assert await _committed(kafka, f"{prefix}group", tasks) == 2
+
+
 async def _committed(kafka: KafkaCluster, group: str, tp: TopicPartition) -> int | None:
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, group_id=group, enable_auto_commit=False)
     await consumer.start()

@@ -146,7 +146,12 @@ class Rig:
 
     async def finish(self, batches: Any = ()) -> None:
         """End the transaction, with an offset."""
-        await self.producer.finish_transaction(list(batches), {TP: OffsetAndMetadata(1, "")}, "g")
+        await self.producer.finish_transaction(queued(batches), {TP: OffsetAndMetadata(1, "")}, "g")
+
+
+async def queued(batches: Any = ()) -> list[Any]:
+    """As a batcher: they are queued at once."""
+    return list(batches)
 
 
 async def test_a_transaction_ends_once_outputs_and_offsets_are_through() -> None:
@@ -165,6 +170,28 @@ async def test_a_transaction_ends_once_outputs_and_offsets_are_through() -> None
         await finishing
         assert one.client.sent[-1] == "EndTxnRequest"
         assert not one.manager.is_in_transaction()
+
+
+async def test_batches_may_wait_for_those_before_them() -> None:
+    """A partition has room for one. The next is queued once that is on its way, for which its partition must be added."""
+    async with Rig(FINE, FINE) as one:
+        loop = asyncio.get_running_loop()
+        first, second = loop.create_future(), loop.create_future()
+
+        async def queue() -> list[Any]:
+            one.manager.maybe_add_partition_to_txn(TP)
+            await first
+            return [first, second]
+
+        finishing = asyncio.ensure_future(one.producer.finish_transaction(queue(), {}, "g"))
+        await asyncio.sleep(0.05)
+        assert one.client.sent == ["AddPartitionsToTxnRequest"]
+        first.set_result(None)
+        await asyncio.sleep(0.05)
+        assert one.client.sent == ["AddPartitionsToTxnRequest"]
+        second.set_result(None)
+        await asyncio.wait([finishing], timeout=5)
+        assert one.client.sent == ["AddPartitionsToTxnRequest", "EndTxnRequest"]
 
 
 async def test_an_end_that_was_answered_with_not_yet_is_sent_again() -> None:
@@ -217,7 +244,7 @@ async def test_a_right_that_is_missing_is_told() -> None:
     async with Rig(29) as one:
         one.manager.maybe_add_partition_to_txn(TP)
         with pytest.raises(TopicAuthorizationFailedError):
-            await one.producer.finish_transaction([], {}, "g")
+            await one.producer.finish_transaction(queued(), {}, "g")
         assert one.client.sent == ["AddPartitionsToTxnRequest"]
 
 
