@@ -224,7 +224,7 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
     assert len({anomaly.model_dump_json() for anomaly in anomalies}) == len(told), "told twice, but not alike"
     undisturbed = await _undisturbed(bootstrap, topic)
     assert told.keys() == undisturbed.keys()
-    # How many points of now a check interval holds depends on how fast the machine sends them: too few have no variance to speak of.
+    # How many points of now a check interval holds depends on how fast the machine sends them.
     felt = {"sudden_drop", "low_confidence"} | ({"high_variance"} if hours_back else set())
     assert {a.type for a in told.values()} >= felt
     drops = {a.agent_id: a for a in told.values() if a.type == "sudden_drop" and a.state == "firing"}
