@@ -22,7 +22,7 @@ from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.table import AgentTable
 from streams.answers import error_answer, json_answer
 from streams.broker.kafka import BrokerUnreachable, reach
-from streams.dispatch.handler import DispatchHandler
+from streams.dispatch.handler import handlers_of
 from streams.engine.engine import Engine
 from streams.engine.observed import observe
 from streams.engine.partition_status import PartitionStatus, partition_statuses
@@ -126,11 +126,10 @@ class WebServer:
 
     def _explain_task(self, task_id: str) -> dict[str, Any] | None:
         """What a task waits for that this worker holds in memory; None if it holds none of that id."""
-        for processor in () if self.engine is None else list(self.engine.processors.values()):
-            if isinstance(processor.handler, DispatchHandler):
-                found = processor.handler.explain_task(task_id)
-                if found is not None:
-                    return found
+        for handler in () if self.engine is None else handlers_of(list(self.engine.processors.values())):
+            found = handler.explain_task(task_id)
+            if found is not None:
+                return found
         return None
 
     async def _livez(self, request: web.Request) -> web.Response:
@@ -202,16 +201,16 @@ class WebServer:
             stats,
         )
 
-    def _engines(self) -> dict[str, Engine]:
+    def engines(self) -> dict[str, Engine]:
         """By role, of those that are up."""
         found = {"dispatch": self.engine, "plans": None if self.plans is None else self.plans.engine}
         return {role: engine for role, engine in found.items() if engine is not None}
 
     def _log_changes(self) -> int:
-        return sum(engine.log_changes for engine in self._engines().values())
+        return sum(engine.log_changes for engine in self.engines().values())
 
     def _renewals(self) -> dict[str, int]:
-        return {role: engine.renewals for role, engine in self._engines().items()}
+        return {role: engine.renewals for role, engine in self.engines().items()}
 
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = [

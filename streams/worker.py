@@ -38,7 +38,7 @@ from streams.exposure import Exposed, refuse_exposure
 from streams.file_limit import prepare_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
-from streams.plans.role import Coordination, coordinate
+from streams.plans.role import coordinate
 from streams.settings import Settings
 from streams.statistics.metrics import StatsMetrics
 from streams.statistics.role import StatsSupervisor
@@ -123,15 +123,9 @@ class _RunningWorker:
     """The pieces that run."""
 
     addresses: WorkerAddresses
-    engine: Engine | None
-    plans: Coordination | None
+    engines: dict[str, Engine]
+    """By role."""
     stats: StatsSupervisor | None
-
-    @property
-    def engines(self) -> dict[str, Engine]:
-        """By role."""
-        found = {} if self.engine is None else {"dispatch": self.engine}
-        return found if self.plans is None else found | {"plans": self.plans.engine}
 
 
 @asynccontextmanager
@@ -150,7 +144,7 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
         stack.push_async_callback(web.stop)
         delivery = await _delivery(settings)
         grpc_server = GrpcServer(settings)
-        engine = plans = stats = None
+        stats = None
         if "dispatch" in settings.roles:
             if settings.plans.templates and "plans" not in settings.roles:
                 log.info(PLANS_ELSEWHERE)
@@ -158,17 +152,12 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
             role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, limits, spans)
             await role.start(stack, grpc_server)
             web.problems, web.dropped_events["dispatch"] = role.problems, role.events_dropped
-            engine, web.engine, web.agents, web.agent_statuses = (
-                role.engine,
-                role.engine,
-                role.agents,
-                role.agent_statuses,
-            )
+            web.engine, web.agents, web.agent_statuses = role.engine, role.agents, role.agent_statuses
         if "plans" in settings.roles:
-            plans = web.plans = await coordinate(
+            web.plans = await coordinate(
                 settings, registry, delivery == "exactly-once", partitions, stack, web.reachable, spans
             )
-            web.dropped_events["plans"] = plans.events_dropped
+            web.dropped_events["plans"] = web.plans.events_dropped
         if "stats" in settings.roles:
             stats = StatsSupervisor(settings, idempotent=delivery == "exactly-once", address=web.reachable)
             registry.register(StatsMetrics(stats.counters))
@@ -178,7 +167,7 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
         addresses = WorkerAddresses(
             settings.bootstrap_servers, web.url, grpc_server.address or None, settings.roles, delivery
         )
-        yield _RunningWorker(addresses, engine, plans, stats)
+        yield _RunningWorker(addresses, web.engines(), stats)
 
 
 def settle_memory() -> None:

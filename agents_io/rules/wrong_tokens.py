@@ -7,12 +7,26 @@ source waits its right tokens are refused too: otherwise guessing would go on un
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 MOST = 10
 WINDOW_S = 60.0
 MAX_SOURCES = 10_000
 """The source that was counted longest ago is forgotten beyond this."""
+
+
+def peer_address(text: str) -> IPv4Address | IPv6Address | None:
+    """A peer's address without its zone; the IPv4 address that an IPv6 one stands for; None: it is none.
+
+    >>> peer_address("::ffff:10.0.0.7"), peer_address("fe80::1%eth0"), peer_address("")
+    (IPv4Address('10.0.0.7'), IPv6Address('fe80::1'), None)
+    """
+    try:
+        found = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return found if mapped is None else mapped
 
 
 def source_of(address: str) -> str:
@@ -21,15 +35,10 @@ def source_of(address: str) -> str:
     >>> source_of("::ffff:10.0.0.7"), source_of("2001:db8::1:2"), source_of("10.0.0.7"), source_of("")
     ('10.0.0.7', '2001:db8::/64', '10.0.0.7', '')
     """
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
+    found = peer_address(address)
+    if found is None:
         return address
-    if not isinstance(found, IPv6Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return f"{IPv6Address(int(found) >> 64 << 64)}/64"
+    return str(found) if isinstance(found, IPv4Address) else f"{IPv6Address(int(found) >> 64 << 64)}/64"
 
 
 class WrongTokens:

@@ -8,7 +8,6 @@ registered anew. It decides nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
@@ -18,6 +17,7 @@ import structlog
 from agents_io.errors import AgentError, Unsupported
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
+from streams.engine.event_wait import wait_at_most
 from streams.settings import HealthSettings
 
 log = structlog.get_logger(__name__)
@@ -68,9 +68,7 @@ class HealthChecks:
                 now = self._loop.time()
                 self._ended.clear()
                 first = self._due[0][0] if self._due and len(self._running) < self._at_once else now + LOOK_S
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(LOOK_S, max(0.01, first - now))):
-                        await self._ended.wait()
+                await wait_at_most(self._ended, min(LOOK_S, max(0.01, first - now)))
         finally:
             for task in self._running.values():
                 task.cancel()

@@ -20,7 +20,7 @@ from streams.agents.agent_status_publisher import AgentStatusPublisher
 from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.health_checks import HealthChecks
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.handler import DispatchHandler
+from streams.dispatch.handler import DispatchHandler, handlers_of
 from streams.engine.engine import Engine
 
 
@@ -97,9 +97,7 @@ class AgentMonitor:
                 handler.agent_available(agent)
 
     def _handlers(self) -> Iterator[DispatchHandler]:
-        for processor in self._engine.processors.values():
-            if isinstance(processor.handler, DispatchHandler):
-                yield processor.handler
+        return handlers_of(self._engine.processors.values())
 
     def _living_here(self) -> _Here:
         """The agents whose partition is here; the same mappings as long as nothing changed."""

@@ -7,7 +7,7 @@ What the engine asks of the work on one partition (`engine/handler.py`), and wha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aiokafka.structs import ConsumerRecord
@@ -20,6 +20,13 @@ from streams.dispatch.processor import DispatchProcessor
 from streams.dispatch.task_run import TaskRun
 from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.records import Output
+
+
+def handlers_of(processors: Iterable[PartitionProcessor]) -> Iterator[DispatchHandler]:
+    """The dispatch handlers of these partitions; one that still opens has none yet."""
+    for processor in processors:
+        if isinstance(processor.handler, DispatchHandler):
+            yield processor.handler
 
 
 class DispatchHandler:
@@ -73,7 +80,6 @@ class DispatchHandler:
 
     def close(self) -> None:
         """Cancel whatever runs; nothing more is completed."""
-        self._waiting.hold()
         # The memory is shared with the worker's other partitions: also what is called, or failed while held, must leave it.
         for run in self._tasks.all():
             self._memory.release(run)

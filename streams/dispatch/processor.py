@@ -65,16 +65,12 @@ class DispatchProcessor:
 
     def process(self, source: str, record: ConsumerRecord) -> None:
         """One record of topic `source` (short name). Whatever goes wrong costs this record alone."""
-        source_record = source_record_of(source, record)
-        run = (
-            self.tasks.arrived(header(source_record.headers, MOVED_HEADER), source_record)
-            if source == "parked"
-            else None
-        )
+        taken = source_record_of(source, record)
+        run = self.tasks.arrived(header(taken.headers, MOVED_HEADER), taken) if source == "parked" else None
         if run is None:
-            self._guard.run(source_record, lambda: self._decide(self._admit(source_record)))
+            self._guard.run(taken, lambda: self._decide(self._admit(taken)))
         else:
-            self._guard.run(source_record, lambda: self._resume(run))
+            self._guard.run(taken, lambda: self._resume(run))
 
     def process_again(self, record: SourceRecord, waited_for: str, looked_up: bool) -> None:
         """A record that waited on its topic for `waited_for`. `looked_up`: its agent was looked for when it first came."""

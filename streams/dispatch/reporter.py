@@ -140,14 +140,8 @@ class TaskReporter:
         now_ms = self._context.wall_ms()
         carried = Carried(run.origin_ms, run.deadline_ms)
         output = self._context.recorder.to_judge(run.record, judged.judge, judged.header(), carried, partition, now_ms)
-        if output.size > LARGE_BYTES:
-            error = AnswerTooLarge(
-                f"the answer of {judged.answer.size} bytes is larger than a record to its judge may be"
-            )
-            output.fallback = self._context.recorder.failed(
-                run.task, {}, error.as_task_error(run.agent_id), self.timing(run), now_ms
-            )[0]
-        return [output]
+        reason = f"the answer of {judged.answer.size} bytes is larger than a record to its judge may be"
+        return [self._or_failed(run, output, reason, run.agent_id, now_ms)]
 
     def handed_over(self, run: TaskRun, template: Template) -> list[Output]:
         """The plan coordinator runs this task's template and answers it."""
@@ -158,12 +152,15 @@ class TaskReporter:
         output = self._context.recorder.message("plans", plan["id"], dumps(plan), now_ms)
         trace = trace_of(run.record.headers)
         output.headers += [] if trace is None else trace.headers()
+        reason = f"the task of {output.size} bytes is larger than the plans topic accepts"
+        return [self._or_failed(run, output, reason, None, now_ms)]
+
+    def _or_failed(self, run: TaskRun, output: Output, reason: str, agent_id: str | None, now_ms: int) -> Output:
+        """A record that carries the task elsewhere; if it is too large for the broker, the task fails here instead."""
         if output.size > LARGE_BYTES:
-            error = AnswerTooLarge(f"the task of {output.size} bytes is larger than the plans topic accepts")
-            output.fallback = self._context.recorder.failed(
-                run.task, {}, error.as_task_error(None), self.timing(run), now_ms
-            )[0]
-        return [output]
+            error = AnswerTooLarge(reason).as_task_error(agent_id)
+            output.fallback = self._context.recorder.failed(run.task, {}, error, self.timing(run), now_ms)[0]
+        return output
 
     def relocated(self, run: TaskRun, token: str) -> Output:
         """The record that takes this one's place while the task goes on; another owner would begin it again."""

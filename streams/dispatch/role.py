@@ -40,7 +40,7 @@ from streams.dispatch.balancer import Balancer
 from streams.dispatch.block_watch import BlockWatch
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.handler import DispatchHandler
+from streams.dispatch.handler import DispatchHandler, handlers_of
 from streams.dispatch.held_memory import HeldMemory
 from streams.dispatch.price_file import load_prices
 from streams.dispatch.task_kinds import task_kinds
@@ -233,9 +233,7 @@ class DispatchRole:
         return PlainCommitter(self._sink.producer, consumer, self._batcher)
 
     def _handlers(self) -> Iterator[DispatchHandler]:
-        for processor in self.engine.opened:
-            if isinstance(processor.handler, DispatchHandler):
-                yield processor.handler
+        return handlers_of(self.engine.opened)
 
     def _cancel(self, task_id: str) -> None:
         for handler in self._handlers():

@@ -31,10 +31,17 @@ class TooLarge(Exception):
     """An output that has no form small enough for its topic: a fault of whoever built it."""
 
 
-def _seen(future: asyncio.Future[Any]) -> None:
-    """A batch's failure is noticed by the commit as a whole; asyncio need not complain of each."""
+def mark_seen(future: asyncio.Future[Any]) -> None:
+    """A failure of one part is noticed by the commit as a whole; asyncio need not complain of each."""
     if not future.cancelled():
         future.exception()
+
+
+async def delivered(batches: Iterable[asyncio.Future[Any]]) -> None:
+    """Wait for all batches, so that none is left unwatched; then raise the first failure."""
+    for outcome in await asyncio.gather(*batches, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 class Batcher:
@@ -99,7 +106,7 @@ class Batcher:
 
         async def queue(builder: Any, full: str, partition: int) -> None:
             future = await producer.send_batch(builder, full, partition=partition)
-            future.add_done_callback(_seen)
+            future.add_done_callback(mark_seen)
             futures.append(future)
 
         stamp = None if self._now_ms is None else self._now_ms()

@@ -19,7 +19,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
+from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher, delivered
 from streams.engine.faults import describe_error, is_transient
 from streams.engine.strict_producer import StrictProducer
 from streams.rules.records import Output
@@ -126,7 +126,7 @@ class PlainCommitter:
                 [output for output in outputs if output.topic != self._state],
                 [output for output in outputs if output.topic == self._state],
             ):
-                await _delivered(await self._batcher.send(self._producer, now))
+                await delivered(await self._batcher.send(self._producer, now))
             if offsets:
                 await self._consumer.commit(offsets)
         except MessageSizeTooLargeError as error:
@@ -143,13 +143,6 @@ def _ended_by(producer: AIOKafkaProducer) -> BaseException | None:
     """What put an end to the transaction. Whoever sends after that is told only that there is none."""
     ending = producer._txn_manager._transaction_waiter
     return ending.exception() if ending is not None and ending.done() and not ending.cancelled() else None
-
-
-async def _delivered(futures: list[asyncio.Future[Any]]) -> None:
-    """Wait for all batches, so that none is left unwatched; then raise the first failure."""
-    for outcome in await asyncio.gather(*futures, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
 
 
 async def stop_producer(producer: AIOKafkaProducer) -> None:

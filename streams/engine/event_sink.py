@@ -8,7 +8,6 @@ aiokafka's never comes back from a hole in its sequence, nor from the end of its
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from typing import Any
 
@@ -20,6 +19,7 @@ from schemas.topics import full_name
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
 from streams.engine.broker_clock import BrokerClock
 from streams.engine.commit import stop_producer
+from streams.engine.event_wait import wait_at_most
 from streams.engine.faults import describe_error
 from streams.rules.records import Output
 
@@ -108,9 +108,7 @@ class EventSink:
 
     async def _run(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CHECK_S):
-                    await self._wake.wait()
+            await wait_at_most(self._wake, CHECK_S)
             if not self._stopping:
                 await asyncio.sleep(LINGER_S)
             if not await self._fresh():

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import GroupAuthorizationFailedError, IllegalStateError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from streams.engine.event_wait import wait_at_most
 from streams.engine.faults import describe_error, is_transient
 from streams.engine.lenient_decoding import decode_leniently
 from streams.engine.partition_processor import PartitionProcessor
@@ -159,9 +160,7 @@ class Feed:
             await asyncio.sleep(LISTEN_PAUSE_S)
 
     async def _until_room(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._room.wait()
+        await wait_at_most(self._room, seconds)
 
     async def _fetch_all(self, wanted: list[TopicPartition]) -> None:
         poll = asyncio.ensure_future(self._consumer.getmany(*wanted, timeout_ms=POLL_MS, max_records=POLL_RECORDS))

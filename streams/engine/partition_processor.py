@@ -17,6 +17,7 @@ import structlog
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from streams.engine.commit import CommitFailed, Committer, Offsets
+from streams.engine.event_wait import wait_at_most
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
 from streams.rules.engine import offset_map
@@ -211,9 +212,7 @@ class PartitionProcessor:
             await self._dirty.wait()
             gather_s = wait_s(time() - ended, len(self._finished), self._commit_s, self._interval_max_s)
             if gather_s:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(gather_s):
-                        await self._hurry.wait()
+                await wait_at_most(self._hurry, gather_s)
             else:
                 await asyncio.sleep(0)  # whatever finished in this turn of the loop goes along
             try:

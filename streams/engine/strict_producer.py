@@ -31,6 +31,8 @@ from aiokafka.producer import sender as aiokafka_sender
 from aiokafka.producer.transaction_manager import TransactionResult
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
+from streams.engine.batcher import delivered, mark_seen
+
 QUEUE_PAUSE_S = 0.005
 """How often batches that are still being queued are looked at for new partitions."""
 CONCURRENT_PAUSE_S = 0.003
@@ -147,7 +149,7 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
         """Make these offsets of the group part of the transaction."""
         manager = self._txn_manager
         added = manager.add_offsets_to_txn(dict(offsets), group_id)
-        added.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen
+        added.add_done_callback(mark_seen)
         while manager.consumer_group_to_add() is not None:
             await _AddOffsets(self, group_id).do(await self._transaction_coordinator())
             _raise_ended(manager)
@@ -211,13 +213,13 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         sender = self._sender
         adding = None
         queueing = asyncio.ensure_future(batches)
-        queueing.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen
+        queueing.add_done_callback(mark_seen)
         try:
             if offsets:
                 adding = asyncio.ensure_future(sender.add_offsets(offsets, group_id))
                 adding.add_done_callback(self._added)
             await sender.add_partitions(queueing)
-            await _delivered(queueing.result())
+            await delivered(queueing.result())
             if adding is not None:
                 await adding
             await sender.end_transaction()
@@ -240,10 +242,3 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         """Offsets that are refused must not wait until outputs are through: those may wait for a broker that is away."""
         if not adding.cancelled() and (error := adding.exception()) is not None:
             self._sender.give_up(error)
-
-
-async def _delivered(batches: Sequence[asyncio.Future[Any]]) -> None:
-    """Wait for all batches, so that none is left unwatched; then raise the first failure."""
-    for outcome in await asyncio.gather(*batches, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_network
 from typing import Literal
+
+from agents_io.rules.wrong_tokens import peer_address
 
 Power = Literal["view", "operate"]
 
@@ -79,10 +81,5 @@ class TrustedProxies:
         return Caller("operate" if operates else "view", user)
 
     def _trusted(self, address: str | None) -> bool:
-        try:
-            found = ip_address((address or "").partition("%")[0])
-        except ValueError:
-            return False
-        if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-            found = found.ipv4_mapped
-        return any(found in network for network in self._networks)
+        found = peer_address(address or "")
+        return found is not None and any(found in network for network in self._networks)

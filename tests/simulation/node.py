@@ -30,7 +30,7 @@ from streams.dispatch.agent_monitor import AgentMonitor
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.handler import DispatchHandler
+from streams.dispatch.handler import DispatchHandler, handlers_of
 from streams.dispatch.held_memory import HeldMemory
 from streams.engine import commit
 from streams.engine.config import EngineConfig
@@ -412,9 +412,7 @@ class Node:
         return self.engines[role].opened if role in self.engines else []
 
     def _dispatchers(self) -> Iterator[DispatchHandler]:
-        for processor in self._opened("dispatch"):
-            if isinstance(processor.handler, DispatchHandler):
-                yield processor.handler
+        return handlers_of(self._opened("dispatch"))
 
     def _planners(self) -> Iterator[PlanHandler]:
         for processor in self._opened("plans"):

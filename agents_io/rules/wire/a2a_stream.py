@@ -12,7 +12,7 @@ from typing import Any
 
 from agents_io.errors import AnswerTooLarge, BadResponse
 from agents_io.rules.wire.a2a import state_of
-from agents_io.rules.wire.sse import EventData
+from agents_io.rules.wire.sse import EventData, event_json
 from schemas.exact_json import dumps, loads
 
 
@@ -93,8 +93,7 @@ class StreamedTask:
     def feed(self, piece: bytes) -> bool:
         """Whether the task has its end. Raises `BadResponse`, `AnswerTooLarge`."""
         ended = self._take(self._events.feed(piece))
-        if self._events.held > self._max:
-            raise AnswerTooLarge(f"an event of the stream is larger than {self._max} bytes")
+        self._events.check_held(self._max)
         return ended
 
     def response(self) -> dict[str, Any]:
@@ -111,10 +110,7 @@ class StreamedTask:
         for data in events:
             if not data.strip():
                 continue
-            try:
-                message = loads(data)
-            except ValueError:  # not shown: it may repeat our secret
-                raise BadResponse("the stream holds an event that is not JSON") from None
+            message = event_json(data)
             if isinstance(message, dict) and self._message(message):
                 return True
         return False

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from agents_io.errors import AnswerTooLarge, BadResponse
-from agents_io.rules.wire.sse import EventData
-from schemas.exact_json import loads
+from agents_io.rules.wire.sse import EventData, event_json
 
 DONE = b"[DONE]"
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
@@ -45,8 +44,7 @@ class AnswerStream:
     def feed(self, piece: bytes) -> bool:
         """Whether the answer is complete. Raises `BadResponse`, `AnswerTooLarge`."""
         self._take(self._events.feed(piece))
-        if self._events.held > self._max:
-            raise AnswerTooLarge(f"an event of the stream is larger than {self._max} bytes")
+        self._events.check_held(self._max)
         return self._is_done
 
     def whole(self) -> dict[str, Any]:
@@ -70,10 +68,7 @@ class AnswerStream:
             if data.strip() == DONE:
                 self._is_done = True
                 continue
-            try:
-                event = loads(data)
-            except ValueError:  # not shown: it may repeat our secret
-                raise BadResponse("the stream holds an event that is not JSON") from None
+            event = event_json(data)
             if isinstance(event, dict):
                 self._event(event)
 

@@ -7,7 +7,20 @@ Source: the WHATWG HTML standard, "Server-sent events", interpretation of an eve
 
 from __future__ import annotations
 
+from typing import Any
+
+from agents_io.errors import AnswerTooLarge, BadResponse
+from schemas.exact_json import loads
+
 MAX_ID = 1024
+
+
+def event_json(data: bytes) -> Any:
+    """The data of an event as JSON. Raises `BadResponse`."""
+    try:
+        return loads(data)
+    except ValueError:  # not shown: it may repeat our secret
+        raise BadResponse("the stream holds an event that is not JSON") from None
 
 
 class EventData:
@@ -43,10 +56,10 @@ class EventData:
         self._rest = last + held
         return [data for line in lines if (data := self._line(line)) is not None]
 
-    @property
-    def held(self) -> int:
-        """Bytes of the event that is not whole yet."""
-        return len(self._rest) + sum(map(len, self._lines))
+    def check_held(self, most: int) -> None:
+        """Raises `AnswerTooLarge` when the event that is not whole yet has more bytes than `most`."""
+        if len(self._rest) + sum(map(len, self._lines)) > most:
+            raise AnswerTooLarge(f"an event of the stream is larger than {most} bytes")
 
     def end(self) -> list[bytes]:
         """The stream is over: an event whose empty line is missing still counts."""

@@ -27,7 +27,7 @@ REBASE_POINTS = 200
 SPIKE_BINS = 14
 """A single value that is less than about four times the usual one is no spike."""
 SPIKE_BEYOND = 1.1
-_LOG_BIN = PER_BIN * math.log((1 + sketch.ACCURACY) / (1 - sketch.ACCURACY))
+LOG_BIN = PER_BIN * math.log((1 + sketch.ACCURACY) / (1 - sketch.ACCURACY))
 _TAIL_UNIT = 10.0
 """Bins are kept in tenths, to fit the tail's histogram."""
 
@@ -114,7 +114,7 @@ class Pace:
         now, (before, _) = ring.mean(count), level.moments()
         if level.count > count:
             before += (before - now) * count / (level.count - count)
-        rise = (now - before) * _LOG_BIN
+        rise = (now - before) * LOG_BIN
         if rise < math.log(self.factor) or self._value(now) - self._value(before) < self.subject.least:
             return []
         severity: Severity = "high" if rise >= math.log(4 * self.factor) else "medium"
@@ -123,7 +123,7 @@ class Pace:
 
     def _value(self, bin_: float) -> float:
         """What a mean of bins stands for: a geometric mean."""
-        log = (bin_ * PER_BIN + (PER_BIN - 1) / 2 - 1) * _LOG_BIN / PER_BIN
+        log = (bin_ * PER_BIN + (PER_BIN - 1) / 2 - 1) * LOG_BIN / PER_BIN
         return sketch.time_of(1) * math.exp(log) / self.subject.scale
 
     def _details(self, now: float, before: float, note: str, confidence: float, how: str = "rank") -> AnomalyDetails:
@@ -131,7 +131,7 @@ class Pace:
         unit = self.subject.unit
         return AnomalyDetails(
             current_confidence=round(confidence, 6),
-            deviation=round(math.exp((now - before) * _LOG_BIN), 3),
+            deviation=round(math.exp((now - before) * LOG_BIN), 3),
             threshold=self.factor,
             window=f"{note}; {self._value(now):.4g}{unit}, before {self._value(before):.4g}{unit}",
             detector=f"{how}-{self.subject.name}",

@@ -14,9 +14,9 @@ from typing import Any
 
 from schemas.messages import Anomaly, AnomalyDetails
 from streams.rules.detection.alarms import Alarms, Moment
-from streams.rules.detection.pace import CALM, COST, PER_BIN, REBASE_POINTS, SETTLED, TOKENS, Pace
+from streams.rules.detection.pace import CALM, COST, LOG_BIN, PER_BIN, REBASE_POINTS, SETTLED, TOKENS, Pace
 from streams.rules.detection.ring import Ring
-from streams.rules.windows import measures, sketch
+from streams.rules.windows import measures
 
 WAITING = "slow/wait"
 LONG_MS = 10_000.0
@@ -25,7 +25,6 @@ TIMES_SLOW = 2
 """A wait must have grown by this many times the factor of `slow`."""
 RATE = 1 / 500
 WARM = 30
-_LOG_BIN = PER_BIN * math.log((1 + sketch.ACCURACY) / (1 - sketch.ACCURACY))
 
 
 class Waits:
@@ -37,7 +36,7 @@ class Waits:
         self._ring = Ring()
         self._count = 0
         self._usual = 0.0
-        self._rise = math.log(TIMES_SLOW * slow_factor) / _LOG_BIN
+        self._rise = math.log(TIMES_SLOW * slow_factor) / LOG_BIN
 
     def observe(self, bucket: int, at: Moment, alarms: Alarms, confidence: float) -> list[Anomaly]:
         """One more wait."""
@@ -67,8 +66,8 @@ class Waits:
         times = [measures.value_of("waitTime", round(bin_ * PER_BIN + PER_BIN // 2)) for bin_ in (now, before)]
         return AnomalyDetails(
             current_confidence=round(confidence, 6),
-            deviation=round(math.exp((now - before) * _LOG_BIN), 3),
-            threshold=round(math.exp(self._rise * _LOG_BIN), 3),
+            deviation=round(math.exp((now - before) * LOG_BIN), 3),
+            threshold=round(math.exp(self._rise * LOG_BIN), 3),
             window=f"{note}; tasks wait {times[0]:.4g} ms, before {times[1]:.4g} ms",
             detector="wait",
         )
