@@ -6,6 +6,7 @@ starts a JVM by accident. Nothing here skips: a missing Java is a failure.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from streams.broker.embedded import EmbeddedBroker
 from streams.settings import Settings
 from tests.support.kafka import KafkaCluster
+from tests.support.virtual_time import VirtualTimeLoop
 
 # Started in the background, a shell ignores Ctrl-C for us, and every process that a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -46,6 +48,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kafka)
         if "embedded" in fixtures:
             item.add_marker(pytest.mark.embedded)
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Virtual time for the tests that ask for it."""
+    if item.get_closest_marker("virtual_time"):
+        return {"virtual_time": VirtualTimeLoop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session")

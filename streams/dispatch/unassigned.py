@@ -149,7 +149,8 @@ class UnassignedTasks:
         now = self._loop.time()
         self._backlogs.load_expired(now)
         for group in list(self._groups.values()):
-            for run in [run for run in group if run.deadline <= now]:
+            # Deadlines are whole ms of the wall clock: one that is due there is due here, and says what it waited for.
+            for run in [run for run in group if run.deadline < now + 0.001]:
                 self._expire(run)
         for key in self._keys():
             self._try(key)

@@ -150,6 +150,8 @@ class Dispatching:
         self.emitted: list[Output] = []
         self.registry = CollectorRegistry()
         self.skew_ms = 0
+        self._loop = asyncio.get_running_loop()
+        self._wall_s = time.time() - self._loop.time()
         self.cancel_requests: dict[str, str] = {}
         self.partitions = partitions
         self.cleared_ms = cleared_ms
@@ -197,7 +199,7 @@ class Dispatching:
 
     def wall_ms(self) -> int:
         """The wall clock, as far ahead as the test wants."""
-        return time.time_ns() // 1_000_000 + self.skew_ms
+        return int((self._wall_s + self._loop.time()) * 1000) + self.skew_ms
 
     def register(self, **fields: Any) -> AgentRegistration:
         """Make an agent known."""

@@ -14,6 +14,8 @@ from streams.agents.metrics import AgentMetrics
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.partition_fakes import until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Rig(Dispatching):
     """A handler whose agents are told of."""

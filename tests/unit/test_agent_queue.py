@@ -9,6 +9,8 @@ from agents_io.rules.breaker import Breaker, BreakerConfig
 from agents_io.rules.budget import BudgetConfig, RetryBudget
 from agents_io.rules.limiter import SlidingWindow
 
+pytestmark = pytest.mark.virtual_time
+
 
 def make(
     concurrency: int = 2, *, limit: int = 100, threshold: int = 2, budget: BudgetConfig | None = None, probes: int = 3

@@ -17,6 +17,8 @@ from streams.rules.dispatch.memory_budget import TASK_BYTES
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.partition_fakes import settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 LIMITS = {"limits": {"maxRequests": 100_000, "windowMs": 60_000, "maxConcurrency": 4}}
 BUDGET = 1000 * TASK_BYTES
 BLOCKED_S = 30.0

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import orjson
+import pytest
 from prometheus_client import CollectorRegistry
 
 from agents_io.caller import Caller
@@ -17,6 +18,8 @@ from streams.metrics import DispatchMetrics
 from streams.rules.records import Output
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import settle, until
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Rig(Dispatching):
@@ -119,8 +122,7 @@ async def test_what_its_confidence_is_worth_is_told_once_it_is_known_and_when_it
         await rig.result(offset)
         rig.keeper.look()
     told = [(agent_status.confidence, agent_status.calibrated_confidence) for agent_status in rig.records]
-    # A slow machine may add records: calls took longer.
-    assert [row for row in told if row != (0.9, 0.68)] == [(0.9, None), (0.9, 0.8), (0.9, 0.584)]
+    assert told == [(0.9, None), (0.9, 0.8), (0.9, 0.584)]
     first = rig.records[1]
     assert not _moved(first, first.model_copy(update={"calibrated_confidence": 0.68})), "not worth a record"
     assert _moved(first, first.model_copy(update={"calibrated_confidence": 0.584}))

@@ -9,6 +9,8 @@ import pytest
 from agents_io import best_effort
 from agents_io.best_effort import BestEffortRequests
 
+pytestmark = pytest.mark.virtual_time
+
 
 async def test_what_they_raise_is_nobodys_failure() -> None:
     """The call they belong to is over."""

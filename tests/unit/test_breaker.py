@@ -9,6 +9,8 @@ import pytest
 
 from agents_io.rules.breaker import Breaker, BreakerConfig, Permit
 
+pytestmark = pytest.mark.virtual_time
+
 
 def permit(breaker: Breaker, now: float) -> Permit:
     """A permit that must be had."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from schemas.messages import Control
 from streams.agents.control_table import ControlTable
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import intake, settle
+
+pytestmark = pytest.mark.virtual_time
 
 Make = Callable[..., Dispatching]
 
@@ -39,7 +42,8 @@ def state(one: Dispatching) -> dict[bytes, bytes | None]:
 
 
 async def ask(one: Dispatching, offset: int, target: str, payload: Any = 1) -> bool:
-    """Whether this task is answered from the cache."""
+    """Whether this task is answered from the cache. A while after what was before: of the same ms nothing is kept."""
+    await asyncio.sleep(0.002)
     one.take(offset, target=target, payload=payload)
     return bool((await one.result(offset))["cached"])
 

@@ -20,6 +20,8 @@ from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
 from tests.support.partition_fakes import until
 
+pytestmark = pytest.mark.virtual_time
+
 AGENT = AgentRegistration(id="a", endpoint="http://agent")
 OK = Answer("ok", 0.9)
 

@@ -11,6 +11,8 @@ from agents_io.errors import ServerError
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.partition_fakes import until
 
+pytestmark = pytest.mark.virtual_time
+
 Make = Callable[..., Dispatching]
 ONE = {"limits": {"maxRequests": 100, "windowMs": 60_000, "maxConcurrency": 1}}
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from streams.engine.partition_processor import Head, PartitionProcessor
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import FakeCommitter, partitions, settle, until
+
+pytestmark = pytest.mark.virtual_time
 
 CALLS = 10
 

@@ -15,6 +15,8 @@ from streams.client.producer import TaskProducer
 from streams.client.requests import Request
 from streams.settings import Settings
 
+pytestmark = pytest.mark.virtual_time
+
 
 class FakeProducer:
     """Fails each send with the next of `errors`, then takes all."""

@@ -17,6 +17,8 @@ from streams.rules.source_record import MOVED_HEADER
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 Make = Callable[..., Dispatching]
 SAME: dict[str, Any] = {"payload": {"same": True}}
 

@@ -17,6 +17,8 @@ from streams.rules.source_record import JUDGED_HEADER
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import until
 
+pytestmark = pytest.mark.virtual_time
+
 JUDGED = {"id": "a1", "endpoint": "http://h", "confidence": {"from": "judge", "agent": "j"}}
 JUDGE = {"id": "j", "endpoint": "http://h"}
 

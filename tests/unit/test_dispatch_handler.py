@@ -20,6 +20,8 @@ from streams.rules.source_record import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADE
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.partition_fakes import settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 Make = Callable[..., Dispatching]
 ONE_AT_A_TIME = {"limits": {"maxConcurrency": 1}}
 DEEP = b"[" * 300 + b"]" * 300

@@ -11,6 +11,8 @@ from agents_io.errors import CallTimeout, ServerError
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.partition_fakes import settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 Make = Callable[..., Dispatching]
 ONE = {"limits": {"maxConcurrency": 1}}
 

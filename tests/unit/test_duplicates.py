@@ -19,6 +19,8 @@ from streams.rules.source_record import AGENT_HEADER, HOPS_HEADER, MOVED_HEADER,
 from tests.support.dispatching import AGENT, Dispatching, failing
 from tests.support.partition_fakes import until
 
+pytestmark = pytest.mark.virtual_time
+
 HERE = next(name for name in (f"t{n}" for n in range(100)) if owner_partition(name, 4) == 0)
 ELSEWHERE = next(name for name in (f"t{n}" for n in range(100)) if owner_partition(name, 4) != 0)
 

@@ -15,6 +15,8 @@ from streams.engine.event_sink import EventSink
 from streams.rules.records import Output
 from tests.support.partition_fakes import until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class FakeProducer:
     """Connects to nothing; `away`: how many starts find no broker, of all producers together."""

@@ -32,6 +32,8 @@ from streams.rules.records import with_answer
 from tests.support.dispatching import Dispatching
 from tests.unit.test_plan_handler import Coordinating
 
+pytestmark = pytest.mark.virtual_time
+
 PAIRS = [
     ("18446744073709551617", "18446744073709551618"),
     ("-9223372036854775809", "-9223372036854775810"),

@@ -13,6 +13,8 @@ from agents_io.rules.limiter import SlidingWindow
 from streams.dispatch.partition_state import CLOCKS_AGREE_MS, PartitionState
 from streams.settings import Settings
 
+pytestmark = pytest.mark.virtual_time
+
 CONFIG = BreakerConfig(failure_threshold=1, reset_timeout_s=30.0)
 
 

@@ -25,6 +25,8 @@ from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.partition_fakes import until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Ending:
     """Every call ends so, at once."""

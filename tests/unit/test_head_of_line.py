@@ -22,6 +22,8 @@ from streams.rules.source_record import (
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.partition_fakes import intake, settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 ONE_AT_A_TIME: dict[str, Any] = {"limits": {"maxRequests": 1000, "windowMs": 1000, "maxConcurrency": 1}}
 
 

@@ -7,12 +7,16 @@ import random
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from agents_io.errors import ConnectionFailed, Unsupported
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from streams.agents.health_checks import HealthChecks
 from streams.settings import HealthSettings
 from tests.support.partition_fakes import until
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Asked:

@@ -24,6 +24,8 @@ from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.partition_fakes import until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Scripted:
     """Each call takes so long and ends so; what was cut off is counted."""

@@ -13,6 +13,8 @@ from streams.rules.engine import offset_map
 from streams.rules.engine.start_offsets import KeptOffset
 from tests.support.dispatching import Dispatching
 
+pytestmark = pytest.mark.virtual_time
+
 ROWS = {
     "tasks": KeptOffset(40, offset_map.encode("t.tasks", 0, 40, [(42, 50)]), "aa", 3, 55),
     "dispatch": KeptOffset(0),

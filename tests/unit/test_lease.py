@@ -22,6 +22,8 @@ from streams.engine.lease import Lease
 from tests.support.dispatching import FakeTransport
 from tests.support.partition_fakes import settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class HeartbeatRequest:
     """As aiokafka calls it."""

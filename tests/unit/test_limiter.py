@@ -6,6 +6,8 @@ import pytest
 
 from agents_io.rules.limiter import MAX_ENTRIES, SlidingWindow
 
+pytestmark = pytest.mark.virtual_time
+
 
 def test_no_double_burst_across_a_border() -> None:
     """A fixed window would let 200 through around t=60; the sliding one does not."""

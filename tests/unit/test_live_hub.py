@@ -16,6 +16,8 @@ from streams.live.reading import Taker
 from streams.rules.live.cursor import decode
 from streams.rules.live.query import WatchRequest
 
+pytestmark = pytest.mark.virtual_time
+
 NOW_MS = 1_795_348_800_000
 
 

@@ -24,6 +24,8 @@ from streams.rules.engine.start_offsets import KeptOffset
 from tests.support.consuming import FakeConsumer
 from tests.support.partition_fakes import FakeCommitter, FakeHandler, partitions, until
 
+pytestmark = pytest.mark.virtual_time
+
 TASKS = TopicPartition("t.tasks", 0)
 
 

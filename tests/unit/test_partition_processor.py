@@ -16,6 +16,8 @@ from streams.rules.engine.pacing import FULL_BATCH
 from streams.rules.records import Output
 from tests.support.partition_fakes import FakeCommitter, FakeHandler, intake, partitions, settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 TASKS = TopicPartition("t.tasks", 0)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from streams.plans.clock import PlanClock
 from tests.support.partition_fakes import settle, until
+
+pytestmark = pytest.mark.virtual_time
 
 
 def wall_ms() -> int:

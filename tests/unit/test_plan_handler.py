@@ -32,6 +32,8 @@ from tests.support.dispatching import FakePartition
 from tests.support.partition_fakes import intake, until
 from tests.support.plans import plan, task
 
+pytestmark = pytest.mark.virtual_time
+
 MODELS: dict[str, Any] = {
     "tasks": Task, "controls": Control, "events": Event, "plan-results": PlanResult, "plan-state": PlanMemory,
     "results": Result, "data-points": ConfidenceDataPoint,
@@ -65,6 +67,8 @@ class Coordinating:
         """Plans whose wish was asked for, and when they were submitted."""
         self.task_wishes: dict[str, str] = {}
         self.skew_ms = 0
+        loop = asyncio.get_running_loop()
+        wall_s = time.time() - loop.time()
         self.registry = CollectorRegistry()
         self.templates: dict[str, Any] = {}
         parts = PlanParts(
@@ -72,7 +76,7 @@ class Coordinating:
             recorder=PlanRecorder("app", "t.", "app-plans"),
             emit=self.emitted.append,
             metrics=PlanMetrics(self.registry),
-            wall_ms=lambda: time.time_ns() // 1_000_000 + self.skew_ms,
+            wall_ms=lambda: int((wall_s + loop.time()) * 1000) + self.skew_ms,
             cancelled=self._wish,
             partition_count=lambda: partitions,
             templates=self.templates,

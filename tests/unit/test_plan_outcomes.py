@@ -15,6 +15,8 @@ from tests.support.partition_fakes import intake, until
 from tests.support.plans import plan, task
 from tests.unit.test_plan_handler import Coordinating, one, topics
 
+pytestmark = pytest.mark.virtual_time
+
 PAIR = {"kind": "sequential", "tasks": [task("one"), task("two") | {"payload": "${n}"}]}
 
 

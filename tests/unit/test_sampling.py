@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from agents_io.call_stats import CallStats
 from agents_io.caller import Caller
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ClientError, Expired, ServerError
@@ -18,6 +20,8 @@ from agents_io.rules.retry import RetryConfig
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.partition_fakes import until
+
+pytestmark = pytest.mark.virtual_time
 
 End = Answer | AgentError
 

@@ -15,6 +15,8 @@ from streams.agents.transports import secret_policy
 from streams.settings import Settings
 from tests.support.dispatching import FakeTransport
 
+pytestmark = pytest.mark.virtual_time
+
 
 def agent(auth: dict[str, Any] | None = None, **metadata: Any) -> AgentRegistration:
     """A registration."""

@@ -29,6 +29,8 @@ from streams.engine.strict_producer import (
     _EndTxn,
 )
 
+pytestmark = pytest.mark.virtual_time
+
 TP = TopicPartition("t.tasks", 0)
 LOST = (
     RequestTimedOutError(),

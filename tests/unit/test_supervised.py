@@ -9,6 +9,8 @@ import pytest
 
 from streams.engine import supervised
 
+pytestmark = pytest.mark.virtual_time
+
 
 async def test_a_watcher_that_fails_runs_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -14,6 +14,8 @@ from schemas.partitioning import owner_partition
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import settle
 
+pytestmark = pytest.mark.virtual_time
+
 Make = Callable[..., Dispatching]
 
 

@@ -21,6 +21,8 @@ from tests.support.dispatching import AGENT, Dispatching
 from tests.support.partition_fakes import until
 from tests.support.tracing import TRACE, TRACEPARENT, USER, Recording, header_of, ids
 
+pytestmark = pytest.mark.virtual_time
+
 GIVEN = (("traceparent", TRACEPARENT.encode()), ("tracestate", b"v=1"))
 Make = Callable[..., Dispatching]
 

@@ -16,6 +16,8 @@ from streams.rules.dispatch.memory_budget import TASK_BYTES
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import settle, until
 
+pytestmark = pytest.mark.virtual_time
+
 Make = Callable[..., Dispatching]
 FLY: dict[str, Any] = {"target": None, "capabilities": ["fly"]}
 ANY_NUMBER = {"max_requests": 100_000, "max_concurrency": 1}

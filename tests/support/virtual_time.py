@@ -1,0 +1,45 @@
+"""An asyncio event loop for one test whose time passes only while nothing else can happen.
+
+In: the mark `virtual_time` on a test or module. Out: waits of any length that end at once, in the order of their times, and
+durations that do not depend on the machine. For tests without threads, processes and remote servers: what the operating system
+does takes no time here, so a wait for it may be over before it was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable
+from typing import Any
+
+
+class _Selector(selectors.DefaultSelector):
+    """Never waits: a wait of `timeout` seconds is told to `waited`."""
+
+    def __init__(self, waited: Callable[[float], None]) -> None:
+        super().__init__()
+        self._waited = waited
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        ready = super().select(0)
+        if not ready and timeout is None:
+            # Nothing is planned: only the operating system can wake this loop.
+            return super().select(None)
+        if not ready and timeout is not None and timeout > 0:
+            self._waited(timeout)
+        return ready
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """`time()` begins at 1,000 s and moves only by waits."""
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+        super().__init__(_Selector(self._wait))
+
+    def _wait(self, seconds: float) -> None:
+        self._now += seconds
+
+    def time(self) -> float:
+        """Seconds."""
+        return self._now
