@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from agents_io.call_stats import CallStats
-from agents_io.errors import AgentError, CallTimeout, Cancelled, Expired, InternalError
+from agents_io.errors import AgentError, CallTimeout, Cancelled, ConnectionFailed, Expired, InternalError
 from agents_io.hedging import race
 from agents_io.pending_call import CallEvents, CallObserver, PendingCall
 from agents_io.rules.agent_queue import AgentQueue, Attempt, Block
@@ -39,6 +39,8 @@ MAX_TIMER_S = 3600.0
 NOT_CURRENT_RECHECK_S = 0.1
 OWN_TIMEOUT = 0.9
 """A timeout that comes before this share of an attempt's time is the agent's own (408, 504, DEADLINE_EXCEEDED)."""
+UNANSWERED = (CallTimeout, ConnectionFailed, Expired, InternalError)
+"""After these, as after a call that was cut off, the request may still be on its way to the agent."""
 WAITED_FOR: dict[Block | None, str] = {
     "circuit_open": "its circuit stays open until after the deadline",
     "rate_limited": "its rate limit has no turn before the deadline",
@@ -339,7 +341,8 @@ class Caller(Generic[R]):
             pause_s = end.retry_after_s
         elif end is not None:
             outcome, confidence = "success", None if self.agent.answers_unrated else end.confidence
-        self.queue.finish(attempt, outcome, now, pause_s)
+        answered = end is not None and not isinstance(end, UNANSWERED)
+        self.queue.finish(attempt, outcome, now, pause_s, answered)
         self.stats.ended(outcome, now - attempt.started_at, confidence, now)
         self.changed = True  # after a success too: a call counts from its end, and its begin may be committed already
         self._report_transitions()

@@ -237,8 +237,13 @@ class AgentQueue(Generic[T]):
             found.append((self._leave(entry), None if entry.deadline <= now else block))
         return found
 
-    def finish(self, attempt: Attempt[T], outcome: Outcome, now: float, pause_s: float | None = None) -> None:
-        """A call ended. `pause_s`: the agent's Retry-After. A second finish of the same attempt changes nothing."""
+    def finish(
+        self, attempt: Attempt[T], outcome: Outcome, now: float, pause_s: float | None = None, answered: bool = True
+    ) -> None:
+        """A call ended. `pause_s`: the agent's Retry-After. A second finish of the same attempt changes nothing.
+
+        `answered`: the agent answered, so the call has reached it. One that was cut off may reach it later than it ended here.
+        """
         if attempt.finished:
             return
         attempt.finished = True
@@ -252,7 +257,8 @@ class AgentQueue(Generic[T]):
         self._in_flight -= 1
         self.ended += 1
         self.breaker.record(attempt.permit, outcome, now, now - attempt.started_at)
-        self.limiter.settle(attempt.started_at, now)
+        if answered:
+            self.limiter.settle(attempt.started_at, now)
         if pause_s is not None and pause_s > 0:
             self.limiter.pause_until(now + min(pause_s, self.max_pause_s))
 

@@ -2,7 +2,7 @@
 
 In: the time (monotonic seconds, never going back). Out: whether a call may begin, and when the next one may.
 A call may reach its agent later than it began here (a busy machine, a new connection), and the agent is the one to judge: so a
-call counts from its end, or from `late_s` after its begin if it lasts longer. By then it has arrived.
+call counts from its answer, or from `late_s` after its begin if that comes later or never. By then it has arrived.
 The log holds one entry per call up to 4,096; a larger limit shares entries between calls that began within 1/4096 of a
 window, each as late as its last call. So memory is bounded, the limit is never exceeded, and a slot comes back at
 most that fraction of a window late. It never waits and never gives a slot back: a call begun counts.
@@ -89,7 +89,7 @@ class SlidingWindow:
         return True
 
     def settle(self, began: float, now: float) -> None:
-        """A call that began then has ended. Without this it counts from `late_s` after its begin."""
+        """A call that began then was answered. Without this it counts from `late_s` after its begin."""
         if self._late_s <= 0 or began + self._late_s <= now:
             return
         self.used(now)

@@ -74,7 +74,7 @@ class DispatchProcessor:
 
     def process_again(self, record: SourceRecord, waited_for: str, looked_up: bool) -> None:
         """A record that waited on its topic for `waited_for`. `looked_up`: its agent was looked for when it first came."""
-        self._guard.run(record, lambda: self._decide(self._admit(record, waited_for), looked_up))
+        self._guard.run(record, lambda: self._decide(self._admit(record, waited_for, looked_up), looked_up))
 
     def decide_again(self, run: TaskRun, looked_up: bool = False) -> None:
         """A task that waited in memory goes its own way. `looked_up`: the topic of agents was read to its end for it."""
@@ -82,6 +82,7 @@ class DispatchProcessor:
 
     def assign(self, run: TaskRun) -> bool:
         """Look for an agent for a task that waits for one. Whether it was found, or the task need not wait any more."""
+        run.waited_for_agent = True
         decision = self._router.route(run, looked_up=True)
         if isinstance(decision, WaitForAgent):
             return False
@@ -96,9 +97,10 @@ class DispatchProcessor:
         else:
             self.waiting.queues.relocated(run)
 
-    def _admit(self, record: SourceRecord, waited_for: str | None = None) -> TaskRun:
+    def _admit(self, record: SourceRecord, waited_for: str | None = None, waited_for_agent: bool = False) -> TaskRun:
         run = read_task(record, self._loop.time(), self._context.wall_ms(), self._context.settings)
         run.reloaded = waited_for
+        run.waited_for_agent = waited_for_agent
         self._spans.begin(run)
         run.observer = run.span
         if run.span is None:

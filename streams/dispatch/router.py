@@ -59,7 +59,7 @@ class Router:
 
     def _to_judge(self, run: TaskRun, judge: str, looked_up: bool) -> Decision:
         """The task has its answer: another agent judges it. Its id is claimed apart from tasks for that agent."""
-        forward = self._forward(run, judge, None)
+        forward = self._away(run, judge, None)
         if forward is not None:
             return forward
         if not self._tasks.claim(run, f"\0judge {judge}"):
@@ -84,7 +84,7 @@ class Router:
                 name = agent.id
             except AgentError as error:
                 name, refused = builtin_id(task), error
-        forward = self._forward(run, name, name)
+        forward = self._away(run, name, name)
         if forward is not None:
             return forward
         if not self._tasks.claim(run, name):
@@ -100,7 +100,7 @@ class Router:
     def _by_capability(self, run: TaskRun, looked_up: bool) -> Decision:
         # A record that carries an agent was checked before that was chosen: checked again, it would be its own duplicate.
         if not run.chosen:
-            forward = self._forward(run, run.task_id, None)
+            forward = self._away(run, run.task_id, None)
             if forward is not None:
                 return forward
             if not self._tasks.claim(run, "", outlives=True):
@@ -117,7 +117,7 @@ class Router:
         return WaitForAgent() if self._waits(known) else self._fail(run, NoAgent(absence(run.task, known)))
 
     def _to(self, run: TaskRun, agent: AgentRegistration) -> Decision:
-        forward = self._forward(run, agent.id, agent.id)
+        forward = self._away(run, agent.id, agent.id)
         if forward is not None:
             return forward
         return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
@@ -142,9 +142,17 @@ class Router:
         mode = self._context.settings.dispatch.await_agent
         return mode == "always" or (mode == "unavailable" and known)
 
+    def _away(self, run: TaskRun, key: str, agent_id: str | None) -> Forward | WaitForAgent | None:
+        """The same; a task that was forwarded often waits for a while before each further time. Agents that come and go, or
+        workers that count partitions differently for a while, would have it go round. It is never done in the wrong partition:
+        there its agent would be called beside its owner, and its id answered twice.
+        """
+        forward = self._forward(run, key, agent_id)
+        if forward is not None and run.hops >= MAX_HOPS and not run.waited_for_agent:
+            return WaitForAgent()
+        return forward
+
     def _forward(self, run: TaskRun, key: str, agent_id: str | None) -> Forward | None:
-        """To the partition of `key`, unless it is this one, or the task was forwarded too often already."""
+        """To the partition of `key`, unless it is this one."""
         number = owner_partition(key, self._context.partition_count())
-        if number == self._number or run.hops >= MAX_HOPS:
-            return None
-        return Forward(number, key, agent_id)
+        return None if number == self._number else Forward(number, key, agent_id)

@@ -65,6 +65,8 @@ class TaskRun(PendingCall):
     """What it waited for on its topic, if it was read back because it is its turn now."""
     judged: Judged | None = None
     """The answer that the agent called here is to judge; None: the task itself is to be answered."""
+    waited_for_agent: bool = False
+    """It has waited here among the tasks without an agent."""
     cache_key: str | None = None
     agent_id: str | None = None
     held_for: str | None = None

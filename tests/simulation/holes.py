@@ -39,4 +39,7 @@ HOLES = (
     _hole("D3", "a log that becomes shorter swallows as many new tasks as it lost", "short-logs", "lost task", 1, 3, 6),
     _hole("N1", "a worker that stops while the group rebalances gives its partitions away before they are drained", "stops",
           "concurrency", 1, 4, 5),
+    _hole("N2", "a task that was forwarded five times is done in a partition that does not own its agent", "mix", "owner", 153),
+    _hole("N3", "a call that was cut off counts from that moment, though its request arrives at the agent later", "mix",
+          "rate limit", 265),
 )  # fmt: skip

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from agents_io.caller import Caller
+from agents_io.rules.agent_queue import AgentQueue
 from streams.dispatch.coalescing import SingleFlight
-from streams.dispatch.decisions import Decision, Duplicate, Fail
+from streams.dispatch.decisions import Decision, Duplicate, Fail, Forward
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.router import Router
 from streams.engine.partition_processor import PartitionProcessor
+from streams.rules.dispatch.routing import MAX_HOPS
 from tests.simulation.node import Surroundings
 
 
@@ -94,6 +96,27 @@ def _calls_cut_off_are_forgotten() -> None:
     PartitionProcessor._commit_rest = commit_finished  # type: ignore[method-assign]
 
 
+def _done_in_the_wrong_partition() -> None:
+    """N2: a task that was forwarded five times was done wherever it was."""
+
+    def away(self: Router, run: Any, key: str, agent_id: str | None) -> Forward | None:
+        return None if run.hops >= MAX_HOPS else self._forward(run, key, agent_id)
+
+    Router._away = away  # type: ignore[method-assign]
+
+
+def _cut_off_calls_have_arrived() -> None:
+    """N3: a call counted from its end, whatever that was."""
+    finish = AgentQueue.finish
+
+    def as_if_answered(
+        self: Any, attempt: Any, outcome: Any, now: float, pause_s: Any = None, answered: bool = True
+    ) -> None:
+        finish(self, attempt, outcome, now, pause_s)
+
+    AgentQueue.finish = as_if_answered  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "F1": _refusals_claim_the_id_again,
     "F2": _leaders_that_wait_stay_leaders,
@@ -101,5 +124,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "F7": _calls_begin_after_a_freeze,
     "F8": _requests_are_repeated_in_place,
     "F9": _calls_cut_off_are_forgotten,
+    "N2": _done_in_the_wrong_partition,
+    "N3": _cut_off_calls_have_arrived,
 }
 """By the name of the hole in `holes.py`."""

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from agents_io.caller import Caller
-from agents_io.errors import AgentError, CallTimeout, Cancelled, Expired, RateLimited, ServerError
+from agents_io.errors import AgentError, CallTimeout, Cancelled, ConnectionFailed, Expired, RateLimited, ServerError
 from agents_io.pending_call import PendingCall
 from agents_io.rules.agent_queue import AgentQueue
 from agents_io.rules.breaker import Breaker, BreakerConfig, Transition
@@ -144,6 +144,28 @@ class Rig:
         """As many failures as it takes."""
         while (permit := self.breaker.try_acquire(now())) is not None:
             self.breaker.record(permit, "failure", now())
+
+
+@pytest.mark.parametrize("end", ["answered", "refused", "cancelled", "timeout", "connection"])
+async def test_a_call_counts_from_its_answer_or_as_if_it_arrived_late(end: str) -> None:
+    """What was sent and then given up may reach the agent after that: it counts from the latest moment at which it might."""
+    transport: Transport = {
+        "answered": Scripted(OK),
+        "refused": Scripted(RateLimited("429")),
+        "cancelled": Silent(),
+        "timeout": TimesOut(),
+        "connection": Scripted(ConnectionFailed("reset")),
+    }[end]
+    rig = Rig(transport, limiter=SlidingWindow(1, 60.0, late_s=1.0))
+    began = now()
+    run = pending(timeout_s=0.1, max_retries=0)
+    rig.caller.submit(run)
+    await asyncio.sleep(0.01)
+    if end == "cancelled":
+        rig.caller.cancel(run)
+    await asyncio.sleep(0.2)
+    free_at = rig.queue.limiter.available_at(now())
+    assert free_at - began == pytest.approx(60.0 if end in ("answered", "refused") else 61.0, abs=0.005)
 
 
 async def test_cancelled_in_the_moment_it_begins_ends_once_and_frees_its_slot() -> None:

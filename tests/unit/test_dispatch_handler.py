@@ -15,6 +15,7 @@ from agents_io.errors import AgentError, ConnectionFailed, ServerError
 from agents_io.transport import Answer
 from schemas.codec import header
 from schemas.partitioning import owner_partition
+from streams.dispatch.unassigned import CHECK_S
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.source_record import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER, own_header
 from tests.support.dispatching import AGENT, Dispatching
@@ -261,16 +262,29 @@ async def test_a_task_of_another_partition_is_forwarded_and_keeps_its_deadline(m
     assert 15 < there.transport.calls[0][1].timeout_s <= 20, "cut by the task's deadline, which was not begun anew"
 
 
-async def test_after_too_many_hops_a_task_is_done_where_it_is(make: Make) -> None:
-    """Partitions were added meanwhile, or something is wrong: a loop must end."""
-    one = make(partitions=4)
+@pytest.mark.parametrize("await_agent", ["unavailable", "never"])
+async def test_after_too_many_hops_a_task_waits_before_each_further_one(make: Make, await_agent: str) -> None:
+    """A loop has a pace. It is never done in a partition that does not own its agent: the owner would not know of the call."""
+    one = make(partitions=4, dispatch={"await_agent": await_agent})
     name = living_elsewhere()
-    one.register(id=name, endpoint="http://h")
+    one.register(id=name, endpoint="http://h", capabilities=["fly"])
     hops = ((HOPS_HEADER, str(MAX_HOPS - 1).encode()),)
     one.take(0, target=name, source="dispatch", headers=hops)
     assert own_header(one.partition.ended[0][2][0].headers, HOPS_HEADER) == MAX_HOPS
-    one.take(1, target=name, source="dispatch", headers=((HOPS_HEADER, str(MAX_HOPS).encode()),))
-    assert (await one.result(1))["status"] == "success"
+    often = ((HOPS_HEADER, str(MAX_HOPS).encode()),)
+    one.take(1, target=name, source="dispatch", headers=often)
+    # One whose agent went away as it came; another one is chosen.
+    one.take(
+        2, type="agent", target=None, capabilities=["fly"], source="dispatch", headers=(*often, (AGENT_HEADER, b"gone"))
+    )
+    began = one.wall_ms()
+    await settle()
+    assert [offset for _, offset, _ in one.partition.ended] == [0]
+    await until(lambda: len(one.partition.ended) == 3, CHECK_S + 1)
+    assert one.wall_ms() - began >= CHECK_S * 1000
+    for _, _, [forward] in one.partition.ended[1:]:
+        assert (forward.topic, own_header(forward.headers, HOPS_HEADER)) == ("dispatch", MAX_HOPS + 1)
+    assert one.transport.calls == []
 
 
 async def test_a_deadline_that_passed_on_the_way_ends_without_a_call(make: Make) -> None:
