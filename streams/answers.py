@@ -22,3 +22,11 @@ def error_answer(status: int, why: str) -> web.Response:
     if status == 503:
         answer.headers["Retry-After"] = str(RETRY_AFTER_S)
     return answer
+
+
+def handed_on(status: int, body: bytes) -> web.Response:
+    """An answer of another process, as it was written there."""
+    answer = web.Response(status=status, body=body, content_type="application/json")
+    if status == 503:
+        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return answer

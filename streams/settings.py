@@ -128,6 +128,8 @@ class StatsSettings(Section):
     hour_grace: DurationMs = 300_000
     day_grace: DurationMs = 3_600_000
     check_interval: DurationMs = 60_000
+    own_process: bool = True
+    """Beside other roles of a worker, statistics run in a process of their own."""
     detect: bool = True
     sudden_drop: Annotated[float, Field(gt=0, le=1)] = 0.3
     low_confidence: Annotated[float, Field(ge=0, le=1)] = 0.5

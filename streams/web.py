@@ -36,7 +36,7 @@ from streams.plans.role import Coordination
 from streams.rules.addresses import advertised
 from streams.settings import Settings
 from streams.statistics.api import StatsApi
-from streams.statistics.role import StatsSupervisor
+from streams.statistics.child import Statistics
 from streams.tokens import token_to_show
 
 BROKER_CHECK_S = 5.0
@@ -51,7 +51,7 @@ class WebServer:
         self.agents: AgentTable | None = None
         self.agent_statuses: AgentStatuses | None = None
         self.plans: Coordination | None = None
-        self.stats: StatsSupervisor | None = None
+        self.stats: Statistics | None = None
         self.problems: Callable[[], list[str]] = list
         """What keeps a role from being ready though it runs, one line each."""
         self._settings = settings

@@ -40,6 +40,7 @@ from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
 from streams.plans.role import coordinate
 from streams.settings import Settings
+from streams.statistics.child import Statistics, StatsFailed, StatsProcess
 from streams.statistics.metrics import StatsMetrics
 from streams.statistics.role import StatsSupervisor
 from streams.tokens import TokenUnusable
@@ -97,6 +98,8 @@ async def run(settings: Settings, *, on_ready: Callable[[WorkerAddresses], None]
                     task.cancel()
     except BrokerUnreachable as error:
         raise WorkerError(str(error), exit_code=3) from error
+    except StatsFailed as error:
+        raise WorkerError(str(error), error.exit_code) from error
     except (
         TopicMissing,
         TopicsMissing,
@@ -125,7 +128,7 @@ class _RunningWorker:
     addresses: WorkerAddresses
     engines: dict[str, Engine]
     """By role."""
-    stats: StatsSupervisor | None
+    stats: Statistics | None
 
 
 @asynccontextmanager
@@ -144,7 +147,7 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
         stack.push_async_callback(web.stop)
         delivery = await _delivery(settings)
         grpc_server = GrpcServer(settings)
-        stats = None
+        stats: Statistics | None = None
         if "dispatch" in settings.roles:
             if settings.plans.templates and "plans" not in settings.roles:
                 log.info(PLANS_ELSEWHERE)
@@ -159,7 +162,9 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
             )
             web.dropped_events["plans"] = web.plans.events_dropped
         if "stats" in settings.roles:
-            stats = StatsSupervisor(settings, idempotent=delivery == "exactly-once", address=web.reachable)
+            apart = settings.stats.own_process and settings.roles != ("stats",)
+            kind = StatsProcess if apart else StatsSupervisor
+            stats = kind(settings, idempotent=delivery == "exactly-once", address=web.reachable)
             registry.register(StatsMetrics(stats.counters))
             stack.push_async_callback(stats.stop)
             await stats.start()

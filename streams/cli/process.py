@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +62,7 @@ def worker(
 
     It prints one line with its addresses when it is ready. A second Ctrl-C quits without finishing what is under way.
     """
+    from streams.fast_loop import in_fast_loop
     from streams.logs import configure_logs
 
     settings = settings_from(
@@ -82,16 +82,6 @@ def worker(
     code = in_fast_loop(_work(settings, output or Format.text))
     if code != OK:
         raise typer.Exit(code)
-
-
-def in_fast_loop(work: Coroutine[Any, Any, int]) -> int:
-    """Run a coroutine on uvloop where there is one."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(work)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
 
 
 async def _work(settings: Settings, form: Format) -> int:

@@ -19,9 +19,9 @@ from agents_io.errors import Unsupported
 from agents_io.secret_refs import Secret
 from schemas.messages import Interval
 from schemas.times import parse_time
-from streams.answers import error_answer, json_answer
+from streams.answers import error_answer, handed_on, json_answer
 from streams.rules.windows.windows import INTERVALS
-from streams.statistics.role import StatsSupervisor
+from streams.statistics.child import Statistics, StatsProcess
 from streams.tokens import authorization
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _recovering(why: str) -> Refused:
 class StatsApi:
     """The routes. `keeper` gives the worker's statistics, None while it has none. `token`: shown to other workers."""
 
-    def __init__(self, keeper: Callable[[], StatsSupervisor | None], token: Secret | None = None) -> None:
+    def __init__(self, keeper: Callable[[], Statistics | None], token: Secret | None = None) -> None:
         self._keeper = keeper
         self._token = token
         self._session: aiohttp.ClientSession | None = None
@@ -75,6 +75,10 @@ class StatsApi:
 
     def _guarded(self, answer: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
+            keeper = self._keeper()
+            if isinstance(keeper, StatsProcess):
+                status, body = await keeper.answer(request.path_qs)
+                return handed_on(status, body)
             try:
                 return json_answer(await answer(request))
             except Refused as refused:
@@ -149,7 +153,7 @@ class StatsApi:
 
     def _processor(self) -> StatsProcessor:
         keeper = self._keeper()
-        if keeper is None:
+        if keeper is None or isinstance(keeper, StatsProcess):
             raise Refused(503, "this worker has no statistics role, or they have not started; ask one that has")
         if keeper.processor is None or not keeper.ready:
             raise _recovering("statistics are starting here")

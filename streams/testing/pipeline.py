@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, Any] = {
     "limits.max_requests": 1_000_000,
     "limits.max_concurrency": 100,
     "retry.initial_delay": 20,
+    "stats.own_process": False,
 }
 
 

@@ -67,15 +67,16 @@ class Process:
         return self.popen.pid
 
     def cpu_s(self) -> float:
-        """CPU seconds, user and system, used so far."""
-        return cpu_s(self.pid)
+        """CPU seconds, user and system, used so far, also by the processes it started that run."""
+        return sum(map(cpu_s, self.family()))
 
     def peak_mib(self) -> float:
-        """The largest resident size so far, MiB."""
-        for row in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if row.startswith("VmHWM"):
-                return int(row.split()[1]) / 1024
-        return 0.0
+        """The largest resident size so far, MiB; of several processes the sum of theirs."""
+        return sum(memory_mib(pid, "VmHWM") for pid in self.family())
+
+    def family(self) -> list[int]:
+        """Its pid, and those of the processes it started that run."""
+        return family(self.pid)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -91,6 +92,14 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.popen.kill()
         return self.run(10)
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it started and that run."""
+    try:
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    except FileNotFoundError:
+        return [pid]
 
 
 def cpu_s(pid: int) -> float:
@@ -238,12 +247,17 @@ def committed(bootstrap: str, group: str, topic: str) -> dict[int, int]:
 
 
 def rss_mib(pid: int) -> float:
-    """The memory a process has in RAM, MiB; 0 if it is gone."""
+    """The memory that a process and those it started have in RAM, MiB; 0 if it is gone."""
+    return sum(memory_mib(one, "VmRSS") for one in family(pid))
+
+
+def memory_mib(pid: int, row: str) -> float:
+    """A row of `/proc/PID/status`, MiB; 0 if there is no such process."""
     try:
         rows = Path(f"/proc/{pid}/status").read_text().splitlines()
     except FileNotFoundError:
         return 0.0
-    return next((int(row.split()[1]) / 1024 for row in rows if row.startswith("VmRSS")), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in rows if line.startswith(row)), 0.0)
 
 
 def log_ends(bootstrap: str, topic: str) -> dict[int, int]:

@@ -1,0 +1,19 @@
+"""Runs a process's coroutine on uvloop where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def in_fast_loop(work: Coroutine[None, None, T]) -> T:
+    """What the coroutine returns."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)

@@ -1,0 +1,136 @@
+"""The process that statistics have to themselves beside a worker's other roles, so that a slice of theirs delays no task.
+
+`python -m streams.statistics.process`, started by `StatsProcess`. In: a `ProcessConfig` on stdin, pickled, and then nothing:
+once stdin ends the process flushes, commits and leaves. Out: on stdout the port of 127.0.0.1 where it answers, for the holder
+of its token: the questions of `StatsApi`, and `GET /internal/status`. It dies with its parent (see `tied_to_parent`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import pickle
+import signal
+import sys
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+from aiokafka.errors import KafkaError
+
+from streams.broker.noise import quiet_logs
+from streams.engine.faults import describe_error, unauthorized
+from streams.fast_loop import in_fast_loop
+from streams.logs import configure_logs
+from streams.statistics.api import StatsApi
+from streams.statistics.process_config import PARENT_HEADER, STATUS, STOP_TIMEOUT_S, ProcessConfig, to_json
+from streams.statistics.role import StatsSupervisor
+from streams.tokens import token_to_show
+
+log = structlog.get_logger(__name__)
+
+
+class _Served:
+    """Answers for the parent alone."""
+
+    def __init__(self, config: ProcessConfig) -> None:
+        self._config = config
+        self._keeper = StatsSupervisor(config.settings, config.idempotent, config.address)
+        self._api = StatsApi(lambda: self._keeper, token_to_show(config.settings))
+        self._failed: dict[str, Any] | None = None
+        self._started = False
+        self._runner: web.AppRunner | None = None
+
+    async def listen(self) -> int:
+        """The port."""
+        app = web.Application(client_max_size=64 * 1024, middlewares=[self._only_parent])
+        app.add_routes([web.get(STATUS, self._status), *self._api.routes()])
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def start(self) -> None:
+        """The first start. What makes it impossible is told with the status: the parent ends the process then."""
+        try:
+            await self._keeper.start()
+            self._started = True
+        except (KafkaError, TimeoutError) as error:
+            self._failed = {"reason": describe_error(error), "exitCode": 1 if unauthorized(error) else 3}
+        except Exception as error:
+            log.exception("statistics could not be started")
+            self._failed = {"reason": str(error) or repr(error), "exitCode": 1}
+
+    async def stop(self) -> None:
+        """Flush, commit, leave."""
+        await self._keeper.stop()
+        await self._api.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _only_parent(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if not hmac.compare_digest(request.headers.get(PARENT_HEADER, ""), self._config.token):
+            raise web.HTTPForbidden
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=orjson.dumps(
+                {
+                    "started": self._started,
+                    "failed": self._failed,
+                    "ready": self._keeper.ready,
+                    "counters": to_json(self._keeper.counters()),
+                    "partitions": [[*place[:-1], place.blocking()] for place in self._keeper.partition_statuses()],
+                },
+                option=orjson.OPT_NON_STR_KEYS,
+            ),
+            content_type="application/json",
+        )
+
+
+async def _serve(config: ProcessConfig, told: int) -> None:
+    quiet_logs()
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: _Lifeline(ended), sys.stdin)
+    served = _Served(config)
+    os.write(told, b"%d\n" % await served.listen())
+    starting = asyncio.create_task(served.start())
+    await ended.wait()
+    loop.call_later(STOP_TIMEOUT_S, os._exit, 1)
+    starting.cancel()
+    await asyncio.wait([starting])
+    await served.stop()
+
+
+class _Lifeline(asyncio.Protocol):
+    """Sets `ended` when the parent closes the pipe, or is gone."""
+
+    def __init__(self, ended: asyncio.Event) -> None:
+        self._ended = ended
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended.set()
+
+
+def main() -> None:
+    """Until stdin ends."""
+    # The parent decides when to stop, also where a signal goes to all processes of a service.
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, signal.SIG_IGN)
+    told = os.dup(1)
+    os.dup2(2, 1)  # stdout is for the port
+    sys.path[:] = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
+    config: ProcessConfig = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
+    configure_logs(config.settings)
+    in_fast_loop(_serve(config, told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What a worker and the process of its statistics tell each other; see `child.py` and `process.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from streams.settings import Settings
+
+PARENT_HEADER = "X-Parallax-Parent"
+STATUS = "/internal/status"
+STOP_TIMEOUT_S = 20.0
+"""Longer than the processor takes at most; after that the process ends as it is."""
+PAIRS = ("told", "firing")
+"""Counters by (type, severity)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessConfig:
+    """What the process is to do. `address`: where other workers find the parent, which hands their questions on."""
+
+    settings: Settings
+    idempotent: bool
+    address: str
+    token: str
+
+
+def to_json(counters: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Counters by pairs as rows.
+
+    >>> to_json({"points": 2, "told": {("trend", "low"): 1}})
+    {'points': 2, 'told': [['trend', 'low', 1]]}
+    """
+    if counters is None:
+        return None
+    return {
+        name: [[*pair, count] for pair, count in value.items()] if name in PAIRS else value
+        for name, value in counters.items()
+    }
+
+
+def from_json(counters: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The opposite.
+
+    >>> from_json({"points": 2, "told": [["trend", "low", 1]]})
+    {'points': 2, 'told': {('trend', 'low'): 1}}
+    """
+    if counters is None:
+        return None
+    return {
+        name: {(kind, severity): count for kind, severity, count in value} if name in PAIRS else value
+        for name, value in counters.items()
+    }
