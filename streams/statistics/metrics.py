@@ -57,6 +57,16 @@ class StatsMetrics(Collector):
         for partition, seconds in found.get("event_lag", {}).items():
             behind.add_metric([str(partition)], seconds)
         yield behind
+        used = found.get("process")  # only where they have a process to themselves
+        cpu = CounterMetricFamily("parallax_stats_process_cpu_seconds", "CPU time of the statistics' own process")
+        memory = GaugeMetricFamily(
+            "parallax_stats_process_resident_memory_bytes", "Memory of the statistics' own process"
+        )
+        if used is not None:
+            cpu.add_metric([], used["cpu"])
+            memory.add_metric([], used["memory"])
+        yield cpu
+        yield memory
         kinds = ["type", "severity"]
         told = CounterMetricFamily("parallax_anomalies", "Anomalies told as firing", labels=kinds)
         firing = GaugeMetricFamily(

@@ -11,8 +11,10 @@ import asyncio
 import hmac
 import os
 import pickle
+import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -85,13 +87,23 @@ class _Served:
                     "started": self._started,
                     "failed": self._failed,
                     "ready": self._keeper.ready,
-                    "counters": to_json(self._keeper.counters()),
+                    "counters": to_json((self._keeper.counters() or {}) | {"process": _used()}),
                     "partitions": [[*place[:-1], place.blocking()] for place in self._keeper.partition_statuses()],
                 },
                 option=orjson.OPT_NON_STR_KEYS,
             ),
             content_type="application/json",
         )
+
+
+def _used() -> dict[str, float]:
+    """By this process: CPU seconds; bytes of memory (at most so far, where there is no `/proc`)."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        memory = int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        memory = used.ru_maxrss * 1024
+    return {"cpu": used.ru_utime + used.ru_stime, "memory": memory}
 
 
 async def _serve(config: ProcessConfig, told: int) -> None:

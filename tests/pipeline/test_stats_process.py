@@ -122,10 +122,11 @@ async def test_questions_metrics_and_places_come_through_the_worker(embedded: Em
             read = [row for row in places if row["topic"] == f"{prefix}data-points"]
             return {
                 "points": f"parallax_stats_points_total {float(POINTS)}" in page,
+                "memory": "parallax_stats_process_resident_memory_bytes " in page,
                 "role": 'parallax_role_ready{role="stats"} 1.0' in page,
                 "alarms": "parallax_anomalies_total{type=" in page,
                 "places": sum(row["committable"] for row in read),
-            } == {"points": True, "role": True, "alarms": True, "places": POINTS}
+            } == {"points": True, "memory": True, "role": True, "alarms": True, "places": POINTS}
 
         await eventually(shown)
         os.kill(pid, signal.SIGKILL)
