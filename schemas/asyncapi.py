@@ -45,7 +45,12 @@ TOMBSTONE = "AgentRemoval"
 CORRELATION = {"Task": "id", "Result": "taskId", "Plan": "id", "PlanResult": "planId"}
 """Where a message says what it belongs to."""
 ANSWERS = {"tasks": "results", "plans": "plan-results"}
-_SASL = {"PLAIN": "plain", "SCRAM-SHA-256": "scramSha256", "SCRAM-SHA-512": "scramSha512"}
+_SASL: dict[str, Json] = {
+    "PLAIN": {"type": "plain"},
+    "SCRAM-SHA-256": {"type": "scramSha256"},
+    "SCRAM-SHA-512": {"type": "scramSha512"},
+    "OAUTHBEARER": {"type": "http", "scheme": "bearer"},
+}
 _REJECTED = {
     "__dlq.errors.topic": "the topic it was read from",
     "__dlq.errors.partition": "its partition there",
@@ -91,7 +96,7 @@ def document(prefix: str = DEFAULT_PREFIX, cluster: Cluster | None = None) -> Js
         | {TOMBSTONE: _tombstone(), DEAD_LETTER: _dead_letter(prefix)},
     }
     if cluster.security_protocol.startswith("SASL_"):
-        components["securitySchemes"] = {"sasl": {"type": _SASL[cluster.sasl_mechanism]}}
+        components["securitySchemes"] = {"sasl": _SASL[cluster.sasl_mechanism]}
     return {
         "asyncapi": ASYNCAPI,
         "id": "urn:parallax:asyncapi:v1",

@@ -49,9 +49,15 @@ class KafkaSettings(Section):
     """How to reach the brokers; names as in aiokafka and librdkafka."""
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "PLAIN"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
+    sasl_oauthbearer_token_endpoint_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    sasl_oauthbearer_client_id: Annotated[str, Field(min_length=1)] | None = None
+    sasl_oauthbearer_client_secret: SecretStr | None = None
+    sasl_oauthbearer_scope: Annotated[str, Field(min_length=1)] | None = None
+    sasl_oauthbearer_cafile: Annotated[str, Field(min_length=1)] | None = None
+    sasl_oauthbearer_token_file: Annotated[str, Field(min_length=1)] | None = None
     ssl_cafile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None

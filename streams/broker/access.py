@@ -58,6 +58,8 @@ def refusal(settings: Settings, missing: Iterable[Grant | str]) -> AccessDenied:
 def user(settings: Settings) -> str:
     """Who the brokers take us for, as far as the settings tell."""
     if settings.kafka.security_protocol.startswith("SASL"):
+        if settings.kafka.sasl_mechanism == "OAUTHBEARER":
+            return "the user that the token names (kafka.sasl_mechanism OAUTHBEARER)"
         return f"user {settings.kafka.sasl_username} (kafka.sasl_username)"
     return "the holder of kafka.ssl_certfile" if settings.kafka.ssl_certfile else "anonymous users"
 

@@ -22,6 +22,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from schemas.access import role_group
+from streams.broker.oauth import TokenRefused, TokenUnavailable, hear_refusals, tokens
 from streams.broker.tls_closing import cut_slow_ends
 from streams.settings import Settings, SettingsError
 
@@ -70,7 +71,14 @@ def client_options(settings: Settings) -> dict[str, Any]:
         "security_protocol": kafka.security_protocol,
         "request_timeout_ms": kafka.request_timeout,
     }
-    if kafka.security_protocol.startswith("SASL"):
+    if kafka.security_protocol.startswith("SASL") and kafka.sasl_mechanism == "OAUTHBEARER":
+        try:
+            provider = tokens(kafka)
+        except ValueError as error:
+            raise SettingsError(f"kafka.sasl_mechanism {error}") from None
+        hear_refusals()
+        options |= {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": provider}
+    elif kafka.security_protocol.startswith("SASL"):
         if kafka.sasl_username is None or kafka.sasl_password is None:
             raise SettingsError(
                 f"kafka.security_protocol {kafka.security_protocol} needs kafka.sasl_username and kafka.sasl_password"
@@ -220,7 +228,11 @@ def _reason(error: BaseException, settings: Settings) -> str:
         return "connection refused"
     if isinstance(error, kafka_errors.UnsupportedSaslMechanismError):
         return f"the broker does not offer {settings.kafka.sasl_mechanism} (kafka.sasl_mechanism)"
+    if isinstance(error, TokenUnavailable | TokenRefused):
+        return str(error.args[0])
     if isinstance(error, kafka_errors.AuthenticationFailedError | kafka_errors.SaslAuthenticationFailed):
+        if settings.kafka.sasl_mechanism == "OAUTHBEARER":
+            return "the token was refused: it may be over, or of an issuer or for an audience that the broker does not know"
         return "user name or password refused (kafka.sasl_username, kafka.sasl_password)"
     if isinstance(error, kafka_errors.KafkaConnectionError | ConnectionResetError | ssl.SSLError):
         # Brokers say nothing to those who speak another protocol than the port's.

@@ -1,0 +1,182 @@
+"""Tokens for brokers that ask for OAUTHBEARER: from an OAuth 2.0 token endpoint, or from a file that somebody else renews.
+
+In: settings. Out: what aiokafka asks for a token at each new connection. One token is used until four fifths of its time are
+over. Whatever keeps a token from being had is a `KafkaError` with one line: a client of aiokafka tries again, as after a broken
+connection. No token and no secret gets into a message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator
+from aiokafka.errors import KafkaConnectionError, SaslAuthenticationFailed
+
+if TYPE_CHECKING:
+    import httpx
+
+    from streams.settings import KafkaSettings
+
+TIMEOUT_S = 10.0
+SHARE = 0.8
+"""Of its time, after which a token is renewed."""
+DEFAULT_S = 60.0
+"""How long a token is used whose endpoint does not say."""
+MOST_S = 86_400.0
+MOST_BYTES = 64 * 1024
+HINT = "kafka.sasl_oauthbearer_token_endpoint_url"
+
+
+class TokenUnavailable(KafkaConnectionError):  # type: ignore[misc]  # aiokafka ships no types
+    """There is no token now; there may be one later."""
+
+
+class TokenRefused(SaslAuthenticationFailed):  # type: ignore[misc]
+    """The token endpoint knows this client and its secret, or does not want them: no wait mends that."""
+
+
+class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]
+    """aiokafka takes any answer for a yes. A broker that refuses a token first says why, in JSON, and tells it by an error code
+    only once that was acknowledged (RFC 7628, section 3.2.3)."""
+
+    async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:
+        """What is to be sent next; None: nothing, the token was taken."""
+        if self._token_sent and payload:
+            return b"\x01", True
+        step: tuple[bytes, bool] | None = await super().step(payload)
+        return step
+
+
+def hear_refusals() -> None:
+    """From now on, in this process. Idempotent."""
+    AIOKafkaConnection.authenticator_oauth = lambda connection: _Authenticator(
+        sasl_oauth_token_provider=connection._sasl_oauth_token_provider
+    )
+
+
+class FileTokens(AbstractTokenProvider):  # type: ignore[misc]
+    """What a file holds, read anew for each connection."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def token(self) -> str:
+        """Raises `TokenUnavailable`."""
+        try:
+            found = Path(self._path).read_text("utf-8").strip()  # noqa: ASYNC240 - a small local file
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenUnavailable(f"kafka.sasl_oauthbearer_token_file {self._path}: {error}") from None
+        if not found or any(character.isspace() or ord(character) < 32 for character in found):
+            raise TokenUnavailable(f"kafka.sasl_oauthbearer_token_file {self._path}: it holds no token")
+        return found
+
+
+class EndpointTokens(AbstractTokenProvider):  # type: ignore[misc]
+    """Tokens by client credentials (RFC 6749, section 4.4). Shared by all clients of a process."""
+
+    def __init__(
+        self,
+        url: str,
+        client_id: str,
+        secret: str,
+        scope: str | None = None,
+        cafile: str | None = None,
+        now: Callable[[], float] = time.monotonic,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """`cafile`: whom to trust at the endpoint, None: whom this machine trusts. `now`: seconds."""
+        self._url = url
+        self._credentials = client_id, secret
+        self._form = {"grant_type": "client_credentials"} | ({} if scope is None else {"scope": scope})
+        self._cafile = cafile
+        self._now = now
+        self._transport = transport
+        self._kept: tuple[str, float] | None = None
+
+    async def token(self) -> str:
+        """Raises `TokenUnavailable`, `TokenRefused`."""
+        if self._kept is None or self._kept[1] <= self._now():
+            asked_at = self._now()
+            token, lifetime_s = await self._ask()
+            self._kept = token, asked_at + SHARE * lifetime_s
+        return self._kept[0]
+
+    async def _ask(self) -> tuple[str, float]:
+        import ssl
+
+        import httpx
+
+        try:
+            trust = ssl.create_default_context(cafile=self._cafile)
+            async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=trust, transport=self._transport) as http:
+                answer = await http.post(self._url, data=self._form, auth=self._credentials)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise TokenUnavailable(
+                f"no token from {self._url} ({HINT}): {str(error) or type(error).__name__}"
+            ) from None
+        if answer.status_code in (400, 401, 403):
+            raise TokenRefused(
+                f"no token from {self._url}: it refuses kafka.sasl_oauthbearer_client_id and its secret, or the scope"
+                f" ({answer.status_code}{_said(answer)})"
+            )
+        if answer.status_code != 200:
+            raise TokenUnavailable(f"no token from {self._url} ({HINT}): it answers {answer.status_code}")
+        return self._read(answer)
+
+    def _read(self, answer: httpx.Response) -> tuple[str, float]:
+        try:
+            body = answer.json() if len(answer.content) <= MOST_BYTES else None
+        except ValueError:
+            body = None
+        token = body.get("access_token") if isinstance(body, dict) else None
+        if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+            raise TokenUnavailable(f"no token from {self._url} ({HINT}): its answer holds no access_token")
+        return token, _lifetime_s(body.get("expires_in") if isinstance(body, dict) else None)
+
+
+def _lifetime_s(said: Any) -> float:
+    """How long a token is good. Some servers write the number as text.
+
+    >>> _lifetime_s(3600), _lifetime_s("300"), _lifetime_s(None), _lifetime_s(-1), _lifetime_s(float("inf"))
+    (3600.0, 300.0, 60.0, 60.0, 86400.0)
+    """
+    if isinstance(said, str) and said.isdigit() and len(said) < 10:
+        said = int(said)
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or not said > 0:
+        return DEFAULT_S
+    return min(float(said), MOST_S)
+
+
+def _said(answer: httpx.Response) -> str:
+    """The error code of RFC 6749, section 5.2, if there is one."""
+    try:
+        code = answer.json().get("error")
+    except (ValueError, AttributeError):
+        return ""
+    return f", {code}" if isinstance(code, str) and code.isascii() and code.isprintable() and len(code) < 100 else ""
+
+
+def tokens(kafka: KafkaSettings) -> AbstractTokenProvider:
+    """Where these settings say that tokens come from. Raises ValueError: they do not say it, or say it twice."""
+    endpoint, file = kafka.sasl_oauthbearer_token_endpoint_url, kafka.sasl_oauthbearer_token_file
+    if (endpoint is None) == (file is None):
+        raise ValueError(f"OAUTHBEARER needs either {HINT} or kafka.sasl_oauthbearer_token_file")
+    if file is not None:
+        return FileTokens(file)
+    client_id, secret = kafka.sasl_oauthbearer_client_id, kafka.sasl_oauthbearer_client_secret
+    if client_id is None or secret is None:
+        raise ValueError(f"{HINT} needs kafka.sasl_oauthbearer_client_id and kafka.sasl_oauthbearer_client_secret")
+    return _endpoint(
+        str(endpoint), client_id, secret.get_secret_value(), kafka.sasl_oauthbearer_scope, kafka.sasl_oauthbearer_cafile
+    )
+
+
+@lru_cache(maxsize=16)
+def _endpoint(url: str, client_id: str, secret: str, scope: str | None, cafile: str | None) -> EndpointTokens:
+    """One for all clients of this process with these settings."""
+    return EndpointTokens(url, client_id, secret, scope, cafile)
