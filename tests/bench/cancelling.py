@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agents_io.fakes.steps import hang
-from tests.contract.test_http_transport import MAKERS, Maker, until
+from tests.contract.test_http_transport import MAKERS, Maker
+from tests.support.wait import until
 
 
 async def measure(make: Maker, calls: int) -> list[float]:

@@ -22,7 +22,7 @@ from streams.engine.observed import observe
 from streams.metrics_page import written
 from streams.worker import settle_memory
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import until
+from tests.support.wait import until
 
 PAGES = 20
 

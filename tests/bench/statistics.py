@@ -19,7 +19,8 @@ from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from streams.statistics.processor import StatsProcessor
 from tests.support.kafka import KafkaCluster
-from tests.support.points import compare, fleet, produce, read_all, until
+from tests.support.points import compare, fleet, produce, read_all
+from tests.support.wait import until
 
 
 def _settings(bootstrap: str) -> Settings:

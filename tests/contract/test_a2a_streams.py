@@ -11,7 +11,8 @@ from aiohttp import web
 
 from agents_io.http.a2a import A2aTransport
 from agents_io.transport import Answer
-from tests.support.served import asking, said, until
+from tests.support.served import asking, said
+from tests.support.wait import until
 
 ANSWER = {"value": "yes", "confidence": 0.9}
 TEXT = orjson.dumps(ANSWER).decode()

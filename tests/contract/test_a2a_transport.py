@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from agents_io.fakes.steps import Step, answer, hang, raw
 from agents_io.http.a2a import A2aTransport
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
+from tests.support.wait import until
 
 Version = Literal["1.0", "0.3"]
 both = pytest.mark.parametrize("version", ["1.0", "0.3"])
@@ -52,13 +53,6 @@ async def rigged(version: Version = "1.0", *steps: Step, **members: Any) -> Asyn
             yield rig
         finally:
             await rig.transport.close()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for something that will come."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens inside a server
-            await asyncio.sleep(0.005)
 
 
 @both

@@ -16,7 +16,8 @@ from agents_io.http.openai import OpenAiTransport
 from agents_io.http.transport import HttpTransport
 from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
-from tests.support.served import Asked, Handler, asking, said, served, until
+from tests.support.served import Asked, Handler, asking, said, served
+from tests.support.wait import until
 
 GOOD = '{"value": "spam", "confidence": 0.93, "reasoning": "link"}'
 SPAM = ("spam", 0.93)

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from agents_io.tls import TlsFiles
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
 from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult, Health
+from tests.support.wait import until
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
 CA = {"caFile": str(CERTS / "authority.pem")}
@@ -66,13 +67,6 @@ async def rig_of(*steps: Step, options: dict[str, Any] | None = None, **fake: An
             yield Rig(agent, transport)
         finally:
             await transport.close()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for something that will come."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens inside a server
-            await asyncio.sleep(0.005)
 
 
 # --- what is sent ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from agents_io.http.pooled_transport import PooledTransport
 from agents_io.http.transport import HttpTransport
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration
-from tests.support.served import until
+from tests.support.wait import until
 
 CAP = 50_000
 OK = b'{"value": "yes", "confidence": 0.5}'

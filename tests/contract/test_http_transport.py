@@ -59,6 +59,7 @@ from schemas.messages import AgentRegistration, SecretRef
 from tests.support.gateways import Book, node
 from tests.support.http_tasks import http_task
 from tests.support.protocols import OVER_HTTP, Opened, kafka
+from tests.support.wait import until
 
 CAP = 200_000
 
@@ -178,13 +179,6 @@ def make(request: pytest.FixtureRequest) -> Maker:
     """Each transport in turn."""
     maker: Maker = request.param
     return maker
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for something that will come."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens inside a server
-            await asyncio.sleep(0.005)
 
 
 # --- every transport ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from agents_io.http.mcp import McpTransport
-from tests.support.served import asking, said, until
+from tests.support.served import asking, said
+from tests.support.wait import until
 
 ANSWER = {"structuredContent": {"value": "yes", "confidence": 0.9, "why": "so"}, "content": []}
 OK = ("yes", 0.9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from agents_io.fakes.steps import Step, answer, hang, raw
 from agents_io.http.mcp import McpTransport
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
+from tests.support.wait import until
 
 
 class Rig:
@@ -44,13 +45,6 @@ async def rigged(*steps: Step, **members: Any) -> AsyncIterator[Rig]:
             yield rig
         finally:
             await rig.transport.close()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for something that will come."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens inside a server
-            await asyncio.sleep(0.005)
 
 
 async def test_session_is_opened_once_and_every_request_names_it() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from streams.engine.event_sink import EventSink
 from streams.rules.records import Recorder
 from streams.settings import Settings, SettingsError
 from tests.conftest import SettingsFor
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(90)]
 
@@ -76,13 +77,6 @@ def write(path: Path, text: str | None) -> None:
 def there(table: AgentTable) -> dict[str, str]:
     """Id to endpoint."""
     return {agent.id: agent.endpoint for agent in table.all()}
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that will come."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens beyond the broker
-            await asyncio.sleep(0.02)
 
 
 async def written(settings: Settings) -> list[tuple[str, bool]]:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
@@ -39,6 +39,7 @@ from streams.client.feed import Feed
 from streams.settings import Settings
 from streams.sync import Client as BlockingClient
 from streams.testing import FakeAgent, Pipeline, answer, hang, status
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 
@@ -49,13 +50,6 @@ class Counted(BaseModel):
 
 def echo(payload: dict[str, object]) -> object:
     return {"n": payload["n"]}
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until it does; half a minute at most."""
-    async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110 - what it looks at tells nobody
-            await asyncio.sleep(0.02)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -17,7 +17,8 @@ from schemas.codec import decode
 from schemas.messages import ConfidenceDataPoint, Event, Result
 from streams.broker.embedded import EmbeddedBroker
 from tests.support.pipeline import WIDE, Pipeline, pipeline_on, stop
-from tests.support.points import read_all, until
+from tests.support.points import read_all
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 

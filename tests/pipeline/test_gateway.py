@@ -15,8 +15,8 @@ import pytest
 from schemas.partitioning import owner_partition
 from streams.broker.embedded import EmbeddedBroker
 from tests.support.pipeline import WIDE, Pipeline, pipeline_on
-from tests.support.points import until
 from tests.support.rig import ROOT, Process, start_worker
+from tests.support.wait import until
 from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]

@@ -20,8 +20,9 @@ from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from tests.support import stranger
-from tests.support.points import read_all, until
+from tests.support.points import read_all
 from tests.support.rig import Process, start_worker
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import ensure
 from streams.settings import Settings
 from tests.conftest import SettingsFor
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(90)]
 AGENT = AgentRegistration(id="a", endpoint="kafka://requests")
@@ -28,13 +29,6 @@ def call(transport: KafkaTransport, timeout_s: float = 10.0, body: bytes = b"{}"
     """One call."""
     agent = AGENT.model_copy(update=changes) if changes else AGENT
     return transport.call(agent, Call("t", "key-1", body, timeout_s, (("traceparent", "00-1-2-01"),)))
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that will come."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what it waits for happens beyond the broker
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

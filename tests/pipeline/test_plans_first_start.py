@@ -22,9 +22,9 @@ from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import PlanRun
 from streams.rules.plans.templates import read_plan
 from streams.settings import Settings
-from tests.support.partition_fakes import until
 from tests.support.plans import plan, task
 from tests.support.rig import Tap
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(90)]
 OLD = 60

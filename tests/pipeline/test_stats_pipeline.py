@@ -16,7 +16,8 @@ from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings, load
 from streams.statistics.processor import NotReady, StatsProcessor
-from tests.support.points import compare, fleet, newest, produce, read_all, until
+from tests.support.points import compare, fleet, newest, produce, read_all
+from tests.support.wait import until
 
 pytestmark = pytest.mark.embedded
 

@@ -20,6 +20,7 @@ from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from tests.support.points import fleet, produce
 from tests.support.rig import parallax
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 
@@ -65,14 +66,6 @@ async def worker(embedded: EmbeddedBroker, prefix: str, *options: str) -> AsyncI
         await asyncio.wait_for(process.wait(), 60)
 
 
-async def eventually(holds: Any, timeout_s: float = 60) -> Any:
-    """What `holds` answers once that is true."""
-    async with asyncio.timeout(timeout_s):
-        while not (found := await holds()):  # noqa: ASYNC110 - states of other processes
-            await asyncio.sleep(0.1)
-        return found
-
-
 def runs(pid: int) -> bool:
     """Whether there is such a process that is no zombie."""
     try:
@@ -109,7 +102,7 @@ async def test_questions_metrics_and_places_come_through_the_worker(embedded: Em
         async def counted() -> bool:
             return await running.total("agent-0") == (200, expected(points, "agent-0"))
 
-        await eventually(counted)
+        await until(counted)
         compared = (await running.http.get("/api/v1/compare", params={"agents": "agent-1,agent-2, no one"})).json()
         assert [row["totalExecutions"] for row in compared] == [expected(points, f"agent-{n}") for n in (1, 2)] + [0]
         assert await running.total("nobody") == (404, "agent 'nobody' has no execution in that range")
@@ -128,14 +121,14 @@ async def test_questions_metrics_and_places_come_through_the_worker(embedded: Em
                 "places": sum(row["committable"] for row in read),
             } == {"points": True, "memory": True, "role": True, "alarms": True, "places": POINTS}
 
-        await eventually(shown)
+        await until(shown)
         os.kill(pid, signal.SIGKILL)
 
         async def another() -> bool:
             checks = (await running.http.get("/readyz")).json()["checks"]
             return running.children() not in ([], [pid]) and checks["stats"] and await counted()
 
-        await eventually(another)
+        await until(another)
         [pid] = running.children()
     assert running.process.returncode == 0
     assert not runs(pid)
@@ -151,7 +144,7 @@ async def test_it_ends_with_a_worker_that_is_killed(embedded: EmbeddedBroker, pr
         async def gone() -> bool:
             return not runs(pid)
 
-        await eventually(gone, 20)
+        await until(gone, 20)
 
 
 async def test_nobody_but_the_worker_is_answered(embedded: EmbeddedBroker, prefix: str) -> None:

@@ -14,7 +14,8 @@ from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from streams.statistics.api import StatsApi
 from streams.statistics.processor import StatsProcessor
-from tests.support.points import fleet, produce, until
+from tests.support.points import fleet, produce
+from tests.support.wait import until
 
 pytestmark = pytest.mark.embedded
 

@@ -18,9 +18,10 @@ from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import answer, status
 from streams.broker.embedded import EmbeddedBroker
 from tests.support.pipeline import WIDE, Pipeline, pipeline_on, stop
-from tests.support.points import read_all, until
+from tests.support.points import read_all
 from tests.support.rig import Process, parallax, start_worker
 from tests.support.tracing import TRACE, TRACEPARENT, USER, Collector, collector
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 

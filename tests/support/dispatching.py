@@ -31,7 +31,8 @@ from streams.rules.dispatch.builtins import Builtins
 from streams.rules.records import Output, Recorder
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
-from tests.support.partition_fakes import intake, until
+from tests.support.partition_fakes import intake
+from tests.support.wait import until
 
 PROTOCOLS = ("http", "gateway", "task:http", "task:function", "task:pattern")
 AGENT = {"id": "a1", "endpoint": "http://h"}

@@ -20,7 +20,7 @@ from schemas.times import format_time
 from streams.live import page
 from streams.live.access import WebAccess
 from streams.settings_parts import WebAuthSettings
-from tests.support.points import until
+from tests.support.wait import until
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiokafka.structs import ConsumerRecord, TopicPartition
@@ -122,16 +122,3 @@ def intake(
     """A record as aiokafka hands it over."""
     size = 0 if value is None else len(value)
     return ConsumerRecord(PREFIX + source, number, offset, timestamp_ms, 0, key, value, None, 0, size, headers)
-
-
-async def until(condition: Callable[[], Any], timeout_s: float = 15.0) -> None:
-    """Let the loop run until the condition holds. Raises TimeoutError."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - a condition over several objects under test
-            await asyncio.sleep(0.001)
-
-
-async def settle(turns: int = 20) -> None:
-    """Let whatever can happen now happen."""
-    for _ in range(turns):
-        await asyncio.sleep(0)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
 import math
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -131,16 +129,6 @@ def newest(records: Iterable[Mapping[str, Any]]) -> dict[Key, Mapping[str, Any]]
         if key not in found or record["revision"] >= found[key]["revision"]:
             found[key] = record
     return found
-
-
-async def until(condition: Callable[[], Any], timeout_s: float) -> None:
-    """Wait until `condition()` (or what it returns, awaited) is true. Raises TimeoutError."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            answer = condition()
-            if await answer if inspect.isawaitable(answer) else answer:
-                return
-            await asyncio.sleep(0.1)
 
 
 async def read_all(bootstrap: str, topic: str) -> list[Any]:

@@ -21,8 +21,8 @@ from streams.settings import Settings
 from streams.web import WebServer
 from tests.conftest import SettingsFor
 from tests.support.kafka import KafkaCluster
-from tests.support.partition_fakes import until
 from tests.support.rig import apply_topics, produce
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 

@@ -14,8 +14,8 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 from streams.engine import follower as module
 from streams.engine.follower import Follower
 from tests.support.kafka import KafkaCluster
-from tests.support.partition_fakes import until
 from tests.support.rig import Tap, apply_topics, instant_agent, partition_count, register, start_worker
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(200)]
 

@@ -15,8 +15,8 @@ from agents_io.fakes.steps import compute
 from streams.broker.topics_admin import ensure
 from tests.conftest import SettingsFor
 from tests.support.kafka import KafkaCluster
-from tests.support.points import until
 from tests.support.rig import Process, Tap, apply_topics, produce, register, start_worker, stopping
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 TASKS = 120

@@ -18,8 +18,8 @@ from agents_io.fakes.steps import answer, hang, status
 from schemas.times import parse_time
 from tests.support.kafka import KafkaCluster
 from tests.support.pipeline import Pipeline, pipeline_on, stop
-from tests.support.points import until
 from tests.support.sse import completed, streaming
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 KINDS = ("task:started", "task:completed")

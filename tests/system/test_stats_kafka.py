@@ -27,7 +27,8 @@ from streams.settings import Settings
 from streams.statistics.state import State, spans_of, thresholds_of
 from streams.statistics.table import deletion_offset, source_offset
 from tests.support.kafka import KafkaCluster
-from tests.support.points import compare, fleet, newest, produce, read_all, until
+from tests.support.points import compare, fleet, newest, produce, read_all
+from tests.support.wait import until
 from tests.support.written import whole_lines
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(900)]

@@ -14,8 +14,9 @@ from streams.settings import Settings
 from streams.statistics.role import StatsSupervisor
 from tests.conftest import SettingsFor
 from tests.support.kafka import KafkaCluster
-from tests.support.points import compare, fleet, produce, read_all, until
+from tests.support.points import compare, fleet, produce, read_all
 from tests.support.rig import apply_topics
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 PARTITIONS = 2

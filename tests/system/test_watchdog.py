@@ -18,10 +18,10 @@ from streams.engine.follower import Follower
 from streams.statistics.role import StatsSupervisor
 from tests.conftest import SettingsFor
 from tests.support.kafka import KafkaCluster
-from tests.support.partition_fakes import until
 from tests.support.points import compare, fleet, read_all
 from tests.support.points import produce as send_points
 from tests.support.rig import Tap, apply_topics, instant_agent, produce, register
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 20}

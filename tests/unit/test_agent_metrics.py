@@ -12,7 +12,7 @@ from schemas.messages import AgentStanding
 from streams.agents import metrics
 from streams.agents.metrics import AgentMetrics
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.partition_fakes import until
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

@@ -15,7 +15,7 @@ from schemas.messages import AgentRegistration
 from streams.dispatch import agent_queues, backlogs
 from streams.rules.dispatch.memory_budget import TASK_BYTES
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.partition_fakes import settle, until
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

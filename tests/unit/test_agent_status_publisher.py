@@ -17,7 +17,7 @@ from streams.agents.agent_status_publisher import REPEAT_MS, AgentStatusPublishe
 from streams.metrics import DispatchMetrics
 from streams.rules.records import Output
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import settle, until
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

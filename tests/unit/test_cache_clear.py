@@ -13,7 +13,8 @@ from schemas.codec import Rejected, validate
 from schemas.messages import Control
 from streams.agents.control_table import ControlTable
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import intake, settle
+from tests.support.partition_fakes import intake
+from tests.support.wait import settle
 
 pytestmark = pytest.mark.virtual_time
 

@@ -9,7 +9,7 @@ import pytest
 
 from agents_io.errors import ServerError
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.partition_fakes import until
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

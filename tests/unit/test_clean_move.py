@@ -6,7 +6,8 @@ import pytest
 
 from streams.engine.partition_processor import Head, PartitionProcessor
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import FakeCommitter, partitions, settle, until
+from tests.support.partition_fakes import FakeCommitter, partitions
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

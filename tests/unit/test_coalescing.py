@@ -15,7 +15,7 @@ from schemas.messages import AgentStanding
 from streams.dispatch import coalescing
 from streams.rules.source_record import MOVED_HEADER
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import settle, until
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

@@ -15,7 +15,7 @@ from streams.rules.dispatch.judging import Judged, judge_body, rated, read_judge
 from streams.rules.records import Output, Success
 from streams.rules.source_record import JUDGED_HEADER
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import until
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

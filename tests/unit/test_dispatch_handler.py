@@ -19,7 +19,7 @@ from streams.dispatch.unassigned import CHECK_S
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.source_record import AGENT_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER, own_header
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.partition_fakes import settle, until
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

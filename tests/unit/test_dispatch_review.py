@@ -9,7 +9,7 @@ import pytest
 
 from agents_io.errors import CallTimeout, ServerError
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.partition_fakes import settle, until
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

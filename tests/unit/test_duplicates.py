@@ -17,7 +17,7 @@ from schemas.topics import BY_NAME
 from streams.rules.records import Output
 from streams.rules.source_record import AGENT_HEADER, HOPS_HEADER, MOVED_HEADER, TASK_HEADER
 from tests.support.dispatching import AGENT, Dispatching, failing
-from tests.support.partition_fakes import until
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

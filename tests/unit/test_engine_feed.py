@@ -29,7 +29,8 @@ from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.engine import ledger, offset_map
 from streams.rules.records import Output
 from tests.support.consuming import FakeConsumer
-from tests.support.partition_fakes import FakeCommitter, FakeHandler, settle, until
+from tests.support.partition_fakes import FakeCommitter, FakeHandler
+from tests.support.wait import settle, until
 
 
 def tps(*numbers: int) -> list[TopicPartition]:

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, OutOfOrderSequence
 from streams.engine import event_sink
 from streams.engine.event_sink import EventSink
 from streams.rules.records import Output
-from tests.support.partition_fakes import until
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

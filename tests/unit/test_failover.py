@@ -19,7 +19,8 @@ from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.records import Output
 from streams.rules.source_record import AGENT_HEADER, ATTEMPTS_HEADER, HOPS_HEADER, own_header
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import intake, settle, until
+from tests.support.partition_fakes import intake
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

@@ -24,7 +24,7 @@ from schemas.messages import SecretRef
 from schemas.pb import gateway_pb2
 from schemas.pb.gateway_pb2 import AgentHeartbeat, AgentHello, AgentToControlPlane, TaskRequest, TaskResult
 from tests.support.gateways import Book, Node, node
-from tests.support.points import until
+from tests.support.wait import until
 
 QUICK = SessionConfig(missed=3, min_interval_s=0.05)
 ECHO = compute(lambda payload: {"value": payload, "confidence": 1})

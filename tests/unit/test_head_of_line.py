@@ -20,7 +20,8 @@ from streams.rules.source_record import (
     own_header,
 )
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.partition_fakes import intake, settle, until
+from tests.support.partition_fakes import intake
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

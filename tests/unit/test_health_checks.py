@@ -14,7 +14,7 @@ from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from streams.agents.health_checks import HealthChecks
 from streams.settings import HealthSettings
-from tests.support.partition_fakes import until
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

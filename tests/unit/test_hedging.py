@@ -22,7 +22,7 @@ from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
-from tests.support.partition_fakes import until
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

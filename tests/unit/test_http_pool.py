@@ -28,7 +28,7 @@ from agents_io.rules.targets import AllowList
 from agents_io.tls import TlsFiles, context_of
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration
-from tests.support.served import until
+from tests.support.wait import until
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

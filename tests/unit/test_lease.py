@@ -20,7 +20,7 @@ from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
 from streams.engine.lease import Lease
 from tests.support.dispatching import FakeTransport
-from tests.support.partition_fakes import settle, until
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

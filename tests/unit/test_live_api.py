@@ -21,8 +21,8 @@ from streams.live.hub import MAX_WATCHERS, Hub
 from streams.live.reading import Taker
 from streams.live.task_search import TaskSearch
 from streams.settings import Settings
-from tests.support.points import until
 from tests.support.sse import streaming
+from tests.support.wait import until
 
 
 class Reader:

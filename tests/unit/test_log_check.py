@@ -22,7 +22,8 @@ from streams.engine.log_identity import Identity
 from streams.engine.partition_processor import Head, PartitionProcessor
 from streams.rules.engine.start_offsets import KeptOffset
 from tests.support.consuming import FakeConsumer
-from tests.support.partition_fakes import FakeCommitter, FakeHandler, partitions, until
+from tests.support.partition_fakes import FakeCommitter, FakeHandler, partitions
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

@@ -14,7 +14,8 @@ from streams.engine.partition_processor import Head, PartitionProcessor
 from streams.rules.engine import offset_map
 from streams.rules.engine.pacing import FULL_BATCH
 from streams.rules.records import Output
-from tests.support.partition_fakes import FakeCommitter, FakeHandler, intake, partitions, settle, until
+from tests.support.partition_fakes import FakeCommitter, FakeHandler, intake, partitions
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from streams.plans.clock import PlanClock
-from tests.support.partition_fakes import settle, until
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

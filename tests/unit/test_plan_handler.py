@@ -29,8 +29,9 @@ from streams.rules.records import Output
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
 from tests.support.dispatching import FakePartition
-from tests.support.partition_fakes import intake, until
+from tests.support.partition_fakes import intake
 from tests.support.plans import plan, task
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

@@ -12,7 +12,7 @@ from schemas.codec import decode
 from schemas.messages import Plan, Result
 from schemas.partitioning import owner_partition
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import settle
+from tests.support.wait import settle
 
 pytestmark = pytest.mark.virtual_time
 

@@ -18,8 +18,8 @@ from schemas.messages import AgentRegistration
 from streams.rules.records import Output
 from streams.tracing.spans import NOTHING
 from tests.support.dispatching import AGENT, Dispatching
-from tests.support.partition_fakes import until
 from tests.support.tracing import TRACE, TRACEPARENT, USER, Recording, header_of, ids
+from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
 

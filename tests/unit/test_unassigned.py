@@ -14,7 +14,7 @@ from streams.dispatch import backlogs, unassigned
 from streams.dispatch.unassigned import UnassignedTasks
 from streams.rules.dispatch.memory_budget import TASK_BYTES
 from tests.support.dispatching import Dispatching
-from tests.support.partition_fakes import settle, until
+from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
 

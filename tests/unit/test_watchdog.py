@@ -13,7 +13,7 @@ from aiokafka.structs import TopicPartition
 from streams.engine.engine import Engine
 from streams.engine.watchdog import Watchdog
 from tests.support.consuming import FakeConsumer
-from tests.support.partition_fakes import until
+from tests.support.wait import until
 
 P0, P1 = TopicPartition("t.tasks", 0), TopicPartition("t.tasks", 1)
 AFTER_S = 0.12
