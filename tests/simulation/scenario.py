@@ -33,7 +33,10 @@ LOOK_S = 5.0
 REST_S = 40.0
 """After the last answer: time for commits, delayed records and timers to come to rest."""
 PATIENCE_S = {"task": 290.0, "attempt": 900.0}
-"""How long after the traffic an answer may take; without a deadline tasks wait for their turn."""
+"""How long after the traffic an answer may take; without a deadline tasks wait for their turn, which may be long at an agent
+that takes few calls: while results come, a run goes on."""
+STILL_S = 200.0
+"""As long as that no result came: nothing will."""
 
 
 @dataclass(slots=True)
@@ -182,11 +185,14 @@ class Scenario:
         self.network.heal()
         while not self.shared.nodes:
             world.run(world.now + LOOK_S)
-        deadline = self._end_of_sending + PATIENCE_S[self.options.time]
+        patience_s = PATIENCE_S[self.options.time]
+        deadline, answered = self._end_of_sending + patience_s, 0
         while world.now < deadline:
             world.run(world.now + LOOK_S)
             if world.now > self._end_of_sending + REST_S and self._all_answered():
                 break
+            if (results := self._written("results")) > answered and world.now < self._end_of_sending + 10 * patience_s:
+                answered, deadline = results, max(deadline, world.now + STILL_S)
         world.run(world.now + REST_S)
 
     @property
@@ -200,6 +206,11 @@ class Scenario:
         return all(sent.lost or name.encode() in keys for name, sent in self.traffic.tasks.items()) and all(
             name.encode() in plans for name in self.traffic.plans
         )
+
+    def _written(self, topic: str) -> int:
+        """Records of a topic so far; short name."""
+        name = full_name(topic, PREFIX)
+        return sum(len(log.records) for (of, _), log in self.broker.logs.items() if of == name)
 
     def committed(self, topic: str) -> list[Stored]:
         """What a reader of a topic is given; short name."""
