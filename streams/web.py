@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import uuid
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
@@ -75,6 +77,8 @@ class WebServer:
         self._asked_at = float("-inf")
         self._answered = False
         self.url = ""
+        self._run_id = uuid.uuid4().hex
+        """Tells a worker that answers at two addresses from two workers."""
 
     async def start(self) -> None:
         """Listen. Raises `PortTaken`."""
@@ -89,6 +93,7 @@ class WebServer:
                 web.get("/api/v1/agents", self._agents),
                 web.get("/api/v1/agents/{id:[^/]+}", self._agent),
                 web.get("/api/v1/partitions", self._partitions),
+                web.get("/api/v1/worker", self._worker),
                 *self._plans_api.routes(),
                 *self._stats_api.routes(),
                 *self._live.routes(),
@@ -199,6 +204,35 @@ class WebServer:
             partition_statuses(self.engine),
             partition_statuses(None if self.plans is None else self.plans.engine),
             stats,
+        )
+
+    async def _worker(self, request: web.Request) -> web.Response:
+        """This worker: who it is, what it owns, how much it has to do, and the workers it knows of."""
+        checks = self._roles_ready()
+        reasons = [f"{role} is not ready" for role, up in checks.items() if not up] + self.problems()
+        engines = self.engines()
+        owned = {role: sorted(processor.number for processor in engines[role].opened) for role in engines}
+        if self.stats is not None:
+            owned["stats"] = sorted({status.partition for status in self.stats.partition_statuses()})
+        taken = sum(status.in_flight for status in partition_statuses(self.engine))
+        calling = (
+            sum(handler.running() for handler in handlers_of(self.engine.opened)) if self.engine is not None else 0
+        )
+        peers = set() if self.plans is None else self.plans.workers()
+        return json_answer(
+            {
+                "instanceId": self._settings.instance_id,
+                "runId": self._run_id,
+                "appId": self._settings.app_id,
+                "version": version("parallax-streams"),
+                "roles": list(self._settings.roles),
+                "ready": not reasons,
+                "reasons": reasons,
+                "partitions": owned,
+                "tasks": {"calling": calling, "waiting": max(0, taken - calling)},
+                "web": self.reachable,
+                "peers": sorted(peers - {self.reachable}),
+            }
         )
 
     def engines(self) -> dict[str, Engine]:

@@ -89,6 +89,7 @@ def errors() -> str:
     from agents_io import errors as tree
     from schemas.messages import ErrorCode
     from streams.client import TaskFailed
+    from streams.rules.live.remedies import REMEDIES
 
     rows, seen = [], set()
     for cls in vars(tree).values():
@@ -102,18 +103,20 @@ def errors() -> str:
                     "yes" if cls.retryable else "no",
                     "yes" if cls.counts_against_agent else "no",
                     f"`{client.__name__}`" if client else "",
+                    cell(REMEDIES[cls.code]),
                 ]
             )
     for code in (code for code in get_args(ErrorCode) if code not in seen):
         raised = TaskFailed.by_code[code]
-        rows.append([f"`{code}`", cell(inspect.getdoc(raised)), "", "", f"`{raised.__name__}`"])
+        rows.append([f"`{code}`", cell(inspect.getdoc(raised)), "", "", f"`{raised.__name__}`", cell(REMEDIES[code])])
     return (
         "# Error codes\n\n`error.code` of a result is one of this closed list. *Retryable* is the "
         "default; an agent's answer can "
         "change it. *Counts* says whether the failure counts against the agent's circuit. *Exception* "
         "is the class that "
-        "`Client.run` raises. [Failures](../concepts/failures.md) lists the outcomes behind each code.\n\n"
-        + table(["code", "meaning", "retryable", "counts", "exception"], rows)
+        "`Client.run` raises. [Failures](../concepts/failures.md) lists the outcomes behind each code. "
+        "`parallax explain ID` says this for one task.\n\n"
+        + table(["code", "meaning", "retryable", "counts", "exception", "what to do"], rows)
     )
 
 

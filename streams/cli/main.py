@@ -22,6 +22,7 @@ from streams.cli import (
     cancel,
     dlq,
     doctor,
+    explaining,
     feedback,
     functions,
     info,
@@ -35,6 +36,7 @@ from streams.cli import (
     task,
     tasks,
     topics,
+    workers,
 )
 from streams.cli.options import OK
 from streams.cli.running import explain
@@ -59,6 +61,8 @@ def build() -> typer.Typer:
     app.command("submit")(submit.submit)
     app.command("tail")(tail.tail)
     app.command("task")(task.task)
+    app.command("explain")(explaining.explain)
+    app.add_typer(workers.app, name="workers")
     app.add_typer(tasks.app, name="tasks")
     app.command("retry")(tasks.retry)
     app.command("plan")(plan.plan)

@@ -28,6 +28,9 @@ MAX_LISTED = 10_000
 """Rows gathered for a table or one JSON document; JSON lines have no bound."""
 MAX_IDS = 1_000_000
 RETRY_PREFIX = "retry-"
+MAX_ID = 256
+AHEAD_MS = 60_000
+"""How far this machine's clock may be behind the one that a time was taken from."""
 LOOK_BACK_MS = 24 * 3600 * 1000
 """How much earlier than its result a task may have been sent: as long as it may wait by default."""
 
@@ -62,8 +65,9 @@ def ls(
     output: OutputFormat = None,
 ) -> None:
     """List tasks that ended, newest last, or with --status waiting those that have no result yet."""
+    _check_agent(agent)
     settings = settings_from(bootstrap_servers, topic_prefix)
-    begin_ms = _begin_ms(since)
+    begin_ms = since_begin(since)
     form = output or Format.text
     if status is TaskStatus.waiting:
         run(settings, _waiting(settings, agent, begin_ms, maximum, form))
@@ -89,23 +93,34 @@ def retry(
     """
     if bool(task_ids) == failed:
         raise CommandError("retry: give ids, or --failed", USAGE)
+    _check_agent(agent)
     settings = settings_from(bootstrap_servers, topic_prefix)
-    run(settings, _retry(settings, task_ids or [], agent, _begin_ms(since), output or Format.text))
+    run(settings, _retry(settings, task_ids or [], agent, since_begin(since), output or Format.text))
 
 
 app.command("retry")(retry)
 
 
-def _begin_ms(since: str) -> int:
+def since_begin(since: str) -> int:
+    """Epoch milliseconds of --since. Raises `CommandError`."""
     import time
 
     from streams.client.errors import InvalidTask
     from streams.client.times import since_ms
 
+    now_ms = round(time.time() * 1000)
     try:
-        return since_ms(since, round(time.time() * 1000))
+        found = since_ms(since, now_ms)
     except InvalidTask as error:
         raise CommandError(f"--{error}", USAGE) from None
+    if found > now_ms + AHEAD_MS:
+        raise CommandError(f"--since: {since} lies in the future", USAGE)
+    return found
+
+
+def _check_agent(agent: str | None) -> None:
+    if agent is not None and not 0 < len(agent) <= MAX_ID:
+        raise CommandError(f"--agent: an id has 1 to {MAX_ID} characters, is {agent[:50]!r}", USAGE)
 
 
 async def _results(settings: Settings, begin_ms: int) -> Any:
@@ -126,7 +141,7 @@ async def _results(settings: Settings, begin_ms: int) -> Any:
                 say(f"parallax: results {record.partition}/{record.offset}: {error.reason}")
 
 
-async def _tasks(settings: Settings, begin_ms: int) -> Any:
+async def sent_tasks(settings: Settings, begin_ms: int) -> Any:
     """Tasks sent since then, with the broker's time; in no order."""
     from contextlib import aclosing
 
@@ -165,7 +180,7 @@ async def _waiting(settings: Settings, agent: str | None, begin_ms: int, maximum
     from schemas.times import format_time
 
     sent: dict[str, dict[str, Any]] = {}
-    async for task, at_ms in _tasks(settings, begin_ms):
+    async for task, at_ms in sent_tasks(settings, begin_ms):
         if agent in (None, task.get("target")) and len(sent) < MAX_IDS:
             row = {"taskId": task["id"], "agentId": task.get("target"), "status": "waiting"}
             sent.setdefault(task["id"], row | {"timestamp": format_time(at_ms)})
@@ -196,7 +211,7 @@ async def _retry(settings: Settings, task_ids: list[str], agent: str | None, beg
     wanted = dict.fromkeys(task_ids) if task_ids else await _failed(settings, agent, begin_ms)
     found: dict[str, dict[str, Any]] = {}
     if wanted:
-        async for task, _ in _tasks(settings, max(0, begin_ms - LOOK_BACK_MS)):
+        async for task, _ in sent_tasks(settings, max(0, begin_ms - LOOK_BACK_MS)):
             if task["id"] in wanted:
                 found[task["id"]] = task
     missing = [name for name in wanted if name not in found]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from schemas.times import format_time
@@ -15,6 +16,9 @@ from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.coalescing import SingleFlight
 from streams.dispatch.task_run import TaskRun
 from streams.dispatch.unassigned import UnassignedTasks
+
+CLOSED = ("circuit_open", "retry_after", "rate_limited")
+"""Reasons for which the agent as a whole takes no call until a time that is known."""
 
 
 class Explainer:
@@ -58,6 +62,27 @@ class Explainer:
             "reason": reason,
             "waits": reason not in ("calling", "looking_for_agent"),
             "since": format_time(since_ms if run.calls else min(since_ms, run.origin_ms)),
+        }
+
+    def details(self, run: TaskRun) -> dict[str, Any]:
+        """As `run`, with what bounds the wait and what the task went through.
+
+        `until`: the earliest time at which the agent takes a call again, where circuit, pause or rate limit close it.
+        `deadline`: null if there is none. `attempts` used up of `maxAttempts`, `calls` made; `failure`: `{code, message}` of the
+        last one.
+        """
+        found = self.run(run)
+        now, wall_ms = self._loop.time(), self._wall_ms()
+        caller = self._queues.callers.get(run.agent_id or "")
+        open_at = now if caller is None else caller.queue.open_at(now)
+        closed = found["reason"] in CLOSED and now < open_at < inf
+        return found | {
+            "until": format_time(wall_ms + round((open_at - now) * 1000)) if closed else None,
+            "deadline": None if run.deadline_ms is None else format_time(run.deadline_ms),
+            "calls": run.calls,
+            "attempts": run.attempts,
+            "maxAttempts": run.max_retries + 1,
+            "failure": None if run.failure is None else {"code": run.failure.code, "message": run.failure.message},
         }
 
     def _reason(self, run: TaskRun, now: float) -> str:

@@ -93,9 +93,9 @@ class DispatchHandler:
         self._waiting.cancel(task_id)
 
     def explain_task(self, task_id: str) -> dict[str, Any] | None:
-        """What a task waits for; None if it is not in memory here."""
+        """What a task waits for, see `Explainer.details`; None if it is not in memory here."""
         runs = self._tasks.of(task_id)
-        return self._waiting.explainer.run(runs[0]) if runs else None
+        return self._waiting.explainer.details(runs[0]) if runs else None
 
     def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
         """An agent was registered again, or unregistered (None: new tasks for it fail, those taken are finished).

@@ -70,6 +70,7 @@ class LiveApi:
         return [
             web.get("/api/v1/stream", self._stream, allow_head=False),
             web.get("/api/v1/tasks/{id:[^/]+}", self._task, allow_head=False),
+            web.get("/api/v1/tasks/{id:[^/]+}/waiting", self._waits, allow_head=False),
         ]
 
     async def close(self) -> None:
@@ -162,6 +163,14 @@ class LiveApi:
                 f"nothing is known of task {task_id!r} since {format_time(since_ms)}; look further back with since=24h"
             )
             return error_answer(404, why)
+        return json_answer(found)
+
+    async def _waits(self, request: web.Request) -> web.Response:
+        """What this worker holds of a task; asks no topic and no other worker."""
+        task_id = request.match_info["id"]
+        found = self._explain(task_id)
+        if found is None:
+            return error_answer(404, f"this worker does not hold task {task_id!r} in memory")
         return json_answer(found)
 
 

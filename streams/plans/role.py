@@ -68,6 +68,11 @@ class Coordination:
         """Where the owner of a partition number answers; None while partitions move, or when it is not known."""
         return self.addresses.owner(number) if self.engine.assigned.is_set() else None
 
+    def workers(self) -> set[str]:
+        """Where the owners of all partitions answer, as far as that is known."""
+        numbers = range(self.partition_count())
+        return {address for number in numbers if (address := self.owner(number)) is not None}
+
     def handler_of(self, plan_id: str) -> PlanHandler | None:
         """The plan's partition, if it is open at this worker."""
         processor = self.engine.processors.get(self.number(plan_id))

@@ -53,6 +53,7 @@ COMMANDS = [
     "submit",
     "tail",
     "task",
+    "explain",
     "plan",
     "stats",
     "anomalies",
@@ -64,6 +65,7 @@ COMMANDS = [
 GROUPS = [
     "topics apply",
     "topics ls",
+    "workers ls",
     "agents add",
     "agents ls",
     "agents rm",

@@ -1,0 +1,103 @@
+"""Workers asked over HTTP: where they answer, and one question to many of them.
+
+In: addresses typed with --web, else those that the members of the consumer groups publish, else the web address of the settings.
+Out: JSON answers. A worker that does not answer is reported with the reason and fails no command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streams.cli.options import USAGE, CommandError
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+GROUP_TIMEOUT_S = 5.0
+ASK_TIMEOUT_S = 5.0
+AT_ONCE = 20
+
+Web = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--web",
+        metavar="URL",
+        help="a worker's web address; repeatable. Default: found through Kafka, else that of the settings",
+        show_default=False,
+    ),
+]
+
+
+def checked_urls(given: Sequence[str] | None) -> list[str]:
+    """The addresses typed, without a slash at their ends. Raises `CommandError`."""
+    from urllib.parse import urlsplit
+
+    found = []
+    for text in given or ():
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+            raise CommandError(f"--web: must be http://HOST:PORT, is {text!r}", USAGE)
+        found.append(text.rstrip("/"))
+    return list(dict.fromkeys(found))
+
+
+async def worker_urls(settings: Settings, given: Sequence[str]) -> list[str]:
+    """Where to ask: as typed; or all that Kafka tells of, and the address of the settings."""
+    if given:
+        return list(given)
+    host = settings.web_host
+    host = "127.0.0.1" if host in ("0.0.0.0", "::", "[::]") else host  # noqa: S104 - recognised, not bound
+    own = f"http://[{host}]:{settings.web_port}" if ":" in host else f"http://{host}:{settings.web_port}"
+    return list(dict.fromkeys([*await published(settings), *([own] if settings.web_port else [])]))
+
+
+async def published(settings: Settings) -> list[str]:
+    """Addresses that members of the group of coordinators publish; none where the broker does not describe groups."""
+    from aiokafka.errors import KafkaError
+
+    from schemas.access import role_group
+    from streams.broker.kafka import client_options
+    from streams.engine.addresses import looked_up
+
+    group = role_group(settings.app_id, "plans", settings.topic_prefix)
+    try:
+        found = await looked_up(client_options(settings), group, GROUP_TIMEOUT_S)
+    except (KafkaError, TimeoutError, OSError, ValueError, NotImplementedError):
+        return []
+    return sorted(set(found.values()))
+
+
+async def ask_each(settings: Settings, urls: Sequence[str], path: str) -> list[tuple[str, Any, str]]:
+    """Address, JSON (None: no answer or a 404) and why there is none, for each in order. Raises `CommandError`: no token."""
+    import httpx
+
+    from agents_io.errors import Unsupported
+    from streams.tokens import authorization, token_to_show
+
+    try:
+        headers = authorization(token_to_show(settings))
+    except Unsupported as error:
+        raise CommandError(error.message) from None
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(client: httpx.AsyncClient, url: str) -> tuple[str, Any, str]:
+        async with gate:
+            try:
+                answer = await client.get(f"{url}{path}", headers=headers)
+                body = answer.json()
+            except httpx.HTTPError as error:
+                return url, None, str(error) or type(error).__name__
+            except ValueError:
+                return url, None, f"answers {answer.status_code}, and no JSON: it is no worker"
+        if answer.status_code != 200:
+            reason = str(body.get("error", answer.status_code)) if isinstance(body, dict) else str(answer.status_code)
+            hint = "; set web_auth.token (PARALLAX_WEB_AUTH__TOKEN=env:NAME)" if answer.status_code == 401 else ""
+            return url, None, f"{answer.status_code}: {reason}{hint}"
+        return url, body, ""
+
+    async with httpx.AsyncClient(timeout=ASK_TIMEOUT_S, follow_redirects=False) as client:
+        return list(await asyncio.gather(*(one(client, url) for url in urls)))
