@@ -1,7 +1,7 @@
-"""The worker's HTTP side: health, metrics and the query API, on a loopback address unless told otherwise. Read only.
+"""The worker's HTTP side: health, metrics, the query API and actions, on a loopback address unless told otherwise.
 
-In: GET requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold. Who may
-ask is decided before a route is reached: `live/guard.py` on loopback, `live/access.py` everywhere.
+In: requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold;
+`live/actions.py` alone writes. Who may ask is decided before a route is reached: `live/guard.py` on loopback, `live/access.py` everywhere.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from streams.engine.partition_status import PartitionStatus, partition_statuses
 from streams.grpc_server import PortTaken
 from streams.live import page
 from streams.live.access import CALLER, WebAccess
+from streams.live.actions import Actions
 from streams.live.api import LiveApi
 from streams.live.guard import loopback_only
 from streams.plans.api import PlansApi
@@ -73,6 +74,7 @@ class WebServer:
         self._stats_api = StatsApi(lambda: self.stats, shown)
         self._plans_api = PlansApi(lambda: self.plans, shown)
         self._live = LiveApi(settings, self._explain_task)
+        self._actions = Actions(settings)
         self._access = WebAccess(settings.web_auth)
         self._asked_at = float("-inf")
         self._answered = False
@@ -97,6 +99,7 @@ class WebServer:
                 *self._plans_api.routes(),
                 *self._stats_api.routes(),
                 *self._live.routes(),
+                *self._actions.routes(),
                 *self._access.routes(),
             ]
         )

@@ -180,13 +180,18 @@ def http_api() -> str:
     routes = set()
     for file in (ROOT / "streams").rglob("*.py"):
         if "demo" not in file.parts:
-            routes |= set(re.findall(r'web\.get\(\s*"(/[^"]*)"', file.read_text("utf-8")))
+            text = file.read_text("utf-8")
+            named = dict(re.findall(r'^([A-Z]+) = "(/[^"]*)"$', text, re.MULTILINE))
+            for method, name, rest in re.findall(r'web\.(get|post)\(\s*([A-Z]+ \+ |[A-Z]+\b|)(?:"(/[^"]*)")?', text):
+                path = named.get(name.strip(" +"), "") + rest
+                routes.add(path if method == "get" else f"POST {path}")
     told = words()["routes"]
-    plain = sorted(re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route) for route in routes)
+    plain = sorted(re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route) for route in routes if "/internal/" not in route)
     in_step("routes", plain, told)
     return (
-        "# HTTP API\n\nA worker answers GET requests with JSON at its web address (`web_host`, `web_port`; default "
-        "`http://127.0.0.1:8080`). It is read only. A worker that does not own the data asks the owner; "
+        "# HTTP API\n\nA worker answers with JSON at its web address (`web_host`, `web_port`; default "
+        "`http://127.0.0.1:8080`). GET reads; POST acts, needs the power operate, and takes a JSON object with "
+        "`Content-Type: application/json`. A worker that does not own the data asks the owner; "
         "it answers 503 with the "
         'reason while the owner moves or recovers. Unknown ids are 404, wrong parameters 400: `{"error": ...}`.\n\n'
         "If tokens are set, send `Authorization: Bearer TOKEN`. A missing or wrong token is 401, a token without the power that "

@@ -14,10 +14,11 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
+from schemas.times import format_time
 from schemas.topics import LARGE_RECORD_BYTES
 from streams.broker.client import POLL_MS, STALL_S, ReadStalled, Record, catalog, reading
 from streams.broker.kafka import client_options, committed_reader, start
-from streams.rules.broker.dead_letters import RecordId, Replay
+from streams.rules.broker.dead_letters import RecordId, Replay, read_dlq_headers, word
 from streams.settings import Settings
 
 SEND_WINDOW = 200
@@ -96,6 +97,30 @@ def _record(message: Any) -> Record:
     return Record(
         message.topic, message.partition, message.offset, message.timestamp, message.key, message.value, headers
     )
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """One dead letter without its bytes. What its headers do not tell is null; `time` is then the broker's."""
+    found = read_dlq_headers(record.headers)
+    return {
+        "place": str(RecordId(record.topic, record.partition, record.offset)),
+        "from": found.origin,
+        "time": found.time or format_time(record.timestamp_ms),
+        "stage": found.stage,
+        "reason": found.reason,
+        "family": found.family,
+        "exception": found.exception,
+        "group": found.group,
+        "agent": found.agent,
+        "deliveries": found.deliveries,
+        "replayed": found.replayed,
+        "omittedBytes": found.omitted_bytes,
+        "key": word(record.key),
+        "bytes": None if record.value is None else len(record.value),
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+    }
 
 
 class DlqReplayer:

@@ -61,15 +61,17 @@ def ls(
 
 
 async def _ls(settings: Settings, topic: str | None, maximum: int | None, form: Format) -> None:
+    from streams.broker.dlq_reader import summary
+
     rows: list[dict[str, Any]] = []
     listed, bound = 0, maximum if form is Format.jsonl else min(maximum or MAX_LISTED, MAX_LISTED)
     async with aclosing(_letters(settings, await dead_letter_topics(settings, topic))) as letters:
         async for record in letters:
             listed += 1
             if form is Format.jsonl:
-                json_line(_summary(record))
+                json_line(summary(record))
             else:
-                rows.append(_summary(record))
+                rows.append(summary(record))
             if listed == bound:
                 break
     if form is not Format.jsonl:
@@ -88,33 +90,6 @@ async def _letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Reco
         async with aclosing(read_topic(settings, name)) as letters:
             async for record in letters:
                 yield record
-
-
-def _summary(record: Record) -> dict[str, Any]:
-    """One dead letter without its bytes. What its headers do not tell is null; `time` is then the broker's."""
-    from schemas.times import format_time
-    from streams.rules.broker.dead_letters import RecordId, read_dlq_headers, word
-
-    found = read_dlq_headers(record.headers)
-    return {
-        "place": str(RecordId(record.topic, record.partition, record.offset)),
-        "from": found.origin,
-        "time": found.time or format_time(record.timestamp_ms),
-        "stage": found.stage,
-        "reason": found.reason,
-        "family": found.family,
-        "exception": found.exception,
-        "group": found.group,
-        "agent": found.agent,
-        "deliveries": found.deliveries,
-        "replayed": found.replayed,
-        "omittedBytes": found.omitted_bytes,
-        "key": word(record.key),
-        "bytes": None if record.value is None else len(record.value),
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-    }
 
 
 def _for_table(row: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +123,7 @@ def _places(texts: list[str], settings: Settings) -> list[RecordId]:
 
 
 async def _show(settings: Settings, place: RecordId, form: Format) -> None:
-    from streams.broker.dlq_reader import look_up
+    from streams.broker.dlq_reader import look_up, summary
     from streams.rules.broker.dead_letters import readable, word
 
     async with aclosing(look_up(settings, [place])) as letters:
@@ -157,7 +132,7 @@ async def _show(settings: Settings, place: RecordId, form: Format) -> None:
                 raise CommandError(f"{place}: there is no dead letter", NOT_FOUND)
             kind, value = readable(record.value)
             headers = [{"name": name, "value": word(raw)} for name, raw in record.headers]
-            shown = _summary(record) | {"headers": headers, "valueIs": kind, "value": value}
+            shown = summary(record) | {"headers": headers, "valueIs": kind, "value": value}
             if form is Format.text:
                 _show_text(shown)
             else:

@@ -53,6 +53,12 @@ class FakeWorker:
         self.stats: Any = Refusal(404, "no execution")
         self.plan: Any = Refusal(404, "no such plan")
         self.tasks: dict[str, Any] = {}
+        self.letters: dict[str, Any] = {}
+        """By the place of the record each was."""
+        self.action: Any = {}
+        """The answer to an action, as JSON or `Refusal`."""
+        self.acted: list[tuple[str, Any]] = []
+        """Path and body of each action that was let through."""
         self.first: list[dict[str, Any]] = []
         self.metrics: dict[str, Any] = {
             "perSecond": {"task:completed": 12.0},
@@ -80,6 +86,8 @@ class FakeWorker:
                 web.get("/api/v1/partitions", self._of("partitions")),
                 web.get("/api/v1/compare", self._compare),
                 web.get("/api/v1/tasks/{id:[^/]+}", self._task),
+                web.get("/api/v1/dead-letters/{place:.+}", self._letter),
+                web.post("/api/v1/{action:.+}", self._act),
                 web.get("/api/v1/plans/{id:[^/]+}", self._of("plan")),
                 web.get("/api/v1/stream", self._stream),
                 *self.access.routes(),
@@ -139,6 +147,15 @@ class FakeWorker:
         return await self._answer(
             request, self.tasks.get(task_id, Refusal(404, f"nothing is known of task {task_id!r}"))
         )
+
+    async def _letter(self, request: web.Request) -> web.Response:
+        found = self.letters.get(request.match_info["place"], Refusal(404, "no dead letter of it"))
+        return await self._answer(request, found)
+
+    async def _act(self, request: web.Request) -> web.Response:
+        assert request.content_type == "application/json"
+        self.acted.append((request.path, orjson.loads(await request.read())))
+        return await self._answer(request, self.action)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         if self.refusal is not None:

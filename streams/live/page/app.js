@@ -62,7 +62,7 @@ function useNarrow() {
 function App({ store, feed }) {
   const address = useAddress();
   const narrow = useNarrow();
-  const { asks, hasToken } = useAccess();
+  const { asks, hasToken, about } = useAccess();
   const open = (kind) => (address?.kind === kind ? address.id : null);
   const row = address && address.kind !== "agent" ? `${address.kind} ${address.id}` : null;
   if (asks) return html`<div class="page"><div class="covered"><${Header} store=${store} feed=${feed} /><main><${Login} /></main></div></div>`;
@@ -78,7 +78,7 @@ function App({ store, feed }) {
         <${Tasks} store=${store} open=${row} />
         <${Pipeline} store=${store} poll=${feed.partitions} />
       </main>
-      <footer>${hasToken ? null : html`<a href="/metrics">Metrics</a> <a href="/api/v1/agents">Agents as JSON</a>`} <a href="/page/vendor/VENDOR.md">Licences</a> <span>Read only; this page changes nothing.</span></footer>
+      <footer>${hasToken ? null : html`<a href="/metrics">Metrics</a> <a href="/api/v1/agents">Agents as JSON</a>`} <a href="/page/vendor/VENDOR.md">Licences</a> <span>${about?.power === "operate" ? "Details offer to cancel, retry and replay." : "Read only with this token."}</span></footer>
     </div>
     ${address ? html`<${Detail} key=${`${address.kind} ${address.id}`} address=${address} store=${store} feed=${feed} />` : null}
   </div>`;

@@ -1,11 +1,13 @@
 // One task, plan or dead letter: what happened when, what came of it, and how to ask for the same in a terminal.
 
 import { html, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
+import { Act, NoActions, newId, useMayAct } from "./actions.js";
 import { command, cut, epoch, ratio, span, time, when } from "./format.js";
 import { Chip, Command, Copy, Facts, Failure, Json, usePoll, useSlices } from "./parts.js";
 import { Poll, pathOf } from "./poll.js";
 
-const UNDER_WAY = ["running", "parked", "queued", "retrying", "unknown"];
+const UNDER_WAY = ["running", "parked", "queued", "retrying", "waiting", "unknown"];
+const LOOK_BACK = { "1h": "24h", "24h": "168h" };
 const MOST_EVENTS = 200;
 const TOLD = ["taskId", "type", "result"]; // of an event's data: shown elsewhere
 
@@ -22,13 +24,45 @@ export function TaskDetail({ id, store }) {
   const line = command("task", id);
   return html`<div>
     <p class="chips"><${Chip} word=${data?.status ?? row?.status ?? "unknown"} />${row?.note ? html` <span class="note">${row.note}</span>` : null}</p>
-    <div class="tools"><${Copy} text=${id} label="Copy id" /></div>
+    <div class="tools"><${Copy} text=${id} label="Copy id" /><${Copy} text=${location.href} label="Copy link" /></div>
     ${line ? html`<${Command} line=${line + store.options} />` : html`<p class="quiet">This id holds characters that must not be pasted into a shell.</p>`}
     ${!data && !failure ? html`<p class="quiet" role="status">Looking through the topics…</p>` : null}
     <${Failure} failure=${failure} old=${Boolean(data)} />
-    ${failure && since === "1h" && failure.status === 404 ? html`<button type="button" onClick=${() => look("24h")}>Look back 24 hours</button>` : null}
+    ${failure && LOOK_BACK[since] && failure.status === 404 ? html`<button type="button" onClick=${() => look(LOOK_BACK[since])}>Look back ${LOOK_BACK[since] === "24h" ? "24 hours" : "7 days"}</button>` : null}
+    ${data ? html`<${TaskActions} id=${id} data=${data} since=${since} soon=${() => poll.soon(1000)} />` : null}
+    ${data?.waiting ? html`<${Waiting} waiting=${data.waiting} />` : null}
     ${data ? html`<${Outcome} result=${data.result} /><${Timeline} events=${data.events ?? []} />` : null}
   </div>`;
+}
+
+/** Cancel while it has no result, retry once it failed. */
+function TaskActions({ id, data, since, soon }) {
+  const may = useMayAct();
+  const again = useRef(null);
+  again.current ??= newId(); // a second click after an answer that was lost makes no second task
+  const failed = data.result && data.result.status !== "success";
+  if (data.result && !failed) return null;
+  if (!may) return html`<${NoActions} />`;
+  if (failed)
+    return html`<${Act} key="retry" label="Retry" question="Send this task again under a new id?" yes="Yes, retry" path=${pathOf("/api/v1/tasks/", id, "/retry")}
+      body=${{ id: again.current, since: LOOK_BACK[since] ?? since }} done=${(said) => html`Sent again as <a class="id" href=${`#task=${encodeURIComponent(said.taskId)}`}>${said.taskId}</a>.`} />`;
+  return html`<${Act} key="cancel" label="Cancel" question="Cancel this task?" yes="Yes, cancel" path=${pathOf("/api/v1/tasks/", id, "/cancel")}
+    body=${{ reason: "cancelled on the live page" }} done=${() => "Asked. The result shows whether it came in time."} then=${soon} />`;
+}
+
+function Waiting({ waiting }) {
+  const { reason, agentId, since, until, deadline, attempts, maxAttempts, failure } = waiting;
+  const at = (value) => (epoch(value) === null ? "–" : html`<span title=${when(epoch(value))}>${time(epoch(value))}</span>`);
+  return html`<h3>Waits for</h3>
+    <${Facts} rows=${[
+      ["Reason", String(reason).replaceAll("_", " ")],
+      ["Agent", agentId ? html`<a class="id" href=${`#agent=${encodeURIComponent(agentId)}`}>${agentId}</a>` : "–"],
+      ["Since", at(since)],
+      ["Until", at(until)],
+      ["Deadline", at(deadline)],
+      ["Attempts", maxAttempts ? `${attempts} of ${maxAttempts}` : "–"],
+    ]} />
+    ${failure ? html`<p class="notice"><strong>${failure.code}</strong>: ${cut(failure.message, 500)}</p>` : null}`;
 }
 
 function Outcome({ result }) {
@@ -89,12 +123,24 @@ export function PlanDetail({ id, store }) {
 
 export function LetterDetail({ id, store }) {
   useSlices(store, "tasks");
+  const may = useMayAct();
   const row = store.rows.get(`letter ${id}`);
+  const begun = row ? `?since=${encodeURIComponent(new Date(row.at - 3_600_000).toISOString())}` : "";
+  const path = `/api/v1/dead-letters/${id.split("/").map(encodeURIComponent).join("/")}`;
+  const poll = usePoll((draw) => new Poll(path + begun, 600_000, draw), [id]);
+  const { data, failure } = poll ?? {};
   return html`<div>
     <p class="chips"><${Chip} word="dead letter" /> ${row ? html`<span class="quiet">${when(row.at)}</span>` : null}</p>
-    <p>A record that is no task or plan was put aside, with its bytes${row ? ":" : "."}</p>
-    ${row ? html`<p class="notice">${row.note}</p>` : null}
+    <p>A record that is no task or plan was put aside, with its bytes${row || data ? ":" : "."}</p>
+    ${row || data ? html`<p class="notice">${data?.reason ?? row.note}</p>` : null}
     <p class="quiet">It came from <span class="id">${id}</span> (topic, partition, offset). This lists what was put aside and where it lies now:</p>
     <${Command} line=${`parallax dlq ls${store.options}`} />
+    ${!data && !failure ? html`<p class="quiet" role="status">Looking through the dead letters…</p>` : null}
+    <${Failure} failure=${failure} old=${Boolean(data)} />
+    ${data ? html`<${Facts} rows=${[["Lies at", html`<span class="id">${data.place}</span>`], ["Stage", data.stage ?? "–"], ["Bytes", String(data.bytes ?? "–")], ["Replayed before", String(data.replayed)]]} />` : null}
+    ${data && !may ? html`<${NoActions} />` : null}
+    ${data && may ? html`<${Act} label="Replay" question=${`Send this record back to ${id.split("/")[0]}?`} yes="Yes, replay" path=${`${path}/replay`}
+      body=${row ? { since: new Date(row.at - 3_600_000).toISOString() } : {}} done=${(said) => `Sent to ${said.to}. If the record is as wrong as before, another dead letter appears.`} />` : null}
+    ${data?.value !== undefined && data.value !== null ? html`<h3>Value</h3><${Json} value=${data.value} label="Value of the dead letter" />` : null}
   </div>`;
 }

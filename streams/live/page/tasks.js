@@ -1,7 +1,7 @@
 // The table of tasks as their events come in, newest first; it can be filtered and held still.
 
 import { Component, html, useState } from "./vendor/htm-preact-3.1.1.js";
-import { number, time, when } from "./format.js";
+import { cut, number, time, when } from "./format.js";
 import { Chip, Command, Table, useSlices } from "./parts.js";
 import { MOST_TASKS } from "./store.js";
 
@@ -47,7 +47,7 @@ export function Tasks({ store, open }) {
       </div>` : null}
     </div>
     ${rows.length === 0 ? html`<div class="empty"><p>No task has passed while this page was open, and none shortly before. Send one:</p><${Command} line=${EXAMPLE + store.options} /></div>` : null}
-    ${rows.length && !found.length ? html`<p class="empty">None of the last ${number(rows.length)} tasks is like that. The page keeps ${number(MOST_TASKS)}; <code>parallax task ID</code> finds older ones.</p>` : null}
+    ${rows.length && !found.length ? html`<p class="empty">None of the last ${number(rows.length)} tasks is like that. The page keeps ${number(MOST_TASKS)}; <code>parallax task ID</code> finds older ones.${text.trim() ? html` <a href=${`#task=${encodeURIComponent(text.trim())}`}>Look for the task “${cut(text.trim(), 60)}” on the topics</a>` : null}</p>` : null}
     ${found.length ? html`<${Table} label="Tasks" kind="steady" columns=${COLUMNS} tall=${true}>${found.map((row) => html`<${Row} key=${row.key} row=${row} open=${open === row.key} />`)}<//>` : null}
   </section>`;
 }
