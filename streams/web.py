@@ -1,7 +1,8 @@
 """The worker's HTTP side: health, metrics, the query API and actions, on a loopback address unless told otherwise.
 
-In: requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold;
-`live/actions.py` alone writes. Who may ask is decided before a route is reached: `live/guard.py` on loopback, `live/access.py` everywhere.
+In: requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold, and
+`live/actions.py` alone writes. Who may ask is decided before a route is reached: `live/guard.py` on loopback, `live/access.py`
+everywhere.
 """
 
 from __future__ import annotations

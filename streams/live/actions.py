@@ -241,6 +241,8 @@ def _away(error: Exception) -> web.Response:
     """What Kafka refuses the worker's user is no fault of a moment: the remedy is a right."""
     if isinstance(error, AccessDenied) or unauthorized(error) is not None:
         said = str(error) if isinstance(error, AccessDenied) else describe_error(error)
-        return error_answer(403, f"{said} (`operator`: a worker that acts for people needs these rights beside its own)")
+        return error_answer(
+            403, f"{said} (`operator`: a worker that acts for people needs these rights beside its own)"
+        )
     ours = isinstance(error, (TopicMissing, ReadStalled, ClientError))
     return error_answer(503, str(error) if ours else describe_error(error))
