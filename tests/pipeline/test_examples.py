@@ -81,7 +81,12 @@ async def test_sql_over_results_and_escalation() -> None:
         assert all(row[4] > 0 for row in rows)
 
 
-TRIED_IN = ("pipeline/test_examples.py", "interop/test_consumers.py", "system/test_jvm_example.py")
+TRIED_IN = (
+    "pipeline/test_examples.py",
+    "interop/test_consumers.py",
+    "interop/test_frameworks.py",
+    "system/test_jvm_example.py",
+)
 
 
 def test_every_example_is_listed_and_tried() -> None:

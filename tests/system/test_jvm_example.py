@@ -20,8 +20,9 @@ EXAMPLE = ROOT / "docs" / "examples" / "Consumer.java"
 async def test_the_jvm_example_sends_tasks_and_reads_what_comes_of_them(kafka: KafkaCluster, prefix: str) -> None:
     """As documented: `java -cp 'libs/*' Consumer.java localhost:9092 summarizer 3`."""
     java = shutil.which("java")
+    assert java is not None, "java is missing: apt-get install openjdk-17-jdk-headless"
     # A JRE has no compiler, which `java Consumer.java` needs.
-    assert java is not None and shutil.which("javac") is not None, "no JDK: apt-get install openjdk-17-jdk-headless"
+    assert shutil.which("javac") is not None, "a JDK is missing: apt-get install openjdk-17-jdk-headless"
     servers = kafka.bootstrap_servers
     async with (
         pipeline_on(servers, prefix) as pipeline,
