@@ -17,8 +17,8 @@ import pytest
 
 from streams.broker.embedded import EmbeddedBroker
 from streams.settings import Settings
+from streams.testing.virtual_loop import VirtualTimeLoop
 from tests.support.kafka import KafkaCluster
-from tests.support.virtual_time import VirtualTimeLoop
 
 # Started in the background, a shell ignores Ctrl-C for us, and every process that a test starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

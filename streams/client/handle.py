@@ -68,7 +68,8 @@ class Handle:
 
 def still_waiting(name: str, limit_s: float | None, noun: str = "task") -> WaitTimeout:
     """What is raised when `wait` passed."""
+    verb = "explain" if noun == "task" else noun
     return WaitTimeout(
         f"{noun} {name} has no result after {limit_s:g} s; it goes on: wait longer, or see why it waits with "
-        f"`parallax {noun} {name}`"
+        f"`parallax {verb} {name}`"
     )

@@ -98,9 +98,14 @@ class FakeAgent:
         if self._fake is not None:
             self._fake.script(self._steps)
 
-    def registration(self) -> dict[str, Any]:
-        """Its registration's JSON object."""
-        data: dict[str, Any] = {"id": self.id, "endpoint": self.endpoint, "protocol": self.protocol}
+    @property
+    def steps(self) -> list[Step]:
+        """Its script."""
+        return list(self._steps)
+
+    def registration(self, endpoint: str | None = None) -> dict[str, Any]:
+        """Its registration's JSON object; `endpoint`: in place of where it serves."""
+        data: dict[str, Any] = {"id": self.id, "endpoint": endpoint or self.endpoint, "protocol": self.protocol}
         data["capabilities"] = self.capabilities
         metadata = dict(self._metadata or {})
         if self.protocol == "openai":

@@ -1,6 +1,6 @@
-"""An asyncio event loop for one test whose time passes only while nothing else can happen.
+"""An asyncio event loop whose time passes only while nothing else can happen.
 
-In: the mark `virtual_time` on a test or module. Out: waits of any length that end at once, in the order of their times, and
+In: the loop of a test. Out: waits of any length that end at once, in the order of their times, and
 durations that do not depend on the machine. For tests without threads, processes and remote servers: what the operating system
 does takes no time here, so a wait for it may be over before it was done.
 """
