@@ -214,6 +214,7 @@ async def test_a_plan_a_dead_letter_and_a_copied_id(worker: FakeWorker, look: Lo
     page = await look(worker.url, permissions=["clipboard-read", "clipboard-write"])
     await row(page, "p 1").get_by_role("link").click()
     detail = page.get_by_role("complementary")
+    await detail.get_by_text("The whole plan").click()
     await expect(detail.get_by_label("Plan as JSON")).to_contain_text("p 1#a")
     await expect(detail.get_by_text("parallax plan 'p 1'")).to_be_visible()
     await detail.get_by_role("button", name="Copy id").click()

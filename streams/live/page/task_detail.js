@@ -4,6 +4,7 @@ import { html, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { Act, NoActions, newId, useMayAct } from "./actions.js";
 import { command, cut, epoch, ratio, span, time, when } from "./format.js";
 import { Chip, Command, Copy, Facts, Failure, Json, usePoll, useSlices } from "./parts.js";
+import { PlanGraph } from "./plan_graph.js";
 import { Poll, pathOf } from "./poll.js";
 
 const UNDER_WAY = ["running", "parked", "queued", "retrying", "waiting", "unknown"];
@@ -117,7 +118,7 @@ export function PlanDetail({ id, store }) {
     <div class="tools"><${Copy} text=${id} label="Copy id" /></div>
     ${line ? html`<${Command} line=${line + store.options} />` : null}
     <${Failure} failure=${poll?.failure} old=${Boolean(poll?.data)} />
-    ${poll?.data ? html`<${Json} value=${poll.data} label="Plan as JSON" />` : null}
+    ${poll?.data ? html`<${PlanGraph} plan=${poll.data} /><details><summary>The whole plan</summary><${Json} value=${poll.data} label="Plan as JSON" /></details>` : null}
   </div>`;
 }
 
