@@ -1,8 +1,10 @@
-"""`parallax init NAME`: a directory with an agent, its test, settings and a Kafka to run it on."""
+"""`parallax init NAME`: a directory with an agent, its test, settings and a Kafka to run it on; `parallax new agent NAME` adds one."""
 
 from __future__ import annotations
 
+import keyword
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 from streams.cli.options import USAGE, CommandError
 from streams.cli.output import line, say
 
+app = typer.Typer(help="Add to a project.", rich_markup_mode=None)
 _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
 AGENT = '''"""The agent {name}: change `answer`, keep the test green."""
@@ -40,7 +43,7 @@ TEST = '''"""The agent by itself, and within a whole pipeline."""
 
 import pytest
 
-from agent import Request, answer
+from {module} import Request, answer
 from streams import AgentRejected
 from streams.testing import Pipeline
 
@@ -109,8 +112,7 @@ def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="of the agent and its directory")],
 ) -> None:
     """Make a directory NAME with an agent, its test, settings and a compose file. Existing files are never touched."""
-    if not _NAME.fullmatch(name) or len(name) > 100:
-        raise CommandError(f"init: {name!r}: want small letters and digits, with - or _ between", USAGE)
+    _check(name, "init")
     directory = Path(name)
     try:
         directory.mkdir()
@@ -120,7 +122,34 @@ def init(
         raise CommandError(f"init: {name}: {error.strerror or error}") from None
     for file, text in FILES.items():
         # The files without a name in them hold braces of their own.
-        filled = text.format(name=name) if "{name}" in text else text
+        filled = text.format(name=name, module="agent") if "{name}" in text else text
         (directory / file).write_text(filled, "utf-8")
         line(str(directory / file))
     say(f"next: cd {name} && cat README.md")
+
+
+@app.command("agent")
+def new_agent(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="of the agent; its module has _ for each -")],
+) -> None:
+    """Write an agent NAME and its test into this directory. Existing files are never touched."""
+    _check(name, "new agent")
+    module = name.replace("-", "_")
+    if keyword.iskeyword(module) or module in sys.stdlib_module_names:
+        raise CommandError(f"new agent: {name!r}: Python has a module or a word of this name; choose another", USAGE)
+    files = {Path(f"{module}.py"): AGENT, Path(f"test_{module}.py"): TEST}
+    if there := [str(file) for file in files if file.exists()]:
+        raise CommandError(f"new agent: {', '.join(there)} exists already", USAGE)
+    for file, text in files.items():
+        try:
+            with file.open("x", encoding="utf-8") as stream:
+                stream.write(text.format(name=name, module=module))
+        except OSError as error:
+            raise CommandError(f"new agent: {file}: {error.strerror or error}") from None
+        line(str(file))
+    say(f"next: pytest test_{module}.py && parallax agent serve {module}:answer --port 9000")
+
+
+def _check(name: str, command: str) -> None:
+    if not _NAME.fullmatch(name) or len(name) > 100:
+        raise CommandError(f"{command}: {name!r}: want small letters and digits, with - or _ between", USAGE)

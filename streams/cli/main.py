@@ -55,6 +55,7 @@ def build() -> typer.Typer:
     app.command("dev")(process.dev)
     app.command("worker")(process.worker)
     app.command("init")(init.init)
+    app.add_typer(init.app, name="new")
     app.add_typer(topics.app, name="topics")
     app.add_typer(agents.app, name="agents")
     app.add_typer(agent.app, name="agent")
