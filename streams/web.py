@@ -35,6 +35,7 @@ from streams.live.access import CALLER, WebAccess
 from streams.live.actions import Actions
 from streams.live.api import LiveApi
 from streams.live.guard import loopback_only
+from streams.live.held_elsewhere import OtherWorkers
 from streams.plans.api import PlansApi
 from streams.plans.role import Coordination
 from streams.rules.addresses import advertised
@@ -74,7 +75,7 @@ class WebServer:
         shown = token_to_show(settings)
         self._stats_api = StatsApi(lambda: self.stats, shown)
         self._plans_api = PlansApi(lambda: self.plans, shown)
-        self._live = LiveApi(settings, self._explain_task)
+        self._live = LiveApi(settings, self._explain_task, OtherWorkers(self._peers, shown))
         self._actions = Actions(settings)
         self._access = WebAccess(settings.web_auth)
         self._asked_at = float("-inf")
@@ -222,7 +223,6 @@ class WebServer:
         calling = (
             sum(handler.running() for handler in handlers_of(self.engine.opened)) if self.engine is not None else 0
         )
-        peers = set() if self.plans is None else self.plans.workers()
         return json_answer(
             {
                 "instanceId": self._settings.instance_id,
@@ -235,9 +235,13 @@ class WebServer:
                 "partitions": owned,
                 "tasks": {"calling": calling, "waiting": max(0, taken - calling)},
                 "web": self.reachable,
-                "peers": sorted(peers - {self.reachable}),
+                "peers": sorted(self._peers()),
             }
         )
+
+    def _peers(self) -> set[str]:
+        """Where the other workers answer that coordinate plans: the group of coordinators knows their addresses."""
+        return set() if self.plans is None else self.plans.workers() - {self.reachable}
 
     def engines(self) -> dict[str, Engine]:
         """By role, of those that are up."""

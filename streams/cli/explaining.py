@@ -15,6 +15,7 @@ from streams.cli.options import NOT_FOUND, CommandError, Format, OutputFormat, P
 from streams.cli.output import document, line
 from streams.cli.running import run
 from streams.cli.tasks import Since, since_begin
+from streams.cli.workers import found_workers
 
 if TYPE_CHECKING:
     from streams.rules.live.explanation import Explanation
@@ -78,9 +79,10 @@ async def _evidence(settings: Settings, task_id: str, begin: int, given: list[st
     if known.get("result") is not None:
         return Evidence(task_id=task_id, result=known["result"], events=events)
     sent = await _sent(settings, task_id, begin)
-    answers = await ask_each(
-        settings, await worker_urls(settings, given), f"/api/v1/tasks/{quote(task_id, safe='')}/waiting"
-    )
+    urls = await worker_urls(settings, given)
+    rows, _ = await found_workers(settings, urls)  # each names those it knows: one address is enough
+    urls = list(dict.fromkeys([*urls, *(row["web"] for row in rows)]))
+    answers = await ask_each(settings, urls, f"/api/v1/tasks/{quote(task_id, safe='')}/waiting")
     agent, target = None, (sent or {}).get("target")
     answered = [url for url, body, reason in answers if body is not None or reason.startswith("404")]
     if target and answered:

@@ -1,4 +1,4 @@
-"""`parallax init NAME`: a directory with an agent, its test, settings and a Kafka to run it on; `parallax new agent NAME` adds one."""
+"""`parallax init NAME`: a directory with an agent, its test, settings and a Kafka to run it on; `new agent NAME`: one more."""
 
 from __future__ import annotations
 

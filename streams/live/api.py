@@ -22,6 +22,7 @@ from schemas.times import format_time, parse_duration, parse_time
 from schemas.topics import full_name
 from streams.answers import error_answer, json_answer
 from streams.broker.kafka import client_options
+from streams.live.held_elsewhere import OtherWorkers
 from streams.live.hub import Full, Hub, Watcher
 from streams.live.reading import Taker, TopicReader
 from streams.live.task_search import SEARCH_TIMEOUT_S, Busy, TaskSearch
@@ -52,9 +53,13 @@ class LiveApi:
     """The routes of one worker."""
 
     def __init__(
-        self, settings: Settings, explain: Callable[[str], dict[str, Any] | None] = lambda task_id: None
+        self,
+        settings: Settings,
+        explain: Callable[[str], dict[str, Any] | None] = lambda task_id: None,
+        others: OtherWorkers | None = None,
     ) -> None:
-        """`explain`: what a task that this worker holds waits for."""
+        """`explain`: what a task that this worker holds waits for; `others`: asked for those it does not hold."""
+        self._others = others or OtherWorkers(frozenset)
         self._explain = explain
         topic = full_name("events", settings.topic_prefix)
 
@@ -75,6 +80,7 @@ class LiveApi:
 
     async def close(self) -> None:
         """End all streams; those stuck in a write are cut off."""
+        await self._others.close()
         await self.hub.close()
         writing = [task for _, task in self._open.values() if task is not None]
         if writing:
@@ -155,9 +161,10 @@ class LiveApi:
             return error_answer(504, f"not found within {SEARCH_TIMEOUT_S:g} s; look back less far, with since=10m")
         except KafkaError as error:
             return error_answer(503, f"the brokers do not answer: {error!r}")
-        waiting = self._explain(task_id)
-        if waiting is not None and (found is None or found.get("result") is None):
-            found = (found or {"taskId": task_id, "status": "waiting", "events": []}) | {"waiting": waiting}
+        if found is None or found.get("result") is None:
+            waiting = self._explain(task_id) or await self._others.waiting(task_id)
+            if waiting is not None:
+                found = (found or {"taskId": task_id, "status": "waiting", "events": []}) | {"waiting": waiting}
         if found is None:
             why = (
                 f"nothing is known of task {task_id!r} since {format_time(since_ms)}; look further back with since=24h"

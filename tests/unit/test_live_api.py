@@ -15,8 +15,10 @@ import pytest
 from aiohttp import web
 from aiokafka.errors import KafkaConnectionError
 
+from agents_io.secret_refs import secret_of
 from streams.live import api, task_search
 from streams.live.api import LiveApi
+from streams.live.held_elsewhere import OtherWorkers
 from streams.live.hub import MAX_WATCHERS, Hub
 from streams.live.reading import Taker
 from streams.live.task_search import TaskSearch
@@ -195,3 +197,66 @@ async def test_a_task_says_what_it_waits_for(served: Served, monkeypatch: pytest
     assert (status, body["status"], body["waiting"]) == (200, "waiting", reason)
     assert "waiting" not in (await served.get("/api/v1/tasks/old"))[1]
     assert (await served.get("/api/v1/tasks/none"))[0] == 404
+
+
+class Others(OtherWorkers):
+    """Says what it is told to."""
+
+    def __init__(self, known: dict[str, dict[str, Any]]) -> None:
+        super().__init__(frozenset)
+        self.known = known
+        self.asked: list[str] = []
+
+    async def waiting(self, task_id: str) -> dict[str, Any] | None:
+        self.asked.append(task_id)
+        return self.known.get(task_id)
+
+
+async def test_a_task_that_another_worker_holds_is_asked_for_there(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not if it has a result, nor if it is held here."""
+    topics: dict[str, Any] = {"ended": {"taskId": "ended", "result": {"status": "success"}, "events": []}}
+
+    async def find(_: TaskSearch, task_id: str, since_ms: int) -> Any:
+        return topics.get(task_id)
+
+    monkeypatch.setattr(TaskSearch, "find", find)
+    others = Others({"far": {"reason": "turn"}})
+    served.api._others = others
+    served.waiting["near"] = {"reason": "calling"}
+    assert (await served.get("/api/v1/tasks/far"))[1]["waiting"] == {"reason": "turn"}
+    assert (await served.get("/api/v1/tasks/near"))[1]["waiting"] == {"reason": "calling"}
+    assert "waiting" not in (await served.get("/api/v1/tasks/ended"))[1]
+    assert (await served.get("/api/v1/tasks/nobody"))[0] == 404
+    assert others.asked == ["far", "nobody"]
+    assert (await served.get("/api/v1/tasks/near/waiting"))[1] == {"reason": "calling"}
+    assert (await served.get("/api/v1/tasks/far/waiting"))[0] == 404
+
+
+async def test_other_workers_are_asked_at_once_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that holds the task answers; those that are away, refuse or are none hold nobody up; ids stay as they are."""
+    monkeypatch.setenv("TOKEN", "secret-secret-123")
+    asked: list[tuple[str, str | None]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        asked.append((request.raw_path, request.headers.get("Authorization")))
+        holds = request.match_info["who"] == "holder"
+        return web.json_response({"reason": "turn"} if holds else {"error": "no"}, status=200 if holds else 404)
+
+    app = web.Application()
+    app.router.add_get("/{who}/api/v1/tasks/{id}/waiting", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    base = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    peers = [f"{base}/other", f"{base}/holder", f"{base}/odd/odd", "http://127.0.0.1:9"]
+    others = OtherWorkers(lambda: peers, secret_of("env:TOKEN", "web_auth.token"))
+    try:
+        assert await others.waiting("a/b") == {"reason": "turn"}
+        peers.remove(f"{base}/holder")
+        assert await others.waiting("a/b") is None
+    finally:
+        await others.close()
+        await runner.cleanup()
+    assert ("/holder/api/v1/tasks/a%2Fb/waiting", "Bearer secret-secret-123") in asked
