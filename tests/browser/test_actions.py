@@ -183,6 +183,7 @@ async def test_a_task_the_page_does_not_hold_is_looked_for_on_the_topics(worker:
     await page.get_by_role("link", name="Look for the task “t1” on the topics").click()
     assert page.url.endswith("#task=t1")
     await button(page, "Look back 24 hours").click()
+    await expect(button(page, "Look back 7 days")).to_be_visible()
     worker.tasks["t1"] = task("running")
     await button(page, "Look back 7 days").click()
     await expect(button(page, "Cancel")).to_be_visible()

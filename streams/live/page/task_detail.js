@@ -20,8 +20,8 @@ export function TaskDetail({ id, store }) {
   const every = (data) => (data && !UNDER_WAY.includes(data.status) ? 600_000 : Math.min(30_000, 3000 * 1.5 ** asked.current++));
   const path = () => pathOf("/api/v1/tasks/", id, since === "1h" ? "" : `?since=${since}`);
   // When the stream tells of its end, it is asked for again.
-  const poll = usePoll((draw) => new Poll(path, every, draw), [id, since, row?.ended]);
-  const { data, failure } = poll ?? {};
+  const poll = usePoll((draw) => Object.assign(new Poll(path, every, draw), { since }), [id, since, row?.ended]);
+  const { data, failure } = poll?.since === since ? poll : {}; // an answer about another time says nothing
   const line = command("task", id);
   return html`<div>
     <p class="chips"><${Chip} word=${data?.status ?? row?.status ?? "unknown"} />${row?.note ? html` <span class="note">${row.note}</span>` : null}</p>
