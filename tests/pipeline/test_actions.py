@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx
@@ -10,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from streams.testing import FakeAgent, Pipeline, hang, status
-from tests.support.points import until
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(120)]
 
@@ -59,10 +58,10 @@ async def _broken(p: Pipeline) -> str:
 
 async def _found(http: httpx.AsyncClient, origin: str) -> Any:
     """The dead letter, once the worker has put it aside."""
-    async with asyncio.timeout(30):
-        while True:
-            answer = await http.get(f"/api/v1/dead-letters/{origin}")
-            if answer.status_code != 404:
-                assert answer.status_code == 200, answer.text
-                return answer.json()
-            await asyncio.sleep(0.1)
+
+    async def letter() -> Any:
+        answer = await http.get(f"/api/v1/dead-letters/{origin}")
+        assert answer.status_code in (200, 404), answer.text
+        return answer.json() if answer.status_code == 200 else None
+
+    return await until(letter, 30)

@@ -8,11 +8,13 @@ import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 
 from streams.testing import FakeAgent, Pipeline, hang, status
 from tests.support.rig import ROOT, parallax
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 
@@ -39,14 +41,13 @@ async def said(p: Pipeline, *words: str, code: int = 0, form: str = "json") -> A
 
 async def held(p: Pipeline, task_id: str, reason: str) -> None:
     """Until the worker holds the task for this reason."""
-    import httpx
+    async with httpx.AsyncClient(base_url=p.web) as http:
 
-    async with httpx.AsyncClient(base_url=p.web) as http, asyncio.timeout(30):
-        while True:
+        async def waits() -> bool:
             answer = await http.get(f"/api/v1/tasks/{task_id}/waiting")
-            if answer.status_code == 200 and answer.json()["reason"] == reason:
-                return
-            await asyncio.sleep(0.05)
+            return answer.status_code == 200 and answer.json()["reason"] == reason
+
+        await until(waits, 30)
 
 
 async def test_tasks_that_wait_and_that_ended_are_explained(p: Pipeline) -> None:

@@ -19,8 +19,8 @@ from streams import AgentRejected
 from streams.broker.client import sending
 from streams.testing import FakeAgent, Pipeline, status
 from tests.support.foreign import ANOMALY
-from tests.support.points import until
 from tests.support.rig import ROOT
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(120)]
 

@@ -13,8 +13,8 @@ import pytest
 from streams import Client
 from streams.testing import FakeAgent, hang
 from tests.support.kafka import KafkaCluster
-from tests.support.points import until
 from tests.support.rig import ROOT, apply_topics, parallax, register, start_worker
+from tests.support.wait import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
