@@ -109,7 +109,7 @@ async def test_a_wait_that_passes_says_what_to_do_and_the_task_goes_on(p: Pipeli
     agent = FakeAgent([answer("late", delay_s=1.0)], id="slow")
     await p.add(agent)
     handle = await p.client.submit("slow", {})
-    with pytest.raises(WaitTimeout, match=f"parallax task {handle.id}"):
+    with pytest.raises(WaitTimeout, match=f"parallax explain {handle.id}"):
         await handle.result(wait=0.05)
     assert (await handle.result(wait=30)).value == "late"
     with pytest.raises(TimeoutError):
