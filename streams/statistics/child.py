@@ -34,6 +34,13 @@ START_TIMEOUT_S = 330.0
 """Longer than the processor waits for Faust."""
 PAUSE_S = 2.0
 MAX_PAUSE_S = 30.0
+_BEGIN = """
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from streams.statistics.process import main
+main()
+"""
+"""The process runs the code that this one runs, wherever that was found."""
 GONE = {"error": "recovering: statistics are starting here"}
 
 
@@ -115,7 +122,7 @@ class StatsProcess:
     async def _begin(self) -> None:
         """A new process, until it has started. Raises `StatsFailed`."""
         process = self._process = await asyncio.create_subprocess_exec(
-            *tied_to_parent([sys.executable, "-m", "streams.statistics.process"]),
+            *tied_to_parent([sys.executable, "-c", _BEGIN]),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the worker

@@ -1,8 +1,8 @@
 """The process that statistics have to themselves beside a worker's other roles, so that a slice of theirs delays no task.
 
-`python -m streams.statistics.process`, started by `StatsProcess`. In: a `ProcessConfig` on stdin, pickled, and then nothing:
-once stdin ends the process flushes, commits and leaves. Out: on stdout the port of 127.0.0.1 where it answers, for the holder
-of its token: the questions of `StatsApi`, and `GET /internal/status`. It dies with its parent (see `tied_to_parent`).
+Started by `StatsProcess`. In: a `ProcessConfig` on stdin, pickled, and then nothing: once stdin ends the process flushes,
+commits and leaves. Out: on stdout the port of 127.0.0.1 where it answers, for the holder of its token: the questions of
+`StatsApi`, and `GET /internal/status`. It dies with its parent (see `tied_to_parent`).
 """
 
 from __future__ import annotations
@@ -138,11 +138,6 @@ def main() -> None:
         signal.signal(which, signal.SIG_IGN)
     told = os.dup(1)
     os.dup2(2, 1)  # stdout is for the port
-    sys.path[:] = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
     config: ProcessConfig = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
     configure_logs(config.settings)
     in_fast_loop(_serve(config, told))
-
-
-if __name__ == "__main__":
-    main()

@@ -102,7 +102,7 @@ async def test_questions_metrics_and_places_come_through_the_worker(embedded: Em
         async def counted() -> bool:
             return await running.total("agent-0") == (200, expected(points, "agent-0"))
 
-        await until(counted)
+        await until(counted, 60)
         compared = (await running.http.get("/api/v1/compare", params={"agents": "agent-1,agent-2, no one"})).json()
         assert [row["totalExecutions"] for row in compared] == [expected(points, f"agent-{n}") for n in (1, 2)] + [0]
         assert await running.total("nobody") == (404, "agent 'nobody' has no execution in that range")
@@ -121,14 +121,14 @@ async def test_questions_metrics_and_places_come_through_the_worker(embedded: Em
                 "places": sum(row["committable"] for row in read),
             } == {"points": True, "memory": True, "role": True, "alarms": True, "places": POINTS}
 
-        await until(shown)
+        await until(shown, 60)
         os.kill(pid, signal.SIGKILL)
 
         async def another() -> bool:
             checks = (await running.http.get("/readyz")).json()["checks"]
             return running.children() not in ([], [pid]) and checks["stats"] and await counted()
 
-        await until(another)
+        await until(another, 90)
         [pid] = running.children()
     assert running.process.returncode == 0
     assert not runs(pid)

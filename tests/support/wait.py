@@ -12,7 +12,7 @@ ASK_S = 0.05
 """Where looking means to ask somebody."""
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+async def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
     """What `condition()` gives, awaited if it is a coroutine, once that is true. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while True:
