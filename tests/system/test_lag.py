@@ -24,7 +24,7 @@ LAG = re.compile(r'^parallax_consumer_lag_messages\{topic="([^"]+)",partition="\
 
 async def test_lag_shows_what_waits_and_ends_at_zero_in_spite_of_markers(kafka: KafkaCluster, prefix: str) -> None:
     """Of all that the roles read; `results` and `data-points` are written in transactions only."""
-    async with FakeAgent(answer(delay_s=0.4)) as slow, pipeline_on(kafka.bootstrap_servers, prefix) as pipeline:
+    async with FakeAgent(answer(delay_s=1.5)) as slow, pipeline_on(kafka.bootstrap_servers, prefix) as pipeline:
         await pipeline.register({"id": "slow", "endpoint": slow.endpoint, "limits": WIDE})
         await pipeline.tasks(range(TASKS), ["slow"], metadata={"timeout": 120_000})
         env = {"PARALLAX_DISPATCH__MAX_IN_FLIGHT": str(IN_FLIGHT), "PARALLAX_DISPATCH__STALL_AFTER": "6s"}
