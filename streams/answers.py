@@ -18,10 +18,7 @@ def json_answer(data: Any, status: int = 200) -> web.Response:
 
 def error_answer(status: int, why: str) -> web.Response:
     """`{"error": why}`, with `Retry-After` on a 503."""
-    answer = json_answer({"error": why}, status)
-    if status == 503:
-        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return answer
+    return handed_on(status, dumps({"error": why}))
 
 
 def handed_on(status: int, body: bytes) -> web.Response:

@@ -143,9 +143,10 @@ class Router:
         return mode == "always" or (mode == "unavailable" and known)
 
     def _away(self, run: TaskRun, key: str, agent_id: str | None) -> Forward | WaitForAgent | None:
-        """The same; a task that was forwarded often waits for a while before each further time. Agents that come and go, or
-        workers that count partitions differently for a while, would have it go round. It is never done in the wrong partition:
-        there its agent would be called beside its owner, and its id answered twice.
+        """To the partition of `key`, unless it is this one; first a wait, if the task was forwarded often already.
+
+        Agents that come and go, or workers that count partitions differently for a while, would have it go round. It is never
+        done in the wrong partition: there its agent would be called beside its owner, and its id answered twice.
         """
         forward = self._forward(run, key, agent_id)
         if forward is not None and run.hops >= MAX_HOPS and not run.waited_for_agent:

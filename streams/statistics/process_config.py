@@ -26,14 +26,12 @@ class ProcessConfig:
     token: str
 
 
-def to_json(counters: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def to_json(counters: Mapping[str, Any]) -> dict[str, Any]:
     """Counters by pairs as rows.
 
     >>> to_json({"points": 2, "told": {("trend", "low"): 1}})
     {'points': 2, 'told': [['trend', 'low', 1]]}
     """
-    if counters is None:
-        return None
     return {
         name: [[*pair, count] for pair, count in value.items()] if name in PAIRS else value
         for name, value in counters.items()

@@ -17,17 +17,9 @@ from streams.broker.embedded import EmbeddedBroker, EmbeddedBrokerError
 from streams.broker.kafka import reach, supports_transactions
 from streams.broker.topics_admin import TopicsError, TopicsMissing
 from tests.conftest import SettingsFor
+from tests.support.rig import alive
 
 pytestmark = pytest.mark.embedded
-
-
-def alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_until_gone(pid: int, timeout_s: float = 10) -> bool:

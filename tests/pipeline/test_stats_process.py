@@ -19,7 +19,7 @@ from streams.broker.embedded import EmbeddedBroker, tied_to_parent
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from tests.support.points import fleet, produce
-from tests.support.rig import parallax
+from tests.support.rig import alive, family, parallax
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
@@ -36,8 +36,7 @@ class Running:
 
     def children(self) -> list[int]:
         """Pids of the processes it started and that run."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return family(self.process.pid)[1:]
 
     async def total(self, agent: str) -> tuple[int, Any]:
         """Status, and executions or the error."""
@@ -64,14 +63,6 @@ async def worker(embedded: EmbeddedBroker, prefix: str, *options: str) -> AsyncI
         if process.returncode is None:
             process.terminate()
         await asyncio.wait_for(process.wait(), 60)
-
-
-def runs(pid: int) -> bool:
-    """Whether there is such a process that is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def command_line(pid: int) -> str:
@@ -131,7 +122,7 @@ async def test_questions_metrics_and_places_come_through_the_worker(embedded: Em
         await until(another, 90)
         [pid] = running.children()
     assert running.process.returncode == 0
-    assert not runs(pid)
+    assert not alive(pid)
 
 
 async def test_it_ends_with_a_worker_that_is_killed(embedded: EmbeddedBroker, prefix: str) -> None:
@@ -142,7 +133,7 @@ async def test_it_ends_with_a_worker_that_is_killed(embedded: EmbeddedBroker, pr
         running.process.kill()
 
         async def gone() -> bool:
-            return not runs(pid)
+            return not alive(pid)
 
         await until(gone, 20)
 

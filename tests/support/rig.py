@@ -102,6 +102,14 @@ def family(pid: int) -> list[int]:
         return [pid]
 
 
+def alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def cpu_s(pid: int) -> float:
     """CPU seconds, user and system, that a process used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

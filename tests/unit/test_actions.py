@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
 from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
-from prometheus_client import CollectorRegistry
 
 from streams.broker.client import Record
 from streams.live import actions
 from streams.rules.broker.dead_letters import Replay
 from streams.settings import Settings
-from streams.web import WebServer
+from tests.unit.test_web_access import worker as guarded_worker
 
 VIEW, OPERATE = "view-token-0123456789", "operate-token-0123456789"
 JSON = {"Content-Type": "application/json"}
@@ -42,16 +41,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, Any]]:
     return records
 
 
-@asynccontextmanager
-async def worker(**auth: Any) -> AsyncIterator[str]:
+def worker(**auth: Any) -> AbstractAsyncContextManager[str]:
     """A worker's web side; its address."""
-    given = auth or {"view_tokens": "env:VIEW", "operate_tokens": "env:OPERATE"}
-    server = WebServer(Settings.model_validate({"web_port": 0, "web_auth": given}), CollectorRegistry())
-    await server.start()
-    try:
-        yield server.url
-    finally:
-        await server.stop()
+    return guarded_worker(**(auth or {"view_tokens": "env:VIEW", "operate_tokens": "env:OPERATE"}))
 
 
 async def posted(url: str, token: str | None = OPERATE, body: str = "{}", **headers: str) -> tuple[int, Any]:
