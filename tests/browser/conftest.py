@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
+
+from schemas.times import format_time
+from tests.support.fake_worker import FakeWorker
 
 ARGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage")
 _LISTEN = """
@@ -24,6 +29,29 @@ document.addEventListener("securitypolicyviolation", (event) =>
 SLOW_MS = 40_000
 """How long is waited for what is expected: a group, a search through topics or a busy machine may lie between."""
 Look = Callable[..., Awaitable[Page]]
+SHOTS = Path(os.environ.get("BROWSER_SHOTS") or tempfile.gettempdir()) / "parallax-page"
+"""Where tests leave pictures of the page."""
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[FakeWorker]:
+    """A worker with an agent that is well."""
+    async with FakeWorker() as made:
+        made.agents = [agent("alpha")]
+        yield made
+
+
+def agent(name: str, **agent_status: Any) -> dict[str, Any]:
+    """As `/api/v1/agents` shows it."""
+    stands = {
+        "agentId": name,
+        "at": format_time(0),
+        "circuit": "closed",
+        "healthy": True,
+        "load": 2,
+        "confidence": 0.91,
+    }
+    return {"id": name, "endpoint": "http://127.0.0.1:9000", "capabilities": ["sum"], "standing": stands | agent_status}
 
 
 @pytest.fixture

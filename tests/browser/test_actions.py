@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +11,11 @@ from playwright.async_api import Page, expect
 from schemas.times import format_time
 from streams.live.access import WebAccess
 from streams.settings_parts import WebAuthSettings
-from tests.browser.conftest import Look
-from tests.browser.test_page import agent, serious
+from tests.browser.conftest import SHOTS, Look, agent
+from tests.browser.test_page import serious
 from tests.support.fake_worker import FakeWorker, Refusal, event
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
-SHOTS = Path(os.environ.get("BROWSER_SHOTS") or tempfile.gettempdir()) / "parallax-page"
 VIEW, OPERATE = "view-token-0123456789", "operate-token-0123456789"
 WIDTHS = pytest.mark.parametrize("width", [1280, 390])
 ORIGIN = "parallax.tasks/0/7"

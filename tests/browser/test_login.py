@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,11 @@ from playwright.async_api import expect
 
 from streams.live.access import WebAccess
 from streams.settings_parts import WebAuthSettings
-from tests.browser.conftest import Look
-from tests.browser.test_page import agent, serious
+from tests.browser.conftest import SHOTS, Look, agent
+from tests.browser.test_page import serious
 from tests.support.fake_worker import FakeWorker
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
-SHOTS = Path(os.environ.get("BROWSER_SHOTS") or tempfile.gettempdir()) / "parallax-page"
 
 VIEW = "view-token-0123456789"
 

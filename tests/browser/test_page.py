@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,33 +10,11 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
 from schemas.times import format_time
-from tests.browser.conftest import Look
+from tests.browser.conftest import SHOTS, Look, agent
 from tests.support.fake_worker import FakeWorker, Refusal, event
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">'`${1}"
-SHOTS = Path(os.environ.get("BROWSER_SHOTS") or tempfile.gettempdir()) / "parallax-page"
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    """A worker with an agent that is well."""
-    async with FakeWorker() as made:
-        made.agents = [agent("alpha")]
-        yield made
-
-
-def agent(name: str, **agent_status: Any) -> dict[str, Any]:
-    """As `/api/v1/agents` shows it."""
-    stands = {
-        "agentId": name,
-        "at": format_time(0),
-        "circuit": "closed",
-        "healthy": True,
-        "load": 2,
-        "confidence": 0.91,
-    }
-    return {"id": name, "endpoint": "http://127.0.0.1:9000", "capabilities": ["sum"], "standing": stands | agent_status}
 
 
 def done(number: int, task: str, target: str = "alpha") -> list[dict[str, Any]]:

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.browser.conftest import Look
-from tests.browser.test_page import HOSTILE, agent, serious
+from tests.browser.conftest import SHOTS, Look
+from tests.browser.test_page import HOSTILE, serious
 from tests.support.fake_worker import FakeWorker
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
-SHOTS = Path(os.environ.get("BROWSER_SHOTS") or tempfile.gettempdir()) / "parallax-page"
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with FakeWorker() as made:
-        made.agents = [agent("alpha")]
-        yield made
 
 
 def step(name: str, status: str, *needs: str, **more: Any) -> dict[str, Any]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import AsyncIterator, Iterable
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,12 +17,11 @@ from agents_io.fakes.steps import answer, status
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
-from tests.browser.conftest import Look
+from tests.browser.conftest import SHOTS, Look
 from tests.support.rig import start_worker
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">'`${1}"
-SHOTS = Path(os.environ.get("BROWSER_SHOTS") or tempfile.gettempdir()) / "parallax-page"
 MINUTES = 600_000
 
 
