@@ -22,6 +22,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from schemas.access import role_group
+from streams.broker.bootstrap_closing import close_cut_bootstraps
 from streams.broker.oauth import TokenRefused, TokenUnavailable, hear_refusals, tokens
 from streams.broker.tls_closing import cut_slow_ends
 from streams.settings import Settings, SettingsError
@@ -65,6 +66,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
     'b:9092'
     """
     _addresses(settings)
+    close_cut_bootstraps()
     kafka = settings.kafka
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,

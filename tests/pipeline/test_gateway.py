@@ -131,13 +131,15 @@ async def test_no_task_is_lost_with_the_worker_that_holds_the_stream(
     partitions, _ = await settled(pipeline, at_first["web"], at_second["web"])
     name, log = living_in(partitions, "a"), tmp_path / "calls"
     await pipeline.register({"id": name, "endpoint": f"gateway://{name}", "limits": WIDE})  # kept when it dials in
-    with dialled(name, at_second["grpc"], at_first["grpc"], log=log, delay_ms=150) as agent:
+    held = 30 if how == "killed" else 0  # between two waves of calls, a kill would cut none off
+    with dialled(name, at_second["grpc"], at_first["grpc"], log=log, delay_ms=150, hold_call=held) as agent:
         _, node, _ = await said(agent)
         await pipeline.tasks(range(150), [name], **FRESH)
-        await until(lambda: len(calls_of(log)) >= 30, 60)
         if how == "killed":
+            assert await said(agent) == ["holding"]
             second.kill()
         else:
+            await until(lambda: len(calls_of(log)) >= 30, 60)
             assert await asyncio.to_thread(second.stop) == 0
         assert await said(agent) != ["connected", node, at_second["grpc"]]
         results = await pipeline.results([f"t{n}" for n in range(150)], 90)

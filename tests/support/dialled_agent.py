@@ -3,7 +3,7 @@ of ours. Not one import from this repository: names and numbers are typed in aga
 
     python tests/support/dialled_agent.py --id a1 --gateway 127.0.0.1:50051 --gateway 127.0.0.1:50052 --log calls.jsonl
 
-Prints `connected NODE GATEWAY` whenever it is accepted. It redials with a jittered back-off, the next gateway each time. One JSON
+Prints `connected NODE GATEWAY` whenever it is accepted, and `holding` at the call that `--hold-call` names. It redials with a jittered back-off, the next gateway each time. One JSON
 line a task goes into the log when it is over: {"task", "node", "at", "timeoutMs", "ended"}; `ended`: answered or cancelled.
 """
 
@@ -116,6 +116,7 @@ class Agent:
         self.types = build()
         self.log = open(options.log, "a", encoding="utf-8") if options.log else None  # noqa: SIM115 - as long as we live
         self.node = ""
+        self.begun = 0
         self.outbox: asyncio.Queue[Any] = asyncio.Queue()
         self.working: dict[str, asyncio.Task[None]] = {}
 
@@ -207,7 +208,12 @@ class Agent:
         """Think, then answer."""
         begun = {"task": task.task_id, "node": self.node, "at": time.time(), "timeoutMs": task.timeout_ms}
         ended = "cancelled"
+        self.begun += 1
         try:
+            if self.begun == self.options.hold_call:
+                sys.stdout.write("holding\n")
+                sys.stdout.flush()
+                await asyncio.sleep(60)
             await asyncio.sleep(self.options.delay_ms / 1000)
             value = {"did": task.task_description, "data": MessageToDict(task.data)}
             result = self.types["TaskResult"](
@@ -231,6 +237,7 @@ def main() -> None:
     parser.add_argument("--status", default="healthy")
     parser.add_argument("--interval-ms", type=int, default=500)
     parser.add_argument("--delay-ms", type=float, default=20)
+    parser.add_argument("--hold-call", type=int, default=0, help="the call of this number takes a minute")
     parser.add_argument("--log", default="")
     asyncio.run(Agent(parser.parse_args()).run())
 
