@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import structlog
 from aiokafka.structs import ConsumerRecord
 
-from streams.dispatch.context import ReadAgain
 from streams.dispatch.task_run import TaskRun
+from streams.engine.record_reader import ReadAgain
 from streams.rules.dispatch.backlog import Backlog, Waiting, id_hash
 
 log = structlog.get_logger(__name__)

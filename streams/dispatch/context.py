@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from aiokafka.structs import ConsumerRecord
 
 from agents_io.caller import Caller
 from schemas.messages import AgentRegistration, Task
@@ -15,6 +13,7 @@ from streams.dispatch.balancer import Balancer
 from streams.dispatch.callers import CallerFactory
 from streams.dispatch.held_memory import HeldMemory
 from streams.dispatch.task_run import TaskRun
+from streams.engine.record_reader import ReadAgain
 from streams.metrics import DispatchMetrics
 from streams.rules.plans.templates import Templates
 from streams.rules.records import Output, Recorder
@@ -22,9 +21,6 @@ from streams.settings import Settings
 
 if TYPE_CHECKING:
     from streams.tracing.spans import Tracing
-
-ReadAgain = Callable[[str, int, Sequence[int]], Awaitable[dict[int, ConsumerRecord]]]
-"""Reads records of a source (short name) and partition again, by offset. Raises `KafkaError`, `TimeoutError`."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -171,7 +171,7 @@ class DispatchRole:
             "block-watch": watch.run,
             "watchdog": Watchdog(engine, settings.stall_after / 1000).run,
             "neighbours": lambda: watch_neighbours(self._settings),
-            "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS).run,
+            "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS, self._reader.read).run,
             "lease-expirer": LeaseExpirer(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run,
         }
         for name, run in running.items():

@@ -193,8 +193,8 @@ class Feed:
     def _accept(self, batches: dict[TopicPartition, list[ConsumerRecord]]) -> None:
         for tp, records in batches.items():
             processor = self._processors.get(tp.partition)
-            if processor is not None:
-                processor.inboxes[self._names[tp.topic]].extend(records)
+            if processor is not None and records:
+                processor.arrived(self._names[tp.topic], records)
 
     async def _fetch_alone(self) -> None:
         """After a poll failed: one partition at a time, so that an unreadable record harms its own partition only."""

@@ -3,6 +3,9 @@
 In: an engine, looked at every few seconds: the topic's id, the leader's epoch and the log's end, against what was known of each.
 Out: a partition whose topic was made anew, or whose log lost its end, is opened again from what is there now. Unnoticed, the
 offsets of new records would be taken for those of records that are done. What brokers do not say is never called a change.
+
+After another leader was elected, records that came since the last look may have come from either leader: the last of them is
+read again and compared. Another record there, or none, means that the log lost its end.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from streams.engine.engine import Engine
+from streams.engine.fingerprint import Fingerprint, fingerprint
 from streams.engine.log_identity import Identity, epoch_ends, identities
 from streams.engine.partition_processor import PartitionProcessor
+from streams.engine.record_reader import ReadAgain
 from streams.rules.engine.start_offsets import lost_its_end
 
 log = structlog.get_logger(__name__)
@@ -30,11 +35,12 @@ UNANSWERED_LOOKS = 3
 
 
 class LogCheck:
-    """`every_s`: how often to look. Only for brokers that tell true log ends."""
+    """`every_s`: how often to look; `read_again`: reads single records. Only for brokers that tell true log ends."""
 
-    def __init__(self, engine: Engine, every_s: float) -> None:
+    def __init__(self, engine: Engine, every_s: float, read_again: ReadAgain) -> None:
         self._engine = engine
         self._every_s = every_s
+        self._read_again = read_again
         self._short: Counter[TopicPartition] = Counter()
         self._unanswered = 0
 
@@ -54,10 +60,16 @@ class LogCheck:
             for source, tp in processor.partitions.items()
         }
         # Before anything is asked: what was read by then the log holds, if it is still the same.
-        read = {tp: processor.ledgers[source].next for tp, (processor, source) in processors.items()}
+        read = {tp: processor.read_to(source) for tp, (processor, source) in processors.items()}
+        newest = {tp: processor.newest.get(source) for tp, (processor, source) in processors.items()}
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 ends, logs, cuts = await self._ask(self._engine.consumer, processors)
+            changed = {
+                tp: await self._is_changed(processors[tp][1], tp.partition, found)
+                for tp, cut in cuts.items()
+                if (found := newest[tp]) is not None and found.offset >= cut
+            }
         except (KafkaError, TimeoutError) as error:
             self._unanswered += 1
             if self._unanswered % UNANSWERED_LOOKS == 0:
@@ -70,18 +82,29 @@ class LogCheck:
                 continue
             known, now, short = processor.logs[source], logs.get(tp), tp in ends and ends[tp] < read[tp]
             self._short[tp] = self._short[tp] + 1 if short else 0
-            if tp in cuts and cuts[tp] < read[tp]:
-                # Read since the last look: by the leader that is gone, or by the new one. Nobody can tell, so it is read again;
-                # tasks that were answered are known by their ids.
-                known = processor.logs[source] = known._replace(checked=read[tp])
+            if changed.get(tp):
+                known = processor.logs[source] = known._replace(
+                    checked=read[tp]
+                )  # so that it begins again where the two part
             reason = None if now is None else lost_its_end(known, now.topic_id, cuts.get(tp))
             if reason is None and self._short[tp] >= SHORT_LOOKS:
                 reason = f"the log ends at {ends[tp]}, before what was read"
             if reason is not None:
                 self._changed(tp, processor, reason, read[tp], ends.get(tp))
-            elif now is not None and not short and (now.epoch == known.epoch or tp in cuts or known.epoch < 0):
+            elif now is None or short:
+                continue
+            elif now.epoch == known.epoch or known.epoch < 0 or tp in changed:
                 processor.checked(source, known._replace(topic_id=now.topic_id, epoch=now.epoch, checked=read[tp]))
+            elif tp in cuts:
+                # Nothing came from beyond the end of the old epoch. What is still on its way may be the old leader's: the old
+                # epoch is the one to ask about until a record was compared.
+                processor.checked(source, known._replace(checked=min(read[tp], cuts[tp])))
         self._short = Counter({tp: count for tp, count in self._short.items() if tp in processors and count})
+
+    async def _is_changed(self, source: str, number: int, newest: Fingerprint) -> bool:
+        """Whether another record lies there now, or none."""
+        found = (await self._read_again(source, number, (newest.offset,))).get(newest.offset)
+        return found is None or fingerprint(found) != newest
 
     @staticmethod
     async def _ask(

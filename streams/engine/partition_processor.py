@@ -18,6 +18,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from streams.engine.commit import CommitFailed, Committer, Offsets
 from streams.engine.event_wait import wait_at_most
+from streams.engine.fingerprint import Fingerprint, fingerprint
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
 from streams.rules.engine import offset_map
@@ -74,6 +75,8 @@ class PartitionProcessor:
         self.logs: dict[str, KeptOffset] = {}
         """What is known of the log of each topic; `offset` and `map` are not kept up to date here."""
         self.inboxes: dict[str, deque[ConsumerRecord]] = {source: deque() for source in self.partitions}
+        self.newest: dict[str, Fingerprint] = {}
+        """Of the last record that came from each topic."""
         self.handler: Handler | None = None
         self.ready = False
         self.closed = False
@@ -125,6 +128,16 @@ class PartitionProcessor:
         self._dirty.set()  # a group without commits says where it begins, so that its lag can be seen
         self.handler = handler
         self._loop_task = asyncio.create_task(self._commit_loop(), name=f"commit-{self.number}")
+
+    def arrived(self, source: str, records: Sequence[ConsumerRecord]) -> None:
+        """The next records of a topic, at least one."""
+        self.inboxes[source].extend(records)
+        self.newest[source] = fingerprint(records[-1])
+
+    def read_to(self, source: str) -> int:
+        """The offset before which everything has come from a topic."""
+        newest, taken = self.newest.get(source), self.ledgers[source].next
+        return taken if newest is None else max(taken, newest.offset + 1)
 
     def full(self, source: str) -> bool:
         """Whether more waits for its commit than memory, or `source`'s offset map in a commit, should hold."""

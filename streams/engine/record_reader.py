@@ -7,7 +7,7 @@ consumer serves a worker, is made when it is first needed and reads one partitio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -25,6 +25,9 @@ MAX_RECORDS = 1000
 FAR = 2000
 """Offsets that lie further apart than this are read in two goes."""
 CLOSE_TIMEOUT_S = 5.0
+
+ReadAgain = Callable[[str, int, Sequence[int]], Awaitable[dict[int, ConsumerRecord]]]
+"""What `RecordReader.read` does."""
 
 
 class RecordReader:

@@ -29,6 +29,7 @@ from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.log_check import LogCheck
+from streams.engine.record_reader import RecordReader
 from streams.engine.supervised import supervised
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import PlanMetrics
@@ -164,12 +165,14 @@ async def coordinate(
         wall_ms=sink.clock.now_ms,
     )
     stack.push_async_callback(engine.stop)
+    reader = RecordReader(options, settings.topic_prefix)
+    stack.push_async_callback(reader.close)
     await controls.start()
     await engine.start()
     after_s = settings.dispatch.stall_after / 1000
     running = {
         "plans-watchdog": Watchdog(engine, after_s).run,
-        "plans-log-check": LogCheck(engine, after_s / LOOKS).run,
+        "plans-log-check": LogCheck(engine, after_s / LOOKS, reader.read).run,
     }
     for name, run in running.items():
         stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))

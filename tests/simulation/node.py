@@ -274,7 +274,7 @@ class Node:
         for role, engine in self.engines.items():
             self._spawn(self._watch(role, engine))
             self._spawn(Watchdog(engine, STALL_S).run())
-            self._spawn(LogCheck(engine, LOG_CHECK_S).run())
+            self._spawn(LogCheck(engine, LOG_CHECK_S, self._read_again).run())
 
     async def _patiently(self, start: Callable[[], Any]) -> None:
         """A worker that cannot start is started again by its supervisor."""

@@ -3,8 +3,9 @@ of ours. Not one import from this repository: names and numbers are typed in aga
 
     python tests/support/dialled_agent.py --id a1 --gateway 127.0.0.1:50051 --gateway 127.0.0.1:50052 --log calls.jsonl
 
-Prints `connected NODE GATEWAY` whenever it is accepted, and `holding` at the call that `--hold-call` names. It redials with a jittered back-off, the next gateway each time. One JSON
-line a task goes into the log when it is over: {"task", "node", "at", "timeoutMs", "ended"}; `ended`: answered or cancelled.
+Prints `connected NODE GATEWAY` whenever it is accepted, and `holding` at the call that `--hold-call` names. It redials with a
+jittered back-off, the next gateway each time. One JSON line a task goes into the log when it is over: {"task", "node", "at",
+"timeoutMs", "ended"}; `ended`: answered or cancelled.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiokafka.errors import NodeNotReadyError
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import ConsumerRecord, TopicPartition
 from structlog.testing import capture_logs
 
 from schemas.codec import decode
@@ -22,7 +22,7 @@ from streams.engine.log_identity import Identity
 from streams.engine.partition_processor import Head, PartitionProcessor
 from streams.rules.engine.start_offsets import KeptOffset
 from tests.support.consuming import FakeConsumer
-from tests.support.partition_fakes import FakeCommitter, FakeHandler, partitions
+from tests.support.partition_fakes import FakeCommitter, FakeHandler, intake, partitions
 from tests.support.wait import until
 
 pytestmark = pytest.mark.virtual_time
@@ -45,8 +45,8 @@ class Rig:
         )  # fmt: skip
         known = KeptOffset(0, topic_id="aa", epoch=3)
         self.partition.open({source: Head(0, "", True, None, known) for source in partitions()}, FakeHandler())
-        for offset in range(40):
-            self.partition.ledgers["tasks"].track(offset)
+        self.texts = {offset: b"old" for offset in range(40)}
+        self.read(40)
         self.logs = dict.fromkeys(partitions().values(), Identity("aa", 3))
         self.cuts: dict[TopicPartition, int] = {}
         self.asked: list[dict[TopicPartition, int]] = []
@@ -56,7 +56,8 @@ class Rig:
             consumer=self.consumer,
             log_changes=0,
         )
-        self.check = LogCheck(cast("Engine", self.engine), 1.0)
+        self.silent = False
+        self.check = LogCheck(cast("Engine", self.engine), 1.0, self._read_again)
         monkeypatch.setattr(module, "identities", self._identities)
         monkeypatch.setattr(module, "epoch_ends", self._epoch_ends)
 
@@ -66,6 +67,26 @@ class Rig:
     async def _epoch_ends(self, consumer: Any, epochs: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         self.asked.append(dict(epochs))
         return {tp: self.cuts[tp] for tp in epochs if tp in self.cuts}
+
+    async def _read_again(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
+        if self.silent:
+            raise TimeoutError
+        assert (source, number) == ("tasks", 0)
+        return {offset: intake(offset, self.texts[offset]) for offset in offsets if offset in self.texts}
+
+    def read(self, end: int, handed_over: int | None = None) -> None:
+        """Records to `end` come; the first `handed_over` of the log are taken."""
+        ledger = self.partition.ledgers["tasks"]
+        self.partition.arrived("tasks", [intake(offset, self.texts[offset]) for offset in range(ledger.next, end)])
+        for offset in range(ledger.next, end if handed_over is None else handed_over):
+            ledger.track(offset)
+
+    def replace(self, begin: int, end: int) -> None:
+        """The log lost what lay behind `begin`; other records lie there now, up to `end`."""
+        self.shorten(begin)
+        self.consumer.write(TASKS, end - begin)
+        self.texts = {offset: b"old" for offset in range(begin)} | dict.fromkeys(range(begin, end), b"new")
+        self.logs[TASKS], self.cuts[TASKS] = Identity("aa", 4), begin
 
     def shorten(self, end: int) -> None:
         """The log ends there now."""
@@ -115,21 +136,62 @@ async def test_a_log_that_lost_its_end_is_noticed_though_it_grew_again(rig: Rig)
 
 
 async def test_what_was_read_since_the_last_look_counts_too(rig: Rig) -> None:
-    """It may have been read from the old log, and its offsets given to other records since."""
-    rig.logs[TASKS], rig.cuts[TASKS] = Identity("aa", 4), 20
+    """It was read from the old log, and its offsets were given to other records since."""
+    rig.replace(20, 60)
     assert "lost what lay behind 20" in (await rig.look() or "")
     assert rig.partition.logs["tasks"].checked == 40, "so that it begins again at 20"
 
 
+async def test_a_record_that_is_gone_was_lost(rig: Rig) -> None:
+    """The new log is longer than what was read, but holds nothing at that offset."""
+    rig.replace(20, 60)
+    del rig.texts[39]
+    assert "lost what lay behind 20" in (await rig.look() or "")
+
+
+async def test_what_lies_in_the_inbox_was_read_too(rig: Rig) -> None:
+    """Three records came from the old log and were not handed over when it lost its end."""
+    await rig.look()
+    rig.consumer.write(TASKS, 3)
+    rig.texts |= dict.fromkeys(range(40, 43), b"old")
+    rig.read(43, handed_over=40)
+    rig.replace(41, 60)
+    assert "lost what lay behind 41" in (await rig.look() or "")
+    assert rig.partition.logs["tasks"].checked == 43
+
+
+async def test_records_of_another_leader_are_no_change(rig: Rig) -> None:
+    """They came since the last look and lie in the log as they were read: nothing is read again."""
+    rig.consumer.write(TASKS, 20)
+    rig.logs[TASKS], rig.cuts[TASKS] = Identity("aa", 4), 30
+    assert await rig.look() is None
+    assert rig.partition.logs["tasks"] == KeptOffset(0, "", "aa", 4, checked=40)
+
+
+async def test_records_that_cannot_be_compared_are_compared_at_the_next_look(rig: Rig) -> None:
+    """Until then the old epoch is the one that counts."""
+    rig.replace(20, 60)
+    rig.silent = True
+    assert await rig.look() is None
+    assert rig.partition.logs["tasks"] == KeptOffset(0, "", "aa", 3, checked=0)
+    rig.silent = False
+    assert "lost what lay behind 20" in (await rig.look() or "")
+
+
 async def test_another_leader_with_the_whole_log_is_no_change(rig: Rig) -> None:
-    """Its epoch is the one to ask about from then on."""
+    """Its epoch is the one to ask about once a record of it came: what is on its way may be the old leader's."""
     await rig.look()
     rig.logs[TASKS] = Identity("aa", 4)
     assert await rig.look() is None
     assert rig.partition.logs["tasks"].epoch == 3, "nobody said yet where epoch 3 ends"
     rig.cuts[TASKS] = 40
     assert await rig.look() is None
-    assert rig.partition.logs["tasks"].epoch == 4
+    assert rig.partition.logs["tasks"].epoch == 3, "nothing of epoch 4 came yet"
+    rig.consumer.write(TASKS, 1)
+    rig.texts[40] = b"new"
+    rig.read(41)
+    assert await rig.look() is None
+    assert rig.partition.logs["tasks"] == KeptOffset(0, "", "aa", 4, checked=41)
 
 
 async def test_an_end_before_what_was_read_is_believed_the_second_time(rig: Rig) -> None:
