@@ -17,6 +17,7 @@ from streams.engine.commit import CLOSE_TIMEOUT_S, drop
 from streams.engine.config import EngineConfig
 from streams.engine.faults import is_transient
 from streams.engine.feed import POLL_MS
+from streams.engine.group_offsets import committed_offsets
 from streams.engine.log_identity import Identity, epoch_ends, identities
 from streams.engine.partition_processor import Head, PartitionProcessor
 from streams.rules.engine.start_offsets import NOT_COMMITTED, KeptOffset, LogNow, start_offset
@@ -100,8 +101,7 @@ async def find_start_offsets(
     began is begun again then.) `config.from_end` judges by what is remembered which topics nobody misses.
     """
     tps = processor.partitions
-    # The public `committed()` drops the metadata, which holds the offset map.
-    committed = await consumer._coordinator.fetch_committed_offsets(list(tps.values()))
+    committed = await committed_offsets(consumer, list(tps.values()))
     begins = await consumer.beginning_offsets(list(tps.values()))
     ends = await consumer.end_offsets(list(tps.values()))
     names = [tp.topic for tp in tps.values()] if config.exact_ends else []

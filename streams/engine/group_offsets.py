@@ -1,0 +1,148 @@
+"""What a group committed, with what its transactions are still about to commit waited for.
+
+In: a consumer of the group. Out: offset and metadata of each topic partition. After a transaction ended, its offsets reach the
+group a moment later; aiokafka's own request returns the old ones until then, so ours is written here (KIP-447, Kafka 2.5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.client import ConnectionGroup
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    NoError,
+    NotCoordinatorForGroupError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+UNSTABLE = 88
+"""Of the protocol, for an offset of a transaction that is not over; aiokafka has no name for it."""
+WAIT_S = 10.0
+PAUSE_S = 0.1
+
+
+class OffsetsPending(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
+    """A transaction that commits offsets of the group is not over."""
+
+    retriable = True
+
+
+class _Response(Response):  # type: ignore[misc]
+    API_KEY = 9
+    API_VERSION = 7
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("name", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", CompactString("utf-8")),
+                        ("error_code", Int16),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("error_code", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class _Struct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 9
+    API_VERSION = 7
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _Response
+    SCHEMA = Schema(
+        ("group", CompactString("utf-8")),
+        (
+            "topics",
+            CompactArray(("name", CompactString("utf-8")), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
+        ),
+        ("require_stable", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _StableOffsetsRequest(Request[_Struct]):  # type: ignore[misc]
+    API_KEY = 9
+
+    def __init__(self, group: str, tps: Sequence[TopicPartition]) -> None:
+        self._group = group
+        self._rows: dict[str, list[int]] = defaultdict(list)
+        for tp in tps:
+            self._rows[tp.topic].append(tp.partition)
+
+    def build(self, request_struct_class: type[_Struct]) -> _Struct:
+        topics: list[tuple[str, list[int], dict[int, bytes]]] = [
+            (topic, numbers, {}) for topic, numbers in self._rows.items()
+        ]
+        return request_struct_class(self._group, topics, True, {})
+
+
+async def committed_offsets(
+    consumer: AIOKafkaConsumer, tps: Sequence[TopicPartition]
+) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Of the partitions that the group committed anything of. Raises `KafkaError`."""
+    coordinator: Any = consumer._coordinator
+    client: Any = getattr(consumer, "_client", None)
+    time = asyncio.get_running_loop().time
+    until = time() + WAIT_S
+    while True:
+        try:
+            if client is None:
+                break
+            await coordinator.ensure_coordinator_known()
+            request = _StableOffsetsRequest(coordinator.group_id, tps)
+            answer = await client.send(coordinator.coordinator_id, request, group=ConnectionGroup.COORDINATION)
+            return _offsets(answer, coordinator.group_id)
+        except (IncompatibleBrokerVersion, NotImplementedError):
+            break
+        except KafkaError as error:
+            if isinstance(error, NotCoordinatorForGroupError):
+                coordinator.coordinator_dead()
+            if not error.retriable or time() > until:
+                raise
+            await asyncio.sleep(PAUSE_S)
+    found: dict[TopicPartition, OffsetAndMetadata] = await coordinator.fetch_committed_offsets(list(tps))
+    return found
+
+
+def _offsets(answer: Any, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    _check(answer.error_code, group)
+    found: dict[TopicPartition, OffsetAndMetadata] = {}
+    for topic, rows, _ in answer.topics:
+        for number, offset, _, metadata, code, _ in rows:
+            if code == UnknownTopicOrPartitionError.errno:
+                continue
+            _check(code, group)
+            if offset >= 0:
+                found[TopicPartition(topic, number)] = OffsetAndMetadata(offset, metadata or "")
+    return found
+
+
+def _check(code: int, group: str) -> None:
+    if code == NoError.errno:
+        return
+    if code == UNSTABLE:
+        raise OffsetsPending(f"a transaction that commits offsets of group {group} is not over")
+    error = for_code(code)
+    raise error(group) if error is GroupAuthorizationFailedError else error()
