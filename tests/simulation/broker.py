@@ -213,6 +213,10 @@ class Broker:
         """Write within the transaction. Raises `StaleEpoch`."""
         self.append(log_id, rows, self._ongoing(transactional_id, epoch))
 
+    def commits_offset(self, group: str, topic: str, number: int) -> bool:
+        """Whether an open transaction is about to commit this offset."""
+        return any((group, topic, number) in transaction.offsets for transaction in self._open.values())
+
     def send_offsets(
         self, transactional_id: str, epoch: int, group: str, offsets: dict[LogId, tuple[int, str]]
     ) -> None:

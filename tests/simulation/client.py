@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from streams.engine.group_offsets import UNSTABLE
 from tests.simulation.broker import Broker
 from tests.simulation.network import Endpoint, Network
 
@@ -24,9 +25,10 @@ class Client(Endpoint, Protocol):
 
 
 class Answer(NamedTuple):
-    """An answer whose rows are all that anybody reads of it."""
+    """An answer: its rows are all that anybody reads of it, beside an error."""
 
     topics: list[Any]
+    error_code: int = 0
 
 
 class SimCluster:
@@ -71,7 +73,7 @@ class SimClient:
         self._node.metadata.update(counts)
         return self.cluster
 
-    async def send(self, _node_id: int, request: Any) -> Answer:
+    async def send(self, _node_id: int, request: Any, group: int = 0) -> Answer:
         """Raises `KafkaConnectionError`, `RequestTimedOutError`; `NotImplementedError` for what no broker here can do."""
         broker = self._node.broker
         name = type(request).__name__
@@ -84,12 +86,24 @@ class SimClient:
                 self._node,
                 lambda: [(tp.topic, [(0, tp.partition, -1, _epoch_end(broker, tp, n))]) for tp, n in epochs.items()],
             )
+        elif name == "_StableOffsetsRequest":
+            rows = [(topic, number) for topic, numbers in request._rows.items() for number in numbers]
+            found = await self._node.network.request(
+                self._node, lambda: [(topic, [_offset(broker, request._group, topic, n)], {}) for topic, n in rows]
+            )
         else:
             raise NotImplementedError(name)
         return Answer(found)
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+def _offset(broker: Broker, group: str, topic: str, number: int) -> Any:
+    if broker.commits_offset(group, topic, number):
+        return (number, -1, -1, "", UNSTABLE, {})
+    offset, text = broker.committed.get((group, topic, number), (-1, ""))
+    return (number, offset, -1, text, 0, {})
 
 
 def _topic(broker: Broker, topic: str) -> Any:

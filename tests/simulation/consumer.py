@@ -18,10 +18,10 @@ from aiokafka.errors import (
     RequestTimedOutError,
     UnknownMemberIdError,
 )
-from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from tests.simulation.broker import Fetched, Stored
-from tests.simulation.client import Client, SimClient
+from tests.simulation.client import LEADER, Client, SimClient
 
 JOIN_TIMEOUT_S = 60.0
 HEARTBEAT_TIMEOUT_S = 3.0
@@ -67,6 +67,7 @@ class SimConsumer:
         # What the product reads of aiokafka's own tasks.
         self._client = SimClient(node)
         self._coordinator = self._fetcher = self
+        self.group_id, self.coordinator_id = str(group_id), LEADER
         self._coordination_task: asyncio.Task[None] | None = None
 
     # Membership
@@ -184,15 +185,11 @@ class SimConsumer:
         logs = self._node.broker.logs
         return dict(await self._request(lambda: {tp: logs[tuple(tp)].last_stable for tp in partitions}))
 
-    async def fetch_committed_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Any]:
-        """What the group committed; partitions without a commit are left out."""
-        committed, group = self._node.broker.committed, str(self._group_id)
+    async def ensure_coordinator_known(self) -> None:
+        """There is one broker."""
 
-        def look() -> dict[TopicPartition, Any]:
-            found = {tp: committed.get((group, *tp)) for tp in partitions}
-            return {tp: OffsetAndMetadata(*value) for tp, value in found.items() if value is not None}
-
-        return dict(await self._request(look))
+    def coordinator_dead(self) -> None:
+        """It is always the same one."""
 
     async def _request(self, action: Any, timeout_s: float = 30.0) -> Any:
         return await self._node.network.request(self._node, action, timeout_s=timeout_s)
