@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ from streams.broker.client import reading, sending
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
+from tests.support.rig import clean_environment
 
 START_MS = 1_795_354_620_000
 
@@ -48,7 +48,6 @@ class Cli:
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start it and leave it running."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PARALLAX_")}
         return await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("parallax")),
             *arguments,
@@ -57,7 +56,7 @@ class Cli:
             "--topic-prefix",
             self.settings.topic_prefix,
             cwd=self.directory,
-            env=clean,
+            env=clean_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from streams.settings import load
-from tests.support.rig import parallax
+from tests.support.rig import clean_environment, parallax
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(180)]
 
 
 def ran(command: list[str], where: Path) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PARALLAX_", "PYTEST_"))}
-    return subprocess.run(command, cwd=where, env=clean, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(
+        command, cwd=where, env=clean_environment(), capture_output=True, text=True, timeout=150, check=False
+    )
 
 
 def test_the_new_projects_tests_pass_and_its_types_hold(tmp_path: Path) -> None:

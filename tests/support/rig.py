@@ -24,16 +24,20 @@ ROOT = Path(__file__).resolve().parents[2]
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
+def clean_environment() -> dict[str, str]:
+    """The environment without settings of ours: those of whoever runs the tests must not reach what is tested."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PARALLAX_", "OTEL_", "PYTEST_"))}
+
+
 class Process:
     """A child whose standard output is read line by line and which dies with us."""
 
     def __init__(self, arguments: list[str], env: dict[str, str] | None = None) -> None:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("PARALLAX_", "OTEL_"))}
         with Path(os.environ.get("TEST_WORKER_LOG", os.devnull)).open("ab") as log:
             self.popen = subprocess.Popen(
                 tied_to_parent(arguments),
                 cwd=ROOT,
-                env=clean | (env or {}),
+                env=clean_environment() | (env or {}),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

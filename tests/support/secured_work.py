@@ -7,7 +7,6 @@ that the broker's audit tells what each was allowed and what it was refused.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from schemas.topics import TOPICS
 from streams.broker.kafka import client_options
 from tests.support.fleet import Fleet
 from tests.support.plan_cases import step
-from tests.support.rig import Process, Tap, parallax, produce, start_worker
+from tests.support.rig import Process, Tap, clean_environment, parallax, produce, start_worker
 from tests.support.secured import AUTHORITY, SecuredCluster, environment, password, settings_of
 
 OUTSIDE: tuple[Who, ...] = ("admin", "producer", "consumer", "operator", "agent")
@@ -66,11 +65,10 @@ class Work:
 
     def command(self, user: str, *words: str, expect: int = 0, **env: str) -> str:
         """Run a command of parallax as a user; what it printed."""
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("PARALLAX_")}
         settings = {"PARALLAX_BOOTSTRAP_SERVERS": self.broker.at(), "PARALLAX_TOPIC_PREFIX": self.prefix}
         settings |= {"PARALLAX_APP_ID": self.app}
         done = subprocess.run(
-            parallax(*words), env=clean | settings | environment(user) | env, capture_output=True, text=True,
+            parallax(*words), env=clean_environment() | settings | environment(user) | env, capture_output=True, text=True,
             timeout=COMMAND_TIMEOUT_S, check=False,
         )  # fmt: skip
         assert done.returncode == expect, f"{words}: {done.returncode} {done.stderr}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections import Counter
@@ -13,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.oauth import CLIENT, SECRET, OAuthCluster, TokenEndpoint, unsigned_token
-from tests.support.rig import Tap, apply_topics, instant_agent, parallax, produce, register, start_worker
+from tests.support.rig import (
+    Tap,
+    apply_topics,
+    clean_environment,
+    instant_agent,
+    parallax,
+    produce,
+    register,
+    start_worker,
+)
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 
@@ -51,7 +59,7 @@ def run(broker: OAuthCluster, prefix: str, env: dict[str, str], *words: str) -> 
     """A command; exit code and what it said."""
     where = ("--bootstrap-servers", broker.at(), "--topic-prefix", prefix)
     done = subprocess.run(
-        parallax(*words, *where), env=os.environ | env, capture_output=True, text=True, timeout=60, check=False
+        parallax(*words, *where), env=clean_environment() | env, capture_output=True, text=True, timeout=60, check=False
     )
     said = done.stdout + done.stderr
     assert "Traceback" not in said

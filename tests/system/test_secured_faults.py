@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import time
 import uuid
@@ -20,7 +19,7 @@ from schemas.access import WORKER, Grant, grants
 from streams.broker.access import AccessDenied, require, worker_needs
 from streams.broker.kafka import TransactionsDenied, supports_transactions
 from tests.support.fleet import Fleet
-from tests.support.rig import apply_topics, parallax, start_worker
+from tests.support.rig import apply_topics, clean_environment, parallax, start_worker
 from tests.support.secured import STRANGER, TLS, SecuredCluster, environment, secured, settings_of
 from tests.support.secured_work import LIMITS, Work
 
@@ -50,9 +49,8 @@ def work(broker: SecuredCluster) -> Work:
 
 def run(work: Work, *words: str, at: str | None = None, prefix: str | None = None, **kafka: Any) -> tuple[int, str]:
     """A command as the user `faulty`; exit code and what it said, wherever it said it."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PARALLAX_")}
     where = ("--bootstrap-servers", at or work.broker.at(), "--topic-prefix", prefix or work.prefix)
-    env = clean | environment("faulty", **kafka) | {"PARALLAX_APP_ID": work.app}
+    env = clean_environment() | environment("faulty", **kafka) | {"PARALLAX_APP_ID": work.app}
     done = subprocess.run(
         parallax(*words, *where), env=env, capture_output=True, text=True, timeout=SOON_S, check=False
     )
