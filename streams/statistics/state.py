@@ -212,9 +212,10 @@ class State:
         self._count(series, -1)
         if series.detectors is not None:
             series.detectors.choose(self._registered(series_id.agent_id))
-        series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
+        fresh = series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
         self._count(series, 1)
-        if len(series.anomalies) > told or series.grouping:
+        # A point that was counted before a crash says nothing again: the series' alarms are of a later offset.
+        if fresh and (len(series.anomalies) > told or series.grouping):
             series.group(told, Moment(partition, offset, point.timestamp), self._siblings(live))
         live.alarms = self._firing.moved(live.alarms, series)
         return live
