@@ -36,8 +36,11 @@ MAVEN_TIMEOUT_S = 600
 READY_TIMEOUT_S = 90
 FORMAT_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 10
+SHUT_DOWN_TIMEOUT_S = 60
 MAX_RECORD_BYTES = 12 * 1024 * 1024
 
+# Before 4.0 Kafka brings a logger of its own, and which of two is taken is up to the order of files.
+LOGGING = "<exclusions><exclusion><groupId>org.slf4j</groupId><artifactId>slf4j-reload4j</artifactId></exclusion></exclusions>"
 POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>io.parallax.tests</groupId>
@@ -45,8 +48,8 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <version>1</version>
   <packaging>pom</packaging>
   <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{VERSION}</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version>{LOGGING}</dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{VERSION}</version>{LOGGING}</dependency>
     <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
   </dependencies>
 </project>
@@ -298,6 +301,12 @@ class KafkaCluster:
         node = self._running(number)
         node.kill()
         node.wait(STOP_TIMEOUT_S)
+
+    def shut_down(self, number: int) -> None:
+        """SIGTERM: it gives up its partitions first, so that they have another leader's epoch afterwards."""
+        node = self._running(number)
+        node.terminate()
+        node.wait(SHUT_DOWN_TIMEOUT_S)
 
     def restart(self, number: int, *, wait: bool = True) -> None:
         """Start a killed broker again on its old port and data."""
