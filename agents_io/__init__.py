@@ -1,4 +1,4 @@
-"""Calling agents: the transports, the guarded call and the pure rules (breaker, limiter, retry, lane) around it.
+"""Calling agents: the transports, the guarded call and the pure rules (queue, breaker, limiter, retry) around it.
 
 For users: `from agents_io import agent` makes a function an agent, `function` one that tasks may name; loaded when asked for.
 """

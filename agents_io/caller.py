@@ -27,7 +27,7 @@ from agents_io.rules.agent_queue import AgentQueue, Attempt, Block
 from agents_io.rules.breaker import Outcome
 from agents_io.rules.retry import RetryConfig, delay_s
 from agents_io.sampling import Item, Sample, SampleGroups
-from agents_io.transport import Answer, Call, Transport
+from agents_io.transport import CONTEXT_HEADER, Answer, Call, Transport, header_text
 from schemas.messages import AgentRegistration
 
 log = structlog.get_logger(__name__)
@@ -275,13 +275,17 @@ class Caller(Generic[R]):
     async def _one(self, attempt: Attempt[Item[R]], headers: tuple[tuple[str, str], ...] | None = None) -> Answer:
         """One call. `headers`: in place of the task's."""
         run = attempt.item
+        sent = run.headers if headers is None else headers
+        if run.context_id:
+            sent += ((CONTEXT_HEADER, header_text(run.context_id)),)
         call = Call(
             run.task_id,
             run.idempotency_key,
             run.body,
             attempt.timeout_s,
-            run.headers if headers is None else headers,
+            sent,
             run.pattern_name,
+            run.context_id,
             attempt=run.calls,
         )
         try:

@@ -49,6 +49,7 @@ class PendingCall:
     max_retries: int = 0
     headers: tuple[tuple[str, str], ...] = ()
     pattern_name: str = ""
+    context_id: str = ""
     hedge: bool = False
     """Whether a second call may be made while the first is under way."""
     calls: int = 0

@@ -94,6 +94,7 @@ def _sample(run: R, number: int) -> Sample[R]:
         priority=run.priority,
         headers=run.headers,
         pattern_name=run.pattern_name,
+        context_id=run.context_id,
         observer=run.observer,
         run=run,
     )

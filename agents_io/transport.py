@@ -1,18 +1,22 @@
 """The port every way of calling an agent satisfies. One call in, one validated answer or one `AgentError` out.
 
-A transport never retries, never limits, never consults a breaker: `rules/lane.py` decides that. It maps every foreign
-exception to the tree in `errors.py`, closes the agent's connection when its task is cancelled, and never trusts the answer.
+A transport never retries, never limits, never consults a breaker: `rules/agent_queue.py` and `rules/retry.py` decide that. It
+maps every foreign exception to the tree in `errors.py`, closes the agent's connection when its task is cancelled, and never
+trusts the answer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from schemas.messages import AgentRegistration
 
 MAX_ANSWER_BYTES = 768 * 1024
+CONTEXT_HEADER = "x-context-id"
+"""The header that names the conversation of a call."""
+_ENCODED = "utf-8''"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Call:
     """Extra headers for the agent, for example ("traceparent", ...)."""
     pattern_name: str = ""
     """The task's `metadata.patternName`, for agents whose protocol has a field for it."""
+    context_id: str = ""
+    """The conversation it belongs to, `metadata.contextId`; empty: none. `headers` have it too, as `CONTEXT_HEADER`."""
     attempt: int = 1
     """Which attempt of the task this is. After the first, an earlier one may still be under way at the agent."""
 
@@ -59,12 +65,21 @@ class Transport(Protocol):
         ...
 
 
-def idempotency_key(key: str) -> str:
-    """The key as a header can carry it; unlike keys stay unlike.
+def header_text(text: str) -> str:
+    """An id as a header can carry it; unlike ids stay unlike.
 
-    >>> idempotency_key("task-1"), idempotency_key("tâche 1")
+    >>> header_text("task-1"), header_text("tâche 1")
     ('task-1', "utf-8''t%C3%A2che%201")
     """
-    if key.isascii() and key.isprintable() and " " not in key and not key.startswith("utf-8''"):
-        return key
-    return "utf-8''" + quote(key, safe="")
+    if text.isascii() and text.isprintable() and " " not in text and not text.startswith(_ENCODED):
+        return text
+    return _ENCODED + quote(text, safe="")
+
+
+def text_of(header: str) -> str:
+    """The inverse of `header_text`.
+
+    >>> text_of(header_text("tâche 1")), text_of("task-1")
+    ('tâche 1', 'task-1')
+    """
+    return unquote(header.removeprefix(_ENCODED)) if header.startswith(_ENCODED) else header

@@ -37,11 +37,15 @@ class FunctionsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FunctionCall:
-    """The call under way, for functions that want to know. `timeout_s`: what was left when it began, seconds."""
+    """The call under way, for functions that want to know. `timeout_s`: what was left when it began, seconds.
+
+    `context_id`: the conversation it belongs to, empty: none.
+    """
 
     task_id: str
     idempotency_key: str
     timeout_s: float
+    context_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class FunctionTransport:
     def _begin(self, function: Function, call: Call, place: asyncio.Semaphore) -> asyncio.Future[Answer]:
         """The call under way. Its place is free again when it has ended, whoever still waits for it by then."""
         loop = asyncio.get_running_loop()
-        token = CURRENT.set(FunctionCall(call.task_id, call.idempotency_key, call.timeout_s))
+        token = CURRENT.set(FunctionCall(call.task_id, call.idempotency_key, call.timeout_s, call.context_id))
         try:
             if function.is_async:
                 task = loop.create_task(self._awaited(function, call.body))

@@ -50,7 +50,7 @@ from agents_io.rules.targets import AgentWall
 from agents_io.rules.wire.proto_payload import fill_request, parse_result
 from agents_io.secret_refs import Secret
 from agents_io.tls import TlsFiles, tls_of
-from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call, idempotency_key
+from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call, header_text
 from schemas.messages import AgentRegistration
 from schemas.pb.confidence_pb2 import AgentRequest, Capabilities, Health
 
@@ -292,7 +292,7 @@ async def _last(results: Any) -> bytes:
 
 
 def _metadata(call: Call) -> Metadata:
-    metadata = [("idempotency-key", idempotency_key(call.idempotency_key))]
+    metadata = [("idempotency-key", header_text(call.idempotency_key))]
     metadata.append(("x-request-timeout-ms", str(max(1, int(call.timeout_s * 1000)))))
     metadata += [_metadatum(name, value) for name, value in call.headers]
     return metadata

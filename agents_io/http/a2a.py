@@ -108,7 +108,14 @@ class A2aTransport:
     async def _sent(self, peer: A2aAgent, payload: Any, call: Call, message_id: str, text_only: bool = False) -> Answer:
         """One message, and the end of the task it begins."""
         text_only = text_only or peer.text_only
-        params = send_params(peer.version, message_id, payload, blocking=peer.blocking, text_only=text_only)
+        params = send_params(
+            peer.version,
+            message_id,
+            payload,
+            blocking=peer.blocking,
+            text_only=text_only,
+            context_id=call.context_id,
+        )
         found: Answer | Pending | None = None
         if peer.stream_only:
             found = await self._from_stream(peer, params, call)

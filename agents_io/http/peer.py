@@ -19,7 +19,7 @@ from agents_io.rules.cookies import CookieJar
 from agents_io.rules.wire.http1 import header_line, request_line
 from agents_io.secret_refs import Secret
 from agents_io.tls import CONTEXTS, tls_of
-from agents_io.transport import Call, idempotency_key
+from agents_io.transport import Call, header_text
 from schemas.messages import AgentRegistration
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -112,7 +112,7 @@ class Peer:
         """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`."""
         headers = self.authorised()
         if call is not None:
-            headers.append((_KEY, idempotency_key(call.idempotency_key).encode("ascii")))
+            headers.append((_KEY, header_text(call.idempotency_key).encode("ascii")))
             headers.append((_BUDGET, b"%d" % max(1, int(call.timeout_s * 1000))))
             try:
                 for name, value in call.headers:
@@ -133,7 +133,7 @@ class Peer:
             lines.append(header_line(*self.secret.header()))
         if self.cookies:
             lines.append(header_line(b"Cookie", self.cookies.header()))
-        key = idempotency_key(call.idempotency_key).encode("ascii")
+        key = header_text(call.idempotency_key).encode("ascii")
         lines.append(b"%b: %b\r\n%b: %d\r\n" % (_KEY, key, _BUDGET, max(1, int(call.timeout_s * 1000))))
         try:
             for name, value in call.headers:

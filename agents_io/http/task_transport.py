@@ -22,7 +22,7 @@ from agents_io.lookup import Lookup, system_lookup
 from agents_io.rules.answer import excerpt
 from agents_io.rules.targets import AllowList, parse_target
 from agents_io.rules.wire.http_tasks import Order, read_order, read_reply
-from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call, idempotency_key
+from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call, header_text
 from schemas.messages import AgentRegistration
 
 _MIN_HIDDEN = 4
@@ -93,10 +93,10 @@ def _request(order: Order, url: yarl.URL, call: Call) -> httpx.Request:
         headers.append((b"content-type", b"application/json"))
     headers += [
         (b"accept-encoding", b"identity"),
-        (b"idempotency-key", idempotency_key(call.idempotency_key).encode("ascii")),
+        (b"idempotency-key", header_text(call.idempotency_key).encode("ascii")),
         (b"x-request-timeout-ms", b"%d" % max(1, int(call.timeout_s * 1000))),
     ]
-    headers += [(name.encode("ascii"), value.encode("ascii", "replace")) for name, value in call.headers]
+    headers += [(n.encode("ascii"), v.encode("ascii", "replace")) for n, v in call.headers if n not in names]
     body = order.body or b""
     if order.body is not None:
         headers.append((b"content-length", b"%d" % len(body)))

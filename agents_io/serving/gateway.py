@@ -20,6 +20,7 @@ from google.protobuf.json_format import MessageToDict
 
 from agents_io.grpc.services import method
 from agents_io.serving.answers import CallFailed, Reply
+from agents_io.transport import CONTEXT_HEADER
 from schemas.exact_json import dumps, loads
 from schemas.pb import gateway_pb2
 from schemas.pb.gateway_pb2 import AgentHeartbeat, AgentHello, AgentToControlPlane, TaskError, TaskRequest, TaskResult
@@ -196,7 +197,7 @@ class GatewayAgent:
         key = request.context.get("idempotencyKey", "") or request.task_id
         try:
             timeout_s = request.timeout_ms / 1000 if request.timeout_ms > 0 else None
-            reply = await self._runs.run(key, payload_of(request), timeout_s)
+            reply = await self._runs.run(key, payload_of(request), timeout_s, request.context.get(CONTEXT_HEADER, ""))
             answer.task_result.CopyFrom(_result(request.task_id, reply))
         except CallFailed as failed:
             code = _CODES.get(failed.status, "INTERNAL")

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from agents_io.serving.answers import CallFailed
 from agents_io.serving.runs import parse_body
+from agents_io.transport import CONTEXT_HEADER
 
 if TYPE_CHECKING:
     from agents_io.serving.definition import AgentFunction
@@ -82,7 +83,8 @@ class HttpAgent:
         try:
             timeout_s = _timeout_s(request.headers.get("X-Request-Timeout-Ms"))
             payload = parse_body(await request.read())
-            reply = await self._runs.run(request.headers.get("Idempotency-Key", ""), payload, timeout_s)
+            context = request.headers.get(CONTEXT_HEADER, "")
+            reply = await self._runs.run(request.headers.get("Idempotency-Key", ""), payload, timeout_s, context)
         except CallFailed as failed:
             headers = {} if failed.retry_after_s is None else {"Retry-After": str(failed.retry_after_s)}
             return web.json_response({"error": str(failed)}, status=failed.status, headers=headers)

@@ -20,6 +20,7 @@ from aiokafka.structs import ConsumerRecord
 
 from agents_io.serving.answers import CallFailed
 from agents_io.serving.runs import parse_body
+from agents_io.transport import CONTEXT_HEADER
 from schemas.exact_json import dumps
 
 if TYPE_CHECKING:
@@ -210,7 +211,8 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
             if timeout_s <= 0:
                 return None, []
         try:
-            reply = await self._runs.run(headers.get("idempotency-key", ""), parse_body(record.value or b""), timeout_s)
+            payload, context = parse_body(record.value or b""), headers.get(CONTEXT_HEADER, "")
+            reply = await self._runs.run(headers.get("idempotency-key", ""), payload, timeout_s, context)
         except CallFailed as failed:
             more = [("status", str(failed.status).encode())]
             if failed.retry_after_s is not None:

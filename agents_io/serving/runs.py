@@ -16,6 +16,7 @@ from typing import Any
 from agents_io.functions.catalogue import CURRENT, FunctionCall
 from agents_io.functions.daemon_threads import DaemonThreads
 from agents_io.serving.answers import CallFailed, Reply, failure_of, reply_of
+from agents_io.transport import text_of
 from schemas.exact_json import loads
 
 log = logging.getLogger(__name__)
@@ -57,14 +58,17 @@ class Runs:
         """Functions that run now."""
         return self._busy
 
-    async def run(self, key: str, payload: Any, timeout_s: float | None) -> Reply:
-        """The answer to a call. `key` "": none, every call is a run. Raises `CallFailed`; cancelling it stops waiting."""
+    async def run(self, key: str, payload: Any, timeout_s: float | None, context: str = "") -> Reply:
+        """The answer to a call. Raises `CallFailed`; cancelling it stops waiting.
+
+        `key` "": none, every call is a run; `context`: the header that names its conversation.
+        """
         loop = asyncio.get_running_loop()
         if key and (remembered := self._remembered(key, loop.time())) is not None:
             return remembered
         run = self._runs.get(key) if key else None
         if run is None:
-            run = self._started(key, payload, timeout_s)
+            run = self._started(key, payload, timeout_s, context)
         run.callers += 1
         try:
             await asyncio.wait((run.task,), timeout=timeout_s)
@@ -88,13 +92,13 @@ class Runs:
         for task in tuple(self._all):
             task.cancel()
 
-    def _started(self, key: str, payload: Any, timeout_s: float | None) -> _Run:
+    def _started(self, key: str, payload: Any, timeout_s: float | None, context: str) -> _Run:
         if self.draining:
             raise CallFailed(503, "the agent is stopping", RETRY_AFTER_S)
         if self._busy >= self._concurrency:
             raise CallFailed(429, f"the agent is busy with {self._busy} calls", RETRY_AFTER_S)
         self._busy += 1
-        task = asyncio.create_task(self._work(key, payload, timeout_s), name="agent-run")
+        task = asyncio.create_task(self._work(key, payload, timeout_s, context), name="agent-run")
         run = _Run(task)
         self._all.add(task)
         if key:
@@ -110,8 +114,8 @@ class Runs:
         if not run.task.cancelled() and run.task.exception() is None and key:
             self._remember(key, run.task.result())
 
-    async def _work(self, key: str, payload: Any, timeout_s: float | None) -> Reply:
-        CURRENT.set(FunctionCall(key, key, float("inf") if timeout_s is None else timeout_s))
+    async def _work(self, key: str, payload: Any, timeout_s: float | None, context: str) -> Reply:
+        CURRENT.set(FunctionCall(key, key, float("inf") if timeout_s is None else timeout_s, text_of(context)))
         try:
             if self._is_async:
                 returned = await self._call(payload)

@@ -47,6 +47,8 @@ class TaskMetadata(Message):
     cache: bool = True
     hedge: bool | None = None
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$")] | None = None
+    context_id: Id | None = None
+    """The conversation that the task belongs to: the agent is told, and its answer is not taken from the cache."""
     input: str | None = None
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] | None = None
     headers: dict[str, str] | None = None

@@ -56,6 +56,7 @@ class AnswerCache:
             input=asked_of(task, asked(task)),
             capabilities=task.capabilities or (),
             target=task.target,
+            context_id=task.metadata.context_id,
         )
         return self._cache.get(run.cache_key, now)
 

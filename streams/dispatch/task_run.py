@@ -133,6 +133,7 @@ def read_task(record: SourceRecord, now: float, now_ms: int, settings: Settings)
         priority=metadata.priority,
         max_retries=settings.retry.max_retries if metadata.retries is None else metadata.retries,
         pattern_name=metadata.pattern_name or "",
+        context_id="" if judged is not None else metadata.context_id or "",
         hedge=bool(metadata.hedge),
         calls=attempts,
         attempts=attempts,

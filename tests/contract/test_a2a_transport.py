@@ -33,7 +33,7 @@ class Rig:
     async def call(self, body: bytes = b'{"n":1}', timeout_s: float = 10.0, **changes: Any) -> Answer:
         """One call."""
         agent = self.agent.model_copy(update=changes) if changes else self.agent
-        return await self.transport.call(agent, Call("t", "key-1", body, timeout_s))
+        return await self.transport.call(agent, Call("t", "key-1", body, timeout_s, context_id="c1"))
 
     def methods(self) -> list[str]:
         """What was asked."""
@@ -63,7 +63,7 @@ async def test_the_card_says_version_and_path_but_never_the_host(version: Versio
         sent = rig.fake.requests[0]
         message = sent["params"]["message"]
         assert sent["headers"]["A2A-Version"] == version
-        assert message["messageId"] == "key-1"
+        assert (message["messageId"], message["contextId"]) == ("key-1", "c1")
         if version == "1.0":
             assert (sent["method"], message["role"]) == ("SendMessage", "ROLE_USER")
             assert message["parts"] == [{"data": {"n": 1}}]

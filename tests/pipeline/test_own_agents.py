@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from agents_io import Answer, Declined, agent
+from agents_io import Answer, Declined, agent, current_call
 from agents_io.serving.gateway import DialFailed, GatewayAgent
 from agents_io.serving.kafka import ConsumeFailed, KafkaAgent
 from streams import AgentRejected, TaskCancelled, sequence, step
@@ -114,13 +114,44 @@ async def test_on_kafka(p: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         assert sum(offset or 0 for offset in committed) == 50 + len(strange)
 
 
+@pytest.mark.parametrize("conversation", ["c-1", "Gespräch 2"])
+async def test_an_agent_learns_which_conversation_a_call_belongs_to(p: Pipeline, conversation: str) -> None:
+    """Over HTTP, dialled in and on Kafka; a function too. Equal calls of a conversation are not answered from the cache."""
+    seen: list[str] = []
+
+    async def told(payload: Any) -> int:
+        seen.append(current_call().context_id)
+        return len(seen)
+
+    name = f"talks-{len(conversation)}"
+    over_http, dialled, reading = (agent(f"{name}-{way}")(told) for way in ("http", "dialled", "kafka"))
+    await p.add(over_http)
+    await ensure(p.settings, f"{reading.id}.requests", 1, {})
+    async with (
+        GatewayAgent(dialled, [p.gateway]),
+        KafkaAgent(reading, p.bootstrap_servers, None, None, {}) as running,
+    ):
+        await p.client.agents.add(reading.id, f"kafka://{running.topic}")
+        await p._known({dialled.id, reading.id})
+        for one in (over_http, dialled, reading):
+            seen.clear()
+            values = [(await p.client.run(one.id, {"n": 1}, context_id=conversation)).value for _ in range(2)]
+            values.append((await p.client.run(one.id, {"n": 1})).value)
+            assert (values, seen) == ([1, 2, 3], [conversation, conversation, ""]), one.id
+            result = await p.client.run(one.id, {"n": 1}, context_id=conversation, cache=True)
+            assert (result.value, result.cached, result.metadata["contextId"]) == (4, False, conversation)
+            result = await p.client.run(one.id, {"n": 1}, context_id="another", cache=True)
+            assert (result.value, result.cached) == (5, False)
+
+
 async def test_fakes_of_every_protocol(p: Pipeline) -> None:
     for protocol in ("http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka"):
         fake = FakeAgent(lambda payload: {"got": payload["n"]}, id=f"fake-{protocol}", protocol=protocol)  # type: ignore[arg-type]
         await p.add(fake)
-        result = await p.client.run(fake.id, {"n": 1, "protocol": protocol}, wait=60)
+        result = await p.client.run(fake.id, {"n": 1, "protocol": protocol}, wait=60, context_id="c 1")
         assert result.value == {"got": 1}, protocol
-        assert len(fake.calls) == 1
+        [call] = fake.calls
+        assert {name.lower(): value for name, value in call.headers.items()}["x-context-id"] == "utf-8''c%201", protocol
 
 
 @pytest.mark.parametrize("way", ["--port", "--dial"])

@@ -148,3 +148,6 @@ def test_what_is_no_object_goes_as_text_in_both_versions() -> None:
     for version in ("1.0", "0.3"):
         params = send_params(version, "m", [1], blocking=True, text_only=False)  # type: ignore[arg-type]
         assert params["message"]["parts"][0]["text"] == "[1]"
+        assert "contextId" not in params["message"]
+        params = send_params(version, "m", [1], blocking=True, text_only=False, context_id="c")  # type: ignore[arg-type]
+        assert params["message"]["contextId"] == "c"

@@ -45,8 +45,12 @@ def takes_data(payload: Any, text_only: bool) -> bool:
     return isinstance(payload, dict) and not text_only
 
 
-def send_params(version: Version, message_id: str, payload: Any, *, blocking: bool, text_only: bool) -> dict[str, Any]:
+def send_params(
+    version: Version, message_id: str, payload: Any, *, blocking: bool, text_only: bool, context_id: str = ""
+) -> dict[str, Any]:
     """Parameters of a send. An object goes as a data part, and its words as a text part before it; all else as text.
+
+    `context_id`: the conversation; empty: the agent begins a new one.
 
     >>> send_params("0.3", "t1", "hi", blocking=True, text_only=False)["message"]["parts"]
     [{'kind': 'text', 'text': 'hi'}]
@@ -62,6 +66,8 @@ def send_params(version: Version, message_id: str, payload: Any, *, blocking: bo
         text = as_text(payload)
         parts.append({"text": text} if new else {"kind": "text", "text": text})
     message = {"messageId": message_id, "role": "ROLE_USER" if new else "user", "parts": parts}
+    if context_id:
+        message["contextId"] = context_id
     modes = ["application/json", "text/plain"]
     if new:
         return {"message": message, "configuration": {"acceptedOutputModes": modes, "returnImmediately": not blocking}}

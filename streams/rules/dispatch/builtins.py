@@ -123,14 +123,19 @@ def asked_of(task: Task, payload: Any) -> Any:
 def cacheable(task: Task) -> bool:
     """Whether its answer may be given to an equal task: yes unless it says no, but of http only what changes nothing.
 
-    An http task with another method than GET or HEAD is answered from the cache if it asks for that itself.
+    An http task with another method than GET or HEAD is answered from the cache if it asks for that itself; so is one of a
+    conversation: what was said before it counts too.
 
     >>> ask = {"id": "t", "type": "http", "target": "http://h/", "payload": None}
     >>> [cacheable(Task(**ask, metadata=m)) for m in ({}, {"method": "GET"}, {"cache": True})]
     [False, True, True]
     """
     given = task.metadata
-    if task.type != "http" or "cache" in given.model_fields_set:
+    if "cache" in given.model_fields_set:
+        return given.cache
+    if given.context_id is not None:
+        return False
+    if task.type != "http":
         return given.cache
     return given.method in SAFE
 

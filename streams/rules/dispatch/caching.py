@@ -20,7 +20,13 @@ V = TypeVar("V")
 
 
 def cache_key(
-    *, pattern: str | None, input: Any, capabilities: Iterable[str], target: str | None, kind: str = "agent"
+    *,
+    pattern: str | None,
+    input: Any,
+    capabilities: Iterable[str],
+    target: str | None,
+    kind: str = "agent",
+    context_id: str | None = None,
 ) -> str:
     """SHA-256 of the canonical JSON of what is asked, and of whom: an answer of one agent is not another's.
 
@@ -31,6 +37,8 @@ def cache_key(
     asked = {"pattern": pattern, "input": input, "capabilities": sorted(capabilities), "target": target}
     if kind != "agent":  # a function may have an agent's name
         asked["type"] = kind
+    if context_id is not None:
+        asked["context"] = context_id
     return sha256(dumps(asked, orjson.OPT_SORT_KEYS)).hexdigest()
 
 
