@@ -32,6 +32,7 @@ SHORT_LOOKS = 2
 """Looks in a row at which a log ends before what was read of it: a new leader may not know its end at the first."""
 UNANSWERED_LOOKS = 3
 """Looks in a row without an answer that are reported: until one has an answer, a log that loses its end goes unnoticed."""
+NOTHING_CAME = Fingerprint(-1, 0, 0)
 
 
 class LogCheck:
@@ -42,6 +43,7 @@ class LogCheck:
         self._every_s = every_s
         self._read_again = read_again
         self._short: Counter[TopicPartition] = Counter()
+        self._unread: set[TopicPartition] = set()
         self._unanswered = 0
 
     async def run(self) -> None:
@@ -61,31 +63,25 @@ class LogCheck:
         }
         # Before anything is asked: what was read by then the log holds, if it is still the same.
         read = {tp: processor.read_to(source) for tp, (processor, source) in processors.items()}
-        newest = {tp: processor.newest.get(source) for tp, (processor, source) in processors.items()}
+        newest = {tp: processor.newest.get(source, NOTHING_CAME) for tp, (processor, source) in processors.items()}
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 ends, logs, cuts = await self._ask(self._engine.consumer, processors)
-            changed = {
-                tp: await self._is_changed(processors[tp][1], tp.partition, found)
-                for tp, cut in cuts.items()
-                if (found := newest[tp]) is not None and found.offset >= cut
-            }
         except (KafkaError, TimeoutError) as error:
-            self._unanswered += 1
-            if self._unanswered % UNANSWERED_LOOKS == 0:
-                log.warning("brokers do not say whether the logs are still those that were read; asking again",
-                            looks=self._unanswered, error=repr(error))  # fmt: skip
+            self._no_answer(error)
             return
-        self._unanswered = 0
+        # What lies at the end or beyond cannot be read; a log that ends there is looked at twice.
+        found = {tp: newest[tp] for tp, cut in cuts.items() if cut <= newest[tp].offset < ends.get(tp, -1)}
+        changed = await self._compared({tp: (processors[tp][1], one) for tp, one in found.items()})
+        if len(changed) == len(found):
+            self._unanswered = 0
         for tp, (processor, source) in processors.items():
             if processor.closed:
                 continue
             known, now, short = processor.logs[source], logs.get(tp), tp in ends and ends[tp] < read[tp]
             self._short[tp] = self._short[tp] + 1 if short else 0
-            if changed.get(tp):
-                known = processor.logs[source] = known._replace(
-                    checked=read[tp]
-                )  # so that it begins again where the two part
+            if changed.get(tp) or self._short[tp] >= SHORT_LOOKS:
+                known = processor.logs[source] = known._replace(checked=read[tp])  # it begins again where the two part
             reason = None if now is None else lost_its_end(known, now.topic_id, cuts.get(tp))
             if reason is None and self._short[tp] >= SHORT_LOOKS:
                 reason = f"the log ends at {ends[tp]}, before what was read"
@@ -95,16 +91,32 @@ class LogCheck:
                 continue
             elif now.epoch == known.epoch or known.epoch < 0 or tp in changed:
                 processor.checked(source, known._replace(topic_id=now.topic_id, epoch=now.epoch, checked=read[tp]))
-            elif tp in cuts:
+            elif tp in cuts and tp not in found:
                 # Nothing came from beyond the end of the old epoch. What is still on its way may be the old leader's: the old
                 # epoch is the one to ask about until a record was compared.
                 processor.checked(source, known._replace(checked=min(read[tp], cuts[tp])))
         self._short = Counter({tp: count for tp, count in self._short.items() if tp in processors and count})
 
-    async def _is_changed(self, source: str, number: int, newest: Fingerprint) -> bool:
-        """Whether another record lies there now, or none."""
-        found = (await self._read_again(source, number, (newest.offset,))).get(newest.offset)
-        return found is None or fingerprint(found) != newest
+    def _no_answer(self, error: Exception) -> None:
+        self._unanswered += 1
+        if self._unanswered % UNANSWERED_LOOKS == 0:
+            log.warning("brokers do not say whether the logs are still those that were read; asking again",
+                        looks=self._unanswered, error=repr(error))  # fmt: skip
+
+    async def _compared(self, newest: dict[TopicPartition, tuple[str, Fingerprint]]) -> dict[TopicPartition, bool]:
+        """Whether another record than the newest that came lies at its offset now, or none; what cannot be read is left out."""
+        changed: dict[TopicPartition, bool] = {}
+        for tp in sorted(newest, key=self._unread.__contains__):
+            source, one = newest[tp]
+            try:
+                found = (await self._read_again(source, tp.partition, (one.offset,))).get(one.offset)
+            except (KafkaError, TimeoutError) as error:
+                self._unread.add(tp)
+                self._no_answer(error)
+                break  # the others are compared at the next look, before this one
+            self._unread.discard(tp)
+            changed[tp] = found is None or fingerprint(found) != one
+        return changed
 
     @staticmethod
     async def _ask(

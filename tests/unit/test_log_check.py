@@ -160,6 +160,14 @@ async def test_what_lies_in_the_inbox_was_read_too(rig: Rig) -> None:
     assert rig.partition.logs["tasks"].checked == 43
 
 
+async def test_a_log_that_ends_before_the_newest_record_is_looked_at_twice(rig: Rig) -> None:
+    """There is nothing to compare; it begins again where the two part."""
+    rig.replace(20, 30)
+    assert await rig.look() is None
+    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert rig.partition.logs["tasks"].checked == 40
+
+
 async def test_records_of_another_leader_are_no_change(rig: Rig) -> None:
     """They came since the last look and lie in the log as they were read: nothing is read again."""
     rig.consumer.write(TASKS, 20)
