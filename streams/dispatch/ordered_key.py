@@ -21,7 +21,7 @@ class OrderedKey(Chain[TaskRun]):
         self.key = key
         self.head: TaskRun | None = None
         self.at: LogPosition | None = None
-        self.stored: set[str] = set()
+        self.stored: tuple[str, ...] = ()
         """Topics on which tasks of this key may be left."""
         self.queued = False
         """Whether it is looked at soon."""

@@ -22,8 +22,9 @@ from streams.dispatch.ordered_key import PREFIX, OrderedKey, is_relocated, scope
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.ordering import READING, TOPICS, LogPosition
 
-MAX_KEYS = 50_000
-"""Keys of one partition with a task that has not ended; with more, the partition takes nothing in."""
+MAX_KEYS = 20_000
+"""Keys of one partition with a task that has not ended; with more, the partition takes nothing in. One takes about 1 KiB, and
+as much again for each topic on which tasks of it are left."""
 MAX_IN_MEMORY = 256
 """Tasks of one partition that wait in memory behind others of their key: they count as in flight."""
 KEEP = 8
@@ -221,7 +222,8 @@ class OrderedTasks:
     def _store(self, run: TaskRun, ordered: OrderedKey) -> None:
         name = ordered.name(run.first_record.topic)
         run.ordered = None
-        ordered.stored.add(run.first_record.topic)
+        if run.first_record.topic not in ordered.stored:
+            ordered.stored += (run.first_record.topic,)
         self._by_name[name] = ordered
         self._backlogs.add(name, run, float(run.first_record.offset))
         self._leave(run)
@@ -309,7 +311,7 @@ class OrderedTasks:
         name = ordered.name(topic)
         first = self._backlogs.first(name)
         if first is None and not self._backlogs.waiting(name):
-            ordered.stored.discard(topic)
+            ordered.stored = tuple(other for other in ordered.stored if other != topic)
             del self._by_name[name]
         elif first is None or self._backlogs.is_loading(name):
             return READING
@@ -319,7 +321,7 @@ class OrderedTasks:
         """Forget a key of which nothing is left."""
         if ordered.busy or len(ordered) or ordered.queued:
             return False
-        if any(self._first_stored(ordered, topic) is not None for topic in list(ordered.stored)):
+        if any(self._first_stored(ordered, topic) is not None for topic in ordered.stored):
             return False
         if self._keys.get((ordered.scope, ordered.key)) is ordered:
             del self._keys[ordered.scope, ordered.key]

@@ -76,14 +76,19 @@ def _written(scenario: Scenario) -> dict[str, float]:
 
 
 def answered_in_order(scenario: Scenario) -> Iterator[Violation]:
-    """Results of tasks for one agent are written in that order, but for those that end without a call."""
+    """Results of tasks for one agent are written in that order, but for those that end without a call, or at a judge."""
     if scenario.options.grow or scenario.options.late_duplicates:
         return
     ended: dict[tuple[str, str, int], tuple[str, float]] = {}
     written = _written(scenario)
+    judged = {
+        agent.name for agent in scenario.shared.agents.values() if (agent.confidence or {}).get("from") == "judge"
+    }
     for name, sent in scenario.traffic.tasks.items():
         rows = scenario.results.get(name, [])
         if sent.ordered is None or "target" not in sent.body or not rows or sent.lost:
+            continue
+        if sent.body["target"] in judged:
             continue
         row, at = rows[0][1], written[name]
         if row["status"] == "cancelled" or (row.get("error") or {}).get("code") == "expired":
