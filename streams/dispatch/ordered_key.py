@@ -13,7 +13,7 @@ PREFIX = "\x01"
 class OrderedKey(Chain[TaskRun]):
     """One key at one agent. `head`: the task that has its turn, while it is in memory; `at`: its record while that is not."""
 
-    __slots__ = ("at", "head", "key", "queued", "scope", "stored")
+    __slots__ = ("at", "head", "head_topic", "key", "queued", "scope", "stored")
 
     def __init__(self, scope: str, key: str) -> None:
         super().__init__()
@@ -21,6 +21,8 @@ class OrderedKey(Chain[TaskRun]):
         self.key = key
         self.head: TaskRun | None = None
         self.at: LogPosition | None = None
+        self.head_topic = ""
+        """The topic of the head's first record."""
         self.stored: tuple[str, ...] = ()
         """Topics on which tasks of this key may be left."""
         self.queued = False

@@ -116,6 +116,7 @@ class OrderedTasks:
         ordered, run.ordered = run.ordered, None
         if ordered is not None and ordered.head is run:
             ordered.head, ordered.at = None, LogPosition(run.source, run.offset)
+            ordered.head_topic = run.first_record.topic
             self._aside[ordered.at] = ordered
 
     def returns(self, source: str, offset: int) -> None:
@@ -150,7 +151,7 @@ class OrderedTasks:
             and run.first_record.topic == ordered.head.first_record.topic
         ):
             return False
-        if ordered.at is not None and ordered.at.topic != "parked":
+        if ordered.at is not None and ordered.at.topic != "parked" and ordered.head_topic == run.first_record.topic:
             return False
         name = ordered.name(run.first_record.topic)
         if self._backlogs.is_loading(name) or self._backlogs.any_before(name, run.first_record.offset, "parked"):

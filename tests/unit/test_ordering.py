@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
-from itertools import pairwise
 from typing import Any
 
 import orjson
 import pytest
 
 from agents_io.errors import ServerError
-from agents_io.transport import Answer
 from schemas.partitioning import owner_partition
 from streams.dispatch import ordering
-from streams.rules.records import Output
 from streams.rules.source_record import AGENT_HEADER, ORDER_HEADER
 from tests.support.dispatching import AGENT, Dispatching
+from tests.support.ordering import back, moved, nothing_left, take
 from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
@@ -36,30 +33,6 @@ async def make() -> AsyncIterator[Any]:
     yield build
     for one in made:
         one.handler.close()
-
-
-def take(one: Dispatching, offset: int, key: str | None = "k", *, source: str = "tasks", **metadata: Any) -> None:
-    """A task with an ordering key, unlike all others."""
-    given = metadata | ({} if key is None else {"orderingKey": key})
-    one.take(offset, source=source, payload={"n": f"{source}{offset}"}, metadata=given, id=f"{source}-{offset}")
-
-
-def moved(one: Dispatching, offset: int, source: str = "tasks") -> Output:
-    """The record that took this one's place."""
-    [[output]] = [outputs for at, number, outputs in one.partition.ended if (at, number) == (source, offset)]
-    assert output.topic == "parked"
-    return output
-
-
-def back(one: Dispatching, output: Output, offset: int) -> None:
-    """A relocated record is read."""
-    one.take(offset, output.value, source="parked", headers=tuple(output.headers))
-
-
-def nothing_left(one: Dispatching) -> bool:
-    """Every task has ended, and no key is remembered."""
-    waiting = one.handler._waiting
-    return not (len(one.handler._tasks) or len(waiting.ordering) or waiting.ordering._by_name or one.memory.count)
 
 
 async def test_one_at_a_time_in_order_and_others_beside_it(make: Any) -> None:
@@ -237,6 +210,27 @@ async def test_none_is_relocated_before_the_earlier_ones_of_its_key(make: Any) -
     moved(one, 0), moved(one, 1)
 
 
+@pytest.mark.parametrize("topic", ["dispatch", "tasks"])
+async def test_behind_one_that_stays_on_its_topic_only_its_own_topic_waits(make: Any, topic: str) -> None:
+    """The first one is left on its topic by its agent's queue: of that topic it must be relocated before those behind it."""
+    one = make(dispatch={"max_held_bytes": 10_000})
+    one.transport.gate.clear()
+    for offset in range(20):
+        take(one, offset, None)
+    take(one, 20, source=topic)
+    take(one, 21)
+    await until(lambda: one.handler.explain(topic, 20)["reason"] == "concurrency")
+    one.handler.unblock("tasks", [21])
+    await settle()
+    assert [(source, offset) for source, offset, _ in one.partition.ended] == [("tasks", 21)] * (topic == "dispatch")
+    one.handler.unblock(topic, [20])
+    await until(lambda: len(one.partition.ended) == 2)
+    assert moved(one, 20, topic).headers
+    assert moved(one, 21).headers
+    order = [(source, offset) for source, offset, _ in one.partition.ended]
+    assert topic == "dispatch" or order == [("tasks", 20), ("tasks", 21)]
+
+
 async def test_a_relocated_task_keeps_its_turn_here_too(make: Any) -> None:
     """Its record comes back while it is called; more than a few that wait stay on `parked` from then on."""
     one = make()
@@ -311,89 +305,3 @@ async def test_a_chosen_agent_whose_circuit_is_open_is_waited_for(make: Any) -> 
         )  # fmt: skip
     assert (await one.result(2))["agentId"] == "s2"
     assert one.handler.explain("dispatch", 1)["reason"] == "circuit_open"
-
-
-class Conversations:
-    """Tasks of three keys and of none, whose agent checks on each call that no other of its key is under way."""
-
-    def __init__(self, one: Dispatching, rng: random.Random) -> None:
-        self.one = one
-        self.rng = rng
-        self.running: dict[str, str] = {}
-        self.called: dict[str, list[int]] = {}
-        self.relocated = 0
-        self.beside: list[tuple[str, str]] = []
-
-    async def call(self, agent: Any, call: Any) -> Answer:
-        """One call at the agent; some fail."""
-        asked = orjson.loads(call.body)
-        key, number = asked["key"], asked["number"]
-        if key is not None:
-            if key in self.running:
-                self.beside.append((call.task_id, self.running[key]))
-            self.running[key] = call.task_id
-            numbers = self.called.setdefault(key, [])
-            if number not in numbers[-1:]:
-                numbers.append(number)
-        try:
-            await asyncio.sleep(self.rng.random() * 0.2)
-        finally:
-            self.running.pop(key, None)
-        if self.rng.random() < 0.3:
-            raise ServerError("500")
-        return Answer("ok", 0.9)
-
-    def send(self, offset: int) -> None:
-        """One task."""
-        key = self.rng.choice(("a", "b", "c", None))
-        metadata: dict[str, Any] = {"priority": self.rng.choice((0, 0, 5)), "cache": False}
-        metadata |= {} if key is None else {"orderingKey": key}
-        metadata |= {"expiresIn": self.rng.choice((500, 3000))} if self.rng.random() < 0.3 else {}
-        self.one.take(offset, payload={"key": key, "number": offset}, metadata=metadata)
-
-    def disturb(self, offset: int) -> None:
-        """Cancel one, or have the oldest ones relocated."""
-        fate = self.rng.random()
-        if fate < 0.1:
-            name = f"t{self.rng.randrange(offset + 1)}"
-            self.one.cancel_requests[name] = "unwanted"
-            self.one.handler.cancel(name)
-        elif fate < 0.2:
-            ended = {(source, number) for source, number, _ in self.one.partition.ended}
-            oldest = sorted(
-                number for source, number in self.one.log if source == "tasks" and ("tasks", number) not in ended
-            )
-            self.one.handler.unblock("tasks", oldest[: self.rng.choice((1, 10, 100))])
-
-    def read_relocated(self) -> None:
-        """What was written to `parked` comes back."""
-        for _, _, outputs in list(self.one.partition.ended):
-            for output in [output for output in outputs if output.topic == "parked"]:
-                outputs.remove(output)
-                self.relocated += 1
-                back(self.one, output, 1000 + self.relocated)
-
-
-@pytest.mark.parametrize("seed", range(20))
-async def test_order_holds_whatever_happens(make: Any, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Little memory, failures, retries, deadlines, cancels, priorities, relocations: calls of a key are in order and apart."""
-    rng = random.Random(seed)
-    monkeypatch.setattr(ordering, "KEEP", rng.choice((1, 3)))
-    monkeypatch.setattr(ordering, "MAX_IN_MEMORY", rng.choice((2, 50)))
-    one = make(dispatch={"max_held_bytes": rng.choice((10_000, 100_000))}, retry={"initial_delay": 50})
-    world = Conversations(one, rng)
-    monkeypatch.setattr(one.transport, "call", world.call)
-    for offset in range(200):
-        world.send(offset)
-        world.disturb(offset)
-        await asyncio.sleep(rng.choice((0, 0, 0.05)))
-        world.read_relocated()
-    async with asyncio.timeout(3600):
-        while not nothing_left(one):
-            await asyncio.sleep(0.1)
-            world.read_relocated()
-    assert world.beside == []
-    assert world.relocated > 10
-    assert sum(map(len, world.called.values())) > 40
-    for numbers in world.called.values():
-        assert all(early < late for early, late in pairwise(numbers))
