@@ -46,6 +46,8 @@ class TaskMetadata(Message):
     dependencies: list[Id] | None = None
     cache: bool = True
     hedge: bool | None = None
+    ordering_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """At an agent, tasks with the same one are called one at a time, in their order."""
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$")] | None = None
     context_id: Id | None = None
     """The conversation that the task belongs to: the agent is told, and its answer is not taken from the cache."""

@@ -213,8 +213,10 @@ async def sending(settings: Settings) -> AsyncIterator[Sender]:
 
 
 def task_key(task: Task) -> bytes:
-    """The key that puts a task into its agent's owner partition, else its own id."""
-    return (task.target if task.type == "agent" and task.target else task.id).encode()
+    """The key that puts a task into its agent's owner partition, else its ordering key or its own id."""
+    if task.type == "agent" and task.target:
+        return task.target.encode()
+    return (task.metadata.ordering_key or task.id).encode()
 
 
 def plan_key(plan: Plan) -> bytes:

@@ -52,11 +52,15 @@ def task_request(task_id: str, target: str | None, payload: Any, **options: Unpa
     b'{"id":"t1","type":"agent","target":"a1","payload":{"n":1},"metadata":{"patternName":"p","timeout":2000}}'
     >>> task_request("t1", "function:double", 2).value
     b'{"id":"t1","type":"function","target":"double","payload":2}'
+    >>> task_request("t1", None, 2, capabilities=["sum"], metadata={"ordering_key": "chat-7"}).key
+    b'chat-7'
     """
     data = task_data(task_id, target, payload, **options)
     check(Task, data)
     addressed = data["type"] == "agent" and target is not None
-    return Request(task_id, (target if addressed and target else task_id).encode(), encode(data), addressed)
+    # Tasks of one ordering key go to one partition, since only there is an order between them.
+    key = target if addressed and target else data.get("metadata", {}).get("orderingKey", task_id)
+    return Request(task_id, key.encode(), encode(data), addressed)
 
 
 def task_data(

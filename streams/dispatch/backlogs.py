@@ -93,10 +93,27 @@ class Backlogs:
         queue = self._queues.get(key)
         return 0 if queue is None or not len(queue.tasks) else max(1, queue.bytes // len(queue.tasks))
 
-    def add(self, key: str, run: TaskRun) -> None:
-        """The record of this task stays on its topic for now."""
-        self._put(key, Waiting(run.source, run.offset, run.origin_ms, run.priority, run.deadline, id_hash(run.task_id)))
+    def add(self, key: str, run: TaskRun, order: float | None = None) -> None:
+        """The record of this task stays on its topic for now. `order`: among those of its key, whatever their priorities."""
+        priority = run.priority if order is None else 0
+        order = run.origin_ms if order is None else order
+        self._put(key, Waiting(run.source, run.offset, order, priority, run.deadline, id_hash(run.task_id)))
         self._queues[key].bytes += run.size
+
+    def first(self, key: str) -> float | None:
+        """The smallest order of those that wait for this, without those that are being read back; None if there are none."""
+        queue = self._queues.get(key)
+        return None if queue is None else queue.tasks.first_order()
+
+    def any_before(self, key: str, order: float, except_source: str) -> bool:
+        """Whether tasks of a smaller order wait for this whose records lie on another topic than `except_source`."""
+        queue = self._queues.get(key)
+        return queue is not None and queue.tasks.any_before(order, except_source)
+
+    def is_loading(self, key: str) -> bool:
+        """Whether tasks that wait for this are being read back."""
+        queue = self._queues.get(key)
+        return queue is not None and queue.loading > 0
 
     def load(self, key: str, most: int) -> None:
         """Read the first of them back, unless some are being read back."""

@@ -15,11 +15,13 @@ from schemas.messages import AgentRegistration, AgentStanding, Task
 from schemas.partitioning import murmur2
 from streams.agents.agent_statuses import AgentStatuses
 from streams.rules.agents.gateway_claim import takes_tasks
-from streams.rules.dispatch.balancing import PRIOR_CONFIDENCE, Candidate, admitted, draws, pick
+from streams.rules.dispatch.balancing import PRIOR_CONFIDENCE, Candidate, admitted, draws, pick, rendezvous
 from streams.rules.dispatch.routing import capable
 from streams.settings import Settings
 
 MAX_POOLS = 256
+MAX_KEYS = 1000
+"""Ordering keys whose agent a list of agents remembers."""
 FRESH_MS = 100
 PER_MS = 10
 """A list of a thousand is made anew every second, and when something turned, after 100 ms: that costs a hundredth of a core."""
@@ -53,7 +55,7 @@ class Agents(Protocol):
 class _Pool:
     """The agents that have certain capabilities."""
 
-    __slots__ = ("agents", "made_at", "ready", "trials", "turn", "turns", "version")
+    __slots__ = ("agents", "by_key", "made_at", "ready", "trials", "turn", "turns", "version")
 
     def __init__(self, agents: list[AgentRegistration], version: object) -> None:
         self.agents = agents
@@ -63,6 +65,7 @@ class _Pool:
         self.turn = 0
         self.turns = -1
         self.made_at = 0
+        self.by_key: dict[str, str | None] = {}
 
 
 class Balancer:
@@ -101,6 +104,16 @@ class Balancer:
             chosen.trial_at = _oldest(trials_of)
         self._sent.setdefault(chosen.agent_id, deque(maxlen=MAX_SENT)).append(now_ms)
         return self._agents.get(chosen.agent_id)
+
+    def choose_for_key(self, task: Task, key: str) -> AgentRegistration | None:
+        """The agent of an ordering key, be it well or not: the same one as long as it is registered and connected."""
+        pool = self._pool(task, self._wall_ms())
+        if key not in pool.by_key:
+            if len(pool.by_key) >= MAX_KEYS:
+                pool.by_key.clear()
+            pool.by_key[key] = rendezvous(key, [agent.id for agent in pool.agents if takes_tasks(agent)])
+        chosen = pool.by_key[key]
+        return None if chosen is None else self._agents.get(chosen)
 
     def capable(self, task: Task) -> bool:
         """Whether any registered agent has the capabilities, be it well or not."""

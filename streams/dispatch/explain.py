@@ -14,6 +14,8 @@ from schemas.times import format_time
 from streams.dispatch.agent_queues import AgentQueues
 from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.coalescing import SingleFlight
+from streams.dispatch.ordered_key import PREFIX as ORDERED
+from streams.dispatch.ordering import OrderedTasks
 from streams.dispatch.task_run import TaskRun
 from streams.dispatch.unassigned import UnassignedTasks
 
@@ -29,12 +31,14 @@ class Explainer:
         queues: AgentQueues,
         unassigned: UnassignedTasks,
         flights: SingleFlight,
+        ordering: OrderedTasks,
         backlogs: Backlogs,
         wall_ms: Callable[[], int],
     ) -> None:
         self._queues = queues
         self._unassigned = unassigned
         self._flights = flights
+        self._ordering = ordering
         self._backlogs = backlogs
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
@@ -42,6 +46,8 @@ class Explainer:
     def record(self, source: str, offset: int) -> dict[str, Any] | None:
         """What a record that stays on its topic waits for; None if it does not wait there."""
         key = self._backlogs.key_of(source, offset)
+        if key is not None and key.startswith(ORDERED):
+            return {"reason": "ordering", "waits": True}
         caller = self._queues.callers.get(key or "")
         if caller is None:
             return None if key is None else {"reason": "no_agent", "waits": True}
@@ -86,6 +92,8 @@ class Explainer:
         }
 
     def _reason(self, run: TaskRun, now: float) -> str:
+        if self._ordering.waits(run):
+            return "ordering"
         if self._unassigned.holds(run):
             return "no_agent"
         if self._flights.waits(run):

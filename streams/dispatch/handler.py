@@ -50,7 +50,7 @@ class DispatchHandler:
 
     def room(self, source: str) -> bool:
         """Whether another record may be taken. Relocated tasks always may: their ends wait for them."""
-        return source == "parked" or self._waiting.backlogs.room
+        return source == "parked" or self._waiting.room
 
     def resting(self) -> int:
         """Tasks that wait on their topic: they take no memory to speak of."""

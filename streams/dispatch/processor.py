@@ -1,7 +1,8 @@
 """A task's life in one partition, from top to bottom of this file.
 
   process      a record comes in: it is admitted as a task run, or refused
-  _decide      the router decides, and `_carry_out` does it: call, forward, wait, look up, run a plan, fail, duplicate
+  _decide      a task with an ordering key waits for the earlier ones of its key;
+               the router decides, and `_carry_out` does it: call, forward, wait, look up, run a plan, fail, duplicate
   _call        the result cache, then equal tasks under way, then the agent's queue
   on_...       the guarded call reports: first call, retry, finished, circuit changed
   _finish      the only end of a record: its outputs go into the next transaction, with its offset
@@ -94,6 +95,8 @@ class DispatchProcessor:
         """The record that carries on a task of this owner has come."""
         if run.ending is not None:
             self._finish(run, *run.ending)
+        elif self.waiting.ordering.waits(run):
+            self.waiting.ordering.relocated(run)
         else:
             self.waiting.queues.relocated(run)
 
@@ -110,7 +113,13 @@ class DispatchProcessor:
 
     # Where it goes
 
+    def ends_without_call(self, run: TaskRun) -> bool:
+        """Whether the task is to end without a call when it is decided: it is cancelled, or its deadline has passed."""
+        return self._router.ends_without_call(run)
+
     def _decide(self, run: TaskRun, looked_up: bool = False) -> None:
+        if run.ordering_key is not None and not self.waiting.ordering.enter(run):
+            return  # an earlier task of its key has not ended
         self._carry_out(run, self._router.route(run, looked_up))
 
     def _carry_out(self, run: TaskRun, decision: Decision) -> None:
@@ -151,6 +160,8 @@ class DispatchProcessor:
         if not (is_rated_here and self.waiting.flights.follows(run)):
             self._report.not_cached(run)
             queues.put(run, caller)
+        if run.to_relocate:
+            self.waiting.relocation.go_on(run)
 
     # What the guarded call reports
 
@@ -240,4 +251,6 @@ class DispatchProcessor:
         if self.tasks.end(run, outputs, moved):
             self._spans.end(run, outputs)
             self._partition.complete(run.source, run.offset, outputs)
+        if run.ordered is not None and run.token is None:
+            self.waiting.ordering.left(run)
         self.waiting.queues.left(run)

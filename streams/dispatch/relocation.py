@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.in_flight import InFlightTasks
+from streams.dispatch.ordering import OrderedTasks
 from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.spans import TaskSpans
 from streams.dispatch.task_run import TaskRun
@@ -25,6 +26,7 @@ class Relocation:
         partition: PartitionProcessor,
         tasks: InFlightTasks,
         unassigned: UnassignedTasks,
+        ordering: OrderedTasks,
         backlogs: Backlogs,
         report: TaskReporter,
         spans: TaskSpans,
@@ -32,6 +34,7 @@ class Relocation:
         self._partition = partition
         self._tasks = tasks
         self._unassigned = unassigned
+        self._ordering = ordering
         self._backlogs = backlogs
         self._report = report
         self._spans = spans
@@ -44,10 +47,39 @@ class Relocation:
             run = self._tasks.at(source, offset)
             if run is None:
                 waiting.append(offset)
-            elif run.token is None and (run.agent_id is not None or self._unassigned.holds(run)):
+            elif run.ordering_key is not None:
+                run.to_relocate = True
+                self.go_on(run)
+            elif run.token is None and self._is_here(run):
                 self._relocate(run)
         if waiting:
             self._to_read |= {(source, offset) for offset in self._backlogs.load_records(source, frozenset(waiting))}
+
+    def go_on(self, run: TaskRun) -> None:
+        """A task with an ordering key may be relocated now, and after it those behind it: in their order."""
+        for each in (run, *self._ordering.followers(run)):
+            self._relocate_in_order(each)
+
+    def go_on_with(self, name: str) -> None:
+        """The same of tasks that were left on their topic under this name and read back."""
+        for each in self._ordering.followers_named(name):
+            self._relocate_in_order(each)
+
+    def _relocate_in_order(self, run: TaskRun) -> None:
+        if not run.to_relocate:
+            return
+        if self._tasks.at(run.source, run.offset) is not run:  # it has ended, or waits on its topic by now
+            run.to_relocate = False
+            self.unblock(run.source, (run.offset,))
+        elif (
+            run.token is None and self._ordering.may_relocate(run) and (self._is_here(run) or self._ordering.waits(run))
+        ):
+            run.to_relocate = False
+            self._relocate(run)
+
+    def _is_here(self, run: TaskRun) -> bool:
+        """Whether it is called here, or waits here for an agent; not one whose agent is looked up."""
+        return run.agent_id is not None or self._unassigned.holds(run)
 
     def read_back(self, source: str, offset: int) -> None:
         """A record that waited on its topic was processed again."""

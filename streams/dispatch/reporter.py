@@ -165,8 +165,9 @@ class TaskReporter:
     def relocated(self, run: TaskRun, token: str) -> Output:
         """The record that takes this one's place while the task goes on; another owner would begin it again."""
         return self._context.recorder.relocate(
-            run.record, run.task_id, run.agent_id or run.chosen, run.carried(), token, self._context.wall_ms()
-        )
+            run.record, run.task_id, run.agent_id or run.chosen, run.carried(), token, self._context.wall_ms(),
+            "" if run.ordering_key is None else f"{run.first_record.topic}/{run.first_record.offset}",
+        )  # fmt: skip
 
     def _event(
         self, kind: EventType, subject: str, data: dict[str, Any], tail: str = "", span: WorkSpan | None = None

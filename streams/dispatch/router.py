@@ -5,7 +5,7 @@ task ids, since two records with one id must not both pass. The balancer chooses
 
 A task that names its agent is answered once in the partition that owns the agent, whether the agent is registered or not. A
 task that names capabilities is checked in the partition of its own id first: only there can a second record of it be noticed,
-whichever agent is chosen for it.
+whichever agent is chosen for it. With an ordering key that is the partition of the key, where the tasks of a key meet.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Router:
         """Another agent for a task whose agent takes no call; None if it named its agent, or there is no other."""
         if not run.any_agent or run.token is not None or run.cancelled or run.judged is not None:
             return None
+        if run.ordering_key is not None:
+            return None  # later tasks of its key would be called at another agent than it, or before it
         if run.reroutes >= MAX_REROUTES or run.hops >= MAX_HOPS - 1:
             return None
         agent = self._context.balancer.choose(run.task, without=(run.agent_id or "",))
@@ -56,6 +58,10 @@ class Router:
             return forward
         self._tasks.release(run, run.agent_id or "")
         return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
+
+    def ends_without_call(self, run: TaskRun) -> bool:
+        """Whether it is cancelled, has expired or is too large: then it fails when it is routed."""
+        return self._unwanted(run) is not None
 
     def _to_judge(self, run: TaskRun, judge: str, looked_up: bool) -> Decision:
         """The task has its answer: another agent judges it. Its id is claimed apart from tasks for that agent."""
@@ -100,7 +106,7 @@ class Router:
     def _by_capability(self, run: TaskRun, looked_up: bool) -> Decision:
         # A record that carries an agent was checked before that was chosen: checked again, it would be its own duplicate.
         if not run.chosen:
-            forward = self._away(run, run.task_id, None)
+            forward = self._away(run, run.ordering_key or run.task_id, None)
             if forward is not None:
                 return forward
             if not self._tasks.claim(run, "", outlives=True):
@@ -108,7 +114,10 @@ class Router:
         if (error := self._unwanted(run)) is not None:
             return self._fail(run, error)
         balancer = self._context.balancer
-        agent = (self._context.agents.get(run.chosen) if run.chosen else None) or balancer.choose(run.task)
+        agent = self._context.agents.get(run.chosen) if run.chosen else None
+        if agent is None:
+            key = run.ordering_key
+            agent = balancer.choose(run.task) if key is None else balancer.choose_for_key(run.task, key)
         if agent is not None:
             return self._to(run, agent)
         known = balancer.capable(run.task)
@@ -120,6 +129,9 @@ class Router:
         forward = self._away(run, agent.id, agent.id)
         if forward is not None:
             return forward
+        if run.ordering_key is not None and run.chosen != agent.id:
+            # As from any other partition: once it names its agent, it takes its place among the tasks of its key there.
+            return Forward(self._number, agent.id, agent.id)
         return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
 
     def _fail(self, run: TaskRun, error: AgentError) -> Decision:

@@ -19,6 +19,7 @@ from streams.rules.dispatch.builtins import asked_of
 from streams.rules.dispatch.deadlines import deadline_ms
 from streams.rules.dispatch.judging import Judged, judge_body, read_judged
 from streams.rules.dispatch.memory_budget import TASK_BYTES
+from streams.rules.dispatch.ordering import LogPosition, first_record_of
 from streams.rules.plans.run import looks_like_step, step_of
 from streams.rules.plans.task_plans import refuse_step
 from streams.rules.records import Carried, EchoedMetadata, Output
@@ -37,8 +38,11 @@ from streams.rules.source_record import (
 from streams.rules.tracing.trace import trace_of
 
 if TYPE_CHECKING:
+    from streams.dispatch.ordered_key import OrderedKey
     from streams.settings import Settings
     from streams.tracing.spans import WorkSpan
+
+_NO_RECORD = LogPosition("tasks", 0)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -79,6 +83,14 @@ class TaskRun(PendingCall):
     """Names the record that takes this one's place, until it has come."""
     ending: tuple[list[Output], bool] | None = None
     """Its end, if it came before that record."""
+    ordering_key: str | None = None
+    """Tasks with the same one are called one at a time at an agent."""
+    first_record: LogPosition = _NO_RECORD
+    """Of a task with an ordering key: where its record lay before it was relocated."""
+    ordered: OrderedKey | None = None
+    """The tasks of its key, while it is one of them."""
+    to_relocate: bool = False
+    """Its record is to be relocated as soon as those of its key before it are."""
     span: WorkSpan | None = None
     """Of the work on it; None: spans are off."""
 
@@ -149,6 +161,8 @@ def read_task(record: SourceRecord, now: float, now_ms: int, settings: Settings)
         hops=(own_header(record.headers, HOPS_HEADER) or 0) if internal else 0,
         chosen=(header(record.headers, AGENT_HEADER) or "") if internal else "",
         judged=judged,
+        ordering_key=metadata.ordering_key,
+        first_record=_NO_RECORD if metadata.ordering_key is None else first_record_of(record),
     )
 
 

@@ -20,6 +20,8 @@ from streams.dispatch.context import DispatchContext
 from streams.dispatch.explain import Explainer
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.look_ups import LookUps
+from streams.dispatch.ordered_key import PREFIX as ORDERED
+from streams.dispatch.ordering import OrderedTasks
 from streams.dispatch.partition_state import PartitionState
 from streams.dispatch.relocation import Relocation
 from streams.dispatch.reporter import TaskReporter
@@ -53,6 +55,10 @@ class TaskSteps(Protocol):
         """A task that ends without a call."""
         ...
 
+    def ends_without_call(self, run: TaskRun) -> bool:
+        """Whether the task is to end without a call when it is decided: it is cancelled, or its deadline has passed."""
+        ...
+
 
 class WaitingTasks:
     """`held`: nothing is given back any more."""
@@ -76,8 +82,14 @@ class WaitingTasks:
         self.unassigned = UnassignedTasks(context.memory, self.backlogs, self._still_waits, self._expire, self._leave)
         self.flights = SingleFlight(self._lead, self._expire)
         self._look_ups = LookUps(context.agents.catch_up, self._looked_up)
-        self.relocation = Relocation(partition, tasks, self.unassigned, self.backlogs, report, spans)
-        self.explainer = Explainer(self.queues, self.unassigned, self.flights, self.backlogs, context.wall_ms)
+        self.ordering = OrderedTasks(
+            context.memory, self.backlogs, self._turn, steps.ends_without_call, self._leave,
+            lambda: partition.caught_up("parked"),
+        )  # fmt: skip
+        self.relocation = Relocation(partition, tasks, self.unassigned, self.ordering, self.backlogs, report, spans)
+        self.explainer = Explainer(
+            self.queues, self.unassigned, self.flights, self.ordering, self.backlogs, context.wall_ms
+        )
 
     def for_agent(self, run: TaskRun) -> None:
         """None can take it now."""
@@ -88,6 +100,11 @@ class WaitingTasks:
         """The topic of agents is read to its end first."""
         self._look_ups.start(run)
 
+    @property
+    def room(self) -> bool:
+        """Whether another task may come."""
+        return self.backlogs.room and self.ordering.room
+
     def ended(self, run: TaskRun) -> None:
         """The task waits for nothing any more."""
         self.flights.left(run)
@@ -97,7 +114,9 @@ class WaitingTasks:
         """A task that waits ends now, wherever that is; a call under way is cut off."""
         self.backlogs.load_task(task_id)  # what waits on its topic is decided again, and then found to be cancelled
         for run in self._tasks.of(task_id):
-            if self.flights.waits(run) or self.unassigned.holds(run):
+            if self.ordering.waits(run):
+                self._steps.decide_again(run)
+            elif self.flights.waits(run) or self.unassigned.holds(run):
                 self._steps.on_finished(run, Cancelled(""))
             elif run.agent_id in self.queues.callers:
                 self.queues.callers[run.agent_id].cancel(run)
@@ -114,29 +133,45 @@ class WaitingTasks:
         self.hold()
         self.queues.close()
         self.unassigned.close()
+        self.ordering.close()
         self.backlogs.close()
         self.flights.clear()
 
     def _leave(self, run: TaskRun) -> None:
         """The record stays on its topic: forget the run, it is read again when it is its turn."""
         self.flights.left(run)
+        if run.ordering_key is not None:
+            self.ordering.set_aside(run)
         self._tasks.leave(run)
+
+    def _turn(self, run: TaskRun) -> None:
+        """Those of its key before it have ended, or its deadline has passed."""
+        if not self.held:
+            self._steps.decide_again(run)
+            self.relocation.go_on(run)
 
     def _read_back(self, key: str, source: str, record: ConsumerRecord) -> None:
         if not self.held:
+            self.ordering.returns(source, record.offset)
             # One that waits for an agent was looked up when it first came.
             self._steps.process_again(source_record_of(source, record), key, key.startswith(UNASSIGNED))
+            self.ordering.returned(source, record.offset)
         self.relocation.read_back(source, record.offset)
 
     def _loaded(self, key: str) -> None:
         self.queues.loaded(key)
         self.unassigned.loaded(key)
+        if key.startswith(ORDERED):
+            self.relocation.go_on_with(key)
+            self.ordering.loaded(key)
 
     def _lost(self, source: str, offset: int) -> None:
         """The record is gone from its topic (retention, deleted records) before it was its turn."""
         log.error("a waiting task is gone from its topic: its retention is shorter than the wait",
                   topic=source, partition=self._partition.number, offset=offset)  # fmt: skip
         self.relocation.lost(source, offset)
+        self.ordering.returns(source, offset)
+        self.ordering.returned(source, offset)
         self._partition.complete(source, offset, [])
 
     def _looked_up(self, run: TaskRun) -> None:

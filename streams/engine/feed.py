@@ -186,9 +186,15 @@ class Feed:
             await asyncio.sleep(FAILED_PAUSE_S)  # a group's error comes at once, again and again
             return
         self._failing_since = None
-        if not batches:
-            await self._skip_markers(wanted)
+        behind = [tp for tp in wanted if tp not in batches and self._is_behind(tp)] if batches else wanted
+        if behind:
+            await self._skip_markers(behind)
         self._accept(batches)
+
+    def _is_behind(self, tp: TopicPartition) -> bool:
+        """Whether its handler waits until all records of before this owner have come: the last ones may be markers."""
+        processor = self._processors.get(tp.partition)
+        return processor is not None and self._names[tp.topic] in processor.behind
 
     def _accept(self, batches: dict[TopicPartition, list[ConsumerRecord]]) -> None:
         for tp, records in batches.items():

@@ -45,6 +45,7 @@ class Head(NamedTuple):
     """Where a topic partition begins: offset, offset map, and whether that was committed (or is the log's beginning).
 
     `end`: where the log ended, if the group never committed and might as well begin there. `log`: which log that is.
+    `log_end`: where the log ended, as readers of committed records see it.
     """
 
     offset: int
@@ -52,6 +53,7 @@ class Head(NamedTuple):
     committed: bool
     end: int | None = None
     log: KeptOffset = KeptOffset(0)
+    log_end: int = 0
 
 
 class PartitionProcessor:
@@ -100,6 +102,9 @@ class PartitionProcessor:
         self._loop_task: asyncio.Task[None] | None = None
         self._skipped: asyncio.TimerHandle | None = None
         self._handler_closed = self._log_news = False
+        self._ends: dict[str, int] = {}
+        self.behind: set[str] = set()
+        """Topics that the handler waits for, see `caught_up`."""
 
     @property
     def in_flight(self) -> int:
@@ -114,8 +119,9 @@ class PartitionProcessor:
 
     def open(self, heads: Mapping[str, Head], handler: Handler) -> None:
         """Begin from what is committed."""
-        for source, (head, text, committed, _, known) in heads.items():
+        for source, (head, text, committed, _, known, log_end) in heads.items():
             tp = self.partitions[source]
+            self._ends[source] = log_end
             try:
                 done = offset_map.decode(tp.topic, tp.partition, head, text)
             except offset_map.MapError as error:
@@ -138,6 +144,14 @@ class PartitionProcessor:
         """The offset before which everything has come from a topic."""
         newest, taken = self.newest.get(source), self.ledgers[source].next
         return taken if newest is None else max(taken, newest.offset + 1)
+
+    def caught_up(self, source: str) -> bool:
+        """Whether every record of `source` that was there when this owner began has been handed over."""
+        if self.ledgers[source].next >= self._ends[source]:
+            self.behind.discard(source)
+            return True
+        self.behind.add(source)
+        return False
 
     def full(self, source: str) -> bool:
         """Whether more waits for its commit than memory, or `source`'s offset map in a commit, should hold."""
@@ -253,15 +267,15 @@ class PartitionProcessor:
             self._on_lost(self, error)
 
     async def _commit(self) -> None:
-        finished, self._finished = self._finished, []
+        self._record_finished()
+        for source in self.ledgers:
+            self._unblock(source)  # also without intake: what finishes out of order makes a map grow
+        # What that finished goes along: its handler's changes, below, already say that its ids were dealt with.
+        self._record_finished()
         outputs, self._outputs = self._outputs, []
         self._committing_bytes, self._waiting_bytes = self._waiting_bytes, 0
         self._dirty.clear()
         self._hurry.clear()
-        for source, offset in finished:
-            self.ledgers[source].done(offset)
-        for source in self.ledgers:
-            self._unblock(source)  # also without intake: what finishes out of order makes a map grow
         offsets: Offsets = {}
         states: dict[str, tuple[int, str]] = {}
         for source, ledger in self.ledgers.items():
@@ -295,6 +309,11 @@ class PartitionProcessor:
             told()
         if self.waiting:
             self._on_room(self)
+
+    def _record_finished(self) -> None:
+        finished, self._finished = self._finished, []
+        for source, offset in finished:
+            self.ledgers[source].done(offset)
 
     async def drain(self, timeout_s: float) -> None:
         """Let what runs finish, at most `timeout_s` seconds, and commit it; cut off the rest. Then the partition is closed."""

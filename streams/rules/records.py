@@ -25,6 +25,7 @@ from streams.rules.source_record import (
     INTERNAL_SOURCES,
     JUDGED_HEADER,
     MOVED_HEADER,
+    ORDER_HEADER,
     ORIGIN_HEADER,
     OWN_HEADERS,
     TASK_HEADER,
@@ -375,13 +376,24 @@ class Recorder:
         return self.event("task:duplicate", task_id, {"taskId": task_id, **place}, now_ms, tail=tail)
 
     def relocate(
-        self, record: SourceRecord, task_id: str, agent_id: str, carried: Carried, token: str, now_ms: int
+        self,
+        record: SourceRecord,
+        task_id: str,
+        agent_id: str,
+        carried: Carried,
+        token: str,
+        now_ms: int,
+        first_record: str = "",
     ) -> Output:
         """The same bytes to the end of the `parked` topic of the same partition, so that the commit can pass the record.
 
         `token`: tells the owner which of its tasks the new record carries on. `agent_id`: empty while none is chosen.
+
+        `first_record`: where the record lay first, if its task has an ordering key.
         """
         own_headers = carried.own_headers() | {AGENT_HEADER: agent_id, TASK_HEADER: task_id, MOVED_HEADER: token}
+        if first_record:
+            own_headers[ORDER_HEADER] = first_record
         output = self._moved("parked", agent_id or task_id, record, own_headers, record.partition, now_ms)
         if output.size <= RELOCATABLE_BYTES:  # `tasks` took the record, and `parked` takes the same sizes
             output.fallback = None

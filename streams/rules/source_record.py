@@ -17,6 +17,7 @@ TASK_HEADER = "parallax-task"
 MOVED_HEADER = "parallax-moved"
 SPAN_HEADER = "parallax-span"
 JUDGED_HEADER = "parallax-judged"
+ORDER_HEADER = "parallax-order"
 INTERNAL_SOURCES = ("dispatch", "parked")
 """Topics that workers alone write: their headers are believed."""
 OWN_HEADERS = frozenset(
@@ -30,6 +31,7 @@ OWN_HEADERS = frozenset(
         MOVED_HEADER,
         SPAN_HEADER,
         JUDGED_HEADER,
+        ORDER_HEADER,
     )
 )
 

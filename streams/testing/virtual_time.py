@@ -327,6 +327,10 @@ class _Partition:
         """There may be room."""
         self._loop.call_soon(self._pump)
 
+    def caught_up(self, source: str) -> bool:
+        """There was no owner before."""
+        return True
+
     def touch(self) -> None:
         """Nothing is stored."""
 

@@ -42,4 +42,10 @@ HOLES = (
     _hole("N2", "a task that was forwarded five times is done in a partition that does not own its agent", "mix", "owner", 153),
     _hole("N3", "a call that was cut off counts from that moment, though its request arrives at the agent later", "mix",
           "rate limit", 265),
+    _hole("O1", "tasks of one ordering key are called beside each other and out of order", "conversations",
+          "one at a time,order of calls,order of answers", 1),
+    _hole("O2", "a new owner begins a task of a key before one that was relocated", "conversations",
+          "order of calls,order of answers", 1),
+    _hole("O3", "relocated again, a task of a key comes after later ones", "conversations",
+          "order of calls,order of answers", 1),
 )  # fmt: skip

@@ -12,11 +12,14 @@ from typing import Any
 
 from agents_io.caller import Caller
 from agents_io.rules.agent_queue import AgentQueue
+from streams.dispatch import task_run
 from streams.dispatch.coalescing import SingleFlight
 from streams.dispatch.decisions import Decision, Duplicate, Fail, Forward
 from streams.dispatch.in_flight import InFlightTasks
+from streams.dispatch.ordering import OrderedTasks
 from streams.dispatch.router import Router
 from streams.engine.partition_processor import PartitionProcessor
+from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
 from tests.simulation.node import Surroundings
 
@@ -117,6 +120,21 @@ def _cut_off_calls_have_arrived() -> None:
     AgentQueue.finish = as_if_answered  # type: ignore[method-assign]
 
 
+def _no_order() -> None:
+    """O1: tasks with an ordering key went to their agent's queue like all others."""
+    OrderedTasks.enter = lambda self, run: True  # type: ignore[method-assign]
+
+
+def _relocated_tasks_are_not_waited_for() -> None:
+    """O2: a new owner began with whatever it read first."""
+    PartitionProcessor.caught_up = lambda self, source: True  # type: ignore[method-assign]
+
+
+def _a_relocated_task_is_as_old_as_its_record() -> None:
+    """O3: the new record of a task did not say where its first one lay."""
+    task_run.first_record_of = lambda record: LogPosition(record.topic, record.offset)
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "F1": _refusals_claim_the_id_again,
     "F2": _leaders_that_wait_stay_leaders,
@@ -126,5 +144,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "F9": _calls_cut_off_are_forgotten,
     "N2": _done_in_the_wrong_partition,
     "N3": _cut_off_calls_have_arrived,
+    "O1": _no_order,
+    "O2": _relocated_tasks_are_not_waited_for,
+    "O3": _a_relocated_task_is_as_old_as_its_record,
 }
 """By the name of the hole in `holes.py`."""

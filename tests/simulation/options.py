@@ -36,6 +36,12 @@ class Options:
     plans: float = 0.05
     questions: int = 50
     """How many different payloads there are."""
+    ordered: float = 0.25
+    """Share of tasks with an ordering key."""
+    keys: int = 6
+    """How many different ordering keys there are."""
+    relocated: bool = False
+    """Records that hold a commit back are relocated early."""
     big_numbers: bool = False
     """Payloads hold integers that a double cannot."""
     late_requests: bool = False
@@ -83,6 +89,10 @@ PROFILES: dict[str, Options] = {
     "stops": Options(
         faults=("stop",), every=1.5, duplicates=0.0, agent_s=0.5, agent_limits=(1000, 10.0, 3),
         settings=(("dispatch.drain_timeout", 1000), ("dispatch.stop_timeout", 2000)),
+    ),
+    "conversations": Options(
+        ordered=0.8, keys=4, relocated=True, faults=("kill", "kill", "stop", "freeze", "sick", "outage"), every=2.5, rate=20.0,
+        plans=0.0, agent_s=0.1, settings=(("dispatch.max_held_bytes", 50_000),),
     ),
     "confidence": Options(samples=3, judged=True, rate=10.0),  # more would wait for longer than a run lasts
     "quiet": Options(faults=()),

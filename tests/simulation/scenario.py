@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 from schemas.topics import TOPICS, dead_letter_topics, full_name
+from streams.rules.engine import ledger
 from streams.settings import Settings
 from tests.simulation.agents import Limits, SimAgent
 from tests.simulation.broker import Broker, Stored
@@ -30,6 +31,8 @@ PARTITIONS = 4
 LEFT_OUT = ("aggregates", "calibrations", "anomalies")
 """Topics of the statistics, which this world does not run."""
 LOOK_S = 5.0
+RELOCATED_EARLY = 0.006
+"""Of an offset map's limit: a few records done out of order."""
 REST_S = 40.0
 """After the last answer: time for commits, delayed records and timers to come to rest."""
 PATIENCE_S = {"task": 290.0, "attempt": 900.0}
@@ -92,6 +95,8 @@ class Scenario:
         self.broker = Broker(self.world, counts)
         self.settings = self._settings()
         self.shared = Surroundings(self.world, self.network, self.broker, self.settings, {})
+        if options.relocated:
+            ledger.RELIEF = RELOCATED_EARLY
         self.network.holds_up = options.late_requests or options.in_place
         self.shared.repeats_in_place |= options.in_place
         self._made = 0

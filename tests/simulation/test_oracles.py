@@ -93,6 +93,21 @@ def _raised(one: Scenario) -> None:
     one.world.errors.append("1.0 w1: boom")
 
 
+def _disorder(one: Scenario) -> None:
+    early, late, *_ = (call for call in _calls(one) if call.task_id in one.traffic.tasks)
+    for call in (early, late):
+        one.traffic.tasks[call.task_id].ordered = "key", 0
+        one.traffic.tasks[call.task_id].body["target"] = _called(one)
+        call.node, call.ended_at = "w1", late.begun_at + 2.0
+    early.begun_at = late.begun_at + 1.0
+
+
+def _answers_out_of_order(one: Scenario) -> None:
+    for sent in one.traffic.tasks.values():
+        sent.ordered = "key", 0
+        sent.body["target"] = "ag0"
+
+
 CASES: list[tuple[Callable[[Scenario], None], set[str]]] = [
     (_twice, {"doubled task"}),
     (_forgotten, {"lost task", "lost plan"}),
@@ -104,6 +119,8 @@ CASES: list[tuple[Callable[[Scenario], None], set[str]]] = [
     (_more_calls, {"rate limit", "concurrency", "attempts"}),
     (_hurry, {"retry-after", "open circuit"}),
     (_stray, {"owner"}),
+    (_disorder, {"one at a time", "order of calls"}),
+    (_answers_out_of_order, {"order of answers"}),
     (_unread, {"leftover"}),
     (_closed, {"owners"}),
     (_raised, {"error"}),

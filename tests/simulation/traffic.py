@@ -28,6 +28,8 @@ class Sent:
     sent_at: list[float] = field(default_factory=list)
     cancelled_at: float | None = None
     expires_s: float | None = None
+    ordered: tuple[str, int] | None = None
+    """Ordering key, and the partition that all of its records are written to; None: it has no key."""
     lost: bool = False
     """A log lost a record of it: it need not be answered."""
 
@@ -51,6 +53,7 @@ class Traffic:
         self._world, self._broker, self._options, self._prefix = world, broker, options, prefix
         self._window_s = window_s
         self._rng = world.rng("traffic")
+        self._key_rng = world.rng("ordering keys")
         self._rate = options.rate or self._rng.choice((10.0, 40.0, 120.0))
 
     def begin(self) -> None:
@@ -69,12 +72,12 @@ class Traffic:
     def _task(self) -> None:
         rng, options = self._rng, self._options
         name = f"t{len(self.tasks)}"
-        number = rng.randrange(options.questions)
+        question = rng.randrange(options.questions)
         metadata: dict[str, Any] = {"timeout": rng.choice((3000, 10_000, 30_000)), "retries": rng.choice((0, 1, 2))}
         body: dict[str, Any] = {
             "id": name,
             "type": "agent",
-            "payload": {"q": BIG + number if options.big_numbers else number},
+            "payload": {"q": BIG + question if options.big_numbers else question},
             "metadata": metadata,
         }
         kind = rng.random()
@@ -97,9 +100,18 @@ class Traffic:
         if options.time == "attempt" and (rng.random() < 0.8 or hopeless):  # else it waits for its agent for a day
             metadata["expiresIn"] = rng.choice((2000, 10_000, 30_000))
             sent.expires_s = metadata["expiresIn"] / 1000
-        self._produce(name, rng.randrange(self._partitions) if rng.random() < 0.3 else None)
+        number = rng.randrange(self._partitions) if rng.random() < 0.3 else None
+        if self._key_rng.random() < options.ordered:
+            key = self._key_rng.randrange(options.keys)
+            metadata["orderingKey"] = f"k{key}"
+            # As users do: the record's key is the agent (only for some, others have it forwarded), or the ordering key.
+            written_by = body.get("target") if key % 2 else None
+            number = partition_for((written_by or f"k{key}").encode(), self._partitions)
+            sent.ordered = f"k{key}", number
+        self._produce(name, number)
         if rng.random() < options.duplicates:
-            self._again(sent, lambda: self._produce(name, rng.randrange(self._partitions)))
+            again = rng.randrange(self._partitions) if sent.ordered is None else number
+            self._again(sent, lambda: self._produce(name, again))
         if rng.random() < options.cancels:
             self._world.at(rng.random() * 3, lambda: self._cancel(sent, taskId=name))
 

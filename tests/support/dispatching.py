@@ -46,6 +46,11 @@ class FakePartition:
         self.touched = 0
         self.ended: list[tuple[str, int, list[Output]]] = []
         self.after: list[Callable[[], None]] = []
+        self.is_caught_up = True
+
+    def caught_up(self, source: str) -> bool:
+        """Whether the relocated records of earlier owners have come."""
+        return self.is_caught_up
 
     def afterwards(self, told: Callable[[], None]) -> None:
         """Keep it: nothing is committed here but by `commit`."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from schemas.codec import Rejected, decode
 from schemas.messages import ErrorCode, Plan, Task
+from streams.broker.client import task_key
 from streams.client.errors import InvalidTask, TaskFailed, failure_of
 from streams.client.history import sent_again
 from streams.client.mapping import Tolerance
@@ -219,3 +220,20 @@ def test_tolerance_must_be_a_share() -> None:
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(InvalidTask, match="tolerate"):
             Tolerance(bad, None)
+
+
+@pytest.mark.parametrize(("target", "key"), [("a1", b"a1"), (None, b"chat-7"), ("function:double", b"chat-7")])
+def test_tasks_of_an_ordering_key_go_to_one_partition(target: str | None, key: bytes) -> None:
+    """That of their agent, or if they name none that of the key."""
+    capabilities = None if target else ["sum"]
+    request = task_request("t", target, 1, capabilities=capabilities, metadata={"ordering_key": "chat-7"})
+    assert request.key == key
+    assert json.loads(request.value)["metadata"] == {"orderingKey": "chat-7"}
+    assert task_key(Task.model_validate_json(request.value)) == key
+
+
+@pytest.mark.parametrize("key", ["", "x" * 257, 5])
+def test_an_ordering_key_is_text_of_bounded_length(key: Any) -> None:
+    """Refused before it is sent."""
+    with pytest.raises(InvalidTask, match="orderingKey"):
+        task_request("t", "a1", 1, metadata={"ordering_key": key})

@@ -463,6 +463,33 @@ async def test_markers_at_the_end_are_passed(rig: MakeRig) -> None:
     await until(lambda: one.committed() == 5)
 
 
+async def test_markers_are_passed_under_traffic_if_a_handler_waits_for_them(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something comes with each poll, so that no poll finds nothing."""
+    one = await rig()
+    parked = TopicPartition("t.parked", 0)
+    one.consumer.write(parked, 2)
+    one.consumer.beyond[parked] = 3
+    poll = one.consumer.getmany
+
+    async def finds_something(*partitions: TopicPartition, **options: Any) -> Any:
+        await asyncio.sleep(0.01)
+        if TASKS in partitions:
+            one.consumer.write(TASKS, 1)
+        return await poll(*partitions, **options)
+
+    monkeypatch.setattr(one.consumer, "getmany", finds_something)
+    await one.ready()
+    processor = one.engine.processors[0]
+    assert not processor.caught_up("parked")
+    one.consumer.write(TASKS, 1)
+    before = len(one.consumer.logs[TASKS])
+    await until(lambda: processor.caught_up("parked"), 5.0)
+    assert processor.ledgers["parked"].next == 5
+    assert len(one.consumer.logs[TASKS]) < before + 5, "as many polls found something, and none found nothing"
+
+
 @pytest.mark.parametrize(("exact", "head"), [(True, 0), (False, 50)])
 async def test_a_committed_offset_beyond_the_log(rig: MakeRig, exact: bool, head: int) -> None:
     """The topic was made anew: from its beginning, if the broker's end offsets can be believed."""

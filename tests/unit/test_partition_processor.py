@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import pytest
 from aiokafka.structs import TopicPartition
@@ -11,7 +11,7 @@ from aiokafka.structs import TopicPartition
 from streams.engine import partition_processor as module
 from streams.engine.commit import CommitFailed
 from streams.engine.partition_processor import Head, PartitionProcessor
-from streams.rules.engine import offset_map
+from streams.rules.engine import ledger, offset_map
 from streams.rules.engine.pacing import FULL_BATCH
 from streams.rules.records import Output
 from tests.support.partition_fakes import FakeCommitter, FakeHandler, intake, partitions
@@ -498,3 +498,38 @@ async def test_closing_ends_the_commit_loop_in_the_turn_in_which_a_batch_is_full
     closing = asyncio.create_task(one.partition.close())
     await asyncio.wait([closing], timeout=5)
     assert closing.done()
+
+
+async def test_what_an_unblock_finishes_is_committed_with_what_the_handler_remembers_of_it(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relocated task's id is answered here from then on: if its new record came a commit later, a crash would lose it."""
+    monkeypatch.setattr(ledger, "RELIEF", 0.0)
+    one = rig().open()
+
+    def unblock(source: str, offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            one.partition.complete(source, offset, [out("moved")])
+            one.handler.news.append(out("remembered"))
+
+    monkeypatch.setattr(one.handler, "unblock", unblock)
+    one.track(0, 1)
+    one.partition.complete("tasks", 1, [out("answer")])
+    await until(lambda: one.committer.last() == (2, ""))
+    [first] = [keys(outputs) for outputs, _ in one.committer.commits if "remembered" in keys(outputs)]
+    assert sorted(first) == ["answer", "moved", "remembered"]
+
+
+async def test_an_owner_has_caught_up_once_all_that_was_there_before_it_was_handed_over(rig: MakeRig) -> None:
+    """Records, and markers after them; while it has not, the feed looks for markers whenever nothing of it came."""
+    one = rig()
+    heads = {source: Head(0, "", True) for source in ("tasks", "dispatch")} | {"parked": Head(4, "", True, log_end=7)}
+    one.partition.open(heads, one.handler)
+    assert one.partition.caught_up("tasks")
+    assert not one.partition.caught_up("parked")
+    assert one.partition.behind == {"parked"}
+    one.track(4, 5, source="parked")
+    assert not one.partition.caught_up("parked")
+    one.partition.passed({"parked": 7})
+    assert one.partition.caught_up("parked")
+    assert one.partition.behind == set()

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from agents_io import Answer, Declined, agent
+from agents_io.fakes.steps import answer
 from schemas.times import parse_time
 from streams import AgentRejected, NoAgent, TaskExpired, WaitTimeout
 from streams.testing import FakeAgent, VirtualTime, garbage, hang, raw, reset, status
@@ -160,3 +161,14 @@ def test_waiting_has_an_end_and_misuse_a_reason() -> None:
             v.add(lambda payload: payload)
     with pytest.raises(RuntimeError, match="with VirtualTime"):
         v.submit("a", {})
+
+
+def test_a_conversation_is_answered_one_message_at_a_time() -> None:
+    """Another one runs beside it."""
+    with VirtualTime(agents=[FakeAgent(answer(delay_s=25), id="bot")]) as v:
+        sent = [v.submit("bot", {"n": n}, ordering_key=f"chat-{n % 2}", cache=False) for n in range(6)]
+        assert all(one.result().ok for one in sent)
+        times = {call.payload["n"]: call.at for call in v.calls}
+        for n in range(4):
+            assert times[n + 2] - times[n] >= 25
+        assert abs(times[0] - times[1]) < 1

@@ -104,6 +104,19 @@ class Backlog:
         """Of all that wait here; None if nothing does."""
         return max(self._classes, default=None)
 
+    def first_order(self) -> float | None:
+        """The smallest order of all that wait here; None if nothing does."""
+        return min((waiting.orders[waiting.start] for waiting in self._classes.values()), default=None)
+
+    def any_before(self, order: float, except_source: str) -> bool:
+        """Whether tasks of a smaller order wait here whose records lie on another topic than this."""
+        number = self._sources.index(except_source) if except_source in self._sources else -1
+        return any(
+            waiting.orders[at] < order and waiting.sources[at] != number
+            for waiting in self._classes.values()
+            for at in range(waiting.start, len(waiting.orders))
+        )
+
     def add(self, task: Waiting) -> None:
         """Remember a task."""
         if task.source not in self._sources:

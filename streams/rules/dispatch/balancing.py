@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Literal
 
 Policy = Literal["confidence", "round_robin", "least_connections", "response_time", "power_of_two"]
@@ -127,6 +128,19 @@ def pick(
         if left < 0:
             return candidate
     return some[-1]
+
+
+def rendezvous(key: str, agent_ids: Iterable[str]) -> str | None:
+    """The agent of a key by rendezvous hashing: if an agent goes or comes, only its own keys change theirs.
+
+    >>> rendezvous("k", ["a", "b", "c"]) == rendezvous("k", ["c", "b", "a"]), rendezvous("k", [])
+    (True, None)
+    """
+
+    def weight(agent_id: str) -> bytes:
+        return blake2b(f"{agent_id}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+    return max(agent_ids, key=weight, default=None)
 
 
 def _two(ready: Sequence[Candidate], draw: Draw) -> tuple[Candidate, Candidate]:

@@ -65,6 +65,11 @@ WAITS: dict[str, Wait] = {
         "when the equal task ends",
         "wait; metadata.cache false makes a task stand alone",
     ),
+    "ordering": Wait(
+        "it waits behind an earlier task of its conversation (metadata.orderingKey)",
+        "when the earlier tasks with its ordering key have ended",
+        "wait, or cancel the task that holds it up; a deadline (metadata.expiresIn) bounds how long each may take",
+    ),
     "looking_for_agent": Wait(
         "the worker is choosing an agent for it",
         "within moments",

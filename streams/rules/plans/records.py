@@ -39,7 +39,7 @@ class PlanRecorder(Recorder):
     def task(self, task: dict[str, Any], value: bytes, now_ms: int, trace: Trace | None = None) -> Output:
         """A step's task (`value`: its JSON), keyed so that it lies in its agent's owner partition at once. `trace`: of its
         plan."""
-        key = (task.get("target") if task["type"] == "agent" else None) or task["id"]
+        key = (task.get("target") if task["type"] == "agent" else None) or _ordering_key(task) or task["id"]
         subject = task["id"].encode()
         headers = self._headers(TASK_TYPE, subject, subject, format_time(now_ms).encode())
         if trace is not None:
@@ -154,3 +154,9 @@ class PlanRecorder(Recorder):
     def _memory(self, key: str, kind: str, told: dict[str, Any], partition: int, now_ms: int) -> Output:
         value = pack({"app": self.app, "at": format_time(now_ms), kind: told})
         return Output(STATE, key.encode(), value, partition=partition)
+
+
+def _ordering_key(task: dict[str, Any]) -> str | None:
+    """Steps of one ordering key go to one partition, since only there is an order between them."""
+    found = (task.get("metadata") or {}).get("orderingKey")
+    return found if isinstance(found, str) else None
