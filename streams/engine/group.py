@@ -126,7 +126,8 @@ async def find_start_offsets(
                         committed=given[0], start=start.offset, end=ends[tp], reason=start.why)  # fmt: skip
         identity = KeptOffset(start.offset, "", topic_id, epoch, min(start.offset, ends[tp]))
         fresh_end = ends[tp] if start.fresh else None
-        heads[source] = Head(start.offset, start.map, start.committed, fresh_end, identity)
+        begin = begins[tp] if config.exact_ends else 0
+        heads[source] = Head(start.offset, start.map, start.committed, fresh_end, identity, begin)
     if config.from_end is not None and any(head.end is not None for head in heads.values()):
         for source in config.from_end(state):
             head = heads[source]

@@ -46,6 +46,7 @@ class FakePartition:
         self.touched = 0
         self.ended: list[tuple[str, int, list[Output]]] = []
         self.after: list[Callable[[], None]] = []
+        self.expired: list[tuple[str, int]] = []
 
     def afterwards(self, told: Callable[[], None]) -> None:
         """Keep it: nothing is committed here but by `commit`."""
@@ -60,6 +61,11 @@ class FakePartition:
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
         """Keep it."""
         self.ended.append((source, offset, list(outputs)))
+
+    def complete_expired(self, source: str, offset: int) -> None:
+        """Keep it, and that its record was gone."""
+        self.expired.append((source, offset))
+        self.complete(source, offset, [])
 
     def touch(self) -> None:
         """The handler's state changed."""
