@@ -46,7 +46,7 @@ class Head(NamedTuple):
     """Where a topic partition begins: offset, offset map, and whether that was committed (or is the log's beginning).
 
     `end`: where the log ended, if the group never committed and might as well begin there. `log`: which log that is.
-    `begin`: where the log begins, if the broker tells; records between `offset` and there are gone.
+    `begin`: where the log begins, or 0 if that is not known; records between `offset` and there are gone.
     """
 
     offset: int

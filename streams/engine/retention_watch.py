@@ -2,7 +2,7 @@
 
 In: an engine's open partitions, looked at every few seconds; the brokers' log ends, topic settings, and at times the record at
 the head of a partition. Out: `engine.ages`, for `/metrics` and `/partitions`. Retention by size is not looked at: offsets do not
-say how many bytes lie before a record. It changes nothing.
+show how many bytes lie before a record. It changes nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RetentionWatch:
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 ends = await self._ends()
-        except Exception as error:  # whatever keeps brokers from answering: the watchdog and the polls report it
+        except Exception as error:  # brokers that do not answer: the watchdog and the polls report them
             log.debug("log ends could not be read", error=repr(error))
             return
         ages, wall_ms = self._engine.ages, self._engine.wall_ms

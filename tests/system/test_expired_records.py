@@ -194,7 +194,7 @@ def test_unread_tasks_that_are_removed_are_counted_once(work: tuple[Work, thread
 
 
 def test_tasks_that_wait_on_their_topic_and_are_removed_are_counted_once(work: tuple[Work, threading.Event]) -> None:
-    """The agent hangs, and most tasks wait on their topic. Those that memory holds are answered all the same."""
+    """The agent hangs, and most tasks wait on their topic. Those that memory holds are answered nevertheless."""
     one, gate = work
     worker = one.worker()
     try:
@@ -223,7 +223,7 @@ def test_tasks_that_wait_on_their_topic_and_are_removed_are_counted_once(work: t
 
 
 def test_plans_that_are_removed_unread_are_counted_too(work: tuple[Work, threading.Event]) -> None:
-    """Three of five, while no coordinator runs. The other two end as ever."""
+    """Three of five, while no coordinator runs. The other two end normally."""
     one, gate = work
     gate.set()
     worker = one.worker("dispatch,plans")

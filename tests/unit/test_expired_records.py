@@ -140,7 +140,7 @@ async def test_a_commit_that_fails_counts_nothing(rig: MakeRig) -> None:
 
 
 async def test_a_loss_behind_work_in_flight_is_counted_once_though_the_commit_stays_before_it(rig: MakeRig) -> None:
-    """The offset map says that it is done. What is in flight ends as ever, and so does what lies in the inbox."""
+    """The offset map says that it is done. What is in flight or in the inbox ends normally."""
     one = rig().open(0, begin=0)
     assert one.ledger.track(0)
     one.partition.arrived("tasks", [intake(1), intake(2)])

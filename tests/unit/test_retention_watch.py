@@ -54,7 +54,7 @@ class Rig:
         return self._subscription.subscription.assignment.state_value(tp)
 
     async def end_offsets(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """As brokers tell them."""
+        """Where the logs end."""
         if self.broken is not None:
             raise self.broken
         return {tp: self.end if tp == TASKS else 0 for tp in tps}
@@ -153,8 +153,8 @@ async def test_a_record_that_cannot_be_read_is_as_old_as_it_is_known(rig: Rig) -
     assert rig.reads == [0]
 
 
-async def test_retention_is_asked_for_now_and_then(rig: Rig) -> None:
-    """Under the topic's full name; if it cannot be read, what was known stays, and ages are looked at all the same."""
+async def test_retention_is_read_every_few_minutes(rig: Rig) -> None:
+    """Under the topic's full name; if it cannot be read, what was known stays."""
     await rig.watch.look()
     await rig.watch.look()
     assert (rig.engine.ages.retention_ms, rig.asked) == ({"t.tasks": HOUR_MS}, 1)

@@ -116,7 +116,7 @@ class Ledger:
         """The log lost the records from `first` to before `end` before they were delivered. How many of them were not done: at
         most, since offsets of transaction markers and of what was compacted count too.
 
-        They count as done from now on, so that the next owner does not count them again.
+        They count as done from now on: the next owner must not count them again.
 
         >>> ledger = Ledger(10, [(12, 13)]); ledger.expire(10, 20), ledger.expire(10, 20), ledger.head
         (8, 0, 20)
