@@ -630,3 +630,15 @@ async def test_records_that_expired_while_no_worker_ran_are_counted_and_passed(r
     assert one.engine.expired.by_topic == {"t.parked": 0, "t.dispatch": 0, "t.tasks": 5}
     await until(lambda: one.taken == [8, 9])
     assert one.committed() == 8
+
+
+async def test_records_that_are_not_missed_do_not_expire(rig: MakeRig) -> None:
+    """As results are not missed while no plan is under way. They are passed without a report."""
+    one = await rig(from_end=lambda state: ["tasks"])
+    one.consumer.write(TASKS, 10)
+    one.consumer.store({TASKS: OffsetAndMetadata(3, "")})
+    one.consumer.delete_records(TASKS, 8)
+    await one.ready()
+    await until(lambda: one.taken == [8, 9])
+    await until(lambda: one.committed() == 8)
+    assert one.engine.expired.count(TASKS) == 0
