@@ -135,7 +135,7 @@ def _worker(role: Who, prefix: str, app_id: str, agent_topics: Sequence[str]) ->
             yield Grant("topic", name, "Write")
         if topic.dead_letters and role in _roles(topic.read_by):
             yield Grant("topic", full_name(f"dlq.{topic.name}", prefix), "Write")
-    # It looks whether all topics are there, and how large a record each takes.
+    # It looks whether all topics are there, how large a record each takes, and for how long each keeps it.
     for begin in (prefix, f"dlq.{prefix}"):
         yield Grant("topic", begin, "Describe", prefixed=True)
         if role != "stats":

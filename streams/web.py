@@ -70,6 +70,8 @@ class WebServer:
             self._log_changes,
             self.dropped_events,
             self._renewals,
+            self._expired_records,
+            self._retention_ms,
         )
         self._runner: web.AppRunner | None = None
         shown = token_to_show(settings)
@@ -254,6 +256,14 @@ class WebServer:
     def _renewals(self) -> dict[str, int]:
         return {role: engine.renewals for role, engine in self.engines().items()}
 
+    def _expired_records(self) -> dict[str, int]:
+        """Topic -> records that expired before they were worked on."""
+        return {topic: n for engine in self.engines().values() for topic, n in engine.expired.by_topic.items()}
+
+    def _retention_ms(self) -> dict[str, int]:
+        """Topic -> how long it keeps records."""
+        return {topic: ms for engine in self.engines().values() for topic, ms in engine.ages.retention_ms.items()}
+
     async def _partitions(self, request: web.Request) -> web.Response:
         rows = [
             {
@@ -263,6 +273,8 @@ class WebServer:
                 "next": place.next,
                 "inFlight": place.in_flight,
                 "lag": place.lag,
+                "oldestAge": place.oldest_ms,
+                "expired": place.expired,
                 "blocking": place.blocking(),
             }
             for place in self._partition_statuses()

@@ -33,6 +33,7 @@ EventType = Literal[
     "agent:unhealthy",
     "agent:draining",
     "dispatch:blocked",
+    "records:expired",
 ]
 
 

@@ -197,16 +197,21 @@ async def describe(settings: Settings) -> list[TopicState]:
 async def size_limits(settings: Settings) -> dict[str, int]:
     """Topic (short name) to the bytes a batch on it may have, for every topic there is. Raises `TopicsError`, `KafkaError`."""
     names = [topic.name for topic in TOPICS] + list(dead_letter_topics())
+    limits = {}
+    for name, config in (await topic_configs(settings, names)).items():
+        text = config.get("max.message.bytes") or ""
+        if text.isdecimal():
+            limits[name] = int(text)
+    return limits
+
+
+async def topic_configs(settings: Settings, names: Collection[str]) -> dict[str, Mapping[str, str]]:
+    """The settings of those of these topics (short names) that are there. Raises `TopicsError`, `KafkaError`."""
     full = {full_name(name, settings.topic_prefix): name for name in names}
     async with _admin(settings) as admin:
         existing = await _metadata(admin)
         configs = await _configs(admin, [name for name in full if name in existing])
-    limits = {}
-    for name, config in configs.items():
-        text = config.get("max.message.bytes") or ""
-        if name in full and text.isdecimal():
-            limits[full[name]] = int(text)
-    return limits
+    return {full[name]: config for name, config in configs.items() if name in full}
 
 
 def differences(want: Mapping[str, str], have: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:

@@ -7,6 +7,7 @@ In: settings. Out: one row a check. Exit 3 when no broker answers, 1 when a chec
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -27,9 +28,10 @@ def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, outpu
     """Check the broker, the topics and what they allow.
 
     The broker answers; the addresses it gives out can be reached from here; this user may do what a worker does; the topics
-    are as in the table; this machine's clock agrees with the brokers'; it has transactions, without which results are
-    at-least-once; no other workers use the same group or the same topics under another app id. The files of grpc_tls can be
-    used, if any are set; no address beyond this machine is open to everybody; tokens of web_auth can be read.
+    are as in the table, and keep tasks as long as tasks may wait; this machine's clock agrees with the brokers'; it has
+    transactions, without which results are at-least-once; no other workers use the same group or the same topics under another
+    app id. The files of grpc_tls can be used, if any are set; no address beyond this machine is open to everybody; tokens of
+    web_auth can be read.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     rows, code = asyncio.run(_examine(settings))
@@ -56,6 +58,7 @@ async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
         rows.append(topics)  # else those that may not be seen look missing
     if topics["state"] == "ok":
         rows += await _clock(settings)
+        rows += await _retention(settings)
     rows.append(await _guarantee(settings))
     rows += await _neighbours(settings)
     rows += _port_of_agents(settings) + _open_addresses(settings)
@@ -181,6 +184,38 @@ async def _topics(settings: Settings) -> dict[str, Any]:
     except (TopicsMissing, TopicsError) as error:
         return _row("topics", "failed", str(error))
     return _row("topics", "ok", f"all there, {partitions} partitions of tasks")
+
+
+async def _retention(settings: Settings) -> list[dict[str, Any]]:
+    """Topics that keep tasks for less time than tasks may wait. Nothing to say if there are none."""
+    from aiokafka.errors import KafkaError
+
+    from schemas.topics import INTAKE, full_name
+    from streams.broker.retention import retention_ms
+    from streams.broker.topics_admin import TopicsError
+
+    try:
+        found = await retention_ms(settings, INTAKE)
+    except (KafkaError, TopicsError, TimeoutError, OSError):
+        return []  # what is wrong with the brokers other checks report
+    named = {full_name(name, settings.topic_prefix): ms for name, ms in found.items()}
+    sentences = short_retentions(named, settings.dispatch.max_wait)
+    return [_row("retention", "warning", sentence) for sentence in sentences]
+
+
+def short_retentions(retention_ms: Mapping[str, int], max_wait_ms: int) -> list[str]:
+    """One sentence for each topic from which Kafka may remove tasks that still wait. `max_wait_ms`: 0 is without limit.
+
+    >>> short_retentions({"p.tasks": 3_600_000, "p.parked": 90_000_000}, 86_400_000)
+    ['p.tasks keeps records for 1 h, but tasks may wait 24 h (dispatch.max_wait): raise its retention.ms']
+    """
+    wait = f"{max_wait_ms / 3_600_000:.3g} h" if max_wait_ms else "without limit"
+    return [
+        f"{topic} keeps records for {ms / 3_600_000:.3g} h, but tasks may wait {wait} (dispatch.max_wait): "
+        "raise its retention.ms"
+        for topic, ms in retention_ms.items()
+        if not max_wait_ms or ms < max_wait_ms
+    ]
 
 
 async def _guarantee(settings: Settings) -> dict[str, Any]:

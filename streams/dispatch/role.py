@@ -35,6 +35,7 @@ from streams.agents.template_file import load_templates
 from streams.agents.transports import together
 from streams.broker.kafka import client_options
 from streams.broker.neighbours import watch as watch_neighbours
+from streams.broker.retention import retention_ms
 from streams.dispatch.agent_monitor import AgentMonitor
 from streams.dispatch.balancer import Balancer
 from streams.dispatch.block_watch import BlockWatch
@@ -52,6 +53,7 @@ from streams.engine.event_sink import EventSink
 from streams.engine.follower import Follower
 from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
+from streams.engine.retention_watch import RetentionWatch
 from streams.engine.supervised import supervised
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.gateway.service import GatewayService
@@ -172,6 +174,9 @@ class DispatchRole:
             "watchdog": Watchdog(engine, settings.stall_after / 1000).run,
             "neighbours": lambda: watch_neighbours(self._settings),
             "log-check": LogCheck(engine, settings.stall_after / 1000 / LOOKS, self._reader.read).run,
+            "retention-watch": RetentionWatch(
+                engine, self._reader.read, lambda: retention_ms(self._settings, INTAKE)
+            ).run,
             "lease-expirer": LeaseExpirer(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run,
         }
         for name, run in running.items():
@@ -225,6 +230,7 @@ class DispatchRole:
             on_assigned=self._batcher.forget_partition_counts,
             before_open=self.agents.catch_up,  # after an outage what is known of the agents may be old
             wall_ms=self._now_ms,
+            event=self._context.recorder.event,
         )
 
     def _committer(self, number: int, consumer: AIOKafkaConsumer) -> Committer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import structlog
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.errors import AgentError, Cancelled, Expired
@@ -32,8 +31,6 @@ from streams.dispatch.unassigned import UnassignedTasks
 from streams.engine.handler import source_record_of
 from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.source_record import SourceRecord
-
-log = structlog.get_logger(__name__)
 
 
 class TaskSteps(Protocol):
@@ -167,12 +164,10 @@ class WaitingTasks:
 
     def _lost(self, source: str, offset: int) -> None:
         """The record is gone from its topic (retention, deleted records) before it was its turn."""
-        log.error("a waiting task is gone from its topic: its retention is shorter than the wait",
-                  topic=source, partition=self._partition.number, offset=offset)  # fmt: skip
         self.relocation.lost(source, offset)
         self.ordering.returns(source, offset)
         self.ordering.returned(source, offset)
-        self._partition.complete(source, offset, [])
+        self._partition.complete_expired(source, offset)
 
     def _looked_up(self, run: TaskRun) -> None:
         if not self.held and self._tasks.at(run.source, run.offset) is run:

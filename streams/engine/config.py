@@ -30,6 +30,7 @@ class EngineConfig:
     exact_ends: bool
     """Whether the broker tells true end offsets (the embedded one may tell too little)."""
     from_end: Callable[[Sequence[bytes]], Sequence[str]] | None = None
-    """Of what is remembered: the sources that may begin at their ends where the group never committed; None: none may."""
+    """Of what is remembered: the sources that may begin at their ends where the group never committed, and whose records are not
+    missed when they expire; None: none may."""
     assignor: Any = AlignedAssignor
     """How the group deals out its partitions, as aiokafka takes it."""

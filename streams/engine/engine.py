@@ -26,13 +26,16 @@ from streams.engine.aligned import PartitionCounts
 from streams.engine.broker_clock import wall_ms
 from streams.engine.commit import CommitFailed, Committer
 from streams.engine.config import EngineConfig
+from streams.engine.expired_records import ExpiredRecords, Recorded
 from streams.engine.faults import describe_error, is_transient, unauthorized
 from streams.engine.feed import Feed
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.lease import Lease
 from streams.engine.partition_processor import PartitionProcessor
+from streams.engine.position_resets import watch_resets
 from streams.engine.state_reader import PartitionReader, StateReader
+from streams.rules.engine.record_ages import RecordAges
 from streams.rules.engine.start_offsets import KeptOffset
 
 log = structlog.get_logger(__name__)
@@ -77,8 +80,9 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         connect: group.Connect = group.connected,
         make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
         wall_ms: Callable[[], int] = wall_ms,
+        event: Recorded | None = None,
     ) -> None:
-        """`before_open` is awaited once a partition is ours, before its handler begins.
+        """`before_open` is awaited once a partition is ours, before its handler begins. `event`: makes an event's record.
 
         `connect`, `make_reader(options, topic)`: the ways to the broker, replaced where it is simulated.
         """
@@ -103,6 +107,10 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._on_assigned = on_assigned
         self._before_open = before_open
         self._names = {full_name(source, config.prefix): source for source in config.sources}
+        self.wall_ms = wall_ms
+        self.ages: RecordAges[TopicPartition] = RecordAges()
+        """Of the oldest unfinished records, as `RetentionWatch` last saw them."""
+        self.expired = ExpiredRecords(self._names, event, wall_ms)
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._started: list[_Start] = []
         self._owned: set[int] = set()
@@ -321,6 +329,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             on_room=lambda processor: self._room.set(),
             on_lost=self._restart,
             kept=self._kept,
+            expired=self.expired,
         )
 
     def _restart(self, processor: PartitionProcessor, error: CommitFailed) -> None:
@@ -399,6 +408,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             try:
                 for source, tp in processor.partitions.items():
                     self.consumer.seek(tp, start.heads[source])
+                    watch_resets(self.consumer, tp, partial(processor.expire, source))
                 self.consumer.resume(*processor.partitions.values())
             except IllegalStateError:
                 # A rebalance began (then it is no longer ours), or one of its topics is assigned elsewhere.

@@ -126,11 +126,15 @@ async def find_start_offsets(
                         committed=given[0], start=start.offset, end=ends[tp], reason=start.why)  # fmt: skip
         identity = KeptOffset(start.offset, "", topic_id, epoch, min(start.offset, ends[tp]))
         fresh_end = ends[tp] if start.fresh else None
-        heads[source] = Head(start.offset, start.map, start.committed, fresh_end, identity, ends[tp])
-    if config.from_end is not None and any(head.end is not None for head in heads.values()):
+        begin = begins[tp] if config.exact_ends else 0
+        heads[source] = Head(start.offset, start.map, start.committed, fresh_end, identity, ends[tp], begin)
+    if config.from_end is not None and any(head.end is not None or head.offset < head.begin for head in heads.values()):
         for source in config.from_end(state):
             head = heads[source]
-            heads[source] = head if head.end is None else head._replace(offset=head.end)
+            if head.end is not None:
+                heads[source] = head._replace(offset=head.end)
+            elif head.offset < head.begin:  # records that are not missed did not expire
+                heads[source] = head._replace(offset=head.begin, map="", committed=False)
     return heads, state
 
 

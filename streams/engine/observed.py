@@ -24,10 +24,13 @@ def observe(
     log_changes: Callable[[], int],
     dropped_events: Mapping[str, Callable[[], int]] | None = None,
     renewals: Callable[[], Mapping[str, int]] = dict,
+    expired: Callable[[], Mapping[str, int]] = dict,
+    retention_ms: Callable[[], Mapping[str, int]] = dict,
 ) -> None:
     """`ready`: by role of this worker. `log_changes`: of all roles together.
 
     `dropped_events`: role -> progress events that could not be sent so far. `renewals`: role -> consumers given up so far.
+    `expired`: topic -> records that expired so far. `retention_ms`: topic -> how long it keeps records, if not forever.
     """
     ProcessCollector(registry=registry)
     observed, where = Observed(registry), ("topic", "partition")
@@ -37,6 +40,11 @@ def observe(
         for status in partition_statuses():
             if status.lag is not None:
                 yield _name(status), status.lag
+
+    def ages() -> Iterator[Row]:
+        for status in partition_statuses():
+            if status.oldest_ms is not None:
+                yield _name(status), status.oldest_ms / 1000
 
     def blocked() -> Iterator[Row]:
         for status in partition_statuses():
@@ -77,6 +85,27 @@ def observe(
         "Consumers that stood still or broke and were replaced by another one",
         lambda: [((role,), float(count)) for role, count in renewals().items()],
         ("role",),
+    )
+    observed.add(
+        "counter",
+        "parallax_expired_records",
+        "Records that were removed from their topic before they were worked on, at most",
+        lambda: [((topic,), float(count)) for topic, count in expired().items()],
+        ("topic",),
+    )
+    observed.add(
+        "gauge",
+        "parallax_topic_retention_seconds",
+        "How long a topic keeps records; absent if forever",
+        lambda: [((topic,), ms / 1000) for topic, ms in retention_ms().items()],
+        ("topic",),
+    )
+    observed.add(
+        "gauge",
+        "parallax_oldest_unfinished_record_age_seconds",
+        "Age of the oldest record of an owned partition that is not finished; 0: all are",
+        ages,
+        where,
     )
     observed.add(
         "gauge", "parallax_consumer_lag_messages", "Records of an owned partition that are not finished", lags, where

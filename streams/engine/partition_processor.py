@@ -18,6 +18,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from streams.engine.commit import CommitFailed, Committer, Offsets
 from streams.engine.event_wait import wait_at_most
+from streams.engine.expired_records import Expired, ExpiredRecords
 from streams.engine.fingerprint import Fingerprint, fingerprint
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
@@ -46,6 +47,7 @@ class Head(NamedTuple):
 
     `end`: where the log ended, if the group never committed and might as well begin there. `log`: which log that is.
     `log_end`: where the log ended, as readers of committed records see it.
+    `begin`: where the log begins, or 0 if that is not known; records between `offset` and there are gone.
     """
 
     offset: int
@@ -54,6 +56,7 @@ class Head(NamedTuple):
     end: int | None = None
     log: KeptOffset = KeptOffset(0)
     log_end: int = 0
+    begin: int = 0
 
 
 class PartitionProcessor:
@@ -69,6 +72,7 @@ class PartitionProcessor:
         on_room: Callable[[PartitionProcessor], None],
         on_lost: Callable[[PartitionProcessor, CommitFailed], None],
         kept: KeptOffsets | None = None,
+        expired: ExpiredRecords | None = None,
     ) -> None:
         """`partitions`: intake topic (short name) to its topic partition. `kept`: writes down how far it is with each commit."""
         self.number = number
@@ -87,6 +91,9 @@ class PartitionProcessor:
         self._on_room = on_room
         self._on_lost = on_lost
         self.kept = kept
+        self._expired_records = expired or ExpiredRecords()
+        self._expired: dict[TopicPartition, Expired] = {}
+        """Not committed yet."""
         self._finished: list[tuple[str, int]] = []
         self._outputs: list[Output] = []
         self._after: list[Callable[[], None]] = []
@@ -119,7 +126,7 @@ class PartitionProcessor:
 
     def open(self, heads: Mapping[str, Head], handler: Handler) -> None:
         """Begin from what is committed."""
-        for source, (head, text, committed, _, known, log_end) in heads.items():
+        for source, (head, text, committed, _, known, log_end, begin) in heads.items():
             tp = self.partitions[source]
             self._ends[source] = log_end
             try:
@@ -131,6 +138,7 @@ class PartitionProcessor:
             self.ledgers[source] = Ledger(head, done)
             self.logs[source] = known
             self._committed[source] = (head, text) if committed else (-1, "")
+            self.expire(source, head, begin)
         self._dirty.set()  # a group without commits says where it begins, so that its lag can be seen
         self.handler = handler
         self._loop_task = asyncio.create_task(self._commit_loop(), name=f"commit-{self.number}")
@@ -194,6 +202,26 @@ class PartitionProcessor:
             self._hurry.set()
         if self.waiting:
             self._on_room(self)
+
+    def expire(self, source: str, first: int, end: int) -> None:
+        """The log lost its records from `first` to before `end`, and those of them that are not done will not come.
+
+        Reported with the next commit, which holds that they are done.
+        """
+        if not self.closed and (count := self.ledgers[source].expire(first, end)):
+            self._note_expired(source, Expired(first, end - 1, count))
+
+    def complete_expired(self, source: str, offset: int) -> None:
+        """A record in flight stayed on its topic and is gone from it: finished, without a result."""
+        if not self.closed:
+            self._note_expired(source, Expired(offset, offset, 1))
+            self.complete(source, offset, [])
+
+    def _note_expired(self, source: str, found: Expired) -> None:
+        tp = self.partitions[source]
+        earlier = self._expired.get(tp)
+        self._expired[tp] = found if earlier is None else earlier.joined(found)
+        self._dirty.set()
 
     def afterwards(self, told: Callable[[], None]) -> None:
         """Call this once what was completed so far is committed; never if that fails. It must not raise."""
@@ -273,6 +301,7 @@ class PartitionProcessor:
         # What that finished goes along: its handler's changes, below, already say that its ids were dealt with.
         self._record_finished()
         outputs, self._outputs = self._outputs, []
+        expired, self._expired = self._expired, {}
         self._committing_bytes, self._waiting_bytes = self._waiting_bytes, 0
         self._dirty.clear()
         self._hurry.clear()
@@ -284,6 +313,7 @@ class PartitionProcessor:
             if state != self._committed[source]:
                 states[source] = state
                 offsets[tp] = OffsetAndMetadata(*state)
+        outputs += self._expired_records.events(expired)
         if self.handler is not None:
             outputs += self.handler.changes()
         if not (offsets or outputs or self._log_news):
@@ -305,6 +335,7 @@ class PartitionProcessor:
         self._committed.update(states)
         self._committing_bytes = 0
         self.commits += 1
+        self._expired_records.committed(expired)
         for told in after:
             told()
         if self.waiting:

@@ -28,6 +28,10 @@ class PartitionStatus(NamedTuple):
     lag: int | None
     blocking: Callable[[], dict[str, Any] | None]
     """What holds the commit; see `PartitionProcessor.blocking`."""
+    oldest_ms: int | None = None
+    """Age of the oldest record that is not finished, as of a few seconds ago; 0: all are finished. None: not known."""
+    expired: int | None = None
+    """Records that were removed before they were worked on, since this worker started; None: not counted here."""
 
 
 def partition_statuses(engine: Engine | None) -> Iterator[PartitionStatus]:
@@ -41,7 +45,15 @@ def partition_statuses(engine: Engine | None) -> Iterator[PartitionStatus]:
             ends = [end for end in (fetched, engine.ends.get(tp)) if end is not None]
             lag = max(0, max(ends) - head) if ends else None
             yield PartitionStatus(
-                tp.topic, tp.partition, head, ledger.next, ledger.in_flight, lag, partial(processor.blocking, source)
+                tp.topic,
+                tp.partition,
+                head,
+                ledger.next,
+                ledger.in_flight,
+                lag,
+                partial(processor.blocking, source),
+                engine.ages.age_ms(tp, engine.wall_ms()),
+                engine.expired.count(tp),
             )
 
 

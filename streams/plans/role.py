@@ -21,6 +21,7 @@ from schemas.topics import PLAN_INTAKE, full_name
 from streams.agents.control_table import ControlTable
 from streams.agents.template_file import load_templates
 from streams.broker.kafka import client_options
+from streams.broker.retention import retention_ms
 from streams.broker.topics_admin import size_limits
 from streams.engine.addresses import Addresses
 from streams.engine.batcher import DEFAULT_LIMIT, Batcher
@@ -30,6 +31,7 @@ from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
+from streams.engine.retention_watch import RetentionWatch
 from streams.engine.supervised import supervised
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import PlanMetrics
@@ -163,6 +165,7 @@ async def coordinate(
         lambda processor, kept: PlanHandler(processor, parts, kept),
         on_assigned=batcher.forget_partition_counts,
         wall_ms=sink.clock.now_ms,
+        event=parts.recorder.event,
     )
     stack.push_async_callback(engine.stop)
     reader = RecordReader(options, settings.topic_prefix)
@@ -173,6 +176,7 @@ async def coordinate(
     running = {
         "plans-watchdog": Watchdog(engine, after_s).run,
         "plans-log-check": LogCheck(engine, after_s / LOOKS, reader.read).run,
+        "plans-retention-watch": RetentionWatch(engine, reader.read, lambda: retention_ms(settings, PLAN_INTAKE)).run,
     }
     for name, run in running.items():
         stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))

@@ -88,7 +88,7 @@ class _Served:
                     "failed": self._failed,
                     "ready": self._keeper.ready,
                     "counters": to_json((self._keeper.counters() or {}) | {"process": _used()}),
-                    "partitions": [[*place[:-1], place.blocking()] for place in self._keeper.partition_statuses()],
+                    "partitions": [[*place[:6], place.blocking()] for place in self._keeper.partition_statuses()],
                 },
                 option=orjson.OPT_NON_STR_KEYS,
             ),

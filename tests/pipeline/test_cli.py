@@ -417,6 +417,12 @@ async def test_the_doctor_tells_what_is_missing(cli: Cli) -> None:
     assert well.code == 0
     states = {row["check"]: row["state"] for row in orjson.loads(well.out)}
     assert (states["broker"], states["topics"], states["transactions"]) == ("ok", "ok", "warning")
+    assert "retention" not in states
+    (cli.directory / "parallax.toml").write_text('[dispatch]\nmax_wait = "30d"\n')
+    patient = await cli("doctor", "-o", "json")
+    sentences = [row["detail"] for row in orjson.loads(patient.out) if row["check"] == "retention"]
+    assert len(sentences) == 3
+    assert all("720 h" in sentence for sentence in sentences)
 
 
 async def test_a_worker_says_where_it_is_and_drains_on_sigterm(ready: Cli) -> None:

@@ -18,6 +18,7 @@ class FakeConsumer:
     def __init__(self) -> None:
         self.logs: dict[TopicPartition, list[int]] = {}
         self.beyond: dict[TopicPartition, int] = {}
+        self.begins: dict[TopicPartition, int] = {}
         self.stored: dict[TopicPartition, OffsetAndMetadata] = {}
         self.positions: dict[TopicPartition, int] = {}
         self.assigned: set[TopicPartition] = set()
@@ -45,6 +46,13 @@ class FakeConsumer:
         start = self.end(tp)
         self.logs.setdefault(tp, []).extend(range(start, start + count))
         self.beyond[tp] = 0
+
+    def delete_records(self, tp: TopicPartition, before: int) -> None:
+        """The log begins there from now on; its end stays."""
+        end = self.end(tp)
+        self.logs[tp] = [offset for offset in self.logs.get(tp, []) if offset >= before]
+        self.beyond[tp] = 0 if self.logs[tp] else end
+        self.begins[tp] = before
 
     def end(self, tp: TopicPartition) -> int:
         """The log's end offset."""
@@ -98,7 +106,7 @@ class FakeConsumer:
 
     async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
         """Where the logs begin."""
-        return {tp: self.logs[tp][0] if self.logs.get(tp) else 0 for tp in tps}
+        return {tp: self.begins.get(tp, self.logs[tp][0] if self.logs.get(tp) else 0) for tp in tps}
 
     async def end_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
         """Where they end."""

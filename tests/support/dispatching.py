@@ -47,6 +47,7 @@ class FakePartition:
         self.ended: list[tuple[str, int, list[Output]]] = []
         self.after: list[Callable[[], None]] = []
         self.is_caught_up = True
+        self.expired: list[tuple[str, int]] = []
 
     def caught_up(self, source: str) -> bool:
         """Whether the relocated records of earlier owners have come."""
@@ -65,6 +66,11 @@ class FakePartition:
     def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
         """Keep it."""
         self.ended.append((source, offset, list(outputs)))
+
+    def complete_expired(self, source: str, offset: int) -> None:
+        """Keep it, and that its record was gone."""
+        self.expired.append((source, offset))
+        self.complete(source, offset, [])
 
     def touch(self) -> None:
         """The handler's state changed."""

@@ -66,8 +66,15 @@ def _combined(node: Any, known: Known) -> frozenset[str]:
     scalars = [side for side in (node.lhs, node.rhs) if type(side).__name__ == "NumberLiteral"]
     if str(node.op) == "or":
         return left & right
+    if scalars:
+        return left | right
+    matching = None if node.modifier is None else node.modifier.matching
+    if matching is not None and "Include" in str(matching.type):
+        named = frozenset(matching.labels)
+        assert named <= left & right, f"{node.prettify()}: no label {sorted(named - (left & right))} on both sides"
+        return right if "OneToMany" in str(node.modifier.card) else left
     # Nothing meets where the labels are not the same: the result would be empty for ever.
-    assert scalars or left == right, f"{node.prettify()}: {sorted(left)} never meets {sorted(right)}"
+    assert left == right, f"{node.prettify()}: {sorted(left)} never meets {sorted(right)}"
     return left
 
 

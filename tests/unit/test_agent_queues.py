@@ -209,6 +209,7 @@ async def test_a_record_that_is_gone_from_its_topic_ends_without_a_result(
     await until(lambda: rig.answered("hog") == 3)
     assert rig.called("hog") == [ids[0], ids[1], ids[3]]
     assert ("tasks", 2, []) in rig.one.partition.ended
+    assert rig.one.partition.expired == [("tasks", 2)]
     assert rig.one.handler.resting() == 0
 
 

@@ -1,4 +1,4 @@
-"""What the doctor says of the port that agents dial; of brokers: `tests/pipeline/test_cli.py`."""
+"""What the doctor says of the port that agents dial, and of retention; of brokers: `tests/pipeline/test_cli.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streams.cli.doctor import _port_of_agents
+from streams.cli.doctor import _port_of_agents, short_retentions
 from streams.settings import Settings
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
@@ -42,3 +42,12 @@ def test_files_are_judged_as_a_worker_would(
 def test_plain_text_is_for_this_machine(host: str, states: list[Any]) -> None:
     """Elsewhere it is worth a word."""
     assert [row["state"] for row in _port_of_agents(Settings(grpc_host=host))] == states
+
+
+def test_a_topic_that_keeps_tasks_for_less_than_they_may_wait_is_named() -> None:
+    """One line each, with both times; tasks without a limit outlast any retention."""
+    kept = {"p.tasks": 3_600_000, "p.dispatch": 7 * 86_400_000}
+    [line] = short_retentions(kept, 86_400_000)
+    assert line.startswith("p.tasks keeps records for 1 h, but tasks may wait 24 h")
+    assert short_retentions(kept, 3_600_000) == []
+    assert [line.split()[0] for line in short_retentions(kept, 0)] == ["p.tasks", "p.dispatch"]

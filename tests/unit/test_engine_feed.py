@@ -644,3 +644,28 @@ async def test_a_rebalance_during_a_stop_waits_for_the_drain(rig: MakeRig) -> No
     await asyncio.wait_for(revoking, 5)
     await asyncio.wait_for(stopping, 5)
     assert one.handler.closed
+
+
+async def test_records_that_expired_while_no_worker_ran_are_counted_and_passed(rig: MakeRig) -> None:
+    """The group had committed 3 of 10 when the first 8 were removed: five were never read, the rest comes."""
+    one = await rig()
+    one.consumer.write(TASKS, 10)
+    one.consumer.store({TASKS: OffsetAndMetadata(3, "")})
+    one.consumer.delete_records(TASKS, 8)
+    await one.ready()
+    await until(lambda: one.engine.expired.count(TASKS))
+    assert one.engine.expired.by_topic == {"t.parked": 0, "t.dispatch": 0, "t.tasks": 5}
+    await until(lambda: one.taken == [8, 9])
+    assert one.committed() == 8
+
+
+async def test_records_that_are_not_missed_do_not_expire(rig: MakeRig) -> None:
+    """As results are not missed while no plan is under way. They are passed without a report."""
+    one = await rig(from_end=lambda state: ["tasks"])
+    one.consumer.write(TASKS, 10)
+    one.consumer.store({TASKS: OffsetAndMetadata(3, "")})
+    one.consumer.delete_records(TASKS, 8)
+    await one.ready()
+    await until(lambda: one.taken == [8, 9])
+    await until(lambda: one.committed() == 8)
+    assert one.engine.expired.count(TASKS) == 0

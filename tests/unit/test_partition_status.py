@@ -11,8 +11,10 @@ from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from streams.engine.engine import Engine
+from streams.engine.expired_records import ExpiredRecords
 from streams.engine.partition_status import PartitionStatus, known, partition_statuses
 from streams.rules.engine.ledger import Ledger
+from streams.rules.engine.record_ages import RecordAges
 from streams.statistics.transport import LedgerConsumer
 
 TASKS = TopicPartition("t.tasks", 3)
@@ -39,7 +41,17 @@ def engine(consumer: Fetching, ledger: Ledger, ends: dict[TopicPartition, int]) 
     partition = SimpleNamespace(
         ledgers={"tasks": ledger}, partitions={"tasks": TASKS}, blocking=lambda source: {"age": source}
     )
-    return cast("Engine", SimpleNamespace(processors={3: partition}, consumer=consumer, ends=ends))
+    return cast(
+        "Engine",
+        SimpleNamespace(
+            processors={3: partition},
+            consumer=consumer,
+            ends=ends,
+            expired=ExpiredRecords(),
+            ages=RecordAges(),
+            wall_ms=int,
+        ),
+    )
 
 
 def only(found: Any) -> PartitionStatus:
@@ -80,6 +92,7 @@ async def test_the_lag_is_the_furthest_end_known_less_what_is_committable(
     )
     assert status.lag == lag
     assert status.blocking() == {"age": "tasks"}
+    assert (status.oldest_ms, status.expired) == (0, 0)
 
 
 async def test_what_is_finished_out_of_order_still_counts() -> None:

@@ -7,10 +7,13 @@ from typing import cast
 
 import aiohttp
 import pytest
+from aiokafka.structs import TopicPartition
 from prometheus_client import CollectorRegistry
 
 from streams.engine.engine import Engine
+from streams.engine.expired_records import Expired, ExpiredRecords
 from streams.plans.role import Coordination
+from streams.rules.engine.record_ages import RecordAges
 from streams.settings import Settings
 from streams.web import WebServer
 
@@ -32,11 +35,36 @@ async def test_consumers_that_were_replaced_are_counted_by_role() -> None:
     registry = CollectorRegistry()
     web = WebServer(Settings(), registry)
     assert registry.get_sample_value("parallax_consumer_renewals_total", {"role": "dispatch"}) is None
-    web.engine = cast("Engine", SimpleNamespace(renewals=2, log_changes=0, processors={}, ready=True))
+    expired, ages = ExpiredRecords(), RecordAges[TopicPartition]()
+    web.engine = cast(
+        "Engine", SimpleNamespace(renewals=2, log_changes=0, processors={}, ready=True, expired=expired, ages=ages)
+    )
     web.plans = cast(
-        "Coordination", SimpleNamespace(engine=SimpleNamespace(renewals=0, log_changes=0, processors={}, ready=True))
+        "Coordination",
+        SimpleNamespace(
+            engine=SimpleNamespace(renewals=0, log_changes=0, processors={}, ready=True, expired=expired, ages=ages)
+        ),
     )
     counted = [
         registry.get_sample_value("parallax_consumer_renewals_total", {"role": role}) for role in ("dispatch", "plans")
     ]
     assert counted == [2.0, 0.0]
+
+
+async def test_expired_records_and_retention_are_shown_by_topic() -> None:
+    """Counters begin at zero; a topic that keeps its records forever has no retention."""
+    registry = CollectorRegistry()
+    web = WebServer(Settings(), registry)
+    expired, ages = ExpiredRecords(["t.tasks", "t.parked"]), RecordAges[TopicPartition]()
+    web.engine = cast(
+        "Engine",
+        SimpleNamespace(renewals=0, log_changes=0, processors={}, ready=True, expired=expired, ages=ages),
+    )
+    expired.committed({TopicPartition("t.tasks", 1): Expired(5, 9, 4)})
+    ages.retention_ms = {"t.tasks": 90_000}
+
+    def values(name: str) -> list[float | None]:
+        return [registry.get_sample_value(name, {"topic": topic}) for topic in ("t.tasks", "t.parked")]
+
+    assert values("parallax_expired_records_total") == [4.0, 0.0]
+    assert values("parallax_topic_retention_seconds") == [90.0, None]

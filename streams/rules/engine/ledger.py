@@ -112,6 +112,30 @@ class Ledger:
             self._next = offset
             self._absorb()
 
+    def expire(self, first: int, end: int) -> int:
+        """The log lost the records from `first` to before `end` before they were delivered. How many of them were not done: at
+        most, since offsets of transaction markers and of what was compacted count too.
+
+        They count as done from now on: the next owner must not count them again.
+
+        >>> ledger = Ledger(10, [(12, 13)]); ledger.expire(10, 20), ledger.expire(10, 20), ledger.head
+        (8, 0, 20)
+        """
+        first = max(first, self._next)
+        if first >= end:
+            return 0
+        low, high, count = first, end - 1, end - first
+        kept: list[Run] = []
+        for run in self._skip:
+            if run[1] < first - 1 or run[0] > end:
+                kept.append(run)
+                continue
+            count -= max(0, min(run[1], end - 1) - max(run[0], first) + 1)
+            low, high = min(low, run[0]), max(high, run[1])
+        self._skip = deque(sorted([*kept, (low, high)]))
+        self._absorb()
+        return count
+
     def done(self, offset: int) -> None:
         """The work of this offset is finished and its outputs are in the commit that follows. Unknown offsets are ignored."""
         number, bit = divmod(offset, SPAN)

@@ -1,0 +1,42 @@
+"""Reports when the consumer's position was removed from the log, and where it continues.
+
+In: a topic partition that is assigned and has a position. Out: a call with both offsets. aiokafka answers "offset out of range"
+by moving to the log's begin and only writes that to its own log. A gap between two records does not show it: compaction and
+transactions leave gaps too. By then aiokafka has handed out everything it had fetched of the partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+
+def watch_resets(consumer: AIOKafkaConsumer, tp: TopicPartition, on_removed: Callable[[int, int], None]) -> None:
+    """`on_removed(first, end)`: the log begins at `end` now, and the position was at `first`, before it.
+
+    Holds until the partition is assigned anew. The partition's state is aiokafka's own: two of its methods are wrapped, since it
+    calls nothing back.
+    """
+    subscription = getattr(consumer, "_subscription", None)
+    if subscription is None:  # no consumer of aiokafka's
+        return
+    state: Any = subscription.subscription.assignment.state_value(tp)
+    kind = type(state)
+    left: int | None = None
+
+    def await_reset(strategy: int) -> None:
+        nonlocal left
+        left = state.position if state.has_valid_position else None
+        kind.await_reset(state, strategy)
+
+    def reset_to(position: int) -> None:
+        nonlocal left
+        kind.reset_to(state, position)
+        first, left = left, None
+        if first is not None and first < position:
+            on_removed(first, position)
+
+    state.await_reset, state.reset_to = await_reset, reset_to
