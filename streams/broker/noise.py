@@ -76,9 +76,13 @@ _NOISE = ExpectedNoise()
 
 
 def _aftermath(record: logging.LogRecord) -> bool:
-    """What asyncio tells of a producer of aiokafka's that was given up: futures nobody waits for, batches forgotten twice."""
+    """What asyncio tells of a producer of aiokafka's that was given up: futures nobody waits for, batches forgotten twice; and
+    what uvloop does of a TLS connection that was cut off while something came.
+    """
     error = record.exc_info[1] if record.exc_info else None
-    return isinstance(error, kafka_errors.KafkaError) or "MessageAccumulator" in record.getMessage()
+    if isinstance(error, kafka_errors.KafkaError) or "MessageAccumulator" in record.getMessage():
+        return True
+    return isinstance(error, RuntimeError) and "the handler is closed" in str(error)
 
 
 def _args(record: logging.LogRecord) -> tuple[Any, ...]:

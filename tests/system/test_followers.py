@@ -100,7 +100,7 @@ async def test_a_topic_made_anew_between_two_looks_is_read_from_its_beginning(
     await follower.start()
     await asyncio.to_thread(delete, broker, topic)
     await asyncio.to_thread(apply_topics, broker, prefix)
-    await until(lambda: asyncio.to_thread(taken, broker, topic, b"new"), 40)
+    await until(lambda: asyncio.to_thread(taken, broker, topic, b"new"), 90)
     await until(lambda: applied[3:] == [b"new"], 40)
     await follower.stop()
 

@@ -143,6 +143,9 @@ def test_the_aftermath_of_a_producer_that_was_given_up_is_hidden() -> None:
     assert not noise.filter(told("Future exception was never retrieved", unexpected))
     forgotten = "Exception in callback MessageAccumulator._pop_batch.<locals>.cb()"
     assert not noise.filter(told(forgotten, KeyError("batch")))
+    cut = RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+    assert not noise.filter(told("SSL error in data received", cut)), "a TLS connection that was cut off (uvloop)"
+    assert noise.filter(told("SSL error in data received", RuntimeError("ours")))
     assert noise.filter(told("Future exception was never retrieved", ValueError("ours")))
     assert noise.filter(told("Exception in callback ours()", KeyError("ours")))
 
