@@ -15,9 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
+import grpc.aio
 import httpx
 
 from schemas.messages import AgentRegistration
+from schemas.pb import registry_pb2 as pb
 from streams import worker
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply, ensure
@@ -113,11 +115,15 @@ class Pipeline:
         await self._stack.aclose()
 
     async def add(self, *agents: Any) -> None:
-        """Start and register agents; returns when the worker knows them."""
+        """Start and register agents; returns when the worker knows them, also if it knew one of that id before."""
+        endpoints = {}
         for agent in agents:
             data = await self._started(agent)
-            await self.client.agents.add(data.pop("id"), data.pop("endpoint"), **data)
-        await self._known({_id_of(agent) for agent in agents})
+            agent_id, endpoint = data.pop("id"), data.pop("endpoint")
+            await self.client.agents.add(agent_id, endpoint, **data)
+            endpoints[agent_id] = endpoint
+        await self._known(set(endpoints))
+        await self._called_at(endpoints)
 
     async def restart_worker(self) -> None:
         """Stop the worker and start another one in its place."""
@@ -174,6 +180,21 @@ class Pipeline:
                     return
                 await asyncio.sleep(LOOK_INTERVAL_S)
 
+    async def _called_at(self, endpoints: Mapping[str, str]) -> None:
+        """Until the worker calls these agents there. Where an agent that dials in is called, the worker itself decides."""
+        async with grpc.aio.insecure_channel(self.gateway) as channel, asyncio.timeout(KNOWN_TIMEOUT_S):
+            get_agent = channel.unary_unary(
+                "/parallax.registry.Registry/GetAgent",
+                request_serializer=pb.GetAgentRequest.SerializeToString,
+                response_deserializer=pb.AgentRegistration.FromString,
+            )
+            for agent_id, endpoint in endpoints.items():
+                while not endpoint.startswith("gateway:"):
+                    known = await get_agent(pb.GetAgentRequest(agent_id=agent_id))
+                    if known.endpoint == endpoint.removeprefix("grpc://"):
+                        break
+                    await asyncio.sleep(LOOK_INTERVAL_S)
+
 
 class _Worker:
     """A worker on this event loop."""
@@ -215,7 +236,3 @@ class _Worker:
         if not done:
             task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _id_of(agent: Any) -> str:
-    return str(agent["id"] if isinstance(agent, Mapping) else agent.id)
