@@ -15,11 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
-import grpc.aio
 import httpx
 
 from schemas.messages import AgentRegistration
-from schemas.pb import registry_pb2 as pb
 from streams import worker
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply, ensure
@@ -122,8 +120,7 @@ class Pipeline:
             agent_id, endpoint = data.pop("id"), data.pop("endpoint")
             await self.client.agents.add(agent_id, endpoint, **data)
             endpoints[agent_id] = endpoint
-        await self._known(set(endpoints))
-        await self._called_at(endpoints)
+        await self._known(set(endpoints), endpoints)
 
     async def restart_worker(self) -> None:
         """Stop the worker and start another one in its place."""
@@ -171,29 +168,17 @@ class Pipeline:
             return agent.wire()
         return dict(agent)
 
-    async def _known(self, wanted: set[str]) -> None:
-        """Until the worker has read these registrations."""
+    async def _known(self, wanted: set[str], endpoints: Mapping[str, str] | None = None) -> None:
+        """Until the worker has read these registrations, and calls the agents at these endpoints."""
+        # Where an agent that dials in is called, the worker itself decides.
+        places = {(name, at) for name, at in (endpoints or {}).items() if not at.startswith("gateway:")}
         async with httpx.AsyncClient(base_url=self.web) as http, asyncio.timeout(KNOWN_TIMEOUT_S):
             while wanted:
                 answer = await http.get("/api/v1/agents")
-                if answer.status_code == 200 and wanted <= {agent["id"] for agent in answer.json()}:
+                found = {agent["id"]: agent["endpoint"] for agent in answer.json()} if answer.status_code == 200 else {}
+                if wanted <= found.keys() and places <= found.items():
                     return
                 await asyncio.sleep(LOOK_INTERVAL_S)
-
-    async def _called_at(self, endpoints: Mapping[str, str]) -> None:
-        """Until the worker calls these agents there. Where an agent that dials in is called, the worker itself decides."""
-        async with grpc.aio.insecure_channel(self.gateway) as channel, asyncio.timeout(KNOWN_TIMEOUT_S):
-            get_agent = channel.unary_unary(
-                "/parallax.registry.Registry/GetAgent",
-                request_serializer=pb.GetAgentRequest.SerializeToString,
-                response_deserializer=pb.AgentRegistration.FromString,
-            )
-            for agent_id, endpoint in endpoints.items():
-                while not endpoint.startswith("gateway:"):
-                    known = await get_agent(pb.GetAgentRequest(agent_id=agent_id))
-                    if known.endpoint == endpoint.removeprefix("grpc://"):
-                        break
-                    await asyncio.sleep(LOOK_INTERVAL_S)
 
 
 class _Worker:
