@@ -4,8 +4,8 @@ In: an engine, looked at every few seconds: the topic's id, the leader's epoch a
 Out: a partition whose topic was made anew, or whose log lost its end, is opened again from what is there now. Unnoticed, the
 offsets of new records would be taken for those of records that are done. What brokers do not say is never called a change.
 
-After another leader was elected, records that came since the last look may have come from either leader: the last of them is
-read again and compared. Another record there, or none, means that the log lost its end.
+After another leader was elected, records that came since the last look may have come from either leader: of each batch the last
+one is read again and compared. Another record there, or none, means that the log lost its end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ SHORT_LOOKS = 2
 """Looks in a row at which a log ends before what was read of it: a new leader may not know its end at the first."""
 UNANSWERED_LOOKS = 3
 """Looks in a row without an answer that are reported: until one has an answer, a log that loses its end goes unnoticed."""
-NOTHING_CAME = Fingerprint(-1, 0, 0)
 
 
 class LogCheck:
@@ -63,18 +62,13 @@ class LogCheck:
         }
         # Before anything is asked: what was read by then the log holds, if it is still the same.
         read = {tp: processor.read_to(source) for tp, (processor, source) in processors.items()}
-        newest = {tp: processor.newest.get(source, NOTHING_CAME) for tp, (processor, source) in processors.items()}
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 ends, logs, cuts = await self._ask(self._engine.consumer, processors)
         except (KafkaError, TimeoutError) as error:
             self._no_answer(error)
             return
-        # What lies at the end or beyond cannot be read; a log that ends there is looked at twice.
-        found = {tp: newest[tp] for tp, cut in cuts.items() if cut <= newest[tp].offset < ends.get(tp, -1)}
-        changed = await self._compared({tp: (processors[tp][1], one) for tp, one in found.items()})
-        if len(changed) == len(found):
-            self._unanswered = 0
+        changed, unread = await self._compared_beyond(processors, ends, cuts)
         for tp, (processor, source) in processors.items():
             if processor.closed:
                 continue
@@ -91,7 +85,8 @@ class LogCheck:
                 continue
             elif now.epoch == known.epoch or known.epoch < 0 or tp in changed:
                 processor.checked(source, known._replace(topic_id=now.topic_id, epoch=now.epoch, checked=read[tp]))
-            elif tp in cuts and tp not in found:
+                processor.batches[source].settle(read[tp])
+            elif tp in cuts and tp not in unread:
                 # Nothing came from beyond the end of the old epoch. What is still on its way may be the old leader's: the old
                 # epoch is the one to ask about until a record was compared.
                 processor.checked(source, known._replace(checked=min(read[tp], cuts[tp])))
@@ -103,19 +98,39 @@ class LogCheck:
             log.warning("brokers do not say whether the logs are still those that were read; asking again",
                         looks=self._unanswered, error=repr(error))  # fmt: skip
 
-    async def _compared(self, newest: dict[TopicPartition, tuple[str, Fingerprint]]) -> dict[TopicPartition, bool]:
-        """Whether another record than the newest that came lies at its offset now, or none; what cannot be read is left out."""
+    async def _compared_beyond(
+        self,
+        processors: dict[TopicPartition, tuple[PartitionProcessor, str]],
+        ends: dict[TopicPartition, int],
+        cuts: dict[TopicPartition, int],
+    ) -> tuple[dict[TopicPartition, bool], set[TopicPartition]]:
+        """Of what came from beyond the end of the old epoch: whether it lies elsewhere than in the log that is there now; and
+        the partitions that could not be compared.
+        """
+        beyond = {tp: processors[tp][0].batches[processors[tp][1]].since(cut) for tp, cut in cuts.items()}
+        lasts = {tp: found for tp, found in beyond.items() if found and found[-1].offset < ends[tp]}
+        changed = await self._compared({tp: (processors[tp][1], found) for tp, found in lasts.items()})
+        unread = lasts.keys() - changed.keys()
+        if not unread:
+            self._unanswered = 0
+        for tp, found in beyond.items():
+            if found is None or (found and tp not in lasts):
+                changed[tp] = True  # too many to tell, or it did not come from the leader whose log ends there
+        return changed, unread
+
+    async def _compared(self, lasts: dict[TopicPartition, tuple[str, list[Fingerprint]]]) -> dict[TopicPartition, bool]:
+        """Whether other records than these lie at their offsets now, or none; what cannot be read is left out."""
         changed: dict[TopicPartition, bool] = {}
-        for tp in sorted(newest, key=self._unread.__contains__):
-            source, one = newest[tp]
+        for tp in sorted(lasts, key=self._unread.__contains__):
+            source, ones = lasts[tp]
             try:
-                found = (await self._read_again(source, tp.partition, (one.offset,))).get(one.offset)
+                found = await self._read_again(source, tp.partition, [one.offset for one in ones])
             except (KafkaError, TimeoutError) as error:
                 self._unread.add(tp)
                 self._no_answer(error)
                 break  # the others are compared at the next look, before this one
             self._unread.discard(tp)
-            changed[tp] = found is None or fingerprint(found) != one
+            changed[tp] = any(one.offset not in found or fingerprint(found[one.offset]) != one for one in ones)
         return changed
 
     @staticmethod

@@ -19,7 +19,7 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from streams.engine.commit import CommitFailed, Committer, Offsets
 from streams.engine.event_wait import wait_at_most
 from streams.engine.expired_records import Expired, ExpiredRecords
-from streams.engine.fingerprint import Fingerprint, fingerprint
+from streams.engine.fingerprint import Batches
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
 from streams.rules.engine import offset_map
@@ -81,8 +81,7 @@ class PartitionProcessor:
         self.logs: dict[str, KeptOffset] = {}
         """What is known of the log of each topic; `offset` and `map` are not kept up to date here."""
         self.inboxes: dict[str, deque[ConsumerRecord]] = {source: deque() for source in self.partitions}
-        self.newest: dict[str, Fingerprint] = {}
-        """Of the last record that came from each topic."""
+        self.batches = {source: Batches() for source in self.partitions}
         self.handler: Handler | None = None
         self.ready = False
         self.closed = False
@@ -146,12 +145,11 @@ class PartitionProcessor:
     def arrived(self, source: str, records: Sequence[ConsumerRecord]) -> None:
         """The next records of a topic, at least one."""
         self.inboxes[source].extend(records)
-        self.newest[source] = fingerprint(records[-1])
+        self.batches[source].came(records[-1])
 
     def read_to(self, source: str) -> int:
         """The offset before which everything has come from a topic."""
-        newest, taken = self.newest.get(source), self.ledgers[source].next
-        return taken if newest is None else max(taken, newest.offset + 1)
+        return max(self.ledgers[source].next, self.batches[source].end)
 
     def caught_up(self, source: str) -> bool:
         """Whether every record of `source` that was there when this owner began has been handed over."""

@@ -16,6 +16,7 @@ from schemas.messages import HomeState
 from streams.engine import log_check as module
 from streams.engine.commit import CommitFailed
 from streams.engine.engine import Engine
+from streams.engine.fingerprint import Batches
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.log_check import LogCheck
 from streams.engine.log_identity import Identity
@@ -160,12 +161,31 @@ async def test_what_lies_in_the_inbox_was_read_too(rig: Rig) -> None:
     assert rig.partition.logs["tasks"].checked == 43
 
 
-async def test_a_log_that_ends_before_the_newest_record_is_looked_at_twice(rig: Rig) -> None:
-    """There is nothing to compare; it begins again where the two part."""
+async def test_a_record_beyond_the_end_of_the_new_log_was_lost(rig: Rig) -> None:
+    """There is nothing to compare: the leader that is there now never gave it out."""
     rig.replace(20, 30)
-    assert await rig.look() is None
     assert "lost what lay behind 20" in (await rig.look() or "")
     assert rig.partition.logs["tasks"].checked == 40
+
+
+async def test_records_of_the_new_log_do_not_hide_those_that_were_read_before(rig: Rig) -> None:
+    """The log lost its end, grew, and was read on behind what had been read: the newest record is the one that lies there."""
+    rig.replace(20, 60)
+    rig.read(60)
+    assert "lost what lay behind 20" in (await rig.look() or "")
+    assert rig.partition.logs["tasks"].checked == 60
+
+
+async def test_too_many_batches_to_remember_count_as_lost(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that are read again are known by their ids."""
+    monkeypatch.setattr(Batches, "MOST", 2)
+    await rig.look()
+    for end in (42, 44, 46):
+        rig.consumer.write(TASKS, 2)
+        rig.texts |= dict.fromkeys(range(end - 2, end), b"new")
+        rig.read(end)
+    rig.logs[TASKS], rig.cuts[TASKS] = Identity("aa", 4), 41
+    assert "lost what lay behind 41" in (await rig.look() or "")
 
 
 async def test_records_of_another_leader_are_no_change(rig: Rig) -> None:
