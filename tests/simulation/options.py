@@ -94,6 +94,7 @@ PROFILES: dict[str, Options] = {
         ordered=0.8, keys=4, relocated=True, faults=("kill", "kill", "stop", "freeze", "sick", "outage"), every=2.5, rate=20.0,
         plans=0.0, agent_s=0.1, settings=(("dispatch.max_held_bytes", 50_000),),
     ),
+    "keyless": Options(ordered=0.0),
     "confidence": Options(samples=3, judged=True, rate=10.0),  # more would wait for longer than a run lasts
     "quiet": Options(faults=()),
 }  # fmt: skip
