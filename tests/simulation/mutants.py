@@ -99,10 +99,10 @@ def _calls_cut_off_are_forgotten() -> None:
 
 
 def _done_in_the_wrong_partition() -> None:
-    """N2: a task that was forwarded five times was done wherever it was; here after three times, which more worlds show."""
+    """N2: a task that was forwarded five times was done wherever it was; here after two, which more worlds show."""
 
     def away(self: Router, run: Any, key: str, agent_id: str | None) -> Forward | None:
-        return None if run.hops >= MAX_HOPS - 2 else self._forward(run, key, agent_id)
+        return None if run.hops >= MAX_HOPS - 3 else self._forward(run, key, agent_id)
 
     Router._away = away  # type: ignore[method-assign]
 
