@@ -348,9 +348,8 @@ class Caller(Generic[R]):
         answered = end is not None and not isinstance(end, UNANSWERED)
         self.queue.finish(attempt, outcome, now, pause_s, answered)
         self.stats.ended(outcome, now - attempt.started_at, confidence, now)
-        self.changed = (
-            True  # after a success too: a call counts from its answer, and its begin may be committed already
-        )
+        # After a success too: a call counts from its answer, and its begin may be committed already.
+        self.changed = True
         self._report_transitions()
 
     def _settle(self, attempt: Attempt[Item[R]], end: Answer | AgentError) -> None:

@@ -106,10 +106,8 @@ async def committed_offsets(
     client: Any = getattr(consumer, "_client", None)
     time = asyncio.get_running_loop().time
     until = time() + WAIT_S
-    while True:
+    while client is not None:
         try:
-            if client is None:
-                break
             await coordinator.ensure_coordinator_known()
             request = _StableOffsetsRequest(coordinator.group_id, tps)
             answer = await client.send(coordinator.coordinator_id, request, group=ConnectionGroup.COORDINATION)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -11,7 +13,22 @@ import orjson
 from agents_io.errors import ServerError
 from agents_io.transport import Answer
 from streams.rules.records import Output
-from tests.support.dispatching import Dispatching
+from tests.support.dispatching import AGENT, Dispatching
+
+
+@contextmanager
+def handlers() -> Iterator[Callable[..., Dispatching]]:
+    """Makes handlers whose agent takes ten calls at once; closed at the end."""
+    made: list[Dispatching] = []
+
+    def build(*args: Any, **fields: Any) -> Dispatching:
+        made.append(Dispatching(*args, **fields))
+        made[-1].register(**AGENT, limits={"maxRequests": 10_000, "windowMs": 1000, "maxConcurrency": 10})
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.handler.close()
 
 
 def take(one: Dispatching, offset: int, key: str | None = "k", *, source: str = "tasks", **metadata: Any) -> None:

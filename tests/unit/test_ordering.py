@@ -13,8 +13,8 @@ from agents_io.errors import ServerError
 from schemas.partitioning import owner_partition
 from streams.dispatch import ordering
 from streams.rules.source_record import AGENT_HEADER, ORDER_HEADER
-from tests.support.dispatching import AGENT, Dispatching
-from tests.support.ordering import back, moved, nothing_left, take
+from tests.support.dispatching import AGENT
+from tests.support.ordering import back, handlers, moved, nothing_left, take
 from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
@@ -23,16 +23,8 @@ pytestmark = pytest.mark.virtual_time
 @pytest.fixture
 async def make() -> AsyncIterator[Any]:
     """Handlers that are closed at the end."""
-    made: list[Dispatching] = []
-
-    def build(*args: Any, **fields: Any) -> Dispatching:
-        made.append(Dispatching(*args, **fields))
-        made[-1].register(**AGENT, limits={"maxRequests": 10_000, "windowMs": 1000, "maxConcurrency": 10})
-        return made[-1]
-
-    yield build
-    for one in made:
-        one.handler.close()
+    with handlers() as build:
+        yield build
 
 
 async def test_one_at_a_time_in_order_and_others_beside_it(make: Any) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from streams.dispatch import ordering
-from tests.support.dispatching import AGENT, Dispatching
-from tests.support.ordering import Conversations, nothing_left
+from tests.support.ordering import Conversations, handlers, nothing_left
 
 pytestmark = pytest.mark.virtual_time
 
@@ -20,16 +19,8 @@ pytestmark = pytest.mark.virtual_time
 @pytest.fixture
 async def make() -> AsyncIterator[Any]:
     """Handlers that are closed at the end."""
-    made: list[Dispatching] = []
-
-    def build(*args: Any, **fields: Any) -> Dispatching:
-        made.append(Dispatching(*args, **fields))
-        made[-1].register(**AGENT, limits={"maxRequests": 10_000, "windowMs": 1000, "maxConcurrency": 10})
-        return made[-1]
-
-    yield build
-    for one in made:
-        one.handler.close()
+    with handlers() as build:
+        yield build
 
 
 @pytest.mark.parametrize("seed", range(20))
