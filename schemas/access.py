@@ -16,12 +16,13 @@ from schemas.topics import DEFAULT_PREFIX, TOPICS, full_name
 
 Resource = Literal["topic", "group", "transactional-id"]
 Operation = Literal["Read", "Write", "Create", "Alter", "Describe", "DescribeConfigs"]
-Who = Literal["dispatch", "plans", "stats", "producer", "consumer", "operator", "admin", "agent"]
-WORKER: tuple[Who, ...] = ("dispatch", "plans", "stats")
+Who = Literal["dispatch", "plans", "schedules", "stats", "producer", "consumer", "operator", "admin", "agent"]
+WORKER: tuple[Who, ...] = ("dispatch", "plans", "schedules", "stats")
 """The roles of a worker; the others use the topics from outside."""
 EVERYBODY: dict[Who, str] = {
     "dispatch": "a worker with the role dispatch",
     "plans": "a worker with the role plans",
+    "schedules": "a worker with the role schedules",
     "stats": "a worker with the role stats",
     "producer": "who submits tasks and plans, waits for their results, cancels, sends data points",
     "consumer": "who reads results, aggregates, anomalies, events",
@@ -38,6 +39,7 @@ _ROLES: dict[str, tuple[Who, ...]] = {
     "dispatch": ("dispatch",),
     "plan coordinator": ("plans",),
     "coordinator": ("plans",),
+    "schedules": ("schedules",),
     "stats": ("stats",),
     "registry": ("dispatch",),
     "workers": ("dispatch",),
@@ -47,8 +49,8 @@ _ROLES: dict[str, tuple[Who, ...]] = {
     "users": (),
 }
 """The words of the table's columns; what concerns agents is read by workers that dispatch."""
-_READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans",), "results": WORKER, "agents": ("stats",)}
-"""A coordinator obeys cancels; every worker's page finds a task's result; statistics run the detectors of registrations."""
+_READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans", "schedules"), "results": WORKER, "agents": ("stats",)}
+"""Coordinator and schedules obey cancels; each worker's page finds a task's result; statistics run registered detectors."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

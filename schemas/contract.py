@@ -28,6 +28,7 @@ from schemas.messages import (
     PlanMemory,
     PlanResult,
     Result,
+    ScheduleMemory,
     Task,
 )
 from schemas.messages.agents import NO_SECRET_HEADERS
@@ -50,6 +51,7 @@ PUBLISHED: tuple[type[Message], ...] = (
     HomeState,
     AgentStanding,
     PlanMemory,
+    ScheduleMemory,
 )
 
 RFC3339 = r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})$"

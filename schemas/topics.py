@@ -22,6 +22,7 @@ from schemas.messages import (
     PlanMemory,
     PlanResult,
     Result,
+    ScheduleMemory,
     Task,
 )
 
@@ -137,7 +138,7 @@ TOPICS: tuple[Topic, ...] = (
         "dispatch",
         "agent id",
         Task,
-        "dispatch",
+        "dispatch, schedules",
         "dispatch",
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
@@ -150,6 +151,31 @@ TOPICS: tuple[Topic, ...] = (
         "dispatch",
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
+    ),
+    Topic(
+        "scheduled",
+        "record and task id",
+        Task,
+        "dispatch, schedules",
+        "schedules",
+        "compact",
+        dead_letters=True,
+        max_message_bytes=LARGE_RECORD_BYTES,
+        # Each task leaves a tombstone, which nobody needs longer than one reading takes.
+        extra_config=(*SMALL_SEGMENTS, ("delete.retention.ms", str(10 * MINUTE_MS))),
+    ),
+    Topic(
+        "schedule-state",
+        "app and kind",
+        ScheduleMemory,
+        "schedules",
+        "schedules",
+        "compact",
+        extra_config=(
+            *SMALL_SEGMENTS,
+            ("delete.retention.ms", str(10 * MINUTE_MS)),
+            ("message.timestamp.type", "LogAppendTime"),
+        ),
     ),
     Topic(
         "state",
@@ -217,7 +243,9 @@ INTAKE = ("parked", "dispatch", "tasks")
 """The three inputs of dispatch: equal partition counts, assigned together. What waited longest is served first."""
 PLAN_INTAKE = ("plans", "results")
 """The two inputs of the plan coordinator: a plan and the results of its steps meet in the partition of the plan's id."""
-ALIGNED = (*INTAKE, "state", *PLAN_INTAKE, "plan-state")
+SCHEDULE_INTAKE = ("scheduled",)
+"""The input of the role `schedules`: tasks whose time has not come."""
+ALIGNED = (*INTAKE, "state", *PLAN_INTAKE, "plan-state", *SCHEDULE_INTAKE, "schedule-state")
 """Topics that must have equal partition counts: partition n of each has the same owner."""
 
 

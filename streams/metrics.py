@@ -17,7 +17,7 @@ from prometheus_client.samples import Sample
 
 from schemas.messages.tasks import ResultStatus
 
-PARK_REASONS = ("circuit_open", "retry_after", "queue_full", "holds_commit", "no_agent")
+PARK_REASONS = ("circuit_open", "retry_after", "queue_full", "holds_commit", "no_agent", "not_before")
 TURNS = {"open": "open", "half-open": "half_open", "close": "closed"}
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -132,6 +132,27 @@ class PlanMetrics:
         self.dead_letters = Counter("parallax_plans_dead_letters", "Records on plans refused", registry=registry)
         for counter in (self.plans, self.steps):
             _begin(counter, get_args(ResultStatus))
+
+
+class ScheduleMetrics:
+    """What the role `schedules` counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.waiting = Gauge(
+            "parallax_scheduled_tasks", "Tasks of this worker that wait for their time", registry=registry
+        )
+        self.released = Counter(
+            "parallax_scheduled_tasks_released", "Tasks whose time came, handed to dispatch", registry=registry
+        )
+        self.duplicates = Counter(
+            "parallax_scheduled_tasks_duplicate", "Tasks whose id waits for its time already", registry=registry
+        )
+        self.lateness = Histogram(
+            "parallax_scheduled_task_lateness_seconds",
+            "From a task's time to its release",
+            buckets=SECONDS,
+            registry=registry,
+        )
 
 
 def _begin(counter: Counter, labels: Iterable[str]) -> None:

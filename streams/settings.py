@@ -36,7 +36,7 @@ from streams.settings_parts import (
     words,
 )
 
-Role = Literal["dispatch", "plans", "stats"]
+Role = Literal["dispatch", "plans", "schedules", "stats"]
 ENV_PREFIX = "PARALLAX_"
 CONFIG_FILE = "parallax.toml"
 
@@ -212,7 +212,9 @@ class Settings(Section):
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")] = DEFAULT_PREFIX
     app_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "parallax-streams"
     instance_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = None
-    roles: Annotated[tuple[Role, ...], BeforeValidator(words), Field(min_length=1)] = ("dispatch", "plans", "stats")
+    roles: Annotated[tuple[Role, ...], BeforeValidator(words), Field(min_length=1)] = (
+        "dispatch", "plans", "schedules", "stats"
+    )  # fmt: skip
     session_timeout: DurationMs = 10_000
     web_host: str = "127.0.0.1"
     web_port: Annotated[int, Field(ge=0, le=65_535)] = 8080

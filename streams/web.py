@@ -39,6 +39,7 @@ from streams.live.held_elsewhere import OtherWorkers
 from streams.plans.api import PlansApi
 from streams.plans.role import Coordination
 from streams.rules.addresses import advertised
+from streams.schedules.role import Schedules
 from streams.settings import Settings
 from streams.statistics.api import StatsApi
 from streams.statistics.child import Statistics
@@ -49,13 +50,14 @@ BROKER_TIMEOUT_S = 2.0
 
 
 class WebServer:
-    """One worker's pages. `engine`, `agents`, `standings`, `plans` and `stats` are set as they come up."""
+    """One worker's pages. `engine`, `agents`, `standings`, `plans`, `schedules` and `stats` are set as they come up."""
 
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
         self.engine: Engine | None = None
         self.agents: AgentTable | None = None
         self.agent_statuses: AgentStatuses | None = None
         self.plans: Coordination | None = None
+        self.schedules: Schedules | None = None
         self.stats: Statistics | None = None
         self.problems: Callable[[], list[str]] = list
         """What keeps a role from being ready though it runs, one line each."""
@@ -142,7 +144,7 @@ class WebServer:
             found = handler.explain_task(task_id)
             if found is not None:
                 return found
-        return None
+        return None if self.schedules is None else self.schedules.explain_task(task_id)
 
     async def _livez(self, request: web.Request) -> web.Response:
         return json_answer({"status": "ok"})
@@ -163,6 +165,7 @@ class WebServer:
         up = {
             "dispatch": self.engine is not None and self.engine.ready,
             "plans": self.plans is not None and self.plans.engine.ready,
+            "schedules": self.schedules is not None and self.schedules.engine.ready,
             "stats": self.stats is not None and self.stats.ready,
         }
         return {role: up[role] for role in up if role in self._settings.roles}
@@ -210,6 +213,7 @@ class WebServer:
         return chain(
             partition_statuses(self.engine),
             partition_statuses(None if self.plans is None else self.plans.engine),
+            partition_statuses(None if self.schedules is None else self.schedules.engine),
             stats,
         )
 
@@ -247,7 +251,11 @@ class WebServer:
 
     def engines(self) -> dict[str, Engine]:
         """By role, of those that are up."""
-        found = {"dispatch": self.engine, "plans": None if self.plans is None else self.plans.engine}
+        found = {
+            "dispatch": self.engine,
+            "plans": None if self.plans is None else self.plans.engine,
+            "schedules": None if self.schedules is None else self.schedules.engine,
+        }
         return {role: engine for role, engine in found.items() if engine is not None}
 
     def _log_changes(self) -> int:

@@ -39,6 +39,7 @@ from streams.file_limit import prepare_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
 from streams.plans.role import coordinate
+from streams.schedules.role import start_schedules
 from streams.settings import Settings
 from streams.statistics.child import Statistics, StatsFailed, StatsProcess
 from streams.statistics.metrics import StatsMetrics
@@ -51,6 +52,7 @@ log = structlog.get_logger(__name__)
 
 REACH_TIMEOUT_S = 8.0
 PLANS_ELSEWHERE = "pattern tasks with a local template wait on the topic plans for a worker with the role plans"
+SCHEDULES_ELSEWHERE = "tasks with metadata.notBefore wait for a worker with the role schedules"
 AT_LEAST_ONCE = "this broker has no transactions: results are delivered at least once, not exactly once"
 
 
@@ -151,6 +153,8 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
         if "dispatch" in settings.roles:
             if settings.plans.templates and "plans" not in settings.roles:
                 log.info(PLANS_ELSEWHERE)
+            if "schedules" not in settings.roles:
+                log.info(SCHEDULES_ELSEWHERE)
             limits = await size_limits(settings)
             role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, limits, spans)
             await role.start(stack, grpc_server)
@@ -161,6 +165,9 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
                 settings, registry, delivery == "exactly-once", partitions, stack, web.reachable, spans
             )
             web.dropped_events["plans"] = web.plans.events_dropped
+        if "schedules" in settings.roles:
+            web.schedules = await start_schedules(settings, registry, delivery == "exactly-once", partitions, stack)
+            web.dropped_events["schedules"] = web.schedules.events_dropped
         if "stats" in settings.roles:
             apart = settings.stats.own_process and settings.roles != ("stats",)
             kind = StatsProcess if apart else StatsSupervisor
@@ -203,7 +210,7 @@ async def _ready(running: _RunningWorker) -> None:
 
 
 async def _failed(running: _RunningWorker) -> None:
-    """Raises what dispatch or plans could not mend by itself. Statistics are started again by their keeper."""
+    """Raises what an engine could not mend by itself. Statistics are started again by their keeper."""
 
     async def watch(role: str, engine: Engine) -> None:
         try:

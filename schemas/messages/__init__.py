@@ -54,6 +54,7 @@ from schemas.messages.memory import (
     PlanBegun,
     PlanMemory,
     PlanSteps,
+    ScheduleMemory,
     SeenTasks,
 )
 from schemas.messages.plans import Plan, PlanKind, PlanResult, ResultsAt, Strategy
@@ -105,6 +106,7 @@ __all__ = [
     "Result",
     "ResultStatus",
     "ResultsAt",
+    "ScheduleMemory",
     "SecretRef",
     "SeenTasks",
     "Severity",

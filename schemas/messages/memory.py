@@ -98,6 +98,14 @@ class HomeState(Message):
     heads: KeptHeads | None = None
 
 
+class ScheduleMemory(Message):
+    """One thing the role `schedules` must not forget."""
+
+    app: str
+    at: Timestamp
+    heads: KeptHeads | None = None
+
+
 class PlanBegun(Message):
     """A plan under way: as it was sent, with the templates it uses; `place`: partition and offset of its record.
 

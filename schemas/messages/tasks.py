@@ -40,6 +40,8 @@ class TaskMetadata(Message):
     deadline: Timestamp | None = None
     """The whole task, waiting included; likewise `expires_in`, counted from the record's timestamp."""
     expires_in: DurationMs | None = None
+    not_before: Timestamp | None = None
+    """No agent is called before this time."""
     retries: Annotated[int, Field(ge=0, le=100)] | None = None
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
     pattern_name: Name | None = None

@@ -66,6 +66,10 @@ class ControlTable:
         """Why a plan that was submitted then is to be cancelled, in a sentence; None if nobody asked."""
         return _sentence("plan", self._plan_requests.get(plan_id), submitted_ms)
 
+    def task_ids(self) -> list[str]:
+        """Of the tasks that somebody asked to cancel, as far as they are kept."""
+        return list(self._task_requests)
+
     def cleared(self, agent_id: str) -> int:
         """When somebody last asked to forget this agent's cached answers, epoch ms; 0: nobody did."""
         return max(self._clears.get(agent_id, 0), self._clears.get(None, 0))

@@ -21,7 +21,7 @@ def acls(
         list[str] | None,
         typer.Argument(
             metavar="[WHO]...",
-            help="dispatch, plans, stats (roles of a worker; default: those of the settings), "
+            help="dispatch, plans, schedules, stats (roles of a worker; default: those of the settings), "
             "producer, consumer, operator, admin, agent",
             show_default=False,
         ),

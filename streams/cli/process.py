@@ -24,7 +24,8 @@ AFTER_DRAIN_S = 25.0
 """The commits after a drain and the statistics' farewell end well within this, or never."""
 
 Roles = Annotated[
-    str | None, typer.Option(metavar="ROLE,...", help="what this worker does: dispatch, plans, stats; all by default")
+    str | None,
+    typer.Option(metavar="ROLE,...", help="what this worker does: dispatch, plans, schedules, stats; all by default"),
 ]
 WebHost = Annotated[str | None, typer.Option(metavar="HOST", help="where health, metrics and the query API listen")]
 WebPort = Annotated[str | None, typer.Option(metavar="PORT", help="default 8080; 0 takes a free one")]

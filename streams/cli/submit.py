@@ -48,6 +48,15 @@ class Item:
     value: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Where the lines come from, and whether they are plans. `not_before`: RFC 3339 text for tasks that have none."""
+
+    file: Path
+    plan: bool = False
+    not_before: str | None = None
+
+
 @dataclass(slots=True)
 class Waiting:
     """Which ids have no result yet, and how the others ended."""
@@ -81,6 +90,14 @@ def submit(
     timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="how long --wait waits after the last line was sent; exit 124")
     ] = "60s",
+    not_before: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME|DURATION",
+            help="call no agent before this RFC 3339 time, or before so long from now; for lines without notBefore",
+            show_default=False,
+        ),
+    ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
@@ -92,17 +109,35 @@ def submit(
     """
     timeout_s = duration_ms(timeout, "--timeout") / 1000
     settings = settings_from(bootstrap_servers, topic_prefix)
+    if not_before is not None and plan:
+        raise CommandError("--not-before is for tasks; give it to a plan's steps as metadata.notBefore", USAGE)
+    lines = Lines(file, plan, None if not_before is None else _time(not_before))
     if file != STDIN:
-        count = sum(1 for _ in items(file, plan))
+        count = sum(1 for _ in items(lines))
         if count == 0:
             raise CommandError(f"{file}: nothing to send in it", USAGE)
     if wait:
-        run(settings, _send_and_wait(settings, file, plan, timeout_s, output or Format.jsonl))
+        run(settings, _send_and_wait(settings, lines, timeout_s, output or Format.jsonl))
     else:
-        run(settings, _send(settings, file, plan))
+        run(settings, _send(settings, lines))
 
 
-def items(file: Path, plan: bool) -> Iterator[Item]:
+def _time(text: str) -> str:
+    """A time, or a duration from now, as RFC 3339 text. Raises `CommandError`."""
+    import time
+
+    from schemas.times import format_time, parse_duration, parse_time
+
+    try:
+        return format_time(round(time.time() * 1000) + parse_duration(text))
+    except ValueError:
+        try:
+            return format_time(parse_time(text))
+        except ValueError as error:
+            raise CommandError(f"--not-before: {error}", USAGE) from None
+
+
+def items(lines: Lines) -> Iterator[Item]:
     """The messages of a file, one a line. Raises `CommandError` naming line, field and reason."""
     from schemas.codec import Rejected, decode, parse_json
     from schemas.messages import Plan, Task
@@ -112,10 +147,10 @@ def items(file: Path, plan: bool) -> Iterator[Item]:
     from streams.rules.plans.task_plans import origin_of, refuse_step
     from streams.rules.plans.templates import read_plan
 
-    name = "stdin" if file == STDIN else str(file)
-    for number, text in numbered_lines(file):
+    name = "stdin" if lines.file == STDIN else str(lines.file)
+    for number, text in numbered_lines(lines.file):
         try:
-            if plan:
+            if lines.plan:
                 a_plan = decode(Plan, text)
                 read_plan(parse_json(text))
                 origin_of(parse_json(text))
@@ -123,15 +158,26 @@ def items(file: Path, plan: bool) -> Iterator[Item]:
             else:
                 a_task = decode(Task, text)
                 refuse_step(a_task)
+                if lines.not_before is not None and a_task.metadata.not_before is None:
+                    text = _with_not_before(text, lines.not_before)
                 yield Item(a_task.id, task_key(a_task), text)
         except (Rejected, InvalidPlan) as error:
             raise CommandError(f"{name}: line {number}: {error}", USAGE) from None
 
 
-async def _each(file: Path, plan: bool) -> AsyncIterator[Item]:
+def _with_not_before(text: bytes, not_before: str) -> bytes:
+    from schemas.codec import dumps, parse_json
+
+    line = parse_json(text)
+    task = line["data"] if "specversion" in line else line
+    task["metadata"] = (task.get("metadata") or {}) | {"notBefore": not_before}
+    return dumps(line)
+
+
+async def _each(lines: Lines) -> AsyncIterator[Item]:
     """The items. Stdin is read by a thread of its own: it may say nothing for long, and Ctrl-C must not wait for it."""
-    if file != STDIN:
-        for item in items(file, plan):
+    if lines.file != STDIN:
+        for item in items(lines):
             yield item
         return
     loop = asyncio.get_running_loop()
@@ -140,7 +186,7 @@ async def _each(file: Path, plan: bool) -> AsyncIterator[Item]:
     def pump() -> None:
         last: BaseException | None = None
         try:
-            for item in items(file, plan):
+            for item in items(lines):
                 asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
         except BaseException as error:
             last = error
@@ -153,18 +199,18 @@ async def _each(file: Path, plan: bool) -> AsyncIterator[Item]:
         yield found
 
 
-async def _send(settings: Settings, file: Path, plan: bool) -> None:
+async def _send(settings: Settings, lines: Lines) -> None:
     from streams.broker.client import require_topics, sending
 
-    topic = "plans" if plan else "tasks"
+    topic = "plans" if lines.plan else "tasks"
     await require_topics(settings, topic)
     async with sending(settings) as sender:
-        await _send_all(sender, topic, file, plan, None)
+        await _send_all(sender, topic, lines, None)
 
 
-async def _send_all(sender: Sender, topic: str, file: Path, plan: bool, waiting: Waiting | None) -> None:
+async def _send_all(sender: Sender, topic: str, lines: Lines, waiting: Waiting | None) -> None:
     try:
-        async for item in _each(file, plan):
+        async for item in _each(lines):
             if waiting is not None:
                 waiting.sent(item.id)
             await sender.send(topic, item.key, item.value)
@@ -175,10 +221,10 @@ async def _send_all(sender: Sender, topic: str, file: Path, plan: bool, waiting:
             waiting.all_sent = True
 
 
-async def _send_and_wait(settings: Settings, file: Path, plan: bool, timeout_s: float, form: Format) -> None:
+async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float, form: Format) -> None:
     from streams.broker.client import reading, require_topics, sending
 
-    topic, answers, id_name = ("plans", "plan-results", "planId") if plan else ("tasks", "results", "taskId")
+    topic, answers, id_name = ("plans", "plan-results", "planId") if lines.plan else ("tasks", "results", "taskId")
     await require_topics(settings, topic, answers, "events")
     waiting = Waiting()
     async with (
@@ -189,7 +235,7 @@ async def _send_and_wait(settings: Settings, file: Path, plan: bool, timeout_s: 
         printing = asyncio.create_task(_print_answers(reader, waiting, id_name, form))
         watching = asyncio.create_task(_tell_events(events, waiting, id_name))
         try:
-            await _send_all(sender, topic, file, plan, waiting)
+            await _send_all(sender, topic, lines, waiting)
             async with asyncio.timeout(timeout_s):
                 await printing
         except TimeoutError:

@@ -111,6 +111,7 @@ class Client(Subscriptions):
         timeout: Duration | None = None,
         deadline: Moment | None = None,
         expires_in: Duration | None = None,
+        not_before: Moment | None = None,
         id: str | None = None,
         capabilities: Sequence[str] | None = None,
         into: None = None,
@@ -128,6 +129,7 @@ class Client(Subscriptions):
         timeout: Duration | None = None,
         deadline: Moment | None = None,
         expires_in: Duration | None = None,
+        not_before: Moment | None = None,
         id: str | None = None,
         capabilities: Sequence[str] | None = None,
         into: type[T],
@@ -144,6 +146,7 @@ class Client(Subscriptions):
         timeout: Duration | None = None,
         deadline: Moment | None = None,
         expires_in: Duration | None = None,
+        not_before: Moment | None = None,
         id: str | None = None,
         capabilities: Sequence[str] | None = None,
         into: Any = None,
@@ -154,7 +157,8 @@ class Client(Subscriptions):
         """Submit a task and return its result. Cancelling the call stops waiting; the task goes on.
 
         `target`: an agent's id; a URL, `function:NAME` and `pattern:NAME` name the other types. None with `capabilities`: any
-        agent that has them. `timeout`: one attempt. `deadline` or `expires_in`: the whole task. `wait`: this call.
+        agent that has them. `timeout`: one attempt. `deadline` or `expires_in`: the whole task. `not_before`: no agent is called
+        before this time. `wait`: this call.
         Raises `TaskFailed`, `WaitTimeout`, `NoWorker`, `KafkaUnreachable`, `InvalidTask`, `InvalidValue`.
         """
         request = task_request(
@@ -165,6 +169,7 @@ class Client(Subscriptions):
             timeout=timeout,
             deadline=deadline,
             expires_in=expires_in,
+            not_before=not_before,
             capabilities=capabilities,
             metadata=metadata,
         )
@@ -192,6 +197,7 @@ class Client(Subscriptions):
         timeout: Duration | None = None,
         deadline: Moment | None = None,
         expires_in: Duration | None = None,
+        not_before: Moment | None = None,
         id: str | None = None,
         capabilities: Sequence[str] | None = None,
         type: TaskKind | None = None,
@@ -206,6 +212,7 @@ class Client(Subscriptions):
             timeout=timeout,
             deadline=deadline,
             expires_in=expires_in,
+            not_before=not_before,
             capabilities=capabilities,
             metadata=metadata,
         )
@@ -259,7 +266,10 @@ class Client(Subscriptions):
             request = task_request(uuid.uuid4().hex, target, payload, **task_options)
             return Handle(await self._submit(request, given=False), self._cancel_task)
 
-        named = {name: options.pop(name, None) for name in ("timeout", "deadline", "expires_in", "capabilities")}
+        named = {
+            name: options.pop(name, None)
+            for name in ("timeout", "deadline", "expires_in", "not_before", "capabilities")
+        }
         task_options = named | {"kind": options.pop("type", None), "metadata": options}
         return run_all(
             submit,

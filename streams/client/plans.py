@@ -17,7 +17,7 @@ from typing import Any
 from schemas.messages import Plan, Strategy
 from streams.client.errors import InvalidTask
 from streams.client.requests import Request, TaskKind, check, encode, task_data
-from streams.client.times import Duration, Moment, deadline_text, duration_ms
+from streams.client.times import Duration, Moment, duration_ms, moment_text
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.templates import read_plan
 
@@ -121,7 +121,7 @@ def _plan(
         plan["timeout"] = duration_ms(timeout, "timeout")
     found = dict(metadata)
     if deadline is not None:
-        found["deadline"] = deadline_text(deadline)
+        found["deadline"] = moment_text(deadline, "deadline")
     if found:
         plan["metadata"] = found
     return plan

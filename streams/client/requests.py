@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from schemas.exact_json import dumps
 from schemas.messages import Control, Message, Task, TaskMetadata, explain
 from streams.client.errors import InvalidTask
-from streams.client.times import Duration, Moment, deadline_text, duration_ms
+from streams.client.times import Duration, Moment, duration_ms, moment_text
 
 TaskKind = Literal["agent", "pattern", "http", "function"]
 
@@ -31,6 +31,7 @@ class TaskOptions(TypedDict, total=False):
     timeout: Duration | None
     deadline: Moment | None
     expires_in: Duration | None
+    not_before: Moment | None
     capabilities: Sequence[str] | None
     metadata: Mapping[str, Any] | None
 
@@ -72,6 +73,7 @@ def task_data(
     timeout: Duration | None = None,
     deadline: Moment | None = None,
     expires_in: Duration | None = None,
+    not_before: Moment | None = None,
     capabilities: Sequence[str] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -87,9 +89,11 @@ def task_data(
     if timeout is not None:
         found["timeout"] = _bounded(timeout, "timeout")
     if deadline is not None:
-        found["deadline"] = deadline_text(deadline)
+        found["deadline"] = moment_text(deadline, "deadline")
     if expires_in is not None:
         found["expiresIn"] = _bounded(expires_in, "expires_in")
+    if not_before is not None:
+        found["notBefore"] = moment_text(not_before, "not_before")
     if found:
         data["metadata"] = found
     return data

@@ -63,9 +63,9 @@ def moment_ms(value: Moment, name: str) -> int:
         raise InvalidTask(f"{name}: {error}") from None
 
 
-def deadline_text(value: Moment) -> str:
-    """A deadline in its wire form."""
-    return format_time(moment_ms(value, "deadline"))
+def moment_text(value: Moment, name: str) -> str:
+    """A moment in its wire form. Raises `InvalidTask` naming the argument."""
+    return format_time(moment_ms(value, name))
 
 
 def since_ms(value: Since, now_ms: int) -> int:

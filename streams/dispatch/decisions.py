@@ -26,6 +26,14 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
+class Schedule:
+    """Write the task to the topic `scheduled`: it comes back when its time has come. `not_before_ms`: epoch ms."""
+
+    partition: int
+    not_before_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class WaitForAgent:
     """Keep the task until an agent can take it."""
 
@@ -54,4 +62,4 @@ class Duplicate:
     """End the record: another one with the same id answers the task."""
 
 
-Decision = Call | Forward | WaitForAgent | LookUp | RunPlan | Fail | Duplicate
+Decision = Call | Forward | Schedule | WaitForAgent | LookUp | RunPlan | Fail | Duplicate

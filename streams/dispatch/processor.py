@@ -1,7 +1,8 @@
 """A task's life in one partition, from top to bottom of this file.
 
   process      a record comes in: it is admitted as a task run, or refused
-  _decide      a task with an ordering key waits for the earlier ones of its key;
+  _decide      a task whose time has not come goes to the topic `scheduled`;
+               a task with an ordering key waits for the earlier ones of its key;
                the router decides, and `_carry_out` does it: call, forward, wait, look up, run a plan, fail, duplicate
   _call        the result cache, then equal tasks under way, then the agent's queue
   on_...       the guarded call reports: first call, retry, finished, circuit changed
@@ -25,7 +26,7 @@ from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
+from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, Schedule, WaitForAgent
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.judging import Judging
 from streams.dispatch.partition_state import PartitionState
@@ -118,6 +119,9 @@ class DispatchProcessor:
         return self._router.ends_without_call(run)
 
     def _decide(self, run: TaskRun, looked_up: bool = False) -> None:
+        if run.not_before_ms is not None and (decision := self._router.schedule(run)) is not None:
+            self._carry_out(run, decision)
+            return
         if run.ordering_key is not None and not self.waiting.ordering.enter(run):
             return  # an earlier task of its key has not ended
         self._carry_out(run, self._router.route(run, looked_up))
@@ -128,6 +132,8 @@ class DispatchProcessor:
                 self._call(run, agent)
             case Forward():
                 self._finish(run, self._report.forwarded(run, decision), moved=True)
+            case Schedule():
+                self._finish(run, self._report.scheduled(run, decision), moved=True)
             case WaitForAgent():
                 self._report.waiting(run, "no_agent")
                 self.waiting.for_agent(run)

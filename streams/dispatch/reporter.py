@@ -16,7 +16,7 @@ from schemas.codec import Rejected, dumps
 from schemas.messages import EventType
 from schemas.times import format_time
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.decisions import Forward
+from streams.dispatch.decisions import Forward, Schedule
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.judging import Judged
 from streams.rules.plans.task_plans import ends_at, plan_for
@@ -130,6 +130,17 @@ class TaskReporter:
         return [
             self._context.recorder.forward(
                 run.record, to.key, to.agent_id, run.carried(), run.hops + 1, to.partition, self._context.wall_ms()
+            )
+        ]
+
+    def scheduled(self, run: TaskRun, decision: Schedule) -> list[Output]:
+        """The task waits elsewhere until its time has come."""
+        now_ms, until_ms = self._context.wall_ms(), decision.not_before_ms
+        self.waiting(run, "not_before", (until_ms - now_ms) / 1000)
+        self._note(run, "scheduled")
+        return [
+            self._context.recorder.schedule(
+                run.record, run.task_id, until_ms, run.carried(), decision.partition, now_ms
             )
         ]
 

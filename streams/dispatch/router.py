@@ -14,12 +14,14 @@ from agents_io.errors import AgentError, AnswerTooLarge, Cancelled, Expired, NoA
 from schemas.messages import AgentRegistration
 from schemas.partitioning import owner_partition
 from streams.dispatch.context import DispatchContext
-from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, WaitForAgent
+from streams.dispatch.decisions import Call, Decision, Duplicate, Fail, Forward, LookUp, RunPlan, Schedule, WaitForAgent
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.builtins import builtin_id
+from streams.rules.dispatch.deadlines import never_called
 from streams.rules.dispatch.routing import MAX_HOPS, MAX_REROUTES, absence
 from streams.rules.plans.task_plans import template_for
+from streams.rules.source_record import INTERNAL_SOURCES
 
 
 class Router:
@@ -58,6 +60,15 @@ class Router:
             return forward
         self._tasks.release(run, run.agent_id or "")
         return Call(agent) if self._tasks.claim(run, agent.id) else Duplicate()
+
+    def schedule(self, run: TaskRun) -> Schedule | None:
+        """Where the task waits for its time; None if that has come, or if it is to end without a call."""
+        at_ms = run.not_before_ms
+        if at_ms is None or run.source in INTERNAL_SOURCES or at_ms <= self._context.wall_ms():
+            return None
+        if self.ends_without_call(run):
+            return None
+        return Schedule(owner_partition(run.task_id, self._context.partition_count()), at_ms)
 
     def ends_without_call(self, run: TaskRun) -> bool:
         """Whether it is cancelled, has expired or is too large: then it fails when it is routed."""
@@ -142,11 +153,14 @@ class Router:
 
     def _unwanted(self, run: TaskRun) -> AgentError | None:
         """Why the task must not be called at all."""
-        reason = self._context.cancelled(run.task_id, run.origin_ms)
+        reason = run.cancel_reason or self._context.cancelled(run.task_id, run.origin_ms)
         if reason is not None:
             return Cancelled(reason)
-        if run.deadline_ms is not None and run.deadline_ms <= self._context.wall_ms():
-            return Expired("the deadline passed before the task could be called")
+        if run.deadline_ms is not None:
+            if run.not_before_ms is not None and run.deadline_ms <= run.not_before_ms:
+                return Expired(never_called(run.not_before_ms, run.deadline_ms))
+            if run.deadline_ms <= self._context.wall_ms():
+                return Expired("the deadline passed before the task could be called")
         limit, size = self._context.settings.dispatch.max_task_bytes, len(run.record.value or b"")
         return None if size <= limit else AnswerTooLarge(f"the task has {size} bytes; at most {limit} are accepted")
 

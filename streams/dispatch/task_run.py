@@ -26,6 +26,7 @@ from streams.rules.records import Carried, EchoedMetadata, Output
 from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
+    CANCELLED_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
     INTERNAL_SOURCES,
@@ -87,6 +88,10 @@ class TaskRun(PendingCall):
     """Tasks with the same one are called one at a time at an agent."""
     first_record: LogPosition = _NO_RECORD
     """Of a task with an ordering key: where its record lay before it was relocated."""
+    not_before_ms: int | None = None
+    """No agent is called before this time, epoch ms; None: it may be called now, or its time has come."""
+    cancel_reason: str | None = None
+    """Why it was cancelled while it waited for its time, in a sentence; None: it was not."""
     ordered: OrderedKey | None = None
     """The tasks of its key, while it is one of them."""
     to_relocate: bool = False
@@ -163,6 +168,8 @@ def read_task(record: SourceRecord, now: float, now_ms: int, settings: Settings)
         judged=judged,
         ordering_key=metadata.ordering_key,
         first_record=_NO_RECORD if metadata.ordering_key is None else first_record_of(record),
+        not_before_ms=metadata.not_before,
+        cancel_reason=header(record.headers, CANCELLED_HEADER) if internal else None,
     )
 
 

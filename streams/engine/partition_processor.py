@@ -211,9 +211,13 @@ class PartitionProcessor:
 
     def complete_expired(self, source: str, offset: int) -> None:
         """A record in flight stayed on its topic and is gone from it: finished, without a result."""
+        self.report_expired(source, offset)
+        self.complete(source, offset, [])
+
+    def report_expired(self, source: str, offset: int) -> None:
+        """A record that was finished and was still needed is gone from its topic."""
         if not self.closed:
             self._note_expired(source, Expired(offset, offset, 1))
-            self.complete(source, offset, [])
 
     def _note_expired(self, source: str, found: Expired) -> None:
         tp = self.partitions[source]

@@ -21,10 +21,12 @@ from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
     EXPIRES_HEADER,
+    GO_ALONG,
     HOPS_HEADER,
     INTERNAL_SOURCES,
     JUDGED_HEADER,
     MOVED_HEADER,
+    NOT_BEFORE_HEADER,
     ORDER_HEADER,
     ORIGIN_HEADER,
     OWN_HEADERS,
@@ -369,6 +371,17 @@ class Recorder:
         output.headers = [h for h in output.headers if h[0] != JUDGED_HEADER] + [(JUDGED_HEADER, judged)]
         return output
 
+    def schedule(
+        self, record: SourceRecord, task_id: str, not_before_ms: int, carried: Carried, partition: int, now_ms: int
+    ) -> Output:
+        """The same bytes to the topic `scheduled`, until their time has come.
+
+        Each record has a key of its own: a second one of the same task must not replace the first.
+        """
+        key = f"{record.topic}/{record.partition}/{record.offset}/{task_id}"
+        own_headers = carried.own_headers() | {TASK_HEADER: task_id, NOT_BEFORE_HEADER: str(not_before_ms)}
+        return self._moved("scheduled", key, record, own_headers, partition, now_ms)
+
     def duplicate(self, record: SourceRecord, task_id: str, now_ms: int) -> Output:
         """`task:duplicate`: this record's task id was answered already, or is about to be."""
         place = {"topic": full_name(record.topic, self._prefix), "partition": record.partition, "offset": record.offset}
@@ -402,8 +415,8 @@ class Recorder:
     def _moved(
         self, topic: str, key: str, record: SourceRecord, own_headers: dict[str, str], partition: int, now_ms: int
     ) -> Output:
-        goes_along = JUDGED_HEADER if record.topic in INTERNAL_SOURCES else None
-        headers = [h for h in record.headers if h[0] not in OWN_HEADERS or h[0] == goes_along]
+        go_along = GO_ALONG if record.topic in INTERNAL_SOURCES else ()
+        headers = [h for h in record.headers if h[0] not in OWN_HEADERS or h[0] in go_along]
         headers += [(name, value.encode()) for name, value in own_headers.items()]
         output = Output(topic, key.encode(), record.value, headers, partition=partition)
         if output.size > LARGE_BYTES:

@@ -18,8 +18,12 @@ MOVED_HEADER = "parallax-moved"
 SPAN_HEADER = "parallax-span"
 JUDGED_HEADER = "parallax-judged"
 ORDER_HEADER = "parallax-order"
+NOT_BEFORE_HEADER = "parallax-not-before"
+CANCELLED_HEADER = "parallax-cancelled"
 INTERNAL_SOURCES = ("dispatch", "parked")
 """Topics that workers alone write: their headers are believed."""
+GO_ALONG = (JUDGED_HEADER, CANCELLED_HEADER)
+"""Headers of a record on such a topic that the next record of its task has too."""
 OWN_HEADERS = frozenset(
     (
         AGENT_HEADER,
@@ -32,6 +36,8 @@ OWN_HEADERS = frozenset(
         SPAN_HEADER,
         JUDGED_HEADER,
         ORDER_HEADER,
+        NOT_BEFORE_HEADER,
+        CANCELLED_HEADER,
     )
 )
 

@@ -70,7 +70,7 @@ class Pipeline:
     ) -> None:
         self._agents = list(agents)
         self._functions = [function.__module__ for function in functions]
-        self._roles = ("dispatch", "plans", "stats") if stats else ("dispatch", "plans")
+        self._roles = ("dispatch", "plans", "schedules", "stats") if stats else ("dispatch", "plans", "schedules")
         self._partitions = partitions
         self._given = dict(settings or {})
         self._stack = AsyncExitStack()

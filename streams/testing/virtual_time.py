@@ -45,6 +45,8 @@ from streams.engine.partition_processor import PartitionProcessor
 from streams.metrics import DispatchMetrics
 from streams.rules.dispatch.builtins import Builtins
 from streams.rules.records import Output, Recorder
+from streams.rules.schedules.records import ScheduleRecorder, read_due
+from streams.rules.source_record import SourceRecord
 from streams.settings import load
 from streams.testing.direct_calls import DirectCall, DirectCalls
 from streams.testing.virtual_loop import VirtualTimeLoop
@@ -123,6 +125,7 @@ class VirtualTime:
         timeout: Duration | None = None,
         deadline: Moment | None = None,
         expires_in: Duration | None = None,
+        not_before: Moment | None = None,
         id: str | None = None,
         capabilities: Sequence[str] | None = None,
         **metadata: Any,
@@ -135,6 +138,7 @@ class VirtualTime:
             timeout=timeout,
             deadline=deadline,
             expires_in=expires_in,
+            not_before=not_before,
             capabilities=capabilities,
             metadata=metadata,
         )
@@ -214,6 +218,7 @@ class VirtualTime:
 
     async def _cancel(self, task_id: str) -> None:
         self._running.cancelled.add(task_id)
+        self._running.release(task_id)
         self._running.handler.cancel(task_id)
 
     async def _send(self, request: Request) -> None:
@@ -251,6 +256,8 @@ class VirtualTime:
             self.events.append(loads(output.value or b"null"))
         elif output.topic in INTAKE:
             self._running.take(output.topic, output.key, output.value, output.headers)
+        elif output.topic == "scheduled":
+            self._running.schedule(output)
 
     def _wall_ms(self) -> int:
         return BEGIN_MS + round(self.elapsed * 1000)
@@ -290,6 +297,8 @@ class _Partition:
         self._log: dict[tuple[str, int], ConsumerRecord] = {}
         self._intake: deque[tuple[str, ConsumerRecord]] = deque()
         self._after: list[Any] = []
+        self._scheduled: dict[str, tuple[asyncio.TimerHandle, Output]] = {}
+        self._recorder = ScheduleRecorder(settings.app_id, self._prefix, "virtual-time")
         self.cancelled: set[str] = set()
         statuses, table = AgentStatuses(), cast("AgentTable", owner._known)
         transports = Transports(dict.fromkeys(PROTOCOLS, owner._transport))
@@ -322,6 +331,25 @@ class _Partition:
         self._log[source, self._offset] = record
         self._intake.append((source, record))
         self.wake()
+
+    def schedule(self, output: Output) -> None:
+        """A task whose time has not come, as the role `schedules` keeps it."""
+        due = read_due(output.headers)
+        left_s = (due.not_before_ms - self._owner._wall_ms()) / 1000
+        timer = self._loop.call_later(max(0.0, left_s), self.release, due.task_id)
+        self._scheduled.setdefault(due.task_id, (timer, output))
+
+    def release(self, task_id: str) -> None:
+        """Its time has come, or it was cancelled."""
+        timer, output = self._scheduled.pop(task_id, (None, None))
+        if timer is None or output is None:
+            return
+        timer.cancel()
+        record = SourceRecord(
+            "scheduled", 0, 0, output.key, output.value, tuple(output.headers), self._owner._wall_ms()
+        )
+        released, _ = self._recorder.released(record, 1, None, self._owner._wall_ms())
+        self._owner._written(released)
 
     def wake(self) -> None:
         """There may be room."""

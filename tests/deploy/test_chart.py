@@ -88,7 +88,7 @@ def test_no_pod_may_more_than_the_restricted_standard_allows(objects: list[Json]
 def test_a_worker_reads_what_the_chart_writes(given: Json, objects: list[Json], tmp_path: Path) -> None:
     """Settings are those of the values, roles those of the group, and the name is the pod's."""
     groups = {name: group for name, group in given.get("groups", {}).items() if group} or {
-        "worker": {"roles": ["dispatch", "plans", "stats"]}
+        "worker": {"roles": ["dispatch", "plans", "schedules", "stats"]}
     }
     found = started(objects, tmp_path)
     assert {name.removeprefix("r-parallax-streams-") for name in found} == set(groups)
@@ -200,12 +200,12 @@ def test_topics_are_created_before_anything_else_and_with_all_it_needs() -> None
 def test_keda_looks_at_topics_there_are_and_scales_within_their_partitions() -> None:
     """For each role what it reads; `tests/deploy/test_compose.py` holds the groups' names against a broker's."""
     scaling = {"enabled": True, "minReplicas": 2, "maxReplicas": 16}
-    groups = {role: {"roles": [role], "autoscaling": scaling} for role in ("dispatch", "plans", "stats")}
+    groups = {role: {"roles": [role], "autoscaling": scaling} for role in ("dispatch", "plans", "schedules", "stats")}
     objects = render(values("roles") | {"groups": groups | {"worker": None}})
     names = {DEFAULT_PREFIX + topic.name for topic in TOPICS}
     found = of_kind(objects, "ScaledObject")
     assert found.keys() == of_kind(objects, "StatefulSet").keys()
-    assert len(found) == 3
+    assert len(found) == 4
     for name, one in found.items():
         assert one["spec"]["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": name}
         assert "replicas" not in of_kind(objects, "StatefulSet")[name]["spec"]

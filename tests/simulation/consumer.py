@@ -20,6 +20,8 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
+from streams.rules.schedules.scheduled_tasks import ScheduledTasks
+from streams.schedules.reader import ScheduleReader, WaitingRows
 from tests.simulation.broker import Fetched, Stored
 from tests.simulation.client import LEADER, Client, SimClient
 
@@ -267,6 +269,21 @@ class SimStateReader:
             return list(found.values())
 
         return list(await self._node.network.request(self._node, newest))
+
+
+class SimScheduleReader(ScheduleReader):
+    """Reads the waiting tasks of a partition, as the product does: to its true end, behind every open transaction."""
+
+    async def _read_waiting(self, tp: TopicPartition) -> ScheduledTasks:
+        node: Client = self._options["node"]
+        log = node.broker.logs[tp.topic, tp.partition]
+        true_end = await node.network.request(node, lambda: log.end)
+        while await node.network.request(node, lambda: log.last_stable) < true_end:  # noqa: ASYNC110 - as a poll does
+            await asyncio.sleep(PAUSE_S)
+        rows = WaitingRows()
+        for stored in await node.network.request(node, lambda: (log.read(log.start, 1 << 60) or ([], 0))[0]):
+            rows.add(as_consumed(tp, stored))
+        return rows.tasks()
 
 
 async def read_again(node: Any, topic: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:

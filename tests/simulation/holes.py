@@ -48,4 +48,6 @@ HOLES = (
           "order of calls,order of answers", 1),
     _hole("O3", "relocated again, a task of a key comes after later ones", "conversations",
           "order of calls,order of answers", 1),
+    _hole("S1", "a record on `scheduled` that no owner has accepted is its own duplicate", "scheduled", "lost task", 1),
+    _hole("S2", "a waiting task is released by the next owner again", "scheduled", "released twice", 1),
 )  # fmt: skip

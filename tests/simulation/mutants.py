@@ -20,6 +20,8 @@ from streams.dispatch.router import Router
 from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
+from streams.rules.schedules.scheduled_tasks import ScheduledTasks
+from streams.schedules.handler import ScheduleHandler
 from tests.simulation.node import Surroundings
 
 
@@ -122,6 +124,29 @@ def _a_relocated_task_is_as_old_as_its_record() -> None:
     task_run.first_record_of = lambda record: LogPosition(record.topic, record.offset)
 
 
+def _unaccepted_records_wait_already() -> None:
+    """S1: a new owner counted records that no owner had accepted as waiting, and then took them for duplicates of themselves."""
+    ScheduledTasks.keep = lambda self, wanted: None  # type: ignore[method-assign]
+
+
+def _tombstones_come_later() -> None:
+    """S2: a released task was taken from those that wait by the transaction after the one that released it."""
+    outputs: Any = ScheduleHandler._outputs
+
+    def release(self: Any, record: Any, due: bool) -> Any:
+        found = outputs(self, record, due)
+
+        def later() -> None:
+            self._pending += found[1:]
+            self._partition.touch()
+
+        if found:
+            self._partition.afterwards(later)
+        return found[:1]
+
+    ScheduleHandler._outputs = release  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "F1": _refusals_claim_the_id_again,
     "F2": _leaders_that_wait_stay_leaders,
@@ -132,6 +157,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "N2": _done_in_the_wrong_partition,
     "O1": _no_order,
     "O2": _relocated_tasks_are_not_waited_for,
+    "S1": _unaccepted_records_wait_already,
+    "S2": _tombstones_come_later,
     "O3": _a_relocated_task_is_as_old_as_its_record,
 }
 """By the name of the hole in `holes.py`."""

@@ -1,6 +1,6 @@
 """A worker in the simulated world: the product's engine, handlers, tables and guards over simulated consumers and agents.
 
-THE file that knows how the product is put together (its models: `streams.dispatch.role` and `streams.plans.role`), and what
+THE file that knows how the product is put together (its models: the `role.py` of each feature), and what
 must be empty when there is nothing to do. In: a world, a broker, settings. Out: a node that can be frozen, stopped and killed.
 """
 
@@ -22,7 +22,7 @@ from agents_io.transport import Answer, Call
 from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
 from schemas.partitioning import owner_partition
-from schemas.topics import INTAKE, PLAN_INTAKE, full_name
+from schemas.topics import INTAKE, PLAN_INTAKE, SCHEDULE_INTAKE, full_name
 from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.control_table import ControlTable
 from streams.agents.table import AgentTable
@@ -39,18 +39,23 @@ from streams.engine.follower import Follower
 from streams.engine.log_check import LogCheck
 from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.watchdog import Watchdog
-from streams.metrics import DispatchMetrics, PlanMetrics
+from streams.metrics import DispatchMetrics, PlanMetrics, ScheduleMetrics
 from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
 from streams.rules.dispatch.builtins import Builtins
 from streams.rules.plans.records import STATE, PlanRecorder
 from streams.rules.records import Output, Recorder
+from streams.rules.schedules.records import STATE as SCHEDULE_STATE
+from streams.rules.schedules.records import ScheduleRecorder
+from streams.schedules.handler import ScheduleHandler
+from streams.schedules.parts import ScheduleParts
+from streams.schedules.role import handlers_of as handlers_of_schedules
 from streams.settings import Settings
 from tests.simulation.agents import Arrival, SimAgent, task_of
 from tests.simulation.broker import Broker
 from tests.simulation.committer import SimCommitter, log_of
-from tests.simulation.consumer import SimConsumer, SimStateReader, read_again
+from tests.simulation.consumer import SimConsumer, SimScheduleReader, SimStateReader, read_again
 from tests.simulation.durability import Durability
 from tests.simulation.loop import NodeLoop
 from tests.simulation.network import Network
@@ -74,7 +79,11 @@ class Surroundings:
     agents: dict[str, SimAgent]
     repeats_in_place: bool = REPEATS_IN_PLACE
     nodes: dict[str, Node] = field(default_factory=dict)
-    durability: dict[str, Durability] = field(default_factory=lambda: {"dispatch": Durability(), "plans": Durability()})
+    durability: dict[str, Durability] = field(
+        default_factory=lambda: {role: Durability() for role in ("dispatch", "plans", "schedules")}
+    )
+    schedules: bool = False
+    """Whether the workers have the role `schedules`."""
     buried: list[Node] = field(default_factory=list)
     """Dead nodes, kept: what the garbage collector would run of them belongs to nobody."""
     strays: list[tuple[float, str, str, str]] = field(default_factory=list)
@@ -271,6 +280,8 @@ class Node:
         await self._patiently(self.agents.start)
         await self._patiently(lambda: self._dispatch(CollectorRegistry()))
         await self._patiently(lambda: self._plans(CollectorRegistry()))
+        if self.shared.schedules:
+            await self._patiently(lambda: self._schedules(CollectorRegistry()))
         for role, engine in self.engines.items():
             self._spawn(self._watch(role, engine))
             self._spawn(Watchdog(engine, STALL_S).run())
@@ -363,6 +374,29 @@ class Node:
         await engine.start()
         self.engines["plans"] = engine
 
+    async def _schedules(self, registry: CollectorRegistry) -> None:
+        group = f"{self.app}-schedules"
+        controls = _Controls(self, on_cancel=self._cancel_scheduled)
+        topic = full_name(SCHEDULE_STATE, self.prefix)
+        reader = SimScheduleReader({"node": self}, self.prefix, SimStateReader({"node": self}, topic))
+        parts = ScheduleParts(
+            recorder=ScheduleRecorder(self.app, self.prefix, group),
+            metrics=ScheduleMetrics(registry),
+            wall_ms=self.wall_ms,
+            cancelled=controls.cancelled,
+            cancel_requests=controls.task_ids,
+            partition_count=lambda: self.partition_count("scheduled"),
+            read_again=self._read_again,
+        )
+        engine = self._engine(
+            "schedules", SCHEDULE_INTAKE, SCHEDULE_STATE, 1_000_000,
+            lambda processor, _kept: ScheduleHandler(processor, parts, reader.take(processor.number)),
+            make_reader=lambda _options, _topic: reader,
+        )  # fmt: skip
+        await controls.start()
+        await engine.start()
+        self.engines["schedules"] = engine
+
     def _engine(
         self,
         role: str,
@@ -371,6 +405,7 @@ class Node:
         max_in_flight: int,
         make_handler: Any,
         before_open: Any = None,
+        make_reader: Any = SimStateReader,
         **more: Any,
     ) -> Engine:
         settings = self.shared.settings
@@ -399,7 +434,7 @@ class Node:
             on_assigned=lambda: self.partition_counts.update(self.metadata),
             before_open=before_open,
             connect=_connect,
-            make_reader=SimStateReader,
+            make_reader=make_reader,
             wall_ms=self.wall_ms,
         )
 
@@ -427,6 +462,14 @@ class Node:
         for handler in self._dispatchers():
             handler.clear_cache(agent_id)
 
+    def _cancel_scheduled(self, task_id: str) -> None:
+        for handler in self._schedulers():
+            handler.cancel(task_id)
+
+    def _schedulers(self) -> Iterator[ScheduleHandler]:
+        if "schedules" in self.engines:
+            yield from handlers_of_schedules(self.engines["schedules"])
+
     def _cancel_step(self, task_id: str) -> None:
         for handler in self._planners():
             handler.cancel_task(task_id)
@@ -447,6 +490,9 @@ class Node:
                         yield f"ledger {role} {source}/{number}: {ledger.in_flight} in flight, at {ledger.head} of {end}"
         for handler in self._dispatchers():
             yield from (f"{what} in dispatch: {count}" for what, count in _held(handler).items() if count)
+        for scheduler in self._schedulers():
+            if scheduler._waiting or scheduler._due or scheduler._to_check:
+                yield f"scheduled tasks: {len(scheduler._waiting)} wait, {len(scheduler._due)} are being released"
         for planner in self._planners():
             store = planner._store
             if store.active or store.by_key:

@@ -95,6 +95,7 @@ class Scenario:
         self.broker = Broker(self.world, counts)
         self.settings = self._settings()
         self.shared = Surroundings(self.world, self.network, self.broker, self.settings, {})
+        self.shared.schedules = options.later > 0
         if options.relocated:
             ledger.RELIEF = RELOCATED_EARLY
         self.network.holds_up = options.late_requests or options.in_place

@@ -13,7 +13,7 @@ from schemas.partitioning import partition_for
 from schemas.topics import full_name
 from tests.simulation.broker import Broker
 from tests.simulation.options import Options
-from tests.simulation.world import World
+from tests.simulation.world import EPOCH_MS, World
 
 BEGIN_S = 2.0
 BIG = 2**64
@@ -30,6 +30,8 @@ class Sent:
     expires_s: float | None = None
     ordered: tuple[str, int] | None = None
     """Ordering key, and the partition that all of its records are written to; None: it has no key."""
+    not_before: float | None = None
+    """No agent may be called before this time."""
     lost: bool = False
     """A log lost a record of it: it need not be answered."""
 
@@ -54,6 +56,7 @@ class Traffic:
         self._window_s = window_s
         self._rng = world.rng("traffic")
         self._key_rng = world.rng("ordering keys")
+        self._later_rng = world.rng("later")
         self._rate = options.rate or self._rng.choice((10.0, 40.0, 120.0))
 
     def begin(self) -> None:
@@ -100,6 +103,8 @@ class Traffic:
         if options.time == "attempt" and (rng.random() < 0.8 or hopeless):  # else it waits for its agent for a day
             metadata["expiresIn"] = rng.choice((2000, 10_000, 30_000))
             sent.expires_s = metadata["expiresIn"] / 1000
+        if self._later_rng.random() < options.later:
+            self._later(sent, metadata)
         number = rng.randrange(self._partitions) if rng.random() < 0.3 else None
         if self._key_rng.random() < options.ordered:
             key = self._key_rng.randrange(options.keys)
@@ -114,6 +119,15 @@ class Traffic:
             self._again(sent, lambda: self._produce(name, again))
         if rng.random() < options.cancels:
             self._world.at(rng.random() * 3, lambda: self._cancel(sent, taskId=name))
+
+    def _later(self, sent: Sent, metadata: dict[str, Any]) -> None:
+        """Its time is soon, or after some faults; its deadline counts from then on."""
+        delay_s = self._later_rng.choice((0.2, 2.0, 10.0, 20.0)) * (1 + self._later_rng.random())
+        sent.not_before = self._world.now + delay_s
+        metadata["notBefore"] = EPOCH_MS + round(sent.not_before * 1000)
+        if sent.expires_s is not None:
+            metadata["expiresIn"] += round(delay_s * 1000)
+            sent.expires_s += delay_s
 
     def _again(self, sent: Sent, send: Any) -> None:
         """Send an id again: soon, or (`late_duplicates`) also once it must be forgotten."""

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from schemas.access import CHANGELOG, EVERYBODY, WORKER, Grant, grants, kafka_acls, strimzi_acls
-from schemas.topics import INTAKE, PLAN_INTAKE, TOPICS, dead_letter_topics, full_name
+from schemas.topics import INTAKE, PLAN_INTAKE, SCHEDULE_INTAKE, TOPICS, dead_letter_topics, full_name
 from streams.cli.main import build
 from streams.statistics import table
 from streams.statistics.app import group_id
@@ -36,6 +36,7 @@ def test_roles_have_what_their_engines_read_and_no_other_input() -> None:
     """Dispatch cannot read plans, statistics cannot read tasks."""
     assert {f"p.{name}" for name in INTAKE} <= named(["dispatch"], "Read")
     assert {f"p.{name}" for name in PLAN_INTAKE} <= named(["plans"], "Read")
+    assert {f"p.{name}" for name in SCHEDULE_INTAKE} <= named(["schedules"], "Read")
     assert "p.plans" not in named(["dispatch"], "Read")
     assert "p.tasks" not in named(["stats"], "Read") | named(["plans"], "Read")
     assert named(["consumer"], "Write") == named(["admin"], "Read") == set()
@@ -47,7 +48,7 @@ def test_names_are_those_the_worker_uses(settings_for: SettingsFor) -> None:
     settings = settings_for("h:1")
     assert group_id(settings) == f"{settings.app_id}-stats"
     groups = {grant.name for grant in grants(WORKER, "p.", "shop") if grant.resource == "group"}
-    assert groups == {"shop.p-dispatch", "shop.p-plans", "shop.p-stats"}
+    assert groups == {"shop.p-dispatch", "shop.p-plans", "shop.p-schedules", "shop.p-stats"}
     ids = {grant.name for grant in grants(WORKER, "p.", "shop") if grant.resource == "transactional-id"}
     assert ids == {f"{group}-" for group in groups}
 

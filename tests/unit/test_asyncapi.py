@@ -139,7 +139,17 @@ def test_channels_are_the_public_topics_as_they_are_created(prefix: str, cluster
     topics = {topic.name: topic for topic in wanted(prefix)}
     assert kafka.keys() == topics.keys() - internal
     assert internal == {
-        f"{prefix}{name}" for name in ("standings", "dispatch", "parked", "state", "plan-state", "calibrations")
+        f"{prefix}{name}"
+        for name in (
+            "standings",
+            "dispatch",
+            "parked",
+            "scheduled",
+            "schedule-state",
+            "state",
+            "plan-state",
+            "calibrations",
+        )
     }
     for name, binding in kafka.items():
         assert binding["topic"] == name

@@ -19,7 +19,7 @@ from streams.cli.main import invoke
 from streams.cli.options import CommandError
 from streams.cli.output import table
 from streams.cli.stats import _show
-from streams.cli.submit import items
+from streams.cli.submit import Lines, items
 from streams.cli.summary import as_document, newest, summarize
 
 PARALLAX = str(Path(sys.executable).with_name("parallax"))
@@ -99,7 +99,7 @@ def test_every_command_takes_the_common_options(command: str, capsys: pytest.Cap
         ("topics ls -o xml", "xml"),
         ("tail nosuch", "nosuch: no such topic; there are tasks, plans"),
         ("worker --web-port http", "--web-port: input should be a valid integer"),
-        ("worker --roles cook", "--roles: input should be 'dispatch', 'plans' or 'stats'"),
+        ("worker --roles cook", "--roles: input should be 'dispatch', 'plans', 'schedules' or 'stats'"),
         ("worker --session-timeout soon", "--session-timeout: is not a duration: 'soon'"),
         ("topics ls --topic-prefix Has_Upper", "--topic-prefix: "),
         ("agents add", "needs ID and ENDPOINT, or --file FILE"),
@@ -199,7 +199,7 @@ def test_tasks_are_keyed_by_their_agent_and_others_by_their_id(tmp_path: Path) -
         {"id": "t3", "type": "function", "target": "f", "payload": 1},
     ]
     file.write_bytes(b"\n\n".join(orjson.dumps(line) for line in lines))
-    assert [(item.id, item.key) for item in items(file, False)] == [("t1", b"a1"), ("t2", b"t2"), ("t3", b"t3")]
+    assert [(item.id, item.key) for item in items(Lines(file))] == [("t1", b"a1"), ("t2", b"t2"), ("t3", b"t3")]
 
 
 def test_a_plan_under_an_id_that_answers_a_task_is_not_sent(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_plan_under_an_id_that_answers_a_task_is_not_sent(tmp_path: Path) -> N
         orjson.dumps({"id": "task:t1", "tasks": [{"id": "a", "type": "function", "target": "f", "payload": 1}]})
     )
     with pytest.raises(CommandError, match="line 1: id: must not begin with 'task:'"):
-        list(items(file, True))
+        list(items(Lines(file, plan=True)))
 
 
 def test_windows_put_together_equal_a_recount() -> None:

@@ -58,7 +58,7 @@ def test_durations_and_numbers_are_read_wherever_they_stand(tmp_path: Path) -> N
     [
         ({"roles": "stats, dispatch"}, {}, ("stats", "dispatch")),
         ({}, {"PARALLAX_ROLES": "plans"}, ("plans",)),
-        ({}, {"PARALLAX_ROLES": ""}, ("dispatch", "plans", "stats")),
+        ({}, {"PARALLAX_ROLES": ""}, ("dispatch", "plans", "schedules", "stats")),
     ],
 )
 def test_roles_are_a_list_of_words(
@@ -89,7 +89,12 @@ def test_roles_in_the_file_are_an_array(tmp_path: Path) -> None:
         ("", {"PARALLAX_LIMITS__WINDOW_MS": "soon"}, {}, "PARALLAX_LIMITS__WINDOW_MS: is not a duration: 'soon'"),
         ("[limits]\nmax_requests = 0", {}, {}, "parallax.toml: limits.max_requests: input should be greater"),
         ("", {}, {"web_port": "70000"}, "--web-port: input should be less than or equal to 65535"),
-        ("", {"PARALLAX_ROLES": "cook"}, {}, "PARALLAX_ROLES: input should be 'dispatch', 'plans' or 'stats'"),
+        (
+            "",
+            {"PARALLAX_ROLES": "cook"},
+            {},
+            "PARALLAX_ROLES: input should be 'dispatch', 'plans', 'schedules' or 'stats'",
+        ),
         ("", {"PARALLAX_ROLES": ","}, {}, "PARALLAX_ROLES: "),
         ("", {}, {"topic_prefix": "Has Spaces"}, "--topic-prefix: "),
         ("", {}, {"session_timeout": "1" * 400 + "h"}, "--session-timeout: "),

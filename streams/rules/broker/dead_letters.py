@@ -21,7 +21,7 @@ STRIPPED = ("__dlq.", "parallax.dlq.")
 MAX_REASON = 1000
 MAX_DIGITS = 18
 """Of a number in a header: what fits a signed 64-bit integer in any case."""
-BACK_TO_TASKS = ("dispatch", "parked")
+BACK_TO_TASKS = ("dispatch", "parked", "scheduled")
 """Their records carry what a worker had decided; a dead letter from there starts anew."""
 
 Family = Literal["parallax", "kafka", "connect", "streams", "spring", "unknown"]

@@ -9,21 +9,25 @@ from collections.abc import Mapping
 
 from schemas.codec import Rejected
 from schemas.messages import TaskMetadata
-from schemas.times import parse_time
+from schemas.times import format_time, parse_time
 
 
 def deadline_ms(metadata: TaskMetadata, attributes: Mapping[str, str], record_ms: int, max_wait_ms: int) -> int | None:
     """The earliest of what bounds the whole task, epoch ms; None if nothing does.
 
-    `metadata.deadline`, `metadata.expiresIn` and `max_wait_ms` (0: none) from the record's timestamp on, and the CloudEvents
-    attribute `expirytime`. Raises `Rejected` when that is no time.
+    `metadata.deadline`, `metadata.expiresIn` from the record's timestamp on, the CloudEvents attribute `expirytime`, and
+    `max_wait_ms` (0: none) from the record's timestamp or `metadata.notBefore` on. Raises `Rejected` when that is no time.
 
     >>> deadline_ms(TaskMetadata(), {}, 1000, 0), deadline_ms(TaskMetadata(), {}, 1000, 500)
     (None, 1500)
     >>> deadline_ms(TaskMetadata(expires_in=200), {"expirytime": "1970-01-01T00:00:01.100Z"}, 1000, 500)
     1100
+    >>> deadline_ms(TaskMetadata(not_before=9000), {}, 1000, 500)
+    9500
     """
-    bounds = [] if max_wait_ms <= 0 else [record_ms + max_wait_ms]
+    bounds = []
+    if max_wait_ms > 0:
+        bounds.append((record_ms if metadata.not_before is None else max(record_ms, metadata.not_before)) + max_wait_ms)
     if metadata.deadline is not None:
         bounds.append(metadata.deadline)
     if metadata.expires_in is not None:
@@ -34,3 +38,12 @@ def deadline_ms(metadata: TaskMetadata, attributes: Mapping[str, str], record_ms
         except ValueError as error:
             raise Rejected("validate", f"expirytime: {error}") from None
     return min(bounds, default=None)
+
+
+def never_called(not_before_ms: int, deadline_ms: int) -> str:
+    """Why a task fails whose deadline is not after its earliest time, in a sentence.
+
+    >>> never_called(2000, 1000)
+    'metadata.notBefore: 1970-01-01T00:00:02.000Z is not before the deadline 1970-01-01T00:00:01.000Z'
+    """
+    return f"metadata.notBefore: {format_time(not_before_ms)} is not before the deadline {format_time(deadline_ms)}"

@@ -5,7 +5,8 @@ In: a task, the agents known. Out: the capable ones, or the reason there is none
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from schemas.messages import AgentRegistration, Task
 
@@ -20,6 +21,19 @@ def capable(agents: Iterable[AgentRegistration], wanted: Iterable[str]) -> list[
     """The agents that have every wanted capability, by id."""
     need = set(wanted)
     return sorted((agent for agent in agents if need <= set(agent.capabilities)), key=lambda agent: agent.id)
+
+
+def owner_key(task: Mapping[str, Any]) -> str:
+    """The key whose owner partition handles a task first: its agent, else its ordering key, else its id.
+
+    >>> owner_key({"id": "t", "type": "agent", "target": "a"}), owner_key({"id": "t", "type": "http", "target": "http://h"})
+    ('a', 't')
+    >>> owner_key({"id": "t", "type": "agent", "metadata": {"orderingKey": "k"}})
+    'k'
+    """
+    target = task.get("target") if task.get("type") == "agent" else None
+    ordering_key = (task.get("metadata") or {}).get("orderingKey")
+    return str(target or ordering_key or task["id"])
 
 
 def absence(task: Task, known: bool = False) -> str:

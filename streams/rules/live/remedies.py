@@ -70,6 +70,11 @@ WAITS: dict[str, Wait] = {
         "when the earlier tasks with its ordering key have ended",
         "wait, or cancel the task that holds it up; a deadline (metadata.expiresIn) bounds how long each may take",
     ),
+    "not_before": Wait(
+        "its time has not come (metadata.notBefore)",
+        "when its time comes; a worker with the role schedules then hands it to dispatch",
+        "wait, or cancel it and send it again with another time",
+    ),
     "looking_for_agent": Wait(
         "the worker is choosing an agent for it",
         "within moments",

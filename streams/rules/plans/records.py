@@ -17,6 +17,7 @@ from schemas.messages import EventType, TaskError
 from schemas.times import format_time
 from schemas.topics import BY_NAME
 from streams.rules.dedup_window import Chunk
+from streams.rules.dispatch.routing import owner_key
 from streams.rules.plans.result import plan_result, progress
 from streams.rules.plans.run import Over, PlanRun
 from streams.rules.plans.task_plans import OriginTask, end_of, error_of
@@ -39,7 +40,7 @@ class PlanRecorder(Recorder):
     def task(self, task: dict[str, Any], value: bytes, now_ms: int, trace: Trace | None = None) -> Output:
         """A step's task (`value`: its JSON), keyed so that it lies in its agent's owner partition at once. `trace`: of its
         plan."""
-        key = (task.get("target") if task["type"] == "agent" else None) or _ordering_key(task) or task["id"]
+        key = owner_key(task)
         subject = task["id"].encode()
         headers = self._headers(TASK_TYPE, subject, subject, format_time(now_ms).encode())
         if trace is not None:
@@ -154,9 +155,3 @@ class PlanRecorder(Recorder):
     def _memory(self, key: str, kind: str, told: dict[str, Any], partition: int, now_ms: int) -> Output:
         value = pack({"app": self.app, "at": format_time(now_ms), kind: told})
         return Output(STATE, key.encode(), value, partition=partition)
-
-
-def _ordering_key(task: dict[str, Any]) -> str | None:
-    """Steps of one ordering key go to one partition, since only there is an order between them."""
-    found = (task.get("metadata") or {}).get("orderingKey")
-    return found if isinstance(found, str) else None

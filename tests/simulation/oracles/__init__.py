@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.simulation.oracles import agents, answers, order, rest
+from tests.simulation.oracles import agents, answers, order, rest, scheduled
 from tests.simulation.scenario import Scenario, Violation
 
-ORACLES = (*answers.ORACLES, *agents.ORACLES, *order.ORACLES, *rest.ORACLES)
+ORACLES = (*answers.ORACLES, *agents.ORACLES, *order.ORACLES, *scheduled.ORACLES, *rest.ORACLES)
 
 
 def judge(scenario: Scenario) -> list[Violation]:

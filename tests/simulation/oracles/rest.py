@@ -18,7 +18,7 @@ def leftovers(scenario: Scenario) -> Iterator[Violation]:
 
 def owners(scenario: Scenario) -> Iterator[Violation]:
     """Every partition is open at exactly one worker."""
-    for role in ("dispatch", "plans"):
+    for role in ("dispatch", "plans", *(("schedules",) if scenario.shared.schedules else ())):
         opened = Counter(
             processor.number for node in scenario.shared.nodes.values() for processor in node.processors(role)
         )

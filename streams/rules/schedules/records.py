@@ -1,0 +1,77 @@
+"""Every record the role `schedules` writes: tasks whose time has come, and tombstones. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from schemas.codec import Rejected, decode_json, header
+from schemas.partitioning import owner_partition
+from streams.rules.dispatch.routing import owner_key
+from streams.rules.records import Carried, Output, Recorder
+from streams.rules.source_record import (
+    CANCELLED_HEADER,
+    EXPIRES_HEADER,
+    HOPS_HEADER,
+    NOT_BEFORE_HEADER,
+    ORIGIN_HEADER,
+    TASK_HEADER,
+    SourceRecord,
+    own_header,
+)
+
+STATE = "schedule-state"
+
+
+class Due(NamedTuple):
+    """What the headers of a record on `scheduled` say: its task's id, and its time in epoch ms."""
+
+    task_id: str
+    not_before_ms: int
+
+
+def read_due(headers: Iterable[tuple[str, bytes]]) -> Due:
+    """Raises `Rejected` for a record that no worker wrote.
+
+    >>> read_due([("parallax-task", b"t1"), ("parallax-not-before", b"1000")])
+    Due(task_id='t1', not_before_ms=1000)
+    """
+    found = tuple(headers)
+    task_id, due_ms = header(found, TASK_HEADER), own_header(found, NOT_BEFORE_HEADER)
+    if not task_id or due_ms is None:
+        raise Rejected("decode", f"headers: {TASK_HEADER} or {NOT_BEFORE_HEADER} is missing")
+    return Due(task_id, due_ms)
+
+
+class ScheduleRecorder(Recorder):
+    """Builds the records of the role. `app_id` also names what it remembers on the state topic."""
+
+    def __init__(self, app_id: str, prefix: str, group: str) -> None:
+        super().__init__(app_id, "schedules", prefix, group)
+        self.app = app_id
+
+    def released(self, record: SourceRecord, count: int, cancel_reason: str | None, now_ms: int) -> list[Output]:
+        """A waiting task goes on to dispatch, and waits no more. `count`: of partitions. Raises `Rejected`.
+
+        `cancel_reason`: it was cancelled; dispatch ends it without a call.
+        """
+        data = decode_json(record.value, record.headers).data
+        if not isinstance(data, dict) or not isinstance(data.get("id"), str):
+            raise Rejected("decode", "value: is no task")
+        key = owner_key(data)
+        carried = Carried(
+            own_header(record.headers, ORIGIN_HEADER) or record.timestamp_ms, own_header(record.headers, EXPIRES_HEADER)
+        )
+        own_headers = carried.own_headers() | {HOPS_HEADER: "0"}
+        if cancel_reason is not None:
+            own_headers[CANCELLED_HEADER] = cancel_reason
+        output = self._moved("dispatch", key, record, own_headers, owner_partition(key, count), now_ms)
+        return [output, self.tombstone(record)]
+
+    def refused(self, record: SourceRecord, rejected: Rejected, now_ms: int) -> list[Output]:
+        """A record that is no waiting task: to the dead letters."""
+        return [*self.dead_letter(record, rejected.stage, rejected.reason, now_ms), self.tombstone(record)]
+
+    def tombstone(self, record: SourceRecord) -> Output:
+        """The record's task does not wait any more."""
+        return Output("scheduled", record.key, None, partition=record.partition)

@@ -1,0 +1,1 @@
+"""Tasks whose time has not come, and schedules that make tasks."""

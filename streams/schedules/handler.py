@@ -1,0 +1,248 @@
+"""schedules: `scheduled` -> `dispatch`, when a task's time has come or it was cancelled.
+
+In: records of one partition, which dispatch wrote. Out: the same bytes to `dispatch`, and a tombstone on `scheduled`, in one
+transaction. A task that waits takes an entry in memory; its record is read again from its topic. It calls nobody.
+
+`process` takes a record in: it is released at once, or its task waits.
+`_run` is the one task of a partition: it sleeps until the next time, reads the records that are due, and releases them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from schemas.codec import Rejected
+from schemas.times import format_time
+from streams.engine.event_wait import wait_at_most
+from streams.engine.handler import source_record_of
+from streams.engine.partition_processor import PartitionProcessor
+from streams.rules.dispatch.backlog import id_hash
+from streams.rules.records import Output
+from streams.rules.schedules.records import read_due
+from streams.rules.schedules.scheduled_tasks import ScheduledTasks
+from streams.rules.source_record import ORIGIN_HEADER, SourceRecord, own_header
+from streams.schedules.parts import ScheduleParts
+
+log = structlog.get_logger(__name__)
+
+SOURCE = "scheduled"
+BATCH = 64
+"""Records that are read and released in one transaction: each may be as large as a task may be."""
+MAX_SLEEP_S = 10.0
+"""The clock may be set: it is looked at again after this."""
+RETRY_S = 1.0
+
+
+class ScheduleHandler:
+    """The waiting tasks of one partition."""
+
+    def __init__(self, partition: PartitionProcessor, parts: ScheduleParts, waiting: ScheduledTasks) -> None:
+        """`waiting`: the tasks that lie on the topic, accepted or not."""
+        self._partition = partition
+        self._parts = parts
+        self._waiting = waiting
+        self._begun = False
+        self._due: list[int] = []
+        """Offsets that are being released: they wait no more, and are not committed yet."""
+        self._to_check: set[int] = set()
+        """Offsets of waiting tasks that somebody asked to cancel."""
+        self._pending: list[Output] = []
+        self._changed = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"schedules-{partition.number}")
+
+    # What the engine asks
+
+    def room(self, source: str) -> bool:
+        """A record takes an entry in memory only."""
+        return True
+
+    def resting(self) -> int:
+        """No record is in flight here: a task that waits is remembered, its record is finished."""
+        return 0
+
+    def running(self) -> int:
+        """Nothing is called here."""
+        return 0
+
+    def explain(self, source: str, offset: int) -> dict[str, Any] | None:
+        """Records are finished as they are taken."""
+        return None
+
+    def unblock(self, source: str, offsets: Sequence[int]) -> None:
+        """No record is kept here, so none keeps a commit behind."""
+
+    def changes(self) -> list[Output]:
+        """The tasks released since the last commit."""
+        pending, self._pending = self._pending, []
+        return pending
+
+    def hold(self) -> None:
+        """Release nothing more."""
+        self._task.cancel()
+
+    def close(self) -> None:
+        """The next owner goes on from what is committed."""
+        self.hold()
+        self._pending.clear()
+        self._parts.metrics.waiting.dec(len(self._waiting) if self._begun else 0)
+        self._waiting = ScheduledTasks()
+
+    def process(self, source: str, record: ConsumerRecord) -> None:
+        """One record of `scheduled`: a task that waits, or a tombstone."""
+        self._begin()
+        if record.value is None:
+            self._partition.skip(source, record.offset)
+            return
+        taken = source_record_of(source, record)
+        try:
+            outputs = self._accept(taken)
+        except Rejected as rejected:
+            outputs = self._refuse(taken, rejected)
+        except Exception as error:
+            log.exception("a scheduled task broke the worker's own code", offset=record.offset)
+            outputs = self._refuse(taken, Rejected("schedules", f"internal error: {type(error).__name__}"))
+        self._partition.complete(source, record.offset, outputs)
+
+    # What others ask
+
+    def cancel(self, task_id: str) -> None:
+        """Somebody asked to cancel this task: if it waits here, it ends."""
+        offset = self._waiting.offset_of(id_hash(task_id))
+        if offset is not None:
+            self._to_check.add(offset)
+            self._changed.set()
+
+    def explain_task(self, task_id: str) -> dict[str, Any] | None:
+        """What a waiting task waits for; None if it does not wait here."""
+        due_ms = self._waiting.due_of(id_hash(task_id))
+        if due_ms is None:
+            return None
+        return {
+            "taskId": task_id,
+            "agentId": None,
+            "reason": "not_before",
+            "waits": True,
+            "until": format_time(due_ms),
+        }
+
+    # A record comes in
+
+    def _begin(self) -> None:
+        """Once the ledger is there: what was not accepted by an earlier owner is about to be handed over, and waits not yet."""
+        if self._begun:
+            return
+        self._begun = True
+        ledger = self._partition.ledgers[SOURCE]
+        head, runs = ledger.head, ledger.runs()
+        self._waiting.keep(lambda offset: offset < head or any(first <= offset <= last for first, last in runs))
+        self._parts.metrics.waiting.inc(len(self._waiting))
+        for task_id in self._parts.cancel_requests():
+            self.cancel(task_id)
+
+    def _accept(self, record: SourceRecord) -> list[Output]:
+        due, now_ms = read_due(record.headers), self._parts.wall_ms()
+        task_hash = id_hash(due.task_id)
+        if self._waiting.offset_of(task_hash) is not None:
+            self._parts.metrics.duplicates.inc()
+            recorder = self._parts.recorder
+            return [recorder.duplicate(record, due.task_id, now_ms), recorder.tombstone(record)]
+        reason = self._parts.cancelled(due.task_id, _origin_ms(record))
+        if reason is not None or due.not_before_ms <= now_ms:
+            return self._release(record, due.not_before_ms, reason, now_ms)
+        self._waiting.add(due.not_before_ms, record.offset, task_hash)
+        self._parts.metrics.waiting.inc()
+        self._changed.set()
+        return []
+
+    def _release(self, record: SourceRecord, due_ms: int, reason: str | None, now_ms: int) -> list[Output]:
+        outputs = self._parts.recorder.released(record, self._parts.partition_count(), reason, now_ms)
+        if reason is None:
+            self._parts.metrics.released.inc()
+            self._parts.metrics.lateness.observe((now_ms - due_ms) / 1000)
+        return outputs
+
+    def _refuse(self, record: SourceRecord, rejected: Rejected) -> list[Output]:
+        log.warning("a scheduled record is refused", offset=record.offset, reason=rejected.reason)
+        return self._parts.recorder.refused(record, rejected, self._parts.wall_ms())
+
+    # Time
+
+    async def _run(self) -> None:
+        self._begin()
+        while True:
+            try:
+                await self._sleep()
+                await self._release_due()
+            except (KafkaError, TimeoutError) as error:
+                log.warning("due tasks could not be read; trying again", partition=self._partition.number,
+                            error=repr(error))  # fmt: skip
+                await asyncio.sleep(RETRY_S)
+            except Exception:
+                log.exception("releasing tasks broke the worker's own code", partition=self._partition.number)
+                await asyncio.sleep(RETRY_S)
+
+    async def _sleep(self) -> None:
+        """Until a task is due, or may have been cancelled."""
+        while not (self._due or self._to_check):
+            next_ms = self._waiting.next_due_ms
+            left_s = MAX_SLEEP_S if next_ms is None else (next_ms - self._parts.wall_ms()) / 1000
+            if left_s <= 0:
+                return
+            self._changed.clear()
+            await wait_at_most(self._changed, min(left_s, MAX_SLEEP_S))
+
+    async def _release_due(self) -> None:
+        """One batch: read, release, and wait until that is committed."""
+        if not self._due:
+            self._due = self._waiting.pop_due(self._parts.wall_ms(), BATCH)
+            self._parts.metrics.waiting.dec(len(self._due))
+        checked = sorted(self._to_check)[:BATCH]
+        offsets = sorted({*self._due, *checked})
+        if not offsets:
+            return
+        records = await self._parts.read_again(SOURCE, self._partition.number, offsets)
+        due, self._due = frozenset(self._due), []
+        self._to_check.difference_update(checked)
+        for offset in offsets:
+            if offset in records:
+                self._pending += self._outputs(source_record_of(SOURCE, records[offset]), offset in due)
+            elif offset in due:
+                log.error("the record of a scheduled task is gone", partition=self._partition.number, offset=offset)
+                self._partition.report_expired(SOURCE, offset)
+        if self._pending:
+            committed = asyncio.Event()
+            self._partition.afterwards(committed.set)
+            self._partition.touch()
+            await committed.wait()
+
+    def _outputs(self, record: SourceRecord, due: bool) -> list[Output]:
+        """`due`: its time has come; else it is released only if it was cancelled."""
+        now_ms = self._parts.wall_ms()
+        try:
+            found = read_due(record.headers)
+            reason = self._parts.cancelled(found.task_id, _origin_ms(record))
+            if not due:
+                if reason is None:
+                    return []  # an id that was used again after the request: it is another task
+                task_hash = id_hash(found.task_id)
+                if self._waiting.offset_of(task_hash) != record.offset:
+                    return []  # it was released meanwhile
+                self._waiting.remove(task_hash)
+                self._parts.metrics.waiting.dec()
+            return self._release(record, found.not_before_ms, reason, now_ms)
+        except Rejected as rejected:
+            return self._refuse(record, rejected)
+        except Exception as error:
+            log.exception("a scheduled task broke the worker's own code", offset=record.offset)
+            return self._refuse(record, Rejected("schedules", f"internal error: {type(error).__name__}"))
+
+
+def _origin_ms(record: SourceRecord) -> int:
+    """The timestamp of the task's first record."""
+    return own_header(record.headers, ORIGIN_HEADER) or record.timestamp_ms

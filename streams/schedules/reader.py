@@ -1,0 +1,105 @@
+"""What an owner of a partition of the role `schedules` has to know before it opens: its memory, and the tasks that wait.
+
+In: a partition number whose earlier owner was fenced. Out: the newest values of the state topic, and one `ScheduledTasks`.
+Records are read and forgotten at once: only their times, offsets and hashes are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from schemas.codec import Rejected
+from schemas.topics import full_name
+from streams.broker.kafka import committed_reader
+from streams.engine.group import close
+from streams.engine.state_reader import PartitionReader
+from streams.rules.dispatch.backlog import id_hash
+from streams.rules.schedules.records import read_due
+from streams.rules.schedules.scheduled_tasks import ScheduledTasks
+
+STILL_TIMEOUT_S = 60.0
+"""Without progress. Behind an open transaction of another worker nothing can be read until it ends."""
+FETCH_BYTES = 4 * 1024 * 1024
+POLL_MS = 100
+CLOSE_TIMEOUT_S = 5.0
+
+
+class WaitingRows:
+    """Gathers the records of one partition of `scheduled`, in the order of the log."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, tuple[int, int, int]] = {}
+
+    def add(self, record: ConsumerRecord) -> None:
+        """The next record; a tombstone takes back the earlier one of its key."""
+        if record.key is None:
+            return
+        self._rows.pop(record.key, None)
+        if record.value is None:
+            return
+        try:
+            due = read_due(record.headers)
+        except Rejected:
+            return  # it is put among the dead letters when it is processed
+        self._rows[record.key] = (due.not_before_ms, record.offset, id_hash(due.task_id))
+
+    def tasks(self) -> ScheduledTasks:
+        """What waits. Of two records with one task id the first counts; the other one is not processed yet."""
+        found = ScheduledTasks()
+        for due_ms, offset, task_hash in self._rows.values():
+            found.add(due_ms, offset, task_hash)
+        return found
+
+
+class ScheduleReader:
+    """Reads both topics of a partition number. `state` reads the state topic."""
+
+    def __init__(
+        self, options: dict[str, Any], prefix: str, state: PartitionReader, *, exact_ends: bool = True
+    ) -> None:
+        """`exact_ends`: whether the broker reports true ends of logs."""
+        self._exact_ends = exact_ends
+        self._options = options
+        self._topic = full_name("scheduled", prefix)
+        self._state = state
+        self._waiting: dict[int, ScheduledTasks] = {}
+
+    async def read(self, number: int) -> list[bytes]:
+        """The values of the state topic; what waits is kept for `take`. Raises `KafkaError`, `TimeoutError`."""
+        values = await self._state.read(number)
+        self._waiting[number] = await self._read_waiting(TopicPartition(self._topic, number))
+        return values
+
+    def take(self, number: int) -> ScheduledTasks:
+        """What waited when the partition was last read."""
+        return self._waiting.pop(number, None) or ScheduledTasks()
+
+    async def _read_waiting(self, tp: TopicPartition) -> ScheduledTasks:
+        rows = WaitingRows()
+        consumer = committed_reader(self._options, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_wait_ms=POLL_MS)
+        try:
+            await consumer.start()
+            consumer.assign([tp])
+            begin, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
+            if begin >= end and not self._exact_ends:
+                return rows.tasks()
+            consumer.seek(tp, begin)
+            at, true_end = begin, None
+            async with asyncio.timeout(STILL_TIMEOUT_S) as bound:
+                # `end` is that of what readers of committed records may see. Behind another worker's open transaction may lie
+                # tombstones of the owner before this one: what they take back must not be released again.
+                while true_end is None or at < true_end:
+                    for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
+                        rows.add(record)
+                    if true_end is None and (high := consumer.highwater(tp)) is not None:
+                        true_end = max(end, high)
+                    position = await consumer.position(tp)
+                    if position > at:
+                        at = position
+                        bound.reschedule(asyncio.get_running_loop().time() + STILL_TIMEOUT_S)
+        finally:
+            await close(consumer, CLOSE_TIMEOUT_S)
+        return rows.tasks()

@@ -1,0 +1,143 @@
+"""The worker's role `schedules`, put together: its group, its table of cancel requests, its clock.
+
+In: settings and what the worker has found out. Out: an engine whose partitions are `ScheduleHandler`s, taken apart with `stack`.
+Nothing here decides about a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from prometheus_client import CollectorRegistry
+
+from schemas.access import role_group
+from schemas.topics import SCHEDULE_INTAKE, full_name
+from streams.agents.control_table import ControlTable
+from streams.broker.kafka import client_options
+from streams.broker.topics_admin import size_limits
+from streams.engine.batcher import Batcher
+from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
+from streams.engine.event_sink import EventSink
+from streams.engine.log_check import LogCheck
+from streams.engine.record_reader import RecordReader
+from streams.engine.state_reader import StateReader
+from streams.engine.supervised import supervised
+from streams.engine.watchdog import LOOKS, Watchdog
+from streams.metrics import ScheduleMetrics
+from streams.rules.schedules.records import STATE, ScheduleRecorder
+from streams.schedules.handler import ScheduleHandler
+from streams.schedules.parts import ScheduleParts
+from streams.schedules.reader import ScheduleReader
+from streams.settings import Settings
+
+UNLIMITED = 1_000_000
+"""Records are finished as they are taken."""
+END_TIMEOUT_S = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedules:
+    """The running role."""
+
+    engine: Engine
+    events_dropped: Callable[[], int] = int
+
+    def explain_task(self, task_id: str) -> dict[str, Any] | None:
+        """What a task that waits here for its time waits for; None if none of that id does."""
+        found = (handler.explain_task(task_id) for handler in handlers_of(self.engine))
+        return next((each for each in found if each is not None), None)
+
+
+def handlers_of(engine: Engine) -> Iterator[ScheduleHandler]:
+    """Of the open partitions."""
+    for processor in engine.opened:
+        if isinstance(processor.handler, ScheduleHandler):
+            yield processor.handler
+
+
+async def start_schedules(
+    settings: Settings, registry: CollectorRegistry, transactional: bool, partitions: int, stack: AsyncExitStack
+) -> Schedules:
+    """Join the group of the role. Raises `KafkaError`."""
+    options, prefix = client_options(settings), settings.topic_prefix
+    group = role_group(settings.app_id, "schedules", prefix)
+    sink = EventSink(options, prefix, idempotent=transactional, clock_topic=STATE)
+    stack.push_async_callback(sink.stop)
+    await sink.start()
+
+    def cancel(task_id: str) -> None:
+        for handler in handlers_of(engine):
+            handler.cancel(task_id)
+
+    controls = ControlTable(options, prefix, cancel)
+    stack.push_async_callback(controls.stop)
+    batcher = Batcher(prefix, await size_limits(settings), sink.clock.now_ms)
+
+    def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
+        if transactional:
+            return TransactionalCommitter(options, f"{group}-{number}", group, batcher)
+        return PlainCommitter(sink.producer, consumer, batcher, STATE)
+
+    def partition_count() -> int:
+        found = engine.consumer.partitions_for_topic(full_name("scheduled", prefix))
+        return len(found or ()) or partitions
+
+    records = RecordReader(options, prefix)
+    stack.push_async_callback(records.close)
+    reader = ScheduleReader(
+        options, prefix, StateReader(options, full_name(STATE, prefix), transactional), exact_ends=transactional
+    )
+    parts = ScheduleParts(
+        recorder=ScheduleRecorder(settings.app_id, prefix, group),
+        metrics=ScheduleMetrics(registry),
+        wall_ms=sink.clock.now_ms,
+        cancelled=controls.cancelled,
+        cancel_requests=controls.task_ids,
+        partition_count=partition_count,
+        read_again=records.read,
+    )
+    engine = Engine(
+        EngineConfig(
+            options=options,
+            prefix=prefix,
+            group=group,
+            sources=SCHEDULE_INTAKE,
+            instance_id=settings.instance_id,
+            session_timeout_s=settings.session_timeout / 1000,
+            max_in_flight=UNLIMITED,
+            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
+            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
+            commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
+            state=STATE,
+            exact_ends=transactional,
+        ),
+        committer,
+        lambda processor, _kept: ScheduleHandler(processor, parts, reader.take(processor.number)),
+        on_assigned=batcher.forget_partition_counts,
+        make_reader=lambda _options, _topic: reader,
+        wall_ms=sink.clock.now_ms,
+        event=parts.recorder.event,
+    )
+    stack.push_async_callback(engine.stop)
+    await controls.start()
+    await engine.start()
+    after_s = settings.dispatch.stall_after / 1000
+    running = {
+        "schedules-watchdog": Watchdog(engine, after_s).run,
+        "schedules-log-check": LogCheck(engine, after_s / LOOKS, records.read).run,
+    }
+    for name, run in running.items():
+        stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))
+    return Schedules(engine, lambda: sink.dropped)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=END_TIMEOUT_S)

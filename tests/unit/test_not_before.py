@@ -1,0 +1,152 @@
+"""`metadata.notBefore` in dispatch: what waits on the topic `scheduled`, what is called at once, what fails at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from schemas.codec import header
+from streams import InvalidTask, TaskCancelled
+from streams.rules.records import Output
+from streams.rules.schedules.records import ScheduleRecorder, read_due
+from streams.rules.source_record import CANCELLED_HEADER, EXPIRES_HEADER, ORIGIN_HEADER, SourceRecord
+from streams.testing import FakeAgent, VirtualTime
+from tests.support.dispatching import Dispatching
+from tests.support.partition_fakes import intake
+
+pytestmark = pytest.mark.virtual_time
+
+HOUR_MS = 3_600_000
+
+
+async def scheduled(d: Dispatching, offset: int) -> Output:
+    """The record of a task that waits for its time."""
+    await d.end(offset)
+    [outputs] = [outputs for _, o, outputs in d.partition.ended if o == offset]
+    [output] = outputs
+    assert output.topic == "scheduled"
+    return output
+
+
+def released(output: Output, now_ms: int, cancel_reason: str | None = None) -> tuple[Any, ...]:
+    """The record that the role `schedules` writes to dispatch: value and headers."""
+    record = SourceRecord("scheduled", 0, 9, output.key, output.value, tuple(output.headers), now_ms)
+    first, tombstone = ScheduleRecorder("app", "t.", "g").released(record, 1, cancel_reason, now_ms)
+    assert (tombstone.topic, tombstone.key, tombstone.value) == ("scheduled", output.key, None)
+    assert first.topic == "dispatch"
+    return first.value, tuple(first.headers)
+
+
+async def test_a_task_whose_time_has_not_come_goes_to_its_topic_with_what_was_known_of_it() -> None:
+    """Id, time, first timestamp, deadline from its time on, and the headers it came with; nobody is called."""
+    d = Dispatching()
+    at_ms = d.wall_ms() + 3 * HOUR_MS
+    sent_ms = d.wall_ms()
+    d.take(0, metadata={"notBefore": at_ms}, headers=(("traceparent", b"00-1"),))
+    output = await scheduled(d, 0)
+    assert read_due(output.headers) == ("t0", at_ms)
+    assert header(output.headers, ORIGIN_HEADER) == str(sent_ms)
+    assert header(output.headers, EXPIRES_HEADER) == str(at_ms + 24 * HOUR_MS)
+    assert header(output.headers, "traceparent") == "00-1"
+    [event] = d.events()
+    assert (event["type"], event["data"]["reason"]) == ("task:parked", "not_before")
+    assert not d.transport.calls
+
+
+async def test_two_records_of_one_task_do_not_replace_each_other() -> None:
+    """The topic is compacted: each record has a key of its own."""
+    d = Dispatching()
+    for offset in (0, 1):
+        d.take(offset, id="same", metadata={"notBefore": d.wall_ms() + HOUR_MS})
+    assert (await scheduled(d, 0)).key != (await scheduled(d, 1)).key
+
+
+async def test_a_time_that_has_passed_delays_nothing() -> None:
+    """It is a plain task then."""
+    d = Dispatching()
+    d.take(0, metadata={"notBefore": d.wall_ms()})
+    assert (await d.result(0))["status"] == "success"
+
+
+async def test_a_released_task_is_called_whatever_this_clock_says() -> None:
+    """Another worker's clock decided: it may be ahead of this one."""
+    d = Dispatching()
+    d.take(0, metadata={"notBefore": d.wall_ms() + HOUR_MS})
+    value, headers = released(await scheduled(d, 0), d.wall_ms())
+    d.process("dispatch", intake(1, value, source="dispatch", headers=headers))
+    result = await d.result(1)
+    assert (result["status"], result["taskId"]) == ("success", "t0")
+
+
+async def test_a_task_cancelled_while_it_waited_ends_without_a_call() -> None:
+    """Also if this worker has not read the request yet."""
+    d = Dispatching()
+    d.take(0, metadata={"notBefore": d.wall_ms() + HOUR_MS})
+    value, headers = released(await scheduled(d, 0), d.wall_ms(), "the task was cancelled: why")
+    d.process("dispatch", intake(1, value, source="dispatch", headers=headers))
+    result = await d.result(1)
+    assert (result["status"], result["error"]["message"]) == ("cancelled", "the task was cancelled: why")
+    assert not d.transport.calls
+
+
+async def test_users_cannot_cancel_by_a_header() -> None:
+    """Only what a worker wrote is believed."""
+    d = Dispatching()
+    d.take(0, headers=((CANCELLED_HEADER, b"forged"),))
+    assert (await d.result(0))["status"] == "success"
+
+
+async def test_the_reason_of_a_cancel_goes_along_to_another_partition() -> None:
+    """The task may be forwarded before it ends."""
+    d = Dispatching(partitions=50)
+    value = b'{"id":"t0","type":"agent","target":"a1","payload":{}}'
+    headers = ((CANCELLED_HEADER, b"why"), (ORIGIN_HEADER, b"1"))
+    d.process("dispatch", intake(1, value, source="dispatch", headers=headers))
+    await d.end(1)
+    [output] = d.partition.ended[0][2]
+    assert (output.topic, header(output.headers, CANCELLED_HEADER)) == ("dispatch", "why")
+
+
+@pytest.mark.parametrize("bound", [{"expiresIn": 1000}, {"deadline": 1000}])
+async def test_a_deadline_before_the_time_fails_at_once(bound: dict[str, int]) -> None:
+    """With both times in the message."""
+    d = Dispatching()
+    d.take(0, metadata={"notBefore": d.wall_ms() + HOUR_MS} | bound)
+    error = (await d.result(0))["error"]
+    assert error["code"] == "expired"
+    assert error["message"].startswith("metadata.notBefore: ")
+    assert "is not before the deadline" in error["message"]
+
+
+async def test_a_task_that_waits_for_its_time_holds_up_no_task_of_its_ordering_key() -> None:
+    """It takes its place when it comes back."""
+    d = Dispatching()
+    d.take(0, metadata={"notBefore": d.wall_ms() + HOUR_MS, "orderingKey": "k"})
+    d.take(1, metadata={"orderingKey": "k"})
+    assert (await d.result(1))["status"] == "success"
+    await scheduled(d, 0)
+
+
+@pytest.mark.parametrize("given", ["tomorrow", "2026-01-01", True])
+async def test_what_is_no_time_is_refused_by_name(given: Any) -> None:
+    """As a dead letter."""
+    d = Dispatching()
+    d.take(0, metadata={"notBefore": given})
+    found = await d.end(0)
+    assert "metadata.notBefore" in found["events"]["data"]["reason"]
+
+
+def test_the_client_takes_times_as_users_write_them() -> None:
+    """In virtual time a day passes at once; a cancel ends the wait."""
+    with VirtualTime(agents=[FakeAgent("ok", id="a")]) as v:
+        sent = v.submit("a", 1, not_before="2026-01-02T00:00:00Z")
+        assert sent.result().ok
+        assert v.elapsed >= 24 * 3600
+        other = v.submit("a", 2, not_before="2027-01-01T00:00:00Z")
+        v.cancel(other.id)
+        with pytest.raises(TaskCancelled):
+            other.result()
+        with pytest.raises(InvalidTask, match="not_before"):
+            v.submit("a", 3, not_before="later")
+        assert len(v.calls) == 1

@@ -1,0 +1,299 @@
+"""The role `schedules` on one partition: what waits, what it releases and when, what a new owner knows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.structs import ConsumerRecord
+from prometheus_client import CollectorRegistry
+
+from schemas.codec import header
+from streams.engine.partition_processor import PartitionProcessor
+from streams.metrics import ScheduleMetrics
+from streams.rules.engine.ledger import Ledger
+from streams.rules.records import Output
+from streams.rules.schedules.records import ScheduleRecorder
+from streams.rules.source_record import CANCELLED_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER
+from streams.schedules.handler import BATCH, ScheduleHandler
+from streams.schedules.parts import ScheduleParts
+from streams.schedules.reader import WaitingRows
+from tests.support.dispatching import FakePartition
+from tests.support.partition_fakes import intake
+
+pytestmark = pytest.mark.virtual_time
+
+HOUR_S = 3600.0
+
+
+class SchedulePartition(FakePartition):
+    """Commits what the handler changed once it is touched."""
+
+    def __init__(self, head: int = 0) -> None:
+        super().__init__()
+        self.ledgers = {"scheduled": Ledger(head)}
+        self.skipped: list[int] = []
+        self.handler: ScheduleHandler
+        self.committed: list[Output] = []
+        self.batches: list[int] = []
+        self.reported: list[int] = []
+
+    def skip(self, source: str, offset: int) -> None:
+        """Keep it."""
+        self.skipped.append(offset)
+
+    def report_expired(self, source: str, offset: int) -> None:
+        """Keep it."""
+        self.reported.append(offset)
+
+    def touch(self) -> None:
+        """A commit follows."""
+        asyncio.get_running_loop().call_soon(self._commit)
+
+    def _commit(self) -> None:
+        outputs = self.handler.changes()
+        self.batches.append(len(outputs))
+        self.committed += outputs
+        self.commit()
+
+
+class Scheduling:
+    """A handler and everything around it. `log`: what lies on `scheduled`; `head`: what earlier owners accepted of it."""
+
+    def __init__(self, log: dict[int, ConsumerRecord] | None = None, head: int = 0, **cancelled: str) -> None:
+        self.partition = SchedulePartition(head)
+        self.log = log if log is not None else {}
+        self.cancelled = dict(cancelled)
+        self.read_errors: list[BaseException] = []
+        loop = asyncio.get_running_loop()
+        self._wall_s = time.time() - loop.time()
+        self.registry = CollectorRegistry()
+        parts = ScheduleParts(
+            recorder=ScheduleRecorder("app", "t.", "app-schedules"),
+            metrics=ScheduleMetrics(self.registry),
+            wall_ms=self.wall_ms,
+            cancelled=lambda task_id, submitted_ms: self.cancelled.get(task_id),
+            cancel_requests=lambda: list(self.cancelled),
+            partition_count=lambda: 1,
+            read_again=self._read_again,
+        )
+        rows = WaitingRows()
+        for record in self.log.values():
+            rows.add(record)
+        self.handler = ScheduleHandler(cast("PartitionProcessor", self.partition), parts, rows.tasks())
+        self.partition.handler = self.handler
+
+    def wall_ms(self) -> int:
+        """The brokers' clock."""
+        return round((self._wall_s + asyncio.get_running_loop().time()) * 1000)
+
+    async def _read_again(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
+        await asyncio.sleep(0)
+        if self.read_errors:
+            raise self.read_errors.pop()
+        assert list(offsets) == sorted(set(offsets))
+        return {offset: self.log[offset] for offset in offsets if offset in self.log}
+
+    def take(self, offset: int, task_id: str, in_s: float, value: bytes | None = None) -> list[Output]:
+        """Hand over a record; what it led to at once."""
+        self.log[offset] = self.record(offset, task_id, in_s, value)
+        self.handler.process("scheduled", self.log[offset])
+        return [output for _, o, outputs in self.partition.ended if o == offset for output in outputs]
+
+    def record(self, offset: int, task_id: str, in_s: float, value: bytes | None = None) -> ConsumerRecord:
+        """As dispatch writes it."""
+        headers = (
+            ("parallax-task", task_id.encode()),
+            ("parallax-not-before", str(self.wall_ms() + round(in_s * 1000)).encode()),
+            (ORIGIN_HEADER, b"5"),
+            (EXPIRES_HEADER, b"77"),
+            ("mine", b"1"),
+        )
+        value = value or b'{"id":"%s","type":"agent","target":"a1","payload":1}' % task_id.encode()
+        return intake(offset, value, source="scheduled", key=f"tasks/0/{offset}/{task_id}".encode(), headers=headers)
+
+    def released(self) -> list[str]:
+        """The ids of the tasks that were committed to `dispatch`, in order."""
+        return [self.id_of(output) for output in self.partition.committed if output.topic == "dispatch"]
+
+    def id_of(self, output: Output) -> str:
+        """Of the task that a record holds."""
+        return (output.value or b"").split(b'"')[3].decode()
+
+    def count(self, name: str) -> float:
+        """A metric's value."""
+        return self.registry.get_sample_value(name) or 0.0
+
+
+async def test_tasks_are_released_in_the_order_of_their_times() -> None:
+    """Not before them, whatever the order in which they came; each with its tombstone in one transaction."""
+    s = Scheduling()
+    for offset, (task_id, in_s) in enumerate({"far": 5 * HOUR_S, "near": 10.0, "mid": HOUR_S}.items()):
+        assert s.take(offset, task_id, in_s) == []
+    assert s.count("parallax_scheduled_tasks") == 3
+    await asyncio.sleep(9.9)
+    assert s.released() == []
+    await asyncio.sleep(0.2)
+    assert s.released() == ["near"]
+    assert [output.key for output in s.partition.committed if output.value is None] == [b"tasks/0/1/near"]
+    await asyncio.sleep(6 * HOUR_S)
+    assert s.released() == ["near", "mid", "far"]
+    assert s.count("parallax_scheduled_tasks") == 0
+    assert s.count("parallax_scheduled_tasks_released_total") == 3
+    s.handler.close()
+
+
+async def test_a_released_record_carries_what_was_known() -> None:
+    """First timestamp, deadline and the user's headers; not where it waited."""
+    s = Scheduling()
+    output, tombstone = s.take(0, "t", -1.0)
+    found = dict(output.headers)
+    assert (output.topic, output.key, output.partition) == ("dispatch", b"a1", 0)
+    assert found == {"mine": b"1", ORIGIN_HEADER: b"5", EXPIRES_HEADER: b"77", HOPS_HEADER: b"0"}
+    assert (tombstone.topic, tombstone.key, tombstone.value) == ("scheduled", b"tasks/0/0/t", None)
+    s.handler.close()
+
+
+async def test_the_second_record_of_a_waiting_task_is_a_duplicate() -> None:
+    """The first one stays, with its time."""
+    s = Scheduling()
+    s.take(0, "t", HOUR_S)
+    event, tombstone = s.take(1, "t", 1.0)
+    assert (event.topic, tombstone.key) == ("events", b"tasks/0/1/t")
+    await asyncio.sleep(2 * HOUR_S)
+    assert s.released() == ["t"]
+    s.handler.close()
+
+
+async def test_a_waiting_task_that_is_cancelled_goes_to_dispatch_at_once_with_the_reason() -> None:
+    """Another one with the same request would be a different task: it stays."""
+    s = Scheduling()
+    s.take(0, "t", HOUR_S)
+    s.take(1, "other", HOUR_S)
+    s.handler.cancel("unknown")
+    s.handler.cancel("other")  # its request is older than the task
+    s.cancelled["t"] = "the task was cancelled"
+    s.handler.cancel("t")
+    await asyncio.sleep(1)
+    [output] = [output for output in s.partition.committed if output.topic == "dispatch"]
+    assert (s.id_of(output), header(output.headers, CANCELLED_HEADER)) == ("t", "the task was cancelled")
+    assert s.count("parallax_scheduled_tasks") == 1
+    await asyncio.sleep(2 * HOUR_S)
+    assert s.released() == ["t", "other"]
+    s.handler.close()
+
+
+async def test_a_task_that_was_cancelled_before_it_came_does_not_wait() -> None:
+    """Requests and tasks may come in any order."""
+    s = Scheduling(t="why")
+    output, _ = s.take(0, "t", HOUR_S)
+    assert header(output.headers, CANCELLED_HEADER) == "why"
+    s.handler.close()
+
+
+async def test_a_new_owner_releases_what_earlier_ones_accepted_and_no_record_twice() -> None:
+    """Records that were not accepted are handed over again: they wait once, and are no duplicates of themselves."""
+    old = Scheduling()
+    for offset, task_id in enumerate(("a", "b", "c")):
+        old.take(offset, task_id, 10.0)
+    old.handler.close()
+    s = Scheduling(dict(old.log), head=1, a="why")
+    for offset in (1, 2):
+        s.handler.process("scheduled", s.log[offset])
+    assert [outputs for _, _, outputs in s.partition.ended] == [[], []]
+    await asyncio.sleep(1)
+    assert s.released() == ["a"], "cancelled while there was no owner"
+    await asyncio.sleep(20)
+    assert s.released() == ["a", "b", "c"]
+    s.handler.close()
+
+
+async def test_what_was_released_is_not_known_to_a_new_owner() -> None:
+    """A tombstone takes its record back."""
+    rows = WaitingRows()
+    s = Scheduling()
+    record = s.record(0, "t", HOUR_S)
+    rows.add(record)
+    rows.add(intake(1, None, source="scheduled", key=record.key))
+    assert len(rows.tasks()) == 0
+    s.handler.close()
+
+
+async def test_many_tasks_of_one_time_are_released_in_batches() -> None:
+    """Each batch is committed before the next one is read."""
+    s = Scheduling()
+    for offset in range(2 * BATCH + 5):
+        s.take(offset, f"t{offset}", 10.0)
+    await asyncio.sleep(11)
+    assert s.partition.batches == [2 * BATCH, 2 * BATCH, 10]
+    assert len(set(s.released())) == 2 * BATCH + 5
+    s.handler.close()
+
+
+async def test_a_broker_that_is_away_delays_a_release_and_loses_none() -> None:
+    """The records are read again a moment later."""
+    s = Scheduling()
+    s.read_errors += [KafkaConnectionError(), TimeoutError()]
+    s.take(0, "t", 1.0)
+    await asyncio.sleep(10)
+    assert s.released() == ["t"]
+    s.handler.close()
+
+
+async def test_a_record_that_is_gone_is_reported() -> None:
+    """And the others are released."""
+    s = Scheduling()
+    s.take(0, "t", 1.0)
+    s.take(1, "u", 1.0)
+    del s.log[0]
+    await asyncio.sleep(5)
+    assert (s.released(), s.partition.reported) == (["u"], [0])
+    s.handler.close()
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{", b'{"id":5}'])
+async def test_a_record_that_is_no_task_becomes_a_dead_letter(value: bytes) -> None:
+    """When it is due; its neighbours are released."""
+    s = Scheduling()
+    s.take(0, "t", 1.0, value)
+    s.take(1, "u", 1.0)
+    await asyncio.sleep(5)
+    topics = [output.topic for output in s.partition.committed]
+    assert topics.count("dlq.scheduled") == 1
+    assert s.released() == ["u"]
+    s.handler.close()
+
+
+async def test_a_record_without_the_headers_of_a_worker_becomes_a_dead_letter() -> None:
+    """Somebody else wrote it."""
+    s = Scheduling()
+    s.handler.process("scheduled", intake(0, b"{}", source="scheduled", key=b"k"))
+    assert [output.topic for output in s.partition.ended[0][2]] == ["dlq.scheduled", "events", "scheduled"]
+    s.handler.process("scheduled", intake(1, None, source="scheduled", key=b"k"))
+    assert s.partition.skipped == [1]
+    s.handler.close()
+
+
+async def test_what_a_task_waits_for_can_be_asked() -> None:
+    """By its id."""
+    s = Scheduling()
+    s.take(0, "t", HOUR_S)
+    found: dict[str, Any] | None = s.handler.explain_task("t")
+    assert found is not None
+    assert (found["reason"], found["waits"]) == ("not_before", True)
+    assert s.handler.explain_task("u") is None
+    s.handler.close()
+
+
+async def test_a_handler_that_is_held_releases_nothing_more() -> None:
+    """Its partition moves."""
+    s = Scheduling()
+    s.take(0, "t", 1.0)
+    s.handler.hold()
+    await asyncio.sleep(5)
+    assert s.released() == []
+    s.handler.close()
