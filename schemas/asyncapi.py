@@ -144,7 +144,8 @@ def _channel_of(
     if cluster.replicas is not None:
         kafka["replicas"] = cluster.replicas
     kafka["topicConfiguration"] = {
-        key: value.split(",") if key == "cleanup.policy" else int(value) for key, value in config.items()
+        key: value.split(",") if key == "cleanup.policy" else int(value) if value.isdigit() else value
+        for key, value in config.items()
     }
     return {
         "address": full_name(name, prefix),

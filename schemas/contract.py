@@ -28,6 +28,7 @@ from schemas.messages import (
     PlanMemory,
     PlanResult,
     Result,
+    Schedule,
     ScheduleMemory,
     Task,
 )
@@ -43,6 +44,7 @@ PUBLISHED: tuple[type[Message], ...] = (
     PlanResult,
     Control,
     AgentRegistration,
+    Schedule,
     ConfidenceDataPoint,
     Aggregate,
     Anomaly,

@@ -27,6 +27,10 @@ EXAMPLES: dict[str, Example] = {
         "executionTime": 415, "timestamp": TIME,
     },
     "Control": {"type": "cancel", "taskId": "t1"},
+    "Schedule": {
+        "id": "nightly", "cron": "30 2 * * *", "timezone": "Europe/Berlin",
+        "task": {"type": "agent", "target": "summarizer", "payload": {"task": "summarize the day"}},
+    },
     "AgentRegistration": {
         "id": "summarizer", "endpoint": "http://127.0.0.1:9000", "capabilities": ["summarize"],
         "limits": {"maxRequests": 100, "windowMs": 60000, "maxConcurrency": 10},

@@ -22,6 +22,7 @@ from schemas.messages import (
     PlanMemory,
     PlanResult,
     Result,
+    Schedule,
     ScheduleMemory,
     Task,
 )
@@ -90,7 +91,7 @@ TOPICS: tuple[Topic, ...] = (
         "tasks",
         "agent id when known (any key works)",
         Task,
-        "users, plan coordinator",
+        "users, plan coordinator, schedules",
         "dispatch",
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
@@ -153,6 +154,17 @@ TOPICS: tuple[Topic, ...] = (
         max_message_bytes=LARGE_RECORD_BYTES,
     ),
     Topic(
+        "schedules",
+        "schedule id",
+        Schedule,
+        "users, schedules",
+        "schedules",
+        "compact",
+        dead_letters=True,
+        # A schedule begins at the time of its record, which must not be that of a user's clock.
+        extra_config=(*SMALL_SEGMENTS, ("message.timestamp.type", "LogAppendTime")),
+    ),
+    Topic(
         "scheduled",
         "record and task id",
         Task,
@@ -166,7 +178,7 @@ TOPICS: tuple[Topic, ...] = (
     ),
     Topic(
         "schedule-state",
-        "app and kind",
+        "app and kind, or schedule id",
         ScheduleMemory,
         "schedules",
         "schedules",
@@ -243,8 +255,8 @@ INTAKE = ("parked", "dispatch", "tasks")
 """The three inputs of dispatch: equal partition counts, assigned together. What waited longest is served first."""
 PLAN_INTAKE = ("plans", "results")
 """The two inputs of the plan coordinator: a plan and the results of its steps meet in the partition of the plan's id."""
-SCHEDULE_INTAKE = ("scheduled",)
-"""The input of the role `schedules`: tasks whose time has not come."""
+SCHEDULE_INTAKE = ("scheduled", "schedules")
+"""The inputs of the role `schedules`: tasks whose time has not come, and what makes tasks again and again."""
 ALIGNED = (*INTAKE, "state", *PLAN_INTAKE, "plan-state", *SCHEDULE_INTAKE, "schedule-state")
 """Topics that must have equal partition counts: partition n of each has the same owner."""
 

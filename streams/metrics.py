@@ -147,9 +147,12 @@ class ScheduleMetrics:
         self.duplicates = Counter(
             "parallax_scheduled_tasks_duplicate", "Tasks whose id waits for its time already", registry=registry
         )
+        self.schedules = Gauge("parallax_schedules", "Schedules of this worker", registry=registry)
+        self.fired = Counter("parallax_schedule_tasks", "Tasks made by schedules", registry=registry)
+        self.refused = Counter("parallax_schedules_dead_letters", "Records on schedules refused", registry=registry)
         self.lateness = Histogram(
             "parallax_scheduled_task_lateness_seconds",
-            "From a task's time to its release",
+            "From the time of a task or schedule to its release",
             buckets=SECONDS,
             registry=registry,
         )

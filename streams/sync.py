@@ -24,6 +24,7 @@ from schemas.messages import (
     Plan,
     PlanResult,
     ResultStatus,
+    Schedule,
     Severity,
 )
 from streams import client as aio
@@ -164,6 +165,33 @@ class AgentDirectory:
         return wait_for(self._client.agents.list())
 
 
+class ScheduleDirectory:
+    """`client.schedules`."""
+
+    def __init__(self, client: aio.Client) -> None:
+        self._client = client
+
+    def add(self, schedule_id: str, target: str | None, payload: Any = None, **options: Any) -> Schedule:
+        """Add a schedule, or replace the one of its id; arguments as for `streams.Client`."""
+        return wait_for(self._client.schedules.add(schedule_id, target, payload, **options))
+
+    def pause(self, schedule_id: str) -> Schedule:
+        """Let it make no tasks."""
+        return wait_for(self._client.schedules.pause(schedule_id))
+
+    def resume(self, schedule_id: str) -> Schedule:
+        """Let it go on from now."""
+        return wait_for(self._client.schedules.resume(schedule_id))
+
+    def rm(self, schedule_id: str) -> None:
+        """Remove it; tasks that it made go on."""
+        wait_for(self._client.schedules.rm(schedule_id))
+
+    def list(self) -> list[Schedule]:
+        """All that can work, by id."""
+        return wait_for(self._client.schedules.list())
+
+
 class Client:
     """`with Client("localhost:9092") as client:`; arguments as for `streams.Client`."""
 
@@ -192,6 +220,7 @@ class Client:
         self._client = wait_for(made())
         self.settings = self._client.settings
         self.agents = AgentDirectory(self._client)
+        self.schedules = ScheduleDirectory(self._client)
 
     def __enter__(self) -> Client:
         self.start()

@@ -39,7 +39,7 @@ from streams.live.held_elsewhere import OtherWorkers
 from streams.plans.api import PlansApi
 from streams.plans.role import Coordination
 from streams.rules.addresses import advertised
-from streams.schedules.role import Schedules
+from streams.schedules.role import SchedulesRole
 from streams.settings import Settings
 from streams.statistics.api import StatsApi
 from streams.statistics.child import Statistics
@@ -57,7 +57,7 @@ class WebServer:
         self.agents: AgentTable | None = None
         self.agent_statuses: AgentStatuses | None = None
         self.plans: Coordination | None = None
-        self.schedules: Schedules | None = None
+        self.schedules: SchedulesRole | None = None
         self.stats: Statistics | None = None
         self.problems: Callable[[], list[str]] = list
         """What keeps a role from being ready though it runs, one line each."""
@@ -101,6 +101,7 @@ class WebServer:
                 web.get("/api/v1/agents", self._agents),
                 web.get("/api/v1/agents/{id:[^/]+}", self._agent),
                 web.get("/api/v1/partitions", self._partitions),
+                web.get("/api/v1/schedules", self._schedules),
                 web.get("/api/v1/worker", self._worker),
                 *self._plans_api.routes(),
                 *self._stats_api.routes(),
@@ -206,6 +207,10 @@ class WebServer:
         if agent is None:
             return error_answer(404, f"agent {agent_id!r} is not registered")
         return json_answer(self._shown(agent))
+
+    async def _schedules(self, request: web.Request) -> web.Response:
+        """Of this worker's partitions: each with its next time."""
+        return json_answer([] if self.schedules is None else self.schedules.rows())
 
     def _partition_statuses(self) -> Iterator[PartitionStatus]:
         """Of all roles."""

@@ -54,10 +54,12 @@ from schemas.messages.memory import (
     PlanBegun,
     PlanMemory,
     PlanSteps,
+    ScheduleFired,
     ScheduleMemory,
     SeenTasks,
 )
 from schemas.messages.plans import Plan, PlanKind, PlanResult, ResultsAt, Strategy
+from schemas.messages.schedules import CatchUp, Schedule
 from schemas.messages.tasks import Control, ErrorCode, Result, ResultStatus, Task, TaskError, TaskMetadata, TaskType
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "AnomalyType",
     "BreakerLimits",
     "BreakerState",
+    "CatchUp",
     "ConfidenceDataPoint",
     "ConfidenceSource",
     "Control",
@@ -106,6 +109,8 @@ __all__ = [
     "Result",
     "ResultStatus",
     "ResultsAt",
+    "Schedule",
+    "ScheduleFired",
     "ScheduleMemory",
     "SecretRef",
     "SeenTasks",

@@ -98,11 +98,19 @@ class HomeState(Message):
     heads: KeptHeads | None = None
 
 
+class ScheduleFired(Message):
+    """A schedule's newest time that was made use of, or passed over."""
+
+    schedule_id: Id
+    time: Timestamp
+
+
 class ScheduleMemory(Message):
-    """One thing the role `schedules` must not forget."""
+    """One thing the role `schedules` must not forget; exactly one of the two is there."""
 
     app: str
     at: Timestamp
+    fired: ScheduleFired | None = None
     heads: KeptHeads | None = None
 
 

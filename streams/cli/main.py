@@ -29,6 +29,7 @@ from streams.cli import (
     init,
     plan,
     process,
+    schedules,
     stats,
     strimzi,
     submit,
@@ -64,6 +65,7 @@ def build() -> typer.Typer:
     app.command("task")(task.task)
     app.command("explain")(explaining.explain)
     app.add_typer(workers.app, name="workers")
+    app.add_typer(schedules.app, name="schedules")
     app.add_typer(tasks.app, name="tasks")
     app.command("retry")(tasks.retry)
     app.command("plan")(plan.plan)

@@ -20,6 +20,7 @@ from streams.client.plans import plan_request
 from streams.client.producer import TaskProducer
 from streams.client.requests import Request, TaskKind, cancel_requests, task_request
 from streams.client.result import TaskResult, parse_value, read_plan_result, read_result
+from streams.client.schedules import ScheduleDirectory
 from streams.client.subscriptions import Subscriptions
 from streams.client.times import Duration, Moment, Since, seconds
 from streams.client.waiting import ResultReader, Waiting, wait_error
@@ -58,6 +59,7 @@ class Client(Subscriptions):
     ) -> None:
         self.settings = settings or settings_for(bootstrap_servers, topic_prefix, app_id, kafka)
         self.agents = AgentDirectory(self)
+        self.schedules = ScheduleDirectory(self)
         self._api = WorkerApi(web, token, token_to_show(self.settings))
         self._results = ResultReader(self.settings, "results", read_result)
         self._plan_results = ResultReader(self.settings, "plan-results", read_plan_result)

@@ -1,4 +1,4 @@
-"""schedules: `scheduled` -> `dispatch`, when a task's time has come or it was cancelled.
+"""schedules: `scheduled` -> `dispatch`, when a task's time has come or it was cancelled; `schedules` -> `tasks`.
 
 In: records of one partition, which dispatch wrote. Out: the same bytes to `dispatch`, and a tombstone on `scheduled`, in one
 transaction. A task that waits takes an entry in memory; its record is read again from its topic. It calls nobody.
@@ -10,7 +10,7 @@ transaction. A task that waits takes an entry in memory; its record is read agai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -23,11 +23,14 @@ from streams.engine.event_wait import wait_at_most
 from streams.engine.handler import source_record_of
 from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.dispatch.backlog import id_hash
+from streams.rules.engine.ledger import Ledger
 from streams.rules.records import Output
 from streams.rules.schedules.records import read_due
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
 from streams.rules.source_record import ORIGIN_HEADER, SourceRecord, own_header
 from streams.schedules.parts import ScheduleParts
+from streams.schedules.reader import Lying
+from streams.schedules.recurring import RecurringTasks
 
 log = structlog.get_logger(__name__)
 
@@ -40,13 +43,17 @@ RETRY_S = 1.0
 
 
 class ScheduleHandler:
-    """The waiting tasks of one partition."""
+    """The waiting tasks and the schedules of one partition."""
 
-    def __init__(self, partition: PartitionProcessor, parts: ScheduleParts, waiting: ScheduledTasks) -> None:
-        """`waiting`: the tasks that lie on the topic, accepted or not."""
+    def __init__(
+        self, partition: PartitionProcessor, parts: ScheduleParts, lying: Lying, kept: Iterable[bytes] = ()
+    ) -> None:
+        """`lying`: what lies on the topics, accepted or not. `kept`: the values of the state topic."""
         self._partition = partition
         self._parts = parts
-        self._waiting = waiting
+        self._waiting = lying.tasks
+        self._lying = lying.schedules
+        self._recurring = RecurringTasks(partition.number, parts, kept)
         self._begun = False
         self._due: list[int] = []
         """Offsets that are being released: they wait no more, and are not committed yet."""
@@ -90,22 +97,25 @@ class ScheduleHandler:
         """The next owner goes on from what is committed."""
         self.hold()
         self._pending.clear()
-        self._parts.metrics.waiting.dec(len(self._waiting) if self._begun else 0)
+        if self._begun:
+            self._parts.metrics.waiting.dec(len(self._waiting))
+            self._parts.metrics.schedules.dec(len(self._recurring))
+            self._begun = False
         self._waiting = ScheduledTasks()
 
     def process(self, source: str, record: ConsumerRecord) -> None:
-        """One record of `scheduled`: a task that waits, or a tombstone."""
+        """One record: a task that waits, or a tombstone; a schedule."""
         self._begin()
-        if record.value is None:
+        taken = source_record_of(source, record)
+        if source == SOURCE and record.value is None:
             self._partition.skip(source, record.offset)
             return
-        taken = source_record_of(source, record)
         try:
-            outputs = self._accept(taken)
+            outputs = self._accept(taken) if source == SOURCE else self._accept_schedule(taken)
         except Rejected as rejected:
             outputs = self._refuse(taken, rejected)
         except Exception as error:
-            log.exception("a scheduled task broke the worker's own code", offset=record.offset)
+            log.exception("a record broke the worker's own code", topic=source, offset=record.offset)
             outputs = self._refuse(taken, Rejected("schedules", f"internal error: {type(error).__name__}"))
         self._partition.complete(source, record.offset, outputs)
 
@@ -131,6 +141,10 @@ class ScheduleHandler:
             "until": format_time(due_ms),
         }
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The schedules of this partition, for people."""
+        return self._recurring.rows()
+
     # A record comes in
 
     def _begin(self) -> None:
@@ -138,10 +152,14 @@ class ScheduleHandler:
         if self._begun:
             return
         self._begun = True
-        ledger = self._partition.ledgers[SOURCE]
-        head, runs = ledger.head, ledger.runs()
-        self._waiting.keep(lambda offset: offset < head or any(first <= offset <= last for first, last in runs))
+        self._waiting.keep(_accepted(self._partition.ledgers[SOURCE]))
         self._parts.metrics.waiting.inc(len(self._waiting))
+        accepted = _accepted(self._partition.ledgers["schedules"])
+        self._pending += self._recurring.restore(record for record in self._lying if accepted(record.offset))
+        self._lying = ()
+        if self._pending:
+            self._partition.touch()
+        self._parts.metrics.schedules.inc(len(self._recurring))
         for task_id in self._parts.cancel_requests():
             self.cancel(task_id)
 
@@ -160,6 +178,13 @@ class ScheduleHandler:
         self._changed.set()
         return []
 
+    def _accept_schedule(self, record: SourceRecord) -> list[Output]:
+        before = len(self._recurring)
+        outputs = self._recurring.accept(record, self._parts.wall_ms())
+        self._parts.metrics.schedules.inc(len(self._recurring) - before)
+        self._changed.set()
+        return outputs
+
     def _release(self, record: SourceRecord, due_ms: int, reason: str | None, now_ms: int) -> list[Output]:
         outputs = self._parts.recorder.released(record, self._parts.partition_count(), reason, now_ms)
         if reason is None:
@@ -168,8 +193,11 @@ class ScheduleHandler:
         return outputs
 
     def _refuse(self, record: SourceRecord, rejected: Rejected) -> list[Output]:
-        log.warning("a scheduled record is refused", offset=record.offset, reason=rejected.reason)
-        return self._parts.recorder.refused(record, rejected, self._parts.wall_ms())
+        log.warning("a record is refused", topic=record.topic, offset=record.offset, reason=rejected.reason)
+        recorder, now_ms = self._parts.recorder, self._parts.wall_ms()
+        if record.topic == SOURCE:
+            return recorder.refused(record, rejected, now_ms)
+        return recorder.dead_letter(record, rejected.stage, rejected.reason, now_ms)
 
     # Time
 
@@ -190,15 +218,24 @@ class ScheduleHandler:
     async def _sleep(self) -> None:
         """Until a task is due, or may have been cancelled."""
         while not (self._due or self._to_check):
-            next_ms = self._waiting.next_due_ms
-            left_s = MAX_SLEEP_S if next_ms is None else (next_ms - self._parts.wall_ms()) / 1000
+            times = [at for at in (self._waiting.next_due_ms, self._recurring.next_due_ms) if at is not None]
+            left_s = (min(times) - self._parts.wall_ms()) / 1000 if times else MAX_SLEEP_S
             if left_s <= 0:
                 return
             self._changed.clear()
             await wait_at_most(self._changed, min(left_s, MAX_SLEEP_S))
 
     async def _release_due(self) -> None:
-        """One batch: read, release, and wait until that is committed."""
+        """One batch: make the tasks of schedules, read and release those that waited, and wait until that is committed."""
+        self._pending += self._recurring.fire(self._parts.wall_ms())
+        await self._release_tasks()
+        if self._pending:
+            committed = asyncio.Event()
+            self._partition.afterwards(committed.set)
+            self._partition.touch()
+            await committed.wait()
+
+    async def _release_tasks(self) -> None:
         if not self._due:
             self._due = self._waiting.pop_due(self._parts.wall_ms(), BATCH)
             self._parts.metrics.waiting.dec(len(self._due))
@@ -215,11 +252,6 @@ class ScheduleHandler:
             elif offset in due:
                 log.error("the record of a scheduled task is gone", partition=self._partition.number, offset=offset)
                 self._partition.report_expired(SOURCE, offset)
-        if self._pending:
-            committed = asyncio.Event()
-            self._partition.afterwards(committed.set)
-            self._partition.touch()
-            await committed.wait()
 
     def _outputs(self, record: SourceRecord, due: bool) -> list[Output]:
         """`due`: its time has come; else it is released only if it was cancelled."""
@@ -241,6 +273,12 @@ class ScheduleHandler:
         except Exception as error:
             log.exception("a scheduled task broke the worker's own code", offset=record.offset)
             return self._refuse(record, Rejected("schedules", f"internal error: {type(error).__name__}"))
+
+
+def _accepted(ledger: Ledger) -> Callable[[int], bool]:
+    """Whether an earlier owner accepted the record of an offset; the others are about to be handed over."""
+    head, runs = ledger.head, ledger.runs()
+    return lambda offset: offset < head or any(first <= offset <= last for first, last in runs)
 
 
 def _origin_ms(record: SourceRecord) -> int:

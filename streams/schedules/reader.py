@@ -7,6 +7,8 @@ Records are read and forgotten at once: only their times, offsets and hashes are
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.structs import ConsumerRecord, TopicPartition
@@ -15,10 +17,12 @@ from schemas.codec import Rejected
 from schemas.topics import full_name
 from streams.broker.kafka import committed_reader
 from streams.engine.group import close
+from streams.engine.handler import source_record_of
 from streams.engine.state_reader import PartitionReader
 from streams.rules.dispatch.backlog import id_hash
 from streams.rules.schedules.records import read_due
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
+from streams.rules.source_record import SourceRecord
 
 STILL_TIMEOUT_S = 60.0
 """Without progress. Behind an open transaction of another worker nothing can be read until it ends."""
@@ -54,8 +58,16 @@ class WaitingRows:
         return found
 
 
+@dataclass(slots=True)
+class Lying:
+    """What lies on the topics of one partition: tasks that wait, and every record of `schedules`."""
+
+    tasks: ScheduledTasks = field(default_factory=ScheduledTasks)
+    schedules: Sequence[SourceRecord] = ()
+
+
 class ScheduleReader:
-    """Reads both topics of a partition number. `state` reads the state topic."""
+    """Reads the topics of a partition number. `state` reads the state topic."""
 
     def __init__(
         self, options: dict[str, Any], prefix: str, state: PartitionReader, *, exact_ends: bool = True
@@ -63,29 +75,35 @@ class ScheduleReader:
         """`exact_ends`: whether the broker reports true ends of logs."""
         self._exact_ends = exact_ends
         self._options = options
-        self._topic = full_name("scheduled", prefix)
+        self._prefix = prefix
         self._state = state
-        self._waiting: dict[int, ScheduledTasks] = {}
+        self._lying: dict[int, Lying] = {}
 
     async def read(self, number: int) -> list[bytes]:
-        """The values of the state topic; what waits is kept for `take`. Raises `KafkaError`, `TimeoutError`."""
+        """The values of the state topic; what lies on the others is kept for `take`. Raises `KafkaError`, `TimeoutError`."""
         values = await self._state.read(number)
-        self._waiting[number] = await self._read_waiting(TopicPartition(self._topic, number))
+        rows, schedules = WaitingRows(), list[SourceRecord]()
+        await self._read_all(TopicPartition(full_name("scheduled", self._prefix), number), rows.add)
+        await self._read_all(
+            TopicPartition(full_name("schedules", self._prefix), number),
+            lambda record: schedules.append(source_record_of("schedules", record)),
+        )
+        self._lying[number] = Lying(rows.tasks(), schedules)
         return values
 
-    def take(self, number: int) -> ScheduledTasks:
-        """What waited when the partition was last read."""
-        return self._waiting.pop(number, None) or ScheduledTasks()
+    def take(self, number: int) -> Lying:
+        """What lay there when the partition was last read."""
+        return self._lying.pop(number, None) or Lying()
 
-    async def _read_waiting(self, tp: TopicPartition) -> ScheduledTasks:
-        rows = WaitingRows()
+    async def _read_all(self, tp: TopicPartition, add: Callable[[ConsumerRecord], None]) -> None:
+        """Every record of a partition, in the order of its log."""
         consumer = committed_reader(self._options, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_wait_ms=POLL_MS)
         try:
             await consumer.start()
             consumer.assign([tp])
             begin, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
             if begin >= end and not self._exact_ends:
-                return rows.tasks()
+                return
             consumer.seek(tp, begin)
             at, true_end = begin, None
             async with asyncio.timeout(STILL_TIMEOUT_S) as bound:
@@ -93,7 +111,7 @@ class ScheduleReader:
                 # tombstones of the owner before this one: what they take back must not be released again.
                 while true_end is None or at < true_end:
                     for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
-                        rows.add(record)
+                        add(record)
                     if true_end is None and (high := consumer.highwater(tp)) is not None:
                         true_end = max(end, high)
                     position = await consumer.position(tp)
@@ -102,4 +120,3 @@ class ScheduleReader:
                         bound.reschedule(asyncio.get_running_loop().time() + STILL_TIMEOUT_S)
         finally:
             await close(consumer, CLOSE_TIMEOUT_S)
-        return rows.tasks()

@@ -43,7 +43,7 @@ END_TIMEOUT_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Schedules:
+class SchedulesRole:
     """The running role."""
 
     engine: Engine
@@ -53,6 +53,11 @@ class Schedules:
         """What a task that waits here for its time waits for; None if none of that id does."""
         found = (handler.explain_task(task_id) for handler in handlers_of(self.engine))
         return next((each for each in found if each is not None), None)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The schedules of this worker's partitions, by id."""
+        found = [row for handler in handlers_of(self.engine) for row in handler.rows()]
+        return sorted(found, key=lambda row: str(row["id"]))
 
 
 def handlers_of(engine: Engine) -> Iterator[ScheduleHandler]:
@@ -64,7 +69,7 @@ def handlers_of(engine: Engine) -> Iterator[ScheduleHandler]:
 
 async def start_schedules(
     settings: Settings, registry: CollectorRegistry, transactional: bool, partitions: int, stack: AsyncExitStack
-) -> Schedules:
+) -> SchedulesRole:
     """Join the group of the role. Raises `KafkaError`."""
     options, prefix = client_options(settings), settings.topic_prefix
     group = role_group(settings.app_id, "schedules", prefix)
@@ -119,7 +124,7 @@ async def start_schedules(
             exact_ends=transactional,
         ),
         committer,
-        lambda processor, _kept: ScheduleHandler(processor, parts, reader.take(processor.number)),
+        lambda processor, kept: ScheduleHandler(processor, parts, reader.take(processor.number), kept),
         on_assigned=batcher.forget_partition_counts,
         make_reader=lambda _options, _topic: reader,
         wall_ms=sink.clock.now_ms,
@@ -135,7 +140,7 @@ async def start_schedules(
     }
     for name, run in running.items():
         stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))
-    return Schedules(engine, lambda: sink.dropped)
+    return SchedulesRole(engine, lambda: sink.dropped)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -7,7 +7,7 @@ heartbeats. As with aiokafka a position out of range is reset to the log's begin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka.errors import (
@@ -20,8 +20,7 @@ from aiokafka.errors import (
 )
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.rules.schedules.scheduled_tasks import ScheduledTasks
-from streams.schedules.reader import ScheduleReader, WaitingRows
+from streams.schedules.reader import ScheduleReader
 from tests.simulation.broker import Fetched, Stored
 from tests.simulation.client import LEADER, Client, SimClient
 
@@ -272,18 +271,16 @@ class SimStateReader:
 
 
 class SimScheduleReader(ScheduleReader):
-    """Reads the waiting tasks of a partition, as the product does: to its true end, behind every open transaction."""
+    """Reads the partitions as the product does: to their true ends, behind every open transaction."""
 
-    async def _read_waiting(self, tp: TopicPartition) -> ScheduledTasks:
+    async def _read_all(self, tp: TopicPartition, add: Callable[[ConsumerRecord], None]) -> None:
         node: Client = self._options["node"]
         log = node.broker.logs[tp.topic, tp.partition]
         true_end = await node.network.request(node, lambda: log.end)
         while await node.network.request(node, lambda: log.last_stable) < true_end:  # noqa: ASYNC110 - as a poll does
             await asyncio.sleep(PAUSE_S)
-        rows = WaitingRows()
         for stored in await node.network.request(node, lambda: (log.read(log.start, 1 << 60) or ([], 0))[0]):
-            rows.add(as_consumed(tp, stored))
-        return rows.tasks()
+            add(as_consumed(tp, stored))
 
 
 async def read_again(node: Any, topic: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:

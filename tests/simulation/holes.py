@@ -50,4 +50,6 @@ HOLES = (
           "order of calls,order of answers", 1),
     _hole("S1", "a record on `scheduled` that no owner has accepted is its own duplicate", "scheduled", "lost task", 1),
     _hole("S2", "a waiting task is released by the next owner again", "scheduled", "released twice", 1),
+    _hole("S3", "a new owner makes the tasks of a schedule again", "scheduled", "firings", 1),
+    _hole("S4", "a time of a schedule between two owners makes no task", "scheduled", "firings", 1),
 )  # fmt: skip

@@ -22,6 +22,7 @@ from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
 from streams.schedules.handler import ScheduleHandler
+from streams.schedules.recurring import RecurringTasks
 from tests.simulation.node import Surroundings
 
 
@@ -147,6 +148,25 @@ def _tombstones_come_later() -> None:
     ScheduleHandler._outputs = release  # type: ignore[method-assign]
 
 
+def _firings_are_forgotten() -> None:
+    """S3: a new owner did not know what its schedules had made."""
+    RecurringTasks._restore = lambda self, value: None  # type: ignore[method-assign]
+
+
+def _schedules_begin_with_their_owner() -> None:
+    """S4: a new owner made the tasks of the times after its start."""
+    restore: Any = RecurringTasks.restore
+
+    def begin_now(self: Any, records: Any) -> Any:
+        outputs = restore(self, records)
+        for active in self._active.values():
+            active.since_ms = max(active.since_ms, self._parts.wall_ms())
+            active.next_ms = active.after(active.since_ms)
+        return outputs
+
+    RecurringTasks.restore = begin_now  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "F1": _refusals_claim_the_id_again,
     "F2": _leaders_that_wait_stay_leaders,
@@ -157,8 +177,10 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "N2": _done_in_the_wrong_partition,
     "O1": _no_order,
     "O2": _relocated_tasks_are_not_waited_for,
+    "O3": _a_relocated_task_is_as_old_as_its_record,
     "S1": _unaccepted_records_wait_already,
     "S2": _tombstones_come_later,
-    "O3": _a_relocated_task_is_as_old_as_its_record,
+    "S3": _firings_are_forgotten,
+    "S4": _schedules_begin_with_their_owner,
 }
 """By the name of the hole in `holes.py`."""

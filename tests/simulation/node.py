@@ -390,7 +390,7 @@ class Node:
         )
         engine = self._engine(
             "schedules", SCHEDULE_INTAKE, SCHEDULE_STATE, 1_000_000,
-            lambda processor, _kept: ScheduleHandler(processor, parts, reader.take(processor.number)),
+            lambda processor, kept: ScheduleHandler(processor, parts, reader.take(processor.number), kept),
             make_reader=lambda _options, _topic: reader,
         )  # fmt: skip
         await controls.start()

@@ -42,6 +42,8 @@ class Options:
     """How many different ordering keys there are."""
     later: float = 0.0
     """Share of tasks with `metadata.notBefore`; 0: no worker has the role `schedules`."""
+    schedules: int = 0
+    """How many schedules there are; they end with the traffic. Only with `later`."""
     relocated: bool = False
     """Records that hold a commit back are relocated early."""
     big_numbers: bool = False
@@ -97,8 +99,8 @@ PROFILES: dict[str, Options] = {
         plans=0.0, agent_s=0.1, settings=(("dispatch.max_held_bytes", 50_000),),
     ),
     "scheduled": Options(
-        later=0.6, ordered=0.0, skew=100.0, faults=("kill", "kill", "stop", "freeze", "outage", "loss"), every=2.5, rate=20.0,
-        cancels=0.15, duplicates=0.15, plans=0.0, agent_s=0.05,
+        later=0.6, schedules=6, ordered=0.0, skew=100.0, faults=("kill", "kill", "stop", "freeze", "outage", "loss"), every=2.5,
+        rate=20.0, cancels=0.15, duplicates=0.15, plans=0.0, agent_s=0.05,
     ),
     "keyless": Options(ordered=0.0),
     "confidence": Options(samples=3, judged=True, rate=10.0),  # more would wait for longer than a run lasts

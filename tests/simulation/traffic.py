@@ -52,6 +52,7 @@ class Traffic:
     def __init__(self, world: World, broker: Broker, options: Options, prefix: str, window_s: float) -> None:
         self.tasks: dict[str, Sent] = {}
         self.plans: dict[str, Sent] = {}
+        self.schedules: dict[str, Sent] = {}
         self._world, self._broker, self._options, self._prefix = world, broker, options, prefix
         self._window_s = window_s
         self._rng = world.rng("traffic")
@@ -62,6 +63,26 @@ class Traffic:
     def begin(self) -> None:
         """Send for as long as the options say."""
         self._world.at(BEGIN_S, self._burst)
+        for _ in range(self._options.schedules):
+            self._schedule()
+
+    def _schedule(self) -> None:
+        """One that makes tasks until the traffic ends. It is written again in between, which must change nothing."""
+        rng, name = self._later_rng, f"s{len(self.schedules)}"
+        task = {
+            "type": "agent",
+            "target": f"ag{rng.randrange(5)}",
+            "payload": {"q": name},
+            "metadata": {"cache": False},
+        }
+        end_ms = EPOCH_MS + round(self._options.seconds * 1000)
+        every_ms = rng.choice((1000, 2000, 5000))
+        body = {"id": name, "everyMs": every_ms, "task": task, "endAt": end_ms, "catchUp": "all"}
+        self.schedules[name] = sent = Sent(body)
+        partitions = self._broker.counts[full_name("schedules", self._prefix)]
+        number = rng.randrange(partitions) if rng.random() < 0.3 else partition_for(name.encode(), partitions)
+        for at_s in (rng.random() * 5, *(rng.random() * self._options.seconds for _ in range(rng.randrange(3)))):
+            self._world.at(at_s, lambda: self._write("schedules", number, name.encode(), sent))
 
     def _burst(self) -> None:
         if self._world.now > self._options.seconds:

@@ -172,7 +172,7 @@ def test_operations_are_the_users() -> None:
     receive = {("receive", topic.name) for topic in TOPICS if topic.users_read}
     dead = {("receive", f"dlq.{topic.name}") for topic in TOPICS if topic.dead_letters}
     assert found == send | receive | dead
-    assert {name for _, name in send} == {"tasks", "plans", "controls", "agents", "data-points"}
+    assert {name for _, name in send} == {"tasks", "plans", "controls", "agents", "schedules", "data-points"}
     assert len(found) == len(DOCUMENT["operations"])
 
 

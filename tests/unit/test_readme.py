@@ -146,8 +146,9 @@ def test_every_source_file_exists(file: Path) -> None:
 
 @EACH_FILE
 def test_no_file_is_long(file: Path) -> None:
-    """A page that is read from top to bottom; the README is the first of them."""
-    assert file.read_text("utf-8").count("\n") <= (150 if file == README else 350)
+    """A page that is read from top to bottom; the README is the first of them. The generated ones are looked things up in."""
+    limit = 150 if file == README else 500 if file.parent == REFERENCE else 350
+    assert file.read_text("utf-8").count("\n") <= limit
 
 
 def test_the_reference_is_in_step_with_the_code() -> None:

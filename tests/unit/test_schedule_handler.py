@@ -3,130 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
-from aiokafka.structs import ConsumerRecord
-from prometheus_client import CollectorRegistry
 
 from schemas.codec import header
-from streams.engine.partition_processor import PartitionProcessor
-from streams.metrics import ScheduleMetrics
-from streams.rules.engine.ledger import Ledger
-from streams.rules.records import Output
-from streams.rules.schedules.records import ScheduleRecorder
 from streams.rules.source_record import CANCELLED_HEADER, EXPIRES_HEADER, HOPS_HEADER, ORIGIN_HEADER
-from streams.schedules.handler import BATCH, ScheduleHandler
-from streams.schedules.parts import ScheduleParts
+from streams.schedules.handler import BATCH
 from streams.schedules.reader import WaitingRows
-from tests.support.dispatching import FakePartition
 from tests.support.partition_fakes import intake
+from tests.support.scheduling import Scheduling
 
 pytestmark = pytest.mark.virtual_time
 
 HOUR_S = 3600.0
-
-
-class SchedulePartition(FakePartition):
-    """Commits what the handler changed once it is touched."""
-
-    def __init__(self, head: int = 0) -> None:
-        super().__init__()
-        self.ledgers = {"scheduled": Ledger(head)}
-        self.skipped: list[int] = []
-        self.handler: ScheduleHandler
-        self.committed: list[Output] = []
-        self.batches: list[int] = []
-        self.reported: list[int] = []
-
-    def skip(self, source: str, offset: int) -> None:
-        """Keep it."""
-        self.skipped.append(offset)
-
-    def report_expired(self, source: str, offset: int) -> None:
-        """Keep it."""
-        self.reported.append(offset)
-
-    def touch(self) -> None:
-        """A commit follows."""
-        asyncio.get_running_loop().call_soon(self._commit)
-
-    def _commit(self) -> None:
-        outputs = self.handler.changes()
-        self.batches.append(len(outputs))
-        self.committed += outputs
-        self.commit()
-
-
-class Scheduling:
-    """A handler and everything around it. `log`: what lies on `scheduled`; `head`: what earlier owners accepted of it."""
-
-    def __init__(self, log: dict[int, ConsumerRecord] | None = None, head: int = 0, **cancelled: str) -> None:
-        self.partition = SchedulePartition(head)
-        self.log = log if log is not None else {}
-        self.cancelled = dict(cancelled)
-        self.read_errors: list[BaseException] = []
-        loop = asyncio.get_running_loop()
-        self._wall_s = time.time() - loop.time()
-        self.registry = CollectorRegistry()
-        parts = ScheduleParts(
-            recorder=ScheduleRecorder("app", "t.", "app-schedules"),
-            metrics=ScheduleMetrics(self.registry),
-            wall_ms=self.wall_ms,
-            cancelled=lambda task_id, submitted_ms: self.cancelled.get(task_id),
-            cancel_requests=lambda: list(self.cancelled),
-            partition_count=lambda: 1,
-            read_again=self._read_again,
-        )
-        rows = WaitingRows()
-        for record in self.log.values():
-            rows.add(record)
-        self.handler = ScheduleHandler(cast("PartitionProcessor", self.partition), parts, rows.tasks())
-        self.partition.handler = self.handler
-
-    def wall_ms(self) -> int:
-        """The brokers' clock."""
-        return round((self._wall_s + asyncio.get_running_loop().time()) * 1000)
-
-    async def _read_again(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
-        await asyncio.sleep(0)
-        if self.read_errors:
-            raise self.read_errors.pop()
-        assert list(offsets) == sorted(set(offsets))
-        return {offset: self.log[offset] for offset in offsets if offset in self.log}
-
-    def take(self, offset: int, task_id: str, in_s: float, value: bytes | None = None) -> list[Output]:
-        """Hand over a record; what it led to at once."""
-        self.log[offset] = self.record(offset, task_id, in_s, value)
-        self.handler.process("scheduled", self.log[offset])
-        return [output for _, o, outputs in self.partition.ended if o == offset for output in outputs]
-
-    def record(self, offset: int, task_id: str, in_s: float, value: bytes | None = None) -> ConsumerRecord:
-        """As dispatch writes it."""
-        headers = (
-            ("parallax-task", task_id.encode()),
-            ("parallax-not-before", str(self.wall_ms() + round(in_s * 1000)).encode()),
-            (ORIGIN_HEADER, b"5"),
-            (EXPIRES_HEADER, b"77"),
-            ("mine", b"1"),
-        )
-        value = value or b'{"id":"%s","type":"agent","target":"a1","payload":1}' % task_id.encode()
-        return intake(offset, value, source="scheduled", key=f"tasks/0/{offset}/{task_id}".encode(), headers=headers)
-
-    def released(self) -> list[str]:
-        """The ids of the tasks that were committed to `dispatch`, in order."""
-        return [self.id_of(output) for output in self.partition.committed if output.topic == "dispatch"]
-
-    def id_of(self, output: Output) -> str:
-        """Of the task that a record holds."""
-        return (output.value or b"").split(b'"')[3].decode()
-
-    def count(self, name: str) -> float:
-        """A metric's value."""
-        return self.registry.get_sample_value(name) or 0.0
 
 
 async def test_tasks_are_released_in_the_order_of_their_times() -> None:

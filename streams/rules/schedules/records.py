@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from schemas.codec import Rejected, decode_json, header
+from schemas.codec import Rejected, decode_json, dumps, header, pack
+from schemas.messages import Schedule
 from schemas.partitioning import owner_partition
+from schemas.times import format_time
+from schemas.topics import BY_NAME
 from streams.rules.dispatch.routing import owner_key
 from streams.rules.records import Carried, Output, Recorder
+from streams.rules.schedules.times import task_id, task_of
 from streams.rules.source_record import (
     CANCELLED_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
+    MOVED_HEADER,
     NOT_BEFORE_HEADER,
     ORIGIN_HEADER,
+    OWN_HEADERS,
     TASK_HEADER,
     SourceRecord,
     own_header,
@@ -67,6 +73,30 @@ class ScheduleRecorder(Recorder):
             own_headers[CANCELLED_HEADER] = cancel_reason
         output = self._moved("dispatch", key, record, own_headers, owner_partition(key, count), now_ms)
         return [output, self.tombstone(record)]
+
+    def firing(self, schedule: Schedule, at_ms: int, now_ms: int) -> Output:
+        """The task of one of a schedule's times."""
+        task = task_of(schedule, at_ms)
+        subject = task_id(schedule.id, at_ms).encode()
+        headers = self._headers(BY_NAME["tasks"].ce_type, subject, subject, format_time(now_ms).encode())
+        return Output("tasks", owner_key(task).encode(), dumps(task), headers)
+
+    def fired(self, schedule_id: str, until_ms: int | None, partition: int, now_ms: int) -> Output:
+        """To be remembered: a schedule's times up to then are dealt with. None: there is no such schedule any more."""
+        key = f"{self.app}/fired/{schedule_id}".encode()
+        if until_ms is None:
+            return Output(STATE, key, None, partition=partition)
+        fired = {"scheduleId": schedule_id, "time": format_time(until_ms)}
+        value = pack({"app": self.app, "at": format_time(now_ms), "fired": fired})
+        return Output(STATE, key, value, partition=partition)
+
+    def schedule_forward(self, record: SourceRecord, partition: int) -> list[Output]:
+        """A record of `schedules` to the partition that its id belongs to; where it lay it is marked as sent on."""
+        headers = [h for h in record.headers if h[0] not in OWN_HEADERS]
+        return [
+            Output("schedules", record.key, record.value, headers, partition=partition),
+            Output("schedules", record.key, None, [(MOVED_HEADER, b"1")], partition=record.partition),
+        ]
 
     def refused(self, record: SourceRecord, rejected: Rejected, now_ms: int) -> list[Output]:
         """A record that is no waiting task: to the dead letters."""

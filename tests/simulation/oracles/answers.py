@@ -59,7 +59,9 @@ def own_answer(scenario: Scenario) -> Iterator[Violation]:
     for name, rows in scenario.results.items():
         plan, _, place = name.partition("#")
         sent = scenario.traffic.tasks.get(name)
+        schedule = scenario.traffic.schedules.get(name.partition("@")[0])
         asked = f"{plan}/{place}" if sent is None else sent.asked
+        asked = asked if schedule is None else schedule.body["task"]["payload"]["q"]
         for _, row in rows:
             if row["status"] != "success":
                 continue

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from schemas.partitioning import owner_partition
+from schemas.times import parse_time
+from schemas.topics import full_name
+from streams.rules.schedules.times import task_id
 from streams.rules.source_record import HOPS_HEADER, JUDGED_HEADER, TASK_HEADER
-from tests.simulation.scenario import Scenario, Violation
+from tests.simulation.scenario import PREFIX, Scenario, Violation
+from tests.simulation.world import EPOCH_MS
 
 MS = 0.002
 """Times on the wire are whole milliseconds."""
@@ -47,4 +52,44 @@ def one_release(scenario: Scenario) -> Iterator[Violation]:
         yield Violation("left waiting", task_id, "its record on `scheduled` has no tombstone")
 
 
-ORACLES = (not_before, one_release)
+def one_firing(scenario: Scenario) -> Iterator[Violation]:
+    """Each time of a schedule makes one task, not before it, and each has one result."""
+    if scenario.options.grow:
+        return  # a schedule that moves to another partition begins there when it comes
+    made: dict[str, list[float]] = defaultdict(list)
+    for record in scenario.committed("tasks"):
+        made[json.loads(record.value or b"{}")["id"]].append(record.timestamp)
+    for name, sent in scenario.traffic.schedules.items():
+        every_ms, end_ms = sent.body["everyMs"], sent.body["endAt"]
+        begun_ms = _begun_ms(scenario, name)
+        wanted = {
+            task_id(name, at_ms): at_ms
+            for at_ms in range(EPOCH_MS - EPOCH_MS % every_ms, end_ms, every_ms)
+            if at_ms > begun_ms
+        }
+        for each, at_ms in wanted.items():
+            times = made.get(each, [])
+            if len(times) != 1:
+                yield Violation("firings", name, f"{each}: {len(times)} tasks")
+            if any(at < at_ms - 1000 * (scenario.clock_spread_s + MS) for at in times):
+                yield Violation("fired too early", name, f"{each} at {min(times)}")
+            if len(scenario.results.get(each, [])) != 1:
+                yield Violation(
+                    "firing without one result", name, f"{each}: {len(scenario.results.get(each, []))} results"
+                )
+        for each in made:
+            if each.startswith(f"{name}@") and each not in wanted and parse_time(each.partition("@")[2]) < begun_ms:
+                yield Violation("fired before it was there", name, each)
+
+
+def _begun_ms(scenario: Scenario, name: str) -> float:
+    """When a schedule came to the partition of its id: written there, or sent on from another."""
+    topic = full_name("schedules", PREFIX)
+    log = scenario.broker.logs[topic, owner_partition(name, scenario.broker.counts[topic])]
+    times = [
+        record.timestamp for record in log.records if record.committed and record.value and record.key == name.encode()
+    ]
+    return min(times, default=float("inf"))
+
+
+ORACLES = (not_before, one_release, one_firing)

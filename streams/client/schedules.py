@@ -1,0 +1,98 @@
+"""`client.schedules`: tasks that are made again and again, as records on the topic `schedules`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Unpack
+
+from schemas.codec import Rejected
+from schemas.messages import CatchUp, Schedule
+from streams.client.connection import kafka_errors, partitions_of
+from streams.client.errors import InvalidTask, NotFound
+from streams.client.feed import read_since
+from streams.client.requests import Request, TaskOptions, check, encode, task_data
+from streams.client.times import Duration, Moment, duration_ms, moment_text
+from streams.rules.schedules.listing import Listing
+from streams.rules.schedules.times import next_time
+
+if TYPE_CHECKING:
+    from streams.client.client import Client
+
+
+class ScheduleDirectory:
+    """Add, pause, remove and list schedules. Workers with the role `schedules` make the tasks."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def add(
+        self,
+        schedule_id: str,
+        target: str | None,
+        payload: Any = None,
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        timezone: str | None = None,
+        catch_up: CatchUp | None = None,
+        start_at: Moment | None = None,
+        end_at: Moment | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> Schedule:
+        """Add a schedule, or replace the one of its id. `options`: those of its tasks. Raises `InvalidTask` naming the field."""
+        task = task_data("", target, payload, **options)
+        del task["id"]
+        given = {
+            "id": schedule_id,
+            "cron": cron,
+            "everyMs": None if every is None else duration_ms(every, "every"),
+            "timezone": timezone,
+            "task": task,
+            "catchUp": catch_up,
+            "startAt": None if start_at is None else moment_text(start_at, "start_at"),
+            "endAt": None if end_at is None else moment_text(end_at, "end_at"),
+        }
+        return await self._put({key: value for key, value in given.items() if value is not None})
+
+    async def pause(self, schedule_id: str) -> Schedule:
+        """Let it make no tasks. Raises `NotFound`."""
+        return await self._put(await self._get(schedule_id) | {"paused": True})
+
+    async def resume(self, schedule_id: str) -> Schedule:
+        """Let it go on from now. Raises `NotFound`."""
+        return await self._put(await self._get(schedule_id) | {"paused": False})
+
+    async def rm(self, schedule_id: str) -> None:
+        """Remove it; tasks that it made go on. Raises `NotFound`."""
+        await self._get(schedule_id)
+        await self._client.send("schedules", Request(schedule_id, schedule_id.encode(), b""))
+
+    async def list(self) -> list[Schedule]:
+        """All that can work, by id."""
+        found = await self._found()
+        return [Schedule.model_validate(found[name]) for name in sorted(found)]
+
+    async def _get(self, schedule_id: str) -> dict[str, Any]:
+        found = (await self._found()).get(schedule_id)
+        if found is None:
+            raise NotFound(f"schedule {schedule_id}: there is none")
+        return found
+
+    async def _found(self) -> dict[str, dict[str, Any]]:
+        settings, listing = self._client.settings, Listing()
+        await partitions_of(settings, ["schedules"])
+        async with kafka_errors(settings), aclosing(read_since(settings, "schedules", 0)) as records:
+            async for record in records:
+                listing.add(record.key, record.value, record.headers)
+        return listing.found
+
+    async def _put(self, data: Mapping[str, Any]) -> Schedule:
+        check(Schedule, data)
+        schedule = Schedule.model_validate(data)
+        try:
+            next_time(schedule)
+        except Rejected as rejected:
+            raise InvalidTask(rejected.reason) from None
+        await self._client.send("schedules", Request(schedule.id, schedule.id.encode(), encode(data)))
+        return schedule

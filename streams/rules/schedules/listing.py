@@ -1,0 +1,41 @@
+"""The schedules that lie on their topic, for those who only look. Pure.
+
+In: its records, partition by partition. Out: by id the newest valid ones, and why others are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from schemas.codec import Rejected, decode_json, header, validate
+from schemas.messages import Schedule
+from streams.rules.schedules.times import next_time
+from streams.rules.source_record import MOVED_HEADER
+
+
+class Listing:
+    """`found`: by id, as they were written. `refused`: why the newest record of an id is none."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, Any]] = {}
+        self.refused: dict[str, str] = {}
+
+    def add(self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
+        """The next record of a partition."""
+        if value is None and header(headers, MOVED_HEADER) is not None:
+            return  # a worker's mark that the record before it was sent on to the partition of its id
+        name = (key or b"").decode("utf-8", "replace")
+        self.found.pop(name, None)
+        self.refused.pop(name, None)
+        if value is None:
+            return
+        try:
+            data = decode_json(value, headers).data
+            schedule = validate(Schedule, data)
+            next_time(schedule)
+            if schedule.id != name:
+                raise Rejected("validate", "key: must be the schedule's id")
+            self.found[name] = data
+        except Rejected as rejected:
+            self.refused[name] = rejected.reason

@@ -1,0 +1,179 @@
+"""The schedules of one partition: what they are, when each is next due, and the tasks they make.
+
+In: records of `schedules`, the clock. Out: tasks for `tasks`, each with what must be remembered of its time: one transaction
+commits both, and each time makes one task. It waits for nothing; the handler asks it when it is time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from schemas.codec import Rejected, decode, header
+from schemas.messages import Schedule, ScheduleMemory
+from schemas.partitioning import owner_partition
+from schemas.times import format_time
+from streams.rules.records import Output
+from streams.rules.schedules.times import NextTime, due_times, next_time
+from streams.rules.source_record import MOVED_HEADER, SourceRecord
+from streams.schedules.parts import ScheduleParts
+
+log = structlog.get_logger(__name__)
+
+MAX_AT_ONCE = 500
+"""Tasks of one schedule in one transaction."""
+
+
+@dataclass(slots=True)
+class _Active:
+    """A schedule that is not paused. `since_ms`: its times up to then are dealt with; `next_ms`: None: it has no more."""
+
+    schedule: Schedule
+    after: NextTime
+    since_ms: int
+    next_ms: int | None
+
+
+class RecurringTasks:
+    """The schedules of partition `number`."""
+
+    def __init__(self, number: int, parts: ScheduleParts, kept: Iterable[bytes]) -> None:
+        """`kept`: the values of the state topic."""
+        self._number = number
+        self._parts = parts
+        self._fired: dict[str, int] = {}
+        self._known: dict[str, Schedule] = {}
+        self._active: dict[str, _Active] = {}
+        for value in kept:
+            self._restore(value)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def _restore(self, value: bytes) -> None:
+        try:
+            memory = decode(ScheduleMemory, value, ())
+        except Rejected as rejected:
+            log.warning("a record of the state topic is not understood", partition=self._number, error=rejected.reason)
+            return
+        if memory.app == self._parts.recorder.app and memory.fired is not None:
+            self._fired[memory.fired.schedule_id] = memory.fired.time
+
+    @property
+    def next_due_ms(self) -> int | None:
+        """The earliest time of all schedules, epoch ms."""
+        return min((each.next_ms for each in self._active.values() if each.next_ms is not None), default=None)
+
+    def restore(self, records: Iterable[SourceRecord]) -> list[Output]:
+        """What earlier owners accepted, in the order of the log; of each key the newest counts.
+
+        A schedule that belongs elsewhere since partitions were added is sent on.
+        """
+        outputs: list[Output] = []
+        for record in {record.key: record for record in records}.values():
+            if record.value is None:
+                continue
+            owner = self._owner(record)
+            if owner != self._number:
+                outputs += self._parts.recorder.schedule_forward(record, owner)
+                continue
+            try:
+                self._put(record)
+            except Rejected:
+                continue  # it was put among the dead letters when it came
+        return outputs
+
+    def _owner(self, record: SourceRecord) -> int:
+        return owner_partition(_name(record), self._parts.partition_count())
+
+    def accept(self, record: SourceRecord, now_ms: int) -> list[Output]:
+        """The next record of `schedules`: a schedule to begin or to change, or one to remove.
+
+        Three cases: 1 its id belongs to another partition: it is sent on; 2 it is valid; 3 it is not: the schedule of its id, if
+        there is one, ends, since a new owner would find this record only.
+        """
+        if header(record.headers, MOVED_HEADER) is not None and record.value is None:
+            return []  # our own mark that it was sent on
+        name, owner = _name(record), self._owner(record)
+        if owner != self._number:
+            return self._parts.recorder.schedule_forward(record, owner)
+        before = self._last_tasks(name, min(record.timestamp_ms, now_ms))
+        if record.value is None:
+            return [*before, *self._remove(name)]
+        try:
+            self._put(record)
+        except Rejected as rejected:
+            log.warning("a schedule is refused", schedule=name, reason=rejected.reason)
+            self._parts.metrics.refused.inc()
+            refused = self._parts.recorder.dead_letter(record, rejected.stage, rejected.reason, now_ms)
+            return [*before, *refused, *self._remove(name)]
+        return before
+
+    def _last_tasks(self, name: str, until_ms: int) -> list[Output]:
+        """Of a schedule that is changed: its times before the change count as it was."""
+        active = self._active.get(name)
+        is_due = active is not None and active.next_ms is not None and active.next_ms <= until_ms
+        return self._fire(name, active, until_ms) if active is not None and is_due else []
+
+    def _put(self, record: SourceRecord) -> None:
+        schedule = decode(Schedule, record.value, record.headers)
+        name = _name(record)
+        if name != schedule.id:
+            raise Rejected("validate", "key: must be the schedule's id")
+        after = next_time(schedule)
+        self._known[name] = schedule
+        self._active.pop(name, None)
+        if not schedule.paused:
+            # What it was before it was changed, and while it was paused, is not made up for.
+            since_ms = max(self._fired.get(name, 0), record.timestamp_ms)
+            self._active[name] = _Active(schedule, after, since_ms, after(since_ms))
+
+    def _remove(self, name: str) -> list[Output]:
+        self._active.pop(name, None)
+        self._known.pop(name, None)
+        if self._fired.pop(name, None) is None:
+            return []
+        return [self._parts.recorder.fired(name, None, self._number, 0)]
+
+    def fire(self, now_ms: int) -> list[Output]:
+        """The tasks of all times that have come, and what is to be remembered of them."""
+        outputs: list[Output] = []
+        for name, active in self._active.items():
+            if active.next_ms is not None and active.next_ms <= now_ms:
+                outputs += self._fire(name, active, now_ms)
+        return outputs
+
+    def _fire(self, name: str, active: _Active, now_ms: int) -> list[Output]:
+        recorder, metrics = self._parts.recorder, self._parts.metrics
+        times = due_times(active.after, active.since_ms, now_ms, active.schedule.catch_up)
+        whole = len(times) <= MAX_AT_ONCE
+        times = times[:MAX_AT_ONCE]
+        for at_ms in times:
+            metrics.fired.inc()
+            metrics.lateness.observe(max(0, now_ms - at_ms) / 1000)
+        if not times:
+            log.warning("a schedule missed its times", schedule=name, since=format_time(active.since_ms))
+        # Later times than the last one may be missed, but none was passed over: the next look begins where this one ended.
+        active.since_ms = self._fired[name] = now_ms if whole else times[-1]
+        active.next_ms = active.after(active.since_ms)
+        tasks = [recorder.firing(active.schedule, at_ms, now_ms) for at_ms in times]
+        return [*tasks, recorder.fired(name, active.since_ms, self._number, now_ms)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The schedules as they are, for people: with the next time, and until when times are dealt with."""
+        return [self._row(name, schedule) for name, schedule in sorted(self._known.items())]
+
+    def _row(self, name: str, schedule: Schedule) -> dict[str, Any]:
+        active, fired = self._active.get(name), self._fired.get(name)
+        next_ms = None if active is None else active.next_ms
+        return schedule.wire() | {
+            "next": None if next_ms is None else format_time(next_ms),
+            "firedUntil": None if fired is None else format_time(fired),
+        }
+
+
+def _name(record: SourceRecord) -> str:
+    return (record.key or b"").decode("utf-8", "replace")
