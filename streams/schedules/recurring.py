@@ -17,7 +17,7 @@ from schemas.messages import Schedule, ScheduleMemory
 from schemas.partitioning import owner_partition
 from schemas.times import format_time
 from streams.rules.records import Output
-from streams.rules.schedules.times import NextTime, due_times, next_time
+from streams.rules.schedules.times import LATE_MS, NextTime, due_times, next_time
 from streams.rules.source_record import MOVED_HEADER, SourceRecord
 from streams.schedules.parts import ScheduleParts
 
@@ -100,7 +100,8 @@ class RecurringTasks:
         name, owner = _name(record), self._owner(record)
         if owner != self._number:
             return self._parts.recorder.schedule_forward(record, owner)
-        before = self._last_tasks(name, min(record.timestamp_ms, now_ms))
+        # By the brokers' clock it is later than this worker's may say; a user's clock, where brokers set no time, may be far off.
+        before = self._last_tasks(name, min(record.timestamp_ms, now_ms + LATE_MS))
         if record.value is None:
             return [*before, *self._remove(name)]
         try:

@@ -93,7 +93,8 @@ def test_the_page_is_well_formed_and_says_what_was_done(run: Scraped, families: 
 def test_what_is_finished_has_no_lag(run: Scraped, families: list[Metric]) -> None:
     """Of every topic that a role reads, on the page as in the API."""
     assert {row["topic"] for row in run.partitions} == {
-        f"m.{name}" for name in ("tasks", "dispatch", "parked", "plans", "results", "data-points")
+        f"m.{name}"
+        for name in ("tasks", "dispatch", "parked", "plans", "results", "data-points", "scheduled", "schedules")
     }
     assert sum(row["committable"] for row in run.partitions if row["topic"] == "m.tasks") > TASKS
     lags = {family.name: family for family in families}["parallax_consumer_lag_messages"].samples

@@ -52,4 +52,6 @@ HOLES = (
     _hole("S2", "a waiting task is released by the next owner again", "scheduled", "released twice", 1),
     _hole("S3", "a new owner makes the tasks of a schedule again", "scheduled", "firings", 1),
     _hole("S4", "a time of a schedule between two owners makes no task", "scheduled", "firings", 1),
+    _hole("S5", "a time shortly before a schedule is changed makes no task if its owner's clock is behind", "scheduled",
+          "firings", 12, 13, 28),
 )  # fmt: skip

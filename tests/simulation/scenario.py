@@ -209,6 +209,10 @@ class Scenario:
     def _all_answered(self) -> bool:
         keys = {record.key for record in self.committed("results")}
         plans = {record.key for record in self.committed("plan-results")}
+        if self.traffic.schedules and any(
+            json.loads(record.value or b"{}")["id"].encode() not in keys for record in self.committed("tasks")
+        ):
+            return False
         return all(sent.lost or name.encode() in keys for name, sent in self.traffic.tasks.items()) and all(
             name.encode() in plans for name in self.traffic.plans
         )

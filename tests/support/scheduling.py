@@ -128,10 +128,11 @@ class Scheduling:
         """A metric's value."""
         return self.registry.get_sample_value(name) or 0.0
 
-    def record_schedule(self, schedule_id: str, **fields: Any) -> ConsumerRecord:
-        """A schedule as it lies on its topic."""
+    def record_schedule(self, schedule_id: str, *, ahead_ms: int = 0, **fields: Any) -> ConsumerRecord:
+        """A schedule as it lies on its topic. `ahead_ms`: how far the clock that stamped it is ahead of this worker's."""
         task = {"type": "agent", "target": "a1", "payload": 1}
-        return self._append(schedule_id.encode(), orjson.dumps({"id": schedule_id, "task": task} | fields), ())
+        value = orjson.dumps({"id": schedule_id, "task": task} | fields)
+        return self._append(schedule_id.encode(), value, (), ahead_ms)
 
     def schedule(self, schedule_id: str, **fields: Any) -> list[Output]:
         """Hand over a schedule; what it led to at once."""
@@ -147,9 +148,11 @@ class Scheduling:
         """Hand over any record of `schedules`."""
         return self._process(self._append(key, value, headers))
 
-    def _append(self, key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> ConsumerRecord:
-        offset = len(self.schedules)
-        record = intake(offset, value, source="schedules", key=key, headers=headers, timestamp_ms=self.wall_ms())
+    def _append(
+        self, key: bytes | None, value: bytes | None, headers: tuple[tuple[str, bytes], ...], ahead_ms: int = 0
+    ) -> ConsumerRecord:
+        offset, at_ms = len(self.schedules), self.wall_ms() + ahead_ms
+        record = intake(offset, value, source="schedules", key=key, headers=headers, timestamp_ms=at_ms)
         self.schedules.append(record)
         return record
 

@@ -98,7 +98,7 @@ async def _quiet(pipeline: Pipeline, timeout_s: float = 40.0) -> Scraped:
     while True:
         _, partitions = await pipeline.get("/api/v1/partitions")
         told = {row["topic"] for row in partitions}
-        if len(told) == 6 and all(row["lag"] == 0 and not row["inFlight"] for row in partitions):
+        if len(told) == 8 and all(row["lag"] == 0 and not row["inFlight"] for row in partitions):
             _, page = await pipeline.get("/metrics")
             if not BEHIND.search(page):  # the last data points may come between the two
                 return Scraped(page, partitions)

@@ -153,6 +153,7 @@ def everything(work: Work, fleet: Fleet, folder: Path) -> None:
     work.command("operator", "agents", "add", "--file", str(file))
     _tasks(work, folder)
     _plans(work, folder)
+    _later(work)
     _points(work)
     _bad_records(work)
     _pages(work)
@@ -185,6 +186,24 @@ def _plans(work: Work, folder: Path) -> None:
     work.until("results", lambda found: "cancelled" in {result["status"] for result in found})
 
 
+def _later(work: Work) -> None:
+    """A task for later, and schedules that lie anywhere: some are sent on to the partition of their id."""
+    task = {"type": "agent", "target": "good", "payload": {"say": 1}}
+    at_ms = time.time_ns() // 1_000_000 + 2000
+    work.send("producer", "tasks", task | {"id": "later", "metadata": {"notBefore": at_ms}}, key=b"good")
+    names = [f"s{n}" for n in range(8)]
+    for name in names:
+        work.send("producer", "schedules", {"id": name, "everyMs": 1000, "task": task}, key=name.encode())
+    work.command("operator", "schedules", "add", "s8", "--every", "1s", "--task", json.dumps(task))
+
+    def made(found: list[dict[str, Any]]) -> bool:
+        return {"later", *names, "s8"} <= {result["taskId"].partition("@")[0] for result in found}
+
+    work.until("results", made)
+    for name in (*names, "s8"):
+        work.command("operator", "schedules", "rm", name)
+
+
 def _points(work: Work) -> None:
     """An agent that goes bad, and verdicts on its answers."""
     now_ms = time.time_ns() // 1_000_000
@@ -203,9 +222,10 @@ def _points(work: Work) -> None:
 def _bad_records(work: Work) -> None:
     for topic in ("tasks", "plans", "data-points"):
         work.send("producer", topic, b"{not json")
-    for topic in ("dispatch", "parked", "agents", "controls"):
+    internal = ("dispatch", "parked", "agents", "controls", "scheduled", "schedules")
+    for topic in internal:
         produce(work.broker.bootstrap_servers, work.prefix + topic, [(b"k", b"{not json")])
-    for topic in ("tasks", "plans", "data-points", "dispatch", "parked", "agents", "controls"):
+    for topic in ("tasks", "plans", "data-points", *internal):
         tap = Tap(work.broker.bootstrap_servers, f"dlq.{work.prefix}{topic}")
         assert [letter.value() for letter in tap.until(1, 30)] == [b"{not json"], topic
         tap.close()

@@ -152,6 +152,21 @@ async def test_times_before_a_change_count_as_the_schedule_was() -> None:
     s.handler.close()
 
 
+async def test_a_change_counts_from_the_brokers_clock() -> None:
+    """It is ahead of this worker's, and a time lies between the two: it is the old schedule's. A year ahead is no clock."""
+    s = Scheduling()
+    begun_ms = s.wall_ms()
+    s.schedule("s", **EVERY)
+    left_ms = grid(begun_ms, begun_ms + 10_000)[0] - begun_ms
+    await asyncio.sleep((left_ms - 50) / 1000)
+    s.schedule("s", **EVERY, ahead_ms=100)
+    [task, _] = s.partition.ended[-1][2]
+    assert task.topic == "tasks"
+    outputs = s.schedule("s", **EVERY, ahead_ms=365 * 24 * 3_600_000)
+    assert len(outputs) < 10
+    s.handler.close()
+
+
 async def test_a_removed_schedule_makes_nothing_and_is_forgotten() -> None:
     """With what was remembered of its times."""
     s = Scheduling()
