@@ -21,7 +21,6 @@ from streams.rules.dispatch.builtins import builtin_id
 from streams.rules.dispatch.deadlines import never_called
 from streams.rules.dispatch.routing import MAX_HOPS, MAX_REROUTES, absence
 from streams.rules.plans.task_plans import template_for
-from streams.rules.source_record import INTERNAL_SOURCES
 
 
 class Router:
@@ -64,7 +63,7 @@ class Router:
     def schedule(self, run: TaskRun) -> Schedule | None:
         """Where the task waits for its time; None if that has come, or if it is to end without a call."""
         at_ms = run.not_before_ms
-        if at_ms is None or run.source in INTERNAL_SOURCES or at_ms <= self._context.wall_ms():
+        if at_ms is None or at_ms <= self._context.wall_ms():
             return None
         if self.ends_without_call(run):
             return None

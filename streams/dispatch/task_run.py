@@ -31,6 +31,7 @@ from streams.rules.source_record import (
     HOPS_HEADER,
     INTERNAL_SOURCES,
     JUDGED_HEADER,
+    NOT_BEFORE_HEADER,
     ORIGIN_HEADER,
     SourceRecord,
     from_coordinator,
@@ -168,9 +169,19 @@ def read_task(record: SourceRecord, now: float, now_ms: int, settings: Settings)
         judged=judged,
         ordering_key=metadata.ordering_key,
         first_record=_NO_RECORD if metadata.ordering_key is None else first_record_of(record),
-        not_before_ms=metadata.not_before,
+        not_before_ms=None if metadata.not_before is None else _not_before_ms(metadata.not_before, record, judged),
         cancel_reason=header(record.headers, CANCELLED_HEADER) if internal else None,
     )
+
+
+def _not_before_ms(given_ms: int, record: SourceRecord, judged: Judged | None) -> int | None:
+    """None for a task that was released: another worker's clock has decided. One that was only forwarded may have to wait still,
+    for example if it was cancelled, and the owner of its agent does not know that yet."""
+    if judged is not None or (
+        record.topic in INTERNAL_SOURCES and own_header(record.headers, NOT_BEFORE_HEADER) is not None
+    ):
+        return None
+    return given_ms
 
 
 def asked(task: Task) -> Any:

@@ -22,7 +22,7 @@ NOT_BEFORE_HEADER = "parallax-not-before"
 CANCELLED_HEADER = "parallax-cancelled"
 INTERNAL_SOURCES = ("dispatch", "parked")
 """Topics that workers alone write: their headers are believed."""
-GO_ALONG = (JUDGED_HEADER, CANCELLED_HEADER)
+GO_ALONG = (JUDGED_HEADER, CANCELLED_HEADER, NOT_BEFORE_HEADER)
 """Headers of a record on such a topic that the next record of its task has too."""
 OWN_HEADERS = frozenset(
     (

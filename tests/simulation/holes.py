@@ -54,4 +54,6 @@ HOLES = (
     _hole("S4", "a time of a schedule between two owners makes no task", "scheduled", "firings", 1),
     _hole("S5", "a time shortly before a schedule is changed makes no task if its owner's clock is behind", "scheduled",
           "firings", 12, 13, 28),
+    _hole("S6", "a cancelled task that is forwarded is called before its time by a worker that has not heard of it", "scheduled",
+          "called too early", 71),
 )  # fmt: skip

@@ -21,6 +21,7 @@ from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
+from streams.rules.source_record import INTERNAL_SOURCES
 from streams.schedules.handler import ScheduleHandler
 from streams.schedules.recurring import RecurringTasks
 from tests.simulation.node import Surroundings
@@ -167,6 +168,25 @@ def _schedules_begin_with_their_owner() -> None:
     RecurringTasks.restore = begin_now  # type: ignore[method-assign]
 
 
+def _changes_count_from_the_workers_clock() -> None:
+    """S5: the old schedule ended where the worker's clock was, and the new one began at its record's time."""
+    last: Any = RecurringTasks._last_tasks
+
+    def by_own_clock(self: Any, name: str, until_ms: int) -> Any:
+        return last(self, name, min(until_ms, self._parts.wall_ms()))
+
+    RecurringTasks._last_tasks = by_own_clock  # type: ignore[method-assign]
+
+
+def _forwarded_tasks_count_as_released() -> None:
+    """S6: a worker that was sent a task called it, whatever its time."""
+
+    def not_before(given_ms: int, record: Any, judged: Any) -> int | None:
+        return None if record.topic in INTERNAL_SOURCES else given_ms
+
+    task_run._not_before_ms = not_before
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "F1": _refusals_claim_the_id_again,
     "F2": _leaders_that_wait_stay_leaders,
@@ -182,5 +202,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "S2": _tombstones_come_later,
     "S3": _firings_are_forgotten,
     "S4": _schedules_begin_with_their_owner,
+    "S5": _changes_count_from_the_workers_clock,
+    "S6": _forwarded_tasks_count_as_released,
 }
 """By the name of the hole in `holes.py`."""

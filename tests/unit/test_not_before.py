@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from schemas.codec import header
@@ -106,6 +107,35 @@ async def test_the_reason_of_a_cancel_goes_along_to_another_partition() -> None:
     await d.end(1)
     [output] = d.partition.ended[0][2]
     assert (output.topic, header(output.headers, CANCELLED_HEADER)) == ("dispatch", "why")
+
+
+async def test_a_task_that_was_only_forwarded_waits_for_its_time_still() -> None:
+    """Another worker had heard that it is cancelled; this one has not, and must not call early for that."""
+    d = Dispatching()
+    task = {
+        "id": "t0",
+        "type": "agent",
+        "target": "a1",
+        "payload": {},
+        "metadata": {"notBefore": d.wall_ms() + HOUR_MS},
+    }
+    headers = ((ORIGIN_HEADER, b"1"), ("parallax-hops", b"1"))
+    d.process("dispatch", intake(1, orjson.dumps(task), source="dispatch", headers=headers))
+    assert read_due((await scheduled(d, 1)).headers).task_id == "t0"
+    assert not d.transport.calls
+
+
+async def test_a_released_task_stays_released_on_its_way() -> None:
+    """It is forwarded, and the next worker's clock is behind."""
+    first, second = Dispatching(partitions=50), Dispatching()
+    plain = Dispatching()
+    plain.take(0, metadata={"notBefore": plain.wall_ms() + HOUR_MS})
+    value, headers = released(await scheduled(plain, 0), plain.wall_ms())
+    first.process("dispatch", intake(1, value, source="dispatch", headers=headers))
+    await first.end(1)
+    [output] = first.partition.ended[0][2]
+    second.process("dispatch", intake(2, output.value, source="dispatch", headers=tuple(output.headers)))
+    assert (await second.result(2))["status"] == "success"
 
 
 @pytest.mark.parametrize("bound", [{"expiresIn": 1000}, {"deadline": 1000}])

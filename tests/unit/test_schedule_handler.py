@@ -39,11 +39,12 @@ async def test_tasks_are_released_in_the_order_of_their_times() -> None:
 
 
 async def test_a_released_record_carries_what_was_known() -> None:
-    """First timestamp, deadline and the user's headers; not where it waited."""
+    """First timestamp, deadline, that its time has come, and the user's headers."""
     s = Scheduling()
     output, tombstone = s.take(0, "t", -1.0)
     found = dict(output.headers)
     assert (output.topic, output.key, output.partition) == ("dispatch", b"a1", 0)
+    assert int(found.pop("parallax-not-before")) < s.wall_ms()
     assert found == {"mine": b"1", ORIGIN_HEADER: b"5", EXPIRES_HEADER: b"77", HOPS_HEADER: b"0"}
     assert (tombstone.topic, tombstone.key, tombstone.value) == ("scheduled", b"tasks/0/0/t", None)
     s.handler.close()

@@ -68,7 +68,11 @@ class ScheduleRecorder(Recorder):
         carried = Carried(
             own_header(record.headers, ORIGIN_HEADER) or record.timestamp_ms, own_header(record.headers, EXPIRES_HEADER)
         )
-        own_headers = carried.own_headers() | {HOPS_HEADER: "0"}
+        # The time says there that it has come, whatever the next worker's clock has.
+        own_headers = carried.own_headers() | {
+            HOPS_HEADER: "0",
+            NOT_BEFORE_HEADER: str(own_header(record.headers, NOT_BEFORE_HEADER) or 0),
+        }
         if cancel_reason is not None:
             own_headers[CANCELLED_HEADER] = cancel_reason
         output = self._moved("dispatch", key, record, own_headers, owner_partition(key, count), now_ms)
