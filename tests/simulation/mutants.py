@@ -91,7 +91,7 @@ def _calls_cut_off_are_forgotten() -> None:
 
     async def commit_finished(self: PartitionProcessor) -> None:
         while (self._finished or not self._idle.is_set()) and not self._loop_done():
-            self._hurry.set()
+            self.committer.hurry()
             await asyncio.sleep(0.002)
 
     PartitionProcessor._cut_off = only_close  # type: ignore[method-assign]
