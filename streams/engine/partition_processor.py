@@ -300,17 +300,18 @@ class PartitionProcessor:
         outputs += self._expired_records.events(expired)
         if self.handler is not None:
             outputs += self.handler.changes()
-        if not (outputs or self._log_news or places != self._committed):
+        moved = [source for source, place in places.items() if place != self._committed[source]]
+        if not (outputs or moved or self._log_news):
             return None
-        # Its offsets and a row of its own go with every commit, changed or not: by them the group's coordinator refuses a commit
-        # of an earlier owner, and the next owner finds one that was left open.
+        # An offset and a row of its own go with every commit, changed or not: by the one the group's coordinator refuses a commit
+        # of an earlier owner, by the other the next owner finds a transaction that was left open.
+        offsets = {self.partitions[source]: OffsetAndMetadata(*places[source]) for source in moved or [*places][:1]}
         if self.kept is not None:
             self._log_news = False
             rows = {s: log._replace(offset=places[s][0], map=places[s][1]) for s, log in self.logs.items()}
             outputs.append(self.kept.record(self.number, rows))
         after, self._after = self._after, []
         self._idle.clear()
-        offsets = {self.partitions[source]: OffsetAndMetadata(*place) for source, place in places.items()}
         committed.append(lambda: self._note_committed(places, expired))
         committed.extend(after)
         return Commit(self.number, outputs, offsets, self._committing_bytes)

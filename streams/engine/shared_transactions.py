@@ -200,10 +200,10 @@ class SharedTransactions:
                     raise
         except CommitFailed as error:
             return error
-        except (KafkaError, OSError) as error:  # of a start: nothing was begun
-            return CommitFailed(f"no transaction can begin: {describe_error(error)}", is_transient(error), again=True)
         except TimeoutError:
             return CommitFailed(f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", transient=True)
+        except (KafkaError, OSError) as error:  # of a start: nothing was begun
+            return CommitFailed(f"no transaction can begin: {describe_error(error)}", is_transient(error), again=True)
         _tell(now, None)
         return None
 
