@@ -40,21 +40,24 @@ class CommitFailed(Exception):
 
     `transient`: a wait may mend it; no number of such ends says that it is hopeless.
     `again`: nothing came into force, and the same may be committed once the producer was started anew.
+    `unknown`: it came about or not, which shows once the producer was started anew.
     """
 
-    def __init__(self, message: str, transient: bool = False, *, again: bool = False) -> None:
+    def __init__(self, message: str, transient: bool = False, *, again: bool = False, unknown: bool = False) -> None:
         super().__init__(message)
         self.transient = transient
         self.again = again
+        self.unknown = unknown
 
 
 class Commit(NamedTuple):
-    """What one partition has to make durable. `size`: bytes of its outputs, about."""
+    """What one partition has to make durable. `size`: bytes of its outputs, about. `moved`: its offsets or maps are new ones."""
 
     number: int
     outputs: Sequence[Output]
     offsets: Offsets
     size: int = 0
+    moved: bool = False
 
 
 Collect = Callable[[], Commit | None]

@@ -314,7 +314,7 @@ class PartitionProcessor:
         self._idle.clear()
         committed.append(lambda: self._note_committed(places, expired))
         committed.extend(after)
-        return Commit(self.number, outputs, offsets, self._committing_bytes)
+        return Commit(self.number, outputs, offsets, self._committing_bytes, bool(moved))
 
     def _note_committed(self, places: dict[str, tuple[int, str]], expired: dict[TopicPartition, Expired]) -> None:
         self._committed = places

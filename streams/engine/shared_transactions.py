@@ -9,7 +9,7 @@ that is over are refused, and a transaction without its offsets is not ended. So
 
 When a transaction fails before its end was asked for, nothing of it comes into force once a new producer epoch has begun. It is
 run again: all together after a fault that passes, each partition by itself after one that does not, so that only the partition
-with the fault loses its place. When the answer to its end is lost, all its partitions open again from what the broker holds.
+with the fault loses its place. When the answer to its end is lost, the offsets that are committed then tell what became of it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from aiokafka.errors import KafkaError
 
 from streams.engine.commit import COMMIT_TIMEOUT_S, Collect, Commit, CommitFailed, Pace
 from streams.engine.faults import describe_error, is_transient
+from streams.engine.group_offsets import committed_offsets
 from streams.engine.membership import Membership, membership
 
 log = structlog.get_logger(__name__)
@@ -63,6 +64,7 @@ class _Waiting:
 
     collect: Collect
     member: Membership
+    consumer: AIOKafkaConsumer
     done: asyncio.Future[None]
     commit: Commit | None = None
 
@@ -98,9 +100,9 @@ class SharedTransactions:
         """See `Transactor`."""
         await self._transactor.end_left_open(number, consumer)
 
-    async def commit(self, collect: Collect, member: Membership) -> None:
+    async def commit(self, collect: Collect, member: Membership, consumer: AIOKafkaConsumer) -> None:
         """Take part in the next transaction. Raises `CommitFailed`, and what `collect` raises."""
-        waiting = _Waiting(collect, member, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(collect, member, consumer, asyncio.get_running_loop().create_future())
         self._waiting[waiting] = None
         self._wanted.set()
         try:
@@ -174,8 +176,11 @@ class SharedTransactions:
                 continue
             began = time()
             failed = await self._attempt(now, until)
+            if failed is not None and failed.unknown:
+                failed = await self._found_out(now, until, failed)
             if failed is None:
                 self._pace.ended(began)
+                _tell(now, None)
             elif not failed.again or time() + pause_s >= until or (len(now) == 1 and not failed.transient):
                 _tell(now, failed)
             elif failed.transient:
@@ -204,8 +209,22 @@ class SharedTransactions:
             return CommitFailed(f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", transient=True)
         except (KafkaError, OSError) as error:  # of a start: nothing was begun
             return CommitFailed(f"no transaction can begin: {describe_error(error)}", is_transient(error), again=True)
-        _tell(now, None)
         return None
+
+    async def _found_out(self, now: list[_Waiting], until: float, failed: CommitFailed) -> CommitFailed | None:
+        """What became of a transaction whose end was asked for; None: it came about. `failed` again: it does not show."""
+        moved = next((one for one in now if one.commit is not None and one.commit.moved), None)
+        if moved is None or moved.commit is None:
+            return failed
+        try:
+            async with asyncio.timeout_at(until):
+                await self._ensure_started()  # from here on it can come about no more
+                found = await committed_offsets(moved.consumer, list(moved.commit.offsets))
+        except (KafkaError, OSError, TimeoutError):
+            return failed
+        if all(found.get(tp) == place for tp, place in moved.commit.offsets.items()):
+            return None
+        return CommitFailed(str(failed), transient=True, again=True)
 
 
 def _tell(group: list[_Waiting], error: CommitFailed | None) -> None:
@@ -241,7 +260,7 @@ class PartitionCommitter:
         """Take part in the next transaction."""
         if self._member is None:
             raise CommitFailed(f"partition {self._number}: not started")
-        await self._transactions.commit(collect, self._member)
+        await self._transactions.commit(collect, self._member, self._consumer)
 
     def hurry(self) -> None:
         """The next transaction need not wait."""

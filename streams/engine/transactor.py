@@ -102,9 +102,14 @@ class KafkaTransactor:
         except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
             cause = _ended_by(producer) or error
             # Whoever began this id's newer epoch, or ended this one, may own the partitions by now.
-            fenced = isinstance(cause, ProducerFenced) and not isinstance(cause, OutcomeUnknown)
-            message = f"{self._id}: {describe_error(cause)}"
-            raise CommitFailed(message, is_transient(cause), again=not (fenced or producer.end_asked)) from error
+            lost = isinstance(cause, OutcomeUnknown)
+            fenced = isinstance(cause, ProducerFenced) and not lost
+            raise CommitFailed(
+                f"{self._id}: {describe_error(cause)}",
+                is_transient(cause),
+                again=not (fenced or producer.end_asked),
+                unknown=lost and producer.end_asked,
+            ) from error
 
     async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
         """Abort what earlier owners left open in that partition. Raises `KafkaError`."""

@@ -91,7 +91,8 @@ class SimTransactor:
         except StaleMember as error:
             raise CommitFailed(f"{self._id}: no member", transient=True) from error
         except Exception as error:
-            raise CommitFailed(f"{self._id}: {error!r}", is_transient(error), again=not end_asked) from error
+            message, transient = f"{self._id}: {error!r}", is_transient(error)
+            raise CommitFailed(message, transient, again=not end_asked, unknown=end_asked) from error
 
     async def close(self) -> None:
         """Commit no more; an open transaction is left to be aborted."""

@@ -90,23 +90,25 @@ async def test_a_failed_commit_tells_whether_waiting_helps(error: Exception, tra
 
 
 @pytest.mark.parametrize(
-    ("error", "end_asked", "again"),
+    ("error", "end_asked", "outcome"),
     [
-        (NotEnoughReplicasError(), False, True),
-        (TopicAuthorizationFailedError("results"), False, True),
-        (OutcomeUnknown("AddOffsetsToTxnRequest", TimeoutError()), False, True),
-        (OutcomeUnknown("EndTxnRequest", TimeoutError()), True, False),
-        (ProducerFenced(), False, False),
-        (NotAMember("over"), False, False),
+        (NotEnoughReplicasError(), False, "again"),
+        (TopicAuthorizationFailedError("results"), False, "again"),
+        (OutcomeUnknown("AddOffsetsToTxnRequest", TimeoutError()), False, "again"),
+        (OutcomeUnknown("EndTxnRequest", TimeoutError()), True, "unknown"),
+        (ProducerFenced(), False, ""),
+        (ProducerFenced(), True, ""),
+        (NotAMember("over"), False, ""),
     ],
 )
 async def test_a_transaction_is_run_again_only_if_it_cannot_have_come_about(
-    error: Exception, end_asked: bool, again: bool
+    error: Exception, end_asked: bool, outcome: str
 ) -> None:
     """Nor if somebody else may own its partitions by now: a newer epoch, or a newer generation."""
     with pytest.raises(CommitFailed) as caught:
         await transactor(FailingProducer(error, end_asked=end_asked)).run([commit()], MEMBER)
-    assert caught.value.again is again
+    assert caught.value.again is (outcome == "again")
+    assert caught.value.unknown is (outcome == "unknown")
 
 
 async def test_a_refusal_is_told_where_aiokafka_only_says_that_there_is_no_transaction() -> None:

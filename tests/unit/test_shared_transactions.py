@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAuthorizationFailedError, UnknownMemberIdError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine import shared_transactions as module
 from streams.engine.commit import Commit, CommitFailed
@@ -19,6 +20,8 @@ from streams.rules.records import Output
 from tests.support.wait import settle, until
 
 pytestmark = pytest.mark.virtual_time
+
+TP = TopicPartition("t.tasks", 0)
 
 
 class Transactor:
@@ -195,6 +198,43 @@ async def test_a_transaction_that_may_have_come_about_is_not_run_again(rig: Rig,
     assert [getattr(outcome, "transient", None) for outcome in outcomes] == [transient, transient]
     assert await all_commit(rig, 0, 1) == [None, None]
     assert rig.transactor.starts == 2
+
+
+@pytest.mark.parametrize("came_about", [True, False])
+async def test_the_committed_offsets_tell_what_became_of_a_transaction(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, came_about: bool
+) -> None:
+    """Asked in a new epoch, in which it can come about no more. If it did not, it is run again."""
+    place, asked = {TP: OffsetAndMetadata(7, "map")}, list[int]()
+
+    async def committed(consumer: Any, tps: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        assert tps == [TP]
+        asked.append(rig.transactor.starts)
+        return place if came_about else {TP: OffsetAndMetadata(6, "map")}
+
+    monkeypatch.setattr(module, "committed_offsets", committed)
+    first, second = await rig.open(0), await rig.open(1)
+    rig.transactor.script.append(CommitFailed("lost", transient=True, unknown=True))
+    await asyncio.gather(first.commit(ready(0)), second.commit(lambda: Commit(1, [], place, moved=True)))
+    assert asked == [2]
+    assert rig.transactor.committed == ([] if came_about else [[0, 1]])
+
+
+@pytest.mark.parametrize("moved", [True, False])
+async def test_where_nothing_tells_the_partitions_open_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, moved: bool
+) -> None:
+    """The coordinator is away, or no offset of the transaction was a new one."""
+
+    async def away(consumer: Any, tps: Sequence[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        assert moved
+        raise KafkaConnectionError("away")
+
+    monkeypatch.setattr(module, "committed_offsets", away)
+    committer = await rig.open(0)
+    rig.transactor.script.append(CommitFailed("lost", transient=True, unknown=True))
+    with pytest.raises(CommitFailed, match="lost"):
+        await committer.commit(lambda: Commit(0, [], {TP: OffsetAndMetadata(7, "")}, moved=moved))
 
 
 async def test_it_is_not_run_again_for_ever(rig: Rig) -> None:
