@@ -48,4 +48,7 @@ HOLES = (
           "order of calls,order of answers", 1),
     _hole("O3", "relocated again, a task of a key comes after later ones", "conversations",
           "order of calls,order of answers", 1),
+    _hole("T1", "a worker that wakes from a freeze commits for partitions that are another's", "freeze", "doubled task", 8),
+    _hole("T2", "a transaction that was committed is run again when the answer to its end is lost", "late-commits",
+          "doubled task", 8),
 )  # fmt: skip

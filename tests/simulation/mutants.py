@@ -17,9 +17,12 @@ from streams.dispatch.decisions import Decision, Duplicate, Fail, Forward
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.ordering import OrderedTasks
 from streams.dispatch.router import Router
+from streams.engine.commit import CommitFailed
 from streams.engine.partition_processor import PartitionProcessor
+from streams.engine.shared_transactions import SharedTransactions
 from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
+from tests.simulation.group import Group
 from tests.simulation.node import Surroundings
 
 
@@ -122,6 +125,20 @@ def _a_relocated_task_is_as_old_as_its_record() -> None:
     task_run.first_record_of = lambda record: LogPosition(record.topic, record.offset)
 
 
+def _anybody_commits_offsets() -> None:
+    """T1: offsets were sent without the member and its generation, so the coordinator took them from anybody."""
+    Group.knows = lambda self, member, generation: True  # type: ignore[method-assign]
+
+
+def _lost_ends_did_not_come_about() -> None:
+    """T2: a transaction whose end was asked for, and not answered, was run again."""
+
+    async def again(self: SharedTransactions, now: Any, until: float, failed: CommitFailed) -> CommitFailed:
+        return CommitFailed(str(failed), transient=True, again=True)
+
+    SharedTransactions._found_out = again  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "F1": _refusals_claim_the_id_again,
     "F2": _leaders_that_wait_stay_leaders,
@@ -133,5 +150,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "O1": _no_order,
     "O2": _relocated_tasks_are_not_waited_for,
     "O3": _a_relocated_task_is_as_old_as_its_record,
+    "T1": _anybody_commits_offsets,
+    "T2": _lost_ends_did_not_come_about,
 }
 """By the name of the hole in `holes.py`."""
