@@ -4,7 +4,7 @@
 
 A round measures the floor, dispatch, and dispatch with one thing grown; ratios are taken within the round, and the median of the
 rounds counts. So a slow or busy machine changes little: it hits both sides. With `--write` the medians become the committed
-values, and the noise and direction of each stay. What is committed comes from a quiet machine. Needs Java and Maven; 4 minutes.
+values, and the noise and direction of each stay: do so on a quiet machine only. Needs Java and Maven; 4 minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.kafka import KafkaCluster
 from tests.support.rig import instant_agent
 
 RATIOS = Path(__file__).with_name("ratios.toml")
-HEAD = "# Ratios within one run of `make bench-check`, on a quiet machine; `--write` renews the values. See docs/benchmarks.md.\n"
+HEAD = "# Ratios within one run of `make bench-check`; `--write` renews the values, on a quiet machine. See docs/benchmarks.md.\n"
 
 
 def one_round(bench: Bench, tasks: int) -> dict[str, float]:

@@ -104,21 +104,18 @@ class Bench:
         produce(self.bootstrap, f"{prefix}tasks", records, partitioner="murmur2_random")
 
     def row(self, name: str, load: Load, start: Start) -> Row:
-        """Start a system on topics of its own and measure it. A system that cannot run here is a row that says why."""
+        """Start a system on topics of its own and measure it. Raises `RigError` if it cannot run here, or results stay away."""
         prefix = self.prepare(load)
         with ExitStack() as stack:
             if load.behind:
                 self.produce(prefix, load, 0, load.warm + load.tasks + load.behind)
-            try:
-                processes = start(prefix)
-            except RigError as error:
-                return Row(name, note=str(error).partition("\n")[0])
+            processes = start(prefix)
             for process in processes:
                 stack.callback(process.stop)
             return self.drain(name, load, prefix, processes)
 
     def drain(self, name: str, load: Load, prefix: str, processes: Sequence[Process]) -> Row:
-        """Measure a system that is ready. Raises SystemExit when results stay away."""
+        """Measure a system that is ready. Raises `RigError` if results stay away."""
         tap = Tap(self.bootstrap, f"{prefix}results")
         try:
             if not load.behind:
@@ -135,7 +132,7 @@ class Bench:
         finally:
             tap.close()
         if warm + count < load.warm + load.tasks:
-            raise SystemExit(f"{name}: {warm + count} results for {load.warm + load.tasks} tasks")
+            raise RigError(f"{warm + count} results for {load.warm + load.tasks} tasks within {LAST_RESULT_S:.0f} s")
         return Row(name, count / seconds, cpu / count * 1e6, sum(process.peak_mib() for process in processes))
 
     def start_workers(self, prefix: str, count: int = 1) -> list[Process]:

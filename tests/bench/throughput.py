@@ -22,6 +22,7 @@ from tests.bench.peers.launch import PEERS, start_peer
 from tests.bench.tables import figure, machine, markdown
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import Process, Tap, instant_agent, start_worker
+from tests.support.rig_error import RigError
 
 UNLOADED_WARM = 200
 LINGER_MS = 5
@@ -29,13 +30,19 @@ LINGER_MS = 5
 
 
 def peer(bench: Bench, name: str, tasks: int) -> Row:
-    """One peer. KEY ordering gets the keys of 1,000 conversations; by agent it would have 16 calls in flight."""
+    """One peer; one that cannot run here is a row that says why.
+
+    KEY ordering gets the keys of 1,000 conversations; by agent it would have 16 calls in flight.
+    """
     load = Load(tasks, max(2000, PEERS[name].warm_tasks), key="conversation" if name.endswith("-key") else "agent")
 
     def start(prefix: str) -> list[Process]:
         return [start_peer(name, bench.bootstrap, prefix, bench.endpoint, LINGER_MS)]
 
-    return bench.row(PEERS[name].title, load, start)
+    try:
+        return bench.row(PEERS[name].title, load, start)
+    except RigError as error:
+        return Row(PEERS[name].title, note=str(error).partition("\n")[0])
 
 
 def with_statistics(bench: Bench, tasks: int) -> list[Row]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def _compiled() -> Path:
 
 JVM_WARM_TASKS = 40_000
 """20,000 were too few: the 4,000 tasks after them took 230 us of CPU each; after 30,000, about 90."""
-PEERS: Mapping[str, Peer] = {
+PEERS: dict[str, Peer] = {
     "floor": Peer("bare aiokafka loop + aiohttp: 1 output, loses what is in flight", _floor),
     "parallel-consumer": Peer(
         "Parallel Consumer + Vert.x, UNORDERED: 1 output, at least once",
