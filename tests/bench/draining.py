@@ -34,6 +34,8 @@ READ_S = 0.02
 """How long a read of results waits for more: an error of at most this in the time of a row."""
 IDLE_S = 0.5
 """After the last warm-up result, for commits and acknowledgements that trail it."""
+SESSION_S = 60
+"""Of workers and peers: while a large backlog is produced on a busy machine, a stopped process must keep its partitions."""
 FIRST_RESULTS_S = 90.0
 LAST_RESULT_S = 300.0
 
@@ -137,7 +139,8 @@ class Bench:
 
     def start_workers(self, prefix: str, count: int = 1) -> list[Process]:
         """Dispatch workers with everything on, in one group."""
-        workers = [start_worker(self.bootstrap, prefix, "--roles", "dispatch", wait=False) for _ in range(count)]
+        options = ("--roles", "dispatch", "--session-timeout", f"{SESSION_S}s")
+        workers = [start_worker(self.bootstrap, prefix, *options, wait=False) for _ in range(count)]
         for worker in workers:
             worker.line(90)
         return workers

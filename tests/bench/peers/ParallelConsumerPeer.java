@@ -48,6 +48,7 @@ public final class ParallelConsumerPeer {
         int concurrency = Integer.parseInt(args[4]);
         KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(
                 Map.of("bootstrap.servers", bootstrap, "group.id", prefix + "peer", "auto.offset.reset", "earliest",
+                        "session.timeout.ms", "60000",  // the bench stops this process while it produces
                         "enable.auto.commit", "false"),
                 new ByteArrayDeserializer(), new ByteArrayDeserializer());
         KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(

@@ -26,7 +26,11 @@ async def main(bootstrap: str, prefix: str, endpoint: str, concurrency: int, lin
     async with aiohttp.ClientSession(connector=connector) as session:
 
         @broker.subscriber(
-            f"{prefix}tasks", group_id=f"{prefix}peer", auto_offset_reset="earliest", max_workers=concurrency
+            f"{prefix}tasks",
+            group_id=f"{prefix}peer",
+            auto_offset_reset="earliest",
+            session_timeout_ms=60_000,  # the bench stops this process while it produces
+            max_workers=concurrency,
         )
         async def call(task: dict[str, Any]) -> None:
             async with session.post(f"{endpoint}/analyze", data=orjson.dumps(task["payload"])) as response:

@@ -20,7 +20,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 async def main(bootstrap: str, prefix: str, endpoint: str, concurrency: int, linger_ms: int) -> None:
     """Until it is killed."""
     consumer = AIOKafkaConsumer(
-        f"{prefix}tasks", bootstrap_servers=bootstrap, group_id=f"{prefix}floor", auto_offset_reset="earliest"
+        f"{prefix}tasks",
+        bootstrap_servers=bootstrap,
+        group_id=f"{prefix}floor",
+        auto_offset_reset="earliest",
+        session_timeout_ms=60_000,  # the bench stops this process while it produces
     )
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=linger_ms)
     slots = asyncio.Semaphore(concurrency)
