@@ -209,6 +209,9 @@ class SharedTransactions:
             return CommitFailed(f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", transient=True)
         except (KafkaError, OSError) as error:  # of a start: nothing was begun
             return CommitFailed(f"no transaction can begin: {describe_error(error)}", is_transient(error), again=True)
+        except Exception as error:  # our own fault, or aiokafka's: nobody would run the next transaction
+            log.exception("a transaction broke the worker's own code")
+            return CommitFailed(f"the commit failed: {error!r}")
         return None
 
     async def _found_out(self, now: list[_Waiting], until: float, failed: CommitFailed) -> CommitFailed | None:
@@ -220,7 +223,8 @@ class SharedTransactions:
             async with asyncio.timeout_at(until):
                 await self._ensure_started()  # from here on it can come about no more
                 found = await committed_offsets(moved.consumer, list(moved.commit.offsets))
-        except (KafkaError, OSError, TimeoutError):
+        except Exception as error:
+            log.info("it does not show what became of a transaction", error=describe_error(error))
             return failed
         if all(found.get(tp) == place for tp, place in moved.commit.offsets.items()):
             return None

@@ -264,6 +264,17 @@ async def test_a_refusal_is_told_as_one(rig: Rig) -> None:
     assert not caught.value.transient
 
 
+async def test_a_fault_of_our_own_does_not_end_the_transactions(rig: Rig) -> None:
+    """It is told, and the next one runs."""
+    committer = await rig.open(0)
+    rig.transactor.script.append(AssertionError("a state nobody expected"))
+    with pytest.raises(CommitFailed, match="a state nobody expected") as caught:
+        await committer.commit(ready(0))
+    assert not caught.value.transient
+    await committer.commit(ready(0))
+    assert rig.transactor.committed == [[0]]
+
+
 async def test_a_partition_is_opened_again_only_once_its_commit_has_ended(rig: Rig) -> None:
     """What it began to commit, closed or not, must not come into force after its offsets are read."""
     rig.transactor.gate.clear()
