@@ -188,14 +188,25 @@ bench-backlog: setup ## Memory of a worker with a million tasks waiting
 	$(BIN)/python -m tests.bench.backlog
 
 .PHONY: bench
-bench: setup ## Throughput, CPU a task and latency beside the bare aiokafka loop, on real Kafka
+bench: bench-throughput bench-latency bench-growth ## All that is compared with others or with itself: the three below, on real Kafka (30 minutes)
+
+.PHONY: bench-throughput
+bench-throughput: setup ## Throughput and CPU a task beside a bare aiokafka loop, Parallel Consumer and FastStream, on real Kafka (6 minutes)
 	$(BIN)/python -m tests.bench.throughput
 	$(BIN)/python -m tests.bench.http_call
 	$(BIN)/python -m tests.bench.cancelling
 
 .PHONY: bench-latency
-bench-latency: setup ## Latency and CPU a task from 5 to 1,000 tasks/s, and where a task spends its time, on real Kafka (8 minutes)
-	$(BIN)/python -m tests.bench.latency --stages
+bench-latency: setup ## Latency and CPU a task from 5 to 1,000 tasks/s beside the floor and Parallel Consumer, and where a task spends its time (15 minutes)
+	$(BIN)/python -m tests.bench.latency --stages --peers floor,parallel-consumer
+
+.PHONY: bench-growth
+bench-growth: setup ## Throughput and CPU a task as partitions, agents, payloads, backlog and processes grow, on real Kafka (8 minutes)
+	$(BIN)/python -m tests.bench.growth
+
+.PHONY: bench-check
+bench-check: setup ## Compare ratios within a run with the committed ones (tests/bench/ratios.toml); fails on a regression (4 minutes)
+	$(BIN)/python -m tests.bench.check
 
 .PHONY: bench-tracing
 bench-tracing: setup ## What spans cost a task, and what their hooks cost where nobody wants them

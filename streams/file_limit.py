@@ -1,7 +1,7 @@
-"""Whether this process may open as many files as its partitions need; sockets count.
+"""How many files this process may have open; sockets count.
 
-In: the number of partitions. Out: a limit raised as far as the system allows, and a warning in plain words if that is too little:
-otherwise the lack shows as brokers that cannot be reached, hours later.
+Out: a limit raised as far as the system allows, and a warning in plain words if that is too little: otherwise the lack shows as
+brokers and agents that cannot be reached, hours later.
 """
 
 from __future__ import annotations
@@ -12,38 +12,27 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-BASE = 200
-PER_PARTITION = 5
-"""A worker alone with all partitions was measured at 4.2 each: a transactional producer's connections."""
+WANTED = 65_536
+"""One for each call under way, and about 40 of the worker's own, however many partitions it owns."""
+ENOUGH = 1024
 
 
-def needed(partitions: int) -> int:
-    """Files that a worker opens which owns so many partitions.
-
-    >>> needed(8), needed(220)
-    (240, 1300)
-    """
-    return BASE + PER_PARTITION * partitions
-
-
-def prepare_file_limit(partitions: int) -> bool:
-    """Raise the soft limit if it is too low; False, and a warning, if the hard limit is too low as well."""
-    wanted = needed(partitions)
+def raise_file_limit() -> bool:
+    """Raise the soft limit; False, and a warning, if that leaves less than enough."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if soft == resource.RLIM_INFINITY or soft >= WANTED:
         return True
-    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    possible = WANTED if hard == resource.RLIM_INFINITY else max(soft, min(WANTED, hard))
     if possible > soft:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
         except (OSError, ValueError) as error:
             log.debug("the limit of open files stays", error=repr(error))
             possible = soft
-    if possible < wanted:
+    if possible < ENOUGH:
         log.warning(
-            "too few open files are allowed for a worker that owns all partitions alone; "
-            "raise the limit (ulimit -n, LimitNOFILE=) or run more workers",
-            allowed=max(possible, soft), needed=wanted, partitions=partitions,
+            "few open files are allowed, and each call under way needs one; raise the limit (ulimit -n, LimitNOFILE=)",
+            allowed=possible, needed=ENOUGH,
         )  # fmt: skip
         return False
     return True

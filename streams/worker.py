@@ -35,7 +35,7 @@ from streams.engine.engine import Engine
 from streams.engine.faults import describe_error, unauthorized
 from streams.engine.follower import TopicMissing
 from streams.exposure import Exposed, refuse_exposure
-from streams.file_limit import prepare_file_limit
+from streams.file_limit import raise_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
 from streams.plans.role import coordinate
@@ -138,7 +138,7 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
     await reach(settings, REACH_TIMEOUT_S)
     await require(settings, worker_needs(settings))
     partitions = await check(settings)
-    prepare_file_limit(partitions)
+    raise_file_limit()
     registry = CollectorRegistry()
     async with AsyncExitStack() as stack:
         spans = provider(settings)

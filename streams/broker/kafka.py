@@ -29,6 +29,7 @@ from streams.settings import Settings, SettingsError
 
 CLIENT_ID = "parallax"
 RETRY_PAUSE_S = 0.1
+_TXN_OFFSET_COMMIT, _NAMES_MEMBERS = 28, 3
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 30.0
 """A fresh Kafka broker first creates its transaction log: seconds, a minute on a bad day."""
@@ -300,6 +301,17 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
         await client.close()
 
 
+def offsets_name_members(versions: Mapping[int, tuple[int, int]]) -> bool:
+    """Whether a broker knows TxnOffsetCommit v3 (Kafka 2.5), by which it shuts out former owners of a partition.
+
+    `versions`: by the number of the request, the first and the last version that the broker knows.
+
+    >>> offsets_name_members({28: (0, 4)}), offsets_name_members({28: (0, 2)}), offsets_name_members({})
+    (True, False, False)
+    """
+    return versions.get(_TXN_OFFSET_COMMIT, (0, 0))[1] >= _NAMES_MEMBERS
+
+
 async def _probe(client: AIOKafkaClient, transactional_id: str) -> bool:
     """Ask until the answer is final; the caller bounds the time."""
     unknown = 0
@@ -311,7 +323,8 @@ async def _probe(client: AIOKafkaClient, transactional_id: str) -> bool:
             )
             error = kafka_errors.for_code(answer.error_code)
             if error is kafka_errors.NoError or error is kafka_errors.ConcurrentTransactions:
-                return True  # "concurrent": a second probe is at it right now, so there is a coordinator
+                # "concurrent": a second probe is at it right now, so there is a coordinator
+                return offsets_name_members(client._conns[node, ConnectionGroup.COORDINATION]._versions)
             raise error()
         except kafka_errors.IncompatibleBrokerVersion:
             return False

@@ -46,7 +46,7 @@ from streams.dispatch.held_memory import HeldMemory
 from streams.dispatch.price_file import load_prices
 from streams.dispatch.task_kinds import task_kinds
 from streams.engine.batcher import Batcher
-from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
+from streams.engine.commit import Committer, PlainCommitter
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
@@ -55,6 +55,7 @@ from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
 from streams.engine.retention_watch import RetentionWatch
 from streams.engine.supervised import supervised
+from streams.engine.transactor import kafka_transactions
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.gateway.service import GatewayService
 from streams.grpc_server import GrpcServer
@@ -115,6 +116,18 @@ class DispatchRole:
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
         self._reader = RecordReader(self._options, settings.topic_prefix)
         self._context = self._shared(registry, recorder)
+        self._transactions = (
+            None
+            if not transactional
+            else kafka_transactions(
+                self._options,
+                group=self._group,
+                instance_id=settings.instance_id,
+                state=full_name("state", settings.topic_prefix),
+                batcher=self._batcher,
+                interval_max_s=settings.dispatch.commit_interval_max / 1000,
+            )
+        )
         self.engine = self._over_partitions()
         self._monitor = AgentMonitor(self._context, self.agent_statuses, self._transports, self.engine)
         AgentMetrics(
@@ -141,6 +154,8 @@ class DispatchRole:
         stack.push_async_callback(self._transports.close)
         stack.push_async_callback(self._controls.stop)
         stack.push_async_callback(self._reader.close)
+        if self._transactions is not None:
+            stack.push_async_callback(self._transactions.close)
         stack.push_async_callback(self.engine.stop)
         await self._controls.start()
         await self.engine.start()
@@ -219,7 +234,6 @@ class DispatchRole:
             max_in_flight=UNLIMITED,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             stop_timeout_s=settings.dispatch.stop_timeout / 1000,
-            commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
             state="state",
             exact_ends=self._transactional,
         )
@@ -234,9 +248,10 @@ class DispatchRole:
         )
 
     def _committer(self, number: int, consumer: AIOKafkaConsumer) -> Committer:
-        if self._transactional:
-            return TransactionalCommitter(self._options, f"{self._group}-{number}", self._group, self._batcher)
-        return PlainCommitter(self._sink.producer, consumer, self._batcher)
+        if self._transactions is not None:
+            return self._transactions.partition(number, consumer)
+        interval_max_s = self._settings.dispatch.commit_interval_max / 1000
+        return PlainCommitter(self._sink.producer, consumer, self._batcher, interval_max_s=interval_max_s)
 
     def _handlers(self) -> Iterator[DispatchHandler]:
         return handlers_of(self.engine.opened)

@@ -1,8 +1,7 @@
-"""The two ways to make outputs and offsets durable together. One committer serves one partition number.
+"""How a partition makes outputs and offsets durable together. One committer serves one partition number.
 
-Transactional: one Kafka transaction holds the outputs and the offsets; starting it fences every earlier owner.
-Plain, for brokers without transactions: outputs first, acknowledged, then what is remembered of them, then the offsets: at
-least once.
+Transactional: `streams.engine.shared_transactions`. Plain, for brokers without transactions, is here: outputs first,
+acknowledged, then what is remembered of them, then the offsets: at least once.
 In: outputs and {topic partition: (offset, map)}. Raises `CommitFailed` when the commit did not come about, or may not have: the
 partition must be opened again from what the broker holds.
 """
@@ -10,8 +9,9 @@ partition must be opened again from what the broker holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import NamedTuple, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -19,88 +19,101 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher, delivered
+from streams.engine.batcher import Batcher, delivered
+from streams.engine.event_wait import wait_at_most
 from streams.engine.faults import describe_error, is_transient
-from streams.engine.strict_producer import StrictProducer
+from streams.rules.engine.pacing import mean_s, wait_s
 from streams.rules.records import Output
 
 Offsets = dict[TopicPartition, OffsetAndMetadata]
 log = structlog.get_logger(__name__)
 
-START_TIMEOUT_S = 60.0
+COMMIT_TIMEOUT_S = 60.0
+"""The broker gives up a transaction of this age itself; a commit that takes longer waits for something that is not there."""
 CLOSE_TIMEOUT_S = 5.0
+FIRST_COMMIT_S = 0.01
+"""How long a commit takes, before one was measured."""
 
 
 class CommitFailed(Exception):
     """This owner may write no more: the partition must be started again from what is committed, or given up.
 
     `transient`: a wait may mend it; no number of such ends says that it is hopeless.
+    `again`: nothing came into force, and the same may be committed once the producer was started anew.
+    `unknown`: it came about or not, which shows once the producer was started anew.
     """
 
-    def __init__(self, message: str, transient: bool = False) -> None:
+    def __init__(self, message: str, transient: bool = False, *, again: bool = False, unknown: bool = False) -> None:
         super().__init__(message)
         self.transient = transient
+        self.again = again
+        self.unknown = unknown
+
+
+class Commit(NamedTuple):
+    """What one partition has to make durable. `size`: bytes of its outputs, about. `moved`: its offsets or maps are new ones."""
+
+    number: int
+    outputs: Sequence[Output]
+    offsets: Offsets
+    size: int = 0
+    moved: bool = False
+
+
+Collect = Callable[[], Commit | None]
+"""Called once, when the commit begins: what is ready by then goes along. None: there is nothing to commit."""
 
 
 class Committer(Protocol):
-    """Makes outputs and offsets durable together."""
+    """Makes outputs and offsets of one partition durable together."""
 
     async def start(self) -> None:
-        """After this no earlier owner can commit. Raises `KafkaError`, `TimeoutError`."""
+        """No earlier commit of the partition by this worker can come into force after it. Raises `KafkaError`, `TimeoutError`."""
         ...
 
-    async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
-        """All or nothing. Raises `CommitFailed`."""
+    async def end_left_open(self) -> None:
+        """End what an earlier owner left open: offsets and state are not readable before. Raises `KafkaError`."""
+        ...
+
+    async def commit(self, collect: Collect) -> None:
+        """Wait for the turn, collect, commit: all or nothing. Raises `CommitFailed`, and what `collect` raises."""
+        ...
+
+    def hurry(self) -> None:
+        """The next commit need not wait."""
         ...
 
     async def close(self) -> None:
-        """Release connections; an open transaction is left to be aborted."""
+        """Take part in no further commit."""
         ...
 
 
-class TransactionalCommitter:
-    """One transactional id, hence one writer: the newest to start."""
+class Pace:
+    """When the next commit begins, see `streams.rules.engine.pacing`. Times are the event loop's."""
 
-    def __init__(self, options: dict[str, Any], transactional_id: str, group: str, batcher: Batcher) -> None:
-        self._options = options
-        self._id = transactional_id
-        self._group = group
-        self._batcher = batcher
-        self._producer: StrictProducer | None = None
+    def __init__(self, interval_max_s: float) -> None:
+        self._interval_max_s = interval_max_s
+        self._hurry = asyncio.Event()
+        self._commit_s = FIRST_COMMIT_S
+        self._ended = -inf
 
-    async def start(self) -> None:
-        # A transaction begun right after a commit is told CONCURRENT_TRANSACTIONS and waits the backoff: keep it short.
-        self._producer = StrictProducer(
-            **self._options,
-            transactional_id=self._id,
-            transaction_timeout_ms=60_000,
-            retry_backoff_ms=5,
-            max_request_size=MAX_RECORD_BYTES,
-            max_batch_size=BATCH_BYTES,
-        )
-        async with asyncio.timeout(START_TIMEOUT_S):
-            await self._producer.start()
+    def hurry(self) -> None:
+        """Begin without a further wait."""
+        self._hurry.set()
 
-    async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
-        producer = self._producer
-        if producer is None:
-            raise CommitFailed(f"{self._id}: not started")
-        # After any error only a new start is safe: what the broker did may be unknown, and a batch it refused stays counted
-        # in the producer's sequence, so that whatever follows would be out of order. The new start aborts the transaction.
-        try:
-            await producer.begin_transaction()
-            await producer.finish_transaction(self._batcher.send(producer, outputs), offsets, self._group)
-        except MessageSizeTooLargeError as error:
-            self._batcher.lower_limits()
-            raise CommitFailed(f"{self._id}: {error!r}") from error
-        except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
-            cause = _ended_by(producer) or error
-            raise CommitFailed(f"{self._id}: {describe_error(cause)}", is_transient(cause)) from error
+    async def turn(self) -> None:
+        """Wait until the next commit may begin."""
+        gather_s = wait_s(asyncio.get_running_loop().time() - self._ended, self._commit_s, self._interval_max_s)
+        if gather_s and not self._hurry.is_set():
+            await wait_at_most(self._hurry, gather_s)
+        else:
+            await asyncio.sleep(0)  # whatever finishes in this turn of the loop goes along
+        self._hurry.clear()
 
-    async def close(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await stop_producer(producer)
+    def ended(self, began: float) -> None:
+        """A commit that began then has succeeded."""
+        self._ended = asyncio.get_running_loop().time()
+        self._commit_s = mean_s(self._commit_s, self._ended - began)
 
 
 class PlainCommitter:
@@ -110,39 +123,54 @@ class PlainCommitter:
     """
 
     def __init__(
-        self, producer: AIOKafkaProducer, consumer: AIOKafkaConsumer, batcher: Batcher, state: str = "state"
+        self,
+        producer: AIOKafkaProducer,
+        consumer: AIOKafkaConsumer,
+        batcher: Batcher,
+        *,
+        interval_max_s: float,
+        state: str = "state",
     ) -> None:
         self._state = state
         self._producer = producer
         self._consumer = consumer
         self._batcher = batcher
+        self._pace = Pace(interval_max_s)
+        self.hurry = self._pace.hurry
 
     async def start(self) -> None:
         return
 
-    async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
+    async def end_left_open(self) -> None:
+        return
+
+    async def commit(self, collect: Collect) -> None:
+        await self._pace.turn()
+        commit = collect()
+        if commit is None:
+            return
+        began = asyncio.get_running_loop().time()
         try:
-            for now in (
-                [output for output in outputs if output.topic != self._state],
-                [output for output in outputs if output.topic == self._state],
-            ):
-                await delivered(await self._batcher.send(self._producer, now))
-            if offsets:
-                await self._consumer.commit(offsets)
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                await self._write(commit)
         except MessageSizeTooLargeError as error:
             self._batcher.lower_limits()
             raise CommitFailed(f"outputs refused: {error!r}") from error
         except Exception as error:
             raise CommitFailed(f"outputs or offsets refused: {describe_error(error)}", is_transient(error)) from error
+        self._pace.ended(began)
+
+    async def _write(self, commit: Commit) -> None:
+        for now in (
+            [output for output in commit.outputs if output.topic != self._state],
+            [output for output in commit.outputs if output.topic == self._state],
+        ):
+            await delivered(await self._batcher.send(self._producer, now))
+        if commit.offsets:
+            await self._consumer.commit(commit.offsets)
 
     async def close(self) -> None:
         return
-
-
-def _ended_by(producer: AIOKafkaProducer) -> BaseException | None:
-    """What put an end to the transaction. Whoever sends after that is told only that there is none."""
-    ending = producer._txn_manager._transaction_waiter
-    return ending.exception() if ending is not None and ending.done() and not ending.cancelled() else None
 
 
 async def stop_producer(producer: AIOKafkaProducer) -> None:

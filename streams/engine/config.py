@@ -24,7 +24,6 @@ class EngineConfig:
     """How long calls under way may take to finish when partitions move."""
     stop_timeout_s: float
     """The same when this worker stops."""
-    commit_interval_max_s: float
     state: str | None
     """Short name of the compacted topic that moves with each partition; None: nothing does."""
     exact_ends: bool

@@ -32,6 +32,7 @@ from streams.engine.feed import Feed
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.lease import Lease
+from streams.engine.left_open import ending_left_open
 from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.position_resets import watch_resets
 from streams.engine.state_reader import PartitionReader, StateReader
@@ -262,7 +263,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._starting[number] = task
 
     async def _open(self, number: int, pause_s: float) -> None:
-        """Fence, read what is committed, hand over to the fetch loop; again and again until it works or is revoked."""
+        """Read what is committed, hand over to the fetch loop; again and again until it works or is revoked."""
         refused = tries = 0
         last: BaseException = KafkaError()
         while refused < START_TRIES:
@@ -272,9 +273,10 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             try:
                 await processor.committer.start()
                 known = self._known.get(number, {})
-                heads, state = await group.find_start_offsets(
-                    self.config, self.consumer, processor, lambda: self._state(number), known
-                )
+                async with ending_left_open(processor.committer):
+                    heads, state = await group.find_start_offsets(
+                        self.config, self.consumer, processor, lambda: self._state(number), known
+                    )
                 if self._before_open is not None:
                     await self._before_open()
                 processor.open(heads, self._make_handler(processor, state))
@@ -325,7 +327,6 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             number,
             self._make_committer(number, self.consumer),
             {source: TopicPartition(name, number) for name, source in self._names.items()},
-            interval_max_s=self.config.commit_interval_max_s,
             on_room=lambda processor: self._room.set(),
             on_lost=self._restart,
             kept=self._kept,

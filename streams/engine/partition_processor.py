@@ -10,28 +10,24 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from typing import Any, NamedTuple
 
 import structlog
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
-from streams.engine.commit import CommitFailed, Committer, Offsets
-from streams.engine.event_wait import wait_at_most
+from streams.engine.commit import Commit, CommitFailed, Committer
 from streams.engine.expired_records import Expired, ExpiredRecords
 from streams.engine.fingerprint import Batches
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
 from streams.rules.engine import offset_map
 from streams.rules.engine.ledger import Ledger
-from streams.rules.engine.pacing import FULL_BATCH, mean_s, wait_s
+from streams.rules.engine.pacing import FULL_BATCH
 from streams.rules.engine.start_offsets import KeptOffset
 from streams.rules.records import Output
 
 log = structlog.get_logger(__name__)
 
-COMMIT_TIMEOUT_S = 60.0
-"""The broker gives up a transaction of this age itself; a commit that takes longer waits for something that is not there."""
 ROW_BYTES = 300
 SKIP_COMMIT_S = 2.0
 """Records that are none of ours alone make no commit sooner than this."""
@@ -68,7 +64,6 @@ class PartitionProcessor:
         committer: Committer,
         partitions: Mapping[str, TopicPartition],
         *,
-        interval_max_s: float,
         on_room: Callable[[PartitionProcessor], None],
         on_lost: Callable[[PartitionProcessor, CommitFailed], None],
         kept: KeptOffsets | None = None,
@@ -86,7 +81,6 @@ class PartitionProcessor:
         self.ready = False
         self.closed = False
         self.committer = committer
-        self._interval_max_s = interval_max_s
         self._on_room = on_room
         self._on_lost = on_lost
         self.kept = kept
@@ -98,11 +92,9 @@ class PartitionProcessor:
         self._after: list[Callable[[], None]] = []
         self._waiting_bytes = self._committing_bytes = 0
         self.commits = 0
-        self._commit_s = 0.01
         self._committed: dict[str, tuple[int, str]] = {}
         self._unblocked: dict[str, int] = {}
         self._dirty = asyncio.Event()
-        self._hurry = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._loop_task: asyncio.Task[None] | None = None
@@ -197,7 +189,7 @@ class PartitionProcessor:
             self._waiting_bytes += len(output.value or b"") + ROW_BYTES
         self._dirty.set()
         if len(self._finished) >= FULL_BATCH:
-            self._hurry.set()
+            self.committer.hurry()
         if self.waiting:
             self._on_room(self)
 
@@ -263,29 +255,17 @@ class PartitionProcessor:
                 self._dirty.set()
 
     async def _commit_loop(self) -> None:
-        time = asyncio.get_running_loop().time
-        ended = -inf
         while True:
             await self._dirty.wait()
-            gather_s = wait_s(time() - ended, len(self._finished), self._commit_s, self._interval_max_s)
-            if gather_s:
-                await wait_at_most(self._hurry, gather_s)
-            else:
-                await asyncio.sleep(0)  # whatever finished in this turn of the loop goes along
             try:
-                async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                    await self._commit()
+                await self._commit()
             except CommitFailed as error:
                 self._lose(error)
-                return
-            except TimeoutError:
-                self._lose(CommitFailed(f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", transient=True))
                 return
             except Exception as error:
                 log.exception("a commit broke the worker's own code", partition=self.number)
                 self._lose(CommitFailed(f"the commit failed: {error!r}"))
                 return
-            ended = time()
 
     def lose(self, reason: str) -> None:
         """Its place in a log is not what it was: it is opened again from what is there now."""
@@ -297,6 +277,17 @@ class PartitionProcessor:
             self._on_lost(self, error)
 
     async def _commit(self) -> None:
+        """Commit what is ready when the turn comes. Raises `CommitFailed`, and what the handler raises."""
+        committed: list[Callable[[], None]] = []
+        try:
+            await self.committer.commit(lambda: self._collect(committed))
+        finally:
+            self._idle.set()
+        for told in committed:
+            told()
+
+    def _collect(self, committed: list[Callable[[], None]]) -> Commit | None:
+        """What is ready; None if that is nothing. `committed` gets what is to be called once it is durable."""
         self._record_finished()
         for source in self.ledgers:
             self._unblock(source)  # also without intake: what finishes out of order makes a map grow
@@ -306,40 +297,34 @@ class PartitionProcessor:
         expired, self._expired = self._expired, {}
         self._committing_bytes, self._waiting_bytes = self._waiting_bytes, 0
         self._dirty.clear()
-        self._hurry.clear()
-        offsets: Offsets = {}
-        states: dict[str, tuple[int, str]] = {}
+        places: dict[str, tuple[int, str]] = {}
         for source, ledger in self.ledgers.items():
             tp, head = self.partitions[source], ledger.head
-            state = (head, offset_map.encode(tp.topic, tp.partition, head, ledger.runs()))
-            if state != self._committed[source]:
-                states[source] = state
-                offsets[tp] = OffsetAndMetadata(*state)
+            places[source] = (head, offset_map.encode(tp.topic, tp.partition, head, ledger.runs()))
         outputs += self._expired_records.events(expired)
         if self.handler is not None:
             outputs += self.handler.changes()
-        if not (offsets or outputs or self._log_news):
-            return
-        if (offsets or self._log_news) and self.kept is not None:
+        moved = [source for source, place in places.items() if place != self._committed[source]]
+        if not (outputs or moved or self._log_news):
+            return None
+        # An offset and a row of its own go with every commit, changed or not: by the one the group's coordinator refuses a commit
+        # of an earlier owner, by the other the next owner finds a transaction that was left open.
+        offsets = {self.partitions[source]: OffsetAndMetadata(*places[source]) for source in moved or [*places][:1]}
+        if self.kept is not None:
             self._log_news = False
-            places = self._committed | states
             rows = {s: log._replace(offset=places[s][0], map=places[s][1]) for s, log in self.logs.items()}
             outputs.append(self.kept.record(self.number, rows))
         after, self._after = self._after, []
         self._idle.clear()
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            await self.committer.commit(outputs, offsets)
-            self._commit_s = mean_s(self._commit_s, loop.time() - began)
-        finally:
-            self._idle.set()
-        self._committed.update(states)
+        committed.append(lambda: self._note_committed(places, expired))
+        committed.extend(after)
+        return Commit(self.number, outputs, offsets, self._committing_bytes, bool(moved))
+
+    def _note_committed(self, places: dict[str, tuple[int, str]], expired: dict[TopicPartition, Expired]) -> None:
+        self._committed = places
         self._committing_bytes = 0
         self.commits += 1
         self._expired_records.committed(expired)
-        for told in after:
-            told()
         if self.waiting:
             self._on_room(self)
 
@@ -376,7 +361,7 @@ class PartitionProcessor:
         """Wait until what was finished, and what changed in the handler, is committed, or the commit loop has ended."""
         self._dirty.set()
         while (self._finished or self._dirty.is_set() or not self._idle.is_set()) and not self._loop_done():
-            self._hurry.set()
+            self.committer.hurry()
             await asyncio.sleep(0.002)
 
     def _loop_done(self) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -32,6 +33,8 @@ from aiokafka.producer.transaction_manager import TransactionResult
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.batcher import delivered, mark_seen
+from streams.engine.member_offsets import MemberOffsets, refused
+from streams.engine.membership import Membership
 
 QUEUE_PAUSE_S = 0.005
 """How often batches that are still being queued are looked at for new partitions."""
@@ -78,8 +81,8 @@ class _Once:
 
 def _timed_out(answer: Any) -> bool:
     """Whether the coordinator itself gave up waiting for what the request had begun (aiokafka repeats TxnOffsetCommit then)."""
-    rows = [row for _, rows in getattr(answer, "errors", ()) for row in rows]
-    codes = [getattr(answer, "error_code", 0), *(code for _, code in rows)]
+    rows = [row for topic in getattr(answer, "errors", ()) for row in topic[1]]
+    codes = [getattr(answer, "error_code", 0), *(row[1] for row in rows)]
     return RequestTimedOutError.errno in codes
 
 
@@ -95,7 +98,16 @@ class _AddOffsets(_Once, aiokafka_sender.AddOffsetsToTxnHandler):  # type: ignor
 
 
 class _CommitOffsets(_Once, aiokafka_sender.TxnOffsetCommitHandler):  # type: ignore[misc]
-    pass
+    def __init__(self, sender: Any, offsets: Any, group_id: str, member: Membership) -> None:
+        super().__init__(sender, offsets, group_id)
+        self._member = member
+
+    def create_request(self) -> MemberOffsets:
+        return MemberOffsets(self._sender._txn_manager, self._group_id, self._member, self._offsets)
+
+    def handle_response(self, resp: Any) -> float | None:
+        pause_s: float | None = super().handle_response(SimpleNamespace(errors=refused(resp).items()))
+        return pause_s
 
 
 class _EndTxn(_Once, aiokafka_sender.EndTxnHandler):  # type: ignore[misc]
@@ -145,21 +157,31 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
             elif not manager.partitions_to_add():
                 return
 
-    async def add_offsets(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], group_id: str) -> None:
-        """Make these offsets of the group part of the transaction."""
+    async def add_offsets(
+        self,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        group_id: str,
+        member: Membership,
+        enrolled: asyncio.Event,
+    ) -> None:
+        """Make these offsets of the group part of the transaction.
+
+        They are sent once it has its partitions, `enrolled`: whoever finds them unstable finds the transaction by a partition.
+        """
         manager = self._txn_manager
         added = manager.add_offsets_to_txn(dict(offsets), group_id)
         added.add_done_callback(mark_seen)
         while manager.consumer_group_to_add() is not None:
             await _AddOffsets(self, group_id).do(await self._transaction_coordinator())
             _raise_ended(manager)
+        await enrolled.wait()
         while (waiting := manager.offsets_to_commit()) is not None:
             try:
                 node_id = await self._find_coordinator(CoordinationType.GROUP, group_id)
             except aiokafka_sender.GroupAuthorizationFailedError as error:
                 manager.error_transaction(error)
             else:
-                await _CommitOffsets(self, waiting[0], group_id).do(node_id)
+                await _CommitOffsets(self, waiting[0], group_id, member).do(node_id)
             _raise_ended(manager)
         added.result()
 
@@ -185,10 +207,12 @@ def _raise_ended(manager: Any) -> None:
 
 
 class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
-    """An `AIOKafkaProducer` with a transactional id; takes the same arguments. After `OutcomeUnknown` only a new one helps."""
+    """An `AIOKafkaProducer` with a transactional id; takes the same arguments. After an error only a new one helps."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.end_asked = False
+        """Whether a commit of the running transaction was asked for. If not, nothing of it comes into force after an error."""
         given: Any = self._sender
         self._sender: Any = _StrictSender(
             self.client,
@@ -204,6 +228,7 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         batches: Coroutine[Any, Any, Sequence[asyncio.Future[Any]]],
         offsets: Mapping[TopicPartition, OffsetAndMetadata],
         group_id: str,
+        member: Membership,
     ) -> None:
         """Write the batches and the offsets of the running transaction, and commit it.
 
@@ -211,17 +236,21 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         `KafkaError` and what else aiokafka raises; then only a new start helps, and nothing more of this transaction is sent.
         """
         sender = self._sender
+        self.end_asked = False
+        enrolled = asyncio.Event()
         adding = None
         queueing = asyncio.ensure_future(batches)
         queueing.add_done_callback(mark_seen)
         try:
             if offsets:
-                adding = asyncio.ensure_future(sender.add_offsets(offsets, group_id))
+                adding = asyncio.ensure_future(sender.add_offsets(offsets, group_id, member, enrolled))
                 adding.add_done_callback(self._added)
             await sender.add_partitions(queueing)
+            enrolled.set()
             await delivered(queueing.result())
             if adding is not None:
                 await adding
+            self.end_asked = True
             await sender.end_transaction()
         except asyncio.CancelledError as cancelled:
             sender.give_up(cancelled)

@@ -25,7 +25,7 @@ from streams.broker.retention import retention_ms
 from streams.broker.topics_admin import size_limits
 from streams.engine.addresses import Addresses
 from streams.engine.batcher import DEFAULT_LIMIT, Batcher
-from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
+from streams.engine.commit import Committer, PlainCommitter
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
@@ -33,6 +33,7 @@ from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
 from streams.engine.retention_watch import RetentionWatch
 from streams.engine.supervised import supervised
+from streams.engine.transactor import kafka_transactions
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import PlanMetrics
 from streams.plans.handler import PlanHandler
@@ -110,10 +111,24 @@ async def coordinate(
     limits = await size_limits(settings)
     batcher = Batcher(settings.topic_prefix, limits, sink.clock.now_ms)
 
+    interval_max_s = settings.plans.commit_interval_max / 1000
+    transactions = (
+        None
+        if not transactional
+        else kafka_transactions(
+            options,
+            group=group,
+            instance_id=settings.instance_id,
+            state=full_name(STATE, settings.topic_prefix),
+            batcher=batcher,
+            interval_max_s=interval_max_s,
+        )
+    )
+
     def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
-        if transactional:
-            return TransactionalCommitter(options, f"{group}-{number}", group, batcher)
-        return PlainCommitter(sink.producer, consumer, batcher, STATE)
+        if transactions is not None:
+            return transactions.partition(number, consumer)
+        return PlainCommitter(sink.producer, consumer, batcher, interval_max_s=interval_max_s, state=STATE)
 
     def handlers() -> list[PlanHandler]:
         return [processor.handler for processor in engine.opened if isinstance(processor.handler, PlanHandler)]
@@ -155,7 +170,6 @@ async def coordinate(
             max_in_flight=UNLIMITED,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             stop_timeout_s=settings.dispatch.stop_timeout / 1000,
-            commit_interval_max_s=settings.plans.commit_interval_max / 1000,
             state=STATE,
             exact_ends=transactional,
             from_end=lambda kept: () if anything_under_way(kept, settings.app_id) else ("results",),
@@ -167,6 +181,8 @@ async def coordinate(
         wall_ms=sink.clock.now_ms,
         event=parts.recorder.event,
     )
+    if transactions is not None:
+        stack.push_async_callback(transactions.close)
     stack.push_async_callback(engine.stop)
     reader = RecordReader(options, settings.topic_prefix)
     stack.push_async_callback(reader.close)

@@ -21,7 +21,7 @@ from streams.agents.control_table import ControlTable
 from streams.broker.kafka import client_options
 from streams.broker.topics_admin import size_limits
 from streams.engine.batcher import Batcher
-from streams.engine.commit import Committer, PlainCommitter, TransactionalCommitter
+from streams.engine.commit import Committer, PlainCommitter
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
@@ -29,6 +29,7 @@ from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
 from streams.engine.state_reader import StateReader
 from streams.engine.supervised import supervised
+from streams.engine.transactor import kafka_transactions
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import ScheduleMetrics
 from streams.rules.schedules.records import STATE, ScheduleRecorder
@@ -85,10 +86,24 @@ async def start_schedules(
     stack.push_async_callback(controls.stop)
     batcher = Batcher(prefix, await size_limits(settings), sink.clock.now_ms)
 
+    interval_max_s = settings.dispatch.commit_interval_max / 1000
+    transactions = (
+        None
+        if not transactional
+        else kafka_transactions(
+            options,
+            group=group,
+            instance_id=settings.instance_id,
+            state=full_name(STATE, prefix),
+            batcher=batcher,
+            interval_max_s=interval_max_s,
+        )
+    )
+
     def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
-        if transactional:
-            return TransactionalCommitter(options, f"{group}-{number}", group, batcher)
-        return PlainCommitter(sink.producer, consumer, batcher, STATE)
+        if transactions is not None:
+            return transactions.partition(number, consumer)
+        return PlainCommitter(sink.producer, consumer, batcher, interval_max_s=interval_max_s, state=STATE)
 
     def partition_count() -> int:
         found = engine.consumer.partitions_for_topic(full_name("scheduled", prefix))
@@ -119,7 +134,6 @@ async def start_schedules(
             max_in_flight=UNLIMITED,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             stop_timeout_s=settings.dispatch.stop_timeout / 1000,
-            commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
             state=STATE,
             exact_ends=transactional,
         ),
@@ -130,6 +144,8 @@ async def start_schedules(
         wall_ms=sink.clock.now_ms,
         event=parts.recorder.event,
     )
+    if transactions is not None:
+        stack.push_async_callback(transactions.close)
     stack.push_async_callback(engine.stop)
     await controls.start()
     await engine.start()

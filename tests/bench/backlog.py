@@ -11,7 +11,7 @@ import argparse
 import time
 from contextlib import ExitStack
 
-from tests.bench.throughput import Bench
+from tests.bench.draining import Bench, Load
 from tests.support.kafka import KafkaCluster
 from tests.support.rig import Tap, instant_agent, start_worker
 
@@ -26,7 +26,9 @@ def main() -> None:
     with ExitStack() as stack:
         bootstrap = options.bootstrap or stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
         _, endpoint = stack.enter_context(instant_agent())
-        prefix = Bench(bootstrap, endpoint, options.tasks).prepare("backlog", keyed=False)
+        bench, load = Bench(bootstrap, endpoint), Load(options.tasks, key="random")
+        prefix = bench.prepare(load)
+        bench.produce(prefix, load, 0, options.tasks)
         print(f"{options.tasks} tasks produced", flush=True)
         worker = start_worker(bootstrap, prefix, "--roles", "dispatch")
         stack.callback(worker.stop)

@@ -24,7 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from streams.engine.batcher import Batcher
-from streams.engine.commit import TransactionalCommitter
+from streams.engine.commit import Commit
+from streams.engine.membership import Membership
+from streams.engine.transactor import KafkaTransactor
 from streams.rules.records import Output
 from tests.bench.load import percentile
 from tests.support.kafka import KafkaCluster
@@ -54,7 +56,8 @@ class Bench:
         for created in admin.create_topics(topics).values():
             created.result(30)
         self.committers = [
-            TransactionalCommitter({"bootstrap_servers": bootstrap}, f"{self.prefix}{name}", self.prefix, Batcher(self.prefix))
+            KafkaTransactor({"bootstrap_servers": bootstrap}, transactional_id=f"{self.prefix}{name}", group=self.prefix,
+                            state=f"{self.prefix}state", batcher=Batcher(self.prefix))
             for name in (*range(PARTITIONS), "all")
         ]  # fmt: skip
         self.kinds: dict[str, Kind] = defaultdict(Kind)
@@ -72,18 +75,18 @@ class Bench:
         await self._timed("eight partitions at once", [(one, range(at, at + 1)) for at, one in enumerate(eight)])
         await self._timed("one producer for all eight", [(joint, range(PARTITIONS))])
 
-    async def _timed(self, name: str, work: Sequence[tuple[TransactionalCommitter, range]]) -> None:
+    async def _timed(self, name: str, work: Sequence[tuple[KafkaTransactor, range]]) -> None:
         kind = self.kinds[name]
         await asyncio.sleep(REST_S)
         cpu = time.process_time()
         await asyncio.gather(*(self._commit(kind, committer, numbers) for committer, numbers in work))
         kind.cpu_s += time.process_time() - cpu
 
-    async def _commit(self, kind: Kind, committer: TransactionalCommitter, numbers: range) -> None:
+    async def _commit(self, kind: Kind, committer: KafkaTransactor, numbers: range) -> None:
         began, turns = time.perf_counter(), self._turns
         outputs = [output for number in numbers for output in self._outputs(number)]
         offsets = {TopicPartition(f"{self.prefix}state", n): OffsetAndMetadata(self._count, "") for n in numbers}
-        await committer.commit(outputs, offsets)
+        await committer.run([Commit(numbers[0], outputs, offsets)], Membership(-1, ""))
         kind.took.append(time.perf_counter() - began)
         kind.turns.append(self._turns - turns)
 

@@ -22,17 +22,17 @@ _REQUESTS = {
     "AddPartitionsToTxnRequest": "partitions",
     "ProduceRequest": "produce",
     "AddOffsetsToTxnRequest": "group",
-    "TxnOffsetCommitRequest": "offsets",
+    "MemberOffsets": "offsets",
     "EndTxnRequest": "end",
 }
 
 
 class Recorder:
-    """Tasks by the place of their record; commits by partition number."""
+    """Tasks by the place of their record; the newest commit of each transactional id."""
 
     def __init__(self) -> None:
         self.tasks: dict[tuple[str, int, int], StageTimes] = {}
-        self.commits: dict[int, StageTimes] = {}
+        self.commits: dict[str, StageTimes] = {}
 
     def mark(self, source: str, number: int, offset: int, stage: str, at: float | None = None) -> None:
         """The first time counts."""
@@ -110,37 +110,46 @@ def _watch_commits(recorder: Recorder) -> None:
     from aiokafka.client import AIOKafkaClient
 
     from streams.engine.partition_processor import PartitionProcessor
+    from streams.engine.transactor import KafkaTransactor
 
-    commit, send = PartitionProcessor._commit, AIOKafkaClient.send
+    collect, run, send = PartitionProcessor._collect, KafkaTransactor.run, AIOKafkaClient.send
+    collected: dict[int, list[tuple[str, int, int]]] = {}
+    """By partition number; the plans' partitions have numbers too, but their records are no tasks of the bench."""
     _before(
         PartitionProcessor,
         "complete",
         lambda partition, source, offset, *_: recorder.mark(source, partition.number, offset, "completed"),
     )
 
-    async def timed(partition: Any) -> None:
-        finished, marks = list(partition._finished), {"begun": time()}
-        recorder.commits[partition.number] = marks
-        await commit(partition)
-        marks["committed"] = time()
-        for source, offset in finished:
-            task = recorder.tasks.get((source, partition.number, offset))
+    def noted(partition: Any, committed: Any) -> Any:
+        collected[partition.number] = [(source, partition.number, offset) for source, offset in partition._finished]
+        return collect(partition, committed)
+
+    async def timed(transactor: Any, commits: Any, member: Any) -> None:
+        marks: StageTimes = {"begun": time()}
+        recorder.commits[transactor._id] = marks
+        places = [place for commit in commits for place in collected.get(commit.number, ())]
+        await run(transactor, commits, member)
+        marks |= {"committed": time(), "batch": len(places)}
+        for place in places:
+            task = recorder.tasks.get(place)
             if task is not None and "begun" not in task:
-                task.update(marks, batch=len(finished))
+                task.update(marks)
 
     async def sent(client: Any, node_id: Any, request: Any, **kwargs: Any) -> Any:
         kind = _REQUESTS.get(type(request).__name__)
-        owner = getattr(request, "_transactional_id", None) if kind else None
-        if owner is None:
+        owner = None if kind is None else request._producer[0] if kind == "offsets" else request._transactional_id
+        marks = recorder.commits.get(owner or "")
+        if marks is None:
             return await send(client, node_id, request, **kwargs)
-        marks = recorder.commits.setdefault(int(owner.rpartition("-")[2]), {})
         marks.setdefault(f"{kind}_sent", time())
         answer = await send(client, node_id, request, **kwargs)
         marks[f"{kind}_done"] = time()
         marks[f"{kind}_times"] = marks.get(f"{kind}_times", 0) + 1
         return answer
 
-    PartitionProcessor._commit = timed  # type: ignore[method-assign]
+    PartitionProcessor._collect = noted  # type: ignore[method-assign]
+    KafkaTransactor.run = timed  # type: ignore[method-assign]
     AIOKafkaClient.send = sent
 
 

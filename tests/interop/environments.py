@@ -12,22 +12,21 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.python_env import environment, run_installer
+
 ROOT = Path(__file__).parents[2]
 ROOM = ROOT / ".cache" / "interop"
 REQUIREMENTS = Path(__file__).parent / "requirements"
 SERVERS = Path(__file__).parent / "servers"
-INSTALL_S = 300
 
 
 def python_of(name: str) -> Path:
-    """The interpreter. Raises AssertionError with pip's own words."""
+    """The interpreter. Raises `RigError` with pip's own words."""
     text = (REQUIREMENTS / f"{name}.txt").read_text()
     packages = [line for line in text.splitlines() if line and not line.startswith("#")]
     stamp = text
@@ -35,13 +34,7 @@ def python_of(name: str) -> Path:
         packages = text.splitlines()[0].removeprefix("# newest: ").split()
         stamp = "newest " + time.strftime("%Y-%m-%d") + " ".join(packages)
     home = ROOM / f"{name}-{hashlib.sha256(stamp.encode()).hexdigest()[:10]}"
-    python = home / "bin" / "python"
-    if not (home / "complete").exists():
-        shutil.rmtree(home, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(home)])
-        _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
-        (home / "complete").touch()
-    return python
+    return environment(home, packages)
 
 
 def has_npm() -> bool:
@@ -67,13 +60,8 @@ def node_home() -> Path:
         if install == "ci":
             shutil.copy(lock, home)
         options = ["--ignore-scripts", "--no-audit", "--no-fund", "--legacy-peer-deps"]
-        _run(["npm", install, *options], home)
+        run_installer(["npm", install, *options], home)
         (home / "complete").touch()
     for script in SERVERS.glob("*.mjs"):  # node looks for packages from where the script is
         shutil.copy(script, home)
     return home
-
-
-def _run(command: list[str], where: Path | None = None) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False, cwd=where)
-    assert done.returncode == 0, f"{' '.join(command[:4])} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from streams.engine.membership import Membership
 from tests.simulation.group import Group
 from tests.simulation.world import World
 
@@ -23,6 +24,10 @@ TRANSACTION_TIMEOUT_S = 60.0
 
 class StaleEpoch(Exception):
     """A newer producer with this transactional id has started."""
+
+
+class StaleMember(Exception):
+    """Offsets of a generation of the group that is over."""
 
 
 @dataclass(slots=True)
@@ -52,6 +57,7 @@ class Transaction:
     id: str
     epoch: int
     state: str = "open"
+    enrolled: set[LogId] = field(default_factory=set)
     logs: set[LogId] = field(default_factory=set)
     offsets: dict[tuple[str, str, int], tuple[int, str]] = field(default_factory=dict)
 
@@ -209,6 +215,14 @@ class Broker:
         self._epochs[transactional_id] += 1
         return self._epochs[transactional_id]
 
+    def enroll(self, transactional_id: str, epoch: int, logs: Iterable[LogId]) -> None:
+        """Make these logs part of the transaction; nothing is written yet. Raises `StaleEpoch`."""
+        self._ongoing(transactional_id, epoch).enrolled.update(logs)
+
+    def ongoing(self) -> dict[str, list[LogId]]:
+        """Each open transaction by its id, and its logs."""
+        return {found.id: sorted(found.enrolled) for found in self._open.values()}
+
     def produce(self, transactional_id: str, epoch: int, log_id: LogId, rows: Iterable[Row]) -> None:
         """Write within the transaction. Raises `StaleEpoch`."""
         self.append(log_id, rows, self._ongoing(transactional_id, epoch))
@@ -218,10 +232,17 @@ class Broker:
         return any((group, topic, number) in transaction.offsets for transaction in self._open.values())
 
     def send_offsets(
-        self, transactional_id: str, epoch: int, group: str, offsets: dict[LogId, tuple[int, str]]
+        self,
+        transactional_id: str,
+        epoch: int,
+        group: str,
+        offsets: dict[LogId, tuple[int, str]],
+        member: Membership | None = None,
     ) -> None:
-        """Offsets that come into force when the transaction is committed. Raises `StaleEpoch`."""
+        """Offsets that come into force when the transaction is committed. Raises `StaleEpoch`, `StaleMember`."""
         transaction = self._ongoing(transactional_id, epoch)
+        if member is not None and not self.groups[group].knows(member.member_id, member.generation):
+            raise StaleMember(member)
         for (topic, number), value in offsets.items():
             transaction.offsets[group, topic, number] = value
 

@@ -31,6 +31,19 @@ class Answer(NamedTuple):
     error_code: int = 0
 
 
+class Transactions(NamedTuple):
+    """What a broker says of transactions."""
+
+    transactions: list[Any]
+    error_code: int = 0
+
+
+class SimBroker(NamedTuple):
+    """As the cluster's metadata name it."""
+
+    nodeId: int
+
+
 class SimCluster:
     """A node's view of the cluster."""
 
@@ -44,6 +57,10 @@ class SimCluster:
     def partitions_for_topic(self, topic: str) -> set[int]:
         """Of a topic it knows; else none."""
         return set(range(self._node.metadata.get(topic, 0)))
+
+    def brokers(self) -> set[SimBroker]:
+        """There is one."""
+        return {SimBroker(LEADER)}
 
     def leader_for_partition(self, _partition: object) -> int:
         """There is one broker."""
@@ -73,7 +90,7 @@ class SimClient:
         self._node.metadata.update(counts)
         return self.cluster
 
-    async def send(self, _node_id: int, request: Any, group: int = 0) -> Answer:
+    async def send(self, _node_id: int, request: Any, group: int = 0) -> Any:
         """Raises `KafkaConnectionError`, `RequestTimedOutError`; `NotImplementedError` for what no broker here can do."""
         broker = self._node.broker
         name = type(request).__name__
@@ -91,6 +108,21 @@ class SimClient:
             found = await self._node.network.request(
                 self._node, lambda: [(topic, [_offset(broker, request._group, topic, n)], {}) for topic, n in rows]
             )
+        elif name == "_ListTransactions":
+            found = await self._node.network.request(
+                self._node, lambda: [(one, 0, "Ongoing", {}) for one in broker.ongoing()]
+            )
+            return Transactions(found)
+        elif name == "_DescribeTransactions":
+            ids = frozenset(request._ids)
+            return Transactions(
+                await self._node.network.request(
+                    self._node, lambda: [_described(one, logs) for one, logs in broker.ongoing().items() if one in ids]
+                )
+            )
+        elif name == "InitProducerIdRequest":
+            await self._node.network.request(self._node, lambda: broker.init_producer(request._transactional_id))
+            return Answer([])
         else:
             raise NotImplementedError(name)
         return Answer(found)
@@ -104,6 +136,10 @@ def _offset(broker: Broker, group: str, topic: str, number: int) -> Any:
         return (number, -1, -1, "", UNSTABLE, {})
     offset, text = broker.committed.get((group, topic, number), (-1, ""))
     return (number, offset, -1, text, 0, {})
+
+
+def _described(transactional_id: str, logs: list[tuple[str, int]]) -> Any:
+    return (0, transactional_id, "Ongoing", 60_000, 0, 0, 0, [(topic, [number], {}) for topic, number in logs], {})
 
 
 def _topic(broker: Broker, topic: str) -> Any:

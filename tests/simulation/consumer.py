@@ -27,6 +27,7 @@ from tests.simulation.client import LEADER, Client, SimClient
 JOIN_TIMEOUT_S = 60.0
 HEARTBEAT_TIMEOUT_S = 3.0
 PAUSE_S = 0.1
+READ_TIMEOUT_S = 60.0
 
 
 class HeartbeatRequest(NamedTuple):
@@ -70,6 +71,7 @@ class SimConsumer:
         self._coordinator = self._fetcher = self
         self.group_id, self.coordinator_id = str(group_id), LEADER
         self._coordination_task: asyncio.Task[None] | None = None
+        self.generation, self.member_id, self._group_instance_id = -1, "", None
 
     # Membership
 
@@ -80,7 +82,7 @@ class SimConsumer:
         """Join the group."""
         self._topics, self._listener = topics, listener
         self._group = self._node.broker.group(str(self._group_id), self._session_s, self._rebalance_s)
-        self._member = f"{self._node.name}/{id_of(self._node)}"
+        self.member_id = f"{self._node.name}/{id_of(self._node)}"
         self._coordination_task = asyncio.create_task(self._coordinate())
 
     async def _coordinate(self) -> None:
@@ -93,11 +95,12 @@ class SimConsumer:
                     self._positions, self._paused = {}, set()
                 generation, share = await self._node.network.request_held(
                     self._node,
-                    lambda reply: self._group.join(self._member, self._topics, reply),
+                    lambda reply: self._group.join(self.member_id, self._topics, reply),
                     timeout_s=JOIN_TIMEOUT_S,
                 )
                 if (await self._send_req(SyncGroupRequest(generation))).error_code != CODES["ok"]:
                     continue
+                self.generation = generation
                 self._positions, holds = {TopicPartition(*one): None for one in share}, True
                 await self._listener.on_partitions_assigned(list(self._positions))
                 await self._heartbeats(generation)
@@ -113,14 +116,14 @@ class SimConsumer:
             except (KafkaConnectionError, RequestTimedOutError):
                 continue
             if code == CODES["unknown"]:
-                self._member = f"{self._node.name}/{id_of(self._node)}"
+                self.member_id = f"{self._node.name}/{id_of(self._node)}"
             if code != CODES["ok"]:
                 return
 
     async def _send_req(self, request: HeartbeatRequest | SyncGroupRequest) -> GroupAnswer:
         """A request to the group's coordinator."""
         answer = await self._request(
-            lambda: self._group.heartbeat(self._member, request.generation), HEARTBEAT_TIMEOUT_S
+            lambda: self._group.heartbeat(self.member_id, request.generation), HEARTBEAT_TIMEOUT_S
         )
         return GroupAnswer(CODES[answer])
 
@@ -133,7 +136,7 @@ class SimConsumer:
         if self._coordination_task is not None:
             self._coordination_task.cancel()
             try:
-                await self._request(lambda: self._group.leave(self._member), 1.0)
+                await self._request(lambda: self._group.leave(self.member_id), 1.0)
             except (KafkaConnectionError, RequestTimedOutError):
                 return
 
@@ -257,8 +260,11 @@ class SimStateReader:
     async def read(self, number: int) -> list[bytes]:
         """The newest value of each key, by age."""
         log = self._node.broker.logs[self._topic, number]
+        end = await self._node.network.request(self._node, lambda: log.end)
 
-        def newest() -> list[bytes]:
+        def newest() -> list[bytes] | None:
+            if log.last_stable < end:
+                return None
             found: dict[bytes, bytes] = {}
             for record in (log.read(log.start, 1 << 60) or ([], 0))[0]:
                 if record.key is not None:
@@ -267,7 +273,12 @@ class SimStateReader:
                         found[record.key] = record.value
             return list(found.values())
 
-        return list(await self._node.network.request(self._node, newest))
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            while True:
+                found = await self._node.network.request(self._node, newest)
+                if found is not None:
+                    return list(found)
+                await asyncio.sleep(PAUSE_S)
 
 
 class SimScheduleReader(ScheduleReader):

@@ -60,6 +60,10 @@ class Group:
         found.heard_at = self._world.now
         return "ok" if not self._preparing and generation == self.generation else "rebalance"
 
+    def knows(self, member: str, generation: int) -> bool:
+        """Whether offsets of that member, sent with that generation, are taken."""
+        return member in self._members and generation == self.generation
+
     def leave(self, member: str) -> None:
         """Drop a member; the others share what it had."""
         if self._members.pop(member, None) is not None and self._members:

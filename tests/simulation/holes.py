@@ -31,7 +31,7 @@ HOLES = (
     _hole("F4", "one id has two results when its agent comes or goes between two sends", "mix", "doubled task", 2, 3, 4, 12),
     _hole("F5", "an id sent again after the idempotency window is not answered", "nightly", "lost task,lost plan", 1, 3, 5),
     _hole("F7", "a worker that wakes from a freeze calls agents that are another's", "freeze", "owner,rate limit", 1, 4, 6),
-    _hole("F8", "a late EndTxn commits half of the next transaction", "late-commits", "lost task", 4, 5),
+    _hole("F8", "a late EndTxn commits half of the next transaction", "late-commits", "lost task,doubled task", 4, 5),
     _hole("F9", "a clean move forgets calls that were cut off", "rolling", "rate limit", 1, 2, 7),
     _hole("F11", "workers miss cancels on partitions that were added", "growth",
           "unheard cancel of a task,unheard cancel of a plan", 1, 2, 3),
@@ -56,4 +56,7 @@ HOLES = (
           "firings", 12, 13, 28),
     _hole("S6", "a cancelled task that is forwarded is called before its time by a worker that has not heard of it", "scheduled",
           "called too early", 71),
+    _hole("T1", "a worker that wakes from a freeze commits for partitions that are another's", "freeze", "doubled task", 8),
+    _hole("T2", "a transaction that was committed is run again when the answer to its end is lost", "late-commits",
+          "doubled task", 8),
 )  # fmt: skip

@@ -17,13 +17,16 @@ from streams.dispatch.decisions import Decision, Duplicate, Fail, Forward
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.ordering import OrderedTasks
 from streams.dispatch.router import Router
+from streams.engine.commit import CommitFailed
 from streams.engine.partition_processor import PartitionProcessor
+from streams.engine.shared_transactions import SharedTransactions
 from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
 from streams.rules.source_record import INTERNAL_SOURCES
 from streams.schedules.handler import ScheduleHandler
 from streams.schedules.recurring import RecurringTasks
+from tests.simulation.group import Group
 from tests.simulation.node import Surroundings
 
 
@@ -95,7 +98,7 @@ def _calls_cut_off_are_forgotten() -> None:
 
     async def commit_finished(self: PartitionProcessor) -> None:
         while (self._finished or not self._idle.is_set()) and not self._loop_done():
-            self._hurry.set()
+            self.committer.hurry()
             await asyncio.sleep(0.002)
 
     PartitionProcessor._cut_off = only_close  # type: ignore[method-assign]
@@ -187,6 +190,20 @@ def _forwarded_tasks_count_as_released() -> None:
     task_run._not_before_ms = not_before
 
 
+def _anybody_commits_offsets() -> None:
+    """T1: offsets were sent without the member and its generation, so the coordinator took them from anybody."""
+    Group.knows = lambda self, member, generation: True  # type: ignore[method-assign]
+
+
+def _lost_ends_did_not_come_about() -> None:
+    """T2: a transaction whose end was asked for, and not answered, was run again."""
+
+    async def again(self: SharedTransactions, now: Any, until: float, failed: CommitFailed) -> CommitFailed:
+        return CommitFailed(str(failed), transient=True, again=True)
+
+    SharedTransactions._found_out = again  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "F1": _refusals_claim_the_id_again,
     "F2": _leaders_that_wait_stay_leaders,
@@ -204,5 +221,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "S4": _schedules_begin_with_their_owner,
     "S5": _changes_count_from_the_workers_clock,
     "S6": _forwarded_tasks_count_as_released,
+    "T1": _anybody_commits_offsets,
+    "T2": _lost_ends_did_not_come_about,
 }
 """By the name of the hole in `holes.py`."""

@@ -32,12 +32,12 @@ from streams.dispatch.callers import CallerFactory
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.handler import DispatchHandler, handlers_of
 from streams.dispatch.held_memory import HeldMemory
-from streams.engine import commit
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.follower import Follower
 from streams.engine.log_check import LogCheck
 from streams.engine.partition_processor import PartitionProcessor
+from streams.engine.shared_transactions import SharedTransactions
 from streams.engine.watchdog import Watchdog
 from streams.metrics import DispatchMetrics, PlanMetrics, ScheduleMetrics
 from streams.plans.handler import PlanHandler
@@ -54,7 +54,7 @@ from streams.schedules.role import handlers_of as handlers_of_schedules
 from streams.settings import Settings
 from tests.simulation.agents import Arrival, SimAgent, task_of
 from tests.simulation.broker import Broker
-from tests.simulation.committer import SimCommitter, log_of
+from tests.simulation.committer import SimCommitter, SimTransactor, log_of
 from tests.simulation.consumer import SimConsumer, SimScheduleReader, SimStateReader, read_again
 from tests.simulation.durability import Durability
 from tests.simulation.loop import NodeLoop
@@ -62,10 +62,6 @@ from tests.simulation.network import Network
 from tests.simulation.world import World
 
 STALL_S, LOG_CHECK_S = 30.0, 5.0
-
-
-REPEATS_IN_PLACE = not hasattr(commit, "StrictProducer")
-"""Whether the product lets aiokafka repeat transactional requests whose answer is not known, in the same epoch."""
 
 
 @dataclass(slots=True)
@@ -77,7 +73,8 @@ class Surroundings:
     broker: Broker
     settings: Settings
     agents: dict[str, SimAgent]
-    repeats_in_place: bool = REPEATS_IN_PLACE
+    repeats_in_place: bool = False
+    """Whether transactional requests whose answer is not known are repeated in the same epoch, as aiokafka does by itself."""
     nodes: dict[str, Node] = field(default_factory=dict)
     durability: dict[str, Durability] = field(
         default_factory=lambda: {role: Durability() for role in ("dispatch", "plans", "schedules")}
@@ -420,16 +417,17 @@ class Node:
             max_in_flight=max_in_flight,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,
             stop_timeout_s=settings.dispatch.stop_timeout / 1000,
-            commit_interval_max_s=settings.dispatch.commit_interval_max / 1000,
             state=state,
             exact_ends=True,
             **more,
         )
+        transactor = SimTransactor(
+            self, group, full_name(state, self.prefix), self.shared.repeats_in_place, self.shared.durability[role]
+        )
+        transactions = SharedTransactions(transactor, settings.dispatch.commit_interval_max / 1000)
         return Engine(
             config,
-            lambda number, _consumer: SimCommitter(
-                self, group, number, self.shared.repeats_in_place, self.shared.durability[role]
-            ),
+            lambda number, consumer: SimCommitter(transactions, number, consumer, transactor),
             make_handler,
             on_assigned=lambda: self.partition_counts.update(self.metadata),
             before_open=before_open,

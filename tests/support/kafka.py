@@ -10,7 +10,6 @@ process that started them. Nothing here skips a test: a missing Java is an error
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -28,11 +27,11 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from streams.broker.embedded import free_port, tied_to_parent
+from tests.support.java import maven_jars, tool
+from tests.support.rig_error import RigError
 
 VERSION = os.environ.get("PARALLAX_KAFKA_VERSION", "4.1.1")
-ROOT = Path(__file__).resolve().parents[2]
 JARS_ENV = "PARALLAX_KAFKA_JARS"
-MAVEN_TIMEOUT_S = 600
 READY_TIMEOUT_S = 90
 FORMAT_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 10
@@ -56,57 +55,18 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 """
 
 
-class KafkaRigError(Exception):
-    """The rig cannot do its work; the message says what is missing or what the broker said last."""
-
-
-def _tool(name: str, package: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise KafkaRigError(
-            f"{name} is not installed: tests on real Kafka need Java 17 and Maven (apt-get install {package})"
-        )
-    return path
+class KafkaRigError(RigError):
+    """The brokers cannot do their work; the message says what is missing or what a broker said last."""
 
 
 def jars() -> Path:
-    """The directory of Kafka's jars; fetched once, safely beside other processes that fetch them too."""
+    """The directory of Kafka's jars. Raises `RigError`."""
     given = os.environ.get(JARS_ENV)
     if given:
         if not any(Path(given).glob("kafka_2.13-*.jar")):
             raise KafkaRigError(f"{JARS_ENV}={given}: no kafka_2.13-*.jar in there")
         return Path(given)
-    cache = ROOT / ".cache"
-    cache.mkdir(exist_ok=True)
-    home = cache / f"kafka-{VERSION}"
-    with (cache / "kafka.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not home.is_dir():
-            _fetch(home)
-    return home
-
-
-def _fetch(home: Path) -> None:
-    maven = _tool("mvn", "maven")
-    with tempfile.TemporaryDirectory(dir=home.parent, prefix="kafka-fetch-") as work:
-        (Path(work) / "pom.xml").write_text(POM, "utf-8")
-        command = [
-            maven,
-            "-q",
-            "-B",
-            "dependency:copy-dependencies",
-            "-DoutputDirectory=jars",
-            "-DincludeScope=runtime",
-        ]
-        try:
-            done = subprocess.run(
-                command, cwd=work, capture_output=True, text=True, timeout=MAVEN_TIMEOUT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise KafkaRigError(f"Maven did not fetch Kafka {VERSION} within {MAVEN_TIMEOUT_S} s") from None
-        if done.returncode != 0:
-            raise KafkaRigError(f"Maven could not fetch Kafka {VERSION}:\n{(done.stdout + done.stderr)[-2000:]}")
-        (Path(work) / "jars").rename(home)
+    return maven_jars(f"kafka-{VERSION}", POM)
 
 
 @dataclass
@@ -158,10 +118,10 @@ class KafkaCluster:
         return [node.process.pid for node in self._nodes if node.process is not None and node.running]
 
     def start(self) -> KafkaCluster:
-        """Format, launch, wait until every broker is in the cluster. Raises `KafkaRigError`."""
+        """Format, launch, wait until every broker is in the cluster. Raises `RigError`."""
         if self._nodes:
             raise KafkaRigError("the cluster is already running")
-        java = _tool("java", "openjdk-17-jre-headless")
+        java = tool("java", "openjdk-17-jre-headless")
         classpath = ":".join([f"{jars()}/*", *map(str, self.plugins)])
         self._home = Path(tempfile.mkdtemp(prefix="parallax-kafka-"))
         # One id in 64 begins with a dash, which an option of its own would be taken for.
@@ -313,7 +273,7 @@ class KafkaCluster:
         node = self._nodes[number]
         if node.running:
             raise KafkaRigError(f"broker {number} still runs")
-        self._launch(node, _tool("java", "openjdk-17-jre-headless"), f"{jars()}/*")
+        self._launch(node, tool("java", "openjdk-17-jre-headless"), f"{jars()}/*")
         if wait:
             self.wait_ready()
 
@@ -384,7 +344,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KafkaRigError as error:
+    except RigError as error:
         sys.exit(f"error: {error}")
 
 

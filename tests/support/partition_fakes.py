@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from schemas.topics import INTAKE
-from streams.engine.commit import Offsets
+from streams.engine.commit import Collect, Offsets, Pace
 from streams.rules.records import Output
 
 PREFIX = "t."
@@ -19,7 +19,9 @@ PREFIX = "t."
 class FakeCommitter:
     """Keeps every attempt and every success. `script`: what the next attempts raise; None lets one through."""
 
-    def __init__(self, script: Iterable[BaseException | None] = ()) -> None:
+    def __init__(self, script: Iterable[BaseException | None] = (), interval_max_s: float = 0.01) -> None:
+        self._pace = Pace(interval_max_s)
+        self.hurry = self._pace.hurry
         self.script = deque(script)
         self.start_errors: deque[BaseException] = deque()
         self.attempts: list[tuple[list[Output], Offsets]] = []
@@ -35,13 +37,22 @@ class FakeCommitter:
         if self.start_errors:
             raise self.start_errors.popleft()
 
-    async def commit(self, outputs: Sequence[Output], offsets: Offsets) -> None:
+    async def end_left_open(self) -> None:
+        """Nothing is."""
+
+    async def commit(self, collect: Collect) -> None:
         """As scripted, once the gate is open."""
-        self.attempts.append((list(outputs), dict(offsets)))
+        await self._pace.turn()
+        commit = collect()
+        if commit is None:
+            return
+        began = asyncio.get_running_loop().time()
+        self.attempts.append((list(commit.outputs), dict(commit.offsets)))
         await self.gate.wait()
         if self.script and (error := self.script.popleft()) is not None:
             raise error
-        self.commits.append((list(outputs), dict(offsets)))
+        self.commits.append((list(commit.outputs), dict(commit.offsets)))
+        self._pace.ended(began)
 
     async def close(self) -> None:
         """Count it."""

@@ -125,9 +125,9 @@ def parallax(*words: str) -> list[str]:
     return [str(Path(sys.executable).parent / "parallax"), *words]
 
 
-def apply_topics(bootstrap: str, prefix: str) -> None:
+def apply_topics(bootstrap: str, prefix: str, *options: str) -> None:
     """`parallax topics apply`."""
-    command = parallax("topics", "apply", "--bootstrap-servers", bootstrap, "--topic-prefix", prefix)
+    command = parallax("topics", "apply", "--bootstrap-servers", bootstrap, "--topic-prefix", prefix, *options)
     assert Process(command).run() == 0
 
 

@@ -17,6 +17,7 @@ from streams.broker.topics_admin import TopicsError, TopicsMissing
 from streams.settings import Settings
 from tests.conftest import SettingsFor
 from tests.support.kafka import JARS_ENV, KafkaCluster, KafkaRigError, jars
+from tests.support.rig_error import RigError
 
 pytestmark = pytest.mark.kafka
 
@@ -202,5 +203,5 @@ def test_missing_tools_and_jars_are_errors_not_skips(monkeypatch: pytest.MonkeyP
     with pytest.raises(KafkaRigError, match=JARS_ENV):
         jars()
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(KafkaRigError, match="Java 17"):
+    with pytest.raises(RigError, match="Java 17"):
         KafkaCluster().start()

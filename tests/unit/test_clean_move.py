@@ -20,9 +20,7 @@ async def test_calls_that_are_cut_off_count_for_the_next_owner() -> None:
     old = Dispatching()
     old.register(id="a1", endpoint="http://h", limits=limits)
     committer = FakeCommitter()
-    partition = PartitionProcessor(
-        0, committer, partitions(), interval_max_s=0.01, on_room=lambda _: None, on_lost=lambda _, error: None
-    )
+    partition = PartitionProcessor(0, committer, partitions(), on_room=lambda _: None, on_lost=lambda _, error: None)
     old.handler._partition = partition
     partition.open({source: Head(0, "", False) for source in partitions()}, old.handler)
     await until(lambda: committer.commits)

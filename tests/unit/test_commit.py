@@ -17,16 +17,23 @@ from aiokafka.errors import (
 )
 
 from streams.engine.batcher import Batcher
-from streams.engine.commit import CommitFailed, PlainCommitter, TransactionalCommitter
+from streams.engine.commit import Commit, CommitFailed, PlainCommitter
 from streams.engine.faults import describe_error, is_transient
+from streams.engine.member_offsets import NotAMember
+from streams.engine.membership import Membership
+from streams.engine.strict_producer import OutcomeUnknown
+from streams.engine.transactor import KafkaTransactor
 from streams.rules.records import Output
+
+MEMBER = Membership(3, "member")
 
 
 class FailingProducer:
     """Its transactions and batches end in this. `cause`: what aiokafka knows of the transaction's end and does not say."""
 
-    def __init__(self, error: Exception, cause: Exception | None = None) -> None:
+    def __init__(self, error: Exception, cause: Exception | None = None, end_asked: bool = False) -> None:
         self.error = error
+        self.end_asked = end_asked
         waiter = asyncio.get_running_loop().create_future() if cause else None
         if waiter is not None:
             waiter.set_exception(cause)
@@ -35,6 +42,20 @@ class FailingProducer:
     async def begin_transaction(self) -> None:
         """Fails."""
         raise self.error
+
+
+def transactor(producer: FailingProducer) -> KafkaTransactor:
+    """With a producer that is started."""
+    made = KafkaTransactor(
+        {}, transactional_id="id", group="group", state="t.state", batcher=cast("Batcher", FailingBatcher())
+    )
+    made._producer = cast("Any", producer)
+    return made
+
+
+def commit(*outputs: Output) -> Commit:
+    """Of partition 0."""
+    return Commit(0, outputs, {})
 
 
 class FailingBatcher:
@@ -58,23 +79,44 @@ class FailingBatcher:
 )
 async def test_a_failed_commit_tells_whether_waiting_helps(error: Exception, transient: bool) -> None:
     """Brokers that are away pass; refusals, being fenced and faults of our own do not. In both kinds of commit."""
-    producer, batcher = cast("Any", FailingProducer(error)), cast("Batcher", FailingBatcher())
-    transactional = TransactionalCommitter({}, "id", "group", batcher)
-    transactional._producer = producer
-    for committer in (transactional, PlainCommitter(producer, cast("Any", None), batcher)):
+    producer = FailingProducer(error)
+    plain = PlainCommitter(
+        cast("Any", producer), cast("Any", None), cast("Batcher", FailingBatcher()), interval_max_s=0.01
+    )
+    for attempt in (transactor(producer).run([commit()], MEMBER), plain.commit(commit)):
         with pytest.raises(CommitFailed) as caught:
-            await committer.commit([], {})
+            await attempt
         assert caught.value.transient is transient
+
+
+@pytest.mark.parametrize(
+    ("error", "end_asked", "outcome"),
+    [
+        (NotEnoughReplicasError(), False, "again"),
+        (TopicAuthorizationFailedError("results"), False, "again"),
+        (OutcomeUnknown("AddOffsetsToTxnRequest", TimeoutError()), False, "again"),
+        (OutcomeUnknown("EndTxnRequest", TimeoutError()), True, "unknown"),
+        (ProducerFenced(), False, ""),
+        (ProducerFenced(), True, ""),
+        (NotAMember("over"), False, ""),
+    ],
+)
+async def test_a_transaction_is_run_again_only_if_it_cannot_have_come_about(
+    error: Exception, end_asked: bool, outcome: str
+) -> None:
+    """Nor if somebody else may own its partitions by now: a newer epoch, or a newer generation."""
+    with pytest.raises(CommitFailed) as caught:
+        await transactor(FailingProducer(error, end_asked=end_asked)).run([commit()], MEMBER)
+    assert caught.value.again is (outcome == "again")
+    assert caught.value.unknown is (outcome == "unknown")
 
 
 async def test_a_refusal_is_told_where_aiokafka_only_says_that_there_is_no_transaction() -> None:
     """Nor is it taken for something that passes."""
     cause = TopicAuthorizationFailedError({"p.results"})
-    producer = cast("Any", FailingProducer(IllegalOperation("Can't send messages while not in transaction"), cause))
-    committer = TransactionalCommitter({}, "id", "group", cast("Batcher", FailingBatcher()))
-    committer._producer = producer
+    producer = FailingProducer(IllegalOperation("Can't send messages while not in transaction"), cause)
     with pytest.raises(CommitFailed, match=r"^id: Kafka refuses access to topic p\.results; what is needed") as caught:
-        await committer.commit([], {})
+        await transactor(producer).run([commit()], MEMBER)
     assert not caught.value.transient
 
 
@@ -102,6 +144,8 @@ class WritingDown:
 async def test_without_transactions_what_is_remembered_is_written_after_what_was_done() -> None:
     """A worker that dies in between does it again; the other way round nobody would."""
     batcher = WritingDown()
-    committer = PlainCommitter(cast("Any", None), cast("Any", None), cast("Batcher", batcher), "plan-state")
-    await committer.commit([Output("plan-state", b"k", b"v"), Output("plan-results", b"k", b"v")], {})
+    committer = PlainCommitter(
+        cast("Any", None), cast("Any", None), cast("Batcher", batcher), interval_max_s=0.01, state="plan-state"
+    )
+    await committer.commit(lambda: commit(Output("plan-state", b"k", b"v"), Output("plan-results", b"k", b"v")))
     assert batcher.sent == [["plan-results"], ["plan-state"]]

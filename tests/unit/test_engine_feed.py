@@ -22,7 +22,7 @@ from schemas.topics import INTAKE
 from streams.engine import engine as engine_module
 from streams.engine import feed as feed_module
 from streams.engine import group as group_module
-from streams.engine.commit import CommitFailed, Offsets
+from streams.engine.commit import Collect, CommitFailed
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.partition_processor import PartitionProcessor
@@ -44,20 +44,23 @@ TASKS = TopicPartition("t.tasks", 0)
 class StoringCommitter(FakeCommitter):
     """What it commits the group has."""
 
-    def __init__(self, consumer: FakeConsumer) -> None:
-        super().__init__()
+    def __init__(self, consumer: FakeConsumer, interval_max_s: float) -> None:
+        super().__init__(interval_max_s=interval_max_s)
         self._consumer = consumer
 
-    async def commit(self, outputs: Any, offsets: Offsets) -> None:
+    async def commit(self, collect: Collect) -> None:
         """As scripted, then stored."""
-        await super().commit(outputs, offsets)
-        self._consumer.store(offsets)
+        known = len(self.commits)
+        await super().commit(collect)
+        for _, offsets in self.commits[known:]:
+            self._consumer.store(offsets)
 
 
 class Rig:
     """An engine whose partitions get a fake committer and a fake handler each, newest last."""
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, *, commit_interval_max_s: float = 0.005, **fields: Any) -> None:
+        self._interval_max_s = commit_interval_max_s
         self.consumer = FakeConsumer()
         self.committers: list[StoringCommitter] = []
         self.handlers: list[FakeHandler] = []
@@ -65,13 +68,13 @@ class Rig:
         config: dict[str, Any] = {
             "options": {}, "prefix": "t.", "group": "g", "sources": INTAKE, "instance_id": None,
             "session_timeout_s": 0.04, "max_in_flight": 1000, "drain_timeout_s": 1.0,
-            "stop_timeout_s": 1.0, "commit_interval_max_s": 0.005,
+            "stop_timeout_s": 1.0,
             "state": None, "exact_ends": True,
         }  # fmt: skip
         self.engine = Engine(EngineConfig(**(config | fields)), self._committer, self._handler)
 
     def _committer(self, number: int, consumer: Any) -> StoringCommitter:
-        self.committers.append(StoringCommitter(self.consumer))
+        self.committers.append(StoringCommitter(self.consumer, self._interval_max_s))
         self.prepare(self.committers[-1])
         return self.committers[-1]
 

@@ -42,7 +42,7 @@ class Rig:
         self.expired = expired or ExpiredRecords(topics, recorder.event, lambda: 0)
         self.lost: list[CommitFailed] = []
         self.partition = PartitionProcessor(
-            0, self.committer, partitions(), interval_max_s=0.01, on_room=lambda _: None,
+            0, self.committer, partitions(), on_room=lambda _: None,
             on_lost=lambda _, error: self.lost.append(error), expired=self.expired,
         )  # fmt: skip
 

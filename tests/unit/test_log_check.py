@@ -41,7 +41,7 @@ class Rig:
         self.committer = FakeCommitter()
         self.kept = KeptOffsets("g", "state", lambda: 0)
         self.partition = PartitionProcessor(
-            0, self.committer, partitions(), interval_max_s=0.01, on_room=lambda _: None,
+            0, self.committer, partitions(), on_room=lambda _: None,
             on_lost=lambda _, error: self.lost.append(error), kept=self.kept,
         )  # fmt: skip
         known = KeptOffset(0, topic_id="aa", epoch=3)

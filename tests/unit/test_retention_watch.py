@@ -28,7 +28,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.partition = PartitionProcessor(
-            0, FakeCommitter(), partitions(), interval_max_s=0.01,
+            0, FakeCommitter(), partitions(),
             on_room=lambda _: None, on_lost=lambda *_: None,
         )  # fmt: skip
         self.partition.open({source: Head(0, "", True) for source in partitions()}, FakeHandler())

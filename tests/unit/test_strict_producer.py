@@ -19,6 +19,8 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine.faults import is_transient
+from streams.engine.member_offsets import MemberOffsets, NotAMember
+from streams.engine.membership import Membership
 from streams.engine.strict_producer import (
     CONCURRENT_PAUSE_S,
     OutcomeUnknown,
@@ -32,6 +34,7 @@ from streams.engine.strict_producer import (
 pytestmark = pytest.mark.virtual_time
 
 TP = TopicPartition("t.tasks", 0)
+MEMBER = Membership(3, "member")
 LOST = (
     RequestTimedOutError(),
     KafkaConnectionError("reset"),
@@ -55,7 +58,8 @@ class Client:
         said = self.script.popleft()
         if isinstance(said, BaseException):
             raise said
-        return SimpleNamespace(error_code=said, errors=[(TP.topic, [(TP.partition, said)])])
+        tags: tuple[dict[int, bytes], ...] = ({},) if isinstance(request, MemberOffsets) else ()
+        return SimpleNamespace(error_code=said, errors=[(TP.topic, [(TP.partition, said, *tags)], *tags)])
 
 
 class Transaction:
@@ -73,7 +77,7 @@ class Transaction:
 HANDLERS = {
     "AddPartitionsToTxnRequest": lambda sender: _AddPartitions(sender, {TP}),
     "AddOffsetsToTxnRequest": lambda sender: _AddOffsets(sender, "g"),
-    "TxnOffsetCommitRequest": lambda sender: _CommitOffsets(sender, {TP: OffsetAndMetadata(1, "")}, "g"),
+    "MemberOffsets": lambda sender: _CommitOffsets(sender, {TP: OffsetAndMetadata(1, "")}, "g", MEMBER),
     "EndTxnRequest": lambda sender: _EndTxn(sender, 1),
 }
 
@@ -100,7 +104,7 @@ async def test_a_request_whose_answer_is_lost_is_sent_once(request_name: str, lo
 @pytest.mark.parametrize("code", [CONCURRENT, LOADING, MOVED])
 async def test_what_the_coordinator_answered_may_be_repeated(request_name: str, code: int) -> None:
     """It is not on its way any more. A node that could not be reached was sent nothing at all."""
-    if code == CONCURRENT and request_name == "TxnOffsetCommitRequest":
+    if code == CONCURRENT and request_name == "MemberOffsets":
         code = LOADING  # a group's coordinator knows no concurrent transactions
     client = Client(NodeNotReadyError(), code, FINE)
     sender = sending(client)
@@ -109,13 +113,57 @@ async def test_what_the_coordinator_answered_may_be_repeated(request_name: str, 
     assert len(sender._txn_manager.did) == 1
 
 
-@pytest.mark.parametrize("request_name", ["TxnOffsetCommitRequest"])
+@pytest.mark.parametrize("request_name", ["MemberOffsets"])
 async def test_a_coordinator_that_timed_out_itself_knows_no_more(request_name: str) -> None:
     """aiokafka takes this answer for one that says "not done"."""
     client = Client(TIMED_OUT)
     with pytest.raises(OutcomeUnknown):
         await HANDLERS[request_name](sending(client)).do(1)
     assert len(client.sent) == 1
+
+
+@pytest.mark.parametrize("code", [22, 25, 27, 82])
+async def test_offsets_of_a_generation_that_is_over_are_refused(code: int) -> None:
+    """The partitions may have another owner: nothing of the transaction is ended, and it is not sent again."""
+    async with Rig(FINE, code) as one:
+        with pytest.raises(NotAMember, match=f"code {code}"):
+            await one.finish()
+        assert one.client.sent == ["AddOffsetsToTxnRequest", "MemberOffsets"]
+        assert not one.producer.end_asked
+
+
+async def test_offsets_are_sent_once_the_transaction_has_its_partitions() -> None:
+    """Whoever finds them unstable finds the transaction by its partitions, and could not end it otherwise."""
+    async with Rig(FINE, FINE, FINE, FINE) as one:
+        loop = asyncio.get_running_loop()
+        queueing = loop.create_future()
+
+        async def queue() -> list[Any]:
+            await queueing
+            one.manager.maybe_add_partition_to_txn(TP)
+            return []
+
+        finishing = asyncio.ensure_future(
+            one.producer.finish_transaction(queue(), {TP: OffsetAndMetadata(1, "")}, "g", MEMBER)
+        )
+        await asyncio.sleep(0.05)
+        assert one.client.sent == ["AddOffsetsToTxnRequest"]
+        queueing.set_result(None)
+        await asyncio.wait([finishing], timeout=5)
+        assert one.client.sent[1:] == ["AddPartitionsToTxnRequest", "MemberOffsets", "EndTxnRequest"]
+        assert one.producer.end_asked
+
+
+def test_the_member_is_named_with_its_offsets() -> None:
+    """In the bytes of TxnOffsetCommit v3: a coordinator takes offsets without a member from anybody."""
+    manager = SimpleNamespace(transactional_id="id", producer_id=7, producer_epoch=1)
+    request = MemberOffsets(manager, "g", Membership(3, "member", "static"), {TP: OffsetAndMetadata(5, "map")})
+    struct = request.prepare({28: (0, 5)})
+    assert struct.API_VERSION == 3
+    assert struct.encode() == (
+        b"\x03id\x02g" + (7).to_bytes(8, "big") + b"\x00\x01" + (3).to_bytes(4, "big") + b"\x07member\x07static"
+        + b"\x02\x08t.tasks\x02" + (0).to_bytes(4, "big") + (5).to_bytes(8, "big") + b"\xff\xff\xff\xff\x04map\x00\x00\x00"
+    )  # fmt: skip
 
 
 async def test_a_broker_that_is_too_old_is_no_lost_answer() -> None:
@@ -148,7 +196,7 @@ class Rig:
 
     async def finish(self, batches: Any = ()) -> None:
         """End the transaction, with an offset."""
-        await self.producer.finish_transaction(queued(batches), {TP: OffsetAndMetadata(1, "")}, "g")
+        await self.producer.finish_transaction(queued(batches), {TP: OffsetAndMetadata(1, "")}, "g", MEMBER)
 
 
 async def queued(batches: Any = ()) -> list[Any]:
@@ -166,7 +214,7 @@ async def test_a_transaction_ends_once_outputs_and_offsets_are_through() -> None
         assert sorted(one.client.sent) == [
             "AddOffsetsToTxnRequest",
             "AddPartitionsToTxnRequest",
-            "TxnOffsetCommitRequest",
+            "MemberOffsets",
         ]
         batch.set_result(None)
         await finishing
@@ -185,7 +233,7 @@ async def test_batches_may_wait_for_those_before_them() -> None:
             await first
             return [first, second]
 
-        finishing = asyncio.ensure_future(one.producer.finish_transaction(queue(), {}, "g"))
+        finishing = asyncio.ensure_future(one.producer.finish_transaction(queue(), {}, "g", MEMBER))
         await asyncio.sleep(0.05)
         assert one.client.sent == ["AddPartitionsToTxnRequest"]
         first.set_result(None)
@@ -212,7 +260,7 @@ async def test_the_producer_ends_at_the_first_lost_answer() -> None:
         with pytest.raises(OutcomeUnknown):
             await one.finish([batch])
         await asyncio.wait([one.sender.sender_task], timeout=5)
-        assert one.client.sent == ["AddOffsetsToTxnRequest", "TxnOffsetCommitRequest"]
+        assert one.client.sent == ["AddOffsetsToTxnRequest", "MemberOffsets"]
         assert isinstance(batch.exception(), OutcomeUnknown)
 
 
@@ -246,7 +294,7 @@ async def test_a_right_that_is_missing_is_told() -> None:
     async with Rig(29) as one:
         one.manager.maybe_add_partition_to_txn(TP)
         with pytest.raises(TopicAuthorizationFailedError):
-            await one.producer.finish_transaction(queued(), {}, "g")
+            await one.producer.finish_transaction(queued(), {}, "g", MEMBER)
         assert one.client.sent == ["AddPartitionsToTxnRequest"]
 
 

@@ -10,24 +10,23 @@ what they cost: as many times a commit's length as `DISTANCE` says, counted from
 from __future__ import annotations
 
 FULL_BATCH = 256
+"""So many finished records of one partition wait no longer."""
 DISTANCE = 2.0
 """Between two commits lie this many times the length of one."""
 MEMORY = 0.2
 """Weight of the newest commit in the mean of their times."""
 
 
-def wait_s(idle_s: float, waiting: int, commit_s: float, interval_max_s: float) -> float:
-    """Seconds to wait before the next commit. `idle_s`: since the end of the last one. `waiting`: records finished since.
+def wait_s(idle_s: float, commit_s: float, interval_max_s: float) -> float:
+    """Seconds to wait before the next commit. `idle_s`: since the end of the last one.
 
     `commit_s`: how long commits take lately. `interval_max_s`: no distance is longer.
 
-    >>> [round(wait_s(idle_s, 1, 0.006, 0.05), 3) for idle_s in (0.0, 0.005, 1.0)]
+    >>> [round(wait_s(idle_s, 0.006, 0.05), 3) for idle_s in (0.0, 0.005, 1.0)]
     [0.012, 0.007, 0.0]
-    >>> wait_s(0.0, 9, 0.1, 0.05), wait_s(0.0, 300, 0.1, 0.05)
-    (0.05, 0.0)
+    >>> wait_s(0.0, 0.1, 0.05)
+    0.05
     """
-    if waiting >= FULL_BATCH:
-        return 0.0
     return max(0.0, min(DISTANCE * commit_s, interval_max_s) - idle_s)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.simulation.faults import MOVES
@@ -16,6 +16,8 @@ CANCEL_S = 8.0
 FAULTY_CANCEL_S = 30.0
 GROWTH_S = 30.0
 """How soon added partitions of `controls` are read."""
+FORGOTTEN = 2.0
+"""Windows after which an id is a new one at the latest."""
 WAITING_CODES = frozenset({"rate_limited", "circuit_open", "expired"})
 
 
@@ -23,34 +25,47 @@ def _name(row: dict[str, Any]) -> str:
     return str((row.get("error") or {}).get("code", row["status"]))
 
 
-def _expected(scenario: Scenario, sent: Sent) -> int:
-    """How often it must be answered: ids sent again once they must be forgotten are new ones."""
-    return len(sent.sent_at) if scenario.options.late_duplicates else 1
+def _expected(scenario: Scenario, sent: Sent, answered_at: Sequence[float]) -> range:
+    """How often it may be answered: ids sent again once they must be forgotten are new ones.
+
+    They are remembered from their answer on, which may come long after they were sent.
+    """
+    if not scenario.options.late_duplicates:
+        return range(1, 2)
+    forgotten_s = FORGOTTEN * scenario.settings.dispatch.idempotency_window / 1000
+    earlier = [max((answer for answer in answered_at if answer <= at), default=None) for at in sent.sent_at]
+    anew = sum(
+        at - answer > forgotten_s for at, answer in zip(sent.sent_at, earlier, strict=True) if answer is not None
+    )
+    return range(1 + anew, len(sent.sent_at) + 1)
 
 
 def one_result(scenario: Scenario) -> Iterator[Violation]:
     """Exactly one result for each task id."""
     for name, sent in scenario.traffic.tasks.items():
         rows = scenario.results.get(name, [])
-        expected = _expected(scenario, sent)
-        if len(rows) == expected or (sent.lost and len(rows) <= expected):
+        expected = _expected(scenario, sent, [at for at, _ in rows])
+        if len(rows) in expected or (sent.lost and len(rows) < expected.stop):
             continue
         codes = [(round(at, 2), _name(row), row.get("agentId")) for at, row in rows]
         wanted = {key: sent.body[key] for key in ("target", "capabilities") if key in sent.body}
-        detail = f"{len(rows)} results of {expected} {codes}; {wanted}; sent at {[round(at, 2) for at in sent.sent_at]}"
-        yield Violation("lost task" if len(rows) < expected else "doubled task", name, detail)
+        detail = f"{len(rows)} results of {expected.start} {codes}; {wanted}; sent at {[round(at, 2) for at in sent.sent_at]}"
+        yield Violation("lost task" if len(rows) < expected.start else "doubled task", name, detail)
 
 
 def one_plan_result(scenario: Scenario) -> Iterator[Violation]:
     """Exactly one result for each plan id, at most one for each of its steps."""
     for name, sent in scenario.traffic.plans.items():
-        rows, expected = scenario.plan_results.get(name, []), _expected(scenario, sent)
-        if len(rows) != expected:
-            which = "lost plan" if len(rows) < expected else "doubled plan"
-            yield Violation(which, name, f"{len(rows)} results of {expected}: {[row['status'] for _, row in rows]}")
+        rows = scenario.plan_results.get(name, [])
+        expected = _expected(scenario, sent, [at for at, _ in rows])
+        if len(rows) not in expected:
+            which = "lost plan" if len(rows) < expected.start else "doubled plan"
+            yield Violation(
+                which, name, f"{len(rows)} results of {expected.start}: {[row['status'] for _, row in rows]}"
+            )
         for place in range(len(sent.body["tasks"])):
             step = f"{name}#{place}"
-            if len(scenario.results.get(step, [])) > expected:
+            if len(scenario.results.get(step, [])) >= expected.stop:
                 yield Violation("doubled step", step, str([_name(row) for _, row in scenario.results[step]]))
 
 
@@ -81,7 +96,7 @@ def deadlines(scenario: Scenario) -> Iterator[Violation]:
     """Who gave a deadline has a result by then; nobody else's task ends for having waited (contracts 2a)."""
     if scenario.options.time == "task" or scenario.options.skew:
         return
-    slack_s = FAULTY_SLACK_S if {fault.kind for fault in scenario.faults} & MOVES else QUIET_SLACK_S
+    slack_s = FAULTY_SLACK_S if {fault.kind for fault in scenario.faults} & (MOVES | {"grow"}) else QUIET_SLACK_S
     for name, sent in scenario.traffic.tasks.items():
         for at, row in scenario.results.get(name, [])[:1]:
             code = _name(row)
@@ -103,7 +118,7 @@ def _refused_by_agent(scenario: Scenario, name: str) -> bool:
 
 def cancels(scenario: Scenario) -> Iterator[Violation]:
     """A request to cancel is heard: what goes on long after it was not cut off."""
-    within_s = FAULTY_CANCEL_S if {fault.kind for fault in scenario.faults} & MOVES else CANCEL_S
+    within_s = FAULTY_CANCEL_S if {fault.kind for fault in scenario.faults} & (MOVES | {"grow"}) else CANCEL_S
     for what, sent_ones, found in (
         ("task", scenario.traffic.tasks, scenario.results),
         ("plan", scenario.traffic.plans, scenario.plan_results),

@@ -1,0 +1,114 @@
+"""The request that makes a member's offsets part of a transaction (TxnOffsetCommit v3, KIP-447, Kafka 2.5).
+
+aiokafka's own is of a version that names no member: a coordinator takes it from anybody. In: offsets, a member. Out: a request
+for aiokafka's client; errors that say that the member is none any more.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka.errors import IllegalGenerationError, KafkaError, RebalanceInProgressError, UnknownMemberIdError
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from streams.engine.membership import Membership
+
+FENCED_INSTANCE_ID = 82
+"""Of the protocol; aiokafka has no name for it."""
+NO_LEADER_EPOCH = -1
+_STRANGER_CODES = (
+    IllegalGenerationError.errno,
+    UnknownMemberIdError.errno,
+    RebalanceInProgressError.errno,
+    FENCED_INSTANCE_ID,
+)
+
+
+class NotAMember(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
+    """The group's coordinator refused offsets: the generation they were sent with is over. Nothing of them comes into force."""
+
+
+class _Response(Response):  # type: ignore[misc]
+    API_KEY = 28
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "errors",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(("partition", Int32), ("error_code", Int16), ("tags", TaggedFields)),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _Struct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 28
+    API_VERSION = 3
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _Response
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")),
+        ("group_id", CompactString("utf-8")),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("generation", Int32),
+        ("member_id", CompactString("utf-8")),
+        ("instance_id", CompactString("utf-8")),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", CompactString("utf-8")),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class MemberOffsets(Request[_Struct]):  # type: ignore[misc]
+    """`manager`: aiokafka's of the transaction."""
+
+    API_KEY = 28
+
+    def __init__(
+        self, manager: Any, group: str, member: Membership, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+    ) -> None:
+        self._producer = (manager.transactional_id, group, manager.producer_id, manager.producer_epoch)
+        self._member = member
+        self._offsets = offsets
+
+    def build(self, request_struct_class: type[_Struct]) -> _Struct:
+        rows: dict[str, list[tuple[int, int, int, str, dict[int, bytes]]]] = defaultdict(list)
+        for tp, place in sorted(self._offsets.items()):
+            rows[tp.topic].append((tp.partition, place.offset, NO_LEADER_EPOCH, place.metadata, {}))
+        return request_struct_class(*self._producer, *self._member, [(topic, of, {}) for topic, of in rows.items()], {})
+
+
+def refused(answer: Any) -> dict[str, list[tuple[int, int]]]:
+    """Topic to partitions and their error codes. Raises `NotAMember`."""
+    found = {topic: [(partition, code) for partition, code, _ in rows] for topic, rows, _ in answer.errors}
+    codes = {code for rows in found.values() for _, code in rows}
+    if strange := codes.intersection(_STRANGER_CODES):
+        raise NotAMember(f"the group's coordinator refuses offsets of a generation that is over (code {min(strange)})")
+    return found

@@ -1,0 +1,32 @@
+"""As whom a worker commits offsets: the group's coordinator refuses those of a member that is none any more (KIP-447).
+
+In: a consumer of the group. Out: its generation and member id at that moment. They are kept with the partition that was opened
+then: the next assignment has others, so nothing of the last one can be committed after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import UnknownMemberIdError
+
+
+class Membership(NamedTuple):
+    """One member in one generation of its group. `instance_id`: of a static member."""
+
+    generation: int
+    member_id: str
+    instance_id: str | None = None
+
+
+def membership(consumer: AIOKafkaConsumer) -> Membership:
+    """Who this consumer is in its group now. Raises `UnknownMemberIdError` if it is no member.
+
+    A coordinator takes offsets without a member id from anybody, so they must never be sent.
+    """
+    coordinator: Any = consumer._coordinator
+    found = Membership(coordinator.generation, coordinator.member_id, coordinator._group_instance_id)
+    if found.generation < 0 or not found.member_id:
+        raise UnknownMemberIdError
+    return found

@@ -1,0 +1,165 @@
+"""Transactions that producers of a group left open, and their end.
+
+In: the group's consumer, the partition of a state topic. Out: what other producers of the group hold open there is aborted.
+A worker that was killed leaves its transaction open until its timeout (a minute); until then nobody can read the offsets and the
+state of its partitions. The one that takes a partition over finds the transaction by the partition (KIP-664, Kafka 3.0) and
+starts its transactional id anew, which aborts it. Whoever held it is a member no more, or has given the partition up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.errors import ConcurrentTransactions, IncompatibleBrokerVersion, KafkaError, NoError, for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.transaction import InitProducerIdRequest
+from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
+from aiokafka.structs import TopicPartition
+
+log = structlog.get_logger(__name__)
+
+ONGOING = "Ongoing"
+"""Of the protocol: a transaction whose end nobody has asked for yet."""
+TRANSACTION_TIMEOUT_MS = 60_000
+ABORT_TRIES = 100
+ABORT_PAUSE_S = 0.02
+
+
+class _ListResponse(Response):  # type: ignore[misc]  # aiokafka ships no types
+    API_KEY = 66
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("error_code", Int16),
+        ("unknown_state_filters", CompactArray(CompactString("utf-8"))),
+        (
+            "transactions",
+            CompactArray(
+                ("transactional_id", CompactString("utf-8")),
+                ("producer_id", Int64),
+                ("state", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _ListStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 66
+    API_VERSION = 0
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _ListResponse
+    SCHEMA = Schema(
+        ("state_filters", CompactArray(CompactString("utf-8"))),
+        ("producer_id_filters", CompactArray(Int64)),
+        ("tags", TaggedFields),
+    )
+
+
+class _ListTransactions(Request[_ListStruct]):  # type: ignore[misc]
+    API_KEY = 66
+
+    def build(self, request_struct_class: type[_ListStruct]) -> _ListStruct:
+        return request_struct_class([ONGOING], [], {})
+
+
+class _DescribeResponse(Response):  # type: ignore[misc]
+    API_KEY = 65
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "transactions",
+            CompactArray(
+                ("error_code", Int16),
+                ("transactional_id", CompactString("utf-8")),
+                ("state", CompactString("utf-8")),
+                ("timeout_ms", Int32),
+                ("start_time_ms", Int64),
+                ("producer_id", Int64),
+                ("producer_epoch", Int16),
+                (
+                    "topics",
+                    CompactArray(
+                        ("topic", CompactString("utf-8")),
+                        ("partitions", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _DescribeStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 65
+    API_VERSION = 0
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _DescribeResponse
+    SCHEMA = Schema(("transactional_ids", CompactArray(CompactString("utf-8"))), ("tags", TaggedFields))
+
+
+class _DescribeTransactions(Request[_DescribeStruct]):  # type: ignore[misc]
+    API_KEY = 65
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._ids = list(ids)
+
+    def build(self, request_struct_class: type[_DescribeStruct]) -> _DescribeStruct:
+        return request_struct_class(self._ids, {})
+
+
+async def end_left_open(consumer: AIOKafkaConsumer, tp: TopicPartition, group: str, own: str) -> None:
+    """Abort the transactions that producers of `group`, other than `own`, hold open in `tp`. Raises `KafkaError`.
+
+    Their transactional ids begin with the group's name and a dash. A broker that knows neither request leaves them to time out.
+    """
+    client: AIOKafkaClient = consumer._client
+    for node_id in [broker.nodeId for broker in client.cluster.brokers()]:
+        try:
+            for transactional_id in await _holders(client, node_id, tp, f"{group}-"):
+                if transactional_id != own:
+                    log.info("ending a transaction that an earlier owner left open", transactional_id=transactional_id,
+                             partition=tp.partition)  # fmt: skip
+                    await _abort(client, node_id, transactional_id)
+        except (IncompatibleBrokerVersion, NotImplementedError):
+            return
+
+
+async def _holders(client: AIOKafkaClient, node_id: int, tp: TopicPartition, prefix: str) -> list[str]:
+    """Of the transactions that this broker coordinates."""
+    listed = await client.send(node_id, _ListTransactions(), group=ConnectionGroup.COORDINATION)
+    _check(listed.error_code)
+    ids = [transactional_id for transactional_id, _, _, _ in listed.transactions if transactional_id.startswith(prefix)]
+    if not ids:
+        return []
+    described = await client.send(node_id, _DescribeTransactions(ids), group=ConnectionGroup.COORDINATION)
+    return [row[1] for row in described.transactions if row[0] == NoError.errno and _holds(row[2], row[7], tp)]
+
+
+def _holds(state: str, topics: Iterable[Any], tp: TopicPartition) -> bool:
+    return state == ONGOING and any(topic == tp.topic and tp.partition in partitions for topic, partitions, _ in topics)
+
+
+async def _abort(client: AIOKafkaClient, node_id: int, transactional_id: str) -> None:
+    for _ in range(ABORT_TRIES):
+        request = InitProducerIdRequest(transactional_id, TRANSACTION_TIMEOUT_MS)
+        code = (await client.send(node_id, request, group=ConnectionGroup.COORDINATION)).error_code
+        if code != ConcurrentTransactions.errno:
+            _check(code)
+            return
+        await asyncio.sleep(ABORT_PAUSE_S)
+
+
+def _check(code: int) -> None:
+    if code != NoError.errno:
+        error: KafkaError = for_code(code)()
+        raise error

@@ -1,0 +1,275 @@
+"""One transaction at a time for all partitions of a role: what is ready in any of them goes along.
+
+A broker's work is by the transaction, far more than by the partition or record in it. With one producer for each partition, a few
+hundred tasks a second kept a broker busy with transactions of one task.
+
+In: from each partition, a function that collects what it has ready. Out: one transaction, then the next, at a distance
+(`streams.rules.engine.pacing`). An earlier owner of a partition is shut out by its group: offsets that are sent with a generation
+that is over are refused, and a transaction without its offsets is not ended. So every commit of a partition holds its offsets.
+
+When a transaction fails before its end was asked for, nothing of it comes into force once a new producer epoch has begun. It is
+run again: all together after a fault that passes, each partition by itself after one that does not, so that only the partition
+with the fault loses its place. When the answer to its end is lost, the offsets that are committed then tell what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+
+from streams.engine.commit import COMMIT_TIMEOUT_S, Collect, Commit, CommitFailed, Pace
+from streams.engine.faults import describe_error, is_transient
+from streams.engine.group_offsets import committed_offsets
+from streams.engine.membership import Membership, membership
+
+log = structlog.get_logger(__name__)
+
+MOST_BYTES = 32 * 1024 * 1024
+"""Outputs of one transaction; a partition that would go beyond waits for the next one."""
+RETRY_PAUSE_S = 0.1
+MAX_RETRY_PAUSE_S = 2.0
+
+
+class Transactor(Protocol):
+    """Runs transactions under one transactional id."""
+
+    async def start(self) -> None:
+        """Begin a new producer epoch: what an earlier one left open is aborted. Raises `KafkaError`, `TimeoutError`."""
+        ...
+
+    async def run(self, commits: Sequence[Commit], member: Membership) -> None:
+        """One transaction, all or nothing. Raises `CommitFailed`; then a new start is needed."""
+        ...
+
+    async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
+        """Abort what other producers of the group left open in that partition. Raises `KafkaError`."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections; an open transaction is left to be aborted."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A partition that waits for its commit."""
+
+    collect: Collect
+    member: Membership
+    consumer: AIOKafkaConsumer
+    done: asyncio.Future[None]
+    commit: Commit | None = None
+
+
+class SharedTransactions:
+    """The transactions of one role of this worker."""
+
+    def __init__(self, transactor: Transactor, interval_max_s: float) -> None:
+        self._transactor = transactor
+        self._pace = Pace(interval_max_s)
+        self.hurry = self._pace.hurry
+        self._waiting: dict[_Waiting, None] = {}
+        self._wanted = asyncio.Event()
+        self._under_way: dict[int, asyncio.Event] = {}
+        """By partition number: what tells that its transaction has ended."""
+        self._started = False
+        self._starting = asyncio.Lock()
+        self._loop_task: asyncio.Task[None] | None = None
+
+    def partition(self, number: int, consumer: AIOKafkaConsumer) -> PartitionCommitter:
+        """The committer of one partition, for as long as it is open."""
+        return PartitionCommitter(self, number, consumer)
+
+    async def started(self, number: int) -> None:
+        """Wait until no earlier commit of that partition can come into force any more. Raises `KafkaError`, `TimeoutError`."""
+        while (ended := self._under_way.get(number)) is not None:
+            await ended.wait()
+        await self._ensure_started()
+        if self._loop_task is None:
+            self._loop_task = asyncio.create_task(self._run(), name="transactions")
+
+    async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
+        """See `Transactor`."""
+        await self._transactor.end_left_open(number, consumer)
+
+    async def commit(self, collect: Collect, member: Membership, consumer: AIOKafkaConsumer) -> None:
+        """Take part in the next transaction. Raises `CommitFailed`, and what `collect` raises."""
+        waiting = _Waiting(collect, member, consumer, asyncio.get_running_loop().create_future())
+        self._waiting[waiting] = None
+        self._wanted.set()
+        try:
+            await waiting.done
+        finally:
+            self._waiting.pop(waiting, None)
+
+    async def close(self) -> None:
+        """End; nobody waits for a commit any more."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loop_task
+        await self._transactor.close()
+
+    async def _ensure_started(self) -> None:
+        async with self._starting:
+            if not self._started:
+                await self._transactor.start()
+                self._started = True
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            await self._pace.turn()
+            self._wanted.clear()
+            groups = self._collect()
+            ended = asyncio.Event()
+            numbers = [one.commit.number for group in groups for one in group if one.commit is not None]
+            self._under_way.update(dict.fromkeys(numbers, ended))
+            try:
+                for group in groups:
+                    await self._commit(group)
+            finally:
+                for number in numbers:
+                    self._under_way.pop(number, None)
+                ended.set()
+
+    def _collect(self) -> list[list[_Waiting]]:
+        """What goes along now, by membership: the members of an earlier generation are refused, and only they."""
+        groups: dict[Membership, list[_Waiting]] = defaultdict(list)
+        size = 0
+        for waiting in list(self._waiting):
+            if size >= MOST_BYTES:
+                self._wanted.set()
+                self.hurry()
+                break
+            del self._waiting[waiting]
+            if waiting.done.done():
+                continue
+            try:
+                waiting.commit = waiting.collect()
+            except Exception as error:  # its own fault, and nobody else's
+                waiting.done.set_exception(error)
+                continue
+            if waiting.commit is None:
+                waiting.done.set_result(None)
+                continue
+            size += waiting.commit.size
+            groups[waiting.member].append(waiting)
+        return list(groups.values())
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        """Commit what was collected, in one transaction or in several; tell each partition what became of it."""
+        time = asyncio.get_running_loop().time
+        until, pause_s = time() + COMMIT_TIMEOUT_S, RETRY_PAUSE_S
+        left = [group]
+        while left:
+            now = [one for one in left.pop(0) if not one.done.done()]
+            if not now:
+                continue
+            began = time()
+            failed = await self._attempt(now, until)
+            if failed is not None and failed.unknown:
+                failed = await self._found_out(now, until, failed)
+            if failed is None:
+                self._pace.ended(began)
+                _tell(now, None)
+            elif not failed.again or time() + pause_s >= until or (len(now) == 1 and not failed.transient):
+                _tell(now, failed)
+            elif failed.transient:
+                log.info("a transaction is run again", partitions=len(now), reason=str(failed))
+                left.insert(0, now)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_RETRY_PAUSE_S)
+            else:
+                log.info(
+                    "a transaction is run again, each partition by itself", partitions=len(now), reason=str(failed)
+                )
+                left = [[one] for one in now] + left
+
+    async def _attempt(self, now: list[_Waiting], until: float) -> CommitFailed | None:
+        try:
+            async with asyncio.timeout_at(until):
+                await self._ensure_started()
+                try:
+                    await self._transactor.run([one.commit for one in now if one.commit is not None], now[0].member)
+                except BaseException:
+                    self._started = False
+                    raise
+        except CommitFailed as error:
+            return error
+        except TimeoutError:
+            return CommitFailed(f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", transient=True)
+        except (KafkaError, OSError) as error:  # of a start: nothing was begun
+            return CommitFailed(f"no transaction can begin: {describe_error(error)}", is_transient(error), again=True)
+        except Exception as error:  # our own fault, or aiokafka's: nobody would run the next transaction
+            log.exception("a transaction broke the worker's own code")
+            return CommitFailed(f"the commit failed: {error!r}")
+        return None
+
+    async def _found_out(self, now: list[_Waiting], until: float, failed: CommitFailed) -> CommitFailed | None:
+        """What became of a transaction whose end was asked for; None: it came about. `failed` again: it does not show."""
+        moved = next((one for one in now if one.commit is not None and one.commit.moved), None)
+        if moved is None or moved.commit is None:
+            return failed
+        try:
+            async with asyncio.timeout_at(until):
+                await self._ensure_started()  # from here on it can come about no more
+                found = await committed_offsets(moved.consumer, list(moved.commit.offsets))
+        except Exception as error:
+            log.info("it does not show what became of a transaction", error=describe_error(error))
+            return failed
+        if all(found.get(tp) == place for tp, place in moved.commit.offsets.items()):
+            return None
+        return CommitFailed(str(failed), transient=True, again=True)
+
+
+def _tell(group: list[_Waiting], error: CommitFailed | None) -> None:
+    for waiting in group:
+        if waiting.done.done():
+            continue
+        if error is None:
+            waiting.done.set_result(None)
+        else:
+            waiting.done.set_exception(CommitFailed(str(error), error.transient))
+
+
+@dataclass(slots=True, eq=False)
+class PartitionCommitter:
+    """A partition's share in the transactions of its role; see `streams.engine.commit.Committer`."""
+
+    _transactions: SharedTransactions
+    _number: int
+    _consumer: AIOKafkaConsumer
+    _member: Membership | None = field(default=None)
+
+    async def start(self) -> None:
+        """Nothing that this worker began to commit for this partition can come into force after it."""
+        self._member = None
+        await self._transactions.started(self._number)
+        self._member = membership(self._consumer)
+
+    async def end_left_open(self) -> None:
+        """End what an earlier owner left open."""
+        await self._transactions.end_left_open(self._number, self._consumer)
+
+    async def commit(self, collect: Collect) -> None:
+        """Take part in the next transaction."""
+        if self._member is None:
+            raise CommitFailed(f"partition {self._number}: not started")
+        await self._transactions.commit(collect, self._member, self._consumer)
+
+    def hurry(self) -> None:
+        """The next transaction need not wait."""
+        self._transactions.hurry()
+
+    async def close(self) -> None:
+        """Take part in no further commit."""
+        self._member = None

@@ -1,0 +1,136 @@
+"""Transactions on Kafka: outputs of several partitions and their offsets, under one transactional id.
+
+In: commits of partitions. Out: one transaction, committed, or `CommitFailed`. After any error only a new start is safe: what the
+broker did may be unknown, and a batch it refused stays counted in the producer's sequence, so that whatever follows would be out
+of order. The new start aborts the transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError, ProducerFenced
+from aiokafka.structs import TopicPartition
+
+from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
+from streams.engine.commit import Commit, CommitFailed, Offsets, stop_producer
+from streams.engine.faults import describe_error, is_transient
+from streams.engine.member_offsets import NotAMember
+from streams.engine.membership import Membership
+from streams.engine.open_transactions import TRANSACTION_TIMEOUT_MS, end_left_open
+from streams.engine.shared_transactions import SharedTransactions
+from streams.engine.strict_producer import OutcomeUnknown, StrictProducer
+
+START_TIMEOUT_S = 60.0
+
+
+def kafka_transactions(
+    options: dict[str, Any],
+    *,
+    group: str,
+    instance_id: str | None,
+    state: str,
+    batcher: Batcher,
+    interval_max_s: float,
+) -> SharedTransactions:
+    """The transactions of one role of a worker. `state`: the topic (on the broker) that every commit writes to."""
+    # An instance that comes back has the id it had, and so ends what it left open.
+    transactional_id = f"{group}-{instance_id or uuid.uuid4().hex}"
+    transactor = KafkaTransactor(options, transactional_id=transactional_id, group=group, state=state, batcher=batcher)
+    return SharedTransactions(transactor, interval_max_s)
+
+
+class KafkaTransactor:
+    """One transactional id, hence one writer: the newest to start."""
+
+    def __init__(
+        self,
+        options: dict[str, Any],
+        *,
+        transactional_id: str,
+        group: str,
+        state: str,
+        batcher: Batcher,
+    ) -> None:
+        self._options = options
+        self._id = transactional_id
+        self._group = group
+        self._state = state
+        self._batcher = batcher
+        self._producer: StrictProducer | None = None
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin a new producer epoch. Raises `KafkaError`, `TimeoutError`."""
+        self._give_up()
+        # A transaction begun right after a commit is told CONCURRENT_TRANSACTIONS and waits the backoff: keep it short.
+        producer = StrictProducer(
+            **self._options,
+            transactional_id=self._id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            retry_backoff_ms=5,
+            max_request_size=MAX_RECORD_BYTES,
+            max_batch_size=BATCH_BYTES,
+        )
+        self._producer = producer
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await producer.start()
+        except BaseException:
+            self._give_up()
+            raise
+
+    async def run(self, commits: Sequence[Commit], member: Membership) -> None:
+        """One transaction. Raises `CommitFailed`."""
+        producer = self._producer
+        if producer is None:
+            raise CommitFailed(f"{self._id}: not started", again=True)
+        outputs = [output for commit in commits for output in commit.outputs]
+        offsets: Offsets = {tp: place for commit in commits for tp, place in commit.offsets.items()}
+        try:
+            await producer.begin_transaction()
+            await producer.finish_transaction(self._batcher.send(producer, outputs), offsets, self._group, member)
+        except NotAMember as error:
+            raise CommitFailed(f"{self._id}: {error}", transient=True) from error
+        except MessageSizeTooLargeError as error:
+            self._batcher.lower_limits()
+            raise CommitFailed(f"{self._id}: {error!r}", again=not producer.end_asked) from error
+        except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
+            cause = _ended_by(producer) or error
+            # Whoever began this id's newer epoch, or ended this one, may own the partitions by now.
+            lost = isinstance(cause, OutcomeUnknown)
+            fenced = isinstance(cause, ProducerFenced) and not lost
+            raise CommitFailed(
+                f"{self._id}: {describe_error(cause)}",
+                is_transient(cause),
+                again=not (fenced or producer.end_asked),
+                unknown=lost and producer.end_asked,
+            ) from error
+
+    async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
+        """Abort what earlier owners left open in that partition. Raises `KafkaError`."""
+        await end_left_open(consumer, TopicPartition(self._state, number), self._group, self._id)
+
+    async def close(self) -> None:
+        """Release connections; an open transaction is left to be aborted."""
+        self._give_up()
+        if self._stopping:
+            await asyncio.wait(self._stopping)
+
+    def _give_up(self) -> None:
+        """Stop the producer there was, without waiting: the brokers may be gone."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            task = asyncio.create_task(stop_producer(producer))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
+
+def _ended_by(producer: AIOKafkaProducer) -> BaseException | None:
+    """What put an end to the transaction. Whoever sends after that is told only that there is none."""
+    ending = producer._txn_manager._transaction_waiter
+    return ending.exception() if ending is not None and ending.done() and not ending.cancelled() else None
