@@ -58,7 +58,7 @@ def one_firing(scenario: Scenario) -> Iterator[Violation]:
         return  # a schedule that moves to another partition begins there when it comes
     made: dict[str, list[float]] = defaultdict(list)
     for record in scenario.committed("tasks"):
-        made[json.loads(record.value or b"{}")["id"]].append(record.timestamp)
+        made[str(json.loads(record.value or b"{}").get("id"))].append(record.timestamp)
     for name, sent in scenario.traffic.schedules.items():
         every_ms, end_ms = sent.body["everyMs"], sent.body["endAt"]
         begun_ms = _begun_ms(scenario, name)
