@@ -372,14 +372,23 @@ class Recorder:
         return output
 
     def schedule(
-        self, record: SourceRecord, task_id: str, not_before_ms: int, carried: Carried, partition: int, now_ms: int
+        self,
+        record: SourceRecord,
+        task_id: str,
+        not_before_ms: int,
+        agent_id: str,
+        carried: Carried,
+        partition: int,
+        now_ms: int,
     ) -> Output:
-        """The same bytes to the topic `scheduled`, until their time has come.
+        """The same bytes to the topic `scheduled`, until their time has come. `agent_id`: empty while none is chosen.
 
         Each record has a key of its own: a second one of the same task must not replace the first.
         """
         key = f"{record.topic}/{record.partition}/{record.offset}/{task_id}"
         own_headers = carried.own_headers() | {TASK_HEADER: task_id, NOT_BEFORE_HEADER: str(not_before_ms)}
+        if agent_id:
+            own_headers[AGENT_HEADER] = agent_id
         return self._moved("scheduled", key, record, own_headers, partition, now_ms)
 
     def duplicate(self, record: SourceRecord, task_id: str, now_ms: int) -> Output:

@@ -56,6 +56,8 @@ HOLES = (
           "firings", 12, 13, 28),
     _hole("S6", "a cancelled task that is forwarded is called before its time by a worker that has not heard of it", "scheduled",
           "called too early", 71),
+    _hole("S7", "a forwarded task that waits for its time is its own duplicate once it is released", "scheduled", "lost task",
+          84, 97, 122),
     _hole("T1", "a worker that wakes from a freeze commits for partitions that are another's", "freeze", "doubled task", 8),
     _hole("T2", "a transaction that was committed is run again when the answer to its end is lost", "late-commits",
           "doubled task", 8),

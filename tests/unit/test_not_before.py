@@ -125,6 +125,21 @@ async def test_a_task_that_was_only_forwarded_waits_for_its_time_still() -> None
     assert not d.transport.calls
 
 
+async def test_a_forwarded_task_that_waits_keeps_the_agent_chosen_for_it() -> None:
+    """Its id was checked before that was chosen: checked again after its release, it would be its own duplicate."""
+    d = Dispatching()
+    d.register(id="a1", endpoint="http://h", capabilities=["c"])
+    metadata = {"notBefore": d.wall_ms() + HOUR_MS}
+    task = {"id": "t0", "type": "agent", "capabilities": ["c"], "payload": {}, "metadata": metadata}
+    headers = ((ORIGIN_HEADER, b"1"), ("parallax-hops", b"1"), ("parallax-agent", b"a1"))
+    d.process("dispatch", intake(1, orjson.dumps(task), source="dispatch", headers=headers))
+    output = await scheduled(d, 1)
+    value, kept = released(output, d.wall_ms())
+    assert dict(kept)["parallax-agent"] == b"a1"
+    d.process("dispatch", intake(2, value, source="dispatch", headers=kept))
+    assert (await d.result(2))["agentId"] == "a1"
+
+
 async def test_a_released_task_stays_released_on_its_way() -> None:
     """It is forwarded, and the next worker's clock is behind."""
     first, second = Dispatching(partitions=50), Dispatching()

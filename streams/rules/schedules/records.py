@@ -14,6 +14,7 @@ from streams.rules.dispatch.routing import owner_key
 from streams.rules.records import Carried, Output, Recorder
 from streams.rules.schedules.times import task_id, task_of
 from streams.rules.source_record import (
+    AGENT_HEADER,
     CANCELLED_HEADER,
     EXPIRES_HEADER,
     HOPS_HEADER,
@@ -64,7 +65,9 @@ class ScheduleRecorder(Recorder):
         data = decode_json(record.value, record.headers).data
         if not isinstance(data, dict) or not isinstance(data.get("id"), str):
             raise Rejected("decode", "value: is no task")
-        key = owner_key(data)
+        # An agent was chosen if the task was forwarded before it came here: its id was found to be new then.
+        agent_id = header(record.headers, AGENT_HEADER)
+        key = agent_id or owner_key(data)
         carried = Carried(
             own_header(record.headers, ORIGIN_HEADER) or record.timestamp_ms, own_header(record.headers, EXPIRES_HEADER)
         )
@@ -73,6 +76,8 @@ class ScheduleRecorder(Recorder):
             HOPS_HEADER: "0",
             NOT_BEFORE_HEADER: str(own_header(record.headers, NOT_BEFORE_HEADER) or 0),
         }
+        if agent_id:
+            own_headers[AGENT_HEADER] = agent_id
         if cancel_reason is not None:
             own_headers[CANCELLED_HEADER] = cancel_reason
         output = self._moved("dispatch", key, record, own_headers, owner_partition(key, count), now_ms)
