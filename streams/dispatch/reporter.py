@@ -127,9 +127,14 @@ class TaskReporter:
         """The task goes to another partition."""
         self._context.metrics.forwarded.inc()
         self._note(run, "forwarded")
+        reason = None
+        if run.not_before_ms is not None and run.cancel_reason is None:
+            # Only as it is cancelled it does not wait for its time; the next worker may not have heard of that yet.
+            reason = self._context.cancelled(run.task_id, run.origin_ms)
+        now_ms = self._context.wall_ms()
         return [
             self._context.recorder.forward(
-                run.record, to.key, to.agent_id, run.carried(), run.hops + 1, to.partition, self._context.wall_ms()
+                run.record, to.key, to.agent_id, run.carried(), run.hops + 1, to.partition, now_ms, reason
             )
         ]
 

@@ -20,6 +20,7 @@ from schemas.topics import BY_NAME, event_ce_type, full_name
 from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
+    CANCELLED_HEADER,
     EXPIRES_HEADER,
     GO_ALONG,
     HOPS_HEADER,
@@ -356,11 +357,14 @@ class Recorder:
         hops: int,
         partition: int,
         now_ms: int,
+        cancel_reason: str | None = None,
     ) -> Output:
-        """The same bytes to another partition, with the agent chosen (if it is yet)."""
+        """The same bytes to another partition, with the agent chosen (if it is yet). `cancel_reason`: it is to end there."""
         own_headers = carried.own_headers() | {HOPS_HEADER: str(hops)}
         if agent_id is not None:
             own_headers[AGENT_HEADER] = agent_id
+        if cancel_reason is not None:
+            own_headers[CANCELLED_HEADER] = cancel_reason
         return self._moved("dispatch", key, record, own_headers, partition, now_ms)
 
     def to_judge(

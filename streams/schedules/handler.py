@@ -25,7 +25,7 @@ from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.dispatch.backlog import id_hash
 from streams.rules.engine.ledger import Ledger
 from streams.rules.records import Output
-from streams.rules.schedules.records import read_due
+from streams.rules.schedules.records import names_of, read_due
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
 from streams.rules.source_record import ORIGIN_HEADER, SourceRecord, own_header
 from streams.schedules.parts import ScheduleParts
@@ -123,14 +123,16 @@ class ScheduleHandler:
 
     def cancel(self, task_id: str) -> None:
         """Somebody asked to cancel this task: if it waits here, it ends."""
-        offset = self._waiting.offset_of(id_hash(task_id))
-        if offset is not None:
-            self._to_check.add(offset)
-            self._changed.set()
+        for name in names_of(task_id):
+            offset = self._waiting.offset_of(id_hash(name))
+            if offset is not None:
+                self._to_check.add(offset)
+                self._changed.set()
 
     def explain_task(self, task_id: str) -> dict[str, Any] | None:
         """What a waiting task waits for; None if it does not wait here."""
-        due_ms = self._waiting.due_of(id_hash(task_id))
+        times = (self._waiting.due_of(id_hash(name)) for name in names_of(task_id))
+        due_ms = next((each for each in times if each is not None), None)
         if due_ms is None:
             return None
         return {
@@ -165,7 +167,7 @@ class ScheduleHandler:
 
     def _accept(self, record: SourceRecord) -> list[Output]:
         due, now_ms = read_due(record.headers), self._parts.wall_ms()
-        task_hash = id_hash(due.task_id)
+        task_hash = id_hash(due.name)
         if self._waiting.offset_of(task_hash) is not None:
             self._parts.metrics.duplicates.inc()
             recorder = self._parts.recorder
@@ -262,7 +264,7 @@ class ScheduleHandler:
             if not due:
                 if reason is None:
                     return []  # an id that was used again after the request: it is another task
-                task_hash = id_hash(found.task_id)
+                task_hash = id_hash(found.name)
                 if self._waiting.offset_of(task_hash) != record.offset:
                     return []  # it was released meanwhile
                 self._waiting.remove(task_hash)

@@ -48,7 +48,7 @@ class WaitingRows:
             due = read_due(record.headers)
         except Rejected:
             return  # it is put among the dead letters when it is processed
-        self._rows[record.key] = (due.not_before_ms, record.offset, id_hash(due.task_id))
+        self._rows[record.key] = (due.not_before_ms, record.offset, id_hash(due.name))
 
     def tasks(self) -> ScheduledTasks:
         """What waits. Of two records with one task id the first counts; the other one is not processed yet."""

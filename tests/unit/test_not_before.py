@@ -46,7 +46,7 @@ async def test_a_task_whose_time_has_not_come_goes_to_its_topic_with_what_was_kn
     sent_ms = d.wall_ms()
     d.take(0, metadata={"notBefore": at_ms}, headers=(("traceparent", b"00-1"),))
     output = await scheduled(d, 0)
-    assert read_due(output.headers) == ("t0", at_ms)
+    assert read_due(output.headers) == ("t0", at_ms, False)
     assert header(output.headers, ORIGIN_HEADER) == str(sent_ms)
     assert header(output.headers, EXPIRES_HEADER) == str(at_ms + 24 * HOUR_MS)
     assert header(output.headers, "traceparent") == "00-1"
@@ -138,6 +138,18 @@ async def test_a_forwarded_task_that_waits_keeps_the_agent_chosen_for_it() -> No
     assert dict(kept)["parallax-agent"] == b"a1"
     d.process("dispatch", intake(2, value, source="dispatch", headers=kept))
     assert (await d.result(2))["agentId"] == "a1"
+
+
+async def test_a_cancelled_task_is_forwarded_with_the_reason() -> None:
+    """The next worker may not have heard of it, and would let it wait."""
+    d = Dispatching(partitions=50)
+    d.cancel_requests["t0"] = "why"
+    d.take(0, metadata={"notBefore": d.wall_ms() + HOUR_MS})
+    d.take(1, metadata={"notBefore": d.wall_ms() - 1})
+    await d.end(1)
+    (_, _, [first]), (_, _, [second]) = d.partition.ended
+    assert (first.topic, header(first.headers, CANCELLED_HEADER)) == ("dispatch", "why")
+    assert (second.topic, header(second.headers, CANCELLED_HEADER)) == ("dispatch", None)
 
 
 async def test_a_released_task_stays_released_on_its_way() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,21 @@ async def test_the_second_record_of_a_waiting_task_is_a_duplicate() -> None:
     assert (event.topic, tombstone.key) == ("events", b"tasks/0/1/t")
     await asyncio.sleep(2 * HOUR_S)
     assert s.released() == ["t"]
+    s.handler.close()
+
+
+async def test_of_two_records_the_one_with_an_agent_is_no_duplicate() -> None:
+    """The id counts as taken by it: dispatch refuses the other one. A cancel releases both."""
+    s = Scheduling()
+    s.take(0, "t", HOUR_S)
+    record = s.record(1, "t", HOUR_S)
+    s.log[1] = replace(record, headers=(*record.headers, ("parallax-agent", b"a1")))
+    s.handler.process("scheduled", s.log[1])
+    assert s.partition.ended[-1][2] == []
+    s.cancelled["t"] = "why"
+    s.handler.cancel("t")
+    await asyncio.sleep(1)
+    assert s.released() == ["t", "t"]
     s.handler.close()
 
 

@@ -35,19 +35,31 @@ class Due(NamedTuple):
 
     task_id: str
     not_before_ms: int
+    chosen: bool = False
+    """Whether an agent was chosen for it: its id counts as taken, so that another record of its task is the duplicate."""
+
+    @property
+    def name(self) -> str:
+        """Records with one name are duplicates of each other."""
+        return names_of(self.task_id)[self.chosen]
+
+
+def names_of(task_id: str) -> tuple[str, str]:
+    """The names of a task's records, without and with an agent chosen."""
+    return task_id, f"\0{task_id}"
 
 
 def read_due(headers: Iterable[tuple[str, bytes]]) -> Due:
     """Raises `Rejected` for a record that no worker wrote.
 
     >>> read_due([("parallax-task", b"t1"), ("parallax-not-before", b"1000")])
-    Due(task_id='t1', not_before_ms=1000)
+    Due(task_id='t1', not_before_ms=1000, chosen=False)
     """
     found = tuple(headers)
     task_id, due_ms = header(found, TASK_HEADER), own_header(found, NOT_BEFORE_HEADER)
     if not task_id or due_ms is None:
         raise Rejected("decode", f"headers: {TASK_HEADER} or {NOT_BEFORE_HEADER} is missing")
-    return Due(task_id, due_ms)
+    return Due(task_id, due_ms, header(found, AGENT_HEADER) is not None)
 
 
 class ScheduleRecorder(Recorder):
