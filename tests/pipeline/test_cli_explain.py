@@ -83,11 +83,20 @@ async def test_tasks_that_wait_and_that_ended_are_explained(p: Pipeline) -> None
     assert "--web: must be http://HOST:PORT" in await said(p, "explain", "b1", "--web", "worker", code=2)
 
 
+async def test_a_task_for_later_is_explained(p: Pipeline) -> None:
+    """By the worker that keeps it, with its time."""
+    await p.client.submit("good", {}, id="n1", not_before="2096-01-01T00:00:00Z")
+    await held(p, "n1", "not_before")
+    found = await said(p, "explain", "n1", "--web", p.web)
+    assert (found["code"], found["until"]) == ("not_before", "2096-01-01T00:00:00.000Z"), found
+    assert "its time has not come" in found["reason"]
+
+
 async def test_workers_are_listed_once_each(p: Pipeline) -> None:
     """What the worker says of itself; one address twice is one worker; one that is away is named."""
     [worker] = await said(p, "workers", "ls", "--web", p.web, "--web", p.web + "/")
-    assert (worker["roles"], worker["ready"], worker["web"]) == (["dispatch", "plans"], True, p.web)
-    assert worker["partitions"] == {"dispatch": [0, 1, 2, 3], "plans": [0, 1, 2, 3]}
+    assert (worker["roles"], worker["ready"], worker["web"]) == (["dispatch", "plans", "schedules"], True, p.web)
+    assert worker["partitions"] == {role: [0, 1, 2, 3] for role in ("dispatch", "plans", "schedules")}
     assert set(worker["tasks"]) == {"calling", "waiting"}
     text = await said(p, "workers", "ls", "--web", p.web, form="text")
     assert "dispatch 0-3 plans 0-3" in text

@@ -22,9 +22,7 @@ from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.shared_transactions import SharedTransactions
 from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
-from streams.rules.records import Recorder
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
-from streams.rules.source_record import INTERNAL_SOURCES
 from streams.schedules.handler import ScheduleHandler
 from streams.schedules.recurring import RecurringTasks
 from tests.simulation.group import Group
@@ -182,17 +180,6 @@ def _changes_count_from_the_workers_clock() -> None:
     RecurringTasks._last_tasks = by_own_clock  # type: ignore[method-assign]
 
 
-def _forwarded_tasks_count_as_released() -> None:
-    """S6: a worker that was sent a task called it, whatever its time, and was not told that it was cancelled."""
-
-    def not_before(given_ms: int, record: Any, judged: Any) -> int | None:
-        return None if record.topic in INTERNAL_SOURCES else given_ms
-
-    forward: Any = Recorder.forward
-    task_run._not_before_ms = not_before
-    Recorder.forward = lambda self, *told: forward(self, *told[:7])  # type: ignore[method-assign]
-
-
 def _anybody_commits_offsets() -> None:
     """T1: offsets were sent without the member and its generation, so the coordinator took them from anybody."""
     Group.knows = lambda self, member, generation: True  # type: ignore[method-assign]
@@ -223,7 +210,6 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "S3": _firings_are_forgotten,
     "S4": _schedules_begin_with_their_owner,
     "S5": _changes_count_from_the_workers_clock,
-    "S6": _forwarded_tasks_count_as_released,
     "T1": _anybody_commits_offsets,
     "T2": _lost_ends_did_not_come_about,
 }
