@@ -55,7 +55,10 @@ def test_every_task_has_one_result_and_everything_else_is_done_too(work: Work) -
 def test_nobody_is_refused_anything_and_everybody_needs_each_right(work: Work, who: Who) -> None:
     """By the broker's own audit: what was asked of it, and by which right it was allowed."""
     audit = work.broker.audit(who)
-    assert [asked.what for asked in audit if not asked.allowed] == []
+    # A list of open transactions leaves out those of other roles; the broker audits that it asked whether they may be seen.
+    mine = f"DESCRIBE TransactionalId:LITERAL:{work.app}-{who}-"
+    refused = [asked.what for asked in audit if not asked.allowed]
+    assert [what for what in refused if not what.startswith("DESCRIBE TransactionalId:") or what.startswith(mine)] == []
     # Written to only when a commit's offset map is nearly full, which takes thousands of tasks (`test_head_of_line.py`).
     rare = {str(right) for right in work.rights(who) if right.operation == "Write" and right.name.endswith(".parked")}
     used = {asked.right for asked in audit if asked.right and asked.what.startswith(_asked(asked.right))}
