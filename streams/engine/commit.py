@@ -22,7 +22,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from streams.engine.batcher import Batcher, delivered
 from streams.engine.event_wait import wait_at_most
 from streams.engine.faults import describe_error, is_transient
-from streams.rules.engine.pacing import mean_s, wait_s
+from streams.rules.engine.pacing import mean, wait_s
 from streams.rules.records import Output
 
 Offsets = dict[TopicPartition, OffsetAndMetadata]
@@ -51,12 +51,16 @@ class CommitFailed(Exception):
 
 
 class Commit(NamedTuple):
-    """What one partition has to make durable. `size`: bytes of its outputs, about. `moved`: its offsets or maps are new ones."""
+    """What one partition has to make durable.
+
+    `size`: bytes of its outputs, about; `records`: how many it finishes; `moved`: whether its offsets or maps are new ones.
+    """
 
     number: int
     outputs: Sequence[Output]
     offsets: Offsets
     size: int = 0
+    records: int = 0
     moved: bool = False
 
 
@@ -95,6 +99,7 @@ class Pace:
         self._interval_max_s = interval_max_s
         self._hurry = asyncio.Event()
         self._commit_s = FIRST_COMMIT_S
+        self._records = 1.0
         self._ended = -inf
 
     def hurry(self) -> None:
@@ -103,17 +108,19 @@ class Pace:
 
     async def turn(self) -> None:
         """Wait until the next commit may begin."""
-        gather_s = wait_s(asyncio.get_running_loop().time() - self._ended, self._commit_s, self._interval_max_s)
+        idle_s = asyncio.get_running_loop().time() - self._ended
+        gather_s = wait_s(idle_s, self._commit_s, self._records, self._interval_max_s)
         if gather_s and not self._hurry.is_set():
             await wait_at_most(self._hurry, gather_s)
         else:
             await asyncio.sleep(0)  # whatever finishes in this turn of the loop goes along
         self._hurry.clear()
 
-    def ended(self, began: float) -> None:
-        """A commit that began then has succeeded."""
+    def ended(self, began: float, records: int) -> None:
+        """A commit that began then has succeeded; it finished so many records."""
         self._ended = asyncio.get_running_loop().time()
-        self._commit_s = mean_s(self._commit_s, self._ended - began)
+        self._commit_s = mean(self._commit_s, self._ended - began)
+        self._records = mean(self._records, records)
 
 
 class PlainCommitter:
@@ -158,7 +165,7 @@ class PlainCommitter:
             raise CommitFailed(f"outputs refused: {error!r}") from error
         except Exception as error:
             raise CommitFailed(f"outputs or offsets refused: {describe_error(error)}", is_transient(error)) from error
-        self._pace.ended(began)
+        self._pace.ended(began, commit.records)
 
     async def _write(self, commit: Commit) -> None:
         for now in (

@@ -288,11 +288,11 @@ class PartitionProcessor:
 
     def _collect(self, committed: list[Callable[[], None]]) -> Commit | None:
         """What is ready; None if that is nothing. `committed` gets what is to be called once it is durable."""
-        self._record_finished()
+        records = self._record_finished()
         for source in self.ledgers:
             self._unblock(source)  # also without intake: what finishes out of order makes a map grow
         # What that finished goes along: its handler's changes, below, already say that its ids were dealt with.
-        self._record_finished()
+        records += self._record_finished()
         outputs, self._outputs = self._outputs, []
         expired, self._expired = self._expired, {}
         self._committing_bytes, self._waiting_bytes = self._waiting_bytes, 0
@@ -318,7 +318,7 @@ class PartitionProcessor:
         self._idle.clear()
         committed.append(lambda: self._note_committed(places, expired))
         committed.extend(after)
-        return Commit(self.number, outputs, offsets, self._committing_bytes, bool(moved))
+        return Commit(self.number, outputs, offsets, self._committing_bytes, records, bool(moved))
 
     def _note_committed(self, places: dict[str, tuple[int, str]], expired: dict[TopicPartition, Expired]) -> None:
         self._committed = places
@@ -328,10 +328,11 @@ class PartitionProcessor:
         if self.waiting:
             self._on_room(self)
 
-    def _record_finished(self) -> None:
+    def _record_finished(self) -> int:
         finished, self._finished = self._finished, []
         for source, offset in finished:
             self.ledgers[source].done(offset)
+        return len(finished)
 
     async def drain(self, timeout_s: float) -> None:
         """Let what runs finish, at most `timeout_s` seconds, and commit it; cut off the rest. Then the partition is closed."""

@@ -179,7 +179,7 @@ class SharedTransactions:
             if failed is not None and failed.unknown:
                 failed = await self._found_out(now, until, failed)
             if failed is None:
-                self._pace.ended(began)
+                self._pace.ended(began, sum(one.commit.records for one in now if one.commit is not None))
                 _tell(now, None)
             elif not failed.again or time() + pause_s >= until or (len(now) == 1 and not failed.transient):
                 _tell(now, failed)

@@ -20,8 +20,8 @@ class FakeCommitter:
     """Keeps every attempt and every success. `script`: what the next attempts raise; None lets one through."""
 
     def __init__(self, script: Iterable[BaseException | None] = (), interval_max_s: float = 0.01) -> None:
-        self._pace = Pace(interval_max_s)
-        self.hurry = self._pace.hurry
+        self.pace = Pace(interval_max_s)
+        self.hurry = self.pace.hurry
         self.script = deque(script)
         self.start_errors: deque[BaseException] = deque()
         self.attempts: list[tuple[list[Output], Offsets]] = []
@@ -42,7 +42,7 @@ class FakeCommitter:
 
     async def commit(self, collect: Collect) -> None:
         """As scripted, once the gate is open."""
-        await self._pace.turn()
+        await self.pace.turn()
         commit = collect()
         if commit is None:
             return
@@ -52,7 +52,7 @@ class FakeCommitter:
         if self.script and (error := self.script.popleft()) is not None:
             raise error
         self.commits.append((list(commit.outputs), dict(commit.offsets)))
-        self._pace.ended(began)
+        self.pace.ended(began, commit.records)
 
     async def close(self) -> None:
         """Count it."""

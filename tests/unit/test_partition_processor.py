@@ -457,7 +457,8 @@ async def test_records_that_are_skipped_make_no_commit_of_their_own_at_once(
 async def test_commits_keep_their_distance_until_a_batch_is_full(rig: MakeRig) -> None:
     """The first comes at once; the next only after a while that grows with what commits cost, or with a full batch."""
     one = rig(interval_max_s=600.0).open()
-    one.partition._commit_s = 100.0
+    one.committer.pace.ended(asyncio.get_running_loop().time() - 1000.0, 100)
+    await asyncio.sleep(1000.0)
     one.track(*range(FULL_BATCH + 1))
     one.partition.complete("tasks", 0, [out("first")])
     await until(lambda: one.committer.last() == (1, ""))
@@ -472,7 +473,8 @@ async def test_commits_keep_their_distance_until_a_batch_is_full(rig: MakeRig) -
 async def test_closing_ends_the_commit_loop_in_the_turn_in_which_a_batch_is_full(rig: MakeRig) -> None:
     """Its cancellation must not be lost to what it was waiting for: the rebalance would wait for it for ever."""
     one = rig(interval_max_s=600.0).open()
-    one.partition._commit_s = 100.0
+    one.committer.pace.ended(asyncio.get_running_loop().time() - 1000.0, 100)
+    await asyncio.sleep(1000.0)
     one.track(*range(FULL_BATCH + 1))
     one.partition.complete("tasks", 0, [out("first")])
     await until(lambda: one.committer.last() == (1, ""))

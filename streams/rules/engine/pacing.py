@@ -1,10 +1,11 @@
-"""How long a partition waits before its next commit. Pure.
+"""How long a worker waits before its next commit. Pure.
 
 A commit has a fixed cost, which a batch shares; a task that waits for a batch is late. So commits keep a distance that grows with
-what they cost: as many times a commit's length as `DISTANCE` says, counted from the end of the last one. Three cases follow:
+what they cost: up to `DISTANCE` times a commit's length, counted from the end of the last one. Four cases follow:
 1 a task that comes later than that is committed at once: where tasks are few, latency is one transaction;
-2 tasks that come faster share commits: they wait as long as it takes for commits to have at most a third of a partition's time;
-3 where commits are slow (a busy broker or worker) the distance grows, batches with it, and the load goes down.
+2 tasks that come one after the other, each once the last is answered, are committed at once: nothing else would come meanwhile;
+3 tasks that come faster share commits: they wait until commits take at most a third of the time;
+4 where commits are slow (a busy broker or worker) the distance grows, batches with it, and the load goes down.
 """
 
 from __future__ import annotations
@@ -12,28 +13,30 @@ from __future__ import annotations
 FULL_BATCH = 256
 """So many finished records of one partition wait no longer."""
 DISTANCE = 2.0
-"""Between two commits lie this many times the length of one."""
+"""Between two commits lie at most this many times the length of one."""
 MEMORY = 0.2
-"""Weight of the newest commit in the mean of their times."""
+"""Weight of the newest commit in the means."""
 
 
-def wait_s(idle_s: float, commit_s: float, interval_max_s: float) -> float:
+def wait_s(idle_s: float, commit_s: float, records: float, interval_max_s: float) -> float:
     """Seconds to wait before the next commit. `idle_s`: since the end of the last one.
 
-    `commit_s`: how long commits take lately. `interval_max_s`: no distance is longer.
+    `commit_s`, `records`: how long commits take and how many records they finish lately. With one each, a wait brings no others:
+    the distance grows by a commit's length for each record more. `interval_max_s`: no distance is longer.
 
-    >>> [round(wait_s(idle_s, 0.006, 0.05), 3) for idle_s in (0.0, 0.005, 1.0)]
+    >>> [round(wait_s(idle_s, 0.006, 3, 0.05), 3) for idle_s in (0.0, 0.005, 1.0)]
     [0.012, 0.007, 0.0]
-    >>> wait_s(0.0, 0.1, 0.05)
-    0.05
+    >>> wait_s(0.0, 0.006, 1, 0.05), wait_s(0.0, 0.006, 1.5, 0.05), wait_s(0.0, 0.1, 9, 0.05)
+    (0.0, 0.003, 0.05)
     """
-    return max(0.0, min(DISTANCE * commit_s, interval_max_s) - idle_s)
+    distance = min(DISTANCE, max(0.0, records - 1)) * commit_s
+    return max(0.0, min(distance, interval_max_s) - idle_s)
 
 
-def mean_s(mean: float, newest: float) -> float:
-    """The mean of commit times with the newest one in it.
+def mean(earlier: float, newest: float) -> float:
+    """The mean with the newest value in it.
 
-    >>> round(mean_s(0.01, 0.02), 6)
+    >>> round(mean(0.01, 0.02), 6)
     0.012
     """
-    return mean + MEMORY * (newest - mean)
+    return earlier + MEMORY * (newest - earlier)
