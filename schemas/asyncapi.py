@@ -85,7 +85,7 @@ def document(prefix: str = DEFAULT_PREFIX, cluster: Cluster | None = None) -> Js
     """The whole document, JSON-able, the same each time.
 
     >>> [name for name, what in document()["operations"].items() if what["action"] == "send"]
-    ['sendTask', 'sendPlan', 'sendControl', 'sendAgentRegistration', 'sendConfidenceDataPoint']
+    ['sendTask', 'sendPlan', 'sendControl', 'sendAgentRegistration', 'sendSchedule', 'sendConfidenceDataPoint']
     """
     cluster = cluster or Cluster()
     public = [topic for topic in TOPICS if topic.users_write or topic.users_read]

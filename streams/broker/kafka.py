@@ -29,7 +29,8 @@ from streams.settings import Settings, SettingsError
 
 CLIENT_ID = "parallax"
 RETRY_PAUSE_S = 0.1
-_TXN_OFFSET_COMMIT, _NAMES_MEMBERS = 28, 3
+_FENCING_REQUESTS = {28: 3, 9: 7}
+"""TxnOffsetCommit and OffsetFetch, with the versions that are needed."""
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 30.0
 """A fresh Kafka broker first creates its transaction log: seconds, a minute on a bad day."""
@@ -302,14 +303,14 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
 
 
 def offsets_name_members(versions: Mapping[int, tuple[int, int]]) -> bool:
-    """Whether a broker knows TxnOffsetCommit v3 (Kafka 2.5), by which it shuts out former owners of a partition.
+    """Whether a broker shuts out former owners of a partition: it knows TxnOffsetCommit v3 and OffsetFetch v7 (Kafka 2.5).
 
     `versions`: by the number of the request, the first and the last version that the broker knows.
 
-    >>> offsets_name_members({28: (0, 4)}), offsets_name_members({28: (0, 2)}), offsets_name_members({})
+    >>> offsets_name_members({28: (0, 4), 9: (1, 9)}), offsets_name_members({28: (0, 2), 9: (1, 9)}), offsets_name_members({})
     (True, False, False)
     """
-    return versions.get(_TXN_OFFSET_COMMIT, (0, 0))[1] >= _NAMES_MEMBERS
+    return all(versions.get(request, (0, 0))[1] >= needed for request, needed in _FENCING_REQUESTS.items())
 
 
 async def _probe(client: AIOKafkaClient, transactional_id: str) -> bool:

@@ -123,7 +123,9 @@ class DispatchRole:
                 self._options,
                 group=self._group,
                 instance_id=settings.instance_id,
-                state=full_name("state", settings.topic_prefix),
+                prefix=settings.topic_prefix,
+                state="state",
+                is_current=lambda: self.engine.is_current(),
                 batcher=self._batcher,
                 interval_max_s=settings.dispatch.commit_interval_max / 1000,
             )

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import structlog
-from aiokafka.errors import KafkaError
 
 from streams.engine.commit import Committer
 from streams.engine.faults import describe_error
@@ -39,6 +38,6 @@ async def _end(committer: Committer) -> None:
     while True:
         try:
             await committer.end_left_open()
-        except (KafkaError, OSError, TimeoutError) as error:
+        except Exception as error:  # the partition may well open without
             log.debug("transactions left open could not be ended yet", error=describe_error(error))
         await asyncio.sleep(AGAIN_S)

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.errors import ConcurrentTransactions, IncompatibleBrokerVersion, KafkaError, NoError, for_code
+from aiokafka.errors import ConcurrentTransactions, KafkaError, NoError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 ONGOING = "Ongoing"
 """Of the protocol: a transaction whose end nobody has asked for yet."""
 TRANSACTION_TIMEOUT_MS = 60_000
-ABORT_TRIES = 100
-ABORT_PAUSE_S = 0.02
+BROKER_TIMEOUT_S = 3.0
+"""For one broker; the others are asked beside it."""
 
 
 class _ListResponse(Response):  # type: ignore[misc]  # aiokafka ships no types
@@ -118,20 +118,26 @@ class _DescribeTransactions(Request[_DescribeStruct]):  # type: ignore[misc]
 
 
 async def end_left_open(consumer: AIOKafkaConsumer, tp: TopicPartition, group: str, own: str) -> None:
-    """Abort the transactions that producers of `group`, other than `own`, hold open in `tp`. Raises `KafkaError`.
+    """Abort the transactions that producers of `group`, other than `own`, hold open in `tp`.
 
     Their transactional ids begin with the group's name and a dash. A broker that knows neither request leaves them to time out.
     """
     client: AIOKafkaClient = consumer._client
-    for node_id in [broker.nodeId for broker in client.cluster.brokers()]:
-        try:
-            for transactional_id in await _holders(client, node_id, tp, f"{group}-"):
-                if transactional_id != own:
-                    log.info("ending a transaction that an earlier owner left open", transactional_id=transactional_id,
-                             partition=tp.partition)  # fmt: skip
-                    await _abort(client, node_id, transactional_id)
-        except (IncompatibleBrokerVersion, NotImplementedError):
-            return
+    nodes = [broker.nodeId for broker in client.cluster.brokers()]
+    asked = [_end_at(client, node_id, tp, f"{group}-", own) for node_id in nodes]
+    for node_id, outcome in zip(nodes, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+        if isinstance(outcome, Exception):  # the others were asked
+            log.debug("a broker does not say which transactions are open", node=node_id, error=repr(outcome))
+
+
+async def _end_at(client: AIOKafkaClient, node_id: int, tp: TopicPartition, prefix: str, own: str) -> None:
+    """Those that this broker coordinates."""
+    async with asyncio.timeout(BROKER_TIMEOUT_S):
+        for transactional_id in await _holders(client, node_id, tp, prefix):
+            if transactional_id != own:
+                log.info("ending a transaction that an earlier owner left open", transactional_id=transactional_id,
+                         partition=tp.partition)  # fmt: skip
+                await _abort(client, node_id, transactional_id)
 
 
 async def _holders(client: AIOKafkaClient, node_id: int, tp: TopicPartition, prefix: str) -> list[str]:
@@ -150,13 +156,14 @@ def _holds(state: str, topics: Iterable[Any], tp: TopicPartition) -> bool:
 
 
 async def _abort(client: AIOKafkaClient, node_id: int, transactional_id: str) -> None:
-    for _ in range(ABORT_TRIES):
-        request = InitProducerIdRequest(transactional_id, TRANSACTION_TIMEOUT_MS)
-        code = (await client.send(node_id, request, group=ConnectionGroup.COORDINATION)).error_code
-        if code != ConcurrentTransactions.errno:
-            _check(code)
-            return
-        await asyncio.sleep(ABORT_PAUSE_S)
+    """Once: the broker begins to abort it and says CONCURRENT_TRANSACTIONS, or it ended by itself meanwhile.
+
+    Asked again, it would end the transactional id's next transaction, which may be a rightful one.
+    """
+    request = InitProducerIdRequest(transactional_id, TRANSACTION_TIMEOUT_MS)
+    code = (await client.send(node_id, request, group=ConnectionGroup.COORDINATION)).error_code
+    if code != ConcurrentTransactions.errno:
+        _check(code)
 
 
 def _check(code: int) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,14 +32,20 @@ from streams.engine.membership import Membership, membership
 
 log = structlog.get_logger(__name__)
 
+TOGETHER_S = 15.0
+"""Partitions that wait longer than this for one another are tried each by itself: one of them may have no leader."""
 MOST_BYTES = 32 * 1024 * 1024
 """Outputs of one transaction; a partition that would go beyond waits for the next one."""
+CURRENT_RECHECK_S = 0.05
 RETRY_PAUSE_S = 0.1
 MAX_RETRY_PAUSE_S = 2.0
 
 
 class Transactor(Protocol):
     """Runs transactions under one transactional id."""
+
+    end_asked: bool
+    """Whether the end of the transaction that ran last was asked for."""
 
     async def start(self) -> None:
         """Begin a new producer epoch: what an earlier one left open is aborted. Raises `KafkaError`, `TimeoutError`."""
@@ -72,8 +78,13 @@ class _Waiting:
 class SharedTransactions:
     """The transactions of one role of this worker."""
 
-    def __init__(self, transactor: Transactor, interval_max_s: float) -> None:
+    def __init__(
+        self, transactor: Transactor, interval_max_s: float, is_current: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`is_current`: whether the group takes this worker for a member, see `Engine.is_current`. If not, no new epoch begins:
+        it may have a successor with the same transactional id."""
         self._transactor = transactor
+        self._is_current = is_current
         self._pace = Pace(interval_max_s)
         self.hurry = self._pace.hurry
         self._waiting: dict[_Waiting, None] = {}
@@ -121,6 +132,8 @@ class SharedTransactions:
     async def _ensure_started(self) -> None:
         async with self._starting:
             if not self._started:
+                while not self._is_current():  # noqa: ASYNC110 - heartbeats renew the lease, at long intervals
+                    await asyncio.sleep(CURRENT_RECHECK_S)
                 await self._transactor.start()
                 self._started = True
 
@@ -166,38 +179,44 @@ class SharedTransactions:
         return list(groups.values())
 
     async def _commit(self, group: list[_Waiting]) -> None:
-        """Commit what was collected, in one transaction or in several; tell each partition what became of it."""
+        """Commit what was collected, in one transaction or in several; tell each partition what became of it.
+
+        Partitions by themselves have the whole time each, so that one which hangs takes none from the others.
+        """
         time = asyncio.get_running_loop().time
-        until, pause_s = time() + COMMIT_TIMEOUT_S, RETRY_PAUSE_S
-        left = [group]
+        pause_s = RETRY_PAUSE_S
+        left = [(group, time() + COMMIT_TIMEOUT_S)]
         while left:
-            now = [one for one in left.pop(0) if not one.done.done()]
+            members, until = left.pop(0)
+            now = [one for one in members if not one.done.done()]
             if not now:
                 continue
-            began = time()
-            failed = await self._attempt(now, until)
+            began, alone = time(), len(now) == 1
+            failed = await self._attempt(now, until if alone else min(until, began + TOGETHER_S))
             if failed is not None and failed.unknown:
                 failed = await self._found_out(now, until, failed)
             if failed is None:
                 self._pace.ended(began, sum(one.commit.records for one in now if one.commit is not None))
                 _tell(now, None)
-            elif not failed.again or time() + pause_s >= until or (len(now) == 1 and not failed.transient):
+            elif not failed.again or time() + pause_s >= until or (alone and not failed.transient):
                 _tell(now, failed)
-            elif failed.transient:
+            elif alone or (failed.transient and time() - began < TOGETHER_S):
                 log.info("a transaction is run again", partitions=len(now), reason=str(failed))
-                left.insert(0, now)
+                left.insert(0, (now, until))
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_RETRY_PAUSE_S)
             else:
                 log.info(
                     "a transaction is run again, each partition by itself", partitions=len(now), reason=str(failed)
                 )
-                left = [[one] for one in now] + left
+                left = [*(([one], time() + COMMIT_TIMEOUT_S) for one in now), *left]
 
     async def _attempt(self, now: list[_Waiting], until: float) -> CommitFailed | None:
+        begun = False
         try:
             async with asyncio.timeout_at(until):
                 await self._ensure_started()
+                begun = True
                 try:
                     await self._transactor.run([one.commit for one in now if one.commit is not None], now[0].member)
                 except BaseException:
@@ -206,7 +225,10 @@ class SharedTransactions:
         except CommitFailed as error:
             return error
         except TimeoutError:
-            return CommitFailed(f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", transient=True)
+            asked = begun and self._transactor.end_asked
+            return CommitFailed(
+                f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", transient=True, again=not asked, unknown=asked
+            )
         except (KafkaError, OSError) as error:  # of a start: nothing was begun
             return CommitFailed(f"no transaction can begin: {describe_error(error)}", is_transient(error), again=True)
         except Exception as error:  # our own fault, or aiokafka's: nobody would run the next transaction
@@ -216,17 +238,22 @@ class SharedTransactions:
 
     async def _found_out(self, now: list[_Waiting], until: float, failed: CommitFailed) -> CommitFailed | None:
         """What became of a transaction whose end was asked for; None: it came about. `failed` again: it does not show."""
-        moved = next((one for one in now if one.commit is not None and one.commit.moved), None)
-        if moved is None or moved.commit is None:
+        moved = {
+            tp: place
+            for one in now
+            if one.commit is not None and one.commit.moved
+            for tp, place in one.commit.offsets.items()
+        }
+        if not moved:
             return failed
         try:
             async with asyncio.timeout_at(until):
                 await self._ensure_started()  # from here on it can come about no more
-                found = await committed_offsets(moved.consumer, list(moved.commit.offsets))
+                found = await committed_offsets(now[0].consumer, list(moved))
         except Exception as error:
             log.info("it does not show what became of a transaction", error=describe_error(error))
             return failed
-        if all(found.get(tp) == place for tp, place in moved.commit.offsets.items()):
+        if all(found.get(tp) == place for tp, place in moved.items()):
             return None
         return CommitFailed(str(failed), transient=True, again=True)
 

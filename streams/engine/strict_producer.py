@@ -236,7 +236,6 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         `KafkaError` and what else aiokafka raises; then only a new start helps, and nothing more of this transaction is sent.
         """
         sender = self._sender
-        self.end_asked = False
         enrolled = asyncio.Event()
         adding = None
         queueing = asyncio.ensure_future(batches)

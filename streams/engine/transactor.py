@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, ProducerFenced
 from aiokafka.structs import TopicPartition
 
+from schemas.topics import full_name
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
 from streams.engine.commit import Commit, CommitFailed, Offsets, stop_producer
 from streams.engine.faults import describe_error, is_transient
@@ -23,7 +24,7 @@ from streams.engine.member_offsets import NotAMember
 from streams.engine.membership import Membership
 from streams.engine.open_transactions import TRANSACTION_TIMEOUT_MS, end_left_open
 from streams.engine.shared_transactions import SharedTransactions
-from streams.engine.strict_producer import OutcomeUnknown, StrictProducer
+from streams.engine.strict_producer import StrictProducer
 
 START_TIMEOUT_S = 60.0
 
@@ -33,15 +34,19 @@ def kafka_transactions(
     *,
     group: str,
     instance_id: str | None,
+    prefix: str,
     state: str,
     batcher: Batcher,
     interval_max_s: float,
+    is_current: Callable[[], bool],
 ) -> SharedTransactions:
-    """The transactions of one role of a worker. `state`: the topic (on the broker) that every commit writes to."""
+    """The transactions of one role of a worker. `state`: the topic (short name) that every commit writes to."""
     # An instance that comes back has the id it had, and so ends what it left open.
     transactional_id = f"{group}-{instance_id or uuid.uuid4().hex}"
-    transactor = KafkaTransactor(options, transactional_id=transactional_id, group=group, state=state, batcher=batcher)
-    return SharedTransactions(transactor, interval_max_s)
+    transactor = KafkaTransactor(
+        options, transactional_id=transactional_id, group=group, prefix=prefix, state=state, batcher=batcher
+    )
+    return SharedTransactions(transactor, interval_max_s, is_current)
 
 
 class KafkaTransactor:
@@ -53,15 +58,17 @@ class KafkaTransactor:
         *,
         transactional_id: str,
         group: str,
+        prefix: str,
         state: str,
         batcher: Batcher,
     ) -> None:
         self._options = options
         self._id = transactional_id
         self._group = group
-        self._state = state
+        self._state, self._state_topic = state, full_name(state, prefix)
         self._batcher = batcher
         self._producer: StrictProducer | None = None
+        self.end_asked = False
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -89,7 +96,11 @@ class KafkaTransactor:
         producer = self._producer
         if producer is None:
             raise CommitFailed(f"{self._id}: not started", again=True)
-        outputs = [output for commit in commits for output in commit.outputs]
+        self.end_asked = producer.end_asked = False
+        # Those of the state topic first: its partitions are enrolled with the first request, and a successor looks for them.
+        outputs = sorted(
+            (output for commit in commits for output in commit.outputs), key=lambda output: output.topic != self._state
+        )
         offsets: Offsets = {tp: place for commit in commits for tp, place in commit.offsets.items()}
         try:
             await producer.begin_transaction()
@@ -101,19 +112,21 @@ class KafkaTransactor:
             raise CommitFailed(f"{self._id}: {error!r}", again=not producer.end_asked) from error
         except Exception as error:  # aiokafka also raises AssertionError and IllegalOperation, which are no KafkaError
             cause = _ended_by(producer) or error
-            # Whoever began this id's newer epoch, or ended this one, may own the partitions by now.
-            lost = isinstance(cause, OutcomeUnknown)
-            fenced = isinstance(cause, ProducerFenced) and not lost
+            # Fenced before the end was asked for: whoever did it waited for partitions that are its own by now, and the group's
+            # coordinator says so when this is run again; or it was mistaken, and this is run again rightly.
+            fenced = isinstance(cause, ProducerFenced)
             raise CommitFailed(
                 f"{self._id}: {describe_error(cause)}",
-                is_transient(cause),
-                again=not (fenced or producer.end_asked),
-                unknown=lost and producer.end_asked,
+                fenced or is_transient(cause),
+                again=not producer.end_asked,
+                unknown=fenced and producer.end_asked,
             ) from error
+        finally:
+            self.end_asked = producer.end_asked
 
     async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
         """Abort what earlier owners left open in that partition. Raises `KafkaError`."""
-        await end_left_open(consumer, TopicPartition(self._state, number), self._group, self._id)
+        await end_left_open(consumer, TopicPartition(self._state_topic, number), self._group, self._id)
 
     async def close(self) -> None:
         """Release connections; an open transaction is left to be aborted."""

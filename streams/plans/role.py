@@ -119,7 +119,9 @@ async def coordinate(
             options,
             group=group,
             instance_id=settings.instance_id,
-            state=full_name(STATE, settings.topic_prefix),
+            prefix=settings.topic_prefix,
+            state=STATE,
+            is_current=lambda: engine.is_current(),
             batcher=batcher,
             interval_max_s=interval_max_s,
         )

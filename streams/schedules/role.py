@@ -94,7 +94,9 @@ async def start_schedules(
             options,
             group=group,
             instance_id=settings.instance_id,
-            state=full_name(STATE, prefix),
+            prefix=prefix,
+            state=STATE,
+            is_current=lambda: engine.is_current(),
             batcher=batcher,
             interval_max_s=interval_max_s,
         )

@@ -57,7 +57,7 @@ class Bench:
             created.result(30)
         self.committers = [
             KafkaTransactor({"bootstrap_servers": bootstrap}, transactional_id=f"{self.prefix}{name}", group=self.prefix,
-                            state=f"{self.prefix}state", batcher=Batcher(self.prefix))
+                            prefix=self.prefix, state="state", batcher=Batcher(self.prefix))
             for name in (*range(PARTITIONS), "all")
         ]  # fmt: skip
         self.kinds: dict[str, Kind] = defaultdict(Kind)

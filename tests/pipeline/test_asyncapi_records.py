@@ -72,17 +72,18 @@ def _run(broker: str, prefix: str, endpoint: str) -> None:
             example = contract.example(messages[0])
             if "endpoint" in example:
                 example = {**example, "endpoint": endpoint}
-            produce(broker, address, [(b"summarizer", orjson.dumps(example))])
+            key = example["id"] if address.endswith(".schedules") else "summarizer"
+            produce(broker, address, [(key.encode(), orjson.dumps(example))])
         drop = fleet(7, 4000, 2, int(time.time() * 1000) - 60_000, drops=("agent-1",))
         produce(broker, f"{prefix}data-points", [(p["agentId"].encode(), orjson.dumps(p)) for p in drop])
-        for name in ("tasks", "plans", "data-points", "agents", "controls"):
+        for name in ("tasks", "plans", "data-points", "agents", "controls", "schedules"):
             produce(broker, f"{prefix}{name}", [(None, b"{no json")])
         for address, messages in contract.addresses("receive").items():
             _read(contract, broker, address, messages)
 
 
 def _read(contract: Contract, broker: str, address: str, messages: list[str]) -> None:
-    if address.endswith((".dispatch", ".parked")):
+    if address.endswith((".dispatch", ".parked", ".scheduled")):
         return  # nothing wrong gets there
     tap = Tap(broker, address)
     records = tap.until(1, WAIT_S, 1)

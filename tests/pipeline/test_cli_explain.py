@@ -85,9 +85,9 @@ async def test_tasks_that_wait_and_that_ended_are_explained(p: Pipeline) -> None
 
 async def test_a_task_for_later_is_explained(p: Pipeline) -> None:
     """By the worker that keeps it, with its time."""
-    await p.client.submit("good", {}, id="n1", not_before="2096-01-01T00:00:00Z")
-    await held(p, "n1", "not_before")
-    found = await said(p, "explain", "n1", "--web", p.web)
+    await p.client.submit("good", {}, id="later1", not_before="2096-01-01T00:00:00Z")
+    await held(p, "later1", "not_before")
+    found = await said(p, "explain", "later1", "--web", p.web)
     assert (found["code"], found["until"]) == ("not_before", "2096-01-01T00:00:00.000Z"), found
     assert "its time has not come" in found["reason"]
 

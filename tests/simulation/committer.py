@@ -49,6 +49,7 @@ class SimTransactor:
         self._group, self._state = group, state
         self._repeats = repeats
         self._epoch: int | None = None
+        self.end_asked = False
 
     async def start(self) -> None:
         """Begin a new epoch."""
@@ -64,7 +65,7 @@ class SimTransactor:
         if epoch is None:
             raise CommitFailed(f"{self._id}: not started", again=True)
         begun_at = {commit.number: self.collected[commit.number] for commit in commits}
-        end_asked = False
+        self.end_asked = False
 
         def end() -> None:
             if broker.end_transaction(self._id, epoch):
@@ -84,15 +85,17 @@ class SimTransactor:
             for outcome in await asyncio.gather(*requests, return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
-            end_asked = True
+            self.end_asked = True
             await self._repeated(end)
         except StaleEpoch as error:
-            raise CommitFailed(f"{self._id}: fenced") from error
+            raise CommitFailed(
+                f"{self._id}: fenced", transient=True, again=not self.end_asked, unknown=self.end_asked
+            ) from error
         except StaleMember as error:
             raise CommitFailed(f"{self._id}: no member", transient=True) from error
         except Exception as error:
             message, transient = f"{self._id}: {error!r}", is_transient(error)
-            raise CommitFailed(message, transient, again=not end_asked, unknown=end_asked) from error
+            raise CommitFailed(message, transient, again=not self.end_asked, unknown=self.end_asked) from error
 
     async def close(self) -> None:
         """Commit no more; an open transaction is left to be aborted."""

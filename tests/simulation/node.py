@@ -424,8 +424,10 @@ class Node:
         transactor = SimTransactor(
             self, group, full_name(state, self.prefix), self.shared.repeats_in_place, self.shared.durability[role]
         )
-        transactions = SharedTransactions(transactor, settings.dispatch.commit_interval_max / 1000)
-        return Engine(
+        transactions = SharedTransactions(
+            transactor, settings.dispatch.commit_interval_max / 1000, lambda: engine.is_current()
+        )
+        engine = Engine(
             config,
             lambda number, consumer: SimCommitter(transactions, number, consumer, transactor),
             make_handler,
@@ -435,6 +437,7 @@ class Node:
             make_reader=make_reader,
             wall_ms=self.wall_ms,
         )
+        return engine
 
     def processors(self, role: str) -> Iterator[PartitionProcessor]:
         """The open partitions of a role."""

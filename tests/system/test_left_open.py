@@ -41,7 +41,8 @@ class Worker:
             self.options,
             transactional_id=f"{self.group}-{name}",
             group=self.group,
-            state=self.state,
+            prefix=prefix,
+            state="state",
             batcher=Batcher(prefix),
         )
         self.consumer: AIOKafkaConsumer

@@ -34,7 +34,8 @@ def transactor(kafka: KafkaCluster, prefix: str) -> KafkaTransactor:
         {"bootstrap_servers": kafka.bootstrap_servers},
         transactional_id=f"{prefix}group-0",
         group=f"{prefix}group",
-        state=f"{prefix}state",
+        prefix=prefix,
+        state="state",
         batcher=Batcher(prefix),
     )
 

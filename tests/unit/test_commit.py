@@ -33,21 +33,26 @@ class FailingProducer:
 
     def __init__(self, error: Exception, cause: Exception | None = None, end_asked: bool = False) -> None:
         self.error = error
-        self.end_asked = end_asked
+        self.end_asked, self._end_asked = True, end_asked  # that of the last one
         waiter = asyncio.get_running_loop().create_future() if cause else None
         if waiter is not None:
             waiter.set_exception(cause)
         self._txn_manager = SimpleNamespace(_transaction_waiter=waiter)
 
     async def begin_transaction(self) -> None:
+        """Begins."""
+
+    async def finish_transaction(self, batches: Any, *_: Any) -> None:
         """Fails."""
+        batches.close()
+        self.end_asked = self._end_asked
         raise self.error
 
 
 def transactor(producer: FailingProducer) -> KafkaTransactor:
     """With a producer that is started."""
     made = KafkaTransactor(
-        {}, transactional_id="id", group="group", state="t.state", batcher=cast("Batcher", FailingBatcher())
+        {}, transactional_id="id", group="group", prefix="t.", state="state", batcher=cast("Batcher", FailingBatcher())
     )
     made._producer = cast("Any", producer)
     return made
@@ -73,7 +78,6 @@ class FailingBatcher:
         (NotEnoughReplicasError(), True),
         (KafkaError("Unexpected error during batch delivery"), True),
         (TopicAuthorizationFailedError("results"), False),
-        (ProducerFenced(), False),
         (AssertionError("a state nobody expected"), False),
     ],
 )
@@ -96,15 +100,16 @@ async def test_a_failed_commit_tells_whether_waiting_helps(error: Exception, tra
         (TopicAuthorizationFailedError("results"), False, "again"),
         (OutcomeUnknown("AddOffsetsToTxnRequest", TimeoutError()), False, "again"),
         (OutcomeUnknown("EndTxnRequest", TimeoutError()), True, "unknown"),
-        (ProducerFenced(), False, ""),
-        (ProducerFenced(), True, ""),
+        (ProducerFenced(), False, "again"),
+        (ProducerFenced(), True, "unknown"),
+        (AssertionError("a state nobody expected"), True, ""),
         (NotAMember("over"), False, ""),
     ],
 )
 async def test_a_transaction_is_run_again_only_if_it_cannot_have_come_about(
     error: Exception, end_asked: bool, outcome: str
 ) -> None:
-    """Nor if somebody else may own its partitions by now: a newer epoch, or a newer generation."""
+    """Nor if the group says that somebody else owns its partitions."""
     with pytest.raises(CommitFailed) as caught:
         await transactor(FailingProducer(error, end_asked=end_asked)).run([commit()], MEMBER)
     assert caught.value.again is (outcome == "again")

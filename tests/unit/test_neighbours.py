@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.access import WORKER, installation, role_group
-from streams.rules.broker.neighbours import in_the_way
+from streams.rules.broker.neighbours import READS, in_the_way
 
 OURS = {"shop.p-dispatch": [["p.tasks", "p.dispatch", "p.parked"]], "shop.p-plans": [["p.plans", "p.results"]]}
 
@@ -38,11 +38,21 @@ def test_nothing_is_said_of_the_own_workers_and_of_strangers() -> None:
 
 def test_two_app_ids_on_one_prefix_are_told() -> None:
     """Of each role that doubles something."""
-    others = {"store.p-dispatch": [["p.tasks"]], "store.p-stats": [["p.data-points"]], "store.p-plans": [["p.plans"]]}
+    others = {
+        "store.p-dispatch": [["p.tasks"]],
+        "store.p-plans": [["p.plans"]],
+        "store.p-schedules": [["p.scheduled", "p.schedules"]],
+        "store.p-stats": [["p.data-points"]],
+    }
     found = in_the_way("shop", "p.", WORKER, OURS | others)
-    assert [sentence.split(" ")[3] for sentence in found] == ["store.p-dispatch", "store.p-plans", "store.p-stats"]
+    assert [sentence.split(" ")[3] for sentence in found] == [*others]
     assert all("twice" in sentence and "app_id" in sentence for sentence in found)
     assert len(in_the_way("shop", "p.", ["stats"], OURS | others)) == 1
+
+
+def test_every_role_is_known() -> None:
+    """A new one reads a topic too."""
+    assert READS.keys() == set(WORKER)
 
 
 def test_one_group_for_two_installations_is_told() -> None:

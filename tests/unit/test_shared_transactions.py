@@ -38,6 +38,8 @@ class Transactor:
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked: list[int] = []
+        self.end_asked = False
+        self.hangs: set[int] = set()
         self.closed = False
 
     async def start(self) -> None:
@@ -54,6 +56,8 @@ class Transactor:
         self.running = True
         try:
             await self.gate.wait()
+            if self.hangs.intersection(numbers):
+                await asyncio.sleep(3600)
         finally:
             self.running = False
         if self.poison.intersection(numbers):
@@ -76,8 +80,8 @@ class Rig:
 
     def __init__(self) -> None:
         self.transactor = Transactor()
-        self.transactions = SharedTransactions(self.transactor, 0.01)
-        self.generation = 1
+        self.generation, self.current = 1, True
+        self.transactions = SharedTransactions(self.transactor, 0.01, lambda: self.current)
 
     @property
     def consumer(self) -> Any:
@@ -252,6 +256,31 @@ async def test_a_transaction_that_does_not_end_ends_with_a_word(rig: Rig, monkey
     with pytest.raises(CommitFailed, match="did not end within") as caught:
         await committer.commit(ready(0))
     assert caught.value.transient
+
+
+async def test_a_partition_that_hangs_takes_no_other_along(rig: Rig) -> None:
+    """A partition of its topic has no leader, say: the others commit without it, and it has a time of its own."""
+    rig.transactor.hangs = {1}
+    committers = [await rig.open(number) for number in (1, 0, 2)]
+    waiting = [
+        asyncio.ensure_future(one.commit(ready(number))) for one, number in zip(committers, (1, 0, 2), strict=True)
+    ]
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [CommitFailed, type(None), type(None)]
+    assert rig.transactor.committed == [[0], [2]]
+
+
+async def test_a_worker_that_is_no_member_begins_no_epoch(rig: Rig) -> None:
+    """One that wakes from a freeze may have a successor with its transactional id: it would end that one's transaction."""
+    committer = await rig.open(0)
+    rig.transactor.script.append(failed(transient=True, again=True))
+    rig.current = False
+    committing = asyncio.ensure_future(committer.commit(ready(0)))
+    await asyncio.sleep(5)
+    assert rig.transactor.starts == 1
+    rig.current = True
+    await committing
+    assert rig.transactor.starts == 2
 
 
 async def test_a_refusal_is_told_as_one(rig: Rig) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from schemas.access import WORKER, Who, role_group
 from schemas.topics import full_name
 
-READS: dict[Who, str] = {"dispatch": "tasks", "plans": "plans", "stats": "data-points"}
+READS: dict[Who, str] = {"dispatch": "tasks", "plans": "plans", "schedules": "schedules", "stats": "data-points"}
 """The topic that each role reads, and no other role does."""
 
 
@@ -43,7 +43,12 @@ def in_the_way(
                         f"name; give one of them another app_id"
                     )
             elif group.endswith(f"-{role}") and any(topic in member for member in members):
-                what = {"dispatch": "each task", "plans": "each plan", "stats": "each data point"}[role]
+                what = {
+                    "dispatch": "each task",
+                    "plans": "each plan",
+                    "schedules": "each task of a schedule",
+                    "stats": "each data point",
+                }[role]
                 done = "counted" if role == "stats" else "done"
                 found.append(
                     f"workers of group {group} read {topic} too: {what} is {done} twice; workers of one topic_prefix need "
