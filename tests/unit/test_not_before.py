@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -15,10 +16,12 @@ from streams.rules.source_record import CANCELLED_HEADER, EXPIRES_HEADER, ORIGIN
 from streams.testing import FakeAgent, VirtualTime
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import intake
+from tests.support.scheduling import Scheduling
 
 pytestmark = pytest.mark.virtual_time
 
 HOUR_MS = 3_600_000
+STEP_SOURCE = ("ce_source", b"/parallax/app/plans")
 
 
 async def scheduled(d: Dispatching, offset: int) -> Output:
@@ -46,7 +49,7 @@ async def test_a_task_whose_time_has_not_come_goes_to_its_topic_with_what_was_kn
     sent_ms = d.wall_ms()
     d.take(0, metadata={"notBefore": at_ms}, headers=(("traceparent", b"00-1"),))
     output = await scheduled(d, 0)
-    assert read_due(output.headers) == ("t0", at_ms, False)
+    assert read_due(output.headers) == ("t0", at_ms, False, False)
     assert header(output.headers, ORIGIN_HEADER) == str(sent_ms)
     assert header(output.headers, EXPIRES_HEADER) == str(at_ms + 24 * HOUR_MS)
     assert header(output.headers, "traceparent") == "00-1"
@@ -61,6 +64,38 @@ async def test_two_records_of_one_task_do_not_replace_each_other() -> None:
     for offset in (0, 1):
         d.take(offset, id="same", metadata={"notBefore": d.wall_ms() + HOUR_MS})
     assert (await scheduled(d, 0)).key != (await scheduled(d, 1)).key
+
+
+async def test_a_record_that_is_read_again_later_is_written_under_another_key() -> None:
+    """Its second copy is a duplicate: that one's tombstone must not take back the first."""
+    keys = []
+    for wait_s in (0, 1):
+        d = Dispatching()
+        await asyncio.sleep(wait_s)
+        d.take(0, metadata={"notBefore": d.wall_ms() + HOUR_MS})
+        keys.append((await scheduled(d, 0)).key)
+    assert keys[0] != keys[1]
+
+
+async def test_a_users_task_and_a_step_of_one_id_both_wait() -> None:
+    """The user's `p#0` and the step `p#0` of plan p are two tasks; cancelling and asking go by the plain id."""
+    d, s = Dispatching(), Scheduling()
+    d.take(0, id="p#0", metadata={"notBefore": d.wall_ms() + HOUR_MS})
+    d.take(1, id="p#0", planId="p", metadata={"notBefore": d.wall_ms() + HOUR_MS}, headers=(STEP_SOURCE,))
+    for offset in (0, 1):
+        output = await scheduled(d, offset)
+        assert read_due(output.headers).task_id == "p#0"
+        s.log[offset] = intake(
+            offset, output.value, source="scheduled", key=output.key, headers=tuple(output.headers)
+        )
+        s.handler.process("scheduled", s.log[offset])
+        assert s.partition.ended[-1][2] == []
+    assert s.handler.explain_task("p#0") is not None
+    s.cancelled["p#0"] = "why"
+    s.handler.cancel("p#0")
+    await asyncio.sleep(1)
+    assert s.released() == ["p#0", "p#0"]
+    s.handler.close()
 
 
 async def test_a_time_that_has_passed_delays_nothing() -> None:
