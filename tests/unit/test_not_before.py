@@ -85,9 +85,7 @@ async def test_a_users_task_and_a_step_of_one_id_both_wait() -> None:
     for offset in (0, 1):
         output = await scheduled(d, offset)
         assert read_due(output.headers).task_id == "p#0"
-        s.log[offset] = intake(
-            offset, output.value, source="scheduled", key=output.key, headers=tuple(output.headers)
-        )
+        s.log[offset] = intake(offset, output.value, source="scheduled", key=output.key, headers=tuple(output.headers))
         s.handler.process("scheduled", s.log[offset])
         assert s.partition.ended[-1][2] == []
     assert s.handler.explain_task("p#0") is not None
