@@ -209,6 +209,47 @@ async def test_a_deadline_before_the_time_fails_at_once(bound: dict[str, int]) -
     assert "is not before the deadline" in error["message"]
 
 
+LOCAL = {"name": "p", "plan": {"tasks": [{"id": "a", "type": "agent", "target": "a1", "payload": 1}]}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "bound", "reason", "code"),
+    [
+        ({}, {"deadline": 1000}, None, "expired"),
+        ({}, {}, "why", "cancelled"),
+        ({"payload": "x" * 2000}, {}, None, "too_large"),
+    ],
+)
+async def test_a_pattern_that_ends_without_a_call_does_not_begin_before_its_time(
+    fields: dict[str, Any], bound: dict[str, int], reason: str | None, code: str
+) -> None:
+    """No plan begins: it fails at once, as other tasks do; a second record is the duplicate."""
+    d = Dispatching(dispatch={"max_task_bytes": 1000})
+    d.templates["p"] = LOCAL
+    if reason is not None:
+        d.cancel_requests["t"] = reason
+    metadata = {"notBefore": d.wall_ms() + HOUR_MS} | bound
+    for offset in (0, 1):
+        d.take(offset, id="t", type="pattern", target="p", metadata=metadata, **fields)
+    await d.end(1)
+    result, second = [[output.topic for output in outputs] for _, _, outputs in d.partition.ended]
+    assert ("results" in result, "plans" in result, second) == (True, False, ["events"])
+    assert (await d.result(0))["error"]["code"] == code
+
+
+async def test_a_pattern_that_was_cancelled_while_it_waited_ends_without_a_plan() -> None:
+    """The reason came with it: the plan's coordinator may not have heard of it."""
+    d = Dispatching()
+    d.templates["p"] = LOCAL
+    d.take(0, type="pattern", target="p", metadata={"notBefore": d.wall_ms() + HOUR_MS})
+    output = await scheduled(d, 0)
+    for offset, reason, wanted in ((1, "why", "results"), (2, None, "plans")):
+        value, headers = released(output, d.wall_ms(), reason)
+        d.process("dispatch", intake(offset, value, source="dispatch", headers=headers))
+        await d.end(offset)
+        assert d.partition.ended[-1][2][0].topic == wanted
+
+
 async def test_a_task_that_waits_for_its_time_holds_up_no_task_of_its_ordering_key() -> None:
     """It takes its place when it comes back."""
     d = Dispatching()
