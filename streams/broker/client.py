@@ -22,6 +22,7 @@ from schemas.messages import Plan, Task
 from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.access import require
 from streams.broker.kafka import client_options, committed_reader, start
+from streams.lenient_decoding import decode_leniently
 from streams.settings import Settings
 
 POLL_MS = 300
@@ -87,6 +88,7 @@ class Reader:
         self._consumer = consumer
         self._starts = starts
         self._ends = ends
+        self._next = dict(starts)
 
     async def to_end(self) -> AsyncIterator[Record]:
         """Every record up to the end as it was when the reader was opened, or a few more. Raises `ReadStalled`."""
@@ -94,7 +96,7 @@ class Reader:
         clock = asyncio.get_running_loop().time
         moved = clock()
         while left:
-            batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+            batches = await self._poll()
             if batches:
                 moved = clock()
             for messages in batches.values():
@@ -109,8 +111,18 @@ class Reader:
     async def polls(self) -> AsyncIterator[list[Record]]:
         """What each look at the broker brings, often nothing, for as long as the caller asks."""
         while True:
-            batches = await self._consumer.getmany(timeout_ms=POLL_MS)
+            batches = await self._poll()
             yield [_record(message) for messages in batches.values() for message in messages]
+
+    async def _poll(self) -> dict[Any, list[Any]]:
+        try:
+            batches: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
+        except UnicodeDecodeError:  # in a header key; what was read of other partitions is lost with it
+            for tp, offset in self._next.items():
+                self._consumer.seek(tp, offset)
+            batches = await decode_leniently(self._consumer, *self._next)
+        self._next |= {tp: messages[-1].offset + 1 for tp, messages in batches.items()}
+        return batches
 
     async def follow(self) -> AsyncIterator[Record]:
         """Every record from where the reader was opened, for as long as the caller asks."""
@@ -143,7 +155,7 @@ async def reading(settings: Settings, name: str, *, from_beginning: bool) -> Asy
                 consumer.seek(tp, starts[tp])
         else:
             await _stand_at_end(consumer, starts, ends)
-        yield Reader(consumer, starts if from_beginning else ends, ends)
+        yield Reader(consumer, {tp: await consumer.position(tp) for tp in tps}, ends)
     finally:
         await consumer.stop()
 
@@ -156,7 +168,7 @@ async def _stand_at_end(consumer: Any, starts: dict[Any, int], ends: dict[Any, i
     left = {tp for tp, end in ends.items() if starts[tp] < end}
     for tp, end in ends.items():
         consumer.seek(tp, end - 1 if tp in left else end)
-    with contextlib.suppress(TimeoutError):  # then what the broker said has to do
+    with contextlib.suppress(TimeoutError, UnicodeDecodeError):  # then what the broker said has to do
         async with asyncio.timeout(STALL_S):
             while left:
                 await consumer.getmany(*left, timeout_ms=POLL_MS)

@@ -145,7 +145,7 @@ class TaskReporter:
         self._note(run, "scheduled")
         return [
             self._context.recorder.schedule(
-                run.record, run.task_id, until_ms, run.chosen, run.carried(), decision.partition, now_ms
+                run.record, run.claimed_id, until_ms, run.chosen, run.carried(), decision.partition, now_ms
             )
         ]
 

@@ -18,8 +18,8 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.event_wait import wait_at_most
 from streams.engine.faults import describe_error, is_transient
-from streams.engine.lenient_decoding import decode_leniently
 from streams.engine.partition_processor import PartitionProcessor
+from streams.lenient_decoding import decode_leniently
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from schemas.topics import full_name
 from streams.engine.group import close
-from streams.engine.lenient_decoding import decode_leniently
+from streams.lenient_decoding import decode_leniently
 
 READ_TIMEOUT_S = 8.0
 """Without progress."""

@@ -387,9 +387,13 @@ class Recorder:
     ) -> Output:
         """The same bytes to the topic `scheduled`, until their time has come. `agent_id`: empty while none is chosen.
 
-        Each record has a key of its own: a second one of the same task must not replace the first.
+        `task_id`: the id under which the task is answered once, see `TaskRun.claimed_id`.
+
+        Each record has a key of its own: a second one of the same task must not replace the first. `record` may be read again
+        and written again later, so the key also has the time of writing: the tombstone of the later copy, which is a duplicate,
+        must not take back the earlier one.
         """
-        key = f"{record.topic}/{record.partition}/{record.offset}/{task_id}"
+        key = f"{record.topic}/{record.partition}/{record.offset}/{now_ms}/{task_id}"
         own_headers = carried.own_headers() | {TASK_HEADER: task_id, NOT_BEFORE_HEADER: str(not_before_ms)}
         if agent_id:
             own_headers[AGENT_HEADER] = agent_id

@@ -157,7 +157,8 @@ class ScheduleHandler:
         self._waiting.keep(_accepted(self._partition.ledgers[SOURCE]))
         self._parts.metrics.waiting.inc(len(self._waiting))
         accepted = _accepted(self._partition.ledgers["schedules"])
-        self._pending += self._recurring.restore(record for record in self._lying if accepted(record.offset))
+        lying = [record for record in self._lying if accepted(record.offset)]
+        self._pending += self._recurring.restore(lying, self._parts.wall_ms())
         self._lying = ()
         if self._pending:
             self._partition.touch()

@@ -23,4 +23,6 @@ class ScheduleParts:
     cancel_requests: Callable[[], Iterable[str]]
     """The ids of all tasks that somebody asked to cancel."""
     partition_count: Callable[[], int]
+    max_task_bytes: int
+    """A schedule is refused if its task is larger as JSON."""
     read_again: ReadAgain

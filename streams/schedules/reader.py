@@ -19,6 +19,7 @@ from streams.broker.kafka import committed_reader
 from streams.engine.group import close
 from streams.engine.handler import source_record_of
 from streams.engine.state_reader import PartitionReader
+from streams.lenient_decoding import decode_leniently
 from streams.rules.dispatch.backlog import id_hash
 from streams.rules.schedules.records import read_due
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
@@ -110,7 +111,12 @@ class ScheduleReader:
                 # `end` is that of what readers of committed records may see. Behind another worker's open transaction may lie
                 # tombstones of the owner before this one: what they take back must not be released again.
                 while true_end is None or at < true_end:
-                    for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
+                    try:
+                        batches = await consumer.getmany(tp, timeout_ms=POLL_MS)
+                    except UnicodeDecodeError:  # a header key that a user wrote
+                        consumer.seek(tp, at)
+                        batches = await decode_leniently(consumer, tp)
+                    for record in batches.get(tp, ()):
                         add(record)
                     if true_end is None and (high := consumer.highwater(tp)) is not None:
                         true_end = max(end, high)

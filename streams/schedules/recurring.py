@@ -24,7 +24,9 @@ from streams.schedules.parts import ScheduleParts
 log = structlog.get_logger(__name__)
 
 MAX_AT_ONCE = 500
-"""Tasks of one schedule in one transaction."""
+"""Tasks of one schedule in one transaction; of all schedules, as soon as there are so many, the others have to wait."""
+RETRY_MS = 60_000
+"""After a fault of the worker's own code in one schedule."""
 
 
 @dataclass(slots=True)
@@ -67,7 +69,7 @@ class RecurringTasks:
         """The earliest time of all schedules, epoch ms."""
         return min((each.next_ms for each in self._active.values() if each.next_ms is not None), default=None)
 
-    def restore(self, records: Iterable[SourceRecord]) -> list[Output]:
+    def restore(self, records: Iterable[SourceRecord], now_ms: int) -> list[Output]:
         """What earlier owners accepted, in the order of the log; of each key the newest counts.
 
         A schedule that belongs elsewhere since partitions were added is sent on.
@@ -81,7 +83,7 @@ class RecurringTasks:
                 outputs += self._parts.recorder.schedule_forward(record, owner)
                 continue
             try:
-                self._put(record)
+                self._put(record, now_ms)
             except Rejected:
                 continue  # it was put among the dead letters when it came
         return outputs
@@ -105,7 +107,7 @@ class RecurringTasks:
         if record.value is None:
             return [*before, *self._remove(name)]
         try:
-            self._put(record)
+            self._put(record, now_ms)
         except Rejected as rejected:
             log.warning("a schedule is refused", schedule=name, reason=rejected.reason)
             self._parts.metrics.refused.inc()
@@ -119,17 +121,18 @@ class RecurringTasks:
         is_due = active is not None and active.next_ms is not None and active.next_ms <= until_ms
         return self._fire(name, active, until_ms) if active is not None and is_due else []
 
-    def _put(self, record: SourceRecord) -> None:
+    def _put(self, record: SourceRecord, now_ms: int) -> None:
         schedule = decode(Schedule, record.value, record.headers)
         name = _name(record)
         if name != schedule.id:
             raise Rejected("validate", "key: must be the schedule's id")
-        after = next_time(schedule)
+        after = next_time(schedule, self._parts.max_task_bytes)
         self._known[name] = schedule
         self._active.pop(name, None)
         if not schedule.paused:
-            # What it was before it was changed, and while it was paused, is not made up for.
-            since_ms = max(self._fired.get(name, 0), record.timestamp_ms)
+            # What it was before it was changed, and while it was paused, is not made up for. A clock that was far ahead once must
+            # not silence it until then.
+            since_ms = min(max(self._fired.get(name, 0), record.timestamp_ms), now_ms + LATE_MS)
             self._active[name] = _Active(schedule, after, since_ms, after(since_ms))
 
     def _remove(self, name: str) -> list[Output]:
@@ -140,28 +143,46 @@ class RecurringTasks:
         return [self._parts.recorder.fired(name, None, self._number, 0)]
 
     def fire(self, now_ms: int) -> list[Output]:
-        """The tasks of all times that have come, and what is to be remembered of them."""
+        """The tasks of times that have come, and what is to be remembered of them: the earliest schedules first.
+
+        It ends once it has made `MAX_AT_ONCE` tasks; `next_due_ms` has come still then, and the next call goes on.
+        """
+        due = [(each.next_ms, name) for name, each in self._active.items() if each.next_ms is not None]
         outputs: list[Output] = []
-        for name, active in self._active.items():
-            if active.next_ms is not None and active.next_ms <= now_ms:
-                outputs += self._fire(name, active, now_ms)
+        for _, name in sorted(each for each in due if each[0] <= now_ms):
+            outputs += self._fire(name, self._active[name], now_ms)
+            if len(outputs) >= MAX_AT_ONCE:
+                break
         return outputs
 
     def _fire(self, name: str, active: _Active, now_ms: int) -> list[Output]:
+        """A fault costs this schedule's tasks only: its times are tried again a minute later."""
+        try:
+            return self._make(name, active, now_ms)
+        except Exception:
+            log.exception("a schedule broke the worker's own code", schedule=name)
+            active.next_ms = now_ms + RETRY_MS
+            return []
+
+    def _make(self, name: str, active: _Active, now_ms: int) -> list[Output]:
         recorder, metrics = self._parts.recorder, self._parts.metrics
         times = due_times(active.after, active.since_ms, now_ms, active.schedule.catch_up)
         whole = len(times) <= MAX_AT_ONCE
         times = times[:MAX_AT_ONCE]
+        # Later times than the last one may be missed, but none was passed over: the next look begins where this one ended.
+        since_ms = now_ms if whole else times[-1]
+        next_ms = active.after(since_ms)
+        outputs = [recorder.firing(active.schedule, at_ms, now_ms) for at_ms in times]
+        outputs.append(recorder.fired(name, since_ms, self._number, now_ms))
+        if not times:
+            log.warning("a schedule missed its times", schedule=name, since=format_time(active.since_ms))
+        # Nothing is changed before all records are there: a fault above leaves the schedule as it was.
+        active.since_ms = self._fired[name] = since_ms
+        active.next_ms = next_ms
         for at_ms in times:
             metrics.fired.inc()
             metrics.lateness.observe(max(0, now_ms - at_ms) / 1000)
-        if not times:
-            log.warning("a schedule missed its times", schedule=name, since=format_time(active.since_ms))
-        # Later times than the last one may be missed, but none was passed over: the next look begins where this one ended.
-        active.since_ms = self._fired[name] = now_ms if whole else times[-1]
-        active.next_ms = active.after(active.since_ms)
-        tasks = [recorder.firing(active.schedule, at_ms, now_ms) for at_ms in times]
-        return [*tasks, recorder.fired(name, active.since_ms, self._number, now_ms)]
+        return outputs
 
     def rows(self) -> list[dict[str, Any]]:
         """The schedules as they are, for people: with the next time, and until when times are dealt with."""

@@ -20,7 +20,7 @@ from schemas.topics import SCHEDULE_INTAKE, full_name
 from streams.agents.control_table import ControlTable
 from streams.broker.kafka import client_options
 from streams.broker.topics_admin import size_limits
-from streams.engine.batcher import Batcher
+from streams.engine.batcher import DEFAULT_LIMIT, Batcher
 from streams.engine.commit import Committer, PlainCommitter
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
@@ -41,6 +41,8 @@ from streams.settings import Settings
 UNLIMITED = 1_000_000
 """Records are finished as they are taken."""
 END_TIMEOUT_S = 8.0
+RECORD_ROOM = 16 * 1024
+"""Bytes of a batch on `tasks` that are left for the key and the headers beside a schedule's task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ async def start_schedules(
 
     controls = ControlTable(options, prefix, cancel)
     stack.push_async_callback(controls.stop)
-    batcher = Batcher(prefix, await size_limits(settings), sink.clock.now_ms)
+    limits = await size_limits(settings)
+    batcher = Batcher(prefix, limits, sink.clock.now_ms)
 
     interval_max_s = settings.dispatch.commit_interval_max / 1000
     transactions = (
@@ -123,6 +126,7 @@ async def start_schedules(
         cancelled=controls.cancelled,
         cancel_requests=controls.task_ids,
         partition_count=partition_count,
+        max_task_bytes=min(settings.dispatch.max_task_bytes, limits.get("tasks", DEFAULT_LIMIT) - RECORD_ROOM),
         read_again=records.read,
     )
     engine = Engine(

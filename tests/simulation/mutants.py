@@ -160,8 +160,8 @@ def _schedules_begin_with_their_owner() -> None:
     """S4: a new owner made the tasks of the times after its start."""
     restore: Any = RecurringTasks.restore
 
-    def begin_now(self: Any, records: Any) -> Any:
-        outputs = restore(self, records)
+    def begin_now(self: Any, records: Any, now_ms: int) -> Any:
+        outputs = restore(self, records, now_ms)
         for active in self._active.values():
             active.since_ms = max(active.since_ms, self._parts.wall_ms())
             active.next_ms = active.after(active.since_ms)

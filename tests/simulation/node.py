@@ -383,6 +383,7 @@ class Node:
             cancelled=controls.cancelled,
             cancel_requests=controls.task_ids,
             partition_count=lambda: self.partition_count("scheduled"),
+            max_task_bytes=1 << 20,
             read_again=self._read_again,
         )
         engine = self._engine(

@@ -78,6 +78,7 @@ class Scheduling:
             cancelled=lambda task_id, submitted_ms: self.cancelled.get(task_id),
             cancel_requests=lambda: list(self.cancelled),
             partition_count=lambda: partitions,
+            max_task_bytes=10_000,
             read_again=self._read_again,
         )
         rows = WaitingRows()

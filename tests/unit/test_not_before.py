@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -15,10 +16,12 @@ from streams.rules.source_record import CANCELLED_HEADER, EXPIRES_HEADER, ORIGIN
 from streams.testing import FakeAgent, VirtualTime
 from tests.support.dispatching import Dispatching
 from tests.support.partition_fakes import intake
+from tests.support.scheduling import Scheduling
 
 pytestmark = pytest.mark.virtual_time
 
 HOUR_MS = 3_600_000
+STEP_SOURCE = ("ce_source", b"/parallax/app/plans")
 
 
 async def scheduled(d: Dispatching, offset: int) -> Output:
@@ -46,7 +49,7 @@ async def test_a_task_whose_time_has_not_come_goes_to_its_topic_with_what_was_kn
     sent_ms = d.wall_ms()
     d.take(0, metadata={"notBefore": at_ms}, headers=(("traceparent", b"00-1"),))
     output = await scheduled(d, 0)
-    assert read_due(output.headers) == ("t0", at_ms, False)
+    assert read_due(output.headers) == ("t0", at_ms, False, False)
     assert header(output.headers, ORIGIN_HEADER) == str(sent_ms)
     assert header(output.headers, EXPIRES_HEADER) == str(at_ms + 24 * HOUR_MS)
     assert header(output.headers, "traceparent") == "00-1"
@@ -61,6 +64,36 @@ async def test_two_records_of_one_task_do_not_replace_each_other() -> None:
     for offset in (0, 1):
         d.take(offset, id="same", metadata={"notBefore": d.wall_ms() + HOUR_MS})
     assert (await scheduled(d, 0)).key != (await scheduled(d, 1)).key
+
+
+async def test_a_record_that_is_read_again_later_is_written_under_another_key() -> None:
+    """Its second copy is a duplicate: that one's tombstone must not take back the first."""
+    keys = []
+    for wait_s in (0, 1):
+        d = Dispatching()
+        await asyncio.sleep(wait_s)
+        d.take(0, metadata={"notBefore": d.wall_ms() + HOUR_MS})
+        keys.append((await scheduled(d, 0)).key)
+    assert keys[0] != keys[1]
+
+
+async def test_a_users_task_and_a_step_of_one_id_both_wait() -> None:
+    """The user's `p#0` and the step `p#0` of plan p are two tasks; cancelling and asking go by the plain id."""
+    d, s = Dispatching(), Scheduling()
+    d.take(0, id="p#0", metadata={"notBefore": d.wall_ms() + HOUR_MS})
+    d.take(1, id="p#0", planId="p", metadata={"notBefore": d.wall_ms() + HOUR_MS}, headers=(STEP_SOURCE,))
+    for offset in (0, 1):
+        output = await scheduled(d, offset)
+        assert read_due(output.headers).task_id == "p#0"
+        s.log[offset] = intake(offset, output.value, source="scheduled", key=output.key, headers=tuple(output.headers))
+        s.handler.process("scheduled", s.log[offset])
+        assert s.partition.ended[-1][2] == []
+    assert s.handler.explain_task("p#0") is not None
+    s.cancelled["p#0"] = "why"
+    s.handler.cancel("p#0")
+    await asyncio.sleep(1)
+    assert s.released() == ["p#0", "p#0"]
+    s.handler.close()
 
 
 async def test_a_time_that_has_passed_delays_nothing() -> None:
@@ -174,6 +207,47 @@ async def test_a_deadline_before_the_time_fails_at_once(bound: dict[str, int]) -
     assert error["code"] == "expired"
     assert error["message"].startswith("metadata.notBefore: ")
     assert "is not before the deadline" in error["message"]
+
+
+LOCAL = {"name": "p", "plan": {"tasks": [{"id": "a", "type": "agent", "target": "a1", "payload": 1}]}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "bound", "reason", "code"),
+    [
+        ({}, {"deadline": 1000}, None, "expired"),
+        ({}, {}, "why", "cancelled"),
+        ({"payload": "x" * 2000}, {}, None, "too_large"),
+    ],
+)
+async def test_a_pattern_that_ends_without_a_call_does_not_begin_before_its_time(
+    fields: dict[str, Any], bound: dict[str, int], reason: str | None, code: str
+) -> None:
+    """No plan begins: it fails at once, as other tasks do; a second record is the duplicate."""
+    d = Dispatching(dispatch={"max_task_bytes": 1000})
+    d.templates["p"] = LOCAL
+    if reason is not None:
+        d.cancel_requests["t"] = reason
+    metadata = {"notBefore": d.wall_ms() + HOUR_MS} | bound
+    for offset in (0, 1):
+        d.take(offset, id="t", type="pattern", target="p", metadata=metadata, **fields)
+    await d.end(1)
+    result, second = [[output.topic for output in outputs] for _, _, outputs in d.partition.ended]
+    assert ("results" in result, "plans" in result, second) == (True, False, ["events"])
+    assert (await d.result(0))["error"]["code"] == code
+
+
+async def test_a_pattern_that_was_cancelled_while_it_waited_ends_without_a_plan() -> None:
+    """The reason came with it: the plan's coordinator may not have heard of it."""
+    d = Dispatching()
+    d.templates["p"] = LOCAL
+    d.take(0, type="pattern", target="p", metadata={"notBefore": d.wall_ms() + HOUR_MS})
+    output = await scheduled(d, 0)
+    for offset, reason, wanted in ((1, "why", "results"), (2, None, "plans")):
+        value, headers = released(output, d.wall_ms(), reason)
+        d.process("dispatch", intake(offset, value, source="dispatch", headers=headers))
+        await d.end(offset)
+        assert d.partition.ended[-1][2][0].topic == wanted
 
 
 async def test_a_task_that_waits_for_its_time_holds_up_no_task_of_its_ordering_key() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,8 @@ from streams.rules.schedules import times
 from streams.rules.schedules.times import LATE_MS, due_times, next_time, task_of
 
 TASK = {"type": "agent", "target": "a1", "payload": {"n": 1}}
+NESTED: Any = reduce(lambda inner, _: [inner], range(300), 1)
+"""Deeper than it can be written, not than it can be read."""
 
 
 def schedule(**fields: Any) -> Schedule:
@@ -116,12 +119,21 @@ def test_a_task_is_named_after_the_schedule_and_the_time() -> None:
         ({"everyMs": 5000, "task": {"type": "agent", "payload": 1}}, "task.target"),
         ({"everyMs": 5000, "task": TASK | {"metadata": {"deadline": 5}}}, "task.metadata.deadline: is the same"),
         ({"everyMs": 5000, "task": TASK | {"metadata": {"notBefore": 5}}}, "task.metadata.notBefore: is the same"),
+        (
+            {"everyMs": 5000, "task": TASK | {"metadata": {"idempotencyKey": "k"}}},
+            "task.metadata.idempotencyKey: is the same",
+        ),
+        ({"everyMs": 5000, "task": TASK | {"payload": NESTED}}, "task: cannot be written as JSON"),
+        (
+            {"everyMs": 5000, "task": TASK | {"payload": "x" * 10_000}},
+            "task: has 10077 bytes; at most 10000 are accepted",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(fields: dict[str, Any], reason: str) -> None:
     """Field and reason."""
     with pytest.raises(Rejected) as caught:
-        next_time(schedule(**fields))
+        next_time(schedule(**fields), 10_000)
     assert reason in caught.value.reason
 
 

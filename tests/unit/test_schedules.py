@@ -9,10 +9,12 @@ import orjson
 import pytest
 
 from schemas.exact_json import loads
-from schemas.messages import Event, ScheduleMemory
+from schemas.messages import Event, Schedule, ScheduleMemory
 from schemas.partitioning import owner_partition
 from schemas.times import format_time, parse_time
+from streams.rules.records import Output
 from streams.rules.schedules.listing import Listing
+from streams.rules.schedules.records import ScheduleRecorder
 from streams.schedules import recurring
 from tests.support.scheduling import Scheduling
 
@@ -115,6 +117,70 @@ async def test_many_missed_times_are_made_in_portions(monkeypatch: pytest.Monkey
     await asyncio.sleep(2)
     assert times_of(s) == grid(begun_ms, s.wall_ms(), 1000)
     assert max(s.partition.batches) == 8
+    s.handler.close()
+
+
+async def test_many_schedules_of_one_time_are_made_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch follows the other at once, and none is left out."""
+    monkeypatch.setattr(recurring, "MAX_AT_ONCE", 10)
+    s = Scheduling()
+    names = [f"s{number}" for number in range(30)]
+    for name in names:
+        s.schedule(name, everyMs=600_000)
+    [at_ms] = grid(s.wall_ms(), s.wall_ms() + 600_000, 600_000)
+    await asyncio.sleep((at_ms - s.wall_ms()) / 1000 + 0.5)
+    assert sorted(name.partition("@")[0] for name in ids(s)) == sorted(names)
+    assert s.partition.batches == [10] * 6
+    s.handler.close()
+
+
+async def test_a_fault_in_one_schedule_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its times are made later, also if it is changed meanwhile."""
+    make, broken = ScheduleRecorder.firing, {"bad", "changed"}
+
+    def firing(recorder: ScheduleRecorder, schedule: Schedule, at_ms: int, now_ms: int) -> Output:
+        if schedule.id in broken:
+            raise ValueError("a fault")
+        return make(recorder, schedule, at_ms, now_ms)
+
+    monkeypatch.setattr(ScheduleRecorder, "firing", firing)
+    s = Scheduling()
+    begun_ms = s.wall_ms()
+    for name in ("bad", "changed", "good"):
+        s.schedule(name, **EVERY, catchUp="all")
+    await asyncio.sleep(25)
+    assert times_of(s, "good") == grid(begun_ms, s.wall_ms())
+    assert s.schedule("changed", **EVERY, paused=True) == []
+    assert times_of(s, "bad") == []
+    broken.clear()
+    await asyncio.sleep(60)
+    assert times_of(s, "bad") == grid(begun_ms, s.wall_ms())
+    s.handler.close()
+
+
+@pytest.mark.parametrize("payload", [b"[" * 300 + b"]" * 300, b'"%s"' % (b"x" * 10_000)])
+async def test_a_schedule_whose_tasks_cannot_be_written_is_refused_as_it_comes(payload: bytes) -> None:
+    """Its neighbours go on."""
+    s = Scheduling()
+    s.schedule("s", **EVERY)
+    value = b'{"id":"bad","everyMs":10000,"task":{"type":"agent","target":"a1","payload":%s}}' % payload
+    assert [output.topic for output in s.take_schedule(b"bad", value)] == ["dlq.schedules", "events"]
+    await asyncio.sleep(15)
+    assert len(times_of(s)) >= 1
+    assert times_of(s, "bad") == []
+    s.handler.close()
+
+
+async def test_a_clock_that_was_far_ahead_once_does_not_silence_a_schedule() -> None:
+    """What was fired last, and when the record came, lie a year ahead: neither can be true."""
+    year_ms = 365 * 24 * 3_600_000
+    old = Scheduling()
+    old.schedule("s", **EVERY, ahead_ms=year_ms)
+    old.handler.close()
+    ahead = ScheduleRecorder("app", "t.", "g").fired("s", old.wall_ms() + year_ms, 0, 0)
+    s = Scheduling(schedules=old.schedules, head=1, state=[ahead.value or b""])
+    await asyncio.sleep(100)
+    assert len(times_of(s)) >= 3
     s.handler.close()
 
 

@@ -11,6 +11,7 @@ from schemas.partitioning import owner_partition
 from schemas.times import format_time
 from schemas.topics import BY_NAME
 from streams.rules.dispatch.routing import owner_key
+from streams.rules.plans.run import looks_like_step
 from streams.rules.records import Carried, Output, Recorder
 from streams.rules.schedules.times import task_id, task_of
 from streams.rules.source_record import (
@@ -37,29 +38,32 @@ class Due(NamedTuple):
     not_before_ms: int
     chosen: bool = False
     """Whether an agent was chosen for it: its id counts as taken, so that another record of its task is the duplicate."""
+    users: bool = False
+    """Whether the id looks like that of a plan's step, and is a user's own: two tasks have it then."""
 
     @property
     def name(self) -> str:
         """Records with one name are duplicates of each other."""
-        return names_of(self.task_id)[self.chosen]
+        return names_of(self.task_id)[2 * self.users + self.chosen]
 
 
-def names_of(task_id: str) -> tuple[str, str]:
-    """The names of a task's records, without and with an agent chosen."""
-    return task_id, f"\0{task_id}"
+def names_of(task_id: str) -> tuple[str, str, str, str]:
+    """The names of the records of an id, without and with an agent chosen: of the task or step, then of a user's `p#0`."""
+    return task_id, f"\0{task_id}", f"\1{task_id}", f"\2{task_id}"
 
 
 def read_due(headers: Iterable[tuple[str, bytes]]) -> Due:
     """Raises `Rejected` for a record that no worker wrote.
 
     >>> read_due([("parallax-task", b"t1"), ("parallax-not-before", b"1000")])
-    Due(task_id='t1', not_before_ms=1000, chosen=False)
+    Due(task_id='t1', not_before_ms=1000, chosen=False, users=False)
     """
     found = tuple(headers)
     task_id, due_ms = header(found, TASK_HEADER), own_header(found, NOT_BEFORE_HEADER)
     if not task_id or due_ms is None:
         raise Rejected("decode", f"headers: {TASK_HEADER} or {NOT_BEFORE_HEADER} is missing")
-    return Due(task_id, due_ms, header(found, AGENT_HEADER) is not None)
+    users = task_id[0] == "\0" and looks_like_step(task_id[1:])  # see `TaskRun.claimed_id`
+    return Due(task_id[1:] if users else task_id, due_ms, header(found, AGENT_HEADER) is not None, users)
 
 
 class ScheduleRecorder(Recorder):

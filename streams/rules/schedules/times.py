@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from schemas.codec import Rejected, validate
+from schemas.codec import Rejected, dumps, validate
 from schemas.messages import CatchUp, Schedule, Task, shown
 from schemas.times import MAX_MS, format_time
 
@@ -25,7 +25,8 @@ LATE_MS = 60_000
 """A time is missed if it was not made use of for so long: shorter gaps (a worker is killed, a partition moves) lose nothing."""
 MAX_CATCH_UP = 1000
 """Missed times that `all` makes up for, the newest ones."""
-MADE_BY_THE_SCHEDULE = ("notBefore", "deadline")
+MADE_BY_THE_SCHEDULE = ("notBefore", "deadline", "idempotencyKey")
+"""Members of a task's metadata that no two of its tasks may share."""
 
 
 def task_id(schedule_id: str, at_ms: int) -> str:
@@ -42,14 +43,16 @@ def task_of(schedule: Schedule, at_ms: int) -> dict[str, object]:
     return {"id": task_id(schedule.id, at_ms), **schedule.task}
 
 
-def next_time(schedule: Schedule) -> NextTime:
+def next_time(schedule: Schedule, max_task_bytes: int | None = None) -> NextTime:
     """The schedule's times; those before `startAt`, or at `endAt` and later, are left out. Raises `Rejected` naming the field.
+
+    `max_task_bytes`: that a task may have as JSON; None: not known here, the worker checks it.
 
     >>> after = next_time(Schedule(id="s", every_ms=60_000, task={"type": "agent", "target": "a", "payload": 1}))
     >>> after(0), after(60_001)
     (60000, 120000)
     """
-    _check_task(schedule)
+    _check_task(schedule, max_task_bytes)
     if schedule.every_ms is not None:
         inner = _every(schedule.every_ms, schedule.start_at or 0)
     else:
@@ -63,16 +66,23 @@ def next_time(schedule: Schedule) -> NextTime:
     return after
 
 
-def _check_task(schedule: Schedule) -> None:
-    """The task of a time must be one that dispatch accepts."""
+def _check_task(schedule: Schedule, max_task_bytes: int | None) -> None:
+    """The task of a time must be one that can be written and that dispatch accepts: its schedule is refused, not each task."""
     metadata = schedule.task.get("metadata")
     for name in MADE_BY_THE_SCHEDULE:
         if isinstance(metadata, dict) and metadata.get(name) is not None:
             raise Rejected("validate", f"task.metadata.{name}: is the same for all times; leave it out")
+    task = task_of(schedule, 0)
     try:
-        validate(Task, task_of(schedule, 0))
+        validate(Task, task)
     except Rejected as rejected:
         raise Rejected(rejected.stage, f"task.{rejected.reason}") from None
+    try:
+        size = len(dumps(task))
+    except Rejected as rejected:
+        raise Rejected("validate", rejected.reason.replace("value:", "task:", 1)) from None
+    if max_task_bytes is not None and size > max_task_bytes:
+        raise Rejected("validate", f"task: has {size} bytes; at most {max_task_bytes} are accepted")
 
 
 def _zone(name: str) -> tzinfo:

@@ -37,7 +37,7 @@ def one_release(scenario: Scenario) -> Iterator[Violation]:
         if record.value is None:
             open_keys.pop(record.key, None)
         else:
-            task_id = dict(record.headers)[TASK_HEADER].decode()
+            task_id = dict(record.headers)[TASK_HEADER].decode().removeprefix("\0")
             open_keys[record.key] = task_id
             waited[task_id] += 1
     for record in scenario.committed("dispatch"):

@@ -1,6 +1,6 @@
 """Reading a log whose records have header keys that are no UTF-8, which aiokafka refuses with the whole batch around them.
 
-In: a consumer and one partition, sought to the record in question. Out: what a poll would have given, with the undecodable
+In: a consumer and partitions, sought to the record in question. Out: what a poll would have given, with the undecodable
 bytes of header keys replaced. C clients can write such keys; a record with one must not stop its partition.
 """
 
@@ -53,14 +53,14 @@ class _LenientRecords(_MemoryRecordsPy):  # type: ignore[misc]
 
 
 async def decode_leniently(
-    consumer: AIOKafkaConsumer, tp: TopicPartition
+    consumer: AIOKafkaConsumer, *tps: TopicPartition
 ) -> dict[TopicPartition, list[ConsumerRecord]]:
     """One lenient poll. While it runs every fetch of the process is read this (slower) way."""
     async with _lock:
         usual = fetcher.MemoryRecords
         fetcher.MemoryRecords = _LenientRecords
         try:
-            found: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(tp, timeout_ms=POLL_MS)
+            found: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(*tps, timeout_ms=POLL_MS)
             return found
         finally:
             fetcher.MemoryRecords = usual
