@@ -15,6 +15,7 @@ import httpx
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from schemas.access import WORKER
 from streams.broker.embedded import free_port
 from streams.tokens import SHORTEST
 from tests.support.charts import of_kind, render, values
@@ -162,9 +163,7 @@ async def test_a_worker_serves_and_ends_in_order_when_its_container_is_stopped(
 async def test_the_groups_that_keda_asks_for_are_those_workers_are_in(worker: Worker, broker: ComposedKafka) -> None:
     """And they have committed on the topics it names, or its lag would be of nothing."""
     await asyncio.to_thread(worker.container.until, "parallax worker ready")
-    given = values("one") | {
-        "groups": {"worker": {"roles": ["dispatch", "plans", "stats"], "autoscaling": {"enabled": True}}}
-    }
+    given = values("one") | {"groups": {"worker": {"roles": list(WORKER), "autoscaling": {"enabled": True}}}}
     [scaled] = of_kind(render(given), "ScaledObject").values()
     triggers = [trigger["metadata"] for trigger in scaled["spec"]["triggers"]]
     admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
