@@ -89,6 +89,8 @@ class Surroundings:
     """Pauses an agent asked for, as the worker heard of them: when, node, agent, seconds."""
     opened: list[tuple[float, str, str]] = field(default_factory=list)
     """Circuits that opened: when, node, agent."""
+    served: set[str] = field(default_factory=set)
+    """Tasks that were answered without a call of their own, committed or not."""
 
 
 class SimTransport:
@@ -248,8 +250,11 @@ class Node:
         log_id = log_of(output, self.prefix, self.metadata)
         if log_id is None:
             return
-        if output.topic == "events" and output.value is not None and b'"circuit:open"' in output.value:
-            self.shared.opened.append((self.world.now, self.name, orjson.loads(output.value)["data"]["agentId"]))
+        if output.topic == "events" and output.value is not None:  # noted as it happens: the event itself may get lost
+            if b'"circuit:open"' in output.value:
+                self.shared.opened.append((self.world.now, self.name, orjson.loads(output.value)["data"]["agentId"]))
+            elif b'"task:cache-hit"' in output.value:
+                self.shared.served.add(orjson.loads(output.value)["data"]["taskId"])
         row = output.key, output.value, tuple(output.headers)
         self._emitted_at = max(self._emitted_at, self.world.now + self.network.latency())
         self.world.at(

@@ -36,12 +36,6 @@ def one_at_a_time(scenario: Scenario) -> Iterator[Violation]:
                     until, last = ended, task_id
 
 
-def _served(scenario: Scenario) -> set[str]:
-    """Tasks that were answered without a call, committed or not."""
-    events = (json.loads(record.value or b"{}") for record in scenario.committed("events"))
-    return {event["data"]["taskId"] for event in events if event["type"] == "task:cache-hit"}
-
-
 def _is_promised(scenario: Scenario) -> bool:
     """Not across added partitions, nor in a log that lost its end: some of what took the lost offsets is read before the rest."""
     truncated = any(fault.kind == "truncate" for fault in scenario.faults)
@@ -57,7 +51,7 @@ def in_order(scenario: Scenario) -> Iterator[Violation]:
     if not _is_promised(scenario):
         return
     changes = sorted(at for agent in scenario.shared.agents.values() for at, _ in agent.registered)
-    served = _served(scenario)
+    served = scenario.shared.served
     place = {name: number for number, name in enumerate(scenario.traffic.tasks)}
     for agent in scenario.shared.agents.values():
         first: dict[str, float] = {}
