@@ -7,6 +7,7 @@ bytes of header keys replaced. C clients can write such keys; a record with one 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -64,3 +65,21 @@ async def decode_leniently(
             return found
         finally:
             fetcher.MemoryRecords = usual
+
+
+async def poll_from(
+    consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, int], timeout_ms: int, max_records: int | None = None
+) -> dict[TopicPartition, list[ConsumerRecord]]:
+    """A poll of partitions that stand at these positions; leniently from there where a header key cannot be decoded.
+
+    What aiokafka had read of the other partitions is lost with its error, so all of them are sought again.
+    """
+    try:
+        found: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(
+            *positions, timeout_ms=timeout_ms, max_records=max_records
+        )
+    except UnicodeDecodeError:
+        for tp, offset in positions.items():
+            consumer.seek(tp, offset)
+        return await decode_leniently(consumer, *positions)
+    return found

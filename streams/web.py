@@ -215,12 +215,7 @@ class WebServer:
     def _partition_statuses(self) -> Iterator[PartitionStatus]:
         """Of all roles."""
         stats = [] if self.stats is None else self.stats.partition_statuses()
-        return chain(
-            partition_statuses(self.engine),
-            partition_statuses(None if self.plans is None else self.plans.engine),
-            partition_statuses(None if self.schedules is None else self.schedules.engine),
-            stats,
-        )
+        return chain(*map(partition_statuses, self.engines().values()), stats)
 
     async def _worker(self, request: web.Request) -> web.Response:
         """This worker: who it is, what it owns, how much it has to do, and the workers it knows of."""

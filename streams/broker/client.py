@@ -22,7 +22,7 @@ from schemas.messages import Plan, Task
 from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.access import require
 from streams.broker.kafka import client_options, committed_reader, start
-from streams.lenient_decoding import decode_leniently
+from streams.lenient_decoding import poll_from
 from streams.settings import Settings
 
 POLL_MS = 300
@@ -115,12 +115,7 @@ class Reader:
             yield [_record(message) for messages in batches.values() for message in messages]
 
     async def _poll(self) -> dict[Any, list[Any]]:
-        try:
-            batches: dict[Any, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
-        except UnicodeDecodeError:  # in a header key; what was read of other partitions is lost with it
-            for tp, offset in self._next.items():
-                self._consumer.seek(tp, offset)
-            batches = await decode_leniently(self._consumer, *self._next)
+        batches = await poll_from(self._consumer, self._next, POLL_MS)
         self._next |= {tp: messages[-1].offset + 1 for tp, messages in batches.items()}
         return batches
 

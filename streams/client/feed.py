@@ -17,7 +17,7 @@ from aiokafka.structs import ConsumerRecord
 
 from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.kafka import client_options, committed_reader, start
-from streams.lenient_decoding import decode_leniently
+from streams.lenient_decoding import poll_from
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Feed:
         try:
             if self._consumer is None:
                 self._consumer = await self._connected()
-            batches = await self._batches(self._consumer)
+            batches = await poll_from(self._consumer, self._positions, POLL_MS)
             for tp, records in batches.items():
                 self._positions[tp] = records[-1].offset + 1
             now = asyncio.get_running_loop().time()
@@ -74,15 +74,6 @@ class Feed:
             await asyncio.sleep(RETRY_PAUSE_S)
             return []
         return [record for records in batches.values() for record in records]
-
-    async def _batches(self, consumer: Any) -> dict[TopicPartition, list[ConsumerRecord]]:
-        try:
-            found: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(timeout_ms=POLL_MS)
-            return found
-        except UnicodeDecodeError:  # in a header key; what was read of other partitions is lost with it
-            for tp, offset in self._positions.items():
-                consumer.seek(tp, offset)
-            return await decode_leniently(consumer, *self._positions)
 
     async def ends(self) -> dict[TopicPartition, int]:
         """The end of each partition as of now. Raises `KafkaError`."""
@@ -176,12 +167,7 @@ class Feed:
         for tp in tps:
             consumer.seek(tp, ends[tp] - 1 if tp in left else ends[tp])
         while left:
-            try:
-                await consumer.getmany(*left, timeout_ms=POLL_MS)
-            except UnicodeDecodeError:
-                for tp in left:
-                    consumer.seek(tp, ends[tp] - 1)
-                await decode_leniently(consumer, *left)
+            await poll_from(consumer, {tp: ends[tp] - 1 for tp in left}, POLL_MS)
             left = {tp for tp in left if await consumer.position(tp) < ends[tp]}
         for tp in tps:
             self._positions[tp] = await consumer.position(tp)

@@ -12,7 +12,6 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
@@ -46,7 +45,7 @@ from streams.dispatch.held_memory import HeldMemory
 from streams.dispatch.price_file import load_prices
 from streams.dispatch.task_kinds import task_kinds
 from streams.engine.batcher import Batcher
-from streams.engine.commit import Committer, PlainCommitter
+from streams.engine.committers import Committers
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
@@ -54,8 +53,7 @@ from streams.engine.follower import Follower
 from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
 from streams.engine.retention_watch import RetentionWatch
-from streams.engine.supervised import supervised
-from streams.engine.transactor import kafka_transactions
+from streams.engine.supervised import run_beside
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.gateway.service import GatewayService
 from streams.grpc_server import GrpcServer
@@ -116,20 +114,6 @@ class DispatchRole:
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
         self._reader = RecordReader(self._options, settings.topic_prefix)
         self._context = self._shared(registry, recorder)
-        self._transactions = (
-            None
-            if not transactional
-            else kafka_transactions(
-                self._options,
-                group=self._group,
-                instance_id=settings.instance_id,
-                prefix=settings.topic_prefix,
-                state="state",
-                is_current=lambda: self.engine.is_current(),
-                batcher=self._batcher,
-                interval_max_s=settings.dispatch.commit_interval_max / 1000,
-            )
-        )
         self.engine = self._over_partitions()
         self._monitor = AgentMonitor(self._context, self.agent_statuses, self._transports, self.engine)
         AgentMetrics(
@@ -156,8 +140,7 @@ class DispatchRole:
         stack.push_async_callback(self._transports.close)
         stack.push_async_callback(self._controls.stop)
         stack.push_async_callback(self._reader.close)
-        if self._transactions is not None:
-            stack.push_async_callback(self._transactions.close)
+        stack.push_async_callback(self._committers.close)
         stack.push_async_callback(self.engine.stop)
         await self._controls.start()
         await self.engine.start()
@@ -196,8 +179,7 @@ class DispatchRole:
             ).run,
             "lease-expirer": LeaseExpirer(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run,
         }
-        for name, run in running.items():
-            stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))
+        run_beside(stack, running, END_TIMEOUT_S)
 
     def _shared(self, registry: CollectorRegistry, recorder: Recorder) -> DispatchContext:
         settings = self._settings
@@ -239,21 +221,24 @@ class DispatchRole:
             state="state",
             exact_ends=self._transactional,
         )
+        self._committers = Committers(
+            config,
+            "state",
+            self._batcher,
+            transactional=self._transactional,
+            interval_max_s=settings.dispatch.commit_interval_max / 1000,
+            producer=lambda: self._sink.producer,
+            is_current=lambda: self.engine.is_current(),
+        )
         return Engine(
             config,
-            self._committer,
+            self._committers.make,
             lambda processor, kept: DispatchHandler(processor, self._context, kept),
             on_assigned=self._batcher.forget_partition_counts,
             before_open=self.agents.catch_up,  # after an outage what is known of the agents may be old
             wall_ms=self._now_ms,
             event=self._context.recorder.event,
         )
-
-    def _committer(self, number: int, consumer: AIOKafkaConsumer) -> Committer:
-        if self._transactions is not None:
-            return self._transactions.partition(number, consumer)
-        interval_max_s = self._settings.dispatch.commit_interval_max / 1000
-        return PlainCommitter(self._sink.producer, consumer, self._batcher, interval_max_s=interval_max_s)
 
     def _handlers(self) -> Iterator[DispatchHandler]:
         return handlers_of(self.engine.opened)
@@ -299,8 +284,3 @@ class DispatchRole:
     def _partition_count(self) -> int:
         known = self.engine.consumer.partitions_for_topic(full_name("dispatch", self._settings.topic_prefix))
         return len(known or ()) or self._partitions
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task], timeout=END_TIMEOUT_S)

@@ -76,7 +76,7 @@ class Committer(Protocol):
         ...
 
     async def end_left_open(self) -> None:
-        """End what an earlier owner left open: offsets and state are not readable before. Raises `KafkaError`."""
+        """End what an earlier owner left open: offsets and state are not readable before."""
         ...
 
     async def commit(self, collect: Collect) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import NoError, RebalanceInProgressError, UnknownMemberIdError
 
+from streams.engine.membership import FENCED_INSTANCE_ID
+
 _MEMBER_CODES = (NoError.errno, RebalanceInProgressError.errno)
 """What the coordinator answers to a heartbeat of a member; the second asks it to join again, and it still owns what it has."""
 _REQUESTS = ("HeartbeatRequest", "SyncGroupRequest")
-_FENCED_INSTANCE_ID = 82
-"""Of the protocol; aiokafka has no name for it."""
-_STRANGER_CODES = (UnknownMemberIdError.errno, _FENCED_INSTANCE_ID)
+_STRANGER_CODES = (UnknownMemberIdError.errno, FENCED_INSTANCE_ID)
 OUSTED_TIMES = 2
 """Once may be a broker that came back without its data."""
 OUSTED_WITHIN_S = 120.0

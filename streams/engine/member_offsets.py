@@ -15,10 +15,8 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from streams.engine.membership import Membership
+from streams.engine.membership import FENCED_INSTANCE_ID, Membership
 
-FENCED_INSTANCE_ID = 82
-"""Of the protocol; aiokafka has no name for it."""
 NO_LEADER_EPOCH = -1
 _STRANGER_CODES = (
     IllegalGenerationError.errno,

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import UnknownMemberIdError
 
+FENCED_INSTANCE_ID = 82
+"""Of the protocol, for a static member that another one replaced; aiokafka has no name for it."""
+
 
 class Membership(NamedTuple):
     """One member in one generation of its group. `instance_id`: of a static member."""

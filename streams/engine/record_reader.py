@@ -15,7 +15,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from schemas.topics import full_name
 from streams.engine.group import close
-from streams.lenient_decoding import decode_leniently
+from streams.lenient_decoding import poll_from
 
 READ_TIMEOUT_S = 8.0
 """Without progress."""
@@ -85,11 +85,7 @@ class RecordReader:
         wanted, last, at = frozenset(offsets), offsets[-1], offsets[0]
         consumer.seek(tp, at)
         while at <= last:
-            try:
-                batches = await consumer.getmany(tp, timeout_ms=POLL_MS, max_records=MAX_RECORDS)
-            except UnicodeDecodeError:
-                consumer.seek(tp, at)
-                batches = await decode_leniently(consumer, tp)
+            batches = await poll_from(consumer, {tp: at}, POLL_MS, MAX_RECORDS)
             for record in batches.get(tp, ()):
                 if record.offset in wanted:
                     found[record.offset] = record

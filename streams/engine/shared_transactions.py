@@ -44,8 +44,10 @@ MAX_RETRY_PAUSE_S = 2.0
 class Transactor(Protocol):
     """Runs transactions under one transactional id."""
 
-    end_asked: bool
-    """Whether the end of the transaction that ran last was asked for."""
+    @property
+    def end_asked(self) -> bool:
+        """Whether the end of the transaction that ran last was asked for."""
+        ...
 
     async def start(self) -> None:
         """Begin a new producer epoch: what an earlier one left open is aborted. Raises `KafkaError`, `TimeoutError`."""
@@ -56,7 +58,7 @@ class Transactor(Protocol):
         ...
 
     async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
-        """Abort what other producers of the group left open in that partition. Raises `KafkaError`."""
+        """Abort what other producers of the group left open in that partition, as far as the brokers answer."""
         ...
 
     async def close(self) -> None:
@@ -212,7 +214,7 @@ class SharedTransactions:
                 left = [*(([one], time() + COMMIT_TIMEOUT_S) for one in now), *left]
 
     async def _attempt(self, now: list[_Waiting], until: float) -> CommitFailed | None:
-        begun = False
+        begun, began = False, asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(until):
                 await self._ensure_started()
@@ -227,7 +229,7 @@ class SharedTransactions:
         except TimeoutError:
             asked = begun and self._transactor.end_asked
             return CommitFailed(
-                f"a commit did not end within {COMMIT_TIMEOUT_S:.0f} s", transient=True, again=not asked, unknown=asked
+                f"a commit did not end within {until - began:.0f} s", transient=True, again=not asked, unknown=asked
             )
         except (KafkaError, OSError) as error:  # of a start: nothing was begun
             return CommitFailed(f"no transaction can begin: {describe_error(error)}", is_transient(error), again=True)

@@ -223,6 +223,11 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
             request_timeout_ms=given._request_timeout_ms,
         )
 
+    async def begin_transaction(self) -> None:
+        """Begin one."""
+        self.end_asked = False
+        await super().begin_transaction()
+
     async def finish_transaction(
         self,
         batches: Coroutine[Any, Any, Sequence[asyncio.Future[Any]]],

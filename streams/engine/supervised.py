@@ -6,7 +6,8 @@ In: a name and what to run for ever. Out: nothing; each failure is an error in t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
@@ -24,3 +25,16 @@ async def supervised(name: str, run: Callable[[], Coroutine[Any, Any, None]]) ->
         except Exception:
             log.exception("a watcher failed; it goes on", watcher=name)
         await asyncio.sleep(PAUSE_S)
+
+
+def run_beside(
+    stack: AsyncExitStack, running: Mapping[str, Callable[[], Coroutine[Any, Any, None]]], end_s: float
+) -> None:
+    """Run these by their names until `stack` ends; each has `end_s` seconds to end."""
+    for name, run in running.items():
+        stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name), end_s)
+
+
+async def _ended(task: asyncio.Task[None], end_s: float) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=end_s)

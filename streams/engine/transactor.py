@@ -19,6 +19,7 @@ from aiokafka.structs import TopicPartition
 from schemas.topics import full_name
 from streams.engine.batcher import BATCH_BYTES, MAX_RECORD_BYTES, Batcher
 from streams.engine.commit import Commit, CommitFailed, Offsets, stop_producer
+from streams.engine.config import EngineConfig
 from streams.engine.faults import describe_error, is_transient
 from streams.engine.member_offsets import NotAMember
 from streams.engine.membership import Membership
@@ -30,21 +31,17 @@ START_TIMEOUT_S = 60.0
 
 
 def kafka_transactions(
-    options: dict[str, Any],
-    *,
-    group: str,
-    instance_id: str | None,
-    prefix: str,
-    state: str,
-    batcher: Batcher,
-    interval_max_s: float,
-    is_current: Callable[[], bool],
+    config: EngineConfig, state: str, batcher: Batcher, interval_max_s: float, is_current: Callable[[], bool]
 ) -> SharedTransactions:
     """The transactions of one role of a worker. `state`: the topic (short name) that every commit writes to."""
-    # An instance that comes back has the id it had, and so ends what it left open.
-    transactional_id = f"{group}-{instance_id or uuid.uuid4().hex}"
     transactor = KafkaTransactor(
-        options, transactional_id=transactional_id, group=group, prefix=prefix, state=state, batcher=batcher
+        config.options,
+        # An instance that comes back has the id it had, and so ends what it left open.
+        transactional_id=f"{config.group}-{config.instance_id or uuid.uuid4().hex}",
+        group=config.group,
+        prefix=config.prefix,
+        state=state,
+        batcher=batcher,
     )
     return SharedTransactions(transactor, interval_max_s, is_current)
 
@@ -68,8 +65,12 @@ class KafkaTransactor:
         self._state, self._state_topic = state, full_name(state, prefix)
         self._batcher = batcher
         self._producer: StrictProducer | None = None
-        self.end_asked = False
         self._stopping: set[asyncio.Task[None]] = set()
+
+    @property
+    def end_asked(self) -> bool:
+        """Whether the end of the transaction that ran last was asked for."""
+        return self._producer is not None and self._producer.end_asked
 
     async def start(self) -> None:
         """Begin a new producer epoch. Raises `KafkaError`, `TimeoutError`."""
@@ -96,7 +97,6 @@ class KafkaTransactor:
         producer = self._producer
         if producer is None:
             raise CommitFailed(f"{self._id}: not started", again=True)
-        self.end_asked = producer.end_asked = False
         # Those of the state topic first: its partitions are enrolled with the first request, and a successor looks for them.
         outputs = sorted(
             (output for commit in commits for output in commit.outputs), key=lambda output: output.topic != self._state
@@ -121,11 +121,9 @@ class KafkaTransactor:
                 again=not producer.end_asked,
                 unknown=fenced and producer.end_asked,
             ) from error
-        finally:
-            self.end_asked = producer.end_asked
 
     async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
-        """Abort what earlier owners left open in that partition. Raises `KafkaError`."""
+        """Abort what earlier owners left open in that partition, as far as the brokers answer."""
         await end_left_open(consumer, TopicPartition(self._state_topic, number), self._group, self._id)
 
     async def close(self) -> None:

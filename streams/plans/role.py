@@ -6,13 +6,11 @@ Raises `TemplatesError` when the file of local patterns cannot be used. Nothing 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
 from schemas.access import role_group
@@ -25,15 +23,14 @@ from streams.broker.retention import retention_ms
 from streams.broker.topics_admin import size_limits
 from streams.engine.addresses import Addresses
 from streams.engine.batcher import DEFAULT_LIMIT, Batcher
-from streams.engine.commit import Committer, PlainCommitter
+from streams.engine.committers import Committers
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
 from streams.engine.retention_watch import RetentionWatch
-from streams.engine.supervised import supervised
-from streams.engine.transactor import kafka_transactions
+from streams.engine.supervised import run_beside
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import PlanMetrics
 from streams.plans.handler import PlanHandler
@@ -111,27 +108,6 @@ async def coordinate(
     limits = await size_limits(settings)
     batcher = Batcher(settings.topic_prefix, limits, sink.clock.now_ms)
 
-    interval_max_s = settings.plans.commit_interval_max / 1000
-    transactions = (
-        None
-        if not transactional
-        else kafka_transactions(
-            options,
-            group=group,
-            instance_id=settings.instance_id,
-            prefix=settings.topic_prefix,
-            state=STATE,
-            is_current=lambda: engine.is_current(),
-            batcher=batcher,
-            interval_max_s=interval_max_s,
-        )
-    )
-
-    def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
-        if transactions is not None:
-            return transactions.partition(number, consumer)
-        return PlainCommitter(sink.producer, consumer, batcher, interval_max_s=interval_max_s, state=STATE)
-
     def handlers() -> list[PlanHandler]:
         return [processor.handler for processor in engine.opened if isinstance(processor.handler, PlanHandler)]
 
@@ -161,30 +137,39 @@ async def coordinate(
         max_plan_bytes=min(settings.plans.max_plan_bytes, limits.get(STATE, DEFAULT_LIMIT) - WRAPPING_BYTES),
     )
     addresses = Addresses(address)
+    config = EngineConfig(
+        options=options,
+        prefix=settings.topic_prefix,
+        group=group,
+        sources=PLAN_INTAKE,
+        instance_id=settings.instance_id,
+        session_timeout_s=settings.session_timeout / 1000,
+        max_in_flight=UNLIMITED,
+        drain_timeout_s=settings.dispatch.drain_timeout / 1000,
+        stop_timeout_s=settings.dispatch.stop_timeout / 1000,
+        state=STATE,
+        exact_ends=transactional,
+        from_end=lambda kept: () if anything_under_way(kept, settings.app_id) else ("results",),
+        assignor=addresses,
+    )
+    committers = Committers(
+        config,
+        STATE,
+        batcher,
+        transactional=transactional,
+        interval_max_s=settings.plans.commit_interval_max / 1000,
+        producer=lambda: sink.producer,
+        is_current=lambda: engine.is_current(),
+    )
     engine = Engine(
-        EngineConfig(
-            options=options,
-            prefix=settings.topic_prefix,
-            group=group,
-            sources=PLAN_INTAKE,
-            instance_id=settings.instance_id,
-            session_timeout_s=settings.session_timeout / 1000,
-            max_in_flight=UNLIMITED,
-            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
-            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
-            state=STATE,
-            exact_ends=transactional,
-            from_end=lambda kept: () if anything_under_way(kept, settings.app_id) else ("results",),
-            assignor=addresses,
-        ),
-        committer,
+        config,
+        committers.make,
         lambda processor, kept: PlanHandler(processor, parts, kept),
         on_assigned=batcher.forget_partition_counts,
         wall_ms=sink.clock.now_ms,
         event=parts.recorder.event,
     )
-    if transactions is not None:
-        stack.push_async_callback(transactions.close)
+    stack.push_async_callback(committers.close)
     stack.push_async_callback(engine.stop)
     reader = RecordReader(options, settings.topic_prefix)
     stack.push_async_callback(reader.close)
@@ -196,11 +181,5 @@ async def coordinate(
         "plans-log-check": LogCheck(engine, after_s / LOOKS, reader.read).run,
         "plans-retention-watch": RetentionWatch(engine, reader.read, lambda: retention_ms(settings, PLAN_INTAKE)).run,
     }
-    for name, run in running.items():
-        stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))
+    run_beside(stack, running, END_TIMEOUT_S)
     return Coordination(engine, partition_count, addresses, lambda: sink.dropped)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task], timeout=END_TIMEOUT_S)

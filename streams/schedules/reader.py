@@ -19,7 +19,7 @@ from streams.broker.kafka import committed_reader
 from streams.engine.group import close
 from streams.engine.handler import source_record_of
 from streams.engine.state_reader import PartitionReader
-from streams.lenient_decoding import decode_leniently
+from streams.lenient_decoding import poll_from
 from streams.rules.dispatch.backlog import id_hash
 from streams.rules.schedules.records import read_due
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
@@ -111,11 +111,7 @@ class ScheduleReader:
                 # `end` is that of what readers of committed records may see. Behind another worker's open transaction may lie
                 # tombstones of the owner before this one: what they take back must not be released again.
                 while true_end is None or at < true_end:
-                    try:
-                        batches = await consumer.getmany(tp, timeout_ms=POLL_MS)
-                    except UnicodeDecodeError:  # a header key that a user wrote
-                        consumer.seek(tp, at)
-                        batches = await decode_leniently(consumer, tp)
+                    batches = await poll_from(consumer, {tp: at}, POLL_MS)
                     for record in batches.get(tp, ()):
                         add(record)
                     if true_end is None and (high := consumer.highwater(tp)) is not None:

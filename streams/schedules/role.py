@@ -6,13 +6,11 @@ Nothing here decides about a task.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
 from prometheus_client import CollectorRegistry
 
 from schemas.access import role_group
@@ -21,15 +19,14 @@ from streams.agents.control_table import ControlTable
 from streams.broker.kafka import client_options
 from streams.broker.topics_admin import size_limits
 from streams.engine.batcher import DEFAULT_LIMIT, Batcher
-from streams.engine.commit import Committer, PlainCommitter
+from streams.engine.committers import Committers
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.event_sink import EventSink
 from streams.engine.log_check import LogCheck
 from streams.engine.record_reader import RecordReader
 from streams.engine.state_reader import StateReader
-from streams.engine.supervised import supervised
-from streams.engine.transactor import kafka_transactions
+from streams.engine.supervised import run_beside
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import ScheduleMetrics
 from streams.rules.schedules.records import STATE, ScheduleRecorder
@@ -89,27 +86,6 @@ async def start_schedules(
     limits = await size_limits(settings)
     batcher = Batcher(prefix, limits, sink.clock.now_ms)
 
-    interval_max_s = settings.dispatch.commit_interval_max / 1000
-    transactions = (
-        None
-        if not transactional
-        else kafka_transactions(
-            options,
-            group=group,
-            instance_id=settings.instance_id,
-            prefix=prefix,
-            state=STATE,
-            is_current=lambda: engine.is_current(),
-            batcher=batcher,
-            interval_max_s=interval_max_s,
-        )
-    )
-
-    def committer(number: int, consumer: AIOKafkaConsumer) -> Committer:
-        if transactions is not None:
-            return transactions.partition(number, consumer)
-        return PlainCommitter(sink.producer, consumer, batcher, interval_max_s=interval_max_s, state=STATE)
-
     def partition_count() -> int:
         found = engine.consumer.partitions_for_topic(full_name("scheduled", prefix))
         return len(found or ()) or partitions
@@ -129,29 +105,38 @@ async def start_schedules(
         max_task_bytes=min(settings.dispatch.max_task_bytes, limits.get("tasks", DEFAULT_LIMIT) - RECORD_ROOM),
         read_again=records.read,
     )
+    config = EngineConfig(
+        options=options,
+        prefix=prefix,
+        group=group,
+        sources=SCHEDULE_INTAKE,
+        instance_id=settings.instance_id,
+        session_timeout_s=settings.session_timeout / 1000,
+        max_in_flight=UNLIMITED,
+        drain_timeout_s=settings.dispatch.drain_timeout / 1000,
+        stop_timeout_s=settings.dispatch.stop_timeout / 1000,
+        state=STATE,
+        exact_ends=transactional,
+    )
+    committers = Committers(
+        config,
+        STATE,
+        batcher,
+        transactional=transactional,
+        interval_max_s=settings.dispatch.commit_interval_max / 1000,
+        producer=lambda: sink.producer,
+        is_current=lambda: engine.is_current(),
+    )
     engine = Engine(
-        EngineConfig(
-            options=options,
-            prefix=prefix,
-            group=group,
-            sources=SCHEDULE_INTAKE,
-            instance_id=settings.instance_id,
-            session_timeout_s=settings.session_timeout / 1000,
-            max_in_flight=UNLIMITED,
-            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
-            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
-            state=STATE,
-            exact_ends=transactional,
-        ),
-        committer,
+        config,
+        committers.make,
         lambda processor, kept: ScheduleHandler(processor, parts, reader.take(processor.number), kept),
         on_assigned=batcher.forget_partition_counts,
         make_reader=lambda _options, _topic: reader,
         wall_ms=sink.clock.now_ms,
         event=parts.recorder.event,
     )
-    if transactions is not None:
-        stack.push_async_callback(transactions.close)
+    stack.push_async_callback(committers.close)
     stack.push_async_callback(engine.stop)
     await controls.start()
     await engine.start()
@@ -160,11 +145,5 @@ async def start_schedules(
         "schedules-watchdog": Watchdog(engine, after_s).run,
         "schedules-log-check": LogCheck(engine, after_s / LOOKS, records.read).run,
     }
-    for name, run in running.items():
-        stack.push_async_callback(_ended, asyncio.create_task(supervised(name, run), name=name))
+    run_beside(stack, running, END_TIMEOUT_S)
     return SchedulesRole(engine, lambda: sink.dropped)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task], timeout=END_TIMEOUT_S)

@@ -62,7 +62,9 @@ class UnreadableConsumer:
         """Where they end."""
         return {tp: self.highwater(tp) for tp in tps}
 
-    async def getmany(self, *tps: TopicPartition, timeout_ms: int) -> dict[TopicPartition, list[ConsumerRecord]]:
+    async def getmany(
+        self, *tps: TopicPartition, timeout_ms: int, max_records: int | None = None
+    ) -> dict[TopicPartition, list[ConsumerRecord]]:
         """Two records of each partition at most."""
         await asyncio.sleep(0.01)
         found = {}

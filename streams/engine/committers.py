@@ -1,0 +1,52 @@
+"""The committers of a role's partitions: shares in its transactions, or plain ones where the broker has none.
+
+In: the engine's configuration. Out: for each partition that opens, its committer. Closed after the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from streams.engine.batcher import Batcher
+from streams.engine.commit import Committer, PlainCommitter
+from streams.engine.config import EngineConfig
+from streams.engine.transactor import kafka_transactions
+
+
+class Committers:
+    """Of one role. `state`: the topic (short name) that every commit writes to."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        state: str,
+        batcher: Batcher,
+        *,
+        transactional: bool,
+        interval_max_s: float,
+        producer: Callable[[], AIOKafkaProducer],
+        is_current: Callable[[], bool],
+    ) -> None:
+        """`producer`: of the plain ones, as it is when a partition opens. `is_current`: see `Engine.is_current`."""
+        self._state = state
+        self._batcher = batcher
+        self._interval_max_s = interval_max_s
+        self._producer = producer
+        self._transactions = (
+            kafka_transactions(config, state, batcher, interval_max_s, is_current) if transactional else None
+        )
+
+    def make(self, number: int, consumer: AIOKafkaConsumer) -> Committer:
+        """Of one partition, for as long as it is open."""
+        if self._transactions is not None:
+            return self._transactions.partition(number, consumer)
+        return PlainCommitter(
+            self._producer(), consumer, self._batcher, interval_max_s=self._interval_max_s, state=self._state
+        )
+
+    async def close(self) -> None:
+        """End."""
+        if self._transactions is not None:
+            await self._transactions.close()
