@@ -16,6 +16,12 @@ from tests.support.fake_worker import FakeWorker
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 VIEW = "view-token-0123456789"
+LATE_EFFECTS = """
+window.requestAnimationFrame = (call) => setTimeout(() => call(performance.now()), 1500);
+const timeout = window.setTimeout.bind(window);
+window.setTimeout = (call, ms, ...rest) => timeout(call, ms > 20 && ms <= 100 ? 1500 : ms, ...rest);
+"""
+"""A browser that paints late, as a busy machine's does: what hooks do after the paint is a second late."""
 
 
 async def test_a_person_logs_in_with_a_token(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +78,18 @@ async def test_a_token_that_is_withdrawn_brings_the_login_back(look: Look, tmp_p
         await token.fill("next-token-0123456789")
         await token.press("Enter")
         await expect(page.locator("#connection")).to_have_text("live")
+
+
+async def test_a_refusal_before_the_first_paint_asks_for_the_token(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker answers 401 faster than the browser paints: the page must not stand at "connecting"."""
+    monkeypatch.setenv("VIEW", VIEW)
+    guarded = FakeWorker()
+    guarded.access = WebAccess(WebAuthSettings.model_validate({"view_tokens": "env:VIEW"}))
+    async with guarded as worker:
+        page = await look("about:blank")
+        await page.add_init_script(LATE_EFFECTS)
+        await page.goto(worker.url + "/#agent=alpha")
+        await expect(page.get_by_label("Token", exact=True)).to_be_visible()
 
 
 async def test_a_user_of_a_proxy_sees_who_they_are(look: Look) -> None:

@@ -1,6 +1,6 @@
 // The page: header, strip, tables, and beside them the detail that the address names (#agent=, #task=, #plan=, #letter=).
 
-import { html, render, useEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { number } from "./format.js";
 import { AgentDetail } from "./agent_detail.js";
 import { Agents } from "./agents.js";
@@ -35,7 +35,7 @@ function close() {
 
 function useAddress() {
   const [address, set] = useState(addressed);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const turn = () => set(addressed());
     addEventListener("hashchange", turn);
     addEventListener("popstate", turn);
@@ -50,7 +50,7 @@ function useAddress() {
 /** Whether the window is too narrow for the detail to stand beside the tables. */
 function useNarrow() {
   const [narrow, set] = useState(() => matchMedia("(max-width: 1099px)").matches);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const query = matchMedia("(max-width: 1099px)");
     const turn = () => set(query.matches);
     query.addEventListener("change", turn);

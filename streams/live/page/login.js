@@ -1,12 +1,12 @@
 // What stands in place of the tables while the worker asks for a token. In: what is pasted. Out: `access.login`.
 
-import { html, useEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { access } from "./access.js";
 
-/** Draw again whenever somebody logs in or out. */
+/** Draw again whenever somebody logs in or out. A layout effect: the first refusal may come before the first paint. */
 export function useAccess() {
   const [, draw] = useState(0);
-  useEffect(() => access.on(() => draw((n) => n + 1)), []);
+  useLayoutEffect(() => access.on(() => draw((n) => n + 1)), []);
   return access;
 }
 

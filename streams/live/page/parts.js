@@ -1,13 +1,13 @@
 // Small pieces every view uses: table frame, chips, copying, notices, hooks. Text goes in as text nodes only.
 
-import { html, useEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { pretty } from "./format.js";
 import { sentence } from "./poll.js";
 
-/** Draw again whenever one of these slices of the store has changed. */
+/** Draw again whenever one of these slices of the store has changed, from the moment that they are read (a layout effect). */
 export function useSlices(store, ...slices) {
   const [, draw] = useState(0);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const stops = slices.map((slice) => store.on(slice, () => draw((n) => n + 1)));
     return () => stops.forEach((stop) => stop());
   }, slices);
