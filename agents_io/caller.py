@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from agents_io.call_stats import CallStats
+from agents_io.clock_lag import clock_lag_s
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ConnectionFailed, Expired, InternalError
 from agents_io.hedging import race
 from agents_io.pending_call import CallEvents, CallObserver, PendingCall
@@ -75,6 +76,7 @@ class Caller(Generic[R]):
         self._rng = rng
         self._may_begin = may_begin
         self._loop = asyncio.get_running_loop()
+        self._clock_lag_s = clock_lag_s(self._loop)
         self._calls: dict[Item[R], asyncio.Task[None]] = {}
         self._groups = SampleGroups(queue, self._cut_off)
         self._timer: asyncio.TimerHandle | None = None
@@ -337,6 +339,9 @@ class Caller(Generic[R]):
     def _count(self, attempt: Attempt[Item[R]], end: Answer | AgentError | None) -> None:
         """What a call says about its agent. None: it was cut off, which says nothing."""
         now = self._loop.time()
+        # What is promised to an agent (its limit, a hold, Retry-After) counts from the end of the call, which must not lie before
+        # the true one.
+        ended = now + self._clock_lag_s
         outcome: Outcome = "neutral"
         pause_s: float | None = None
         confidence: float | None = None
@@ -346,7 +351,7 @@ class Caller(Generic[R]):
         elif end is not None:
             outcome, confidence = "success", None if self.agent.answers_unrated else end.confidence
         answered = end is not None and not isinstance(end, UNANSWERED)
-        self.queue.finish(attempt, outcome, now, pause_s, answered)
+        self.queue.finish(attempt, outcome, ended, pause_s, answered)
         self.stats.ended(outcome, now - attempt.started_at, confidence, now)
         # After a success too: a call counts from its answer, and its begin may be committed already.
         self.changed = True

@@ -1,18 +1,20 @@
 """Limits over the whole cluster while workers are killed and frozen, told from the agents' call logs.
 
-    python -m tests.chaos.limits [--short] [--kills 10] [--freezes 3] [--seconds 240] [--seed 1] [--keep FILE]
+    python -m tests.chaos.limits [--short] [--kills 10] [--freezes 3] [--seconds 240] [--seed 1] [--keep DIRECTORY]
 
 Three workers under static names, SIGKILLed at random (seeded) moments and restarted at once, or SIGSTOPped until their session is
 over and their partitions are another's; twelve scripted agents (`limits_plan.py`). Most victims are chosen where state must move:
 the worker whose agent is at its limit, or whose circuit is open.
 Prints a line per predicate and exits 1 if one is broken, or if the faults were not felt. Without --bootstrap it starts a Kafka.
-`--keep` writes calls, kills, results and events as JSON; `python -m tests.chaos.limits --judge FILE` judges them again.
+`--keep` writes calls, kills, results and events of each seed as JSON, and what the workers say; `python -m tests.chaos.limits
+--judge FILE` judges them again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
@@ -210,11 +212,14 @@ def main() -> int:
     parser.add_argument("--freezes", type=int)
     parser.add_argument("--seed", type=int, action="append", help="repeat for several runs; default 1")
     parser.add_argument("--bootstrap")
-    parser.add_argument("--keep", type=Path, metavar="FILE")
+    parser.add_argument("--keep", type=Path, metavar="DIRECTORY")
     parser.add_argument("--judge", type=Path, metavar="FILE", help="run nothing; judge what --keep wrote")
     options = parser.parse_args()
     if options.judge is not None:
         return 0 if judge(Evidence.load(options.judge), 0, 0) else 1
+    if options.keep is not None:
+        options.keep.mkdir(parents=True, exist_ok=True)
+        os.environ["TEST_WORKER_LOG"] = str(options.keep / "workers.log")
     seconds = options.seconds or (70.0 if options.short else 240.0)
     kills = options.kills if options.kills is not None else (2 if options.short else 10)
     freezes = options.freezes if options.freezes is not None else (1 if options.short else 3)
@@ -229,7 +234,7 @@ def main() -> int:
             )
             evidence = Run(bootstrap, seed, seconds, kills, freezes).run()
             if options.keep is not None:
-                evidence.save(options.keep)
+                evidence.save(options.keep / f"seed-{seed}.json")
             good = judge(evidence, kills, freezes) and good
     return 0 if good else 1
 

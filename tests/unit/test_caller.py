@@ -362,3 +362,35 @@ def test_a_turn_that_takes_long_sets_its_timer_all_the_same() -> None:
         await asyncio.sleep(0)
 
     uvloop.run(scenario())
+
+
+class TellsWhen(Silent):
+    """An agent that asks to be left alone for 20 ms whenever it is called; `pauses` says for how long it was, seconds."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+        self._told: float | None = None
+
+    async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+        """429."""
+        if self._told is not None:
+            self.pauses.append(time.monotonic() - self._told)
+        await asyncio.sleep(0)
+        self._told = time.monotonic()
+        raise RateLimited("busy", retry_after_s=0.02)
+
+
+def test_uvloops_clock_makes_no_pause_shorter() -> None:
+    """Its clock has whole milliseconds, cut off: a pause was up to one shorter than the agent had asked for."""
+
+    async def scenario() -> list[float]:
+        agent = TellsWhen()
+        queue: AgentQueue[PendingCall] = AgentQueue(1, SlidingWindow(1000, 60.0), Breaker())
+        retry = RetryConfig(initial_delay_s=0.001, max_delay_s=0.001, jitter=False)
+        caller = Caller(AGENT, queue, agent, retry, Events(), random.Random(1))
+        caller.submit(pending())
+        await until(lambda: len(agent.pauses) == 50, 30)
+        caller.close()
+        return agent.pauses
+
+    assert min(uvloop.run(scenario())) >= 0.02
