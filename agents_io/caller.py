@@ -21,7 +21,15 @@ import structlog
 
 from agents_io.call_stats import CallStats
 from agents_io.clock_lag import clock_lag_s
-from agents_io.errors import AgentError, CallTimeout, Cancelled, ConnectionFailed, Expired, InternalError
+from agents_io.errors import (
+    AgentError,
+    CallTimeout,
+    Cancelled,
+    ConnectionFailed,
+    Expired,
+    InternalError,
+    WorkerStoodStill,
+)
 from agents_io.hedging import race
 from agents_io.pending_call import CallEvents, CallObserver, PendingCall
 from agents_io.rules.agent_queue import AgentQueue, Attempt, Block
@@ -40,6 +48,8 @@ MAX_TIMER_S = 3600.0
 NOT_CURRENT_RECHECK_S = 0.1
 OWN_TIMEOUT = 0.9
 """A timeout that comes before this share of an attempt's time is the agent's own (408, 504, DEADLINE_EXCEEDED)."""
+STILL_S = 0.5
+"""A call that ends so much later than its timeout ends late because the worker did not run, see `WorkerStoodStill`."""
 UNANSWERED = (CallTimeout, ConnectionFailed, Expired, InternalError)
 """After these, as after a call that was cut off, the request may still be on its way to the agent."""
 WAITED_FOR: dict[Block | None, str] = {
@@ -293,7 +303,11 @@ class Caller(Generic[R]):
         try:
             return await self._transport.call(self.agent, call)
         except CallTimeout as error:
-            if not attempt.cut or self._loop.time() < attempt.started_at + OWN_TIMEOUT * attempt.timeout_s:
+            took_s = self._loop.time() - attempt.started_at
+            if took_s > attempt.timeout_s + STILL_S:
+                stood_s = took_s - attempt.timeout_s
+                raise WorkerStoodStill(f"{error.message}; the worker stood still for {stood_s:.1f} s or more") from None
+            if not attempt.cut or took_s < OWN_TIMEOUT * attempt.timeout_s:
                 raise  # the agent itself reported a timeout, before the time it was given was over
             # The task's deadline left it less than its timeout: that says nothing about the agent.
             raise Expired(f"the deadline passed during the call: {error.message}") from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import inf
 from typing import NamedTuple, Protocol
 
@@ -75,8 +76,8 @@ class Committer(Protocol):
         """No earlier commit of the partition by this worker can come into force after it. Raises `KafkaError`, `TimeoutError`."""
         ...
 
-    async def end_left_open(self) -> None:
-        """End what an earlier owner left open: offsets and state are not readable before."""
+    def opening(self) -> AbstractContextManager[None]:
+        """While the partition opens. What earlier owners left open is ended: offsets and state are not readable before."""
         ...
 
     async def commit(self, collect: Collect) -> None:
@@ -148,8 +149,8 @@ class PlainCommitter:
     async def start(self) -> None:
         return
 
-    async def end_left_open(self) -> None:
-        return
+    def opening(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def commit(self, collect: Collect) -> None:
         await self._pace.turn()

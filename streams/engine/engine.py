@@ -32,7 +32,6 @@ from streams.engine.feed import Feed
 from streams.engine.handler import Handler
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.lease import Lease
-from streams.engine.left_open import ending_left_open
 from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.position_resets import watch_resets
 from streams.engine.state_reader import PartitionReader, StateReader
@@ -273,7 +272,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             try:
                 await processor.committer.start()
                 known = self._known.get(number, {})
-                async with ending_left_open(processor.committer):
+                with processor.committer.opening():
                     heads, state = await group.find_start_offsets(
                         self.config, self.consumer, processor, lambda: self._state(number), known
                     )

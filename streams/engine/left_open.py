@@ -1,18 +1,21 @@
-"""What holds up a partition that opens: a transaction that an earlier owner did not end.
+"""What earlier owners of a role's partitions left open: looked for while a partition opens, and once after it.
 
-In: the partition's committer. While the offsets and the state are read, such a transaction is looked for and ended, after a
-moment in which it may end by itself: a partition that was given up cleanly has none.
+A worker that ends in the middle of a transaction leaves it open until its timeout. Its offsets and its state hold up the one that
+takes the partition over; what else it wrote holds up the readers of other topics, also where that one opens at once.
+
+In: partitions that open. Out: each look, for all of them together: `end(numbers, consumer)`, which says whether every broker
+answered. The first comes after a moment in which a transaction may end by itself: a partition that was given up cleanly has none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 
 import structlog
+from aiokafka import AIOKafkaConsumer
 
-from streams.engine.commit import Committer
 from streams.engine.faults import describe_error
 
 log = structlog.get_logger(__name__)
@@ -21,23 +24,60 @@ FIRST_S = 0.3
 AGAIN_S = 1.0
 
 
-@contextlib.asynccontextmanager
-async def ending_left_open(committer: Committer) -> AsyncIterator[None]:
-    """While this is entered."""
-    task = asyncio.create_task(_end(committer))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+class LeftOpen:
+    """The looks of one role. `is_current`: see `Engine.is_current`; without that a successor may hold the partitions."""
 
+    def __init__(
+        self, end: Callable[[Collection[int], AIOKafkaConsumer], Awaitable[bool]], is_current: Callable[[], bool]
+    ) -> None:
+        self._end = end
+        self._is_current = is_current
+        self._since: dict[int, float] = {}
+        """When each partition whose last look is still to come began to open; loop time."""
+        self._opening: set[int] = set()
+        self._consumer: AIOKafkaConsumer | None = None
+        self._looking: asyncio.Task[None] | None = None
 
-async def _end(committer: Committer) -> None:
-    await asyncio.sleep(FIRST_S)
-    while True:
+    @contextlib.contextmanager
+    def opening(self, number: int, consumer: AIOKafkaConsumer) -> Iterator[None]:
+        """While this is entered, that partition opens."""
+        self._consumer = consumer
+        self._since[number] = asyncio.get_running_loop().time()
+        self._opening.add(number)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name="left-open")
         try:
-            await committer.end_left_open()
-        except Exception as error:  # the partition may well open without
-            log.debug("transactions left open could not be ended yet", error=describe_error(error))
-        await asyncio.sleep(AGAIN_S)
+            yield
+        finally:
+            self._opening.discard(number)
+
+    def closed(self, number: int) -> None:
+        """That partition is another's now, or opens anew."""
+        self._since.pop(number, None)
+
+    async def close(self) -> None:
+        """Look no more."""
+        self._since.clear()
+        if self._looking is not None:
+            self._looking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._looking
+
+    async def _look(self) -> None:
+        time = asyncio.get_running_loop().time
+        looked: set[int] = set()
+        while self._since:
+            await asyncio.sleep(AGAIN_S if looked.issuperset(self._since) else FIRST_S)
+            due = {number for number, since in self._since.items() if since + FIRST_S <= time()}
+            if not due or not self._is_current():
+                continue
+            last = due - self._opening
+            try:
+                complete = await self._end(due, self._consumer)
+            except Exception as error:  # the partitions may well open without
+                log.debug("transactions left open could not be ended yet", error=describe_error(error))
+                complete = False
+            looked |= due
+            if complete:
+                for number in last - self._opening:
+                    self._since.pop(number, None)

@@ -1,21 +1,22 @@
 """Transactions that producers of a group left open, and their end.
 
-In: the group's consumer, the partition of a state topic. Out: what other producers of the group hold open there is aborted.
+In: the group's consumer, partitions of a state topic. Out: what other producers of the group hold open there is aborted.
 A worker that was killed leaves its transaction open until its timeout (a minute); until then nobody can read the offsets and the
-state of its partitions. The one that takes a partition over finds the transaction by the partition (KIP-664, Kafka 3.0) and
-starts its transactional id anew, which aborts it. Whoever held it is a member no more, or has given the partition up.
+state of its partitions, nor what comes after its records in other topics. The one that takes a partition over finds the
+transaction by the partition (KIP-664, Kafka 3.0) and starts its transactional id anew, which aborts it. Whoever held it is a
+member no more, or has given the partition up.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.errors import ConcurrentTransactions, KafkaError, NoError, for_code
+from aiokafka.errors import ConcurrentTransactions, IncompatibleBrokerVersion, KafkaError, NoError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
@@ -117,30 +118,38 @@ class _DescribeTransactions(Request[_DescribeStruct]):  # type: ignore[misc]
         return request_struct_class(self._ids, {})
 
 
-async def end_left_open(consumer: AIOKafkaConsumer, tp: TopicPartition, group: str, own: str) -> None:
-    """Abort the transactions that producers of `group`, other than `own`, hold open in `tp`.
+async def end_left_open(
+    consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition], group: str, own: str
+) -> bool:
+    """Abort the transactions that producers of `group`, other than `own`, hold open in these partitions.
 
     Their transactional ids begin with the group's name and a dash. A broker that knows neither request leaves them to time out.
+    False: another broker did not answer, and may coordinate some.
     """
     client: AIOKafkaClient = consumer._client
     nodes = [broker.nodeId for broker in client.cluster.brokers()]
-    asked = [_end_at(client, node_id, tp, f"{group}-", own) for node_id in nodes]
-    for node_id, outcome in zip(nodes, await asyncio.gather(*asked, return_exceptions=True), strict=True):
-        if isinstance(outcome, Exception):  # the others were asked
-            log.debug("a broker does not say which transactions are open", node=node_id, error=repr(outcome))
+    asked = [_end_at(client, node_id, partitions, f"{group}-", own) for node_id in nodes]
+    outcomes = dict(zip(nodes, await asyncio.gather(*asked, return_exceptions=True), strict=True))
+    failed = {node_id: outcome for node_id, outcome in outcomes.items() if isinstance(outcome, Exception)}
+    for node_id, outcome in failed.items():  # the others were asked
+        log.debug("a broker does not say which transactions are open", node=node_id, error=repr(outcome))
+    return bool(nodes) and all(isinstance(outcome, IncompatibleBrokerVersion) for outcome in failed.values())
 
 
-async def _end_at(client: AIOKafkaClient, node_id: int, tp: TopicPartition, prefix: str, own: str) -> None:
+async def _end_at(
+    client: AIOKafkaClient, node_id: int, partitions: Collection[TopicPartition], prefix: str, own: str
+) -> None:
     """Those that this broker coordinates."""
     async with asyncio.timeout(BROKER_TIMEOUT_S):
-        for transactional_id in await _holders(client, node_id, tp, prefix):
+        for transactional_id in await _holders(client, node_id, partitions, prefix):
             if transactional_id != own:
-                log.info("ending a transaction that an earlier owner left open", transactional_id=transactional_id,
-                         partition=tp.partition)  # fmt: skip
+                log.info("ending a transaction that an earlier owner left open", transactional_id=transactional_id)
                 await _abort(client, node_id, transactional_id)
 
 
-async def _holders(client: AIOKafkaClient, node_id: int, tp: TopicPartition, prefix: str) -> list[str]:
+async def _holders(
+    client: AIOKafkaClient, node_id: int, partitions: Collection[TopicPartition], prefix: str
+) -> list[str]:
     """Of the transactions that this broker coordinates."""
     listed = await client.send(node_id, _ListTransactions(), group=ConnectionGroup.COORDINATION)
     _check(listed.error_code)
@@ -148,11 +157,11 @@ async def _holders(client: AIOKafkaClient, node_id: int, tp: TopicPartition, pre
     if not ids:
         return []
     described = await client.send(node_id, _DescribeTransactions(ids), group=ConnectionGroup.COORDINATION)
-    return [row[1] for row in described.transactions if row[0] == NoError.errno and _holds(row[2], row[7], tp)]
+    return [row[1] for row in described.transactions if row[0] == NoError.errno and _holds(row[2], row[7], partitions)]
 
 
-def _holds(state: str, topics: Iterable[Any], tp: TopicPartition) -> bool:
-    return state == ONGOING and any(topic == tp.topic and tp.partition in partitions for topic, partitions, _ in topics)
+def _holds(state: str, topics: Iterable[Any], partitions: Collection[TopicPartition]) -> bool:
+    return state == ONGOING and any((topic, number) in partitions for topic, numbers, _ in topics for number in numbers)
 
 
 async def _abort(client: AIOKafkaClient, node_id: int, transactional_id: str) -> None:

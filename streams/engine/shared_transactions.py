@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,6 +29,7 @@ from aiokafka.errors import KafkaError
 from streams.engine.commit import COMMIT_TIMEOUT_S, Collect, Commit, CommitFailed, Pace
 from streams.engine.faults import describe_error, is_transient
 from streams.engine.group_offsets import committed_offsets
+from streams.engine.left_open import LeftOpen
 from streams.engine.membership import Membership, membership
 
 log = structlog.get_logger(__name__)
@@ -57,8 +59,8 @@ class Transactor(Protocol):
         """One transaction, all or nothing. Raises `CommitFailed`; then a new start is needed."""
         ...
 
-    async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
-        """Abort what other producers of the group left open in that partition, as far as the brokers answer."""
+    async def end_left_open(self, numbers: Collection[int], consumer: AIOKafkaConsumer) -> bool:
+        """Abort what other producers of the group left open in these partitions. False: not every broker answered."""
         ...
 
     async def close(self) -> None:
@@ -96,6 +98,7 @@ class SharedTransactions:
         self._started = False
         self._starting = asyncio.Lock()
         self._loop_task: asyncio.Task[None] | None = None
+        self.left_open = LeftOpen(transactor.end_left_open, is_current)
 
     def partition(self, number: int, consumer: AIOKafkaConsumer) -> PartitionCommitter:
         """The committer of one partition, for as long as it is open."""
@@ -109,10 +112,6 @@ class SharedTransactions:
         if self._loop_task is None:
             self._loop_task = asyncio.create_task(self._run(), name="transactions")
 
-    async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
-        """See `Transactor`."""
-        await self._transactor.end_left_open(number, consumer)
-
     async def commit(self, collect: Collect, member: Membership, consumer: AIOKafkaConsumer) -> None:
         """Take part in the next transaction. Raises `CommitFailed`, and what `collect` raises."""
         waiting = _Waiting(collect, member, consumer, asyncio.get_running_loop().create_future())
@@ -125,6 +124,7 @@ class SharedTransactions:
 
     async def close(self) -> None:
         """End; nobody waits for a commit any more."""
+        await self.left_open.close()
         if self._loop_task is not None:
             self._loop_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -285,9 +285,9 @@ class PartitionCommitter:
         await self._transactions.started(self._number)
         self._member = membership(self._consumer)
 
-    async def end_left_open(self) -> None:
-        """End what an earlier owner left open."""
-        await self._transactions.end_left_open(self._number, self._consumer)
+    def opening(self) -> AbstractContextManager[None]:
+        """While the partition opens."""
+        return self._transactions.left_open.opening(self._number, self._consumer)
 
     async def commit(self, collect: Collect) -> None:
         """Take part in the next transaction."""
@@ -302,3 +302,4 @@ class PartitionCommitter:
     async def close(self) -> None:
         """Take part in no further commit."""
         self._member = None
+        self._transactions.left_open.closed(self._number)

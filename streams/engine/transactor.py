@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -122,9 +122,10 @@ class KafkaTransactor:
                 unknown=fenced and producer.end_asked,
             ) from error
 
-    async def end_left_open(self, number: int, consumer: AIOKafkaConsumer) -> None:
-        """Abort what earlier owners left open in that partition, as far as the brokers answer."""
-        await end_left_open(consumer, TopicPartition(self._state_topic, number), self._group, self._id)
+    async def end_left_open(self, numbers: Collection[int], consumer: AIOKafkaConsumer) -> bool:
+        """Abort what earlier owners left open in these partitions. False: not every broker answered."""
+        partitions = {TopicPartition(self._state_topic, number) for number in numbers}
+        return await end_left_open(consumer, partitions, self._group, self._id)
 
     async def close(self) -> None:
         """Release connections; an open transaction is left to be aborted."""

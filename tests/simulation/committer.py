@@ -7,7 +7,7 @@ again in the same epoch, as aiokafka does by itself; what was held up in the net
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from aiokafka.errors import KafkaConnectionError, RequestTimedOutError
@@ -55,9 +55,10 @@ class SimTransactor:
         """Begin a new epoch."""
         self._epoch = await self._request(lambda: self.node.broker.init_producer(self._id), START_TIMEOUT_S)
 
-    async def end_left_open(self, number: int, consumer: Any) -> None:
+    async def end_left_open(self, numbers: Collection[int], consumer: Any) -> bool:
         """Abort what other producers of the group left open there."""
-        await end_left_open(consumer, TopicPartition(self._state, number), self._group, self._id)
+        partitions = {TopicPartition(self._state, number) for number in numbers}
+        return await end_left_open(consumer, partitions, self._group, self._id)
 
     async def run(self, commits: Sequence[Commit], member: Membership) -> None:
         """All or nothing. Raises `CommitFailed`."""

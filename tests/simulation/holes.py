@@ -61,4 +61,6 @@ HOLES = (
     _hole("T1", "a worker that wakes from a freeze commits for partitions that are another's", "freeze", "doubled task", 8),
     _hole("T2", "a transaction that was committed is run again when the answer to its end is lost", "late-commits",
           "doubled task", 8),
+    _hole("T3", "a transaction that a dead worker left open holds up other topics for a minute, if its partitions open at once",
+          "mix", "late result", 344),
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from aiokafka.structs import ConsumerRecord, TopicPartition
@@ -37,8 +38,9 @@ class FakeCommitter:
         if self.start_errors:
             raise self.start_errors.popleft()
 
-    async def end_left_open(self) -> None:
-        """Nothing is."""
+    def opening(self) -> AbstractContextManager[None]:
+        """Nothing is left open."""
+        return nullcontext()
 
     async def commit(self, collect: Collect) -> None:
         """As scripted, once the gate is open."""

@@ -13,6 +13,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from streams.engine.batcher import Batcher
 from streams.engine.commit import Commit, CommitFailed
 from streams.engine.group_offsets import committed_offsets
+from streams.engine.left_open import LeftOpen
 from streams.engine.membership import Membership, membership
 from streams.engine.state_reader import StateReader
 from streams.engine.transactor import KafkaTransactor
@@ -100,20 +101,46 @@ async def test_a_successor_ends_what_a_dead_worker_left_open(workers: tuple[Work
         waiting = asyncio.create_task(new.offset())
         await asyncio.wait([waiting], timeout=1)
         assert not waiting.done(), "the dead worker's transaction was not felt"
-        await new.transactor.end_left_open(1, new.consumer)
+        await new.transactor.end_left_open([1], new.consumer)
         await asyncio.wait([waiting], timeout=1)
         assert not waiting.done(), "a transaction on another partition was taken for one on this"
-        await new.transactor.end_left_open(0, new.consumer)
+        await new.transactor.end_left_open([0], new.consumer)
         async with asyncio.timeout(AT_ONCE_S):
             assert await waiting == 1
             assert await StateReader(new.options, new.state).read(0) == [b"1"]
         await new.transactor.run([new.commit(3)], member)
-        await new.transactor.end_left_open(0, new.consumer)
+        await new.transactor.end_left_open([0], new.consumer)
         await new.transactor.run([new.commit(4)], member)
         assert await new.offset() == 4
         await foreign.commit_transaction()
     finally:
         await foreign.stop()
+
+
+async def test_readers_of_other_topics_do_not_wait_for_a_dead_worker(workers: tuple[Worker, Worker]) -> None:
+    """It had written results and had sent no offsets: its partition opens elsewhere at once, and only readers would wait."""
+    old, new = workers
+    results = f"{new.state.removesuffix('state')}results"
+    await _half_a_commit(old, None, Output("results", b"k", b"never", partition=0))
+    await old.consumer.stop()
+    await new.join()
+    left_open = LeftOpen(new.transactor.end_left_open, lambda: True)
+    reader = AIOKafkaConsumer(**new.options, isolation_level="read_committed", auto_offset_reset="earliest")
+    await reader.start()
+    try:
+        reader.assign([TopicPartition(results, 0)])
+        async with asyncio.timeout(AT_ONCE_S):
+            assert await new.offset() == 1
+        async with AIOKafkaProducer(**new.options) as producer:
+            await producer.send_and_wait(results, b"later", partition=0)
+        assert not await reader.getmany(timeout_ms=1000), "the dead worker's transaction was not felt"
+        with left_open.opening(0, new.consumer):
+            pass
+        async with asyncio.timeout(AT_ONCE_S):
+            assert (await reader.getone()).value == b"later"
+    finally:
+        await left_open.close()
+        await reader.stop()
 
 
 async def test_who_is_no_member_any_more_commits_nothing(workers: tuple[Worker, Worker]) -> None:
@@ -134,11 +161,11 @@ async def test_who_is_no_member_any_more_commits_nothing(workers: tuple[Worker, 
     assert await StateReader(new.options, new.state).read(0) == [b"2"]
 
 
-async def _half_a_commit(worker: Worker, offset: int) -> None:
-    """All of a transaction but its end; then the worker is gone."""
+async def _half_a_commit(worker: Worker, offset: int | None, *outputs: Output) -> None:
+    """All of a transaction but its end; then the worker is gone. `offset`: None for a transaction that has not sent it yet."""
     producer = worker.transactor._producer
     assert producer is not None
-    commit = worker.commit(offset)
+    commit = worker.commit(offset or 0)
     await producer.begin_transaction()
 
     async def nothing() -> None:
@@ -147,8 +174,8 @@ async def _half_a_commit(worker: Worker, offset: int) -> None:
     producer._sender.end_transaction = nothing
     with pytest.raises(EndOfWorker):
         await producer.finish_transaction(
-            Batcher(worker.state.removesuffix("state")).send(producer, commit.outputs),
-            commit.offsets,
+            Batcher(worker.state.removesuffix("state")).send(producer, [*commit.outputs, *outputs]),
+            {} if offset is None else commit.offsets,
             worker.group,
             membership(worker.consumer),
         )

@@ -178,6 +178,25 @@ async def test_cancelled_in_the_moment_it_begins_ends_once_and_frees_its_slot() 
     assert (rig.queue.in_flight, rig.caller.running) == (0, 0)
 
 
+@pytest.mark.parametrize(("late_s", "failures"), [(0.1, 1), (0.8, 0)])
+async def test_a_worker_that_stood_still_blames_no_agent(late_s: float, failures: int) -> None:
+    """Suspended during a call, it wakes after the timeout: the answer may have come long before. The attempt is used up."""
+
+    class Stands(Silent):
+        async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+            await asyncio.sleep(call.timeout_s + late_s)
+            raise CallTimeout("no answer within 2 s")
+
+    rig = Rig(Stands())
+    rig.caller.submit(pending(timeout_s=2.0, max_retries=1))
+    [end] = await rig.ends()
+    assert isinstance(end, CallTimeout)
+    assert end.code == "timeout"
+    assert len(rig.events.retries) == 1
+    assert rig.breaker.failures(now()) == 2 * failures
+    assert ("stood still" in end.message) is not bool(failures)
+
+
 async def test_an_attempt_cut_short_by_the_deadline_is_not_the_agents_fault() -> None:
     """50 ms are left of the task for a timeout of 10 s: it ends as expired, is not tried again and counts against nothing."""
     transport = TimesOut()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from streams.engine import shared_transactions as module
 from streams.engine.commit import Commit, CommitFailed
+from streams.engine.left_open import FIRST_S
 from streams.engine.membership import Membership
 from streams.engine.shared_transactions import PartitionCommitter, SharedTransactions
 from streams.rules.records import Output
@@ -37,7 +38,8 @@ class Transactor:
         self.running = False
         self.gate = asyncio.Event()
         self.gate.set()
-        self.asked: list[int] = []
+        self.asked: list[set[int]] = []
+        self.answers: deque[bool] = deque()
         self.end_asked = False
         self.hangs: set[int] = set()
         self.closed = False
@@ -66,9 +68,10 @@ class Transactor:
             raise error
         self.committed.append(numbers)
 
-    async def end_left_open(self, number: int, consumer: Any) -> None:
-        """Note it."""
-        self.asked.append(number)
+    async def end_left_open(self, numbers: Collection[int], consumer: Any) -> bool:
+        """Note it; the answer is scripted."""
+        self.asked.append(set(numbers))
+        return self.answers.popleft() if self.answers else True
 
     async def close(self) -> None:
         """Note it."""
@@ -370,8 +373,44 @@ async def test_a_transaction_is_of_bounded_size(rig: Rig) -> None:
 async def test_what_earlier_owners_left_open_is_asked_for_by_partition(rig: Rig) -> None:
     """The transactor knows whose they are."""
     committer = await rig.open(3)
-    await committer.end_left_open()
-    assert rig.transactor.asked == [3]
+    with committer.opening():
+        await asyncio.sleep(10 * FIRST_S)
+    assert rig.transactor.asked[:2] == [{3}, {3}]
+
+
+async def test_partitions_that_open_at_once_are_looked_at_once_together(rig: Rig) -> None:
+    """A transaction that was left open holds up readers of other topics, though no offsets of the partition are in it."""
+    for number in (3, 4):
+        with (await rig.open(number)).opening():
+            pass
+    assert rig.transactor.asked == []
+    await asyncio.sleep(60)
+    assert rig.transactor.asked == [{3, 4}]
+
+
+async def test_a_look_that_not_every_broker_answers_is_repeated(rig: Rig) -> None:
+    """The one that did not may coordinate the transaction."""
+    rig.transactor.answers.extend([False, False])
+    with (await rig.open(3)).opening():
+        pass
+    await asyncio.sleep(60)
+    assert rig.transactor.asked == [{3}, {3}, {3}]
+
+
+async def test_what_may_be_anothers_by_now_is_not_looked_for(rig: Rig) -> None:
+    """Its owner's transaction would be ended."""
+    given_up = await rig.open(3)
+    with given_up.opening():
+        pass
+    with (await rig.open(4)).opening():
+        pass
+    await given_up.close()
+    rig.current = False
+    await asyncio.sleep(60)
+    assert rig.transactor.asked == []
+    rig.current = True
+    await asyncio.sleep(60)
+    assert rig.transactor.asked == [{4}]
 
 
 async def test_a_closed_committer_commits_nothing(rig: Rig) -> None:
