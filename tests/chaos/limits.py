@@ -28,6 +28,8 @@ from confluent_kafka import Producer
 from tests.chaos.limits_plan import (
     AGENTS,
     ATTEMPT_S,
+    FROZEN_S,
+    SESSION_S,
     TAIL_S,
     Offer,
     changes,
@@ -45,11 +47,9 @@ from tests.support.predicates import Kill, read_call
 from tests.support.rig import Process, Tap, apply_topics, register, start_worker
 
 WORKERS = ("w0", "w1", "w2")
-SESSION_S = 6
 WARM_UP_S = 90.0
 GIVE_UP_S = 30.0
 """How long after the last deadline a missing result is waited for."""
-FROZEN_S = SESSION_S + 4.0
 TARGETS = ("open", "full", "any")
 IN_FLIGHT_S = 2.0
 """How long a kill waits for its victim to have a call under way."""

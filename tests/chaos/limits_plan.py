@@ -25,6 +25,8 @@ RETRY_AFTER_S = 3.0
 RETRIES = 2
 ATTEMPT_S = 5.0
 """What one attempt may take; every agent that answers at all is faster."""
+SESSION_S = 6
+FROZEN_S = SESSION_S + 4.0
 TAIL_S = 15.0
 """Every task's deadline is at most this long after the last one was offered."""
 _WIDE = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 10}

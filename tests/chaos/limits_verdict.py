@@ -13,7 +13,16 @@ from datetime import datetime
 from pathlib import Path
 
 from agents_io.rules.breaker import BreakerConfig
-from tests.chaos.limits_plan import AGENTS, ATTEMPT_S, FULL_LIMIT, RETRIES, RETRY_AFTER_S, WINDOW_S
+from tests.chaos.limits_plan import (
+    AGENTS,
+    ATTEMPT_S,
+    FROZEN_S,
+    FULL_LIMIT,
+    RETRIES,
+    RETRY_AFTER_S,
+    SESSION_S,
+    WINDOW_S,
+)
 from tests.support import predicates
 from tests.support.breaker_log import breaker
 from tests.support.predicates import Call, Kill, Verdict, by_agent
@@ -69,6 +78,18 @@ class Evidence:
     def losses(self) -> list[Kill]:
         """Whatever took a worker its partitions without a word."""
         return sorted([*self.kills, *self.freezes], key=lambda kill: kill.at)
+
+    @property
+    def rebalances(self) -> list[tuple[float, float]]:
+        """When the group may have dealt out its partitions anew: without a frozen worker, and with it again.
+
+        One that is killed comes back within its session, under its static name.
+        """
+        return [
+            (freeze.at + after_s, freeze.at + after_s + SESSION_S)
+            for freeze in self.freezes
+            for after_s in (SESSION_S, FROZEN_S)
+        ]
 
     def changes(self, agent: str) -> list[tuple[float, str]]:
         """When it was told that the agent's circuit changed, and how."""
@@ -135,7 +156,7 @@ def verdicts(evidence: Evidence, wanted_kills: int, wanted_freezes: int = 0) -> 
         a: predicates.pauses(calls.get(a, []), RETRY_AFTER_S, kills, commit_s=COMMIT_S, jitter_s=JITTER_S)
         for a in _of("busy")
     }
-    again = predicates.redelivered(everything, kills, ended, commit_s=COMMIT_S)
+    again = predicates.redelivered(everything, kills, ended, commit_s=COMMIT_S, rebalances=evidence.rebalances)
     probing = {agent: predicates.half_open(evidence.changes(agent), BREAKER.reset_timeout_s) for agent in calls}
     free = predicates.without_attempt(everything, probing, jitter_s=JITTER_S)
     deadlines = evidence.deadlines()

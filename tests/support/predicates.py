@@ -233,9 +233,17 @@ def calls_per_task(
 
 
 def redelivered(
-    calls: Iterable[Call], kills: Sequence[Kill], ended: Mapping[str, float], *, commit_s: float = 1.0
+    calls: Iterable[Call],
+    kills: Sequence[Kill],
+    ended: Mapping[str, float],
+    *,
+    commit_s: float = 1.0,
+    rebalances: Sequence[tuple[float, float]] = (),
 ) -> dict[str, int]:
-    """How often a task may have been taken anew: kills of its worker from its first call to its result's time + `commit_s`."""
+    """How often a task may have been taken anew, from its first call to its result's time + `commit_s`.
+
+    Kills of its worker, and `rebalances` of its group (the earliest and the latest time of each): all partitions open anew then.
+    """
     first: dict[str, Call] = {}
     workers: defaultdict[str, set[str]] = defaultdict(set)
     for call in calls:
@@ -246,6 +254,7 @@ def redelivered(
     for task, call in first.items():
         end = ended.get(task, float("inf")) + commit_s
         count = sum(kill.worker in workers[task] and call.at <= kill.at <= end for kill in kills)
+        count += sum(call.at <= latest and earliest <= end for earliest, latest in rebalances)
         if count:
             found[task] = count
     return found

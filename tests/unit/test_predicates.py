@@ -126,6 +126,8 @@ def test_redeliveries_are_kills_of_its_worker_while_a_task_was_under_way() -> No
     assert predicates.redelivered(calls, [Kill(11.0, "w0"), Kill(19.0, "w0")], ended) == {"t": 2}
     for kill in (Kill(9.0, "w0"), Kill(22.0, "w0"), Kill(15.0, "w1")):
         assert predicates.redelivered(calls, [kill], ended) == {}
+    rebalances = [(5.0, 8.0), (5.0, 12.0), (15.0, 16.0), (22.0, 23.0)]
+    assert predicates.redelivered(calls, [], ended, rebalances=rebalances) == {"t": 2}
 
 
 def test_a_kill_is_felt_where_it_cuts_off_calls() -> None:
