@@ -21,22 +21,15 @@ import structlog
 
 from agents_io.call_stats import CallStats
 from agents_io.clock_lag import clock_lag_s
-from agents_io.errors import (
-    AgentError,
-    CallTimeout,
-    Cancelled,
-    ConnectionFailed,
-    Expired,
-    InternalError,
-    WorkerStoodStill,
-)
+from agents_io.errors import AgentError, CallTimeout, Cancelled, ConnectionFailed, Expired, InternalError
 from agents_io.hedging import race
-from agents_io.pending_call import CallEvents, CallObserver, PendingCall
+from agents_io.one_call import one_call
+from agents_io.pending_call import CallEvents, PendingCall
 from agents_io.rules.agent_queue import AgentQueue, Attempt, Block
 from agents_io.rules.breaker import Outcome
 from agents_io.rules.retry import RetryConfig, delay_s
 from agents_io.sampling import Item, Sample, SampleGroups
-from agents_io.transport import CONTEXT_HEADER, Answer, Call, Transport, header_text
+from agents_io.transport import Answer, Transport
 from schemas.messages import AgentRegistration
 
 log = structlog.get_logger(__name__)
@@ -46,10 +39,6 @@ R = TypeVar("R", bound=PendingCall)
 MAX_TIMER_S = 3600.0
 """Timers are set for at most this long; the queue is asked again then."""
 NOT_CURRENT_RECHECK_S = 0.1
-OWN_TIMEOUT = 0.9
-"""A timeout that comes before this share of an attempt's time is the agent's own (408, 504, DEADLINE_EXCEEDED)."""
-STILL_S = 0.5
-"""A call that ends so much later than its timeout ends late because the worker did not run, see `WorkerStoodStill`."""
 UNANSWERED = (CallTimeout, ConnectionFailed, Expired, InternalError)
 """After these, as after a call that was cut off, the request may still be on its way to the agent."""
 WAITED_FOR: dict[Block | None, str] = {
@@ -264,8 +253,7 @@ class Caller(Generic[R]):
     async def _answered(self, attempt: Attempt[Item[R]]) -> tuple[Answer | AgentError, Answer | AgentError | None]:
         """The end of an attempt, and the outcome of its first call alone: None if that was cut off for a second one."""
         patience_s = self._patience_s(attempt.item)
-        observer = attempt.item.observer
-        calling = self._one(attempt) if observer is None else self._observed(attempt, observer, False)
+        calling = one_call(self._transport, self.agent, attempt)
         if patience_s is None:
             try:
                 answer = await calling
@@ -273,44 +261,6 @@ class Caller(Generic[R]):
                 return error, error
             return answer, answer
         return await race(calling, patience_s, lambda: self._beside(attempt))
-
-    async def _observed(self, attempt: Attempt[Item[R]], observer: CallObserver, hedged: bool) -> Answer:
-        call = observer.begins(self.agent, attempt.item.calls, hedged)
-        try:
-            answer = await self._one(attempt, call.headers)
-        except BaseException as error:
-            call.ended(error)
-            raise
-        call.ended(answer)
-        return answer
-
-    async def _one(self, attempt: Attempt[Item[R]], headers: tuple[tuple[str, str], ...] | None = None) -> Answer:
-        """One call. `headers`: in place of the task's."""
-        run = attempt.item
-        sent = run.headers if headers is None else headers
-        if run.context_id:
-            sent += ((CONTEXT_HEADER, header_text(run.context_id)),)
-        call = Call(
-            run.task_id,
-            run.idempotency_key,
-            run.body,
-            attempt.timeout_s,
-            sent,
-            run.pattern_name,
-            run.context_id,
-            attempt=run.calls,
-        )
-        try:
-            return await self._transport.call(self.agent, call)
-        except CallTimeout as error:
-            took_s = self._loop.time() - attempt.started_at
-            if took_s > attempt.timeout_s + STILL_S:
-                stood_s = took_s - attempt.timeout_s
-                raise WorkerStoodStill(f"{error.message}; the worker stood still for {stood_s:.1f} s or more") from None
-            if not attempt.cut or took_s < OWN_TIMEOUT * attempt.timeout_s:
-                raise  # the agent itself reported a timeout, before the time it was given was over
-            # The task's deadline left it less than its timeout: that says nothing about the agent.
-            raise Expired(f"the deadline passed during the call: {error.message}") from None
 
     def _patience_s(self, run: PendingCall) -> float | None:
         """After how long a second call may be made beside the first; None: never."""
@@ -337,8 +287,7 @@ class Caller(Generic[R]):
     async def _second(self, attempt: Attempt[Item[R]]) -> Answer:
         end: Answer | AgentError | None = None
         try:
-            observer = attempt.item.observer
-            end = await (self._one(attempt) if observer is None else self._observed(attempt, observer, True))
+            end = await one_call(self._transport, self.agent, attempt, hedged=True)
             return end
         except AgentError as error:
             end = error
