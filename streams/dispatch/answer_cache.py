@@ -12,7 +12,8 @@ from typing import NamedTuple
 from streams.dispatch.task_run import TaskRun, asked
 from streams.rules.dispatch.builtins import asked_of, cacheable
 from streams.rules.dispatch.caching import ResultCache, cache_key
-from streams.rules.records import LARGE_BYTES, Success
+from streams.rules.records import LARGE_BYTES
+from streams.rules.task_records import Success
 from streams.settings import CacheSettings
 
 MAX_CLEARED = 10_000

@@ -15,8 +15,9 @@ from streams.dispatch.held_memory import HeldMemory
 from streams.dispatch.task_run import TaskRun
 from streams.engine.record_reader import ReadAgain
 from streams.metrics import DispatchMetrics
+from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.plans.templates import Templates
-from streams.rules.records import Output, Recorder
+from streams.rules.records import Output
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class DispatchContext:
     agents: AgentTable
     callers: CallerFactory
     memory: HeldMemory
-    recorder: Recorder
+    recorder: DispatchRecorder
     emit: Callable[[Output], None]
     metrics: DispatchMetrics
     wall_ms: Callable[[], int]

@@ -16,7 +16,8 @@ from streams.dispatch.context import DispatchContext
 from streams.dispatch.reporter import TaskReporter
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.judging import Judged, rated, with_verdict
-from streams.rules.records import Output, Success
+from streams.rules.records import Output
+from streams.rules.task_records import Success
 
 
 class Judging:

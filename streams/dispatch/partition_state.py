@@ -23,7 +23,8 @@ from streams.dispatch.answer_cache import AnswerCache, Remembered
 from streams.dispatch.callers import GuardSnapshot
 from streams.dispatch.task_run import TaskRun
 from streams.rules.dedup_window import Chunk, DedupWindow
-from streams.rules.records import Output, Success
+from streams.rules.records import Output
+from streams.rules.task_records import Success
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -39,8 +39,9 @@ from streams.dispatch.waiting import WaitingTasks
 from streams.engine.handler import source_record_of
 from streams.engine.partition_processor import PartitionProcessor
 from streams.rules.dispatch.judging import Judged
-from streams.rules.records import Output, Success
+from streams.rules.records import Output
 from streams.rules.source_record import MOVED_HEADER, SourceRecord
+from streams.rules.task_records import Success
 
 LONG_WAIT_S = 1.0
 """A task whose agent takes no call for longer than this is reported as waiting, and goes to another agent if it may."""

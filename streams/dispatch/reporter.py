@@ -21,8 +21,9 @@ from streams.dispatch.task_run import TaskRun
 from streams.rules.dispatch.judging import Judged
 from streams.rules.plans.task_plans import ends_at, plan_for
 from streams.rules.plans.templates import Template
-from streams.rules.records import LARGE_BYTES, Carried, Output, Success, Timing
+from streams.rules.records import LARGE_BYTES, Carried, Output
 from streams.rules.source_record import SourceRecord
+from streams.rules.task_records import Success, Timing
 from streams.rules.tracing.spans import Ending, ended_in
 from streams.rules.tracing.trace import trace_of
 

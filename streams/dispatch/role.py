@@ -59,7 +59,7 @@ from streams.gateway.service import GatewayService
 from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
 from streams.rules.agents.gateway_claim import OWN_HEADER
-from streams.rules.records import Recorder
+from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.source_record import SourceRecord
 from streams.settings import Settings
 from streams.tracing.export import Provider
@@ -108,7 +108,7 @@ class DispatchRole:
         self._calibrations = CalibrationTable(self._options, settings.topic_prefix)
         self.agent_statuses = AgentStatuses()
         prices = load_prices(settings.stats.prices)
-        recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, self._group, prices)
+        recorder = DispatchRecorder(settings.app_id, "dispatch", settings.topic_prefix, self._group, prices)
         self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, self._now_ms)
         self._gateway = GatewayService(settings, self.agents, self._sink, self._writer, self._here, registry)
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
@@ -181,7 +181,7 @@ class DispatchRole:
         }
         run_beside(stack, running, END_TIMEOUT_S)
 
-    def _shared(self, registry: CollectorRegistry, recorder: Recorder) -> DispatchContext:
+    def _shared(self, registry: CollectorRegistry, recorder: DispatchRecorder) -> DispatchContext:
         settings = self._settings
         return DispatchContext(
             settings=settings,

@@ -22,7 +22,7 @@ from streams.rules.dispatch.memory_budget import TASK_BYTES
 from streams.rules.dispatch.ordering import LogPosition, first_record_of
 from streams.rules.plans.run import looks_like_step, step_of
 from streams.rules.plans.task_plans import refuse_step
-from streams.rules.records import Carried, EchoedMetadata, Output
+from streams.rules.records import Carried, Output
 from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
@@ -37,6 +37,7 @@ from streams.rules.source_record import (
     from_coordinator,
     own_header,
 )
+from streams.rules.task_records import EchoedMetadata
 from streams.rules.tracing.trace import trace_of
 
 if TYPE_CHECKING:

@@ -44,7 +44,8 @@ from streams.dispatch.held_memory import HeldMemory
 from streams.engine.partition_processor import PartitionProcessor
 from streams.metrics import DispatchMetrics
 from streams.rules.dispatch.builtins import Builtins
-from streams.rules.records import Output, Recorder
+from streams.rules.dispatch.records import DispatchRecorder
+from streams.rules.records import Output
 from streams.rules.schedules.records import ScheduleRecorder, read_due
 from streams.rules.source_record import SourceRecord
 from streams.settings import load
@@ -307,7 +308,7 @@ class _Partition:
             agents=table,
             callers=CallerFactory(settings, transports, owner._random, lambda _agent, _confidence: None),
             memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
-            recorder=Recorder(settings.app_id, "dispatch", self._prefix, "virtual-time"),
+            recorder=DispatchRecorder(settings.app_id, "dispatch", self._prefix, "virtual-time"),
             emit=owner._written,
             metrics=DispatchMetrics(CollectorRegistry()),
             wall_ms=owner._wall_ms,

@@ -44,8 +44,9 @@ from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
 from streams.rules.dispatch.builtins import Builtins
+from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.plans.records import STATE, PlanRecorder
-from streams.rules.records import Output, Recorder
+from streams.rules.records import Output
 from streams.rules.schedules.records import STATE as SCHEDULE_STATE
 from streams.rules.schedules.records import ScheduleRecorder
 from streams.schedules.handler import ScheduleHandler
@@ -316,7 +317,7 @@ class Node:
             agents=self.agents,
             callers=CallerFactory(settings, transports, self.rng, may_begin=lambda: engine.is_current()),
             memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
-            recorder=Recorder(self.app, "dispatch", self.prefix, group),
+            recorder=DispatchRecorder(self.app, "dispatch", self.prefix, group),
             emit=self.emit,
             metrics=DispatchMetrics(registry),
             wall_ms=self.wall_ms,

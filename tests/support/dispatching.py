@@ -28,7 +28,8 @@ from streams.dispatch.held_memory import HeldMemory
 from streams.engine.partition_processor import PartitionProcessor
 from streams.metrics import DispatchMetrics
 from streams.rules.dispatch.builtins import Builtins
-from streams.rules.records import Output, Recorder
+from streams.rules.dispatch.records import DispatchRecorder
+from streams.rules.records import Output
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
 from tests.support.partition_fakes import intake
@@ -178,7 +179,7 @@ class Dispatching:
         self.agent_statuses = AgentStatuses()
         self.turned: list[str] = []
         self.worth: Callable[[float], float | None] = lambda confidence: None
-        self.recorder = Recorder("app", "dispatch", "t.", "app-dispatch")
+        self.recorder = DispatchRecorder("app", "dispatch", "t.", "app-dispatch")
         self.log: dict[tuple[str, int], Any] = {}
         self.read_again_errors: deque[BaseException] = deque()
         self.memory = HeldMemory(self.settings.dispatch.max_held_bytes, self.settings.dispatch.max_in_flight)

@@ -22,9 +22,11 @@ from schemas.times import parse_time
 from schemas.topics import TOPICS, full_name
 from streams.broker.topics_admin import wanted
 from streams.cli.output import yaml_text
+from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.plans.records import PlanRecorder
-from streams.rules.records import LARGE_BYTES, Output, Recorder, Success, Timing
+from streams.rules.records import LARGE_BYTES, Output
 from streams.rules.source_record import SourceRecord
+from streams.rules.task_records import Success, Timing
 from streams.settings import Settings
 from streams.statistics.outputs import StatsRecorder
 
@@ -37,7 +39,7 @@ GUARDED = Cluster(("b1:9093", "b2:9093"), "SASL_SSL", "SCRAM-SHA-512", partition
 DOCUMENT = document()
 NOW_MS = parse_time(TIME)
 APP = Settings().app_id
-RECORDER = Recorder(APP, "dispatch", "parallax.", f"{APP}-dispatch")
+RECORDER = DispatchRecorder(APP, "dispatch", "parallax.", f"{APP}-dispatch")
 TASK = Task.model_validate(EXAMPLES["Task"])
 SOURCE_RECORD = SourceRecord("tasks", 0, 42, None, REJECTED.encode())
 

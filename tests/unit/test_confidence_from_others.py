@@ -12,8 +12,9 @@ from agents_io.transport import Answer
 from schemas.codec import Rejected
 from schemas.partitioning import owner_partition
 from streams.rules.dispatch.judging import Judged, judge_body, rated, read_judged
-from streams.rules.records import Output, Success
+from streams.rules.records import Output
 from streams.rules.source_record import JUDGED_HEADER
+from streams.rules.task_records import Success
 from tests.support.dispatching import Dispatching
 from tests.support.wait import until
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from streams.dispatch.partition_state import PartitionState
-from streams.rules.records import Success
+from streams.rules.task_records import Success
 from streams.settings import Settings
 
 

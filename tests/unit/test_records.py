@@ -17,7 +17,8 @@ from schemas.contract import file_name
 from schemas.messages import ConfidenceDataPoint, ErrorCode, Event, EventType, Message, Result, Task, TaskError
 from schemas.partitioning import partition_for
 from schemas.times import format_time
-from streams.rules.records import LARGE_BYTES, Carried, EchoedMetadata, Output, Recorder, Success, Timing
+from streams.rules.dispatch.records import DispatchRecorder
+from streams.rules.records import LARGE_BYTES, Carried, Output
 from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,
@@ -30,9 +31,10 @@ from streams.rules.source_record import (
     SourceRecord,
     own_header,
 )
+from streams.rules.task_records import EchoedMetadata, Success, Timing
 
 NOW_MS = 1_795_354_620_123
-RECORDER = Recorder("app", "dispatch", "t.", "app-dispatch")
+RECORDER = DispatchRecorder("app", "dispatch", "t.", "app-dispatch")
 MODELS: dict[str, type[Message]] = {"results": Result, "events": Event, "data-points": ConfidenceDataPoint}
 DIRECTORY = Path(schemas.__file__).parent / "json"
 VALIDATORS = {
@@ -159,7 +161,7 @@ def test_the_same_end_gives_the_same_records() -> None:
         RECORDER.dead_letter(SourceRecord("tasks", 0, 7, None, b"x"), "decode", "why", NOW_MS),
         RECORDER.dead_letter(SourceRecord("tasks", 1, 7, None, b"x"), "decode", "why", NOW_MS),
     ]
-    again = Recorder("app", "dispatch", "t.", "app-dispatch")
+    again = DispatchRecorder("app", "dispatch", "t.", "app-dispatch")
     assert ends[0] == again.succeeded(PLAIN, ECHO, "a1", Success(b"1", 0.5), SPENTS[0], False, NOW_MS)
     assert ends[3] == again.dead_letter(SourceRecord("tasks", 0, 7, None, b"x"), "decode", "why", NOW_MS)
     ids = [header(output.headers, "ce_id") for output in chain(*ends) if output.topic == "events"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from schemas.messages import AgentRegistration
-from streams.rules.records import Output, Recorder
+from streams.rules.dispatch.records import DispatchRecorder
+from streams.rules.records import Output
 from streams.rules.source_record import SourceRecord
 from streams.rules.tracing.spans import (
     above,
@@ -160,7 +161,7 @@ def test_a_dead_letter_has_the_users_headers_and_none_of_ours() -> None:
     output = Output("dispatch", None, b"", list(theirs))
     stamp([output], Trace(OURS))
     assert len(output.headers) == 3
-    dead, event = Recorder("app", "dispatch", "t.", "g").dead_letter(
+    dead, event = DispatchRecorder("app", "dispatch", "t.", "g").dead_letter(
         source_record("dispatch", *output.headers), "s", "why", 0
     )
     stamp([dead, event], Trace(OURS))

@@ -16,7 +16,7 @@ from agents_io.rules.answer import checked_confidence, excerpt
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, pack
 from schemas.exact_json import loads
-from streams.rules.records import Success
+from streams.rules.task_records import Success
 
 QUESTION = (
     "Judge an answer. `data.question` is what was asked, `data.answer` is the answer that was given. How likely is it that the "

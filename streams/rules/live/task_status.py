@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streams.rules.records import STATUS_BY_CODE
+from streams.rules.task_records import STATUS_BY_CODE
 
 UNKNOWN = "unknown"
 ENDS = {"task:completed": "success", "task:failed": "failure", "task:expired": "timeout", "task:cancelled": "cancelled"}

@@ -21,8 +21,9 @@ from streams.rules.dispatch.routing import owner_key
 from streams.rules.plans.result import plan_result, progress
 from streams.rules.plans.run import Over, PlanRun
 from streams.rules.plans.task_plans import OriginTask, end_of, error_of
-from streams.rules.records import LARGE_BYTES, Output, Recorder, Success, Timing
+from streams.rules.records import LARGE_BYTES, Output
 from streams.rules.source_record import HOPS_HEADER, OWN_HEADERS, SourceRecord
+from streams.rules.task_records import Success, TaskRecorder, Timing
 from streams.rules.tracing.trace import Trace
 
 TASK_TYPE = BY_NAME["tasks"].ce_type
@@ -30,7 +31,7 @@ CONTROL_TYPE = BY_NAME["controls"].ce_type
 STATE = "plan-state"
 
 
-class PlanRecorder(Recorder):
+class PlanRecorder(TaskRecorder):
     """Builds the coordinator's records. `app_id` also names what it remembers on the state topic."""
 
     def __init__(self, app_id: str, prefix: str, group: str) -> None:

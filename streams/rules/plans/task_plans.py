@@ -18,7 +18,7 @@ from schemas.times import format_time
 from streams.rules.plans.run import Over, PlanRun, step_of
 from streams.rules.plans.step_graph import End
 from streams.rules.plans.templates import Template, Templates
-from streams.rules.records import EchoedMetadata
+from streams.rules.task_records import EchoedMetadata
 
 PREFIX: Final = "task:"
 LONG_ID = 200

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from schemas.codec import header
 from schemas.messages import AgentRegistration
 from streams.rules.plans.blueprint import Blueprint
-from streams.rules.records import STATUS_BY_CODE, Output
+from streams.rules.records import Output
 from streams.rules.source_record import SPAN_HEADER, SourceRecord
+from streams.rules.task_records import STATUS_BY_CODE
 from streams.rules.tracing.trace import Trace, trace_of
 
 Attributes = dict[str, str | int | float | bool]
