@@ -2,7 +2,6 @@
 
 AgentError                code            retryable  counts_against_agent
   CallTimeout             timeout         yes        yes
-    WorkerStoodStill      timeout         yes        no       (the worker, not the agent, let the time pass)
   ConnectionFailed        connection      yes        yes
   ServerError             http_5xx        yes        yes      (5xx; may carry retry_after_s)
   ClientError             http_4xx        no         no       (the caller's fault: other 4xx; see rules/statuses.py)
@@ -54,12 +53,6 @@ class CallTimeout(AgentError):
 
     code = "timeout"
     counts_against_agent = True
-
-
-class WorkerStoodStill(CallTimeout):
-    """The time was over while this worker did not run (suspended, or starved of CPU); the agent may have answered in time."""
-
-    counts_against_agent = False
 
 
 class ConnectionFailed(AgentError):

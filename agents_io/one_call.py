@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from agents_io.errors import CallTimeout, Expired, WorkerStoodStill
+from agents_io.errors import CallTimeout, Expired
 from agents_io.pending_call import CallObserver
 from agents_io.rules.agent_queue import Attempt
 from agents_io.sampling import Item
@@ -20,6 +20,12 @@ OWN_TIMEOUT = 0.9
 """A timeout that comes before this share of an attempt's time is the agent's own (408, 504, DEADLINE_EXCEEDED)."""
 STILL_S = 0.5
 """A call that ends so much later than its timeout ends late because the worker did not run, see `WorkerStoodStill`."""
+
+
+class WorkerStoodStill(CallTimeout):
+    """The time was over while this worker did not run (suspended, or starved of CPU); the agent may have answered in time."""
+
+    counts_against_agent = False
 
 
 def one_call(

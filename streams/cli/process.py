@@ -143,12 +143,16 @@ def dev(
     web_port: WebPort = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Use the embedded broker, even if Apache Kafka is installed.")
+    ] = False,
     output: OutputFormat = None,
 ) -> None:
     """Try it all on this machine, until Ctrl-C.
 
-    Starts a broker, a worker, demo agents and sample traffic, and prints where to look. --bootstrap-servers uses your Kafka
-    instead of a broker of its own (the environment is not looked at).
+    Starts a broker, a worker, demo agents and sample traffic, and prints where to look. The broker is an Apache Kafka of its own
+    where one is installed (in KAFKA_HOME, or kafka-server-start.sh on the path, and Java), with transactions; else the embedded
+    one. --bootstrap-servers uses your running Kafka instead (the environment is not looked at).
     """
     from streams.demo.dev import run_dev
 
@@ -158,6 +162,6 @@ def dev(
         "web_host": web_host,
         "web_port": web_port,
     }
-    code = run_dev({name: value for name, value in flags.items() if value is not None})
+    code = run_dev({name: value for name, value in flags.items() if value is not None}, embedded)
     if code != OK:
         raise typer.Exit(code)

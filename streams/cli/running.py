@@ -80,8 +80,8 @@ def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
     from aiokafka.errors import KafkaConnectionError, KafkaError
 
     from streams.broker.access import AccessDenied
+    from streams.broker.child_broker import ChildBrokerError
     from streams.broker.client import ReadStalled, TopicMissing
-    from streams.broker.embedded import EmbeddedBrokerError
     from streams.broker.kafka import BrokerUnreachable, TransactionsDenied
     from streams.broker.topics_admin import TopicsError, TopicsMissing
     from streams.engine.faults import describe_error, unauthorized
@@ -93,5 +93,5 @@ def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
     if isinstance(error, KafkaError):
         return FAILED, f"Kafka says {type(error).__name__}: {text}"
     ours = (TopicMissing, ReadStalled, TopicsError, TopicsMissing, TransactionsDenied, AccessDenied,
-            EmbeddedBrokerError, OSError)  # fmt: skip
+            ChildBrokerError, OSError)  # fmt: skip
     return (FAILED if isinstance(error, ours) else None), text

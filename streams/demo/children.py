@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from streams.broker.embedded import tied_to_parent
+from streams.broker.processes import tied_to_parent
 
 STOP_TIMEOUT_S = 12.0
 KEPT_BYTES = 8192

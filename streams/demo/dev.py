@@ -1,8 +1,9 @@
 """`parallax dev`: everything on one machine until Ctrl-C, with a little traffic to look at.
 
 In: flags as typed (a Kafka to use, a topic prefix, where the web page listens). Out: addresses, commands to try, a line now
-and then, the moments as they happen; an exit code. Sample traffic goes to a Kafka only when it is named on the command line:
-without `--bootstrap-servers` environment and `parallax.toml` are left aside, with it they count as everywhere.
+and then, the moments as they happen; an exit code. Sample traffic goes to a Kafka that is there already only when it is named on
+the command line: without `--bootstrap-servers` a broker is started, and environment and `parallax.toml` are left aside; with it
+they count as everywhere.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
+from streams.broker.child_broker import ChildBroker, ChildBrokerError
 from streams.broker.client import TopicMissing, send_keyed
-from streams.broker.embedded import LIMITS, EmbeddedBrokerError
+from streams.broker.embedded import LIMITS, EmbeddedBroker
 from streams.broker.kafka import BrokerUnreachable
+from streams.broker.local_kafka import LocalKafka, installed_kafka
 from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError
 from streams.demo import summary, traffic
@@ -50,13 +53,19 @@ CYCLE: tuple[tuple[float, Condition, str], ...] = (
 WORKER_SETTINGS = {"PARALLAX_STATS__CHECK_INTERVAL": "10s", "PARALLAX_LOG_LEVEL": "warning"}
 
 
-def run_dev(flags: Mapping[str, Any]) -> int:
-    """Run until Ctrl-C or SIGTERM; the exit code. `flags`: names of settings to what was typed."""
+def run_dev(flags: Mapping[str, Any], embedded: bool = False) -> int:
+    """Run until Ctrl-C or SIGTERM; the exit code. `flags`: names of settings to what was typed.
+
+    `embedded`: with the embedded broker, also where a Kafka is installed.
+    """
     console = make_console()
     try:
-        embedded = "bootstrap_servers" not in flags
-        settings = load(flags, environ={}, directory=Path(os.devnull).parent) if embedded else load(flags)
-        return asyncio.run(_run(settings, embedded, console))
+        if "bootstrap_servers" in flags:
+            return asyncio.run(_run(load(flags), None, console))
+        scripts = None if embedded else installed_kafka()
+        broker = EmbeddedBroker() if scripts is None else LocalKafka(scripts)
+        settings = load(flags, environ={}, directory=Path(os.devnull).parent)
+        return asyncio.run(_run(settings, broker, console))
     except KeyboardInterrupt:
         sys.stderr.write("parallax: stopped; nothing is left running\n")
         return INTERRUPTED
@@ -64,7 +73,7 @@ def run_dev(flags: Mapping[str, Any]) -> int:
         return _failed(error, USAGE)
     except BrokerUnreachable as error:
         return _failed(error, UNREACHABLE)
-    except (ChildFailed, EmbeddedBrokerError, TopicsError, TopicMissing, KafkaError, OSError) as error:
+    except (ChildFailed, ChildBrokerError, TopicsError, TopicMissing, KafkaError, OSError) as error:
         return _failed(error, FAILED)
 
 
@@ -73,9 +82,9 @@ def _failed(error: Exception, code: int) -> int:
     return code
 
 
-async def _run(settings: Settings, embedded: bool, console: Console) -> int:
+async def _run(settings: Settings, broker: ChildBroker | None, console: Console) -> int:
     """Ctrl-C cancels (and is raised again by asyncio.run); SIGTERM ends it in the same way, with exit code 0."""
-    work = asyncio.create_task(_dev(settings, embedded, console))
+    work = asyncio.create_task(_dev(settings, broker, console))
     told = asyncio.Event()
 
     def terminate() -> None:
@@ -91,7 +100,7 @@ async def _run(settings: Settings, embedded: bool, console: Console) -> int:
     return OK
 
 
-async def _dev(settings: Settings, embedded: bool, console: Console) -> None:
+async def _dev(settings: Settings, broker: ChildBroker | None, console: Console) -> None:
     quiet_logs()
 
     def say(line: str = "") -> None:
@@ -99,15 +108,15 @@ async def _dev(settings: Settings, embedded: bool, console: Console) -> None:
 
     console.print("Parallax Streams, all of it on this machine, until Ctrl-C.\n", soft_wrap=True)
     async with (
-        stage(say, settings, embedded=embedded, worker_settings=WORKER_SETTINGS) as scene,
+        stage(say, settings, broker=broker, worker_settings=WORKER_SETTINGS) as scene,
         _registered(scene),
     ):
-        _introduce(scene, say)
+        _introduce(scene, broker, say)
         await _traffic(scene, console)
 
 
-def _introduce(scene: Stage, say: Any) -> None:
-    if scene.embedded:
+def _introduce(scene: Stage, broker: ChildBroker | None, say: Any) -> None:
+    if isinstance(broker, EmbeddedBroker):
         for line in LIMITS:
             say(f"note     {line}")
     say(f"page     {scene.web}/  what happens now, in a browser")
@@ -138,7 +147,7 @@ async def _registered(scene: Stage) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        if not scene.embedded:
+        if not scene.own_broker:
             await send_keyed(scene.settings, "agents", [(agent_id.encode(), None) for agent_id in scene.agents])
 
 
@@ -161,7 +170,7 @@ async def _traffic(scene: Stage, console: Console) -> None:
                     view.tell(moment)
             view.tick(SAY_EVERY_S)
 
-    async with traffic.subscribed(scene.settings, TOPICS, from_beginning=scene.embedded) as read:
+    async with traffic.subscribed(scene.settings, TOPICS, from_beginning=scene.own_broker) as read:
         view.head(SAY_EVERY_S)
         try:
             async with asyncio.TaskGroup() as group:

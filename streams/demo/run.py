@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
-from streams.broker.embedded import EmbeddedBrokerError
+from streams.broker.child_broker import ChildBrokerError
+from streams.broker.embedded import EmbeddedBroker
 from streams.broker.kafka import BrokerUnreachable
 from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError
@@ -166,7 +167,7 @@ async def run_demo(console: Console, script: Script) -> Board:
     def say(line: str) -> None:
         console.print("  " + line, soft_wrap=True)
 
-    async with stage(say, Settings(web_port=0), embedded=True, worker_settings=WORKER_SETTINGS) as scene:
+    async with stage(say, Settings(web_port=0), broker=EmbeddedBroker(), worker_settings=WORKER_SETTINGS) as scene:
         demo = Demo(scene, console, script)
         sites = f"{len(demo.board.labels)} sites of river's Phishing data set that no agent has learnt"
         say(f"tasks    {demo.total:,}: {sites}, each {script.rounds} times to each agent")
@@ -214,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (
         DemoFailed,
         ChildFailed,
-        EmbeddedBrokerError,
+        ChildBrokerError,
         BrokerUnreachable,
         TopicsError,
         KafkaError,

@@ -1,6 +1,6 @@
 """Everything the demo needs, up and down again: broker, topics, worker, three agents, their registrations.
 
-In: settings, and whether to bring a broker along. Out: where each piece is. What was started
+In: settings, and a broker to bring along or none. Out: where each piece is. What was started
 is stopped in reverse order, by process id; nothing is written outside a temporary directory.
 """
 
@@ -22,8 +22,8 @@ import orjson
 
 import streams
 from streams.broker import topics_admin
+from streams.broker.child_broker import ChildBroker
 from streams.broker.client import send_keyed
-from streams.broker.embedded import EmbeddedBroker
 from streams.demo.agents import CAPABILITY
 from streams.demo.children import Child, ChildFailed, clean_environment
 from streams.demo.models import KINDS, Condition
@@ -47,10 +47,10 @@ REGISTRATION = {
 
 @dataclass(slots=True)
 class Stage:
-    """What runs. `agents`: agent id to endpoint; `embedded`: whether the broker is ours and goes when we go."""
+    """What runs. `agents`: agent id to endpoint; `own_broker`: whether the broker is ours and goes when we go."""
 
     settings: Settings
-    embedded: bool
+    own_broker: bool
     agents: dict[str, str] = field(default_factory=dict)
     web: str = ""
     children: list[Child] = field(default_factory=list)
@@ -86,20 +86,20 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    say: Callable[[str], None], settings: Settings, *, embedded: bool, worker_settings: Mapping[str, str]
+    say: Callable[[str], None], settings: Settings, *, broker: ChildBroker | None, worker_settings: Mapping[str, str]
 ) -> AsyncIterator[Stage]:
-    """Everything up; `say` hears what comes up. `embedded`: on a broker of our own, else on the one in the settings.
+    """Everything up; `say` hears what comes up. `broker`: to start first; None: the one in the settings.
 
-    Raises `ChildFailed`, `EmbeddedBrokerError` and what the brokers raise.
+    Raises `ChildFailed`, `ChildBrokerError` and what the brokers raise.
     """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parallax-demo-")))
-        if embedded:
-            broker = await stack.enter_async_context(EmbeddedBroker())
+        if broker is not None:
+            await stack.enter_async_context(broker)
             settings = settings.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
         made = await topics_admin.apply(settings)
-        scene = Stage(settings, embedded)
-        where = "embedded, in memory" if embedded else "yours"
+        scene = Stage(settings, broker is not None)
+        where = "yours" if broker is None else broker.name
         say(f"broker   {settings.bootstrap_servers}  ({where}); {len(made)} topics {settings.topic_prefix}*")
         worker = _worker(scene, directory, worker_settings)
         agents = {kind.agent_id: _agent(kind.key, kind.agent_id, directory) for kind in KINDS.values()}
@@ -137,7 +137,7 @@ def _worker(scene: Stage, directory: Path, worker_settings: Mapping[str, str]) -
     command = [sys.executable, "-m", "streams.cli.main", "worker", "-o", "jsonl"]
     command += ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
     command += ["--web-host", settings.web_host, "--web-port", str(settings.web_port), "--grpc-port", "0"]
-    if scene.embedded:
+    if scene.own_broker:
         return Child("the worker", command, directory, clean_environment({**worker_settings, **_FOUND}))
     # On the user's Kafka the user's environment and parallax.toml count: they may hold what the brokers ask for.
     return Child("the worker", command, Path.cwd(), {**worker_settings, **os.environ, **_FOUND})

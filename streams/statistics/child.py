@@ -19,7 +19,7 @@ import orjson
 import structlog
 from yarl import URL
 
-from streams.broker.embedded import tied_to_parent
+from streams.broker.processes import tied_to_parent
 from streams.engine.partition_status import PartitionStatus
 from streams.settings import Settings
 from streams.statistics.process_config import PARENT_HEADER, STATUS, STOP_TIMEOUT_S, ProcessConfig, from_json

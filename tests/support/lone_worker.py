@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 
-from streams.broker.embedded import EmbeddedBroker, tied_to_parent
+from streams.broker.embedded import EmbeddedBroker
+from streams.broker.processes import tied_to_parent
 from streams.broker.topics_admin import apply
 from streams.settings import Settings
 from tests.support.rig import parallax

@@ -13,7 +13,7 @@ from base64 import b64encode, urlsafe_b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from streams.broker.embedded import free_port
+from streams.broker.processes import free_port
 from tests.support.kafka import KafkaCluster
 
 CLIENT, SECRET = "parallax", "a-secret-of-the-client"

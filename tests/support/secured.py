@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
 )
 
 from schemas.access import Grant
-from streams.broker.embedded import free_port
+from streams.broker.processes import free_port
 from streams.settings import Settings
 from tests.support.kafka import KafkaCluster
 

@@ -11,9 +11,9 @@ import aiokafka.errors as kafka_errors
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from streams.broker.embedded import free_port
 from streams.broker.kafka import BrokerUnreachable, client_options, reach, start
 from streams.broker.noise import ExpectedNoise, quiet_logs
+from streams.broker.processes import free_port
 from streams.settings import KafkaSettings, Settings, SettingsError
 
 
