@@ -237,11 +237,12 @@ async def _registered(settings: Settings) -> dict[str, dict[str, Any]]:
     """Agent id to its newest registration; what cannot be read is told on stderr and left out."""
     from schemas.codec import Rejected, decode_json, validate
     from schemas.messages import AgentRegistration
+    from schemas.wire_format import key_text
     from streams.broker.client import read_all
 
     found: dict[str, dict[str, Any]] = {}
     async for record in read_all(settings, "agents"):
-        key = (record.key or b"").decode("utf-8", "replace")
+        key = key_text(record.key, record.headers)
         if record.value is None:
             found.pop(key, None)
             continue

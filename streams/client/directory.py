@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration, BreakerLimits, ConfidenceSource, Limits, Protocol, SecretRef
+from schemas.wire_format import key_text
 from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import NotFound
 from streams.client.feed import read_since
@@ -66,10 +67,11 @@ class AgentDirectory:
         """All registered agents, by id."""
         settings = self._client.settings
         await partitions_of(settings, ["agents"])
-        found: dict[bytes, AgentRegistration] = {}
+        found: dict[str, AgentRegistration] = {}
         async with kafka_errors(settings), aclosing(read_since(settings, "agents", 0)) as records:
             async for record in records:
-                found.pop(record.key or b"", None)
+                key = key_text(record.key, record.headers)
+                found.pop(key, None)
                 if record.value is None:
                     continue
                 try:
@@ -77,7 +79,7 @@ class AgentDirectory:
                 except Rejected:
                     continue  # workers leave it out, too
                 if not is_ended(agent):
-                    found[record.key or b""] = agent
+                    found[key] = agent
         return sorted(found.values(), key=lambda agent: agent.id)
 
     async def _write(self, request: Request) -> None:
