@@ -23,6 +23,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from streams.engine.commit import CLOSE_TIMEOUT_S
 from streams.engine.faults import describe_error
 from streams.engine.group import METADATA_MAX_AGE_MS, close, dead_task
+from streams.schema_registry import SchemaUnavailable, registry
 
 log = structlog.get_logger(__name__)
 
@@ -173,6 +174,7 @@ class Follower:
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         batches = await consumer.getmany(timeout_ms=POLL_MS)
+        unavailable = await self._hold_back(consumer, batches) if registry() is not None else None
         for records in batches.values():
             for record in records:
                 self._apply_safely(record)
@@ -181,6 +183,24 @@ class Follower:
         # Read after the records are applied: a compacted tail, or a log that begins anew, moves the position without one.
         async with asyncio.timeout(POSITION_TIMEOUT_S):
             self._positions = {tp: await consumer.position(tp) for tp in self._positions}
+        if unavailable is not None:
+            raise unavailable
+
+    async def _hold_back(
+        self, consumer: AIOKafkaConsumer, batches: dict[TopicPartition, list[ConsumerRecord]]
+    ) -> SchemaUnavailable | None:
+        """Fetch the schemas of these records. What cannot be fetched now is read again: of each partition the records from the
+        first such one on are taken out of `batches`."""
+        schemas, unavailable = registry(), None
+        for tp, records in batches.items():
+            while schemas is not None and (at := schemas.first_unknown(records)) is not None:
+                try:
+                    await schemas.learn_now(records[at : at + 1])
+                except SchemaUnavailable as error:
+                    unavailable = error
+                    consumer.seek(tp, records[at].offset)
+                    del records[at:]
+        return unavailable
 
     def _apply_safely(self, record: ConsumerRecord) -> None:
         try:
