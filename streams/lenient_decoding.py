@@ -17,8 +17,6 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.memory_records import _MemoryRecordsPy
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.schema_registry import registry
-
 POLL_MS = 2000
 _lock = asyncio.Lock()
 
@@ -74,8 +72,6 @@ async def poll_from(
 ) -> dict[TopicPartition, list[ConsumerRecord]]:
     """A poll of partitions that stand at these positions; leniently from there where a header key cannot be decoded.
 
-    Raises `SchemaUnavailable`: a record's schema cannot be fetched now.
-
     What aiokafka had read of the other partitions is lost with its error, so all of them are sought again.
     """
     try:
@@ -85,8 +81,5 @@ async def poll_from(
     except UnicodeDecodeError:
         for tp, offset in positions.items():
             consumer.seek(tp, offset)
-        found = await decode_leniently(consumer, *positions)
-    if (schemas := registry()) is not None:
-        for records in found.values():
-            await schemas.learn_now(records)
+        return await decode_leniently(consumer, *positions)
     return found

@@ -249,6 +249,12 @@ def registry() -> SchemaRegistry | None:
     return _in_use
 
 
+async def learn_schemas(records: Iterable[HasSchema]) -> None:
+    """Fetch what these records need, if a registry is configured. Raises `SchemaUnavailable`."""
+    if _in_use is not None:
+        await _in_use.learn_now(records)
+
+
 def use_registry(kafka: KafkaSettings) -> None:
     """From now on, in this process. Idempotent. Raises `ValueError`: settings that do not fit, or another registry is in use."""
     global _in_use

@@ -20,7 +20,7 @@ from schemas.wire_format import is_marked_key, key_text
 from streams.broker.client import POLL_MS, STALL_S, ReadStalled, Record, catalog, reading
 from streams.broker.kafka import client_options, committed_reader, start
 from streams.rules.broker.dead_letters import RecordId, Replay, read_dlq_headers, word
-from streams.schema_registry import SchemaUnavailable, registry
+from streams.schema_registry import SchemaUnavailable, learn_schemas
 from streams.settings import Settings
 
 SEND_WINDOW = 200
@@ -90,9 +90,8 @@ async def _record_at(consumer: Any, place: RecordId) -> Record | None:
                     if message.offset >= place.offset:
                         if message.offset != place.offset:
                             return None
-                        if (schemas := registry()) is not None:
-                            with suppress(SchemaUnavailable):  # its bytes are shown as they are then
-                                await schemas.learn_now([message])
+                        with suppress(SchemaUnavailable):  # its bytes are shown as they are then
+                            await learn_schemas([message])
                         return _record(message)
     except TimeoutError:
         raise ReadStalled(f"no record for {STALL_S:.0f} s at {place}") from None

@@ -81,7 +81,8 @@ class Follower:
                         self._moved.clear()
                         await self._moved.wait()
             except TimeoutError:
-                raise TimeoutError(f"reading {self._topic} made no progress for {STALL_TIMEOUT_S:g} s") from None
+                why = f": {self.problem}" if self.problem else ""
+                raise TimeoutError(f"reading {self._topic} made no progress for {STALL_TIMEOUT_S:g} s{why}") from None
 
     async def _connected(self) -> AIOKafkaConsumer:
         """A consumer that reads on from where the last one was, or from where the first begins."""

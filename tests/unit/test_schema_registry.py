@@ -18,7 +18,6 @@ from streams import schema_registry
 from streams.broker.kafka import client_options
 from streams.engine.feed import Feed
 from streams.engine.follower import Follower
-from streams.lenient_decoding import poll_from
 from streams.schema_registry import MISSING_TRIES, REFUSED_S, SchemaRegistry, SchemaUnavailable, forget_registry
 from streams.settings import Settings, SettingsError
 from streams.statistics.held_records import HeldRecords
@@ -274,17 +273,6 @@ async def test_a_follower_reads_what_it_cannot_decode_yet_again(monkeypatch: pyt
     rig.answers = [httpx.Response(200, json=STRING)]
     await follower._poll(consumer)  # type: ignore[arg-type]
     assert applied[4:] == [(0, 1, "t1"), (0, 2, {})]
-
-
-async def test_readers_fetch_before_they_decode(monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = Rig(httpx.ConnectError("away"), httpx.Response(200, json=STRING))
-    use(rig, monkeypatch)
-    tp = TopicPartition("t.tasks", 0)
-    polled = SimpleNamespace(getmany=lambda *tps, **kw: asyncio.sleep(0, {tp: [intake(0, avro())]}))
-    with pytest.raises(SchemaUnavailable):
-        await poll_from(polled, {tp: 0}, 10)
-    [record] = (await poll_from(polled, {tp: 0}, 10))[tp]
-    assert decode_json(record.value, ()).data == "t1"
 
 
 async def test_points_wait_for_their_schema_and_those_of_other_partitions_do_not(
