@@ -164,6 +164,10 @@ def test_bytes_that_do_not_fit_are_one_sentence(schema: str, body: bytes, said: 
     ("kind", "text", "said"),
     [
         ("AVRO", "{", "is no Avro schema"), ("AVRO", '{"type": "record"}', "is no Avro schema"),
+        ("AVRO", '{"type": "array", "items": "null"}', "items take no bytes"),
+        ("AVRO", '{"type": "map", "values": {"type": "array", "items": {"type": "record", "name": "E", "fields": []}}}',
+         "items take no bytes"),
+        ("AVRO", '{"type": "array", "items": {"type": "fixed", "name": "F", "size": 0}}', "items take no bytes"),
         ("AVRO", '"acme.Unknown"', "is no Avro schema"), ("THRIFT", "", "schemas of type 'THRIFT' cannot be read"),
         ("PROTOBUF", "message A {}", "is no Protobuf schema"), ("PROTOBUF", "AAAA", "is no Protobuf schema"),
     ],

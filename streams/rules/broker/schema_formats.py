@@ -81,6 +81,8 @@ def _avro(schema: Schema) -> Read:
         Exception
     ) as error:  # fastavro has no common class, and lets KeyError and TypeError out for what is no schema
         raise ValueError(f"is no Avro schema: {_line(error)}") from None
+    if any(_has_empty_items(one, named) for one in (parsed, *named.values())):
+        raise ValueError("has an array whose items take no bytes: a few bytes could claim any number of them")
     # A value of a schema that contains itself is as deep as its writer likes. fastavro's reader in C ends the process then.
     decode = slow.schemaless_reader if _is_recursive(parsed, named, set(), set()) else fastavro.schemaless_reader
 
@@ -95,6 +97,32 @@ def _avro(schema: Schema) -> Read:
         return _plain(value, "value", 0)
 
     return read
+
+
+def _has_empty_items(schema: Any, named: dict[str, Any]) -> bool:
+    """Whether it has an array of what takes no bytes. Named types are looked at by themselves."""
+    if isinstance(schema, list):
+        return any(_has_empty_items(one, named) for one in schema)
+    if not isinstance(schema, dict):
+        return False
+    if "items" in schema and _is_empty(schema["items"], named, frozenset()):
+        return True
+    parts = [schema["type"], schema.get("items"), schema.get("values"), *(f["type"] for f in schema.get("fields", ()))]
+    return any(_has_empty_items(one, named) for one in parts)
+
+
+def _is_empty(schema: Any, named: dict[str, Any], above: frozenset[str]) -> bool:
+    if isinstance(schema, str):
+        if schema in named and schema not in above:
+            return _is_empty(named[schema], named, above | {schema})
+        return schema == "null"
+    if not isinstance(schema, dict):
+        return False  # a union takes a byte
+    if "fields" in schema:
+        return all(_is_empty(field["type"], named, above) for field in schema["fields"])
+    return schema.get("size") == 0 or (
+        isinstance(schema["type"], (str, dict)) and _is_empty(schema["type"], named, above)
+    )
 
 
 def _is_recursive(schema: Any, named: dict[str, Any], above: set[str], done: set[str]) -> bool:
