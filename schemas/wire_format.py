@@ -33,13 +33,17 @@ _JSON_ENDS = b"} \t\r\n"
 
 
 class SchemaCache:
-    """How to read each schema that was fetched. The least recently used ones go first."""
+    """How to read each schema that was fetched, or why its values are refused. The least recently used ones go first.
+
+    Those that are refused are bounded by themselves: ids that were made up must not push out the schemas in use.
+    """
 
     def __init__(self, most: int = MAX_SCHEMAS) -> None:
         self.registry: str | None = None
         """Where unknown ones are fetched; None: nowhere."""
         self._most = most
         self._known: OrderedDict[SchemaId, Read] = OrderedDict()
+        self._refused: OrderedDict[SchemaId, Read] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -47,25 +51,39 @@ class SchemaCache:
     def get(self, schema_id: SchemaId) -> Read | None:
         """How to read what was written with it; None: it is not known here."""
         found = self._known.get(schema_id)
-        if found is not None:
-            self._known.move_to_end(schema_id)
+        if found is None:
+            return self._refused.get(schema_id)
+        self._known.move_to_end(schema_id)
         return found
 
     def put(self, schema_id: SchemaId, read: Read) -> None:
-        """Remember it."""
-        self._known[schema_id] = read
-        self._known.move_to_end(schema_id)
-        while len(self._known) > self._most:
-            self._known.popitem(last=False)
+        """Remember how to read it."""
+        self._keep(self._known, schema_id, read)
+
+    def refuse(self, schema_id: SchemaId, reason: str) -> None:
+        """Refuse its values with this reason until `forget`."""
+
+        def refuse(_: bytes) -> Any:
+            raise ValueError(reason)
+
+        self._keep(self._refused, schema_id, refuse)
+
+    def _keep(self, among: OrderedDict[SchemaId, Read], schema_id: SchemaId, read: Read) -> None:
+        among[schema_id] = read
+        among.move_to_end(schema_id)
+        while len(among) > self._most:
+            among.popitem(last=False)
 
     def forget(self, schema_id: SchemaId) -> None:
         """It has to be fetched again."""
         self._known.pop(schema_id, None)
+        self._refused.pop(schema_id, None)
 
     def clear(self) -> None:
         """As at the start of the process."""
         self.registry = None
         self._known.clear()
+        self._refused.clear()
 
 
 SCHEMAS = SchemaCache()

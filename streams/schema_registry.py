@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
@@ -22,7 +23,7 @@ from uuid import UUID
 from aiokafka.errors import KafkaConnectionError
 
 from schemas.wire_format import SCHEMAS, Headers, SchemaCache, SchemaId, needed_schema
-from streams.rules.broker.schema_formats import Schema, reader_of, refusing
+from streams.rules.broker.schema_formats import Schema, reader_of
 
 if TYPE_CHECKING:
     import httpx
@@ -36,6 +37,8 @@ FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 30.0
 MISSING_TRIES = 3
 """A registry's followers learn of a schema moments after its leader gave it an id."""
+FETCHES = 50
+"""At the same time for one partition: bytes that only look like ids would hold it up for long, one after the other."""
 REFUSED_S = 60.0
 """How long it is believed that there is no such schema."""
 MAX_BYTES = 4 * 1024 * 1024
@@ -97,11 +100,20 @@ class SchemaRegistry:
                 return at
         return None
 
-    async def learn(self, record: HasSchema) -> None:
-        """Return when the record can be decoded, or never can; wait as long as the registry is away."""
-        needed = needed_schema(record.value, record.headers or ())
+    async def learn(self, records: Sequence[HasSchema]) -> None:
+        """Return when each of these records can be decoded, or never can; wait as long as the registry is away."""
+        needed = self._unknown(records)
+        for at in range(0, len(needed), FETCHES):
+            await asyncio.gather(*map(self._learn, needed[at : at + FETCHES]))
+
+    def _unknown(self, records: Iterable[HasSchema]) -> list[SchemaId]:
+        """The schemas that these records need and that are not known, each once."""
+        needed = {needed_schema(record.value, record.headers or ()): None for record in records}
+        return [one for one in needed if one is not None and not self._is_known(one)]
+
+    async def _learn(self, needed: SchemaId) -> None:
         pause_s, waited = FIRST_PAUSE_S, False
-        while needed is not None and not self._is_known(needed):
+        while not self._is_known(needed):
             try:
                 await self._fetch_once(needed)
             except SchemaUnavailable as error:
@@ -116,10 +128,13 @@ class SchemaRegistry:
 
     async def learn_now(self, records: Iterable[HasSchema]) -> None:
         """Fetch what these records need, with one try for each schema. Raises `SchemaUnavailable`."""
-        for record in records:
-            needed = needed_schema(record.value, record.headers or ())
-            if needed is not None and not self._is_known(needed):
-                await self._fetch_once(needed)
+        for needed in self._unknown(records):
+            await self._fetch_once(needed)
+
+    async def check(self) -> None:
+        """Whether it answers, and as a registry does: it is asked for a schema that none has. Raises `SchemaUnavailable`."""
+        with suppress(_NoSchema, ValueError):
+            await self._schema(0)
 
     def _is_known(self, schema_id: SchemaId) -> bool:
         if self._cache.get(schema_id) is None:
@@ -167,7 +182,7 @@ class SchemaRegistry:
         if len(self._refused) >= 1000:
             self._refused = {known: until for known, until in self._refused.items() if until > now}
         self._refused[schema_id] = now + REFUSED_S
-        self._cache.put(schema_id, refusing(reason))
+        self._cache.refuse(schema_id, reason)
 
     async def _schema(self, schema_id: SchemaId) -> Schema:
         """Raises `SchemaUnavailable`, `_NoSchema`, `ValueError`: it cannot be used."""

@@ -262,7 +262,7 @@ class Feed:
             self._consumer.pause(tp)
             self._consumer.seek(tp, records[at].offset)
         self._aside.add(tp)
-        waiting = asyncio.create_task(schemas.learn(records[at]), name=f"schema-of-{tp.topic}-{tp.partition}")
+        waiting = asyncio.create_task(schemas.learn(records[at:]), name=f"schema-of-{tp.topic}-{tp.partition}")
         self._learning.add(waiting)
         waiting.add_done_callback(lambda done: self._learned(tp, done))
         return records[:at]

@@ -48,7 +48,7 @@ class HeldRecords:
         if at is None:
             return
         self._held[tp] = found[at:]
-        self._learning[tp] = asyncio.create_task(schemas.learn(found[at]), name=f"schema-of-{tp.topic}-{tp.partition}")
+        self._learning[tp] = asyncio.create_task(schemas.learn(found[at:]), name=f"schema-of-{tp.topic}-{tp.partition}")
         del records[tp]
         if at:
             records[tp] = found[:at]

@@ -312,7 +312,11 @@ def test_keda_speaks_to_a_guarded_broker_as_workers_do() -> None:
     }
     [one] = of_kind(render(given), "ScaledObject").values()
     told = one["spec"]["triggers"][0]["metadata"]
-    assert (told["sasl"], told["saslTokenProvider"], told["awsRegion"]) == ("oauthbearer", "aws_msk_iam", "eu-central-1")
+    assert (told["sasl"], told["saslTokenProvider"], told["awsRegion"]) == (
+        "oauthbearer",
+        "aws_msk_iam",
+        "eu-central-1",
+    )
 
 
 def test_nobody_connects_but_workers_and_who_is_named() -> None:

@@ -16,6 +16,7 @@ from schemas.codec import Rejected, decode_json
 from schemas.wire_format import SCHEMAS, SchemaCache
 from streams import schema_registry
 from streams.broker.kafka import client_options
+from streams.cli import doctor
 from streams.engine.feed import Feed
 from streams.engine.follower import Follower
 from streams.schema_registry import MISSING_TRIES, REFUSED_S, SchemaRegistry, SchemaUnavailable, forget_registry
@@ -77,7 +78,7 @@ async def test_a_schema_is_fetched_once_for_all_who_need_it() -> None:
     rig = Rig(httpx.Response(200, json=STRING))
     records = [Written(avro(text)) for text in ("a", "b", "c")]
     assert rig.registry.first_unknown([Written(b"{}"), Written(None), *records]) == 2
-    await asyncio.gather(*(rig.registry.learn(record) for record in records))
+    await asyncio.gather(*(rig.registry.learn([record]) for record in records))
     assert rig.registry.first_unknown(records) is None
     assert [rig.read(record.value or b"") for record in records] == ["a", "b", "c"]
     [request] = rig.asked
@@ -110,7 +111,7 @@ async def test_a_registry_that_is_away_makes_no_dead_letter(answer: Any, said: s
     assert f"schema 7 cannot be fetched from {URL}" in str(caught.value)
     assert SECRET not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-    waiting = asyncio.create_task(rig.registry.learn(Written(avro())))
+    waiting = asyncio.create_task(rig.registry.learn([Written(avro())]))
     await until(lambda: rig.registry.problem)
     assert rig.registry.problem == str(caught.value)
     await waiting
@@ -119,19 +120,44 @@ async def test_a_registry_that_is_away_makes_no_dead_letter(answer: Any, said: s
     assert rig.read(avro()) == "t1"
 
 
+async def test_ids_that_were_made_up_push_no_schema_out_and_are_asked_for_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A producer of something else: what it writes begins with a zero byte too."""
+    monkeypatch.setattr(schema_registry, "FETCHES", 10)
+    rig = Rig(httpx.Response(200, json=STRING))
+    rig.cache._most = 20
+    await rig.registry.learn([Written(avro())])
+    rig.answers, begin = [MISSING], len(rig.slept)
+    made_up = [Written(avro(schema_id=number)) for number in range(100, 130)]
+    most, running = 0, rig.registry._running
+
+    async def sleep(seconds: float) -> None:
+        nonlocal most
+        most = max(most, len(running))
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(rig.registry, "_sleep", sleep)
+    await rig.registry.learn(made_up)
+    assert most == 10
+    assert begin == len(rig.slept) == 0
+    assert rig.read(avro()) == "t1"
+    assert rig.registry.first_unknown(made_up[-20:]) is None
+
+
 async def test_what_the_registry_does_not_have_is_refused_for_a_while() -> None:
     """After a few tries, since its followers learn late; then it is asked again."""
     rig = Rig(MISSING)
-    await rig.registry.learn(Written(avro()))
+    await rig.registry.learn([Written(avro())])
     assert len(rig.asked) == MISSING_TRIES
     with pytest.raises(ValueError, match=f"was written with schema 7, which {URL} does not have"):
         rig.read(avro())
-    await rig.registry.learn(Written(avro()))
+    await rig.registry.learn([Written(avro())])
     assert len(rig.asked) == MISSING_TRIES
     rig.answers = [httpx.Response(200, json=STRING)]
     rig.now += REFUSED_S
     assert rig.registry.first_unknown([Written(avro())]) == 0
-    await rig.registry.learn(Written(avro()))
+    await rig.registry.learn([Written(avro())])
     assert rig.read(avro()) == "t1"
 
 
@@ -147,15 +173,35 @@ async def test_what_the_registry_does_not_have_is_refused_for_a_while() -> None:
 )
 async def test_what_cannot_be_used_is_refused_with_its_reason(body: dict[str, Any], said: str) -> None:
     rig = Rig(httpx.Response(200, json=body))
-    await rig.registry.learn(Written(avro()))
+    await rig.registry.learn([Written(avro())])
     with pytest.raises(ValueError, match=said):
         rig.read(avro() + b"more")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (MISSING, None),
+        (httpx.Response(200, json=STRING), None),
+        (httpx.Response(401), "it refuses kafka.schema_registry_username"),
+        (httpx.Response(404), "is kafka.schema_registry_url right?"),
+        (httpx.ConnectError("refused"), "refused"),
+    ],
+)
+async def test_doctor_says_whether_there_is_a_registry(
+    answer: Any, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await doctor._schema_registry() == []
+    use(Rig(answer), monkeypatch)
+    [row] = await doctor._schema_registry()
+    assert (row["check"], row["state"]) == ("schemas", "ok" if said is None else "failed")
+    assert (said or f"{URL} answers") in row["detail"]
 
 
 async def test_a_json_schema_says_that_the_rest_is_json() -> None:
     rig = Rig(httpx.Response(200, json={"schema": "{}", "schemaType": "JSON"}))
     value = b"\0\0\0\0\7[1]"
-    await rig.registry.learn(Written(value))
+    await rig.registry.learn([Written(value)])
     assert rig.read(value) == [1]
 
 

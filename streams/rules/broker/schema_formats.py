@@ -56,15 +56,6 @@ def reader_of(schema: Schema) -> Read:
     raise ValueError(f"schemas of type {schema.kind[:40]!r} cannot be read; AVRO, JSON and PROTOBUF can")
 
 
-def refusing(reason: str) -> Read:
-    """A reader for a schema that cannot be used: each value is refused with `reason`."""
-
-    def refuse(_: bytes) -> Any:
-        raise ValueError(reason)
-
-    return refuse
-
-
 # Avro
 
 
