@@ -127,9 +127,13 @@ class SchemaRegistry:
             self.problem = None  # others that still wait say so again with their next try
 
     async def learn_now(self, records: Iterable[HasSchema]) -> None:
-        """Fetch what these records need, with one try for each schema. Raises `SchemaUnavailable`."""
-        for needed in self._unknown(records):
-            await self._fetch_once(needed)
+        """Fetch what these records need, with one try for each schema. Raises `SchemaUnavailable` if one cannot be fetched."""
+        needed = self._unknown(records)
+        for at in range(0, len(needed), FETCHES):
+            fetched = await asyncio.gather(*map(self._fetch_once, needed[at : at + FETCHES]), return_exceptions=True)
+            for error in fetched:
+                if error is not None:
+                    raise error
 
     async def check(self) -> None:
         """Whether it answers, and as a registry does: it is asked for a schema that none has. Raises `SchemaUnavailable`."""

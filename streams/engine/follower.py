@@ -23,7 +23,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from streams.engine.commit import CLOSE_TIMEOUT_S
 from streams.engine.faults import describe_error
 from streams.engine.group import METADATA_MAX_AGE_MS, close, dead_task
-from streams.schema_registry import SchemaUnavailable, registry
+from streams.schema_registry import SchemaRegistry, SchemaUnavailable, registry
 
 log = structlog.get_logger(__name__)
 
@@ -175,7 +175,8 @@ class Follower:
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         batches = await consumer.getmany(timeout_ms=POLL_MS)
-        unavailable = await self._hold_back(consumer, batches) if registry() is not None else None
+        schemas = registry()
+        unavailable = None if schemas is None else await self._hold_back(schemas, consumer, batches)
         for records in batches.values():
             for record in records:
                 self._apply_safely(record)
@@ -188,16 +189,20 @@ class Follower:
             raise unavailable
 
     async def _hold_back(
-        self, consumer: AIOKafkaConsumer, batches: dict[TopicPartition, list[ConsumerRecord]]
+        self,
+        schemas: SchemaRegistry,
+        consumer: AIOKafkaConsumer,
+        batches: dict[TopicPartition, list[ConsumerRecord]],
     ) -> SchemaUnavailable | None:
         """Fetch the schemas of these records. What cannot be fetched now is read again: of each partition the records from the
         first such one on are taken out of `batches`."""
-        schemas, unavailable = registry(), None
+        unavailable = None
         for tp, records in batches.items():
-            while schemas is not None and (at := schemas.first_unknown(records)) is not None:
-                try:
-                    await schemas.learn_now(records[at : at + 1])
-                except SchemaUnavailable as error:
+            try:
+                await schemas.learn_now(records)
+            except SchemaUnavailable as error:
+                at = schemas.first_unknown(records)
+                if at is not None:
                     unavailable = error
                     consumer.seek(tp, records[at].offset)
                     del records[at:]

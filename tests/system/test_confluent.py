@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -18,7 +18,16 @@ from confluent_kafka.schema_registry.json_schema import JSONSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from tests.support.kafka import KafkaCluster
-from tests.support.rig import Tap, apply_topics, clean_environment, instant_agent, parallax, start_worker
+from tests.support.rig import (
+    Tap,
+    alive,
+    apply_topics,
+    clean_environment,
+    instant_agent,
+    parallax,
+    produce,
+    start_worker,
+)
 from tests.support.schema_registry import FakeRegistry
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -158,8 +167,22 @@ def test_avro_waits_for_a_registry_that_is_away(kafka: KafkaCluster, prefix: str
             assert Tap(bootstrap, f"dlq.{prefix}tasks").until(1, 1) == []
             mine = [m for m in points.until(1, 60) if b'"mine"' in m.value()]
             assert mine, "the point is counted"
+            registry.status = 503
+            unknown = b"\0\0\0\0\x63\4t1"
+            for topic in ("tasks", "data-points", "agents", "controls"):
+                produce(bootstrap, f"{prefix}{topic}", [(b"a1", unknown)])
+            wait_for(lambda: "schema 99" in (status(address)["schemaRegistry"] or ""))
+            assert alive(worker.pid)
         finally:
             assert worker.stop() == 0
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Raises if it does not come true."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def status(address: str) -> dict[str, Any]:
