@@ -6,7 +6,7 @@ In: key or value and headers as they lie on Kafka. Out: the JSON value, or which
 In front of a Protobuf message stands which message type of its schema it is: after the id, or at the end of the header.
 
 JSON is read as it stands: its schema adds nothing. Avro and Protobuf are read by what `SCHEMAS` holds for their schema. It is
-filled by `streams/schema_registry.py` before a record is decoded: this module asks nobody.
+filled by `streams/schema_registry.py` before a record is decoded: this module sends no request.
 """
 
 from __future__ import annotations
@@ -98,17 +98,17 @@ class Marked(NamedTuple):
 
 
 def marked(raw: bytes, headers: Headers, header_name: str = VALUE_HEADER) -> Marked | None:
-    r"""What a record's value (or key) says of its schema; None: nothing.
+    r"""The schema that a record's value (or key) names, and what follows the id; None: it names none.
 
     >>> marked(b'\0\0\0\0\7{}', ()), marked(b"{}", ()), marked(b"\0\0", ())
     (Marked(schema_id=7, body=b'{}'), None, None)
     """
-    for name, told in headers:
-        if name == header_name and told:
-            if told[0] == 1 and len(told) >= 17:
-                return Marked(UUID(bytes=told[1:17]), told[17:] + raw)
-            if told[0] == 0 and len(told) >= _PREFIX_BYTES:
-                return Marked(int.from_bytes(told[1:_PREFIX_BYTES], "big"), told[_PREFIX_BYTES:] + raw)
+    for name, mark in headers:
+        if name == header_name and mark:
+            if mark[0] == 1 and len(mark) >= 17:
+                return Marked(UUID(bytes=mark[1:17]), mark[17:] + raw)
+            if mark[0] == 0 and len(mark) >= _PREFIX_BYTES:
+                return Marked(int.from_bytes(mark[1:_PREFIX_BYTES], "big"), mark[_PREFIX_BYTES:] + raw)
     if raw[:1] == PREFIX and len(raw) >= _PREFIX_BYTES:
         return Marked(int.from_bytes(raw[1:_PREFIX_BYTES], "big"), raw[_PREFIX_BYTES:])
     return None
@@ -153,7 +153,7 @@ def loads(value: bytes, headers: Headers = ()) -> Any:
 
 
 def key_text(key: bytes | None, headers: Headers = ()) -> str:
-    r"""A record's key as text, without the id of its schema: a JSON string or an Avro string is what it says.
+    r"""A record's key as text, without the id of its schema: the text of a JSON string or of an Avro string.
 
     Neither needs its schema. A key that is neither is taken as it stands.
 

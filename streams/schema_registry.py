@@ -162,7 +162,7 @@ class SchemaRegistry:
         if self._running.get(schema_id) is task:
             del self._running[schema_id]
         if not task.cancelled():
-            task.exception()  # whoever waited has it; if all were cancelled, nobody has to
+            task.exception()  # retrieved here too: all who waited may have been cancelled
 
     async def _fetch(self, schema_id: SchemaId) -> None:
         missing = 1

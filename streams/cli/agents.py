@@ -234,7 +234,7 @@ async def _ls(settings: Settings, form: Format) -> None:
 
 
 async def _registered(settings: Settings, keys: dict[str, set[bytes]] | None = None) -> dict[str, dict[str, Any]]:
-    """Agent id to its newest registration; what cannot be read is told on stderr and left out.
+    """Agent id to its newest registration; what cannot be read is reported on stderr and left out.
 
     `keys` takes the keys of each agent's records: one with a schema's id is another key to the brokers' compaction.
     """

@@ -67,16 +67,16 @@ async def test_avro_is_read_as_the_json_message(registry: FakeRegistry, in_heade
     client = SchemaRegistryClient({"url": registry.url})
     serializer = AvroSerializer(client, json.dumps(TASK_SCHEMA), conf=conf)
     headers: list[tuple[str, bytes]] = []
-    said = {
+    expected = {
         "id": "t1", "type": "agent", "target": "a1", "payload": {"n": 2**62, "x": 0.5, "s": "é", "no": None, "b": False},
         "metadata": {"retries": 0, "deadline": DEADLINE},
     }  # fmt: skip
-    value = serializer(said, context(headers))
+    value = serializer(expected, context(headers))
     assert bool(headers) == in_header
     await learn(registry, value, headers)
     task = decode(Task, value, headers)
     assert (task.id, task.target, task.capabilities) == ("t1", "a1", None)
-    assert task.payload == said["payload"]
+    assert task.payload == expected["payload"]
     assert (task.metadata.retries, task.metadata.deadline) == (0, round(DEADLINE.timestamp() * 1000))
     asked = [path for path in registry.asked if path.startswith("/schemas/")]
     assert asked == [f"/schemas/guids/{registry.guid_of(1)}" if in_header else "/schemas/ids/1"]
@@ -84,12 +84,12 @@ async def test_avro_is_read_as_the_json_message(registry: FakeRegistry, in_heade
 
 async def test_confluents_json_serializer_needs_no_registry(registry: FakeRegistry) -> None:
     client = SchemaRegistryClient({"url": registry.url})
-    said = {"id": "t1", "type": "agent", "target": "a1", "payload": {"n": 1}}
+    expected = {"id": "t1", "type": "agent", "target": "a1", "payload": {"n": 1}}
     schema = json.dumps({"type": "object", "title": "Task"})
     for conf in ({}, {"schema.id.serializer": header_schema_id_serializer}):
         headers: list[tuple[str, bytes]] = []
-        value = JSONSerializer(schema, client, conf=conf)(said, context(headers))
-        assert value != dumps(said) or headers
+        value = JSONSerializer(schema, client, conf=conf)(expected, context(headers))
+        assert value != dumps(expected) or headers
         assert decode(Task, value, headers).payload == {"n": 1}
     text = json.dumps({"type": "string", "title": "Key"})
     assert key_text(JSONSerializer(text, client)("a1", context(field=MessageField.KEY))) == "a1"
@@ -110,9 +110,9 @@ async def test_logical_types_have_their_form_in_json(registry: FakeRegistry) -> 
     money = {"type": "bytes", "logicalType": "decimal", "precision": 30, "scale": 20}
     schema = {"type": "record", "name": "All", "fields": [
         *fields, {"name": "money", "type": money}, {"name": "raw", "type": "bytes"}]}  # fmt: skip
-    said = {name.replace("-", ""): given for name, (_, given, _) in logical.items()}
-    said |= {"money": Decimal("1234567.00000000000000000001"), "raw": b"\0\xff"}
-    value = AvroSerializer(SchemaRegistryClient({"url": registry.url}), json.dumps(schema))(said, context())
+    expected = {name.replace("-", ""): given for name, (_, given, _) in logical.items()}
+    expected |= {"money": Decimal("1234567.00000000000000000001"), "raw": b"\0\xff"}
+    value = AvroSerializer(SchemaRegistryClient({"url": registry.url}), json.dumps(schema))(expected, context())
     await learn(registry, value)
     found = decode_json(value, ()).data
     assert {name: found[name.replace("-", "")] for name in logical} == {
@@ -132,16 +132,16 @@ async def test_a_schema_may_refer_to_others(registry: FakeRegistry) -> None:
         {"name": "who", "type": "acme.Person"}, {"name": "where", "type": "acme.Place"}]}  # fmt: skip
     references = [SchemaReference("acme.Person", "person", 1), SchemaReference("acme.Place", "place/v", 1)]
     serializer = AvroSerializer(client, ConfluentSchema(json.dumps(schema), "AVRO", references))
-    said = {"who": {"home": {"city": "Bern"}}, "where": {"city": "Ulm"}}
-    value = serializer(said, context())
+    expected = {"who": {"home": {"city": "Bern"}}, "where": {"city": "Ulm"}}
+    value = serializer(expected, context())
     registry.asked.clear()
     await learn(registry, value)
-    assert decode_json(value, ()).data == said
+    assert decode_json(value, ()).data == expected
     assert sorted(registry.asked) == ["/schemas/ids/3", "/subjects/person/versions/1", "/subjects/place%2Fv/versions/1"]
 
 
 @pytest.mark.parametrize(
-    ("schema", "body", "said"),
+    ("schema", "body", "expected"),
     [
         ('{"type": "array", "items": "int"}', b"\2", "does not fit its Avro schema"),
         ('{"type": "array", "items": "int"}', b"\0left", "4 bytes are left"),
@@ -153,15 +153,15 @@ async def test_a_schema_may_refer_to_others(registry: FakeRegistry) -> None:
          b"\2\0" * 500_000 + b"\0", "does not fit its Avro schema"),
     ],
 )  # fmt: skip
-def test_bytes_that_do_not_fit_are_one_sentence(schema: str, body: bytes, said: str) -> None:
+def test_bytes_that_do_not_fit_are_one_sentence(schema: str, body: bytes, expected: str) -> None:
     """Also those that would end the process in fastavro's C code."""
-    with pytest.raises(ValueError, match=said) as caught:
+    with pytest.raises(ValueError, match=expected) as caught:
         reader_of(Schema("AVRO", schema))(body)
     assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "said"),
+    ("kind", "text", "expected"),
     [
         ("AVRO", "{", "is no Avro schema"), ("AVRO", '{"type": "record"}', "is no Avro schema"),
         ("AVRO", '{"type": "array", "items": "null"}', "items take no bytes"),
@@ -172,8 +172,8 @@ def test_bytes_that_do_not_fit_are_one_sentence(schema: str, body: bytes, said: 
         ("PROTOBUF", "message A {}", "is no Protobuf schema"), ("PROTOBUF", "AAAA", "is no Protobuf schema"),
     ],
 )  # fmt: skip
-def test_what_is_no_schema_is_one_sentence(kind: str, text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_schema_is_one_sentence(kind: str, text: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
         reader_of(Schema(kind, text))
 
 
@@ -247,9 +247,9 @@ async def test_a_data_point_in_avro_is_one(registry: FakeRegistry) -> None:
         {"name": "agentId", "type": "string"}, {"name": "patternName", "type": "string"}, {"name": "taskType", "type": "string"},
         {"name": "confidence", "type": "double"}, {"name": "success", "type": "boolean"},
         {"name": "timestamp", "type": "long"}, {"name": "executionTime", "type": "double"}]}  # fmt: skip
-    said = {"agentId": "a1", "patternName": "", "taskType": "agent", "confidence": 0.9, "success": True,
+    expected = {"agentId": "a1", "patternName": "", "taskType": "agent", "confidence": 0.9, "success": True,
             "timestamp": 1_795_354_620_123, "executionTime": 12.5}  # fmt: skip
-    value = AvroSerializer(SchemaRegistryClient({"url": registry.url}), json.dumps(schema))(said, context())
+    value = AvroSerializer(SchemaRegistryClient({"url": registry.url}), json.dumps(schema))(expected, context())
     await learn(registry, value)
     assert decode(ConfidenceDataPoint, value, ()).timestamp == 1_795_354_620_123
     assert len(SCHEMAS) == 1

@@ -88,7 +88,7 @@ async def test_a_schema_is_fetched_once_for_all_who_need_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "reason"),
     [
         (httpx.ConnectError("refused"), "refused"),
         (httpx.ReadTimeout(""), "ReadTimeout"),
@@ -102,12 +102,12 @@ async def test_a_schema_is_fetched_once_for_all_who_need_it() -> None:
         (httpx.Response(200, content=b'{"schema": "' + b" " * 5_000_000 + b'"}'), "it answers 200 with no schema"),
     ],
 )
-async def test_a_registry_that_is_away_makes_no_dead_letter(answer: Any, said: str) -> None:
+async def test_a_registry_that_is_away_makes_no_dead_letter(answer: Any, reason: str) -> None:
     """It is asked again, at growing pauses, until it answers; until then one line says why records wait."""
     rig = Rig(*[answer] * 9, httpx.Response(200, json=STRING))
     with pytest.raises(SchemaUnavailable) as caught:
         await rig.registry.learn_now([Written(avro())])
-    assert said in str(caught.value)
+    assert reason in str(caught.value)
     assert f"schema 7 cannot be fetched from {URL}" in str(caught.value)
     assert SECRET not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -162,7 +162,7 @@ async def test_what_the_registry_does_not_have_is_refused_for_a_while() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "reason"),
     [
         ({"schema": "{"}, "is no Avro schema"),
         ({"schema": "x", "schemaType": "THRIFT"}, "schemas of type 'THRIFT' cannot be read"),
@@ -171,15 +171,15 @@ async def test_what_the_registry_does_not_have_is_refused_for_a_while() -> None:
         (STRING, "does not fit its Avro schema"),
     ],
 )
-async def test_what_cannot_be_used_is_refused_with_its_reason(body: dict[str, Any], said: str) -> None:
+async def test_what_cannot_be_used_is_refused_with_its_reason(body: dict[str, Any], reason: str) -> None:
     rig = Rig(httpx.Response(200, json=body))
     await rig.registry.learn([Written(avro())])
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=reason):
         rig.read(avro() + b"more")
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "reason"),
     [
         (MISSING, None),
         (httpx.Response(200, json=STRING), None),
@@ -189,13 +189,13 @@ async def test_what_cannot_be_used_is_refused_with_its_reason(body: dict[str, An
     ],
 )
 async def test_doctor_says_whether_there_is_a_registry(
-    answer: Any, said: str | None, monkeypatch: pytest.MonkeyPatch
+    answer: Any, reason: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await doctor._schema_registry() == []
     use(Rig(answer), monkeypatch)
     [row] = await doctor._schema_registry()
-    assert (row["check"], row["state"]) == ("schemas", "ok" if said is None else "failed")
-    assert (said or f"{URL} answers") in row["detail"]
+    assert (row["check"], row["state"]) == ("schemas", "ok" if reason is None else "failed")
+    assert (reason or f"{URL} answers") in row["detail"]
 
 
 async def test_a_json_schema_says_that_the_rest_is_json() -> None:

@@ -46,7 +46,7 @@ def test_json_is_read_in_every_form_and_no_number_changes(value: bytes, headers:
 
 
 @pytest.mark.parametrize(
-    ("value", "headers", "needed", "said"),
+    ("value", "headers", "needed", "reason"),
     [
         (framed(b"\4t1"), (), 7, "schema 7: to read Avro and Protobuf, set kafka.schema_registry_url"),
         (b"\4t1", BESIDE, GUID, f"schema {GUID}: to read Avro and Protobuf, set kafka.schema_registry_url"),
@@ -57,11 +57,11 @@ def test_json_is_read_in_every_form_and_no_number_changes(value: bytes, headers:
         (framed(b'{"id": }'), (), None, "schema 7"),
     ],
 )
-def test_what_needs_a_schema_says_which_and_what_to_set(value: bytes, headers: Any, needed: Any, said: str) -> None:
+def test_what_needs_a_schema_says_which_and_what_to_set(value: bytes, headers: Any, needed: Any, reason: str) -> None:
     assert needed_schema(value, headers) == needed
     with pytest.raises(Rejected, match=r"^value: ") as caught:
         decode_json(value, headers)
-    assert said in caught.value.reason
+    assert reason in caught.value.reason
     assert caught.value.stage == "decode"
 
 
