@@ -48,8 +48,8 @@ arch: setup ## Check the laws of the house (import-linter)
 
 .PHONY: lock
 lock: setup ## Resolve and hash-pin the dependencies again
-	$(BIN)/uv pip compile pyproject.toml --group dev --extra embedded --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-dev.lock
-	$(BIN)/uv pip compile pyproject.toml --extra otel --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group dev --extra embedded --extra otel --extra registry --extra aws --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-dev.lock
+	$(BIN)/uv pip compile pyproject.toml --extra otel --extra registry --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements.lock
 	$(BIN)/uv pip compile --group deploy --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-deploy.lock
 	$(BIN)/uv pip compile --group audit --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-audit.lock
 	$(BIN)/uv pip compile --group docs --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-docs.lock

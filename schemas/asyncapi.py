@@ -50,6 +50,7 @@ _SASL: dict[str, Json] = {
     "SCRAM-SHA-256": {"type": "scramSha256"},
     "SCRAM-SHA-512": {"type": "scramSha512"},
     "OAUTHBEARER": {"type": "http", "scheme": "bearer"},
+    "AWS_MSK_IAM": {"type": "http", "scheme": "bearer"},
 }
 _REJECTED = {
     "__dlq.errors.topic": "the topic it was read from",

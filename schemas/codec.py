@@ -1,6 +1,7 @@
 """Bytes and headers to messages and back. Pure.
 
-In: plain JSON, CloudEvents in binary mode (`ce_*` headers) and in structured mode (content-type `application/cloudevents+json`).
+In: plain JSON, CloudEvents in binary mode (`ce_*` headers) and in structured mode (content-type `application/cloudevents+json`),
+each also in Confluent's wire format (`wire_format.py`), where the value may be Avro or Protobuf too.
 Out: CloudEvents in binary mode, so that the value stays plain JSON (CloudEvents 1.0.2, Kafka protocol binding 3.2).
 What cannot be read raises `Rejected`, which says at which stage, which field and why.
 """
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from schemas import exact_json
+from schemas import exact_json, wire_format
 from schemas.messages import Message, explain
 from schemas.times import format_time
 
@@ -51,6 +52,20 @@ def parse_json(value: bytes) -> Any:
         raise Rejected("decode", f"value: is not JSON: {error}") from None
 
 
+def _parse_value(value: bytes, headers: Headers) -> Any:
+    """As `parse_json`, in any wire format. A plain record pays one comparison for it."""
+    if value[:1] != wire_format.PREFIX:
+        try:
+            return exact_json.loads(value)
+        except ValueError as error:
+            if wire_format.marked(value, headers) is None:
+                raise Rejected("decode", f"value: is not JSON: {error}") from None
+    try:
+        return wire_format.loads(value, headers)
+    except ValueError as error:
+        raise Rejected("decode", f"value: {error}") from None
+
+
 def header(headers: Iterable[tuple[str, bytes]], name: str) -> str | None:
     """The last header of that name as text, or None."""
     found = None
@@ -61,20 +76,20 @@ def header(headers: Iterable[tuple[str, bytes]], name: str) -> str | None:
 
 
 def decode_json(value: bytes | None, headers: Headers) -> Decoded:
-    """The JSON a record carries in any of the three accepted forms. Raises `Rejected`."""
+    """The JSON a record carries in any of the accepted forms. Raises `Rejected`."""
     if value is None:
         raise Rejected("decode", "value: is null")
     if not headers:
-        return Decoded(parse_json(value), {})
+        return Decoded(_parse_value(value, ()), {})
     content = header(headers, "content-type") or ""
     if content[:23].lower() == "application/cloudevents":
         if "batch" in content.lower():
             raise Rejected("decode", "content-type: CloudEvents batches are not allowed on Kafka")
-        return _structured(parse_json(value))
+        return _structured(_parse_value(value, headers))
     attributes = {
         key[3:]: raw.decode("utf-8", "replace") for key, raw in headers if key.startswith("ce_") and raw is not None
     }
-    return Decoded(parse_json(value), attributes)
+    return Decoded(_parse_value(value, headers), attributes)
 
 
 def _structured(envelope: Any) -> Decoded:

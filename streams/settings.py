@@ -49,7 +49,7 @@ class KafkaSettings(Section):
     """How to reach the brokers; names as in aiokafka and librdkafka."""
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "PLAIN"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"] = "PLAIN"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     sasl_oauthbearer_token_endpoint_url: Annotated[str, Field(pattern=r"^https?://")] | None = None
@@ -58,10 +58,15 @@ class KafkaSettings(Section):
     sasl_oauthbearer_scope: Annotated[str, Field(min_length=1)] | None = None
     sasl_oauthbearer_cafile: Annotated[str, Field(min_length=1)] | None = None
     sasl_oauthbearer_token_file: Annotated[str, Field(min_length=1)] | None = None
+    sasl_aws_region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]+$")] | None = None
     ssl_cafile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     request_timeout: DurationMs = 30_000
+    schema_registry_url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")] | None = None
+    schema_registry_username: Annotated[str, Field(min_length=1)] | None = None
+    schema_registry_password: SecretStr | None = None
+    schema_registry_cafile: Annotated[str, Field(min_length=1)] | None = None
 
 
 class DefaultLimits(Limits):

@@ -40,6 +40,7 @@ from streams.plans.api import PlansApi
 from streams.plans.role import Coordination
 from streams.rules.addresses import advertised
 from streams.schedules.role import SchedulesRole
+from streams.schema_registry import registry
 from streams.settings import Settings
 from streams.statistics.api import StatsApi
 from streams.statistics.child import Statistics
@@ -238,6 +239,7 @@ class WebServer:
                 "roles": list(self._settings.roles),
                 "ready": not reasons,
                 "reasons": reasons,
+                "schemaRegistry": None if (schemas := registry()) is None else schemas.problem,
                 "partitions": owned,
                 "tasks": {"calling": calling, "waiting": max(0, taken - calling)},
                 "web": self.reachable,

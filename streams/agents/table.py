@@ -17,6 +17,7 @@ from agents_io.registration_check import check_registration
 from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
+from schemas.wire_format import key_text
 from streams.engine.follower import Follower
 from streams.rules.agents.leases import is_ended, only_renewed
 
@@ -84,7 +85,7 @@ class AgentTable:
         await self._follower.catch_up()
 
     def _apply(self, record: ConsumerRecord) -> None:
-        key = record.key.decode("utf-8", "replace") if record.key is not None else None
+        key = key_text(record.key, record.headers) if record.key is not None else None
         if record.value is None:
             if key is not None:
                 self._ended.pop(key, None)

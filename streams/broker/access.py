@@ -19,6 +19,7 @@ from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32, Schema,
 from schemas.access import CHANGELOG, WORKER, Grant, Operation, grants
 from schemas.topics import TOPICS, dead_letter_topics, full_name
 from streams.broker.kafka import CLIENT_ID, NOT_YET, RETRY_PAUSE_S, BrokerUnreachable, client_options
+from streams.broker.oauth import TOKEN_MECHANISMS
 from streams.settings import Settings
 
 ASK_TIMEOUT_S = 20.0
@@ -58,8 +59,9 @@ def refusal(settings: Settings, missing: Iterable[Grant | str]) -> AccessDenied:
 def user(settings: Settings) -> str:
     """Who the brokers take us for, as far as the settings tell."""
     if settings.kafka.security_protocol.startswith("SASL"):
-        if settings.kafka.sasl_mechanism == "OAUTHBEARER":
-            return "the user that the token names (kafka.sasl_mechanism OAUTHBEARER)"
+        mechanism = settings.kafka.sasl_mechanism
+        if mechanism in TOKEN_MECHANISMS:
+            return f"the user that the token names (kafka.sasl_mechanism {mechanism})"
         return f"user {settings.kafka.sasl_username} (kafka.sasl_username)"
     return "the holder of kafka.ssl_certfile" if settings.kafka.ssl_certfile else "anonymous users"
 

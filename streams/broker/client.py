@@ -23,6 +23,7 @@ from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.access import require
 from streams.broker.kafka import client_options, committed_reader, start
 from streams.lenient_decoding import poll_from
+from streams.schema_registry import learn_schemas
 from streams.settings import Settings
 
 POLL_MS = 300
@@ -116,6 +117,8 @@ class Reader:
 
     async def _poll(self) -> dict[Any, list[Any]]:
         batches = await poll_from(self._consumer, self._next, POLL_MS)
+        for records in batches.values():
+            await learn_schemas(records)
         self._next |= {tp: messages[-1].offset + 1 for tp, messages in batches.items()}
         return batches
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -16,9 +16,11 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from schemas.times import format_time
 from schemas.topics import LARGE_RECORD_BYTES
+from schemas.wire_format import is_marked_key, key_text
 from streams.broker.client import POLL_MS, STALL_S, ReadStalled, Record, catalog, reading
 from streams.broker.kafka import client_options, committed_reader, start
 from streams.rules.broker.dead_letters import RecordId, Replay, read_dlq_headers, word
+from streams.schema_registry import SchemaUnavailable, learn_schemas
 from streams.settings import Settings
 
 SEND_WINDOW = 200
@@ -86,7 +88,11 @@ async def _record_at(consumer: Any, place: RecordId) -> Record | None:
             while await consumer.position(tp) < end:
                 for message in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
                     if message.offset >= place.offset:
-                        return _record(message) if message.offset == place.offset else None
+                        if message.offset != place.offset:
+                            return None
+                        with suppress(SchemaUnavailable):  # its bytes are shown as they are then
+                            await learn_schemas([message])
+                        return _record(message)
     except TimeoutError:
         raise ReadStalled(f"no record for {STALL_S:.0f} s at {place}") from None
     return None
@@ -115,7 +121,7 @@ def summary(record: Record) -> dict[str, Any]:
         "deliveries": found.deliveries,
         "replayed": found.replayed,
         "omittedBytes": found.omitted_bytes,
-        "key": word(record.key),
+        "key": key_text(record.key, record.headers) if is_marked_key(record.key, record.headers) else word(record.key),
         "bytes": None if record.value is None else len(record.value),
         "topic": record.topic,
         "partition": record.partition,

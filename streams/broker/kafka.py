@@ -23,8 +23,9 @@ from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from schemas.access import role_group
 from streams.broker.bootstrap_closing import close_cut_bootstraps
-from streams.broker.oauth import TokenRefused, TokenUnavailable, hear_refusals, tokens
+from streams.broker.oauth import TOKEN_MECHANISMS, TokenRefused, TokenUnavailable, hear_refusals, tokens
 from streams.broker.tls_closing import cut_slow_ends
+from streams.schema_registry import use_registry
 from streams.settings import Settings, SettingsError
 
 CLIENT_ID = "parallax"
@@ -70,16 +71,20 @@ def client_options(settings: Settings) -> dict[str, Any]:
     _addresses(settings)
     close_cut_bootstraps()
     kafka = settings.kafka
+    try:
+        use_registry(kafka)
+    except ValueError as error:
+        raise SettingsError(f"kafka.schema_registry_url {kafka.schema_registry_url}: {error}") from None
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,
         "security_protocol": kafka.security_protocol,
         "request_timeout_ms": kafka.request_timeout,
     }
-    if kafka.security_protocol.startswith("SASL") and kafka.sasl_mechanism == "OAUTHBEARER":
+    if kafka.security_protocol.startswith("SASL") and kafka.sasl_mechanism in TOKEN_MECHANISMS:
         try:
             provider = tokens(kafka)
         except ValueError as error:
-            raise SettingsError(f"kafka.sasl_mechanism {error}") from None
+            raise SettingsError(f"kafka.sasl_mechanism {kafka.sasl_mechanism} {error}") from None
         hear_refusals()
         options |= {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": provider}
     elif kafka.security_protocol.startswith("SASL"):
@@ -235,6 +240,8 @@ def _reason(error: BaseException, settings: Settings) -> str:
     if isinstance(error, TokenUnavailable | TokenRefused):
         return str(error.args[0])
     if isinstance(error, kafka_errors.AuthenticationFailedError | kafka_errors.SaslAuthenticationFailed):
+        if settings.kafka.sasl_mechanism == "AWS_MSK_IAM":
+            return "the token was refused: is kafka.sasl_aws_region the cluster's, and may this identity connect to it?"
         if settings.kafka.sasl_mechanism == "OAUTHBEARER":
             return "the token was refused: it may be over, or of an issuer or for an audience that the broker does not know"
         return "user name or password refused (kafka.sasl_username, kafka.sasl_password)"

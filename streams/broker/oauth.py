@@ -1,4 +1,5 @@
-"""Tokens for brokers that ask for OAUTHBEARER: from an OAuth 2.0 token endpoint, or from a file that somebody else renews.
+"""Tokens for brokers that ask for OAUTHBEARER: from an OAuth 2.0 token endpoint, from a file that something else renews, or
+signed with this machine's AWS credentials for Amazon MSK with IAM.
 
 In: settings. Out: what aiokafka asks for a token at each new connection. One token is used until four fifths of its time are
 over. Whatever keeps a token from being had is a `KafkaError` with one line: a client of aiokafka tries again, as after a broken
@@ -7,6 +8,7 @@ connection. No token and no secret gets into a message.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -29,7 +31,13 @@ DEFAULT_S = 60.0
 """How long a token is used whose endpoint does not say."""
 MOST_S = 86_400.0
 MOST_BYTES = 64 * 1024
+TOKEN_MECHANISMS = ("OAUTHBEARER", "AWS_MSK_IAM")
+"""MSK with IAM is OAUTHBEARER on the wire."""
 HINT = "kafka.sasl_oauthbearer_token_endpoint_url"
+
+
+Sign = Callable[[str], tuple[str, int]]
+"""A region to a token and when it ends, epoch ms. It blocks."""
 
 
 class TokenUnavailable(KafkaConnectionError):  # type: ignore[misc]  # aiokafka ships no types
@@ -161,16 +169,65 @@ def _said(answer: httpx.Response) -> str:
     return f", {code}" if isinstance(code, str) and code.isascii() and code.isprintable() and len(code) < 100 else ""
 
 
+class AwsTokens(AbstractTokenProvider):  # type: ignore[misc]
+    """Tokens for Amazon MSK, signed with the credentials that AWS's library finds: environment, profile, web identity, instance
+    role. Shared by all clients of a process."""
+
+    def __init__(self, region: str, sign: Sign, now: Callable[[], float] = time.time) -> None:
+        """`now`: epoch seconds, since the signer gives the time at which a token ends."""
+        self._region = region
+        self._sign = sign
+        self._now = now
+        self._kept: tuple[str, float] | None = None
+
+    async def token(self) -> str:
+        """Raises `TokenUnavailable`."""
+        if self._kept is None or self._kept[1] <= self._now():
+            asked_at = self._now()
+            try:
+                # The library may ask a metadata service for the credentials, and blocks.
+                token, ends_ms = await asyncio.to_thread(self._sign, self._region)
+            except Exception as error:  # botocore's have no class in common with the signer's
+                reason = " ".join((str(error) or type(error).__name__).split())[:300]
+                raise TokenUnavailable(
+                    f"no token for Amazon MSK in {self._region} from AWS credentials: {reason}"
+                ) from None
+            self._kept = token, asked_at + SHARE * (ends_ms / 1000 - asked_at)
+        return self._kept[0]
+
+
+def _signer() -> Sign:
+    try:
+        from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+    except ImportError:
+        raise ValueError("needs a package that is not installed; pip install 'parallax-streams[aws]'") from None
+    sign: Sign = MSKAuthTokenProvider.generate_auth_token
+    return sign
+
+
+@lru_cache(maxsize=16)
+def _aws(region: str, sign: Sign) -> AwsTokens:
+    """One for all clients of this process."""
+    return AwsTokens(region, sign)
+
+
 def tokens(kafka: KafkaSettings) -> AbstractTokenProvider:
-    """Where these settings say that tokens come from. Raises ValueError: they do not say it, or say it twice."""
+    """Where these settings say that tokens come from. Raises ValueError: they do not say it, or say it twice.
+
+    Its text goes on from the name of the mechanism.
+    """
+    if kafka.sasl_mechanism == "AWS_MSK_IAM":
+        if kafka.sasl_aws_region is None:
+            raise ValueError("needs kafka.sasl_aws_region")
+        return _aws(kafka.sasl_aws_region, _signer())
     endpoint, file = kafka.sasl_oauthbearer_token_endpoint_url, kafka.sasl_oauthbearer_token_file
     if (endpoint is None) == (file is None):
-        raise ValueError(f"OAUTHBEARER needs either {HINT} or kafka.sasl_oauthbearer_token_file")
+        raise ValueError(f"needs either {HINT} or kafka.sasl_oauthbearer_token_file")
     if file is not None:
         return FileTokens(file)
     client_id, secret = kafka.sasl_oauthbearer_client_id, kafka.sasl_oauthbearer_client_secret
     if client_id is None or secret is None:
-        raise ValueError(f"{HINT} needs kafka.sasl_oauthbearer_client_id and kafka.sasl_oauthbearer_client_secret")
+        raise ValueError(f"with {HINT} needs kafka.sasl_oauthbearer_client_id and kafka.sasl_oauthbearer_client_secret")
     return _endpoint(
         str(endpoint), client_id, secret.get_secret_value(), kafka.sasl_oauthbearer_scope, kafka.sasl_oauthbearer_cafile
     )

@@ -233,15 +233,21 @@ async def _ls(settings: Settings, form: Format) -> None:
         say("no agent is registered; register one with: parallax agents add ID ENDPOINT")
 
 
-async def _registered(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Agent id to its newest registration; what cannot be read is told on stderr and left out."""
+async def _registered(settings: Settings, keys: dict[str, set[bytes]] | None = None) -> dict[str, dict[str, Any]]:
+    """Agent id to its newest registration; what cannot be read is reported on stderr and left out.
+
+    `keys` takes the keys of each agent's records: one with a schema's id is another key to the brokers' compaction.
+    """
     from schemas.codec import Rejected, decode_json, validate
     from schemas.messages import AgentRegistration
+    from schemas.wire_format import key_text
     from streams.broker.client import read_all
 
     found: dict[str, dict[str, Any]] = {}
     async for record in read_all(settings, "agents"):
-        key = (record.key or b"").decode("utf-8", "replace")
+        key = key_text(record.key, record.headers)
+        if keys is not None and record.key is not None:
+            keys.setdefault(key, set()).add(record.key)
         if record.value is None:
             found.pop(key, None)
             continue
@@ -341,11 +347,16 @@ def rm(
 async def _rm(settings: Settings, agent_ids: list[str], form: Format) -> None:
     from streams.broker.client import send_keyed
 
-    registered = await _registered(settings)
+    keys: dict[str, set[bytes]] = {}
+    registered = await _registered(settings, keys)
     unknown = [agent_id for agent_id in agent_ids if agent_id not in registered]
     if unknown:
         raise CommandError(f"agents rm: not registered: {', '.join(unknown)}", NOT_FOUND)
-    await send_keyed(settings, "agents", ((agent_id.encode(), None) for agent_id in agent_ids))
+    await send_keyed(
+        settings,
+        "agents",
+        ((key, None) for agent_id in agent_ids for key in {agent_id.encode(), *keys.get(agent_id, ())}),
+    )
     rows_as(form, [{"id": agent_id, "removed": True} for agent_id in agent_ids], ("id", "removed"))
 
 

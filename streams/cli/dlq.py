@@ -130,7 +130,7 @@ async def _show(settings: Settings, place: RecordId, form: Format) -> None:
         async for _, record in letters:
             if record is None:
                 raise CommandError(f"{place}: there is no dead letter", NOT_FOUND)
-            kind, value = readable(record.value)
+            kind, value = readable(record.value, record.headers)
             headers = [{"name": name, "value": word(raw)} for name, raw in record.headers]
             shown = summary(record) | {"headers": headers, "valueIs": kind, "value": value}
             if form is Format.text:

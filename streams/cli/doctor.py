@@ -30,8 +30,8 @@ def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, outpu
     The broker answers; the addresses it gives out can be reached from here; this user may do what a worker does; the topics
     are as in the table, and keep tasks as long as tasks may wait; this machine's clock agrees with the brokers'; it has
     transactions, without which results are at-least-once; no other workers use the same group or the same topics under another
-    app id. The files of grpc_tls can be used, if any are set; no address beyond this machine is open to everybody; tokens of
-    web_auth can be read.
+    app id; the Schema Registry answers, if one is set. The files of grpc_tls can be used, if any are set; no address beyond
+    this machine is open to everybody; tokens of web_auth can be read.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     rows, code = asyncio.run(_examine(settings))
@@ -61,6 +61,7 @@ async def _examine(settings: Settings) -> tuple[list[dict[str, Any]], int]:
         rows += await _retention(settings)
     rows.append(await _guarantee(settings))
     rows += await _neighbours(settings)
+    rows += await _schema_registry()
     rows += _port_of_agents(settings) + _open_addresses(settings)
     return rows, FAILED if any(row["state"] == "failed" for row in rows) else 0
 
@@ -155,6 +156,20 @@ async def _neighbours(settings: Settings) -> list[dict[str, Any]]:
     except (KafkaError, TimeoutError, OSError, NotImplementedError):
         return []  # the embedded broker knows no such question
     return [_row("other workers", "failed", sentence) for sentence in found]
+
+
+async def _schema_registry() -> list[dict[str, Any]]:
+    """Nothing to say if none is set."""
+    from streams.schema_registry import SchemaUnavailable, registry
+
+    schemas = registry()
+    if schemas is None:
+        return []
+    try:
+        await schemas.check()
+    except SchemaUnavailable as error:
+        return [_row("schemas", "failed", str(error))]
+    return [_row("schemas", "ok", f"{schemas.url} answers")]
 
 
 async def _clock(settings: Settings) -> list[dict[str, Any]]:

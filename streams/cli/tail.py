@@ -14,6 +14,7 @@ from streams.cli.output import json_line, line
 from streams.cli.running import run
 
 if TYPE_CHECKING:
+    from schemas.codec import Headers
     from streams.broker.client import Reader, Record
     from streams.settings import Settings
 
@@ -80,17 +81,17 @@ def _print(record: Record, form: Format) -> None:
     if form is Format.text:
         line(as_text(record))
     else:
-        json_line(as_json(record.value))
+        json_line(as_json(record.value, record.headers))
 
 
-def as_json(value: bytes | None) -> Any:
+def as_json(value: bytes | None, headers: Headers = ()) -> Any:
     """A value as JSON; bytes that are no JSON (dead letters keep them) as a string."""
-    from schemas.exact_json import loads
+    from schemas.wire_format import loads
 
     if value is None:
         return None
     try:
-        return loads(value)
+        return loads(value, headers)
     except ValueError:
         return value.decode("utf-8", "replace")
 
@@ -98,13 +99,27 @@ def as_json(value: bytes | None) -> Any:
 def as_text(record: Record) -> str:
     """Time, key, CloudEvents type and the beginning of the value on one line."""
     from schemas.times import format_time
+    from schemas.wire_format import key_text
 
     texts = {key: (raw or b"").decode("utf-8", "replace") for key, raw in record.headers}
     kind = texts.get("ce_type", "-")
     if "__dlq.errors.message" in texts:
         place = "/".join(texts.get(f"__dlq.errors.{part}", "?") for part in ("topic", "partition", "offset"))
         kind = f"{place}: {texts['__dlq.errors.message']}"
-    key = "-" if record.key is None else record.key.decode("utf-8", "replace")
-    value = "(deleted)" if record.value is None else record.value.decode("utf-8", "replace").replace("\n", " ")
+    key = "-" if record.key is None else key_text(record.key, record.headers)
+    value = "(deleted)" if record.value is None else _text(record.value, record.headers).replace("\n", " ")
     cut = value if len(value) <= MAX_TEXT else value[: MAX_TEXT - 1] + "…"
     return f"{format_time(record.timestamp_ms)}  {key}  {kind}  {cut}"
+
+
+def _text(value: bytes, headers: Headers) -> str:
+    """As it was written; in JSON what was written with a schema."""
+    from schemas.exact_json import dumps
+    from schemas.wire_format import loads, marked
+
+    if marked(value, headers) is None:
+        return value.decode("utf-8", "replace")
+    try:
+        return dumps(loads(value, headers)).decode()
+    except ValueError:
+        return value.decode("utf-8", "replace")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration, BreakerLimits, ConfidenceSource, Limits, Protocol, SecretRef
+from schemas.wire_format import key_text
 from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import NotFound
 from streams.client.feed import read_since
@@ -58,18 +59,28 @@ class AgentDirectory:
 
     async def rm(self, agent_id: str) -> None:
         """Remove an agent. Raises `NotFound` when it is not registered."""
-        if agent_id not in {agent.id for agent in await self.list()}:
+        registered, keys = await self._registered()
+        if agent_id not in registered:
             raise NotFound(f"agent {agent_id}: not registered")
-        await self._write(Request(agent_id, agent_id.encode(), b""))
+        for key in {agent_id.encode(), *keys[agent_id]}:
+            await self._write(Request(agent_id, key, b""))
 
     async def list(self) -> list[AgentRegistration]:
         """All registered agents, by id."""
+        registered, _ = await self._registered()
+        return sorted(registered.values(), key=lambda agent: agent.id)
+
+    async def _registered(self) -> tuple[dict[str, AgentRegistration], dict[str, set[bytes]]]:
+        """Agents by id, and the keys of their records: one with a schema's id is another key to the brokers' compaction."""
         settings = self._client.settings
         await partitions_of(settings, ["agents"])
-        found: dict[bytes, AgentRegistration] = {}
+        found: dict[str, AgentRegistration] = {}
+        keys: dict[str, set[bytes]] = {}
         async with kafka_errors(settings), aclosing(read_since(settings, "agents", 0)) as records:
             async for record in records:
-                found.pop(record.key or b"", None)
+                key = key_text(record.key, record.headers)
+                found.pop(key, None)
+                keys.setdefault(key, set()).add(record.key or b"")
                 if record.value is None:
                     continue
                 try:
@@ -77,8 +88,8 @@ class AgentDirectory:
                 except Rejected:
                     continue  # workers leave it out, too
                 if not is_ended(agent):
-                    found[record.key or b""] = agent
-        return sorted(found.values(), key=lambda agent: agent.id)
+                    found[key] = agent
+        return found, keys
 
     async def _write(self, request: Request) -> None:
         await self._client.send("agents", request)

@@ -18,6 +18,7 @@ from aiokafka.structs import ConsumerRecord
 from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.kafka import client_options, committed_reader, start
 from streams.lenient_decoding import poll_from
+from streams.schema_registry import learn_schemas
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -203,6 +204,7 @@ async def read_since(settings: Settings, topic: str, since_ms: int, only: list[i
                 moved = clock()
             elif clock() - moved > END_TIMEOUT_S:
                 raise TimeoutError(f"no record for {END_TIMEOUT_S:.0f} s before the end of {feed.topic}")
+            await learn_schemas(records)
             for record in records:
                 if record.timestamp >= since_ms:
                     yield record

@@ -16,6 +16,7 @@ from aiokafka.structs import ConsumerRecord
 from streams.dispatch.task_run import TaskRun
 from streams.engine.record_reader import ReadAgain
 from streams.rules.dispatch.backlog import Backlog, Waiting, id_hash
+from streams.schema_registry import learn_schemas
 
 log = structlog.get_logger(__name__)
 
@@ -207,4 +208,6 @@ class Backlogs:
         self._loaded(key)
 
     async def _read(self, source: str, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
-        return await self._read_again(source, self._number, offsets)
+        found = await self._read_again(source, self._number, offsets)
+        await learn_schemas(found.values())
+        return found

@@ -21,6 +21,7 @@ from schemas.codec import Rejected, header
 from schemas.messages import AgentRegistration, EventType
 from schemas.partitioning import owner_partition
 from schemas.topics import INTAKE, full_name
+from schemas.wire_format import key_text
 from streams.agents.agent_statuses import AgentStatuses
 from streams.agents.calibration_table import CalibrationTable
 from streams.agents.control_table import ControlTable
@@ -266,7 +267,7 @@ class DispatchRole:
 
     def _rejected(self, topic: str, record: ConsumerRecord, rejected: Rejected) -> None:
         """An invalid record of a topic that every worker follows: the worker that owns its key's partition reports it."""
-        if not self.engine.processors or not self._here((record.key or b"").decode("utf-8", "replace")):
+        if not self.engine.processors or not self._here(key_text(record.key, record.headers)):
             return
         self._context.metrics.dead_letters.labels(rejected.stage).inc()
         source_record = SourceRecord(

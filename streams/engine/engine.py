@@ -209,6 +209,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             for task in stuck:
                 task.cancel()
                 await asyncio.wait(stuck, timeout=1)
+            self.feed.close()
 
     # Assignment
 

@@ -20,6 +20,7 @@ from streams.engine.event_wait import wait_at_most
 from streams.engine.faults import describe_error, is_transient
 from streams.engine.partition_processor import PartitionProcessor
 from streams.lenient_decoding import decode_leniently
+from streams.schema_registry import SchemaRegistry, registry
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,7 @@ class Feed:
         self._begin_at = 0
         self._alone: list[TopicPartition] = []
         self._aside: set[TopicPartition] = set()
+        self._learning: set[asyncio.Task[None]] = set()
         self._wanted: list[TopicPartition] = []
         self._failing_since: float | None = None
         self._told = "", 0.0
@@ -197,8 +199,11 @@ class Feed:
         return processor is not None and self._names[tp.topic] in processor.behind
 
     def _accept(self, batches: dict[TopicPartition, list[ConsumerRecord]]) -> None:
+        schemas = registry()
         for tp, records in batches.items():
             processor = self._processors.get(tp.partition)
+            if schemas is not None and processor is not None:
+                records = self._with_schemas(schemas, tp, records)
             if processor is not None and records:
                 processor.arrived(self._names[tp.topic], records)
 
@@ -245,6 +250,33 @@ class Feed:
             self._consumer.pause(tp)
         self._aside.add(tp)
         asyncio.get_running_loop().call_later(UNREADABLE_PAUSE_S, self._take_back, tp)
+
+    def _with_schemas(
+        self, schemas: SchemaRegistry, tp: TopicPartition, records: list[ConsumerRecord]
+    ) -> list[ConsumerRecord]:
+        """The records before the first one whose schema has to be fetched. The partition waits for it, the others do not."""
+        at = schemas.first_unknown(records)
+        if at is None:
+            return records
+        with contextlib.suppress(IllegalStateError):
+            self._consumer.pause(tp)
+            self._consumer.seek(tp, records[at].offset)
+        self._aside.add(tp)
+        waiting = asyncio.create_task(schemas.learn(records[at:]), name=f"schema-of-{tp.topic}-{tp.partition}")
+        self._learning.add(waiting)
+        waiting.add_done_callback(lambda done: self._learned(tp, done))
+        return records[:at]
+
+    def _learned(self, tp: TopicPartition, waiting: asyncio.Task[None]) -> None:
+        self._learning.discard(waiting)
+        if not waiting.cancelled():
+            self._take_back(tp)
+            self._room.set()
+
+    def close(self) -> None:
+        """Wait for no schema any more."""
+        for waiting in self._learning:
+            waiting.cancel()
 
     def _take_back(self, tp: TopicPartition) -> None:
         self._aside.discard(tp)

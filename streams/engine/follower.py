@@ -23,6 +23,7 @@ from aiokafka.structs import ConsumerRecord, TopicPartition
 from streams.engine.commit import CLOSE_TIMEOUT_S
 from streams.engine.faults import describe_error
 from streams.engine.group import METADATA_MAX_AGE_MS, close, dead_task
+from streams.schema_registry import SchemaRegistry, SchemaUnavailable, registry
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,8 @@ class Follower:
                         self._moved.clear()
                         await self._moved.wait()
             except TimeoutError:
-                raise TimeoutError(f"reading {self._topic} made no progress for {STALL_TIMEOUT_S:g} s") from None
+                why = f": {self.problem}" if self.problem else ""
+                raise TimeoutError(f"reading {self._topic} made no progress for {STALL_TIMEOUT_S:g} s{why}") from None
 
     async def _connected(self) -> AIOKafkaConsumer:
         """A consumer that reads on from where the last one was, or from where the first begins."""
@@ -173,6 +175,8 @@ class Follower:
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         batches = await consumer.getmany(timeout_ms=POLL_MS)
+        schemas = registry()
+        unavailable = None if schemas is None else await self._hold_back(schemas, consumer, batches)
         for records in batches.values():
             for record in records:
                 self._apply_safely(record)
@@ -181,6 +185,28 @@ class Follower:
         # Read after the records are applied: a compacted tail, or a log that begins anew, moves the position without one.
         async with asyncio.timeout(POSITION_TIMEOUT_S):
             self._positions = {tp: await consumer.position(tp) for tp in self._positions}
+        if unavailable is not None:
+            raise unavailable
+
+    async def _hold_back(
+        self,
+        schemas: SchemaRegistry,
+        consumer: AIOKafkaConsumer,
+        batches: dict[TopicPartition, list[ConsumerRecord]],
+    ) -> SchemaUnavailable | None:
+        """Fetch the schemas of these records. What cannot be fetched now is read again: of each partition the records from the
+        first such one on are taken out of `batches`."""
+        unavailable = None
+        for tp, records in batches.items():
+            try:
+                await schemas.learn_now(records)
+            except SchemaUnavailable as error:
+                at = schemas.first_unknown(records)
+                if at is not None:
+                    unavailable = error
+                    consumer.seek(tp, records[at].offset)
+                    del records[at:]
+        return unavailable
 
     def _apply_safely(self, record: ConsumerRecord) -> None:
         try:

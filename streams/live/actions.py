@@ -144,7 +144,7 @@ class Actions:
         shown = summary(record)
         caller = request.get(CALLER)
         if caller is not None and caller.may("operate"):
-            kind, value = readable(record.value)
+            kind, value = readable(record.value, record.headers)
             small = len(record.value or b"") <= MAX_SHOWN
             shown |= {"valueIs": kind, "value": value if small else None}
         return json_answer(shown)

@@ -31,6 +31,7 @@ from streams.rules.source_record import ORIGIN_HEADER, SourceRecord, own_header
 from streams.schedules.parts import ScheduleParts
 from streams.schedules.reader import Lying
 from streams.schedules.recurring import RecurringTasks
+from streams.schema_registry import learn_schemas
 
 log = structlog.get_logger(__name__)
 
@@ -247,6 +248,7 @@ class ScheduleHandler:
         if not offsets:
             return
         records = await self._parts.read_again(SOURCE, self._partition.number, offsets)
+        await learn_schemas(records.values())  # they may have waited for months, and their schema was known elsewhere
         due, self._due = frozenset(self._due), []
         self._to_check.difference_update(checked)
         for offset in offsets:

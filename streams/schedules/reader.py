@@ -24,6 +24,7 @@ from streams.rules.dispatch.backlog import id_hash
 from streams.rules.schedules.records import read_due
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
 from streams.rules.source_record import SourceRecord
+from streams.schema_registry import learn_schemas
 
 STILL_TIMEOUT_S = 60.0
 """Without progress. Behind an open transaction of another worker nothing can be read until it ends."""
@@ -88,6 +89,7 @@ class ScheduleReader:
         await self._read_all(
             TopicPartition(full_name("schedules", self._prefix), number),
             lambda record: schedules.append(source_record_of("schedules", record)),
+            decoded=True,
         )
         self._lying[number] = Lying(rows.tasks(), schedules)
         return values
@@ -96,8 +98,10 @@ class ScheduleReader:
         """What lay there when the partition was last read."""
         return self._lying.pop(number, None) or Lying()
 
-    async def _read_all(self, tp: TopicPartition, add: Callable[[ConsumerRecord], None]) -> None:
-        """Every record of a partition, in the order of its log."""
+    async def _read_all(
+        self, tp: TopicPartition, add: Callable[[ConsumerRecord], None], *, decoded: bool = False
+    ) -> None:
+        """Every record of a partition, in the order of its log. `decoded`: their schemas are needed."""
         consumer = committed_reader(self._options, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_wait_ms=POLL_MS)
         try:
             await consumer.start()
@@ -111,8 +115,10 @@ class ScheduleReader:
                 # `end` is that of what readers of committed records may see. Behind another worker's open transaction may lie
                 # tombstones of the owner before this one: what they take back must not be released again.
                 while true_end is None or at < true_end:
-                    batches = await poll_from(consumer, {tp: at}, POLL_MS)
-                    for record in batches.get(tp, ()):
+                    records = (await poll_from(consumer, {tp: at}, POLL_MS)).get(tp, [])
+                    if decoded:
+                        await learn_schemas(records)
+                    for record in records:
                         add(record)
                     if true_end is None and (high := consumer.highwater(tp)) is not None:
                         true_end = max(end, high)

@@ -16,6 +16,7 @@ from schemas.codec import Rejected, decode, header
 from schemas.messages import Schedule, ScheduleMemory
 from schemas.partitioning import owner_partition
 from schemas.times import format_time
+from schemas.wire_format import is_marked_key, key_text
 from streams.rules.records import Output
 from streams.rules.schedules.times import LATE_MS, NextTime, due_times, next_time
 from streams.rules.source_record import MOVED_HEADER, SourceRecord
@@ -79,7 +80,7 @@ class RecurringTasks:
             if record.value is None:
                 continue
             owner = self._owner(record)
-            if owner != self._number:
+            if owner != self._number or is_marked_key(record.key, record.headers):
                 outputs += self._parts.recorder.schedule_forward(record, owner)
                 continue
             try:
@@ -94,13 +95,14 @@ class RecurringTasks:
     def accept(self, record: SourceRecord, now_ms: int) -> list[Output]:
         """The next record of `schedules`: a schedule to begin or to change, or one to remove.
 
-        Three cases: 1 its id belongs to another partition: it is sent on; 2 it is valid; 3 it is not: the schedule of its id, if
-        there is one, ends, since a new owner would find this record only.
+        Three cases: 1 its id belongs to another partition, or its key also names a schema: it is sent on under its plain id (by
+        another key, a later record of the schedule would not replace it when the log is compacted); 2 it is valid; 3 it is not:
+        the schedule of its id, if there is one, ends, since a new owner would find this record only.
         """
         if header(record.headers, MOVED_HEADER) is not None and record.value is None:
             return []  # our own mark that it was sent on
         name, owner = _name(record), self._owner(record)
-        if owner != self._number:
+        if owner != self._number or is_marked_key(record.key, record.headers):
             return self._parts.recorder.schedule_forward(record, owner)
         # By the brokers' clock it is later than this worker's may say; a user's clock, where brokers set no time, may be far off.
         before = self._last_tasks(name, min(record.timestamp_ms, now_ms + LATE_MS))
@@ -198,4 +200,4 @@ class RecurringTasks:
 
 
 def _name(record: SourceRecord) -> str:
-    return (record.key or b"").decode("utf-8", "replace")
+    return key_text(record.key, record.headers)

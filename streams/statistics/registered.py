@@ -15,6 +15,7 @@ from aiokafka.structs import ConsumerRecord
 from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name
+from schemas.wire_format import key_text
 from streams.engine.follower import Follower
 from streams.rules.detection.specs import DetectorSpec, parse_specs
 
@@ -45,7 +46,7 @@ class RegisteredDetectors:
 
     def apply(self, record: ConsumerRecord) -> None:
         """One registration, or its end."""
-        agent_id = (record.key or b"").decode("utf-8", "replace")
+        agent_id = key_text(record.key, record.headers)
         self._specs.pop(agent_id, None)
         if record.value is None:
             return

@@ -30,6 +30,7 @@ from streams.engine.yielder import Yielder
 from streams.rules.engine.ledger import Ledger
 from streams.statistics import changelog
 from streams.statistics.client import StatsConsumerThread, StatsProducer
+from streams.statistics.held_records import HeldRecords
 from streams.statistics.lease import Lease, now
 from streams.statistics.source_log import SourceLog
 
@@ -80,6 +81,7 @@ class LedgerConsumer(driver.Consumer):
         self._committed: dict[TP, int] = {}
         self._passed: dict[TP, int] = {}
         self._seeking = asyncio.Lock()
+        self._held = HeldRecords()
         self._lease = Lease(self.app.conf.broker_session_timeout / 2)
         self.expired = 0
         """Points that retention removed before they were read."""
@@ -93,8 +95,15 @@ class LedgerConsumer(driver.Consumer):
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
         epoch = self.epoch
-        records: dict[TP, Any] = dict(await super()._getmany(active_partitions, timeout))
+        records: dict[TP, Any] = {}
+        wanted = self._held.without(active_partitions)
+        if wanted or not active_partitions:
+            records = dict(await super()._getmany(wanted, timeout))
+        else:  # all wait; asked for none, aiokafka gives all
+            await asyncio.sleep(timeout)
         self._recover(records)
+        if epoch == self.epoch and not self._seeking.locked():
+            self._held.exchange(records, self.source)
         source = [tp for tp in records if tp.topic == self.source]
         if not source:
             self._note_positions(epoch)
@@ -126,7 +135,7 @@ class LedgerConsumer(driver.Consumer):
             return
         for tp in self._ledgers:
             position, _ = known(consumer, TopicPartition(*tp))
-            if position is not None:
+            if position is not None and tp not in self._held:
                 self._passed[tp] = position
 
     def _recover(self, records: dict[TP, Any]) -> None:
@@ -217,6 +226,7 @@ class LedgerConsumer(driver.Consumer):
                 heads.update(await self.earliest_offsets(*new))
             await self.seek_wait({tp: head or 0 for tp, head in heads.items()})
             self.epoch += 1
+            self._held.clear()
             self._ledgers = {tp: Ledger(head or 0) for tp, head in heads.items()}
             self._arriving = {tp: deque() for tp in heads}
             self._committed = {tp: -1 if tp in new else (head or 0) for tp, head in heads.items()}
@@ -358,6 +368,7 @@ class LedgerConsumer(driver.Consumer):
         await self.commit()
         self.epoch += 1
         self._ledgers, self._arriving, self._committed, self._passed = {}, {}, {}, {}
+        self._held.clear()
         self._lease.end()
         self.carrier.release()
         await super().on_partitions_revoked(revoked)

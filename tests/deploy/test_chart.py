@@ -307,6 +307,16 @@ def test_keda_speaks_to_a_guarded_broker_as_workers_do() -> None:
     [trigger] = one["spec"]["triggers"]
     assert (trigger["metadata"]["sasl"], trigger["metadata"]["tls"]) == ("scram_sha512", "enable")
     assert trigger["authenticationRef"] == {"name": "kafka"}
+    given["settings"] = given["settings"] | {
+        "kafka": {"security_protocol": "SASL_SSL", "sasl_mechanism": "AWS_MSK_IAM", "sasl_aws_region": "eu-central-1"}
+    }
+    [one] = of_kind(render(given), "ScaledObject").values()
+    told = one["spec"]["triggers"][0]["metadata"]
+    assert (told["sasl"], told["saslTokenProvider"], told["awsRegion"]) == (
+        "oauthbearer",
+        "aws_msk_iam",
+        "eu-central-1",
+    )
 
 
 def test_nobody_connects_but_workers_and_who_is_named() -> None:

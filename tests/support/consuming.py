@@ -18,6 +18,7 @@ class FakeConsumer:
     def __init__(self) -> None:
         self.logs: dict[TopicPartition, list[int]] = {}
         self.beyond: dict[TopicPartition, int] = {}
+        self.values: dict[tuple[TopicPartition, int], bytes] = {}
         self.begins: dict[TopicPartition, int] = {}
         self.stored: dict[TopicPartition, OffsetAndMetadata] = {}
         self.positions: dict[TopicPartition, int] = {}
@@ -136,7 +137,10 @@ class FakeConsumer:
             max_records -= len(taken)
             if taken:
                 source = tp.topic.partition(".")[2]
-                found[tp] = [intake(offset, source=source, number=tp.partition) for offset in taken]
+                found[tp] = [
+                    intake(offset, self.values.get((tp, offset), b"{}"), source=source, number=tp.partition)
+                    for offset in taken
+                ]
             self.positions[tp] = taken[-1] + 1 if len(taken) < len(ahead) else max(self.positions[tp], self.end(tp))
         if not found:
             await asyncio.sleep(0.005)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from aiokafka.conn import OAuthAuthenticator
 from aiokafka.errors import KafkaError
 
 from streams.broker.access import user
 from streams.broker.kafka import client_options
-from streams.broker.oauth import EndpointTokens, FileTokens, TokenRefused, TokenUnavailable
+from streams.broker.oauth import AwsTokens, EndpointTokens, FileTokens, TokenRefused, TokenUnavailable
 from streams.settings import Settings, SettingsError
 
 URL = "https://login.test/token"
@@ -130,7 +133,7 @@ def test_settings_name_one_place_where_tokens_come_from() -> None:
     endpoint = {"sasl_oauthbearer_token_endpoint_url": URL}
     for kafka, said in (
         ({}, "either"),
-        (endpoint | {"sasl_oauthbearer_token_file": "/t"}, "either"),
+        (endpoint | {"sasl_oauthbearer_token_file": "/t"}, "kafka.sasl_mechanism OAUTHBEARER needs either"),
         (endpoint, "sasl_oauthbearer_client_id"),
         (endpoint | {"sasl_oauthbearer_client_id": "me"}, "sasl_oauthbearer_client_secret"),
     ):
@@ -145,3 +148,62 @@ def test_settings_name_one_place_where_tokens_come_from() -> None:
         client_options(settings(sasl_oauthbearer_token_file="/t"))["sasl_oauth_token_provider"], FileTokens
     )
     assert user(whole).startswith("the user that the token names")
+
+
+AWS_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAFAKE", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": "session"}
+
+
+def msk(**kafka: Any) -> Settings:
+    return settings(sasl_mechanism="AWS_MSK_IAM", **kafka)
+
+
+async def test_a_token_for_msk_is_a_signed_request_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS's own signer makes it from the machine's credentials, here without a network. On the wire it is OAUTHBEARER."""
+    for name, value in (AWS_KEYS | {"AWS_EC2_METADATA_DISABLED": "true"}).items():
+        monkeypatch.setenv(name, value)
+    options = client_options(msk(sasl_aws_region="eu-central-1"))
+    assert options["sasl_mechanism"] == "OAUTHBEARER"
+    provider = options["sasl_oauth_token_provider"]
+    assert provider is client_options(msk(sasl_aws_region="eu-central-1"))["sasl_oauth_token_provider"]
+    token = await provider.token()
+    assert token == await provider.token()
+    url = httpx.URL(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode())
+    assert url.host == "kafka.eu-central-1.amazonaws.com"
+    assert url.params["Action"] == "kafka-cluster:Connect"
+    assert url.params["X-Amz-Credential"].startswith("AKIAFAKE/")
+    assert "/eu-central-1/kafka-cluster/" in url.params["X-Amz-Credential"]
+    assert SECRET not in str(url)
+    sent = OAuthAuthenticator(sasl_oauth_token_provider=provider)
+    assert (await sent.step(None)) == (f"n,,\x01auth=Bearer {token}\x01\x01".encode(), True)
+
+
+async def test_a_token_for_msk_is_signed_anew_before_it_ends() -> None:
+    """After four fifths of its time. Without credentials a client tries again, as after a broken connection."""
+    now, asked = [1000.0], list[str]()
+
+    def sign(region: str) -> tuple[str, int]:
+        asked.append(region)
+        if len(asked) == 2:
+            raise RuntimeError("Unable to locate\ncredentials")
+        return f"token-{len(asked)}", round((now[0] + 900) * 1000)
+
+    tokens = AwsTokens("eu-west-1", sign, now=lambda: now[0])
+    assert [await tokens.token() for _ in range(2)] == ["token-1"] * 2
+    now[0] += 719
+    assert await tokens.token() == "token-1"
+    now[0] += 2
+    with pytest.raises(TokenUnavailable, match="in eu-west-1 from AWS credentials: Unable to locate credentials"):
+        await tokens.token()
+    assert await tokens.token() == "token-3"
+    assert asked == ["eu-west-1"] * 3
+
+
+def test_msk_needs_a_region_and_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"AWS_MSK_IAM needs kafka\.sasl_aws_region"):
+        client_options(msk())
+    with pytest.raises(ValueError, match="sasl_aws_region"):
+        msk(sasl_aws_region="Frankfurt")
+    assert user(msk(sasl_aws_region="us-gov-west-1")).endswith("(kafka.sasl_mechanism AWS_MSK_IAM)")
+    monkeypatch.setitem(sys.modules, "aws_msk_iam_sasl_signer", None)
+    with pytest.raises(SettingsError, match=r"pip install 'parallax-streams\[aws\]'"):
+        client_options(msk(sasl_aws_region="eu-central-1"))

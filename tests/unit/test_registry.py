@@ -17,6 +17,7 @@ from agents_io.transport import Transport
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration
 from schemas.pb import registry_pb2 as pb
+from schemas.wire_format import KEY_HEADER
 from streams.agents.lease_expirer import LeaseExpirer
 from streams.agents.registration_writer import NotWritten, RegistrationWriter
 from streams.agents.registry import Registry
@@ -24,6 +25,7 @@ from streams.agents.table import AgentTable
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.rules.agents.leases import GRACE_MS, REMEMBER_MS, lease_of
 from streams.settings import Settings
+from tests.support.partition_fakes import intake
 
 NOW = 1_700_000_000_000
 
@@ -331,3 +333,22 @@ async def test_an_agent_without_a_lease_stays(served: Served) -> None:
     served.topic.now += 10**9
     await settled(served, Asked(False))
     assert served.topic.table.get("web") is not None
+
+
+def test_a_key_with_a_schemas_id_is_the_agents_id() -> None:
+    """By Confluent's serializers; so is that of its removal, and a plain one removes it too."""
+    topic = Topic()
+
+    def write(key: bytes, value: bytes | None, headers: Any = ()) -> None:
+        topic.table._apply(intake(0, value, source="agents", key=key, headers=headers))
+
+    value = b"\0\0\0\0\7" + dumps({"id": "a1", "endpoint": "http://127.0.0.1:1"})
+    for removal in (b'\0\0\0\0\x08"a1"', b"a1"):
+        write(b'\0\0\0\0\x08"a1"', value)
+        assert topic.table.get("a1") is not None
+        write(removal, None)
+        assert topic.table.get("a1") is None
+    write(b"\4a1", value, ((KEY_HEADER, b"\1" + bytes(16)),))
+    assert topic.table.get("a1") is not None
+    write(b'\0\0\0\0\x08"a2"', value)
+    assert topic.table.get("a2") is None

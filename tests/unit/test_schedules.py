@@ -12,6 +12,7 @@ from schemas.exact_json import loads
 from schemas.messages import Event, Schedule, ScheduleMemory
 from schemas.partitioning import owner_partition
 from schemas.times import format_time, parse_time
+from schemas.wire_format import KEY_HEADER, VALUE_HEADER
 from streams.rules.records import Output
 from streams.rules.schedules.listing import Listing
 from streams.rules.schedules.records import ScheduleRecorder
@@ -279,6 +280,30 @@ async def test_a_schedule_in_another_partition_is_sent_on_once() -> None:
     await asyncio.sleep(30)
     assert ids(s) == []
     s.handler.close()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_a_key_with_a_schemas_id_becomes_the_plain_id(beside: bool) -> None:
+    """By Confluent's serializers. Compaction compares bytes: a later plain record must be able to replace it or to remove it."""
+    s = Scheduling()
+    key, headers = b'\0\0\0\0\7"s"', ((VALUE_HEADER, b"\1" + bytes(16)),)
+    if beside:
+        key, headers = b'"s"', ((KEY_HEADER, b"\1" + bytes(16)), *headers)
+    value = orjson.dumps({"id": "s", "task": {"type": "agent", "target": "a1", "payload": 1}} | EVERY)
+    forward, mark = s.take_schedule(key, value, headers)
+    assert (forward.key, forward.value, forward.partition) == (b"s", value, 0)
+    assert list(forward.headers) == [(VALUE_HEADER, b"\1" + bytes(16))]
+    assert (mark.key, mark.value) == (key, None)
+    assert s.take_schedule(mark.key, None, (*mark.headers, *headers)) == []
+    assert s.take_schedule(forward.key, forward.value, tuple(forward.headers)) == []
+    s.handler.close()
+    later = Scheduling(schedules=s.schedules, head=3)
+    begun_ms = later.wall_ms()
+    await asyncio.sleep(15)
+    assert times_of(later) == grid(begun_ms, later.wall_ms())
+    later.remove("s")
+    assert later.count("parallax_schedules") == 0
+    later.handler.close()
 
 
 async def test_after_partitions_were_added_a_schedule_moves_to_its_new_owner() -> None:

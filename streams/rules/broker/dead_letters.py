@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from schemas.codec import Headers, header
-from schemas.exact_json import dumps, loads
+from schemas.exact_json import dumps
 from schemas.topics import BY_NAME, full_name
+from schemas.wire_format import loads
 
 REPLAYED_HEADER = "parallax-replayed"
 OMITTED_HEADER = "parallax.dlq.omitted_bytes"
@@ -246,8 +247,10 @@ def build_replay(key: bytes | None, value: bytes | None, headers: Headers, prefi
     return Replay(topic, key, value, (*kept, (REPLAYED_HEADER, str(count).encode())), count)
 
 
-def readable(value: bytes | None) -> tuple[Literal["none", "json", "text", "hex"], Any]:
+def readable(value: bytes | None, headers: Headers = ()) -> tuple[Literal["none", "json", "text", "hex"], Any]:
     r"""Bytes as a person or a script can read them: what they are, and the JSON value, the text or the hexadecimal digits.
+
+    `headers` may name the schema that the value was written with.
 
     >>> readable(b'{"a":1}'), readable(b"hello"), readable(b"\xff\x00"), readable(None)
     (('json', {'a': 1}), ('text', 'hello'), ('hex', 'ff00'), ('none', None))
@@ -255,7 +258,7 @@ def readable(value: bytes | None) -> tuple[Literal["none", "json", "text", "hex"
     if value is None:
         return "none", None
     try:
-        parsed = loads(value)
+        parsed = loads(value, headers)
         dumps([[parsed]])  # reads four times as deep as it writes
     except (ValueError, TypeError):
         pass

@@ -10,6 +10,7 @@ from typing import Any
 
 from schemas.codec import Rejected, decode_json, header, validate
 from schemas.messages import Schedule
+from schemas.wire_format import key_text
 from streams.rules.schedules.times import next_time
 from streams.rules.source_record import MOVED_HEADER
 
@@ -25,7 +26,7 @@ class Listing:
         """The next record of a partition."""
         if value is None and header(headers, MOVED_HEADER) is not None:
             return  # a worker's mark that the record before it was sent on to the partition of its id
-        name = (key or b"").decode("utf-8", "replace")
+        name = key_text(key, headers)
         self.found.pop(name, None)
         self.refused.pop(name, None)
         if value is None:

@@ -10,6 +10,7 @@ from schemas.messages import Schedule
 from schemas.partitioning import owner_partition
 from schemas.times import format_time
 from schemas.topics import BY_NAME
+from schemas.wire_format import KEY_HEADER, is_marked_key, key_text
 from streams.rules.dispatch.routing import owner_key
 from streams.rules.plans.run import looks_like_step
 from streams.rules.records import Carried, Output, Recorder
@@ -116,10 +117,17 @@ class ScheduleRecorder(Recorder):
         return Output(STATE, key, value, partition=partition)
 
     def schedule_forward(self, record: SourceRecord, partition: int) -> list[Output]:
-        """A record of `schedules` to the partition that its id belongs to; where it lay it is marked as sent on."""
+        """A record of `schedules` to the partition that its id belongs to; where it lay it is marked as sent on.
+
+        Its new key is the plain id, without a schema's.
+        """
+        key = record.key
         headers = [h for h in record.headers if h[0] not in OWN_HEADERS]
+        if is_marked_key(key, record.headers):
+            key = key_text(key, record.headers).encode()
+            headers = [h for h in headers if h[0] != KEY_HEADER]
         return [
-            Output("schedules", record.key, record.value, headers, partition=partition),
+            Output("schedules", key, record.value, headers, partition=partition),
             Output("schedules", record.key, None, [(MOVED_HEADER, b"1")], partition=record.partition),
         ]
 
