@@ -47,15 +47,16 @@ class Kind:
 
 ACT = {"tool": "act"}
 REST = ("rest",)
+STREAM = {"stream": True}
 KINDS = [
     Kind("a2a-sdk-1", "a2a1", "a2a_new.py", "a2a"),
-    Kind("a2a-sdk-1-stream", "a2a1", "a2a_new.py", "a2a", metadata={"stream": True}),
+    Kind("a2a-sdk-1-stream", "a2a1", "a2a_new.py", "a2a", metadata=STREAM),
     Kind("a2a-sdk-0.3", "a2a03", "a2a_old.py", "a2a"),
-    Kind("a2a-sdk-0.3-stream", "a2a03", "a2a_old.py", "a2a", metadata={"stream": True}),
+    Kind("a2a-sdk-0.3-stream", "a2a03", "a2a_old.py", "a2a", metadata=STREAM),
     Kind("a2a-sdk-1-rest", "a2a1", "a2a_new.py", "a2a", arguments=REST),
-    Kind("a2a-sdk-1-rest-stream", "a2a1", "a2a_new.py", "a2a", arguments=REST, metadata={"stream": True}),
+    Kind("a2a-sdk-1-rest-stream", "a2a1", "a2a_new.py", "a2a", arguments=REST, metadata=STREAM | {"tenant": "acme"}),
     Kind("a2a-sdk-0.3-rest", "a2a03", "a2a_old.py", "a2a", arguments=REST),
-    Kind("a2a-sdk-0.3-rest-stream", "a2a03", "a2a_old.py", "a2a", arguments=REST, metadata={"stream": True}),
+    Kind("a2a-sdk-0.3-rest-stream", "a2a03", "a2a_old.py", "a2a", arguments=REST, metadata=STREAM),
     Kind("pydantic-ai", "pydantic", "pydantic_agent.py", "a2a", cancels=False, slow_s=3.0),
     Kind("mcp-sdk-1", "mcp1", "mcp_official.py", "mcp", "/mcp", metadata=ACT),
     Kind("mcp-sdk-1-json", "mcp1", "mcp_official.py", "mcp", "/mcp", ("json",), metadata=ACT),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents_io.errors import AgentError, BadResponse, ClientError, ServerError
+from agents_io.errors import AgentError, BadResponse, ClientError, ServerError, Unsupported
 from agents_io.rules.answer import Reading, compile_path
 from agents_io.rules.wire.a2a import (
     NotOffered,
@@ -230,6 +230,28 @@ def test_refusals_over_http_json(status: int, body: Any, what: Any, kind: Any, s
     assert type(found) is (kind or type(None))
     assert found is None or (found.status == status and said in found.message)
     assert refusal(Interface("1.0", "JSONRPC", "/"), what, status, raw) is None
+
+
+def test_a_stream_that_fails_names_the_status() -> None:
+    """a2a-sdk gives neither reason nor code for an exception of the executor."""
+    event = {"error": {"code": 500, "status": "INTERNAL", "message": "unknown exception"}}
+    end = end_of(lambda: outcome(response(Interface("1.0", "HTTP+JSON", "/"), event), Reading()))
+    assert type(end) is ServerError
+    assert end.message == "the agent answered 'INTERNAL': 'unknown exception'"
+
+
+def test_a_card_of_grpc_alone_is_refused_in_clear_words() -> None:
+    """Of both versions."""
+    for card in (
+        {"supportedInterfaces": [{"url": "h:1", "protocolBinding": "GRPC", "protocolVersion": "1.0"}]},
+        {"url": "h:1", "preferredTransport": "GRPC", "protocolVersion": "1.0"},
+    ):
+        end = end_of(lambda card=card: read_card(orjson.dumps(card)))  # type: ignore[misc]
+        assert isinstance(end, Unsupported)
+        assert end.message == (
+            "the agent card names no JSONRPC or HTTP+JSON interface of A2A 1.0 or 0.3, only 'GRPC 1.0'; "
+            "A2A over gRPC is not supported"
+        )
 
 
 def test_card_lists_what_we_speak_in_the_order_to_try() -> None:

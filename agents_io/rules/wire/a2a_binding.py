@@ -104,7 +104,7 @@ def response(interface: Interface, data: Any) -> Any:
         return data
     error = data.get("error")
     if isinstance(error, dict):  # a stream that fails after it began
-        return {"error": _error(error)}
+        return {"error": {"code": -32603, "reason": excerpt(str(error.get("status")).encode())} | _error(error)}
     return {"result": _from_proto(data) if interface.version == "0.3" else data}
 
 

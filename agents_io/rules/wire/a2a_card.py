@@ -62,7 +62,9 @@ text_only=False, streams=False)
     found = [row for row in _interfaces(card) if binding in (None, row.binding)]
     if not found:
         wanted = " or ".join(BINDINGS) if binding is None else binding
-        raise Unsupported(f"the agent card names no {wanted} interface of A2A 1.0 or 0.3, only {_offers(card)}")
+        offers = _offers(card)
+        hint = "; A2A over gRPC is not supported" if "GRPC" in offers.upper() else ""
+        raise Unsupported(f"the agent card names no {wanted} interface of A2A 1.0 or 0.3, only {offers}{hint}")
     return Card(
         tuple(sorted(found, key=lambda row: VERSIONS.index(row.version))),
         _name(card.get("name")),
