@@ -26,6 +26,8 @@ class Kind:
     slow_s: float = 60.0
     """How long a slow task takes; a server that cannot cancel one keeps the next waiting."""
     scheme: str = "http"
+    is_found: bool = True
+    """Whether it can be found by its address, and has a health page; else its protocol is named when it is added."""
     failure: tuple[str, bool] = ("http_5xx", True)
     """What a failed task is: the error's code, and whether it counts against the agent."""
 
@@ -46,6 +48,7 @@ class Kind:
 
 
 ACT = {"tool": "act"}
+MODEL = {"model": "m"}
 REST = ("rest",)
 STREAM = {"stream": True}
 KINDS = [
@@ -65,5 +68,18 @@ KINDS = [
     Kind("mcp-typescript", "node", "mcp_typescript.mjs", "mcp", "/mcp", metadata=ACT),
     Kind("a2a-js", "node", "a2a_typescript.mjs", "a2a"),
     Kind("a2a-js-rest", "node", "a2a_typescript.mjs", "a2a", arguments=REST),
+    Kind("litserve", "litserve", "openai_litserve.py", "openai", "/v1", (), MODEL, False, 3.0, is_found=False),
+    Kind(
+        "litserve-stream",
+        "litserve",
+        "openai_litserve.py",
+        "openai",
+        "/v1",
+        (),
+        MODEL | STREAM,
+        False,
+        3.0,
+        is_found=False,
+    ),
     Kind("grpcio", "grpc", "grpc_agent.py", "grpc", scheme="grpc"),
 ]
