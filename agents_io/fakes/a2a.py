@@ -87,6 +87,8 @@ class FakeA2a(FakeAgent):
         raw, what = await request.read(), request.match_info.get("what")
         method = get if request.method == "GET" else {"send": send, "cancel": cancel}.get(str(what), "unknown")
         params = orjson.loads(raw) if method == send else {"id": unquote(request.match_info.get("id", ""))}
+        if method == send and self._is_proto() and "content" not in params["message"]:
+            return web.json_response({"message": "unknown exception"}, status=500)  # as a2a-sdk 0.3 does
         return await self._answer(request, {"method": method, "params": params, "path": request.raw_path})
 
     async def _answer(self, request: web.Request, message: dict[str, Any]) -> web.StreamResponse:

@@ -10,7 +10,6 @@ of its interfaces are used: the token goes to the registered host and no other.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +30,7 @@ from agents_io.rules.wire.a2a import (
     NeedsAuth,
     NeedsInput,
     NotOffered,
+    OtherForm,
     OtherVersion,
     Pending,
     UnknownTask,
@@ -41,6 +41,7 @@ from agents_io.rules.wire.a2a import (
 )
 from agents_io.rules.wire.a2a_binding import Operation, refusal, response
 from agents_io.rules.wire.a2a_card import Binding, Card, Interface, read_card
+from agents_io.rules.wire.a2a_message_ids import MessageIds
 from agents_io.rules.wire.a2a_stream import StreamedTask, TaskStream
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
@@ -51,7 +52,6 @@ POLL_FIRST_S = 0.05
 POLL_GROWTH = 1.5
 POLL_MAX_S = 2.0
 EVENTS = ((b"Accept", b"text/event-stream"),)
-MAX_CANCELS = 10_000
 BROKEN_EARLY_S = 10.0
 ORPHAN_LOOKS = 4
 ORPHAN_WAIT_S = 0.5
@@ -71,8 +71,7 @@ class A2aTransport:
         self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
         self._agents = PerAgent(A2aAgent)
         self._best_effort = BestEffortRequests()
-        self._cancels: OrderedDict[str, int] = OrderedDict()
-        """How often the tasks of a key were cancelled, of the newest `MAX_CANCELS`."""
+        self._message_ids = MessageIds()
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """One attempt. Raises `AgentError`; cancelling it cancels the agent's task."""
@@ -86,7 +85,7 @@ class A2aTransport:
         except ValueError:
             raise Unsupported("the payload is not JSON") from None
         with_data = takes_data(payload, peer.text_only)
-        message_id = self._message_id(call.idempotency_key)
+        message_id = self._message_ids.of(call.idempotency_key)
         try:
             answer = await self._offered(peer, payload, call, message_id)
         except (FailedUnsaid, WrongParts):
@@ -105,23 +104,34 @@ class A2aTransport:
     ) -> Answer:
         """One message by each of the card's interfaces in turn, then by a stream, until the agent offers that.
 
-        A refused message began nothing. Raises what the first of them was refused with.
+        A refused message began nothing. Raises what the first of them was refused with, and goes back to it.
         """
         first: AgentError | None = None
-        left = len(peer.interfaces)
+        start, left = peer.interface, len(peer.interfaces)
         while True:
             interface, as_stream = peer.interface, peer.stream_only
             try:
-                return await self._sent(peer, interface, payload, call, message_id, text_only)
+                answer = await self._sent(peer, interface, payload, call, message_id, text_only)
             except (OtherVersion, NotOffered) as refused:
                 first = first or refused
                 left -= 1
-                if left > 0 and isinstance(refused, OtherVersion):
+                has_worked = isinstance(refused, OtherForm) and interface == peer.answered_by
+                if left > 0 and isinstance(refused, OtherVersion) and not has_worked:
                     peer.turn_from(interface)
-                elif as_stream or not peer.turn_to_stream():
-                    peer.stream_only = peer.stream_chosen and peer.stream_only
-                    peer.read_at = float("-inf")  # the agent may have moved
-                    raise first from None
+                    continue
+                if not has_worked and not as_stream and peer.turn_to_stream():
+                    continue
+                peer.stream_only = peer.stream_chosen and peer.stream_only
+            except AgentError as error:
+                # The official SDK answers 500 to a form that it does not know.
+                if first is None or not interface.plain or error.status is None:
+                    raise
+            else:
+                peer.answered_by = interface
+                return answer
+            peer.choose(start)
+            peer.read_at = float("-inf")  # the agent may have moved
+            raise first from None
 
     async def _sent(
         self, peer: A2aAgent, interface: Interface, payload: Any, call: Call, message_id: str, text_only: bool
@@ -150,7 +160,7 @@ class A2aTransport:
                 body = await self._ask(peer, interface, "get", {"id": task_id})
             except BaseException:  # cancelled, out of time or out of reach: nobody will ask for it again
                 self._forget(peer, interface, task_id)
-                self._taken_back(call.idempotency_key)
+                self._message_ids.count_cancel(call.idempotency_key)
                 raise
             wait_s = min(wait_s * POLL_GROWTH, POLL_MAX_S)
             found = self._read(peer, interface, body)
@@ -179,7 +189,7 @@ class A2aTransport:
         except BaseException:
             if stream.task_id is not None:
                 self._forget(peer, interface, stream.task_id)
-                self._taken_back(call.idempotency_key)
+                self._message_ids.count_cancel(call.idempotency_key)
             raise
         if not header(reply, b"content-type").startswith(b"text/event-stream"):
             error = jsonrpc.error_of(response(interface, load_json(body)))
@@ -216,7 +226,7 @@ class A2aTransport:
         except BaseException:
             if stream.task_id is not None and not stream.has_ended:
                 self._forget(peer, interface, stream.task_id)
-                self._taken_back(call.idempotency_key)
+                self._message_ids.count_cancel(call.idempotency_key)
             raise
         if not isinstance(found, Pending) or stream.task_id is None or clock() - begun > BROKEN_EARLY_S:
             return found
@@ -229,7 +239,7 @@ class A2aTransport:
             raise
         except BaseException:
             self._forget(peer, interface, found.task_id)
-            self._taken_back(call.idempotency_key)
+            self._message_ids.count_cancel(call.idempotency_key)
             raise
 
     async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str) -> Answer:
@@ -257,19 +267,6 @@ class A2aTransport:
         except ClientError:
             peer.read_at = float("-inf")  # it may speak another version now
             raise
-
-    def _message_id(self, key: str) -> str:
-        """The same for each attempt: an agent may know by it that it has the task already.
-
-        But not after we cancelled it there: such an agent would answer that it is cancelled.
-        """
-        times = self._cancels.get(key)
-        return key if times is None else f"{key}/{times + 1}"
-
-    def _taken_back(self, key: str) -> None:
-        self._cancels[key] = self._cancels.pop(key, 0) + 1
-        if len(self._cancels) > MAX_CANCELS:
-            self._cancels.popitem(last=False)
 
     def _forget(self, peer: A2aAgent, interface: Interface, task_id: str) -> None:
         self._best_effort.say("a2a-cancel", lambda: self._ask(peer, interface, "cancel", {"id": task_id}))
@@ -305,6 +302,8 @@ class A2aTransport:
             return reply, body
         try:
             if (error := refusal(interface, what, status, peer.hidden(body))) is not None:
+                if call is not None:
+                    peer.denied = None
                 raise error
             raise status_error(reply, said(peer, body), body, peer, call)
         except (OtherVersion, NotOffered, WrongParts):

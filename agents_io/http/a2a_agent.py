@@ -13,7 +13,7 @@ import yarl
 
 from agents_io.http.peer import Headers, Peer, Target
 from agents_io.rules.wire.a2a_binding import Operation, request
-from agents_io.rules.wire.a2a_card import CARD_PATHS, Card, Interface, binding_of, version_of
+from agents_io.rules.wire.a2a_card import CARD_PATHS, Card, Interface, binding_of, version_of, with_forms
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration
 
@@ -22,6 +22,7 @@ class A2aAgent(Peer):
     """One agent: its card, and where it is called."""
 
     __slots__ = (
+        "answered_by",
         "binding",
         "blocking",
         "can_stream",
@@ -51,8 +52,10 @@ class A2aAgent(Peer):
         self.blocking = metadata.get("blocking") is True
         self.text_only: bool = metadata.get("textOnly") is True
         self.interface = Interface(self.fixed or "1.0", self.binding or "JSONRPC", self.base.raw_path_qs)
-        self.interfaces: tuple[Interface, ...] = (self.interface,)
+        self.interfaces = with_forms([self.interface])
         """Those of the card, in its order; `interface` is the one that is called."""
+        self.answered_by: Interface | None = None
+        """The one that gave the newest answer."""
         self.tenant: str | None = metadata.get("tenant") if isinstance(metadata.get("tenant"), str) else None
         self.number = 0
         """Of the newest request."""
@@ -77,7 +80,7 @@ class A2aAgent(Peer):
             self.interface = card.interfaces[0]
         self.read_at = now
         self.can_stream = card.streams
-        self._choose(self.interface)
+        self.choose(self.interface)
         if "textOnly" not in (self.agent.metadata or {}) and not self.text_tried:
             self.text_only = card.text_only
 
@@ -85,7 +88,7 @@ class A2aAgent(Peer):
         """Call the card's next interface from now on, after the last one the first; nothing if another call turned already."""
         if self.interface == refused and refused in self.interfaces:
             place = self.interfaces.index(refused) + 1
-            self._choose(self.interfaces[place % len(self.interfaces)])
+            self.choose(self.interfaces[place % len(self.interfaces)])
 
     def turn_to_stream(self) -> bool:
         """Take answers from streams from now on; False: the registration decides, or the agent streams nothing."""
@@ -109,7 +112,8 @@ class A2aAgent(Peer):
         target = self._at(interface, wire.leaf)
         return self.get(target, headers) if wire.body is None else self.post(target, wire.body, headers, call)
 
-    def _choose(self, interface: Interface) -> None:
+    def choose(self, interface: Interface) -> None:
+        """Call this interface from now on."""
         self.interface = interface
         self.streams = self.can_stream and interface.version == "0.3" and not self.blocking
 

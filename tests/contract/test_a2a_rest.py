@@ -192,6 +192,45 @@ async def test_an_interface_that_is_not_there_is_passed_over(refusal: Any) -> No
     assert server.asked == ["POST /rest/message:send", "POST /rpc", "POST /rpc"]
 
 
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_server_of_0_3_that_wants_the_objects_of_json_rpc(status: int) -> None:
+    """The second form is tried once and remembered; a task that is refused later is not tried in the other one."""
+    bodies: list[dict[str, Any]] = []
+    refuses_all = False
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            card = {"url": "http://h/", "preferredTransport": REST, "protocolVersion": "0.3.0", "skills": []}
+            return web.json_response(card) if "agent-card" in request.path else web.Response(status=404)
+        message = (await request.json())["message"]
+        bodies.append(message)
+        if "parts" not in message or refuses_all:
+            return web.json_response({"title": "Bad Request"}, status=status)
+        parts = [{"kind": "data", "data": ANSWER}]
+        return web.json_response({"kind": "message", "messageId": "1", "role": "agent", "parts": parts})
+
+    async with asking(A2aTransport(), serve, "a2a") as ask:
+        for _ in range(2):
+            assert said(await ask()) == ("yes", 0.9)
+        assert ["parts" in body for body in bodies] == [False, True, True]
+        assert bodies[1]["parts"][0] == {"kind": "text", "text": "ok"}
+        refuses_all = True
+        assert said(await ask()) == ("http_4xx", False, False)
+        refuses_all = False
+        assert said(await ask()) == ("yes", 0.9)
+    assert ["parts" in body for body in bodies] == [False, True, True, True, True]
+
+
+async def test_a_task_that_0_3_refuses_in_both_forms() -> None:
+    """Its first refusal counts, though the official SDK answers 500 to the other form; the next task is sent as before."""
+    async with rigged("0.3", binding=REST) as rig:
+        rig.fake.script([Step("status", code=422, times=1), answer()])
+        with pytest.raises(ClientError, match="422"):
+            await rig.call()
+        assert (await rig.call()).value == "ok"
+        assert [request["path"] for request in rig.fake.requests] == ["/rest/v1/message:send"] * 2
+
+
 async def test_calls_at_once_turn_from_a_refused_interface_once() -> None:
     """A late refusal of the first interface does not bring it back."""
     server = Server({"supportedInterfaces": BOTH}, {"POST /rpc": OVER_RPC})

@@ -14,6 +14,7 @@ from agents_io.errors import BadResponse, CallTimeout, ClientError, Refused, Ser
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.steps import Step, answer, hang, raw
 from agents_io.http.a2a import A2aTransport
+from agents_io.rules.wire.a2a_message_ids import MessageIds
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
 from tests.support.wait import until
@@ -128,14 +129,13 @@ async def test_message_id_is_the_tasks_own_until_we_cancelled_it() -> None:
         assert ids == ["key-1", "key-1", "key-1/2", "key-1/3"]
 
 
-async def test_cancelled_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten."""
-    monkeypatch.setattr("agents_io.http.a2a.MAX_CANCELS", 2)
-    transport = A2aTransport()
+    monkeypatch.setattr("agents_io.rules.wire.a2a_message_ids.MAX_CANCELS", 2)
+    ids = MessageIds()
     for key in ("a", "b", "a", "c"):
-        transport._taken_back(key)
-    assert [transport._message_id(key) for key in "abc"] == ["a/3", "b", "c/2"]
-    await transport.close()
+        ids.count_cancel(key)
+    assert [ids.of(key) for key in "abc"] == ["a/3", "b", "c/2"]
 
 
 async def test_agent_that_asks_for_input_is_told_to_forget_the_task() -> None:

@@ -268,6 +268,7 @@ def test_card_lists_what_we_speak_in_the_order_to_try() -> None:
         Interface("1.0", "JSONRPC", "/2"),
         Interface("0.3", "HTTP+JSON", "/0"),
         Interface("0.3", "JSONRPC", "/2"),
+        Interface("0.3", "HTTP+JSON", "/0", plain=True),
     )
     assert [row.path for row in read_card(body, "JSONRPC").interfaces] == ["/2", "/2"]
 

@@ -101,6 +101,10 @@ class OtherVersion(ClientError):
     """The agent does not know the method, or the version: it may speak another one."""
 
 
+class OtherForm(OtherVersion):
+    """The agent may want messages in another form; or there is something wrong with this one."""
+
+
 class NotOffered(ClientError):
     """The agent does not offer this operation: it may answer by a stream alone."""
 

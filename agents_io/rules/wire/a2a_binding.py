@@ -2,8 +2,9 @@
 
 In: an interface of the card, an operation and its parameters as `wire/a2a.py` has them; JSON or an error status that came back.
 Out: a request; the response as JSON-RPC has it (`{"result": ...}` or `{"error": ...}`), whatever carried it.
-Source: the A2A specification 1.0 (chapter 11, HTTP+JSON/REST) and its a2a.proto; for 0.3 the official SDKs, which send and
-expect the JSON of a2a.proto 0.3: `content` for `parts`, `{"data": {"data": ...}}`, no `kind`, names of enums in capitals.
+Source: the A2A specification 1.0 (chapter 11, HTTP+JSON/REST) and its a2a.proto; for 0.3 the official SDKs for Python and
+JavaScript, which send and expect the JSON of a2a.proto 0.3: `content` for `parts`, `{"data": {"data": ...}}`, no `kind`, names of
+enums in capitals. Its specification can also be read as the objects of JSON-RPC; that form is tried second.
 
   operation   JSON-RPC 1.0           JSON-RPC 0.3     HTTP+JSON (0.3: below /v1)
   send        SendMessage            message/send     POST /message:send
@@ -26,6 +27,7 @@ from agents_io.rules.wire.a2a import (
     UNKNOWN_TASK,
     WRONG_PARTS,
     NotOffered,
+    OtherForm,
     OtherVersion,
     UnknownTask,
     WrongParts,
@@ -84,7 +86,7 @@ def request(interface: Interface, what: Operation, params: dict[str, Any], tenan
     below = ("/v1" if interface.version == "0.3" else "") + ("" if tenant is None else f"/{quote(tenant, safe='')}")
     if what in ("send", "stream"):
         if interface.version == "0.3":
-            params = _as_proto(params)
+            params = params if interface.plain else _as_proto(params)
         elif tenant is not None:
             params = {"tenant": tenant, **params}
         return Wire(f"{below}/message:{what}", dumps(params))
@@ -128,6 +130,8 @@ def refusal(interface: Interface, what: Operation, status: int, body: bytes) -> 
             found = WrongParts(text)
         elif status == 501:
             found = NotOffered(text)
+        elif what in ("send", "stream") and interface.version == "0.3" and status in (400, 422):
+            found = OtherForm(text)
         elif status not in (404, 405):
             return None
         elif what in ("send", "stream"):

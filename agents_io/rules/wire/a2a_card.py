@@ -6,8 +6,8 @@ In: the bytes of a card. Out: a `Card`, or the `AgentError` it means. Source: Ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -25,12 +25,17 @@ _MAX_PARTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One way to call an agent. `path`: of the JSON-RPC URL, or of the one that HTTP+JSON's paths lie under; with its query."""
+    """One way to call an agent. `path`: of the JSON-RPC URL, or of the one that HTTP+JSON's paths lie under; with its query.
+
+    `plain`: HTTP+JSON of 0.3 with messages as JSON-RPC has them, in place of the JSON of its a2a.proto; its specification can be
+    read in both ways.
+    """
 
     version: Version
     binding: Binding
     path: str
     tenant: str | None = None
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,8 @@ def read_card(body: bytes, binding: Binding | None = None) -> Card:
     Raises `BadResponse`, `Unsupported`.
 
     >>> read_card(b'{"name":"n","url":"http://h/rpc","protocolVersion":"0.3.0","skills":[{"id":"sum"}]}')
-    Card(interfaces=(Interface(version='0.3', binding='JSONRPC', path='/rpc', tenant=None),), name='n', skills=('sum',), \
-text_only=False, streams=False)
+    Card(interfaces=(Interface(version='0.3', binding='JSONRPC', path='/rpc', tenant=None, plain=False),), name='n', \
+skills=('sum',), text_only=False, streams=False)
     """
     card = load_json(body)
     if not isinstance(card, dict) or not ("supportedInterfaces" in card or "url" in card):
@@ -66,12 +71,22 @@ text_only=False, streams=False)
         hint = "; A2A over gRPC is not supported" if "GRPC" in offers.upper() else ""
         raise Unsupported(f"the agent card names no {wanted} interface of A2A 1.0 or 0.3, only {offers}{hint}")
     return Card(
-        tuple(sorted(found, key=lambda row: VERSIONS.index(row.version))),
+        with_forms(sorted(found, key=lambda row: VERSIONS.index(row.version))),
         _name(card.get("name")),
         tuple(_skills(card.get("skills"))),
         _takes_text_only(card),
         _streams(card),
     )
+
+
+def with_forms(interfaces: Iterable[Interface]) -> tuple[Interface, ...]:
+    """The interfaces, and after them the one of 0.3 over HTTP+JSON in its second form.
+
+    >>> [row.plain for row in with_forms([Interface("0.3", "HTTP+JSON", "/"), Interface("0.3", "JSONRPC", "/")])]
+    [False, False, True]
+    """
+    rows = tuple(interfaces)
+    return rows + tuple(replace(row, plain=True) for row in rows if (row.version, row.binding) == ("0.3", "HTTP+JSON"))
 
 
 def _interfaces(card: dict[str, Any]) -> list[Interface]:
