@@ -104,7 +104,7 @@ class A2aTransport:
     ) -> Answer:
         """One message by each of the card's interfaces in turn, then by a stream, until the agent offers that.
 
-        A refused message began nothing. Raises what the first of them was refused with, and goes back to it.
+        Raises what the first of them was refused with, and goes back to it.
         """
         first: AgentError | None = None
         start, left = peer.interface, len(peer.interfaces)
@@ -131,7 +131,7 @@ class A2aTransport:
                 return answer
             peer.choose(start)
             peer.read_at = float("-inf")  # the agent may have moved
-            raise first from None
+            raise (first.as_final() if isinstance(first, OtherForm) else first) from None
 
     async def _sent(
         self, peer: A2aAgent, interface: Interface, payload: Any, call: Call, message_id: str, text_only: bool

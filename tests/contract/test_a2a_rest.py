@@ -301,6 +301,17 @@ async def test_a_task_of_0_3_is_watched_by_a_stream_and_then_fetched() -> None:
     assert server.asked == ["POST /v1/message:stream", "GET /v1/tasks/T%2F1"]
 
 
+async def test_a_task_of_0_3_that_is_refused_says_nothing_about_streams() -> None:
+    """The next task is watched by a stream as before."""
+    server = Server(OLD_CARD, {"POST /v1/message:stream": (422, {"message": "no"})})
+    async with asking(A2aTransport(), server, "a2a") as ask:
+        assert said(await ask()) == ("http_4xx", False, False)
+        server.asked.clear()
+        server.replies = {"POST /v1/message:stream": OLD_EVENTS, "GET /v1/tasks/T%2F1": (200, TASK)}
+        assert said(await ask(timeout_s=5.0)) == ("yes", 0.9)
+    assert server.asked == ["POST /v1/message:stream", "GET /v1/tasks/T%2F1"]
+
+
 async def test_an_agent_of_0_3_that_streams_nothing_after_all() -> None:
     """Its card says that it does."""
     replies = {"POST /v1/message:send": (200, {"task": TASK}), "POST /v1/message:stream": (501, {"message": "no"})}

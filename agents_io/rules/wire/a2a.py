@@ -104,6 +104,12 @@ class OtherVersion(ClientError):
 class OtherForm(OtherVersion):
     """The agent may want messages in another form; or there is something wrong with this one."""
 
+    def as_final(self) -> ClientError:
+        """The same once no other form helped: something is wrong with the message."""
+        final = ClientError(self.message)
+        final.status = self.status
+        return final
+
 
 class NotOffered(ClientError):
     """The agent does not offer this operation: it may answer by a stream alone."""
