@@ -112,7 +112,9 @@ async def _card(endpoint: str, auth: SecretRef | None) -> Found:
     finally:
         await transport.close()
     skills = f", skills {_some(card.skills)}" if card.skills else ""
-    return Found("a2a", f"an A2A {card.version} agent{_named(card.name)}{skills}", card.name, card.skills)
+    first = card.interfaces[0]
+    over = "" if first.binding == "JSONRPC" else f" over {first.binding}"
+    return Found("a2a", f"an A2A {first.version} agent{over}{_named(card.name)}{skills}", card.name, card.skills)
 
 
 async def _tools(endpoint: str, auth: SecretRef | None) -> Found:

@@ -12,7 +12,7 @@ from agents_io.grpc.endpoint import endpoint_of
 from agents_io.http.peer import web_url
 from agents_io.rules.answer import reading_of
 from agents_io.rules.metadata_keys import misfit
-from agents_io.rules.wire.a2a_card import version_of
+from agents_io.rules.wire.a2a_card import binding_of, version_of
 from agents_io.rules.wire.chat_config import chat_config
 from agents_io.rules.wire.kafka_words import topic_of
 from agents_io.rules.wire.mcp import ToolCall
@@ -44,6 +44,7 @@ def check_registration(agent: AgentRegistration) -> None:
         tls_of(agent.metadata)
     if protocol == "a2a":
         version_of(agent.metadata or {})
+        binding_of(agent.metadata or {})
     elif protocol == "mcp":
         ToolCall(agent.metadata)
     elif protocol == "openai":

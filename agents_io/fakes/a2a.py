@@ -1,12 +1,14 @@
-"""A scripted A2A agent, 1.0 or 0.3: card, send, get and cancel over JSON-RPC.
+"""A scripted A2A agent, 1.0 or 0.3: card, send, get and cancel over JSON-RPC or HTTP+JSON.
 
 In: steps as for `FakeAgent`; a step's answer becomes the task's artifact. `states`: what a task is in before it ends, one for
-each look at it, the first for the send; `end`: the state it ends in. Out: `calls` of sends, and what was asked and cancelled.
+each look at it, the first for the send; `end`: the state it ends in. Out: `calls` of sends, and what was asked and cancelled;
+requests by HTTP+JSON are listed under the method that JSON-RPC has for them.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
@@ -16,19 +18,30 @@ from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import Step
 
 _NAMES = {"1.0": ("SendMessage", "GetTask", "CancelTask"), "0.3": ("message/send", "tasks/get", "tasks/cancel")}
+_REFUSALS = {
+    -32601: (404, 404, "METHOD_NOT_FOUND"),
+    -32602: (400, 422, "INVALID_PARAMS"),
+    -32603: (500, 500, "INTERNAL_ERROR"),
+    -32001: (404, 404, "TASK_NOT_FOUND"),
+    -32004: (400, 501, "UNSUPPORTED_OPERATION"),
+    -32005: (400, 415, "CONTENT_TYPE_NOT_SUPPORTED"),
+    -32009: (400, 400, "VERSION_NOT_SUPPORTED"),
+}
+"""JSON-RPC's codes as HTTP+JSON has them: the status in 1.0 and in 0.3, and the reason that 1.0 gives."""
 
 
 class FakeA2a(FakeAgent):
-    """`async with FakeA2a(answer()) as agent:` has its card below `agent.endpoint` and is called at `/rpc`."""
+    """`async with FakeA2a(answer()) as agent:` has its card below `agent.endpoint`; it is called at `/rpc`, or below `/rest`."""
 
     version: Literal["1.0", "0.3"] = "1.0"
+    binding: Literal["JSONRPC", "HTTP+JSON"] = "JSONRPC"
     states: tuple[str, ...] = ()
     end: str = "completed"
     as_message = False
     """Answer a send with a message in place of a task."""
     old_card_path = False
     error: dict[str, Any] | None = None
-    """A JSON-RPC error in place of every result."""
+    """An error in place of every result, as JSON-RPC has it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -39,47 +52,83 @@ class FakeA2a(FakeAgent):
         self._looks: dict[str, int] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """Card and JSON-RPC."""
+        """Card and interface."""
         name = "agent.json" if self.old_card_path else "agent-card.json"
-        return [web.get(f"/.well-known/{name}", self._card), web.post("/rpc", self._rpc)]
+        card = web.get(f"/.well-known/{name}", self._card)
+        if self.binding == "JSONRPC":
+            return [card, web.post("/rpc", self._rpc)]
+        root = "/rest/v1" if self.version == "0.3" else "/rest"
+        calls = [("POST", "/message:{what}"), ("GET", "/tasks/{id}"), ("POST", "/tasks/{id}:{what}")]
+        tenants = ("", "/{tenant}") if self.version == "1.0" else ("",)
+        return [
+            card,
+            *(web.route(verb, root + tenant + path, self._rest) for tenant in tenants for verb, path in calls),
+        ]
 
     def card(self) -> dict[str, Any]:
         """Its card. The host in it is wrong, as it is behind many a proxy."""
-        url = "http://nowhere.invalid:9/rpc"
+        url = "http://nowhere.invalid:9/" + ("rpc" if self.binding == "JSONRPC" else "rest/")
         rest = {"name": "Fake", "skills": [{"id": "sum", "tags": ["maths", "sum"]}], "capabilities": {}}
         if self.version == "1.0":
-            return rest | {
-                "supportedInterfaces": [{"url": url, "protocolBinding": "JSONRPC", "protocolVersion": "1.0"}]
-            }
-        return rest | {"url": url, "preferredTransport": "JSONRPC", "protocolVersion": "0.3.0"}
+            row = {"url": url, "protocolBinding": self.binding, "protocolVersion": "1.0"}
+            return rest | {"supportedInterfaces": [row]}
+        return rest | {"url": url, "preferredTransport": self.binding, "protocolVersion": "0.3.0"}
 
     async def _card(self, request: web.Request) -> web.Response:
         self.cards_read += 1
         return web.json_response(self.card(), status=200 if self.healthy else 503)
 
     async def _rpc(self, request: web.Request) -> web.StreamResponse:
-        send, get, cancel = _NAMES[self.version]
         message = orjson.loads(await request.read())
+        return await self._answer(request, message)
+
+    async def _rest(self, request: web.Request) -> web.StreamResponse:
+        send, get, cancel = _NAMES[self.version]
+        raw, what = await request.read(), request.match_info.get("what")
+        method = get if request.method == "GET" else {"send": send, "cancel": cancel}.get(str(what), "unknown")
+        params = orjson.loads(raw) if method == send else {"id": unquote(request.match_info.get("id", ""))}
+        if method == send and self._is_proto() and "content" not in params["message"]:
+            return web.json_response({"message": "unknown exception"}, status=500)  # as a2a-sdk 0.3 does
+        return await self._answer(request, {"method": method, "params": params, "path": request.raw_path})
+
+    async def _answer(self, request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        send, get, cancel = _NAMES[self.version]
         self.requests.append(message | {"headers": dict(request.headers)})
         if self.error is not None:
-            return _rpc_response(message, {"error": self.error})
+            return self._reply(message, {"error": self.error})
         task_id = message["params"].get("id")
         if message["method"] == send:
             return await self.play(request)
         if message["method"] == cancel:
             self.cancelled.append(task_id)
-            return _rpc_response(message, {"result": self._task(task_id, "canceled")})
+            return self._reply(message, {"result": self._task(task_id, "canceled")})
         if message["method"] != get or task_id not in self._texts:
             code = -32001 if message["method"] == get else -32601
-            return _rpc_response(message, {"error": {"code": code, "message": "not found"}})
-        return _rpc_response(message, {"result": self._look(task_id)})
+            return self._reply(message, {"error": {"code": code, "message": "not found"}})
+        return self._reply(message, {"result": self._look(task_id)})
+
+    def _reply(self, message: dict[str, Any], rest: dict[str, Any]) -> web.Response:
+        """A result or an error, in the form of the binding."""
+        if self.binding == "JSONRPC":
+            return web.json_response(body=orjson.dumps({"jsonrpc": "2.0", "id": message["id"]} | rest))
+        error = rest.get("error")
+        if error is None:
+            return web.json_response(rest["result"])
+        new, old, reason = _REFUSALS[error["code"]]
+        if self.version == "0.3":
+            return web.json_response({"message": error["message"]}, status=old)
+        info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": "a2a-protocol.org"}
+        said = {"code": new, "status": "SOME", "message": error["message"], "details": [info]}
+        return web.json_response({"error": said}, status=new)
 
     def payload_of(self, raw: bytes) -> Any:
         """The data part, else the text."""
-        parts = orjson.loads(raw)["params"]["message"]["parts"]
+        message = orjson.loads(raw)
+        message = message["params"]["message"] if self.binding == "JSONRPC" else message["message"]
+        parts = message["content" if self._is_proto() else "parts"]
         for part in parts:
             if "data" in part:
-                return part["data"]
+                return part["data"]["data"] if self._is_proto() else part["data"]
         try:
             return orjson.loads(parts[0]["text"])
         except orjson.JSONDecodeError:
@@ -92,14 +141,14 @@ class FakeA2a(FakeAgent):
             return super().respond(step, body, raw)
         message = orjson.loads(raw)
         if self.as_message:
-            result: dict[str, Any] = {"messageId": "m", "role": self._role(), "parts": self._parts(text)}
+            result = self._message(text)
             name = "message"
         else:
             task_id = f"task-{len(self._texts)}"
             self._texts[task_id] = text
             result, name = self._look(task_id), "task"
-        result = {name: result} if self.version == "1.0" else result | {"kind": name}
-        return _rpc_response(message, {"result": result})
+        is_plain = self.version == "0.3" and not self._is_proto()
+        return self._reply(message, {"result": result | {"kind": name} if is_plain else {name: result}})
 
     def _look(self, task_id: str) -> dict[str, Any]:
         look = self._looks.get(task_id, 0)
@@ -107,22 +156,25 @@ class FakeA2a(FakeAgent):
         return self._task(task_id, self.states[look] if look < len(self.states) else self.end)
 
     def _task(self, task_id: str, state: str) -> dict[str, Any]:
-        named = state if self.version == "0.3" else f"TASK_STATE_{state.upper().replace('-', '_')}"
-        status = {
-            "state": named,
-            "message": {"messageId": "s", "role": self._role(), "parts": self._parts(f"it is {state}")},
-        }
+        status = {"state": self._state(state), "message": self._message(f"it is {state}")}
         task: dict[str, Any] = {"id": task_id, "contextId": "c", "status": status}
         if state == "completed":
             task["artifacts"] = [{"artifactId": "a", "parts": self._parts(self._texts[task_id])}]
         return task
 
+    def _is_proto(self) -> bool:
+        """Whether it speaks the JSON of a2a.proto 0.3, which is not that of 0.3's JSON-RPC."""
+        return self.version == "0.3" and self.binding == "HTTP+JSON"
+
+    def _state(self, state: str) -> str:
+        if self._is_proto() and state == "canceled":
+            return "TASK_STATE_CANCELLED"
+        is_plain = self.version == "0.3" and not self._is_proto()
+        return state if is_plain else f"TASK_STATE_{state.upper().replace('-', '_')}"
+
+    def _message(self, text: str) -> dict[str, Any]:
+        role = "agent" if self.version == "0.3" and not self._is_proto() else "ROLE_AGENT"
+        return {"messageId": "m", "role": role, "content" if self._is_proto() else "parts": self._parts(text)}
+
     def _parts(self, text: str) -> list[dict[str, Any]]:
-        return [{"text": text} if self.version == "1.0" else {"kind": "text", "text": text}]
-
-    def _role(self) -> str:
-        return "ROLE_AGENT" if self.version == "1.0" else "agent"
-
-
-def _rpc_response(message: dict[str, Any], rest: dict[str, Any]) -> web.Response:
-    return web.json_response(body=orjson.dumps({"jsonrpc": "2.0", "id": message["id"]} | rest))
+        return [{"kind": "text", "text": text} if self.version == "0.3" and not self._is_proto() else {"text": text}]

@@ -1,15 +1,16 @@
-"""Calls to agents that speak A2A 1.0 or 0.3 over JSON-RPC, protocol `a2a`.
+"""Calls to agents that speak A2A 1.0 or 0.3 over JSON-RPC or HTTP+JSON, protocol `a2a`.
 
-In: a registration whose endpoint is where the agent card lies (or, with `metadata.a2aVersion`, the JSON-RPC URL itself). Out:
-the task's artifacts as an `Answer`, or one `AgentError` (`rules/wire/a2a.py`; statuses as in `exchange.py`). A task that is not
-done at once is asked for again, ever less often, until the call's time is up. Then, and when the call is cancelled, the agent is
-told to cancel the task. Of a card only the path of its interface is used: the token goes to the registered host and no other.
+In: a registration whose endpoint is where the agent card lies (or, with `metadata.a2aVersion`, the URL of the interface itself).
+Out: the task's artifacts as an `Answer`, or one `AgentError` (`rules/wire/a2a.py`; statuses as in `exchange.py`). What differs
+between the bindings is in `rules/wire/a2a_binding.py` alone. A task that is not done at once is asked for again, ever less often,
+until the call's time is up. Then, and when the call is cancelled, the agent is told to cancel the task. Of a card only the paths
+of its interfaces are used: the token goes to the registered host and no other.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -24,20 +25,23 @@ from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
 from agents_io.rules.wire import jsonrpc
 from agents_io.rules.wire.a2a import (
-    METHODS,
     NO_STREAM,
     FailedUnsaid,
     NeedsAuth,
     NeedsInput,
     NotOffered,
+    OtherForm,
     OtherVersion,
     Pending,
+    UnknownTask,
     WrongParts,
     outcome,
     send_params,
     takes_data,
 )
-from agents_io.rules.wire.a2a_card import Card, read_card
+from agents_io.rules.wire.a2a_binding import Operation, refusal, response
+from agents_io.rules.wire.a2a_card import Binding, Card, Interface, read_card
+from agents_io.rules.wire.a2a_message_ids import MessageIds
 from agents_io.rules.wire.a2a_stream import StreamedTask, TaskStream
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
@@ -47,7 +51,7 @@ CARD_KEPT_S = 300.0
 POLL_FIRST_S = 0.05
 POLL_GROWTH = 1.5
 POLL_MAX_S = 2.0
-MAX_CANCELS = 10_000
+EVENTS = ((b"Accept", b"text/event-stream"),)
 BROKEN_EARLY_S = 10.0
 ORPHAN_LOOKS = 4
 ORPHAN_WAIT_S = 0.5
@@ -67,9 +71,7 @@ class A2aTransport:
         self._http = HttpExchange(transport, max_connections=max_connections, max_answer_bytes=max_answer_bytes)
         self._agents = PerAgent(A2aAgent)
         self._best_effort = BestEffortRequests()
-        self._number = 0
-        self._cancels: OrderedDict[str, int] = OrderedDict()
-        """How often the tasks of a key were cancelled, of the newest `MAX_CANCELS`."""
+        self._message_ids = MessageIds()
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
         """One attempt. Raises `AgentError`; cancelling it cancels the agent's task."""
@@ -83,188 +85,233 @@ class A2aTransport:
         except ValueError:
             raise Unsupported("the payload is not JSON") from None
         with_data = takes_data(payload, peer.text_only)
+        message_id = self._message_ids.of(call.idempotency_key)
         try:
-            answer = await self._sent(peer, payload, call, self._message_id(call.idempotency_key))
-        except (OtherVersion, NotOffered) as refused:
-            turned = isinstance(refused, OtherVersion) and peer.turn_to_other()
-            if not turned and not self._turn_to_stream(peer):
-                raise
-            try:
-                answer = await self._sent(peer, payload, call, self._message_id(call.idempotency_key))
-            except (OtherVersion, NotOffered):
-                peer.stream_only = peer.stream_only and (turned or peer.stream_chosen)
-                raise refused from None
+            answer = await self._offered(peer, payload, call, message_id)
         except (FailedUnsaid, WrongParts):
             # Frameworks that take text alone fail without a word, and their cards do not say so: try once, and remember.
             if not with_data or peer.data_works or peer.text_tried:
                 raise
             peer.text_tried = True
-            answer = await self._sent(peer, payload, call, self._message_id(call.idempotency_key) + "/text", True)
+            answer = await self._offered(peer, payload, call, message_id + "/text", True)
             peer.text_only = True
             return answer
         peer.data_works = peer.data_works or with_data
         return answer
 
-    async def _sent(self, peer: A2aAgent, payload: Any, call: Call, message_id: str, text_only: bool = False) -> Answer:
+    async def _offered(
+        self, peer: A2aAgent, payload: Any, call: Call, message_id: str, text_only: bool = False
+    ) -> Answer:
+        """One message by each of the card's interfaces in turn, then by a stream, until the agent offers that.
+
+        Raises what the first of them was refused with, and goes back to it.
+        """
+        first: AgentError | None = None
+        start, left = peer.interface, len(peer.interfaces)
+        while True:
+            interface, as_stream = peer.interface, peer.stream_only
+            try:
+                answer = await self._sent(peer, interface, payload, call, message_id, text_only)
+            except (OtherVersion, NotOffered) as refused:
+                first = first or refused
+                left -= 1
+                has_worked = isinstance(refused, OtherForm) and interface == peer.answered_by
+                if left > 0 and isinstance(refused, OtherVersion) and not has_worked:
+                    peer.turn_from(interface)
+                    continue
+                if not has_worked and not as_stream and peer.turn_to_stream():
+                    continue
+                peer.stream_only = peer.stream_chosen and peer.stream_only
+            except AgentError as error:
+                # The official SDK answers 500 to a form that it does not know.
+                if first is None or not interface.plain or error.status is None:
+                    raise
+            else:
+                peer.answered_by = interface
+                return answer
+            peer.choose(start)
+            peer.read_at = float("-inf")  # the agent may have moved
+            raise (first.as_final() if isinstance(first, OtherForm) else first) from None
+
+    async def _sent(
+        self, peer: A2aAgent, interface: Interface, payload: Any, call: Call, message_id: str, text_only: bool
+    ) -> Answer:
         """One message, and the end of the task it begins."""
-        text_only = text_only or peer.text_only
         params = send_params(
-            peer.version,
+            interface.version,
             message_id,
             payload,
             blocking=peer.blocking,
-            text_only=text_only,
+            text_only=text_only or peer.text_only,
             context_id=call.context_id,
         )
         found: Answer | Pending | None = None
         if peer.stream_only:
-            found = await self._from_stream(peer, params, call)
+            found = await self._from_stream(peer, interface, params, call)
         elif peer.streams:
-            found = await self._streamed(peer, params, call)
+            found = await self._streamed(peer, interface, params, call)
         if found is None:
-            found = self._read(peer, await self._rpc(peer, "send", params, call))
+            found = self._read(peer, interface, await self._ask(peer, interface, "send", params, call))
         wait_s = POLL_FIRST_S
         while isinstance(found, Pending):
             task_id = found.task_id
             try:
                 await asyncio.sleep(wait_s)
-                body = await self._rpc(peer, "get", {"id": task_id})
+                body = await self._ask(peer, interface, "get", {"id": task_id})
             except BaseException:  # cancelled, out of time or out of reach: nobody will ask for it again
-                self._forget(peer, task_id)
-                self._taken_back(call.idempotency_key)
+                self._forget(peer, interface, task_id)
+                self._message_ids.count_cancel(call.idempotency_key)
                 raise
             wait_s = min(wait_s * POLL_GROWTH, POLL_MAX_S)
-            found = self._read(peer, body)
+            found = self._read(peer, interface, body)
         return found
 
-    async def _streamed(self, peer: A2aAgent, params: dict[str, Any], call: Call) -> Answer | Pending | None:
+    async def _streamed(
+        self, peer: A2aAgent, interface: Interface, params: dict[str, Any], call: Call
+    ) -> Answer | Pending | None:
         """The same message with its task watched; None: the agent streams nothing, and has begun nothing."""
-        stream = TaskStream()
+        stream = TaskStream(lambda data: response(interface, data))
         clock = asyncio.get_running_loop().time
         begun = clock()
-        request = self._request(peer, "stream", params, call, (b"Accept", b"text/event-stream"))
+        request = peer.request(interface, "stream", params, call, EVENTS)
         try:
-            response, body = await self._http.good(peer, request, stream.feed, call=call)
+            reply, body = await self._good(peer, interface, "stream", request, call, stream.feed)
+        except (NotOffered, OtherVersion):
+            peer.streams = False
+            return None
         except ConnectionFailed:
             if stream.task_id is None:
                 raise
             # A server breaks the stream off when the executor raises, a proxy when nothing came for long: then the task goes on.
             if clock() - begun > BROKEN_EARLY_S:
                 return Pending(stream.task_id)
-            return await self._orphaned(peer, stream.task_id)
+            return await self._orphaned(peer, interface, stream.task_id)
         except BaseException:
             if stream.task_id is not None:
-                self._forget(peer, stream.task_id)
-                self._taken_back(call.idempotency_key)
+                self._forget(peer, interface, stream.task_id)
+                self._message_ids.count_cancel(call.idempotency_key)
             raise
-        if not header(response, b"content-type").startswith(b"text/event-stream"):
-            error = jsonrpc.error_of(load_json(body))
+        if not header(reply, b"content-type").startswith(b"text/event-stream"):
+            error = jsonrpc.error_of(response(interface, load_json(body)))
             if error is None or error.get("code") not in NO_STREAM:
-                return self._read(peer, body)
+                return self._read(peer, interface, body)
             peer.streams = False
             return None
         if stream.whole is not None:
-            return self._read(peer, orjson.dumps(stream.whole))
+            return self._judge(peer, interface, stream.whole)
         if stream.task_id is None:
             raise ServerError("the agent's stream ended without a task")
-        return Pending(stream.task_id) if stream.is_final else await self._orphaned(peer, stream.task_id)
+        if stream.is_final:
+            return Pending(stream.task_id)
+        return await self._orphaned(peer, interface, stream.task_id)
 
-    @staticmethod
-    def _turn_to_stream(peer: A2aAgent) -> bool:
-        """Take answers from streams from now on; False: it does that already, or streams nothing."""
-        if peer.stream_only or peer.stream_chosen or not peer.can_stream:
-            return False
-        peer.stream_only = True
-        return True
-
-    async def _from_stream(self, peer: A2aAgent, params: dict[str, Any], call: Call) -> Answer | Pending:
+    async def _from_stream(
+        self, peer: A2aAgent, interface: Interface, params: dict[str, Any], call: Call
+    ) -> Answer | Pending:
         """The same message, and its answer put together from the events of its task."""
-        stream = StreamedTask(self._http.max_answer_bytes)
+        stream = StreamedTask(self._http.max_answer_bytes, lambda data: response(interface, data))
         clock = asyncio.get_running_loop().time
         begun = clock()
-        request = self._request(peer, "stream", params, call, (b"Accept", b"text/event-stream"))
+        request = peer.request(interface, "stream", params, call, EVENTS)
         try:
-            response, body = await self._http.send(peer, request, stream.feed, passes_on=True)
-            if not 200 <= response.status_code < 300:
-                raise status_error(response, said(peer, body), body, peer, call)
-            peer.denied = None
-            if header(response, b"content-type").startswith(b"text/event-stream"):
-                body = orjson.dumps(stream.response())
-            found = self._read(peer, body)
+            reply, body = await self._good(peer, interface, "stream", request, call, stream.feed, passes_on=True)
+            if header(reply, b"content-type").startswith(b"text/event-stream"):
+                found = self._judge(peer, interface, stream.response())
+            else:
+                found = self._read(peer, interface, body)
         except ConnectionFailed:
             if stream.task_id is None:
                 raise
             found = Pending(stream.task_id)
         except BaseException:
             if stream.task_id is not None and not stream.has_ended:
-                self._forget(peer, stream.task_id)
-                self._taken_back(call.idempotency_key)
+                self._forget(peer, interface, stream.task_id)
+                self._message_ids.count_cancel(call.idempotency_key)
             raise
         if not isinstance(found, Pending) or stream.task_id is None or clock() - begun > BROKEN_EARLY_S:
             return found
         try:  # its stream ended before it did, as in `_streamed`
-            return await self._orphaned(peer, found.task_id)
+            return await self._orphaned(peer, interface, found.task_id)
         except (OtherVersion, NotOffered):
-            self._forget(peer, found.task_id)
+            self._forget(peer, interface, found.task_id)
             raise ServerError("the agent's stream ended before its task did") from None
         except AgentError:
             raise
         except BaseException:
-            self._forget(peer, found.task_id)
-            self._taken_back(call.idempotency_key)
+            self._forget(peer, interface, found.task_id)
+            self._message_ids.count_cancel(call.idempotency_key)
             raise
 
-    async def _orphaned(self, peer: A2aAgent, task_id: str) -> Answer:
+    async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str) -> Answer:
         """The end of a task whose stream ended first; if it does not come soon, nobody works on it any more."""
         for _ in range(ORPHAN_LOOKS):
-            found = self._read(peer, await self._rpc(peer, "get", {"id": task_id}))
+            found = self._read(peer, interface, await self._ask(peer, interface, "get", {"id": task_id}))
             if not isinstance(found, Pending):
                 return found
             await asyncio.sleep(ORPHAN_WAIT_S)
-        self._forget(peer, task_id)
+        self._forget(peer, interface, task_id)
         raise ServerError("the agent stopped working on the task without an answer: its executor failed, perhaps")
 
-    def _read(self, peer: A2aAgent, body: bytes) -> Answer | Pending:
+    def _read(self, peer: A2aAgent, interface: Interface, body: bytes) -> Answer | Pending:
+        """What the body of a 2xx means."""
+        return self._judge(peer, interface, peer.parsed(body, lambda: response(interface, load_json(body))))
+
+    def _judge(self, peer: A2aAgent, interface: Interface, message: Any) -> Answer | Pending:
+        """What a response means, in the form of JSON-RPC."""
         try:
-            return peer.parsed(body, lambda: outcome(load_json(body), peer.reading))
+            return peer.parsed(orjson.dumps(message), lambda: outcome(message, peer.reading))
         except (NeedsInput, NeedsAuth) as waits:
             if waits.task_id is not None:
-                self._forget(peer, waits.task_id)
+                self._forget(peer, interface, waits.task_id)
             raise
         except ClientError:
             peer.read_at = float("-inf")  # it may speak another version now
             raise
 
-    def _message_id(self, key: str) -> str:
-        """The same for each attempt: an agent may know by it that it has the task already.
+    def _forget(self, peer: A2aAgent, interface: Interface, task_id: str) -> None:
+        self._best_effort.say("a2a-cancel", lambda: self._ask(peer, interface, "cancel", {"id": task_id}))
 
-        But not after we cancelled it there: such an agent would answer that it is cancelled.
-        """
-        times = self._cancels.get(key)
-        return key if times is None else f"{key}/{times + 1}"
-
-    def _taken_back(self, key: str) -> None:
-        self._cancels[key] = self._cancels.pop(key, 0) + 1
-        if len(self._cancels) > MAX_CANCELS:
-            self._cancels.popitem(last=False)
-
-    def _forget(self, peer: A2aAgent, task_id: str) -> None:
-        self._best_effort.say("a2a-cancel", lambda: self._rpc(peer, "cancel", {"id": task_id}))
-
-    async def _rpc(self, peer: A2aAgent, what: str, params: dict[str, Any], call: Call | None = None) -> bytes:
-        try:
-            _, body = await self._http.good(peer, self._request(peer, what, params, call), call=call)
-        except ClientError:
-            peer.read_at = float("-inf")  # the agent may have moved: read its card again before the next call
-            raise
+    async def _ask(
+        self,
+        peer: A2aAgent,
+        interface: Interface,
+        what: Operation,
+        params: dict[str, Any],
+        call: Call | None = None,
+    ) -> bytes:
+        """The body of a 2xx."""
+        _, body = await self._good(peer, interface, what, peer.request(interface, what, params, call), call)
         return body
 
-    def _request(
-        self, peer: A2aAgent, what: str, params: dict[str, Any], call: Call | None, *more: tuple[bytes, bytes]
-    ) -> httpx.Request:
-        self._number += 1
-        body = jsonrpc.request(self._number, METHODS[peer.version][what], peer.addressed(params))
-        return peer.post(peer.rpc, body, [(b"A2A-Version", peer.version.encode()), *more], call)
+    async def _good(
+        self,
+        peer: A2aAgent,
+        interface: Interface,
+        what: Operation,
+        request: httpx.Request,
+        call: Call | None,
+        feed: Callable[[bytes], bool] | None = None,
+        passes_on: bool = False,
+    ) -> tuple[httpx.Response, bytes]:
+        """Head and body of a 2xx; anything else is raised as what it means: in A2A, else by its status."""
+        reply, body = await self._http.send(peer, request, feed, passes_on)
+        status = reply.status_code
+        if 200 <= status < 300:
+            if call is not None:
+                peer.denied = None
+            return reply, body
+        try:
+            if (error := refusal(interface, what, status, peer.hidden(body))) is not None:
+                if call is not None:
+                    peer.denied = None
+                raise error
+            raise status_error(reply, said(peer, body), body, peer, call)
+        except (OtherVersion, NotOffered, WrongParts):
+            raise  # what is asked instead is known without the card
+        except ClientError:
+            if what != "cancel":  # which an ended task refuses
+                peer.read_at = float("-inf")  # the agent may have moved: read its card again before the next call
+            raise
 
     async def _know(self, peer: A2aAgent) -> None:
         """Read the card if it is due; of many calls at once one does."""
@@ -273,10 +320,13 @@ class A2aTransport:
             return
         async with peer.lock:
             if clock() - peer.read_at >= CARD_KEPT_S:
-                peer.learn(await self.card(peer), clock())
+                peer.learn(await self.card(peer, peer.binding), clock())
 
-    async def card(self, peer: Peer) -> Card:
-        """The agent's card. Raises `AgentError`: of the first place, when none of them has one."""
+    async def card(self, peer: Peer, binding: Binding | None = None) -> Card:
+        """The agent's card, with the interfaces of `binding` alone if one is given.
+
+        Raises `AgentError`: of the first place, when none of them has a card.
+        """
         first: AgentError | None = None
         for target in card_targets(peer.base):
             try:
@@ -284,7 +334,7 @@ class A2aTransport:
             except ClientError as error:
                 first = first or error
                 continue
-            return peer.parsed(body, lambda body=body: read_card(body))  # type: ignore[misc]
+            return peer.parsed(body, lambda body=body: read_card(body, binding))  # type: ignore[misc]
         raise first or BadResponse("the agent has no card")
 
     async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
@@ -298,12 +348,15 @@ class A2aTransport:
     async def _is_well(self, peer: A2aAgent) -> bool:
         """Cards are public, calls are not: asked for a task that does not exist it must answer, and not by 401 or 403."""
         if peer.fixed is None:
-            peer.learn(await self.card(peer), asyncio.get_running_loop().time())
+            peer.learn(await self.card(peer, peer.binding), asyncio.get_running_loop().time())
         try:
-            body = await self._rpc(peer, "get", {"id": "parallax-health"})
+            body = await self._ask(peer, peer.interface, "get", {"id": "parallax-health"})
+        except UnknownTask:
+            return peer.denied is None
         except AgentError as error:
             return peer.fixed is None and error.status is not None and error.status not in (401, 403)
-        return (peer.fixed is None or jsonrpc.is_response(load_json(body))) and peer.denied is None
+        is_response = jsonrpc.is_response(response(peer.interface, load_json(body)))
+        return (peer.fixed is None or is_response) and peer.denied is None
 
     async def close(self) -> None:
         """Release every connection."""

@@ -104,9 +104,10 @@ class Peer:
             headers.append((b"Cookie", self.cookies.header()))
         return headers
 
-    def get(self, target: Target) -> httpx.Request:
+    def get(self, target: Target, more: Headers = ()) -> httpx.Request:
         """A GET request."""
-        return httpx.Request("GET", target.httpx, headers=self.authorised(), extensions=self._extensions(target))
+        headers = [*self.authorised(), *more]
+        return httpx.Request("GET", target.httpx, headers=headers, extensions=self._extensions(target))
 
     def post(self, target: Target, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
         """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`."""

@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from json import loads
 from pathlib import Path
 from typing import Any, get_args
 
@@ -234,6 +235,30 @@ def python() -> str:
     return "\n\n".join(parts)
 
 
+def interop() -> str:
+    """The packages that `tests/interop/requirements` names, less what they bring along."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for file in sorted((ROOT / "tests" / "interop" / "requirements").glob("*.txt")):
+        newest, *pinned = file.read_text("utf-8").splitlines()
+        versions = {name.lower(): version for name, _, version in (line.partition("==") for line in pinned)}
+        for wanted in newest.removeprefix("# newest: ").split():
+            name = re.split(r"[\[<]", wanted)[0]
+            found.setdefault(("PyPI", name), []).append(versions[name])
+    package = loads((ROOT / "tests" / "interop" / "requirements" / "node" / "package.json").read_text("utf-8"))
+    found |= {("npm", name): [version] for name, version in package["dependencies"].items()}
+    rows = [
+        [registry, f"`{name}`", ", ".join(sorted(set(versions)))]
+        for (registry, name), versions in sorted(found.items(), key=lambda row: (row[0][0] != "PyPI", row[0][1]))
+    ]
+    return (
+        "# Servers and clients tested with\n\n`make test-interop` runs real servers, clients and frameworks made with these "
+        "packages, at these versions. `make test-interop-newest` takes the newest versions that the registries serve on the "
+        "day, of a package with two versions also the newest of the older line; it prints the versions that differ from those "
+        f"below. All of them were the newest on {words()['interop']['newest_on']}.\n\n"
+        + table(["registry", "package", "versions"], rows)
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings": settings,
     "topics": topics,
@@ -242,6 +267,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands": cli,
     "http-api": http_api,
     "metadata-keys": metadata_keys,
+    "interop-versions": interop,
     "python-api": python,
 }
 

@@ -14,12 +14,15 @@ from agents_io.errors import BadResponse, CallTimeout, ClientError, Refused, Ser
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.steps import Step, answer, hang, raw
 from agents_io.http.a2a import A2aTransport
+from agents_io.rules.wire.a2a_message_ids import MessageIds
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
 from tests.support.wait import until
 
 Version = Literal["1.0", "0.3"]
+Binding = Literal["JSONRPC", "HTTP+JSON"]
 both = pytest.mark.parametrize("version", ["1.0", "0.3"])
+bindings = pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
 
 
 class Rig:
@@ -75,9 +78,10 @@ async def test_the_card_says_version_and_path_but_never_the_host(version: Versio
 
 
 @both
-async def test_task_is_asked_for_until_it_is_done(version: Version) -> None:
+@bindings
+async def test_task_is_asked_for_until_it_is_done(version: Version, binding: Binding) -> None:
     """submitted, working, working, completed; then never again."""
-    async with rigged(version, answer(7), states=("submitted", "working", "working")) as rig:
+    async with rigged(version, answer(7), binding=binding, states=("submitted", "working", "working")) as rig:
         assert (await rig.call()).value == 7
         _send, *gets = rig.methods()
         assert gets == ["GetTask" if version == "1.0" else "tasks/get"] * 3
@@ -86,18 +90,20 @@ async def test_task_is_asked_for_until_it_is_done(version: Version) -> None:
 
 
 @both
-async def test_task_that_is_not_done_in_time_is_cancelled_at_the_agent(version: Version) -> None:
+@bindings
+async def test_task_that_is_not_done_in_time_is_cancelled_at_the_agent(version: Version, binding: Binding) -> None:
     """Nobody waits for it any more."""
-    async with rigged(version, states=("working",) * 1000) as rig:
+    async with rigged(version, binding=binding, states=("working",) * 1000) as rig:
         with pytest.raises(CallTimeout, match=r"no answer within 0\.5 s"):
             await rig.call(timeout_s=0.5)
         await until(lambda: rig.fake.cancelled == ["task-0"])
 
 
 @both
-async def test_cancelling_the_call_cancels_the_task_at_the_agent(version: Version) -> None:
+@bindings
+async def test_cancelling_the_call_cancels_the_task_at_the_agent(version: Version, binding: Binding) -> None:
     """Once, and the transport goes on working."""
-    async with rigged(version, states=("working",) * 1000) as rig:
+    async with rigged(version, binding=binding, states=("working",) * 1000) as rig:
         task = asyncio.create_task(rig.call(timeout_s=60.0))
         await until(lambda: len(rig.fake.requests) >= 2)
         task.cancel()
@@ -123,14 +129,13 @@ async def test_message_id_is_the_tasks_own_until_we_cancelled_it() -> None:
         assert ids == ["key-1", "key-1", "key-1/2", "key-1/3"]
 
 
-async def test_cancelled_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten."""
-    monkeypatch.setattr("agents_io.http.a2a.MAX_CANCELS", 2)
-    transport = A2aTransport()
+    monkeypatch.setattr("agents_io.rules.wire.a2a_message_ids.MAX_CANCELS", 2)
+    ids = MessageIds()
     for key in ("a", "b", "a", "c"):
-        transport._taken_back(key)
-    assert [transport._message_id(key) for key in "abc"] == ["a/3", "b", "c/2"]
-    await transport.close()
+        ids.count_cancel(key)
+    assert [ids.of(key) for key in "abc"] == ["a/3", "b", "c/2"]
 
 
 async def test_agent_that_asks_for_input_is_told_to_forget_the_task() -> None:
@@ -152,9 +157,10 @@ async def test_polling_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @both
-async def test_message_in_place_of_a_task(version: Version) -> None:
+@bindings
+async def test_message_in_place_of_a_task(version: Version, binding: Binding) -> None:
     """Simple agents answer at once."""
-    async with rigged(version, answer({"a": 1}, 0.5), as_message=True) as rig:
+    async with rigged(version, answer({"a": 1}, 0.5), binding=binding, as_message=True) as rig:
         found = await rig.call()
         assert (found.value, found.confidence) == ({"a": 1}, 0.5)
 

@@ -51,7 +51,7 @@ def a2a(state: str) -> Set:
 
 
 def rpc(code: int) -> Set:
-    """The agent answers with a JSON-RPC error."""
+    """The agent answers with this error of JSON-RPC, in the form of its binding."""
 
     def apply(fake: FakeA2a) -> None:
         fake.error = {"code": code, "message": "no"}
@@ -95,6 +95,20 @@ TABLE: list[tuple[str, str, Step, Set | None, Effect]] = [
     ("a2a", "JSON-RPC -32603", answer(), rpc(-32603), FAILED),
     ("a2a", "task lost (-32001)", answer(), rpc(-32001), FAILED),
     ("a2a", "not supported (-32004)", answer(), rpc(-32004), NOT_TRIED_NOT_BLAMED),
+    ("a2a over HTTP+JSON", "failed", answer(), a2a("failed"), FAILED),
+    ("a2a over HTTP+JSON", "rejected", answer(), a2a("rejected"), REFUSED),
+    ("a2a over HTTP+JSON", "canceled by the agent", answer(), a2a("canceled"), REFUSED),
+    ("a2a over HTTP+JSON", "input-required", answer(), a2a("input-required"), REFUSED),
+    ("a2a over HTTP+JSON", "auth-required", answer(), a2a("auth-required"), NOT_TRIED_NOT_BLAMED),
+    ("a2a over HTTP+JSON", "unknown state", answer(), a2a("dreaming"), BAD),
+    ("a2a over HTTP+JSON", "wrong parameters", answer(), rpc(-32602), NOT_TRIED_NOT_BLAMED),
+    ("a2a over HTTP+JSON", "internal error", answer(), rpc(-32603), FAILED),
+    ("a2a over HTTP+JSON", "not supported", answer(), rpc(-32004), NOT_TRIED_NOT_BLAMED),
+    ("a2a over HTTP+JSON", "parts of another kind", answer(), rpc(-32005), NOT_TRIED_NOT_BLAMED),
+    ("a2a over HTTP+JSON", "another version", answer(), rpc(-32009), NOT_TRIED_NOT_BLAMED),
+    ("a2a over HTTP+JSON", "no such path", answer(), rpc(-32601), NOT_TRIED_NOT_BLAMED),
+    ("a2a over HTTP+JSON", "rate limit", status(429), None, LIMITED),
+    ("a2a over HTTP+JSON", "wrong token", status(401), None, NOT_TRIED_NOT_BLAMED),
     ("mcp", "isError", answer(), tool(isError=True), FAILED),
     ("mcp", "input required", answer(), tool(resultType="input_required"), REFUSED),
     ("mcp", "empty result", answer(), tool(content=[]), BAD),
@@ -114,6 +128,7 @@ async def test_table_of_outcomes(protocol: str, step: Step, change: Set | None, 
     makers: dict[str, tuple[Callable[..., AbstractAsyncContextManager[protocols.Opened]], ...]] = {
         "openai": (protocols.openai, protocols.openai),
         "a2a": (protocols.a2a, protocols.a2a_03),
+        "a2a over HTTP+JSON": (protocols.a2a_rest, protocols.a2a_rest_03),
         "mcp": (protocols.mcp, protocols.mcp_stream),
     }
     async with makers[protocol][variant](step) as (fake, agent, transport):

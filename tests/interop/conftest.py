@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.interop.environments import differing
 from tests.interop.kinds import KINDS, Kind
 from tests.interop.processes import Running
 
@@ -25,3 +27,10 @@ def server(kind: Kind) -> Iterator[Running]:
     """One of it, running; it wants `TOKEN`."""
     with Running(kind.environment, kind.script, kind.arguments, TOKEN) as running:
         yield running
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What `make test-interop-newest` ran against, where that is not what is pinned."""
+    if os.environ.get("INTEROP_NEWEST"):
+        terminalreporter.section("versions that differ from the pinned ones")
+        terminalreporter.write("\n".join(differing() or ["none"]) + "\n")

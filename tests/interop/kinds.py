@@ -26,6 +26,8 @@ class Kind:
     slow_s: float = 60.0
     """How long a slow task takes; a server that cannot cancel one keeps the next waiting."""
     scheme: str = "http"
+    is_found: bool = True
+    """Whether it can be found by its address, and has a health page; else its protocol is named when it is added."""
     failure: tuple[str, bool] = ("http_5xx", True)
     """What a failed task is: the error's code, and whether it counts against the agent."""
 
@@ -46,11 +48,18 @@ class Kind:
 
 
 ACT = {"tool": "act"}
+MODEL = {"model": "m"}
+REST = ("rest",)
+STREAM = {"stream": True}
 KINDS = [
     Kind("a2a-sdk-1", "a2a1", "a2a_new.py", "a2a"),
-    Kind("a2a-sdk-1-stream", "a2a1", "a2a_new.py", "a2a", metadata={"stream": True}),
+    Kind("a2a-sdk-1-stream", "a2a1", "a2a_new.py", "a2a", metadata=STREAM),
     Kind("a2a-sdk-0.3", "a2a03", "a2a_old.py", "a2a"),
-    Kind("a2a-sdk-0.3-stream", "a2a03", "a2a_old.py", "a2a", metadata={"stream": True}),
+    Kind("a2a-sdk-0.3-stream", "a2a03", "a2a_old.py", "a2a", metadata=STREAM),
+    Kind("a2a-sdk-1-rest", "a2a1", "a2a_new.py", "a2a", arguments=REST),
+    Kind("a2a-sdk-1-rest-stream", "a2a1", "a2a_new.py", "a2a", arguments=REST, metadata=STREAM | {"tenant": "acme"}),
+    Kind("a2a-sdk-0.3-rest", "a2a03", "a2a_old.py", "a2a", arguments=REST),
+    Kind("a2a-sdk-0.3-rest-stream", "a2a03", "a2a_old.py", "a2a", arguments=REST, metadata=STREAM),
     Kind("pydantic-ai", "pydantic", "pydantic_agent.py", "a2a", cancels=False, slow_s=3.0),
     Kind("mcp-sdk-1", "mcp1", "mcp_official.py", "mcp", "/mcp", metadata=ACT),
     Kind("mcp-sdk-1-json", "mcp1", "mcp_official.py", "mcp", "/mcp", ("json",), metadata=ACT),
@@ -58,5 +67,19 @@ KINDS = [
     Kind("fastmcp", "fastmcp", "mcp_fast.py", "mcp", "/mcp", metadata=ACT),
     Kind("mcp-typescript", "node", "mcp_typescript.mjs", "mcp", "/mcp", metadata=ACT),
     Kind("a2a-js", "node", "a2a_typescript.mjs", "a2a"),
+    Kind("a2a-js-rest", "node", "a2a_typescript.mjs", "a2a", arguments=REST),
+    Kind("litserve", "litserve", "openai_litserve.py", "openai", "/v1", (), MODEL, False, 3.0, is_found=False),
+    Kind(
+        "litserve-stream",
+        "litserve",
+        "openai_litserve.py",
+        "openai",
+        "/v1",
+        (),
+        MODEL | STREAM,
+        False,
+        3.0,
+        is_found=False,
+    ),
     Kind("grpcio", "grpc", "grpc_agent.py", "grpc", scheme="grpc"),
 ]

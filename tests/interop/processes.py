@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -62,29 +64,35 @@ class Running:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=ROOT,
+                start_new_session=True,
                 env={**os.environ, "AGENT_TOKEN": self._token, "PORT": str(self.port), "PYTHONUNBUFFERED": "1"},
             )
         deadline = time.monotonic() + START_S
-        while True:
-            with socket.socket() as probe:
-                probe.settimeout(1.0)
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+        while not self._listens():
             assert self._process.poll() is None, f"{self._script} ended:\n{self.log()[-3000:]}"
             assert time.monotonic() < deadline, f"{self._script} does not listen:\n{self.log()[-3000:]}"
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End it, kindly or not."""
+        """End it and the processes it started, kindly or not."""
         process, self._process = self._process, None
         if process is None:
             return
         process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(2.0)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_S)
+        with contextlib.suppress(ProcessLookupError):  # its own session, so this is the group of all it started
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(STOP_S)
+        deadline = time.monotonic() + STOP_S
+        while self._listens():  # a process that it started is still dying
+            assert time.monotonic() < deadline, f"{self._script} still listens"
+            time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def restart(self) -> None:
         """The same, having forgotten everything."""

@@ -39,6 +39,7 @@ async def test_added_as_the_readme_says_and_asked_through_a_worker(
         async with pipeline_on(embedded.bootstrap_servers, prefix, 2) as pipeline:
             for kind in KINDS:
                 arguments = [kind.name, kind.endpoint(running[kind.name].port), "--auth-env", "INTEROP_TOKEN"]
+                arguments += [] if kind.is_found else ["--protocol", kind.protocol]
                 for name, value in kind.metadata.items():
                     arguments += ["--metadata", f"{name}={value if isinstance(value, str) else dumps(value).decode()}"]
                 await added(embedded.bootstrap_servers, prefix, arguments, environment, tmp_path)

@@ -61,6 +61,21 @@ def a2a_03(*steps: Step) -> AbstractAsyncContextManager[Opened]:
     return _opened(fake, A2aTransport(max_answer_bytes=CAP), "a2a")
 
 
+def a2a_rest(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+    """A2A 1.0 over HTTP+JSON; each task is asked for once more before it is done."""
+    fake = FakeA2a(steps)
+    fake.binding = "HTTP+JSON"
+    fake.states = ("working",)
+    return _opened(fake, A2aTransport(max_answer_bytes=CAP), "a2a")
+
+
+def a2a_rest_03(*steps: Step) -> AbstractAsyncContextManager[Opened]:
+    """A2A 0.3 over HTTP+JSON; tasks are done at once."""
+    fake = FakeA2a(steps)
+    fake.version, fake.binding = "0.3", "HTTP+JSON"
+    return _opened(fake, A2aTransport(max_answer_bytes=CAP), "a2a")
+
+
 def mcp(*steps: Step) -> AbstractAsyncContextManager[Opened]:
     """An MCP tool with a session, answers as JSON."""
     return _opened(FakeMcp(steps), McpTransport(max_answer_bytes=CAP), "mcp", {"tool": "analyze"})
@@ -73,7 +88,15 @@ def mcp_stream(*steps: Step) -> AbstractAsyncContextManager[Opened]:
     return _opened(fake, McpTransport(max_answer_bytes=CAP), "mcp", {"tool": "analyze"})
 
 
-OVER_HTTP: list[Callable[..., AbstractAsyncContextManager[Opened]]] = [openai, a2a, a2a_03, mcp, mcp_stream]
+OVER_HTTP: list[Callable[..., AbstractAsyncContextManager[Opened]]] = [
+    openai,
+    a2a,
+    a2a_03,
+    a2a_rest,
+    a2a_rest_03,
+    mcp,
+    mcp_stream,
+]
 
 
 @asynccontextmanager

@@ -9,10 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents_io.errors import AgentError, BadResponse
+from agents_io.errors import AgentError, BadResponse, ClientError, ServerError, Unsupported
 from agents_io.rules.answer import Reading, compile_path
-from agents_io.rules.wire.a2a import Pending, outcome, send_params
-from agents_io.rules.wire.a2a_card import Card, read_card
+from agents_io.rules.wire.a2a import (
+    NotOffered,
+    OtherVersion,
+    Pending,
+    UnknownTask,
+    WrongParts,
+    outcome,
+    send_params,
+)
+from agents_io.rules.wire.a2a_binding import refusal, response
+from agents_io.rules.wire.a2a_card import Card, Interface, read_card
 from agents_io.transport import Answer
 from tests.support.ends import end_of
 
@@ -32,7 +41,7 @@ def test_card_of_both_versions_prefers_the_newer() -> None:
         {"url": "https://h/newest", "protocolBinding": "JSONRPC", "protocolVersion": "1.1"},
     ]
     card = read_card(orjson.dumps({"name": "n", "supportedInterfaces": rows}))
-    assert (card.version, card.path) == ("1.0", "/new?x=1")
+    assert card.interfaces == (Interface("1.0", "JSONRPC", "/new?x=1"), Interface("0.3", "JSONRPC", "/old"))
 
 
 def test_card_of_0_3_with_a_further_interface() -> None:
@@ -44,7 +53,7 @@ def test_card_of_0_3_with_a_further_interface() -> None:
         "additionalInterfaces": further,
         "protocolVersion": "0.3.0",
     }
-    assert read_card(orjson.dumps(card)).path == "/rpc"
+    assert read_card(orjson.dumps(card)).interfaces == (Interface("0.3", "JSONRPC", "/rpc"),)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +143,134 @@ _JSON = st.recursive(
 def test_whatever_an_agent_sends_is_an_answer_or_one_clear_error(message: Any) -> None:
     """Never anything else."""
     assert isinstance(end_of(lambda: outcome(message, Reading(default=0.5))), (Answer, Pending, AgentError))
+
+
+@given(_JSON, st.sampled_from(["1.0", "0.3"]), st.sampled_from([200, 400, 404, 415, 500, 501]))
+def test_whatever_comes_by_http_json_is_an_answer_or_one_clear_error(message: Any, version: Any, status: int) -> None:
+    """Never anything else."""
+    way = Interface(version, "HTTP+JSON", "/")
+    end = end_of(lambda: outcome(response(way, message), Reading(default=0.5)))
+    assert isinstance(end, (Answer, Pending, AgentError))
+    for what in ("send", "get"):
+        assert isinstance(refusal(way, what, status, orjson.dumps(message)), AgentError | None)  # type: ignore[arg-type]
+
+
+PLAIN = {"parts": [{"text": "a"}, {"data": {"b": 1}}]}
+PROTO = {"content": [{"text": "a"}, {"data": {"data": {"b": 1}}}]}
+PROTO_ARTIFACT = {"artifactId": "a", "parts": [{"data": {"data": {"b": 1}}}]}
+PLAIN_ARTIFACT = {"artifactId": "a", "parts": [{"data": {"b": 1}}]}
+
+
+@pytest.mark.parametrize(
+    ("proto", "plain"),
+    [
+        ({"message": PROTO}, PLAIN | {"kind": "message"}),
+        (
+            {"task": {"id": "t", "status": {"state": "S", "message": PROTO}, "artifacts": [PROTO_ARTIFACT, 7]}},
+            {"id": "t", "status": {"state": "S", "message": PLAIN}, "artifacts": [PLAIN_ARTIFACT, 7], "kind": "task"},
+        ),
+        ({"id": "t", "status": {"message": PROTO}}, {"id": "t", "status": {"message": PLAIN}}),
+        (
+            {"statusUpdate": {"taskId": "t", "status": {"message": PROTO}, "final": True}},
+            {"taskId": "t", "status": {"message": PLAIN}, "final": True, "kind": "status-update"},
+        ),
+        (
+            {"artifactUpdate": {"taskId": "t", "artifact": PROTO_ARTIFACT}},
+            {"taskId": "t", "artifact": PLAIN_ARTIFACT, "kind": "artifact-update"},
+        ),
+        # Servers that send the form of JSON-RPC all the same: `data` within their data is the agent's own.
+        (
+            {"kind": "message", "parts": [{"kind": "data", "data": {"data": {"b": 1}}}]},
+            {"kind": "message", "parts": [{"kind": "data", "data": {"data": {"b": 1}}}]},
+        ),
+        (
+            {"message": {"content": [{"data": {"data": {"data": 1}}}]}},
+            {"parts": [{"data": {"data": 1}}], "kind": "message"},
+        ),
+    ],
+)
+def test_the_form_of_0_3_over_http_json(proto: Any, plain: Any) -> None:
+    """The JSON of its a2a.proto, as JSON-RPC has it."""
+    assert response(Interface("0.3", "HTTP+JSON", "/"), proto) == {"result": plain}
+
+
+def test_a_message_nested_without_end_is_read_all_the_same() -> None:
+    """As deep as JSON may be."""
+    nested: Any = {}
+    for _ in range(1020):
+        nested = {"message": nested}
+    assert isinstance(
+        end_of(lambda: outcome(response(Interface("0.3", "HTTP+JSON", "/"), nested), Reading())), AgentError
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "what", "kind", "said"),
+    [
+        (400, {"error": {"details": [{"reason": "UNSUPPORTED_OPERATION"}], "message": "m"}}, "send", NotOffered, "TION: 'm'"),
+        (400, {"error": {"details": [{"reason": "CONTENT_TYPE_NOT_SUPPORTED"}]}}, "send", WrongParts, "CONTENT_TYPE"),
+        (404, {"error": {"details": [7, {"reason": "TASK_NOT_FOUND"}]}}, "get", UnknownTask, "TASK_NOT_FOUND"),
+        (404, {"code": -32001, "message": "gone"}, "get", UnknownTask, "'gone'"),  # a2a-js, 0.3
+        (404, {"message": "gone"}, "get", UnknownTask, "404"),  # a2a-sdk, 0.3
+        (404, {"detail": "Not Found"}, "get", ServerError, "404"),
+        (404, b"<html>", "stream", OtherVersion, "404"),
+        (415, {"message": "text only"}, "send", WrongParts, "text only"),
+        (501, {"message": "no"}, "send", NotOffered, "501"),
+        (422, {"error": {"details": [{"reason": "INVALID_PARAMS"}]}}, "send", ClientError, "INVALID_PARAMS"),
+        (400, {"error": {"details": "x", "code": 400}}, "send", None, ""),
+        (400, [1], "send", None, ""),
+        (503, {"error": {"details": [{"reason": "INTERNAL_ERROR"}]}}, "send", None, ""),
+        (401, {"error": {"details": [{"reason": "INVALID_REQUEST"}]}}, "send", None, ""),
+    ],
+)  # fmt: skip
+def test_refusals_over_http_json(status: int, body: Any, what: Any, kind: Any, said: str) -> None:
+    """None: the status says it all."""
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    found = refusal(Interface("1.0", "HTTP+JSON", "/"), what, status, raw)
+    assert type(found) is (kind or type(None))
+    assert found is None or (found.status == status and said in found.message)
+    assert refusal(Interface("1.0", "JSONRPC", "/"), what, status, raw) is None
+
+
+def test_a_stream_that_fails_names_the_status() -> None:
+    """a2a-sdk gives neither reason nor code for an exception of the executor."""
+    event = {"error": {"code": 500, "status": "INTERNAL", "message": "unknown exception"}}
+    end = end_of(lambda: outcome(response(Interface("1.0", "HTTP+JSON", "/"), event), Reading()))
+    assert type(end) is ServerError
+    assert end.message == "the agent answered 'INTERNAL': 'unknown exception'"
+
+
+def test_a_card_of_grpc_alone_is_refused_in_clear_words() -> None:
+    """Of both versions."""
+    for card in (
+        {"supportedInterfaces": [{"url": "h:1", "protocolBinding": "GRPC", "protocolVersion": "1.0"}]},
+        {"url": "h:1", "preferredTransport": "GRPC", "protocolVersion": "1.0"},
+    ):
+        end = end_of(lambda card=card: read_card(orjson.dumps(card)))  # type: ignore[misc]
+        assert isinstance(end, Unsupported)
+        assert end.message == (
+            "the agent card names no JSONRPC or HTTP+JSON interface of A2A 1.0 or 0.3, only 'GRPC 1.0'; "
+            "A2A over gRPC is not supported"
+        )
+
+
+def test_card_lists_what_we_speak_in_the_order_to_try() -> None:
+    """Newest version first, then as the card has it; without a version it is 1.0, perhaps 0.3."""
+    rows = [
+        {"url": "https://h/0", "protocolBinding": "HTTP+JSON", "protocolVersion": "0.3"},
+        {"url": "https://h/1", "protocolBinding": "http+json", "tenant": "t"},
+        {"url": "https://h/2", "protocolBinding": "JSONRPC"},
+        {"url": "https://h/3", "protocolBinding": "HTTP+JSON", "protocolVersion": "1.0"},
+    ]
+    body = orjson.dumps({"name": "n", "supportedInterfaces": rows})
+    assert read_card(body).interfaces == (
+        Interface("1.0", "HTTP+JSON", "/1", "t"),
+        Interface("1.0", "JSONRPC", "/2"),
+        Interface("0.3", "HTTP+JSON", "/0"),
+        Interface("0.3", "JSONRPC", "/2"),
+        Interface("0.3", "HTTP+JSON", "/0", plain=True),
+    )
+    assert [row.path for row in read_card(body, "JSONRPC").interfaces] == ["/2", "/2"]
 
 
 @given(_JSON)

@@ -36,6 +36,7 @@ REFERENCE = ROOT / "docs" / "reference" / "metadata-keys.md"
         ("mcp://h/mcp", None, "metadata.tool"),
         ("mcp://h/mcp", {"tool": "t", "argumentsPath": "a["}, "metadata.argumentsPath"),
         ("a2a://h", {"a2aVersion": "7"}, "metadata.a2aVersion"),
+        ("a2a://h", {"a2aBinding": "GRPC"}, r"metadata.a2aBinding: must be one of JSONRPC, HTTP\+JSON"),
         ("a2a://h", {"blocking": "yes"}, "metadata.blocking: must be true or false"),
         ("http://h", {"valuePath": "a["}, "metadata.valuePath"),
         ("http://h", {"defaultConfidence": 2}, "metadata.defaultConfidence"),
@@ -84,7 +85,7 @@ def test_an_at_sign_elsewhere_is_no_user_name(endpoint: str) -> None:
         ("kafka://topic", {"cancelRecords": True}),
         ("openai://h/v1", {"model": "m", "temperature": 0}),
         ("mcp://h/mcp", {"tool": "t"}),
-        ("a2a://h", {"a2aVersion": 0.3}),
+        ("a2a://h", {"a2aVersion": 0.3, "a2aBinding": "http+json"}),
         ("gateway://a", {"gateway": {}}),
     ],
 )
@@ -202,5 +203,15 @@ READ = re.compile(r'(?:metadata(?: or {}\))?|given)\.get\("(\w+)"\)|_path\(metad
 def test_every_key_that_the_code_reads_is_declared() -> None:
     """So that the table and the help are complete."""
     found = {name for path in READERS for pair in READ.findall((ROOT / path).read_text()) for name in pair if name}
-    assert {"valuePath", "tool", "model", "detectors", "labels", "lease", "cancelRecords", "a2aVersion"} <= found
+    assert {
+        "valuePath",
+        "tool",
+        "model",
+        "detectors",
+        "labels",
+        "lease",
+        "cancelRecords",
+        "a2aVersion",
+        "a2aBinding",
+    } <= found
     assert found | set(NAMED) <= set(BY_NAME) | set(WRITTEN)

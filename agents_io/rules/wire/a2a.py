@@ -1,8 +1,8 @@
-"""The Agent2Agent protocol, 1.0 and 0.3, its JSON-RPC binding: cards, messages, tasks and their states, as data. Pure.
+"""The Agent2Agent protocol, 1.0 and 0.3: messages, tasks and their states, as data. Pure.
 
-In: an agent card; a payload; a task or message that came back. Out: where and in which version to call; parameters; an `Answer`,
-"not done yet", or the `AgentError` it means. Source: the A2A specification 1.0 (a2a.proto: AgentCard.supportedInterfaces,
-SendMessage, GetTask, CancelTask, TaskState, Part; 5.4 error codes) and 0.3 (message/send, tasks/get, tasks/cancel, `kind`).
+In: a payload; a task or message that came back, in the form of JSON-RPC (`wire/a2a_binding.py` gives it that form). Out:
+parameters; an `Answer`, "not done yet", or the `AgentError` it means. Source: the A2A specification 1.0 (a2a.proto: SendMessage,
+GetTask, CancelTask, TaskState, Part; 5.4 error codes) and 0.3 (message/send, tasks/get, tasks/cancel, `kind`).
 
   completed                    the answer            submitted, working          asked again until the deadline
   failed                       http_5xx              rejected, canceled          refused
@@ -23,12 +23,9 @@ from agents_io.rules.wire.a2a_card import Version, dicts
 from agents_io.rules.wire.prompts import as_text
 from agents_io.transport import Answer
 
-METHODS: dict[Version, dict[str, str]] = {
-    "1.0": {"send": "SendMessage", "stream": "SendStreamingMessage", "get": "GetTask", "cancel": "CancelTask"},
-    "0.3": {"send": "message/send", "stream": "message/stream", "get": "tasks/get", "cancel": "tasks/cancel"},
-}
 OTHER_VERSION = frozenset({-32009, -32601})
 """What an agent answers to a method of a version it does not speak."""
+UNKNOWN_TASK = -32001
 WRONG_PARTS = -32005
 NOT_OFFERED = -32004
 _OUR_FAULT = frozenset({-32003, NOT_OFFERED, WRONG_PARTS, -32007, -32008, -32009})
@@ -85,7 +82,7 @@ class Pending:
 
 
 def outcome(message: Any, reading: Reading) -> Answer | Pending:
-    """What the JSON-RPC response to a send or a get says. Raises `AgentError`; `NeedsInput`, `NeedsAuth`: the task waits."""
+    """What the response to a send or a get says. Raises `AgentError`; `NeedsInput`, `NeedsAuth`: the task waits."""
     if (error := jsonrpc.error_of(message)) is not None:
         raise meaning(error)
     result = jsonrpc.result_of(message)
@@ -104,6 +101,16 @@ class OtherVersion(ClientError):
     """The agent does not know the method, or the version: it may speak another one."""
 
 
+class OtherForm(OtherVersion):
+    """The agent may want messages in another form; or there is something wrong with this one."""
+
+    def as_final(self) -> ClientError:
+        """The same once no other form helped: something is wrong with the message."""
+        final = ClientError(self.message)
+        final.status = self.status
+        return final
+
+
 class NotOffered(ClientError):
     """The agent does not offer this operation: it may answer by a stream alone."""
 
@@ -112,10 +119,19 @@ class WrongParts(ClientError):
     """The agent takes no parts of this kind."""
 
 
+class UnknownTask(ServerError):
+    """The agent no longer knows the task."""
+
+
 def meaning(error: dict[str, Any]) -> AgentError:
-    """What a JSON-RPC error means; a task the agent no longer knows (-32001) is its failure."""
+    """What an error means, in the form of JSON-RPC; `reason`: its name, where HTTP+JSON carried it.
+
+    A task that the agent no longer knows is its failure.
+    """
     meant = jsonrpc.meaning(error, _OUR_FAULT)
     code = error.get("code")
+    if code == UNKNOWN_TASK:
+        return UnknownTask(meant.message)
     if code in OTHER_VERSION:
         return OtherVersion(meant.message)
     if code == NOT_OFFERED:
@@ -165,7 +181,7 @@ def _task(task: dict[str, Any], reading: Reading) -> Answer | Pending:
     if state == "failed":
         kind = FailedUnsaid if why == NO_REASON else ServerError
         raise kind(f"the agent says its task failed: {why}")
-    if state in ("rejected", "canceled"):
+    if state in ("rejected", "canceled", "cancelled"):
         raise Refused(f"the agent {state} the task: {why}")
     if state == "input-required":
         needs_input = NeedsInput(f"the agent needs more input than the task holds: {why}")

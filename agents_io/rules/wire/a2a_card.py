@@ -1,4 +1,4 @@
-"""Agent cards of A2A 1.0 and 0.3: where an agent is called, in which version, and what it takes. Pure.
+"""Agent cards of A2A 1.0 and 0.3: where an agent is called, in which version and binding, and what it takes. Pure.
 
 In: the bytes of a card. Out: a `Card`, or the `AgentError` it means. Source: AgentCard in the A2A specifications 1.0
 (`supportedInterfaces`) and 0.3 (`url`, `preferredTransport`, `additionalInterfaces`); a card may hold both.
@@ -6,8 +6,8 @@ In: the bytes of a card. Out: a `Card`, or the `AgentError` it means. Source: Ag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -16,88 +16,106 @@ from agents_io.rules.answer import excerpt, load_json
 
 Version = Literal["1.0", "0.3"]
 VERSIONS: tuple[Version, ...] = ("1.0", "0.3")
+Binding = Literal["JSONRPC", "HTTP+JSON"]
+BINDINGS: tuple[Binding, ...] = ("JSONRPC", "HTTP+JSON")
 CARD_PATHS = (".well-known/agent-card.json", ".well-known/agent.json")
 """1.0 and 0.3; and what came before."""
 _MAX_PARTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """What is needed of an agent card. `path`: of the JSON-RPC interface, with its query.
+class Interface:
+    """One way to call an agent. `path`: of the JSON-RPC URL, or of the one that HTTP+JSON's paths lie under; with its query.
 
-    `other`: the version to try when the agent refuses this one, and its path. `text_only`: it takes no data parts.
+    `plain`: HTTP+JSON of 0.3 with messages as JSON-RPC has them, in place of the JSON of its a2a.proto; its specification can be
+    read in both ways.
     """
 
     version: Version
+    binding: Binding
     path: str
+    tenant: str | None = None
+    plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What is needed of an agent card. `interfaces`: at least one, the one to call first, then those to try if it is refused.
+
+    `text_only`: the agent takes no data parts.
+    """
+
+    interfaces: tuple[Interface, ...]
     name: str | None
     skills: tuple[str, ...]
-    tenant: str | None = None
     text_only: bool = False
-    other: tuple[Version, str] | None = None
     streams: bool = False
 
 
-def read_card(body: bytes) -> Card:
-    """The card's JSON-RPC interface of the newest version we speak. Raises `BadResponse`, `Unsupported`.
+def read_card(body: bytes, binding: Binding | None = None) -> Card:
+    """The card's interfaces that we speak: newest version first, then in the card's order. `binding`: of this one alone.
+
+    Raises `BadResponse`, `Unsupported`.
 
     >>> read_card(b'{"name":"n","url":"http://h/rpc","protocolVersion":"0.3.0","skills":[{"id":"sum"}]}')
-    Card(version='0.3', path='/rpc', name='n', skills=('sum',), tenant=None, text_only=False, other=None, \
-streams=False)
+    Card(interfaces=(Interface(version='0.3', binding='JSONRPC', path='/rpc', tenant=None, plain=False),), name='n', \
+skills=('sum',), text_only=False, streams=False)
     """
     card = load_json(body)
     if not isinstance(card, dict) or not ("supportedInterfaces" in card or "url" in card):
         raise BadResponse(f"the agent card is none: {excerpt(body)}")
-    rows = _interfaces(card)
-    found = {row[0]: row[1:] for row in reversed(rows) if row[0] is not None}
-    spoken = [version for version in VERSIONS if version in found]
-    if not spoken:
-        raise Unsupported(f"the agent card names no JSON-RPC interface of A2A 1.0 or 0.3, only {_offers(card)}")
-    version = spoken[0]
-    url, tenant, named = found[version]
-    other: Version = "0.3" if version == "1.0" else "1.0"
-    other_url = found[other][0] if other in found else None if named else url
+    found = [row for row in _interfaces(card) if binding in (None, row.binding)]
+    if not found:
+        wanted = " or ".join(BINDINGS) if binding is None else binding
+        offers = _offers(card)
+        hint = "; A2A over gRPC is not supported" if "GRPC" in offers.upper() else ""
+        raise Unsupported(f"the agent card names no {wanted} interface of A2A 1.0 or 0.3, only {offers}{hint}")
     return Card(
-        version,
-        _path(url),
+        with_forms(sorted(found, key=lambda row: VERSIONS.index(row.version))),
         _name(card.get("name")),
         tuple(_skills(card.get("skills"))),
-        tenant,
         _takes_text_only(card),
-        None if other_url is None else (other, _path(other_url)),
         _streams(card),
     )
 
 
-_Row = tuple[Version | None, str, str | None, bool]
+def with_forms(interfaces: Iterable[Interface]) -> tuple[Interface, ...]:
+    """The interfaces, and after them the one of 0.3 over HTTP+JSON in its second form.
+
+    >>> [row.plain for row in with_forms([Interface("0.3", "HTTP+JSON", "/"), Interface("0.3", "JSONRPC", "/")])]
+    [False, False, True]
+    """
+    rows = tuple(interfaces)
+    return rows + tuple(replace(row, plain=True) for row in rows if (row.version, row.binding) == ("0.3", "HTTP+JSON"))
 
 
-def _interfaces(card: dict[str, Any]) -> list[_Row]:
-    """Version, URL, tenant of each JSON-RPC interface, and whether it names its version. 1.0 in the card's order, then 0.3.
+def _interfaces(card: dict[str, Any]) -> list[Interface]:
+    """The first interface of each version and binding, in the card's order; one in the form of 1.0 before one in that of 0.3.
 
     An interface in the form of 1.0 that names no version is one of 1.0: the official SDK leaves the version out by default.
+    It may be one of 0.3 all the same, if no other is.
     """
     version = card.get("protocolVersion") or "0.3"
-    rows: list[tuple[Any, Any, Any, Any, bool]] = [
-        (
-            row.get("protocolBinding"),
-            row.get("protocolVersion") or "1.0",
-            row.get("url"),
-            row.get("tenant"),
-            bool(row.get("protocolVersion")),
-        )
+    rows: list[tuple[Any, Any, Any, Any]] = [
+        (row.get("protocolBinding"), row.get("protocolVersion") or "1.0", row.get("url"), row.get("tenant"))
         for row in dicts(card.get("supportedInterfaces"))
     ]
-    rows.append((card.get("preferredTransport") or "JSONRPC", version, card.get("url"), None, True))
+    rows.append((card.get("preferredTransport") or "JSONRPC", version, card.get("url"), None))
     rows += [
-        (row.get("transport"), version, row.get("url"), None, True)
-        for row in dicts(card.get("additionalInterfaces") or [])
+        (row.get("transport"), version, row.get("url"), None) for row in dicts(card.get("additionalInterfaces") or [])
     ]
-    return [
-        (_spoken(version), url, tenant if isinstance(tenant, str) and tenant else None, named)
-        for binding, version, url, tenant, named in rows
-        if isinstance(binding, str) and binding.upper() == "JSONRPC" and isinstance(url, str)
+    rows += [
+        (row.get("protocolBinding"), "0.3", row.get("url"), None)
+        for row in dicts(card.get("supportedInterfaces"))
+        if not row.get("protocolVersion")
     ]
+    found: dict[tuple[Version, Binding], Interface] = {}
+    for name, said, url, tenant in rows:
+        binding, spoken = _binding(name), _spoken(said)
+        if binding is not None and spoken is not None and isinstance(url, str) and (spoken, binding) not in found:
+            tenant = tenant if isinstance(tenant, str) and tenant else None
+            found[spoken, binding] = Interface(spoken, binding, _path(url), tenant)
+    return list(found.values())
 
 
 def _streams(card: dict[str, Any]) -> bool:
@@ -134,6 +152,15 @@ def _spoken(version: Any) -> Version | None:
     if version.startswith("1."):
         return "1.0"
     return "0.3" if version.startswith("0.") else None
+
+
+def _binding(name: Any) -> Binding | None:
+    """A binding we speak, however it is written.
+
+    >>> _binding("http+json"), _binding("GRPC")
+    ('HTTP+JSON', None)
+    """
+    return next((known for known in BINDINGS if isinstance(name, str) and name.upper() == known), None)
 
 
 def _path(url: str) -> str:
@@ -173,4 +200,13 @@ def version_of(metadata: Mapping[str, Any]) -> Version | None:
     found = _spoken(text if "." in text else f"{text}.0") if text else None
     if found is None:
         raise Unsupported(f"metadata.a2aVersion: must be one of {', '.join(VERSIONS)}")
+    return found
+
+
+def binding_of(metadata: Mapping[str, Any]) -> Binding | None:
+    """`metadata.a2aBinding`, None without it. Raises `Unsupported`."""
+    given = metadata.get("a2aBinding")
+    found = _binding(given)
+    if given is not None and found is None:
+        raise Unsupported(f"metadata.a2aBinding: must be one of {', '.join(BINDINGS)}")
     return found

@@ -1,5 +1,6 @@
-"""A2A's streams (0.3: `message/stream`, 1.0: `SendStreamingMessage`), read for one of two ends. Pure.
+"""A2A's streams (`message/stream`, `SendStreamingMessage`, `POST /message:stream`), read for one of two ends. Pure.
 
+Both readers take a function that gives the JSON of an event the form of JSON-RPC (`wire/a2a_binding.py`).
 `TaskStream`: how a task goes: its id, its end, or an error. The answer itself is fetched when the task has ended; the stream says
 when. A task whose stream ends before it does has no executor any more (a2a-sdk 0.3 leaves it `submitted` for ever when that
 raises).
@@ -8,12 +9,17 @@ raises).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from agents_io.errors import AnswerTooLarge, BadResponse
 from agents_io.rules.wire.a2a import state_of
 from agents_io.rules.wire.sse import EventData, event_json
 from schemas.exact_json import dumps, loads
+
+
+def _as_it_is(data: Any) -> Any:
+    return data
 
 
 class TaskStream:
@@ -26,8 +32,9 @@ class TaskStream:
     (True, True)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, as_jsonrpc: Callable[[Any], Any] = _as_it_is) -> None:
         self._events = EventData()
+        self._as_jsonrpc = as_jsonrpc
         self.task_id: str | None = None
         self.is_final = False
         """Whether the agent said that the task has ended, or waits for somebody."""
@@ -40,7 +47,7 @@ class TaskStream:
 
     def _take(self, data: bytes) -> bool:
         try:
-            message = loads(data)
+            message = self._as_jsonrpc(loads(data))
         except ValueError:
             return False
         if not isinstance(message, dict):
@@ -71,8 +78,9 @@ class StreamedTask:
     (False, 'T1')
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, as_jsonrpc: Callable[[Any], Any] = _as_it_is) -> None:
         self._events = EventData()
+        self._as_jsonrpc = as_jsonrpc
         self._max = max_bytes
         self._size = 0
         self._whole: dict[str, Any] | None = None
@@ -110,7 +118,7 @@ class StreamedTask:
         for data in events:
             if not data.strip():
                 continue
-            message = event_json(data)
+            message = self._as_jsonrpc(event_json(data))
             if isinstance(message, dict) and self._message(message):
                 return True
         return False

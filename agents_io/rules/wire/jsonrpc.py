@@ -66,11 +66,14 @@ def result_of(message: Any) -> dict[str, Any]:
 
 
 def meaning(error: dict[str, Any], also_callers: frozenset[int] = frozenset()) -> AgentError:
-    """What an error means. `also_callers`: a protocol's own codes that are the caller's fault."""
+    """What an error means. `also_callers`: a protocol's own codes that are the caller's fault.
+
+    Its `reason`, which JSON-RPC does not have, is the error's name in another binding of the protocol.
+    """
     code = error.get("code")
     if type(code) is not int:
-        return ServerError(f"the agent answered a JSON-RPC error without a code: {words(error)}")
-    text = f"the agent answered JSON-RPC error {code}: {words(error)}"
+        return ServerError(f"the agent answered an error without a code: {words(error)}")
+    text = f"the agent answered {error.get('reason') or f'JSON-RPC error {code}'}: {words(error)}"
     return ClientError(text) if code in _CALLERS_FAULT or code in also_callers else ServerError(text)
 
 

@@ -1,4 +1,4 @@
-"""An agent on a2a-sdk 1.x as its hello-world has it: the card's interface names no version."""
+"""An agent on a2a-sdk 1.x as its hello-world has it: the card's interface names no version. Option `rest`: HTTP+JSON alone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from a2a.helpers import proto_helpers
 from a2a.server.agent_execution import AgentExecutor
 from a2a.server.request_handlers import DefaultRequestHandler
-from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes
+from a2a.server.routes import create_agent_card_routes, create_jsonrpc_routes, create_rest_routes
 from a2a.server.tasks import InMemoryTaskStore, TaskUpdater
 from a2a.types.a2a_pb2 import AgentCapabilities, AgentCard, AgentInterface, AgentSkill
-from guard import PORT, act, serve
+from guard import OPTIONS, PORT, act, serve
 from starlette.applications import Starlette
 
 
@@ -30,16 +30,18 @@ class Executor(AgentExecutor):
         await TaskUpdater(event_queue, context.task_id, context.context_id).cancel()
 
 
+REST = "rest" in OPTIONS
+BINDING = "HTTP+JSON" if REST else "JSONRPC"
 card = AgentCard(
     name="real",
     description="d",
     version="1",
-    supported_interfaces=[AgentInterface(url=f"http://127.0.0.1:{PORT}/", protocol_binding="JSONRPC")],
+    supported_interfaces=[AgentInterface(url=f"http://127.0.0.1:{PORT}/", protocol_binding=BINDING)],
     capabilities=AgentCapabilities(streaming=True),
     default_input_modes=["text/plain"],
     default_output_modes=["text/plain"],
     skills=[AgentSkill(id="judge", name="Judge", description="d", tags=["t"])],
 )
 handler = DefaultRequestHandler(agent_executor=Executor(), task_store=InMemoryTaskStore(), agent_card=card)
-routes = [*create_agent_card_routes(card), *create_jsonrpc_routes(handler, rpc_url="/")]
-serve(Starlette(routes=routes))
+calls = create_rest_routes(handler) if REST else create_jsonrpc_routes(handler, rpc_url="/")
+serve(Starlette(routes=[*create_agent_card_routes(card), *calls]))

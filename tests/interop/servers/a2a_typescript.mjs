@@ -1,7 +1,7 @@
-// An agent on the official A2A SDK for JavaScript.
+// An agent on the official A2A SDK for JavaScript. Option `rest`: HTTP+JSON alone.
 import { AGENT_CARD_PATH } from "@a2a-js/sdk";
 import { AgentEvent, DefaultRequestHandler, InMemoryTaskStore } from "@a2a-js/sdk/server";
-import { UserBuilder, agentCardHandler, jsonRpcHandler } from "@a2a-js/sdk/server/express";
+import { UserBuilder, agentCardHandler, jsonRpcHandler, restHandler } from "@a2a-js/sdk/server/express";
 import express from "express";
 import { ANSWER, act } from "./act.mjs";
 
@@ -35,12 +35,13 @@ const executor = {
   },
 };
 
+const isRest = process.argv.includes("rest");
 const url = `http://127.0.0.1:${process.env.PORT}/`;
 const card = {
   name: "real",
   description: "d",
   version: "1",
-  supportedInterfaces: [{ url, protocolBinding: "JSONRPC", protocolVersion: "1.0", tenant: "" }],
+  supportedInterfaces: [{ url, protocolBinding: isRest ? "HTTP+JSON" : "JSONRPC", protocolVersion: "1.0", tenant: "" }],
   capabilities: { streaming: true, pushNotifications: false, extensions: [] },
   securitySchemes: {},
   securityRequirements: [],
@@ -52,5 +53,5 @@ const card = {
 const handler = new DefaultRequestHandler(card, new InMemoryTaskStore(), executor);
 const app = express();
 app.use(`/${AGENT_CARD_PATH}`, agentCardHandler({ agentCardProvider: handler }));
-app.use("/", jsonRpcHandler({ requestHandler: handler, userBuilder: UserBuilder.noAuthentication }));
+app.use("/", (isRest ? restHandler : jsonRpcHandler)({ requestHandler: handler, userBuilder: UserBuilder.noAuthentication }));
 app.listen();
