@@ -18,6 +18,8 @@ from schemas.messages import AgentRegistration
 
 OWN_TIMEOUT = 0.9
 """A timeout that comes before this share of an attempt's time is the agent's own (408, 504, DEADLINE_EXCEEDED)."""
+CLOCK_S = 0.005
+"""By so much uvloop's timers and its clock, in whole milliseconds, may make a call seem shorter than it was."""
 STILL_S = 0.5
 """A call that ends so much later than its timeout ends late because the worker did not run, see `WorkerStoodStill`."""
 
@@ -79,7 +81,7 @@ def _judged(error: CallTimeout, attempt: Attempt[Item[Any]], took_s: float) -> C
     late_s = took_s - attempt.timeout_s
     if late_s > STILL_S:
         return WorkerStoodStill(f"{error.message}; the worker stood still for {late_s:.1f} s or more")
-    if not attempt.cut or took_s < OWN_TIMEOUT * attempt.timeout_s:
+    if not attempt.cut or took_s < OWN_TIMEOUT * attempt.timeout_s - CLOCK_S:
         return error  # the agent itself reported a timeout, before the time it was given was over
     # The task's deadline left it less than its timeout: that says nothing about the agent.
     return Expired(f"the deadline passed during the call: {error.message}")

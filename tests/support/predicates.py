@@ -78,10 +78,8 @@ def read_call(agent: str, received: Received, *, fair_s: float = 1.0, jitter_s: 
     outcome: Outcome = "neutral"
     if received.ended == "closed":
         outcome = ("failure" if left_s >= fair_s else "neutral") if timed_out else "cut"
-    elif timed_out and left_s >= fair_s:
-        outcome = "unsure"
     elif timed_out:
-        outcome = "neutral"
+        outcome = "unsure"
     elif received.ended == "dropped" or received.code >= 500 or received.code == 408:
         outcome = "failure"
     elif 200 <= received.code < 300:

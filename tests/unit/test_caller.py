@@ -383,6 +383,21 @@ def test_a_turn_that_takes_long_sets_its_timer_all_the_same() -> None:
     uvloop.run(scenario())
 
 
+async def test_a_few_milliseconds_before_the_deadline_a_timeout_is_not_the_agents_own() -> None:
+    """uvloop's clock may say that such a call took less than nine tenths of its time; the circuit opened at that."""
+
+    class Early(Silent):
+        async def call(self, agent: AgentRegistration, call: Call) -> Answer:
+            await asyncio.sleep(call.timeout_s - 0.002)
+            raise CallTimeout("no answer within 0.007 s")
+
+    rig = Rig(Early())
+    rig.caller.submit(pending(timeout_s=10.0, deadline=now() + 0.007, max_retries=2))
+    [end] = await rig.ends()
+    assert isinstance(end, Expired)
+    assert rig.breaker.failures(now()) == 0
+
+
 class TellsWhen(Silent):
     """An agent that asks to be left alone for 20 ms whenever it is called; `pauses` says for how long it was, seconds."""
 
