@@ -30,6 +30,7 @@ from streams.engine.expired_records import ExpiredRecords, Recorded
 from streams.engine.faults import describe_error, is_transient, unauthorized
 from streams.engine.feed import Feed
 from streams.engine.handler import Handler
+from streams.engine.instance_name import is_taken
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.lease import Lease
 from streams.engine.partition_processor import PartitionProcessor
@@ -371,12 +372,11 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         with contextlib.suppress(IllegalStateError):
             self.consumer.pause(*processor.partitions.values())
 
-    def _replaced(self) -> bool:
-        """The group knows this member no more. Without a name of its own it just joins again; else another has its name."""
-        name = self.config.instance_id
-        if name is None:
+    async def _replaced(self, consumer: AIOKafkaConsumer) -> bool:
+        """The group knows this member no more. Unless another has its name it just joins again."""
+        if not await is_taken(consumer):
             return False
-        why = f"another worker keeps joining group {self.config.group} as instance id {name!r}"
+        why = f"another worker joined group {self.config.group} as instance id {self.config.instance_id!r}"
         self._fail(RuntimeError(f"{why}; give each worker an --instance-id of its own"))
         return True
 

@@ -8,8 +8,7 @@ have another owner by now, whose calls it does not know of. It sends nothing; wh
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -21,9 +20,6 @@ _MEMBER_CODES = (NoError.errno, RebalanceInProgressError.errno)
 """What the coordinator answers to a heartbeat of a member; the second asks it to join again, and it still owns what it has."""
 _REQUESTS = ("HeartbeatRequest", "SyncGroupRequest")
 _STRANGER_CODES = (UnknownMemberIdError.errno, FENCED_INSTANCE_ID)
-OUSTED_TIMES = 2
-"""Once may be a broker that came back without its data."""
-OUSTED_WITHIN_S = 120.0
 HELD_S = 3600.0
 
 
@@ -35,13 +31,13 @@ class Lease:
     (True, False)
     """
 
-    def __init__(self, session_s: float, ousted: Callable[[], bool] = lambda: False) -> None:
-        """`ousted`: called when the coordinator does not know this member any more though its session had not ended, twice in
-        a short time: somebody else joins in its place again and again. True: do not join once more.
+    def __init__(self, session_s: float, replaced: Callable[[AIOKafkaConsumer], Awaitable[bool]] | None = None) -> None:
+        """`replaced`: is asked when the coordinator does not know this member any more. True: another is in its place, and it
+        must not join again.
         """
         self._session_s = session_s
-        self._ousted = ousted
-        self._ousted_at: deque[float] = deque(maxlen=OUSTED_TIMES)
+        self._replaced = replaced
+        self._consumer: AIOKafkaConsumer | None = None
         self._good_at: float | None = None
         self._watched = False
 
@@ -61,7 +57,7 @@ class Lease:
         send = getattr(coordinator, "_send_req", None)
         if send is None:
             return
-        self._watched, self._good_at = True, None
+        self._watched, self._good_at, self._consumer = True, None, consumer
         time = asyncio.get_running_loop().time
 
         async def timed(request: Any) -> Any:
@@ -69,17 +65,16 @@ class Lease:
             # freeze between the two would look like a fresh one.
             sent_at = time()
             answer = await send(request)
-            if type(request).__name__ in _REQUESTS and self._judge(answer.error_code, sent_at, time()):
-                await asyncio.sleep(HELD_S)  # joining again would push out the other one, which then ends too
+            if type(request).__name__ in _REQUESTS:
+                if answer.error_code in _MEMBER_CODES:
+                    self.renew(sent_at)
+                elif answer.error_code in _STRANGER_CODES and await self._is_replaced(consumer):
+                    await asyncio.sleep(HELD_S)  # joining again would push out the other one
             return answer
 
         coordinator._send_req = timed
 
-    def _judge(self, code: int, sent_at: float, now: float) -> bool:
-        if code in _MEMBER_CODES:
-            self.renew(sent_at)
-        elif code in _STRANGER_CODES and self.valid(now):
-            self._ousted_at.append(now)
-            if len(self._ousted_at) == OUSTED_TIMES and now - self._ousted_at[0] < OUSTED_WITHIN_S:
-                return self._ousted()
-        return False
+    async def _is_replaced(self, consumer: AIOKafkaConsumer) -> bool:
+        if self._replaced is None or consumer is not self._consumer:  # of this worker's own next consumer
+            return False
+        return await self._replaced(consumer)

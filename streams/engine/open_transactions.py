@@ -141,19 +141,19 @@ async def _end_at(
 ) -> None:
     """Those that this broker coordinates."""
     async with asyncio.timeout(BROKER_TIMEOUT_S):
-        for transactional_id in await _holders(client, node_id, partitions, prefix):
-            if transactional_id != own:
-                log.info("ending a transaction that an earlier owner left open", transactional_id=transactional_id)
-                await _abort(client, node_id, transactional_id)
+        for transactional_id in await _holders(client, node_id, partitions, prefix, own):
+            log.info("ending a transaction that an earlier owner left open", transactional_id=transactional_id)
+            await _abort(client, node_id, transactional_id)
 
 
 async def _holders(
-    client: AIOKafkaClient, node_id: int, partitions: Collection[TopicPartition], prefix: str
+    client: AIOKafkaClient, node_id: int, partitions: Collection[TopicPartition], prefix: str, own: str
 ) -> list[str]:
     """Of the transactions that this broker coordinates."""
     listed = await client.send(node_id, _ListTransactions(), group=ConnectionGroup.COORDINATION)
     _check(listed.error_code)
-    ids = [transactional_id for transactional_id, _, _, _ in listed.transactions if transactional_id.startswith(prefix)]
+    listed_ids = [transactional_id for transactional_id, _, _, _ in listed.transactions]
+    ids = [one for one in listed_ids if one.startswith(prefix) and one != own]
     if not ids:
         return []
     described = await client.send(node_id, _DescribeTransactions(ids), group=ConnectionGroup.COORDINATION)

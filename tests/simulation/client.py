@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from aiokafka.errors import UnknownMemberIdError
+
 from streams.engine.group_offsets import UNSTABLE
+from streams.engine.membership import FENCED_INSTANCE_ID
 from tests.simulation.broker import Broker
 from tests.simulation.network import Endpoint, Network
 
@@ -108,6 +111,12 @@ class SimClient:
             found = await self._node.network.request(
                 self._node, lambda: [(topic, [_offset(broker, request._group, topic, n)], {}) for topic, n in rows]
             )
+        elif name == "_NamedHeartbeat":
+            group, _, member, instance = request._given
+            taken = await self._node.network.request(
+                self._node, lambda: broker.groups[group].is_taken(instance, member)
+            )
+            return Answer([], FENCED_INSTANCE_ID if taken else UnknownMemberIdError.errno)
         elif name == "_ListTransactions":
             found = await self._node.network.request(
                 self._node, lambda: [(one, 0, "Ongoing", {}) for one in broker.ongoing()]

@@ -34,6 +34,7 @@ class Writer(Client, Protocol):
     """What a committer needs of its node."""
 
     prefix: str
+    instance: str | None
     partition_counts: dict[str, int]
     """Partitions by topic, as the producers of this node know them."""
 
@@ -45,7 +46,7 @@ class SimTransactor:
         self.node = node
         self.durability = durability
         self.collected: dict[int, float] = {}
-        self._id = f"{group}-{id_of(node)}"
+        self._id = f"{group}-{node.instance or id_of(node)}"
         self._group, self._state = group, state
         self._repeats = repeats
         self._epoch: int | None = None

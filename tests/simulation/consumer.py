@@ -71,7 +71,7 @@ class SimConsumer:
         self._coordinator = self._fetcher = self
         self.group_id, self.coordinator_id = str(group_id), LEADER
         self._coordination_task: asyncio.Task[None] | None = None
-        self.generation, self.member_id, self._group_instance_id = -1, "", None
+        self.generation, self.member_id, self._group_instance_id = -1, "", options.get("instance_id")
 
     # Membership
 
@@ -95,7 +95,7 @@ class SimConsumer:
                     self._positions, self._paused = {}, set()
                 generation, share = await self._node.network.request_held(
                     self._node,
-                    lambda reply: self._group.join(self.member_id, self._topics, reply),
+                    lambda reply: self._group.join(self.member_id, self._topics, reply, self._group_instance_id),
                     timeout_s=JOIN_TIMEOUT_S,
                 )
                 if (await self._send_req(SyncGroupRequest(generation))).error_code != CODES["ok"]:
@@ -135,6 +135,8 @@ class SimConsumer:
         self._closed = True
         if self._coordination_task is not None:
             self._coordination_task.cancel()
+            if self._group_instance_id is not None:
+                return  # a static member keeps its place until its session is over
             try:
                 await self._request(lambda: self._group.leave(self.member_id), 1.0)
             except (KafkaConnectionError, RequestTimedOutError):

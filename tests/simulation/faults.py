@@ -19,12 +19,14 @@ from tests.simulation.traffic import Sent
 
 BEGIN_S = 4.0
 GROWTH_AT_S = 15.0
+REPLACED_S = 0.5
 METADATA_S = 5.0
 """How soon nodes and groups see new partitions."""
 AMOUNTS: dict[str, Sequence[float]] = {
     "kill": (0.1, 1.0, 8.0),
     "stop": (1.0, 8.0),
     "freeze": (0.5, 3.0, 9.0, 20.0),
+    "replace": (8.0, 20.0),
     "outage": (0.5, 2.0, 8.0),
     "loss": (1.0, 3.0, 5.0),
     "slow": (0.5, 1.5, 3.0),
@@ -34,10 +36,11 @@ AMOUNTS: dict[str, Sequence[float]] = {
     "truncate": (1.0, 5.0, 30.0),
     "grow": (2.0,),
 }
-"""Seconds until it is over (kill, stop: until another worker starts; churn: until it is registered again); a factor, a count."""
-MOVES = frozenset({"kill", "freeze", "stop", "outage", "loss", "slow"})
+"""Seconds until it is over (kill, stop: until another worker starts; churn: until it is registered again; replace: until the
+frozen one goes on); a factor, a count."""
+MOVES = frozenset({"kill", "freeze", "replace", "stop", "outage", "loss", "slow"})
 """After these a call may be made again, or a partition may be without an owner for a while."""
-BLIND = frozenset({"freeze", "outage", "loss", "slow"})
+BLIND = frozenset({"freeze", "replace", "outage", "loss", "slow"})
 """After these a worker may not yet know that it is no owner any more."""
 
 
@@ -80,7 +83,7 @@ class Saboteur:
     def __init__(
         self,
         shared: Surroundings,
-        start: Callable[[], object],
+        start: Callable[[str | None], object],
         register: Callable[[str, bool], None],
         tasks: dict[str, Sent],
     ) -> None:
@@ -110,18 +113,32 @@ class Saboteur:
         node = self._node(fault)
         if node is not None:
             node.kill()
-            self._world.at(fault.amount, self._start)
+            self._world.at(fault.amount, lambda: self._start(node.instance))
 
     def _stop(self, fault: Fault) -> None:
         node = self._node(fault)
         if node is not None:
             node.stop()
-            self._world.at(fault.amount, self._start)
+            self._world.at(fault.amount, lambda: self._start_after(node))
+
+    def _start_after(self, node: Node) -> None:
+        """One of the same static name begins when this one has ended; without such a name it need not wait."""
+        if node.alive and node.instance is not None:
+            self._world.at(REPLACED_S, lambda: self._start_after(node))
+        else:
+            self._start(node.instance)
 
     def _freeze(self, fault: Fault) -> None:
         node = self._node(fault)
         if node is not None:
             node.freeze(fault.amount)
+
+    def _replace(self, fault: Fault) -> None:
+        """Its supervisor takes it for dead and starts another of the same name; then it goes on."""
+        node = self._node(fault)
+        if node is not None and node.frozen_until <= self._world.now:
+            node.freeze(fault.amount)
+            self._world.at(REPLACED_S, lambda: self._start(node.instance))
 
     def _outage(self, fault: Fault) -> None:
         self._network.outage_until = self._world.now + fault.amount

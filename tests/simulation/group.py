@@ -1,6 +1,7 @@
 """The coordinator of one consumer group: eager rebalances, ranges, members dropped when their heartbeats stop.
 
-In: joins, heartbeats, leaves. Out: an assignment for each member of a generation. Static membership is left out.
+In: joins, heartbeats, leaves. Out: an assignment for each member of a generation. A static member (KIP-345) that joins takes the
+place of the one that had its instance id: while the group is stable it is given the same share in the same generation.
 """
 
 from __future__ import annotations
@@ -34,15 +35,36 @@ class Group:
         self._session_s = session_s
         self._rebalance_s = rebalance_s
         self._members: dict[str, _Member] = {}
+        self._shares: dict[str, Assignment] = {}
+        self._instances: dict[str, str] = {}
+        """The member of each instance id."""
         self._preparing = False
         self._round = 0
         self._sweep()
 
-    def join(self, member: str, topics: Sequence[str], reply: Callable[[tuple[int, Assignment]], None]) -> None:
-        """Ask to be in the next generation; `reply` is called once it begins."""
+    def join(
+        self,
+        member: str,
+        topics: Sequence[str],
+        reply: Callable[[tuple[int, Assignment]], None],
+        instance: str | None = None,
+    ) -> None:
+        """Ask to be in the next generation; `reply` is called once it begins. `instance`: of a static member."""
+        if instance is not None:
+            earlier, self._instances[instance] = self._instances.get(instance, member), member
+            if earlier != member and self._members.pop(earlier, None) is not None and not self._preparing:
+                self._take_over(earlier, member, topics)
+                reply((self.generation, self._shares[member]))
+                return
         self._members[member] = _Member(topics, self._world.now, reply)
         self.rebalance()
         self._complete()
+
+    def _take_over(self, earlier: str, member: str, topics: Sequence[str]) -> None:
+        self._members[member] = _Member(topics, self._world.now)
+        self._shares[member] = self._shares.pop(earlier)
+        for partition in self._shares[member]:
+            self.owners[partition] = member, self._world.now
 
     def rebalance(self) -> None:
         """Begin a round, unless one is under way."""
@@ -59,6 +81,11 @@ class Group:
             return "unknown"
         found.heard_at = self._world.now
         return "ok" if not self._preparing and generation == self.generation else "rebalance"
+
+    def is_taken(self, instance: str, member: str) -> bool:
+        """Whether another member has this instance id."""
+        other = self._instances.get(instance)
+        return other is not None and other != member and other in self._members
 
     def knows(self, member: str, generation: int) -> bool:
         """Whether offsets of that member, sent with that generation, are taken."""
@@ -82,7 +109,7 @@ class Group:
             return
         self._preparing = False
         self.generation += 1
-        shares = self._ranges(sorted(members))
+        shares = self._shares = self._ranges(sorted(members))
         for name, share in shares.items():
             for partition in share:
                 if self.owners.get(partition, ("", 0.0))[0] != name:

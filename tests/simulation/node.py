@@ -76,6 +76,8 @@ class Surroundings:
     agents: dict[str, SimAgent]
     repeats_in_place: bool = False
     """Whether transactional requests whose answer is not known are repeated in the same epoch, as aiokafka does by itself."""
+    restart: Callable[[str | None], object] = lambda instance: None
+    """Starts a worker of that static name."""
     nodes: dict[str, Node] = field(default_factory=dict)
     durability: dict[str, Durability] = field(
         default_factory=lambda: {role: Durability() for role in ("dispatch", "plans", "schedules")}
@@ -159,15 +161,19 @@ def _follower(node: Node, topic: str, apply: Callable[[ConsumerRecord], None]) -
 async def _connect(config: EngineConfig) -> Any:
     rebalance_s = config.session_timeout_s + 2 * config.drain_timeout_s + 5
     return SimConsumer(
-        **config.options, group_id=config.group, session_s=config.session_timeout_s, rebalance_s=rebalance_s
+        **config.options,
+        group_id=config.group,
+        instance_id=config.instance_id,
+        session_s=config.session_timeout_s,
+        rebalance_s=rebalance_s,
     )
 
 
 class Node:
-    """One worker. `skew_ms`: how far its wall clock is ahead of the true one."""
+    """One worker. `skew_ms`: how far its wall clock is ahead of the true one. `instance`: its static name, if it has one."""
 
-    def __init__(self, shared: Surroundings, name: str, skew_ms: int = 0) -> None:
-        self.shared, self.name = shared, name
+    def __init__(self, shared: Surroundings, name: str, skew_ms: int = 0, instance: str | None = None) -> None:
+        self.shared, self.name, self.instance = shared, name, instance
         self.world, self.network, self.broker = shared.world, shared.network, shared.broker
         self.prefix = shared.settings.topic_prefix
         self.app = shared.settings.app_id
@@ -220,6 +226,12 @@ class Node:
     def _end(self) -> None:
         if self.alive:
             self.kill()
+
+    def _ousted(self) -> None:
+        """Another has its static name: the process ends. Its supervisor starts one where none of that name is left."""
+        self._end()
+        if all(node.instance != self.instance for node in self.shared.nodes.values()):
+            self.shared.restart(self.instance)
 
     def deliver(self, future: asyncio.Future[Any], outcome: Any) -> None:
         """Resolve a future on this node's loop."""
@@ -304,6 +316,10 @@ class Node:
         try:
             await engine.failed()
         except Exception as error:
+            if self.instance is not None and self.instance in str(error):
+                self.world.note("ousted", self.name)
+                self.world.at(0.0, self._ousted)
+                return
             self.world.errors.append(f"{self.world.now:.3f} the engine {role} of {self.name} gave up: {error!r}")
 
     async def _dispatch(self, registry: CollectorRegistry) -> None:
@@ -419,7 +435,7 @@ class Node:
             prefix=self.prefix,
             group=group,
             sources=sources,
-            instance_id=None,
+            instance_id=self.instance,
             session_timeout_s=settings.session_timeout / 1000,
             max_in_flight=max_in_flight,
             drain_timeout_s=settings.dispatch.drain_timeout / 1000,

@@ -52,6 +52,10 @@ class Options:
     """Transactional requests that seem lost arrive later."""
     in_place: bool = False
     """They are sent again in the same epoch, whatever the product does."""
+    static: bool = False
+    """Workers have static names, which their successors take over."""
+    unpromised: tuple[str, ...] = ()
+    """Oracles whose findings do not count: what is not promised under these faults."""
     grow: bool = False
     """Partitions are added in the middle."""
     truncate: bool = False
@@ -101,6 +105,10 @@ PROFILES: dict[str, Options] = {
     "scheduled": Options(
         later=0.6, schedules=6, ordered=0.0, skew=100.0, faults=("kill", "kill", "stop", "freeze", "outage", "loss"), every=2.5,
         rate=20.0, cancels=0.15, duplicates=0.15, plans=0.0, agent_s=0.05,
+    ),
+    "static": Options(static=True, faults=("kill", "kill", "stop", "freeze", "outage", "loss"), ordered=0.5),
+    "twins": Options(  # an instance id belongs to one worker; with two, results are exact all the same
+        static=True, faults=("kill", "replace", "replace", "outage", "loss"), unpromised=("owner", "rate limit", "concurrency"),
     ),
     "keyless": Options(ordered=0.0),
     "confidence": Options(samples=3, judged=True, rate=10.0),  # more would wait for longer than a run lasts

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaConnectionError
 
 from agents_io.caller import Caller
 from agents_io.pending_call import PendingCall
@@ -18,6 +19,7 @@ from agents_io.rules.limiter import SlidingWindow
 from agents_io.rules.retry import RetryConfig
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
+from streams.engine.instance_name import is_taken
 from streams.engine.lease import Lease
 from tests.support.dispatching import FakeTransport
 from tests.support.wait import settle, until
@@ -104,23 +106,71 @@ async def test_another_consumer_begins_without_one() -> None:
     assert alone.valid(now)
 
 
+class Client:
+    """A client whose broker answers heartbeats with an instance id. `codes`: so, or by raising it; the last one for ever."""
+
+    def __init__(self, *codes: int | Exception) -> None:
+        self.codes = list(codes)
+        self.asked: list[tuple[Any, ...]] = []
+
+    async def send(self, node_id: int, request: Any, group: int) -> Any:
+        """Note it."""
+        self.asked.append(request._given)
+        code = self.codes.pop(0) if len(self.codes) > 1 else self.codes[0]
+        if isinstance(code, Exception):
+            raise code
+        return SimpleNamespace(error_code=code)
+
+
 @pytest.mark.parametrize("code", [25, 82])
-async def test_a_member_that_is_pushed_out_twice_is_told(code: int) -> None:
-    """Each time its session had not ended. Once may be a broker that lost its data."""
-    told: list[int] = []
-    lease, coordinator = Lease(60.0, lambda: bool(told.append(1))), Coordinator()
-    lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=coordinator)))
-    ask = cast("Any", coordinator)._send_req
+@pytest.mark.parametrize(
+    ("answers", "is_replaced"),
+    [
+        ([82], True),
+        ([25], False),
+        ([0], False),
+        ([KafkaConnectionError("away"), 16, 14, 82], True),
+        ([16, 25], False),
+        ([KafkaConnectionError("away")], False),
+    ],
+)
+async def test_a_member_whose_name_is_anothers_does_not_join_again(
+    code: int, answers: list[int | Exception], is_replaced: bool
+) -> None:
+    """It would push out its successor. Its session may just have ended, or a broker may have lost its data: then it joins."""
+
+    async def replaced(consumer: Any) -> bool:
+        return await is_taken(consumer)
+
+    lease, coordinator = Lease(60.0, replaced), Coordinator()
+    client = Client(*answers)
+    named = vars(coordinator)
+    named |= {"_group_instance_id": "w1", "member_id": "m", "coordinator_id": 1, "group_id": "g", "generation": 3}
+    named |= {"ensure_coordinator_known": settle, "coordinator_dead": lambda: None}
+    lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=coordinator, _client=client)))
     coordinator.code = code
-    await ask(HeartbeatRequest())
-    await ask(HeartbeatRequest())
-    assert told == [], "it was none yet"
-    for times in (0, 1):
-        coordinator.code = 0
-        await ask(SyncGroupRequest())
-        coordinator.code = code
-        await ask(HeartbeatRequest())
-        assert len(told) == times
+    asking = asyncio.create_task(cast("Any", coordinator)._send_req(HeartbeatRequest()))
+    await asyncio.wait([asking], timeout=60)
+    assert set(client.asked) == {("g", 3, "m", "w1")}
+    assert asking.done() is not is_replaced
+    asking.cancel()
+
+
+async def test_an_earlier_consumer_of_this_worker_is_not_replaced_by_another_worker() -> None:
+    """Its successor has its name by now: no reason to end."""
+    asked: list[Any] = []
+
+    async def replaced(consumer: Any) -> bool:
+        asked.append(consumer)
+        return True
+
+    lease, coordinator = Lease(60.0, replaced), Coordinator()
+    lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=coordinator)))
+    lease.watch(cast("AIOKafkaConsumer", SimpleNamespace(_coordinator=Coordinator())))
+    coordinator.code = 25
+    async with asyncio.timeout(10):
+        await cast("Any", coordinator)._send_req(HeartbeatRequest())
+    assert asked == []
 
 
 class Hooks:

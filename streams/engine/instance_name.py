@@ -1,0 +1,98 @@
+"""Whether a static member's name is another's by now (KIP-345).
+
+A coordinator that knows a member no more does not say why: its session ended, the broker lost its data, or another member joined
+under its instance id. In the last case it must not join again: that would push out its successor, which may call agents until it
+hears of it. In: the group's consumer, whose coordinator has just said that it does not know it. Out: yes or no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka.client import ConnectionGroup
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    IncompatibleBrokerVersion,
+    KafkaError,
+    NotCoordinatorForGroupError,
+)
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Int16, Int32, Schema, String
+
+from streams.engine.faults import describe_error
+from streams.engine.membership import FENCED_INSTANCE_ID
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT_S = 5.0
+TRIES = 10
+PAUSE_S = 0.5
+
+
+_ELSEWHERE = (
+    GroupCoordinatorNotAvailableError.errno,
+    GroupLoadInProgressError.errno,
+    NotCoordinatorForGroupError.errno,
+)
+"""Another broker coordinates the group by now, or this one not yet."""
+
+
+class _Response(Response):  # type: ignore[misc]  # aiokafka ships no types
+    API_KEY = 12
+    API_VERSION = 3
+    SCHEMA = Schema(("throttle_time_ms", Int32), ("error_code", Int16))
+
+
+class _Struct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 12
+    API_VERSION = 3
+    RESPONSE_TYPE = _Response
+    SCHEMA = Schema(
+        ("group", String("utf-8")),
+        ("generation_id", Int32),
+        ("member_id", String("utf-8")),
+        ("instance_id", String("utf-8")),
+    )
+
+
+class _NamedHeartbeat(Request[_Struct]):  # type: ignore[misc]
+    """As aiokafka's, which does not say the instance id: without it every answer is "unknown member"."""
+
+    API_KEY = 12
+
+    def __init__(self, group: str, generation: int, member_id: str, instance_id: str) -> None:
+        self._given = group, generation, member_id, instance_id
+
+    def build(self, request_struct_class: type[_Struct]) -> _Struct:
+        return request_struct_class(*self._given)
+
+
+async def is_taken(consumer: AIOKafkaConsumer) -> bool:
+    """Whether another member has this consumer's instance id. False where it has none, and where no broker says so in time."""
+    coordinator: Any = consumer._coordinator
+    instance_id, member_id = coordinator._group_instance_id, coordinator.member_id
+    if instance_id is None or not member_id:
+        return False
+    request = _NamedHeartbeat(coordinator.group_id, coordinator.generation, member_id, instance_id)
+    for _ in range(TRIES):
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await coordinator.ensure_coordinator_known()
+                node_id = coordinator.coordinator_id
+                code = (await consumer._client.send(node_id, request, group=ConnectionGroup.COORDINATION)).error_code
+        except IncompatibleBrokerVersion:
+            return False
+        except (KafkaError, OSError, TimeoutError) as error:
+            why = describe_error(error)
+        else:
+            if code not in _ELSEWHERE:
+                return bool(code == FENCED_INSTANCE_ID)
+            why = f"code {code}"
+        coordinator.coordinator_dead()
+        await asyncio.sleep(PAUSE_S)
+    log.info("it does not show whether another worker has this one's instance id; joining again", error=why)
+    return False
