@@ -35,7 +35,8 @@ LISTED = 5
 class Found:
     """What answered. `said`: it in one line; `metadata`: what the registration needs to be called.
 
-    `choices`: tools or models of which a registration names one; `endpoint`: where it is called, if not at the one asked.
+    `choices`: tools or models of which a registration names one; `endpoint`: where it is called, if not at the one asked;
+    `concurrency`: how many calls it takes at once, if it reports that.
     """
 
     protocol: Protocol
@@ -45,6 +46,7 @@ class Found:
     metadata: dict[str, Any] = field(default_factory=dict)
     choices: tuple[str, ...] = ()
     endpoint: str | None = None
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,10 +176,12 @@ async def _plain(endpoint: str, auth: SecretRef | None) -> Found:
         try:
             _, body = await http.good(peer, peer.get(below(peer.base, "capabilities")))
             capabilities = _names(_member(body, "capabilities"))
+            concurrency = _count(_member(body, "concurrency"))
         except AgentError:
-            capabilities = ()  # it need not tell
+            capabilities, concurrency = (), None  # the page is optional
     listed = f", capabilities {_some(capabilities)}" if capabilities else ""
-    return Found("http", f"an agent over HTTP that is healthy{listed}", capabilities=capabilities)
+    said = f"an agent over HTTP that is healthy{listed}"
+    return Found("http", said, capabilities=capabilities, concurrency=concurrency)
 
 
 async def _takes_tasks(http: HttpExchange, peer: Peer) -> bool:
@@ -219,6 +223,10 @@ def _member(body: bytes, name: str) -> Any:
 def _names(listed: Any) -> tuple[str, ...]:
     rows = listed[:MAX_NAMES] if isinstance(listed, list) else []
     return tuple(dict.fromkeys(name for name in rows if isinstance(name, str) and 0 < len(name) <= 256))
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -96,7 +96,9 @@ class HttpAgent:
         return web.json_response(body, status=503 if self._runs.draining else 200)
 
     async def _capabilities(self, request: web.Request) -> web.Response:
-        return web.json_response({"id": self._agent.id, "capabilities": list(self._agent.capabilities)})
+        agent = self._agent
+        body = {"id": agent.id, "capabilities": list(agent.capabilities), "concurrency": agent.concurrency}
+        return web.json_response(body)
 
 
 def _timeout_s(text: str | None) -> float | None:

@@ -21,7 +21,7 @@ class Schedule(Message):
     """
 
     id: Annotated[str, Field(min_length=1, max_length=MAX_SCHEDULE_ID)]
-    cron: Annotated[str, Field(min_length=9, max_length=256)] | None = None
+    cron: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     every_ms: Annotated[int, Field(ge=1000, le=_MAX_EVERY_MS)] | None = None
     timezone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
     task: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib
 import sys
 from pathlib import Path
@@ -77,6 +78,9 @@ def serve(
         else:
             found.serve(9000 if port is None else port, host=host)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            at = f"{host}:{9000 if port is None else port}"
+            raise CommandError(f"agent serve: {at} is in use; choose another with --port (0: a free one)") from None
         raise CommandError(f"agent serve: {error}", FAILED) from None
     except Exception as error:
         from agents_io.serving.gateway import DialFailed

@@ -300,7 +300,10 @@ def _print(
             }
         agent_status = (agent_statuses or {}).get(agent.id)
         if agent_status is not None:
-            row |= {"circuit": agent_status.circuit, "health": "well" if agent_status.healthy else agent_status.reason}
+            row |= {
+                "circuit": agent_status.circuit,
+                "health": "healthy" if agent_status.healthy else agent_status.reason,
+            }
         rows.append(row)
     rows_as(form, rows, (*COLUMNS, *STANDING) if agent_statuses else COLUMNS)
 
@@ -368,7 +371,7 @@ def probe(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Ask agents how they are, from here; exit 1 when one is not well, 4 when one is not registered."""
+    """Ask agents how they are, from here; exit 1 when one is unhealthy, 4 when one is not registered."""
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _probe(settings, agent_ids or [], duration_ms(timeout, "--timeout") / 1000, output or Format.text))
 
@@ -383,4 +386,4 @@ async def _probe(settings: Settings, agent_ids: list[str], timeout_s: float, for
     rows_as(form, rows, ("id", "protocol", "endpoint", "health", "ms", "detail"))
     ill = [str(row["id"]) for row in rows if row["health"] == "unhealthy"]
     if ill:
-        raise CommandError(f"agents probe: not well: {', '.join(ill)}", FAILED)
+        raise CommandError(f"agents probe: unhealthy: {', '.join(ill)}", FAILED)

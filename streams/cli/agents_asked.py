@@ -74,10 +74,23 @@ def filled(given: dict[str, Any], found: Found) -> dict[str, Any]:
             say(f"the list of models has no {chosen!r}; registered all the same")
     if capabilities:
         more["capabilities"] = capabilities
+    _report_concurrency(given.get("limits") or {}, found.concurrency)
     if found.endpoint is not None:
         say(f"it is called at {found.endpoint}")
     moved = {} if found.endpoint is None else {"endpoint": found.endpoint}
     return more | given | moved | ({"metadata": metadata} if metadata else {})
+
+
+def _report_concurrency(limits: dict[str, Any], takes: int | None) -> None:
+    """A warning if workers would call the agent more often at once than it takes: each call beyond is a 429 and a pause."""
+    from schemas.messages import Limits
+
+    allowed = limits.get("maxConcurrency", Limits().max_concurrency)
+    if takes is not None and allowed > takes:
+        say(
+            f"warning: it takes {takes} calls at once, and workers may make {allowed}; it answers 429 to the others, and "
+            f"each 429 pauses it: set --max-concurrency {takes}, or raise the agent's own limit (@agent(..., concurrency=N))"
+        )
 
 
 def check_tool(given: dict[str, Any]) -> None:

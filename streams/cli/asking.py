@@ -1,6 +1,6 @@
 """Workers asked over HTTP: where they answer, and one question to many of them.
 
-In: addresses typed with --web, else those that the members of the consumer groups publish, else the web address of the settings.
+In: addresses typed with --web, else those that the members of the consumer groups publish, and the web address of the settings.
 Out: JSON answers. A worker that does not answer is reported with the reason and fails no command.
 """
 
@@ -26,7 +26,7 @@ Web = Annotated[
     typer.Option(
         "--web",
         metavar="URL",
-        help="a worker's web address; repeatable. Default: found through Kafka, else that of the settings",
+        help="a worker's web address; repeatable. Default: those found through Kafka, and that of the settings",
         show_default=False,
     ),
 ]

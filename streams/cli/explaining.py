@@ -57,8 +57,12 @@ async def _explain(settings: Settings, task_id: str, begin: int, given: list[str
     meanings = {code: (kind.__doc__ or "").strip() for code, kind in TaskFailed.by_code.items()}
     found = explanation.explain(await _evidence(settings, task_id, begin, given), meanings)
     if found is None:
+        from schemas.times import format_time
+
         raise CommandError(
-            f"task {task_id}: nothing is known of it since then; look further back with --since", NOT_FOUND
+            f"task {task_id}: nothing is known of it since {format_time(begin)}; look further back with --since, "
+            f"or if it is a plan: parallax plan {task_id}",
+            NOT_FOUND,
         )
     if form is Format.text:
         _show(found)

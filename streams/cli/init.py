@@ -14,6 +14,8 @@ from streams.cli.options import USAGE, CommandError
 from streams.cli.output import line, say
 
 app = typer.Typer(help="Add to a project.", rich_markup_mode=None)
+_OURS = frozenset({"agents_io", "streams", "schemas", "pydantic", "pytest", "conftest"})
+"""Modules that the files written here, or pytest, import: one of this name beside them would hide it."""
 _NAME = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
 AGENT = '''"""The agent {name}: change `answer`, keep the test green."""
@@ -135,8 +137,10 @@ def new_agent(
     """Write an agent NAME and its test into this directory. Existing files are never touched."""
     _check(name, "new agent")
     module = name.replace("-", "_")
-    if keyword.iskeyword(module) or module in sys.stdlib_module_names:
-        raise CommandError(f"new agent: {name!r}: Python has a module or a word of this name; choose another", USAGE)
+    if keyword.iskeyword(module) or module in sys.stdlib_module_names or module in _OURS:
+        raise CommandError(
+            f"new agent: {name!r}: is a keyword, or the name of a module it needs; choose another", USAGE
+        )
     files = {Path(f"{module}.py"): AGENT, Path(f"test_{module}.py"): TEST}
     if there := [str(file) for file in files if file.exists()]:
         raise CommandError(f"new agent: {', '.join(there)} exists already", USAGE)

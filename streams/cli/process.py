@@ -141,7 +141,14 @@ def _word(value: Any) -> str:
 def dev(
     web_host: WebHost = None,
     web_port: WebPort = None,
-    bootstrap_servers: Servers = None,
+    bootstrap_servers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT,...",
+            help="use this Kafka, which runs already, in place of a broker started here",
+            show_default=False,
+        ),
+    ] = None,
     topic_prefix: Prefix = None,
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Use the embedded broker, even if Apache Kafka is installed.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 STDIN = Path("-")
+EARLIER_EVERY_S = 0.5
+"""How often the results of ids that turned out to be sent before are looked up, of all known by then at once."""
 READ_AHEAD = 100
 """Lines of stdin that may wait to be sent."""
 
@@ -63,7 +66,9 @@ class Waiting:
 
     ids: set[str] = field(default_factory=set)
     again: set[str] = field(default_factory=set)
-    """Ids that were sent more than once: one of them will be answered, though another is told to be a duplicate."""
+    """Ids sent more than once here: one of the records will be answered, though another is reported as a duplicate."""
+    earlier: set[str] = field(default_factory=set)
+    """Ids that were sent before, by another command: their result is on the topic already, or comes later."""
     answered: int = 0
     failed: int = 0
     all_sent: bool = False
@@ -105,7 +110,7 @@ def submit(
     """Send tasks or plans given as JSON lines.
 
     A file is checked as a whole before anything is sent; stdin is sent line by line and ends at the first bad line. An id
-    is answered once: sent again within a day it ends as the event task:duplicate, which --wait counts as a failure.
+    is answered once: sent again within a day it ends as the event task:duplicate, and --wait prints its one result.
     """
     timeout_s = duration_ms(timeout, "--timeout") / 1000
     settings = settings_from(bootstrap_servers, topic_prefix)
@@ -124,8 +129,6 @@ def submit(
 
 def _time(text: str) -> str:
     """A time, or a duration from now, as RFC 3339 text. Raises `CommandError`."""
-    import time
-
     from schemas.times import format_time, parse_duration, parse_time
 
     try:
@@ -162,7 +165,20 @@ def items(lines: Lines) -> Iterator[Item]:
                     text = _with_not_before(text, lines.not_before)
                 yield Item(a_task.id, task_key(a_task), text)
         except (Rejected, InvalidPlan) as error:
-            raise CommandError(f"{name}: line {number}: {error}", USAGE) from None
+            raise CommandError(f"{name}: line {number}: {error}{_hint(text, lines.plan)}", USAGE) from None
+
+
+def _hint(text: bytes, plan: bool) -> str:
+    """What to do about a line that is the other kind of message."""
+    from schemas.codec import Rejected, parse_json
+
+    try:
+        data = parse_json(text)
+    except Rejected:
+        return ""
+    if isinstance(data, dict) and ("tasks" in data) is not plan and ("payload" in data) is plan:
+        return "; it looks like a task: leave out --plan" if plan else "; it looks like a plan: add --plan"
+    return ""
 
 
 def _with_not_before(text: bytes, not_before: str) -> bytes:
@@ -234,18 +250,21 @@ async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float, for
     ):
         printing = asyncio.create_task(_print_answers(reader, waiting, id_name, form))
         watching = asyncio.create_task(_tell_events(events, waiting, id_name))
+        searching = asyncio.create_task(_print_earlier(settings, answers, waiting, id_name, form))
         try:
             await _send_all(sender, topic, lines, waiting)
             async with asyncio.timeout(timeout_s):
                 await printing
         except TimeoutError:
+            why = "" if lines.plan or not waiting.ids else f"; why: parallax explain {min(waiting.ids)}"
             raise CommandError(
-                f"{len(waiting.ids)} of {sender.sent} have no result after {timeout_s:g} s",
+                f"{len(waiting.ids)} of {sender.sent} have no result after {timeout_s:g} s{why}",
                 TIMED_OUT,
             ) from None
         finally:
             printing.cancel()
             watching.cancel()
+            searching.cancel()
     if waiting.failed:
         raise CommandError(f"{waiting.failed} of {waiting.answered} did not succeed", FAILED)
 
@@ -255,18 +274,57 @@ async def _print_answers(reader: Reader, waiting: Waiting, id_name: str, form: F
 
     async for records in reader.polls():
         for record in records:
-            answer = as_json(record.value)
-            if isinstance(answer, dict) and answer.get(id_name) in waiting.ids:
-                waiting.ids.discard(answer[id_name])
-                waiting.answered += 1
-                waiting.failed += answer.get("status") != "success"
-                _print(answer, id_name, form)
+            _take(as_json(record.value), waiting, waiting.ids, id_name, form)
         if waiting.over():
             return
 
 
+async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_name: str, form: Format) -> None:
+    """The results of ids that were answered before this command. An id without one is still worked on: its result comes."""
+    from contextlib import aclosing
+
+    from aiokafka.errors import KafkaError
+
+    from streams.cli.tail import as_json
+    from streams.client.feed import read_since
+
+    searched: set[str] = set()
+    took = 0.0
+    while True:
+        await asyncio.sleep(
+            max(EARLIER_EVERY_S, 4 * took)
+        )  # a read of all results is not begun for each line of a slow stdin
+        wanted = (waiting.earlier & waiting.ids) - searched
+        if not wanted:
+            continue
+        searched |= wanted
+        found = 0
+        began = time.monotonic()
+        since_ms = round(time.time() * 1000) - 2 * settings.dispatch.idempotency_window
+        try:
+            async with aclosing(read_since(settings, answers, max(0, since_ms))) as records:
+                async for record in records:
+                    found += _take(as_json(record.value), waiting, wanted & waiting.ids, id_name, form)
+        except (KafkaError, TimeoutError) as error:
+            say(f"earlier results could not be read: {error or type(error).__name__}")
+        took = time.monotonic() - began
+        if found:
+            say(f"{found} of {len(wanted)} ids sent before were answered before: the results are those of then")
+
+
+def _take(answer: Any, waiting: Waiting, wanted: set[str], id_name: str, form: Format) -> bool:
+    """Count and print the result of an id that is waited for; whether it was one."""
+    if not isinstance(answer, dict) or answer.get(id_name) not in wanted:
+        return False
+    waiting.ids.discard(answer[id_name])
+    waiting.answered += 1
+    waiting.failed += answer.get("status") != "success"
+    _print(answer, id_name, form)
+    return True
+
+
 async def _tell_events(reader: Reader, waiting: Waiting, id_name: str) -> None:
-    """How far plans are; and what will have no result, since its id had one before."""
+    """How far plans are; and which ids were sent before."""
     from streams.cli.tail import as_json
 
     duplicate = "task:duplicate" if id_name == "taskId" else "plan:duplicate"
@@ -283,10 +341,7 @@ async def _tell_events(reader: Reader, waiting: Waiting, id_name: str) -> None:
                 failed = f", {data.get('failed')} failed" if data.get("failed") else ""
                 say(f"{name}: {data.get('done')} of {data.get('total')} steps ended{failed}")
             elif name not in waiting.again:
-                waiting.ids.discard(name)
-                waiting.answered += 1
-                waiting.failed += 1
-                say(f"{name}: not answered again: its id was answered before ({duplicate})")
+                waiting.earlier.add(name)
 
 
 def _print(answer: dict[str, Any], id_name: str, form: Format) -> None:

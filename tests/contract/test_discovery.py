@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agents_io.discovery import Found, discover, investigate
+from agents_io import agent
+from agents_io.discovery import Found, _count, discover, investigate
 from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import answer
+from agents_io.serving.http import HttpAgent
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
 from streams.agents.transports import to_addresses
@@ -105,6 +107,20 @@ async def test_strangers_are_no_agents_and_never_an_error(handler: Any, protocol
         assert found is None or found.capabilities == ()
     finally:
         await runner.cleanup()
+
+
+async def test_the_concurrency_of_an_agent_function_is_found() -> None:
+    """It answers 429 to more calls at once; another server's odd number is none."""
+
+    @agent("five", concurrency=5)
+    async def five(payload: Any) -> str:
+        return "ok"
+
+    async with HttpAgent(five, "127.0.0.1", 0) as server:
+        found = await discover(server.endpoint)
+    assert found is not None
+    assert found.concurrency == 5
+    assert [_count(odd) for odd in (0, -1, True, 2.0, "5", None)] == [None] * 6
 
 
 async def test_nobody_there() -> None:

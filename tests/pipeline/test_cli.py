@@ -225,14 +225,58 @@ async def test_submit_waits_for_every_result(ready: Cli) -> None:
     assert "1 of 2 did not succeed" in bad.err
 
 
-async def test_submit_does_not_wait_for_an_id_that_was_answered_before(ready: Cli) -> None:
-    """It has no result: said on stderr, exit 1."""
+async def test_submit_names_the_option_for_a_message_of_the_other_kind(ready: Cli) -> None:
+    """A plan among tasks, a task among plans; a line that is neither has no hint."""
+    plan = {"id": "p1", "kind": "sequential", "tasks": [task("a")]}
+    ended = await ready("submit", stdin=as_lines(plan))
+    assert ended.code == 2
+    assert "looks like a plan: add --plan" in ended.err
+    ended = await ready("submit", "--plan", stdin=as_lines(task("t1")))
+    assert ended.code == 2
+    assert "looks like a task: leave out --plan" in ended.err
+    for line in (b"{\n", b"[]\n", as_lines({"id": "t1"})):
+        assert "looks like" not in (await ready("submit", stdin=line)).err
+
+
+async def test_submit_prints_the_result_that_an_id_had_before(ready: Cli) -> None:
+    """The command was interrupted and is run again: the result is on the topic already."""
+    async with sending(ready.settings) as sender:
+        for name, status in (("dup1", "success"), ("dup2", "failure"), ("other", "failure")):
+            await sender.send("results", name.encode(), orjson.dumps({"taskId": name, "status": status}))
     async with answering(ready.settings):
-        ended = await ready("submit", "--wait", "--timeout", "30s", stdin=as_lines(task("t1"), task("dup1")))
+        lines = as_lines(task("t1"), task("dup1"), task("dup2"))
+        ended = await ready("submit", "--wait", "--timeout", "30s", stdin=lines)
     assert ended.code == 1
-    assert [line["taskId"] for line in ended.lines()] == ["t1"]
-    assert "dup1: not answered again" in ended.err
-    assert "1 of 2 did not succeed" in ended.err
+    assert {line["taskId"]: line["status"] for line in ended.lines()} == {
+        "t1": "success",
+        "dup1": "success",
+        "dup2": "failure",
+    }
+    assert "2 of 2 ids sent before were answered before" in ended.err
+    assert "1 of 3 did not succeed" in ended.err
+
+
+async def test_submit_waits_for_an_id_that_was_sent_before_and_is_not_answered_yet(ready: Cli) -> None:
+    """The task of the first record goes on: its result is that of the second too."""
+
+    async def answer_later() -> None:
+        async with reading(ready.settings, "events", from_beginning=False) as reader, sending(ready.settings) as sender:
+            reading_events.set()
+            async for _ in reader.follow():
+                await asyncio.sleep(2)
+                result = {"taskId": "dup1", "status": "success"}
+                await sender.send("results", b"dup1", orjson.dumps(result))
+                await sender.flush()
+                return
+
+    reading_events = asyncio.Event()
+    later = asyncio.create_task(answer_later())
+    await reading_events.wait()
+    async with answering(ready.settings):
+        ended = await ready("submit", "--wait", "--timeout", "30s", stdin=as_lines(task("dup1")))
+    await later
+    assert ended.code == 0, ended.err
+    assert [line["taskId"] for line in ended.lines()] == ["dup1"]
 
 
 async def test_submit_gives_up_after_its_timeout(ready: Cli) -> None:
@@ -241,7 +285,7 @@ async def test_submit_gives_up_after_its_timeout(ready: Cli) -> None:
         ended = await ready("submit", "--wait", "--timeout", "3s", stdin=as_lines(task("t1"), task("t2")))
     assert ended.code == 124
     assert [line["taskId"] for line in ended.lines()] == ["t1"]
-    assert "1 of 2 have no result" in ended.err
+    assert "1 of 2 have no result after 3 s; why: parallax explain t2" in ended.err
 
 
 async def test_submit_checks_a_file_before_it_sends(ready: Cli) -> None:

@@ -86,7 +86,7 @@ async def test_probe_asks_agents_of_every_protocol(ready: Cli) -> None:
             "kafka": "unhealthy",
         }
         assert "metadata.model" in rows["lame"]["detail"]
-        assert "not well: kafka, mcp" in said.err
+        assert "unhealthy: kafka, mcp" in said.err
         assert (await ready("agents", "probe", "http", "lame", "--timeout", "2s")).code == 0
         gone = await ready("agents", "probe", "nobody")
         assert (gone.code, "not registered: nobody" in gone.err) == (4, True)

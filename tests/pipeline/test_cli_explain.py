@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
@@ -79,7 +80,9 @@ async def test_tasks_that_wait_and_that_ended_are_explained(p: Pipeline) -> None
     assert "goes on:" in text
     away = await said(p, "explain", "s2", "--web", "http://127.0.0.1:9")
     assert away["code"] == "no_worker"
-    assert "nothing is known" in await said(p, "explain", "unheard", *web, code=4)
+    unheard = await said(p, "explain", "unheard", *web, code=4)
+    assert re.search(r"nothing is known of it since \d{4}-.*Z; look further back with --since", unheard)
+    assert "parallax plan unheard" in unheard
     assert "--web: must be http://HOST:PORT" in await said(p, "explain", "b1", "--web", "worker", code=2)
 
 

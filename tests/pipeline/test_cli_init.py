@@ -45,6 +45,8 @@ def test_another_agent_joins_a_project_and_its_test_passes(tmp_path: Path) -> No
         ("agent", "agent.py, test_agent.py exists already"),
         ("json", "choose another"),
         ("class", "choose another"),
+        ("streams", "choose another"),
+        ("agents-io", "choose another"),
         ("Big", "small letters"),
     ):
         refused = ran(parallax("new", "agent", name), directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
@@ -196,3 +197,17 @@ async def test_mistakes_on_the_command_line(arguments: tuple[str, ...], code: in
     )
     _, errors = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, said in errors.decode(), len(errors.decode().splitlines())) == (code, True, 1), errors
+
+
+async def test_a_port_that_is_in_use_is_named() -> None:
+    """With the option that chooses another."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        process = await asyncio.create_subprocess_exec(
+            *parallax("agent", "serve", "tests.support.own_agents:price", "--port", port),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+        )
+        _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert f"127.0.0.1:{port} is in use; choose another with --port" in errors.decode()

@@ -135,6 +135,28 @@ def test_a_choice_that_is_missing_or_wrong(metadata: dict[str, Any], found: Foun
         filled(GIVEN | {"metadata": metadata}, found)
 
 
+@pytest.mark.parametrize(
+    ("limits", "takes", "warning"),
+    [
+        ({"maxConcurrency": 50}, 10, "takes 10 calls at once, and workers may make 50"),
+        ({"maxRequests": 9}, 5, "takes 5 calls at once, and workers may make 10"),
+        (None, 5, "set --max-concurrency 5"),
+        ({"maxConcurrency": 10}, 10, ""),
+        (None, 50, ""),
+        ({"maxConcurrency": 500}, None, ""),
+    ],
+)
+def test_more_calls_at_once_than_the_agent_takes_are_reported(
+    limits: dict[str, int] | None, takes: int | None, warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would answer 429 to the calls beyond, and each 429 pauses the agent."""
+    given = {"id": "a", "endpoint": "http://h"} | ({} if limits is None else {"limits": limits})
+    assert filled(given, Found("http", "", concurrency=takes)) == given
+    told = capsys.readouterr().err
+    assert warning in told
+    assert bool(told) == bool(warning)
+
+
 def test_an_agent_has_the_capability_of_its_tool_alone() -> None:
     """Another tool of the server is not this agent's."""
     assert filled(GIVEN | {"metadata": {"tool": "judge"}}, MCP)["capabilities"] == ["judge"]

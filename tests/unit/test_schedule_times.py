@@ -105,6 +105,7 @@ def test_a_task_is_named_after_the_schedule_and_the_time() -> None:
         ({"cron": "61 * * * *"}, "cron: bad minute in '61 * * * *'"),
         ({"cron": "0 0 30 2 *"}, "cron: bad day-of-month"),
         ({"cron": "* * * * * *"}, "cron: must have five fields"),
+        ({"cron": "* * * *"}, "cron: must have five fields (minute hour day month weekday), not '* * * *'"),
         ({"cron": "* * * * *", "timezone": "Mars/Olympus"}, "timezone: no time zone of that name: 'Mars/Olympus'"),
         ({"cron": "* * * * *", "timezone": "../etc/passwd"}, "timezone: no time zone"),
         ({"cron": "* * * * *", "timezone": "Europe"}, "timezone: no time zone"),

@@ -63,7 +63,8 @@ async def test_a_typed_payload_is_validated_and_a_bad_one_names_the_field() -> N
         assert (await call(None, raw=b"{nonsense"))[0] == 400
         assert (await call({"text": "x"}, X_Request_Timeout_Ms="soon"))[0] == 400
         assert (await call(None, path="/health"))[0] == 200
-        assert (await call(None, path="/capabilities"))[2] == {"id": "typed", "capabilities": ["cut", "trim"]}
+        told = (await call(None, path="/capabilities"))[2]
+        assert told == {"id": "typed", "capabilities": ["cut", "trim"], "concurrency": 10}
 
 
 @pytest.mark.parametrize(

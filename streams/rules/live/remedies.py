@@ -38,7 +38,8 @@ WAITS: dict[str, Wait] = {
     "retry_after": Wait(
         "agent {agent} asked for a pause (429 or 503 with Retry-After)",
         "when the pause that the agent asked for is over",
-        "wait; if it happens often, lower limits.maxRequests of the agent to what it can take",
+        "wait; if it happens often, lower limits.maxConcurrency or limits.maxRequests of the agent to what it takes: "
+        "`parallax agents add {agent} ... --max-concurrency N --max-requests N`",
     ),
     "concurrency": Wait(
         "as many calls to agent {agent} are under way as limits.maxConcurrency allows",
