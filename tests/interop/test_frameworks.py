@@ -1,4 +1,4 @@
-"""The examples for agent frameworks, each in an environment of the framework's, over a fake model with the APIs of OpenAI and Gemini."""
+"""The examples for agent frameworks, each in an environment over a fake model with the APIs of OpenAI and Gemini."""
 
 from __future__ import annotations
 
