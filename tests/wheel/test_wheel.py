@@ -45,6 +45,48 @@ for name in names:
 print(json.dumps([len(names), missing]))
 """
 
+USER_CODE = """
+from pydantic import BaseModel
+
+from agents_io import Answer, agent
+from streams import Client, TaskFailed, parallel, step
+from streams.sync import Client as BlockingClient
+from streams.testing import FakeAgent, VirtualTime, hang
+
+
+class Summary(BaseModel):
+    text: str
+
+
+@agent("summarizer", capabilities=["summarize"])
+async def summarize(payload: Summary) -> Answer:
+    return Answer(payload.text[:40], 0.9)
+
+
+async def ask(client: Client) -> list[str]:
+    summary = (await client.run("summarizer", {"text": "a"}, into=Summary)).value
+    texts = [summary.text]
+    try:
+        async for result in client.map("summarizer", ({"text": str(n)} for n in range(9)), tolerate=0.1):
+            texts.append(result.value)
+    except TaskFailed as failed:
+        texts.append(failed.code)
+    plan = await client.plan(parallel([step("summarizer", {"text": "b"})], strategy="race"))
+    return [*texts, plan.status]
+
+
+def ask_and_wait() -> float | None:
+    with BlockingClient() as client:
+        return client.run("summarizer", {"text": "a"}).confidence
+
+
+def test_in_virtual_time() -> None:
+    with VirtualTime(agents=[FakeAgent(hang(), id="slow"), summarize]) as v:
+        assert v.submit("slow", {}, timeout="1h").outcome().status == "timeout"
+        assert v.plan(parallel([step("summarizer", {"text": "b"})])).status == "success"
+"""
+"""What a user's project may hold: the client, the kit for agents and the test kit."""
+
 
 @dataclass(frozen=True)
 class Installed:
@@ -53,7 +95,7 @@ class Installed:
     wheel: Path
     bin: Path
 
-    def run(self, where: Path, program: str, *words: str, timeout_s: float = 120.0) -> str:
+    def run(self, where: Path, program: str, *words: str, timeout_s: float = 200.0) -> str:
         """Run a program of the environment in a directory; its standard output. Fails the test with its last words."""
         done = subprocess.run(
             [str(self.bin / program), *words], cwd=where, env=environment(self.bin), capture_output=True, text=True,
@@ -134,13 +176,14 @@ def test_commands_work_in_an_empty_directory(installed: Installed, tmp_path: Pat
 
 
 def test_a_new_project_passes_its_tests(installed: Installed, tmp_path: Path) -> None:
-    """As `parallax init` and `parallax new agent` write it; a type checker finds our types and no fault in its files."""
+    """As `parallax init` and `parallax new agent` write it; with more code of a user's it passes mypy --strict."""
     installed.run(tmp_path, "parallax", "init", "my-agent")
     project = tmp_path / "my-agent"
     installed.run(project, "parallax", "new", "agent", "second-one")
-    assert "4 passed" in installed.run(project, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    (project / "test_user.py").write_text(USER_CODE, "utf-8")
+    assert "5 passed" in installed.run(project, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
     mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache")]
-    files = ["agent.py", "second_one.py", "test_agent.py", "test_second_one.py"]
+    files = ["agent.py", "second_one.py", "test_agent.py", "test_second_one.py", "test_user.py"]
     ran(*mypy, "--python-executable", str(installed.bin / "python"), *files, where=project)
 
 
@@ -160,7 +203,7 @@ def dev(installed: Installed, where: Path) -> Iterator[tuple[subprocess.Popen[by
         process.wait(10)
 
 
-def introduced(process: subprocess.Popen[bytes], log: Path, timeout_s: float = 120.0) -> str:
+def introduced(process: subprocess.Popen[bytes], log: Path, timeout_s: float = 200.0) -> str:
     """What it says once everything is up."""
     end = time.monotonic() + timeout_s
     while "a task       echo" not in (said := log.read_text("utf-8")):
