@@ -113,8 +113,9 @@ def environment(programs: Path) -> dict[str, str]:
 
 
 def ran(*command: str, where: Path = ROOT) -> None:
-    """Run a tool of the checkout's environment."""
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=250, check=False)
+    """Run a tool of the checkout's environment, without PYTHONPATH: mypy would find the checkout's packages there."""
+    env = environment(Path(sys.executable).parent)
+    done = subprocess.run(command, cwd=where, env=env, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, f"{' '.join(command[:5])}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
 
 
