@@ -57,7 +57,7 @@ lock: setup ## Resolve and hash-pin the dependencies again
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
 test: setup ## Test all that needs no Java: rules, contracts, pipelines on the embedded broker
-	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy and not interop and not netns"
+	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy and not interop and not netns and not wheel"
 
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven; KAFKA_TESTS=FILE...: only these)
@@ -79,6 +79,10 @@ test-interop: setup ## Test against real servers of every protocol, versions pin
 .PHONY: test-interop-newest
 test-interop-newest: setup ## The same against the newest versions on the day; prints those that differ from the pinned ones
 	INTEROP_NEWEST=1 $(BIN)/pytest -q -n 0 -m interop tests/interop
+
+.PHONY: test-wheel
+test-wheel: setup ## Build the wheel, install it in a new environment and use it from an empty directory (needs PyPI)
+	$(BIN)/pytest -q -n 0 -m wheel tests/wheel
 
 .PHONY: test-browser
 test-browser: setup ## Test the live page in a browser (needs Debian's chromium)

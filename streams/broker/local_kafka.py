@@ -42,8 +42,8 @@ def installed_kafka(
     if not given.get("JAVA_HOME") and which("java", path=given.get("PATH")) is None:
         return None
     # Apache's scripts end in .sh; those of Homebrew and Confluent do not.
-    home = given.get("KAFKA_HOME")
-    for path in ([str(Path(home) / "bin")] if home else []) + [given.get("PATH", "")]:
+    directory = given.get("KAFKA_HOME")
+    for path in ([str(Path(directory) / "bin")] if directory else []) + [given.get("PATH", "")]:
         for suffix in (".sh", ""):
             start, storage = (which(f"kafka-{name}{suffix}", path=path) for name in ("server-start", "storage"))
             if start is not None and storage is not None:

@@ -128,9 +128,10 @@ def _introduce(scene: Stage, broker: ChildBroker | None, say: Any) -> None:
     say("Try in another terminal:")
     for line in summary.where_to_look(None, options):
         say(line)
-    say(f"agents       {summary.PARALLAX} agents ls{options}")
-    say(f"statistics   {summary.PARALLAX} stats {BAD_AGENT}{options}")
-    say(f"a task       echo '{_example()}' | {summary.PARALLAX} submit - --wait{options}")
+    parallax = summary.program()
+    say(f"agents       {parallax} agents ls{options}")
+    say(f"statistics   {parallax} stats {BAD_AGENT}{options}")
+    say(f"a task       echo '{_example()}' | {parallax} submit - --wait{options}")
     say()
 
 

@@ -5,12 +5,23 @@ In: a board. Out: text. Never computes a figure.
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
+
 from rich.console import Console
 
 from streams.demo.board import Board, anomaly_text
 from streams.demo.view import agents_table
 
-PARALLAX = ".venv/bin/parallax"
+
+def program() -> str:
+    """How to call the `parallax` of this environment: by name if the PATH leads to it, else by its path."""
+    script = Path(sys.executable).parent / "parallax"
+    if shutil.which("parallax") == str(script):
+        return "parallax"
+    here = Path.cwd()
+    return str(script.relative_to(here) if script.is_relative_to(here) else script)
 
 
 def show(console: Console, board: Board, seconds: float) -> None:
@@ -100,7 +111,8 @@ def where_to_look(board: Board | None, servers: str) -> list[str]:
         ("anomalies", "anomalies --follow", "what is not as it was, and when it is over"),
         ("events", "tail events", "task:*, circuit:*, anomaly:*"),
     ]
-    commands = [f"{PARALLAX} {command}{servers}" for _, command, _ in rows]
+    parallax = program()
+    commands = [f"{parallax} {words}{servers}" for _, words, _ in rows]
     width = max(len(command) for command in commands)
     lines = (
         []
@@ -113,7 +125,7 @@ def where_to_look(board: Board | None, servers: str) -> list[str]:
     if not servers:
         lines += [
             "",
-            f"On a Kafka of your own: {PARALLAX} topics apply --bootstrap-servers HOST:9092, then {PARALLAX} worker;",
+            f"On a Kafka of your own: {parallax} topics apply --bootstrap-servers HOST:9092, then {parallax} worker;",
             "any client will do:     kcat -b HOST:9092 -C -t parallax.results -o beginning",
             "README.md goes on from here.",
         ]

@@ -6,7 +6,7 @@
         async with Pipeline(agents=[FakeAgent("short", id="summarizer")]) as p:
             assert (await p.client.run("summarizer", {"text": "long"})).value == "short"
 
-`VirtualTime` runs dispatch alone, in memory, and lets a day pass in a second.
+`VirtualTime` runs dispatch and plans in memory, and lets a day pass in a second.
 
 `Pipeline` needs the extra `embedded`. The fixtures `pipeline` and `fake_agent` need pytest and pytest-asyncio.
 """

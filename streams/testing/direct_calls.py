@@ -15,7 +15,7 @@ from typing import Any
 from agents_io.errors import AnswerTooLarge, CallTimeout, ConnectionFailed
 from agents_io.fakes.steps import Step
 from agents_io.functions.catalogue import CURRENT, FunctionCall
-from agents_io.rules.answer import Reading, parse_answer, reading_of
+from agents_io.rules.answer import Reading, excerpt, parse_answer, reading_of
 from agents_io.rules.statuses import error_of
 from agents_io.serving.answers import failure_of, reply_of
 from agents_io.serving.definition import AgentFunction
@@ -113,7 +113,9 @@ async def _play(step: Step, call: Call, payload: Any, reading: Reading) -> Answe
         await asyncio.sleep(step.delay_s)
     if step.kind == "status":
         wait = dict(step.headers).get("Retry-After")
-        raise error_of(step.code, repr(step.body), None if wait is None else float(wait), attempt=call.attempt)
+        body = step.body if isinstance(step.body, bytes) else dumps(step.body)
+        said = excerpt(body) if body.strip() else "no body"
+        raise error_of(step.code, said, None if wait is None else float(wait), attempt=call.attempt, body=body)
     if step.kind in ("hang", "drip"):
         await asyncio.Event().wait()
     if step.kind == "reset":

@@ -1,13 +1,13 @@
-"""Dispatch in memory and in virtual time: a day of timeouts in a second.
+"""Dispatch and plans in memory and in virtual time: a day of timeouts in a second.
 
     def test_a_slow_agent_is_given_up():
         with VirtualTime(agents=[FakeAgent(hang(), id="slow")]) as v:
             outcome = v.submit("slow", {}, timeout="10m", retries=2).outcome()
             assert (outcome.status, v.elapsed >= 30 * 60) == ("timeout", True)
 
-The rules, queues, circuits, limits, retries and the cache are the worker's own, with its defaults; there is no broker and no
-network. Time passes only while nothing else can happen. Agents are `FakeAgent`s of any protocol, called directly, and functions
-marked with `@agent`. Tasks of type `agent` only; no plans, no statistics.
+The rules, queues, circuits, limits, retries, the cache and the plan coordinator are the worker's own, with its defaults; there is
+no broker and no network. Time passes only while nothing else can happen. Agents are `FakeAgent`s of any protocol, called
+directly, and functions marked with `@agent`. Tasks of type `agent` only; no statistics.
 """
 
 from __future__ import annotations
@@ -15,49 +15,31 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from aiokafka.structs import ConsumerRecord
-from prometheus_client import CollectorRegistry
-
-from agents_io.rules.targets import AllowList
-from agents_io.transports import Transports
 from schemas.exact_json import loads
-from schemas.messages import AgentRegistration
-from schemas.topics import INTAKE, full_name
-from streams.agents.agent_statuses import AgentStatuses
-from streams.agents.table import AgentTable
+from schemas.messages import AgentRegistration, Plan, PlanResult
+from schemas.topics import INTAKE, PLAN_INTAKE
 from streams.client.errors import failure_of
 from streams.client.handle import still_waiting
-from streams.client.requests import Request, task_request
-from streams.client.result import TaskResult, read_result
+from streams.client.plans import plan_request
+from streams.client.requests import Request, cancel_requests, task_request
+from streams.client.result import TaskResult, read_plan_result, read_result
 from streams.client.times import Duration, Moment, seconds
-from streams.dispatch.balancer import Balancer
-from streams.dispatch.callers import CallerFactory
-from streams.dispatch.context import DispatchContext
-from streams.dispatch.handler import DispatchHandler
-from streams.dispatch.held_memory import HeldMemory
-from streams.engine.partition_processor import PartitionProcessor
-from streams.metrics import DispatchMetrics
-from streams.rules.dispatch.builtins import Builtins
-from streams.rules.dispatch.records import DispatchRecorder
 from streams.rules.records import Output
-from streams.rules.schedules.records import ScheduleRecorder, read_due
-from streams.rules.source_record import SourceRecord
 from streams.settings import load
 from streams.testing.direct_calls import DirectCall, DirectCalls
+from streams.testing.virtual_dispatch import DispatchPartition, VirtualAgents
 from streams.testing.virtual_loop import VirtualTimeLoop
+from streams.testing.virtual_partition import BEGIN_MS, VirtualControls, VirtualPartition, VirtualWorker
+from streams.testing.virtual_plans import PlanPartition
 
 T = TypeVar("T")
 
-BEGIN_MS = 1_767_225_600_000
-"""2026-01-01T00:00:00Z: when every virtual time begins."""
 WAIT = "7d"
-PROTOCOLS = ("http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka")
 
 
 class Submitted:
@@ -84,6 +66,23 @@ class Submitted:
         return self.id in self._owner._results
 
 
+class SubmittedPlan:
+    """A plan that was sent; `id` is its id."""
+
+    def __init__(self, owner: VirtualTime, plan_id: str) -> None:
+        self.id = plan_id
+        self._owner = owner
+
+    def outcome(self, wait: Duration = WAIT) -> PlanResult:
+        """Let time pass until it has ended, in whatever way. Raises `WaitTimeout` after `wait` of virtual time."""
+        return self._owner._plan_outcome(self.id, wait)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended by now."""
+        return self.id in self._owner._plan_results
+
+
 class VirtualTime:
     """`with VirtualTime(agents=[...]) as v:`, in a test that is not a coroutine.
 
@@ -96,11 +95,12 @@ class VirtualTime:
         self._random = random.Random(seed)
         self._loop: VirtualTimeLoop | None = None
         self._begun = 0.0
-        self._known = _Agents()
+        self._known = VirtualAgents()
         self._transport = DirectCalls(lambda: self.elapsed)
         self._results: dict[str, TaskResult[Any]] = {}
+        self._plan_results: dict[str, PlanResult] = {}
         self._arrived = asyncio.Event()
-        self._partition: _Partition | None = None
+        self._partitions: tuple[DispatchPartition, PlanPartition] | None = None
         self.events: list[dict[str, Any]] = []
         """All so far, in order."""
 
@@ -143,16 +143,29 @@ class VirtualTime:
             capabilities=capabilities,
             metadata=metadata,
         )
-        self._do(self._send(request))
+        self._do(self._send("tasks", request.key, request.value))
         return Submitted(self, request.id)
+
+    def plan(self, plan: Mapping[str, Any] | Plan, *, wait: Duration = WAIT) -> PlanResult:
+        """Submit a plan and let time pass until it has ended; its result, whatever its status. Takes what `Client.plan` takes.
+
+        Raises `InvalidTask`, `WaitTimeout`.
+        """
+        return self.submit_plan(plan).outcome(wait)
+
+    def submit_plan(self, plan: Mapping[str, Any] | Plan) -> SubmittedPlan:
+        """Submit a plan (see `streams.parallel`, `sequence`, `dag`); no time passes. Raises `InvalidTask`."""
+        request = plan_request(plan)
+        self._do(self._send("plans", request.key, request.value))
+        return SubmittedPlan(self, request.id)
 
     def advance(self, duration: Duration) -> None:
         """Let so much time pass."""
         self._do(asyncio.sleep(seconds(duration, "duration")))
 
-    def cancel(self, task_id: str) -> None:
-        """Ask for a task to be cancelled, as a control does."""
-        self._do(self._cancel(task_id))
+    def cancel(self, id: str, *, reason: str | None = None) -> None:
+        """Ask for the task or plan of this id to be cancelled, as `Client.cancel` does."""
+        self._do(self._cancel(cancel_requests(id, reason)))
 
     def add(self, *agents: Any) -> None:
         """Register agents, or register them anew."""
@@ -194,12 +207,15 @@ class VirtualTime:
             raise
 
     async def _open(self) -> None:
-        self._partition = _Partition(self)
+        controls = VirtualControls({}, self.settings.topic_prefix, self._stop_task, on_plan=self._stop_plan)
+        worker = VirtualWorker(self.settings, self._wall_ms, self._written, controls)
+        dispatch = DispatchPartition(worker, self._known, self._transport, self._random)
+        self._partitions = dispatch, PlanPartition(worker)
         await self._register(self._agents)
 
     async def _close(self) -> None:
-        if self._partition is not None:
-            self._partition.handler.close()
+        for partition in self._partitions or ():
+            partition.handler.close()
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
@@ -209,181 +225,86 @@ class VirtualTime:
         for one in agents:
             agent = AgentRegistration.model_validate(self._transport.add(one))
             self._known.agents[agent.id] = agent
-            self._running.handler.agent_changed(agent.id, agent)
-            self._running.handler.agent_available(agent)
+            self._dispatch.handler.agent_changed(agent.id, agent)
+            self._dispatch.handler.agent_available(agent)
 
     async def _unregister(self, agent_id: str) -> None:
         if self._known.agents.pop(agent_id, None) is None:
             raise KeyError(f"agent {agent_id}: not registered")
-        self._running.handler.agent_changed(agent_id, None)
+        self._dispatch.handler.agent_changed(agent_id, None)
 
-    async def _cancel(self, task_id: str) -> None:
-        self._running.cancelled.add(task_id)
-        self._running.release(task_id)
-        self._running.handler.cancel(task_id)
+    async def _cancel(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            self._dispatch.worker.controls.take(request.value, self._wall_ms())
 
-    async def _send(self, request: Request) -> None:
-        self._running.take("tasks", request.key, request.value, ())
+    def _stop_task(self, task_id: str) -> None:
+        self._dispatch.release(task_id)
+        self._dispatch.handler.cancel(task_id)
+        self._plans.handler.cancel_task(task_id)
+
+    def _stop_plan(self, plan_id: str) -> None:
+        self._plans.handler.cancel(plan_id)
+
+    async def _send(self, topic: str, key: bytes | None, value: bytes) -> None:
+        partition: VirtualPartition = self._plans if topic == "plans" else self._dispatch
+        partition.take(topic, key, value, ())
         await asyncio.sleep(0)
 
     def _outcome(self, task_id: str, wait: Duration) -> TaskResult[Any]:
+        return self._wait_for(self._results, task_id, wait, "task")
+
+    def _plan_outcome(self, plan_id: str, wait: Duration) -> PlanResult:
+        return self._wait_for(self._plan_results, plan_id, wait, "plan")
+
+    def _wait_for(self, found: Mapping[str, T], name: str, wait: Duration, noun: str) -> T:
         limit_s = seconds(wait, "wait")
 
         async def until() -> None:
             async with asyncio.timeout(limit_s):
-                while task_id not in self._results:
+                while name not in found:
                     self._arrived.clear()
                     await self._arrived.wait()
 
         try:
             self._do(until())
         except TimeoutError:
-            raise still_waiting(task_id, limit_s) from None
-        return self._results[task_id]
+            raise still_waiting(name, limit_s, noun) from None
+        return found[name]
 
     @property
-    def _running(self) -> _Partition:
-        if self._partition is None:
+    def _dispatch(self) -> DispatchPartition:
+        return self._opened()[0]
+
+    @property
+    def _plans(self) -> PlanPartition:
+        return self._opened()[1]
+
+    def _opened(self) -> tuple[DispatchPartition, PlanPartition]:
+        if self._partitions is None:
             raise RuntimeError("use it within `with VirtualTime(...) as v:`")
-        return self._partition
+        return self._partitions
 
     def _written(self, output: Output) -> None:
-        """A record that a worker would have written."""
-        if output.topic == "results":
+        """A record that a worker would have written: it reaches those who read its topic."""
+        topic = output.topic
+        if topic == "results":
             result = read_result(output.value)
             self._results.setdefault(result.task_id, result)
             self._arrived.set()
-        elif output.topic == "events":
+        elif topic == "plan-results":
+            plan_result = read_plan_result(output.value, output.headers)
+            self._plan_results.setdefault(plan_result.plan_id, plan_result)
+            self._arrived.set()
+        elif topic == "events":
             self.events.append(loads(output.value or b"null"))
-        elif output.topic in INTAKE:
-            self._running.take(output.topic, output.key, output.value, output.headers)
-        elif output.topic == "scheduled":
-            self._running.schedule(output)
+        elif topic == "controls":
+            self._dispatch.worker.controls.take(output.value, self._wall_ms())
+        elif topic == "scheduled":
+            self._dispatch.schedule(output)
+        if topic in PLAN_INTAKE:
+            self._plans.take(topic, output.key, output.value, output.headers)
+        elif topic in INTAKE:
+            self._dispatch.take(topic, output.key, output.value, output.headers)
 
     def _wall_ms(self) -> int:
         return BEGIN_MS + round(self.elapsed * 1000)
-
-
-class _Agents:
-    """The registered agents, as `AgentTable` shows them."""
-
-    def __init__(self) -> None:
-        self.agents: dict[str, AgentRegistration] = {}
-
-    def get(self, agent_id: str) -> AgentRegistration | None:
-        return self.agents.get(agent_id)
-
-    @property
-    def version(self) -> object:
-        return list(map(id, self.agents.values()))
-
-    def all(self) -> Iterable[AgentRegistration]:
-        return self.agents.values()
-
-    async def catch_up(self) -> None:
-        """All that was written is known."""
-
-
-class _Partition:
-    """The one partition there is, and its handler. Records that are not finished stay in `log`, as on their topic."""
-
-    number = 0
-
-    def __init__(self, owner: VirtualTime) -> None:
-        settings = owner.settings
-        self._owner = owner
-        self._loop = asyncio.get_running_loop()
-        self._prefix = settings.topic_prefix
-        self._offset = 0
-        self._log: dict[tuple[str, int], ConsumerRecord] = {}
-        self._intake: deque[tuple[str, ConsumerRecord]] = deque()
-        self._after: list[Any] = []
-        self._scheduled: dict[str, tuple[asyncio.TimerHandle, Output]] = {}
-        self._recorder = ScheduleRecorder(settings.app_id, self._prefix, "virtual-time")
-        self.cancelled: set[str] = set()
-        statuses, table = AgentStatuses(), cast("AgentTable", owner._known)
-        transports = Transports(dict.fromkeys(PROTOCOLS, owner._transport))
-        context = DispatchContext(
-            settings=settings,
-            agents=table,
-            callers=CallerFactory(settings, transports, owner._random, lambda _agent, _confidence: None),
-            memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
-            recorder=DispatchRecorder(settings.app_id, "dispatch", self._prefix, "virtual-time"),
-            emit=owner._written,
-            metrics=DispatchMetrics(CollectorRegistry()),
-            wall_ms=owner._wall_ms,
-            cancelled=lambda task_id, _submitted_ms: "cancelled" if task_id in self.cancelled else None,
-            partition_count=lambda: 1,
-            builtin=Builtins(allowed=AllowList(()), functions=(), patterns=False, limits={}).agent,
-            cleared=lambda _agent_id: 0,
-            balancer=Balancer(table, statuses, settings, owner._wall_ms),
-            circuit_changed=lambda _agent_id, _caller: None,
-            read_again=self._read_again,
-        )
-        self.handler = DispatchHandler(cast("PartitionProcessor", self), context, ())
-
-    def take(self, source: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> None:
-        """A record at the end of a topic; it is handed over as soon as there is room."""
-        self._offset += 1
-        topic, size = full_name(source, self._prefix), len(value or b"")
-        record = ConsumerRecord(
-            topic, 0, self._offset, self._owner._wall_ms(), 0, key, value, None, len(key or b""), size, tuple(headers)
-        )
-        self._log[source, self._offset] = record
-        self._intake.append((source, record))
-        self.wake()
-
-    def schedule(self, output: Output) -> None:
-        """A task whose time has not come, as the role `schedules` keeps it."""
-        due = read_due(output.headers)
-        left_s = (due.not_before_ms - self._owner._wall_ms()) / 1000
-        timer = self._loop.call_later(max(0.0, left_s), self.release, due.task_id)
-        self._scheduled.setdefault(due.task_id, (timer, output))
-
-    def release(self, task_id: str) -> None:
-        """Its time has come, or it was cancelled."""
-        timer, output = self._scheduled.pop(task_id, (None, None))
-        if timer is None or output is None:
-            return
-        timer.cancel()
-        record = SourceRecord(
-            "scheduled", 0, 0, output.key, output.value, tuple(output.headers), self._owner._wall_ms()
-        )
-        released, _ = self._recorder.released(record, 1, None, self._owner._wall_ms())
-        self._owner._written(released)
-
-    def wake(self) -> None:
-        """There may be room."""
-        self._loop.call_soon(self._pump)
-
-    def caught_up(self, source: str) -> bool:
-        """There was no owner before."""
-        return True
-
-    def touch(self) -> None:
-        """Nothing is stored."""
-
-    def afterwards(self, told: Any) -> None:
-        """Called once what was completed is committed."""
-        self._after.append(told)
-
-    def complete(self, source: str, offset: int, outputs: Sequence[Output]) -> None:
-        """The end of a record: what it led to is written a moment later, as after a commit."""
-        self._log.pop((source.removeprefix(self._prefix), offset), None)
-        self._loop.call_soon(self._commit, list(outputs))
-
-    def _commit(self, outputs: list[Output]) -> None:
-        told, self._after = self._after, []
-        for call in told:
-            call()
-        for output in outputs:
-            self._owner._written(output)
-        self._pump()
-
-    def _pump(self) -> None:
-        while self._intake and self.handler.room(self._intake[0][0]):
-            self.handler.process(*self._intake.popleft())
-
-    async def _read_again(self, source: str, number: int, offsets: Sequence[int]) -> dict[int, ConsumerRecord]:
-        await asyncio.sleep(0)
-        return {offset: self._log[source, offset] for offset in offsets if (source, offset) in self._log}

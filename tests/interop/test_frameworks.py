@@ -1,4 +1,4 @@
-"""The examples for agent frameworks, each in an environment of the framework's, over a played OpenAI-compatible model."""
+"""The examples for agent frameworks, each in an environment over a fake model with the APIs of OpenAI and Gemini."""
 
 from __future__ import annotations
 
@@ -41,6 +41,23 @@ class Model:
         said = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "usage": usage}
         return web.json_response(said | {"choices": [choice]})
 
+    async def generate(self, request: web.Request) -> web.Response:
+        """As Gemini: calls the tool `contract`, then the tool through which ADK takes an object of a schema."""
+        body = orjson.loads(await request.read())
+        self.asked.append(body)
+        if self.broken:
+            return web.json_response(
+                {"error": {"code": 500, "message": "overloaded", "status": "INTERNAL"}}, status=500
+            )
+        looked_up = any("functionResponse" in part for turn in body["contents"] for part in turn["parts"])
+        name, arguments = "contract", {"customer": "ACME"}
+        if looked_up:
+            name, arguments = "set_model_response", {"level": "high", "confidence": 0.85}
+        content = {"role": "model", "parts": [{"functionCall": {"name": name, "args": arguments}}]}
+        usage = {"promptTokenCount": 12, "candidatesTokenCount": 5, "totalTokenCount": 17}
+        candidate = {"content": content, "finishReason": "STOP"}
+        return web.json_response({"candidates": [candidate], "usageMetadata": usage})
+
     def _message(self, body: dict[str, Any]) -> dict[str, Any]:
         tools = {tool["function"]["name"] for tool in body.get("tools", ())}
         if "final_result" in tools:
@@ -59,14 +76,15 @@ def _call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def model() -> AsyncIterator[tuple[Model, str]]:
-    """It, and the base of its API."""
+    """It, and its address."""
     made, app = Model(), web.Application()
     app.router.add_post("/v1/chat/completions", made.complete)
+    app.router.add_post("/v1beta/models/{call}", made.generate)
     runner = web.AppRunner(app)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield made, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        yield made, f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
@@ -74,12 +92,13 @@ async def model() -> AsyncIterator[tuple[Model, str]]:
 @contextmanager
 def running(example: str, base: str) -> Iterator[str]:
     """The example as a process, ready or not; its endpoint."""
-    python = python_of("frameworks")
+    python = python_of("adk" if example == "google_adk_agent" else "frameworks")
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(port)}
-    environment |= {"OPENAI_BASE_URL": base, "OPENAI_API_KEY": "none", "OPENAI_MODEL": "m"}
+    environment |= {"OPENAI_BASE_URL": f"{base}/v1", "OPENAI_API_KEY": "none", "OPENAI_MODEL": "m"}
+    environment |= {"GOOGLE_GEMINI_BASE_URL": base, "GOOGLE_API_KEY": "none"}
     log = ROOM / f"{example}-{port}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -112,6 +131,7 @@ async def ready(endpoint: str) -> None:
 CASES = [
     ("pydantic_ai_agent", {"text": "a story"}, True, 0.93, 1),
     ("openai_agents_sdk", {"text": "where is my parcel?"}, "delivery", 0.8, 2),
+    ("google_adk_agent", {"text": "ACME: nothing works"}, "high", 0.85, 2),
     ("langgraph_agent", {"question": "the colour of the sky?"}, "blue", 0.6, 3),
 ]
 

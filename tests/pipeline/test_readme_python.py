@@ -51,6 +51,11 @@ async def test_the_test_of_a_busy_agent() -> None:
     await ran(snippet("def test_a_busy", "docs/howto/test.md"))["test_a_busy_agent_is_tried_again"]()
 
 
+def test_the_tests_in_virtual_time() -> None:
+    ran(snippet("def test_an_agent_that_hangs", "docs/howto/test.md"))["test_an_agent_that_hangs_is_given_up"]()
+    ran(snippet("def test_the_first_answer", "docs/howto/test.md"))["test_the_first_answer_wins"]()
+
+
 async def test_the_tutorial(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Its agent, its questions, its agent with a model, its test."""
     first, ask, second, test = snippets(TUTORIAL)

@@ -23,6 +23,7 @@ from streams.demo.children import Child, ChildFailed, clean_environment
 from streams.demo.models import BAD_AGENT, KINDS, NEUTRAL, RAMP, Classifier, Row, Sight
 from streams.demo.run import Demo, Script
 from streams.demo.stage import Stage
+from streams.demo.summary import program
 from streams.rules.detection.alarms import Moment as Place
 from streams.rules.detection.alarms import SeriesId
 from streams.rules.detection.detectors import Detectors, Thresholds
@@ -283,3 +284,18 @@ def test_an_unknown_model_is_a_usage_error() -> None:
     with pytest.raises(SystemExit) as ended:
         agents.main(["--model", "XX"])
     assert ended.value.code == 2
+
+
+def test_hints_name_the_program_as_the_user_can_call_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In an activated environment by its name; else by its path, as short as it is from here."""
+    programs = tmp_path / "env" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "parallax").write_text("#!/bin/sh\n")
+    (programs / "parallax").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    monkeypatch.setenv("PATH", str(programs))
+    assert program() == "parallax"
+    monkeypatch.setenv("PATH", "/bin")
+    assert program() == str(programs / "parallax")
+    monkeypatch.chdir(tmp_path)
+    assert program() == "env/bin/parallax"
