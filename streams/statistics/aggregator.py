@@ -26,6 +26,7 @@ from streams.rules.records import Output
 from streams.rules.source_record import SourceRecord
 from streams.statistics.event_clocks import EventClocks
 from streams.statistics.outputs import StatsRecorder
+from streams.statistics.owners_sender import NotOwner
 from streams.statistics.source_log import SourceLog
 from streams.statistics.state import Live, RecordAt, State, TooManySeries
 from streams.statistics.table import Row, StatsTable, send_all
@@ -121,6 +122,7 @@ class Aggregator:
                 await self._linger()
                 async with self._flushing:
                     with contextlib.suppress(Released):
+                        await self._write_overtaken()
                         await self._flush()
                         if self.ready and time.monotonic() - last_tick >= TICK_S:
                             last_tick = time.monotonic()
@@ -162,13 +164,14 @@ class Aggregator:
             for partition, offset in (await self._source_log.resume_offsets(self.state.marks())).items():
                 self.state.count_anew(partition, offset)
                 self._consumer().resume_offsets[partition] = offset
-            await self._table.write(self._table.overtaken())
             self.ready = True
+            self._wake.set()
 
     async def drain(self) -> None:
         """Fold and write what is pending and publish what is unpublished, within `DRAIN_S`; what is left is read again later."""
         try:
             async with asyncio.timeout(DRAIN_S), self._flushing:
+                await self._write_overtaken()
                 while self._pending:
                     await self._flush()
                 if self.ready:
@@ -272,13 +275,21 @@ class Aggregator:
         for live in touched:
             live.leaving.clear()
 
+    async def _write_overtaken(self) -> None:
+        """Put the newest rows on top again where an earlier owner left an older one there."""
+        if self.ready and self._table.has_overtaken and await self._consumer().confirm_ownership():
+            await self._write(self._table.overtaken(), self.releases)
+
     async def _write(self, rows: list[Row], releases: int) -> None:
         """Raises `Released` if the group says that the partitions are, or may be, another worker's."""
         self._still(releases)
         if not await self._consumer().confirm_ownership():
             raise Released
         self._still(releases)
-        await self._table.write(rows)
+        try:
+            await self._table.write(rows)
+        except NotOwner:
+            raise Released from None
 
     def _still(self, releases: int) -> None:
         """Go on only if the partitions are still ours."""

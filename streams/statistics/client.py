@@ -15,6 +15,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.engine.group import METADATA_MAX_AGE_MS
+from streams.statistics.owners_sender import guard
 
 FETCH_MIN_BYTES = 64 * 1024
 FETCH_WAIT_MS = 200
@@ -67,13 +68,19 @@ class StatsProducer(driver.Producer):
     app: Any
 
     def _new_producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             **self.app.client_options,
             client_id=f"{self.app.conf.id}-producer",
             acks="all",
             enable_idempotence=self.app.idempotent,
             max_batch_size=512 * 1024,
             max_request_size=12 * 1024 * 1024,
+        )
+        return guard(
+            producer,
+            self.app.changelog_topic,
+            lambda since: self.app.consumer.holds_partitions(since),
+            lambda: self.app.consumer.confirm_ownership(),
         )
 
     async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:

@@ -133,6 +133,11 @@ class StatsTable(faust.Table[bytes, bytes]):
                 data[key] = value
                 overtaken.discard(key)
 
+    @property
+    def has_overtaken(self) -> bool:
+        """Whether `overtaken` has any."""
+        return bool(self.recovery.overtaken)
+
     def overtaken(self) -> list[Row]:
         """The rows that lie in the changelog beneath older ones, to be written again: compaction keeps only what lies on top."""
         found: list[Row] = [(key, self.data[key]) for key in self.recovery.overtaken if key in self.data]

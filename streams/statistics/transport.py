@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, cast
@@ -83,6 +84,7 @@ class LedgerConsumer(driver.Consumer):
         self._seeking = asyncio.Lock()
         self._held = HeldRecords()
         self._lease = Lease(self.app.conf.broker_session_timeout / 2)
+        self._lost_at = float("-inf")
         self.expired = 0
         """Points that retention removed before they were read."""
         self.resume_offsets: dict[int, int] = {}
@@ -283,6 +285,10 @@ class LedgerConsumer(driver.Consumer):
             for tp, ledger in self._ledgers.items()
         }
 
+    def holds_partitions(self, since: float) -> bool:
+        """Whether nobody else can have had the partitions since then (monotonic seconds), as the group said lately."""
+        return self._lost_at < since and self._lease.holds(now())
+
     async def confirm_ownership(self) -> bool:
         """Whether the partitions are still ours, as the group has it; asked again after half a session.
 
@@ -370,6 +376,7 @@ class LedgerConsumer(driver.Consumer):
         self._ledgers, self._arriving, self._committed, self._passed = {}, {}, {}, {}
         self._held.clear()
         self._lease.end()
+        self._lost_at = time.monotonic()
         self.carrier.release()
         await super().on_partitions_revoked(revoked)
 

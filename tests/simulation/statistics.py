@@ -210,6 +210,7 @@ class Worker:
         wakes_at = rng.randrange(len(world.points) + 1) if world.late else -1
         self.table.recover(rows, self.table.recovery)
         await self.aggregator.load()
+        await self.aggregator._write_overtaken()
         world.old = len(world.changelog)
         while self._position < len(world.points):
             if 0 <= wakes_at <= self._position:

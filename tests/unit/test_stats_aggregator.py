@@ -34,6 +34,8 @@ class Crashed(Exception):
 class Table:
     """Keeps rows, as the changelog would."""
 
+    has_overtaken = False
+
     def __init__(self) -> None:
         self.data: dict[bytes, bytes] = {}
 

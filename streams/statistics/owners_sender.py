@@ -1,0 +1,82 @@
+"""Rows leave for the changelog only while the partitions are this worker's, as the group has it.
+
+A worker asks the group before it writes (`confirm_ownership`). If it is stopped between that and the moment the rows leave, for
+longer than a session, they would lie on top of its successor's once it goes on. So the last question is asked where a request is
+handed to the kernel: what the kernel has is sent whether the process runs or not.
+
+In: aiokafka's sender, a topic, what asks the group. Out: batches of that topic are sent, or fail with `NotOwner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.producer import sender as aiokafka_sender
+from aiokafka.structs import TopicPartition
+
+TRIES = 5
+"""Questions before one request; more than one only where the worker is stopped again while it asks."""
+
+
+class NotOwner(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
+    """The partitions are, or may be, another worker's. Nothing was written."""
+
+
+class _OwnersSender(aiokafka_sender.Sender):  # type: ignore[misc]
+    topic: str
+    holds: Callable[[float], bool]
+    confirm: Callable[[], Awaitable[bool]]
+
+    async def _send_produce_req(self, node_id: int, batches: dict[TopicPartition, Any]) -> None:
+        # One that was sent before may be there: a gap in the sequence would end the producer.
+        rows = [tp for tp, batch in batches.items() if tp.topic == self.topic and batch.retry_count <= 1]
+        if rows and (error := await self._refusal(min(batches[tp]._ctime for tp in rows))) is not None:
+            self._refuse({tp: batches[tp] for tp in rows}, error)
+            batches = {tp: batch for tp, batch in batches.items() if tp not in rows}
+        if batches:
+            await super()._send_produce_req(node_id, batches)
+        else:
+            self._in_flight.remove(node_id)
+
+    async def _refusal(self, since: float) -> Exception | None:
+        """Why rows that wait since then (monotonic seconds) are not to leave; None: they may."""
+        for _ in range(TRIES):
+            if self.holds(since):
+                return None
+            try:
+                if not await self.confirm():
+                    break
+            except Exception as error:  # whatever it is: the sender must not end of it
+                return error
+        return NotOwner("the partitions may be another worker's")
+
+    def _refuse(self, batches: dict[TopicPartition, Any], error: Exception) -> None:
+        for tp, batch in batches.items():
+            if self._txn_manager is not None:  # the next batch takes its place in the sequence
+                self._txn_manager.increment_sequence_number(tp, -batch.record_count)
+            self._muted_partitions.remove(tp)
+            batch.failure(error)
+
+
+def guard(
+    producer: AIOKafkaProducer, topic: str, holds: Callable[[float], bool], confirm: Callable[[], Awaitable[bool]]
+) -> AIOKafkaProducer:
+    """The producer, not started yet.
+
+    `holds`: whether the last answer of the group still counts, and the partitions were not lost since that time (monotonic
+    seconds); `confirm`: asks it anew, and may raise.
+    """
+    given: Any = producer._sender
+    sender = producer._sender = _OwnersSender(
+        producer.client,
+        acks=given._acks,
+        txn_manager=given._txn_manager,
+        message_accumulator=given._message_accumulator,
+        retry_backoff_ms=round(given._retry_backoff * 1000),
+        request_timeout_ms=given._request_timeout_ms,
+    )
+    sender.topic, sender.holds, sender.confirm = topic, holds, confirm
+    return producer
