@@ -286,7 +286,9 @@ class SimStateReader:
 class SimScheduleReader(ScheduleReader):
     """Reads the partitions as the product does: to their true ends, behind every open transaction."""
 
-    async def _read_all(self, tp: TopicPartition, add: Callable[[ConsumerRecord], None]) -> None:
+    async def _read_all(
+        self, tp: TopicPartition, add: Callable[[ConsumerRecord], None], *, decoded: bool = False
+    ) -> None:
         node: Client = self._options["node"]
         log = node.broker.logs[tp.topic, tp.partition]
         true_end = await node.network.request(node, lambda: log.end)
