@@ -68,7 +68,8 @@ def read_call(agent: str, received: Received, *, fair_s: float = 1.0, jitter_s: 
 
     `task` is the payload's `taskId` if it has one (else the key), `worker` what follows `Bearer` in Authorization.
     Cut: the caller closed the connection before its own timeout: it died, or gave the call up. A timeout is the agent's failure,
-    but neutral if the attempt was granted less than `fair_s`: the task's deadline cut it short. Unsure: answered as it fell.
+    but neutral if the attempt was granted less than `fair_s`: the task's deadline cut it short. Unsure: answered, or failed, as it
+    fell.
     """
     headers = {name.lower(): value for name, value in received.headers.items()}
     left_s = int(headers.get("x-request-timeout-ms", "60000")) / 1000
@@ -78,8 +79,10 @@ def read_call(agent: str, received: Received, *, fair_s: float = 1.0, jitter_s: 
     outcome: Outcome = "neutral"
     if received.ended == "closed":
         outcome = ("failure" if left_s >= fair_s else "neutral") if timed_out else "cut"
-    elif timed_out:
+    elif timed_out and (left_s >= fair_s or received.code >= 500):
         outcome = "unsure"
+    elif timed_out:
+        outcome = "neutral"
     elif received.ended == "dropped" or received.code >= 500 or received.code == 408:
         outcome = "failure"
     elif 200 <= received.code < 300:
