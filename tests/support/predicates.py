@@ -68,8 +68,7 @@ def read_call(agent: str, received: Received, *, fair_s: float = 1.0, jitter_s: 
 
     `task` is the payload's `taskId` if it has one (else the key), `worker` what follows `Bearer` in Authorization.
     Cut: the caller closed the connection before its own timeout: it died, or gave the call up. A timeout is the agent's failure,
-    but neutral if the attempt was granted less than `fair_s`: the task's deadline cut it short. Unsure: answered, or failed, as it
-    fell.
+    but neutral if the attempt was granted less than `fair_s`: the task's deadline cut it short. Unsure: it ended as the time did.
     """
     headers = {name.lower(): value for name, value in received.headers.items()}
     left_s = int(headers.get("x-request-timeout-ms", "60000")) / 1000
