@@ -27,12 +27,6 @@ class Judging:
         self._context = context
         self._report = report
 
-    @staticmethod
-    def judge_of(run: TaskRun, agent: AgentRegistration | None) -> str | None:
-        """The judge of what this agent answers to the task; None: it has none. A judge's own answer is not judged."""
-        source = None if agent is None or run.judged is not None else agent.confidence
-        return None if source is None else source.agent
-
     def sent(self, run: TaskRun, agent: AgentRegistration, judge: str, answer: Success) -> list[Output]:
         """The task goes on at the owner of its judge."""
         timing = self._report.timing(run)

@@ -151,7 +151,7 @@ class DispatchProcessor:
         """The result cache, then equal tasks under way, then the agent's queue."""
         run.agent_id = agent.id
         # An answer that is judged elsewhere is not kept here, and a judge's is none to the task.
-        is_rated_here = run.judged is None and self._judging.judge_of(run, agent) is None
+        is_rated_here = run.judged is None and run.judge(agent) is None
         found = self.state.answers.find(run, self._loop.time()) if is_rated_here else None
         if found is not None:
             self._finish(run, self._report.repeated(run, *found))
@@ -228,7 +228,7 @@ class DispatchProcessor:
             self._fail(run, BadResponse(rejected.reason))
             return
         caller = self.waiting.queues.callers.get(run.agent_id or "")
-        judge = None if caller is None else self._judging.judge_of(run, caller.agent)
+        judge = None if caller is None else run.judge(caller.agent)
         if caller is not None and judge is not None:
             # Not `moved`: the id counts as answered here from now on.
             self._finish(run, self._judging.sent(run, caller.agent, judge, success))

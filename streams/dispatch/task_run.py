@@ -14,7 +14,7 @@ import orjson
 
 from agents_io.pending_call import PendingCall
 from schemas.codec import decode_json, dumps, header, validate
-from schemas.messages import Task
+from schemas.messages import AgentRegistration, Task
 from streams.rules.dispatch.builtins import asked_of
 from streams.rules.dispatch.deadlines import deadline_ms
 from streams.rules.dispatch.judging import Judged, judge_body, read_judged
@@ -111,6 +111,11 @@ class TaskRun(PendingCall):
         """The id under which it is answered once: a user's `p#0` and the step `p#0` of plan p are two tasks."""
         name = self.task.id
         return f"\0{name}" if looks_like_step(name) and not step_of(self.task.plan_id, name) else name
+
+    def judge(self, agent: AgentRegistration | None) -> str | None:
+        """The judge of what this agent answers to the task; None: it has none. A judge's own answer is not judged."""
+        source = None if agent is None or self.judged is not None else agent.confidence
+        return None if source is None else source.agent
 
     def carried(self) -> Carried:
         """What its next record says of the time before it."""
