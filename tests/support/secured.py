@@ -40,7 +40,7 @@ _LINE = re.compile(
     r"Principal = User:(?P<user>\S+) is (?P<word>Allowed|Denied) operation = (?P<operation>\w+) .*on resource = (?P<resource>\S+)"
 )
 _RULE = re.compile(
-    r"StandardAcl\(resourceType=(?P<kind>\w+), resourceName=(?P<name>[^,]+), "
+    r"StandardAcl[(\[]resourceType=(?P<kind>\w+), resourceName=(?P<name>[^,]+), "
     r"patternType=(?P<pattern>\w+).*operation=(?P<operation>\w+)"
 )
 
