@@ -6,13 +6,12 @@ In: from a subclass, the command that runs it. Out: an address to connect to.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, Self
 
 from streams.broker.kafka import BrokerUnreachable, reach
-from streams.broker.processes import free_port, tied_to_parent
+from streams.broker.processes import end, free_port, tied_to_parent
 from streams.settings import Settings
 
 STOP_TIMEOUT_S = 3.0
@@ -127,15 +126,7 @@ class ChildBroker(ABC):
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await end(process, STOP_TIMEOUT_S)
         if self._reader is not None:
             await self._reader
             self._reader = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -84,7 +85,27 @@ class FileTokens(AbstractTokenProvider):  # type: ignore[misc]
         return found
 
 
-class EndpointTokens(AbstractTokenProvider):  # type: ignore[misc]
+class _KeptTokens(AbstractTokenProvider):  # type: ignore[misc]
+    """A token is used for `SHARE` of its time, then another is asked for. `now`: seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._kept: tuple[str, float] | None = None
+
+    async def token(self) -> str:
+        """Raises `TokenUnavailable`, `TokenRefused`."""
+        if self._kept is None or self._kept[1] <= self._now():
+            asked_at = self._now()
+            token, lifetime_s = await self._ask(asked_at)
+            self._kept = token, asked_at + SHARE * lifetime_s
+        return self._kept[0]
+
+    @abstractmethod
+    async def _ask(self, asked_at: float) -> tuple[str, float]:
+        """A new one, and for how many seconds from `asked_at` on it is good."""
+
+
+class EndpointTokens(_KeptTokens):
     """Tokens by client credentials (RFC 6749, section 4.4). Shared by all clients of a process."""
 
     def __init__(
@@ -98,23 +119,14 @@ class EndpointTokens(AbstractTokenProvider):  # type: ignore[misc]
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """`cafile`: whom to trust at the endpoint, None: whom this machine trusts. `now`: seconds."""
+        super().__init__(now)
         self._url = url
         self._credentials = client_id, secret
         self._form = {"grant_type": "client_credentials"} | ({} if scope is None else {"scope": scope})
         self._cafile = cafile
-        self._now = now
         self._transport = transport
-        self._kept: tuple[str, float] | None = None
 
-    async def token(self) -> str:
-        """Raises `TokenUnavailable`, `TokenRefused`."""
-        if self._kept is None or self._kept[1] <= self._now():
-            asked_at = self._now()
-            token, lifetime_s = await self._ask()
-            self._kept = token, asked_at + SHARE * lifetime_s
-        return self._kept[0]
-
-    async def _ask(self) -> tuple[str, float]:
+    async def _ask(self, asked_at: float) -> tuple[str, float]:
         import ssl
 
         import httpx
@@ -169,31 +181,26 @@ def _said(answer: httpx.Response) -> str:
     return f", {code}" if isinstance(code, str) and code.isascii() and code.isprintable() and len(code) < 100 else ""
 
 
-class AwsTokens(AbstractTokenProvider):  # type: ignore[misc]
+class AwsTokens(_KeptTokens):
     """Tokens for Amazon MSK, signed with the credentials that AWS's library finds: environment, profile, web identity, instance
     role. Shared by all clients of a process."""
 
     def __init__(self, region: str, sign: Sign, now: Callable[[], float] = time.time) -> None:
         """`now`: epoch seconds, since the signer gives the time at which a token ends."""
+        super().__init__(now)
         self._region = region
         self._sign = sign
-        self._now = now
-        self._kept: tuple[str, float] | None = None
 
-    async def token(self) -> str:
-        """Raises `TokenUnavailable`."""
-        if self._kept is None or self._kept[1] <= self._now():
-            asked_at = self._now()
-            try:
-                # The library may ask a metadata service for the credentials, and blocks.
-                token, ends_ms = await asyncio.to_thread(self._sign, self._region)
-            except Exception as error:  # botocore's have no class in common with the signer's
-                reason = " ".join((str(error) or type(error).__name__).split())[:300]
-                raise TokenUnavailable(
-                    f"no token for Amazon MSK in {self._region} from AWS credentials: {reason}"
-                ) from None
-            self._kept = token, asked_at + SHARE * (ends_ms / 1000 - asked_at)
-        return self._kept[0]
+    async def _ask(self, asked_at: float) -> tuple[str, float]:
+        try:
+            # The library may ask a metadata service for the credentials, and blocks.
+            token, ends_ms = await asyncio.to_thread(self._sign, self._region)
+        except Exception as error:  # botocore's have no class in common with the signer's
+            reason = " ".join((str(error) or type(error).__name__).split())[:300]
+            raise TokenUnavailable(
+                f"no token for Amazon MSK in {self._region} from AWS credentials: {reason}"
+            ) from None
+        return token, ends_ms / 1000 - asked_at
 
 
 def _signer() -> Sign:

@@ -1,7 +1,8 @@
-"""Child processes on this machine: a free port for one, and a child that does not outlive its parent."""
+"""Child processes on this machine: a free port for one, a child that does not outlive its parent, and its end."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -33,6 +34,19 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise OSError("no free port on 127.0.0.1 among 100 tried")
+
+
+async def end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
+    """SIGTERM, and SIGKILL when it has not ended after `timeout_s`; it may have ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await process.wait()
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 def tied_to_parent(command: list[str]) -> list[str]:

@@ -8,13 +8,12 @@ started it stops it, in the right order.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from streams.broker.processes import tied_to_parent
+from streams.broker.processes import end, tied_to_parent
 
 STOP_TIMEOUT_S = 12.0
 KEPT_BYTES = 8192
@@ -115,15 +114,7 @@ class Child:
         process = self._process
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await end(process, timeout_s)
         if self._readers:
             await asyncio.wait(self._readers, timeout=1.0)
             for reader in self._readers:

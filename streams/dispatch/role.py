@@ -209,18 +209,14 @@ class DispatchRole:
 
     def _over_partitions(self) -> Engine:
         settings = self._settings
-        config = EngineConfig(
-            options=self._options,
-            prefix=settings.topic_prefix,
+        config = EngineConfig.of(
+            settings,
+            self._options,
             group=self._group,
             sources=INTAKE,
-            instance_id=settings.instance_id,
-            session_timeout_s=settings.session_timeout / 1000,
-            max_in_flight=UNLIMITED,
-            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
-            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
             state="state",
             exact_ends=self._transactional,
+            max_in_flight=UNLIMITED,
         )
         self._committers = Committers(
             config,

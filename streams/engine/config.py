@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streams.engine.aligned import AlignedAssignor
+from streams.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +34,34 @@ class EngineConfig:
     missed when they expire; None: none may."""
     assignor: Any = AlignedAssignor
     """How the group deals out its partitions, as aiokafka takes it."""
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        options: dict[str, Any],
+        *,
+        group: str,
+        sources: Sequence[str],
+        state: str,
+        exact_ends: bool,
+        max_in_flight: int,
+        from_end: Callable[[Sequence[bytes]], Sequence[str]] | None = None,
+        assignor: Any = AlignedAssignor,
+    ) -> EngineConfig:
+        """That of a role; names and times as the settings have them."""
+        return cls(
+            options=options,
+            prefix=settings.topic_prefix,
+            group=group,
+            sources=sources,
+            instance_id=settings.instance_id,
+            session_timeout_s=settings.session_timeout / 1000,
+            max_in_flight=max_in_flight,
+            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
+            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
+            state=state,
+            exact_ends=exact_ends,
+            from_end=from_end,
+            assignor=assignor,
+        )

@@ -35,6 +35,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from streams.engine.batcher import delivered, mark_seen
 from streams.engine.member_offsets import MemberOffsets, refused
 from streams.engine.membership import Membership
+from streams.engine.sender import replace_sender
 
 QUEUE_PAUSE_S = 0.005
 """How often batches that are still being queued are looked at for new partitions."""
@@ -213,15 +214,7 @@ class StrictProducer(AIOKafkaProducer):  # type: ignore[misc]
         super().__init__(**options)
         self.end_asked = False
         """Whether a commit of the running transaction was asked for. If not, nothing of it comes into force after an error."""
-        given: Any = self._sender
-        self._sender: Any = _StrictSender(
-            self.client,
-            acks=given._acks,
-            txn_manager=given._txn_manager,
-            message_accumulator=given._message_accumulator,
-            retry_backoff_ms=round(given._retry_backoff * 1000),
-            request_timeout_ms=given._request_timeout_ms,
-        )
+        self._sender: Any = replace_sender(self, _StrictSender)
 
     async def begin_transaction(self) -> None:
         """Begin one."""

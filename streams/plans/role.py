@@ -137,18 +137,14 @@ async def coordinate(
         max_plan_bytes=min(settings.plans.max_plan_bytes, limits.get(STATE, DEFAULT_LIMIT) - WRAPPING_BYTES),
     )
     addresses = Addresses(address)
-    config = EngineConfig(
-        options=options,
-        prefix=settings.topic_prefix,
+    config = EngineConfig.of(
+        settings,
+        options,
         group=group,
         sources=PLAN_INTAKE,
-        instance_id=settings.instance_id,
-        session_timeout_s=settings.session_timeout / 1000,
-        max_in_flight=UNLIMITED,
-        drain_timeout_s=settings.dispatch.drain_timeout / 1000,
-        stop_timeout_s=settings.dispatch.stop_timeout / 1000,
         state=STATE,
         exact_ends=transactional,
+        max_in_flight=UNLIMITED,
         from_end=lambda kept: () if anything_under_way(kept, settings.app_id) else ("results",),
         assignor=addresses,
     )

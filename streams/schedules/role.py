@@ -105,18 +105,14 @@ async def start_schedules(
         max_task_bytes=min(settings.dispatch.max_task_bytes, limits.get("tasks", DEFAULT_LIMIT) - RECORD_ROOM),
         read_again=records.read,
     )
-    config = EngineConfig(
-        options=options,
-        prefix=prefix,
+    config = EngineConfig.of(
+        settings,
+        options,
         group=group,
         sources=SCHEDULE_INTAKE,
-        instance_id=settings.instance_id,
-        session_timeout_s=settings.session_timeout / 1000,
-        max_in_flight=UNLIMITED,
-        drain_timeout_s=settings.dispatch.drain_timeout / 1000,
-        stop_timeout_s=settings.dispatch.stop_timeout / 1000,
         state=STATE,
         exact_ends=transactional,
+        max_in_flight=UNLIMITED,
     )
     committers = Committers(
         config,

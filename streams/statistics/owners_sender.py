@@ -17,6 +17,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer import sender as aiokafka_sender
 from aiokafka.structs import TopicPartition
 
+from streams.engine.sender import replace_sender
+
 TRIES = 5
 """Questions before one request; more than one only where the worker is stopped again while it asks."""
 
@@ -69,14 +71,6 @@ def guard(
     `holds`: whether the last answer of the group still counts, and the partitions were not lost since that time (monotonic
     seconds); `confirm`: asks it anew, and may raise.
     """
-    given: Any = producer._sender
-    sender = producer._sender = _OwnersSender(
-        producer.client,
-        acks=given._acks,
-        txn_manager=given._txn_manager,
-        message_accumulator=given._message_accumulator,
-        retry_backoff_ms=round(given._retry_backoff * 1000),
-        request_timeout_ms=given._request_timeout_ms,
-    )
+    sender = replace_sender(producer, _OwnersSender)
     sender.topic, sender.holds, sender.confirm = topic, holds, confirm
     return producer

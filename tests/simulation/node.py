@@ -428,20 +428,16 @@ class Node:
         make_reader: Any = SimStateReader,
         **more: Any,
     ) -> Engine:
-        settings = self.shared.settings
+        settings = self.shared.settings.model_copy(update={"instance_id": self.instance})
         group = f"{self.app}-{role}"
-        config = EngineConfig(
-            options={"node": self},
-            prefix=self.prefix,
+        config = EngineConfig.of(
+            settings,
+            {"node": self},
             group=group,
             sources=sources,
-            instance_id=self.instance,
-            session_timeout_s=settings.session_timeout / 1000,
-            max_in_flight=max_in_flight,
-            drain_timeout_s=settings.dispatch.drain_timeout / 1000,
-            stop_timeout_s=settings.dispatch.stop_timeout / 1000,
             state=state,
             exact_ends=True,
+            max_in_flight=max_in_flight,
             **more,
         )
         transactor = SimTransactor(
