@@ -224,6 +224,10 @@ bench-tracing: setup ## What spans cost a task, and what their hooks cost where 
 bench-fairness: setup ## What a dead, a slow and a failing agent cost seventeen well ones, on real Kafka (6 minutes)
 	$(BIN)/python -m tests.bench.fairness
 
+.PHONY: bench-backlog-fairness
+bench-backlog-fairness: setup ## The same three sick agents when 12,000 tasks are there at once, on real Kafka (5 minutes)
+	$(BIN)/python -m tests.bench.backlog_fairness
+
 .PHONY: schemas
 schemas: setup ## Generate schemas/json, schemas/asyncapi.yaml and deploy/strimzi from models and topics again
 	$(BIN)/parallax docs schemas --write schemas/json
