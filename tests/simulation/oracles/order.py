@@ -45,15 +45,17 @@ def _is_promised(scenario: Scenario) -> bool:
 def in_order(scenario: Scenario) -> Iterator[Violation]:
     """First calls come in the order of the log.
 
-    Tasks that name no agent go to another one when agents come or go. One that an equal task's answer served is called later if
-    that was not committed.
+    Tasks that name no agent go to another one when agents come or go. One that an equal task's answer served, or that failed
+    because its agent was not registered, is called later if that end was not committed.
     """
     if not _is_promised(scenario):
         return
     changes = sorted(at for agent in scenario.shared.agents.values() for at, _ in agent.registered)
     served = scenario.shared.served
+    fails_without_agent = scenario.settings.dispatch.await_agent != "always"
     place = {name: number for number, name in enumerate(scenario.traffic.tasks)}
     for agent in scenario.shared.agents.values():
+        absent = [at for at, limits in agent.registered if limits is None] if fails_without_agent else []
         first: dict[str, float] = {}
         for arrival in _calls(agent):
             if arrival.task_id in place:
@@ -66,7 +68,7 @@ def in_order(scenario: Scenario) -> Iterator[Violation]:
         for (key, _, named), names in by_key.items():
             for early, late in pairwise(names):
                 since = scenario.traffic.tasks[early].sent_at[0]
-                if not named and any(since - 1.0 <= at <= first[early] for at in changes):
+                if any(since - 1.0 <= at <= first[early] for at in (absent if named else changes)):
                     continue
                 if first[late] < first[early] and early not in served:
                     detail = f"{late} called at {first[late]:.3f}, before {early} at {first[early]:.3f}"
