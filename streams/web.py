@@ -235,6 +235,8 @@ class WebServer:
                 "instanceId": self._settings.instance_id,
                 "runId": self._run_id,
                 "appId": self._settings.app_id,
+                "topicPrefix": self._settings.topic_prefix,
+                "bootstrapServers": self._settings.bootstrap_servers,
                 "version": version("parallax-streams"),
                 "roles": list(self._settings.roles),
                 "ready": not reasons,

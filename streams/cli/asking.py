@@ -49,10 +49,31 @@ async def worker_urls(settings: Settings, given: Sequence[str]) -> list[str]:
     """Where to ask: as typed; or all that Kafka tells of, and the address of the settings."""
     if given:
         return list(given)
+    own = [own_url(settings)] if settings.web_port else []
+    return list(dict.fromkeys([*await published(settings), *own]))
+
+
+def own_url(settings: Settings) -> str:
+    """Where a worker with these settings answers. Another cluster's worker may have taken that port: see `stranger`."""
     host = settings.web_host
     host = "127.0.0.1" if host in ("0.0.0.0", "::", "[::]") else host  # noqa: S104 - recognised, not bound
-    own = f"http://[{host}]:{settings.web_port}" if ":" in host else f"http://{host}:{settings.web_port}"
-    return list(dict.fromkeys([*await published(settings), *([own] if settings.web_port else [])]))
+    return f"http://[{host}]:{settings.web_port}" if ":" in host else f"http://{host}:{settings.web_port}"
+
+
+def stranger(settings: Settings, worker: dict[str, Any]) -> str:
+    """Why a worker that was found at a guessed address is none of this app's; "" if nothing speaks against it."""
+    if (app := worker.get("appId", settings.app_id)) != settings.app_id:
+        return f"is a worker of the app {app!r}; name it with --web to ask it"
+    if (prefix := worker.get("topicPrefix", settings.topic_prefix)) != settings.topic_prefix:
+        return f"is a worker of the topics {prefix}*; name it with --web to ask it"
+    theirs = worker.get("bootstrapServers", settings.bootstrap_servers)
+    if not _brokers(theirs) & _brokers(settings.bootstrap_servers):
+        return f"is a worker of the brokers {theirs}; name it with --web to ask it"
+    return ""
+
+
+def _brokers(servers: str) -> set[str]:
+    return {one.strip().replace("localhost:", "127.0.0.1:") for one in servers.split(",")}
 
 
 async def published(settings: Settings) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.asking import Web, ask_each, checked_urls, worker_urls
+from streams.cli.asking import Web, ask_each, checked_urls
 from streams.cli.options import NOT_FOUND, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
 from streams.cli.output import document, line
 from streams.cli.running import run
@@ -83,10 +83,8 @@ async def _evidence(settings: Settings, task_id: str, begin: int, given: list[st
     if known.get("result") is not None:
         return Evidence(task_id=task_id, result=known["result"], events=events)
     sent = await _sent(settings, task_id, begin)
-    urls = await worker_urls(settings, given)
-    rows, _ = await found_workers(settings, urls)  # each names those it knows: one address is enough
-    urls = list(dict.fromkeys([*urls, *(row["web"] for row in rows)]))
-    answers = await ask_each(settings, urls, f"/api/v1/tasks/{quote(task_id, safe='')}/waiting")
+    found = await found_workers(settings, given)  # each names those it knows: one address is enough
+    answers = await ask_each(settings, found.urls, f"/api/v1/tasks/{quote(task_id, safe='')}/waiting")
     agent, target = None, (sent or {}).get("target")
     answered = [url for url, body, reason in answers if body is not None or reason.startswith("404")]
     if target and answered:

@@ -6,11 +6,11 @@ names the others it knows, so one address is enough.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from streams.cli.asking import Web, ask_each, checked_urls, worker_urls
+from streams.cli.asking import Web, ask_each, checked_urls, own_url, stranger, worker_urls
 from streams.cli.options import FAILED, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
 from streams.cli.output import rows_as, say
 from streams.cli.running import run
@@ -42,8 +42,9 @@ def ls(
 
 
 async def _ls(settings: Settings, given: list[str], form: Format) -> None:
-    rows, silent = await found_workers(settings, await worker_urls(settings, given))
-    for url, reason in silent.items():
+    found = await found_workers(settings, given)
+    rows = found.rows
+    for url, reason in found.silent.items():
         say(f"{url}: {reason}")
     if not rows:
         raise CommandError("no worker answers; start one with `parallax worker`, or name one with --web URL", FAILED)
@@ -51,9 +52,20 @@ async def _ls(settings: Settings, given: list[str], form: Format) -> None:
     rows_as(form, [_for_table(row) for row in rows] if form is Format.text else rows, COLUMNS)
 
 
-async def found_workers(settings: Settings, urls: list[str]) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """What each worker says of itself, the others it names included, once each; and who did not answer, with the reason."""
+class Found(NamedTuple):
+    """`rows`: what each worker says of itself; `urls`: where they answered; `silent`: who is left out, with the reason."""
+
+    rows: list[dict[str, Any]]
+    urls: list[str]
+    silent: dict[str, str]
+
+
+async def found_workers(settings: Settings, given: list[str]) -> Found:
+    """Each worker once, those that others name included. `given`: addresses typed; without any see `worker_urls`."""
+    urls = await worker_urls(settings, given)
+    guessed = None if given else own_url(settings)
     rows: dict[str, dict[str, Any]] = {}
+    answering: dict[str, str] = {}
     silent: dict[str, str] = {}
     asked: set[str] = set()
     while ahead := [url for url in urls if url not in asked][:MAX_WORKERS]:
@@ -62,12 +74,16 @@ async def found_workers(settings: Settings, urls: list[str]) -> tuple[list[dict[
             if not isinstance(body, dict) or not isinstance(body.get("web"), str):
                 silent[url] = reason or "answers, but is no worker"
                 continue
+            if url == guessed and (why := stranger(settings, body)):
+                silent[url] = why
+                continue
             # It may answer at several addresses: it is one worker all the same.
             rows.setdefault(body["runId"], body | {"web": body["web"] or url})
+            answering.setdefault(body["runId"], url)
             urls = [*urls, *(peer for peer in body.get("peers", ()) if isinstance(peer, str))]
         if len(asked) > MAX_WORKERS:
             break
-    return list(rows.values()), silent
+    return Found(list(rows.values()), list(answering.values()), silent)
 
 
 def _for_table(row: dict[str, Any]) -> dict[str, Any]:

@@ -71,10 +71,45 @@ async def test_peers_are_asked_too_and_a_worker_at_two_addresses_is_one(serve: S
     odd = await serve(lambda _: web.Response(text="<html>"))
     first = await serve(lambda request: worker("w1", str(request.url.origin()), second, odd, "http://127.0.0.1:9"))
     again = await serve(worker("w1", first, first))
-    rows, silent = await workers.found_workers(Settings(), [first, again])
-    assert [row["runId"] for row in rows] == ["w1", "w2"]
-    assert silent.keys() == {odd, "http://127.0.0.1:9"}
-    assert "it is no worker" in silent[odd]
+    found = await workers.found_workers(Settings(), [first, again])
+    assert [row["runId"] for row in found.rows] == ["w1", "w2"]
+    assert found.urls == [first, second]
+    assert found.silent.keys() == {odd, "http://127.0.0.1:9"}
+    assert "it is no worker" in found.silent[odd]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"appId": "other"}, "is a worker of the app 'other'"),
+        ({"topicPrefix": "other."}, "is a worker of the topics other.*"),
+        ({"bootstrapServers": "localhost:29092"}, "is a worker of the brokers localhost:29092"),
+        (
+            {
+                "appId": Settings().app_id,
+                "topicPrefix": Settings().topic_prefix,
+                "bootstrapServers": "b1:9, 127.0.0.1:9092",
+            },
+            "",
+        ),
+        ({}, ""),
+    ],
+)
+async def test_a_worker_of_another_cluster_on_the_guessed_port_is_left_out(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], reason: str
+) -> None:
+    """Two clusters on one machine: the second one's worker has another port. An address that was typed is always asked."""
+
+    async def nowhere(settings: Settings) -> list[str]:
+        return []
+
+    monkeypatch.setattr(asking, "published", nowhere)
+    url = await serve(lambda request: worker("w1", str(request.url.origin())) | said)
+    settings = Settings(web_port=int(url.rpartition(":")[2]))
+    found = await workers.found_workers(settings, [])
+    assert bool(found.rows) is not bool(reason)
+    assert found.silent.get(url, "").startswith(reason)
+    assert len((await workers.found_workers(settings, [url])).rows) == 1
 
 
 async def test_the_token_of_the_settings_is_shown_and_a_refusal_says_how_to_set_one(
