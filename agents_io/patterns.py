@@ -88,7 +88,7 @@ class PatternTransport:
                 unknown = error
         raise unknown or Unsupported("pattern tasks need an executor: set control_plane.url")
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """Raises `Unsupported`: a pattern cannot be asked."""
         raise Unsupported("patterns have no health check")
 

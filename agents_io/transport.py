@@ -56,8 +56,11 @@ class Transport(Protocol):
         """One attempt. Raises `AgentError`; `asyncio.CancelledError` passes through after the connection is closed."""
         ...
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
-        """Whether the agent says within `timeout_s` seconds that it is well. Raises `Unsupported`: it cannot be asked."""
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
+        """Returns if the agent says within `timeout_s` seconds that it is well.
+
+        Raises `AgentError`: it is not, and why; `Unsupported`: it cannot be asked.
+        """
         ...
 
     async def close(self) -> None:

@@ -24,9 +24,9 @@ class Transports:
         """One attempt. Raises `AgentError`; `Unsupported` for a protocol without a transport."""
         return await self._of(agent).call(agent, call)
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
-        """Whether the agent says it is well. Raises `Unsupported`."""
-        return await self._of(agent).health(agent, timeout_s)
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
+        """Returns if the agent says it is well. Raises `AgentError`: it is not; `Unsupported`: it cannot be asked."""
+        await self._of(agent).check_health(agent, timeout_s)
 
     async def close(self) -> None:
         """Release every connection of every transport."""

@@ -52,7 +52,7 @@ class FunctionTransport:
             raise CallTimeout("every place of this function is held by calls that do not end") from None
         return await self._ended(self._begin(function, call, place), deadline, call)
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """Raises `Unsupported`: a function cannot be asked."""
         raise Unsupported("functions have no health check")
 

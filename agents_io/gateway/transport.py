@@ -20,7 +20,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from agents_io.errors import AgentError, BadResponse, CallTimeout, ConnectionFailed, Expired, RateLimited, Unsupported
+from agents_io.errors import (
+    BadResponse,
+    CallTimeout,
+    ConnectionFailed,
+    Expired,
+    RateLimited,
+    ServerError,
+    Unsupported,
+)
 from agents_io.gateway.relay import RelayClient, Route
 from agents_io.gateway.service import Gateway
 from agents_io.gateway.stream import NotHere, StreamLost, TooMany
@@ -137,19 +145,17 @@ class GatewayTransport:
             raise kind(f"the agent's stream ended during the call: {lost.why}") from None
         return self._judge(message, call.attempt)
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
-        """Whether it is connected somewhere and takes tasks."""
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
+        """It is connected somewhere and takes tasks. Raises `AgentError`."""
         local = self._gateway.presence(agent.id)
-        if local is not None:
-            return local.status != "draining"
+        status = None if local is None else local.status
         route = self._routes.of(agent.id)
-        if route is None or route.node == self._gateway.node:
-            return False
-        try:
-            found = await self._relay.presence(route, agent.id, timeout_s)
-        except AgentError:
-            return False
-        return found is not None and found.get("status") != "draining"
+        if local is None and route is not None and route.node != self._gateway.node:
+            status = (await self._relay.presence(route, agent.id, timeout_s) or {}).get("status")
+        if status is None:
+            raise ConnectionFailed("the agent is not connected")
+        if status == "draining":
+            raise ServerError("the agent is draining: it takes no more tasks")
 
     async def close(self) -> None:
         """Release every channel to other workers. The streams are the gateway's."""

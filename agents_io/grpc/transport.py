@@ -37,6 +37,7 @@ from agents_io.errors import (
     ClientError,
     ConnectionFailed,
     Expired,
+    ServerError,
     Unsupported,
 )
 from agents_io.grpc.channels import IDLE_S, MAX_CHANNELS, ChannelKey, Channels
@@ -149,28 +150,32 @@ class GrpcTransport:
         )
         return self._parse(raw, prepared)
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
-        """Whether the agent says it is HEALTHY or DEGRADED; by the standard health service where it has no HealthCheck.
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
+        """The agent says it is HEALTHY or DEGRADED; by the standard health service where it has no HealthCheck.
 
-        Raises `Unsupported`: it has neither, or its registration cannot work.
+        Raises `AgentError`; `Unsupported`: it has neither, or its registration cannot work.
         """
         prepared = self._prepared.get(agent)
         deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             raw = await self._ask(prepared, SERVICE + "HealthCheck", Empty().SerializeToString(), timeout_s)
-            return Health.FromString(raw).status in (Health.HEALTHY, Health.DEGRADED)
+            status = Health.FromString(raw).status
+            if status not in (Health.HEALTHY, Health.DEGRADED):
+                raise ServerError(f"the agent says that it is {Health.Status.Name(status)}")
+            return
         except NotImplementedByAgent:
             left_s = max(0.001, deadline - asyncio.get_running_loop().time())
-        except (AgentError, DecodeError):
-            return False
+        except DecodeError:
+            raise BadResponse("the agent's health is no Health message") from None
         try:
             # HealthCheckRequest of no service in particular is empty; the response holds its status in field 1.
             raw = await self._ask(prepared, STANDARD_HEALTH, b"", left_s)
-            return Int32Value.FromString(raw).value == SERVING
+            if Int32Value.FromString(raw).value != SERVING:
+                raise ServerError("the agent's health service says that it does not serve")
         except NotImplementedByAgent:
             raise Unsupported("the agent has no health check") from None
-        except (AgentError, DecodeError):
-            return False
+        except DecodeError:
+            raise BadResponse("the agent's health is no HealthCheckResponse message") from None
 
     async def capabilities(self, agent: AgentRegistration, timeout_s: float) -> AgentSkills:
         """What the agent says it can do. Raises `AgentError`; `Unsupported`: it does not tell."""

@@ -19,7 +19,7 @@ import orjson
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
 from agents_io.http.a2a_agent import A2aAgent, card_targets
-from agents_io.http.exchange import HttpExchange, header, said, status_error, within
+from agents_io.http.exchange import HttpExchange, denied, header, said, status_error, within
 from agents_io.http.peer import Peer
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
@@ -337,26 +337,34 @@ class A2aTransport:
             return peer.parsed(body, lambda body=body: read_card(body, binding))  # type: ignore[misc]
         raise first or BadResponse("the agent has no card")
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
-        """Whether the agent shows a card we can call it by, in time; with `metadata.a2aVersion`, whether it answers at all."""
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
+        """The agent shows a card we can call it by, in time; with `metadata.a2aVersion`, it answers at all.
+
+        Raises `AgentError`.
+        """
         peer = self._agents.get(agent)
         try:
-            return await within(timeout_s, lambda: self._is_well(peer))
-        except AgentError:
-            return False
+            await within(timeout_s, lambda: self._check(peer))
+        except Unsupported as error:  # it was asked, and its card is none for us
+            raise BadResponse(error.message) from None
 
-    async def _is_well(self, peer: A2aAgent) -> bool:
+    async def _check(self, peer: A2aAgent) -> None:
         """Cards are public, calls are not: asked for a task that does not exist it must answer, and not by 401 or 403."""
         if peer.fixed is None:
             peer.learn(await self.card(peer, peer.binding), asyncio.get_running_loop().time())
         try:
             body = await self._ask(peer, peer.interface, "get", {"id": "parallax-health"})
         except UnknownTask:
-            return peer.denied is None
+            pass
         except AgentError as error:
-            return peer.fixed is None and error.status is not None and error.status not in (401, 403)
-        is_response = jsonrpc.is_response(response(peer.interface, load_json(body)))
-        return (peer.fixed is None or is_response) and peer.denied is None
+            if peer.fixed is not None or error.status is None or error.status in (401, 403):
+                raise
+            return
+        else:
+            if peer.fixed is not None and not jsonrpc.is_response(response(peer.interface, load_json(body))):
+                raise BadResponse("what answers is no A2A agent")
+        if peer.denied is not None:
+            raise denied(peer.denied)
 
     async def close(self) -> None:
         """Release every connection."""

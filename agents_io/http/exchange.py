@@ -184,27 +184,25 @@ class HttpExchange:
             response, body = await self._follow(peer, peer.post(target, call.body, call=call), response, body)
         return _good(response, body, peer, call)
 
-    async def is_well(self, peer: Peer, page: httpx.Request, calls: httpx.Request, timeout_s: float) -> bool:
-        """Whether `page` is answered 2xx in time, and the place that `calls` go to does not refuse our credentials.
+    async def check_health(self, peer: Peer, page: httpx.Request, calls: httpx.Request, timeout_s: float) -> None:
+        """`page` is answered 2xx in time, and the place that `calls` go to does not refuse our credentials.
 
-        `calls`: a GET of it, which starts no work. Raises `Unsupported`: there is no such page (404, 405, 501).
+        `calls`: a GET of it, which starts no work. Raises `AgentError`: it is not, and why; `Unsupported`: there is no such page
+        (404, 405, 501).
         """
 
-        async def ask() -> bool:
-            response, _ = await self.send(peer, page)
+        async def ask() -> None:
+            response, body = await self.send(peer, page)
             if response.status_code in (404, 405, 501):
                 raise Unsupported("the agent has no health page")
-            if not 200 <= response.status_code < 300 or peer.denied is not None:
-                return False
-            response, _ = await self.send(peer, calls)
-            return response.status_code not in (401, 403)
+            _good(response, body, peer, None)
+            if peer.denied is not None:
+                raise denied(peer.denied)
+            response, body = await self.send(peer, calls)
+            if response.status_code in (401, 403):
+                raise status_error(response, said(peer, body), body)
 
-        try:
-            return await within(timeout_s, ask)
-        except Unsupported:
-            raise
-        except AgentError:
-            return False
+        await within(timeout_s, ask)
 
     async def watch(
         self, request: httpx.Request, opened: Callable[[httpx.Response], bool], take: Callable[[bytes], None]
@@ -266,6 +264,11 @@ def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) 
 def has_header(headers: list[tuple[bytes, bytes]], name: bytes) -> bool:
     """Whether there is a header of that (lower-case) name."""
     return any(key.lower() == name for key, _ in headers)
+
+
+def denied(status: int) -> AgentError:
+    """What the last call says of an agent whose health page is well: it refused our credentials."""
+    return error_of(status, "the last call was refused: look at the agent's `auth`", None)
 
 
 def said(peer: Peer, body: bytes) -> str:

@@ -16,7 +16,7 @@ import httpx
 
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, RateLimited, Unsupported
-from agents_io.http.exchange import HttpExchange, said, status_error, within
+from agents_io.http.exchange import HttpExchange, denied, said, status_error, within
 from agents_io.http.mcp_stream import McpStream, Server, Session
 from agents_io.per_agent import PerAgent
 from agents_io.rules.wire import jsonrpc, mcp
@@ -173,17 +173,13 @@ class McpTransport:
         )
         self._best_effort.say("mcp-cancel", lambda: self._http.raw(server.build(session, body)))
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
-        """Whether the server answers a ping, in a new session if need be, in time. Raises `Unsupported`."""
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
+        """The server answers a ping, in a new session if need be, in time. Raises `AgentError`; `Unsupported`."""
         server = self._servers.get(agent)
         mcp.ToolCall(server.tool)
-        try:
-            await within(timeout_s, lambda: self._greet(server, timeout_s))
-        except Unsupported:
-            raise
-        except AgentError:
-            return False
-        return server.denied is None
+        await within(timeout_s, lambda: self._greet(server, timeout_s))
+        if server.denied is not None:
+            raise denied(server.denied)
 
     async def _greet(self, server: Server, timeout_s: float) -> None:
         if server.session is None:

@@ -93,10 +93,10 @@ class OpenAiTransport:
         error = spent(body) if response.status_code in (402, 403, 429) else None
         raise error or status_error(response, said(model, body), body, model, call)
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
-        """Whether `GET {endpoint}/models` says 2xx in time. Raises `Unsupported` on a registration that cannot work."""
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
+        """`GET {endpoint}/models` says 2xx in time. Raises `AgentError`; `Unsupported` on a registration that cannot work."""
         model = self._models.get(agent)
-        return await self._http.is_well(model, model.get(model.models), model.get(model.completions), timeout_s)
+        await self._http.check_health(model, model.get(model.models), model.get(model.completions), timeout_s)
 
     async def close(self) -> None:
         """Release every connection."""

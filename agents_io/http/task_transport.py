@@ -70,7 +70,7 @@ class HttpTaskTransport:
                 raise type(error)("the answer is none, and repeats what it was asked with: not shown") from None
             raise
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """Raises `Unsupported`: somebody else's server has no health page of ours."""
         raise Unsupported("http tasks have no health check")
 

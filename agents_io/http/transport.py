@@ -58,10 +58,10 @@ class HttpTransport:
         body = await self._http.post(peer, peer.analyze, call)
         return peer.parsed(body, lambda: parse_answer(body, peer.reading))
 
-    async def health(self, agent: AgentRegistration, timeout_s: float = HEALTH_TIMEOUT_S) -> bool:
-        """Whether `GET {endpoint}/health` says 2xx in time. Raises `Unsupported`: no such page, or no way to ask."""
+    async def check_health(self, agent: AgentRegistration, timeout_s: float = HEALTH_TIMEOUT_S) -> None:
+        """`GET {endpoint}/health` says 2xx in time. Raises `AgentError`; `Unsupported`: no such page, or no way to ask."""
         peer = self._agents.get(agent)
-        return await self._http.is_well(peer, peer.get(peer.health), peer.get(peer.analyze), timeout_s)
+        await self._http.check_health(peer, peer.get(peer.health), peer.get(peer.analyze), timeout_s)
 
     async def close(self) -> None:
         """Release every connection."""

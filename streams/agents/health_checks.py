@@ -104,7 +104,8 @@ class HealthChecks:
     async def _check(self, agent: AgentRegistration) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
-                well = await self._transport.health(agent, self._timeout_s)
+                await self._transport.check_health(agent, self._timeout_s)
+            well = True
         except Unsupported:
             self._mute.add(agent.id)
             self._unasked(agent.id)

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.best_effort import BestEffortRequests
-from agents_io.errors import AgentError, CallTimeout, ClientError, ConnectionFailed, Expired, InternalError, Unsupported
+from agents_io.errors import CallTimeout, ClientError, ConnectionFailed, Expired, InternalError, Unsupported
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import Reading, excerpt, reading_of
 from agents_io.rules.wire.kafka_words import cancel_headers, correlation_of, reply_answer, request_headers, topic_of
@@ -103,15 +103,19 @@ class KafkaTransport:
             self._waiting.pop(correlation, None)
         return reply_answer(reply.value, reply.headers, peer.reading, self._max_answer_bytes, time.time(), call.attempt)
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
-        """Whether the agent's topic is there; whether somebody reads it only a call can tell. Raises `Unsupported`."""
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
+        """The agent's topic is there; whether somebody reads it only a call can tell. Raises `AgentError`; `Unsupported`."""
         topic = self._agents.get(agent).topic
         try:
             async with asyncio.timeout(timeout_s):
                 await self._open(replies=False)
-                return topic in await _topics(self._living())
-        except (TimeoutError, KafkaError, AgentError):
-            return False
+                found = await _topics(self._living())
+        except TimeoutError:
+            raise CallTimeout(f"Kafka does not answer within {timeout_s:.3g} s") from None
+        except KafkaError as error:
+            raise ConnectionFailed(f"Kafka cannot be asked: {error!r}") from None
+        if topic not in found:
+            raise ConnectionFailed(f"there is no topic {topic}")
 
     async def close(self) -> None:
         """Disconnect. Calls under way are left to their deadlines."""

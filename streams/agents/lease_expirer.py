@@ -102,8 +102,9 @@ class LeaseExpirer:
 
     async def _is_well(self, agent: AgentRegistration) -> bool:
         try:
-            return await self._transport.health(agent, ASK_TIMEOUT_S)
+            await self._transport.check_health(agent, ASK_TIMEOUT_S)
         except Unsupported:
             return True  # it is there, and has no health check
         except AgentError:
             return False
+        return True

@@ -134,17 +134,21 @@ async def ask_all(settings: Settings, registrations: list[dict[str, Any]], timeo
 
 
 async def _ask(transports: Transports, data: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    from agents_io.errors import AgentError
+    from agents_io.errors import AgentError, Unsupported
     from schemas.messages import AgentRegistration
 
     agent = AgentRegistration.model_validate(data)
     row: dict[str, Any] = {"id": agent.id, "protocol": agent.transport, "endpoint": agent.endpoint}
     begun = time.monotonic()
     try:
-        well = await transports.health(agent, timeout_s)
-    except AgentError as error:
+        await transports.check_health(agent, timeout_s)
+    except Unsupported as error:
         return row | {"health": "unknown", "detail": error.message}
-    return row | {"health": "healthy" if well else "unhealthy", "ms": round((time.monotonic() - begun) * 1000)}
+    except AgentError as error:
+        row |= {"health": "unhealthy", "detail": error.message}
+    else:
+        row["health"] = "healthy"
+    return row | {"ms": round((time.monotonic() - begun) * 1000)}
 
 
 def _transports(settings: Settings) -> Transports:

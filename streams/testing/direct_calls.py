@@ -74,9 +74,8 @@ class DirectCalls:
         except TimeoutError:
             raise CallTimeout(f"no answer within {call.timeout_s:.3g} s") from None
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """Well."""
-        return True
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -14,6 +14,7 @@ from agents_io.fakes.steps import Step, answer
 from agents_io.http.a2a import A2aTransport
 from schemas.messages import SecretRef
 from tests.contract.test_a2a_transport import rigged
+from tests.support.health import is_well
 from tests.support.served import asking, said
 from tests.support.wait import until
 
@@ -77,14 +78,14 @@ async def test_the_tenant_stands_in_each_path() -> None:
 async def test_health_is_an_answer_for_a_task_that_does_not_exist(version: Version) -> None:
     """With a card or, where the registration names the version, without; another server's 404 is none."""
     async with rigged(version, binding=REST) as rig:
-        assert await rig.transport.health(rig.agent, 5.0)
+        assert await is_well(rig.transport, rig.agent, 5.0)
         fixed = {"a2aVersion": version, "a2aBinding": REST}
         at_rest = rig.agent.model_copy(update={"endpoint": rig.fake.endpoint + "/rest", "metadata": fixed})
-        assert await rig.transport.health(at_rest, 5.0)
+        assert await is_well(rig.transport, at_rest, 5.0)
         rig.fake.healthy = False
         assert (await rig.call(endpoint=at_rest.endpoint, metadata=fixed)).value == "ok"
         elsewhere = at_rest.model_copy(update={"endpoint": rig.fake.endpoint + "/other"})
-        assert not await rig.transport.health(elsewhere, 5.0)
+        assert not await is_well(rig.transport, elsewhere, 5.0)
 
 
 @both
@@ -340,4 +341,4 @@ async def test_a_refused_token_makes_the_agent_unhealthy(status: int) -> None:
         end = await ask()
         assert isinstance(end, AgentError)
         assert (end.code, end.status) == ("http_4xx", status)
-        assert not await ask.transport.health(ask.agent, 5.0)
+        assert not await is_well(ask.transport, ask.agent, 5.0)

@@ -17,6 +17,7 @@ from agents_io.http.a2a import A2aTransport
 from agents_io.rules.wire.a2a_message_ids import MessageIds
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
+from tests.support.health import is_well
 from tests.support.wait import until
 
 Version = Literal["1.0", "0.3"]
@@ -180,7 +181,7 @@ async def test_registration_may_name_the_url_and_version_itself() -> None:
         rig.fake.healthy = False  # no card either
         changes = {"endpoint": rig.fake.endpoint + "/rpc", "metadata": {"a2aVersion": "0.3"}}
         assert (await rig.call(**changes)).value == "ok"
-        assert await rig.transport.health(rig.agent.model_copy(update=changes), 5.0)
+        assert await is_well(rig.transport, rig.agent.model_copy(update=changes), 5.0)
         with pytest.raises(Unsupported, match="a2aVersion"):
             await rig.call(metadata={"a2aVersion": "2"})
 
@@ -233,7 +234,7 @@ async def test_card_that_is_of_no_use(card: Any, monkeypatch: pytest.MonkeyPatch
         with pytest.raises((BadResponse, Unsupported), match="agent card"):
             await rig.call()
         assert rig.fake.requests == []
-        assert not await rig.transport.health(rig.agent, 5.0)
+        assert not await is_well(rig.transport, rig.agent, 5.0)
 
 
 async def test_token_goes_to_the_registered_host_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,18 +252,18 @@ async def test_token_goes_to_the_registered_host_only(monkeypatch: pytest.Monkey
 async def test_health_is_a_card_we_can_use() -> None:
     """503 and nobody there are not."""
     async with rigged() as rig:
-        assert await rig.transport.health(rig.agent, 5.0)
+        assert await is_well(rig.transport, rig.agent, 5.0)
         rig.fake.healthy = False
-        assert not await rig.transport.health(rig.agent, 5.0)
+        assert not await is_well(rig.transport, rig.agent, 5.0)
     transport = A2aTransport()
-    assert not await transport.health(rig.agent, 1.0)
+    assert not await is_well(transport, rig.agent, 1.0)
     await transport.close()
 
 
 async def test_hang_while_sending_closes_the_connection() -> None:
     """There is no task to cancel yet."""
     async with rigged("1.0", hang()) as rig:
-        await rig.transport.health(rig.agent, 5.0)
+        await rig.transport.check_health(rig.agent, 5.0)
         with pytest.raises(CallTimeout):
             await rig.call(timeout_s=0.3)
         await until(lambda: bool(rig.fake.calls) and rig.fake.calls[0].ended == "closed")

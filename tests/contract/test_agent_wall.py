@@ -19,6 +19,7 @@ from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from streams.agents.transports import together
 from streams.settings import Settings, SettingsError, load
+from tests.support.health import is_well
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
 CALL = Call("t", "k", b"{}", 10.0)
@@ -50,7 +51,7 @@ async def test_no_protocol_leads_to_an_address_that_is_not_allowed(protocol: str
                 with pytest.raises(ForbiddenTarget, match=r"endpoint: .*setting agents\.(networks|allow)"):
                     await transports.call(one, CALL)
                 try:
-                    assert not await transports.health(one, 5.0)
+                    assert not await is_well(transports, one, 5.0)
                 except (Unsupported, ForbiddenTarget):
                     continue
         finally:

@@ -16,6 +16,7 @@ from agents_io.http.openai import OpenAiTransport
 from agents_io.http.transport import HttpTransport
 from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
+from tests.support.health import is_well
 from tests.support.served import Asked, Handler, asking, said, served
 from tests.support.wait import until
 
@@ -330,13 +331,13 @@ async def test_a_health_page_says_nothing_of_calls_that_are_refused() -> None:
         return web.Response(status=401 if request.method == "POST" else 200)
 
     async with asking(HttpTransport(), locked, "http") as ask:
-        assert not await ask.transport.health(ask.agent, 5.0)
+        assert not await is_well(ask.transport, ask.agent, 5.0)
     async with asking(OpenAiTransport(), locked, "openai", model="m") as ask:
-        assert not await ask.transport.health(ask.agent, 5.0)
+        assert not await is_well(ask.transport, ask.agent, 5.0)
     async with asking(HttpTransport(), posts_locked, "http") as ask:
-        assert await ask.transport.health(ask.agent, 5.0)
+        assert await is_well(ask.transport, ask.agent, 5.0)
         await ask()
-        assert not await ask.transport.health(ask.agent, 5.0)
+        assert not await is_well(ask.transport, ask.agent, 5.0)
 
 
 class A2a:
@@ -534,9 +535,9 @@ async def test_a_public_card_is_not_health() -> None:
     """Calls that are refused by 401 are."""
     server = A2a({"error": {"code": -32001, "message": "no such task"}})
     async with asking(A2aTransport(), server, "a2a") as ask:
-        assert await ask.transport.health(ask.agent, 5.0)
+        assert await is_well(ask.transport, ask.agent, 5.0)
         server.locked = True
-        assert not await ask.transport.health(ask.agent, 5.0)
+        assert not await is_well(ask.transport, ask.agent, 5.0)
 
 
 @pytest.mark.parametrize(

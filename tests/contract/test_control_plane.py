@@ -180,7 +180,7 @@ async def test_adapters_are_asked_in_turn() -> None:
         with pytest.raises(UnknownPattern, match="control plane knows no pattern 'other'"):
             await transport.call(other, Call("t1", "k1", b"7", 2.0))
         with pytest.raises(Unsupported):
-            await transport.health(mine, 1.0)
+            await transport.check_health(mine, 1.0)
         with pytest.raises(Unsupported):
             await PatternTransport([]).call(mine, Call("t1", "k1", b"7", 2.0))
         await transport.close()

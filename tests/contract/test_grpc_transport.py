@@ -37,6 +37,7 @@ from agents_io.tls import TlsFiles
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
 from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult, Health
+from tests.support.health import is_well
 from tests.support.wait import until
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
@@ -383,22 +384,22 @@ async def test_health_by_the_agents_own_check(said: Health.Status, well: bool) -
     """What it says of itself."""
     async with rig_of() as rig:
         rig.fake.status = said
-        assert await rig.transport.health(rig.agent, 5.0) is well
+        assert await is_well(rig.transport, rig.agent, 5.0) is well
 
 
 async def test_health_by_the_standard_service() -> None:
     """Where the agent has no check of its own."""
     async with rig_of(health_by="standard") as rig:
-        assert await rig.transport.health(rig.agent, 5.0)
+        assert await is_well(rig.transport, rig.agent, 5.0)
         rig.fake.healthy = False
-        assert not await rig.transport.health(rig.agent, 5.0)
+        assert not await is_well(rig.transport, rig.agent, 5.0)
 
 
 async def test_health_of_an_agent_that_has_no_check_is_not_known() -> None:
     """That is no illness."""
     async with rig_of(health_by="none") as rig:
         with pytest.raises(Unsupported, match="no health check"):
-            await rig.transport.health(rig.agent, 5.0)
+            await rig.transport.check_health(rig.agent, 5.0)
 
 
 async def test_nobody_there_is_not_healthy() -> None:
@@ -406,7 +407,7 @@ async def test_nobody_there_is_not_healthy() -> None:
     async with rig_of() as rig:
         pass
     transport = GrpcTransport()
-    assert not await transport.health(rig.agent, 2.0)
+    assert not await is_well(transport, rig.agent, 2.0)
     await transport.close()
 
 

@@ -167,7 +167,7 @@ async def test_no_time_left_and_no_health_page() -> None:
         with pytest.raises(Expired):
             await one.call(timeout_s=0.0)
         with pytest.raises(Unsupported):
-            await one.transport.health(NOBODY, 1.0)
+            await one.transport.check_health(NOBODY, 1.0)
         assert not one.fake.calls
 
 

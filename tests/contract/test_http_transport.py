@@ -57,6 +57,7 @@ from agents_io.http.transport import HttpTransport
 from agents_io.transport import Call, Transport, header_text
 from schemas.messages import AgentRegistration, SecretRef
 from tests.support.gateways import Book, node
+from tests.support.health import is_well
 from tests.support.http_tasks import http_task
 from tests.support.protocols import OVER_HTTP, Opened, kafka
 from tests.support.wait import until
@@ -559,14 +560,14 @@ async def test_health() -> None:
     """200 is healthy; 503, nobody there and too slow are not. Without such a page nothing can be said."""
     async with http(answer()) as rig:
         assert isinstance(rig.transport, HttpTransport)
-        assert await rig.transport.health(rig.agent)
+        assert await is_well(rig.transport, rig.agent)
         rig.fake.healthy = False
-        assert not await rig.transport.health(rig.agent)
+        assert not await is_well(rig.transport, rig.agent)
         elsewhere = rig.agent.model_copy(update={"endpoint": f"{rig.agent.endpoint}/nowhere"})
         with pytest.raises(Unsupported):
-            await rig.transport.health(elsewhere)
+            await rig.transport.check_health(elsewhere)
     transport = HttpTransport()
-    assert not await transport.health(rig.agent, timeout_s=1.0)
+    assert not await is_well(transport, rig.agent, timeout_s=1.0)
     await transport.close()
 
 

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from agents_io.http.mcp import McpTransport
+from tests.support.health import is_well
 from tests.support.served import asking, said
 from tests.support.wait import until
 
@@ -97,7 +98,7 @@ async def test_a_restarted_server_is_called_in_a_new_session(how: str) -> None:
         server.sessions.clear()
         assert said(await ask()) == OK
         server.sessions.clear()
-        assert await ask.transport.health(ask.agent, 5.0)
+        assert await is_well(ask.transport, ask.agent, 5.0)
         assert (server.seen.count("initialize"), server.calls) == (3, 2)
 
 

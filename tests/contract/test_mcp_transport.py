@@ -16,6 +16,7 @@ from agents_io.fakes.steps import Step, answer, hang, raw
 from agents_io.http.mcp import McpTransport
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
+from tests.support.health import is_well
 from tests.support.wait import until
 
 
@@ -234,16 +235,16 @@ async def test_secret_in_a_json_rpc_error_is_not_shown(monkeypatch: pytest.Monke
 async def test_health_opens_a_session_then_pings() -> None:
     """503 and nobody there are not healthy; a forgotten session is opened again."""
     async with rigged() as rig:
-        assert await rig.transport.health(rig.agent, 5.0)
-        assert await rig.transport.health(rig.agent, 5.0)
+        assert await is_well(rig.transport, rig.agent, 5.0)
+        assert await is_well(rig.transport, rig.agent, 5.0)
         assert rig.fake.methods == ["initialize", "notifications/initialized", "ping"]
         rig.fake.sessions.clear()
-        assert await rig.transport.health(rig.agent, 5.0)
+        assert await is_well(rig.transport, rig.agent, 5.0)
         assert rig.fake.opened == 2
         rig.fake.healthy = False
-        assert not await rig.transport.health(rig.agent, 5.0)
+        assert not await is_well(rig.transport, rig.agent, 5.0)
     transport = McpTransport()
-    assert not await transport.health(rig.agent, 1.0)
+    assert not await is_well(transport, rig.agent, 1.0)
     await transport.close()
 
 

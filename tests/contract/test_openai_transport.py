@@ -13,6 +13,7 @@ from agents_io.fakes.steps import Step, answer, raw
 from agents_io.http.openai import OpenAiTransport
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
+from tests.support.health import is_well
 
 BODY = b'{"task":"add","data":[1,2]}'
 
@@ -173,8 +174,8 @@ async def test_health_asks_for_the_models() -> None:
     transport = OpenAiTransport()
     async with FakeChat(answer()) as fake:
         agent = AgentRegistration(id="a", endpoint=fake.endpoint, protocol="openai", metadata={"model": "m"})
-        assert await transport.health(agent, 5.0)
+        assert await is_well(transport, agent, 5.0)
         fake.healthy = False
-        assert not await transport.health(agent, 5.0)
-    assert not await transport.health(agent, 1.0)
+        assert not await is_well(transport, agent, 5.0)
+    assert not await is_well(transport, agent, 1.0)
     await transport.close()

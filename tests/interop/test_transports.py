@@ -19,6 +19,7 @@ from streams.settings import Settings
 from tests.interop.conftest import TOKEN
 from tests.interop.kinds import Kind
 from tests.interop.processes import Running
+from tests.support.health import is_well
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(120)]
 
@@ -70,7 +71,7 @@ async def test_answer_and_health(transport: Transport, kind: Kind, server: Runni
     """Value, confidence and what stands beside them."""
     is_answer(await ask(transport, kind, server, "ok"))
     if kind.is_found:
-        assert await transport.health(kind.agent(server.port, "INTEROP_TOKEN"), 10.0)
+        assert await is_well(transport, kind.agent(server.port, "INTEROP_TOKEN"), 10.0)
 
 
 async def test_found_by_its_address(transport: Transport, kind: Kind, server: Running) -> None:
@@ -126,7 +127,7 @@ async def test_wrong_token(transport: Transport, kind: Kind, server: Running, mo
         assert isinstance(end, AgentError)
         assert (end.code, end.retryable, end.counts_against_agent) == ("http_4xx", False, False), end.message
     if kind.scheme == "http":
-        assert not await transport.health(kind.agent(server.port, "WRONG_TOKEN"), 10.0)
+        assert not await is_well(transport, kind.agent(server.port, "WRONG_TOKEN"), 10.0)
 
 
 async def test_restart_between_two_tasks(transport: Transport, kind: Kind, server: Running) -> None:

@@ -86,6 +86,8 @@ async def test_probe_asks_agents_of_every_protocol(ready: Cli) -> None:
             "kafka": "unhealthy",
         }
         assert "metadata.model" in rows["lame"]["detail"]
+        assert rows["kafka"]["detail"] == "there is no topic nowhere"
+        assert "503" in rows["mcp"]["detail"]
         assert "unhealthy: kafka, mcp" in said.err
         assert (await ready("agents", "probe", "http", "lame", "--timeout", "2s")).code == 0
         gone = await ready("agents", "probe", "nobody")

@@ -19,6 +19,7 @@ from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import ensure
 from streams.settings import Settings
 from tests.conftest import SettingsFor
+from tests.support.health import is_well
 from tests.support.wait import until
 
 pytestmark = [pytest.mark.embedded, pytest.mark.timeout(90)]
@@ -128,8 +129,8 @@ async def test_health_is_whether_the_topic_is_there(settings: Settings, transpor
     """And asking does not make it."""
     nowhere = AgentRegistration(id="b", endpoint="kafka://nowhere")
     for _ in range(2):
-        assert not await transport.health(nowhere, 5.0)
-    assert await transport.health(AGENT, 5.0)
+        assert not await is_well(transport, nowhere, 5.0)
+    assert await is_well(transport, AGENT, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ async def test_no_broker_is_a_fault_of_ours_or_of_the_line_and_never_a_hang(sett
     with pytest.raises(AgentError) as caught:
         await call(transport, 1.0)
     assert caught.value.code == "connection"
-    assert not await transport.health(AGENT, 1.0)
+    assert not await is_well(transport, AGENT, 1.0)
     await transport.close()
     fresh = KafkaTransport(settings)
     with pytest.raises((InternalError, AgentError)) as caught:

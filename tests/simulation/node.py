@@ -102,9 +102,8 @@ class SimTransport:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """Every agent says that it is well."""
-        return True
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -30,9 +30,9 @@ class AsAgent:
         found = await self._inner.call(agent, dataclasses.replace(call, body=order))
         return Answer(found.value["value"], found.confidence)
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """As the transport says."""
-        return await self._inner.health(agent, timeout_s)
+        await self._inner.check_health(agent, timeout_s)
 
     async def close(self) -> None:
         """Release every connection."""

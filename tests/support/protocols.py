@@ -24,6 +24,7 @@ from streams.agents.kafka_agents import KafkaTransport
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import ensure
 from streams.settings import DispatchSettings, Settings
+from tests.support.health import is_well
 
 CAP = 200_000
 Opened = tuple[FakeAgent, AgentRegistration, Transport]
@@ -36,7 +37,7 @@ async def _opened(
     async with fake:
         agent = AgentRegistration(id="a", endpoint=fake.endpoint, protocol=protocol, metadata=metadata)
         try:
-            assert await transport.health(agent, 10.0)
+            assert await is_well(transport, agent, 10.0)
             yield fake, agent, transport
         finally:
             await transport.close()
@@ -110,7 +111,7 @@ async def kafka(*steps: Step) -> AsyncIterator[Opened]:
             transport = KafkaTransport(settings)
             try:
                 await transport._open()  # else the first call's time pays for it
-                assert await transport.health(agent, 10.0)
+                assert await is_well(transport, agent, 10.0)
                 yield fake, agent, transport
             finally:
                 await transport.close()

@@ -68,9 +68,8 @@ class Silent:
         await asyncio.Event().wait()
         raise AssertionError("nobody sets this event")
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """Not asked."""
-        return True
 
     async def close(self) -> None:
         """Nothing to release."""

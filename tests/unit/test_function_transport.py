@@ -124,7 +124,7 @@ async def test_no_call_is_made_of_what_cannot_be() -> None:
     with pytest.raises(Expired):
         await one.call("double", timeout_s=0.0)
     with pytest.raises(Unsupported):
-        await one.transport.health(AgentRegistration(id="f", endpoint="double", protocol="gateway"), 1.0)
+        await one.transport.check_health(AgentRegistration(id="f", endpoint="double", protocol="gateway"), 1.0)
 
 
 async def test_an_async_function_is_cancelled_at_its_deadline() -> None:

@@ -24,6 +24,7 @@ from schemas.messages import SecretRef
 from schemas.pb import gateway_pb2
 from schemas.pb.gateway_pb2 import AgentHeartbeat, AgentHello, AgentToControlPlane, TaskRequest, TaskResult
 from tests.support.gateways import Book, Node, node
+from tests.support.health import is_well
 from tests.support.wait import until
 
 QUICK = SessionConfig(missed=3, min_interval_s=0.05)
@@ -154,7 +155,7 @@ async def test_an_agent_whose_heartbeats_stop_is_lost() -> None:
         assert "its heartbeats stopped" in end.message
         assert end.counts_against_agent
         assert ("a", "its heartbeats stopped") in here.registrar.book.log
-        assert not await here.transport.health(here.registrar.book.records["a"], 1.0)
+        assert not await is_well(here.transport, here.registrar.book.records["a"], 1.0)
         with pytest.raises(ConnectionFailed, match="is not connected"):
             await call(here)
 
@@ -208,12 +209,12 @@ async def test_draining_finishes_what_it_has_and_is_asked_nothing_more() -> None
         presence = here.gateway.presence("a")
         assert presence is not None
         assert (presence.status, presence.load, presence.outstanding) == ("draining", 0.7, 0)
-        assert not await here.transport.health(here.registrar.book.records["a"], 1.0)
+        assert not await is_well(here.transport, here.registrar.book.records["a"], 1.0)
         agent.status = "healthy"
         agent.beat()
         await until(lambda: here.registrar.book.log[-1] == ("a", "healthy"), 10)
         assert (await call(here, "t3")).value == "ok"
-        assert await here.transport.health(here.registrar.book.records["a"], 1.0)
+        assert await is_well(here.transport, here.registrar.book.records["a"], 1.0)
 
 
 async def test_a_gateway_that_closes_lets_calls_end_and_takes_none() -> None:

@@ -29,6 +29,7 @@ from streams.grpc_tls import TlsUnusable, server_credentials
 from streams.settings import Settings, SettingsError, load
 from streams.settings_parts import GrpcTlsSettings
 from tests.support.gateways import Book, Node, node
+from tests.support.health import is_well
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
 NAME = "worker.parallax"
@@ -105,7 +106,7 @@ async def test_workers_call_each_other_over_tls() -> None:
         dialling(holder, ours("client")) as agent,
     ):
         assert (await call(home)).value == "ok"
-        assert await home.transport.health(book.records["a"], 5.0)
+        assert await is_well(home.transport, book.records["a"], 5.0)
         assert len(agent.calls) == 1
 
 

@@ -43,9 +43,8 @@ class Ending:
             raise self.end
         return self.end
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """Not asked."""
-        return True
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents_io.errors import ConnectionFailed, Unsupported
+from agents_io.errors import ConnectionFailed, ServerError, Unsupported
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from streams.agents.health_checks import HealthChecks
@@ -32,7 +32,7 @@ class Asked:
         """Never."""
         raise AssertionError("a check is no call")
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """As told; well by default."""
         self.asked[agent.id] += 1
         self.now += 1
@@ -44,7 +44,8 @@ class Asked:
         end = self.says.get(agent.id, True)
         if isinstance(end, BaseException):
             raise end
-        return end
+        if not end:
+            raise ServerError("ill")
 
     async def close(self) -> None:
         """Nothing to release."""

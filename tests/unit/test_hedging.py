@@ -47,9 +47,8 @@ class Scripted:
             raise end
         return end
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """Not asked."""
-        return True
 
     async def close(self) -> None:
         """Nothing to release."""

@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 from aiokafka.structs import ConsumerRecord
 
-from agents_io.errors import ConnectionFailed, Unsupported
+from agents_io.errors import ConnectionFailed, ServerError, Unsupported
 from agents_io.grpc.services import method
 from agents_io.transport import Transport
 from schemas.codec import dumps
@@ -246,12 +246,13 @@ class Asked:
         self.outcome = outcome
         self.asked: list[str] = []
 
-    async def health(self, agent: AgentRegistration, timeout_s: float) -> bool:
+    async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """As told."""
         self.asked.append(agent.id)
         if isinstance(self.outcome, Exception):
             raise self.outcome
-        return self.outcome
+        if not self.outcome:
+            raise ServerError("ill")
 
 
 async def settled(served: Served, asked: Asked, owns: Callable[[str], bool] = lambda _: True) -> Served:

@@ -89,7 +89,7 @@ async def test_it_holds_for_every_protocol() -> None:
     transports = Transports({"http": inner}, SecretPolicy(("AGENT_*",)))
     call = Call("t", "k", b"{}", 1.0)
     assert await transports.call(agent({"env": "AGENT_A"}), call) == Answer("ok", 0.9)
-    for wait in (transports.call(agent({"env": "HOME"}), call), transports.health(agent({"env": "HOME"}), 1.0)):
+    for wait in (transports.call(agent({"env": "HOME"}), call), transports.check_health(agent({"env": "HOME"}), 1.0)):
         with pytest.raises(Unsupported):
             await wait
     assert len(inner.calls) == 1
