@@ -51,6 +51,8 @@ class FakeWorker:
         self.ready: Any = {"ready": True, "checks": {"broker": True}}
         self.windows: Any = []
         self.stats: Any = Refusal(404, "no execution")
+        self.stats_of: dict[str, Any] = {}
+        """Of single agents, in place of `stats`."""
         self.plan: Any = Refusal(404, "no such plan")
         self.tasks: dict[str, Any] = {}
         self.letters: dict[str, Any] = {}
@@ -81,7 +83,7 @@ class FakeWorker:
                 web.get("/readyz", self._of("ready")),
                 web.get("/api/v1/agents", self._of("agents")),
                 web.get("/api/v1/agents/{id:[^/]+}/windows", self._of("windows")),
-                web.get("/api/v1/agents/{id:[^/]+}/stats", self._of("stats")),
+                web.get("/api/v1/agents/{id:[^/]+}/stats", self._stats),
                 web.get("/api/v1/anomalies", self._of("anomalies")),
                 web.get("/api/v1/partitions", self._of("partitions")),
                 web.get("/api/v1/compare", self._compare),
@@ -141,6 +143,9 @@ class FakeWorker:
             for name in request.query["agents"].split(",")
         ]
         return await self._answer(request, rows)
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        return await self._answer(request, self.stats_of.get(request.match_info["id"], self.stats))
 
     async def _task(self, request: web.Request) -> web.Response:
         task_id = request.match_info["id"]

@@ -1,4 +1,5 @@
-// The page: header, strip, tables, and beside them the detail that the address names (#agent=, #task=, #plan=, #letter=).
+// The page: header, strip, tables, and beside them the detail that the address names (#agent=, #agent=&with=,
+// #task=, #plan=, #letter=).
 
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { number } from "./format.js";
@@ -17,12 +18,12 @@ import { Tasks } from "./tasks.js";
 const KINDS = { agent: "Agent", task: "Task", plan: "Plan", letter: "Dead letter" };
 const ANNOUNCE_MS = 8000;
 
-/** What the address names: {kind, id}, or null. */
+/** What the address names: {kind, id, other}, or null. `other`: the agent that it is compared with. */
 function addressed() {
-  const [, kind, raw] = /^#([a-z]+)=(.+)$/s.exec(location.hash) ?? [];
+  const [, kind, raw, other] = /^#([a-z]+)=(.+?)(?:&with=(.+))?$/s.exec(location.hash) ?? [];
   if (!(kind in KINDS)) return null;
   try {
-    return { kind, id: decodeURIComponent(raw) };
+    return { kind, id: decodeURIComponent(raw), other: other && decodeURIComponent(other) };
   } catch {
     return null;
   }
@@ -105,7 +106,7 @@ function Header({ store, feed }) {
 
 const BODIES = { agent: AgentDetail, task: TaskDetail, plan: PlanDetail, letter: LetterDetail };
 
-function Detail({ address: { kind, id }, store, feed }) {
+function Detail({ address: { kind, id, other }, store, feed }) {
   const title = useRef(null);
   useEffect(() => {
     const before = document.activeElement;
@@ -120,7 +121,7 @@ function Detail({ address: { kind, id }, store, feed }) {
   return html`<aside class="detail" aria-labelledby="detail-title">
     <div class="head"><h2 id="detail-title" tabindex="-1" ref=${title}><span class="kind">${KINDS[kind]}</span> <span class="id">${id}</span></h2>
       <button type="button" class="close" onClick=${close} aria-label="Close the detail">Close</button></div>
-    <${BODIES[kind]} id=${id} store=${store} agents=${feed.agents} />
+    <${BODIES[kind]} id=${id} other=${other} store=${store} agents=${feed.agents} />
   </aside>`;
 }
 
