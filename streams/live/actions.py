@@ -1,4 +1,4 @@
-"""What changes something over HTTP: a task cancelled or sent again, a dead letter sent back; and the dead letter looked up first.
+"""What changes something over HTTP: tasks and plans cancelled, tasks sent again, dead letters sent back; and dead letters read.
 
 In: POST requests of callers with the power `operate` (see `access.py`), with a JSON body. Out: records on `controls`, on `tasks`
 and on the topic a dead letter came from, acknowledged. One at a time a worker, each bounded in time. A body that is not declared
@@ -11,7 +11,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -21,27 +20,18 @@ from aiokafka.errors import KafkaError
 
 from schemas.codec import pack, validate
 from schemas.messages import Control
-from schemas.times import format_time
 from schemas.topics import BY_NAME, full_name
 from streams.answers import error_answer, json_answer
 from streams.broker.access import AccessDenied
 from streams.broker.client import ReadStalled, Record, TopicMissing, catalog, send_keyed
-from streams.broker.dlq_reader import look_up, replaying, summary
+from streams.broker.dlq_reader import replaying, summary
 from streams.client.errors import ClientError, InvalidTask, NotFound
-from streams.client.feed import read_since
 from streams.client.history import find_task, sent_again
 from streams.client.times import since_ms
 from streams.engine.faults import describe_error, unauthorized
+from streams.live import dead_letters
 from streams.live.access import CALLER
-from streams.rules.broker.dead_letters import (
-    MAX_DIGITS,
-    NotReplayable,
-    RecordId,
-    build_replay,
-    dlq_topic,
-    read_dlq_headers,
-    readable,
-)
+from streams.rules.broker.dead_letters import NotReplayable, RecordId, build_replay, readable
 from streams.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -50,6 +40,8 @@ ACTION_TIMEOUT_S = 30.0
 MAX_WAITING = 8
 MAX_ID = 256
 MAX_REASON = 500
+MAX_LISTED = 200
+"""Dead letters in one answer."""
 SINCE = "24h"
 MAX_SHOWN = 64 * 1024
 PLACE = "/api/v1/dead-letters/{topic:[^/]+}/{partition:[0-9]+}/{offset:[0-9]+}"
@@ -78,6 +70,8 @@ class Actions:
         return [
             web.post("/api/v1/tasks/{id:[^/]+}/cancel", self._acting(self._cancel)),
             web.post("/api/v1/tasks/{id:[^/]+}/retry", self._acting(self._retry)),
+            web.post("/api/v1/plans/{id:[^/]+}/cancel", self._acting(self._cancel_plan)),
+            web.get("/api/v1/dead-letters", self._bounded(self._list), allow_head=False),
             web.get(PLACE, self._bounded(self._show), allow_head=False),
             web.post(PLACE + "/replay", self._acting(self._replay)),
         ]
@@ -120,23 +114,35 @@ class Actions:
 
     async def _cancel(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         """Every worker reads the request; the owner ends the task, and the result says whether it came in time."""
-        task_id = _task_id(request.match_info["id"])
+        return await self._ask_to_cancel("taskId", _id(request.match_info["id"]), body)
+
+    async def _cancel_plan(self, request: web.Request, body: dict[str, Any]) -> web.Response:
+        """The same of a plan: its steps that have not ended are cancelled."""
+        return await self._ask_to_cancel("planId", _id(request.match_info["id"], "the plan's id"), body)
+
+    async def _ask_to_cancel(self, field: str, name: str, body: dict[str, Any]) -> web.Response:
         reason = body.get("reason", "cancelled over HTTP")
         if not isinstance(reason, str) or len(reason) > MAX_REASON:
             raise Refused(400, f"reason: must be text of at most {MAX_REASON} characters")
-        control = validate(Control, {"type": "cancel", "taskId": task_id, "reason": reason})
-        await send_keyed(self._settings, "controls", [(task_id.encode(), pack(control.wire()))])
-        return json_answer({"taskId": task_id, "asked": True}, 202)
+        control = validate(Control, {"type": "cancel", field: name, "reason": reason})
+        await send_keyed(self._settings, "controls", [(name.encode(), pack(control.wire()))])
+        return json_answer({field: name, "asked": True}, 202)
 
     async def _retry(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         """`id`: the new one. A request that is repeated with the same new id makes one task: the id is answered once."""
-        task_id = _task_id(request.match_info["id"])
-        new_id = _task_id(body.get("id", uuid.uuid4().hex), "id")
+        task_id = _id(request.match_info["id"])
+        new_id = _id(body.get("id", uuid.uuid4().hex), "id")
         if new_id == task_id:
             raise Refused(400, "id: must be another than the task's: an id is answered once")
         again = sent_again(await find_task(self._settings, task_id, _since(body)), new_id)
         await send_keyed(self._settings, "tasks", [(again.key, again.value)])
         return json_answer({"taskId": new_id, "retryOf": task_id}, 201)
+
+    async def _list(self, request: web.Request, _: dict[str, Any]) -> web.Response:
+        """The newest, without their bytes."""
+        most = _most(request.query.get("max", str(MAX_LISTED)))
+        letters = await dead_letters.newest(self._settings, _since_ms(_since(request.query)), most)
+        return json_answer([summary(letter) for letter in letters])
 
     async def _show(self, request: web.Request, _: dict[str, Any]) -> web.Response:
         """The value only to callers who may act on it: a rejected registration may hold a secret."""
@@ -168,37 +174,8 @@ class Actions:
         return json_answer({"place": str(place), "to": built.topic, "count": built.count})
 
     async def _dead_letter(self, request: web.Request, since: str) -> Record:
-        """The letter at a place of a dead-letter topic, or the newest of the record that was at this place of its origin.
-
-        Raises `Refused`.
-        """
-        topic, prefix = request.match_info["topic"], self._settings.topic_prefix
-        numbers = request.match_info["partition"], request.match_info["offset"]
-        if max(map(len, numbers)) > MAX_DIGITS:
-            raise Refused(404, "there is no such partition or offset")
-        partition, offset = map(int, numbers)
-        name = dlq_topic(topic, prefix)
-        short = name.removeprefix(f"dlq.{prefix}")
-        if short not in BY_NAME or not BY_NAME[short].dead_letters:
-            raise Refused(404, f"{topic}: no topic of this installation has such dead letters")
-        if topic == name:
-            async with aclosing(look_up(self._settings, [RecordId(name, partition, offset)])) as found:
-                async for _, record in found:
-                    if record is not None:
-                        return record
-            raise Refused(404, f"{name}/{partition}/{offset}: there is no dead letter")
-        origin = f"{full_name(short, prefix)}/{partition}/{offset}"
-        newest = None
-        async with aclosing(read_since(self._settings, f"dlq.{short}", _since_ms(since))) as records:
-            async for one in records:
-                headers = tuple((key, value) for key, value in one.headers or ())
-                if read_dlq_headers(headers).origin == origin:
-                    newest = Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value, headers)
-        if newest is None:
-            raise Refused(
-                404, f"{origin}: no dead letter of it since {format_time(_since_ms(since))}; give an earlier since"
-            )
-        return newest
+        topic, partition, offset = (request.match_info[name] for name in ("topic", "partition", "offset"))
+        return await dead_letters.find(self._settings, topic, partition, offset, _since_ms(since))
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
@@ -211,10 +188,16 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return body
 
 
-def _task_id(value: Any, name: str = "the task's id") -> str:
+def _id(value: Any, name: str = "the task's id") -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID:
         raise Refused(400, f"{name}: must be 1 to {MAX_ID} characters")
     return value
+
+
+def _most(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 0 < int(text) <= MAX_LISTED):
+        raise Refused(400, f"max: must be a number from 1 to {MAX_LISTED}")
+    return int(text)
 
 
 def _since(given: Any) -> str:

@@ -12,7 +12,7 @@ from schemas.times import format_time
 from streams.live.access import WebAccess
 from streams.settings_parts import WebAuthSettings
 from tests.browser.conftest import SHOTS, Look, agent
-from tests.browser.test_page import serious
+from tests.browser.test_page import HOSTILE, serious
 from tests.support.fake_worker import FakeWorker, Refusal, event
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
@@ -144,6 +144,57 @@ async def test_a_dead_letter_is_shown_and_replayed(worker: FakeWorker, look: Loo
     await expect(detail).to_contain_text("Sent to parallax.tasks.")
     assert worker.acted == [(f"/api/v1/dead-letters/{ORIGIN}/replay", {})]
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@WIDTHS
+async def test_dead_letters_are_listed_newest_first_and_lead_to_each(
+    worker: FakeWorker, look: Look, width: int
+) -> None:
+    """Also one that nobody watched arrive; a reason is text, however it looks."""
+    places = [f"dlq.parallax.tasks/0/{n}" for n in (9, 8)]
+    worker.letter_list = [
+        {"place": places[0], "from": ORIGIN, "reason": HOSTILE, "time": "2026-11-30T01:02:03.000Z"},
+        {"place": places[1], "from": None, "reason": None, "time": "2026-11-30T01:02:02.000Z"},
+    ]
+    worker.letters[places[0]] = {
+        "place": places[0], "from": ORIGIN, "reason": HOSTILE, "stage": "validate", "bytes": 9, "replayed": 0,
+        "valueIs": "json", "value": 1,
+    }  # fmt: skip
+    worker.action = {"place": places[0], "to": "parallax.tasks", "count": 1}
+    page = await logged_in(look, worker, "letters=recent", width=width)
+    detail = page.locator("aside.detail")
+    await page.keyboard.press("Escape")
+    await expect(detail).to_have_count(0)
+    await page.get_by_role("link", name="Dead letters").click()
+    rows = detail.get_by_role("row")
+    await expect(rows).to_have_count(3)
+    await expect(rows.nth(1)).to_contain_text(HOSTILE)
+    await expect(rows.nth(2)).to_contain_text(places[1])
+    assert await serious(page) == []
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    await page.screenshot(path=SHOTS / f"letters-{width}.png")
+    await rows.nth(1).get_by_role("link").click()
+    await button(page, "Replay").click()
+    await expect(detail).to_contain_text(f"back to {ORIGIN.split('/')[0]}?")
+    await button(page, "Yes, replay").click()
+    await expect(detail).to_contain_text("Sent to parallax.tasks.")
+    assert worker.acted == [(f"/api/v1/dead-letters/{places[0]}/replay", {})]
+
+
+@WIDTHS
+async def test_a_plan_under_way_is_cancelled_and_one_that_is_over_is_not_offered(
+    worker: FakeWorker, look: Look, width: int
+) -> None:
+    worker.plan = {"planId": "p/1", "kind": "all", "status": "running", "steps": [{"taskId": "a", "status": "running"}]}
+    worker.action = {"planId": "p/1", "asked": True}
+    page = await logged_in(look, worker, "plan=p%2F1", width=width)
+    await button(page, "Cancel").click()
+    worker.plan = worker.plan | {"status": "cancelled"}
+    await button(page, "Yes, cancel").click()
+    await expect(page.locator("aside.detail").get_by_text("cancelled").first).to_be_visible()
+    await expect(button(page, "Cancel")).to_have_count(0)
+    assert await serious(page) == []
+    assert worker.acted == [("/api/v1/plans/p/1/cancel", {"reason": "cancelled on the live page"})]
 
 
 async def test_whoever_may_only_view_sees_no_buttons_and_is_refused(worker: FakeWorker, look: Look) -> None:

@@ -37,6 +37,9 @@ async def test_a_task_is_cancelled_another_retried_and_a_letter_sent_back() -> N
         origin = await _broken(p)
         letter = await _found(http, origin)
         assert (letter["from"], letter["valueIs"]) == (origin, "json")
+        listed = (await http.get("/api/v1/dead-letters")).json()
+        assert [(one["place"], one["from"]) for one in listed] == [(letter["place"], origin)]
+        assert "value" not in listed[0]
         answer = await http.post(f"/api/v1/dead-letters/{origin}/replay", json={})
         assert (answer.status_code, answer.json()["to"]) == (200, "parallax.tasks")
         again = await http.post(f"/api/v1/dead-letters/{letter['place']}/replay", json={})

@@ -57,6 +57,7 @@ class FakeWorker:
         self.tasks: dict[str, Any] = {}
         self.letters: dict[str, Any] = {}
         """By the place of the record each was."""
+        self.letter_list: Any = []
         self.action: Any = {}
         """The answer to an action, as JSON or `Refusal`."""
         self.acted: list[tuple[str, Any]] = []
@@ -88,6 +89,7 @@ class FakeWorker:
                 web.get("/api/v1/partitions", self._of("partitions")),
                 web.get("/api/v1/compare", self._compare),
                 web.get("/api/v1/tasks/{id:[^/]+}", self._task),
+                web.get("/api/v1/dead-letters", self._of("letter_list")),
                 web.get("/api/v1/dead-letters/{place:.+}", self._letter),
                 web.post("/api/v1/{action:.+}", self._act),
                 web.get("/api/v1/plans/{id:[^/]+}", self._of("plan")),

@@ -10,9 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
+from aiokafka.structs import ConsumerRecord
 
 from streams.broker.client import Record
-from streams.live import actions
+from streams.live import actions, dead_letters
 from streams.rules.broker.dead_letters import Replay
 from streams.settings import Settings
 from tests.unit.test_web_access import worker as guarded_worker
@@ -23,6 +24,7 @@ ACTIONS = (
     "/api/v1/tasks/t1/cancel",
     "/api/v1/tasks/t1/retry",
     "/api/v1/dead-letters/parallax.tasks/0/7/replay",
+    "/api/v1/plans/p1/cancel",
 )
 
 
@@ -86,6 +88,8 @@ async def test_what_a_foreign_page_can_send_is_refused(path: str, sent: list[Any
         (ACTIONS[1], '{"since": 5}', 400, "since: must be a duration or a time"),
         (ACTIONS[1], '{"id": ""}', 400, "id: must be 1 to 256 characters"),
         (ACTIONS[1], '{"id": "t1"}', 400, "id: must be another"),
+        (ACTIONS[3], '{"reason": 1}', 400, "reason: must be text"),
+        ("/api/v1/plans/" + "x" * 257 + "/cancel", "{}", 400, "the plan's id: must be 1 to 256 characters"),
         ("/api/v1/dead-letters/parallax.results/0/7/replay", "{}", 404, "no topic of this installation"),
         ("/api/v1/dead-letters/parallax.tasks/0/7777777777777777777/replay", "{}", 404, "no such partition"),
     ],
@@ -104,9 +108,11 @@ async def test_a_cancel_is_a_control_with_its_reason(sent: list[Any]) -> None:
             {"taskId": "t1", "asked": True},
         )
         assert (await posted(url + "/api/v1/tasks/a%2Fb/cancel"))[0] == 202
-    first, second = sent
+        assert await posted(url + ACTIONS[3]) == (202, {"planId": "p1", "asked": True})
+    first, second, plan = sent
     assert first == ("controls", b"t1", {"type": "cancel", "taskId": "t1", "reason": "wrong input"})
     assert (second[1], second[2]["taskId"]) == (b"a/b", "a/b")
+    assert plan == ("controls", b"p1", {"type": "cancel", "planId": "p1", "reason": "cancelled over HTTP"})
 
 
 async def test_a_retry_repeated_with_its_new_id_is_one_task(sent: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +187,9 @@ def letters(monkeypatch: pytest.MonkeyPatch) -> _Replayer:
     async def catalog(settings: Settings) -> dict[str, list[int]]:
         return {"parallax.tasks": [0], "parallax.results": [0], "elsewhere": [0]}
 
-    for name, found in (("look_up", look_up), ("replaying", replaying), ("catalog", catalog)):
-        monkeypatch.setattr(actions, name, found)
+    monkeypatch.setattr(dead_letters, "look_up", look_up)
+    monkeypatch.setattr(actions, "replaying", replaying)
+    monkeypatch.setattr(actions, "catalog", catalog)
     return replayer
 
 
@@ -205,3 +212,46 @@ async def test_the_value_of_a_letter_is_shown_to_those_who_may_act_on_it(sent: l
             async with session.get(f"{url}/api/v1/dead-letters/dlq.parallax.tasks/0/3", headers=headers) as answer:
                 shown = await answer.json()
             assert (answer.status, shown["reason"], shown.get("value")) == (200, "id: missing", value)
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("max=0", "max: "),
+        ("max=201", "max: "),
+        ("max=x", "max: "),
+        ("max=%D9%A1", "max: "),
+        ("since=then", "since: "),
+    ],
+)
+async def test_a_list_of_letters_is_bounded(query: str, reason: str, sent: list[Any]) -> None:
+    async with worker() as url, aiohttp.ClientSession() as session:
+        headers = {"Authorization": f"Bearer {VIEW}"}
+        async with session.get(f"{url}/api/v1/dead-letters?{query}", headers=headers) as answer:
+            assert (answer.status, (await answer.json())["error"].startswith(reason)) == (400, True)
+        async with session.get(f"{url}/api/v1/dead-letters") as answer:
+            assert answer.status == 401
+
+
+async def test_the_newest_letters_of_all_topics_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most so many; topics of an installation whose prefix begins as ours are not read."""
+    times = {"dlq.tasks": [1, 5, 3], "dlq.plans": [4, 2]}
+    asked = []
+
+    async def dlq_topics(settings: Settings) -> list[str]:
+        return ["dlq.parallax.plans", "dlq.parallax.tasks", "dlq.parallax.b.tasks"]
+
+    async def read_since(settings: Settings, topic: str, since_ms: int) -> AsyncGenerator[Any]:
+        asked.append((topic, since_ms))
+        for offset, at in enumerate(times[topic]):
+            yield ConsumerRecord(f"x.{topic}", 0, offset, at, 0, None, b"v", None, 0, 1, ())
+
+    monkeypatch.setattr(dead_letters, "dlq_topics", dlq_topics)
+    monkeypatch.setattr(dead_letters, "read_since", read_since)
+    found = await dead_letters.newest(Settings(), 7, 3)
+    assert [(one.topic, one.timestamp_ms) for one in found] == [
+        ("x.dlq.tasks", 5),
+        ("x.dlq.plans", 4),
+        ("x.dlq.tasks", 3),
+    ]
+    assert asked == [("dlq.plans", 7), ("dlq.tasks", 7)]

@@ -1,5 +1,5 @@
 // The page: header, strip, tables, and beside them the detail that the address names (#agent=, #agent=&with=,
-// #task=, #plan=, #letter=).
+// #task=, #plan=, #letter=, #letters=recent).
 
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { number } from "./format.js";
@@ -7,15 +7,16 @@ import { AgentDetail } from "./agent_detail.js";
 import { Agents } from "./agents.js";
 import { Anomalies } from "./anomalies.js";
 import { Feed } from "./feed.js";
+import { LetterDetail, Letters } from "./letters.js";
 import { Login, Whoami, useAccess } from "./login.js";
 import { Now } from "./now.js";
 import { Chip, useSlices } from "./parts.js";
 import { Pipeline } from "./pipeline.js";
 import { Store } from "./store.js";
-import { LetterDetail, PlanDetail, TaskDetail } from "./task_detail.js";
+import { PlanDetail, TaskDetail } from "./task_detail.js";
 import { Tasks } from "./tasks.js";
 
-const KINDS = { agent: "Agent", task: "Task", plan: "Plan", letter: "Dead letter" };
+const KINDS = { agent: "Agent", task: "Task", plan: "Plan", letter: "Dead letter", letters: "Dead letters" };
 const ANNOUNCE_MS = 8000;
 
 /** What the address names: {kind, id, other}, or null. `other`: the agent that it is compared with. */
@@ -79,7 +80,7 @@ function App({ store, feed }) {
         <${Tasks} store=${store} open=${row} />
         <${Pipeline} store=${store} poll=${feed.partitions} />
       </main>
-      <footer>${hasToken ? null : html`<a href="/metrics">Metrics</a> <a href="/api/v1/agents">Agents as JSON</a>`} <a href="/page/vendor/VENDOR.md">Licences</a> <span>${about?.power === "operate" ? "Details offer to cancel, retry and replay." : "Read only with this token."}</span></footer>
+      <footer>${hasToken ? null : html`<a href="/metrics">Metrics</a> <a href="/api/v1/agents">Agents as JSON</a>`} <a href="#letters=recent">Dead letters</a> <a href="/page/vendor/VENDOR.md">Licences</a> <span>${about?.power === "operate" ? "Details offer to cancel, retry and replay." : "Read only with this token."}</span></footer>
     </div>
     ${address ? html`<${Detail} key=${`${address.kind} ${address.id}`} address=${address} store=${store} feed=${feed} />` : null}
   </div>`;
@@ -104,7 +105,7 @@ function Header({ store, feed }) {
   </header>`;
 }
 
-const BODIES = { agent: AgentDetail, task: TaskDetail, plan: PlanDetail, letter: LetterDetail };
+const BODIES = { agent: AgentDetail, task: TaskDetail, plan: PlanDetail, letter: LetterDetail, letters: Letters };
 
 function Detail({ address: { kind, id, other }, store, feed }) {
   const title = useRef(null);

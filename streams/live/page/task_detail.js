@@ -1,4 +1,4 @@
-// One task, plan or dead letter: what happened when, what came of it, and how to ask for the same in a terminal.
+// One task or plan: what happened when, what came of it, and how to ask for the same in a terminal.
 
 import { html, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { Act, NoActions, newId, useMayAct } from "./actions.js";
@@ -108,6 +108,12 @@ function shown(name, value) {
   return typeof value === "number" && !Number.isInteger(value) ? value.toPrecision(3) : value;
 }
 
+function CancelPlan({ id, soon }) {
+  if (!useMayAct()) return html`<${NoActions} />`;
+  return html`<${Act} label="Cancel" question="Cancel this plan, with its steps that have not ended?" yes="Yes, cancel" path=${pathOf("/api/v1/plans/", id, "/cancel")}
+    body=${{ reason: "cancelled on the live page" }} done=${() => "Asked. The plan's status shows whether it came in time."} then=${soon} />`;
+}
+
 export function PlanDetail({ id, store }) {
   useSlices(store, "tasks");
   const row = store.rows.get(`plan ${id}`);
@@ -118,30 +124,7 @@ export function PlanDetail({ id, store }) {
     <div class="tools"><${Copy} text=${id} label="Copy id" /></div>
     ${line ? html`<${Command} line=${line + store.options} />` : null}
     <${Failure} failure=${poll?.failure} old=${Boolean(poll?.data)} />
+    ${poll?.data && !row?.ended && UNDER_WAY.includes(poll.data.status) ? html`<${CancelPlan} id=${id} soon=${() => poll.soon(1000)} />` : null}
     ${poll?.data ? html`<${PlanGraph} plan=${poll.data} /><details><summary>The whole plan</summary><${Json} value=${poll.data} label="Plan as JSON" /></details>` : null}
-  </div>`;
-}
-
-export function LetterDetail({ id, store }) {
-  useSlices(store, "tasks");
-  const may = useMayAct();
-  const row = store.rows.get(`letter ${id}`);
-  const begun = row ? `?since=${encodeURIComponent(new Date(row.at - 3_600_000).toISOString())}` : "";
-  const path = `/api/v1/dead-letters/${id.split("/").map(encodeURIComponent).join("/")}`;
-  const poll = usePoll((draw) => new Poll(path + begun, 600_000, draw), [id]);
-  const { data, failure } = poll ?? {};
-  return html`<div>
-    <p class="chips"><${Chip} word="dead letter" /> ${row ? html`<span class="quiet">${when(row.at)}</span>` : null}</p>
-    <p>A record that is no task or plan was put aside, with its bytes${row || data ? ":" : "."}</p>
-    ${row || data ? html`<p class="notice">${data?.reason ?? row.note}</p>` : null}
-    <p class="quiet">It came from <span class="id">${id}</span> (topic, partition, offset). This lists what was put aside and where it lies now:</p>
-    <${Command} line=${`parallax dlq ls${store.options}`} />
-    ${!data && !failure ? html`<p class="quiet" role="status">Looking through the dead letters…</p>` : null}
-    <${Failure} failure=${failure} old=${Boolean(data)} />
-    ${data ? html`<${Facts} rows=${[["Lies at", html`<span class="id">${data.place}</span>`], ["Stage", data.stage ?? "–"], ["Bytes", String(data.bytes ?? "–")], ["Replayed before", String(data.replayed)]]} />` : null}
-    ${data && !may ? html`<${NoActions} />` : null}
-    ${data && may ? html`<${Act} label="Replay" question=${`Send this record back to ${id.split("/")[0]}?`} yes="Yes, replay" path=${`${path}/replay`}
-      body=${row ? { since: new Date(row.at - 3_600_000).toISOString() } : {}} done=${(said) => `Sent to ${said.to}. If the record is as wrong as before, another dead letter appears.`} />` : null}
-    ${data?.value !== undefined && data.value !== null ? html`<h3>Value</h3><${Json} value=${data.value} label="Value of the dead letter" />` : null}
   </div>`;
 }

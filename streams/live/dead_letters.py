@@ -1,0 +1,71 @@
+"""Dead letters looked up for the live page: the newest of all topics, and one by its place or by that of the record it was.
+
+In: settings, a time to look back to. Out: records. Raises `NotFound` with the reason.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from heapq import heappush, heappushpop
+from itertools import count
+from typing import Any
+
+from schemas.times import format_time
+from schemas.topics import BY_NAME, full_name
+from streams.broker.client import Record
+from streams.broker.dlq_reader import dlq_topics, look_up
+from streams.client.errors import NotFound
+from streams.client.feed import read_since
+from streams.rules.broker.dead_letters import MAX_DIGITS, RecordId, dlq_topic, read_dlq_headers
+from streams.settings import Settings
+
+
+async def newest(settings: Settings, since_ms: int, most: int) -> list[Record]:
+    """The `most` newest since then, newest first, whichever topic they lie on."""
+    kept: list[tuple[int, int, Record]] = []
+    arrival = count()
+    for name in await dlq_topics(settings):
+        short = name.removeprefix(f"dlq.{settings.topic_prefix}")
+        if short not in BY_NAME or not BY_NAME[short].dead_letters:
+            continue  # another installation's, whose prefix begins as ours does
+        async with aclosing(read_since(settings, f"dlq.{short}", since_ms)) as records:
+            async for one in records:
+                row = one.timestamp, next(arrival), _record(one)
+                if len(kept) < most:
+                    heappush(kept, row)
+                else:
+                    heappushpop(kept, row)
+    return [record for _, _, record in sorted(kept, reverse=True)]
+
+
+async def find(settings: Settings, topic: str, partition: str, offset: str, since_ms: int) -> Record:
+    """The letter at a place of a dead-letter topic, or the newest of the record that was at this place of its origin."""
+    if max(len(partition), len(offset)) > MAX_DIGITS:
+        raise NotFound("there is no such partition or offset")
+    place = int(partition), int(offset)
+    prefix = settings.topic_prefix
+    name = dlq_topic(topic, prefix)
+    short = name.removeprefix(f"dlq.{prefix}")
+    if short not in BY_NAME or not BY_NAME[short].dead_letters:
+        raise NotFound(f"{topic}: no topic of this installation has such dead letters")
+    if topic == name:
+        async with aclosing(look_up(settings, [RecordId(name, *place)])) as found:
+            async for _, record in found:
+                if record is not None:
+                    return record
+        raise NotFound(f"{RecordId(name, *place)}: there is no dead letter")
+    origin = str(RecordId(full_name(short, prefix), *place))
+    last = None
+    async with aclosing(read_since(settings, f"dlq.{short}", since_ms)) as records:
+        async for one in records:
+            letter = _record(one)
+            if read_dlq_headers(letter.headers).origin == origin:
+                last = letter
+    if last is None:
+        raise NotFound(f"{origin}: no dead letter of it since {format_time(since_ms)}; give an earlier since")
+    return last
+
+
+def _record(one: Any) -> Record:
+    headers = tuple((key, value) for key, value in one.headers or ())
+    return Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value, headers)
