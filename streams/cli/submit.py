@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,20 +65,23 @@ class Lines:
 class Waiting:
     """Which ids have no result yet, and how the others ended."""
 
-    ids: set[str] = field(default_factory=set)
+    ids: dict[str, None] = field(default_factory=dict)
+    """In the order in which they were sent."""
     again: set[str] = field(default_factory=set)
     """Ids sent more than once here: one of the records will be answered, though another is reported as a duplicate."""
     earlier: set[str] = field(default_factory=set)
     """Ids that were sent before, by another command: their result is on the topic already, or comes later."""
     answered: int = 0
     failed: int = 0
+    steps: int = 0
+    """Of plans, ended so far."""
     all_sent: bool = False
 
     def sent(self, name: str) -> None:
         """An id goes out."""
         if name in self.ids:
             self.again.add(name)
-        self.ids.add(name)
+        self.ids[name] = None
 
     def over(self) -> bool:
         """Nothing is left to wait for."""
@@ -93,8 +97,13 @@ def submit(
         bool, typer.Option("--wait", help="print each result as a JSON line; exit 1 if any failed")
     ] = False,
     timeout: Annotated[
-        str, typer.Option(metavar="DURATION", help="how long --wait waits after the last line was sent; exit 124")
-    ] = "60s",
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="how long --wait waits after the last line was sent, then exit 124. Default: until nothing moves for 60s",
+            show_default=False,
+        ),
+    ] = None,
     not_before: Annotated[
         str | None,
         typer.Option(
@@ -112,7 +121,7 @@ def submit(
     A file is checked as a whole before anything is sent; stdin is sent line by line and ends at the first bad line. An id
     is answered once: sent again within a day it ends as the event task:duplicate, and --wait prints its one result.
     """
-    timeout_s = duration_ms(timeout, "--timeout") / 1000
+    timeout_s = None if timeout is None else duration_ms(timeout, "--timeout") / 1000
     settings = settings_from(bootstrap_servers, topic_prefix)
     if not_before is not None and plan:
         raise CommandError("--not-before is for tasks; give it to a plan's steps as metadata.notBefore", USAGE)
@@ -237,8 +246,9 @@ async def _send_all(sender: Sender, topic: str, lines: Lines, waiting: Waiting |
             waiting.all_sent = True
 
 
-async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float, form: Format) -> None:
+async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float | None, form: Format) -> None:
     from streams.broker.client import reading, require_topics, sending
+    from streams.cli.patience import PATIENCE_S, until_done
 
     topic, answers, id_name = ("plans", "plan-results", "planId") if lines.plan else ("tasks", "results", "taskId")
     await require_topics(settings, topic, answers, "events")
@@ -253,12 +263,14 @@ async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float, for
         searching = asyncio.create_task(_print_earlier(settings, answers, waiting, id_name, form))
         try:
             await _send_all(sender, topic, lines, waiting)
-            async with asyncio.timeout(timeout_s):
-                await printing
+            await until_done(
+                printing, settings, lambda: waiting.answered + waiting.steps, lambda: waiting.ids, timeout_s
+            )
         except TimeoutError:
-            why = "" if lines.plan or not waiting.ids else f"; why: parallax explain {min(waiting.ids)}"
+            why = "" if lines.plan or not waiting.ids else f"; why: parallax explain {next(iter(waiting.ids))}"
+            after = f"{PATIENCE_S:g} s without progress" if timeout_s is None else f"{timeout_s:g} s"
             raise CommandError(
-                f"{len(waiting.ids)} of {sender.sent} have no result after {timeout_s:g} s{why}",
+                f"{len(waiting.ids)} of {sender.sent} have no result after {after}{why}",
                 TIMED_OUT,
             ) from None
         finally:
@@ -274,7 +286,7 @@ async def _print_answers(reader: Reader, waiting: Waiting, id_name: str, form: F
 
     async for records in reader.polls():
         for record in records:
-            _take(as_json(record.value), waiting, waiting.ids, id_name, form)
+            _take(as_json(record.value), waiting, waiting.ids.keys(), id_name, form)
         if waiting.over():
             return
 
@@ -294,7 +306,7 @@ async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_
         await asyncio.sleep(
             max(EARLIER_EVERY_S, 4 * took)
         )  # a read of all results is not begun for each line of a slow stdin
-        wanted = (waiting.earlier & waiting.ids) - searched
+        wanted = (waiting.earlier & waiting.ids.keys()) - searched
         if not wanted:
             continue
         searched |= wanted
@@ -304,7 +316,7 @@ async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_
         try:
             async with aclosing(read_since(settings, answers, max(0, since_ms))) as records:
                 async for record in records:
-                    found += _take(as_json(record.value), waiting, wanted & waiting.ids, id_name, form)
+                    found += _take(as_json(record.value), waiting, wanted & waiting.ids.keys(), id_name, form)
         except (KafkaError, TimeoutError) as error:
             say(f"earlier results could not be read: {error or type(error).__name__}")
         took = time.monotonic() - began
@@ -312,11 +324,11 @@ async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_
             say(f"{found} of {len(wanted)} ids sent before were answered before: the results are those of then")
 
 
-def _take(answer: Any, waiting: Waiting, wanted: set[str], id_name: str, form: Format) -> bool:
+def _take(answer: Any, waiting: Waiting, wanted: AbstractSet[str], id_name: str, form: Format) -> bool:
     """Count and print the result of an id that is waited for; whether it was one."""
     if not isinstance(answer, dict) or answer.get(id_name) not in wanted:
         return False
-    waiting.ids.discard(answer[id_name])
+    waiting.ids.pop(answer[id_name], None)
     waiting.answered += 1
     waiting.failed += answer.get("status") != "success"
     _print(answer, id_name, form)
@@ -338,6 +350,7 @@ async def _tell_events(reader: Reader, waiting: Waiting, id_name: str) -> None:
             if event is None or name not in waiting.ids:
                 continue
             if event.get("type") == "plan:progress":
+                waiting.steps += 1
                 failed = f", {data.get('failed')} failed" if data.get("failed") else ""
                 say(f"{name}: {data.get('done')} of {data.get('total')} steps ended{failed}")
             elif name not in waiting.again:
