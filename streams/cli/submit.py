@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 STDIN = Path("-")
 EARLIER_EVERY_S = 0.5
 """How often the results of ids that turned out to be sent before are looked up, of all known by then at once."""
+WARNED_LINES = 1000
+"""Whose fields are looked at for near misses."""
 READ_AHEAD = 100
 """Lines of stdin that may wait to be sent."""
 
@@ -127,7 +129,7 @@ def submit(
         raise CommandError("--not-before is for tasks; give it to a plan's steps as metadata.notBefore", USAGE)
     lines = Lines(file, plan, None if not_before is None else _time(not_before))
     if file != STDIN:
-        count = sum(1 for _ in items(lines))
+        count = sum(1 for _ in items(lines, tell=True))
         if count == 0:
             raise CommandError(f"{file}: nothing to send in it", USAGE)
     if wait:
@@ -149,10 +151,11 @@ def _time(text: str) -> str:
             raise CommandError(f"--not-before: {error}", USAGE) from None
 
 
-def items(lines: Lines) -> Iterator[Item]:
-    """The messages of a file, one a line. Raises `CommandError` naming line, field and reason."""
+def items(lines: Lines, tell: bool = False) -> Iterator[Item]:
+    """The messages of a file, one a line. Raises `CommandError` naming line, field and reason. `tell`: warn of near misses."""
     from schemas.codec import Rejected, decode, parse_json
     from schemas.messages import Plan, Task
+    from schemas.near_misses import near_misses_of_task
     from streams.broker.client import plan_key, task_key
     from streams.cli.lines import numbered_lines
     from streams.rules.plans.blueprint import InvalidPlan
@@ -160,6 +163,7 @@ def items(lines: Lines) -> Iterator[Item]:
     from streams.rules.plans.templates import read_plan
 
     name = "stdin" if lines.file == STDIN else str(lines.file)
+    warned: set[str] = set()
     for number, text in numbered_lines(lines.file):
         try:
             if lines.plan:
@@ -170,6 +174,11 @@ def items(lines: Lines) -> Iterator[Item]:
             else:
                 a_task = decode(Task, text)
                 refuse_step(a_task)
+                if tell and number <= WARNED_LINES:
+                    for given, meant in near_misses_of_task(parse_json(text)):
+                        if given not in warned:
+                            warned.add(given)
+                            say(f"{name}: line {number}: nobody reads {given}; did you mean {meant}?")
                 if lines.not_before is not None and a_task.metadata.not_before is None:
                     text = _with_not_before(text, lines.not_before)
                 yield Item(a_task.id, task_key(a_task), text)
@@ -193,10 +202,9 @@ def _hint(text: bytes, plan: bool) -> str:
 def _with_not_before(text: bytes, not_before: str) -> bytes:
     from schemas.codec import dumps, parse_json
 
-    line = parse_json(text)
-    task = line["data"] if "specversion" in line else line
+    task = parse_json(text)
     task["metadata"] = (task.get("metadata") or {}) | {"notBefore": not_before}
-    return dumps(line)
+    return dumps(task)
 
 
 async def _each(lines: Lines) -> AsyncIterator[Item]:
@@ -211,7 +219,7 @@ async def _each(lines: Lines) -> AsyncIterator[Item]:
     def pump() -> None:
         last: BaseException | None = None
         try:
-            for item in items(lines):
+            for item in items(lines, tell=True):
                 asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
         except BaseException as error:
             last = error
