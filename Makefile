@@ -74,11 +74,15 @@ test-kafka-versions: setup ## The same on each of KAFKA_VERSIONS, oldest first
 
 .PHONY: test-interop
 test-interop: setup ## Test against real servers of every protocol, versions pinned (needs PyPI, and npm for the TypeScript ones)
-	$(BIN)/pytest -q -n 0 -m interop tests/interop
+	$(BIN)/pytest -q -n 0 -m "interop and not huge" tests/interop
+
+.PHONY: test-interop-huge
+test-interop-huge: setup ## The same for CrewAI, whose environment takes a gigabyte
+	$(BIN)/pytest -q -n 0 -m "interop and huge" tests/interop
 
 .PHONY: test-interop-newest
 test-interop-newest: setup ## The same against the newest versions on the day; prints those that differ from the pinned ones
-	INTEROP_NEWEST=1 $(BIN)/pytest -q -n 0 -m interop tests/interop
+	INTEROP_NEWEST=1 $(BIN)/pytest -q -n 0 -m "interop and not huge" tests/interop
 
 .PHONY: test-wheel
 test-wheel: setup ## Build the wheel, install it in a new environment and use it from an empty directory (needs PyPI)
