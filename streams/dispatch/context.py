@@ -50,5 +50,7 @@ class DispatchContext:
     """Local patterns, whose tasks the plan coordinator runs."""
     calibrated: Callable[[str, float], float | None] = lambda _agent, _confidence: None
     """What an agent's stated confidence is worth; None: not known."""
+    withdraw: Callable[[bytes], list[Output]] = lambda _key: []
+    """What was given to `emit` under this key and is not sent yet: the caller writes it."""
     tracing: Tracing | None = None
     """Makes spans, if they are on."""

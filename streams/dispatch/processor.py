@@ -8,8 +8,8 @@
   on_...       the guarded call reports: first call, retry, finished, circuit changed
   _finish      the only end of a record: its outputs go into the next transaction, with its offset
 
-Each record ends in exactly one `partition.complete`. Only progress events are sent outside transactions. Where tasks wait is
-in `waiting.py`; what the engine and the role ask is in `handler.py`.
+Each record ends in exactly one `partition.complete`. Only progress events are sent outside transactions, unless the end
+of their task comes first. Where tasks wait is in `waiting.py`; what the engine and the role ask is in `handler.py`.
 """
 
 from __future__ import annotations
@@ -257,7 +257,9 @@ class DispatchProcessor:
         self.waiting.ended(run)
         if self.tasks.end(run, outputs, moved):
             self._spans.end(run, outputs)
-            self._partition.complete(run.source, run.offset, outputs)
+            # What was reported a moment ago goes along, before the end: no request of its own, and the right order.
+            reported = self._context.withdraw(run.task_id.encode())
+            self._partition.complete(run.source, run.offset, [*reported, *outputs])
         if run.ordered is not None and run.token is None:
             self.waiting.ordering.left(run)
         self.waiting.queues.left(run)

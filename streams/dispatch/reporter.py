@@ -1,7 +1,7 @@
 """What is published about a task: the records of its end, for the transaction, and the progress events and metrics beside it.
 
-In: a task run, and what happened to it. Out: records to write with the end of its intake record; events are sent at once. It
-decides nothing and holds nothing.
+In: a task run, and what happened to it. Out: records to write with the end of its intake record; events are sent at once,
+or with that end if it comes before they are sent. It decides nothing and holds nothing.
 """
 
 from __future__ import annotations

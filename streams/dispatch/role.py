@@ -193,6 +193,7 @@ class DispatchRole:
             memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
             recorder=recorder,
             emit=self._sink.emit,
+            withdraw=self._sink.withdraw,
             metrics=DispatchMetrics(registry),
             wall_ms=self._now_ms,
             cancelled=self._controls.cancelled,

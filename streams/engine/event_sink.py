@@ -1,14 +1,17 @@
 """Progress events: sent at once, outside transactions, best effort, from all parts of a worker through one producer.
 
-In: `Output`s. Out: batches on the broker a few milliseconds later. Bounded: when the broker is away longer than the buffer
-lasts, the oldest events are dropped and counted. Terminal records never come this way. A producer that failed is replaced:
-aiokafka's never comes back from a hole in its sequence, nor from the end of its own task.
+In: `Output`s. Out: batches on the broker a few milliseconds later. What still waits when a commit about the same subject is made
+can go along with that instead (`withdraw`): a task that ends at once costs no produce request for its start.
+Bounded: when the broker is away longer than the buffer lasts, the oldest events are dropped and counted. Terminal records never
+come this way. A producer that failed is replaced: aiokafka's never comes back from a hole in its sequence, nor from the end of
+its own task.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -45,7 +48,9 @@ class EventSink:
         self.dropped = 0
         self._options = options
         self._idempotent = idempotent
-        self._buffer: deque[Output] = deque()
+        self._buffer: dict[bytes | None, deque[Output]] = {}
+        """By key; keys in the order of their oldest output."""
+        self._waiting = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -84,11 +89,25 @@ class EventSink:
 
     def emit(self, output: Output) -> None:
         """Send this record soon."""
-        if len(self._buffer) >= BUFFER:
-            self._buffer.popleft()
-            self.dropped += 1
-        self._buffer.append(output)
+        if self._waiting >= BUFFER:
+            self._drop_oldest()
+        self._buffer.setdefault(output.key, deque()).append(output)
+        self._waiting += 1
         self._wake.set()
+
+    def withdraw(self, key: bytes) -> list[Output]:
+        """Take back what waits under this key, oldest first: the caller writes it."""
+        outputs = self._buffer.pop(key, ())
+        self._waiting -= len(outputs)
+        return list(outputs)
+
+    def _drop_oldest(self) -> None:
+        key, outputs = next(iter(self._buffer.items()))
+        outputs.popleft()
+        if not outputs:
+            del self._buffer[key]
+        self._waiting -= 1
+        self.dropped += 1
 
     async def _stamped(self, key: bytes) -> Any:
         return await self.producer.send_and_wait(self._clock_topic, key=key, value=None, partition=0)
@@ -114,8 +133,9 @@ class EventSink:
             if not await self._fresh():
                 continue
             self._wake.clear()
-            outputs = list(self._buffer)
+            outputs = list(chain.from_iterable(self._buffer.values()))
             self._buffer.clear()
+            self._waiting = 0
             if outputs:
                 await self._send(outputs)
             if self._stopping and not self._buffer:
@@ -128,7 +148,7 @@ class EventSink:
         try:
             fresh = await self._connected()
         except (KafkaError, OSError, TimeoutError) as error:
-            log.warning("progress events wait for the brokers", waiting=len(self._buffer), error=repr(error))
+            log.warning("progress events wait for the brokers", waiting=self._waiting, error=repr(error))
             await asyncio.sleep(RENEW_PAUSE_S)
             return False
         worn, self._producer, self._worn = self.producer, fresh, False

@@ -161,6 +161,7 @@ class Dispatching:
         self.agents = FakeAgents()
         self.transport = FakeTransport()
         self.emitted: list[Output] = []
+        self.unsent: dict[bytes, list[Output]] = {}
         self.registry = CollectorRegistry()
         self.skew_ms = 0
         self._loop = asyncio.get_running_loop()
@@ -195,6 +196,7 @@ class Dispatching:
             memory=self.memory,
             recorder=self.recorder,
             emit=self.emitted.append,
+            withdraw=lambda key: self.unsent.pop(key, []),
             metrics=DispatchMetrics(self.registry),
             wall_ms=self.wall_ms,
             cancelled=lambda task_id, submitted_ms: self.cancel_requests.get(task_id),

@@ -61,6 +61,19 @@ async def test_success(make: Make) -> None:
     assert one.count("parallax_tasks_total", status="success") == 1
 
 
+async def test_events_that_are_not_sent_yet_go_along_with_the_end(make: Make) -> None:
+    """Before the event of the end, in the same commit; those of other tasks stay."""
+    one = make()
+    mine, other = (one.recorder.event("task:started", name, {}, one.wall_ms()) for name in ("t5", "t6"))
+    one.unsent = {b"t5": [mine], b"t6": [other]}
+    one.take(5)
+    await until(lambda: bool(one.partition.ended))
+    [(_, _, outputs)] = one.partition.ended
+    events = [orjson.loads(output.value or b"")["type"] for output in outputs if output.topic == "events"]
+    assert events == ["task:started", "task:completed"]
+    assert one.unsent == {b"t6": [other]}
+
+
 async def test_what_the_agent_is_sent(make: Make) -> None:
     """The context beside the payload, the key asked for, and the trace of the record; a null header or garbage is no trace."""
     one = make()

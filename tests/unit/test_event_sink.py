@@ -123,6 +123,46 @@ async def test_a_full_buffer_drops_the_oldest_and_counts(
     assert sink.dropped == 15
 
 
+async def test_what_is_withdrawn_is_not_sent(
+    sink: EventSink, batcher: FakeBatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that waits under the key, oldest first; it makes room for others, and what is on its way is not taken back."""
+    monkeypatch.setattr(event_sink, "BUFFER", 4)
+    first, second = event(1), event(1)
+    for output in (event(0), first, event(2), second):
+        sink.emit(output)
+    withdrawn = sink.withdraw(b"1")
+    assert [id(output) for output in withdrawn] == [id(first), id(second)]
+    assert sink.withdraw(b"1") == sink.withdraw(b"nothing") == []
+    sink.emit(event(3))
+    sink.emit(event(4))
+    assert sink.dropped == 0
+    await sink.start()
+    await until(lambda: batcher.sent)
+    assert numbers(batcher.sent) == [0, 2, 3, 4]
+    assert sink.withdraw(b"0") == []
+    await sink.stop()
+
+
+async def test_a_full_buffer_drops_the_oldest_of_the_oldest_key(
+    sink: EventSink, batcher: FakeBatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One at a time, also where a key has several."""
+    monkeypatch.setattr(event_sink, "BUFFER", 3)
+    kept = event(0)
+    for output in (event(0), kept, event(1), event(2)):
+        sink.emit(output)
+    assert sink.dropped == 1
+    assert [id(output) for output in sink.withdraw(b"0")] == [id(kept)]
+    for number in (3, 4):
+        sink.emit(event(number))
+    assert sink.dropped == 2
+    await sink.start()
+    await until(lambda: batcher.sent)
+    assert numbers(batcher.sent) == [2, 3, 4]
+    await sink.stop()
+
+
 @pytest.mark.parametrize("where", ["errors", "refused"])
 async def test_what_the_broker_refuses_is_counted_and_the_next_goes_out(
     sink: EventSink, batcher: FakeBatcher, where: str
