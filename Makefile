@@ -43,7 +43,7 @@ types: setup ## Check the types, strictly
 	$(BIN)/mypy
 
 .PHONY: arch
-arch: setup ## Check the laws of the house (import-linter)
+arch: setup ## Check the import contracts (import-linter)
 	$(BIN)/lint-imports
 
 .PHONY: lock
@@ -217,7 +217,7 @@ bench-check: setup ## Compare ratios within a run with the committed ones (tests
 	$(BIN)/python -m tests.bench.check
 
 .PHONY: bench-tracing
-bench-tracing: setup ## What spans cost a task, and what their hooks cost where nobody wants them
+bench-tracing: setup ## What spans cost a task, and what their hooks cost where tracing is off
 	$(BIN)/python -m tests.bench.tracing
 
 .PHONY: bench-fairness

@@ -29,7 +29,7 @@ class BestEffortRequests:
     def say(self, what: str, words: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Begin, unless too many are under way."""
         if len(self._tasks) >= self._max:
-            log.debug("not said, too many under way", what=what)
+            log.debug("request dropped, too many in flight", what=what)
             return
         task = asyncio.create_task(self._run(what, words), name=f"last-words-{what}")
         self._tasks.add(task)
@@ -50,4 +50,4 @@ class BestEffortRequests:
             async with asyncio.timeout(TIMEOUT_S):
                 await words()
         except Exception as error:  # nobody waits for it: the agent finds out by itself
-            log.debug("last words failed", what=what, error=repr(error))
+            log.debug("a best-effort request failed", what=what, error=repr(error))

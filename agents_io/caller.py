@@ -44,7 +44,7 @@ UNANSWERED = (CallTimeout, ConnectionFailed, Expired, InternalError)
 WAITED_FOR: dict[Block | None, str] = {
     "circuit_open": "its circuit stays open until after the deadline",
     "rate_limited": "its rate limit has no turn before the deadline",
-    "retry_after": "it asked to be left alone until after the deadline (Retry-After)",
+    "retry_after": "it asked for a pause that ends after the deadline (Retry-After)",
 }
 
 
@@ -244,7 +244,7 @@ class Caller(Generic[R]):
                 return
             raise
         except Exception as error:
-            log.exception("a transport raised something that is no AgentError", agent_id=self.agent.id)
+            log.exception("a transport raised an error that is not an AgentError", agent_id=self.agent.id)
             end = first = InternalError(f"the call failed inside the worker: {type(error).__name__}")
         self._leave(attempt, first)
         self._settle(attempt, end)

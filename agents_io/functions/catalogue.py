@@ -130,7 +130,7 @@ def _of_module(name: str) -> Iterator[Function]:
         ) from error
     found = list(_marked(module))
     if not found:
-        raise FunctionsError(f"functions.modules: {name} holds nothing that is marked with @function")
+        raise FunctionsError(f"functions.modules: {name} holds no callable marked with @function")
     yield from found
 
 

@@ -49,7 +49,7 @@ class FunctionTransport:
             async with asyncio.timeout_at(deadline):
                 await place.acquire()
         except TimeoutError:
-            raise CallTimeout("every place of this function is held by calls that do not end") from None
+            raise CallTimeout("every slot of this function is taken by calls that do not end") from None
         return await self._ended(self._begin(function, call, place), deadline, call)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:

@@ -190,7 +190,7 @@ class Gateway:
                 if stream.session.state in ("new", "opening"):
                     left_s = stream.session.heard_at + HELLO_TIMEOUT_S - time.monotonic()
                 if left_s <= 0:
-                    why = "its heartbeats stopped" if stream.session.agent_id else "it said no hello"
+                    why = "its heartbeats stopped" if stream.session.agent_id else "it sent no hello"
                     stream.end(why, blame=True, code=grpc.StatusCode.UNAVAILABLE)
                     return
                 # What is waited for becomes another with the hello.
@@ -260,7 +260,7 @@ class Gateway:
         older = self._streams.pop(agent_id, None)
         self._streams[agent_id] = stream
         if older is not None:
-            log.info("a newer connection of an agent takes the place of an older one", agent_id=agent_id)
+            log.info("a newer connection of an agent replaces an older one", agent_id=agent_id)
             why = "a newer connection of this agent has taken its place"
             older.end(why, blame=False, last=why)
 

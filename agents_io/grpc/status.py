@@ -95,7 +95,7 @@ def _own_finding(code: grpc.StatusCode, details: str, said: str) -> AgentError |
     if "metadata size exceeds" in details:
         return BadResponse(f"the answer's metadata are larger than accepted: {said}")
     if "ompression algorithm" in details or "ompressed" in details:
-        return BadResponse(f"the answer is compressed although identity was asked for: {said}")
+        return BadResponse(f"the answer is compressed although identity was requested: {said}")
     return None
 
 

@@ -250,7 +250,7 @@ class A2aTransport:
                 return found
             await asyncio.sleep(ORPHAN_WAIT_S)
         self._forget(peer, interface, task_id)
-        raise ServerError("the agent stopped working on the task without an answer: its executor failed, perhaps")
+        raise ServerError("the agent stopped working on the task without an answer: its executor may have failed")
 
     def _read(self, peer: A2aAgent, interface: Interface, body: bytes) -> Answer | Pending:
         """What the body of a 2xx means."""
@@ -362,7 +362,7 @@ class A2aTransport:
             return
         else:
             if peer.fixed is not None and not jsonrpc.is_response(response(peer.interface, load_json(body))):
-                raise BadResponse("what answers is no A2A agent")
+                raise BadResponse("the response is not that of an A2A agent")
         if peer.denied is not None:
             raise denied(peer.denied)
 

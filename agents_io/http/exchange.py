@@ -194,7 +194,7 @@ class HttpExchange:
         async def ask() -> None:
             response, body = await self.send(peer, page)
             if response.status_code in (404, 405, 501):
-                raise Unsupported("the agent has no health page")
+                raise Unsupported("the agent has no health endpoint")
             _good(response, body, peer, None)
             if peer.denied is not None:
                 raise denied(peer.denied)
@@ -324,7 +324,7 @@ def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[by
     bits = _INFLATED.get(encoding) if known else None
     if bits is None:
         if good:
-            raise BadResponse(f"the answer is compressed ({excerpt(encoding)}) although identity was asked for")
+            raise BadResponse(f"the answer is compressed ({excerpt(encoding)}) although identity was requested")
         return None
     machine = zlib.decompressobj(bits)
 
@@ -332,7 +332,7 @@ def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[by
         try:
             return machine.decompress(piece, max(1, room))
         except zlib.error:
-            raise BadResponse("the answer says it is compressed, and is not") from None
+            raise BadResponse("the answer is marked as compressed, and is not") from None
 
     return inflate
 

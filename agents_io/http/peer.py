@@ -166,5 +166,5 @@ class Peer:
             message = error.message.encode()
             if self.hidden(body) is not body or self.hidden(message) is not message:
                 kind = type(error)
-                raise kind("the answer is none, and repeats the secret it was called with: not shown") from None
+                raise kind("invalid response (body withheld: it echoes the request's secret)") from None
             raise

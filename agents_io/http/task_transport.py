@@ -67,7 +67,7 @@ class HttpTaskTransport:
             return read_reply(body, header(response, b"content-type").decode("latin-1"))
         except AgentError as error:
             if _hidden(order, body) is not body:
-                raise type(error)("the answer is none, and repeats what it was asked with: not shown") from None
+                raise type(error)("invalid response (body withheld: it echoes headers of the request)") from None
             raise
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:

@@ -44,7 +44,7 @@ class AgentStatuses:
         try:
             self.note(decode(AgentStanding, record.value, record.headers))
         except Rejected as rejected:
-            log.warning("standing ignored", offset=record.offset, reason=rejected.reason)
+            log.warning("agent status ignored", offset=record.offset, reason=rejected.reason)
 
     def note(self, agent_status: AgentStanding) -> None:
         """This is how an agent stands now."""

@@ -57,7 +57,7 @@ class AgentsFile:
             try:
                 before = await self.look(before)
             except Exception as error:  # the brokers' trouble, or a fault of ours: the next look tries again
-                log.warning("agents_file was not taken; trying again", file=str(self._path), error=repr(error))
+                log.warning("agents_file could not be applied; trying again", file=str(self._path), error=repr(error))
 
     async def look(self, before: bytes) -> bytes:
         """One look; `before`: what the last one gave. Takes a change that both saw."""
@@ -99,7 +99,7 @@ class AgentsFile:
             return
         await self._writer.write_all(work)
         removed = sum(agent is None for _, agent in work)
-        log.info("agents_file taken", file=str(self._path), registered=len(work) - removed, removed=removed)
+        log.info("agents_file applied", file=str(self._path), registered=len(work) - removed, removed=removed)
 
 
 @asynccontextmanager

@@ -113,7 +113,7 @@ class HealthChecks:
         except (AgentError, TimeoutError, OSError):
             well = False
         except Exception as error:
-            log.exception("a health check broke", agent_id=agent.id, error=repr(error))
+            log.exception("unexpected error during a health check", agent_id=agent.id, error=repr(error))
             well = False
         finally:
             if len(self._running) >= self._at_once:

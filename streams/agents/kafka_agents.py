@@ -113,7 +113,7 @@ class KafkaTransport:
         except TimeoutError:
             raise CallTimeout(f"Kafka does not answer within {timeout_s:.3g} s") from None
         except KafkaError as error:
-            raise ConnectionFailed(f"Kafka cannot be asked: {error!r}") from None
+            raise ConnectionFailed(f"cannot query Kafka: {error!r}") from None
         if topic not in found:
             raise ConnectionFailed(f"there is no topic {topic}")
 

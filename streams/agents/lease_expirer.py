@@ -54,7 +54,7 @@ class LeaseExpirer:
                 try:
                     self.look()
                 except Exception as error:  # whatever it is, leases must go on being looked at
-                    log.error("leases could not be looked at; trying again", error=repr(error))
+                    log.error("leases could not be checked; trying again", error=repr(error))
         finally:
             for task in list(self._busy.values()):
                 task.cancel()
@@ -76,7 +76,7 @@ class LeaseExpirer:
     def _settled(self, agent_id: str, task: asyncio.Task[None]) -> None:
         del self._busy[agent_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a lease could not be settled; trying again", agent=agent_id, error=repr(error))
+            log.error("a lease could not be ended; trying again", agent=agent_id, error=repr(error))
 
     async def _settle(self, agent_id: str) -> None:
         """Decide on what is known once everything written so far was read."""
@@ -98,7 +98,7 @@ class LeaseExpirer:
             if not well:
                 log.info("lease ended", agent=agent_id, expired_ms_ago=now_ms - lease.expires_ms)
         except NotWritten as error:
-            log.warning("a lease could not be settled; trying again", agent=agent_id, error=str(error))
+            log.warning("a lease could not be ended; trying again", agent=agent_id, error=str(error))
 
     async def _is_well(self, agent: AgentRegistration) -> bool:
         try:

@@ -93,7 +93,7 @@ async def lacking(settings: Settings, needed: Iterable[Grant]) -> list[Grant]:
         return []  # nobody to ask; what is refused comes out when it is tried
     except (kafka_errors.KafkaError, TimeoutError) as error:
         raise BrokerUnreachable(
-            f"Kafka at {settings.bootstrap_servers} does not say what {user(settings)} may do: {error!r}"
+            f"Kafka at {settings.bootstrap_servers} does not report the rights of {user(settings)}: {error!r}"
         ) from None
     finally:
         await client.close()

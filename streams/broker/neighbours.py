@@ -64,7 +64,7 @@ async def watch(settings: Settings) -> None:
         try:
             found = await neighbours(settings)
         except (KafkaError, TimeoutError, OSError, NotImplementedError) as error:
-            log.debug("other workers could not be asked about", error=repr(error))
+            log.debug("cannot look up other workers", error=repr(error))
             found = []
         for sentence in found:
             if sentence not in told:

@@ -49,7 +49,7 @@ def ls(
         str | None, typer.Argument(metavar="TOPIC", help="tasks, data-points, ...; all", show_default=False)
     ] = None,
     maximum: Annotated[
-        int | None, typer.Option("--max", min=1, metavar="N", help="stop after N letters", show_default=False)
+        int | None, typer.Option("--max", min=1, metavar="N", help="stop after N dead letters", show_default=False)
     ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
@@ -80,7 +80,7 @@ async def _ls(settings: Settings, topic: str | None, maximum: int | None, form: 
     if not listed:
         say("no dead letters")
     elif listed == bound != maximum:
-        say(f"stopped after {listed} letters; all of them: -o jsonl")
+        say(f"stopped after {listed} dead letters; list all with: -o jsonl")
 
 
 async def _letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Record]:
@@ -171,9 +171,9 @@ def replay(
         typer.Argument(metavar="PLACE", help="TOPIC/PARTITION/OFFSET as `dlq ls` prints it; with --all a topic"),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="every letter there is now, of one topic or of all")
+        bool, typer.Option("--all", help="every dead letter there is now, of one topic or of all")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, send nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be sent, send nothing")] = False,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

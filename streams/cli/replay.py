@@ -85,7 +85,7 @@ async def _still_there(settings: Settings, places: list[RecordId]) -> AsyncGener
     async with aclosing(look_up(settings, places)) as letters:
         async for place, record in letters:
             if record is None:  # its retention ended since it was seen
-                raise CommandError(f"{place}: the letter is gone; those before it were sent", NOT_FOUND)
+                raise CommandError(f"{place}: the dead letter is gone; those before it were sent", NOT_FOUND)
             yield place, record
 
 
@@ -110,7 +110,7 @@ async def _one(
 
 async def _settle(report: Report, replayer: DlqReplayer) -> None:
     for place, built, error in await replayer.settle():
-        report.add(place, built, None if error is None else f"Kafka says {type(error).__name__}: {error}")
+        report.add(place, built, None if error is None else f"Kafka refused it: {type(error).__name__}: {error}")
     if replayer.error is not None:
         report.end(stopped=True)
         raise replayer.error

@@ -106,7 +106,7 @@ class View:
         """What the columns of a plain log are."""
         if self._live is None:
             self._print(
-                Text(f"Every {every_s:g} s, with each agent's last {RECENT} answers; lines with * tell what happened.")
+                Text(f"Every {every_s:g} s, with each agent's last {RECENT} answers; lines with * are events.")
             )
             self._print(Text(log_row(["time", "sent", "results", "per s"], list(self._board.agents))))
 

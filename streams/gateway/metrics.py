@@ -36,7 +36,7 @@ class GatewayMetrics(Collector):
         )
         messages = CounterMetricFamily(
             "parallax_gateway_messages",
-            "What such agents said: answers in time, late, to nothing asked; and refusals",
+            "Messages of such agents: answers in time, late answers, answers to no request, and refusals",
             labels=["kind"],
         )
         for kind, count in self._gateway.counters().items():

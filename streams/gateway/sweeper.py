@@ -96,7 +96,7 @@ class GatewaySweeper:
             route = Route(where.address, where.node, where.key)
             return await self._relay.presence(route, agent_id, LOOK_TIMEOUT_S) is not None
         except AgentError as error:  # it answers, but not us: nothing is known of the agent then
-            log.warning("a worker does not tell about its agents", address=where.address, reason=error.message)
+            log.warning("a worker does not report its agents", address=where.address, reason=error.message)
             return True
 
 

@@ -113,7 +113,7 @@ def _equal(token: str, secret: Secret) -> bool:
     try:
         return compare_digest(token.encode("utf-8", "surrogateescape"), secret.token().encode())
     except AgentError as error:
-        log.error("a token cannot be read; whoever shows it is refused", reason=error.message)
+        log.error("a token cannot be read; requests with it are refused", reason=error.message)
         return False
 
 

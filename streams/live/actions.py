@@ -86,7 +86,7 @@ class Actions:
                 raise Refused(415, "send a JSON object with Content-Type: application/json")
             answer = await work(request, await _body(request))
             caller = request.get(CALLER)
-            log.info("asked over HTTP and done", path=request.path, user=None if caller is None else caller.user)
+            log.info("action done over HTTP", path=request.path, user=None if caller is None else caller.user)
             return answer
 
         return self._bounded(check)
@@ -163,7 +163,7 @@ class Actions:
             if built.topic not in _origins(self._settings.topic_prefix) or built.topic not in await catalog(
                 self._settings
             ):
-                raise NotReplayable(f"topic {built.topic}, where it came from, is none that takes letters back")
+                raise NotReplayable(f"topic {built.topic}, where it came from, accepts no replayed dead letters")
         except NotReplayable as error:
             raise Refused(409, f"{place}: {error}") from None
         async with replaying(self._settings) as replayer:

@@ -108,7 +108,7 @@ class LiveApi:
             await self._send(response, _message("hello", orjson.dumps(hello), extra=f"retry: {RECONNECT_MS}\n"))
             await self._show(response, watcher)
         except TimeoutError:
-            log.info("a watcher took nothing for too long and was cut off", timeout_s=SEND_TIMEOUT_S)
+            log.info("a watcher read nothing for too long and was disconnected", timeout_s=SEND_TIMEOUT_S)
             _cut(request)
         except ConnectionError:
             pass  # the watcher has gone, which is how a stream ends

@@ -57,6 +57,6 @@ class OtherWorkers:
             async with self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as answer:
                 body = loads(await answer.read())
         except (aiohttp.ClientError, TimeoutError, ValueError, Unsupported) as error:
-            log.info("another worker does not say what a task waits for", url=url, error=repr(error))
+            log.info("another worker does not report what a task waits for", url=url, error=repr(error))
             return None
         return body if answer.status == 200 and isinstance(body, dict) else None

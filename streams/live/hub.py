@@ -221,7 +221,7 @@ class Hub:
         if self.closed.is_set():
             raise Full("this worker is stopping")
         if len(self._watchers) >= MAX_WATCHERS:
-            raise Full(f"{len(self._watchers)} watch already, which is the most of one worker")
+            raise Full(f"{len(self._watchers)} watch already, the most that one worker accepts")
         watcher = Watcher(watch_request, self._wall_ms())
         self._watchers.append(watcher)
         if self._ending is not None:

@@ -99,7 +99,7 @@ class PlansApi:
         try:
             if told is not None:
                 return await self._ask_at(told, role, number, plan_id)
-            raise NotKnown(f"recovering: partitions are moving, or the owner of {number} told no address")
+            raise NotKnown(f"recovering: partitions are moving, or the owner of {number} published no address")
         except NotKnown:
             now = (await self._look_up(role)).get(number)
             if now is None or now == told:
@@ -114,7 +114,7 @@ class PlansApi:
                 try:
                     self._looked_up = await looked_up(role.engine.config.options, role.group, ASK_TIMEOUT_S)
                 except (KafkaError, TimeoutError, ValueError) as error:
-                    log.info("the group's coordinator does not say who its members are", error=repr(error))
+                    log.info("the group's coordinator does not list the members", error=repr(error))
                     self._looked_up = {}
                 self._look_at = clock.time() + LOOK_PAUSE_S
             return self._looked_up

@@ -127,7 +127,7 @@ class PlanHandler:
         except Rejected as rejected:
             outputs = self._reject(source_record, rejected)
         except Exception as error:
-            log.exception("a plan broke the worker's own code", topic=source_record.topic, offset=source_record.offset)
+            log.exception("unexpected error while running a plan", topic=source_record.topic, offset=source_record.offset)
             outputs = self._reject(source_record, Rejected("plans", f"internal error: {type(error).__name__}"))
         self._partition.complete(source, record.offset, outputs)
 
@@ -199,7 +199,7 @@ class PlanHandler:
         except Refused as why:
             return self._refuse(plan_id, data, origin, why, now_ms, record)
         except Exception as error:
-            log.exception("a plan broke the worker's own code", topic=record.topic, offset=record.offset)
+            log.exception("unexpected error while running a plan", topic=record.topic, offset=record.offset)
             self._take_back(plan_id)
             fault = Refused("internal", f"internal error: {type(error).__name__}")
             return self._refuse(plan_id, data, origin, fault, now_ms, record)
@@ -244,7 +244,7 @@ class PlanHandler:
             return self._step_ended(active, record)
         except Exception:  # the plan ends by its time limit then
             log.exception(
-                "a step's result broke the worker's own code", partition=record.partition, offset=record.offset
+                "unexpected error while processing a step's result", partition=record.partition, offset=record.offset
             )
             return False
 

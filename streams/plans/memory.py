@@ -179,7 +179,7 @@ class PlanStore:
                     digests = b64decode(memory.seen.digests, validate=True)
                     chunks.append((Chunk(memory.seen.sequence, digests), memory.at))
             except (Rejected, NotBase64) as error:
-                log.warning("a record of the state topic is not understood", partition=self._number, error=str(error))
+                log.warning("a record of the state topic cannot be read", partition=self._number, error=str(error))
                 continue
             if memory.begun is not None:
                 begun[memory.begun.plan_id] = memory.begun
@@ -200,7 +200,7 @@ class PlanStore:
             for chunk in chunks:
                 run.replay(chunk.entries)
         except (InvalidPlan, Rejected, KeyError, TypeError, ValueError) as error:
-            log.error("a plan under way is not understood any more", plan=begun.plan_id, error=repr(error))
+            log.error("a plan in progress cannot be read any more", plan=begun.plan_id, error=repr(error))
             self.lost.append((begun, origin))
             self._gone += keys
             return

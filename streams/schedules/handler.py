@@ -116,7 +116,7 @@ class ScheduleHandler:
         except Rejected as rejected:
             outputs = self._refuse(taken, rejected)
         except Exception as error:
-            log.exception("a record broke the worker's own code", topic=source, offset=record.offset)
+            log.exception("unexpected error while processing a record", topic=source, offset=record.offset)
             outputs = self._refuse(taken, Rejected("schedules", f"internal error: {type(error).__name__}"))
         self._partition.complete(source, record.offset, outputs)
 
@@ -216,7 +216,7 @@ class ScheduleHandler:
                             error=repr(error))  # fmt: skip
                 await asyncio.sleep(RETRY_S)
             except Exception:
-                log.exception("releasing tasks broke the worker's own code", partition=self._partition.number)
+                log.exception("unexpected error while releasing tasks", partition=self._partition.number)
                 await asyncio.sleep(RETRY_S)
 
     async def _sleep(self) -> None:
@@ -276,7 +276,7 @@ class ScheduleHandler:
         except Rejected as rejected:
             return self._refuse(record, rejected)
         except Exception as error:
-            log.exception("a scheduled task broke the worker's own code", offset=record.offset)
+            log.exception("unexpected error while releasing a scheduled task", offset=record.offset)
             return self._refuse(record, Rejected("schedules", f"internal error: {type(error).__name__}"))
 
 

@@ -232,7 +232,7 @@ class Aggregator:
             ahead_ms = point.timestamp - max(stamp_ms, now_ms)
             if ahead_ms > AHEAD_MS:
                 raise Rejected(
-                    "validate", f"timestamp: lies {ahead_ms // 1000} s after its record's time and the present"
+                    "validate", f"timestamp: is {ahead_ms // 1000} s after its record's time and the present"
                 )
             if point.feedback and point.task_id is None:
                 raise Rejected("validate", "feedback: needs taskId")

@@ -107,7 +107,7 @@ class StatsApi:
         agent_id = request.match_info["id"]
         found = (await self._stats(request))["calibration"]
         if found is None:
-            raise Refused(404, f"agent {agent_id!r} has no known outcome; tell some with feedback data points")
+            raise Refused(404, f"agent {agent_id!r} has no known outcome; report some with feedback data points")
         return {"agentId": agent_id, **found}
 
     async def _pattern(self, request: web.Request) -> dict[str, Any]:

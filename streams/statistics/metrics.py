@@ -68,9 +68,9 @@ class StatsMetrics(Collector):
         yield cpu
         yield memory
         kinds = ["type", "severity"]
-        told = CounterMetricFamily("parallax_anomalies", "Anomalies told as firing", labels=kinds)
+        told = CounterMetricFamily("parallax_anomalies", "Anomalies reported as firing", labels=kinds)
         firing = GaugeMetricFamily(
-            "parallax_anomalies_firing", "Anomalies that are on, of the series kept here", labels=kinds
+            "parallax_anomalies_firing", "Anomalies that are firing, of the series kept here", labels=kinds
         )
         for kind in get_args(AnomalyType):
             for severity in get_args(Severity):

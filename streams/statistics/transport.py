@@ -242,7 +242,7 @@ class LedgerConsumer(driver.Consumer):
             tp for tp, head in heads.items() if tp not in wanted and head is not None and head > ends.get(tp, head)
         ]
         if short:
-            log.error("the committed offset lies beyond the log, reading from its beginning: %s", short)
+            log.error("the committed offset is beyond the log's end, reading from its beginning: %s", short)
             wanted.update(await self.earliest_offsets(*short))
         await self._note_expired(heads, wanted)
         if wanted:

@@ -71,7 +71,7 @@ class Provider:
             async with asyncio.timeout(timeout_s):
                 await done.wait()
         except TimeoutError:
-            log.warning("the collector did not take the last spans in time; they are lost", timeout_s=timeout_s)
+            log.warning("the collector did not accept the last spans in time; they are lost", timeout_s=timeout_s)
 
 
 def _kindly(work: Any) -> None:
@@ -103,7 +103,7 @@ def provider(settings: Settings, environ: Mapping[str, str] | None = None) -> Pr
             f"{want.asked_by}: {error.name or error} is not installed; pip install 'parallax-streams[otel]'"
         ) from None
     except (ValueError, OSError) as error:
-        raise TracingError(f"{want.asked_by}: the exporter cannot be made as OTEL_* says: {error}") from None
+        raise TracingError(f"{want.asked_by}: the exporter cannot be created as OTEL_* configures it: {error}") from None
     _quiet()
     log.info("spans are exported", to=", ".join(want.exporters), protocol=want.protocol, endpoint=want.endpoint)
     return made

@@ -180,7 +180,7 @@ def _task(task: dict[str, Any], reading: Reading) -> Answer | Pending:
     why = _why(task)
     if state == "failed":
         kind = FailedUnsaid if why == NO_REASON else ServerError
-        raise kind(f"the agent says its task failed: {why}")
+        raise kind(f"the agent reports that its task failed: {why}")
     if state in ("rejected", "canceled", "cancelled"):
         raise Refused(f"the agent {state} the task: {why}")
     if state == "input-required":

@@ -90,5 +90,5 @@ def reply_answer(
 
 def _status(text: bytes) -> int:
     if not (text.isdigit() and len(text) == 3):
-        raise BadResponse(f"the reply's status is none: {excerpt(text)}")
+        raise BadResponse(f"the reply's status is invalid: {excerpt(text)}")
     return int(text)

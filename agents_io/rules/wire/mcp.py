@@ -140,7 +140,7 @@ def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
         why = excerpt(" ".join(texts).encode("utf-8", "replace")) if texts else "no reason given"
         if texts and _TASKS_FAULT.match(texts[0].strip()):
             raise ClientError(f"the tool does not take this task: {why}")
-        raise ServerError(f"the tool says it failed: {why}")
+        raise ServerError(f"the tool reports a failure: {why}")
     said = _said(result, blocks, texts) if reading.value is None or "structuredContent" in result else None
     answer = answer_within(result, said, _told(result), reading)
     answer.metadata.update({key: value for key, value in _beside(result).items() if key not in answer.metadata})

@@ -70,7 +70,7 @@ def parse_result(raw: bytes, max_value_bytes: int, value_path: Path | None = Non
     try:
         result = ConfidenceResult.FromString(raw)
     except DecodeError:
-        raise BadResponse(f"the answer is no ConfidenceResult, {len(raw)} bytes") from None
+        raise BadResponse(f"the answer is not a ConfidenceResult message, {len(raw)} bytes") from None
     value_json = result.value_json.encode()
     if len(value_json) > max_value_bytes:
         raise AnswerTooLarge(f"the answer has {len(value_json)} bytes, more than {max_value_bytes}")

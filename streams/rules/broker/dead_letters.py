@@ -158,10 +158,10 @@ def parse_record_id(text: str, prefix: str) -> RecordId:
     """
     topic, *numbers = text.rsplit("/", 2)
     if not topic or "/" in topic or len(numbers) != 2 or not all(_digits(number) for number in numbers):
-        raise ValueError(f"{text}: is no place; want TOPIC/PARTITION/OFFSET as `parallax dlq ls` prints it")
+        raise ValueError(f"{text}: is not a place; write TOPIC/PARTITION/OFFSET as `parallax dlq ls` prints it")
     if prefix and topic.startswith(prefix) and topic not in BY_NAME:
         # The place of the original, as events and logs have it; the dead letter lies elsewhere.
-        raise ValueError(f"{text}: is not on a dead-letter topic; `parallax dlq ls` prints where each letter lies")
+        raise ValueError(f"{text}: is not on a dead-letter topic; `parallax dlq ls` prints the place of each")
     return RecordId(dlq_topic(topic, prefix), int(numbers[0]), int(numbers[1]))
 
 
@@ -234,11 +234,11 @@ def build_replay(key: bytes | None, value: bytes | None, headers: Headers, prefi
     found = read_dlq_headers(headers)
     if found.omitted_bytes is not None:
         raise NotReplayable(
-            f"its value of {found.omitted_bytes} bytes was too large for the dead-letter topic and is not in the letter; "
+            f"its value of {found.omitted_bytes} bytes was too large for the dead-letter topic and was left out; "
             "send the original again from where it came from"
         )
     if found.topic is None:
-        raise NotReplayable("no header says which topic it came from")
+        raise NotReplayable("no header names the topic it came from")
     topic = found.topic
     if topic in {full_name(name, prefix) for name in BACK_TO_TASKS}:
         topic = full_name("tasks", prefix)
