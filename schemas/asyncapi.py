@@ -209,7 +209,7 @@ def _tombstone() -> Json:
 
 
 def _dead_letter(prefix: str) -> Json:
-    told = REJECTION | {"__dlq.errors.topic": full_name("tasks", prefix)}
+    example_headers = REJECTION | {"__dlq.errors.topic": full_name("tasks", prefix)}
     return {
         "name": DEAD_LETTER,
         "title": DEAD_LETTER,
@@ -222,7 +222,7 @@ def _dead_letter(prefix: str) -> Json:
         },
         "payload": {"description": "The original bytes."},
         "bindings": _key("the original key"),
-        "examples": [{"name": "example", "headers": told, "payload": REJECTED}],
+        "examples": [{"name": "example", "headers": example_headers, "payload": REJECTED}],
     }
 
 

@@ -301,5 +301,7 @@ def diagram() -> str:
     rows += [
         f"| `{t.name}` | {t.key} | {t.message.__name__} | {t.written_by} | {t.read_by} | {t.cleanup} |" for t in TOPICS
     ]
-    rows.append("| `dlq.parallax.<topic>` | original key | the original bytes | the service that rejects | users | delete |")
+    rows.append(
+        "| `dlq.parallax.<topic>` | original key | the original bytes | the service that rejects | users | delete |"
+    )
     return "\n".join(rows)

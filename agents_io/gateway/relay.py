@@ -36,7 +36,7 @@ from agents_io.gateway.stream import NotHere, StreamLost, TooMany
 from agents_io.grpc.bearer import MOST_WRONG, objection
 from agents_io.grpc.channels import ChannelKey, Channels
 from agents_io.grpc.credentials import GrpcCredentials
-from agents_io.grpc.status import told
+from agents_io.grpc.status import connection_failure
 from agents_io.rules.wrong_tokens import WrongTokens
 from agents_io.secret_refs import Secret
 from agents_io.tls import TlsFiles
@@ -207,7 +207,7 @@ def _meaning(error: grpc.aio.AioRpcError, route: Route) -> Exception:
         return NotHere()
     if code in _HOP_LOST:
         if any(words in (error.details() or "").lower() for words in _UNTRUSTED):
-            why = told(error.details() or "")[:200]
+            why = connection_failure(error.details() or "")[:200]
             return InternalError(
                 f"the worker at {route.address} is not trusted, or speaks no TLS: {why}; "
                 "see grpc_tls.ca_file and grpc_tls.worker_name"

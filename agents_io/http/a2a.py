@@ -19,7 +19,7 @@ import orjson
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
 from agents_io.http.a2a_agent import A2aAgent, card_targets
-from agents_io.http.exchange import HttpExchange, denied, header, said, status_error, within
+from agents_io.http.exchange import HttpExchange, header, said, status_error, unauthorized, within
 from agents_io.http.peer import Peer
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
@@ -298,12 +298,12 @@ class A2aTransport:
         status = reply.status_code
         if 200 <= status < 300:
             if call is not None:
-                peer.denied = None
+                peer.unauthorized_status = None
             return reply, body
         try:
             if (error := refusal(interface, what, status, peer.hidden(body))) is not None:
                 if call is not None:
-                    peer.denied = None
+                    peer.unauthorized_status = None
                 raise error
             raise status_error(reply, said(peer, body), body, peer, call)
         except (OtherVersion, NotOffered, WrongParts):
@@ -363,8 +363,8 @@ class A2aTransport:
         else:
             if peer.fixed is not None and not jsonrpc.is_response(response(peer.interface, load_json(body))):
                 raise BadResponse("the response is not that of an A2A agent")
-        if peer.denied is not None:
-            raise denied(peer.denied)
+        if peer.unauthorized_status is not None:
+            raise unauthorized(peer.unauthorized_status)
 
     async def close(self) -> None:
         """Release every connection."""

@@ -174,7 +174,7 @@ class HttpExchange:
         is_good = 200 <= reply.status < 300
         is_usual = is_good and reply.is_complete and len(reply.body) <= self.max_answer_bytes and peer.cookies is None
         if is_usual and not has_header(reply.headers, b"content-encoding"):
-            peer.denied = None
+            peer.unauthorized_status = None
             return reply.body
         response = httpx.Response(reply.status, headers=reply.headers, stream=RequestBody(reply.body))
         body = await self._read(response, None)
@@ -196,8 +196,8 @@ class HttpExchange:
             if response.status_code in (404, 405, 501):
                 raise Unsupported("the agent has no health endpoint")
             _good(response, body, peer, None)
-            if peer.denied is not None:
-                raise denied(peer.denied)
+            if peer.unauthorized_status is not None:
+                raise unauthorized(peer.unauthorized_status)
             response, body = await self.send(peer, calls)
             if response.status_code in (401, 403):
                 raise status_error(response, said(peer, body), body)
@@ -257,7 +257,7 @@ def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) 
     if not 200 <= response.status_code < 300:
         raise status_error(response, said(peer, body), body, peer, call)
     if call is not None:
-        peer.denied = None
+        peer.unauthorized_status = None
     return body
 
 
@@ -266,7 +266,7 @@ def has_header(headers: list[tuple[bytes, bytes]], name: bytes) -> bool:
     return any(key.lower() == name for key, _ in headers)
 
 
-def denied(status: int) -> AgentError:
+def unauthorized(status: int) -> AgentError:
     """What the last call says of an agent whose health page is well: it refused our credentials."""
     return error_of(status, "the last call was refused: look at the agent's `auth`", None)
 
@@ -292,7 +292,7 @@ def status_error(
     if 300 <= status < 400:
         text = f"redirects are not followed to another origin; this one leads to {_place(response)}"
     if peer is not None and call is not None:
-        peer.denied = status if status in (401, 403) else None
+        peer.unauthorized_status = status if status in (401, 403) else None
     wait_s = wait_of(response.headers, body, time.time()) if status >= 400 else None
     return error_of(status, text, wait_s, attempt=1 if call is None else call.attempt, body=body)
 

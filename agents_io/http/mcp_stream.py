@@ -268,15 +268,15 @@ class _Reader:
             self._stream = piece.lstrip()[:1] not in (b"{", b"[")
         if not self._stream:
             return False
-        return self._look(self._events.feed(piece))
+        return self._accept(self._events.feed(piece))
 
     def last(self) -> Any:
         """The answer; perhaps in an event whose end is missing. None if it did not come."""
         if self.message is None:
-            self._look(self._events.end())
+            self._accept(self._events.end())
         return self.message
 
-    def _look(self, found: list[bytes]) -> bool:
+    def _accept(self, found: list[bytes]) -> bool:
         self.last_id = self._events.last_id or self.last_id
         for data in found:
             if data.strip():  # the first event of some servers is empty

@@ -1,6 +1,6 @@
 """Http tasks: one request to a URL that a task names, if the allow-list lets it, one attempt each.
 
-In: the lane's registration and a `Call` whose body is an order (`rules/wire/http_tasks.py`). Out: the reply as an `Answer`, or
+In: the built-in agent's registration and a `Call` whose body is an order (`rules/wire/http_tasks.py`). Out: the reply as an `Answer`, or
 one `AgentError` by the table of `exchange.py`; `forbidden_target` for a URL, a host or an address that is not allowed.
 It sends no secret of the pipeline's, follows no redirect, undoes no compression, and shows in no error what the task's own
 headers and query hold.
@@ -59,7 +59,7 @@ class HttpTaskTransport:
     async def _attempt(self, call: Call) -> Answer:
         order = read_order(call.body)
         target = parse_target(order.url)
-        self._allowed.lane(target)
+        self._allowed.host_key(target)
         response, body = await self._http.raw(_request(order, target.url, call))
         if not 200 <= response.status_code < 300:
             raise status_error(response, _said(order, body), body, call=call)

@@ -1,6 +1,6 @@
 """Where an http task may go: which URLs are read at all, which hosts are allowed, and which addresses are refused. Pure.
 
-In: a task's target, the allow-list, addresses a name resolved to. Out: a `Target`, the lane it belongs to, or `ForbiddenTarget`.
+In: a task's target, the allow-list, addresses a name resolved to. Out: a `Target`, its agent id, or `ForbiddenTarget`.
 `AgentWall` holds agents' endpoints to the same rules, where it is wanted.
 Everything is judged on what one parser (yarl, after IDNA) made of the URL, the same object that is connected to. Addresses are
 judged twice: as they stand in the URL, and once more where the connection is made, so that no name can lead elsewhere.
@@ -194,7 +194,7 @@ class AllowList:
         named = (_plain(entry.host) for entry in self._entries if not entry.wild)
         self._addresses = frozenset(address for address in named if address is not None)
 
-    def lane(self, target: Target) -> str:
+    def host_key(self, target: Target) -> str:
         """The name calls to this target are limited under: `host:port`, or the wildcard's. Raises `ForbiddenTarget`."""
         entry = next((entry for entry in self._entries if entry.matches(target)), None)
         if entry is None:
@@ -251,7 +251,7 @@ class AgentWall:
             target = parse_target(f"{'https' if tls else 'http'}://{shown}:{port}/")
         except ForbiddenTarget as error:
             raise ForbiddenTarget(f"endpoint: {error.message.removeprefix('target: ')}") from None
-        self._list.lane(target)
+        self._list.host_key(target)
 
     def check_address(self, text: str) -> None:
         """Raises `ForbiddenTarget` for an address that is neither public nor allowed."""

@@ -183,10 +183,10 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
             value, more = await self._answer(record, headers)
         if value is None:
             return
-        told = [("correlation-id", correlation.encode()), ("kafka_correlationId", correlation.encode()), *more]
+        reply_headers = [("correlation-id", correlation.encode()), ("kafka_correlationId", correlation.encode()), *more]
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
-                await self._reply(reply_topic, value, told)
+                await self._reply(reply_topic, value, reply_headers)
         except Exception as error:  # a reply topic that cannot be: this request's fault, not the next one's
             log.error("no reply to %s on %s: %r", correlation, reply_topic[:250], error)
 

@@ -55,11 +55,11 @@ class AgentsFile:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                before = await self.look(before)
+                before = await self.check(before)
             except Exception as error:  # the brokers' trouble, or a fault of ours: the next look tries again
                 log.warning("agents_file could not be applied; trying again", file=str(self._path), error=repr(error))
 
-    async def look(self, before: bytes) -> bytes:
+    async def check(self, before: bytes) -> bytes:
         """One look; `before`: what the last one gave. Takes a change that both saw."""
         try:
             status = os.stat(self._path)

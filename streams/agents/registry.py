@@ -159,9 +159,9 @@ class Registry:
             for agent in there:
                 yield self._event(pb.WatchEvent.ADDED, agent)
             while (event := await queue.get()) is not None:
-                kind, told = change(*event, wanted)
-                if told is not None:
-                    yield self._event(kind, told)
+                kind, changed = change(*event, wanted)
+                if changed is not None:
+                    yield self._event(kind, changed)
         finally:
             self._watchers.discard(queue)
         await _refuse(

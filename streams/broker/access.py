@@ -29,7 +29,7 @@ _BITS: Mapping[Operation, int] = {
     "Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
 }  # fmt: skip
 _TELLING: tuple[Operation, ...] = ("Read", "Write", "Create")
-_NOT_TOLD = (-(2**31), 0)
+_UNKNOWN = (-(2**31), 0)
 """The first by the protocol; the second no broker means that shows the topic at all."""
 _HIDDEN = kafka_errors.TopicAuthorizationFailedError.errno
 _UNKNOWN = kafka_errors.UnknownTopicOrPartitionError.errno
@@ -48,10 +48,10 @@ def worker_needs(settings: Settings) -> list[Grant]:
 
 def refusal(settings: Settings, missing: Iterable[Grant | str]) -> AccessDenied:
     """The sentence: who may not do what, and where it is written what is needed."""
-    told = [str(one) for one in missing]
-    more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    shown = [str(one) for one in missing]
+    more = f" and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
     return AccessDenied(
-        f"Kafka at {settings.bootstrap_servers} refuses {user(settings)} {', '.join(told[:NAMED])}{more}; "
+        f"Kafka at {settings.bootstrap_servers} refuses {user(settings)} {', '.join(shown[:NAMED])}{more}; "
         "what is needed is printed by: parallax docs acls"
     )
 
@@ -111,7 +111,7 @@ async def _topics(client: AIOKafkaClient, settings: Settings, needed: list[Grant
         for grant in needed:
             if not grant.covers("topic", name) or (grant.operation == "Create" and code != _UNKNOWN):
                 continue  # what is there need not be created
-            if code == _HIDDEN or (bits not in _NOT_TOLD and not bits >> _BITS[grant.operation] & 1):
+            if code == _HIDDEN or (bits not in _UNKNOWN and not bits >> _BITS[grant.operation] & 1):
                 missing.add(Grant("topic", name, grant.operation))
     # Of one that is hidden altogether its reading or writing says most.
     return sorted(missing, key=lambda grant: (grant.operation not in _TELLING, names.index(grant.name), grant))
@@ -127,7 +127,7 @@ async def _group(client: AIOKafkaClient, grant: Grant) -> bool:
             if code == _GROUP_DENIED:
                 return False
             if code == 0:
-                return bits in _NOT_TOLD or bool(bits >> _BITS[grant.operation] & 1)
+                return bits in _UNKNOWN or bool(bits >> _BITS[grant.operation] & 1)
             raise kafka_errors.for_code(code)()
         except kafka_errors.GroupAuthorizationFailedError:
             return False

@@ -58,7 +58,7 @@ def _read(members: list[dict[str, Any]]) -> list[list[str]]:
 
 async def watch(settings: Settings) -> None:
     """Log each sentence once, for as long as the worker runs; another installation may be started later."""
-    told: set[str] = set()
+    reported: set[str] = set()
     await asyncio.sleep(FIRST_LOOK_S)
     while True:
         try:
@@ -67,7 +67,7 @@ async def watch(settings: Settings) -> None:
             log.debug("cannot look up other workers", error=repr(error))
             found = []
         for sentence in found:
-            if sentence not in told:
+            if sentence not in reported:
                 log.error("another installation is in the way", reason=sentence)
-        told = set(found)
+        reported = set(found)
         await asyncio.sleep(LOOK_S)

@@ -60,8 +60,8 @@ async def _feedback(settings: Settings, task_id: str, success: bool, form: Forma
     if found is None:
         raise CommandError(f"task {task_id}: no data point of an answer found", NOT_FOUND)
     key, point = found
-    told = point.model_copy(update={"success": success, "feedback": True})
-    await send_keyed(settings, "data-points", [(key, pack(told.wire()))])
+    labelled = point.model_copy(update={"success": success, "feedback": True})
+    await send_keyed(settings, "data-points", [(key, pack(labelled.wire()))])
     row: dict[str, Any] = {
         "taskId": task_id,
         "agentId": point.agent_id,

@@ -125,7 +125,8 @@ async def _ls(settings: Settings, partitions: int | None, replication: int | Non
     bad = [row["topic"] for row in documents if row["state"] != "ok"]
     if bad:
         say(
-            f"parallax: {len(bad)} of {len(documents)} topics differ from what they must be; correct them with: parallax topics apply"
+            f"parallax: {len(bad)} of {len(documents)} topics differ from what they must be; "
+            "correct them with: parallax topics apply"
         )
         raise typer.Exit(FAILED)
 

@@ -129,7 +129,7 @@ class Board:
         """Data points the minute windows say they hold."""
         return sum(window["count"] for window in self._windows.values())
 
-    def told(self, moment: Moment) -> Moment:
+    def add_moment(self, moment: Moment) -> Moment:
         """Add a moment of the demo's own."""
         self.moments.append(moment)
         return moment
@@ -185,7 +185,7 @@ class Board:
             text = _CIRCUIT_TEXTS[kind].format(data.get("failures"))
         else:
             text = anomaly_text(data["type"], data["severity"], data["details"], over=kind == "anomaly:resolved")
-        return self.told(Moment(parse_time(value["timestamp"]), kind, agent_id, text))
+        return self.add_moment(Moment(parse_time(value["timestamp"]), kind, agent_id, text))
 
 
 _CIRCUIT_TEXTS = {

@@ -117,7 +117,7 @@ class Demo:
             await self._scene.turn(BAD_AGENT, condition)
 
     def _tell(self, moment: Moment) -> None:
-        self.view.tell(self.board.told(moment))
+        self.view.tell(self.board.add_moment(moment))
 
     async def _watch(self, read: traffic.Read, sender: asyncio.Task[None], alive: asyncio.Task[None]) -> None:
         """Read until everything has come; fail when it has not in time."""

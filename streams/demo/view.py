@@ -105,9 +105,7 @@ class View:
     def head(self, every_s: float = PLAIN_EVERY_S) -> None:
         """What the columns of a plain log are."""
         if self._live is None:
-            self._print(
-                Text(f"Every {every_s:g} s, with each agent's last {RECENT} answers; lines with * are events.")
-            )
+            self._print(Text(f"Every {every_s:g} s, with each agent's last {RECENT} answers; lines with * are events."))
             self._print(Text(log_row(["time", "sent", "results", "per s"], list(self._board.agents))))
 
     def _moment(self, moment: Moment) -> Text:

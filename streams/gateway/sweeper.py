@@ -34,7 +34,6 @@ GONE = "its worker is gone"
 class _Suspect:
     where: Where
     since: float
-    looks: int = 0
 
 
 class GatewaySweeper:
@@ -59,9 +58,9 @@ class GatewaySweeper:
         """Look round, for ever."""
         while True:
             await asyncio.sleep(min(5.0, max(0.2, self._grace_s / 6)))
-            await self.look()
+            await self.sweep()
 
-    async def look(self) -> None:
+    async def sweep(self) -> None:
         """One round."""
         found = {agent.id: agent for agent in self._agents() if where_of(agent) is not None and self._mine(agent.id)}
         for agent_id in [agent_id for agent_id in self._suspects if agent_id not in found]:
@@ -80,7 +79,6 @@ class GatewaySweeper:
             if len(self._suspects) < MAX_SUSPECTS:
                 self._suspects[agent.id] = _Suspect(where, time.monotonic())
             return
-        suspect.looks += 1
         try:
             # Two graces for an agent that is `away`: the worker that said so has the first word.
             if time.monotonic() - suspect.since >= self._grace_s * (2 if suspect.where.status == "away" else 1):

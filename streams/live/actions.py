@@ -141,8 +141,8 @@ class Actions:
     async def _list(self, request: web.Request, _: dict[str, Any]) -> web.Response:
         """The newest, without their bytes."""
         most = _most(request.query.get("max", str(MAX_LISTED)))
-        letters = await dead_letters.newest(self._settings, _since_ms(_since(request.query)), most)
-        return json_answer([summary(letter) for letter in letters])
+        listed = await dead_letters.newest(self._settings, _since_ms(_since(request.query)), most)
+        return json_answer([summary(dead_letter) for dead_letter in listed])
 
     async def _show(self, request: web.Request, _: dict[str, Any]) -> web.Response:
         """The value only to callers who may act on it: a rejected registration may hold a secret."""

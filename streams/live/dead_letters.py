@@ -58,9 +58,9 @@ async def find(settings: Settings, topic: str, partition: str, offset: str, sinc
     last = None
     async with aclosing(read_since(settings, f"dlq.{short}", since_ms)) as records:
         async for one in records:
-            letter = _record(one)
-            if read_dlq_headers(letter.headers).origin == origin:
-                last = letter
+            dead_letter = _record(one)
+            if read_dlq_headers(dead_letter.headers).origin == origin:
+                last = dead_letter
     if last is None:
         raise NotFound(f"{origin}: no dead letter of this record since {format_time(since_ms)}; give an earlier since")
     return last

@@ -90,19 +90,19 @@ class PlansApi:
         return role
 
     async def _ask(self, role: Coordination, plan_id: str) -> dict[str, Any] | None:
-        """What the owner knows of the plan: at the address it told the group, or else where the coordinator says it is.
+        """What the owner knows of the plan: at the address it published to the group, or else where the coordinator lists it.
 
         Raises `NotKnown`.
         """
         number = role.number(plan_id)
-        told = role.owner(number)
+        published = role.owner(number)
         try:
-            if told is not None:
-                return await self._ask_at(told, role, number, plan_id)
+            if published is not None:
+                return await self._ask_at(published, role, number, plan_id)
             raise NotKnown(f"recovering: partitions are moving, or the owner of {number} published no address")
         except NotKnown:
             now = (await self._look_up(role)).get(number)
-            if now is None or now == told:
+            if now is None or now == published:
                 raise
         return await self._ask_at(now, role, number, plan_id)
 

@@ -127,7 +127,9 @@ class PlanHandler:
         except Rejected as rejected:
             outputs = self._reject(source_record, rejected)
         except Exception as error:
-            log.exception("unexpected error while running a plan", topic=source_record.topic, offset=source_record.offset)
+            log.exception(
+                "unexpected error while running a plan", topic=source_record.topic, offset=source_record.offset
+            )
             outputs = self._reject(source_record, Rejected("plans", f"internal error: {type(error).__name__}"))
         self._partition.complete(source, record.offset, outputs)
 

@@ -52,8 +52,8 @@ class Active:
     rows: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     """What is on the state topic of it."""
-    told: int = 0
-    """Steps done when progress was told last."""
+    published_steps: int = 0
+    """Steps done when progress was published last."""
     plan_bytes: int = 0
     held: int = 0
     """Bytes counted for it so far."""
@@ -204,7 +204,7 @@ class PlanStore:
             self.lost.append((begun, origin))
             self._gone += keys
             return
-        active = Active(run, (begun.place[0], begun.place[1]), keys=keys, told=run.graph.done, origin=origin)
+        active = Active(run, (begun.place[0], begun.place[1]), keys=keys, published_steps=run.graph.done, origin=origin)
         active.plan_bytes = len(dumps(begun.plan))
         if chunks:
             active.sequence = chunks[-1].sequence

@@ -68,13 +68,13 @@ class StatsMetrics(Collector):
         yield cpu
         yield memory
         kinds = ["type", "severity"]
-        told = CounterMetricFamily("parallax_anomalies", "Anomalies reported as firing", labels=kinds)
+        reported = CounterMetricFamily("parallax_anomalies", "Anomalies reported as firing", labels=kinds)
         firing = GaugeMetricFamily(
             "parallax_anomalies_firing", "Anomalies that are firing, of the series kept here", labels=kinds
         )
         for kind in get_args(AnomalyType):
             for severity in get_args(Severity):
-                told.add_metric([kind, severity], found.get("told", {}).get((kind, severity), 0))
+                reported.add_metric([kind, severity], found.get("reported", {}).get((kind, severity), 0))
                 firing.add_metric([kind, severity], found.get("firing", {}).get((kind, severity), 0))
-        yield told
+        yield reported
         yield firing

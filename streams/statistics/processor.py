@@ -202,14 +202,14 @@ class StatsProcessor:
         return list(self._app.ledger.partition_statuses()) if self._app is not None and self._aggregator.ready else []
 
     def counters(self) -> dict[str, Any]:
-        """Points folded and rejected, anomalies told since the start; alarms that are on; series, late and dropped points;
+        """Points folded and rejected, anomalies reported since the start; alarms that are on; series, late and dropped points;
         how far event time lies back."""
         own = {
             "points": self._aggregator.points,
             "rejected": self._aggregator.rejected,
             "pending": self._aggregator.pending,
             "expired": 0 if self._app is None or not self._aggregator.ready else self._app.ledger.expired,
-            "told": dict(self._aggregator.told),
+            "reported": dict(self._aggregator.reported),
             "event_lag": self._aggregator.event_lag_s(),
         }
         return own | (self._aggregator.state.counters() if self._aggregator.ready else {})

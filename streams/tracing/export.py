@@ -103,7 +103,9 @@ def provider(settings: Settings, environ: Mapping[str, str] | None = None) -> Pr
             f"{want.asked_by}: {error.name or error} is not installed; pip install 'parallax-streams[otel]'"
         ) from None
     except (ValueError, OSError) as error:
-        raise TracingError(f"{want.asked_by}: the exporter cannot be created as OTEL_* configures it: {error}") from None
+        raise TracingError(
+            f"{want.asked_by}: the exporter cannot be created as OTEL_* configures it: {error}"
+        ) from None
     _quiet()
     log.info("spans are exported", to=", ".join(want.exporters), protocol=want.protocol, endpoint=want.endpoint)
     return made
@@ -146,7 +148,7 @@ def make_ids() -> Any:
     """A source of ids as the SDK wants it (`spans.IdSource`): those that are set, else random ones."""
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-    class Given(RandomIdGenerator):
+    class ChosenIds(RandomIdGenerator):
         def __init__(self) -> None:
             self.next: Ids | None = None
 
@@ -156,7 +158,7 @@ def make_ids() -> Any:
         def generate_span_id(self) -> int:
             return super().generate_span_id() if self.next is None else self.next.span_id
 
-    return Given()
+    return ChosenIds()
 
 
 def _version() -> str:

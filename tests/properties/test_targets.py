@@ -68,7 +68,7 @@ def spellings(address: IPv4Address) -> list[str]:
 def refused(host: str, allowed: AllowList) -> bool:
     """Whether a URL with that host is refused."""
     try:
-        allowed.lane(parse_target(f"http://{host}/"))
+        allowed.host_key(parse_target(f"http://{host}/"))
     except ForbiddenTarget:
         return True
     return False

@@ -67,20 +67,31 @@ EVERYWHERE = {
 
 IN_PACKAGES = {
     "Asked": "OriginTask",
+    "Given": "SettingSource, ChosenIds",
     "Job": "TaskRun",
     "Kept": "EntryBuffer, GuardSnapshot",
     "Lane": "AgentQueue",
     "Level": "StepGraph, LevelShiftDetector",
     "Place": "PartitionStatus, RecordId, Position, ChannelKey",
     "Spent": "Timing",
+    "Told": "CountedAlarms",
     "Track": "CallStats",
+    "desk": "api",
+    "detour": "failover",
     "doomed": "expired_items",
+    "fleet": "agents",
+    "fold": "add_point, aggregate",
     "folder": "aggregator",
     "home": "processor, partition",
     "homes": "processors, partitions",
+    "lane": "queue, host_key",
+    "lanes": "queues",
+    "letter": "dead_letter, source_record",
+    "letters": "dead_letters, records",
     "parking_lot": "delay_queue",
     "roster": "agents_file",
     "shelf": "store",
+    "told": "what was told: published, reported, status, data",
     "wish": "cancel_request, watch_request",
 }
 """Identifiers that tests may use for things of their own."""
@@ -103,9 +114,14 @@ MODULES = {
 }
 
 OWN_MEANING = {
+    "streams/cli/output.py": {"letter"},  # of a word
+    "streams/dispatch/partition_state.py": {"told"},  # not renamed yet, as in the next three
+    "streams/engine/aligned.py": {"told"},
+    "streams/engine/feed.py": {"told"},
+    "streams/engine/partition_processor.py": {"told"},
     "streams/live/page.py": {"folder"},  # of files
 }
-"""Files in which a name means what it says."""
+"""Files in which a name means what it says, or is not renamed yet."""
 
 
 def banned_in(path: Path) -> dict[str, str]:

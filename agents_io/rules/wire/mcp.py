@@ -142,7 +142,7 @@ def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
             raise ClientError(f"the tool does not take this task: {why}")
         raise ServerError(f"the tool reports a failure: {why}")
     said = _said(result, blocks, texts) if reading.value is None or "structuredContent" in result else None
-    answer = answer_within(result, said, _told(result), reading)
+    answer = answer_within(result, said, _stated_confidence(result), reading)
     answer.metadata.update({key: value for key, value in _beside(result).items() if key not in answer.metadata})
     return answer
 
@@ -159,7 +159,7 @@ def _beside(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _told(result: dict[str, Any]) -> Any:
+def _stated_confidence(result: dict[str, Any]) -> Any:
     """A confidence in the result's `_meta`, plain or under somebody's prefix."""
     meta = result.get("_meta")
     if not isinstance(meta, dict):

@@ -175,20 +175,22 @@ def read_dlq_headers(headers: Headers) -> DlqHeaders:
     >>> read_dlq_headers([("__dlq.errors.topic", b"parallax.tasks"), ("__dlq.errors.message", b"id: missing")]).reason
     'id: missing'
     """
-    told: dict[str, Any] = {}
+    fields_found: dict[str, Any] = {}
     names = [name for name, _ in headers]
     for family, begin, fields in _FAMILIES:
         if any(name.startswith(begin) for name in names):
-            told = {field: _told(headers, begin + rest, field) for field, rest in fields.items()} | {"family": family}
+            fields_found = {field: _field(headers, begin + rest, field) for field, rest in fields.items()} | {
+                "family": family
+            }
             break
     ours = {field: _text(headers, f"parallax.dlq.{field}") for field in ("exception", "stage", "agent", "time")}
-    told |= {field: text for field, text in ours.items() if text is not None}
-    if told.get("family") == "kafka" and any(name.startswith("parallax.dlq.") for name in names):
-        told["family"] = "parallax"
-    if told.get("reason") is not None:
-        told["reason"] = told["reason"][:MAX_REASON]
+    fields_found |= {field: text for field, text in ours.items() if text is not None}
+    if fields_found.get("family") == "kafka" and any(name.startswith("parallax.dlq.") for name in names):
+        fields_found["family"] = "parallax"
+    if fields_found.get("reason") is not None:
+        fields_found["reason"] = fields_found["reason"][:MAX_REASON]
     omitted = _omitted(headers)
-    return DlqHeaders(**told, omitted_bytes=omitted, replayed=_number(_raw(headers, REPLAYED_HEADER)) or 0)
+    return DlqHeaders(**fields_found, omitted_bytes=omitted, replayed=_number(_raw(headers, REPLAYED_HEADER)) or 0)
 
 
 def _raw(headers: Headers, name: str) -> bytes | None:
@@ -203,7 +205,7 @@ def _text(headers: Headers, name: str) -> str | None:
     return header([pair for pair in headers if pair[1] is not None], name) or None
 
 
-def _told(headers: Headers, name: str, field: str) -> str | int | None:
+def _field(headers: Headers, name: str, field: str) -> str | int | None:
     if field not in _NUMBERS:
         return _text(headers, name)
     raw = _raw(headers, name)

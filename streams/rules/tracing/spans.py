@@ -24,9 +24,9 @@ Attributes = dict[str, str | int | float | bool]
 
 USERS = frozenset(("tasks", "plans"))
 """Topics whose records users write: what these say of our own headers is not believed."""
-TOLD = frozenset(("results", "plan-results", "events"))
+WITH_SPAN = frozenset(("results", "plan-results", "events"))
 """Topics whose records say which span they belong to, as `traceparent`."""
-ASKED = frozenset(("tasks", "plans"))
+REQUESTS = frozenset(("tasks", "plans"))
 """Topics whose records ask for more work: that is below our span, whatever the record said before."""
 PASSED_ON = frozenset(("dispatch", "parked"))
 """Topics on which a task goes on, with the user's own headers as they were; ours lies beside them."""
@@ -94,7 +94,7 @@ def stamp(outputs: Iterable[Output], trace: Trace) -> None:
     for output in outputs:
         form: Output | None = output
         while form is not None:
-            if form.topic in TOLD or form.topic in ASKED:
+            if form.topic in WITH_SPAN or form.topic in REQUESTS:
                 kept = [given for given in form.headers if given[0] not in ("traceparent", "tracestate")]
                 form.headers = kept + trace.headers()
             elif form.topic in PASSED_ON:
