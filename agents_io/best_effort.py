@@ -1,4 +1,4 @@
-"""Last words to an agent: small requests that nobody waits for, such as "forget that task". Bounded in number and time.
+"""Best-effort requests to an agent, such as "forget that task": no caller waits for them. Bounded in number and time.
 
 In: coroutines. Out: nothing; whatever they raise is logged at debug level, since the call they belong to is over. When too many
 are under way a new one is dropped.
@@ -49,5 +49,5 @@ class BestEffortRequests:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 await words()
-        except Exception as error:  # nobody waits for it: the agent finds out by itself
+        except Exception as error:  # no caller waits for it: the agent finds out by itself
             log.debug("a best-effort request failed", what=what, error=repr(error))

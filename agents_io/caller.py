@@ -68,7 +68,7 @@ class Caller(Generic[R]):
         self.queue = queue
         self.stats = stats or CallStats()
         self.changed = False
-        """Whether breaker or limiter changed; reset by whoever stores their state."""
+        """Whether breaker or limiter changed; reset by the code that stores their state."""
         self._transport = transport
         self._retry = retry
         self._events = events

@@ -1,4 +1,4 @@
-"""What is at an endpoint? Asked in every protocol at once, for whoever registers an agent by its address alone.
+"""Detects the protocol at an endpoint: probes all protocols at once, for registrations that give an address alone.
 
 In: a URL. Out: the first of these that answers as it should, the most specific sign first: an A2A agent card; an MCP server and
 its tools; the models of an OpenAI-compatible API; an HTTP agent (`GET /health`, or a place to `POST /analyze` to). With it, for

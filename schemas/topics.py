@@ -173,7 +173,7 @@ TOPICS: tuple[Topic, ...] = (
         "compact",
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
-        # Each task leaves a tombstone, which nobody needs longer than one reading takes.
+        # Each task leaves a tombstone, which no reader needs longer than one reading takes.
         extra_config=(*SMALL_SEGMENTS, ("delete.retention.ms", str(10 * MINUTE_MS))),
     ),
     Topic(
@@ -215,7 +215,7 @@ TOPICS: tuple[Topic, ...] = (
         "plan coordinator",
         "compact",
         max_message_bytes=LARGE_RECORD_BYTES + 1024 * 1024,
-        # Each plan leaves tombstones, which nobody needs longer than one reading takes.
+        # Each plan leaves tombstones, which no reader needs longer than one reading takes.
         extra_config=(
             *SMALL_SEGMENTS,
             ("delete.retention.ms", str(10 * MINUTE_MS)),

@@ -1,4 +1,4 @@
-"""The worker's HTTP side: health, metrics, the query API and actions, on a loopback address unless told otherwise.
+"""The worker's HTTP side: health, metrics, the query API and actions, on a loopback address by default.
 
 In: requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold, and
 `live/actions.py` alone writes. Who may ask is decided before a route is reached: `live/guard.py` on loopback, `live/access.py`

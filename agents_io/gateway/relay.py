@@ -14,7 +14,7 @@ token or, where none is set, that call from this machine.
   RESOURCE_EXHAUSTED              too many calls                                     TooMany
   DEADLINE_EXCEEDED               the agent gave no answer in time                   TimeoutError
     without the holder's word     the worker is frozen                               StreamLost, no blame
-  a TLS handshake that failed     there is a worker, but we do not trust it          InternalError, nobody's agent's fault
+  a TLS handshake that failed     there is a worker, but we do not trust it          InternalError, not the agent's fault
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _KEEPALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 
 """A worker whose machine went away without a word ends its calls in seconds, not at their deadlines."""
 _HOP_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _UNTRUSTED = ("handshake failed", "verification check failed")
-"""gRPC's words when there is somebody at the address, and TLS with them fails."""
+"""gRPC's text when a server is at the address and the TLS handshake with it fails."""
 _NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
 
 

@@ -61,14 +61,14 @@ class Presence:
 
 
 class Registrar(Protocol):
-    """Whoever makes an agent known to all workers."""
+    """Makes an agent known to all workers."""
 
     def admit(self, arrival: Arrival) -> str | None:
-        """None, or why it may not connect, in a sentence that it is told."""
+        """None, or why it may not connect, as a sentence for the agent."""
         ...
 
     async def arrived(self, arrival: Arrival) -> str | None:
-        """Make it known. None once every worker can find it, or why that failed, in a sentence that it is told."""
+        """Make it known. None once every worker can find it, or why that failed, as a sentence for the agent."""
         ...
 
     def changed(self, agent_id: str, key: str, status: Status) -> None:
@@ -255,7 +255,7 @@ class Gateway:
         stream.ready.set()
 
     def _replace(self, stream: Stream) -> None:
-        """The newest connection of an agent is the one that holds; an older one is told so."""
+        """The newest connection of an agent holds; an older one is closed with that reason."""
         agent_id = stream.session.agent_id
         older = self._streams.pop(agent_id, None)
         self._streams[agent_id] = stream

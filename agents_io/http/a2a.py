@@ -1,10 +1,10 @@
 """Calls to agents that speak A2A 1.0 or 0.3 over JSON-RPC or HTTP+JSON, protocol `a2a`.
 
-In: a registration whose endpoint is where the agent card lies (or, with `metadata.a2aVersion`, the URL of the interface itself).
-Out: the task's artifacts as an `Answer`, or one `AgentError` (`rules/wire/a2a.py`; statuses as in `exchange.py`). What differs
-between the bindings is in `rules/wire/a2a_binding.py` alone. A task that is not done at once is asked for again, ever less often,
-until the call's time is up. Then, and when the call is cancelled, the agent is told to cancel the task. Of a card only the paths
-of its interfaces are used: the token goes to the registered host and no other.
+In: a registration whose endpoint is where the agent card lies (or, with `metadata.a2aVersion`, the URL of the interface
+itself). Out: the task's artifacts as an `Answer`, or one `AgentError` (`rules/wire/a2a.py`; statuses as in `exchange.py`).
+What differs between the bindings is in `rules/wire/a2a_binding.py` alone. A task that is not done at once is asked for
+again, ever less often, until the call's time is up. Then, and when the call is cancelled, the agent is sent a cancel for
+the task. Of a card only the paths of its interfaces are used: the token goes to the registered host and no other.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class A2aTransport:
             try:
                 await asyncio.sleep(wait_s)
                 body = await self._ask(peer, interface, "get", {"id": task_id})
-            except BaseException:  # cancelled, out of time or out of reach: nobody will ask for it again
+            except BaseException:  # cancelled, out of time or out of reach: it will not be polled again
                 self._forget(peer, interface, task_id)
                 self._message_ids.count_cancel(call.idempotency_key)
                 raise
@@ -243,7 +243,7 @@ class A2aTransport:
             raise
 
     async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str) -> Answer:
-        """The end of a task whose stream ended first; if it does not come soon, nobody works on it any more."""
+        """The end of a task whose stream ended first; if it does not come soon, the agent no longer works on it."""
         for _ in range(ORPHAN_LOOKS):
             found = self._read(peer, interface, await self._ask(peer, interface, "get", {"id": task_id}))
             if not isinstance(found, Pending):

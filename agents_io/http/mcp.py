@@ -112,7 +112,7 @@ class McpTransport:
             server.session = None
 
     async def _open(self, server: Server) -> Session:
-        """The session, opened by whoever comes first."""
+        """The session, opened by the first call."""
         if server.session is None:
             async with server.lock:
                 if server.session is None:

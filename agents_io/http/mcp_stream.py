@@ -35,7 +35,7 @@ MAX_REPLIES = 100
 """To a server's own requests within one call."""
 MAX_LISTENERS = 100
 LINGER_S = 10.0
-"""How often it is looked whether anybody uses a session that is listened to."""
+"""How often to check that a session with an open stream is still in use."""
 OPENED_WITHIN_S = 0.2
 SHORT_S = 1.0
 _ACCEPT = (b"Accept", b"application/json, text/event-stream")

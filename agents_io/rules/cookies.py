@@ -1,7 +1,7 @@
 """The cookies one agent set: what a load balancer binds a session to one server with. Pure.
 
 In: the headers of its answers. Out: the `Cookie` header of the next request. One jar belongs to one agent, whose requests
-all go to one origin; paths are not told apart. At most `MAX_COOKIES`, the oldest goes first.
+all go to one origin; paths are not distinguished. At most `MAX_COOKIES`, the oldest goes first.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _AUTHORITY = re.compile(r"(https?)://([^/?#]*)", re.IGNORECASE)
 _UNFIT = re.compile(r"[\x00-\x20\x7f\\]")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-# A name that ends in a number is an address in somebody's parser: 2130706433, 0x7f.1, 127.1, 0177.0.0.1.
+# A name that ends in a number is an address to some parsers: 2130706433, 0x7f.1, 127.1, 0177.0.0.1.
 _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)")
 _ENTRY = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<wild>\*\.)?(?P<host>\[[0-9a-f:.]+\]|[^:/@?#\[\]*]+)(?::(?P<port>[0-9]{1,5}))?"
@@ -162,7 +162,7 @@ def carried(address: Address) -> IPv4Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether anybody on the Internet may be behind it: no special-purpose block, no IPv4 address in disguise.
+    """Whether it can be a host on the Internet: no special-purpose block, no IPv4 address in disguise.
 
     >>> is_public(IPv4Address("1.1.1.1")), is_public(IPv4Address("100.100.100.200"))
     (True, False)

@@ -203,7 +203,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _answer(
         self, record: ConsumerRecord, headers: dict[str, str]
     ) -> tuple[bytes | None, list[tuple[str, bytes]]]:
-        """The reply's value and headers; None: too late, nobody waits for it."""
+        """The reply's value and headers; None: too late, its caller waits no longer."""
         text = headers.get("request-timeout-ms", "")
         timeout_s = int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < 12 else None
         if timeout_s is not None:

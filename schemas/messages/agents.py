@@ -132,7 +132,7 @@ _SCHEMES: dict[str, Protocol] = {
     "kafka": "kafka",
 }
 BUILTIN_PREFIXES = ("http:", "function:", "pattern:")
-"""Ids of the agents that tasks of these types make for themselves; nobody can register one."""
+"""Ids of the agents that tasks of these types make for themselves; they cannot be registered."""
 
 
 class AgentRegistration(Message):

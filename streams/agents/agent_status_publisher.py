@@ -88,7 +88,7 @@ class AgentStatusPublisher:
                 busy = caller.queue.waiting + caller.queue.in_flight
                 seen = caller.queue.ended, busy
                 last = self._published.get(agent_id)
-                # An agent that did nothing since, and against whom nothing is told, stands as before.
+                # An agent that did nothing since, and was healthy with a closed circuit, has the same status as before.
                 if self._ended.get(agent_id) != seen or last is None or not last.healthy or last.circuit != "closed":
                     self._ended[agent_id] = seen
                     self.tell(agent_id, caller)

@@ -59,7 +59,7 @@ class HealthChecks:
         """A place became free for another check."""
 
     async def run(self) -> None:
-        """Until cancelled; at once if nobody is to be asked."""
+        """Run until cancelled; return at once if health checks are switched off."""
         if self._interval_s <= 0:
             return
         try:

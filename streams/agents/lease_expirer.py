@@ -2,7 +2,7 @@
 
 In: the table of agents, once a second. Out: registrations renewed, ended or forgotten, on the topic `agents`. An agent that asked
 to be renewed by us is asked for its health first. After this worker's start every lease has its whole time again: its agent may
-have had nobody to renew it with.
+have had no worker to renew it with.
 """
 
 from __future__ import annotations

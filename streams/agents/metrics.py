@@ -66,7 +66,7 @@ class AgentMetrics:
             observed.add(kind, name, text, _each(self._here, of), agent)  # type: ignore[arg-type]
 
     def _here(self) -> dict[str, Caller[Any]]:
-        """A copy: lanes come and go while the page is written."""
+        """A copy: agents come and go while the page is written."""
         found: dict[str, Caller[Any]] = {}
         for callers in self._callers():
             found |= callers

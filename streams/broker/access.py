@@ -2,7 +2,7 @@
 
 In: settings and the rights that are needed. Out: those that are missing, as one sentence with the remedy. Asking changes nothing:
 transactional ids are tried with one that no partition has. Brokers without this (old ones, the embedded one) are not asked.
-aiokafka leaves topics it may not see out of its metadata and waits for them; that is why nobody is let begin without its rights.
+aiokafka leaves topics it may not see out of its metadata and waits for them; that is why nothing starts without its rights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from streams.settings import Settings
 
 ASK_TIMEOUT_S = 20.0
 NAMED = 4
-"""Missing rights told one by one; of more the number."""
+"""Missing rights named one by one; of more the number."""
 _BITS: Mapping[Operation, int] = {
     "Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
 }  # fmt: skip
@@ -67,7 +67,7 @@ def user(settings: Settings) -> str:
 
 
 async def require(settings: Settings, needed: Iterable[Grant]) -> None:
-    """Raises `AccessDenied` unless this user has these rights; `BrokerUnreachable` when nobody says so in time.
+    """Raises `AccessDenied` unless this user has these rights; `BrokerUnreachable` if no broker answers in time.
 
     Plain-text connections are not asked about: as a rule such brokers have no ACLs.
     """
@@ -90,7 +90,7 @@ async def lacking(settings: Settings, needed: Iterable[Grant]) -> list[Grant]:
                     missing.append(grant)
         return missing
     except (kafka_errors.IncompatibleBrokerVersion, NotImplementedError):  # the second: aiokafka of older versions
-        return []  # nobody to ask; what is refused comes out when it is tried
+        return []  # the brokers cannot be asked; what is refused shows when it is tried
     except (kafka_errors.KafkaError, TimeoutError) as error:
         raise BrokerUnreachable(
             f"Kafka at {settings.bootstrap_servers} does not report the rights of {user(settings)}: {error!r}"

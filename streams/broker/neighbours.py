@@ -27,7 +27,10 @@ LOOK_S = 120.0
 
 
 async def neighbours(settings: Settings) -> list[str]:
-    """What is in this worker's way; empty if nothing is, or nobody tells. Raises `KafkaError`, `TimeoutError`, `OSError`."""
+    """What is in this worker's way; empty if nothing is, or if it cannot be found out.
+
+    Raises `KafkaError`, `TimeoutError`, `OSError`.
+    """
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         async with asyncio.timeout(ASK_TIMEOUT_S):

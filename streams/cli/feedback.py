@@ -1,4 +1,4 @@
-"""`parallax feedback ID success|failure`: how an answered task really turned out, told to the statistics.
+"""`parallax feedback ID success|failure`: reports to the statistics how an answered task turned out.
 
 In: a task id. Reads `data-points` once and sends the task's point again with the true `success` and `feedback: true`,
 with the key it had, so that it lands behind the first one. Telling the same twice changes nothing.

@@ -99,7 +99,7 @@ async def _one(
         if built.topic not in existing:
             raise NotReplayable(f"topic {built.topic}, where it came from, does not exist")
     except NotReplayable as error:
-        await _settle(report, replayer)  # so that what is printed keeps the order of the letters
+        await _settle(report, replayer)  # prints the dead letters in their order
         report.add(place, None, str(error))
         return
     if report.dry_run:

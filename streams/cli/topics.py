@@ -142,7 +142,7 @@ def _problem(state: TopicState, partitions: int | None, replication: int | None)
 
 
 def _row(state: TopicState, problem: str | None) -> dict[str, Any]:
-    # Settings that differ are told but are no fault: an operator may have tuned them.
+    # Settings that differ are shown but are no fault: an operator may have tuned them.
     differs = [f"{name}={have} (table: {want})" for name, (want, have) in state.differences.items()]
     return {
         "topic": state.name,

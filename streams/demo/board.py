@@ -138,7 +138,7 @@ class Board:
         name = value["taskId"]
         row = row_of(name)
         if row is None or row >= len(self.labels):
-            return  # somebody else's task, on a Kafka that is not only ours
+            return  # another user's task, on a shared Kafka
         if name in self._seen:
             self.duplicates += 1
             return

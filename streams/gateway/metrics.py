@@ -1,6 +1,6 @@
 """What the gateway shows on `/metrics`: who is connected here, how busy they say they are, which answers came amiss.
 
-In: a gateway, read whenever somebody asks. Out: gauges and counters. Agents are told apart by status only: there may be
+In: a gateway, read with each request. Out: gauges and counters. Agents are distinguished by status only: there may be
 thousands of them.
 """
 

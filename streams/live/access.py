@@ -109,7 +109,7 @@ def _secrets(power: Power, references: tuple[str, ...]) -> list[tuple[Power, Sec
 
 
 def _equal(token: str, secret: Secret) -> bool:
-    """A token that cannot be read now lets nobody in."""
+    """A token that cannot be read now grants no access."""
     try:
         return compare_digest(token.encode("utf-8", "surrogateescape"), secret.token().encode())
     except AgentError as error:

@@ -71,7 +71,7 @@ class LiveApi:
         self._open: dict[Watcher, tuple[web.Request, asyncio.Task[Any] | None]] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """What a web application serves. No HEAD: it would be a stream nobody reads."""
+        """What a web application serves. No HEAD: it would be a stream without a reader."""
         return [
             web.get("/api/v1/stream", self._stream, allow_head=False),
             web.get("/api/v1/tasks/{id:[^/]+}", self._task, allow_head=False),

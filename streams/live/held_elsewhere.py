@@ -1,7 +1,7 @@
 """What a task waits for that another worker holds: the others are asked, all at once.
 
 In: a task id, and where the others answer. Out: the first answer; None if none of them holds it. One who does not answer in time
-holds nobody up: what it would have said is not known then.
+delays no request: its part of the answer is left out.
 """
 
 from __future__ import annotations

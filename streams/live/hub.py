@@ -1,7 +1,7 @@
-"""From one reading of the topic to all who look on: read while somebody watches, and a while longer; not at all otherwise.
+"""From one reading of the topic to all watchers: read while there are watchers, and a while longer; not at all otherwise.
 
 In: records, and watchers who come and go. Out: for each watcher the batches it has not had, in one order, with a cursor to come
-back by. Every watcher has a bounded queue of its own: one that is slow loses its oldest and is told how many. Nothing here
+back by. Every watcher has a bounded queue of its own: a slow one loses its oldest events and gets their number. Nothing here
 waits for a client.
 """
 

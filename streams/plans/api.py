@@ -2,7 +2,7 @@
 
 In: GET requests. Out: JSON. That a plan is not known is only ever said by the owner of its partition; while that is not known,
 starts, or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason, after three such waits at most. One who
-is asked asks nobody further.
+is asked passes the request no further.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 In: records of one owner partition: plans, and the results of their steps (both keyed by plan id). Out: what the rules in
 `streams/rules/plans/` decide, with the plan's memory on `plan-state`, in the transaction that commits the offsets. A plan that
 dispatch made of a pattern task ends in that task's `results`. Results that belong to no plan of this partition are skipped,
-unread. It calls nobody.
+unread. It calls no agent.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class PlanHandler:
     # What others ask
 
     def cancel(self, plan_id: str) -> None:
-        """Somebody asked to."""
+        """A cancel of the plan was requested."""
         active = self._store.active.get(plan_id)
         why = None if active is None else self._cancel_reason(active)
         if active is not None and why is not None and not self._closed:
@@ -148,7 +148,7 @@ class PlanHandler:
             self._by_itself(active, active.run.cancel(why, now_ms), now_ms)
 
     def cancel_task(self, task_id: str) -> None:
-        """Somebody asked for this task to be cancelled: if a plan here answers it, that ends."""
+        """A cancel of this task was requested: if a plan here answers it, the plan ends."""
         self.cancel(plan_of(task_id))
 
     def _cancel_reason(self, active: Active, submitted_ms: int | None = None) -> str | None:

@@ -60,7 +60,7 @@ class Active:
     origin: OriginTask | None = None
     """The task it answers; None: it has a result of its own."""
     span: WorkSpan | None = None
-    """Its own; None: nobody wants spans."""
+    """Its own; None: tracing is off."""
 
 
 def anything_under_way(values: Iterable[bytes], app: str) -> bool:

@@ -349,7 +349,7 @@ class Aggregator:
             await self._store(touched, [], now, releases)
 
     async def _foretell(self, touched: Collection[Live], releases: int) -> None:
-        """What the clock says is written before it is told: after a crash no offset would repeat it, and nothing end it."""
+        """What time alone fires is stored before it is published: after a crash no offset would repeat it, and nothing end it."""
         rows = [row for live in touched if live.series.anomalies for row in self.state.rows(live)]
         if rows:
             await self._write(rows, releases)

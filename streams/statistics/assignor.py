@@ -17,7 +17,7 @@ from faust.assignor.partition_assignor import PartitionAssignor
 
 
 class StatsAssignor(PartitionAssignor):
-    """One app's. `asks_again`: set by whoever owns the consumer."""
+    """One app's. `asks_again`: set by the owner of the consumer."""
 
     asks_again: Callable[[], None] | None = None
 

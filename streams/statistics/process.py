@@ -56,7 +56,7 @@ class _Served:
         return port
 
     async def start(self) -> None:
-        """The first start. What makes it impossible is told with the status: the parent ends the process then."""
+        """The first start. What makes it impossible is reported with the status: the parent ends the process then."""
         try:
             await self._supervisor.start()
             self._started = True

@@ -108,7 +108,7 @@ class StatsProcessor:
             self._fail(error)
 
     async def _watch(self, app: StatsApp) -> None:
-        """Nobody else notices when the consumer's own tasks have ended."""
+        """Detects that the consumer's own tasks have ended; nothing else does."""
         while self._error is None:
             await asyncio.sleep(LOOK_S)
             dead = app.ledger.dead() if self._aggregator.ready else None

@@ -128,7 +128,7 @@ def _means(
 
 
 async def firing(state: State, partitions: Iterable[int]) -> dict[str, Any]:
-    """Every alarm that is on and told, or pending, of those partitions."""
+    """Every alarm of those partitions that is on and reported, or pending."""
     mine, checkpoint = set(partitions), Yielder()
     rows: list[dict[str, Any]] = []
     for live in list(state):

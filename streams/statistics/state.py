@@ -29,7 +29,7 @@ from streams.statistics.table import Row, StatsTable, parse_key, series_key, win
 
 MAX_SERIES = 200_000
 CLOCK_SKEW_MS = 600_000
-"""What was read when is known by the clock of whoever read it; a worker that takes over may have another one, this far ahead."""
+"""Read times are by the clock of the worker that read; a worker that takes over may have another one, this far ahead."""
 
 
 class TooManySeries(Exception):

@@ -1,6 +1,6 @@
 """From the standard environment `OTEL_*` to a provider of spans with its exporter; and its end, which is bounded.
 
-In: the environment. Out: a `Provider`, or None where nothing asks for spans, or nobody could make them (that is logged).
+In: the environment. Out: a `Provider`, or None where nothing asks for spans, or they could not be made (that is logged).
 Raises `TracingError`, one line that names the variable. Spans wait in the SDK's bounded queue (`OTEL_BSP_*`; the oldest are
 dropped) and go out in a thread of their own: a collector that is away or hangs costs spans and nothing else. The SDK is
 imported by this file only.
@@ -78,7 +78,7 @@ def _kindly(work: Any) -> None:
     try:
         work()
     except RuntimeError:
-        return  # the loop has ended meanwhile: nobody waits any more
+        return  # the loop has ended meanwhile: no caller waits any more
 
 
 def provider(settings: Settings, environ: Mapping[str, str] | None = None) -> Provider | None:

@@ -80,7 +80,7 @@ class Everything(AllowList):
     def __init__(self) -> None:
         super().__init__(["*.example"])
 
-    def lane(self, target: object) -> str:
+    def host_key(self, target: object) -> str:
         """Addresses only."""
         address = target.address  # type: ignore[attr-defined]
         if address is None or not self.permits(address):

@@ -151,13 +151,13 @@ def state_of(task: dict[str, Any]) -> str:
 
 
 class NeedsInput(Refused):
-    """The task waits at the agent for input; the agent should be told to cancel `task_id`."""
+    """The task waits at the agent for input; the agent should be sent a cancel for `task_id`."""
 
     task_id: str | None = None
 
 
 class NeedsAuth(ClientError):
-    """The task waits at the agent for an authorization; the agent should be told to cancel `task_id`."""
+    """The task waits at the agent for an authorization; the agent should be sent a cancel for `task_id`."""
 
     task_id: str | None = None
 

@@ -156,7 +156,7 @@ class Session:
         return False
 
     def abandon(self, request_id: str) -> bool:
-        """Nobody waits any more. True if the agent should be told to cancel it: it was open."""
+        """The caller waits no longer. True if the request was open: then the agent should be sent a cancel."""
         if self._open.pop(request_id, None) is None:
             return False
         self._forgotten[request_id] = None

@@ -160,7 +160,7 @@ def _beside(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stated_confidence(result: dict[str, Any]) -> Any:
-    """A confidence in the result's `_meta`, plain or under somebody's prefix."""
+    """A confidence in the result's `_meta`, plain or under a vendor's prefix."""
     meta = result.get("_meta")
     if not isinstance(meta, dict):
         return None
@@ -188,8 +188,8 @@ _WRAPPED = ("x-fastmcp-wrap-result", "fastmcp")
 def _unwrapped(structured: Any, meta: Any, texts: list[str]) -> Any:
     """What a tool returned that the SDK had to put into an object: `{"result": ...}`.
 
-    FastMCP marks that in `_meta`, the official SDK does not. Unmarked it is told from a tool's own object by the text beside it,
-    which repeats what the tool returned.
+    FastMCP marks that in `_meta`, the official SDK does not. Unmarked it is distinguished from a tool's own object by the
+    text beside it, which repeats what the tool returned.
     """
     if not isinstance(structured, dict) or structured.keys() != {"result"}:
         return structured

@@ -30,7 +30,7 @@ _MAX_INT32 = 2**31 - 1
 
 
 def fill_request(request: AgentRequest | TaskRequest, call: Call) -> None:
-    """Everything an agent is told of its task. Raises `Unsupported`: nested too deep, or a number no double holds.
+    """Everything that an agent receives of its task. Raises `Unsupported`: nested too deep, or a number no double holds.
 
     >>> request = AgentRequest()
     >>> fill_request(request, Call("t1", "t1", b'{"task": "sum", "data": {"n": 1}}', 2.5))

@@ -105,7 +105,7 @@ class DlqHeaders:
 
     @property
     def origin(self) -> str | None:
-        """`TOPIC/PARTITION/OFFSET` of the record this was, `?` for what is not told.
+        """`TOPIC/PARTITION/OFFSET` of the record this was, `?` for what is not known.
 
         >>> DlqHeaders(topic="parallax.tasks", partition=0, offset=41).origin
         'parallax.tasks/0/41'

@@ -1,6 +1,6 @@
 """Which built-in agent runs a task that is not for an agent: a host, a function, a pattern. Pure.
 
-In: a task of type `http`, `function` or `pattern`, and the settings. Out: a registration that nobody wrote, so that such
+In: a task of type `http`, `function` or `pattern`, and the settings. Out: a registration made here, so that such
 a task goes through the same queue, limits, breaker, retries and deadline as any other; its id has an owner partition as every
 agent's has, and stands as `agentId` on results and data points:
 
@@ -59,7 +59,7 @@ class Builtins:
     def __init__(
         self, *, allowed: AllowList, functions: Container[str], patterns: bool, limits: Mapping[Kind, Limits | None]
     ) -> None:
-        """`patterns`: whether there is somebody to execute them. `limits`: None is what agents have by default."""
+        """`patterns`: whether there is an executor. `limits`: None is what agents have by default."""
         self._allowed = allowed
         self._functions = functions
         self._patterns = patterns

@@ -70,7 +70,7 @@ class ResultCache(Generic[V]):
 
     @property
     def size(self) -> int:
-        """Bytes kept, as told to `put`."""
+        """Bytes kept: the sum of the sizes given to `put`."""
         return self._bytes
 
     def get(self, key: str, now: float) -> V | None:

@@ -30,7 +30,7 @@ class End:
     value: bytes | None = None
     place: tuple[int, int] | None = None
     dropped: bool = False
-    """The value was let go for want of room; it lies at `place`."""
+    """The value was dropped to bound memory; its record is at `place`."""
 
     @property
     def status(self) -> ResultStatus:

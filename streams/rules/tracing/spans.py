@@ -2,7 +2,7 @@
 
 In: records, agents, ends of calls, plans. Out: names and attributes (OpenTelemetry's conventions for messaging and generative
 AI, which are drafts: all their names are here), ids, headers. A record's span has ids that follow from the record: whoever works
-on it again makes the same span. Nothing that a task or an agent says is told, and no URL's query, user or password.
+on it again makes the same span. Spans never contain payloads or answers, nor a URL's query, user or password.
 """
 
 from __future__ import annotations
@@ -168,10 +168,10 @@ def redacted(url: str) -> str:
 def answer_attributes(provider: str, metadata: Mapping[str, Any]) -> Attributes:
     """Which model answered and what it took, as the transport for chat completions tells; others' metadata are an agent's words.
 
-    >>> told = {"model": "m-1", "usage": {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9}}
-    >>> answer_attributes("openai", told)
+    >>> answer = {"model": "m-1", "usage": {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9}}
+    >>> answer_attributes("openai", answer)
     {'gen_ai.response.model': 'm-1', 'gen_ai.usage.input_tokens': 7, 'gen_ai.usage.output_tokens': 2}
-    >>> answer_attributes("http", told)
+    >>> answer_attributes("http", answer)
     {}
     """
     if provider != "openai":
@@ -247,7 +247,7 @@ def plan_ending(status: str, error: Mapping[str, Any] | None, confidence: float 
 
 
 def is_error(ending: Ending) -> bool:
-    """Whether something went wrong: what somebody cancelled did not."""
+    """Whether something went wrong: a requested cancel did not."""
     return ending.error is not None and ending.outcome != "cancelled"
 
 
