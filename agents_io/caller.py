@@ -85,11 +85,9 @@ class Caller(Generic[R]):
 
     @property
     def running(self) -> int:
-        """Calls under way."""
         return len(self._calls)
 
     def submit(self, run: R) -> None:
-        """Queue a task."""
         now = self._loop.time()
         self.queue.push(run, now=now, deadline=run.deadline, timeout_s=run.timeout_s, priority=run.priority)
         self.advance()

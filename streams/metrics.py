@@ -70,8 +70,6 @@ class _Samples:
 
 
 class DispatchMetrics:
-    """What dispatch counts."""
-
     def __init__(self, registry: CollectorRegistry) -> None:
         self.tasks = Counter("parallax_tasks", "Terminal results by status", ["status"], registry=registry)
         self.duration = Histogram(
@@ -159,6 +157,5 @@ class ScheduleMetrics:
 
 
 def _begin(counter: Counter, labels: Iterable[str]) -> None:
-    """Series at zero."""
     for label in labels:
         counter.labels(label)

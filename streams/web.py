@@ -127,7 +127,6 @@ class WebServer:
         self.url = f"http://[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"http://{bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
-        """Stop listening."""
         await self._live.close()
         await self._stats_api.close()
         await self._plans_api.close()

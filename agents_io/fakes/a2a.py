@@ -52,7 +52,6 @@ class FakeA2a(FakeAgent):
         self._polls: dict[str, int] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """Card and interface."""
         name = "agent.json" if self.old_card_path else "agent-card.json"
         card = web.get(f"/.well-known/{name}", self._card)
         if self.binding == "JSONRPC":

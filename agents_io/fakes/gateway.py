@@ -103,11 +103,9 @@ class GatewayFakeAgent(FakeAgent):
             self._stream.cancel()
 
     def say(self, message: AgentToControlPlane) -> None:
-        """Send anything."""
         self._outbox.put_nowait(message)
 
     def beat(self) -> None:
-        """A heartbeat, now."""
         self.say(
             AgentToControlPlane(heartbeat=AgentHeartbeat(agent_id=self.agent_id, load=self.load, status=self.status))
         )

@@ -78,7 +78,6 @@ class GrpcFakeAgent(FakeAgent):
 
     @property
     def endpoint(self) -> str:
-        """Where it serves."""
         return f"grpc{'s' if self._credentials else ''}://127.0.0.1:{self._port}"
 
     @property

@@ -105,7 +105,6 @@ class Functions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, in order."""
         return tuple(sorted(self._by_name))
 
     def __contains__(self, name: object) -> bool:

@@ -34,7 +34,6 @@ class DaemonThreads:
 
     @property
     def threads(self) -> int:
-        """How many there are."""
         return self._threads
 
     def submit(self, work: Callable[[], T]) -> Future[T]:

@@ -88,7 +88,6 @@ class FunctionTransport:
         return running.result()
 
     def _run(self, function: Function, body: bytes) -> Answer:
-        """In a thread."""
         try:
             returned = function.call(loads(body))
             if isinstance(returned, Coroutine):

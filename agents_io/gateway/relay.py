@@ -78,7 +78,6 @@ class RelayService:
         self._calls = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Both methods."""
         ask = grpc.unary_unary_rpc_method_handler(
             self._ask,
             request_deserializer=TaskRequest.FromString,
@@ -160,7 +159,6 @@ class RelayClient:
         return found
 
     async def close(self) -> None:
-        """Release every channel."""
         await self._channels.close()
 
     async def _exchange(self, method: str, route: Route, agent_id: str, raw: bytes, timeout_s: float) -> bytes:

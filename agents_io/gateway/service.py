@@ -121,7 +121,6 @@ class Gateway:
         return Presence(session.status, session.load, session.outstanding, session.heard_at)
 
     def present(self) -> dict[str, Presence]:
-        """Every agent connected here."""
         return {name: found for name in self._streams if (found := self.presence(name)) is not None}
 
     def counters(self) -> dict[str, int]:

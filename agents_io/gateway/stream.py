@@ -84,7 +84,6 @@ class Stream:
                 future.set_result(message)
 
     def send(self, message: ControlPlaneToAgent) -> None:
-        """Queue a message."""
         self._outbox.append(message)
         self._wake.set()
 

@@ -191,7 +191,6 @@ class GrpcTransport:
         )
 
     async def close(self) -> None:
-        """Release every channel."""
         await self.channels.close()
 
     async def _ask(self, prepared: _Prepared, path: str, request: bytes, timeout_s: float) -> bytes:

@@ -367,6 +367,5 @@ class A2aTransport:
             raise unauthorized(peer.unauthorized_status)
 
     async def close(self) -> None:
-        """Release every connection."""
         await self._best_effort.close()
         await self._http.aclose()

@@ -55,7 +55,6 @@ class ControlPlane:
         return self._peer.parsed(reply, lambda: read_execution(reply, pattern_name, execution_id))
 
     async def close(self) -> None:
-        """Release every connection."""
         await self._http.aclose()
 
 

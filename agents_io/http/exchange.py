@@ -223,7 +223,6 @@ class HttpExchange:
             raise transport_error(error) from error
 
     async def aclose(self) -> None:
-        """Release every connection."""
         await self._transport.aclose()
 
     async def _read(

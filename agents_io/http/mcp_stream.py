@@ -214,7 +214,6 @@ class McpStream:
                 server.is_mute = True  # it would be asked again at every call
 
     async def close(self) -> None:
-        """Listen no more."""
         for listener in list(self._listeners):
             listener.cancel()
         await asyncio.gather(*self._listeners, return_exceptions=True)

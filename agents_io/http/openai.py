@@ -99,7 +99,6 @@ class OpenAiTransport:
         await self._http.check_health(model, model.get(model.models), model.get(model.completions), timeout_s)
 
     async def close(self) -> None:
-        """Release every connection."""
         await self._http.aclose()
 
 

@@ -105,7 +105,6 @@ class Peer:
         return headers
 
     def get(self, target: Target, more: Headers = ()) -> httpx.Request:
-        """A GET request."""
         headers = [*self.authorised(), *more]
         return httpx.Request("GET", target.httpx, headers=headers, extensions=self._extensions(target))
 

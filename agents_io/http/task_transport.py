@@ -75,7 +75,6 @@ class HttpTaskTransport:
         raise Unsupported("http tasks have no health check")
 
     async def close(self) -> None:
-        """Release every connection."""
         await self._http.aclose()
 
 

@@ -16,8 +16,6 @@ _PAIR = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256})=([\x21-\x3a\x3c-\x7e]*
 
 
 class CookieJar:
-    """Names and values."""
-
     __slots__ = ("_kept",)
 
     def __init__(self) -> None:

@@ -90,7 +90,6 @@ class Ejection:
         self._times = 0
 
     def out(self, now: float) -> bool:
-        """Whether it is out."""
         return now < self.until
 
     def called(self, outcome: Outcome, now: float) -> None:

@@ -29,7 +29,6 @@ class Smoothed:
         self.value = value
 
     def add(self, value: float) -> None:
-        """One more."""
         self.value = value if self.value is None else self.value + WEIGHT * (value - self.value)
 
 

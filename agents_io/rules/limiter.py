@@ -56,7 +56,6 @@ class SlidingWindow:
 
     @property
     def max_requests(self) -> int:
-        """Calls per window."""
         return self._max
 
     @property

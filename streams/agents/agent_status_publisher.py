@@ -72,7 +72,6 @@ class AgentStatusPublisher:
         return self._published
 
     async def run(self) -> None:
-        """Until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
             self.publish_changes()

@@ -85,7 +85,6 @@ class ControlTable:
         return self._follower.problem
 
     async def stop(self) -> None:
-        """Stop following."""
         await self._follower.stop()
 
     def _apply(self, record: ConsumerRecord) -> None:

@@ -47,7 +47,6 @@ class LeaseExpirer:
         self._busy: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """For ever."""
         try:
             while True:
                 await asyncio.sleep(LOOK_EVERY_S)

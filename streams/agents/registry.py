@@ -135,7 +135,6 @@ class Registry:
         )
 
     async def get_agent(self, request: pb.GetAgentRequest, context: Context) -> pb.AgentRegistration:
-        """One agent."""
         agent = self._table.get(request.agent_id)
         if agent is None:
             await self._table.catch_up()

@@ -72,7 +72,6 @@ class AgentTable:
         self._loaded = True
 
     async def stop(self) -> None:
-        """Stop following."""
         await self._follower.stop()
 
     @property

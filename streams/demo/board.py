@@ -121,7 +121,6 @@ class Board:
 
     @property
     def points(self) -> int:
-        """Data points read."""
         return sum(line.points for line in self.agents.values())
 
     @property

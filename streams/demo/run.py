@@ -200,7 +200,6 @@ async def _until_told(console: Console, script: Script) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code."""
     script = _arguments(arguments)
     for name in [name for name in os.environ if name.startswith("PARALLAX_")]:
         del os.environ[name]  # of this process alone: the demo is the same for everybody

@@ -149,7 +149,6 @@ class Rate:
         self._notes: list[tuple[float, int]] = []
 
     def note(self, now_s: float, count: int) -> None:
-        """So many by now."""
         self._notes.append((now_s, count))
         while now_s - self._notes[0][0] > self.SPAN_S:
             self._notes.pop(0)

@@ -23,7 +23,6 @@ class GatewayMetrics(Collector):
         self._gateway = gateway
 
     def collect(self) -> Iterable[Metric]:
-        """One reading."""
         present = self._gateway.present().values()
         agents = GaugeMetricFamily("parallax_gateway_agents", "Agents connected to this worker", labels=["status"])
         by_status = Counter(found.status for found in present)

@@ -55,13 +55,11 @@ class GatewaySweeper:
         self._suspects: dict[str, _Suspect] = {}
 
     async def run(self) -> None:
-        """Look round, for ever."""
         while True:
             await asyncio.sleep(min(5.0, max(0.2, self._grace_s / 6)))
             await self.sweep()
 
     async def sweep(self) -> None:
-        """One round."""
         found = {agent.id: agent for agent in self._agents() if where_of(agent) is not None and self._mine(agent.id)}
         for agent_id in [agent_id for agent_id in self._suspects if agent_id not in found]:
             del self._suspects[agent_id]

@@ -43,8 +43,6 @@ class WebAccess:
         self._wrong = WrongTokens()
 
     def middleware(self) -> Middleware:
-        """For the web application."""
-
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
             resource = request.match_info.route.resource

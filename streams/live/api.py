@@ -45,7 +45,6 @@ _DIGITS = re.compile(r"[0-9]+")
 
 
 def wall_ms() -> int:
-    """Epoch milliseconds now."""
     return time.time_ns() // 1_000_000
 
 

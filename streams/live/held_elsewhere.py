@@ -45,7 +45,6 @@ class OtherWorkers:
         return None
 
     async def close(self) -> None:
-        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 

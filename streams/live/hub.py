@@ -152,7 +152,6 @@ class Scene(Taker):
         self._trimmed.update(trimmed)
 
     def take(self, partition: int, records: Sequence[ConsumerRecord], position: int) -> None:
-        """As `Taker`."""
         now_ms = self._wall_ms()
         found = []
         for record in records:
@@ -251,7 +250,6 @@ class Hub:
         return watcher.seeded
 
     def leave(self, watcher: Watcher) -> None:
-        """It is gone."""
         self._watchers.remove(watcher)
         if not self._watchers and self._scene is not None:
             self._ending = asyncio.get_running_loop().call_later(self._linger_s, self._end)

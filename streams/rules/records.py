@@ -63,7 +63,6 @@ class Carried:
     attempts: int = 0
 
     def own_headers(self) -> dict[str, str]:
-        """As headers."""
         own_headers = {ORIGIN_HEADER: str(self.origin_ms)}
         if self.deadline_ms is not None:
             own_headers[EXPIRES_HEADER] = str(self.deadline_ms)

@@ -39,7 +39,6 @@ class Success:
 
     @property
     def size(self) -> int:
-        """Bytes of JSON."""
         return len(self.value_json) + len(self.metadata_json)
 
 

@@ -154,7 +154,6 @@ class StatsProcess:
             await asyncio.sleep(0.05)
 
     async def _read_status(self) -> None:
-        """How it is now."""
         status, body = await self.answer(STATUS)
         self._status = orjson.loads(body) if status == 200 else {}
 

@@ -23,7 +23,6 @@ class StatsMetrics(Collector):
         self._counters = counters
 
     def collect(self) -> Iterable[Metric]:
-        """One reading."""
         found = self._counters() or {}
         yield CounterMetricFamily("parallax_stats_points", "Data points counted", value=found.get("points", 0))
         yield CounterMetricFamily("parallax_stats_rejected", "Data points refused", value=found.get("rejected", 0))

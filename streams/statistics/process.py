@@ -46,7 +46,6 @@ class _Served:
         self._runner: web.AppRunner | None = None
 
     async def listen(self) -> int:
-        """The port."""
         app = web.Application(client_max_size=64 * 1024, middlewares=[self._only_parent])
         app.add_routes([web.get(STATUS, self._status), *self._api.routes()])
         self._runner = web.AppRunner(app, access_log=None)

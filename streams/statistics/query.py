@@ -44,7 +44,6 @@ class Question:
     """None: the coarsest windows that fit; else the windows of this interval that begin in the range."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able form."""
         return asdict(self)
 
     @classmethod

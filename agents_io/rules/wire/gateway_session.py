@@ -82,7 +82,6 @@ class Session:
 
     @property
     def outstanding(self) -> int:
-        """Requests without an answer."""
         return len(self._open)
 
     @property

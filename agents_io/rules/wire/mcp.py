@@ -69,7 +69,6 @@ class ToolCall:
         return payload if isinstance(payload, dict) else {"input": payload}
 
     def params(self, payload: Any) -> dict[str, Any]:
-        """Parameters of `tools/call`."""
         return {"name": self.name, "arguments": self.arguments(payload)}
 
 

@@ -231,7 +231,6 @@ class Alarms:
         )
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         return [
             [[kind, *astuple(episode)] for kind, episode in self.firing.items()],
             list(self._pauses.items()),
@@ -242,7 +241,6 @@ class Alarms:
 
     @classmethod
     def from_json(cls, data: list[Any], series: SeriesId) -> Alarms:
-        """The inverse of `to_json`."""
         alarms = cls(series)
         firing, pauses, pending, spells, *repeats = data
         alarms.firing = {kind: Episode(*rest) for kind, *rest in firing}

@@ -309,7 +309,6 @@ class Detectors:
         return self._level.shown()
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         pace = None if self._pace is None else self._pace.to_json()
         level = self._level
         parts = [level.ring.to_json(), self._interval.to_json(), self.alarms.to_json()]

@@ -101,7 +101,6 @@ class EntryBuffer:
         return gone
 
     def pop(self) -> Entry:
-        """Take the oldest."""
         oldest = self.entries.popleft()
         self._bytes -= len(oldest.json)
         return oldest

@@ -142,7 +142,6 @@ class PlanRecorder(TaskRecorder):
         return self._memory(f"{self.app}/seen/{chunk.sequence % slots}", "seen", content, partition, now_ms)
 
     def forget(self, key: str, partition: int) -> Output:
-        """A tombstone."""
         return Output(STATE, key.encode(), None, partition=partition)
 
     def begun_key(self, plan_id: str) -> str:

@@ -34,12 +34,10 @@ class End:
 
     @property
     def status(self) -> ResultStatus:
-        """As on its result."""
         return self.wire["status"]  # type: ignore[no-any-return]
 
     @property
     def confidence(self) -> float | None:
-        """As on its result."""
         return self.wire.get("confidence")
 
 

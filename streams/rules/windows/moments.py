@@ -82,7 +82,6 @@ class Moments:
         self.measures: measures.Held = {}
 
     def observe(self, sample: Sample) -> None:
-        """Add one point."""
         fixed = sample.fixed
         row = self.bins.get(sample.bin)
         if row is None:
@@ -201,7 +200,6 @@ class Moments:
 
     @classmethod
     def from_json(cls, data: list[Any]) -> Moments:
-        """The inverse of `to_json`."""
         moments = cls()
         bins, squares, success_sum, moments.min, moments.max, time_sum, confidences, times, *later = data
         moments.bins = {index: [count, successes, int(total, 16)] for index, count, successes, total in bins}
