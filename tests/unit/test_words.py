@@ -1,4 +1,4 @@
-"""Names that were given up stay out: whoever needs one of these things finds its term beside the old name.
+"""Names that were given up stay out, and so do words of prose; each stands beside its term.
 
 The rule behind them: a name is the term that a Kafka, Temporal or Prometheus engineer would search for, and two classes never
 share one.
@@ -6,6 +6,8 @@ share one.
 
 from __future__ import annotations
 
+import ast
+import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +125,10 @@ OWN_MEANING = {
 }
 """Files in which a name means what it says, or is not renamed yet."""
 
+DIALECT = re.compile(r"\b(whoever|nobody|somebody|told|lanes?|for want of)\b", re.IGNORECASE)
+"""In texts that users read: name the actor, and say report, publish, record, return or log."""
+TEXTS = ("*.md", "docs/**/*.md", "docs/**/*.toml", "deploy/**/*.md", "deploy/**/*.yaml", "deploy/**/*.txt")
+
 
 def banned_in(path: Path) -> dict[str, str]:
     """The names that may not stand in this file."""
@@ -168,3 +174,39 @@ def test_the_check_finds_what_it_is_for(tmp_path: Path, line: str, complaints: i
     path = tmp_path / "one.py"
     path.write_text(line, "utf-8")
     assert len(given_up(path, EVERYWHERE)) == complaints
+
+
+def texts_of(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each sentence in the code that a user can see: string literals with a space, but no docstrings."""
+    tree = ast.parse(source)
+    docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node not in docstrings
+            and " " in node.value
+        ):
+            yield node.lineno, node.value
+
+
+def test_errors_logs_and_helps_name_who_acts() -> None:
+    """Also metric helps and answers of the HTTP API."""
+    code = [path for path in sources() if path.relative_to(ROOT).parts[0] in PACKAGES]
+    found = [(path, line, text) for path in code for line, text in texts_of(path.read_text("utf-8"))]
+    assert [f"{path}:{line}: {text}" for path, line, text in found if DIALECT.search(text)] == []
+    assert len(found) > 1000
+
+
+def test_documents_name_who_acts() -> None:
+    """All that people write for users: README, docs, changelog, what is in deploy/."""
+    paths = [path for pattern in TEXTS for path in sorted(ROOT.glob(pattern)) if ".venv" not in path.parts]
+    lines = [(path, at, line) for path in paths for at, line in enumerate(path.read_text("utf-8").splitlines(), 1)]
+    assert [f"{path}:{at}: {line.strip()}" for path, at, line in lines if DIALECT.search(line)] == []
+
+
+def test_the_check_of_texts_finds_what_it_is_for() -> None:
+    """Not in docstrings, and not inside of words."""
+    source = 'def f():\n    """Nobody is told."""\n    raise ValueError(f"it told {1} address")\n'
+    assert [line for line, text in texts_of(source) if DIALECT.search(text)] == [3]
+    assert DIALECT.search("planes") is None
