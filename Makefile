@@ -65,7 +65,7 @@ test: setup ## Test all that needs no Java: rules, contracts, pipelines on the e
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven; KAFKA_TESTS=FILE...: only these)
 	$(BIN)/python -m tests.support.kafka fetch
-	$(BIN)/pytest -q -n 3 --dist loadfile --durations 15 -m "kafka and not chaos and not deploy" $(KAFKA_TESTS)
+	$(BIN)/pytest -q -n 2 --dist loadfile --durations 15 -m "kafka and not chaos and not deploy" $(KAFKA_TESTS)
 
 KAFKA_VERSIONS ?= 3.6.2 3.9.1 4.1.1 4.4.0
 .PHONY: test-kafka-versions
@@ -77,11 +77,15 @@ test-kafka-versions: setup ## The same on each of KAFKA_VERSIONS, oldest first
 
 .PHONY: test-interop
 test-interop: setup ## Test against real servers of every protocol, versions pinned (needs PyPI, and npm for the TypeScript ones)
-	$(BIN)/pytest -q -n 0 -m interop tests/interop
+	$(BIN)/pytest -q -n 0 -m "interop and not huge" tests/interop
+
+.PHONY: test-interop-huge
+test-interop-huge: setup ## The same for CrewAI, whose environment takes a gigabyte
+	$(BIN)/pytest -q -n 0 -m "interop and huge" tests/interop
 
 .PHONY: test-interop-newest
 test-interop-newest: setup ## The same against the newest versions on the day; prints those that differ from the pinned ones
-	INTEROP_NEWEST=1 $(BIN)/pytest -q -n 0 -m interop tests/interop
+	INTEROP_NEWEST=1 $(BIN)/pytest -q -n 0 -m "interop and not huge" tests/interop
 
 .PHONY: test-wheel
 test-wheel: setup ## Build the wheel, install it in a new environment and use it from an empty directory (needs PyPI)

@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 STDIN = Path("-")
 EARLIER_EVERY_S = 0.5
 """How often the results of ids that turned out to be sent before are looked up, of all known by then at once."""
+WARNED_LINES = 1000
+"""Whose fields are looked at for near misses."""
 READ_AHEAD = 100
 """Lines of stdin that may wait to be sent."""
 
@@ -64,20 +67,23 @@ class Lines:
 class Waiting:
     """Which ids have no result yet, and how the others ended."""
 
-    ids: set[str] = field(default_factory=set)
+    ids: dict[str, None] = field(default_factory=dict)
+    """In the order in which they were sent."""
     again: set[str] = field(default_factory=set)
     """Ids sent more than once here: one of the records will be answered, though another is reported as a duplicate."""
     earlier: set[str] = field(default_factory=set)
     """Ids that were sent before, by another command: their result is on the topic already, or comes later."""
     answered: int = 0
     failed: int = 0
+    steps: int = 0
+    """Of plans, ended so far."""
     all_sent: bool = False
 
     def sent(self, name: str) -> None:
         """An id goes out."""
         if name in self.ids:
             self.again.add(name)
-        self.ids.add(name)
+        self.ids[name] = None
 
     def over(self) -> bool:
         """Nothing is left to wait for."""
@@ -93,8 +99,13 @@ def submit(
         bool, typer.Option("--wait", help="print each result as a JSON line; exit 1 if any failed")
     ] = False,
     timeout: Annotated[
-        str, typer.Option(metavar="DURATION", help="how long --wait waits after the last line was sent; exit 124")
-    ] = "60s",
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="how long --wait waits after the last line was sent, then exit 124. Default: until nothing moves for 60s",
+            show_default=False,
+        ),
+    ] = None,
     not_before: Annotated[
         str | None,
         typer.Option(
@@ -112,13 +123,13 @@ def submit(
     A file is checked as a whole before anything is sent; stdin is sent line by line and ends at the first bad line. An id
     is answered once: sent again within a day it ends as the event task:duplicate, and --wait prints its one result.
     """
-    timeout_s = duration_ms(timeout, "--timeout") / 1000
+    timeout_s = None if timeout is None else duration_ms(timeout, "--timeout") / 1000
     settings = settings_from(bootstrap_servers, topic_prefix)
     if not_before is not None and plan:
         raise CommandError("--not-before is for tasks; give it to a plan's steps as metadata.notBefore", USAGE)
     lines = Lines(file, plan, None if not_before is None else _time(not_before))
     if file != STDIN:
-        count = sum(1 for _ in items(lines))
+        count = sum(1 for _ in items(lines, tell=True))
         if count == 0:
             raise CommandError(f"{file}: nothing to send in it", USAGE)
     if wait:
@@ -140,10 +151,11 @@ def _time(text: str) -> str:
             raise CommandError(f"--not-before: {error}", USAGE) from None
 
 
-def items(lines: Lines) -> Iterator[Item]:
-    """The messages of a file, one a line. Raises `CommandError` naming line, field and reason."""
+def items(lines: Lines, tell: bool = False) -> Iterator[Item]:
+    """The messages of a file, one a line. Raises `CommandError` naming line, field and reason. `tell`: warn of near misses."""
     from schemas.codec import Rejected, decode, parse_json
     from schemas.messages import Plan, Task
+    from schemas.near_misses import near_misses_of_task
     from streams.broker.client import plan_key, task_key
     from streams.cli.lines import numbered_lines
     from streams.rules.plans.blueprint import InvalidPlan
@@ -151,6 +163,7 @@ def items(lines: Lines) -> Iterator[Item]:
     from streams.rules.plans.templates import read_plan
 
     name = "stdin" if lines.file == STDIN else str(lines.file)
+    warned: set[str] = set()
     for number, text in numbered_lines(lines.file):
         try:
             if lines.plan:
@@ -161,6 +174,11 @@ def items(lines: Lines) -> Iterator[Item]:
             else:
                 a_task = decode(Task, text)
                 refuse_step(a_task)
+                if tell and number <= WARNED_LINES:
+                    for given, meant in near_misses_of_task(parse_json(text)):
+                        if given not in warned:
+                            warned.add(given)
+                            say(f"{name}: line {number}: nobody reads {given}; did you mean {meant}?")
                 if lines.not_before is not None and a_task.metadata.not_before is None:
                     text = _with_not_before(text, lines.not_before)
                 yield Item(a_task.id, task_key(a_task), text)
@@ -184,10 +202,9 @@ def _hint(text: bytes, plan: bool) -> str:
 def _with_not_before(text: bytes, not_before: str) -> bytes:
     from schemas.codec import dumps, parse_json
 
-    line = parse_json(text)
-    task = line["data"] if "specversion" in line else line
+    task = parse_json(text)
     task["metadata"] = (task.get("metadata") or {}) | {"notBefore": not_before}
-    return dumps(line)
+    return dumps(task)
 
 
 async def _each(lines: Lines) -> AsyncIterator[Item]:
@@ -202,7 +219,7 @@ async def _each(lines: Lines) -> AsyncIterator[Item]:
     def pump() -> None:
         last: BaseException | None = None
         try:
-            for item in items(lines):
+            for item in items(lines, tell=True):
                 asyncio.run_coroutine_threadsafe(queue.put(item), loop).result()
         except BaseException as error:
             last = error
@@ -237,8 +254,9 @@ async def _send_all(sender: Sender, topic: str, lines: Lines, waiting: Waiting |
             waiting.all_sent = True
 
 
-async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float, form: Format) -> None:
+async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float | None, form: Format) -> None:
     from streams.broker.client import reading, require_topics, sending
+    from streams.cli.patience import PATIENCE_S, until_done
 
     topic, answers, id_name = ("plans", "plan-results", "planId") if lines.plan else ("tasks", "results", "taskId")
     await require_topics(settings, topic, answers, "events")
@@ -253,12 +271,14 @@ async def _send_and_wait(settings: Settings, lines: Lines, timeout_s: float, for
         searching = asyncio.create_task(_print_earlier(settings, answers, waiting, id_name, form))
         try:
             await _send_all(sender, topic, lines, waiting)
-            async with asyncio.timeout(timeout_s):
-                await printing
+            await until_done(
+                printing, settings, lambda: waiting.answered + waiting.steps, lambda: waiting.ids, timeout_s
+            )
         except TimeoutError:
-            why = "" if lines.plan or not waiting.ids else f"; why: parallax explain {min(waiting.ids)}"
+            why = "" if lines.plan or not waiting.ids else f"; why: parallax explain {next(iter(waiting.ids))}"
+            after = f"{PATIENCE_S:g} s without progress" if timeout_s is None else f"{timeout_s:g} s"
             raise CommandError(
-                f"{len(waiting.ids)} of {sender.sent} have no result after {timeout_s:g} s{why}",
+                f"{len(waiting.ids)} of {sender.sent} have no result after {after}{why}",
                 TIMED_OUT,
             ) from None
         finally:
@@ -274,7 +294,7 @@ async def _print_answers(reader: Reader, waiting: Waiting, id_name: str, form: F
 
     async for records in reader.polls():
         for record in records:
-            _take(as_json(record.value), waiting, waiting.ids, id_name, form)
+            _take(as_json(record.value), waiting, waiting.ids.keys(), id_name, form)
         if waiting.over():
             return
 
@@ -294,7 +314,7 @@ async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_
         await asyncio.sleep(
             max(EARLIER_EVERY_S, 4 * took)
         )  # a read of all results is not begun for each line of a slow stdin
-        wanted = (waiting.earlier & waiting.ids) - searched
+        wanted = (waiting.earlier & waiting.ids.keys()) - searched
         if not wanted:
             continue
         searched |= wanted
@@ -304,7 +324,7 @@ async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_
         try:
             async with aclosing(read_since(settings, answers, max(0, since_ms))) as records:
                 async for record in records:
-                    found += _take(as_json(record.value), waiting, wanted & waiting.ids, id_name, form)
+                    found += _take(as_json(record.value), waiting, wanted & waiting.ids.keys(), id_name, form)
         except (KafkaError, TimeoutError) as error:
             say(f"earlier results could not be read: {error or type(error).__name__}")
         took = time.monotonic() - began
@@ -312,11 +332,11 @@ async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_
             say(f"{found} of {len(wanted)} ids sent before were answered before: the results are those of then")
 
 
-def _take(answer: Any, waiting: Waiting, wanted: set[str], id_name: str, form: Format) -> bool:
+def _take(answer: Any, waiting: Waiting, wanted: AbstractSet[str], id_name: str, form: Format) -> bool:
     """Count and print the result of an id that is waited for; whether it was one."""
     if not isinstance(answer, dict) or answer.get(id_name) not in wanted:
         return False
-    waiting.ids.discard(answer[id_name])
+    waiting.ids.pop(answer[id_name], None)
     waiting.answered += 1
     waiting.failed += answer.get("status") != "success"
     _print(answer, id_name, form)
@@ -338,6 +358,7 @@ async def _tell_events(reader: Reader, waiting: Waiting, id_name: str) -> None:
             if event is None or name not in waiting.ids:
                 continue
             if event.get("type") == "plan:progress":
+                waiting.steps += 1
                 failed = f", {data.get('failed')} failed" if data.get("failed") else ""
                 say(f"{name}: {data.get('done')} of {data.get('total')} steps ended{failed}")
             elif name not in waiting.again:

@@ -92,7 +92,7 @@ async def model() -> AsyncIterator[tuple[Model, str]]:
 @contextmanager
 def running(example: str, base: str) -> Iterator[str]:
     """The example as a process, ready or not; its endpoint."""
-    python = python_of("adk" if example == "google_adk_agent" else "frameworks")
+    python = python_of({"google_adk_agent": "adk", "crewai_agent": "crewai"}.get(example, "frameworks"))
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
@@ -133,10 +133,11 @@ CASES = [
     ("openai_agents_sdk", {"text": "where is my parcel?"}, "delivery", 0.8, 2),
     ("google_adk_agent", {"text": "ACME: nothing works"}, "high", 0.85, 2),
     ("langgraph_agent", {"question": "the colour of the sky?"}, "blue", 0.6, 3),
+    pytest.param("crewai_agent", {"text": "where is my parcel?"}, "delivery", 0.8, 3, marks=pytest.mark.huge),
 ]
 
 
-@pytest.mark.parametrize(("example", "payload", "value", "confidence", "calls"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(("example", "payload", "value", "confidence", "calls"), CASES)
 async def test_the_example_answers_through_a_worker(
     example: str, payload: dict[str, str], value: Any, confidence: float, calls: int
 ) -> None:
@@ -152,4 +153,4 @@ async def test_the_example_answers_through_a_worker(
                 played.broken = True
                 with pytest.raises(AgentServerError):
                     await p.client.run("a", payload | {"again": "1"}, retries=0)
-                assert len(played.asked) <= 2 * calls
+                assert len(played.asked) <= (calls + 1 if example == "crewai_agent" else 2 * calls)

@@ -288,6 +288,19 @@ async def test_submit_gives_up_after_its_timeout(ready: Cli) -> None:
     assert "1 of 2 have no result after 3 s; why: parallax explain t2" in ended.err
 
 
+async def test_submit_warns_of_fields_that_are_nearly_right(ready: Cli) -> None:
+    """Each once, in a file and on stdin; the tasks are sent as they are."""
+    near = task("t1") | {"metadata": {"ordering_key": "k", "tenant": "t"}}
+    file = ready.directory / "near.jsonl"
+    file.write_bytes(as_lines(near, near | {"id": "t3"}, task("t2") | {"capabilites": ["x"]}))
+    for said in (await ready("submit", str(file)), await ready("submit", stdin=file.read_bytes())):
+        assert said.code == 0
+        warnings = [line for line in said.err.splitlines() if "did you mean" in line]
+        assert len(warnings) == 2
+        assert "line 1: nobody reads metadata.ordering_key; did you mean metadata.orderingKey?" in warnings[0]
+        assert "line 3: nobody reads capabilites; did you mean capabilities?" in warnings[1]
+
+
 async def test_submit_checks_a_file_before_it_sends(ready: Cli) -> None:
     """A bad last line is named, and no task of the file is on the topic."""
     file = ready.directory / "tasks.jsonl"

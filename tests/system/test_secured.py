@@ -13,7 +13,7 @@ from schemas.access import WORKER, Grant, Who
 from tests.support.secured import SecuredCluster, secured
 from tests.support.secured_work import OUTSIDE, PARTITIONS, TASKS, Work, agents, everything, prepare, workers
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(480)]
 FAULTY = ("faulty", "nobody")
 
 

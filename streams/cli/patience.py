@@ -1,0 +1,96 @@
+"""How long `parallax submit --wait` waits: a fixed time if one is given, else for as long as there is progress.
+
+In: signs of progress, and the ids without a result, oldest first. Out: words on stderr while nothing comes, with the reason
+that a worker gives for the oldest; `TimeoutError` at the end. Tasks that a limit paces are progress, an absent agent is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from streams.cli.asking import ask_each
+from streams.cli.options import CommandError
+from streams.cli.output import say
+from streams.cli.workers import found_workers
+from streams.rules.live.remedies import WAITS
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+PATIENCE_S = 60.0
+"""Without progress, where no time was given."""
+TELL_S = 15.0
+"""Without a result, before the reason is looked up and told, and again after as long."""
+LOOK_S = 0.5
+ASK_S = 5.0
+OLDEST = 10
+"""Tasks that are asked after: those behind them may lie on their topic, where no worker knows them."""
+MOVING = (
+    "calling",
+    "rate_limited",
+    "retry_after",
+    "concurrency",
+    "turn",
+    "ordering",
+    "backoff",
+    "equal_task_under_way",
+)
+"""Reasons that end by themselves: the task will have its turn."""
+
+
+async def until_done(
+    done: asyncio.Task[None],
+    settings: Settings,
+    signs: Callable[[], int],
+    left: Callable[[], Iterable[str]],
+    timeout_s: float | None,
+) -> None:
+    """Wait for `done`. Raises `TimeoutError` after `timeout_s`, or if that is None after `PATIENCE_S` without progress.
+
+    `signs`: a count that grows with each result and step; `left`: ids without a result, oldest first.
+    """
+    clock = asyncio.get_running_loop().time
+    begun = moved = told = clock()
+    count = signs()
+    while not done.done():
+        await asyncio.wait((done,), timeout=LOOK_S)
+        now = clock()
+        if signs() != count:
+            count, moved, told = signs(), now, now
+        if timeout_s is not None and now - begun >= timeout_s:
+            raise TimeoutError
+        if now - told >= TELL_S and not done.done():
+            told = now
+            reason, agent = await _reason(settings, list(islice(left(), OLDEST)))
+            _tell(sum(1 for _ in left()), reason, agent)
+            if reason in MOVING:
+                moved = clock()
+        if timeout_s is None and now - moved >= PATIENCE_S:
+            raise TimeoutError
+    await done
+
+
+def _tell(left: int, reason: str | None, agent: str | None) -> None:
+    wait = WAITS.get(reason or "")
+    why = "" if wait is None else f": {wait.reason.format(agent=agent or '(none yet)')}"
+    say(f"{left} without a result yet{why}")
+
+
+async def _reason(settings: Settings, names: list[str]) -> tuple[str | None, str | None]:
+    """Why the first of these that a worker holds waits, and for which agent."""
+    from urllib.parse import quote
+
+    try:
+        async with asyncio.timeout(ASK_S):
+            urls = (await found_workers(settings, [])).urls
+            for name in names:
+                for _, body, _ in await ask_each(settings, urls, f"/api/v1/tasks/{quote(name, safe='')}/waiting"):
+                    if isinstance(body, dict) and isinstance(body.get("reason"), str):
+                        agent: Any = body.get("agentId")
+                        return body["reason"], agent if isinstance(agent, str) else None
+    except (CommandError, TimeoutError):  # no token: workers tell nothing
+        pass
+    return None, None
