@@ -43,7 +43,7 @@ types: setup ## Check the types, strictly
 	$(BIN)/mypy
 
 .PHONY: arch
-arch: setup ## Check the laws of the house (import-linter)
+arch: setup ## Check the import contracts (import-linter)
 	$(BIN)/lint-imports
 
 .PHONY: lock
@@ -52,12 +52,15 @@ lock: setup ## Resolve and hash-pin the dependencies again
 	$(BIN)/uv pip compile pyproject.toml --extra otel --extra registry --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements.lock
 	$(BIN)/uv pip compile --group deploy --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-deploy.lock
 	$(BIN)/uv pip compile --group audit --universal --generate-hashes --python-version 3.11 --no-header --quiet -o deploy/requirements-audit.lock
+	$(BIN)/uv pip compile --group coverage --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-coverage.lock
 	$(BIN)/uv pip compile --group docs --universal --generate-hashes --python-version 3.11 --no-header --quiet -c deploy/requirements-dev.lock -o deploy/requirements-docs.lock
+
+WITHOUT_JAVA := not kafka and not chaos and not browser and not promtool and not deploy and not interop and not netns and not wheel
 
 # pytest's exit 5 (nothing was collected) fails a target as every other failure does.
 .PHONY: test
 test: setup ## Test all that needs no Java: rules, contracts, pipelines on the embedded broker
-	$(BIN)/pytest -q -n 4 --dist worksteal -m "not kafka and not chaos and not browser and not promtool and not deploy and not interop and not netns and not wheel"
+	$(BIN)/pytest -q -n 4 --dist worksteal -m "$(WITHOUT_JAVA)"
 
 .PHONY: test-kafka
 test-kafka: setup ## Test on real Apache Kafka (needs Java 17 and Maven; KAFKA_TESTS=FILE...: only these)
@@ -112,6 +115,14 @@ test-deploy: $(VENV)/.deploy-installed ## Test what deploy/ holds; the image and
 $(VENV)/.docs-installed: deploy/requirements-docs.lock $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-docs.lock
 	@touch $@
+
+$(VENV)/.coverage-installed: deploy/requirements-coverage.lock $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-coverage.lock
+	@touch $@
+
+.PHONY: coverage
+coverage: $(VENV)/.coverage-installed ## Run `make test` and show which lines and branches no test runs; htmlcov/ has them by file
+	$(BIN)/pytest -q -n 4 --dist worksteal --cov --cov-report term --cov-report html -m "$(WITHOUT_JAVA)"
 
 $(VENV)/.audit-installed: deploy/requirements-audit.lock $(STAMP)
 	@$(PYTHON) -m venv $(VENV)/audit
@@ -221,7 +232,7 @@ bench-check: setup ## Compare ratios within a run with the committed ones (tests
 	$(BIN)/python -m tests.bench.check
 
 .PHONY: bench-tracing
-bench-tracing: setup ## What spans cost a task, and what their hooks cost where nobody wants them
+bench-tracing: setup ## What spans cost a task, and what their hooks cost where tracing is off
 	$(BIN)/python -m tests.bench.tracing
 
 .PHONY: bench-fairness

@@ -1,4 +1,4 @@
-"""Last words to an agent: small requests that nobody waits for, such as "forget that task". Bounded in number and time.
+"""Best-effort requests to an agent, such as "forget that task": no caller waits for them. Bounded in number and time.
 
 In: coroutines. Out: nothing; whatever they raise is logged at debug level, since the call they belong to is over. When too many
 are under way a new one is dropped.
@@ -29,7 +29,7 @@ class BestEffortRequests:
     def say(self, what: str, words: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Begin, unless too many are under way."""
         if len(self._tasks) >= self._max:
-            log.debug("not said, too many under way", what=what)
+            log.debug("request dropped, too many in flight", what=what)
             return
         task = asyncio.create_task(self._run(what, words), name=f"last-words-{what}")
         self._tasks.add(task)
@@ -49,5 +49,5 @@ class BestEffortRequests:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 await words()
-        except Exception as error:  # nobody waits for it: the agent finds out by itself
-            log.debug("last words failed", what=what, error=repr(error))
+        except Exception as error:  # no caller waits for it: the agent finds out by itself
+            log.debug("a best-effort request failed", what=what, error=repr(error))

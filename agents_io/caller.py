@@ -44,7 +44,7 @@ UNANSWERED = (CallTimeout, ConnectionFailed, Expired, InternalError)
 WAITED_FOR: dict[Block | None, str] = {
     "circuit_open": "its circuit stays open until after the deadline",
     "rate_limited": "its rate limit has no turn before the deadline",
-    "retry_after": "it asked to be left alone until after the deadline (Retry-After)",
+    "retry_after": "it asked for a pause that ends after the deadline (Retry-After)",
 }
 
 
@@ -68,7 +68,7 @@ class Caller(Generic[R]):
         self.queue = queue
         self.stats = stats or CallStats()
         self.changed = False
-        """Whether breaker or limiter changed; reset by whoever stores their state."""
+        """Whether breaker or limiter changed; reset by the code that stores their state."""
         self._transport = transport
         self._retry = retry
         self._events = events
@@ -85,11 +85,9 @@ class Caller(Generic[R]):
 
     @property
     def running(self) -> int:
-        """Calls under way."""
         return len(self._calls)
 
     def submit(self, run: R) -> None:
-        """Queue a task."""
         now = self._loop.time()
         self.queue.push(run, now=now, deadline=run.deadline, timeout_s=run.timeout_s, priority=run.priority)
         self.advance()
@@ -244,7 +242,7 @@ class Caller(Generic[R]):
                 return
             raise
         except Exception as error:
-            log.exception("a transport raised something that is no AgentError", agent_id=self.agent.id)
+            log.exception("a transport raised an error that is not an AgentError", agent_id=self.agent.id)
             end = first = InternalError(f"the call failed inside the worker: {type(error).__name__}")
         self._leave(attempt, first)
         self._settle(attempt, end)

@@ -1,4 +1,4 @@
-"""What is at an endpoint? Asked in every protocol at once, for whoever registers an agent by its address alone.
+"""Detects the protocol at an endpoint: probes all protocols at once, for registrations that give an address alone.
 
 In: a URL. Out: the first of these that answers as it should, the most specific sign first: an A2A agent card; an MCP server and
 its tools; the models of an OpenAI-compatible API; an HTTP agent (`GET /health`, or a place to `POST /analyze` to). With it, for
@@ -76,7 +76,7 @@ async def investigate(endpoint: str, auth: SecretRef | None = None, timeout_s: f
         if auth is not None:
             Secret(auth).token()
     except Unsupported as error:
-        auth, note = None, f"{error.message} here; asked without it"
+        auth, note = None, f"{error.message} here; requests carry no token"
     try:
         Peer(_agent(endpoint, "http", auth))
     except Unsupported as error:
@@ -159,7 +159,7 @@ async def _model_rows(http: HttpExchange, peer: Peer, leaf: str) -> list[Any]:
     _, body = await http.good(peer, peer.get(below(peer.base, leaf)))
     rows = _member(body, "data")
     if not isinstance(rows, list):
-        raise BadResponse("what is there is no list of models")
+        raise BadResponse("the response is not a list of models")
     return rows
 
 
@@ -216,7 +216,7 @@ def _member(body: bytes, name: str) -> Any:
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise BadResponse("what is there is not JSON") from None
+        raise BadResponse("the response is not JSON") from None
     return data.get(name) if isinstance(data, dict) else None
 
 

@@ -117,7 +117,7 @@ class NoAgent(AgentError):
 
 
 class Cancelled(AgentError):
-    """Somebody asked for the task to be cancelled."""
+    """A cancel was requested for the task."""
 
     code = "cancelled"
     retryable = False

@@ -1,7 +1,7 @@
 """Two calls for one task, if the first takes long: the first answer wins, the other call is cut off at the agent.
 
 In: how to make the first call, when to lose patience, how to begin a second one (or that none may be). Out: the answer, and what
-came of the first call by itself. It counts nothing and knows no limits: whoever begins the second call does.
+came of the first call by itself. It counts nothing and knows no limits: the caller that begins the second call does.
 """
 
 from __future__ import annotations

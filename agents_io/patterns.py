@@ -1,6 +1,6 @@
-"""Pattern tasks: a named pattern is executed by whoever knows it, behind a port of its own.
+"""Pattern tasks: a named pattern is run by the first executor that has it, behind a port of its own.
 
-In: the pattern's lane and a `Call` whose body is the input. Out: an `Answer`, or one `AgentError`. A control plane
+In: the pattern's registration and a `Call` whose body is the input. Out: an `Answer`, or one `AgentError`. A control plane
 (`http/control_plane.py`) and local plan templates satisfy the port; several can be asked in turn. It never retries.
 """
 

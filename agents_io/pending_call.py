@@ -55,7 +55,7 @@ class PendingCall:
     calls: int = 0
     """Calls made so far."""
     attempts: int = 0
-    """Attempts used up: a failed probe of a half-open circuit is a call, but uses up none; nor does a wish for a later call."""
+    """Attempts used up: a failed probe of a half-open circuit is a call, but uses up none; nor does a `Retry-After`."""
     first_call_at: float = 0.0
     last_call_at: float = 0.0
     failure: AgentError | None = None

@@ -35,5 +35,4 @@ class PerAgent(Generic[T]):
         return made
 
     def all(self) -> list[T]:
-        """Everything that is kept."""
         return [made for _, made in self._kept.values()]

@@ -1,6 +1,6 @@
 """Can a registration work at all? Checked where it is made, so that it does not fail at the first task.
 
-In: a registration. Out: nothing, or `Unsupported` that names the field and the reason. It calls nobody and reads no secret.
+In: a registration. Out: nothing, or `Unsupported` that names the field and the reason. It makes no call and reads no secret.
 """
 
 from __future__ import annotations

@@ -80,7 +80,6 @@ class SampleGroups(Generic[R]):
         return group is not None
 
     def clear(self) -> None:
-        """Forget everything."""
         self._groups.clear()
 
 

@@ -1,8 +1,8 @@
 """Who needs which rights on Kafka, no more and no less, worked out from THE table of topics.
 
-In: who (a worker's roles, or somebody who uses the topics), prefix and app id. Out: `Grant`s, as ACLs have them, and the same as
+In: who (a worker's roles, or a user of the topics), prefix and app id. Out: `Grant`s, as ACLs have them, and the same as
 commands for `kafka-acls.sh` or as a Strimzi `KafkaUser` takes them. It asks no broker. A test on a secured broker holds that
-whoever has these gets everything done, and that each of them is needed.
+a user with these can do everything, and that each of them is needed.
 """
 
 from __future__ import annotations

@@ -209,20 +209,20 @@ def _tombstone() -> Json:
 
 
 def _dead_letter(prefix: str) -> Json:
-    told = REJECTION | {"__dlq.errors.topic": full_name("tasks", prefix)}
+    example_headers = REJECTION | {"__dlq.errors.topic": full_name("tasks", prefix)}
     return {
         "name": DEAD_LETTER,
         "title": DEAD_LETTER,
-        "summary": "A record as it was: bytes, key and headers. Further headers say where it came from and why it lies here.",
+        "summary": "A record as it was: bytes, key and headers. Further headers name its origin and the reason.",
         "contentType": "application/octet-stream",
         "headers": {
             "type": "object",
             "properties": {name: _text(about) for name, about in (_REJECTED | _OMITTED).items()},
             "required": list(_REJECTED),
         },
-        "payload": {"description": "The original bytes, whatever they are."},
+        "payload": {"description": "The original bytes."},
         "bindings": _key("the original key"),
-        "examples": [{"name": "example", "headers": told, "payload": REJECTED}],
+        "examples": [{"name": "example", "headers": example_headers, "payload": REJECTED}],
     }
 
 

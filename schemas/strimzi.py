@@ -29,7 +29,7 @@ USERS: tuple[tuple[str, tuple[Who, ...]], ...] = (
     ("parallax-consumer", ("consumer",)),
     ("parallax-operator", ("operator",)),
 )
-"""Workers, whoever submits and waits, whoever reads (in groups that begin with its own name), whoever works with the commands."""
+"""Workers; producers that submit and wait; consumers (in groups that begin with their own name); users of the commands."""
 PART_OF = {"app.kubernetes.io/part-of": "parallax-streams"}
 
 
@@ -58,7 +58,7 @@ def kafka_topics(
 def kafka_users(
     cluster: str = DEFAULT_CLUSTER, prefix: str = DEFAULT_PREFIX, app_id: str = "parallax-streams"
 ) -> list[dict[str, Any]]:
-    """A `KafkaUser` with a password (SCRAM-SHA-512) for each of `USERS`. Topics are the operator's, so nobody may create them.
+    """A `KafkaUser` with a password (SCRAM-SHA-512) for each of `USERS`. Topics are the operator's, so no user may create them.
 
     >>> [user["metadata"]["name"] for user in kafka_users()][:2]
     ['parallax-streams', 'parallax-producer']

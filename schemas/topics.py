@@ -173,7 +173,7 @@ TOPICS: tuple[Topic, ...] = (
         "compact",
         dead_letters=True,
         max_message_bytes=LARGE_RECORD_BYTES,
-        # Each task leaves a tombstone, which nobody needs longer than one reading takes.
+        # Each task leaves a tombstone, which no reader needs longer than one reading takes.
         extra_config=(*SMALL_SEGMENTS, ("delete.retention.ms", str(10 * MINUTE_MS))),
     ),
     Topic(
@@ -215,7 +215,7 @@ TOPICS: tuple[Topic, ...] = (
         "plan coordinator",
         "compact",
         max_message_bytes=LARGE_RECORD_BYTES + 1024 * 1024,
-        # Each plan leaves tombstones, which nobody needs longer than one reading takes.
+        # Each plan leaves tombstones, which no reader needs longer than one reading takes.
         extra_config=(
             *SMALL_SEGMENTS,
             ("delete.retention.ms", str(10 * MINUTE_MS)),
@@ -301,5 +301,7 @@ def diagram() -> str:
     rows += [
         f"| `{t.name}` | {t.key} | {t.message.__name__} | {t.written_by} | {t.read_by} | {t.cleanup} |" for t in TOPICS
     ]
-    rows.append("| `dlq.parallax.<topic>` | original key | the original bytes | whoever rejects | users | delete |")
+    rows.append(
+        "| `dlq.parallax.<topic>` | original key | the original bytes | the service that rejects | users | delete |"
+    )
     return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""How the worker's pages answer: JSON, and errors as one sentence. Whoever is told 503 is told when to ask again."""
+"""How the worker's pages answer: JSON, and errors as one sentence. A 503 says when to ask again (`Retry-After`)."""
 
 from __future__ import annotations
 

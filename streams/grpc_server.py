@@ -1,4 +1,4 @@
-"""The worker's gRPC side: one server on a loopback address unless told otherwise, for whatever services are added to it.
+"""The worker's gRPC side: one server, by default on a loopback address, for all services that are added to it.
 
 In: handlers, added before the start. Out: an address; with `grpc_tls.cert_file` it takes nothing but TLS. It knows no service.
 """

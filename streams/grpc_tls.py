@@ -1,7 +1,7 @@
 """TLS of the worker's own gRPC port: what it shows to those who connect, and whom it lets in.
 
 In: the files that `grpc_tls` names. Out: credentials for the server, and what the hop to other workers needs. The files are
-looked at when somebody connects, no more than once a second: a certificate that was renewed holds from the next connection on,
+checked when a client connects, no more than once a second: a certificate that was renewed holds from the next connection on,
 and one that cannot be used leaves the last good one in force. A worker does not start with files that cannot be used.
 """
 
@@ -43,7 +43,7 @@ def server_credentials(given: GrpcTlsSettings) -> grpc.ServerCredentials | None:
         if doubt is not None:
             log.warning("grpc_tls: workers with these settings cannot call each other", reason=doubt)
         return _Certificate(TlsFiles(given.client_ca_file, given.cert_file, given.key_file)).credentials()
-    except (Unsupported, OSError) as error:  # somebody changes them this moment
+    except (Unsupported, OSError) as error:  # they are being replaced right now
         raise TlsUnusable(f"{SECTION}: {error}") from None
 
 
@@ -155,7 +155,7 @@ class _Certificate:
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         files = self._files
-        context_of(files)  # it judges them; gRPC itself would only refuse whoever connects
+        context_of(files)  # it judges them; gRPC itself would only refuse the clients
         chain = Path(files.cert_file or "").read_bytes()
         # A certificate and its key may lie in one file.
         key = chain if files.key_file is None else Path(files.key_file).read_bytes()

@@ -1,4 +1,4 @@
-"""The metrics that dispatch and plans count, and how others are read when somebody asks. One registry per worker, so that two
+"""The metrics that dispatch and plans count, and how others are read with each request. One registry per worker, so that two
 can live in a process.
 
 In: what happened; functions that tell what is the case now. Out: families for `/metrics`; every one of them is explained in
@@ -28,7 +28,7 @@ Row = tuple[tuple[str, ...], float]
 
 class Observed(Collector):
     """Families that are read from elsewhere while the page is written, one sample at a time: nothing is kept up to date for
-    them, nothing is left over when what they tell of has gone, and whoever writes the page may pause between two samples.
+    them, nothing is left over when what they tell of has gone, and the writer of the page may pause between two samples.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -70,8 +70,6 @@ class _Samples:
 
 
 class DispatchMetrics:
-    """What dispatch counts."""
-
     def __init__(self, registry: CollectorRegistry) -> None:
         self.tasks = Counter("parallax_tasks", "Terminal results by status", ["status"], registry=registry)
         self.duration = Histogram(
@@ -159,6 +157,5 @@ class ScheduleMetrics:
 
 
 def _begin(counter: Counter, labels: Iterable[str]) -> None:
-    """Series at zero."""
     for label in labels:
         counter.labels(label)

@@ -92,7 +92,10 @@ class DefaultBreaker(BreakerLimits):
 
 
 class HealthSettings(Section):
-    """When an agent is passed over by the balancer. Checks ask `/health` or the like; a `check_interval` of 0 asks nobody."""
+    """When an agent is passed over by the balancer.
+
+    Checks ask `/health` or the like; a `check_interval` of 0 switches them off.
+    """
 
     check_interval: DurationMs = 30_000
     check_timeout: Annotated[DurationMs, Field(ge=1)] = 5_000
@@ -106,7 +109,7 @@ class HealthSettings(Section):
 
 
 class RetrySettings(Section):
-    """Wait before attempt n+1: `initial_delay` x `multiplier`^n, jittered unless told otherwise, at most `max_delay`."""
+    """Wait before attempt n+1: `initial_delay` x `multiplier`^n, with jitter by default, at most `max_delay`."""
 
     max_retries: Annotated[int, Field(ge=0, le=100)] = 2
     initial_delay: DurationMs = 1000
@@ -275,7 +278,7 @@ def known_names() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class SettingSource:
-    """One value somebody set, and where: `origin` is "file", "env" or "flag", `name` what they wrote there."""
+    """One value that was set, and where: `origin` is "file", "env" or "flag", `name` what they wrote there."""
 
     path: str
     value: Any

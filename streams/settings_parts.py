@@ -1,6 +1,6 @@
 """What settings are made of, and the sections about what agents and tasks may use: secrets, TLS, hosts, functions, patterns.
 
-In: what somebody set, as text or numbers. Out: frozen sections of `settings.Settings`, or pydantic's error. It reads no file.
+In: values that were set, as text or numbers. Out: frozen sections of `settings.Settings`, or pydantic's error. It reads no file.
 """
 
 from __future__ import annotations

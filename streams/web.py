@@ -1,4 +1,4 @@
-"""The worker's HTTP side: health, metrics, the query API and actions, on a loopback address unless told otherwise.
+"""The worker's HTTP side: health, metrics, the query API and actions, on a loopback address by default.
 
 In: requests. Out: JSON, and text for `/metrics`. It computes nothing: it shows what the engine and the tables hold, and
 `live/actions.py` alone writes. Who may ask is decided before a route is reached: `live/guard.py` on loopback, `live/access.py`
@@ -127,7 +127,6 @@ class WebServer:
         self.url = f"http://[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"http://{bound[0]}:{bound[1]}"
 
     async def stop(self) -> None:
-        """Stop listening."""
         await self._live.close()
         await self._stats_api.close()
         await self._plans_api.close()

@@ -49,10 +49,9 @@ class FakeA2a(FakeAgent):
         self.cancelled: list[str] = []
         self.cards_read = 0
         self._texts: dict[str, str] = {}
-        self._looks: dict[str, int] = {}
+        self._polls: dict[str, int] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """Card and interface."""
         name = "agent.json" if self.old_card_path else "agent-card.json"
         card = web.get(f"/.well-known/{name}", self._card)
         if self.binding == "JSONRPC":
@@ -105,7 +104,7 @@ class FakeA2a(FakeAgent):
         if message["method"] != get or task_id not in self._texts:
             code = -32001 if message["method"] == get else -32601
             return self._reply(message, {"error": {"code": code, "message": "not found"}})
-        return self._reply(message, {"result": self._look(task_id)})
+        return self._reply(message, {"result": self._poll(task_id)})
 
     def _reply(self, message: dict[str, Any], rest: dict[str, Any]) -> web.Response:
         """A result or an error, in the form of the binding."""
@@ -146,14 +145,14 @@ class FakeA2a(FakeAgent):
         else:
             task_id = f"task-{len(self._texts)}"
             self._texts[task_id] = text
-            result, name = self._look(task_id), "task"
+            result, name = self._poll(task_id), "task"
         is_plain = self.version == "0.3" and not self._is_proto()
         return self._reply(message, {"result": result | {"kind": name} if is_plain else {name: result}})
 
-    def _look(self, task_id: str) -> dict[str, Any]:
-        look = self._looks.get(task_id, 0)
-        self._looks[task_id] = look + 1
-        return self._task(task_id, self.states[look] if look < len(self.states) else self.end)
+    def _poll(self, task_id: str) -> dict[str, Any]:
+        poll = self._polls.get(task_id, 0)
+        self._polls[task_id] = poll + 1
+        return self._task(task_id, self.states[poll] if poll < len(self.states) else self.end)
 
     def _task(self, task_id: str, state: str) -> dict[str, Any]:
         status = {"state": self._state(state), "message": self._message(f"it is {state}")}

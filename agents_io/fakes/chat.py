@@ -30,7 +30,6 @@ class FakeChat(FakeAgent):
         return super().endpoint + "/v1"
 
     def routes(self) -> list[web.RouteDef]:
-        """Completions and models."""
         return [web.post("/v1/chat/completions", self.play), web.get("/v1/models", self._models)]
 
     async def _models(self, request: web.Request) -> web.Response:

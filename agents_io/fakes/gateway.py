@@ -1,4 +1,5 @@
-"""A scripted agent that dials in, for tests: it holds a stream to a gateway and answers, fails, hangs or lies as it is told.
+"""A scripted agent that dials in, for tests: it holds a stream to a gateway and answers, fails, hangs or lies as its script
+has it.
 
 In: the steps of `steps`, as for the HTTP agent; a status becomes a TaskError with its number as code. Out: results on the
 stream, and the same log of calls. `reset` cuts the stream; then it dials again, after `redial_s`. What a TaskResult cannot say
@@ -102,11 +103,9 @@ class GatewayFakeAgent(FakeAgent):
             self._stream.cancel()
 
     def say(self, message: AgentToControlPlane) -> None:
-        """Send anything."""
         self._outbox.put_nowait(message)
 
     def beat(self) -> None:
-        """A heartbeat, now."""
         self.say(
             AgentToControlPlane(heartbeat=AgentHeartbeat(agent_id=self.agent_id, load=self.load, status=self.status))
         )
@@ -118,7 +117,7 @@ class GatewayFakeAgent(FakeAgent):
             try:
                 await self._hold(address)
             except grpc.aio.AioRpcError:
-                pass  # refused, or nobody there: dial again
+                pass  # refused, or no server there: dial again
             except asyncio.CancelledError:
                 # gRPC says so too when our own cut ended the stream.
                 task = asyncio.current_task()

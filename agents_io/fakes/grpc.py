@@ -1,6 +1,6 @@
-"""A scripted gRPC agent for tests: a real `ConfidenceAgent` on loopback that answers, fails, hangs or lies as it is told.
+"""A scripted gRPC agent for tests: a real `ConfidenceAgent` on loopback that answers, fails, hangs or lies as its script has it.
 
-In: the steps of `steps`, as for the HTTP agent; a status is told by its HTTP number, or by gRPC's own (1 to 16).
+In: the steps of `steps`, as for the HTTP agent; a status is given by its HTTP number, or by gRPC's own (1 to 16).
 Out: answers to Analyze and StreamAnalyze, and the same log of calls, metadata in place of headers. What HTTP says with bytes is
 said with what gRPC has: a body that is no JSON is no message either; `drip` on Analyze sends the head and no more.
 A small relay stands before the server, so that a connection can really be cut.
@@ -78,7 +78,6 @@ class GrpcFakeAgent(FakeAgent):
 
     @property
     def endpoint(self) -> str:
-        """Where it serves."""
         return f"grpc{'s' if self._credentials else ''}://127.0.0.1:{self._port}"
 
     @property

@@ -1,4 +1,4 @@
-"""A scripted agent for tests: a real HTTP server on loopback that answers, fails, hangs or lies as it is told.
+"""A scripted agent for tests: a real HTTP server on loopback that answers, fails, hangs or lies as its script has it.
 
 In: steps, each used for a number of calls, the last for ever. Out: answers to `POST /analyze`, and a log of every call
 with its times, Idempotency-Key, headers and what it was answered. `POST /script` with a JSON list of steps as text changes
@@ -201,7 +201,7 @@ class FakeAgent:
 
 async def _hang(step: Step, request: web.Request) -> web.StreamResponse:
     await asyncio.Event().wait()
-    raise AssertionError("nobody sets this event")
+    raise AssertionError("this event is never set")
 
 
 async def _reset(step: Step, request: web.Request) -> web.StreamResponse:

@@ -40,11 +40,9 @@ class FakeMcp(FakeAgent):
 
     @property
     def endpoint(self) -> str:
-        """The MCP endpoint."""
         return super().endpoint + "/mcp"
 
     def routes(self) -> list[web.RouteDef]:
-        """One path."""
         return [web.post("/mcp", self._serve), web.delete("/mcp", self._end)]
 
     async def _end(self, request: web.Request) -> web.Response:

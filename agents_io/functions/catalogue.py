@@ -105,7 +105,6 @@ class Functions:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, in order."""
         return tuple(sorted(self._by_name))
 
     def __contains__(self, name: object) -> bool:
@@ -130,7 +129,7 @@ def _of_module(name: str) -> Iterator[Function]:
         ) from error
     found = list(_marked(module))
     if not found:
-        raise FunctionsError(f"functions.modules: {name} holds nothing that is marked with @function")
+        raise FunctionsError(f"functions.modules: {name} holds no callable marked with @function")
     yield from found
 
 

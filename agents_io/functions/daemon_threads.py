@@ -34,7 +34,6 @@ class DaemonThreads:
 
     @property
     def threads(self) -> int:
-        """How many there are."""
         return self._threads
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
@@ -55,7 +54,7 @@ class DaemonThreads:
             try:
                 if future.set_running_or_notify_cancel():
                     future.set_result(context.run(work))
-            except BaseException as error:  # whatever it is, who waits for it must be told
+            except BaseException as error:  # of any kind: the waiting caller must get it
                 future.set_exception(error)
             finally:
                 del item, future, context, work

@@ -1,9 +1,9 @@
 """Function tasks: calls to Python callables a worker knows by name, one attempt each.
 
-In: the function's lane and a `Call` whose body is its argument. Out: an `Answer`, or one `AgentError`. A plain function runs in
-a daemon thread, an async one on this loop. Neither can be made to end: one that goes on after its time is left alone, and
-keeps its place until it ends, so that a function that hangs takes no more than its own places and keeps no worker from
-stopping. It imports nothing and trusts no result.
+In: the function's registration and a `Call` whose body is its argument. Out: an `Answer`, or one `AgentError`. A plain
+function runs in a daemon thread, an async one on this loop. Neither can be made to end: one that goes on after its time is
+left alone, and keeps its place until it ends, so that a function that hangs takes no more than its own places and keeps no
+worker from stopping. It imports nothing and trusts no result.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class FunctionTransport:
             async with asyncio.timeout_at(deadline):
                 await place.acquire()
         except TimeoutError:
-            raise CallTimeout("every place of this function is held by calls that do not end") from None
+            raise CallTimeout("every slot of this function is taken by calls that do not end") from None
         return await self._ended(self._begin(function, call, place), deadline, call)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
@@ -60,7 +60,7 @@ class FunctionTransport:
         """Nothing to release: threads that still run end with the process."""
 
     def _begin(self, function: Function, call: Call, place: asyncio.Semaphore) -> asyncio.Future[Answer]:
-        """The call under way. Its place is free again when it has ended, whoever still waits for it by then."""
+        """The call under way. Its slot is free again only when the function has returned, also if its caller waits no longer."""
         loop = asyncio.get_running_loop()
         token = CURRENT.set(FunctionCall(call.task_id, call.idempotency_key, call.timeout_s, call.context_id))
         try:
@@ -88,7 +88,6 @@ class FunctionTransport:
         return running.result()
 
     def _run(self, function: Function, body: bytes) -> Answer:
-        """In a thread."""
         try:
             returned = function.call(loads(body))
             if isinstance(returned, Coroutine):
@@ -127,7 +126,7 @@ def _give_up(running: asyncio.Future[Answer]) -> None:
 
 
 def _forget(running: asyncio.Future[Answer]) -> None:
-    """How it ended after all is nobody's business any more, but must be asked for once."""
+    """Its late outcome is dropped, but must be retrieved once, or asyncio logs it."""
     if not running.cancelled():
         running.exception()
 

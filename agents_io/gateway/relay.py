@@ -14,7 +14,7 @@ token or, where none is set, that call from this machine.
   RESOURCE_EXHAUSTED              too many calls                                     TooMany
   DEADLINE_EXCEEDED               the agent gave no answer in time                   TimeoutError
     without the holder's word     the worker is frozen                               StreamLost, no blame
-  a TLS handshake that failed     there is a worker, but we do not trust it          InternalError, nobody's agent's fault
+  a TLS handshake that failed     there is a worker, but we do not trust it          InternalError, not the agent's fault
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from agents_io.gateway.stream import NotHere, StreamLost, TooMany
 from agents_io.grpc.bearer import MOST_WRONG, objection
 from agents_io.grpc.channels import ChannelKey, Channels
 from agents_io.grpc.credentials import GrpcCredentials
-from agents_io.grpc.status import told
+from agents_io.grpc.status import connection_failure
 from agents_io.rules.wrong_tokens import WrongTokens
 from agents_io.secret_refs import Secret
 from agents_io.tls import TlsFiles
@@ -54,7 +54,7 @@ _KEEPALIVE = (("grpc.keepalive_time_ms", 10_000), ("grpc.keepalive_timeout_ms", 
 """A worker whose machine went away without a word ends its calls in seconds, not at their deadlines."""
 _HOP_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
 _UNTRUSTED = ("handshake failed", "verification check failed")
-"""gRPC's words when there is somebody at the address, and TLS with them fails."""
+"""gRPC's text when a server is at the address and the TLS handshake with it fails."""
 _NOT_HERE = frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION})
 
 
@@ -78,7 +78,6 @@ class RelayService:
         self._calls = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Both methods."""
         ask = grpc.unary_unary_rpc_method_handler(
             self._ask,
             request_deserializer=TaskRequest.FromString,
@@ -160,7 +159,6 @@ class RelayClient:
         return found
 
     async def close(self) -> None:
-        """Release every channel."""
         await self._channels.close()
 
     async def _exchange(self, method: str, route: Route, agent_id: str, raw: bytes, timeout_s: float) -> bytes:
@@ -207,7 +205,7 @@ def _meaning(error: grpc.aio.AioRpcError, route: Route) -> Exception:
         return NotHere()
     if code in _HOP_LOST:
         if any(words in (error.details() or "").lower() for words in _UNTRUSTED):
-            why = told(error.details() or "")[:200]
+            why = connection_failure(error.details() or "")[:200]
             return InternalError(
                 f"the worker at {route.address} is not trusted, or speaks no TLS: {why}; "
                 "see grpc_tls.ca_file and grpc_tls.worker_name"

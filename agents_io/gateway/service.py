@@ -61,14 +61,14 @@ class Presence:
 
 
 class Registrar(Protocol):
-    """Whoever makes an agent known to all workers."""
+    """Makes an agent known to all workers."""
 
     def admit(self, arrival: Arrival) -> str | None:
-        """None, or why it may not connect, in a sentence that it is told."""
+        """None, or why it may not connect, as a sentence for the agent."""
         ...
 
     async def arrived(self, arrival: Arrival) -> str | None:
-        """Make it known. None once every worker can find it, or why that failed, in a sentence that it is told."""
+        """Make it known. None once every worker can find it, or why that failed, as a sentence for the agent."""
         ...
 
     def changed(self, agent_id: str, key: str, status: Status) -> None:
@@ -121,7 +121,6 @@ class Gateway:
         return Presence(session.status, session.load, session.outstanding, session.heard_at)
 
     def present(self) -> dict[str, Presence]:
-        """Every agent connected here."""
         return {name: found for name in self._streams if (found := self.presence(name)) is not None}
 
     def counters(self) -> dict[str, int]:
@@ -190,7 +189,7 @@ class Gateway:
                 if stream.session.state in ("new", "opening"):
                     left_s = stream.session.heard_at + HELLO_TIMEOUT_S - time.monotonic()
                 if left_s <= 0:
-                    why = "its heartbeats stopped" if stream.session.agent_id else "it said no hello"
+                    why = "its heartbeats stopped" if stream.session.agent_id else "it sent no hello"
                     stream.end(why, blame=True, code=grpc.StatusCode.UNAVAILABLE)
                     return
                 # What is waited for becomes another with the hello.
@@ -255,12 +254,12 @@ class Gateway:
         stream.ready.set()
 
     def _replace(self, stream: Stream) -> None:
-        """The newest connection of an agent is the one that holds; an older one is told so."""
+        """The newest connection of an agent holds; an older one is closed with that reason."""
         agent_id = stream.session.agent_id
         older = self._streams.pop(agent_id, None)
         self._streams[agent_id] = stream
         if older is not None:
-            log.info("a newer connection of an agent takes the place of an older one", agent_id=agent_id)
+            log.info("a newer connection of an agent replaces an older one", agent_id=agent_id)
             why = "a newer connection of this agent has taken its place"
             older.end(why, blame=False, last=why)
 

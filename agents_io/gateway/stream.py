@@ -31,7 +31,7 @@ class TooMany(Exception):
 
 
 class StreamLost(Exception):
-    """The stream ended while the agent worked. `blame`: it was the agent that went away, and this is told for the first time."""
+    """The stream ended while the agent worked. `blame`: the agent went away, and this is the first report of it."""
 
     def __init__(self, why: str, blame: bool) -> None:
         super().__init__(why)
@@ -84,12 +84,11 @@ class Stream:
                 future.set_result(message)
 
     def send(self, message: ControlPlaneToAgent) -> None:
-        """Queue a message."""
         self._outbox.append(message)
         self._wake.set()
 
     def _cancel(self, request_id: str, task_id: str, reason: str) -> None:
-        """Tell the agent to stop; or, if it was not told of the task yet, do not."""
+        """Send the agent a cancel; if it was not sent the task yet, send neither."""
         for message in self._outbox:
             if message.request_id == request_id:
                 self._outbox.remove(message)
@@ -97,7 +96,7 @@ class Stream:
         self.send(ControlPlaneToAgent(request_id=request_id, cancel_task=CancelTask(task_id=task_id, reason=reason)))
 
     def end(self, why: str, blame: bool, code: grpc.StatusCode = grpc.StatusCode.OK, last: str = "") -> None:
-        """No more requests; whoever waits is told. `last`: said to the agent, as a refusal, before the stream closes."""
+        """Accept no more requests, and end those that wait. `last`: sent to the agent, as a refusal, before the stream closes."""
         if self.ended.is_set():
             return
         self.ended.set()

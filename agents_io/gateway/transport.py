@@ -4,13 +4,14 @@ The agent may be connected to worker B while its partition, and so its tasks, be
 gRPC; what comes back is judged here, on A, and only A's transaction writes the result: the hop is a transport and no more, so
 exactly-once does not depend on it. Kafka was the other way; it would add two commits to each call and could not cut one off.
 
-A finds B in the agent's own record on the topic `agents` (`metadata.gateway`: address, node, key). While nobody holds the stream
-a call waits for the agent's next record, for `patience_s` at most: an agent that dials in elsewhere is called there at once.
-A worker that is gone fails the calls under way as `connection`, to be tried again, and without blame for the agent.
+A finds B in the agent's own record on the topic `agents` (`metadata.gateway`: address, node, key). While no worker holds
+the stream a call waits for the agent's next record, for `patience_s` at most: an agent that dials in elsewhere is called
+there at once. A worker that is gone fails the calls under way as `connection`, to be tried again, and without blame for the
+agent.
 
   agent not connected for patience_s          connection    counts         worker or way to it gone     connection    does not
   agent hung up, or was lost, during a call   connection    once a hang-up too many requests open        rate_limited  does not
-  no answer in time: the agent is told        timeout       counts         what the agent answered       rules/gateway_answer.py
+  no answer in time: the agent gets a cancel  timeout       counts         what the agent answered       rules/gateway_answer.py
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ DEAD_FOR_S = 1.0
 """How long a route that led nowhere is not tried again; a new record of the agent is a new route."""
 MAX_DEAD = 10_000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024 - 64 * 1024
-"""What gRPC's clients accept unless told otherwise: more would end the stream, with every call on it."""
+"""What gRPC's clients accept by default: more would end the stream, with every call on it."""
 KEY_NAME = "idempotencyKey"
 """Where the TaskRequest's context carries what HTTP has in `Idempotency-Key`; `traceparent` lies beside it."""
 
@@ -90,7 +91,7 @@ class Routes:
         return future
 
     def forget(self, agent_id: str, waiter: asyncio.Future[None]) -> None:
-        """Nobody waits for it any more."""
+        """Its caller waits no longer."""
         waiters = self._waiters[agent_id]
         waiters.discard(waiter)
         if not waiters:

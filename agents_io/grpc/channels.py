@@ -42,7 +42,7 @@ class Line:
     dropped: bool = False
 
     def method(self, path: str, *, streams: bool = False) -> Any:
-        """The callable of one method; the message is encoded and decoded by whoever calls."""
+        """The callable of one method; the caller encodes and decodes the message."""
         found = self.methods.get(path)
         if found is None:
             make = self.channel.unary_stream if streams else self.channel.unary_unary
@@ -156,7 +156,7 @@ def _options(max_message_bytes: int, idle_s: float) -> list[tuple[str, Any]]:
         # gRPC refuses at random between the two, which are 8 and 16 KiB by default; a mesh adds more than that.
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-        # The lane decides about trying again; nobody else may.
+        # The agent queue alone decides about retries.
         ("grpc.enable_retries", 0),
         ("grpc.service_config_disable_resolution", 1),
         # A subchannel shared with a dropped line would hand its back-off on.

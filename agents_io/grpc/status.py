@@ -62,7 +62,7 @@ def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str, atte
     details = error.details() or ""
     if code is _Code.DEADLINE_EXCEEDED:
         return CallTimeout(f"no answer within {timeout_s:.3g} s")
-    said = excerpt(told(details.replace(token, "***") if token else details).encode("utf-8", "replace"))
+    said = excerpt(connection_failure(details.replace(token, "***") if token else details).encode("utf-8", "replace"))
     if code is _Code.UNAVAILABLE and any(text in details for text in _OURS):
         return InternalError(f"this worker could not connect: {said}")
     special = _own_finding(code, details, said)
@@ -75,10 +75,10 @@ def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str, atte
     return kind(text, retry_after_s=_retry_after(error) if code in _MAY_SAY_WHEN else None)
 
 
-def told(details: str) -> str:
+def connection_failure(details: str) -> str:
     """Where gRPC could not connect: why, without the words before it.
 
-    >>> told("failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:7: Connection refused")
+    >>> connection_failure("failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:7: Connection refused")
     'ipv4:10.0.0.1:7: Connection refused'
     """
     text = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
@@ -95,7 +95,7 @@ def _own_finding(code: grpc.StatusCode, details: str, said: str) -> AgentError |
     if "metadata size exceeds" in details:
         return BadResponse(f"the answer's metadata are larger than accepted: {said}")
     if "ompression algorithm" in details or "ompressed" in details:
-        return BadResponse(f"the answer is compressed although identity was asked for: {said}")
+        return BadResponse(f"the answer is compressed although identity was requested: {said}")
     return None
 
 

@@ -161,21 +161,21 @@ class GrpcTransport:
             raw = await self._ask(prepared, SERVICE + "HealthCheck", Empty().SerializeToString(), timeout_s)
             status = Health.FromString(raw).status
             if status not in (Health.HEALTHY, Health.DEGRADED):
-                raise ServerError(f"the agent says that it is {Health.Status.Name(status)}")
+                raise ServerError(f"the agent reports {Health.Status.Name(status)}")
             return
         except NotImplementedByAgent:
             left_s = max(0.001, deadline - asyncio.get_running_loop().time())
         except DecodeError:
-            raise BadResponse("the agent's health is no Health message") from None
+            raise BadResponse("the agent's health is not a Health message") from None
         try:
             # HealthCheckRequest of no service in particular is empty; the response holds its status in field 1.
             raw = await self._ask(prepared, STANDARD_HEALTH, b"", left_s)
             if Int32Value.FromString(raw).value != SERVING:
-                raise ServerError("the agent's health service says that it does not serve")
+                raise ServerError("the agent's health service reports that it does not serve")
         except NotImplementedByAgent:
             raise Unsupported("the agent has no health check") from None
         except DecodeError:
-            raise BadResponse("the agent's health is no HealthCheckResponse message") from None
+            raise BadResponse("the agent's health is not a HealthCheckResponse message") from None
 
     async def capabilities(self, agent: AgentRegistration, timeout_s: float) -> AgentSkills:
         """What the agent says it can do. Raises `AgentError`; `Unsupported`: it does not tell."""
@@ -183,15 +183,14 @@ class GrpcTransport:
             raw = await self._ask(self._prepared.get(agent), SERVICE + "GetCapabilities", b"", timeout_s)
             said = Capabilities.FromString(raw)
         except NotImplementedByAgent:
-            raise Unsupported("the agent does not tell its capabilities") from None
+            raise Unsupported("the agent does not report its capabilities") from None
         except DecodeError:
-            raise BadResponse("the agent's capabilities are no Capabilities message") from None
+            raise BadResponse("the agent's capabilities are not a Capabilities message") from None
         return AgentSkills(
             said.agent_id, said.name, tuple(said.capabilities), said.expertise_level, dict(said.capability_scores)
         )
 
     async def close(self) -> None:
-        """Release every channel."""
         await self.channels.close()
 
     async def _ask(self, prepared: _Prepared, path: str, request: bytes, timeout_s: float) -> bytes:
@@ -265,7 +264,7 @@ class GrpcTransport:
         except BadResponse:
             token = prepared.token().encode()
             if token and token in raw:
-                raise BadResponse("the answer is none, and repeats the secret it was called with: not shown") from None
+                raise BadResponse("invalid response (body withheld: it echoes the request's secret)") from None
             raise
 
 

@@ -1,10 +1,10 @@
 """Calls to agents that speak A2A 1.0 or 0.3 over JSON-RPC or HTTP+JSON, protocol `a2a`.
 
-In: a registration whose endpoint is where the agent card lies (or, with `metadata.a2aVersion`, the URL of the interface itself).
-Out: the task's artifacts as an `Answer`, or one `AgentError` (`rules/wire/a2a.py`; statuses as in `exchange.py`). What differs
-between the bindings is in `rules/wire/a2a_binding.py` alone. A task that is not done at once is asked for again, ever less often,
-until the call's time is up. Then, and when the call is cancelled, the agent is told to cancel the task. Of a card only the paths
-of its interfaces are used: the token goes to the registered host and no other.
+In: a registration whose endpoint is where the agent card lies (or, with `metadata.a2aVersion`, the URL of the interface
+itself). Out: the task's artifacts as an `Answer`, or one `AgentError` (`rules/wire/a2a.py`; statuses as in `exchange.py`).
+What differs between the bindings is in `rules/wire/a2a_binding.py` alone. A task that is not done at once is asked for
+again, ever less often, until the call's time is up. Then, and when the call is cancelled, the agent is sent a cancel for
+the task. Of a card only the paths of its interfaces are used: the token goes to the registered host and no other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import orjson
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
 from agents_io.http.a2a_agent import A2aAgent, card_targets
-from agents_io.http.exchange import HttpExchange, denied, header, said, status_error, within
+from agents_io.http.exchange import HttpExchange, header, said, status_error, unauthorized, within
 from agents_io.http.peer import Peer
 from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
@@ -158,7 +158,7 @@ class A2aTransport:
             try:
                 await asyncio.sleep(wait_s)
                 body = await self._ask(peer, interface, "get", {"id": task_id})
-            except BaseException:  # cancelled, out of time or out of reach: nobody will ask for it again
+            except BaseException:  # cancelled, out of time or out of reach: it will not be polled again
                 self._forget(peer, interface, task_id)
                 self._message_ids.count_cancel(call.idempotency_key)
                 raise
@@ -243,14 +243,14 @@ class A2aTransport:
             raise
 
     async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str) -> Answer:
-        """The end of a task whose stream ended first; if it does not come soon, nobody works on it any more."""
+        """The end of a task whose stream ended first; if it does not come soon, the agent no longer works on it."""
         for _ in range(ORPHAN_LOOKS):
             found = self._read(peer, interface, await self._ask(peer, interface, "get", {"id": task_id}))
             if not isinstance(found, Pending):
                 return found
             await asyncio.sleep(ORPHAN_WAIT_S)
         self._forget(peer, interface, task_id)
-        raise ServerError("the agent stopped working on the task without an answer: its executor failed, perhaps")
+        raise ServerError("the agent stopped working on the task without an answer: its executor may have failed")
 
     def _read(self, peer: A2aAgent, interface: Interface, body: bytes) -> Answer | Pending:
         """What the body of a 2xx means."""
@@ -298,12 +298,12 @@ class A2aTransport:
         status = reply.status_code
         if 200 <= status < 300:
             if call is not None:
-                peer.denied = None
+                peer.unauthorized_status = None
             return reply, body
         try:
             if (error := refusal(interface, what, status, peer.hidden(body))) is not None:
                 if call is not None:
-                    peer.denied = None
+                    peer.unauthorized_status = None
                 raise error
             raise status_error(reply, said(peer, body), body, peer, call)
         except (OtherVersion, NotOffered, WrongParts):
@@ -362,11 +362,10 @@ class A2aTransport:
             return
         else:
             if peer.fixed is not None and not jsonrpc.is_response(response(peer.interface, load_json(body))):
-                raise BadResponse("what answers is no A2A agent")
-        if peer.denied is not None:
-            raise denied(peer.denied)
+                raise BadResponse("the response is not that of an A2A agent")
+        if peer.unauthorized_status is not None:
+            raise unauthorized(peer.unauthorized_status)
 
     async def close(self) -> None:
-        """Release every connection."""
         await self._best_effort.close()
         await self._http.aclose()

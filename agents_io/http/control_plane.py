@@ -49,13 +49,12 @@ class ControlPlane:
         if response.status_code != 200:
             text = said(self._peer, reply)
             if response.status_code == 404:
-                raise UnknownPattern(f"the control plane knows no pattern {pattern_name[:80]!r}: {text}")
+                raise UnknownPattern(f"the control plane has no pattern {pattern_name[:80]!r}: {text}")
             error = status_error(response, text, reply)
             raise ClientError(f"the control plane refused the input: {text}") if response.status_code == 400 else error
         return self._peer.parsed(reply, lambda: read_execution(reply, pattern_name, execution_id))
 
     async def close(self) -> None:
-        """Release every connection."""
         await self._http.aclose()
 
 
@@ -68,7 +67,7 @@ def read_execution(reply: bytes, pattern_name: str, execution_id: str) -> Patter
     data = load_json(reply)
     found = data.get("execution") if isinstance(data, dict) else None
     if not isinstance(found, dict) or found.get("status") not in ("completed", "failed"):
-        raise BadResponse(f"the control plane told no execution that completed or failed: {excerpt(reply)}")
+        raise BadResponse(f"the control plane's answer holds no execution that completed or failed: {excerpt(reply)}")
     metrics = found.get("metrics")
     error = found.get("error")
     if isinstance(error, dict):
@@ -88,5 +87,5 @@ def _number(found: Any) -> float | None:
     if found is None:
         return None
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not isfinite(found):
-        raise BadResponse("the control plane told a number that is none")
+        raise BadResponse("the control plane's answer holds a number that is not finite")
     return float(found)

@@ -174,7 +174,7 @@ class HttpExchange:
         is_good = 200 <= reply.status < 300
         is_usual = is_good and reply.is_complete and len(reply.body) <= self.max_answer_bytes and peer.cookies is None
         if is_usual and not has_header(reply.headers, b"content-encoding"):
-            peer.denied = None
+            peer.unauthorized_status = None
             return reply.body
         response = httpx.Response(reply.status, headers=reply.headers, stream=RequestBody(reply.body))
         body = await self._read(response, None)
@@ -194,10 +194,10 @@ class HttpExchange:
         async def ask() -> None:
             response, body = await self.send(peer, page)
             if response.status_code in (404, 405, 501):
-                raise Unsupported("the agent has no health page")
+                raise Unsupported("the agent has no health endpoint")
             _good(response, body, peer, None)
-            if peer.denied is not None:
-                raise denied(peer.denied)
+            if peer.unauthorized_status is not None:
+                raise unauthorized(peer.unauthorized_status)
             response, body = await self.send(peer, calls)
             if response.status_code in (401, 403):
                 raise status_error(response, said(peer, body), body)
@@ -223,7 +223,6 @@ class HttpExchange:
             raise transport_error(error) from error
 
     async def aclose(self) -> None:
-        """Release every connection."""
         await self._transport.aclose()
 
     async def _read(
@@ -257,7 +256,7 @@ def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) 
     if not 200 <= response.status_code < 300:
         raise status_error(response, said(peer, body), body, peer, call)
     if call is not None:
-        peer.denied = None
+        peer.unauthorized_status = None
     return body
 
 
@@ -266,7 +265,7 @@ def has_header(headers: list[tuple[bytes, bytes]], name: bytes) -> bool:
     return any(key.lower() == name for key, _ in headers)
 
 
-def denied(status: int) -> AgentError:
+def unauthorized(status: int) -> AgentError:
     """What the last call says of an agent whose health page is well: it refused our credentials."""
     return error_of(status, "the last call was refused: look at the agent's `auth`", None)
 
@@ -292,7 +291,7 @@ def status_error(
     if 300 <= status < 400:
         text = f"redirects are not followed to another origin; this one leads to {_place(response)}"
     if peer is not None and call is not None:
-        peer.denied = status if status in (401, 403) else None
+        peer.unauthorized_status = status if status in (401, 403) else None
     wait_s = wait_of(response.headers, body, time.time()) if status >= 400 else None
     return error_of(status, text, wait_s, attempt=1 if call is None else call.attempt, body=body)
 
@@ -324,7 +323,7 @@ def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[by
     bits = _INFLATED.get(encoding) if known else None
     if bits is None:
         if good:
-            raise BadResponse(f"the answer is compressed ({excerpt(encoding)}) although identity was asked for")
+            raise BadResponse(f"the answer is compressed ({excerpt(encoding)}) although identity was requested")
         return None
     machine = zlib.decompressobj(bits)
 
@@ -332,7 +331,7 @@ def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[by
         try:
             return machine.decompress(piece, max(1, room))
         except zlib.error:
-            raise BadResponse("the answer says it is compressed, and is not") from None
+            raise BadResponse("the answer is marked as compressed, and is not") from None
 
     return inflate
 

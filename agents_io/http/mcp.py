@@ -16,7 +16,7 @@ import httpx
 
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, RateLimited, Unsupported
-from agents_io.http.exchange import HttpExchange, denied, said, status_error, within
+from agents_io.http.exchange import HttpExchange, said, status_error, unauthorized, within
 from agents_io.http.mcp_stream import McpStream, Server, Session
 from agents_io.per_agent import PerAgent
 from agents_io.rules.wire import jsonrpc, mcp
@@ -112,7 +112,7 @@ class McpTransport:
             server.session = None
 
     async def _open(self, server: Server) -> Session:
-        """The session, opened by whoever comes first."""
+        """The session, opened by the first call."""
         if server.session is None:
             async with server.lock:
                 if server.session is None:
@@ -164,7 +164,7 @@ class McpTransport:
         if not is_good and (error is None or status in (401, 403, 429) or status >= 500):
             raise status_error(response, said(server, raw), raw, server, call)
         result = server.parsed(raw, lambda: jsonrpc.result_of(message))
-        server.denied = None
+        server.unauthorized_status = None
         return result, raw
 
     def _tell_cancelled(self, server: Server, session: Session, number: int) -> None:
@@ -178,8 +178,8 @@ class McpTransport:
         server = self._servers.get(agent)
         mcp.ToolCall(server.tool)
         await within(timeout_s, lambda: self._greet(server, timeout_s))
-        if server.denied is not None:
-            raise denied(server.denied)
+        if server.unauthorized_status is not None:
+            raise unauthorized(server.unauthorized_status)
 
     async def _greet(self, server: Server, timeout_s: float) -> None:
         if server.session is None:

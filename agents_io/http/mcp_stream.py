@@ -35,7 +35,7 @@ MAX_REPLIES = 100
 """To a server's own requests within one call."""
 MAX_LISTENERS = 100
 LINGER_S = 10.0
-"""How often it is looked whether anybody uses a session that is listened to."""
+"""How often to check that a session with an open stream is still in use."""
 OPENED_WITHIN_S = 0.2
 SHORT_S = 1.0
 _ACCEPT = (b"Accept", b"application/json, text/event-stream")
@@ -214,7 +214,6 @@ class McpStream:
                 server.is_mute = True  # it would be asked again at every call
 
     async def close(self) -> None:
-        """Listen no more."""
         for listener in list(self._listeners):
             listener.cancel()
         await asyncio.gather(*self._listeners, return_exceptions=True)
@@ -268,15 +267,15 @@ class _Reader:
             self._stream = piece.lstrip()[:1] not in (b"{", b"[")
         if not self._stream:
             return False
-        return self._look(self._events.feed(piece))
+        return self._accept(self._events.feed(piece))
 
     def last(self) -> Any:
         """The answer; perhaps in an event whose end is missing. None if it did not come."""
         if self.message is None:
-            self._look(self._events.end())
+            self._accept(self._events.end())
         return self.message
 
-    def _look(self, found: list[bytes]) -> bool:
+    def _accept(self, found: list[bytes]) -> bool:
         self.last_id = self._events.last_id or self.last_id
         for data in found:
             if data.strip():  # the first event of some servers is empty

@@ -77,7 +77,7 @@ class OpenAiTransport:
             feed = None if stream is None else stream.feed
             response, body = await self._http.send(model, request, feed, passes_on=True)
             if 200 <= response.status_code < 300:
-                model.denied = None
+                model.unauthorized_status = None
                 return model.parsed(body, partial(_answer, config, model.reading, body, stream))
             if not (config.stream or config.stream_chosen) and wants_stream(response.status_code, body):
                 if model.config is config:
@@ -99,7 +99,6 @@ class OpenAiTransport:
         await self._http.check_health(model, model.get(model.models), model.get(model.completions), timeout_s)
 
     async def close(self) -> None:
-        """Release every connection."""
         await self._http.aclose()
 
 

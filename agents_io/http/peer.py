@@ -79,7 +79,7 @@ def below(base: yarl.URL, leaf: str) -> Target:
 class Peer:
     """One agent as a peer over HTTP: what stays the same between calls to it. Raises `Unsupported`."""
 
-    __slots__ = ("_fixed_lines", "agent", "base", "cookies", "denied", "headers", "reading", "secret")
+    __slots__ = ("_fixed_lines", "agent", "base", "cookies", "headers", "reading", "secret", "unauthorized_status")
 
     keeps_cookies = False
     """Whether the protocol has sessions that a load balancer may bind to one server by a cookie."""
@@ -92,7 +92,7 @@ class Peer:
         self.secret = Secret(agent.auth) if agent.auth is not None else None
         self.reading = reading_of(agent.metadata, agent.confidence)
         self.cookies = CookieJar() if self.keeps_cookies else None
-        self.denied: int | None = None
+        self.unauthorized_status: int | None = None
         """401 or 403, if the newest call ended so."""
 
     def authorised(self) -> list[tuple[bytes, bytes]]:
@@ -105,7 +105,6 @@ class Peer:
         return headers
 
     def get(self, target: Target, more: Headers = ()) -> httpx.Request:
-        """A GET request."""
         headers = [*self.authorised(), *more]
         return httpx.Request("GET", target.httpx, headers=headers, extensions=self._extensions(target))
 
@@ -166,5 +165,5 @@ class Peer:
             message = error.message.encode()
             if self.hidden(body) is not body or self.hidden(message) is not message:
                 kind = type(error)
-                raise kind("the answer is none, and repeats the secret it was called with: not shown") from None
+                raise kind("invalid response (body withheld: it echoes the request's secret)") from None
             raise

@@ -104,7 +104,6 @@ class PooledTransport(httpx.AsyncBaseTransport):
         return Origin(host, port, context or (self._tls and self._tls()) or self._ssl_context or default_context())
 
     async def aclose(self) -> None:
-        """Close every connection."""
         await self.pool.aclose()
 
     async def _answering(self, origin: Origin, method: bytes, head: bytes, body: bytes) -> Connection:

@@ -1,9 +1,9 @@
 """Http tasks: one request to a URL that a task names, if the allow-list lets it, one attempt each.
 
-In: the lane's registration and a `Call` whose body is an order (`rules/wire/http_tasks.py`). Out: the reply as an `Answer`, or
-one `AgentError` by the table of `exchange.py`; `forbidden_target` for a URL, a host or an address that is not allowed.
-It sends no secret of the pipeline's, follows no redirect, undoes no compression, and shows in no error what the task's own
-headers and query hold.
+In: the built-in agent's registration and a `Call` whose body is an order (`rules/wire/http_tasks.py`). Out: the reply as an
+`Answer`, or one `AgentError` by the table of `exchange.py`; `forbidden_target` for a URL, a host or an address that is not
+allowed. It sends no secret of the pipeline's, follows no redirect, undoes no compression, and shows in no error what the
+task's own headers and query hold.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class HttpTaskTransport:
     async def _attempt(self, call: Call) -> Answer:
         order = read_order(call.body)
         target = parse_target(order.url)
-        self._allowed.lane(target)
+        self._allowed.host_key(target)
         response, body = await self._http.raw(_request(order, target.url, call))
         if not 200 <= response.status_code < 300:
             raise status_error(response, _said(order, body), body, call=call)
@@ -67,15 +67,14 @@ class HttpTaskTransport:
             return read_reply(body, header(response, b"content-type").decode("latin-1"))
         except AgentError as error:
             if _hidden(order, body) is not body:
-                raise type(error)("the answer is none, and repeats what it was asked with: not shown") from None
+                raise type(error)("invalid response (body withheld: it echoes headers of the request)") from None
             raise
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Raises `Unsupported`: somebody else's server has no health page of ours."""
+        """Raises `Unsupported`: the server is not ours and has no health endpoint that we know."""
         raise Unsupported("http tasks have no health check")
 
     async def close(self) -> None:
-        """Release every connection."""
         await self._http.aclose()
 
 
@@ -100,7 +99,7 @@ def _request(order: Order, url: yarl.URL, call: Call) -> httpx.Request:
     body = order.body or b""
     if order.body is not None:
         headers.append((b"content-length", b"%d" % len(body)))
-    # httpx is told the origin alone: what is connected to, and what the Host header says, is the checked `yarl.URL`.
+    # httpx gets the origin alone: what is connected to, and what the Host header says, is the checked `yarl.URL`.
     try:
         origin = httpx.URL(str(url.origin()))
     except (ValueError, httpx.InvalidURL):

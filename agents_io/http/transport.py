@@ -64,5 +64,4 @@ class HttpTransport:
         await self._http.check_health(peer, peer.get(peer.health), peer.get(peer.analyze), timeout_s)
 
     async def close(self) -> None:
-        """Release every connection."""
         await self._http.aclose()

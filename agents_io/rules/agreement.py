@@ -1,7 +1,7 @@
 """Confidence from agreement: one task asked several times, the answer that most samples give, and how many gave it. Pure.
 
 In: how often to ask and how many answers that agree are enough; the ends of the samples, one by one, in the order they come. Out:
-nothing while more must be known, else the answer with its confidence, or the error the task ends with. It calls nobody.
+nothing while more must be known, else the answer with its confidence, or the error the task ends with. It makes no call.
 """
 
 from __future__ import annotations

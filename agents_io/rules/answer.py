@@ -131,7 +131,7 @@ def read_answer(data: Any, reading: Reading = _PLAIN) -> Answer:
 def answer_within(whole: Any, content: Any, beside: Any, reading: Reading) -> Answer:
     """The answer in a part of what came. Paths of the registration look into the `whole`.
 
-    Without a path the confidence is the one told `beside` the content, else the content's own, else the default.
+    Without a path the confidence is the one stated `beside` the content, else the content's own, else the default.
     Raises `BadResponse`.
 
     >>> answer_within({}, {"value": 1}, 0.5, Reading())

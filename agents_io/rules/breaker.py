@@ -125,7 +125,6 @@ class Breaker:
 
     @property
     def config(self) -> BreakerConfig:
-        """The configuration in force."""
         return self._config
 
     def reconfigure(self, config: BreakerConfig) -> None:

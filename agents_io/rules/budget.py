@@ -1,6 +1,6 @@
 """How many calls of one agent may be second tries: at most a share of its first calls, and a few that are always allowed. Pure.
 
-In: each first call, each wish to call again, the time (monotonic seconds, never going back). Out: yes or no.
+In: each first call, each request for a retry, the time (monotonic seconds, never going back). Out: yes or no.
 An agent in trouble fails many calls at once; without a budget each of them comes back and the load doubles when it hurts most.
 Retries and hedged calls draw on the same budget. Counted in buckets of a tenth of the window: first calls for at most the
 window, second ones for at least the window, so that the share is never exceeded in any window that ends with a retry.

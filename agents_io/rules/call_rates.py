@@ -54,12 +54,10 @@ class CallRates:
         self._slow += slow
 
     def totals(self, now: float) -> Totals:
-        """The sums."""
         self._forget(now)
         return Totals(self._calls, self._failures, self._slow)
 
     def clear(self) -> None:
-        """Forget all of them."""
         self._buckets.clear()
         self._calls = self._failures = self._slow = 0
 

@@ -1,7 +1,7 @@
 """The cookies one agent set: what a load balancer binds a session to one server with. Pure.
 
 In: the headers of its answers. Out: the `Cookie` header of the next request. One jar belongs to one agent, whose requests
-all go to one origin; paths are not told apart. At most `MAX_COOKIES`, the oldest goes first.
+all go to one origin; paths are not distinguished. At most `MAX_COOKIES`, the oldest goes first.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ _PAIR = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256})=([\x21-\x3a\x3c-\x7e]*
 
 
 class CookieJar:
-    """Names and values."""
-
     __slots__ = ("_kept",)
 
     def __init__(self) -> None:

@@ -28,23 +28,23 @@ class ChecksConfig:
 
 
 class Checks:
-    """What the checks of one agent say.
+    """Whether one agent is healthy, by its health checks.
 
     >>> checks = Checks(ChecksConfig(unhealthy_after=2, healthy_after=2))
-    >>> [checks.told(well) for well in (False, False, True, True)]
+    >>> [checks.observe(well) for well in (False, False, True, True)]
     [True, False, False, True]
     """
 
     __slots__ = ("_config", "_failed", "_passed", "well")
 
     def __init__(self, config: ChecksConfig | None = None, *, well: bool = True) -> None:
-        """`well`: what is known from before."""
+        """`well`: the state before the first check."""
         self.well = well
         self._config = config or ChecksConfig()
         self._failed = self._passed = 0
 
-    def told(self, well: bool) -> bool:
-        """The agent answered, or did not. Whether it counts as well now."""
+    def observe(self, well: bool) -> bool:
+        """Add the outcome of a check. Returns whether the agent is healthy now."""
         self._failed = 0 if well else self._failed + 1
         self._passed = self._passed + 1 if well else 0
         if self._failed >= self._config.unhealthy_after:
@@ -90,7 +90,6 @@ class Ejection:
         self._times = 0
 
     def out(self, now: float) -> bool:
-        """Whether it is out."""
         return now < self.until
 
     def called(self, outcome: Outcome, now: float) -> None:

@@ -1,7 +1,7 @@
 """How long an agent's calls take lately: a smoothed mean, and the time within which 95 of 100 are answered. Pure.
 
 In: the duration of each answered call, seconds. Out: seconds, or None before there is anything to tell.
-The newest 128 durations are kept; the 95th percentile is told from 20 on, for fewer say nothing about a tail.
+The newest 128 durations are kept; the 95th percentile is known from 20 on: fewer say nothing about a tail.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class Smoothed:
         self.value = value
 
     def add(self, value: float) -> None:
-        """One more."""
         self.value = value if self.value is None else self.value + WEIGHT * (value - self.value)
 
 

@@ -56,7 +56,6 @@ class SlidingWindow:
 
     @property
     def max_requests(self) -> int:
-        """Calls per window."""
         return self._max
 
     @property
@@ -148,7 +147,7 @@ class SlidingWindow:
         return self._used
 
     def pause_until(self, time: float) -> None:
-        """The agent asked to be left alone until then (Retry-After). The longest wish holds; the caller clamps it."""
+        """The agent asked for a pause until then (Retry-After). The longest pause holds; the caller clamps it."""
         if time > self._paused_until:
             self._paused_until = time
 

@@ -1,6 +1,6 @@
 """JMESPath expressions that cannot blow up: compiled, weighed before they run, and what they select weighed after. Pure.
 
-In: an expression somebody registered or sent, and JSON. Out: what it selects, or a ValueError with the reason. JMESPath itself
+In: an expression from a registration or a task, and JSON. Out: what it selects, or a ValueError with the reason. JMESPath itself
 has no bounds: `[@,@][]|[@,@][]|...` doubles with every step, `join` multiplies two parts of an answer, `to_string` escapes
 escapes. Here an expression may make its input at most `MAX_GROWTH` times as large, and may select at most `MAX_SELECTED` bytes.
 """

@@ -3,7 +3,7 @@
 In: the number of the attempt that failed, a random source, the header's text. Out: seconds.
 Jitter is "equal": half of the delay is fixed, half is random. Few retries are allowed (two by default), so full jitter
 would often spend them all within the first moments of an outage; the fixed half keeps them spread over it, while the
-random half keeps tasks that failed together apart. How many calls reach an agent at once is the lane's business.
+random half keeps tasks that failed together apart. How many calls reach an agent at once is decided by the agent queue.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RandomSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RetryConfig:
-    """`max_retries` after the first attempt; delays in seconds. `max_retry_after_s` bounds an agent's own wish."""
+    """`max_retries` after the first attempt; delays in seconds. `max_retry_after_s` bounds an agent's own `Retry-After`."""
 
     max_retries: int = 2
     initial_delay_s: float = 1.0
@@ -71,7 +71,7 @@ def _power(base: float, exponent: int) -> float | None:
 
 
 def clamp_retry_after(retry_after_s: float | None, config: RetryConfig) -> float | None:
-    """An agent's wish within reason: at most `max_retry_after_s`; None when negative or not a number.
+    """An agent's `Retry-After`, bounded: at most `max_retry_after_s`; None when negative or not a number.
 
     >>> clamp_retry_after(1e9, RetryConfig()), clamp_retry_after(-1.0, RetryConfig())
     (300.0, None)

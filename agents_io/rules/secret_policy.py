@@ -1,7 +1,8 @@
 """Which secrets a registration may refer to. Pure.
 
-In: a registration, and what the operator allows. Out: nothing, or `Unsupported`. Whoever may write to the topic `agents` names
-both the secret and where it is sent: without a bound the worker's own Kafka password could be had by registering an agent.
+In: a registration, and what the operator allows. Out: nothing, or `Unsupported`. A producer that may write to the topic
+`agents` names both the secret and where it is sent: without a bound the worker's own Kafka password could be had by
+registering an agent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where an http task may go: which URLs are read at all, which hosts are allowed, and which addresses are refused. Pure.
 
-In: a task's target, the allow-list, addresses a name resolved to. Out: a `Target`, the lane it belongs to, or `ForbiddenTarget`.
+In: a task's target, the allow-list, addresses a name resolved to. Out: a `Target`, its agent id, or `ForbiddenTarget`.
 `AgentWall` holds agents' endpoints to the same rules, where it is wanted.
 Everything is judged on what one parser (yarl, after IDNA) made of the URL, the same object that is connected to. Addresses are
 judged twice: as they stand in the URL, and once more where the connection is made, so that no name can lead elsewhere.
@@ -28,7 +28,7 @@ _AUTHORITY = re.compile(r"(https?)://([^/?#]*)", re.IGNORECASE)
 _UNFIT = re.compile(r"[\x00-\x20\x7f\\]")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-# A name that ends in a number is an address in somebody's parser: 2130706433, 0x7f.1, 127.1, 0177.0.0.1.
+# A name that ends in a number is an address to some parsers: 2130706433, 0x7f.1, 127.1, 0177.0.0.1.
 _NUMBER = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)")
 _ENTRY = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<wild>\*\.)?(?P<host>\[[0-9a-f:.]+\]|[^:/@?#\[\]*]+)(?::(?P<port>[0-9]{1,5}))?"
@@ -162,7 +162,7 @@ def carried(address: Address) -> IPv4Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether anybody on the Internet may be behind it: no special-purpose block, no IPv4 address in disguise.
+    """Whether it can be a host on the Internet: no special-purpose block, no IPv4 address in disguise.
 
     >>> is_public(IPv4Address("1.1.1.1")), is_public(IPv4Address("100.100.100.200"))
     (True, False)
@@ -194,7 +194,7 @@ class AllowList:
         named = (_plain(entry.host) for entry in self._entries if not entry.wild)
         self._addresses = frozenset(address for address in named if address is not None)
 
-    def lane(self, target: Target) -> str:
+    def host_key(self, target: Target) -> str:
         """The name calls to this target are limited under: `host:port`, or the wildcard's. Raises `ForbiddenTarget`."""
         entry = next((entry for entry in self._entries if entry.matches(target)), None)
         if entry is None:
@@ -251,7 +251,7 @@ class AgentWall:
             target = parse_target(f"{'https' if tls else 'http'}://{shown}:{port}/")
         except ForbiddenTarget as error:
             raise ForbiddenTarget(f"endpoint: {error.message.removeprefix('target: ')}") from None
-        self._list.lane(target)
+        self._list.host_key(target)
 
     def check_address(self, text: str) -> None:
         """Raises `ForbiddenTarget` for an address that is neither public nor allowed."""

@@ -75,16 +75,16 @@ def content_of(text: str) -> Any:
     >>> content_of('Sure: {"value": 1, "confidence": 1}'), content_of("it is {4}")
     ({'value': 1, 'confidence': 1}, 'it is {4}')
     """
-    told = without_thoughts(text)
-    is_json = told[:1] in ("{", "[")
-    if is_json and (whole := _loaded(told)) is not NOTHING:
+    answer = without_thoughts(text)
+    is_json = answer[:1] in ("{", "[")
+    if is_json and (whole := _loaded(answer)) is not NOTHING:
         return whole
     if '"confidence"' not in text.lower():
         return text
     found = find_json(text)
     if isinstance(found, dict):
         return found
-    return load_json(told.encode("utf-8", "replace")) if is_json else text  # meant as an answer, and none
+    return load_json(answer.encode("utf-8", "replace")) if is_json else text  # meant as an answer, and none
 
 
 def _objects(text: str) -> list[dict[str, Any]]:

@@ -183,10 +183,10 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
             value, more = await self._answer(record, headers)
         if value is None:
             return
-        told = [("correlation-id", correlation.encode()), ("kafka_correlationId", correlation.encode()), *more]
+        reply_headers = [("correlation-id", correlation.encode()), ("kafka_correlationId", correlation.encode()), *more]
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
-                await self._reply(reply_topic, value, told)
+                await self._reply(reply_topic, value, reply_headers)
         except Exception as error:  # a reply topic that cannot be: this request's fault, not the next one's
             log.error("no reply to %s on %s: %r", correlation, reply_topic[:250], error)
 
@@ -203,7 +203,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _answer(
         self, record: ConsumerRecord, headers: dict[str, str]
     ) -> tuple[bytes | None, list[tuple[str, bytes]]]:
-        """The reply's value and headers; None: too late, nobody waits for it."""
+        """The reply's value and headers; None: too late, its caller waits no longer."""
         text = headers.get("request-timeout-ms", "")
         timeout_s = int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < 12 else None
         if timeout_s is not None:

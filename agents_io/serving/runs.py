@@ -1,6 +1,6 @@
 """Runs an agent's function: one run per idempotency key, so many at once, each with a deadline. Answers are kept for a while.
 
-In: calls. Out: replies, or `CallFailed` with the status a caller understands. A run nobody waits for any more is cancelled; a
+In: calls. Out: replies, or `CallFailed` with the status a caller understands. A run without a waiting caller is cancelled; a
 plain function in its thread cannot be: it keeps its slot until it returns, and a call that is repeated joins it.
 """
 

@@ -82,17 +82,17 @@ def _component(package: Locked) -> dict[str, Any]:
 def licence_of(package: Locked) -> dict[str, Any] | None:
     """As the installed package of that version names it; None: it is not installed here, or names none."""
     try:
-        told = metadata(package.name)
+        about = metadata(package.name)
     except PackageNotFoundError:
         return None
-    if told["Version"] != package.version:
+    if about["Version"] != package.version:
         return None
-    if expression := told.get("License-Expression"):
+    if expression := about.get("License-Expression"):
         return {"expression": expression}
-    short = (told.get("License") or "").strip()
+    short = (about.get("License") or "").strip()
     if short and "\n" not in short and len(short) <= 100:
         return {"license": {"name": short}}
-    classified = [row.rpartition(" :: ")[2] for row in told.get_all("Classifier", []) if row.startswith("License ::")]
+    classified = [row.rpartition(" :: ")[2] for row in about.get_all("Classifier", []) if row.startswith("License ::")]
     return {"license": {"name": " and ".join(classified)}} if classified else None
 
 

@@ -15,7 +15,7 @@ const show = {
   anomalies: ({ type, state, severity, agentId }) => `anomaly ${type} ${state} ${severity} ${agentId}`,
 };
 
-// kafkajs reads committed records only unless told otherwise: without that, a result may be seen that never counted.
+// kafkajs reads committed records only by default: without that, a result may be seen that never counted.
 // A service keeps one group id for its life, so that it goes on where it stopped.
 const consumer = kafka.consumer({ groupId: `node-example-${randomUUID()}`, readUncommitted: false });
 await consumer.connect();

@@ -49,14 +49,14 @@ def is_duration(name: str, field: Any) -> bool:
 def settings() -> str:
     from streams.settings import Settings, known_names
 
-    told = words()["settings"]
-    in_step("settings", known_names(), told)
+    sentences = words()["settings"]
+    in_step("settings", known_names(), sentences)
     default, rows = Settings(), []
     for name in known_names():
         section, _, leaf = name.rpartition(".")
         holder: Any = getattr(default, section) if section else default
         field = type(holder).model_fields[leaf]
-        rows.append([f"`{name}`", written(leaf, getattr(holder, leaf), field), cell(told[name])])
+        rows.append([f"`{name}`", written(leaf, getattr(holder, leaf), field), cell(sentences[name])])
     return (
         "# Settings\n\nA flag wins over the environment, the environment over `parallax.toml`, and that "
         "over the default. "
@@ -187,9 +187,9 @@ def http_api() -> str:
                 path = named.get(name.strip(" +"), "") + rest
                 if path:  # a constant from elsewhere names what workers ask each other
                     routes.add(path if method == "get" else f"POST {path}")
-    told = words()["routes"]
+    sentences = words()["routes"]
     plain = sorted(re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route) for route in routes if "/internal/" not in route)
-    in_step("routes", plain, told)
+    in_step("routes", plain, sentences)
     return (
         "# HTTP API\n\nA worker answers with JSON at its web address (`web_host`, `web_port`; default "
         "`http://127.0.0.1:8080`). GET reads; POST acts, needs the power operate, and takes a JSON object with "
@@ -199,7 +199,7 @@ def http_api() -> str:
         "If tokens are set, send `Authorization: Bearer TOKEN`. A missing or wrong token is 401, a token without the power that "
         "is needed 403, and the eleventh wrong token of an address within a minute 429. `/livez`, `/readyz` and the page's files "
         "need no token. [Set up access](../howto/security.md#the-web-address).\n\n"
-        + table(["path", "answer"], ([f"`{route}`", cell(told[route])] for route in plain))
+        + table(["path", "answer"], ([f"`{route}`", cell(sentences[route])] for route in plain))
     )
 
 

@@ -37,29 +37,31 @@ def kind_of(schema: dict[str, Any]) -> str:
     return str(kind)
 
 
-def fields(name: str, schema: dict[str, Any], told: dict[str, Any] | None) -> str:
-    """The table of a type. `told`: its sentences by field, None where fields have no column for them."""
+def fields(name: str, schema: dict[str, Any], sentences: dict[str, Any] | None) -> str:
+    """The table of a type. `sentences`: by field, None where fields have no column for them."""
     rows = []
     properties = schema.get("properties", {})
-    if told is not None:
-        in_step(f"[fields.{name}]", properties, told)
+    if sentences is not None:
+        in_step(f"[fields.{name}]", properties, sentences)
     for field, about in properties.items():
         kind = re.sub(r"\[(\w+)\]", r"`\1`", kind_of(about))
         default = about.get("default")
         shown = "" if default is None else f"`{orjson.dumps(default).decode()}`"
         row = [f"`{field}`", kind, "yes" if field in schema.get("required", ()) else "", shown]
-        rows.append(row if told is None else [*row, cell(told[field])])
+        rows.append(row if sentences is None else [*row, cell(sentences[field])])
     head = ["field", "type", "required", "default"]
-    return table(head if told is None else [*head, "meaning"], rows)
+    return table(head if sentences is None else [*head, "meaning"], rows)
 
 
 def events() -> str:
     """Every type of event with the members of its `data`."""
     from schemas.messages.events import EventType
 
-    told = words()["events"]
-    in_step("[events]", get_args(EventType), told)
-    rows = [[f"`{kind}`", cell(told[kind]["when"]), told[kind].get("data", "")] for kind in get_args(EventType)]
+    sentences = words()["events"]
+    in_step("[events]", get_args(EventType), sentences)
+    rows = [
+        [f"`{kind}`", cell(sentences[kind]["when"]), sentences[kind].get("data", "")] for kind in get_args(EventType)
+    ]
     return "### Types of events\n\n" + table(["type", "when", "members of `data`"], rows)
 
 
@@ -69,7 +71,7 @@ def messages() -> Iterator[tuple[str, str]]:
     from schemas.examples import EXAMPLES
     from schemas.topics import TOPICS
 
-    told = words()["fields"]
+    sentences = words()["fields"]
     sent = {topic.message for topic in TOPICS if topic.users_write}
     read = {topic.message for topic in TOPICS if topic.users_read} - sent
     seen: set[str] = set()
@@ -88,7 +90,7 @@ def messages() -> Iterator[tuple[str, str]]:
         for model in chosen:
             name, document = model.__name__, schema(model)
             parts.append(f"## {name}\n\n{document.get('description', '')}")
-            parts.append(fields(name, document, told.get(name, {}) if public else None))
+            parts.append(fields(name, document, sentences.get(name, {}) if public else None))
             if name == "Event":
                 parts.append(events())
             if name in EXAMPLES and public:
@@ -98,5 +100,5 @@ def messages() -> Iterator[tuple[str, str]]:
                     seen.add(inner)
                     parts.append(f"### {inner} (in {name})\n\n{about.get('description', '')}")
                     described = public and inner != ANSWERED_TASK
-                    parts.append(fields(inner, about, told.get(inner, {}) if described else None))
+                    parts.append(fields(inner, about, sentences.get(inner, {}) if described else None))
         yield page, "\n\n".join(part.rstrip() for part in parts)

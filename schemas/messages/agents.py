@@ -132,7 +132,7 @@ _SCHEMES: dict[str, Protocol] = {
     "kafka": "kafka",
 }
 BUILTIN_PREFIXES = ("http:", "function:", "pattern:")
-"""Ids of the agents that tasks of these types make for themselves; nobody can register one."""
+"""Ids of the agents that tasks of these types make for themselves; they cannot be registered."""
 
 
 class AgentRegistration(Message):
@@ -166,7 +166,7 @@ class AgentRegistration(Message):
         scheme = self.endpoint.partition("://")[0] if "://" in self.endpoint else ""
         if self.protocol is None and scheme not in _SCHEMES:
             raise ValueError(
-                f"endpoint: the protocol cannot be told from {self.endpoint[:80]!r}; write http://..., grpc://..., "
+                f"endpoint: the protocol cannot be derived from {self.endpoint[:80]!r}; write http://..., grpc://..., "
                 "gateway://... or give protocol"
             )
         if self.transport == "http" and scheme not in ("http", "https"):

@@ -64,8 +64,8 @@ def explain(error: ValidationError, *, quote: bool = False) -> str:
         where = ".".join(str(part) for part in fault["loc"])
         reason = fault["msg"].removeprefix("Value error, ")
         reason = reason if fault["type"] == "value_error" else reason[:1].lower() + reason[1:]
-        told = fault["type"] == "missing" or ", not " in reason or SECRETIVE.intersection(fault["loc"])
-        if quote and not told:
+        withheld = fault["type"] == "missing" or ", not " in reason or SECRETIVE.intersection(fault["loc"])
+        if quote and not withheld:
             reason += _given(fault["input"], reason)
         lines.append(f"{where}: {reason}" if where else reason)
     if len(faults) > 3:

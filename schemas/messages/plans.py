@@ -25,7 +25,7 @@ class AnsweredTask(Message):
 
 
 class Plan(Message):
-    """Tasks that belong together; how they run is told by `kind` or, when missing, by what else is given."""
+    """Tasks that belong together; how they run is set by `kind` or, when missing, derived from the other fields."""
 
     id: Id
     kind: PlanKind | None = None

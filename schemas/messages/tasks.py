@@ -52,7 +52,7 @@ class TaskMetadata(Message):
     """At an agent, tasks with the same one are called one at a time, in their order."""
     idempotency_key: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$")] | None = None
     context_id: Id | None = None
-    """The conversation that the task belongs to: the agent is told, and its answer is not taken from the cache."""
+    """The conversation that the task belongs to: sent to the agent; the answer does not come from the cache."""
     input: str | None = None
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] | None = None
     headers: dict[str, str] | None = None
@@ -83,7 +83,7 @@ class Task(Message):
 
 
 class Control(Message):
-    """A wish: cancel one task or one plan, or forget the cached answers of one agent (without `agentId`: all)."""
+    """A request: cancel one task or one plan, or forget the cached answers of one agent (without `agentId`: all)."""
 
     type: Literal["cancel", "cache-clear"]
     task_id: Id | None = None

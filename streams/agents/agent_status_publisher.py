@@ -1,11 +1,11 @@
 """Tells what this worker knows of the agents that live in its partitions: standings for those that choose, and news of their
 health.
 
-In: the callers of the open partitions, looked at every second; what health checks say; whether agents that dial in are there.
-Out: records of `standings` when something turned, and at most every second when load, times or confidence moved; `agent:healthy`
-and `agent:unhealthy` exactly at the change, also when the partition moved meanwhile (what was last told is read from the topic).
-Of several things against an agent at once only the first is news, and then the end of the last. Best effort, outside
-transactions: it changes nothing.
+In: the callers of the open partitions, looked at every second; what health checks say; whether agents that dial in are
+there. Out: records of `standings` when something turned, and at most every second when load, times or confidence moved;
+`agent:healthy` and `agent:unhealthy` exactly at the change, also when the partition moved meanwhile (the last published
+status is read from the topic). Of several things against an agent at once only the first is news, and then the end of the
+last. Best effort, outside transactions: it changes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from streams.settings import Settings
 
 LOOK_S = 1.0
 REPEAT_MS = 10_000
-"""An agent that does something is told of this often, moved or not: what is old is trusted less."""
+"""The status of an active agent is published this often, changed or not: readers trust an old one less."""
 MOVED = 0.2
 """Times and confidence have moved when they differ by this share."""
 
@@ -60,25 +60,24 @@ class AgentStatusPublisher:
         self._metrics = metrics
         self._wall_ms = wall_ms
         self._loop = asyncio.get_running_loop()
-        self._told: dict[str, AgentStanding] = {}
+        self._published: dict[str, AgentStanding] = {}
         self._ended: dict[str, tuple[int, int]] = {}
         self._checks: dict[str, Checks] = {}
         self._hedges = 0
-        self._seen: Mapping[str, AgentRegistration] = {}
+        self._known_dialled: Mapping[str, AgentRegistration] = {}
 
     @property
-    def told(self) -> Mapping[str, AgentStanding]:
-        """What was last told of each agent of the open partitions that did something or is watched."""
-        return self._told
+    def published(self) -> Mapping[str, AgentStanding]:
+        """The last published status of each agent of the open partitions that did something or is watched."""
+        return self._published
 
     async def run(self) -> None:
-        """Until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            self.look()
+            self.publish_changes()
 
-    def look(self) -> None:
-        """Tell what moved, and forget agents that live elsewhere now."""
+    def publish_changes(self) -> None:
+        """Publish the statuses that changed, and forget agents that live elsewhere now."""
         present = self._checks.keys() | self._dialled().keys()
         hedges = 0
         for callers in self._callers():
@@ -87,9 +86,9 @@ class AgentStatusPublisher:
                 hedges += caller.stats.hedges
                 busy = caller.queue.waiting + caller.queue.in_flight
                 seen = caller.queue.ended, busy
-                told = self._told.get(agent_id)
-                # An agent that did nothing since, and against whom nothing is told, stands as before.
-                if self._ended.get(agent_id) != seen or told is None or not told.healthy or told.circuit != "closed":
+                last = self._published.get(agent_id)
+                # An agent that did nothing since, and was healthy with a closed circuit, has the same status as before.
+                if self._ended.get(agent_id) != seen or last is None or not last.healthy or last.circuit != "closed":
                     self._ended[agent_id] = seen
                     self.tell(agent_id, caller)
                 elif caller.queue.breaker.config.mode == "open":
@@ -97,37 +96,37 @@ class AgentStatusPublisher:
         if hedges > self._hedges:
             self._metrics.hedges.inc(hedges - self._hedges)
         self._hedges = hedges
-        self._look_who_is_there()
-        for agent_id in [agent_id for agent_id in self._told if agent_id not in present]:
-            self._told.pop(agent_id)
+        self._follow_connections()
+        for agent_id in [agent_id for agent_id in self._published if agent_id not in present]:
+            self._published.pop(agent_id)
             self._ended.pop(agent_id, None)
 
-    def _look_who_is_there(self) -> None:
-        """Whoever came or went while the partition was elsewhere."""
+    def _follow_connections(self) -> None:
+        """Agents that connected or went away while the partition was elsewhere."""
         dialled = self._dialled()
-        if dialled is self._seen:
+        if dialled is self._known_dialled:
             return
-        self._seen = dialled
+        self._known_dialled = dialled
         for agent_id, agent in dialled.items():
-            told = self._told.get(agent_id) or self._agent_statuses.get(agent_id)
-            if told is None or (told.reason == "connection") == connected(agent):
+            last = self._published.get(agent_id) or self._agent_statuses.get(agent_id)
+            if last is None or (last.reason == "connection") == connected(agent):
                 self.tell(agent_id, self._caller(agent_id))
 
     def _caller(self, agent_id: str) -> Caller[Any] | None:
         return next((callers[agent_id] for callers in self._callers() if agent_id in callers), None)
 
     def tell(self, agent_id: str, caller: Caller[Any] | None) -> None:
-        """Something about this agent may have turned. `caller`: None if it was not called yet."""
-        told = self._told.get(agent_id) or self._agent_statuses.get(agent_id)
-        agent_status = self._agent_status(agent_id, caller, told)
-        if agent_id in self._told and told is not None and not _moved(told, agent_status):
+        """Publish the agent's status if it changed. `caller`: None if it was not called yet."""
+        last = self._published.get(agent_id) or self._agent_statuses.get(agent_id)
+        agent_status = self._agent_status(agent_id, caller, last)
+        if agent_id in self._published and last is not None and not _changed(last, agent_status):
             return
-        self._told[agent_id] = agent_status
+        self._published[agent_id] = agent_status
         # One that dials in and was never heard of is not there yet.
-        was_well = connected(self._lookup(agent_id)) is None if told is None else told.healthy
+        was_well = connected(self._lookup(agent_id)) is None if last is None else last.healthy
         if agent_status.healthy != was_well:
-            self._tell_health(agent_status, told)
-        if told is None or _moved(told, agent_status):
+            self._publish_health(agent_status, last)
+        if last is None or _changed(last, agent_status):
             wire = agent_status.model_dump(by_alias=True, exclude_none=True)
             self._emit(Output("standings", agent_id.encode(), pack(wire)))
 
@@ -139,23 +138,23 @@ class AgentStatusPublisher:
             well_before = known is None or known.reason != "checks"
             checks = self._checks[agent_id] = Checks(self._config, well=well_before)
         before = checks.well
-        told = self._told.get(agent_id)
-        if checks.told(well) != before or told is None or not told.healthy:
+        last = self._published.get(agent_id)
+        if checks.observe(well) != before or last is None or not last.healthy:
             self.tell(agent_id, caller)
 
-    def unasked(self, agent_id: str) -> None:
-        """This agent lives elsewhere, is gone, or cannot be asked: no check says anything of it."""
+    def on_not_checked(self, agent_id: str) -> None:
+        """The agent lives elsewhere, is gone, or has no health check."""
         self._checks.pop(agent_id, None)
 
     def gone(self, agent_id: str) -> None:
-        """The agent was unregistered: nothing is to be known of it."""
-        self.unasked(agent_id)
-        self._told.pop(agent_id, None)
+        """The agent was unregistered: remove its status."""
+        self.on_not_checked(agent_id)
+        self._published.pop(agent_id, None)
         self._ended.pop(agent_id, None)
         if self._agent_statuses.get(agent_id) is not None:
             self._emit(Output("standings", agent_id.encode(), None))
 
-    def _agent_status(self, agent_id: str, caller: Caller[Any] | None, told: AgentStanding | None) -> AgentStanding:
+    def _agent_status(self, agent_id: str, caller: Caller[Any] | None, last: AgentStanding | None) -> AgentStanding:
         now, now_ms = self._loop.time(), self._wall_ms()
         checks = self._checks.get(agent_id)
         fields: dict[str, Any] = {"agent_id": agent_id, "at": now_ms}
@@ -178,9 +177,9 @@ class AgentStatusPublisher:
             if stats.ejection.out(now):
                 fields["ejected_until"] = now_ms + round((stats.ejection.until - now) * 1000)
                 fields |= {"healthy": False, "reason": "calls"}
-        elif told is not None:
-            fields = told.model_dump() | fields
-            if (told.ejected_until or 0) <= now_ms:
+        elif last is not None:
+            fields = last.model_dump() | fields
+            if (last.ejected_until or 0) <= now_ms:
                 fields |= {"healthy": True, "reason": "", "ejected_until": None}
             else:
                 fields |= {"healthy": False, "reason": "calls"}
@@ -190,44 +189,44 @@ class AgentStatusPublisher:
             fields |= {"healthy": False, "reason": "connection"}
         return AgentStanding.model_validate(fields)
 
-    def _tell_health(self, agent_status: AgentStanding, told: AgentStanding | None) -> None:
+    def _publish_health(self, agent_status: AgentStanding, last: AgentStanding | None) -> None:
         kind: EventType = "agent:healthy" if agent_status.healthy else "agent:unhealthy"
-        data: dict[str, Any] = {"agentId": agent_status.agent_id} | self._why(agent_status, told)
+        data: dict[str, Any] = {"agentId": agent_status.agent_id} | self._why(agent_status, last)
         if not agent_status.healthy and agent_status.ejected_until is not None:
             data["until"] = format_time(agent_status.ejected_until)
         self._emit(self._recorder.event(kind, agent_status.agent_id, data, agent_status.at, tail=f"/{agent_status.at}"))
 
-    def _why(self, agent_status: AgentStanding, told: AgentStanding | None) -> dict[str, str]:
+    def _why(self, agent_status: AgentStanding, last: AgentStanding | None) -> dict[str, str]:
         where = where_of(self._lookup(agent_status.agent_id))
         found = {} if where is None else {"node": where.node}
         if not agent_status.healthy:
             lost = agent_status.reason == "connection" and where is not None and where.why
             return found | {"reason": lost or agent_status.reason}
-        if where is not None and (told is None or told.reason == "connection"):
+        if where is not None and (last is None or last.reason == "connection"):
             return found | {"reason": "connected"}
         return found
 
 
-def _moved(told: AgentStanding, now: AgentStanding) -> bool:
+def _changed(last: AgentStanding, now: AgentStanding) -> bool:
     """Whether the difference is worth a record."""
-    if (told.circuit, told.open_until is None, told.healthy, told.reason, told.concurrency) != (
+    if (last.circuit, last.open_until is None, last.healthy, last.reason, last.concurrency) != (
         now.circuit, now.open_until is None, now.healthy, now.reason, now.concurrency
     ):  # fmt: skip
         return True
-    if now.open_until is not None and abs(now.open_until - (told.open_until or 0)) > 1000:
+    if now.open_until is not None and abs(now.open_until - (last.open_until or 0)) > 1000:
         return True
-    if now.at - told.at >= REPEAT_MS:
+    if now.at - last.at >= REPEAT_MS:
         return True
-    if abs(now.load - told.load) > max(1, (now.concurrency or 1) // 4):
+    if abs(now.load - last.load) > max(1, (now.concurrency or 1) // 4):
         return True
     return (
-        _differs(told.response_time, now.response_time)
-        or _differs(told.confidence, now.confidence)
-        or _differs(told.calibrated_confidence, now.calibrated_confidence)
+        _differs(last.response_time, now.response_time)
+        or _differs(last.confidence, now.confidence)
+        or _differs(last.calibrated_confidence, now.calibrated_confidence)
     )
 
 
-def _differs(told: float | None, now: float | None) -> bool:
-    if told is None or now is None:
-        return told is not now
-    return abs(now - told) > MOVED * max(told, now, 0.001)
+def _differs(last: float | None, now: float | None) -> bool:
+    if last is None or now is None:
+        return last is not now
+    return abs(now - last) > MOVED * max(last, now, 0.001)

@@ -31,7 +31,7 @@ class AgentStatuses:
         return self._agent_statuses.get(agent_id)
 
     def on_available(self, listener: Callable[[str], None]) -> None:
-        """Be told of each agent that is well and whose circuit may be used, and was not before."""
+        """Call `listener` for each agent that became healthy, with a circuit that lets calls through."""
         self._listeners.append(listener)
 
     def apply(self, record: ConsumerRecord) -> None:
@@ -44,7 +44,7 @@ class AgentStatuses:
         try:
             self.note(decode(AgentStanding, record.value, record.headers))
         except Rejected as rejected:
-            log.warning("standing ignored", offset=record.offset, reason=rejected.reason)
+            log.warning("agent status ignored", offset=record.offset, reason=rejected.reason)
 
     def note(self, agent_status: AgentStanding) -> None:
         """This is how an agent stands now."""

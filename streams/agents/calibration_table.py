@@ -41,7 +41,6 @@ class CalibrationTable:
         return self._follower.problem
 
     async def stop(self) -> None:
-        """Stop following."""
         await self._follower.stop()
 
     def apply(self, record: ConsumerRecord) -> None:

@@ -1,4 +1,4 @@
-"""Wishes about running work: the topic `controls`, read whole at start (it is kept for an hour) and followed live.
+"""Requests about running work: the topic `controls`, read whole at start (it is kept for an hour) and followed live.
 
 In: `Control` records. Out: `cancelled(task_id, submitted_ms)` for tasks that are taken later, and a call for each request as it
 comes; the same for plans. A request concerns what was submitted before it, however long that waits, and for an hour after it:
@@ -33,7 +33,7 @@ class _CancelRequest(NamedTuple):
 
 
 class ControlTable:
-    """Which tasks and plans somebody asked to cancel. `on_cancel(task_id)` and `on_plan(plan_id)` are told of each."""
+    """The tasks and plans to cancel. `on_cancel(task_id)` and `on_plan(plan_id)` are called for each."""
 
     def __init__(
         self,
@@ -59,19 +59,19 @@ class ControlTable:
         self._follower = Follower(options, full_name("controls", prefix), self._apply)
 
     def cancelled(self, task_id: str, submitted_ms: int) -> str | None:
-        """Why a task that was submitted then (epoch ms) is to be cancelled, in a sentence; None if nobody asked."""
+        """Why a task that was submitted then (epoch ms) is to be cancelled, in a sentence; None if it is not to be."""
         return _sentence("task", self._task_requests.get(task_id), submitted_ms)
 
     def plan_cancelled(self, plan_id: str, submitted_ms: int) -> str | None:
-        """Why a plan that was submitted then is to be cancelled, in a sentence; None if nobody asked."""
+        """Why a plan that was submitted then is to be cancelled, in a sentence; None if it is not to be."""
         return _sentence("plan", self._plan_requests.get(plan_id), submitted_ms)
 
     def task_ids(self) -> list[str]:
-        """Of the tasks that somebody asked to cancel, as far as they are kept."""
+        """The tasks to cancel, as far as they are kept."""
         return list(self._task_requests)
 
     def cleared(self, agent_id: str) -> int:
-        """When somebody last asked to forget this agent's cached answers, epoch ms; 0: nobody did."""
+        """When the last request to clear this agent's cached answers was made, epoch ms; 0: never."""
         return max(self._clears.get(agent_id, 0), self._clears.get(None, 0))
 
     async def start(self) -> None:
@@ -85,7 +85,6 @@ class ControlTable:
         return self._follower.problem
 
     async def stop(self) -> None:
-        """Stop following."""
         await self._follower.stop()
 
     def _apply(self, record: ConsumerRecord) -> None:

@@ -37,7 +37,7 @@ class AgentsFile:
         self._table = table
         self._mark = f"agents-file:{app_id}"
         self._settled = b""
-        """Digest of the content that was last taken, or told to be broken."""
+        """Digest of the content that was last applied, or reported as broken."""
         self._stamp: tuple[int, int, int] | None = None
 
     async def start(self) -> None:
@@ -55,11 +55,11 @@ class AgentsFile:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                before = await self.look(before)
+                before = await self.check(before)
             except Exception as error:  # the brokers' trouble, or a fault of ours: the next look tries again
-                log.warning("agents_file was not taken; trying again", file=str(self._path), error=repr(error))
+                log.warning("agents_file could not be applied; trying again", file=str(self._path), error=repr(error))
 
-    async def look(self, before: bytes) -> bytes:
+    async def check(self, before: bytes) -> bytes:
         """One look; `before`: what the last one gave. Takes a change that both saw."""
         try:
             status = os.stat(self._path)
@@ -99,7 +99,7 @@ class AgentsFile:
             return
         await self._writer.write_all(work)
         removed = sum(agent is None for _, agent in work)
-        log.info("agents_file taken", file=str(self._path), registered=len(work) - removed, removed=removed)
+        log.info("agents_file applied", file=str(self._path), registered=len(work) - removed, removed=removed)
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ JITTER = 0.2
 class HealthChecks:
     """`agents`: those that live here now, by id, another mapping whenever that changed.
 
-    `told`: an agent's id and whether it is well; `unasked`: ids no longer asked.
+    `on_health`: called with an agent's id and whether it is well; `on_not_checked`: with an id that is no longer checked.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class HealthChecks:
         transport: Transport,
         settings: HealthSettings,
         rng: random.Random,
-        told: Callable[[str, bool], None],
-        unasked: Callable[[str], None],
+        on_health: Callable[[str, bool], None],
+        on_not_checked: Callable[[str], None],
     ) -> None:
         self._agents = agents
         self._transport = transport
@@ -48,8 +48,8 @@ class HealthChecks:
         self._timeout_s = settings.check_timeout / 1000
         self._at_once = settings.check_concurrency
         self._rng = rng
-        self._told = told
-        self._unasked = unasked
+        self._on_health = on_health
+        self._on_not_checked = on_not_checked
         self._loop = asyncio.get_running_loop()
         self._known: Mapping[str, AgentRegistration] = {}
         self._mute: set[str] = set()
@@ -59,12 +59,12 @@ class HealthChecks:
         """A place became free for another check."""
 
     async def run(self) -> None:
-        """Until cancelled; at once if nobody is to be asked."""
+        """Run until cancelled; return at once if health checks are switched off."""
         if self._interval_s <= 0:
             return
         try:
             while True:
-                self.look()
+                self.start_due()
                 now = self._loop.time()
                 self._ended.clear()
                 first = self._due[0][0] if self._due and len(self._running) < self._at_once else now + LOOK_S
@@ -73,7 +73,7 @@ class HealthChecks:
             for task in self._running.values():
                 task.cancel()
 
-    def look(self) -> None:
+    def start_due(self) -> None:
         """Begin the checks that are due."""
         self._follow()
         now = self._loop.time()
@@ -96,7 +96,7 @@ class HealthChecks:
                 heappush(self._due, (now + self._rng.random() * self._interval_s, agent_id))
         for agent_id in self._known.keys() - here.keys():
             self._mute.discard(agent_id)
-            self._unasked(agent_id)
+            self._on_not_checked(agent_id)
         if self._known.keys() - here.keys():
             self._due = [due for due in sorted(self._due) if due[1] in here]
         self._known = here
@@ -108,12 +108,12 @@ class HealthChecks:
             well = True
         except Unsupported:
             self._mute.add(agent.id)
-            self._unasked(agent.id)
+            self._on_not_checked(agent.id)
             return
         except (AgentError, TimeoutError, OSError):
             well = False
         except Exception as error:
-            log.exception("a health check broke", agent_id=agent.id, error=repr(error))
+            log.exception("unexpected error during a health check", agent_id=agent.id, error=repr(error))
             well = False
         finally:
             if len(self._running) >= self._at_once:
@@ -123,4 +123,4 @@ class HealthChecks:
             return
         wait_s = self._interval_s * (1 + JITTER * (2 * self._rng.random() - 1))
         heappush(self._due, (self._loop.time() + wait_s, agent.id))
-        self._told(agent.id, well)
+        self._on_health(agent.id, well)

@@ -40,7 +40,7 @@ REPLY_CONFIG = {"cleanup.policy": "delete", "retention.ms": str(HOUR_MS)}
 
 @dataclass(frozen=True, slots=True)
 class _Agent:
-    """What a registration says."""
+    """A parsed registration."""
 
     topic: str
     reading: Reading
@@ -59,7 +59,7 @@ class KafkaTransport:
 
     def __init__(self, settings: Settings) -> None:
         self.late = 0
-        """Replies to requests of ours that nobody waits for any more."""
+        """How many replies came after their caller had stopped waiting."""
         self._settings = settings
         self._options = client_options(settings)
         self._max_answer_bytes = settings.dispatch.max_answer_bytes
@@ -104,7 +104,7 @@ class KafkaTransport:
         return reply_answer(reply.value, reply.headers, peer.reading, self._max_answer_bytes, time.time(), call.attempt)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """The agent's topic is there; whether somebody reads it only a call can tell. Raises `AgentError`; `Unsupported`."""
+        """The agent's topic is there; only a call shows whether an agent reads it. Raises `AgentError`; `Unsupported`."""
         topic = self._agents.get(agent).topic
         try:
             async with asyncio.timeout(timeout_s):
@@ -113,7 +113,7 @@ class KafkaTransport:
         except TimeoutError:
             raise CallTimeout(f"Kafka does not answer within {timeout_s:.3g} s") from None
         except KafkaError as error:
-            raise ConnectionFailed(f"Kafka cannot be asked: {error!r}") from None
+            raise ConnectionFailed(f"cannot query Kafka: {error!r}") from None
         if topic not in found:
             raise ConnectionFailed(f"there is no topic {topic}")
 
@@ -146,7 +146,7 @@ class KafkaTransport:
         return self._producer
 
     async def _open(self, *, replies: bool = True) -> None:
-        """Producer and reader, made by whoever comes first, and the producer again when its own task has ended."""
+        """Producer and reader, made by the first call, and the producer again when its own task has ended."""
         reading = self._replies is not None or not replies
         if reading and self._producer is not None and not _ended(self._producer):
             return

@@ -2,7 +2,7 @@
 
 In: the table of agents, once a second. Out: registrations renewed, ended or forgotten, on the topic `agents`. An agent that asked
 to be renewed by us is asked for its health first. After this worker's start every lease has its whole time again: its agent may
-have had nobody to renew it with.
+have had no worker to renew it with.
 """
 
 from __future__ import annotations
@@ -47,38 +47,37 @@ class LeaseExpirer:
         self._busy: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """For ever."""
         try:
             while True:
                 await asyncio.sleep(LOOK_EVERY_S)
                 try:
-                    self.look()
+                    self.start_due()
                 except Exception as error:  # whatever it is, leases must go on being looked at
-                    log.error("leases could not be looked at; trying again", error=repr(error))
+                    log.error("leases could not be checked; trying again", error=repr(error))
         finally:
             for task in list(self._busy.values()):
                 task.cancel()
 
-    def look(self) -> None:
+    def start_due(self) -> None:
         """Begin what is due."""
         now_ms = self._wall_ms()
         due = [agent for agent in (*self._table.all(), *self._table.all_ended()) if self._due(agent, now_ms)]
         for agent_id in [agent.id for agent in due if agent.id not in self._busy and self._owns(agent.id)]:
             if len(self._busy) >= MAX_AT_ONCE:
                 return
-            task = self._busy[agent_id] = asyncio.get_running_loop().create_task(self._settle(agent_id))
-            task.add_done_callback(partial(self._settled, agent_id))
+            task = self._busy[agent_id] = asyncio.get_running_loop().create_task(self._expire(agent_id))
+            task.add_done_callback(partial(self._on_expired, agent_id))
 
     def _due(self, agent: AgentRegistration, now_ms: int) -> bool:
         lease = lease_of(agent)
         return lease is not None and state(lease, now_ms, self._since_ms) in ("over", "forgotten")
 
-    def _settled(self, agent_id: str, task: asyncio.Task[None]) -> None:
+    def _on_expired(self, agent_id: str, task: asyncio.Task[None]) -> None:
         del self._busy[agent_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a lease could not be settled; trying again", agent=agent_id, error=repr(error))
+            log.error("a lease could not be ended; trying again", agent=agent_id, error=repr(error))
 
-    async def _settle(self, agent_id: str) -> None:
+    async def _expire(self, agent_id: str) -> None:
         """Decide on what is known once everything written so far was read."""
         try:
             await self._table.catch_up()
@@ -98,7 +97,7 @@ class LeaseExpirer:
             if not well:
                 log.info("lease ended", agent=agent_id, expired_ms_ago=now_ms - lease.expires_ms)
         except NotWritten as error:
-            log.warning("a lease could not be settled; trying again", agent=agent_id, error=str(error))
+            log.warning("a lease could not be ended; trying again", agent=agent_id, error=str(error))
 
     async def _is_well(self, agent: AgentRegistration) -> bool:
         try:

@@ -1,7 +1,7 @@
 """What `/metrics` shows of single agents: of those that live in this worker's partitions and were called here, now.
 
-In: the callers of the open partitions and what was last told of agents, read while the page is written. Out: nine series an
-agent. Bounded: the first `MOST_AGENTS` only; how many there are is told beside. An agent whose partition has moved is shown by
+In: the callers of the open partitions and the last published statuses, read while the page is written. Out: nine series an
+agent. Bounded: the first `MOST_AGENTS` only, beside a count of all. An agent whose partition has moved is shown by
 its new owner.
 """
 
@@ -23,16 +23,16 @@ STATES = ("closed", "open", "half_open")
 
 
 class AgentMetrics:
-    """`callers`: those of each open partition, by agent id. `told`: standings of agents that live here, by id."""
+    """`callers`: those of each open partition, by agent id. `published`: statuses of agents that live here, by id."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
         callers: Callable[[], Iterable[Mapping[str, Caller[Any]]]],
-        told: Callable[[], Mapping[str, AgentStanding]],
+        published: Callable[[], Mapping[str, AgentStanding]],
     ) -> None:
         self._callers = callers
-        self._told = told
+        self._published = published
         self._loop = asyncio.get_running_loop()
         observed, agent = Observed(registry), ("agent",)
         observed.add("gauge", "parallax_agents", "Agents that live here and were called", self._count)
@@ -66,7 +66,7 @@ class AgentMetrics:
             observed.add(kind, name, text, _each(self._here, of), agent)  # type: ignore[arg-type]
 
     def _here(self) -> dict[str, Caller[Any]]:
-        """A copy: lanes come and go while the page is written."""
+        """A copy: agents come and go while the page is written."""
         found: dict[str, Caller[Any]] = {}
         for callers in self._callers():
             found |= callers
@@ -76,10 +76,10 @@ class AgentMetrics:
         return [((), sum(map(len, self._callers())))]
 
     def _healthy(self) -> Iterator[Row]:
-        here, told = self._here(), dict(self._told())
-        ill = [agent_id for agent_id, agent_status in told.items() if not agent_status.healthy]
+        here, published = self._here(), dict(self._published())
+        ill = [agent_id for agent_id, agent_status in published.items() if not agent_status.healthy]
         for agent_id in islice(dict.fromkeys((*ill, *here)), MOST_AGENTS):
-            agent_status = told.get(agent_id)
+            agent_status = published.get(agent_id)
             yield (agent_id,), float(agent_status is None or agent_status.healthy)
 
     def _circuits(self) -> Iterator[Row]:

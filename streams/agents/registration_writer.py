@@ -44,12 +44,12 @@ class RegistrationWriter:
         headers = [*output.headers, (OWN_HEADER, mark.encode())] if mark else output.headers
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                told = await self._sink.producer.send_and_wait(
+                written = await self._sink.producer.send_and_wait(
                     self._topic, output.value, key=output.key, headers=headers
                 )
         except (KafkaError, TimeoutError) as error:
             raise NotWritten(f"the registration could not be written: {error!r}") from error
-        return Position(told.partition, told.offset)
+        return Position(written.partition, written.offset)
 
     async def write(self, agent_id: str, agent: AgentRegistration | None) -> None:
         """The same, and wait until this worker's own table knows it. Raises `NotWritten`."""

@@ -40,7 +40,7 @@ from streams.rules.agents.registrations import (
 
 MAX_WATCHERS = 256
 MAX_WAITING = 10_000
-"""Events one watcher may lag behind before it is told to watch again."""
+"""Events one watcher may lag behind before its stream is ended and it must watch again."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _Event = tuple[AgentRegistration | None, AgentRegistration | None]
@@ -52,7 +52,7 @@ class Registry:
     def __init__(
         self, table: AgentTable, writer: RegistrationWriter, wall_ms: Callable[[], int], token: Secret | None = None
     ) -> None:
-        """`token`: what every caller must show as `authorization: Bearer`; None: anybody is served."""
+        """`token`: what every caller must show as `authorization: Bearer`; None: every caller is served."""
         self._table = table
         self._writer = writer
         self._wall_ms = wall_ms
@@ -135,7 +135,6 @@ class Registry:
         )
 
     async def get_agent(self, request: pb.GetAgentRequest, context: Context) -> pb.AgentRegistration:
-        """One agent."""
         agent = self._table.get(request.agent_id)
         if agent is None:
             await self._table.catch_up()
@@ -159,9 +158,9 @@ class Registry:
             for agent in there:
                 yield self._event(pb.WatchEvent.ADDED, agent)
             while (event := await queue.get()) is not None:
-                kind, told = change(*event, wanted)
-                if told is not None:
-                    yield self._event(kind, told)
+                kind, changed = change(*event, wanted)
+                if changed is not None:
+                    yield self._event(kind, changed)
         finally:
             self._watchers.discard(queue)
         await _refuse(

@@ -63,7 +63,7 @@ class AgentTable:
         return len(self._agents)
 
     def on_change(self, listener: Listener) -> None:
-        """Be told of each change after the table was loaded: agent id, registration or None, the record."""
+        """Subscribe to each change after the table was loaded: agent id, registration or None, the record."""
         self._listeners.append(listener)
 
     async def start(self) -> None:
@@ -72,7 +72,6 @@ class AgentTable:
         self._loaded = True
 
     async def stop(self) -> None:
-        """Stop following."""
         await self._follower.stop()
 
     @property

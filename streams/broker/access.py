@@ -2,7 +2,7 @@
 
 In: settings and the rights that are needed. Out: those that are missing, as one sentence with the remedy. Asking changes nothing:
 transactional ids are tried with one that no partition has. Brokers without this (old ones, the embedded one) are not asked.
-aiokafka leaves topics it may not see out of its metadata and waits for them; that is why nobody is let begin without its rights.
+aiokafka leaves topics it may not see out of its metadata and waits for them; that is why nothing starts without its rights.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from streams.settings import Settings
 
 ASK_TIMEOUT_S = 20.0
 NAMED = 4
-"""Missing rights told one by one; of more the number."""
+"""Missing rights named one by one; of more the number."""
 _BITS: Mapping[Operation, int] = {
     "Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
 }  # fmt: skip
 _TELLING: tuple[Operation, ...] = ("Read", "Write", "Create")
-_NOT_TOLD = (-(2**31), 0)
+_UNKNOWN = (-(2**31), 0)
 """The first by the protocol; the second no broker means that shows the topic at all."""
 _HIDDEN = kafka_errors.TopicAuthorizationFailedError.errno
 _UNKNOWN = kafka_errors.UnknownTopicOrPartitionError.errno
@@ -48,10 +48,10 @@ def worker_needs(settings: Settings) -> list[Grant]:
 
 def refusal(settings: Settings, missing: Iterable[Grant | str]) -> AccessDenied:
     """The sentence: who may not do what, and where it is written what is needed."""
-    told = [str(one) for one in missing]
-    more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    shown = [str(one) for one in missing]
+    more = f" and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
     return AccessDenied(
-        f"Kafka at {settings.bootstrap_servers} refuses {user(settings)} {', '.join(told[:NAMED])}{more}; "
+        f"Kafka at {settings.bootstrap_servers} refuses {user(settings)} {', '.join(shown[:NAMED])}{more}; "
         "what is needed is printed by: parallax docs acls"
     )
 
@@ -67,7 +67,7 @@ def user(settings: Settings) -> str:
 
 
 async def require(settings: Settings, needed: Iterable[Grant]) -> None:
-    """Raises `AccessDenied` unless this user has these rights; `BrokerUnreachable` when nobody says so in time.
+    """Raises `AccessDenied` unless this user has these rights; `BrokerUnreachable` if no broker answers in time.
 
     Plain-text connections are not asked about: as a rule such brokers have no ACLs.
     """
@@ -90,10 +90,10 @@ async def lacking(settings: Settings, needed: Iterable[Grant]) -> list[Grant]:
                     missing.append(grant)
         return missing
     except (kafka_errors.IncompatibleBrokerVersion, NotImplementedError):  # the second: aiokafka of older versions
-        return []  # nobody to ask; what is refused comes out when it is tried
+        return []  # the brokers cannot be asked; what is refused shows when it is tried
     except (kafka_errors.KafkaError, TimeoutError) as error:
         raise BrokerUnreachable(
-            f"Kafka at {settings.bootstrap_servers} does not say what {user(settings)} may do: {error!r}"
+            f"Kafka at {settings.bootstrap_servers} does not report the rights of {user(settings)}: {error!r}"
         ) from None
     finally:
         await client.close()
@@ -111,7 +111,7 @@ async def _topics(client: AIOKafkaClient, settings: Settings, needed: list[Grant
         for grant in needed:
             if not grant.covers("topic", name) or (grant.operation == "Create" and code != _UNKNOWN):
                 continue  # what is there need not be created
-            if code == _HIDDEN or (bits not in _NOT_TOLD and not bits >> _BITS[grant.operation] & 1):
+            if code == _HIDDEN or (bits not in _UNKNOWN and not bits >> _BITS[grant.operation] & 1):
                 missing.add(Grant("topic", name, grant.operation))
     # Of one that is hidden altogether its reading or writing says most.
     return sorted(missing, key=lambda grant: (grant.operation not in _TELLING, names.index(grant.name), grant))
@@ -127,7 +127,7 @@ async def _group(client: AIOKafkaClient, grant: Grant) -> bool:
             if code == _GROUP_DENIED:
                 return False
             if code == 0:
-                return bits in _NOT_TOLD or bool(bits >> _BITS[grant.operation] & 1)
+                return bits in _UNKNOWN or bool(bits >> _BITS[grant.operation] & 1)
             raise kafka_errors.for_code(code)()
         except kafka_errors.GroupAuthorizationFailedError:
             return False

@@ -1,4 +1,4 @@
-"""The first connection of a client that is told to stop while it uses it is closed.
+"""Closes the first connection of a client that is stopped while it uses it.
 
 In: nothing. Out: aiokafka's clients, once `close_cut_bootstraps` was called, close what they had opened when their `bootstrap`
 ends with an error. As it is, a cancelled one forgets its connection, and a broker keeps that open until the garbage collector

@@ -81,7 +81,7 @@ async def _record_at(consumer: Any, place: RecordId) -> Record | None:
     start, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
     if place.offset < start or start == end:
         return None
-    # Not beyond the last batch, but into it: its end may be told too low (see `last_offsets`).
+    # Not beyond the last batch, but into it: its end may be reported too low (see `last_offsets`).
     consumer.seek(tp, min(place.offset, end - 1))
     try:
         async with asyncio.timeout(STALL_S):

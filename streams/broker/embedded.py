@@ -1,7 +1,7 @@
 """A Kafka-compatible broker inside `parallax dev` and the quick tests.
 
 In: nothing. Out: an address to connect to. Keeps its data in memory only; it never listens beyond 127.0.0.1 and is not for
-production: `LIMITS` says what it lacks, for whoever starts it to show.
+production: `LIMITS` lists what it lacks, for the command that starts it to show.
 """
 
 from __future__ import annotations

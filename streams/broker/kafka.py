@@ -191,7 +191,7 @@ async def _answers(options: dict[str, Any], host: str, port: int, timeout_s: flo
             metadata = await connection.send(MetadataRequest([]))
         brokers = [(broker[1], broker[2]) for broker in metadata.brokers]
         if not brokers:
-            raise kafka_errors.KafkaConnectionError("the broker that answered knows no broker that is ready")
+            raise kafka_errors.KafkaConnectionError("the broker that answered reports no broker that is ready")
         if (host, port) in brokers:
             return
         for at, (other_host, other_port) in enumerate(brokers):
@@ -303,7 +303,7 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
         ) from None
     except kafka_errors.KafkaError as error:
         raise BrokerUnreachable(
-            f"Kafka at {settings.bootstrap_servers} does not say whether it has transactions: {_first_line(error)}"
+            f"Kafka at {settings.bootstrap_servers} does not report whether it supports transactions: {_first_line(error)}"
         ) from None
     finally:
         await client.close()

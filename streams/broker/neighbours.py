@@ -27,7 +27,10 @@ LOOK_S = 120.0
 
 
 async def neighbours(settings: Settings) -> list[str]:
-    """What is in this worker's way; empty if nothing is, or nobody tells. Raises `KafkaError`, `TimeoutError`, `OSError`."""
+    """What is in this worker's way; empty if nothing is, or if it cannot be found out.
+
+    Raises `KafkaError`, `TimeoutError`, `OSError`.
+    """
     admin = AIOKafkaAdminClient(**client_options(settings))
     try:
         async with asyncio.timeout(ASK_TIMEOUT_S):
@@ -58,16 +61,16 @@ def _read(members: list[dict[str, Any]]) -> list[list[str]]:
 
 async def watch(settings: Settings) -> None:
     """Log each sentence once, for as long as the worker runs; another installation may be started later."""
-    told: set[str] = set()
+    reported: set[str] = set()
     await asyncio.sleep(FIRST_LOOK_S)
     while True:
         try:
             found = await neighbours(settings)
         except (KafkaError, TimeoutError, OSError, NotImplementedError) as error:
-            log.debug("other workers could not be asked about", error=repr(error))
+            log.debug("cannot look up other workers", error=repr(error))
             found = []
         for sentence in found:
-            if sentence not in told:
+            if sentence not in reported:
                 log.error("another installation is in the way", reason=sentence)
-        told = set(found)
+        reported = set(found)
         await asyncio.sleep(LOOK_S)

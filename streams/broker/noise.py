@@ -1,6 +1,6 @@
 """Which of aiokafka's own log records a user should see.
 
-In: log records of aiokafka, and of asyncio about aiokafka's tasks. Out: yes or no. What heals by itself is kept back or told once
+In: log records of aiokafka, and of asyncio about aiokafka's tasks. Out: yes or no. What heals by itself is dropped or logged once
 in a while; at level DEBUG everything passes.
 """
 
@@ -34,7 +34,7 @@ class ExpectedNoise(logging.Filter):
         if record.name == "asyncio":
             return not _aftermath(record)
         if record.exc_info and isinstance(record.exc_info[1], _REFUSALS):
-            return False  # with a stack trace; whoever was refused says it in a sentence
+            return False  # with a stack trace; the client that was refused logs it in a sentence
         template = str(record.msg)
         causes = [arg for arg in _args(record) if _is_kafka_error(arg)]
         if any(template.startswith(text) for text in _EVERYDAY) or any(_retried(cause) for cause in causes):
@@ -76,8 +76,8 @@ _NOISE = ExpectedNoise()
 
 
 def _aftermath(record: logging.LogRecord) -> bool:
-    """What asyncio tells of a producer of aiokafka's that was given up: futures nobody waits for, batches forgotten twice; and
-    what uvloop does of a TLS connection that was cut off while something came.
+    """What asyncio logs about a producer of aiokafka's that was given up: futures that are not awaited, batches forgotten
+    twice; and what uvloop does of a TLS connection that was cut off while something came.
     """
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, kafka_errors.KafkaError) or "MessageAccumulator" in record.getMessage():

@@ -374,7 +374,7 @@ async def _views(admin: AIOKafkaAdminClient) -> list[dict[str, list[dict[str, An
 
 
 def _usable(partitions: list[dict[str, Any]], change: TopicChange) -> bool:
-    # Of a topic to be created the count is not asked: somebody else may have created it with another one.
+    # Of a topic to be created the count is not asked: it may have been created with another one meanwhile.
     least = change.partitions if change.action == "grown" else 1
     return len(partitions) >= least and all(partition["leader"] >= 0 for partition in partitions)
 

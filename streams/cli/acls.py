@@ -1,4 +1,4 @@
-"""`parallax docs acls`: the rights on Kafka that a worker needs, or somebody who uses the topics. No broker is asked.
+"""`parallax docs acls`: the rights on Kafka that a worker, or a user of the topics, needs. No broker is asked.
 
 In: who, and the settings in force (prefix, app id, roles). Out: commands for kafka-acls.sh, what a Strimzi KafkaUser takes, or
 one row a right. It changes nothing anywhere.

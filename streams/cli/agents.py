@@ -53,7 +53,7 @@ def add(
     protocol: Annotated[
         str | None,
         typer.Option(
-            metavar="P", help="http, grpc, ...; told from the endpoint's scheme when missing", show_default=False
+            metavar="P", help="http, grpc, ...; derived from the endpoint's scheme when missing", show_default=False
         ),
     ] = None,
     capability: Annotated[
@@ -274,7 +274,7 @@ async def _agent_statuses(settings: Settings) -> dict[str, AgentStanding]:
             else:
                 found[key] = decode(AgentStanding, record.value, record.headers)
         except Rejected as error:
-            say(f"parallax: standings offset {record.offset}, key {key!r}: {error.reason}")
+            say(f"parallax: topic standings, offset {record.offset}, key {key!r}: {error.reason}")
     return found
 
 

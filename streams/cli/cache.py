@@ -1,7 +1,7 @@
 """`parallax cache clear`: ask every worker to forget cached answers.
 
-In: an agent id, or none for all. Out: one record on `controls`, acknowledged. A worker that starts later sees the wish too, while
-`controls` is kept (an hour): answers kept before it are not taken up again.
+In: an agent id, or none for all. Out: one record on `controls`, acknowledged. A worker that starts later reads the request
+too, while `controls` is kept (an hour): answers kept before it are not taken up again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def clear(
 ) -> None:
     """Forget cached answers: the next task is answered by its agent.
 
-    An answer to a task that was under way when the wish came is not kept either.
+    An answer to a task that was in progress when the request came is not kept either.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _clear(settings, agent, output or Format.text))

@@ -1,7 +1,7 @@
 """`parallax cancel ID`: ask for a task or a plan to be cancelled, wherever it is.
 
 In: an id. Out: a record on `controls` for the task and one for the plan of that id, acknowledged. Whether there was still
-something to cancel is told by the result (`parallax task`, `parallax plan`): every worker reads the wish, its owner ends it.
+something to cancel shows in the result (`parallax task`, `parallax plan`): every worker reads the request, its owner ends it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def ls(
         str | None, typer.Argument(metavar="TOPIC", help="tasks, data-points, ...; all", show_default=False)
     ] = None,
     maximum: Annotated[
-        int | None, typer.Option("--max", min=1, metavar="N", help="stop after N letters", show_default=False)
+        int | None, typer.Option("--max", min=1, metavar="N", help="stop after N dead letters", show_default=False)
     ] = None,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
@@ -65,8 +65,8 @@ async def _ls(settings: Settings, topic: str | None, maximum: int | None, form: 
 
     rows: list[dict[str, Any]] = []
     listed, bound = 0, maximum if form is Format.jsonl else min(maximum or MAX_LISTED, MAX_LISTED)
-    async with aclosing(_letters(settings, await dead_letter_topics(settings, topic))) as letters:
-        async for record in letters:
+    async with aclosing(_dead_letters(settings, await dead_letter_topics(settings, topic))) as records:
+        async for record in records:
             listed += 1
             if form is Format.jsonl:
                 json_line(summary(record))
@@ -80,15 +80,15 @@ async def _ls(settings: Settings, topic: str | None, maximum: int | None, form: 
     if not listed:
         say("no dead letters")
     elif listed == bound != maximum:
-        say(f"stopped after {listed} letters; all of them: -o jsonl")
+        say(f"stopped after {listed} dead letters; list all with: -o jsonl")
 
 
-async def _letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Record]:
+async def _dead_letters(settings: Settings, topics: list[str]) -> AsyncGenerator[Record]:
     from streams.broker.dlq_reader import read_topic
 
     for name in topics:
-        async with aclosing(read_topic(settings, name)) as letters:
-            async for record in letters:
+        async with aclosing(read_topic(settings, name)) as records:
+            async for record in records:
                 yield record
 
 
@@ -126,8 +126,8 @@ async def _show(settings: Settings, place: RecordId, form: Format) -> None:
     from streams.broker.dlq_reader import look_up, summary
     from streams.rules.broker.dead_letters import readable, word
 
-    async with aclosing(look_up(settings, [place])) as letters:
-        async for _, record in letters:
+    async with aclosing(look_up(settings, [place])) as records:
+        async for _, record in records:
             if record is None:
                 raise CommandError(f"{place}: there is no dead letter", NOT_FOUND)
             kind, value = readable(record.value, record.headers)
@@ -171,9 +171,9 @@ def replay(
         typer.Argument(metavar="PLACE", help="TOPIC/PARTITION/OFFSET as `dlq ls` prints it; with --all a topic"),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="every letter there is now, of one topic or of all")
+        bool, typer.Option("--all", help="every dead letter there is now, of one topic or of all")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, send nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be sent, send nothing")] = False,
     bootstrap_servers: Servers = None,
     topic_prefix: Prefix = None,
     output: OutputFormat = None,

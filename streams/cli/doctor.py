@@ -132,7 +132,7 @@ async def _listener(node: int, host: str, port: int) -> dict[str, Any]:
 
 
 async def _rights(settings: Settings) -> list[dict[str, Any]]:
-    """What a worker with these settings would be refused. Nothing to say where nobody is known by name."""
+    """What a worker with these settings would be refused. Empty where the brokers know no users."""
     from streams.broker.access import AccessDenied, require, user, worker_needs
     from streams.broker.kafka import BrokerUnreachable
 

@@ -1,4 +1,4 @@
-"""`parallax feedback ID success|failure`: how an answered task really turned out, told to the statistics.
+"""`parallax feedback ID success|failure`: reports to the statistics how an answered task turned out.
 
 In: a task id. Reads `data-points` once and sends the task's point again with the true `success` and `feedback: true`,
 with the key it had, so that it lands behind the first one. Telling the same twice changes nothing.
@@ -60,8 +60,8 @@ async def _feedback(settings: Settings, task_id: str, success: bool, form: Forma
     if found is None:
         raise CommandError(f"task {task_id}: no data point of an answer found", NOT_FOUND)
     key, point = found
-    told = point.model_copy(update={"success": success, "feedback": True})
-    await send_keyed(settings, "data-points", [(key, pack(told.wire()))])
+    labelled = point.model_copy(update={"success": success, "feedback": True})
+    await send_keyed(settings, "data-points", [(key, pack(labelled.wire()))])
     row: dict[str, Any] = {
         "taskId": task_id,
         "agentId": point.agent_id,

@@ -156,4 +156,4 @@ def new_agent(
 
 def _check(name: str, command: str) -> None:
     if not _NAME.fullmatch(name) or len(name) > 100:
-        raise CommandError(f"{command}: {name!r}: want small letters and digits, with - or _ between", USAGE)
+        raise CommandError(f"{command}: {name!r}: must be lower-case letters and digits, with - or _ between", USAGE)

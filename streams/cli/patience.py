@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 60.0
 """Without progress, where no time was given."""
 TELL_S = 15.0
-"""Without a result, before the reason is looked up and told, and again after as long."""
+"""Without a result, before the reason is looked up and reported, and again after as long."""
 LOOK_S = 0.5
 ASK_S = 5.0
 OLDEST = 10
@@ -53,17 +53,17 @@ async def until_done(
     `signs`: a count that grows with each result and step; `left`: ids without a result, oldest first.
     """
     clock = asyncio.get_running_loop().time
-    begun = moved = told = clock()
+    begun = moved = reported = clock()
     count = signs()
     while not done.done():
         await asyncio.wait((done,), timeout=LOOK_S)
         now = clock()
         if signs() != count:
-            count, moved, told = signs(), now, now
+            count, moved, reported = signs(), now, now
         if timeout_s is not None and now - begun >= timeout_s:
             raise TimeoutError
-        if now - told >= TELL_S and not done.done():
-            told = now
+        if now - reported >= TELL_S and not done.done():
+            reported = now
             reason, agent = await _reason(settings, list(islice(left(), OLDEST)))
             _tell(sum(1 for _ in left()), reason, agent)
             if reason in MOVING:
@@ -91,6 +91,6 @@ async def _reason(settings: Settings, names: list[str]) -> tuple[str | None, str
                     if isinstance(body, dict) and isinstance(body.get("reason"), str):
                         agent: Any = body.get("agentId")
                         return body["reason"], agent if isinstance(agent, str) else None
-    except (CommandError, TimeoutError):  # no token: workers tell nothing
+    except (CommandError, TimeoutError):  # no token: workers do not answer
         pass
     return None, None

@@ -1,4 +1,4 @@
-"""`parallax worker` and `parallax dev`: processes that run until they are told to stop.
+"""`parallax worker` and `parallax dev`: processes that run until they are stopped.
 
 In: flags. Out: one line on stdout with the addresses once the worker is ready. SIGTERM and SIGINT drain; a second SIGINT
 ends at once.
@@ -97,7 +97,7 @@ async def _work(settings: Settings, form: Format) -> int:
 def stop_on_signals(stop: asyncio.Event, limit_s: float) -> list[signal.Signals]:
     """Set `stop` on SIGTERM or SIGINT; the list returned tells later which came. A second SIGINT interrupts at once.
 
-    Whoever has not ended `limit_s` after that is ended.
+    Processes that have not ended `limit_s` after that are killed.
     """
     loop = asyncio.get_running_loop()
     came: list[signal.Signals] = []

@@ -55,13 +55,13 @@ async def send_back(
 
     if everything:
         last = await last_offsets(settings, await dead_letter_topics(settings, topic))
-        letters = read_until(settings, last)
+        records = read_until(settings, last)
     else:
         await _all_there(settings, places)
-        letters = _still_there(settings, places)
+        records = _still_there(settings, places)
     report = Report(form, dry_run)
     existing = set(await catalog(settings))
-    async with aclosing(letters) as found, replaying(settings) as replayer:
+    async with aclosing(records) as found, replaying(settings) as replayer:
         async for place, record in found:
             await _one(settings, report, replayer, existing, place, record)
             if replayer.full:
@@ -73,8 +73,8 @@ async def send_back(
 async def _all_there(settings: Settings, places: list[RecordId]) -> None:
     from streams.broker.dlq_reader import look_up
 
-    async with aclosing(look_up(settings, places)) as letters:
-        missing = [str(place) async for place, record in letters if record is None]
+    async with aclosing(look_up(settings, places)) as records:
+        missing = [str(place) async for place, record in records if record is None]
     if missing:
         raise CommandError(f"dlq replay: there is no dead letter at {', '.join(missing)}; nothing was sent", NOT_FOUND)
 
@@ -82,10 +82,10 @@ async def _all_there(settings: Settings, places: list[RecordId]) -> None:
 async def _still_there(settings: Settings, places: list[RecordId]) -> AsyncGenerator[tuple[RecordId, Record]]:
     from streams.broker.dlq_reader import look_up
 
-    async with aclosing(look_up(settings, places)) as letters:
-        async for place, record in letters:
+    async with aclosing(look_up(settings, places)) as records:
+        async for place, record in records:
             if record is None:  # its retention ended since it was seen
-                raise CommandError(f"{place}: the letter is gone; those before it were sent", NOT_FOUND)
+                raise CommandError(f"{place}: the dead letter is gone; those before it were sent", NOT_FOUND)
             yield place, record
 
 
@@ -99,7 +99,7 @@ async def _one(
         if built.topic not in existing:
             raise NotReplayable(f"topic {built.topic}, where it came from, does not exist")
     except NotReplayable as error:
-        await _settle(report, replayer)  # so that what is printed keeps the order of the letters
+        await _settle(report, replayer)  # prints the dead letters in their order
         report.add(place, None, str(error))
         return
     if report.dry_run:
@@ -110,7 +110,7 @@ async def _one(
 
 async def _settle(report: Report, replayer: DlqReplayer) -> None:
     for place, built, error in await replayer.settle():
-        report.add(place, built, None if error is None else f"Kafka says {type(error).__name__}: {error}")
+        report.add(place, built, None if error is None else f"Kafka refused it: {type(error).__name__}: {error}")
     if replayer.error is not None:
         report.end(stopped=True)
         raise replayer.error

@@ -91,7 +91,7 @@ def _kafka(error: BaseException, text: str) -> tuple[int | None, str]:
     if unauthorized(error) is not None:
         return FAILED, describe_error(error)
     if isinstance(error, KafkaError):
-        return FAILED, f"Kafka says {type(error).__name__}: {text}"
+        return FAILED, f"Kafka failed: {type(error).__name__}: {text}"
     ours = (TopicMissing, ReadStalled, TopicsError, TopicsMissing, TransactionsDenied, AccessDenied,
             ChildBrokerError, OSError)  # fmt: skip
     return (FAILED if isinstance(error, ours) else None), text

@@ -29,7 +29,7 @@ def strimzi(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Topics (three copies each unless told otherwise) and users as KafkaTopic and KafkaUser resources of Strimzi's.
+    """Topics (three replicas each by default) and users as KafkaTopic and KafkaUser resources of Strimzi's.
 
     The topics take the place of parallax topics apply; the users are workers, producers, consumers and operators. Names are
     those of the settings in force.

@@ -178,7 +178,7 @@ def items(lines: Lines, tell: bool = False) -> Iterator[Item]:
                     for given, meant in near_misses_of_task(parse_json(text)):
                         if given not in warned:
                             warned.add(given)
-                            say(f"{name}: line {number}: nobody reads {given}; did you mean {meant}?")
+                            say(f"{name}: line {number}: unknown field {given}; did you mean {meant}?")
                 if lines.not_before is not None and a_task.metadata.not_before is None:
                     text = _with_not_before(text, lines.not_before)
                 yield Item(a_task.id, task_key(a_task), text)

@@ -114,7 +114,7 @@ def since_begin(since: str) -> int:
     except InvalidTask as error:
         raise CommandError(f"--{error}", USAGE) from None
     if found > now_ms + AHEAD_MS:
-        raise CommandError(f"--since: {since} lies in the future", USAGE)
+        raise CommandError(f"--since: {since} is in the future", USAGE)
     return found
 
 

@@ -125,7 +125,8 @@ async def _ls(settings: Settings, partitions: int | None, replication: int | Non
     bad = [row["topic"] for row in documents if row["state"] != "ok"]
     if bad:
         say(
-            f"parallax: {len(bad)} of {len(documents)} topics are not as they should be; mend with: parallax topics apply"
+            f"parallax: {len(bad)} of {len(documents)} topics differ from what they must be; "
+            "correct them with: parallax topics apply"
         )
         raise typer.Exit(FAILED)
 
@@ -141,7 +142,7 @@ def _problem(state: TopicState, partitions: int | None, replication: int | None)
 
 
 def _row(state: TopicState, problem: str | None) -> dict[str, Any]:
-    # Settings that differ are told but are no fault: an operator may have tuned them.
+    # Settings that differ are shown but are no fault: an operator may have tuned them.
     differs = [f"{name}={have} (table: {want})" for name, (want, have) in state.differences.items()]
     return {
         "topic": state.name,

@@ -121,7 +121,7 @@ async def _feed(
 
 
 async def cancel_all(window: Window) -> None:
-    """Cancel the tasks under way that nobody will ask for any more."""
+    """Cancel the tasks in progress whose results are no longer needed."""
     left = [handle for handle in window.values() if not handle.done]
     window.clear()
     for handle in left:

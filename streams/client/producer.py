@@ -77,7 +77,7 @@ class TaskProducer:
             await _stop(producer)
 
     async def post(self, topic: str, request: Request) -> None:
-        """Put a record on its way and return; `lost` is told if it can never arrive."""
+        """Put a record on its way and return; `lost` is called if it can never arrive."""
         try:
             acknowledged = await self._send(topic, request)
         except (kafka.KafkaError, OSError) as error:

@@ -1,7 +1,7 @@
 """The calls that wait for a result, by id: one reader serves them all.
 
-In: ids that are waited for, records of the topic. Out: each waiting call's result, once. An id is held only as long as somebody
-holds its `Waiting`, so handles that are dropped cost nothing.
+In: ids that are waited for, records of the topic. Out: each waiting call's result, once. An id is held only while its `Waiting`
+is referenced, so handles that are dropped cost nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Waiting(Generic[R]):
         self.future = future.get_loop().create_future()
         self.since = future.get_loop().time()
         future.set_exception(error)
-        future.exception()  # nobody may be waiting just now
+        future.exception()  # retrieved, since no caller may be waiting
 
 
 class ResultReader(Generic[R]):
@@ -82,7 +82,7 @@ class ResultReader(Generic[R]):
                 self._task = asyncio.create_task(self._follow(), name="parallax-client-results")
 
     async def close(self, error: ClientError) -> None:
-        """Stop; whoever waits gets `error`."""
+        """Stop; waiting calls get `error`."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -100,7 +100,7 @@ class ResultReader(Generic[R]):
         return found
 
     def find(self, name: str) -> Waiting[R] | None:
-        """The waiting of this id, if anybody waits."""
+        """The future of this id, if a call waits for it."""
         return self._waiting.get(name.encode())
 
     def waiting(self) -> list[Waiting[R]]:

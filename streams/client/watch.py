@@ -48,11 +48,11 @@ class WaitWatch:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
-                await self.look()
+                await self.check()
             except Exception:  # a fault here must not end the only watch
                 log.exception("could not find out why calls wait")
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """One look."""
         now = asyncio.get_running_loop().time()
         delivered = sum(reader.delivered for reader in self._readers)

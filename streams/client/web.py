@@ -38,7 +38,7 @@ class WorkerApi:
 
     async def _get(self, path: str, query: dict[str, str]) -> Any:
         if self._web is None:
-            raise ClientError('this is asked of a worker: give its address, Client(web="http://127.0.0.1:8080")')
+            raise ClientError('only a worker can answer this: give its address, Client(web="http://127.0.0.1:8080")')
         if self._client is None:
             self._client = httpx.AsyncClient(base_url=self._web, timeout=TIMEOUT_S)
         reason = ""

@@ -121,7 +121,6 @@ class Board:
 
     @property
     def points(self) -> int:
-        """Data points read."""
         return sum(line.points for line in self.agents.values())
 
     @property
@@ -129,7 +128,7 @@ class Board:
         """Data points the minute windows say they hold."""
         return sum(window["count"] for window in self._windows.values())
 
-    def told(self, moment: Moment) -> Moment:
+    def add_moment(self, moment: Moment) -> Moment:
         """Add a moment of the demo's own."""
         self.moments.append(moment)
         return moment
@@ -138,7 +137,7 @@ class Board:
         name = value["taskId"]
         row = row_of(name)
         if row is None or row >= len(self.labels):
-            return  # somebody else's task, on a Kafka that is not only ours
+            return  # another user's task, on a shared Kafka
         if name in self._seen:
             self.duplicates += 1
             return
@@ -185,7 +184,7 @@ class Board:
             text = _CIRCUIT_TEXTS[kind].format(data.get("failures"))
         else:
             text = anomaly_text(data["type"], data["severity"], data["details"], over=kind == "anomaly:resolved")
-        return self.told(Moment(parse_time(value["timestamp"]), kind, agent_id, text))
+        return self.add_moment(Moment(parse_time(value["timestamp"]), kind, agent_id, text))
 
 
 _CIRCUIT_TEXTS = {

@@ -85,17 +85,17 @@ def _failed(error: Exception, code: int) -> int:
 async def _run(settings: Settings, broker: ChildBroker | None, console: Console) -> int:
     """Ctrl-C cancels (and is raised again by asyncio.run); SIGTERM ends it in the same way, with exit code 0."""
     work = asyncio.create_task(_dev(settings, broker, console))
-    told = asyncio.Event()
+    stopping = asyncio.Event()
 
     def terminate() -> None:
-        told.set()
+        stopping.set()
         work.cancel()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     try:
         await work
     except asyncio.CancelledError:
-        if not told.is_set():
+        if not stopping.is_set():
             raise
     return OK
 
@@ -188,5 +188,5 @@ async def _ill_by_turns(scene: Stage, board: Board, view: View) -> None:
         for wait_s, condition, what in CYCLE:
             await asyncio.sleep(wait_s)
             if what:
-                view.tell(board.told(Moment(time.time_ns() // 1_000_000, "demo", BAD_AGENT, what)))
+                view.tell(board.add_moment(Moment(time.time_ns() // 1_000_000, "demo", BAD_AGENT, what)))
             await scene.turn(BAD_AGENT, condition)

@@ -117,7 +117,7 @@ class Demo:
             await self._scene.turn(BAD_AGENT, condition)
 
     def _tell(self, moment: Moment) -> None:
-        self.view.tell(self.board.told(moment))
+        self.view.tell(self.board.add_moment(moment))
 
     async def _watch(self, read: traffic.Read, sender: asyncio.Task[None], alive: asyncio.Task[None]) -> None:
         """Read until everything has come; fail when it has not in time."""
@@ -200,7 +200,6 @@ async def _until_told(console: Console, script: Script) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code."""
     script = _arguments(arguments)
     for name in [name for name in os.environ if name.startswith("PARALLAX_")]:
         del os.environ[name]  # of this process alone: the demo is the same for everybody

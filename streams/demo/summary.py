@@ -25,8 +25,6 @@ def program() -> str:
 
 
 def show(console: Console, board: Board, seconds: float) -> None:
-    """All of it."""
-
     def say(text: str = "") -> None:
         console.print(text, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""The two Kafka clients of the demo, as anybody would write them: one sends tasks, one reads what comes of them.
+"""The two Kafka clients of the demo, as a user would write them: one sends tasks, one reads what comes of them.
 
 In: rows. Out: plain JSON records on `tasks`; decoded records of the topics asked for. Nothing here knows the pipeline
 beyond topic names and JSON.

@@ -105,9 +105,7 @@ class View:
     def head(self, every_s: float = PLAIN_EVERY_S) -> None:
         """What the columns of a plain log are."""
         if self._live is None:
-            self._print(
-                Text(f"Every {every_s:g} s, with each agent's last {RECENT} answers; lines with * tell what happened.")
-            )
+            self._print(Text(f"Every {every_s:g} s, with each agent's last {RECENT} answers; lines with * are events."))
             self._print(Text(log_row(["time", "sent", "results", "per s"], list(self._board.agents))))
 
     def _moment(self, moment: Moment) -> Text:
@@ -151,7 +149,6 @@ class Rate:
         self._notes: list[tuple[float, int]] = []
 
     def note(self, now_s: float, count: int) -> None:
-        """So many by now."""
         self._notes.append((now_s, count))
         while now_s - self._notes[0][0] > self.SPAN_S:
             self._notes.pop(0)

@@ -2,7 +2,7 @@
 
 In: labelled series with the alarms that one detector raised. Out: a row for each. An alarm within a window finds its incident,
 further ones there count neither way; every alarm outside is a false one. Alarms within `MERGED` points of the last one are the
-same alarm, whoever raises them. The first `PROBATION` points are for learning.
+same alarm, with any detector. The first `PROBATION` points are for learning.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class _Here(NamedTuple):
 
 
 class AgentMonitor:
-    """`keeper` tells how agents stand."""
+    """`keeper` publishes the agents' statuses."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class AgentMonitor:
             parts.settings.health,
             rng or random.Random(),
             lambda agent_id, well: self.keeper.checked(agent_id, self._caller(agent_id), well),
-            self.keeper.unasked,
+            self.keeper.on_not_checked,
         )
         self._seen: object = None
         self._here = _Here({}, {})

@@ -35,7 +35,7 @@ class BlockWatch:
         self._wall_ms = wall_ms
         self._prefix = prefix
         self._after_ms = after_s * 1000
-        self._told: dict[tuple[str, int], tuple[int, float]] = {}
+        self._reported: dict[tuple[str, int], tuple[int, float]] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -53,15 +53,15 @@ class BlockWatch:
                     continue
                 place = (source, processor.number)
                 present.add(place)
-                offset, age_ms = self._told.get(place, (-1, 0.0))
+                offset, age_ms = self._reported.get(place, (-1, 0.0))
                 if offset == found["offset"] and found["age"] - age_ms < self._after_ms:
                     continue
-                self._told[place] = (found["offset"], found["age"])
+                self._reported[place] = (found["offset"], found["age"])
                 topic = full_name(source, self._prefix)
                 data = {"topic": topic, "partition": processor.number, **found}
                 tail = f"/{found['offset']}/{found['age']}"
                 self._emit(
                     self._recorder.event("dispatch:blocked", f"{topic}/{processor.number}", data, self._wall_ms(), tail)
                 )
-        for place in [place for place in self._told if place not in present]:
-            del self._told[place]
+        for place in [place for place in self._reported if place not in present]:
+            del self._reported[place]

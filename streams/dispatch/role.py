@@ -120,7 +120,7 @@ class DispatchRole:
         AgentMetrics(
             registry,
             lambda: [handler.callers for handler in self._handlers()],
-            lambda: self._monitor.keeper.told,
+            lambda: self._monitor.keeper.published,
         )
 
     async def start(self, stack: AsyncExitStack, grpc_server: GrpcServer) -> None:

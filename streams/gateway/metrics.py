@@ -1,6 +1,6 @@
 """What the gateway shows on `/metrics`: who is connected here, how busy they say they are, which answers came amiss.
 
-In: a gateway, read whenever somebody asks. Out: gauges and counters. Agents are told apart by status only: there may be
+In: a gateway, read with each request. Out: gauges and counters. Agents are distinguished by status only: there may be
 thousands of them.
 """
 
@@ -23,7 +23,6 @@ class GatewayMetrics(Collector):
         self._gateway = gateway
 
     def collect(self) -> Iterable[Metric]:
-        """One reading."""
         present = self._gateway.present().values()
         agents = GaugeMetricFamily("parallax_gateway_agents", "Agents connected to this worker", labels=["status"])
         by_status = Counter(found.status for found in present)
@@ -36,7 +35,7 @@ class GatewayMetrics(Collector):
         )
         messages = CounterMetricFamily(
             "parallax_gateway_messages",
-            "What such agents said: answers in time, late, to nothing asked; and refusals",
+            "Messages of such agents: answers in time, late answers, answers to no request, and refusals",
             labels=["kind"],
         )
         for kind, count in self._gateway.counters().items():

@@ -1,10 +1,10 @@
 """Dialled-in agents on the topic `agents`: who is connected where, for every worker to see.
 
-In: arrivals, statuses and losses from this worker's gateway; every record of the topic. Out: registrations, tombstones, and news
-of what only the agent can say of itself (healthy, degraded, draining); that it came or went is told where its partition is
-(`agents/agent_status_publisher.py`), once, whoever found out. An arrival is acknowledged only once the brokers have its record.
-A lost agent is `away` until its grace has passed, so that one that comes back loses nothing, and is unregistered then.
-Heartbeats are not written; a changed status is, at most four times a second. It calls no agent.
+In: arrivals, statuses and losses from this worker's gateway; every record of the topic. Out: registrations, tombstones, and
+news of what only the agent can say of itself (healthy, degraded, draining); that it came or went is published where its
+partition is (`agents/agent_status_publisher.py`), once, by whichever worker found out. An arrival is acknowledged only once
+the brokers have its record. A lost agent is `away` until its grace has passed, so that one that comes back loses nothing,
+and is unregistered then. Heartbeats are not written; a changed status is, at most four times a second. It calls no agent.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class GatewayRegistry:
             return
         if claim.away_at is not None:
             if verdict != "again" or where_of(agent) is None:
-                del self._claims[agent_id]  # it is somebody else's now, or nobody's
+                del self._claims[agent_id]  # it is at another worker now, or unregistered
             return
         if verdict == "again":
             claim.base, claim.dirty = agent or claim.base, True
@@ -178,7 +178,7 @@ class GatewayRegistry:
     # What time brings
 
     async def run(self) -> None:
-        """Write what has changed, unregister whom nobody heard of again; for ever."""
+        """Write what has changed and unregister agents that did not come back; run until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
             await self.flush()

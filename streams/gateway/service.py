@@ -101,7 +101,7 @@ class GatewayService:
         return connect, self._relay_service.handler()
 
     def start(self, bound: str) -> None:
-        """The server listens at `bound`, host:port; until then agents are told to come again."""
+        """The server listens at `bound`, host:port; until then agents get a refusal that they retry."""
         self.registry.address = advertised(self._advertise, bound, socket.gethostname())
         self._tasks = [
             asyncio.create_task(self.registry.run(), name="gateway-registry"),

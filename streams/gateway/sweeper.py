@@ -34,7 +34,6 @@ GONE = "its worker is gone"
 class _Suspect:
     where: Where
     since: float
-    looks: int = 0
 
 
 class GatewaySweeper:
@@ -56,13 +55,11 @@ class GatewaySweeper:
         self._suspects: dict[str, _Suspect] = {}
 
     async def run(self) -> None:
-        """Look round, for ever."""
         while True:
             await asyncio.sleep(min(5.0, max(0.2, self._grace_s / 6)))
-            await self.look()
+            await self.sweep()
 
-    async def look(self) -> None:
-        """One round."""
+    async def sweep(self) -> None:
         found = {agent.id: agent for agent in self._agents() if where_of(agent) is not None and self._mine(agent.id)}
         for agent_id in [agent_id for agent_id in self._suspects if agent_id not in found]:
             del self._suspects[agent_id]
@@ -80,7 +77,6 @@ class GatewaySweeper:
             if len(self._suspects) < MAX_SUSPECTS:
                 self._suspects[agent.id] = _Suspect(where, time.monotonic())
             return
-        suspect.looks += 1
         try:
             # Two graces for an agent that is `away`: the worker that said so has the first word.
             if time.monotonic() - suspect.since >= self._grace_s * (2 if suspect.where.status == "away" else 1):
@@ -96,7 +92,7 @@ class GatewaySweeper:
             route = Route(where.address, where.node, where.key)
             return await self._relay.presence(route, agent_id, LOOK_TIMEOUT_S) is not None
         except AgentError as error:  # it answers, but not us: nothing is known of the agent then
-            log.warning("a worker does not tell about its agents", address=where.address, reason=error.message)
+            log.warning("a worker does not report its agents", address=where.address, reason=error.message)
             return True
 
 

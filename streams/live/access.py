@@ -43,8 +43,6 @@ class WebAccess:
         self._wrong = WrongTokens()
 
     def middleware(self) -> Middleware:
-        """For the web application."""
-
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
             resource = request.match_info.route.resource
@@ -109,11 +107,11 @@ def _secrets(power: Power, references: tuple[str, ...]) -> list[tuple[Power, Sec
 
 
 def _equal(token: str, secret: Secret) -> bool:
-    """A token that cannot be read now lets nobody in."""
+    """A token that cannot be read now grants no access."""
     try:
         return compare_digest(token.encode("utf-8", "surrogateescape"), secret.token().encode())
     except AgentError as error:
-        log.error("a token cannot be read; whoever shows it is refused", reason=error.message)
+        log.error("a token cannot be read; requests with it are refused", reason=error.message)
         return False
 
 

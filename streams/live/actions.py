@@ -86,7 +86,7 @@ class Actions:
                 raise Refused(415, "send a JSON object with Content-Type: application/json")
             answer = await work(request, await _body(request))
             caller = request.get(CALLER)
-            log.info("asked over HTTP and done", path=request.path, user=None if caller is None else caller.user)
+            log.info("action done over HTTP", path=request.path, user=None if caller is None else caller.user)
             return answer
 
         return self._bounded(check)
@@ -141,8 +141,8 @@ class Actions:
     async def _list(self, request: web.Request, _: dict[str, Any]) -> web.Response:
         """The newest, without their bytes."""
         most = _most(request.query.get("max", str(MAX_LISTED)))
-        letters = await dead_letters.newest(self._settings, _since_ms(_since(request.query)), most)
-        return json_answer([summary(letter) for letter in letters])
+        listed = await dead_letters.newest(self._settings, _since_ms(_since(request.query)), most)
+        return json_answer([summary(dead_letter) for dead_letter in listed])
 
     async def _show(self, request: web.Request, _: dict[str, Any]) -> web.Response:
         """The value only to callers who may act on it: a rejected registration may hold a secret."""
@@ -163,7 +163,7 @@ class Actions:
             if built.topic not in _origins(self._settings.topic_prefix) or built.topic not in await catalog(
                 self._settings
             ):
-                raise NotReplayable(f"topic {built.topic}, where it came from, is none that takes letters back")
+                raise NotReplayable(f"topic {built.topic}, where it came from, accepts no replayed dead letters")
         except NotReplayable as error:
             raise Refused(409, f"{place}: {error}") from None
         async with replaying(self._settings) as replayer:

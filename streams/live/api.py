@@ -45,7 +45,6 @@ _DIGITS = re.compile(r"[0-9]+")
 
 
 def wall_ms() -> int:
-    """Epoch milliseconds now."""
     return time.time_ns() // 1_000_000
 
 
@@ -71,7 +70,7 @@ class LiveApi:
         self._open: dict[Watcher, tuple[web.Request, asyncio.Task[Any] | None]] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """What a web application serves. No HEAD: it would be a stream nobody reads."""
+        """What a web application serves. No HEAD: it would be a stream without a reader."""
         return [
             web.get("/api/v1/stream", self._stream, allow_head=False),
             web.get("/api/v1/tasks/{id:[^/]+}", self._task, allow_head=False),
@@ -108,7 +107,7 @@ class LiveApi:
             await self._send(response, _message("hello", orjson.dumps(hello), extra=f"retry: {RECONNECT_MS}\n"))
             await self._show(response, watcher)
         except TimeoutError:
-            log.info("a watcher took nothing for too long and was cut off", timeout_s=SEND_TIMEOUT_S)
+            log.info("a watcher read nothing for too long and was disconnected", timeout_s=SEND_TIMEOUT_S)
             _cut(request)
         except ConnectionError:
             pass  # the watcher has gone, which is how a stream ends

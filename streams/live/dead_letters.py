@@ -47,7 +47,7 @@ async def find(settings: Settings, topic: str, partition: str, offset: str, sinc
     name = dlq_topic(topic, prefix)
     short = name.removeprefix(f"dlq.{prefix}")
     if short not in BY_NAME or not BY_NAME[short].dead_letters:
-        raise NotFound(f"{topic}: no topic of this installation has such dead letters")
+        raise NotFound(f"{topic}: this installation has no dead letters of such a topic")
     if topic == name:
         async with aclosing(look_up(settings, [RecordId(name, *place)])) as found:
             async for _, record in found:
@@ -58,11 +58,11 @@ async def find(settings: Settings, topic: str, partition: str, offset: str, sinc
     last = None
     async with aclosing(read_since(settings, f"dlq.{short}", since_ms)) as records:
         async for one in records:
-            letter = _record(one)
-            if read_dlq_headers(letter.headers).origin == origin:
-                last = letter
+            dead_letter = _record(one)
+            if read_dlq_headers(dead_letter.headers).origin == origin:
+                last = dead_letter
     if last is None:
-        raise NotFound(f"{origin}: no dead letter of it since {format_time(since_ms)}; give an earlier since")
+        raise NotFound(f"{origin}: no dead letter of this record since {format_time(since_ms)}; give an earlier since")
     return last
 
 

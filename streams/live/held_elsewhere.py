@@ -1,7 +1,7 @@
 """What a task waits for that another worker holds: the others are asked, all at once.
 
 In: a task id, and where the others answer. Out: the first answer; None if none of them holds it. One who does not answer in time
-holds nobody up: what it would have said is not known then.
+delays no request: its part of the answer is left out.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class OtherWorkers:
         return None
 
     async def close(self) -> None:
-        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
@@ -57,6 +56,6 @@ class OtherWorkers:
             async with self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as answer:
                 body = loads(await answer.read())
         except (aiohttp.ClientError, TimeoutError, ValueError, Unsupported) as error:
-            log.info("another worker does not say what a task waits for", url=url, error=repr(error))
+            log.info("another worker does not report what a task waits for", url=url, error=repr(error))
             return None
         return body if answer.status == 200 and isinstance(body, dict) else None

@@ -1,7 +1,7 @@
-"""From one reading of the topic to all who look on: read while somebody watches, and a while longer; not at all otherwise.
+"""From one reading of the topic to all watchers: read while there are watchers, and a while longer; not at all otherwise.
 
 In: records, and watchers who come and go. Out: for each watcher the batches it has not had, in one order, with a cursor to come
-back by. Every watcher has a bounded queue of its own: one that is slow loses its oldest and is told how many. Nothing here
+back by. Every watcher has a bounded queue of its own: a slow one loses its oldest events and gets their number. Nothing here
 waits for a client.
 """
 
@@ -152,7 +152,6 @@ class Scene(Taker):
         self._trimmed.update(trimmed)
 
     def take(self, partition: int, records: Sequence[ConsumerRecord], position: int) -> None:
-        """As `Taker`."""
         now_ms = self._wall_ms()
         found = []
         for record in records:
@@ -221,7 +220,7 @@ class Hub:
         if self.closed.is_set():
             raise Full("this worker is stopping")
         if len(self._watchers) >= MAX_WATCHERS:
-            raise Full(f"{len(self._watchers)} watch already, which is the most of one worker")
+            raise Full(f"{len(self._watchers)} watch already, the most that one worker accepts")
         watcher = Watcher(watch_request, self._wall_ms())
         self._watchers.append(watcher)
         if self._ending is not None:
@@ -251,7 +250,6 @@ class Hub:
         return watcher.seeded
 
     def leave(self, watcher: Watcher) -> None:
-        """It is gone."""
         self._watchers.remove(watcher)
         if not self._watchers and self._scene is not None:
             self._ending = asyncio.get_running_loop().call_later(self._linger_s, self._end)

@@ -77,7 +77,7 @@ def wants_page(request: web.Request) -> bool:
 
 
 def routes(index: Handler) -> list[web.RouteDef]:
-    """`/`, which is `index` for whoever is no browser, and the page's files; they are read here, once."""
+    """`/`, which is `index` for clients that are not browsers, and the page's files; they are read here, once."""
     files = page_files()
 
     async def front(request: web.Request) -> web.StreamResponse:

@@ -41,7 +41,7 @@ METADATA_MAX_AGE_MS = 30_000
 
 
 class Taker(Protocol):
-    """Who is told what is read."""
+    """Receives what is read."""
 
     def begins(self, positions: Mapping[int, int], trimmed: Sequence[int]) -> None:
         """The first offsets that will be read; `trimmed`: partitions in which there are earlier ones."""

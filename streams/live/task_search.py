@@ -96,7 +96,7 @@ class _Search:
         likely = {TopicPartition(results, partition_for(key, result_count)) for key in self._keys}
         await self._read([TopicPartition(events, partition_for(self._task_id.encode(), event_count)), *likely])
         if self.result is None and has_ended(self.events):
-            # Its plan's id, which is the result's key, is not to be told from its own.
+            # Its plan's id, which is the result's key, cannot be distinguished from its own.
             self._any_key = True
             rest = {TopicPartition(results, number) for number in range(result_count)} - likely
             await self._read(sorted(rest))

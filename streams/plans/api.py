@@ -2,7 +2,7 @@
 
 In: GET requests. Out: JSON. That a plan is not known is only ever said by the owner of its partition; while that is not known,
 starts, or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason, after three such waits at most. One who
-is asked asks nobody further.
+is asked passes the request no further.
 """
 
 from __future__ import annotations
@@ -90,19 +90,19 @@ class PlansApi:
         return role
 
     async def _ask(self, role: Coordination, plan_id: str) -> dict[str, Any] | None:
-        """What the owner knows of the plan: at the address it told the group, or else where the coordinator says it is.
+        """What the owner knows of the plan: at the address it published to the group, or else where the coordinator lists it.
 
         Raises `NotKnown`.
         """
         number = role.number(plan_id)
-        told = role.owner(number)
+        published = role.owner(number)
         try:
-            if told is not None:
-                return await self._ask_at(told, role, number, plan_id)
-            raise NotKnown(f"recovering: partitions are moving, or the owner of {number} told no address")
+            if published is not None:
+                return await self._ask_at(published, role, number, plan_id)
+            raise NotKnown(f"recovering: partitions are moving, or the owner of {number} published no address")
         except NotKnown:
             now = (await self._look_up(role)).get(number)
-            if now is None or now == told:
+            if now is None or now == published:
                 raise
         return await self._ask_at(now, role, number, plan_id)
 
@@ -114,7 +114,7 @@ class PlansApi:
                 try:
                     self._looked_up = await looked_up(role.engine.config.options, role.group, ASK_TIMEOUT_S)
                 except (KafkaError, TimeoutError, ValueError) as error:
-                    log.info("the group's coordinator does not say who its members are", error=repr(error))
+                    log.info("the group's coordinator does not list the members", error=repr(error))
                     self._looked_up = {}
                 self._look_at = clock.time() + LOOK_PAUSE_S
             return self._looked_up

@@ -3,7 +3,7 @@
 In: records of one owner partition: plans, and the results of their steps (both keyed by plan id). Out: what the rules in
 `streams/rules/plans/` decide, with the plan's memory on `plan-state`, in the transaction that commits the offsets. A plan that
 dispatch made of a pattern task ends in that task's `results`. Results that belong to no plan of this partition are skipped,
-unread. It calls nobody.
+unread. It calls no agent.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ class PlanHandler:
         except Rejected as rejected:
             outputs = self._reject(source_record, rejected)
         except Exception as error:
-            log.exception("a plan broke the worker's own code", topic=source_record.topic, offset=source_record.offset)
+            log.exception(
+                "unexpected error while running a plan", topic=source_record.topic, offset=source_record.offset
+            )
             outputs = self._reject(source_record, Rejected("plans", f"internal error: {type(error).__name__}"))
         self._partition.complete(source, record.offset, outputs)
 
@@ -138,7 +140,7 @@ class PlanHandler:
     # What others ask
 
     def cancel(self, plan_id: str) -> None:
-        """Somebody asked to."""
+        """A cancel of the plan was requested."""
         active = self._store.active.get(plan_id)
         why = None if active is None else self._cancel_reason(active)
         if active is not None and why is not None and not self._closed:
@@ -146,7 +148,7 @@ class PlanHandler:
             self._by_itself(active, active.run.cancel(why, now_ms), now_ms)
 
     def cancel_task(self, task_id: str) -> None:
-        """Somebody asked for this task to be cancelled: if a plan here answers it, that ends."""
+        """A cancel of this task was requested: if a plan here answers it, the plan ends."""
         self.cancel(plan_of(task_id))
 
     def _cancel_reason(self, active: Active, submitted_ms: int | None = None) -> str | None:
@@ -199,7 +201,7 @@ class PlanHandler:
         except Refused as why:
             return self._refuse(plan_id, data, origin, why, now_ms, record)
         except Exception as error:
-            log.exception("a plan broke the worker's own code", topic=record.topic, offset=record.offset)
+            log.exception("unexpected error while running a plan", topic=record.topic, offset=record.offset)
             self._take_back(plan_id)
             fault = Refused("internal", f"internal error: {type(error).__name__}")
             return self._refuse(plan_id, data, origin, fault, now_ms, record)
@@ -244,7 +246,7 @@ class PlanHandler:
             return self._step_ended(active, record)
         except Exception:  # the plan ends by its time limit then
             log.exception(
-                "a step's result broke the worker's own code", partition=record.partition, offset=record.offset
+                "unexpected error while processing a step's result", partition=record.partition, offset=record.offset
             )
             return False
 

@@ -31,7 +31,7 @@ class Refused(Exception):
 
 
 def id_of(data: Any) -> str:
-    """A plan's id. Raises `Rejected` when there is none: then nobody could be answered."""
+    """A plan's id. Raises `Rejected` when there is none: then no result can be addressed."""
     if not isinstance(data, dict):
         raise Rejected("validate", f"value: must be a JSON object, not {shown(data)}")
     name = data.get("id")

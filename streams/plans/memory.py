@@ -52,15 +52,15 @@ class Active:
     rows: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     """What is on the state topic of it."""
-    told: int = 0
-    """Steps done when progress was told last."""
+    published_steps: int = 0
+    """Steps done when progress was published last."""
     plan_bytes: int = 0
     held: int = 0
     """Bytes counted for it so far."""
     origin: OriginTask | None = None
     """The task it answers; None: it has a result of its own."""
     span: WorkSpan | None = None
-    """Its own; None: nobody wants spans."""
+    """Its own; None: tracing is off."""
 
 
 def anything_under_way(values: Iterable[bytes], app: str) -> bool:
@@ -179,7 +179,7 @@ class PlanStore:
                     digests = b64decode(memory.seen.digests, validate=True)
                     chunks.append((Chunk(memory.seen.sequence, digests), memory.at))
             except (Rejected, NotBase64) as error:
-                log.warning("a record of the state topic is not understood", partition=self._number, error=str(error))
+                log.warning("a record of the state topic cannot be read", partition=self._number, error=str(error))
                 continue
             if memory.begun is not None:
                 begun[memory.begun.plan_id] = memory.begun
@@ -200,11 +200,11 @@ class PlanStore:
             for chunk in chunks:
                 run.replay(chunk.entries)
         except (InvalidPlan, Rejected, KeyError, TypeError, ValueError) as error:
-            log.error("a plan under way is not understood any more", plan=begun.plan_id, error=repr(error))
+            log.error("a plan in progress cannot be read any more", plan=begun.plan_id, error=repr(error))
             self.lost.append((begun, origin))
             self._gone += keys
             return
-        active = Active(run, (begun.place[0], begun.place[1]), keys=keys, told=run.graph.done, origin=origin)
+        active = Active(run, (begun.place[0], begun.place[1]), keys=keys, published_steps=run.graph.done, origin=origin)
         active.plan_bytes = len(dumps(begun.plan))
         if chunks:
             active.sequence = chunks[-1].sequence

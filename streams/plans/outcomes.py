@@ -1,4 +1,4 @@
-"""What is told of a plan: its beginning, how far it is, its end, or why it was not begun; and the metrics beside that.
+"""What is published of a plan: its start, its progress, its end, or why it was refused; and the metrics beside that.
 
 In: a plan, and what happened to it. Out: records for the transaction; progress goes out at once. A plan that answers a task
 tells of the task and nothing of itself. It decides nothing and holds nothing.
@@ -21,7 +21,7 @@ from streams.rules.records import Output
 from streams.rules.source_record import SourceRecord
 
 PROGRESS_PARTS = 20
-"""Progress is told so many times a plan at most."""
+"""The most progress events of one plan."""
 
 
 class PlanOutcomes:
@@ -34,21 +34,21 @@ class PlanOutcomes:
         """It was accepted, and these are its first actions. A task whose pattern cannot begin never started."""
         plan, origin, recorder = active.run.plan, active.origin, self._parts.recorder
         if origin is None:
-            told: dict[str, Any] = {"planId": plan.id, "kind": plan.kind, "tasks": len(plan.steps)}
-            return marked(active, [recorder.event("plan:started", plan.id, told, now_ms)])
+            data: dict[str, Any] = {"planId": plan.id, "kind": plan.kind, "tasks": len(plan.steps)}
+            return marked(active, [recorder.event("plan:started", plan.id, data, now_ms)])
         if not any(isinstance(action, Start) for action in actions):
             return []
-        told = {"taskId": origin.task.id, "type": "pattern", "target": origin.task.target}
-        return marked(active, [recorder.event("task:started", origin.task.id, told, now_ms)])
+        data = {"taskId": origin.task.id, "type": "pattern", "target": origin.task.target}
+        return marked(active, [recorder.event("task:started", origin.task.id, data, now_ms)])
 
     def progressed(self, active: Active, now_ms: int) -> None:
         """Best effort: for every step of a small plan, for every twentieth part of a large one."""
         graph = active.run.graph
-        if active.run.over or graph.done - active.told < max(1, len(graph.ends) // PROGRESS_PARTS):
+        if active.run.over or graph.done - active.published_steps < max(1, len(graph.ends) // PROGRESS_PARTS):
             return
-        active.told = graph.done
-        told = progress(active.run)
-        event = self._parts.recorder.event("plan:progress", active.run.plan.id, told, now_ms, tail=f"/{graph.done}")
+        active.published_steps = graph.done
+        data = progress(active.run)
+        event = self._parts.recorder.event("plan:progress", active.run.plan.id, data, now_ms, tail=f"/{graph.done}")
         marked(active, [event])
         self._parts.emit(event)
 

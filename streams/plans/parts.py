@@ -33,4 +33,4 @@ class PlanParts:
     task_cancelled: Callable[[str, int], str | None] = lambda _task_id, _submitted_ms: None
     """Why a task that a plan answers is to be cancelled, or None."""
     tracing: Tracing | None = None
-    """Makes spans, if anybody wants them."""
+    """Makes spans; None: tracing is off."""

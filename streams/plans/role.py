@@ -49,8 +49,6 @@ WRAPPING_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Coordination:
-    """The running role."""
-
     engine: Engine
     partition_count: Callable[[], int]
     addresses: Addresses

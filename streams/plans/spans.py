@@ -1,4 +1,4 @@
-"""The spans of one partition's plans, if anybody wants them: begun with a plan, ended by the commit of its result.
+"""The spans of one partition's plans, if tracing is on: begun with a plan, ended by the commit of its result.
 
 In: plans and records as they begin and end. Out: spans, and `traceparent` on the records that belong to them. Without a `Tracing`
 nothing is done here.

@@ -25,7 +25,7 @@ from streams.rules.source_record import (
 )
 
 LARGE_BYTES = 64 * 1024
-"""Outputs beyond this carry a smaller form, in case the broker's limit is lower than the worker was told."""
+"""Outputs beyond this carry a smaller form, in case the broker's limit is lower than configured."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,6 @@ class Carried:
     attempts: int = 0
 
     def own_headers(self) -> dict[str, str]:
-        """As headers."""
         own_headers = {ORIGIN_HEADER: str(self.origin_ms)}
         if self.deadline_ms is not None:
             own_headers[EXPIRES_HEADER] = str(self.deadline_ms)

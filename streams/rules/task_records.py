@@ -39,7 +39,6 @@ class Success:
 
     @property
     def size(self) -> int:
-        """Bytes of JSON."""
         return len(self.value_json) + len(self.metadata_json)
 
 
@@ -217,11 +216,11 @@ def with_answer(echo: EchoedMetadata, metadata_json: bytes) -> EchoedMetadata:
     """
     if not metadata_json:
         return echo
-    told = pack(echo)
-    if b'"answer"' in told:  # a member of the task's own by that name gives way
-        told = dumps({name: value for name, value in loads(told).items() if name != "answer"})
-    comma = b"," if len(told) > 2 else b""
-    return orjson.Fragment(told[:-1] + comma + b'"answer":' + metadata_json + b"}")
+    echoed = pack(echo)
+    if b'"answer"' in echoed:  # a member of the task's own by that name gives way
+        echoed = dumps({name: value for name, value in loads(echoed).items() if name != "answer"})
+    comma = b"," if len(echoed) > 2 else b""
+    return orjson.Fragment(echoed[:-1] + comma + b'"answer":' + metadata_json + b"}")
 
 
 def _is_large(echo: EchoedMetadata) -> bool:

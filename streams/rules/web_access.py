@@ -43,7 +43,7 @@ class Caller:
 def power_needed(
     method: str, route: str | None, *, for_browser: bool = False, open_metrics: bool = False
 ) -> Power | None:
-    """`route`: the matched route's path, such as `/api/v1/agents/{id}`; None: no route. None: anybody may.
+    """`route`: the matched route's path, such as `/api/v1/agents/{id}`; None: no route. Returns None if no token is needed.
 
     >>> power_needed("GET", "/readyz"), power_needed("GET", "/metrics"), power_needed("POST", "/readyz")
     (None, 'view', 'operate')
@@ -66,7 +66,7 @@ class TrustedProxies:
         self._operators = frozenset(operators)
 
     def caller(self, address: str | None, values: Sequence[str]) -> Caller | None:
-        """`values`: those of the header, in order. None: it names nobody, or does not come from a trusted proxy.
+        """`values`: those of the header, in order. None: it names no user, or does not come from a trusted proxy.
 
         More than one value is refused: one of them may be the client's own.
 

@@ -1,7 +1,7 @@
 """schedules: `scheduled` -> `dispatch`, when a task's time has come or it was cancelled; `schedules` -> `tasks`.
 
 In: records of one partition, which dispatch wrote. Out: the same bytes to `dispatch`, and a tombstone on `scheduled`, in one
-transaction. A task that waits takes an entry in memory; its record is read again from its topic. It calls nobody.
+transaction. A task that waits takes an entry in memory; its record is read again from its topic. It calls no agent.
 
 `process` takes a record in: it is released at once, or its task waits.
 `_run` is the one task of a partition: it sleeps until the next time, reads the records that are due, and releases them.
@@ -59,7 +59,7 @@ class ScheduleHandler:
         self._due: list[int] = []
         """Offsets that are being released: they wait no more, and are not committed yet."""
         self._to_check: set[int] = set()
-        """Offsets of waiting tasks that somebody asked to cancel."""
+        """Offsets of waiting tasks to cancel."""
         self._pending: list[Output] = []
         self._changed = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"schedules-{partition.number}")
@@ -116,14 +116,14 @@ class ScheduleHandler:
         except Rejected as rejected:
             outputs = self._refuse(taken, rejected)
         except Exception as error:
-            log.exception("a record broke the worker's own code", topic=source, offset=record.offset)
+            log.exception("unexpected error while processing a record", topic=source, offset=record.offset)
             outputs = self._refuse(taken, Rejected("schedules", f"internal error: {type(error).__name__}"))
         self._partition.complete(source, record.offset, outputs)
 
     # What others ask
 
     def cancel(self, task_id: str) -> None:
-        """Somebody asked to cancel this task: if it waits here, it ends."""
+        """A cancel of this task was requested: if it waits here, it ends."""
         for name in names_of(task_id):
             offset = self._waiting.offset_of(id_hash(name))
             if offset is not None:
@@ -216,7 +216,7 @@ class ScheduleHandler:
                             error=repr(error))  # fmt: skip
                 await asyncio.sleep(RETRY_S)
             except Exception:
-                log.exception("releasing tasks broke the worker's own code", partition=self._partition.number)
+                log.exception("unexpected error while releasing tasks", partition=self._partition.number)
                 await asyncio.sleep(RETRY_S)
 
     async def _sleep(self) -> None:
@@ -276,7 +276,7 @@ class ScheduleHandler:
         except Rejected as rejected:
             return self._refuse(record, rejected)
         except Exception as error:
-            log.exception("a scheduled task broke the worker's own code", offset=record.offset)
+            log.exception("unexpected error while releasing a scheduled task", offset=record.offset)
             return self._refuse(record, Rejected("schedules", f"internal error: {type(error).__name__}"))
 
 

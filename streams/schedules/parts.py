@@ -21,7 +21,7 @@ class ScheduleParts:
     cancelled: Callable[[str, int], str | None]
     """Why a task that was submitted then (epoch ms) is to be cancelled, or None."""
     cancel_requests: Callable[[], Iterable[str]]
-    """The ids of all tasks that somebody asked to cancel."""
+    """The ids of all tasks to cancel."""
     partition_count: Callable[[], int]
     max_task_bytes: int
     """A schedule is refused if its task is larger as JSON."""

@@ -60,7 +60,7 @@ class RecurringTasks:
         try:
             memory = decode(ScheduleMemory, value, ())
         except Rejected as rejected:
-            log.warning("a record of the state topic is not understood", partition=self._number, error=rejected.reason)
+            log.warning("a record of the state topic cannot be read", partition=self._number, error=rejected.reason)
             return
         if memory.app == self._parts.recorder.app and memory.fired is not None:
             self._fired[memory.fired.schedule_id] = memory.fired.time
@@ -162,7 +162,7 @@ class RecurringTasks:
         try:
             return self._make(name, active, now_ms)
         except Exception:
-            log.exception("a schedule broke the worker's own code", schedule=name)
+            log.exception("unexpected error while running a schedule", schedule=name)
             active.next_ms = now_ms + RETRY_MS
             return []
 

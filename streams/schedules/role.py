@@ -44,8 +44,6 @@ RECORD_ROOM = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SchedulesRole:
-    """The running role."""
-
     engine: Engine
     events_dropped: Callable[[], int] = int
 

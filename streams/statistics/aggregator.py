@@ -76,8 +76,8 @@ class Aggregator:
         self.ready = False
         self.points = 0
         self.rejected = 0
-        self.told: Counter[tuple[str, str]] = Counter()
-        """Anomalies told as firing, by type and severity."""
+        self.reported: Counter[tuple[str, str]] = Counter()
+        """Anomalies reported as firing, by type and severity."""
 
     def attach(
         self,
@@ -208,7 +208,7 @@ class Aggregator:
         touched: dict[bytes, Live] = {}
         for message in batch:
             await self._checkpoint(releases)
-            live = self._fold(message, outputs)
+            live = self._aggregate(message, outputs)
             if live is not None:
                 touched[live.key] = live
         now = time.monotonic()
@@ -223,7 +223,7 @@ class Aggregator:
             consumer.done(message)
         self.points += len(batch)
 
-    def _fold(self, message: StatsMessage, outputs: list[Output]) -> Live | None:
+    def _aggregate(self, message: StatsMessage, outputs: list[Output]) -> Live | None:
         headers = cast("tuple[tuple[str, bytes], ...]", tuple(message.headers or ()))
         try:
             point = decode(ConfidenceDataPoint, message.value, headers)
@@ -232,11 +232,11 @@ class Aggregator:
             ahead_ms = point.timestamp - max(stamp_ms, now_ms)
             if ahead_ms > AHEAD_MS:
                 raise Rejected(
-                    "validate", f"timestamp: lies {ahead_ms // 1000} s after its record's time and the present"
+                    "validate", f"timestamp: is {ahead_ms // 1000} s after its record's time and the present"
                 )
             if point.feedback and point.task_id is None:
                 raise Rejected("validate", "feedback: needs taskId")
-            return self.state.fold(point, RecordAt(message.partition, message.offset, stamp_ms, now_ms))
+            return self.state.add_point(point, RecordAt(message.partition, message.offset, stamp_ms, now_ms))
         except TooManySeries as error:
             stage, reason = "process", str(error)
         except Rejected as error:
@@ -262,7 +262,7 @@ class Aggregator:
                     live.dirty.add(window_id)
             for anomaly in live.series.anomalies:
                 outputs += self._recorder.anomaly(anomaly)
-                self.told[anomaly.type, anomaly.severity] += anomaly.state == "firing"
+                self.reported[anomaly.type, anomaly.severity] += anomaly.state == "firing"
             self._publish(live, now, outputs, quiet=False)
             calibration = self.state.calibration(live)
             if calibration is not None:
@@ -349,7 +349,7 @@ class Aggregator:
             await self._store(touched, [], now, releases)
 
     async def _foretell(self, touched: Collection[Live], releases: int) -> None:
-        """What the clock says is written before it is told: after a crash no offset would repeat it, and nothing end it."""
+        """What time alone fires is stored before it is published: after a crash no offset would repeat it, and nothing end it."""
         rows = [row for live in touched if live.series.anomalies for row in self.state.rows(live)]
         if rows:
             await self._write(rows, releases)

@@ -1,7 +1,7 @@
-"""How many alarms are on, by type and severity, kept beside series that change one at a time: nobody walks them all to know.
+"""How many alarms are on, by type and severity, updated with each change of a series: no scan of all series is needed.
 
-In: a series after each change, and what was counted of it before. Out: the counts. What is kept back is not counted, as it is
-not told.
+In: a series after each change, and what was counted of it before. Out: the counts. Alarms that are kept back are not
+counted, since they are not published.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections import Counter
 from streams.rules.detection.alarms import type_of
 from streams.rules.windows.series import Series
 
-Told = tuple[tuple[str, str], ...]
-"""Type and severity of each alarm of one series that is on and told."""
+CountedAlarms = tuple[tuple[str, str], ...]
+"""Type and severity of each published alarm of one series that is on."""
 
 
 class AlarmCount:
@@ -21,8 +21,11 @@ class AlarmCount:
     def __init__(self) -> None:
         self._on: Counter[tuple[str, str]] = Counter()
 
-    def moved(self, before: Told, series: Series | None) -> Told:
-        """What of a series was counted `before`, and how it is now (None: forgotten); returns what is counted now."""
+    def update(self, before: CountedAlarms, series: Series | None) -> CountedAlarms:
+        """Replace what a series had counted `before` by its alarms now (`series` None:
+
+        it is gone). Returns what is counted now.
+        """
         detectors = None if series is None else series.detectors
         firing = {} if detectors is None else detectors.alarms.firing
         if not (firing or before):

@@ -49,10 +49,10 @@ def _recovering(why: str) -> Refused:
 
 
 class StatsApi:
-    """The routes. `keeper` gives the worker's statistics, None while it has none. `token`: shown to other workers."""
+    """The routes. `statistics` returns the worker's statistics, None while it has none. `token`: shown to other workers."""
 
-    def __init__(self, keeper: Callable[[], Statistics | None], token: Secret | None = None) -> None:
-        self._keeper = keeper
+    def __init__(self, statistics: Callable[[], Statistics | None], token: Secret | None = None) -> None:
+        self._statistics = statistics
         self._token = token
         self._session: aiohttp.ClientSession | None = None
 
@@ -75,9 +75,9 @@ class StatsApi:
 
     def _guarded(self, answer: Callable[[web.Request], Any]) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.Response:
-            keeper = self._keeper()
-            if isinstance(keeper, StatsProcess):
-                status, body = await keeper.answer(request.path_qs)
+            statistics = self._statistics()
+            if isinstance(statistics, StatsProcess):
+                status, body = await statistics.answer(request.path_qs)
                 return handed_on(status, body)
             try:
                 return json_answer(await answer(request))
@@ -107,7 +107,7 @@ class StatsApi:
         agent_id = request.match_info["id"]
         found = (await self._stats(request))["calibration"]
         if found is None:
-            raise Refused(404, f"agent {agent_id!r} has no known outcome; tell some with feedback data points")
+            raise Refused(404, f"agent {agent_id!r} has no known outcome; report some with feedback data points")
         return {"agentId": agent_id, **found}
 
     async def _pattern(self, request: web.Request) -> dict[str, Any]:
@@ -152,12 +152,12 @@ class StatsApi:
         return await self._own(self._processor(), question)
 
     def _processor(self) -> StatsProcessor:
-        keeper = self._keeper()
-        if keeper is None or isinstance(keeper, StatsProcess):
+        statistics = self._statistics()
+        if statistics is None or isinstance(statistics, StatsProcess):
             raise Refused(503, "this worker has no statistics role, or they have not started; ask one that has")
-        if keeper.processor is None or not keeper.ready:
+        if statistics.processor is None or not statistics.ready:
             raise _recovering("statistics are starting here")
-        return keeper.processor
+        return statistics.processor
 
     async def _own(self, processor: StatsProcessor, question: Question | None) -> Mapping[str, Any]:
         from streams.statistics.processor import NotReady

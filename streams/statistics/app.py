@@ -91,7 +91,7 @@ class StatsApp(faust.App):
         return producer._ensure_producer()
 
     def owners(self) -> dict[int, str]:
-        """Partition -> address of the worker that owns it, as the last assignment told every member."""
+        """Partition -> address of the worker that owns it, from the last assignment."""
         assignor: Any = self.assignor
         shared: dict[str, dict[str, list[int]]] = assignor.changelog_distribution
         return {number: url for url, topics in shared.items() for number in topics.get(self.changelog_topic, ())}

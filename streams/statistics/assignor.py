@@ -17,24 +17,24 @@ from faust.assignor.partition_assignor import PartitionAssignor
 
 
 class StatsAssignor(PartitionAssignor):
-    """One app's. `asks_again`: set by whoever owns the consumer."""
+    """One app's. `asks_again`: set by the owner of the consumer."""
 
     asks_again: Callable[[], None] | None = None
 
     def on_assignment(self, assignment: Any) -> None:
         """Take what was dealt out, whatever address it was meant for."""
-        told = ClientMetadata.loads(self._decompress(assignment.user_data))
+        metadata = ClientMetadata.loads(self._decompress(assignment.user_data))
         own = str(self._url)
-        if told.url == own:
+        if metadata.url == own:
             super().on_assignment(assignment)
             return
-        shared = {own if url == told.url else url: parts for url, parts in told.changelog_distribution.items()}
+        shared = {own if url == metadata.url else url: parts for url, parts in metadata.changelog_distribution.items()}
         here = ClientMetadata(
-            assignment=told.assignment,
+            assignment=metadata.assignment,
             url=own,
             changelog_distribution=shared,
-            external_topic_distribution=told.external_topic_distribution,
-            topic_groups=told.topic_groups,
+            external_topic_distribution=metadata.external_topic_distribution,
+            topic_groups=metadata.topic_groups,
         )
         data = self._compress(here.dumps())
         super().on_assignment(ConsumerProtocolMemberAssignment(assignment.version, assignment.assignment, data))

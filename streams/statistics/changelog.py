@@ -71,7 +71,7 @@ async def ensure(settings: Settings, options: dict[str, Any]) -> int:
 
 
 async def ends(options: dict[str, Any], partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-    """The offset after each partition's last record, told by fetching.
+    """The offset after each partition's last record, found by fetching.
 
     The embedded broker answers the question for the end with the offset after the *first* record of the last batch, so a
     recovery that trusts it stops early; the high watermark in its fetch answers is right. Raises TimeoutError.

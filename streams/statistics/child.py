@@ -145,7 +145,7 @@ class StatsProcess:
             auto_decompress=False,
         )
         while not self._status.get("started"):
-            await self._look()
+            await self._read_status()
             if (failed := self._status.get("failed")) is not None:
                 await self._end()
                 raise StatsFailed(f"statistics: {failed['reason']}", failed["exitCode"])
@@ -153,8 +153,7 @@ class StatsProcess:
                 raise StatsFailed(f"the process of the statistics ended with code {process.returncode}")
             await asyncio.sleep(0.05)
 
-    async def _look(self) -> None:
-        """How it is now."""
+    async def _read_status(self) -> None:
         status, body = await self.answer(STATUS)
         self._status = orjson.loads(body) if status == 200 else {}
 
@@ -163,7 +162,7 @@ class StatsProcess:
         while True:
             process = self._process
             if process is not None and process.returncode is None:
-                await self._look()
+                await self._read_status()
                 pause_s = PAUSE_S if self.ready else pause_s
                 await asyncio.sleep(LOOK_S)
                 continue
@@ -175,7 +174,7 @@ class StatsProcess:
             try:
                 async with asyncio.timeout(START_TIMEOUT_S):
                     await self._begin()
-            except Exception as error:  # whatever it is, nobody else would start it again
+            except Exception as error:  # of any kind: nothing else would start it again
                 await self._end()
                 log.warning("statistics could not be started", error=str(error) or repr(error), pause_s=pause_s)
 

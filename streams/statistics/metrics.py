@@ -1,6 +1,6 @@
 """What statistics show on `/metrics`: points folded, refused and late, how many series are kept, which alarms are on.
 
-In: the counters of whatever processor runs, read whenever somebody asks; None while there is none. Out: gauges and counters,
+In: the counters of the running processor, read with each request; None while there is none. Out: gauges and counters,
 which begin anew with a processor.
 """
 
@@ -23,7 +23,6 @@ class StatsMetrics(Collector):
         self._counters = counters
 
     def collect(self) -> Iterable[Metric]:
-        """One reading."""
         found = self._counters() or {}
         yield CounterMetricFamily("parallax_stats_points", "Data points counted", value=found.get("points", 0))
         yield CounterMetricFamily("parallax_stats_rejected", "Data points refused", value=found.get("rejected", 0))
@@ -68,13 +67,13 @@ class StatsMetrics(Collector):
         yield cpu
         yield memory
         kinds = ["type", "severity"]
-        told = CounterMetricFamily("parallax_anomalies", "Anomalies told as firing", labels=kinds)
+        reported = CounterMetricFamily("parallax_anomalies", "Anomalies reported as firing", labels=kinds)
         firing = GaugeMetricFamily(
-            "parallax_anomalies_firing", "Anomalies that are on, of the series kept here", labels=kinds
+            "parallax_anomalies_firing", "Anomalies that are firing, of the series kept here", labels=kinds
         )
         for kind in get_args(AnomalyType):
             for severity in get_args(Severity):
-                told.add_metric([kind, severity], found.get("told", {}).get((kind, severity), 0))
+                reported.add_metric([kind, severity], found.get("reported", {}).get((kind, severity), 0))
                 firing.add_metric([kind, severity], found.get("firing", {}).get((kind, severity), 0))
-        yield told
+        yield reported
         yield firing

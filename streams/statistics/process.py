@@ -39,14 +39,13 @@ class _Served:
 
     def __init__(self, config: ProcessConfig) -> None:
         self._config = config
-        self._keeper = StatsSupervisor(config.settings, config.idempotent, config.address)
-        self._api = StatsApi(lambda: self._keeper, token_to_show(config.settings))
+        self._supervisor = StatsSupervisor(config.settings, config.idempotent, config.address)
+        self._api = StatsApi(lambda: self._supervisor, token_to_show(config.settings))
         self._failed: dict[str, Any] | None = None
         self._started = False
         self._runner: web.AppRunner | None = None
 
     async def listen(self) -> int:
-        """The port."""
         app = web.Application(client_max_size=64 * 1024, middlewares=[self._only_parent])
         app.add_routes([web.get(STATUS, self._status), *self._api.routes()])
         self._runner = web.AppRunner(app, access_log=None)
@@ -56,9 +55,9 @@ class _Served:
         return port
 
     async def start(self) -> None:
-        """The first start. What makes it impossible is told with the status: the parent ends the process then."""
+        """The first start. What makes it impossible is reported with the status: the parent ends the process then."""
         try:
-            await self._keeper.start()
+            await self._supervisor.start()
             self._started = True
         except (KafkaError, TimeoutError) as error:
             self._failed = {"reason": describe_error(error), "exitCode": 1 if unauthorized(error) else 3}
@@ -68,7 +67,7 @@ class _Served:
 
     async def stop(self) -> None:
         """Flush, commit, leave."""
-        await self._keeper.stop()
+        await self._supervisor.stop()
         await self._api.close()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -86,9 +85,9 @@ class _Served:
                 {
                     "started": self._started,
                     "failed": self._failed,
-                    "ready": self._keeper.ready,
-                    "counters": to_json((self._keeper.counters() or {}) | {"process": _used()}),
-                    "partitions": [[*place[:6], place.blocking()] for place in self._keeper.partition_statuses()],
+                    "ready": self._supervisor.ready,
+                    "counters": to_json((self._supervisor.counters() or {}) | {"process": _used()}),
+                    "partitions": [[*place[:6], place.blocking()] for place in self._supervisor.partition_statuses()],
                 },
                 option=orjson.OPT_NON_STR_KEYS,
             ),
@@ -106,13 +105,13 @@ def _used() -> dict[str, float]:
     return {"cpu": used.ru_utime + used.ru_stime, "memory": memory}
 
 
-async def _serve(config: ProcessConfig, told: int) -> None:
+async def _serve(config: ProcessConfig, port_fd: int) -> None:
     quiet_logs()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: _Lifeline(ended), sys.stdin)
     served = _Served(config)
-    os.write(told, b"%d\n" % await served.listen())
+    os.write(port_fd, b"%d\n" % await served.listen())
     starting = asyncio.create_task(served.start())
     await ended.wait()
     loop.call_later(STOP_TIMEOUT_S, os._exit, 1)
@@ -136,8 +135,8 @@ def main() -> None:
     # The parent decides when to stop, also where a signal goes to all processes of a service.
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, signal.SIG_IGN)
-    told = os.dup(1)
+    port_fd = os.dup(1)
     os.dup2(2, 1)  # stdout is for the port
     config: ProcessConfig = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own parent
     configure_logs(config.settings)
-    in_fast_loop(_serve(config, told))
+    in_fast_loop(_serve(config, port_fd))

@@ -12,7 +12,7 @@ PARENT_HEADER = "X-Parallax-Parent"
 STATUS = "/internal/status"
 STOP_TIMEOUT_S = 20.0
 """Longer than the processor takes at most; after that the process ends as it is."""
-PAIRS = ("told", "firing")
+PAIRS = ("reported", "firing")
 """Counters by (type, severity)."""
 
 
@@ -29,8 +29,8 @@ class ProcessConfig:
 def to_json(counters: Mapping[str, Any]) -> dict[str, Any]:
     """Counters by pairs as rows.
 
-    >>> to_json({"points": 2, "told": {("trend", "low"): 1}})
-    {'points': 2, 'told': [['trend', 'low', 1]]}
+    >>> to_json({"points": 2, "reported": {("trend", "low"): 1}})
+    {'points': 2, 'reported': [['trend', 'low', 1]]}
     """
     return {
         name: [[*pair, count] for pair, count in value.items()] if name in PAIRS else value
@@ -41,8 +41,8 @@ def to_json(counters: Mapping[str, Any]) -> dict[str, Any]:
 def from_json(counters: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The opposite.
 
-    >>> from_json({"points": 2, "told": [["trend", "low", 1]]})
-    {'points': 2, 'told': {('trend', 'low'): 1}}
+    >>> from_json({"points": 2, "reported": [["trend", "low", 1]]})
+    {'points': 2, 'reported': {('trend', 'low'): 1}}
     """
     if counters is None:
         return None

@@ -108,7 +108,7 @@ class StatsProcessor:
             self._fail(error)
 
     async def _watch(self, app: StatsApp) -> None:
-        """Nobody else notices when the consumer's own tasks have ended."""
+        """Detects that the consumer's own tasks have ended; nothing else does."""
         while self._error is None:
             await asyncio.sleep(LOOK_S)
             dead = app.ledger.dead() if self._aggregator.ready else None
@@ -202,14 +202,14 @@ class StatsProcessor:
         return list(self._app.ledger.partition_statuses()) if self._app is not None and self._aggregator.ready else []
 
     def counters(self) -> dict[str, Any]:
-        """Points folded and rejected, anomalies told since the start; alarms that are on; series, late and dropped points;
+        """Points folded and rejected, anomalies reported since the start; alarms that are on; series, late and dropped points;
         how far event time lies back."""
         own = {
             "points": self._aggregator.points,
             "rejected": self._aggregator.rejected,
             "pending": self._aggregator.pending,
             "expired": 0 if self._app is None or not self._aggregator.ready else self._app.ledger.expired,
-            "told": dict(self._aggregator.told),
+            "reported": dict(self._aggregator.reported),
             "event_lag": self._aggregator.event_lag_s(),
         }
         return own | (self._aggregator.state.counters() if self._aggregator.ready else {})

@@ -44,7 +44,6 @@ class Question:
     """None: the coarsest windows that fit; else the windows of this interval that begin in the range."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able form."""
         return asdict(self)
 
     @classmethod
@@ -128,7 +127,7 @@ def _means(
 
 
 async def firing(state: State, partitions: Iterable[int]) -> dict[str, Any]:
-    """Every alarm that is on and told, or pending, of those partitions."""
+    """Every alarm of those partitions that is on and reported, or pending."""
     mine, checkpoint = set(partitions), Yielder()
     rows: list[dict[str, Any]] = []
     for live in list(state):

@@ -41,7 +41,6 @@ class RegisteredDetectors:
             log.warning("registrations cannot be read; statistics run without their detectors", error=repr(error))
 
     async def stop(self) -> None:
-        """Stop following."""
         await self._follower.stop()
 
     def apply(self, record: ConsumerRecord) -> None:

@@ -23,13 +23,13 @@ from streams.rules.windows.log_identity import Mark
 from streams.rules.windows.series import Series
 from streams.rules.windows.windows import INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
 from streams.settings import Settings
-from streams.statistics.alarm_count import AlarmCount, Told
+from streams.statistics.alarm_count import AlarmCount, CountedAlarms
 from streams.statistics.calibrations import calibration_message
 from streams.statistics.table import Row, StatsTable, parse_key, series_key, window_key
 
 MAX_SERIES = 200_000
 CLOCK_SKEW_MS = 600_000
-"""What was read when is known by the clock of whoever read it; a worker that takes over may have another one, this far ahead."""
+"""Read times are by the clock of the worker that read; a worker that takes over may have another one, this far ahead."""
 
 
 class TooManySeries(Exception):
@@ -57,7 +57,7 @@ class Live:
         self.leaving: dict[WindowId, Window] = {}  # closed, and on its way to the table
         self.dirty: set[WindowId] = set()  # open windows that changed since they were published
         self.published: dict[WindowId, float] = {}  # open window -> when, monotonic seconds
-        self.alarms: Told = ()
+        self.alarms: CountedAlarms = ()
 
     def aggregate(self, window_id: WindowId, window: Window) -> dict[str, Any]:
         """The record of one of its windows."""
@@ -169,7 +169,7 @@ class State:
         self._series[partition, series_id] = live
         self._count(series, 1)
         self._by_agent.setdefault(series_id.agent_id, set()).add((partition, series_id))
-        live.alarms = self._firing.moved((), series)
+        live.alarms = self._firing.update((), series)
         return live
 
     def marks(self) -> dict[int, list[Mark]]:
@@ -186,7 +186,7 @@ class State:
         counted = max((live.series.offset for (at, _), live in self._series.items() if at == partition), default=-1)
         self._bases[partition] = counted + 1 - offset
 
-    def fold(self, point: ConfidenceDataPoint, record: RecordAt) -> Live:
+    def add_point(self, point: ConfidenceDataPoint, record: RecordAt) -> Live:
         """Count the point of one record; see `apply`."""
         base = self._bases.get(record.partition, 0)
         live = self.apply(point, record.partition, base + record.offset)
@@ -208,16 +208,16 @@ class State:
                 )
             live = self._add(partition, series_id, Series(series_id, partition, *self._rules))
         owner, series = live, live.series
-        told = len(series.anomalies)
+        known = len(series.anomalies)
         self._count(series, -1)
         if series.detectors is not None:
             series.detectors.choose(self._registered(series_id.agent_id))
         fresh = series.apply(point, offset, lambda window_id: self.archived(owner, window_id))
         self._count(series, 1)
         # A point that was counted before a crash says nothing again: the series' alarms are of a later offset.
-        if fresh and (len(series.anomalies) > told or series.grouping):
-            series.group(told, Moment(partition, offset, point.timestamp), self._siblings(live))
-        live.alarms = self._firing.moved(live.alarms, series)
+        if fresh and (len(series.anomalies) > known or series.grouping):
+            series.group(known, Moment(partition, offset, point.timestamp), self._siblings(live))
+        live.alarms = self._firing.update(live.alarms, series)
         return live
 
     def _count(self, series: Series, sign: int) -> None:
@@ -232,26 +232,26 @@ class State:
         return [Sibling(s.born, s.detectors.alarms) for s in others if s is not mine and s.detectors is not None]
 
     def tick(self, live: Live, events_ms: int, idle_ms: int, closing_ms: int = 0) -> bool:
-        """What time alone does to a series; True if anything is to be written or told.
+        """What time alone does to a series; True if anything is to be written or published.
 
         `events_ms`: its event time; `idle_ms`: how long it has certainly had no point; `closing_ms`: the time by which windows
         close, if that is later (all `clock.py`). While points come, they alone bring alarms, so that a replay brings the same.
         """
         series = live.series
-        told = len(series.anomalies)
-        changed = series.close_due(max(events_ms, closing_ms)) or told > 0
+        known = len(series.anomalies)
+        changed = series.close_due(max(events_ms, closing_ms)) or known > 0
         if idle_ms >= self._idle_ms:
-            changed |= series.look(events_ms)
+            changed |= series.evaluate_idle(events_ms)
             if 0 <= series.silent_ms() <= events_ms and self._last_to_speak(live):
                 series.fall_silent()
                 changed = True
-        if len(series.anomalies) > told:
+        if len(series.anomalies) > known:
             moment = Moment(series.partition, series.offset, series.windows.watermark_ms)
-            series.group(told, moment, self._siblings(live))
+            series.group(known, moment, self._siblings(live))
         if self.expires(live, events_ms):
             series.windows.expire(events_ms)
             changed = True
-        live.alarms = self._firing.moved(live.alarms, series)
+        live.alarms = self._firing.update(live.alarms, series)
         return changed
 
     def calibration(self, live: Live) -> AgentCalibration | None:
@@ -277,7 +277,7 @@ class State:
         return whole
 
     def _last_to_speak(self, live: Live) -> bool:
-        """Silence is the agent's, not a pattern's: told once, by the series that had the agent's last point."""
+        """Silence is the agent's, not a pattern's: reported once, by the series that had the agent's last point."""
         keys = self._by_agent[live.series.id.agent_id]
         mine = live.series.silence.last_ms, repr(live.series.id)
         return all((s.silence.last_ms, repr(s.id)) <= mine for s in (self._series[key].series for key in keys))
@@ -329,7 +329,7 @@ class State:
         key = (live.series.partition, live.series.id)
         if self._series.pop(key, None) is not None:
             self._count(live.series, -1)
-            live.alarms = self._firing.moved(live.alarms, None)
+            live.alarms = self._firing.update(live.alarms, None)
         mine = self._by_agent.get(live.series.id.agent_id)
         if mine is not None:
             mine.discard(key)
@@ -374,7 +374,7 @@ class State:
         return found
 
     def counters(self) -> dict[str, Any]:
-        """Late points, points too late for their minute, series, and alarms that are on and told by type and severity."""
+        """Late points, points too late for their minute, series, and alarms that are on and reported, by type and severity."""
         return {
             "series": len(self._series),
             "late": self._late,

@@ -46,7 +46,7 @@ class LogReplaced(Exception):
 
 
 class Carrier(Protocol):
-    """Who folds the points; told when partitions go."""
+    """Aggregates the points; notified when partitions are revoked."""
 
     async def drain(self) -> None:
         """Finish what was accepted, bounded in time; the commit follows."""
@@ -170,7 +170,7 @@ class LedgerConsumer(driver.Consumer):
         return message
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Hand fetched records to Faust's conductor until told to stop.
+        """Hand fetched records to Faust's conductor until stopped.
 
         Faust starts two tasks for every record here, to be able to leave when the flow stops; looking first costs a third
         less of the whole path. What is left undelivered is in the ledger, and the seek that follows a stop reads it again.
@@ -242,7 +242,7 @@ class LedgerConsumer(driver.Consumer):
             tp for tp, head in heads.items() if tp not in wanted and head is not None and head > ends.get(tp, head)
         ]
         if short:
-            log.error("the committed offset lies beyond the log, reading from its beginning: %s", short)
+            log.error("the committed offset is beyond the log's end, reading from its beginning: %s", short)
             wanted.update(await self.earliest_offsets(*short))
         await self._note_expired(heads, wanted)
         if wanted:
@@ -286,13 +286,13 @@ class LedgerConsumer(driver.Consumer):
         }
 
     def holds_partitions(self, since: float) -> bool:
-        """Whether nobody else can have had the partitions since then (monotonic seconds), as the group said lately."""
+        """Whether no other worker can have owned the partitions since then (monotonic seconds), by the group's last answer."""
         return self._lost_at < since and self._lease.holds(now())
 
     async def confirm_ownership(self) -> bool:
         """Whether the partitions are still ours, as the group has it; asked again after half a session.
 
-        Until then nobody else can have been given them: the group waits a whole session for a member. Raises `KafkaError`.
+        Until then no other worker can have been assigned them: the group waits a whole session for a member. Raises `KafkaError`.
         """
         asked = now()
         if self._lease.holds(asked):

@@ -203,7 +203,7 @@ class _Worker:
         except BaseException:
             await self.stop()
             raise
-        finally:  # a worker tunes the collector for itself; this process is somebody else's
+        finally:  # a worker tunes the collector for itself; this process is the user's
             gc.unfreeze()
             gc.set_threshold(*thresholds)
         if self._task.done():

@@ -14,7 +14,7 @@ from typing import Any
 
 
 class _Selector(selectors.DefaultSelector):
-    """Never waits: a wait of `timeout` seconds is told to `waited`."""
+    """Never waits: a wait of `timeout` seconds is passed to `waited`."""
 
     def __init__(self, waited: Callable[[float], None]) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """From the standard environment `OTEL_*` to a provider of spans with its exporter; and its end, which is bounded.
 
-In: the environment. Out: a `Provider`, or None where nothing asks for spans, or nobody could make them (that is logged).
+In: the environment. Out: a `Provider`, or None where nothing asks for spans, or they could not be made (that is logged).
 Raises `TracingError`, one line that names the variable. Spans wait in the SDK's bounded queue (`OTEL_BSP_*`; the oldest are
 dropped) and go out in a thread of their own: a collector that is away or hangs costs spans and nothing else. The SDK is
 imported by this file only.
@@ -71,14 +71,14 @@ class Provider:
             async with asyncio.timeout(timeout_s):
                 await done.wait()
         except TimeoutError:
-            log.warning("the collector did not take the last spans in time; they are lost", timeout_s=timeout_s)
+            log.warning("the collector did not accept the last spans in time; they are lost", timeout_s=timeout_s)
 
 
 def _kindly(work: Any) -> None:
     try:
         work()
     except RuntimeError:
-        return  # the loop has ended meanwhile: nobody waits any more
+        return  # the loop has ended meanwhile: no caller waits any more
 
 
 def provider(settings: Settings, environ: Mapping[str, str] | None = None) -> Provider | None:
@@ -103,7 +103,9 @@ def provider(settings: Settings, environ: Mapping[str, str] | None = None) -> Pr
             f"{want.asked_by}: {error.name or error} is not installed; pip install 'parallax-streams[otel]'"
         ) from None
     except (ValueError, OSError) as error:
-        raise TracingError(f"{want.asked_by}: the exporter cannot be made as OTEL_* says: {error}") from None
+        raise TracingError(
+            f"{want.asked_by}: the exporter cannot be created as OTEL_* configures it: {error}"
+        ) from None
     _quiet()
     log.info("spans are exported", to=", ".join(want.exporters), protocol=want.protocol, endpoint=want.endpoint)
     return made
@@ -146,7 +148,7 @@ def make_ids() -> Any:
     """A source of ids as the SDK wants it (`spans.IdSource`): those that are set, else random ones."""
     from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
-    class Given(RandomIdGenerator):
+    class ChosenIds(RandomIdGenerator):
         def __init__(self) -> None:
             self.next: Ids | None = None
 
@@ -156,7 +158,7 @@ def make_ids() -> Any:
         def generate_span_id(self) -> int:
             return super().generate_span_id() if self.next is None else self.next.span_id
 
-    return Given()
+    return ChosenIds()
 
 
 def _version() -> str:

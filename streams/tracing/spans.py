@@ -100,7 +100,7 @@ class Tracing:
 
 
 class WorkSpan:
-    """A span that ends with a commit: of a record, or of a plan. `trace`: what is below it is told."""
+    """A span that ends with a commit: of a record, or of a plan. `trace`: passed to what is below it."""
 
     __slots__ = ("_below", "_span", "_tracing", "trace")
 
@@ -148,7 +148,7 @@ class CallSpan:
         self.headers = tuple((name, value.decode()) for name, value in _trace_of(span.get_span_context()).headers())
 
     def ended(self, end: Answer | BaseException) -> None:
-        """An answer, a failure; or cut off, since nobody waits for it any more, which is none."""
+        """An answer, a failure; or cut off, since its caller waits no longer, which is no failure."""
         span = self._span
         if isinstance(end, Answer):
             span.set_attributes(rules.answer_attributes(self._provider, end.metadata))
@@ -166,7 +166,7 @@ class CallSpan:
 
 
 class UnseenCall:
-    """One call below a span that is not recorded: the agent is told so, and nothing else happens."""
+    """One call below a span that is not recorded: the agent gets an unsampled `traceparent`, and nothing else happens."""
 
     __slots__ = ("headers",)
 
@@ -174,7 +174,7 @@ class UnseenCall:
         self.headers = tuple((name, value.decode()) for name, value in trace.headers())
 
     def ended(self, end: Answer | BaseException) -> None:
-        """Nobody wants to know."""
+        """Nothing is recorded."""
 
 
 def _context_of(trace: Trace) -> SpanContext:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
 
 import orjson
@@ -15,9 +14,10 @@ from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.steps import Step, answer, hang, raw
 from agents_io.http.a2a import A2aTransport
 from agents_io.rules.wire.a2a_message_ids import MessageIds
-from agents_io.transport import Answer, Call
-from schemas.messages import AgentRegistration, SecretRef
+from agents_io.transport import Call
+from schemas.messages import SecretRef
 from tests.support.health import is_well
+from tests.support.transport_rig import TransportRig, running
 from tests.support.wait import until
 
 Version = Literal["1.0", "0.3"]
@@ -26,37 +26,21 @@ both = pytest.mark.parametrize("version", ["1.0", "0.3"])
 bindings = pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
 
 
-class Rig:
-    """A fake agent, its registration, the transport."""
-
-    def __init__(self, fake: FakeA2a) -> None:
-        self.fake = fake
-        self.transport = A2aTransport()
-        self.agent = AgentRegistration(id="a", endpoint=fake.endpoint, protocol="a2a")
-
-    async def call(self, body: bytes = b'{"n":1}', timeout_s: float = 10.0, **changes: Any) -> Answer:
-        """One call."""
-        agent = self.agent.model_copy(update=changes) if changes else self.agent
-        return await self.transport.call(agent, Call("t", "key-1", body, timeout_s, context_id="c1"))
-
-    def methods(self) -> list[str]:
-        """What was asked."""
-        return [request["method"] for request in self.fake.requests]
+CALL = Call("t", "key-1", b'{"n":1}', 10.0, context_id="c1")
 
 
-@asynccontextmanager
-async def rigged(version: Version = "1.0", *steps: Step, **members: Any) -> AsyncIterator[Rig]:
+def rigged(version: Version = "1.0", *steps: Step, **members: Any) -> AbstractAsyncContextManager[TransportRig]:
     """A fake with these members set."""
     fake = FakeA2a(steps)
     fake.version = version
     for name, value in members.items():
         setattr(fake, name, value)
-    async with fake:
-        rig = Rig(fake)
-        try:
-            yield rig
-        finally:
-            await rig.transport.close()
+    return running(fake, A2aTransport(), CALL, protocol="a2a")
+
+
+def methods(rig: TransportRig) -> list[str]:
+    """What was asked."""
+    return [request["method"] for request in rig.fake.requests]
 
 
 @both
@@ -84,7 +68,7 @@ async def test_task_is_asked_for_until_it_is_done(version: Version, binding: Bin
     """submitted, working, working, completed; then never again."""
     async with rigged(version, answer(7), binding=binding, states=("submitted", "working", "working")) as rig:
         assert (await rig.call()).value == 7
-        _send, *gets = rig.methods()
+        _send, *gets = methods(rig)
         assert gets == ["GetTask" if version == "1.0" else "tasks/get"] * 3
         assert rig.fake.keys == {"key-1": 1}
         assert rig.fake.cancelled == []
@@ -154,7 +138,7 @@ async def test_polling_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
     async with rigged(states=("working",) * 1000) as rig:
         with pytest.raises(CallTimeout):
             await rig.call(timeout_s=1.0)
-        assert 2 <= rig.methods().count("GetTask") <= 5
+        assert 2 <= methods(rig).count("GetTask") <= 5
 
 
 @both
@@ -205,7 +189,7 @@ async def test_card_is_read_once_and_again_after_the_agent_moved() -> None:
         rig.fake.script([Step("status", code=404, times=1), answer()])
         with pytest.raises(ClientError):
             await rig.call()
-        assert rig.methods() == ["message/send"] * 4 + ["SendMessage"] * 2
+        assert methods(rig) == ["message/send"] * 4 + ["SendMessage"] * 2
 
 
 async def test_many_first_calls_read_the_card_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,8 +258,8 @@ async def test_words_of_the_payload_go_first_as_text() -> None:
     """Agents that read text only still see the task; `textOnly` sends nothing else."""
     async with rigged() as rig:
         body = orjson.dumps({"task": "add", "data": [1]})
-        await rig.call(body)
-        await rig.call(body, metadata={"textOnly": True})
+        await rig.call(body=body)
+        await rig.call(body=body, metadata={"textOnly": True})
         first, second = (request["params"]["message"]["parts"] for request in rig.fake.requests)
         assert first == [{"text": "add"}, {"data": {"task": "add", "data": [1]}}]
         assert second == [{"text": "add\n\nData:\n[1]"}]

@@ -177,7 +177,7 @@ async def test_adapters_are_asked_in_turn() -> None:
         mine, other = (AgentRegistration(id="p", endpoint=name, protocol="gateway") for name in ("mine", "other"))
         assert await transport.call(mine, Call("t1", "k1", b"7", 2.0)) == Answer([7, 2000, "t1"], 0.25)
         assert not rig.asked
-        with pytest.raises(UnknownPattern, match="control plane knows no pattern 'other'"):
+        with pytest.raises(UnknownPattern, match="control plane has no pattern 'other'"):
             await transport.call(other, Call("t1", "k1", b"7", 2.0))
         with pytest.raises(Unsupported):
             await transport.check_health(mine, 1.0)

@@ -213,7 +213,7 @@ async def test_a_card_that_cannot_be_used_is_a_reason() -> None:
     for card, reason in (
         ({"supportedInterfaces": [{"url": "http://h", "protocolBinding": "JSONRPC", "protocolVersion": "9.0"}]}, "9.0"),
         ({"supportedInterfaces": [{"url": "http://h", "protocolBinding": "GRPC"}]}, "GRPC"),
-        ({"hello": 1}, "the agent card is none"),
+        ({"hello": 1}, "the response is not an agent card"),
     ):
 
         async def handler(request: web.Request, card: Any = card) -> web.Response:

@@ -6,8 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,11 @@ from agents_io.grpc.status import TABLE, status_error
 from agents_io.grpc.transport import GrpcTransport
 from agents_io.rules.wire.proto_payload import parse_result
 from agents_io.tls import TlsFiles
-from agents_io.transport import Answer, Call
+from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
 from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult, Health
 from tests.support.health import is_well
+from tests.support.transport_rig import TransportRig, running
 from tests.support.wait import until
 
 CERTS = Path(__file__).parent.parent / "support" / "tls"
@@ -45,29 +45,14 @@ CA = {"caFile": str(CERTS / "authority.pem")}
 CLIENT = {"certFile": str(CERTS / "client.pem"), "keyFile": str(CERTS / "client.key")}
 
 
-class Rig:
-    """An agent, how it is registered, and the transport."""
-
-    def __init__(self, fake: GrpcFakeAgent, transport: GrpcTransport) -> None:
-        self.fake = fake
-        self.transport = transport
-        self.agent = AgentRegistration(id="a", endpoint=fake.endpoint)
-
-    async def call(self, body: bytes = b"{}", timeout_s: float = 10.0, **changes: Any) -> Answer:
-        """One call."""
-        agent = self.agent.model_copy(update=changes) if changes else self.agent
-        return await self.transport.call(agent, Call("t1", "k1", body, timeout_s, (("traceparent", "00-1-2-01"),), "p"))
+CALL = Call("t1", "k1", b"{}", 10.0, (("traceparent", "00-1-2-01"),), "p")
 
 
-@asynccontextmanager
-async def rig_of(*steps: Step, options: dict[str, Any] | None = None, **fake: Any) -> AsyncIterator[Rig]:
+def rig_of(
+    *steps: Step, options: dict[str, Any] | None = None, **fake: Any
+) -> AbstractAsyncContextManager[TransportRig]:
     """A fake gRPC agent and the transport."""
-    async with GrpcFakeAgent(steps, **fake) as agent:
-        transport = GrpcTransport(**(options or {}))
-        try:
-            yield Rig(agent, transport)
-        finally:
-            await transport.close()
+    return running(GrpcFakeAgent(steps, **fake), GrpcTransport(**(options or {})), CALL)
 
 
 # --- what is sent ------------------------------------------------------------------------------------------------------
@@ -91,7 +76,7 @@ async def test_payload_becomes_the_fields_of_the_request(
 ) -> None:
     """As existing agents expect them."""
     async with rig_of(answer()) as rig:
-        await rig.call(body, 2.5)
+        await rig.call(body=body, timeout_s=2.5)
         request: AgentRequest = rig.fake.calls[0].payload
         assert MessageToDict(request.data) == data
         assert (request.task_id, request.task_description, dict(request.context)) == ("t1", description, context)
@@ -118,7 +103,7 @@ async def test_payload_nested_too_deep_for_protocol_buffers_makes_no_call() -> N
     deep = b'{"data":' * 40 + b"1" + b"}" * 40
     async with rig_of(answer()) as rig:
         with pytest.raises(Unsupported, match="nested deeper"):
-            await rig.call(deep)
+            await rig.call(body=deep)
         assert len(rig.fake.calls) == 0
 
 
@@ -248,7 +233,7 @@ async def test_task_above_the_agents_own_cap_is_the_callers_fault() -> None:
     """Not a rate limit: the same task will never fit."""
     async with rig_of(answer(), max_request_bytes=1000) as rig:
         with pytest.raises(ClientError, match="larger than the agent accepts"):
-            await rig.call(b'"' + b"x" * 5000 + b'"')
+            await rig.call(body=b'"' + b"x" * 5000 + b'"')
 
 
 async def test_secret_an_agent_echoes_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,66 +53,36 @@ from agents_io.fakes.steps import (
 from agents_io.grpc.transport import GrpcTransport
 from agents_io.http.pooled_transport import PooledTransport
 from agents_io.http.transport import HttpTransport
-from agents_io.transport import Call, Transport, header_text
+from agents_io.transport import Call, header_text
 from schemas.messages import AgentRegistration, SecretRef
 from tests.support.gateways import Book, node
 from tests.support.health import is_well
 from tests.support.http_tasks import http_task
 from tests.support.protocols import OVER_HTTP, Opened, kafka
+from tests.support.transport_rig import TransportRig, running
 from tests.support.wait import until
 
 CAP = 200_000
 
 
-@dataclass
-class Rig:
-    """An agent, how it is registered, and a transport that reaches it."""
-
-    fake: FakeAgent
-    agent: AgentRegistration
-    transport: Transport
-
-    async def call(self, key: str = "t1", *, body: bytes = b"{}", timeout_s: float = 10.0, **changes: Any) -> Any:
-        """One call."""
-        agent = self.agent.model_copy(update=changes) if changes else self.agent
-        return await self.transport.call(agent, Call(key, key, body, timeout_s))
-
-
-@asynccontextmanager
-async def http(*steps: Step) -> AsyncIterator[Rig]:
+def http(*steps: Step) -> AbstractAsyncContextManager[TransportRig]:
     """HTTP over our own connections."""
-    async with FakeAgent(steps) as fake:
-        transport = HttpTransport(max_answer_bytes=CAP)
-        try:
-            yield Rig(fake, AgentRegistration(id="a", endpoint=fake.endpoint), transport)
-        finally:
-            await transport.close()
+    return running(FakeAgent(steps), HttpTransport(max_answer_bytes=CAP))
 
 
-@asynccontextmanager
-async def http_over_httpx(*steps: Step) -> AsyncIterator[Rig]:
+def http_over_httpx(*steps: Step) -> AbstractAsyncContextManager[TransportRig]:
     """HTTP over httpx's own pool: any httpx transport will do."""
-    async with FakeAgent(steps) as fake:
-        transport = HttpTransport(httpx.AsyncHTTPTransport(trust_env=False), max_answer_bytes=CAP)
-        try:
-            yield Rig(fake, AgentRegistration(id="a", endpoint=fake.endpoint), transport)
-        finally:
-            await transport.close()
+    over = httpx.AsyncHTTPTransport(trust_env=False)
+    return running(FakeAgent(steps), HttpTransport(over, max_answer_bytes=CAP))
 
 
-@asynccontextmanager
-async def grpc(*steps: Step) -> AsyncIterator[Rig]:
+def grpc(*steps: Step) -> AbstractAsyncContextManager[TransportRig]:
     """gRPC, one message each way."""
-    async with GrpcFakeAgent(steps) as fake:
-        transport = GrpcTransport(max_answer_bytes=CAP)
-        try:
-            yield Rig(fake, AgentRegistration(id="a", endpoint=fake.endpoint), transport)
-        finally:
-            await transport.close()
+    return running(GrpcFakeAgent(steps), GrpcTransport(max_answer_bytes=CAP))
 
 
 @asynccontextmanager
-async def grpc_streaming(*steps: Step) -> AsyncIterator[Rig]:
+async def grpc_streaming(*steps: Step) -> AsyncIterator[TransportRig]:
     """gRPC, a stream of results: the last one counts."""
     async with grpc(*steps) as rig:
         rig.agent = rig.agent.model_copy(update={"metadata": {"stream": True}})
@@ -121,15 +90,15 @@ async def grpc_streaming(*steps: Step) -> AsyncIterator[Rig]:
 
 
 @asynccontextmanager
-async def gateway(*steps: Step) -> AsyncIterator[Rig]:
+async def gateway(*steps: Step) -> AsyncIterator[TransportRig]:
     """An agent that dialled in to this worker."""
     book = Book()
     async with node(book) as here, GatewayFakeAgent("a", steps, gateways=[here.address]) as fake:
-        yield Rig(fake, book.records["a"], here.transport)
+        yield TransportRig(fake, book.records["a"], here.transport)
 
 
 @asynccontextmanager
-async def gateway_elsewhere(*steps: Step) -> AsyncIterator[Rig]:
+async def gateway_elsewhere(*steps: Step) -> AsyncIterator[TransportRig]:
     """An agent that dialled in to another worker than its partition's."""
     book = Book()
     async with (
@@ -137,10 +106,10 @@ async def gateway_elsewhere(*steps: Step) -> AsyncIterator[Rig]:
         node(book, "other") as other,
         GatewayFakeAgent("a", steps, gateways=[other.address]) as fake,
     ):
-        yield Rig(fake, book.records["a"], home.transport)
+        yield TransportRig(fake, book.records["a"], home.transport)
 
 
-Maker = Callable[..., AbstractAsyncContextManager[Rig]]
+Maker = Callable[..., AbstractAsyncContextManager[TransportRig]]
 MAKERS: list[Maker] = [http, http_over_httpx, grpc, grpc_streaming, gateway, gateway_elsewhere]
 CANNOT_SAY: dict[Maker, Callable[[Step], bool]] = dict.fromkeys(
     # A confidence is a double there: no text, no boolean, and none at all reads as 0.
@@ -154,9 +123,9 @@ def rigged(opened: Callable[..., AbstractAsyncContextManager[Opened]]) -> Maker:
     """A maker of `tests/support/protocols.py` as one of ours."""
 
     @asynccontextmanager
-    async def maker(*steps: Step) -> AsyncIterator[Rig]:
+    async def maker(*steps: Step) -> AsyncIterator[TransportRig]:
         async with opened(*steps) as parts:
-            yield Rig(*parts)
+            yield TransportRig(*parts)
 
     maker.__name__ = opened.__name__
     return maker

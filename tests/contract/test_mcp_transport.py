@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -14,38 +13,21 @@ from agents_io.errors import AgentError, BadResponse, CallTimeout, ClientError, 
 from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import Step, answer, hang, raw
 from agents_io.http.mcp import McpTransport
-from agents_io.transport import Answer, Call
-from schemas.messages import AgentRegistration, SecretRef
+from agents_io.transport import Call
+from schemas.messages import SecretRef
 from tests.support.health import is_well
+from tests.support.transport_rig import TransportRig, running
 from tests.support.wait import until
 
-
-class Rig:
-    """A fake server, its registration, the transport."""
-
-    def __init__(self, fake: FakeMcp) -> None:
-        self.fake = fake
-        self.transport = McpTransport()
-        self.agent = AgentRegistration(id="a", endpoint=fake.endpoint, protocol="mcp", metadata={"tool": "analyze"})
-
-    async def call(self, body: bytes = b'{"n":1}', timeout_s: float = 10.0, **changes: Any) -> Answer:
-        """One call."""
-        agent = self.agent.model_copy(update=changes) if changes else self.agent
-        return await self.transport.call(agent, Call("t", "t", body, timeout_s))
+CALL = Call("t", "t", b'{"n":1}', 10.0)
 
 
-@asynccontextmanager
-async def rigged(*steps: Step, **members: Any) -> AsyncIterator[Rig]:
+def rigged(*steps: Step, **members: Any) -> AbstractAsyncContextManager[TransportRig]:
     """A fake with these members set."""
     fake = FakeMcp(steps)
     for name, value in members.items():
         setattr(fake, name, value)
-    async with fake:
-        rig = Rig(fake)
-        try:
-            yield rig
-        finally:
-            await rig.transport.close()
+    return running(fake, McpTransport(), CALL, protocol="mcp", metadata={"tool": "analyze"})
 
 
 async def test_session_is_opened_once_and_every_request_names_it() -> None:
@@ -213,8 +195,8 @@ async def test_registration_without_a_tool_makes_no_call(metadata: Any) -> None:
 async def test_arguments_by_path_and_for_payloads_that_are_no_object() -> None:
     """What is no object becomes `input`."""
     async with rigged() as rig:
-        await rig.call(b'{"data":{"q":1}}', metadata={"tool": "analyze", "argumentsPath": "data"})
-        await rig.call(b'"hello"')
+        await rig.call(body=b'{"data":{"q":1}}', metadata={"tool": "analyze", "argumentsPath": "data"})
+        await rig.call(body=b'"hello"')
         said = [body["params"]["arguments"] for body in rig.fake.bodies if body["method"] == "tools/call"]
         assert said == [{"q": 1}, {"input": "hello"}]
 

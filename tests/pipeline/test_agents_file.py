@@ -154,11 +154,11 @@ async def test_content_is_taken_only_when_two_looks_saw_it(
     file = AgentsFile(path, settings.app_id, table, writer)
     await file.start()
     write(path, "")
-    first = await file.look(b"")
+    first = await file.check(b"")
     write(path, agents(a="http://two"))
-    second = await file.look(first)
+    second = await file.check(first)
     assert there(table) == {"a": "http://one"}
-    await file.look(second)
+    await file.check(second)
     assert there(table) == {"a": "http://two"}
 
 

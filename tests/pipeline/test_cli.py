@@ -297,8 +297,8 @@ async def test_submit_warns_of_fields_that_are_nearly_right(ready: Cli) -> None:
         assert said.code == 0
         warnings = [line for line in said.err.splitlines() if "did you mean" in line]
         assert len(warnings) == 2
-        assert "line 1: nobody reads metadata.ordering_key; did you mean metadata.orderingKey?" in warnings[0]
-        assert "line 3: nobody reads capabilites; did you mean capabilities?" in warnings[1]
+        assert "line 1: unknown field metadata.ordering_key; did you mean metadata.orderingKey?" in warnings[0]
+        assert "line 3: unknown field capabilites; did you mean capabilities?" in warnings[1]
 
 
 async def test_submit_checks_a_file_before_it_sends(ready: Cli) -> None:

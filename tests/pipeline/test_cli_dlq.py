@@ -195,7 +195,7 @@ async def test_what_cannot_go_back_is_told_and_the_rest_goes(cli: Cli) -> None:
     assert [row["status"] for row in rows] == ["failed", "replayed", "failed", "failed"]
     assert "70000 bytes was too large" in rows[0]["reason"]
     assert "gone.orders" in rows[2]["reason"]
-    assert "no header says" in rows[3]["reason"]
+    assert "no header names" in rows[3]["reason"]
     assert [record.value for record in await records(cli, "tasks")] == [b"good"]
     assert "gone.orders" not in await catalog(cli.settings)
 

@@ -109,7 +109,7 @@ async def test_workers_are_listed_once_each(p: Pipeline) -> None:
 
 
 async def test_bad_filters_of_tasks_name_the_option(p: Pipeline) -> None:
-    assert "--since: 2999-01-01T00:00:00Z lies in the future" in await said(
+    assert "--since: 2999-01-01T00:00:00Z is in the future" in await said(
         p, "tasks", "ls", "--since", "2999-01-01T00:00:00Z", code=2
     )
     assert "--agent: an id has 1 to 256 characters" in await said(p, "tasks", "ls", "--agent", "", code=2)

@@ -47,14 +47,16 @@ def test_another_agent_joins_a_project_and_its_test_passes(tmp_path: Path) -> No
         ("class", "choose another"),
         ("streams", "choose another"),
         ("agents-io", "choose another"),
-        ("Big", "small letters"),
+        ("Big", "lower-case letters"),
     ):
         refused = ran(parallax("new", "agent", name), directory)
         assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
     assert (directory / "agent.py").read_text("utf-8") == before
 
 
-@pytest.mark.parametrize(("name", "said"), [("Agent", "small letters"), ("../x", "small letters"), ("there", "exists")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("Agent", "lower-case letters"), ("../x", "lower-case letters"), ("there", "exists")]
+)
 def test_bad_names_write_nothing(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "there").mkdir()
     made = ran(parallax("init", name), tmp_path)

@@ -68,7 +68,7 @@ def spellings(address: IPv4Address) -> list[str]:
 def refused(host: str, allowed: AllowList) -> bool:
     """Whether a URL with that host is refused."""
     try:
-        allowed.lane(parse_target(f"http://{host}/"))
+        allowed.host_key(parse_target(f"http://{host}/"))
     except ForbiddenTarget:
         return True
     return False
@@ -80,7 +80,7 @@ class Everything(AllowList):
     def __init__(self) -> None:
         super().__init__(["*.example"])
 
-    def lane(self, target: object) -> str:
+    def host_key(self, target: object) -> str:
         """Addresses only."""
         address = target.address  # type: ignore[attr-defined]
         if address is None or not self.permits(address):

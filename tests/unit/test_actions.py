@@ -90,7 +90,12 @@ async def test_what_a_foreign_page_can_send_is_refused(path: str, sent: list[Any
         (ACTIONS[1], '{"id": "t1"}', 400, "id: must be another"),
         (ACTIONS[3], '{"reason": 1}', 400, "reason: must be text"),
         ("/api/v1/plans/" + "x" * 257 + "/cancel", "{}", 400, "the plan's id: must be 1 to 256 characters"),
-        ("/api/v1/dead-letters/parallax.results/0/7/replay", "{}", 404, "no topic of this installation"),
+        (
+            "/api/v1/dead-letters/parallax.results/0/7/replay",
+            "{}",
+            404,
+            "this installation has no dead letters of such a topic",
+        ),
         ("/api/v1/dead-letters/parallax.tasks/0/7777777777777777777/replay", "{}", 404, "no such partition"),
     ],
 )
@@ -201,7 +206,7 @@ async def test_a_letter_goes_back_only_to_where_letters_come_from(sent: list[Any
         assert (status, body) == (200, {"place": "dlq.parallax.tasks/0/3", "to": "parallax.tasks", "count": 1})
         for offset in (4, 5):
             status, body = await posted(f"{base}/{offset}/replay")
-            assert (status, "none that takes letters back" in body["error"]) == (409, True)
+            assert (status, "accepts no replayed dead letters" in body["error"]) == (409, True)
     assert [(one.topic, one.key, one.value) for one in letters.replays] == [("parallax.tasks", b"k", b'{"secret":1}')]
 
 

@@ -13,7 +13,7 @@ from agents_io.caller import Caller
 from agents_io.errors import ServerError
 from schemas.codec import decode
 from schemas.messages import AgentRegistration, AgentStanding
-from streams.agents.agent_status_publisher import REPEAT_MS, AgentStatusPublisher, _moved
+from streams.agents.agent_status_publisher import REPEAT_MS, AgentStatusPublisher, _changed
 from streams.metrics import DispatchMetrics
 from streams.rules.records import Output
 from tests.support.dispatching import Dispatching
@@ -73,7 +73,7 @@ class Rig(Dispatching):
             self.transport.script.append(ServerError("500"))
             self.take(offset, metadata={"cache": False})
             await self.result(offset)
-            self.keeper.look()
+            self.keeper.publish_changes()
 
     @property
     def told(self) -> list[tuple[str, str | None]]:
@@ -92,7 +92,7 @@ async def test_told_when_something_moved_and_not_otherwise() -> None:
     rig.take(0, metadata={"cache": False})
     await rig.result(0)
     for _ in range(5):
-        rig.keeper.look()
+        rig.keeper.publish_changes()
     [told] = rig.records
     assert (told.agent_id, told.circuit, told.healthy, told.load, told.confidence) == ("a1", "closed", True, 0, 0.9)
     assert told.concurrency == 10
@@ -100,14 +100,14 @@ async def test_told_when_something_moved_and_not_otherwise() -> None:
     for offset in range(1, 6):
         rig.take(offset, metadata={"cache": False})
     await until(lambda: len(rig.transport.calls) == 6)
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert [agent_status.load for agent_status in rig.records] == [0, 5]
     rig.skew_ms += REPEAT_MS
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert len(rig.records) == 2, "it did nothing since"
     rig.transport.gate.set()
     await rig.result(5)
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert rig.records[-1].load == 0
     assert rig.news == []
     rig.handler.close()
@@ -120,12 +120,12 @@ async def test_what_its_confidence_is_worth_is_told_once_it_is_known_and_when_it
         rig.worth = lambda confidence, worth=worth: worth  # type: ignore[misc]
         rig.take(offset, metadata={"cache": False})
         await rig.result(offset)
-        rig.keeper.look()
+        rig.keeper.publish_changes()
     told = [(agent_status.confidence, agent_status.calibrated_confidence) for agent_status in rig.records]
     assert told == [(0.9, None), (0.9, 0.8), (0.9, 0.584)]
     first = rig.records[1]
-    assert not _moved(first, first.model_copy(update={"calibrated_confidence": 0.68})), "not worth a record"
-    assert _moved(first, first.model_copy(update={"calibrated_confidence": 0.584}))
+    assert not _changed(first, first.model_copy(update={"calibrated_confidence": 0.68})), "not worth a record"
+    assert _changed(first, first.model_copy(update={"calibrated_confidence": 0.584}))
     rig.handler.close()
 
 
@@ -139,7 +139,7 @@ async def test_a_circuit_is_told_with_its_end() -> None:
     assert rig.records[-1].circuit == "open"
     assert 0 < (rig.records[-1].open_until or 0) - rig.records[-1].at <= 200
     await asyncio.sleep(0.25)
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert (rig.records[-1].circuit, rig.records[-1].open_until) == ("half_open", None)
     rig.handler.close()
 
@@ -152,13 +152,13 @@ async def test_an_ejection_is_news_twice() -> None:
         rig.take(offset)
         await rig.result(offset)
     for _ in range(3):
-        rig.keeper.look()
+        rig.keeper.publish_changes()
     [(kind, data)] = rig.news
     assert (kind, data["agentId"], data["reason"]) == ("agent:unhealthy", "a1", "calls")
     assert rig.records[-1].ejected_until is not None
     await asyncio.sleep(0.2)
     for _ in range(3):
-        rig.keeper.look()
+        rig.keeper.publish_changes()
     assert [kind for kind, _ in rig.news] == ["agent:unhealthy", "agent:healthy"]
     rig.handler.close()
 
@@ -197,10 +197,10 @@ async def test_one_incident_of_an_agent_that_dials_in_is_told_once() -> None:
     rig.dial("away", "its heartbeats stopped")
     assert rig.records[-1].reason == "connection"
     await asyncio.sleep(0.25)
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert rig.told == [("unhealthy", "calls")]
     rig.dial("healthy")
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert rig.told == [("unhealthy", "calls"), ("healthy", "connected")]
     rig.news.clear()
     rig.dial("away", "it hung up")
@@ -209,7 +209,7 @@ async def test_one_incident_of_an_agent_that_dials_in_is_told_once() -> None:
     assert rig.caller.stats.ejection.out(asyncio.get_running_loop().time()), "still out when it was back"
     assert rig.told == [("unhealthy", "it hung up")]
     await asyncio.sleep(0.45)
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert rig.told == [("unhealthy", "it hung up"), ("healthy", None)]
     assert {data["node"] for _, data in rig.news} == {"n1"}
     rig.handler.close()
@@ -220,14 +220,14 @@ async def test_who_came_or_went_while_the_partition_was_elsewhere_is_published_o
     rig = Rig()
     rig.register(id="a1", endpoint="gateway://a1")
     rig.dialled = {"a1": rig.agents.known["a1"]}
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert rig.news == []
     for status, news in (("healthy", ("healthy", "connected")), ("away", ("unhealthy", "its worker is gone"))):
         rig.gateway(status, "its worker is gone" if status == "away" else "")
         for _ in range(2):
             rig.keeper = rig.another()
             for _ in range(2):
-                rig.keeper.look()
+                rig.keeper.publish_changes()
         assert rig.told == [news]
         rig.news.clear()
     rig.handler.close()
@@ -238,17 +238,17 @@ async def test_an_agent_that_is_gone_is_forgotten() -> None:
     rig = Rig()
     rig.take(0)
     await rig.result(0)
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     sent: list[Output] = []
     rig.keeper._emit = sent.append
     rig.keeper.gone("a1")
     [tombstone] = sent
     assert (tombstone.topic, tombstone.key, tombstone.value) == ("standings", b"a1", None)
-    rig.keeper.look()
-    assert "a1" in rig.keeper._told
+    rig.keeper.publish_changes()
+    assert "a1" in rig.keeper._published
     rig.handler.callers.clear()
-    rig.keeper.look()
-    assert rig.keeper._told == {}
+    rig.keeper.publish_changes()
+    assert rig.keeper._published == {}
 
 
 async def test_limits_of_a_registration_are_kept_by_the_caller() -> None:
@@ -274,7 +274,7 @@ async def test_limits_of_a_registration_are_kept_by_the_caller() -> None:
     await settle()
     assert rig.handler.explain("tasks", 1)["reason"] == "circuit_open"  # type: ignore[index]
     assert len(rig.transport.calls) == 1
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert rig.records[-1].circuit == "open"
     freed = AgentRegistration.model_validate({"id": "a1", "endpoint": "http://h", "breaker": {"mode": "auto"}})
     rig.agents.known["a1"] = freed
@@ -282,7 +282,7 @@ async def test_limits_of_a_registration_are_kept_by_the_caller() -> None:
     rig.take(2, metadata={"cache": False})
     for offset in (1, 2):
         assert (await rig.result(offset))["status"] == "success"
-    rig.keeper.look()
+    rig.keeper.publish_changes()
     assert rig.records[-1].circuit == "closed"
     rig.handler.close()
 

@@ -45,7 +45,7 @@ def test_every_field_of_a_registration_may_be_given() -> None:
         ),
         (b"[agents.a]\nid='b'\nendpoint='http://h'", r"agents\.a\.id: unknown"),
         (b"[agents.a]", "agents.a: endpoint"),
-        (b"[agents.a]\nendpoint='nowhere'", "agents.a: endpoint: the protocol cannot be told"),
+        (b"[agents.a]\nendpoint='nowhere'", "agents.a: endpoint: the protocol cannot be derived"),
         (b"[agents.a]\nendpoint='http://h'\nmetadata=3", "agents.a.metadata: must be a table"),
     ],
 )

@@ -50,7 +50,6 @@ def test_keeps_an_answer_until_its_time_is_over() -> None:
     kept = cache()
     kept.put("k", "v", 10, 0.9, 0.0)
     assert (kept.get("k", 299.9), kept.get("k", 300.0), len(kept), kept.size) == ("v", None, 0, 0)
-    assert (kept.hits, kept.misses) == (1, 1)
 
 
 @pytest.mark.parametrize(("confidence", "kept"), [(0.8, True), (0.79, False), (float("nan"), False)])

@@ -103,7 +103,7 @@ def test_every_command_takes_the_common_options(command: str, capsys: pytest.Cap
         ("worker --session-timeout soon", "--session-timeout: is not a duration: 'soon'"),
         ("topics ls --topic-prefix Has_Upper", "--topic-prefix: "),
         ("agents add", "needs ID and ENDPOINT, or --file FILE"),
-        ("agents add a1 nowhere", "endpoint: the protocol cannot be told"),
+        ("agents add a1 nowhere", "endpoint: the protocol cannot be derived"),
         ("agents add a1 http://h --window 5x", "--window: is not a duration"),
         ("agents add a1 http://h --max-requests 0", "limits.maxRequests"),
         ("agents add a1 http://h --file x", "--file stands alone"),

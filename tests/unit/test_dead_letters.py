@@ -210,7 +210,7 @@ def test_the_omitted_header_counts_whatever_it_holds(raw: bytes) -> None:
 
 def test_a_letter_of_unknown_origin_is_refused() -> None:
     """No guess from the name of the topic it lies on."""
-    with pytest.raises(NotReplayable, match="no header says"):
+    with pytest.raises(NotReplayable, match="no header names"):
         build_replay(b"k", b"v", [("a", b"b")], PREFIX)
 
 
@@ -226,7 +226,7 @@ def test_places_may_be_written_short(name: str) -> None:
 )
 def test_what_is_no_place(text: str) -> None:
     """The message shows the form."""
-    with pytest.raises(ValueError, match="want TOPIC/PARTITION/OFFSET"):
+    with pytest.raises(ValueError, match="write TOPIC/PARTITION/OFFSET"):
         parse_record_id(text, PREFIX)
 
 

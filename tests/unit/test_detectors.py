@@ -121,7 +121,7 @@ def test_an_idle_series_is_looked_at_by_the_clock() -> None:
     detectors = Detectors(SERIES, Thresholds())
     assert detect([0.1, 0.9] * 20, detectors) == []
     assert detectors.due_ms() == 60_000
-    found = detectors.look(Moment(0, 39, 39_000))
+    found = detectors.evaluate_idle(Moment(0, 39, 39_000))
     assert {anomaly.type for anomaly in found} == {"high_variance"}
     assert detectors.due_ms() == -1
 

@@ -72,7 +72,7 @@ def test_a_single_low_answer_with_none_after_it_is_reported_by_the_next_check() 
     """The clock looks at an idle series."""
     detectors = Detectors(SERIES, Thresholds())
     assert detect([*gauss(1, 0.8, 0.03, 15), 0.1], detectors, step_ms=1000) == []
-    assert [anomaly.type for anomaly in detectors.look(Moment(0, 15, 60_000))] == ["sudden_drop"]
+    assert [anomaly.type for anomaly in detectors.evaluate_idle(Moment(0, 15, 60_000))] == ["sudden_drop"]
 
 
 def test_low_answers_that_are_usual_are_no_news() -> None:

@@ -164,7 +164,7 @@ async def test_a_hung_function_keeps_its_places_and_no_others() -> None:
     for _ in range(2):
         with pytest.raises(CallTimeout, match="no answer"):
             await one.call("hung", timeout_s=0.05)
-    with pytest.raises(CallTimeout, match="every place"):
+    with pytest.raises(CallTimeout, match="every slot"):
         await one.call("hung", timeout_s=0.05)
     assert len(started) == 2
     assert (await one.call("fine")).value == "ok"

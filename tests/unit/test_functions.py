@@ -39,7 +39,7 @@ def test_modules_that_cannot_be_used_are_told(tmp_path: Path, monkeypatch: pytes
     for name, reason in (
         ("px_nowhere", "ModuleNotFoundError"),
         ("px_broken", "ZeroDivisionError"),
-        ("px_empty", "nothing"),
+        ("px_empty", "no callable"),
     ):
         with pytest.raises(FunctionsError, match=rf"{name}.*{reason}"):
             load_functions([name])

@@ -264,15 +264,15 @@ async def test_a_worker_that_died_without_a_word_is_found_out() -> None:
     relay = RelayClient()
     partitions = {"a", "b"}
     sweeper = GatewaySweeper(topic.agents.values, partitions.__contains__, relay, topic.write, grace_s=0.6)
-    await sweeper.look()
+    await sweeper.sweep()
     assert len(topic.records) == 2
-    await sweeper.look()
+    await sweeper.sweep()
     topic.follow()
     assert topic.last() == ("n1", "away", "status")
     assert [where_of(topic.agents[name]).why for name in "ab"] == ["its worker is gone"] * 2  # type: ignore[union-attr]
     partitions.discard("b")
     await asyncio.sleep(0.6)
-    await sweeper.look()
+    await sweeper.sweep()
     topic.follow()
     assert topic.agents.keys() == {"b"}
     assert topic.records[-1] == ("a", None, "gone")

@@ -140,7 +140,7 @@ async def test_a_worker_that_is_not_trusted_is_no_agents_fault(caller: GrpcTlsSe
         everybody = book.records.values
         sweeper = GatewaySweeper(everybody, lambda _: True, relay, write, grace_s=0.01)
         for _ in range(4):
-            await sweeper.look()
+            await sweeper.sweep()
         assert written == []
         assert len(agent.calls) == 0
 

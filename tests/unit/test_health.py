@@ -20,7 +20,7 @@ def test_checks_turn_after_so_many_in_a_row(said: list[bool], bad: int, good: in
             expected = False
         elif all(said[:end][-good:]) and end >= good:
             expected = True
-        assert checks.told(said[end - 1]) == expected
+        assert checks.observe(said[end - 1]) == expected
 
 
 def test_out_longer_each_time_up_to_a_bound() -> None:

@@ -58,7 +58,7 @@ class Rig:
         self.transport = Asked()
         self.here = {name: AgentRegistration(id=name, endpoint=f"http://{name}") for name in names}
         self.told: list[tuple[str, bool]] = []
-        self.unasked: list[str] = []
+        self.not_checked: list[str] = []
         settings = HealthSettings.model_validate({"check_interval": 50, "check_timeout": 100} | fields)
         self.checks = HealthChecks(
             lambda: self.here,
@@ -66,7 +66,7 @@ class Rig:
             settings,
             random.Random(1),
             lambda name, well: self.told.append((name, well)),
-            self.unasked.append,
+            self.not_checked.append,
         )
         self.task = asyncio.create_task(self.checks.run())
 
@@ -106,7 +106,7 @@ async def test_who_cannot_be_asked_is_left_alone_until_registered_anew() -> None
     """Nothing is said of it; another registration may know a way."""
     rig = Rig("mute")
     rig.transport.says["mute"] = Unsupported("no health here")
-    await until(lambda: rig.unasked == ["mute"])
+    await until(lambda: rig.not_checked == ["mute"])
     await asyncio.sleep(0.2)
     assert (rig.transport.asked["mute"], rig.told) == (1, [])
     rig.transport.says.clear()
@@ -120,7 +120,7 @@ async def test_who_moved_away_is_not_asked() -> None:
     rig = Rig("a", "b")
     await until(lambda: rig.transport.asked["b"] >= 1, 20)
     rig.here = {"a": rig.here["a"]}
-    await until(lambda: rig.unasked == ["b"], 20)
+    await until(lambda: rig.not_checked == ["b"], 20)
     asked, others = rig.transport.asked["b"], rig.transport.asked["a"]
     await until(lambda: rig.transport.asked["a"] >= others + 3, 20)
     assert rig.transport.asked["b"] <= asked + 1

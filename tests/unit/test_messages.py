@@ -70,7 +70,7 @@ def test_the_scheme_tells_the_protocol(endpoint: str, transport: str) -> None:
 
 def test_an_agent_that_cannot_be_reached_is_refused() -> None:
     """No scheme and no protocol; http without a URL. A host and port with a protocol is fine."""
-    assert "cannot be told" in fault(AgentRegistration, {"id": "a", "endpoint": "h:50051"})
+    assert "cannot be derived" in fault(AgentRegistration, {"id": "a", "endpoint": "h:50051"})
     assert AgentRegistration(id="a", endpoint="h:50051", protocol="grpc").transport == "grpc"
     assert "needs an http:// or https:// URL" in fault(
         AgentRegistration, {"id": "a", "endpoint": "grpc://h", "protocol": "http"}

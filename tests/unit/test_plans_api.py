@@ -192,7 +192,7 @@ async def test_what_is_not_certain_is_a_503_with_its_reason(serve: Any) -> None:
     await _unsure(one, "is not open at this worker", (2,))
     await _unsure(two, "is not open at this worker", (2,))  # told that it is its own: it asks itself, and no further
     one.told((one.url, [0, 1]))
-    await _unsure(one, "told no address", (2, 3))
+    await _unsure(one, "published no address", (2, 3))
     one.told(("http://127.0.0.1:1", [2, 3]))
     await _unsure(one, "did not answer", (2, 3))
     stranger = Worker({}, group="other-plans")
@@ -251,5 +251,5 @@ async def test_a_worker_that_came_back_elsewhere_is_found_through_the_coordinato
     for word in words:
         one.api._look_at = 0.0
         coordinator.says = word
-        await _unsure(one, "told no address", (2,))
+        await _unsure(one, "published no address", (2,))
     assert coordinator.asked > 4

@@ -262,7 +262,7 @@ async def settled(served: Served, asked: Asked, owns: Callable[[str], bool] = la
         served.topic.table, served.topic.as_writer, cast(Transport, asked), owns, lambda: served.topic.now
     )
     served.topic.now = now
-    keeper.look()
+    keeper.start_due()
     if keeper._busy:
         await asyncio.wait(keeper._busy.values())
     return served

@@ -47,7 +47,7 @@ def undisturbed() -> Told:
     """What one worker tells that lives on."""
     one, found = state(SimpleNamespace(data={})), Told()
     for offset, point in enumerate(made()):
-        take(one.fold(point, RecordAt(0, offset, NOW_MS, NOW_MS)), found)
+        take(one.add_point(point, RecordAt(0, offset, NOW_MS, NOW_MS)), found)
     return found
 
 
@@ -59,7 +59,7 @@ async def disturbed(points: list[ConfidenceDataPoint], rng: random.Random) -> tu
         end = min(offset + rng.choice((1, 50, 300, 2000)), len(points))
         touched: dict[bytes, Live] = {}
         for number in range(offset, end):
-            live = worker.fold(points[number], RecordAt(0, number, NOW_MS, NOW_MS))
+            live = worker.add_point(points[number], RecordAt(0, number, NOW_MS, NOW_MS))
             touched[live.key] = live
         rows = []
         for live in touched.values():

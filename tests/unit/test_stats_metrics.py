@@ -17,7 +17,7 @@ def test_a_reading_shows_what_the_processor_counts_now() -> None:
     page = generate_latest(registry).decode()
     assert "parallax_stats_points_total 0.0" in page
     assert 'parallax_anomalies_firing{severity="high",type="silent"} 0.0' in page
-    now[0] = {"points": 3, "rejected": 1, "pending": 0, "told": {("drift", "high"): 2}, "event_lag": {3: 1.5}}
+    now[0] = {"points": 3, "rejected": 1, "pending": 0, "reported": {("drift", "high"): 2}, "event_lag": {3: 1.5}}
     page = generate_latest(registry).decode()
     assert "parallax_stats_points_total 3.0" in page
     assert "parallax_stats_series 0.0" in page

@@ -72,7 +72,7 @@ def test_what_a_url_names(text: str, host: str, port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "url", "lane"),
+    ("entry", "url", "host_key"),
     [
         ("example.com", "http://example.com/x", "example.com:80"),
         ("example.com", "https://EXAMPLE.com/x", "example.com:443"),
@@ -94,20 +94,20 @@ def test_what_a_url_names(text: str, host: str, port: int) -> None:
         ("10.0.0.1", "http://10.0.0.2/", None),
     ],
 )
-def test_which_host_an_entry_allows(entry: str, url: str, lane: str | None) -> None:
-    """Host, port and scheme; a wildcard has one lane."""
+def test_which_host_an_entry_allows(entry: str, url: str, host_key: str | None) -> None:
+    """Host, port and scheme; a wildcard has one key."""
     allowed = AllowList([entry])
-    if lane is None:
+    if host_key is None:
         with pytest.raises(ForbiddenTarget):
-            allowed.lane(parse_target(url))
+            allowed.host_key(parse_target(url))
     else:
-        assert allowed.lane(parse_target(url)) == lane
+        assert allowed.host_key(parse_target(url)) == host_key
 
 
 def test_an_empty_list_allows_nothing() -> None:
     """The default."""
     with pytest.raises(ForbiddenTarget, match=r"http://example\.com:80 is not on the allow-list"):
-        AllowList().lane(parse_target("http://example.com/?secret=1"))
+        AllowList().host_key(parse_target("http://example.com/?secret=1"))
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ async def test_what_the_sdk_finds_wrong_is_told_in_one_line(monkeypatch: pytest.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:9")
     monkeypatch.setattr("streams.tracing.export._exporter", _refuses)
-    with pytest.raises(TracingError, match=r"^OTEL_EXPORTER_OTLP_ENDPOINT: the exporter cannot be made as OTEL_"):
+    with pytest.raises(TracingError, match=r"^OTEL_EXPORTER_OTLP_ENDPOINT: the exporter cannot be created as OTEL_"):
         provider(Settings())
 
 
@@ -127,7 +127,7 @@ async def test_an_exporter_that_hangs_holds_up_neither_spans_nor_the_end() -> No
         with structlog.testing.capture_logs() as logs:
             await made.stop(0.2)
         assert 0.15 < time.monotonic() - began < 5
-        assert "did not take the last spans in time" in logs[0]["event"]
+        assert "did not accept the last spans in time" in logs[0]["event"]
     finally:
         stuck.gate.set()
     assert stuck.taken <= 8

@@ -151,13 +151,13 @@ def state_of(task: dict[str, Any]) -> str:
 
 
 class NeedsInput(Refused):
-    """The task waits at the agent for input; the agent should be told to cancel `task_id`."""
+    """The task waits at the agent for input; the agent should be sent a cancel for `task_id`."""
 
     task_id: str | None = None
 
 
 class NeedsAuth(ClientError):
-    """The task waits at the agent for an authorization; the agent should be told to cancel `task_id`."""
+    """The task waits at the agent for an authorization; the agent should be sent a cancel for `task_id`."""
 
     task_id: str | None = None
 
@@ -180,7 +180,7 @@ def _task(task: dict[str, Any], reading: Reading) -> Answer | Pending:
     why = _why(task)
     if state == "failed":
         kind = FailedUnsaid if why == NO_REASON else ServerError
-        raise kind(f"the agent says its task failed: {why}")
+        raise kind(f"the agent reports that its task failed: {why}")
     if state in ("rejected", "canceled", "cancelled"):
         raise Refused(f"the agent {state} the task: {why}")
     if state == "input-required":

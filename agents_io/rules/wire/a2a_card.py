@@ -63,7 +63,7 @@ skills=('sum',), text_only=False, streams=False)
     """
     card = load_json(body)
     if not isinstance(card, dict) or not ("supportedInterfaces" in card or "url" in card):
-        raise BadResponse(f"the agent card is none: {excerpt(body)}")
+        raise BadResponse(f"the response is not an agent card: {excerpt(body)}")
     found = [row for row in _interfaces(card) if binding in (None, row.binding)]
     if not found:
         wanted = " or ".join(BINDINGS) if binding is None else binding
@@ -168,7 +168,7 @@ def _path(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise BadResponse(f"the agent card's URL is none: {excerpt(url.encode())}") from None
+        raise BadResponse(f"the agent card's URL is invalid: {excerpt(url.encode())}") from None
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 

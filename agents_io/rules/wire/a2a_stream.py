@@ -37,7 +37,7 @@ class TaskStream:
         self._as_jsonrpc = as_jsonrpc
         self.task_id: str | None = None
         self.is_final = False
-        """Whether the agent said that the task has ended, or waits for somebody."""
+        """Whether the agent reported that the task has ended, or waits for input."""
         self.whole: dict[str, Any] | None = None
         """A response that is an answer or an error by itself."""
 
@@ -95,7 +95,7 @@ class StreamedTask:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the agent said that it has ended, or waits for somebody."""
+        """Whether the agent reported that it has ended, or waits for input."""
         return self._whole is not None or (bool(self._task) and state_of(self._task) not in _OPEN)
 
     def feed(self, piece: bytes) -> bool:

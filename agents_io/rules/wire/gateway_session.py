@@ -32,15 +32,15 @@ class SessionConfig:
     max_interval_s: float = 300.0
     max_outstanding: int = 1000
 
-    def interval_s(self, wished_ms: int) -> float:
+    def interval_s(self, requested_ms: int) -> float:
         """The heartbeat interval that holds.
 
         >>> SessionConfig().interval_s(0), SessionConfig().interval_s(500), SessionConfig().interval_s(1)
         (10.0, 0.5, 0.1)
         """
-        if wished_ms <= 0:
+        if requested_ms <= 0:
             return self.default_interval_s
-        return min(self.max_interval_s, max(self.min_interval_s, wished_ms / 1000))
+        return min(self.max_interval_s, max(self.min_interval_s, requested_ms / 1000))
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Session:
         self.agent_id = ""
         self.status: Status = "healthy"
         self.load: float | None = None
-        """The agent's own figure, as its last heartbeat told it; None if it told none."""
+        """The agent's own figure, from its last heartbeat; None if that had none."""
         self.interval_s = self.config.default_interval_s
         self.heard_at = now
         self.counters = Counters()
@@ -82,7 +82,6 @@ class Session:
 
     @property
     def outstanding(self) -> int:
-        """Requests without an answer."""
         return len(self._open)
 
     @property
@@ -112,7 +111,7 @@ class Session:
         return None
 
     def opened(self) -> None:
-        """The agent is registered and was told so: requests may begin."""
+        """The agent is registered and has the ack: requests may begin."""
         if self.state == "opening":
             self.state = "draining" if self.status == "draining" else "open"
 
@@ -127,10 +126,10 @@ class Session:
             self.counters.stray += 1
             return False
         self.load = load if isfinite(load) and load >= 0 else None
-        told = _status(status)
-        changed, self.status = told != self.status, told
+        reported = _status(status)
+        changed, self.status = reported != self.status, reported
         if changed and self.state in ("open", "draining"):
-            self.state = "draining" if told == "draining" else "open"
+            self.state = "draining" if reported == "draining" else "open"
         return changed
 
     def begin(self, task_id: str) -> str:
@@ -156,7 +155,7 @@ class Session:
         return False
 
     def abandon(self, request_id: str) -> bool:
-        """Nobody waits any more. True if the agent should be told to cancel it: it was open."""
+        """The caller waits no longer. True if the request was open: then the agent should be sent a cancel."""
         if self._open.pop(request_id, None) is None:
             return False
         self._forgotten[request_id] = None

@@ -11,7 +11,7 @@ means. A request carries the task's payload and
   cancel                         only with `metadata.cancelRecords`: the request of that correlation id is not wanted any more;
                                  such a record has no value
 
-A reply carries correlation-id, and value and confidence as JSON; a failure is told by a `status` header with the meaning HTTP
+A reply carries correlation-id, and value and confidence as JSON; a failure has a `status` header with the meaning HTTP
 gives it, and `retry-after` in seconds.
 """
 
@@ -90,5 +90,5 @@ def reply_answer(
 
 def _status(text: bytes) -> int:
     if not (text.isdigit() and len(text) == 3):
-        raise BadResponse(f"the reply's status is none: {excerpt(text)}")
+        raise BadResponse(f"the reply's status is invalid: {excerpt(text)}")
     return int(text)

@@ -69,7 +69,6 @@ class ToolCall:
         return payload if isinstance(payload, dict) else {"input": payload}
 
     def params(self, payload: Any) -> dict[str, Any]:
-        """Parameters of `tools/call`."""
         return {"name": self.name, "arguments": self.arguments(payload)}
 
 
@@ -140,9 +139,9 @@ def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
         why = excerpt(" ".join(texts).encode("utf-8", "replace")) if texts else "no reason given"
         if texts and _TASKS_FAULT.match(texts[0].strip()):
             raise ClientError(f"the tool does not take this task: {why}")
-        raise ServerError(f"the tool says it failed: {why}")
+        raise ServerError(f"the tool reports a failure: {why}")
     said = _said(result, blocks, texts) if reading.value is None or "structuredContent" in result else None
-    answer = answer_within(result, said, _told(result), reading)
+    answer = answer_within(result, said, _stated_confidence(result), reading)
     answer.metadata.update({key: value for key, value in _beside(result).items() if key not in answer.metadata})
     return answer
 
@@ -159,8 +158,8 @@ def _beside(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _told(result: dict[str, Any]) -> Any:
-    """A confidence in the result's `_meta`, plain or under somebody's prefix."""
+def _stated_confidence(result: dict[str, Any]) -> Any:
+    """A confidence in the result's `_meta`, plain or under a vendor's prefix."""
     meta = result.get("_meta")
     if not isinstance(meta, dict):
         return None
@@ -188,8 +187,8 @@ _WRAPPED = ("x-fastmcp-wrap-result", "fastmcp")
 def _unwrapped(structured: Any, meta: Any, texts: list[str]) -> Any:
     """What a tool returned that the SDK had to put into an object: `{"result": ...}`.
 
-    FastMCP marks that in `_meta`, the official SDK does not. Unmarked it is told from a tool's own object by the text beside it,
-    which repeats what the tool returned.
+    FastMCP marks that in `_meta`, the official SDK does not. Unmarked it is distinguished from a tool's own object by the
+    text beside it, which repeats what the tool returned.
     """
     if not isinstance(structured, dict) or structured.keys() != {"result"}:
         return structured

@@ -30,7 +30,7 @@ _MAX_INT32 = 2**31 - 1
 
 
 def fill_request(request: AgentRequest | TaskRequest, call: Call) -> None:
-    """Everything an agent is told of its task. Raises `Unsupported`: nested too deep, or a number no double holds.
+    """Everything that an agent receives of its task. Raises `Unsupported`: nested too deep, or a number no double holds.
 
     >>> request = AgentRequest()
     >>> fill_request(request, Call("t1", "t1", b'{"task": "sum", "data": {"n": 1}}', 2.5))
@@ -70,7 +70,7 @@ def parse_result(raw: bytes, max_value_bytes: int, value_path: Path | None = Non
     try:
         result = ConfidenceResult.FromString(raw)
     except DecodeError:
-        raise BadResponse(f"the answer is no ConfidenceResult, {len(raw)} bytes") from None
+        raise BadResponse(f"the answer is not a ConfidenceResult message, {len(raw)} bytes") from None
     value_json = result.value_json.encode()
     if len(value_json) > max_value_bytes:
         raise AnswerTooLarge(f"the answer has {len(value_json)} bytes, more than {max_value_bytes}")

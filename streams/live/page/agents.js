@@ -26,9 +26,9 @@ function protocol(agent) {
 
 /** closed, open or half-open: what was asked for, or the newer event. */
 export function circuitOf(agent, store) {
-  const told = store.circuits.get(agent.id);
+  const event = store.circuits.get(agent.id);
   const asked = epoch(agent.standing?.at) ?? 0;
-  const circuit = told && told.at >= asked ? told.circuit : agent.standing?.circuit ?? "closed";
+  const circuit = event && event.at >= asked ? event.circuit : agent.standing?.circuit ?? "closed";
   return circuit === "half_open" ? "half-open" : circuit;
 }
 
@@ -55,14 +55,14 @@ export function Agents({ store, poll, figures, open }) {
       ${all.length > 8 ? html`<label>Find <input type="search" value=${text} onInput=${(event) => setText(event.target.value)} placeholder="id or capability" /></label>` : null}
     </div>
     <${Failure} failure=${poll.failure} old=${poll.data !== null} />
-    ${poll.data && all.length === 0 ? html`<${Nobody} options=${store.options} />` : null}
+    ${poll.data && all.length === 0 ? html`<${NoAgents} options=${store.options} />` : null}
     ${all.length ? html`<${Table} label="Agents" columns=${COLUMNS}>${found.slice(0, MOST_SHOWN).map((agent) => html`<${Row} key=${agent.id} agent=${agent} figures=${figures.get(agent.id)} store=${store} open=${open === agent.id} />`)}<//>` : null}
     ${found.length > MOST_SHOWN ? html`<p class="more">${number(found.length - MOST_SHOWN)} more: find them by id or capability.</p>` : null}
     ${wanted && all.length && !found.length ? html`<p class="empty">No agent has that in its id or capabilities.</p>` : null}
   </section>`;
 }
 
-function Nobody({ options }) {
+function NoAgents({ options }) {
   return html`<div class="empty"><p>No agent is known here yet. Any HTTP server that answers <code>POST /analyze</code> with a value and a confidence is one:</p>
     <${Command} line=${`parallax agents add summarizer http://127.0.0.1:9000${options}`} /></div>`;
 }

@@ -19,8 +19,8 @@ const ORDER = { high: 0, medium: 1, low: 2 };
 const MOST_SHOWN = 50;
 
 /** Why, in a line. */
-function why(row, told) {
-  const details = told?.data?.details;
+function why(row, episode) {
+  const details = episode?.data?.details;
   if (!details) return `${ratio(row.baseline)} was normal; fires for ${counted(row.points, "point")}`;
   const parts = [];
   if (isNumber(details.currentConfidence)) parts.push(`confidence ${ratio(details.currentConfidence)}`);
@@ -38,12 +38,12 @@ export function Anomalies({ store, poll }) {
     <${Failure} failure=${poll.failure} old=${poll.data !== null} />
     ${poll.data && rows.length === 0 ? html`<p class="empty">Nothing is firing. Detectors watch each agent's confidence, speed and silence once it has answered a few dozen tasks; <code>parallax anomalies --follow</code> tells of them too.</p>` : null}
     <ul class="firing">${rows.slice(0, MOST_SHOWN).map((row) => {
-      const told = store.episodes.get(row.id);
-      const since = epoch(row.detectedAt) ?? told?.at;
+      const episode = store.episodes.get(row.id);
+      const since = epoch(row.detectedAt) ?? episode?.at;
       return html`<li key=${row.id} data-anomaly=${row.type}>
         <div><${Chip} word=${row.severity} /> <strong>${WORDS[row.type] ?? row.type}</strong></div>
         <div><a class="id" href=${`#agent=${encodeURIComponent(row.agentId)}`}>${row.agentId}</a>${row.patternName ? html` <span class="quiet">pattern <span class="id">${row.patternName}</span></span>` : null}</div>
-        <div class="quiet">${why(row, told)}</div>
+        <div class="quiet">${why(row, episode)}</div>
         <div class="quiet" title=${since ? when(since) : ""}>${since ? `since ${time(since)}` : "began before its time was kept"}</div>
       </li>`;
     })}</ul>

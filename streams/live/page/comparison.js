@@ -8,7 +8,7 @@ import { Failure, Table } from "./parts.js";
 
 const MOST_OFFERED = 500;
 
-/** Which agent to compare with. The address names it, so that a comparison can be sent to somebody. */
+/** Which agent to compare with. The address names it, so a comparison can be sent as a link. */
 export function Compare({ id, other, stats, store, agents }) {
   const ids = (agents.data ?? []).map((agent) => agent.id).filter((one) => one !== id).sort().slice(0, MOST_OFFERED);
   const offered = other && other !== id && !ids.includes(other) ? [other, ...ids] : ids;

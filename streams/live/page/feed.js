@@ -1,4 +1,4 @@
-// What the page asks of the worker, in one place: the stream and the polls, and when they rest. Nobody looks: nothing is asked.
+// What the page asks of the worker, in one place: the stream and the polls, and when they rest: a hidden page asks nothing.
 
 import { access } from "./access.js";
 import { Poll } from "./poll.js";
@@ -28,7 +28,7 @@ export class Feed {
     this.ready = new Poll("/readyz", 10_000, () => store.tick("connection"));
     this.compare = new Poll(() => this.#question(), () => (this.#chunks() > 1 ? 4000 : 8000), () => this.#answered());
     this.stream = new Stream(`/api/v1/stream?last=${BEGIN_WITH}`, (name, data) => this.#heard(name, data), (state, why) => store.turned(state, why));
-    this.about = new Poll("/", 600_000, () => this.#told());
+    this.about = new Poll("/", 600_000, () => this.#onAbout());
     store.gauges = () => this.#gauges();
   }
 
@@ -43,7 +43,7 @@ export class Feed {
     return [this.agents, this.anomalies, this.partitions, this.ready, this.compare, this.about, this.stream];
   }
 
-  /** Somebody logged in or out: without a token that the worker wants nothing is asked. */
+  /** A login or logout: without a token that the worker requires, nothing is asked. */
   #admitted() {
     if (access.asks) this.#all.forEach((one) => one.stop());
     else if (!document.hidden) this.#go();
@@ -73,7 +73,7 @@ export class Feed {
   }
 
   /** Commands in a terminal must find the same topics as this worker. */
-  #told() {
+  #onAbout() {
     const { bootstrapServers = "", topicPrefix = "" } = this.about.data ?? {};
     let options = "";
     if (PLAIN.test(bootstrapServers) && bootstrapServers !== "localhost:9092") options += ` --bootstrap-servers ${bootstrapServers}`;

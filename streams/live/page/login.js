@@ -3,7 +3,7 @@
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { access } from "./access.js";
 
-/** Draw again whenever somebody logs in or out. A layout effect: the first refusal may come before the first paint. */
+/** Draw again after each login and logout. A layout effect: the first refusal may come before the first paint. */
 export function useAccess() {
   const [, draw] = useState(0);
   useLayoutEffect(() => access.on(() => draw((n) => n + 1)), []);

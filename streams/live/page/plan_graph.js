@@ -1,5 +1,5 @@
 // A plan as a graph: its steps in columns, each right of those it needs, and the same as a table. In: a plan as the worker shows it,
-// under way (`steps`) or over (`results`). Out: SVG whose text is text nodes. What a step needs is drawn as far as it is told.
+// under way (`steps`) or over (`results`). Out: SVG whose text is text nodes. What a step needs is drawn as far as it is known.
 
 import { html } from "./vendor/htm-preact-3.1.1.js";
 import { counted, cut, number, ratio, span } from "./format.js";
@@ -15,11 +15,11 @@ const COLUMNS = [{ head: "Step" }, { head: "Status" }, { head: "Agent", wide: "m
 export function stepsOf(plan) {
   const rows = Array.isArray(plan?.steps) ? plan.steps : Array.isArray(plan?.results) ? plan.results : [];
   return rows.slice(0, MOST_LISTED).map((row, n) => {
-    const told = row.dependencies ?? row.metadata?.dependencies;
+    const named = row.dependencies ?? row.metadata?.dependencies;
     const before = plan.kind === "sequential" && n ? [String(rows[n - 1].taskId)] : [];
     return {
       id: String(row.taskId ?? row.id ?? n), task: `${plan.planId}#${n}`, status: String(row.status ?? row.state ?? "unknown"),
-      needs: Array.isArray(told) ? told.map(String) : before,
+      needs: Array.isArray(named) ? named.map(String) : before,
       agent: row.agentId, confidence: row.confidence, took: row.executionTime, error: row.error,
     };
   });
@@ -55,7 +55,7 @@ export function PlanGraph({ plan }) {
     ${steps.length <= MOST_DRAWN ? html`<${Picture} steps=${layout(steps)} />` : html`<p class="quiet">${number(steps.length)} steps are too many to draw.</p>`}
     <${Table} label="Steps" columns=${COLUMNS}>${steps.map((step) => html`<tr key=${step.id}>
       <th scope="row"><a class="id clamp" href=${`#task=${encodeURIComponent(step.task)}`} title=${step.task}>${step.id}</a></th>
-      <td><div class="told"><${Chip} word=${step.status} />${step.error ? html`<span class="note">${step.error.code}: ${cut(step.error.message, 200)}</span>` : null}</div></td>
+      <td><div class="status-cell"><${Chip} word=${step.status} />${step.error ? html`<span class="note">${step.error.code}: ${cut(step.error.message, 200)}</span>` : null}</div></td>
       <td class="middle"><span class="id">${step.agent ?? ""}</span></td><td class="num">${ratio(step.confidence)}</td><td class="num">${span(step.took)}</td>
     </tr>`)}<//>`;
 }

@@ -1,4 +1,4 @@
-// JSON of the worker, asked again and again while somebody looks. In: a path. Out: {data, error, status, at}; what was known stays
+// JSON of the worker, asked again and again while the page is visible. In: a path. Out: {data, error, status, at}; what was known stays
 // when an answer fails. One request at a time, each bounded in time.
 
 import { access } from "./access.js";

@@ -1,5 +1,5 @@
 // What the page knows: built from events and metrics as they come. Every collection has a bound. No markup, no requests here.
-// In: messages of the stream. Out: fields to read, `tick(slice)` to whoever subscribed, at most five times a second a slice.
+// In: messages of the stream. Out: fields to read, `tick(slice)` to the subscribers, at most five times a second a slice.
 
 import { cut, epoch, isNumber } from "./format.js";
 
@@ -46,7 +46,7 @@ class Bounded extends Map {
 
 export class Store {
   connection = { state: "connecting", why: "" };
-  options = ""; // what commands must be told to find the same topics
+  options = ""; // the options that commands need to find the same topics
   dropped = 0;
   metrics = null;
   series = { at: [], rate: [], success: [], p50: [], p95: [], failures: [], circuits: [], anomalies: [] };
@@ -60,7 +60,7 @@ export class Store {
   #listeners = new Map();
   #due = new Map();
 
-  /** Be told when a slice has changed; gives back how to stop it. */
+  /** Subscribe to changes of a slice; returns a function that ends it. */
   on(slice, listener) {
     if (!this.#listeners.has(slice)) this.#listeners.set(slice, new Set());
     this.#listeners.get(slice).add(listener);

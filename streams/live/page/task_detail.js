@@ -10,7 +10,7 @@ import { Poll, pathOf } from "./poll.js";
 const UNDER_WAY = ["running", "parked", "queued", "retrying", "waiting", "unknown"];
 const LOOK_BACK = { "1h": "24h", "24h": "168h" };
 const MOST_EVENTS = 200;
-const TOLD = ["taskId", "type", "result"]; // of an event's data: shown elsewhere
+const SHOWN_ELSEWHERE = ["taskId", "type", "result"]; // of an event's data
 
 export function TaskDetail({ id, store }) {
   useSlices(store, "tasks");
@@ -99,7 +99,7 @@ function Timeline({ events }) {
 
 /** The data of an event in a line. */
 function about(data) {
-  const parts = Object.entries(data).filter(([name, value]) => !TOLD.includes(name) && value !== null);
+  const parts = Object.entries(data).filter(([name, value]) => !SHOWN_ELSEWHERE.includes(name) && value !== null);
   return parts.map(([name, value]) => (name === "error" && value?.code ? `${value.code}: ${cut(value.message, 300)}` : `${name} ${cut(shown(name, value), 200)}`)).join(" · ");
 }
 

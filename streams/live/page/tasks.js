@@ -62,7 +62,7 @@ class Row extends Component {
     const href = `#${row.kind}=${encodeURIComponent(row.id)}`;
     return html`<tr class=${open ? "chosen" : ""} data-task=${row.id} onClick=${(event) => event.target.closest("a") || (location.hash = href)}>
       <th scope="row"><a class="id clamp" title=${row.id} href=${href}>${row.id}</a>${row.kind === "plan" ? html` <span class="quiet">plan</span>` : null}</th>
-      <td><div class="told"><${Chip} word=${row.status} /><span class="note" title=${row.note}>${row.note}</span></div></td>
+      <td><div class="status-cell"><${Chip} word=${row.status} /><span class="note" title=${row.note}>${row.note}</span></div></td>
       <td class="middle"><span class="id">${row.agent}</span></td>
       <td class="wide quiet">${row.type}</td>
       <td class="num" title=${when(row.at)}>${time(row.at)}</td>

@@ -1,7 +1,7 @@
 """Whose is a dialled-in agent? What the topic `agents` says against what a worker holds. Pure.
 
 In: a worker's claim (it holds the agent's stream, and wrote a record that says so) and another record of the same agent. Out:
-what to do about it. The order of the records on the topic decides, since every worker sees the same; nobody's clock does.
+what to do about it. The order of the records on the topic decides, since every worker sees the same; no clock does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOT_KEPT = frozenset({SECTION, "lease"})
 """A stream is worth more than a lease: an agent that has both lives as long as its stream and the grace."""
 
 Verdict = Literal["ours", "older", "taken", "removed", "again"]
-"""`taken`: a newer connection has it. `removed`: somebody unregistered it. `again`: our own record must be written once more."""
+"""`taken`: a newer connection has it. `removed`: it was unregistered. `again`: our own record must be written once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """The section's content. `status`: healthy, degraded, draining or away; `why` it is away, for whoever tells of it."""
+    """The section's content. `status`: healthy, degraded, draining or away; `why` it is away, for the event that reports it."""
 
     address: str
     node: str

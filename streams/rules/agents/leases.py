@@ -82,12 +82,12 @@ def worth_writing(old: Lease, new: Lease) -> bool:
 
 
 def ended(lease: Lease, now_ms: int) -> Lease:
-    """The lease of an agent that is unregistered for want of renewal."""
+    """The lease of an agent that is unregistered because its lease was not renewed."""
     return replace(lease, ended_ms=now_ms)
 
 
 def state(lease: Lease, now_ms: int, since_ms: int) -> State:
-    """What is to be done. `since_ms`: since when somebody has been there to be asked for a renewal.
+    """What is to be done. `since_ms`: since when a worker has been there to renew it with.
 
     >>> lease = Lease("x.a", 60_000, 100_000)
     >>> [state(lease, now, 0) for now in (102_000, 102_001)], state(lease, 102_001, since_ms=90_000)
@@ -133,7 +133,7 @@ def is_ended(agent: AgentRegistration) -> bool:
 
 
 def only_renewed(old: AgentRegistration, new: AgentRegistration) -> bool:
-    """Whether nothing but the time of the lease changed, which is nobody's concern but the lease's."""
+    """Whether nothing but the time of the lease changed, which concerns the lease alone."""
     before, after = lease_of(old), lease_of(new)
     if before is None or after is None or before.id != after.id:
         return False

@@ -29,8 +29,9 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 def from_wire(said: pb.AgentRegistration, old: AgentRegistration | None, peer: str, now_ms: int) -> AgentRegistration:
     """What an agent says of itself, without a lease. Raises `Rejected`.
 
-    `old`: what is registered under that id. The limits somebody gave it are kept; so is its secret, but only for the same
-    address, or whoever registers under its name would be sent it. `peer`: where the request came from, as gRPC writes it.
+    `old`: what is registered under that id. Limits set by hand are kept; so is its secret, but only for the same address,
+    or another server that registers under its name would receive it. `peer`: where the request came from, as gRPC writes
+    it.
     """
     if not said.id:
         raise Rejected("validate", "id: is missing")
@@ -89,7 +90,7 @@ def _host_of(peer: str) -> str:
 
 
 def to_wire(agent: AgentRegistration) -> pb.AgentRegistration:
-    """A registration as the registry tells it; endpoints that are not gRPC's keep their scheme. Its lease's id is not told."""
+    """A registration as the registry returns it; endpoints that are not gRPC's keep their scheme. The lease's id is left out."""
     metadata = agent.metadata or {}
     said = pb.AgentRegistration(
         id=agent.id,
@@ -158,7 +159,7 @@ class Page:
 def change(
     before: AgentRegistration | None, after: AgentRegistration | None, capabilities: Sequence[str]
 ) -> tuple[pb.WatchEvent.Type, AgentRegistration | None]:
-    """What a watcher of agents with those capabilities is told; no agent: nothing.
+    """The event for a watcher of agents with those capabilities; no agent: none.
 
     >>> agent = AgentRegistration(id="a", endpoint="grpc://h:1", capabilities=["c"])
     >>> [pb.WatchEvent.Type.Name(change(*pair, ["c"])[0]) for pair in ((None, agent), (agent, agent), (agent, None))]

@@ -105,7 +105,7 @@ class DlqHeaders:
 
     @property
     def origin(self) -> str | None:
-        """`TOPIC/PARTITION/OFFSET` of the record this was, `?` for what is not told.
+        """`TOPIC/PARTITION/OFFSET` of the record this was, `?` for what is not known.
 
         >>> DlqHeaders(topic="parallax.tasks", partition=0, offset=41).origin
         'parallax.tasks/0/41'
@@ -158,10 +158,10 @@ def parse_record_id(text: str, prefix: str) -> RecordId:
     """
     topic, *numbers = text.rsplit("/", 2)
     if not topic or "/" in topic or len(numbers) != 2 or not all(_digits(number) for number in numbers):
-        raise ValueError(f"{text}: is no place; want TOPIC/PARTITION/OFFSET as `parallax dlq ls` prints it")
+        raise ValueError(f"{text}: is not a place; write TOPIC/PARTITION/OFFSET as `parallax dlq ls` prints it")
     if prefix and topic.startswith(prefix) and topic not in BY_NAME:
         # The place of the original, as events and logs have it; the dead letter lies elsewhere.
-        raise ValueError(f"{text}: is not on a dead-letter topic; `parallax dlq ls` prints where each letter lies")
+        raise ValueError(f"{text}: is not on a dead-letter topic; `parallax dlq ls` prints the place of each")
     return RecordId(dlq_topic(topic, prefix), int(numbers[0]), int(numbers[1]))
 
 
@@ -175,20 +175,22 @@ def read_dlq_headers(headers: Headers) -> DlqHeaders:
     >>> read_dlq_headers([("__dlq.errors.topic", b"parallax.tasks"), ("__dlq.errors.message", b"id: missing")]).reason
     'id: missing'
     """
-    told: dict[str, Any] = {}
+    fields_found: dict[str, Any] = {}
     names = [name for name, _ in headers]
     for family, begin, fields in _FAMILIES:
         if any(name.startswith(begin) for name in names):
-            told = {field: _told(headers, begin + rest, field) for field, rest in fields.items()} | {"family": family}
+            fields_found = {field: _field(headers, begin + rest, field) for field, rest in fields.items()} | {
+                "family": family
+            }
             break
     ours = {field: _text(headers, f"parallax.dlq.{field}") for field in ("exception", "stage", "agent", "time")}
-    told |= {field: text for field, text in ours.items() if text is not None}
-    if told.get("family") == "kafka" and any(name.startswith("parallax.dlq.") for name in names):
-        told["family"] = "parallax"
-    if told.get("reason") is not None:
-        told["reason"] = told["reason"][:MAX_REASON]
+    fields_found |= {field: text for field, text in ours.items() if text is not None}
+    if fields_found.get("family") == "kafka" and any(name.startswith("parallax.dlq.") for name in names):
+        fields_found["family"] = "parallax"
+    if fields_found.get("reason") is not None:
+        fields_found["reason"] = fields_found["reason"][:MAX_REASON]
     omitted = _omitted(headers)
-    return DlqHeaders(**told, omitted_bytes=omitted, replayed=_number(_raw(headers, REPLAYED_HEADER)) or 0)
+    return DlqHeaders(**fields_found, omitted_bytes=omitted, replayed=_number(_raw(headers, REPLAYED_HEADER)) or 0)
 
 
 def _raw(headers: Headers, name: str) -> bytes | None:
@@ -203,7 +205,7 @@ def _text(headers: Headers, name: str) -> str | None:
     return header([pair for pair in headers if pair[1] is not None], name) or None
 
 
-def _told(headers: Headers, name: str, field: str) -> str | int | None:
+def _field(headers: Headers, name: str, field: str) -> str | int | None:
     if field not in _NUMBERS:
         return _text(headers, name)
     raw = _raw(headers, name)
@@ -234,11 +236,11 @@ def build_replay(key: bytes | None, value: bytes | None, headers: Headers, prefi
     found = read_dlq_headers(headers)
     if found.omitted_bytes is not None:
         raise NotReplayable(
-            f"its value of {found.omitted_bytes} bytes was too large for the dead-letter topic and is not in the letter; "
+            f"its value of {found.omitted_bytes} bytes was too large for the dead-letter topic and was left out; "
             "send the original again from where it came from"
         )
     if found.topic is None:
-        raise NotReplayable("no header says which topic it came from")
+        raise NotReplayable("no header names the topic it came from")
     topic = found.topic
     if topic in {full_name(name, prefix) for name in BACK_TO_TASKS}:
         topic = full_name("tasks", prefix)

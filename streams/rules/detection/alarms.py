@@ -28,7 +28,7 @@ Key = str
 """Whose episodes: an anomaly type for the default detectors, `type/name` for one that a user has chosen."""
 
 Scope = Literal["own", "agent", "hidden"]
-"""own: told as the pattern's; agent: told as the whole agent's; hidden: not told, the agent's own alarm says it."""
+"""own: published as the pattern's; agent: as the whole agent's; hidden: not published, the agent's alarm covers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,17 +199,17 @@ class Alarms:
         return [self._anomaly(kind, episode, "resolved", at, details)]
 
     def tell(self, kind: Key, at: Moment, details: AnomalyDetails) -> Anomaly:
-        """An episode that goes on, told (again) from here."""
+        """An episode that goes on, published (again) from here."""
         return self._anomaly(kind, self.firing[kind], "firing", at, details)
 
     def assign(self, kind: Key, scope: Scope) -> None:
-        """Say as whose the newest episode of a type is told."""
+        """Set the scope (pattern or agent) under which the newest episode of a type is reported."""
         self.spells[kind][-1].scope = scope
         if kind in self.firing:
             self.firing[kind].scope = scope
 
     def scope(self, kind: Key, episode: str) -> Scope:
-        """As whose an episode was told; "own" when it is no longer known."""
+        """The scope under which an episode was reported; "own" if it is no longer known."""
         return next((spell.scope for spell in self.spells.get(kind, ()) if spell.id == episode), "own")
 
     def key_of(self, anomaly: Anomaly) -> Key:
@@ -231,7 +231,6 @@ class Alarms:
         )
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         return [
             [[kind, *astuple(episode)] for kind, episode in self.firing.items()],
             list(self._pauses.items()),
@@ -242,7 +241,6 @@ class Alarms:
 
     @classmethod
     def from_json(cls, data: list[Any], series: SeriesId) -> Alarms:
-        """The inverse of `to_json`."""
         alarms = cls(series)
         firing, pauses, pending, spells, *repeats = data
         alarms.firing = {kind: Episode(*rest) for kind, *rest in firing}

@@ -100,7 +100,6 @@ class Calibration:
 
     @property
     def count(self) -> int:
-        """Outcomes seen."""
         return sum(row[0] for row in self.rows.values())
 
     @property
@@ -194,13 +193,11 @@ class Calibration:
     __hash__ = None  # type: ignore[assignment]
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         rows = [[index, *self.rows[index]] for index in sorted(self.rows) if any(self.rows[index])]
         return [rows, self.squares, self.successes, self.losses]
 
     @classmethod
     def from_json(cls, data: list[Any]) -> Calibration:
-        """The inverse of `to_json`."""
         found = cls()
         rows, found.squares, found.successes, found.losses = data
         found.rows = {index: list(row) for index, *row in rows}

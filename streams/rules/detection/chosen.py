@@ -24,8 +24,6 @@ SCALE = 10_000
 
 
 class ChosenDetectors:
-    """Those of one series."""
-
     __slots__ = ("_alarms", "_held", "_specs", "_unclaimed")
 
     def __init__(self, specs: tuple[DetectorSpec, ...], alarms: Alarms) -> None:

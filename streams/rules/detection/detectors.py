@@ -59,7 +59,7 @@ VARIANCE_LEAST = 8
 FEW_POINTS = 0.45
 """Of 8 to 29 points, a spread this much smaller (over the root of their number) still counts: they scatter by chance."""
 MOST_BUCKET = 1152
-"""The bucket of the longest execution time that is told apart."""
+"""The bucket of the longest execution time that is distinguished."""
 PACE_RARER = 10
 """Being slow is less urgent than being wrong: its test keeps to so many times the run length."""
 
@@ -123,7 +123,7 @@ class Detectors:
         found: list[Anomaly] = []
         interval = self._interval
         if interval.due(at.time_ms):
-            found += self._look(at)
+            found += self._evaluate(at)
         value = round(confidence * SCALE)
         bin_ = (value + PER_BIN // 2) // PER_BIN
         alarms = self.alarms
@@ -177,7 +177,7 @@ class Detectors:
         return self._chosen.observe(Point(value / SCALE, success, time), at, self._level.ring)
 
     def judge(self, confidence: float, success: bool, at: Moment) -> list[Anomaly]:
-        """An outcome that was told afterwards: only the calibration is concerned."""
+        """An outcome that was reported afterwards: only the calibration is concerned."""
         return self._calibration(confidence, success, at)
 
     @property
@@ -199,15 +199,15 @@ class Detectors:
         return self.alarms.fire("low_confidence", at, _low_severity(mean, threshold), mean, why)
 
     def due_ms(self) -> int:
-        """When, on an idle series' clock, the points since the last look should be looked at; -1: there are none."""
+        """When, on an idle series' clock, the points since the last evaluation are due; -1: there are none."""
         return self._interval.due_ms()
 
-    def look(self, at: Moment) -> list[Anomaly]:
-        """Look at the points since the last check boundary though no later point has come."""
+    def evaluate_idle(self, at: Moment) -> list[Anomaly]:
+        """Evaluate the points since the last check boundary though no later point has come."""
         self._interval.slot += 1
-        return self._look(at) if self._interval.count else []
+        return self._evaluate(at) if self._interval.count else []
 
-    def _look(self, at: Moment) -> list[Anomaly]:
+    def _evaluate(self, at: Moment) -> list[Anomaly]:
         interval = self._interval
         sums = interval.sums()
         found = self._look_at_spread(sums, at)
@@ -309,7 +309,6 @@ class Detectors:
         return self._level.shown()
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         pace = None if self._pace is None else self._pace.to_json()
         level = self._level
         parts = [level.ring.to_json(), self._interval.to_json(), self.alarms.to_json()]

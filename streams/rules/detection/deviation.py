@@ -294,7 +294,6 @@ class Deviation(AnomalyDetector):
         return float(self._scorer.score_one(None, float(x["confidence"]) - self._newest.get()))
 
     def to_json(self) -> list[Any]:
-        """Numbers."""
         variance, mean = self._scorer.variance, self._centre
         means = [self._newest, self._short, self._long, self._steps, self._season]
         return [
@@ -309,7 +308,6 @@ class Deviation(AnomalyDetector):
 
     @classmethod
     def from_json(cls, data: list[Any], run_length: float) -> Deviation:
-        """The inverse of `to_json`."""
         found = cls(run_length)
         (
             (found.count, found.slow, found._lag, found._begun_ms, seasonal, found._learning, found._far_step),

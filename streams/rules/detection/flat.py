@@ -35,7 +35,6 @@ class Flat:
         self._equal = 0  # of these, such as equalled the one before them
 
     def observe(self, value: int) -> bool:
-        """One more value."""
         if value != self._last:
             run = self.run
             if not self._stuck or self._reported:
@@ -57,9 +56,7 @@ class Flat:
         return True
 
     def to_json(self) -> list[Any]:
-        """Numbers."""
         return [self._last, self.run, self._longest, self._count, self._equal, self._stuck, self._reported]
 
     def load(self, data: list[Any]) -> None:
-        """The inverse of `to_json`."""
         self._last, self.run, self._longest, self._count, self._equal, self._stuck, self._reported = data

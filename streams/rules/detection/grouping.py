@@ -1,9 +1,10 @@
 """One alarm for an agent instead of one for each of its patterns. Pure.
 
-In: a transition of one series, and the alarms of all series of the agent in that partition. Out: the transition as it is told, or
-nothing. When half of an agent's patterns (at least two) are in an episode of one type, the one that made it so is told as the
-agent's own, without a pattern; while that one fires, further episodes of the type are kept back, and told when it has ended and
-they have not. Every decision follows from offsets alone, so a replay repeats it, whatever the other series have seen already.
+In: a transition of one series, and the alarms of all series of the agent in that partition. Out: the transition as it is
+published, or nothing. When half of an agent's patterns (at least two) are in an episode of one type, the one that made it
+so is published as the agent's own, without a pattern; while that one fires, further episodes of the type are kept back, and
+published when it has ended and they have not. Every decision follows from offsets alone, so a replay repeats it, whatever
+the other series have seen already.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def _scopes(siblings: Sequence[Sibling], kind: Key, offset: int) -> list[Scope]:
     ]
 
 
-def told(anomaly: Anomaly, offset: int, mine: Alarms, siblings: Sequence[Sibling]) -> Anomaly | None:
+def publishable(anomaly: Anomaly, offset: int, mine: Alarms, siblings: Sequence[Sibling]) -> Anomaly | None:
     """The transition as it is to be published, or None to keep it back. `siblings`: without the series itself."""
     kind = mine.key_of(anomaly)
     if anomaly.state == "firing":
@@ -48,7 +49,7 @@ def told(anomaly: Anomaly, offset: int, mine: Alarms, siblings: Sequence[Sibling
 
 
 def surfaced(mine: Alarms, at: Moment, siblings: Sequence[Sibling]) -> list[Anomaly]:
-    """Hidden episodes that go on though no agent-wide one covers them any more: told now, as the pattern's own."""
+    """Hidden episodes that go on though no agent-wide one covers them any more: published now, as the pattern's own."""
     found = []
     for kind, episode in mine.firing.items():
         if episode.scope == "hidden" and "agent" not in _scopes(siblings, kind, at.offset):

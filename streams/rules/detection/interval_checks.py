@@ -65,7 +65,6 @@ class IntervalChecks:
         return (self.slot + 1) * self._interval_ms if self.count else -1
 
     def add(self, value: int) -> None:
-        """One more point."""
         self.count += 1
         self._total += value
         self._squares += value * value
@@ -88,12 +87,10 @@ class IntervalChecks:
         self.weight = self.before = 0.0
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         return [self.slot, [self.count, self._total, self._squares], [self.weight, self.before]]
 
     @classmethod
     def from_json(cls, data: list[Any], interval_ms: int) -> IntervalChecks:
-        """The inverse of `to_json`."""
         interval = cls(interval_ms)
         interval.slot, (interval.count, interval._total, interval._squares), (interval.weight, interval.before) = data
         return interval

@@ -55,7 +55,7 @@ class Thresholds:
 
     `run_length`: mean points between false alarms that the proven tests keep to (that of execution times: ten times as many);
     `overconfidence`: how far mean confidence may lie above the success rate; `slow_factor`: times the usual execution time;
-    `cost_factor`: times the usual cost; `silent_after_ms`: the shortest silence told.
+    `cost_factor`: times the usual cost; `silent_after_ms`: the shortest silence reported.
     """
 
     sudden_drop: float = 0.3

@@ -85,12 +85,10 @@ class Overconfidence(DriftDetector):
         return (confidence / count, successes / count, int(count)) if count else (0.0, 0.0, 0)
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         return [self.evidence, self.begun]
 
     @classmethod
     def from_json(cls, data: list[Any], slack: float, run_length: float) -> Overconfidence:
-        """The inverse of `to_json`."""
         test = cls(slack, run_length)
         test.evidence, test.begun = list(data[0]), list(data[1])
         return test

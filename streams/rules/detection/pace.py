@@ -138,13 +138,11 @@ class Pace:
         )
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         kept = [self._ring.to_json(), self._level.to_json()]
         return kept if self._tail is None else [*kept, self._tail.to_json()]
 
     @classmethod
     def from_json(cls, data: list[Any], factor: float, run_length: float, subject: Subject = EXECUTION) -> Pace:
-        """The inverse of `to_json`."""
         pace = cls(factor, run_length, subject)
         ring, level, *tail = data
         pace._ring = Ring.from_json(ring)

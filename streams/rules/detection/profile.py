@@ -76,12 +76,10 @@ class Profile:
         )
 
     def to_json(self) -> list[Any]:
-        """Numbers."""
         means = b64encode(self._means.tobytes()).decode() if self.errors[1] or self._slot >= 0 else ""
         return [means, self._slot, self._sum, self._begun_ms, self.errors]
 
     def load(self, data: list[Any]) -> None:
-        """The inverse of `to_json`."""
         means, self._slot, total, self._begun_ms, errors = data
         if isinstance(means, list):  # as version 5 of the series' state had them
             self._means = array("f", (math.nan if mean is None else mean for mean in means))

@@ -82,12 +82,10 @@ class Ring:
         return math.sqrt((held * self.squares - self.total * self.total) / (held * min(count, held))) if held else 0.0
 
     def to_json(self) -> str:
-        """A JSON-able form."""
         return b64encode(self._values[-RING:].tobytes()).decode()
 
     @classmethod
     def from_json(cls, text: str) -> Ring:
-        """The inverse of `to_json`."""
         ring = cls()
         ring._values = array("H", b64decode(text))
         ring.total = sum(ring._values)

@@ -52,7 +52,6 @@ class RiverDetector:
         return "none: a fixed threshold on the score"
 
     def update(self, point: Point) -> Signal:
-        """One more point."""
         recent = self._recent
         row = (round(point.confidence * SCALE), round(point.time * SCALE), _SUCCESS[point.success])
         recent.extend(row)
@@ -110,11 +109,9 @@ class RankDetector:
 
     @property
     def promise(self) -> str:
-        """Proven."""
         return f"at least {self._test.run_length:,.0f} points between false alarms on any stable stream"
 
     def update(self, point: Point) -> Signal:
-        """One more point."""
         self._test.update(point.confidence)
         total = self._test.total
         if self._test.drift_detected:
@@ -123,11 +120,9 @@ class RankDetector:
         return Signal(False, total)
 
     def to_json(self) -> list[Any]:
-        """Numbers."""
         return self._test.to_json()
 
     def load(self, state: Any) -> None:
-        """The inverse of `to_json`."""
         self._test = RankTest.from_json(state, LEVEL, self._test.run_length)
 
 

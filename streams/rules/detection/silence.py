@@ -57,12 +57,10 @@ class Silence:
         return self.last_ms + limit
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         return [self.count, self.first_ms, self.last_ms, self.usual_ms, self.widest_ms]
 
     @classmethod
     def from_json(cls, data: list[Any]) -> Silence:
-        """The inverse of `to_json`."""
         pace = cls()
         pace.count, pace.first_ms, pace.last_ms, pace.usual_ms, pace.widest_ms = data
         return pace

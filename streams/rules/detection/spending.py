@@ -39,7 +39,6 @@ class Waits:
         self._rise = math.log(TIMES_SLOW * slow_factor) / LOG_BIN
 
     def observe(self, bucket: int, at: Moment, alarms: Alarms, confidence: float) -> list[Anomaly]:
-        """One more wait."""
         bin_, ring = bucket // PER_BIN, self._ring
         ring.push(bin_)
         episode = alarms.firing.get(WAITING)
@@ -73,11 +72,9 @@ class Waits:
         )
 
     def to_json(self) -> list[Any]:
-        """Numbers."""
         return [self._ring.to_json(), self._count, self._usual]
 
     def load(self, data: list[Any]) -> None:
-        """The inverse of `to_json`."""
         ring, self._count, self._usual = data
         self._ring = Ring.from_json(ring)
 
@@ -95,7 +92,6 @@ class Spending:
     def observe(
         self, readings: Sequence[measures.Reading], at: Moment, alarms: Alarms, confidence: float
     ) -> list[Anomaly]:
-        """One more point."""
         found: list[Anomaly] = []
         spent: dict[str, int] = {}
         for name, _, bucket in readings:
@@ -125,12 +121,10 @@ class Spending:
         return found
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         cost = None if self._cost is None else [self._cost.subject.name, self._cost.to_json()]
         return [None if self._waits is None else self._waits.to_json(), cost]
 
     def load(self, data: list[Any]) -> None:
-        """The inverse of `to_json`."""
         waits, cost = data
         if waits is not None:
             self._waits = Waits(self._slow_factor)

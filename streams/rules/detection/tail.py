@@ -129,7 +129,6 @@ class Tail:
 
     @classmethod
     def from_json(cls, data: list[Any], rate: float, beyond: float) -> Tail:
-        """The inverse of `to_json`."""
         tail = cls(rate, beyond)
         counts, held, *first = data
         if first:

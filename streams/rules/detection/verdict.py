@@ -81,7 +81,6 @@ class Verdict:
 
     @property
     def agreeing(self) -> tuple[str, ...]:
-        """Who voted."""
         return tuple(sorted(self._votes))
 
     def severity(self) -> Severity:
@@ -102,11 +101,9 @@ class Verdict:
         return "medium" if best >= MEDIUM or len(families) > 1 or CLEAR & self._votes.keys() else "low"
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         return [self._left, [list(astuple(vote)) for vote in self._votes.values()]]
 
     def load(self, data: list[Any]) -> None:
-        """The inverse of `to_json`."""
         self._left = data[0]
         self._votes = {row[0]: Vote(*row) for row in data[1]}
 

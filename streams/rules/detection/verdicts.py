@@ -50,7 +50,6 @@ class Verdicts:
 
     @classmethod
     def from_json(cls, text: str) -> Verdicts:
-        """The inverse of `to_json`."""
         verdicts, data = cls(), b64decode(text)
         for place in range(0, len(data), SIZE + 1):
             verdicts._known[data[place : place + SIZE]] = bool(data[place + SIZE])

@@ -1,14 +1,14 @@
 """Which built-in agent runs a task that is not for an agent: a host, a function, a pattern. Pure.
 
-In: a task of type `http`, `function` or `pattern`, and the settings. Out: a registration that nobody wrote, so that such
-a task goes through the same lane, limits, breaker, retries and deadline as any other; its id has an owner partition as every
+In: a task of type `http`, `function` or `pattern`, and the settings. Out: a registration made here, so that such
+a task goes through the same queue, limits, breaker, retries and deadline as any other; its id has an owner partition as every
 agent's has, and stands as `agentId` on results and data points:
 
-  http      http:<host>:<port>, or http:*.<host>:<port> for what a wildcard lets pass: one lane per entry of the allow-list
+  http      http:<host>:<port>, or http:*.<host>:<port> for what a wildcard lets pass: one per entry of the allow-list
   function  function:<name>
   pattern   pattern:<name>
 
-Ids that begin so cannot be registered. What may not run at all is told at once, without a lane: `AgentError`.
+Ids that begin so cannot be registered. A task that may not run at all fails at once, without a queue: `AgentError`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Builtins:
     def __init__(
         self, *, allowed: AllowList, functions: Container[str], patterns: bool, limits: Mapping[Kind, Limits | None]
     ) -> None:
-        """`patterns`: whether there is somebody to execute them. `limits`: None is what agents have by default."""
+        """`patterns`: whether there is an executor. `limits`: None is what agents have by default."""
         self._allowed = allowed
         self._functions = functions
         self._patterns = patterns
@@ -75,7 +75,7 @@ class Builtins:
         """
         target = task.target or ""
         if task.type == "http":
-            return self._made("http", self._allowed.lane(parse_target(target)))
+            return self._made("http", self._allowed.host_key(parse_target(target)))
         if task.type == "function":
             if target not in self._functions:
                 raise UnknownFunction(f"no function {target[:80]!r} is registered on this worker")

@@ -61,8 +61,6 @@ class ResultCache(Generic[V]):
         self._free: list[int] = []
         self._next_slot = 0
         self._bytes = 0
-        self.hits = 0
-        self.misses = 0
 
     def __len__(self) -> int:
         """Entries kept, those included that are too old and were not asked for since."""
@@ -70,7 +68,7 @@ class ResultCache(Generic[V]):
 
     @property
     def size(self) -> int:
-        """Bytes kept, as told to `put`."""
+        """Bytes kept: the sum of the sizes given to `put`."""
         return self._bytes
 
     def get(self, key: str, now: float) -> V | None:
@@ -79,10 +77,8 @@ class ResultCache(Generic[V]):
         if entry is None or entry.expires <= now:
             if entry is not None:
                 self._drop(key)
-            self.misses += 1
             return None
         self._entries.move_to_end(key)
-        self.hits += 1
         return entry.value
 
     def put(self, key: str, value: V, size: int, confidence: float, now: float) -> int | None:

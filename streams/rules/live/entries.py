@@ -16,7 +16,7 @@ from schemas.codec import pack
 from schemas.exact_json import dumps, loads
 
 FIELD_BYTES = 2048
-"""A `data.result` or `data.value` beyond this is told by its size alone."""
+"""A `data.result` or `data.value` beyond this is replaced by its size."""
 EVENT_BYTES = 16 * 1024
 """Beyond this any field of `data` is."""
 ANSWERS = ("result", "value")
@@ -62,7 +62,7 @@ def entry(value: bytes | None, partition: int, offset: int, at_ms: int) -> Entry
 
 
 def shortened(event: dict[str, Any]) -> dict[str, Any]:
-    """The event with what is long in it told by its size.
+    """The event with its long members replaced by their sizes.
 
     >>> shortened({"type": "x", "data": {"taskId": "t", "result": "a" * 3000}})["data"]
     {'taskId': 't', 'result': {'truncated': 3002}}
@@ -101,7 +101,6 @@ class EntryBuffer:
         return gone
 
     def pop(self) -> Entry:
-        """Take the oldest."""
         oldest = self.entries.popleft()
         self._bytes -= len(oldest.json)
         return oldest

@@ -16,7 +16,7 @@ from streams.rules.live.remedies import REMEDIES, WAITS
 from streams.rules.live.task_status import status_of
 
 NO_WORKER = "no worker answered"
-UNSEEN = "it lies on the topic tasks: no worker has taken it up, or it waits there for its turn"
+UNSEEN = "it is on the topic tasks: no worker has read it, or it waits there for its turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """How much happens, over the last ten seconds: events a second by type, execution times, success. Pure.
 
 In: events as they are read, with the time they were written, and `now_ms`. Out: one row of numbers. What is older than the
-span is forgotten; times are told within 1 %. Memory: a few counters for each second of the span.
+span is forgotten; times are exact within 1 %. Memory: a few counters for each second of the span.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from streams.rules.windows import sketch
 SPAN_MS = 10_000
 SECOND_MS = 1000
 MOST_KINDS = 100
-"""Types told apart within a second; anyone may write events, of any type."""
+"""Types counted separately within a second; any producer may write events, of any type."""
 OTHERS = "other"
 SUCCESS = "task:completed"
 FAILURES = ("task:failed", "task:expired")

@@ -110,7 +110,7 @@ def vote(voices: list[_Voice]) -> Outcome:
 
 
 def mean(voices: list[_Voice]) -> Outcome:
-    """The mean of numbers, each as heavy as it is sure; all alike when nobody is sure of anything.
+    """The mean of numbers, each as heavy as it is sure; all alike if every confidence is 0.
 
     >>> mean([_Voice("a", 10, 0.75), _Voice("b", 20, 0.25)])
     Outcome(value=b'12.5', confidence=0.5, error=None)

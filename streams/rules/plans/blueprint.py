@@ -76,7 +76,7 @@ def inferred_kind(plan: Plan) -> PlanKind:
 
 
 def likely_kind(data: Mapping[str, Any]) -> PlanKind:
-    """The kind a plan that does not fit would have had, as far as it can be told: its result must name one.
+    """The kind a plan that does not fit would have had, as far as it can be derived: its result must name one.
 
     >>> likely_kind({"tasks": [{"metadata": {"dependencies": ["x"]}}]}), likely_kind({"kind": 5, "continueOnError": True})
     ('dag', 'sequential')

@@ -120,7 +120,7 @@ class PlanRecorder(TaskRecorder):
     def begun(self, run: PlanRun, plan_json: bytes, templates: dict[str, Any], place: tuple[int, int], partition: int,
               now_ms: int) -> Output:  # fmt: skip
         """A plan was accepted."""
-        told = {
+        content = {
             "planId": run.plan.id,
             "plan": orjson.Fragment(plan_json),
             "templates": templates,
@@ -128,21 +128,20 @@ class PlanRecorder(TaskRecorder):
             "place": place,
         }
         if run.trace is not None:
-            told["trace"] = list(run.trace)
-        return self._memory(self.begun_key(run.plan.id), "begun", told, partition, now_ms)
+            content["trace"] = list(run.trace)
+        return self._memory(self.begun_key(run.plan.id), "begun", content, partition, now_ms)
 
     def steps(self, plan_id: str, sequence: int, rows: Sequence[bytes], partition: int, now_ms: int) -> Output:
         """What happened to a plan's steps: one chunk, written again as long as it is small."""
-        told = {"planId": plan_id, "sequence": sequence, "entries": [orjson.Fragment(row) for row in rows]}
-        return self._memory(self.steps_key(plan_id, sequence), "steps", told, partition, now_ms)
+        content = {"planId": plan_id, "sequence": sequence, "entries": [orjson.Fragment(row) for row in rows]}
+        return self._memory(self.steps_key(plan_id, sequence), "steps", content, partition, now_ms)
 
     def seen(self, chunk: Chunk, slots: int, partition: int, now_ms: int) -> Output:
         """Ids of plans that have their results."""
-        told = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode()}
-        return self._memory(f"{self.app}/seen/{chunk.sequence % slots}", "seen", told, partition, now_ms)
+        content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode()}
+        return self._memory(f"{self.app}/seen/{chunk.sequence % slots}", "seen", content, partition, now_ms)
 
     def forget(self, key: str, partition: int) -> Output:
-        """A tombstone."""
         return Output(STATE, key.encode(), None, partition=partition)
 
     def begun_key(self, plan_id: str) -> str:
@@ -153,6 +152,6 @@ class PlanRecorder(TaskRecorder):
         """Where a chunk of a plan's steps is remembered."""
         return f"{self.app}/steps/{sequence}/{plan_id}"
 
-    def _memory(self, key: str, kind: str, told: dict[str, Any], partition: int, now_ms: int) -> Output:
-        value = pack({"app": self.app, "at": format_time(now_ms), kind: told})
+    def _memory(self, key: str, kind: str, content: dict[str, Any], partition: int, now_ms: int) -> Output:
+        value = pack({"app": self.app, "at": format_time(now_ms), kind: content})
         return Output(STATE, key.encode(), value, partition=partition)

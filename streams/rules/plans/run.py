@@ -43,7 +43,7 @@ class Start(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Cancel this step's task: nobody waits for it any more."""
+    """Cancel this step's task: its result is no longer needed."""
 
     path: Path
 
@@ -191,7 +191,7 @@ class PlanRun:
         return self._work(deque([(path, end)]), None, None, now_ms)
 
     def cancel(self, reason: str, now_ms: int) -> list[Action]:
-        """Somebody asked to."""
+        """A cancel was requested."""
         if self.over:
             return []
         error = {"code": "cancelled", "message": reason, "retryable": False}
@@ -323,7 +323,7 @@ class PlanRun:
         todo.append((path, _end_of(node, verdict, said, now_ms)))
 
     def _stop(self, path: Path, actions: list[Action]) -> None:
-        """Nobody waits for what still runs below."""
+        """Cancel what still runs below: its results are no longer needed."""
         for index in self._nodes[path].graph.open():
             below = (*path, index)
             if below in self._nodes:

@@ -30,16 +30,14 @@ class End:
     value: bytes | None = None
     place: tuple[int, int] | None = None
     dropped: bool = False
-    """The value was let go for want of room; it lies at `place`."""
+    """The value was dropped to bound memory; its record is at `place`."""
 
     @property
     def status(self) -> ResultStatus:
-        """As on its result."""
         return self.wire["status"]  # type: ignore[no-any-return]
 
     @property
     def confidence(self) -> float | None:
-        """As on its result."""
         return self.wire.get("confidence")
 
 

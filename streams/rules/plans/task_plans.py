@@ -45,7 +45,7 @@ class OriginTask:
 
     @property
     def agent_id(self) -> str:
-        """What stands as `agentId` on its result: the same whoever executes the pattern."""
+        """What stands as `agentId` on its result: the same for every executor of the pattern."""
         return f"pattern:{self.task.target}"[:256]
 
 

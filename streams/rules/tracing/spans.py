@@ -2,7 +2,7 @@
 
 In: records, agents, ends of calls, plans. Out: names and attributes (OpenTelemetry's conventions for messaging and generative
 AI, which are drafts: all their names are here), ids, headers. A record's span has ids that follow from the record: whoever works
-on it again makes the same span. Nothing that a task or an agent says is told, and no URL's query, user or password.
+on it again makes the same span. Spans never contain payloads or answers, nor a URL's query, user or password.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Attributes = dict[str, str | int | float | bool]
 
 USERS = frozenset(("tasks", "plans"))
 """Topics whose records users write: what these say of our own headers is not believed."""
-TOLD = frozenset(("results", "plan-results", "events"))
+WITH_SPAN = frozenset(("results", "plan-results", "events"))
 """Topics whose records say which span they belong to, as `traceparent`."""
-ASKED = frozenset(("tasks", "plans"))
+REQUESTS = frozenset(("tasks", "plans"))
 """Topics whose records ask for more work: that is below our span, whatever the record said before."""
 PASSED_ON = frozenset(("dispatch", "parked"))
 """Topics on which a task goes on, with the user's own headers as they were; ours lies beside them."""
@@ -94,7 +94,7 @@ def stamp(outputs: Iterable[Output], trace: Trace) -> None:
     for output in outputs:
         form: Output | None = output
         while form is not None:
-            if form.topic in TOLD or form.topic in ASKED:
+            if form.topic in WITH_SPAN or form.topic in REQUESTS:
                 kept = [given for given in form.headers if given[0] not in ("traceparent", "tracestate")]
                 form.headers = kept + trace.headers()
             elif form.topic in PASSED_ON:
@@ -168,10 +168,10 @@ def redacted(url: str) -> str:
 def answer_attributes(provider: str, metadata: Mapping[str, Any]) -> Attributes:
     """Which model answered and what it took, as the transport for chat completions tells; others' metadata are an agent's words.
 
-    >>> told = {"model": "m-1", "usage": {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9}}
-    >>> answer_attributes("openai", told)
+    >>> answer = {"model": "m-1", "usage": {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9}}
+    >>> answer_attributes("openai", answer)
     {'gen_ai.response.model': 'm-1', 'gen_ai.usage.input_tokens': 7, 'gen_ai.usage.output_tokens': 2}
-    >>> answer_attributes("http", told)
+    >>> answer_attributes("http", answer)
     {}
     """
     if provider != "openai":
@@ -247,7 +247,7 @@ def plan_ending(status: str, error: Mapping[str, Any] | None, confidence: float 
 
 
 def is_error(ending: Ending) -> bool:
-    """Whether something went wrong: what somebody cancelled did not."""
+    """Whether something went wrong: a requested cancel did not."""
     return ending.error is not None and ending.outcome != "cancelled"
 
 

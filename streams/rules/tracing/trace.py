@@ -45,8 +45,8 @@ class Trace(NamedTuple):
         _, trace_id, parent_id, flags = self.parent.split("-")[:4]
         drawn = blake2b(f"{trace_id}-{parent_id}-{name}".encode(), digest_size=8).digest()
         span_id = drawn if any(drawn) else b"\1" * 8  # an id of zeros means none
-        told = f"00-{trace_id}-{span_id.hex()}-{int(flags, 16) & KNOWN_FLAGS:02x}"
-        found = [("traceparent", told.encode())]
+        traceparent = f"00-{trace_id}-{span_id.hex()}-{int(flags, 16) & KNOWN_FLAGS:02x}"
+        found = [("traceparent", traceparent.encode())]
         return [*found, ("tracestate", self.state.encode())] if self.state else found
 
 

@@ -58,7 +58,6 @@ def value_of(name: str, bucket: int) -> float:
 
 
 def add(held: Held, found: list[Reading]) -> None:
-    """Add one point."""
     for name, fixed, bucket in found:
         row = held.get(name)
         if row is None:
@@ -97,5 +96,4 @@ def to_json(held: Held) -> list[Any]:
 
 
 def from_json(data: list[Any]) -> Held:
-    """The inverse of `to_json`."""
     return {name: [count, int(total, 16), sketch.unflat(flat)] for name, count, total, flat in data}

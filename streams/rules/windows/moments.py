@@ -76,13 +76,12 @@ class Moments:
         self.min = 1.0
         self.max = 0.0
         self.time_sum = 0
-        self.corrections = 0  # points whose success was told anew; each makes a revision
+        self.corrections = 0  # points whose success was reported again; each makes a revision
         self.confidences: sketch.Histogram = {}
         self.times: sketch.Histogram = {}
         self.measures: measures.Held = {}
 
     def observe(self, sample: Sample) -> None:
-        """Add one point."""
         fixed = sample.fixed
         row = self.bins.get(sample.bin)
         if row is None:
@@ -110,7 +109,7 @@ class Moments:
             measures.add(self.measures, sample.measures)
 
     def correct(self, sample: Sample, was: bool) -> bool:
-        """A point that is in here succeeded, or did not, unlike it `was` told; False if there is no such point."""
+        """Correct the success of a point that is counted here as `was`; False if there is no such point."""
         row = self.bins.get(sample.bin)
         if row is None or (row[1] == 0 if was else row[1] == row[0]):
             return False
@@ -201,7 +200,6 @@ class Moments:
 
     @classmethod
     def from_json(cls, data: list[Any]) -> Moments:
-        """The inverse of `to_json`."""
         moments = cls()
         bins, squares, success_sum, moments.min, moments.max, time_sum, confidences, times, *later = data
         moments.bins = {index: [count, successes, int(total, 16)] for index, count, successes, total in bins}

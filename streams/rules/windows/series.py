@@ -13,7 +13,7 @@ from schemas.messages import Anomaly, AnomalyDetails, ConfidenceDataPoint
 from streams.rules.detection.alarms import Moment, SeriesId
 from streams.rules.detection.calibration import MOST, Calibration
 from streams.rules.detection.detectors import Detectors, Thresholds
-from streams.rules.detection.grouping import Sibling, surfaced, told
+from streams.rules.detection.grouping import Sibling, publishable, surfaced
 from streams.rules.detection.silence import Silence
 from streams.rules.detection.verdicts import Verdicts
 from streams.rules.windows.moments import Sample
@@ -21,11 +21,11 @@ from streams.rules.windows.windows import INTERVALS, Spans, Window, WindowId, Wi
 
 VERSION = 6
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
-Version 2 did not keep when an alarm fired, version 3 not what was still to be told, version 4 no deviations, version 5 no
+Version 2 did not keep when an alarm fired, version 3 not what was still to be published, version 4 no deviations, version 5 no
 waits and costs. What the last item holds may be missing, and workers that do not know it leave it out."""
 
 Judged = Literal["", "points", "feedback"]
-"""Whose outcomes the calibration counts: nobody's yet, the points' own, or verdicts told afterwards."""
+"""Which outcomes the calibration counts: none yet, the points' own, or verdicts reported afterwards."""
 
 
 class Series:
@@ -144,7 +144,7 @@ class Series:
         self.silence.observe(at.time_ms, detectors.limits.silent_after_ms)
 
     def silent_ms(self) -> int:
-        """From when on this series' silence is remarkable, epoch ms; -1: never, or it has been told."""
+        """From when on this series' silence is remarkable, epoch ms; -1: never, or it has been reported."""
         detectors = self.detectors
         if detectors is None or "silent" in detectors.alarms.firing:
             return -1
@@ -174,8 +174,8 @@ class Series:
         self.windows.close_due(now_ms)
         return True
 
-    def look(self, now_ms: int) -> bool:
-        """Look at the points since the last check boundary though no later one has come; True if there were any.
+    def evaluate_idle(self, now_ms: int) -> bool:
+        """Evaluate the points since the last check boundary though no later one has come; True if there were any.
 
         For a series that is idle: the interval's points are all there, and are looked at as the next one would.
         """
@@ -183,17 +183,17 @@ class Series:
         due = -1 if detectors is None else detectors.due_ms()
         if detectors is None or due < 0 or now_ms < due + self.windows.spans["minute"].grace_ms:
             return False
-        self.anomalies += detectors.look(Moment(self.partition, self.offset, self.windows.watermark_ms))
+        self.anomalies += detectors.evaluate_idle(Moment(self.partition, self.offset, self.windows.watermark_ms))
         return True
 
     def group(self, begin: int, at: Moment, siblings: Sequence[Sibling]) -> None:
-        """Tell what came at this point, `anomalies[begin:]`, as the pattern's or the agent's, or keep it back."""
+        """Publish what came at this point, `anomalies[begin:]`, as the pattern's or the agent's, or keep it back."""
         if self.detectors is None:
             return
         mine = self.detectors.alarms
         fresh = self.anomalies[begin:]
         self.anomalies[begin:] = [
-            anomaly for raw in fresh if (anomaly := told(raw, at.offset, mine, siblings)) is not None
+            anomaly for raw in fresh if (anomaly := publishable(raw, at.offset, mine, siblings)) is not None
         ]
         self.anomalies += surfaced(mine, at, siblings)
 
@@ -208,9 +208,9 @@ class Series:
         return [self.offset, VERSION, self.late, self.windows.to_json(), detectors, *self._later()]
 
     def _later(self) -> list[Any]:
-        untold = [anomaly.wire() for anomaly in self.anomalies]
+        pending = [anomaly.wire() for anomaly in self.anomalies]
         known = [self.silence.to_json(), self.born, self.judged, self.calibration.to_json(), self.verdicts.to_json()]
-        return [*known, untold, [self.base, self.stamp_ms, self.arrived_ms, list(self.windows.floors.values())]]
+        return [*known, pending, [self.base, self.stamp_ms, self.arrived_ms, list(self.windows.floors.values())]]
 
     @classmethod
     def from_json(

@@ -81,5 +81,4 @@ def flat(histogram: Histogram) -> list[int]:
 
 
 def unflat(values: list[int]) -> Histogram:
-    """The inverse of `flat`."""
     return dict(zip(values[::2], values[1::2], strict=True))

@@ -76,12 +76,10 @@ class Window:
         return 2 * (self.moments.count + self.moments.corrections) + (1 if self.closed else 0)
 
     def to_json(self) -> list[Any]:
-        """A JSON-able form."""
         return [self.offset, self.closed, self.moments.to_json()]
 
     @classmethod
     def from_json(cls, data: list[Any]) -> Window:
-        """The inverse of `to_json`."""
         offset, closed, moments = data
         return cls(Moments.from_json(moments), offset, closed)
 

@@ -56,7 +56,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toJson $found -}}
 {{- end -}}
 
-{{/* Pods listen for others: a worker that asked nobody for a token would not start. */}}
+{{/* Pods listen for others: a worker that requires no token does not start. */}}
 {{- define "parallax.guarded" -}}
 {{- $settings := .root.Values.settings -}}
 {{- if not $settings.insecure -}}
