@@ -26,7 +26,7 @@ def dealt(assignor: Any, known: Any, **members: list[str]) -> dict[str, dict[str
     return {name: dict(one.assignment) for name, one in assignor.assign(known, said).items()}
 
 
-@pytest.mark.parametrize("assignor", [AlignedAssignor, Addresses("http://a")])
+@pytest.mark.parametrize("assignor", [AlignedAssignor(), Addresses("http://a")])
 @pytest.mark.parametrize("members", [1, 2, 3, 5])
 def test_equal_numbers_of_all_topics_go_to_one_member(assignor: Any, members: int) -> None:
     """While `tasks` alone has grown; what the others lack is nobody's."""
@@ -39,14 +39,14 @@ def test_equal_numbers_of_all_topics_go_to_one_member(assignor: Any, members: in
 
 def test_with_equal_counts_it_deals_as_the_range_assignor() -> None:
     """Members of older versions see no difference."""
-    found = dealt(AlignedAssignor, cluster(tasks=5, dispatch=5, parked=5), a=TOPICS, b=TOPICS)
+    found = dealt(AlignedAssignor(), cluster(tasks=5, dispatch=5, parked=5), a=TOPICS, b=TOPICS)
     assert found["a"] == {topic: [0, 1, 2] for topic in TOPICS}
     assert found["b"] == {topic: [3, 4] for topic in TOPICS}
 
 
 def test_topics_of_others_and_unknown_ones_take_nothing_away() -> None:
     """Only what is subscribed to together must be equal."""
-    found = dealt(AlignedAssignor, cluster(tasks=4, dispatch=4, other=1), a=TOPICS, b=["other"])
+    found = dealt(AlignedAssignor(), cluster(tasks=4, dispatch=4, other=1), a=TOPICS, b=["other"])
     assert found["a"]["tasks"] == [0, 1, 2, 3]
     assert found["b"] == {"other": [0]}
 
@@ -59,4 +59,4 @@ def test_different_counts_are_told_once_with_the_remedy() -> None:
         said = [counts.look(cast("Any", one)) for one in (uneven, uneven, more, even, cluster(tasks=3))]
     assert said == [False, False, False, True, True]
     assert [(row["partitions"]["tasks"], row["read"]) for row in logs] == [(8, 4), (9, 4)]
-    assert all("parallax topics apply --partitions" in row["event"] for row in logs)
+    assert all("parallax topics grow --partitions" in row["event"] for row in logs)
