@@ -22,8 +22,8 @@ GROWTH_AT_S = 15.0
 BETWEEN_GROWTHS_S = (0.5, 3.0, 8.0, 20.0)
 """The second growth may come before some partitions of the first one were opened, or all were."""
 REPLACED_S = 0.5
-METADATA_S = 5.0
-"""How soon nodes and groups see new partitions."""
+METADATA_S = 20.0
+"""How soon the last consumer and the last producer see new partitions."""
 AMOUNTS: dict[str, Sequence[float]] = {
     "kill": (0.1, 1.0, 8.0),
     "stop": (1.0, 8.0),
@@ -190,6 +190,7 @@ class Saboteur:
         rng = world.rng(f"growth {before}")
         for _, node in sorted(self._shared.nodes.items()):
             world.at(rng.random() * METADATA_S, lambda node=node: self._learn(node))  # type: ignore[misc]
+            world.at(rng.random() * METADATA_S, lambda node=node: node.partition_counts.update(broker.counts))  # type: ignore[misc]
 
     def _learn(self, node: Node) -> None:
         """A node is told of new partitions, and asks its groups for another round, as aiokafka does."""

@@ -460,7 +460,6 @@ class Node:
             config,
             lambda number, consumer: SimCommitter(transactions, number, consumer, transactor),
             make_handler,
-            on_assigned=lambda: self.partition_counts.update(self.metadata),
             before_open=before_open,
             connect=_connect,
             make_reader=make_reader,

@@ -130,6 +130,28 @@ def circuits(scenario: Scenario) -> Iterator[Violation]:
             )
 
 
+def moved_guards(scenario: Scenario) -> Iterator[Violation]:
+    """What one owner of an agent knows holds at the next one too: a pause that the agent asked for, an open circuit.
+
+    But for what was under way at a crash.
+    """
+    open_s, durability = scenario.settings.breaker.reset_timeout / 1000, scenario.shared.durability["dispatch"]
+    known = [("pause", at, node, agent, pause_s) for at, node, agent, pause_s in scenario.shared.pauses]
+    known += [("open circuit", at, node, agent, open_s) for at, node, agent in scenario.shared.opened]
+    for what, at, node, name, lasts_s in known:
+        agent, number = scenario.shared.agents[name], _owner(scenario, name, at)
+        changed = any(at - SPREAD_S < when < at + lasts_s for when, _ in agent.registered)
+        if changed or not durability.owns(node, number, at) or durability.forgotten(node, number, at) is not None:
+            continue
+        until = at + lasts_s - scenario.clock_spread_s - 0.001
+        for arrival in agent.arrivals:
+            if arrival.node == node or not at < arrival.begun_at < until:
+                continue
+            if durability.owns(arrival.node, _owner(scenario, name, arrival.begun_at), arrival.begun_at):
+                detail = f"{node} knew at {at:.3f} for {lasts_s:g} s, {arrival.node} called at {arrival.begun_at:.3f}"
+                yield Violation(f"forgotten {what}", name, detail)
+
+
 def _begun(scenario: Scenario) -> dict[tuple[str, str], list[float]]:
     """When each worker made its calls to each agent."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -195,4 +217,4 @@ def call_times(scenario: Scenario) -> Iterator[Violation]:
                 )
 
 
-ORACLES = (rate, concurrency, pauses, circuits, owner, attempts, call_times)
+ORACLES = (rate, concurrency, pauses, circuits, moved_guards, owner, attempts, call_times)
