@@ -17,7 +17,8 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-from streams.engine.aligned import AlignedAssignor, Row, read_table, said_by
+from streams.engine.aligned import AlignedAssignor, read_table
+from streams.rules.engine.assignment_table import Row, said_by
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +82,7 @@ def _table(
     """Address and partition numbers of every member that says one."""
     rows = []
     for member, metadata in sorted(members.items()):
-        said, _ = said_by(metadata)
+        said, _ = said_by(metadata.user_data)
         numbers = sorted({number for _, numbers in assigned[member].assignment for number in numbers})
         try:
             if said and numbers and len(said) <= MAX_ADDRESS_BYTES:

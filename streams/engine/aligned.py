@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
-import orjson
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
+from streams.rules.engine.assignment_table import Row, count_of, decode_table, encode_table, said_by
+
 log = structlog.get_logger(__name__)
 
 REPORT_S = 300.0
-"""How long a member reports a count that has grown. By then every leader's metadata have it."""
-Row = tuple[str, list[int]]
-"""Of the table in the user data of an assignment: a worker's address and its numbers; without an address, the count."""
+"""How long a member reports a count that has grown. By then every leader's metadata have it, or the topics were made anew."""
 
 
 class PartitionCounts:
@@ -67,16 +65,17 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
         self.partitions: int | None = None
         """How many partition numbers there are, as of the last assignment; None: the leader did not say (an older version)."""
         self._now = now or (lambda: asyncio.get_running_loop().time())
-        self._grown_at: float | None = None
+        self._reported = 0
+        self._reported_at = 0.0
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """What this member says when it joins: its address, and the count if it has just grown.
+        """What this member says when it joins: its address, and the count if that has just grown.
 
         A leader whose metadata are old must not go back to fewer numbers: what happened in the new partitions would be forgotten.
         """
         said = self.address
-        if self._grown_at is not None and self._now() - self._grown_at < REPORT_S:
-            said += f"\n{self.partitions}"
+        if self._reported and self._now() - self._reported_at < REPORT_S:
+            said += f"\n{self._reported}"
         return ConsumerProtocolMemberMetadata(self.version, list(topics), said.encode())
 
     def assign(  # aiokafka calls it on what it is given, class or not
@@ -89,7 +88,7 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
         told = {}
         for member, one in assigned.items():
             counts = [len(common.partitions_for_topic(topic) or ()) for topic in members[member].subscription]
-            table = orjson.dumps([*rows, ("", [min(counts, default=0)])])
+            table = encode_table(rows, min(counts, default=0))
             told[member] = ConsumerProtocolMemberAssignment(one.version, one.assignment, table)
         return told
 
@@ -103,28 +102,24 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """A new generation: what was told of the one before is void."""
-        counts = [numbers[0] for address, numbers in read_table(assignment.user_data) if not address and numbers]
-        before, self.partitions = self.partitions, counts[0] if counts else None
+        before, self.partitions = self.partitions, count_of(read_table(assignment.user_data))
         if before is not None and self.partitions is not None and self.partitions > before:
-            self._grown_at = self._now()
+            self.report(self.partitions)
+
+    def report(self, count: int) -> None:
+        """All topics have so many partitions now: say so when this member joins next. The coordinator lets any member whose
+        words have changed begin a new generation."""
+        if count > self._reported:
+            self._reported, self._reported_at = count, self._now()
 
 
 def read_table(user_data: bytes | None) -> list[Row]:
     """The rows in the user data of an assignment; none if there are none, or they are not readable."""
-    if not user_data:
-        return []
     try:
-        rows: Any = orjson.loads(user_data)
-        return [(str(address), [int(number) for number in numbers]) for address, numbers in rows]
+        return decode_table(user_data)
     except (ValueError, TypeError) as error:
         log.warning("what the group's leader says is not readable", error=repr(error))
         return []
-
-
-def said_by(metadata: ConsumerProtocolMemberMetadata) -> tuple[bytes, int]:
-    """A member's address, and the count that it reports; 0 if it reports none."""
-    address, _, count = (metadata.user_data or b"").partition(b"\n")
-    return address, int(count) if count.isdigit() else 0
 
 
 class _Common:
@@ -138,7 +133,7 @@ class _Common:
         self._beside: dict[str, set[str]] = {}
         self._reported: dict[str, int] = {}
         for member in members.values():
-            _, count = said_by(member)
+            _, count = said_by(member.user_data)
             for topic in member.subscription:
                 self._beside.setdefault(topic, set()).update(member.subscription)
                 self._reported[topic] = max(self._reported.get(topic, 0), count)

@@ -54,6 +54,9 @@ UNAUTHORIZED_TRIES = 6
 TELL_EVERY = 6
 MAX_START_PAUSE_S = 5.0
 CURRENT_RECHECK_S = 0.05
+GROWTH_CHECK_S = 5.0
+GROWTH_PATIENCE_S = 60.0
+"""How long the group has to deal out added partitions before it is asked for them again."""
 
 
 @dataclass(slots=True)
@@ -129,6 +132,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = self._renewing = False
         self._counts = PartitionCounts(list(self._names))
+        self._growth_check_at = 0.0
         self._consumer: AIOKafkaConsumer | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -232,6 +236,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._counts.look(self.consumer)
         # A leader of an older version does not say how many there are.
         self.partition_count = self.config.assignor.partitions or self._counts.common(self.consumer)
+        self._growth_check_at = 0.0
         # A leader of an older version may deal out numbers that not all topics have.
         numbers = Counter(tp.partition for tp in assigned)
         self._owned = {number for number, topics in numbers.items() if topics == len(self._names)}
@@ -405,10 +410,31 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         try:
             while not (self._stopping or self._renewing):
                 self._admit()
+                self._check_growth()
                 await self.feed.turn(hurry=bool(self._started))
         except Exception as error:
             log.exception("fetching failed")
             self._fail(error)
+
+    def _check_growth(self) -> None:
+        """Ask for a new generation once all topics have more partitions than were dealt out.
+
+        aiokafka's leader would do so, unless it came back under its instance id: then no member watches.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._growth_check_at or not self.assigned.is_set():
+            return
+        self._growth_check_at = now + GROWTH_CHECK_S
+        count = self._counts.common(self.consumer)
+        if count > self.partition_count:
+            log.info(
+                "partitions were added; asking the group to deal them out",
+                partitions=count,
+                before=self.partition_count,
+            )
+            self._growth_check_at = now + GROWTH_PATIENCE_S
+            self.config.assignor.report(count)
+            self.consumer._coordinator.request_rejoin()
 
     def _admit(self) -> None:
         """Let partitions in that became ready. Only here, between two fetches, is no older batch on its way."""

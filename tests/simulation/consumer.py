@@ -64,9 +64,10 @@ class SimConsumer:
         self._session_s = options.get("session_s", 6.0)
         self._rebalance_s = options.get("rebalance_s", 15.0)
         self._assignor = options.get("assignor")
+        self._said: Any = None
         self._positions: dict[TopicPartition, int | None] = {}
         self._paused: set[TopicPartition] = set()
-        self._closed = False
+        self._closed = self._rejoin = False
         # What the product reads of aiokafka's own tasks.
         self._client = SimClient(node)
         self._coordinator = self._fetcher = self
@@ -98,11 +99,10 @@ class SimConsumer:
                     await self._listener.on_partitions_revoked([])
                     holds = False
                     self._positions, self._paused = {}, set()
+                self._said = assignor.metadata(self._topics)
                 generation, share = await self._node.network.request_held(
                     self._node,
-                    lambda reply: self._group.join(
-                        self.member_id, assignor.metadata(self._topics), deal, reply, self._group_instance_id
-                    ),
+                    lambda reply: self._group.join(self.member_id, self._said, deal, reply, self._group_instance_id),
                     timeout_s=JOIN_TIMEOUT_S,
                 )
                 if (await self._send_req(SyncGroupRequest(generation))).error_code != CODES["ok"]:
@@ -115,10 +115,17 @@ class SimConsumer:
             except (KafkaConnectionError, RequestTimedOutError):
                 await asyncio.sleep(PAUSE_S)
 
+    def request_rejoin(self) -> None:
+        """Join again soon."""
+        self._rejoin = True
+
     async def _heartbeats(self, generation: int) -> None:
-        """Until the group asks for another round."""
+        """Until the group asks for another round, or this member wants one."""
+        self._rejoin = False
         while not self._closed:
             await asyncio.sleep(max(self._session_s / 5, 0.2))
+            if self._rejoin:
+                return
             try:
                 code = (await self._send_req(HeartbeatRequest(generation))).error_code
             except (KafkaConnectionError, RequestTimedOutError):

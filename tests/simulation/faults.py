@@ -189,13 +189,5 @@ class Saboteur:
                 broker.grow(topic, int(count * fault.amount))
         rng = world.rng(f"growth {before}")
         for _, node in sorted(self._shared.nodes.items()):
-            world.at(rng.random() * METADATA_S, lambda node=node: self._learn(node))  # type: ignore[misc]
+            world.at(rng.random() * METADATA_S, lambda node=node: node.metadata.update(broker.counts))  # type: ignore[misc]
             world.at(rng.random() * METADATA_S, lambda node=node: node.partition_counts.update(broker.counts))  # type: ignore[misc]
-
-    def _learn(self, node: Node) -> None:
-        """A node is told of new partitions, and asks its groups for another round, as aiokafka does."""
-        broker = self._shared.broker
-        if node.metadata != broker.counts:
-            node.metadata.update(broker.counts)
-            for _, group in sorted(broker.groups.items()):
-                group.rebalance()

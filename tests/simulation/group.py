@@ -48,6 +48,7 @@ class Group:
         self._shares: dict[str, Any] = {}
         self._instances: dict[str, str] = {}
         """The member of each instance id."""
+        self._leader = ""
         self._preparing = False
         self._round = 0
         self._sweep()
@@ -67,6 +68,11 @@ class Group:
                 self._take_over(earlier, member, said, deal)
                 reply((self.generation, self._shares[member]))
                 return
+        known = self._members.get(member)
+        if known is not None and known.said == said and member != self._leader and not self._preparing:
+            known.heard_at = self._world.now
+            reply((self.generation, self._shares[member]))
+            return
         self._members[member] = _Member(said, deal, self._world.now, reply)
         self.rebalance()
         self._complete()
@@ -74,6 +80,8 @@ class Group:
     def _take_over(self, earlier: str, member: str, said: ConsumerProtocolMemberMetadata, deal: Deal) -> None:
         self._members[member] = _Member(said, deal, self._world.now)
         self._shares[member] = self._shares.pop(earlier)
+        if earlier == self._leader:
+            self._leader = member
         for partition in map(tuple, self._shares[member].partitions()):
             self.owners[partition] = member, self._world.now
 
@@ -120,8 +128,10 @@ class Group:
             return
         self._preparing = False
         self.generation += 1
-        leader = members[min(members)]
-        shares = self._shares = dict(leader.deal({name: member.said for name, member in members.items()}))
+        self._leader = min(members)
+        shares = self._shares = dict(
+            members[self._leader].deal({name: member.said for name, member in members.items()})
+        )
         dealt = {tp.partition for share in shares.values() for tp in share.partitions()}
         self.numbers.append((self._world.now, len(dealt)))
         for name, share in shares.items():

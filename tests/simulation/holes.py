@@ -61,7 +61,7 @@ HOLES = (
     _hole("G1", "a partition that was added knows no ids, limits, circuits or plans of those that belong to it now", "growths",
           "doubled task,doubled plan,lost plan,rate limit", 1, 2, 3),
     _hole("G2", "workers that have not seen added partitions yet take other partitions for owners", "growths",
-          "doubled task,rate limit", 5),
+          "doubled task,rate limit,unheard step", 1),
     _hole("G3", "the result of a step reaches no plan if it lies where the plan was before partitions were added", "growths",
           "unheard step", 1, 2),
     _hole("G4", "a new partition takes over from another new one, which has not what belongs to it", "growths",
