@@ -149,6 +149,34 @@ async def test_what_nobody_misses_begins_at_its_end_if_the_group_never_committed
     await until(lambda: one.committed(late) == 4 and one.committed() == 0)
 
 
+async def test_added_partitions_are_asked_for_until_they_are_dealt_out(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once all topics have them, and once in a while only; the count is the leader's, not this worker's own."""
+    monkeypatch.setattr(engine_module, "GROWTH_CHECK_S", 0.05)
+    monkeypatch.setattr(engine_module, "GROWTH_PATIENCE_S", 1.0)
+    one = await rig()
+    asked: list[int] = []
+    counts = {"t.tasks": 2, "t.dispatch": 1, "t.parked": 1}
+    one.consumer.partitions_for_topic = lambda topic: set(range(counts[topic]))
+    one.consumer.request_rejoin = lambda: asked.append(one.engine.partition_count)
+    await one.ready()
+    assert one.engine.partition_count == 1
+    await asyncio.sleep(0.5)
+    assert asked == []
+    counts.update(dict.fromkeys(counts, 2))
+    await asyncio.sleep(0.5)
+    assert asked == [1]
+    await asyncio.sleep(1.0)
+    assert asked == [1, 1]
+    assert one.engine.config.assignor.metadata(["t.tasks"]).user_data == b"\n2"
+    one.engine.config.assignor.partitions = 2
+    await one.consumer.assign(*tps(0, 1))
+    assert one.engine.partition_count == 2
+    await asyncio.sleep(2.0)
+    assert asked == [1, 1]
+
+
 async def test_a_consumer_that_is_given_up_is_counted(rig: MakeRig) -> None:
     """The engine goes on with another one."""
     one = await rig()
