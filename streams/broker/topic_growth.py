@@ -106,6 +106,8 @@ async def _groups(admin: AIOKafkaAdminClient, settings: Settings) -> AsyncIterat
         # One at a time: of several groups in one answer aiokafka can read the first alone.
         [answer] = await admin.describe_consumer_groups([name])
         [group] = answer.to_object()["groups"]
+        if group["error_code"] == GroupAuthorizationFailedError.errno:
+            raise GroupAuthorizationFailedError(name)
         offsets = await admin.list_consumer_group_offsets(name)
         topics = {full_name(source, settings.topic_prefix) for source in sources}
         begun = [tp.partition for tp, place in offsets.items() if tp.topic in topics and place.offset >= 0]

@@ -158,10 +158,10 @@ def test_agents_move_with_what_is_known_of_them(kafka: KafkaCluster, prefix: str
             steps = [{"id": f"p{n}", "type": "agent", "target": slow, "payload": n} for n in range(10)]
             plans = [{"id": f"plan{n}", "kind": "sequential", "tasks": steps} for n in range(8)]
             produce(broker, f"{prefix}plans", [(p["id"].encode(), json.dumps(p).encode()) for p in plans])
+            ours = ("--bootstrap-servers", broker, "--topic-prefix", prefix)
+            assert Process(parallax("topics", "grow", "--partitions", "6", *ours)).run() == 1, "6 is no multiple of 4"
             growing = Process(
-                parallax(
-                    "topics", "grow", "--partitions", "16", "--bootstrap-servers", broker, "--topic-prefix", prefix
-                ),
+                parallax("topics", "grow", "--partitions", "16", *ours),
                 {"PARALLAX_APP_ID": prefix.rstrip(".")},
             )
             produce(broker, f"{prefix}tasks", before)
