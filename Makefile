@@ -177,6 +177,10 @@ chaos-smoke: setup ## A short seeded kill run on real Kafka (part of the gate)
 chaos-kill: setup ## The whole kill run: 100,000 tasks, 12 SIGKILLs, a zombie, a rolling restart; five seeds
 	$(BIN)/python -m tests.chaos.kill --tasks 100000 --kills 12 --zombie --rolling --seed 1 --seed 2 --seed 3 --seed 4 --seed 5
 
+.PHONY: chaos-grow
+chaos-grow: setup ## Partitions grown from 8 to 32 under load while workers are killed, on real Kafka; three seeds
+	$(BIN)/python -m tests.chaos.kill --tasks 40000 --kills 6 --grow 32 --seed 1 --seed 2 --seed 3
+
 .PHONY: chaos-limits
 chaos-limits: setup ## Rate limits, breakers, attempts and deadlines over 3 workers while they are killed (5 minutes)
 	$(BIN)/python -m tests.chaos.limits

@@ -27,7 +27,7 @@ EVERYBODY: dict[Who, str] = {
     "producer": "who submits tasks and plans, waits for their results, cancels, sends data points",
     "consumer": "who reads results, aggregates, anomalies, events",
     "operator": "who works with the commands of parallax: agents, dlq, task, plan, tail, feedback and those of a producer",
-    "admin": "who runs parallax topics apply",
+    "admin": "who runs parallax topics apply and grow",
     "agent": "an agent that reads a Kafka topic and answers on another",
 }
 CHANGELOG = "stats-changelog"

@@ -81,10 +81,14 @@ class KeptHead(Message):
 
 
 class KeptHeads(Message):
-    """Of the consumer group `group`, by the short names of its topics."""
+    """Of the consumer group `group`, by the short names of its topics.
+
+    `partitions`: the numbers of partitions under which this one was open, the last one last; empty where an older version wrote.
+    """
 
     group: str
     topics: dict[str, KeptHead]
+    partitions: list[Count] = []
 
 
 class HomeState(Message):

@@ -30,6 +30,7 @@ from schemas.topics import (
 from streams.broker.access import require
 from streams.broker.kafka import CLIENT_ID, BrokerUnreachable, client_options, reach
 from streams.broker.topic_bounds import Fitting, NewShape, Refusal, new_topic
+from streams.rules.broker.growth import growth_rank
 from streams.settings import Settings
 
 REACH_TIMEOUT_S = 10.0
@@ -134,9 +135,9 @@ async def apply(
     """
     topics = wanted(settings.topic_prefix)
     done: dict[str, TopicChange] = {}
-    async with _admin(settings) as admin:
+    async with admin_client(settings) as admin:
         for _ in range(APPLY_ROUNDS):
-            existing = {name: len(parts) for name, parts in (await _metadata(admin)).items()}
+            existing = {name: len(parts) for name, parts in (await partitions_now(admin)).items()}
             changes = plan(topics, existing, partitions)
             work = [change for change in changes if change.action != "unchanged"]
             if not work:
@@ -144,9 +145,9 @@ async def apply(
             shapes = _shapes([c for c in work if c.action == "created"], topics, overrides or {}, left_out)
             for change in await _create(admin, shapes, replication_factor):
                 done[change.name] = change
-            for change in await _grow(admin, [c for c in work if c.action == "grown"]):
+            for change in await add_partitions(admin, [c for c in work if c.action == "grown"]):
                 done[change.name] = change
-            await _until_visible(admin, work)
+            await wait_visible(admin, work)
     raise TopicsError("the broker's topics kept changing while they were created; try again")
 
 
@@ -168,17 +169,17 @@ def _shapes(
 async def ensure(settings: Settings, name: str, partitions: int, config: Mapping[str, str]) -> None:
     """Make one topic exist that is not in the table; `name`: on the broker. Raises as `apply`."""
     change = TopicChange(name, "created", partitions)
-    async with _admin(settings) as admin:
-        if name not in await _metadata(admin):
+    async with admin_client(settings) as admin:
+        if name not in await partitions_now(admin):
             await _create(admin, [NewShape(name, partitions, dict(config))], None)
-            await _until_visible(admin, [change])
+            await wait_visible(admin, [change])
 
 
 async def describe(settings: Settings) -> list[TopicState]:
     """What is there, in the table's order. Raises `TopicsError`, `BrokerUnreachable`, `SettingsError`."""
     topics = wanted(settings.topic_prefix)
-    async with _admin(settings) as admin:
-        existing = await _metadata(admin)
+    async with admin_client(settings) as admin:
+        existing = await partitions_now(admin)
         configs = await _configs(admin, [topic.name for topic in topics if topic.name in existing])
     # Brokers hide what may not be seen.
     await require(settings, [Grant("topic", topic.name, "Describe") for topic in topics if topic.name not in existing])
@@ -208,8 +209,8 @@ async def size_limits(settings: Settings) -> dict[str, int]:
 async def topic_configs(settings: Settings, names: Collection[str]) -> dict[str, Mapping[str, str]]:
     """The settings of those of these topics (short names) that are there. Raises `TopicsError`, `KafkaError`."""
     full = {full_name(name, settings.topic_prefix): name for name in names}
-    async with _admin(settings) as admin:
-        existing = await _metadata(admin)
+    async with admin_client(settings) as admin:
+        existing = await partitions_now(admin)
         configs = await _configs(admin, [name for name in full if name in existing])
     return {full[name]: config for name, config in configs.items() if name in full}
 
@@ -228,22 +229,26 @@ def _items(value: str | None) -> set[str]:
 
 
 async def check(settings: Settings) -> int:
-    """The partition count of the aligned topics. Raises `TopicsMissing`, `BrokerUnreachable`, `SettingsError`."""
+    """The partition count of the aligned topics. Raises `TopicsMissing`, `BrokerUnreachable`, `SettingsError`.
+
+    While partitions are added, some have a multiple of it already: workers use those that all have.
+    """
     topics = wanted(settings.topic_prefix)
-    async with _admin(settings) as admin:
-        existing = {name: len(parts) for name, parts in (await _metadata(admin)).items()}
+    async with admin_client(settings) as admin:
+        existing = {name: len(parts) for name, parts in (await partitions_now(admin)).items()}
     missing = [topic.name for topic in topics if topic.name not in existing]
     if missing:
         raise TopicsMissing(f"missing topics: {', '.join(missing)}; create them with: parallax topics apply")
     counts = {topic.name: existing[topic.name] for topic in topics if topic.aligned}
-    if len(set(counts.values())) != 1:
+    least = min(counts.values())
+    if any(count % least for count in counts.values()):
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise TopicsMissing(f"partition counts must be equal, but {listed}; make them so with: parallax topics apply")
-    return next(iter(counts.values()))
+    return least
 
 
 @asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """A client for one piece of work; what aiokafka raises in it becomes an error of ours."""
     await reach(settings, REACH_TIMEOUT_S)
     admin = AIOKafkaAdminClient(client_id=CLIENT_ID, **client_options(settings))
@@ -263,10 +268,10 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
-async def _metadata(admin: AIOKafkaAdminClient, node: int | None = None) -> dict[str, list[dict[str, Any]]]:
+async def partitions_now(admin: AIOKafkaAdminClient, node: int | None = None) -> dict[str, list[dict[str, Any]]]:
     """Topic -> its partitions, as one broker (None: any) knows them. Asks for all topics: asking for one by name makes
     the embedded broker create it."""
-    # The public describe_topics asks a broker of its own choice; which one was asked matters in _until_visible.
+    # The public describe_topics asks a broker of its own choice; which one was asked matters in wait_visible.
     answer = await admin._send_request(MetadataRequest(None), node)
     return {topic["topic"]: topic["partitions"] for topic in answer.to_object()["topics"] if topic["error_code"] == 0}
 
@@ -281,7 +286,7 @@ async def _create(
     if refusals:
         raise TopicsError(_refused(refusals, len(shapes)))
     # The embedded broker creates what it is asked to check.
-    made = {shape.name for shape in shapes} & (await _metadata(admin)).keys()
+    made = {shape.name for shape in shapes} & (await partitions_now(admin)).keys()
     missing = [shape for shape in shapes if shape.name not in made]
     return [_created(shape) for shape in shapes if shape.name in made] + await _send(admin, missing, replication_factor)
 
@@ -327,10 +332,10 @@ def _remedy(error: type[BaseException]) -> str:
     return "; what is needed is printed by: parallax docs acls admin" if issubclass(error, denied) else ""
 
 
-async def _grow(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> list[TopicChange]:
-    """Add partitions; return what was grown here."""
+async def add_partitions(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> list[TopicChange]:
+    """Add partitions, in an order in which nothing is written to what is not there yet; return what was grown here."""
     grown = []
-    for change in changes:
+    for change in sorted(changes, key=lambda change: growth_rank(change.name)):
         try:
             await admin.create_partitions({change.name: NewPartitions(change.partitions)})
         except kafka_errors.IncompatibleBrokerVersion:
@@ -347,7 +352,7 @@ async def _grow(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> list[
     return grown
 
 
-async def _until_visible(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> None:
+async def wait_visible(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> None:
     """Wait until every broker shows them with leaders (brokers learn of them one after the other), so that a worker
     started next finds them wherever it asks."""
     deadline = time.monotonic() + VISIBLE_TIMEOUT_S
@@ -366,7 +371,7 @@ async def _views(admin: AIOKafkaAdminClient) -> list[dict[str, list[dict[str, An
     views = []
     for broker in (await admin.describe_cluster())["brokers"]:
         try:
-            views.append(await _metadata(admin, broker["node_id"]))
+            views.append(await partitions_now(admin, broker["node_id"]))
         except kafka_errors.KafkaError as error:
             if not error.retriable:
                 raise

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.cli.options import FAILED, Format, OutputFormat, Prefix, Servers, settings_from
+from streams.cli.options import (
+    FAILED,
+    TIMED_OUT,
+    CommandError,
+    Format,
+    OutputFormat,
+    Prefix,
+    Servers,
+    duration_ms,
+    settings_from,
+)
 from streams.cli.output import rows_as, say
 from streams.cli.running import run
 
@@ -98,6 +108,57 @@ async def _apply(
         for name, (want, used) in change.adapted.items():
             took = "the cluster's default" if used is None else used
             say(f"parallax: {change.name}: the cluster does not take {name}={want}; adapted to {took}")
+
+
+@app.command("grow")
+def grow(
+    partitions: Annotated[
+        int, typer.Option("--partitions", min=1, max=10_000, metavar="M", help="how many there shall be; a multiple")
+    ],
+    timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="how long to wait for the workers; 0s: not at all")
+    ] = "180s",
+    bootstrap_servers: Servers = None,
+    topic_prefix: Prefix = None,
+    output: OutputFormat = None,
+) -> None:
+    """Add partitions while workers run; answered ids, limits, circuits, delayed tasks and plans under way move with them.
+
+    Grows `tasks` and the topics that must have as many, then waits until the workers have taken the partitions up. M must be a
+    multiple of what there is. Safe to repeat, also after an interruption. Exit 124 if the workers need longer than the timeout.
+    """
+    settings = settings_from(bootstrap_servers, topic_prefix)
+    timeout_s = 0.0 if timeout in ("0", "0s") else duration_ms(timeout, "--timeout") / 1000
+    run(settings, _grow(settings, partitions, timeout_s, output or Format.text))
+
+
+async def _grow(settings: Settings, partitions: int, timeout_s: float, form: Format) -> None:
+    from aiokafka.errors import GroupAuthorizationFailedError
+
+    from streams.broker.topic_growth import grow as grow_topics
+    from streams.broker.topic_growth import taken_up
+
+    changes = await grow_topics(settings, partitions)
+    documents = [{"topic": change.name, "action": change.action, "partitions": change.partitions} for change in changes]
+    rows_as(form, documents, ("topic", "action", "partitions"))
+    if not timeout_s:
+        return
+    say("parallax: waiting for the workers to take the partitions up")
+    try:
+        groups = await taken_up(settings, partitions, timeout_s)
+    except GroupAuthorizationFailedError:
+        say("parallax: this user may not look at the workers' groups; see: parallax workers ls")
+        return
+    for group in groups:
+        if not group.members:
+            say(f"parallax: no worker with the role {group.role} runs; the next one takes the partitions up")
+        else:
+            say(f"parallax: {group.role}: {min(group.opened, partitions)} of {partitions} partitions taken up")
+    if late := [group.role for group in groups if group.members and group.opened < partitions]:
+        raise CommandError(
+            f"the partitions were added, but not all are taken up by {', '.join(late)} after {timeout_s:g} s; see the workers' "
+            "logs, and run this again to look again", TIMED_OUT,
+        )  # fmt: skip
 
 
 @app.command("ls")

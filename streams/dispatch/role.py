@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
@@ -61,6 +62,7 @@ from streams.grpc_server import GrpcServer
 from streams.metrics import DispatchMetrics
 from streams.rules.agents.gateway_claim import OWN_HEADER
 from streams.rules.dispatch.records import DispatchRecorder
+from streams.rules.dispatch.state_rows import belongs
 from streams.rules.source_record import SourceRecord
 from streams.settings import Settings
 from streams.tracing.export import Provider
@@ -218,6 +220,7 @@ class DispatchRole:
             state="state",
             exact_ends=self._transactional,
             max_in_flight=UNLIMITED,
+            belongs=partial(belongs, settings.app_id),
         )
         self._committers = Committers(
             config,
@@ -280,5 +283,4 @@ class DispatchRole:
         return owner_partition(agent_id, self._partition_count()) in self.engine.processors
 
     def _partition_count(self) -> int:
-        known = self.engine.consumer.partitions_for_topic(full_name("dispatch", self._settings.topic_prefix))
-        return len(known or ()) or self._partitions
+        return self.engine.partition_count or self._partitions

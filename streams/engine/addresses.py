@@ -13,13 +13,12 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-from streams.engine.aligned import AlignedAssignor
+from streams.engine.aligned import AlignedAssignor, read_table
+from streams.rules.engine.assignment_table import Row, said_by
 
 log = structlog.get_logger(__name__)
 
@@ -27,34 +26,28 @@ MAX_ADDRESS_BYTES = 512
 
 
 class Addresses(AlignedAssignor):
-    """The assignor of one member, which says `address` and keeps what it is told. aiokafka calls it as it would a class."""
+    """The assignor of one member, which says `address` and keeps what it is told."""
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        super().__init__(address)
         self._owners: dict[int, str] = {}
 
     def owner(self, number: int) -> str | None:
         """Where the owner of this partition number answers, as of the last assignment; None: not told."""
         return self._owners.get(number)
 
-    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """What this member says when it joins."""
-        return ConsumerProtocolMemberMetadata(self.version, list(topics), self.address.encode())
-
-    def assign(  # type: ignore[override]  # aiokafka calls it on what it is given, class or not
-        self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
-    ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """As leader: everybody's partitions, and with them the table."""
-        assigned = super().assign(cluster, members)
-        table = orjson.dumps(_table(members, assigned))
-        return {
-            member: ConsumerProtocolMemberAssignment(one.version, one.assignment, table)
-            for member, one in assigned.items()
-        }
+    def _rows(
+        self,
+        members: Mapping[str, ConsumerProtocolMemberMetadata],
+        assigned: Mapping[str, ConsumerProtocolMemberAssignment],
+    ) -> list[Row]:
+        return _table(members, assigned)
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """A new generation: what was told of the one before is void."""
-        self._owners = _owners(assignment.user_data)
+        super().on_assignment(assignment)
+        rows = read_table(assignment.user_data)
+        self._owners = {number: address for address, numbers in rows if address for number in numbers}
 
 
 async def looked_up(options: dict[str, Any], group: str, timeout_s: float) -> dict[int, str]:
@@ -85,11 +78,11 @@ def _described(groups: Iterable[Mapping[str, Any]]) -> dict[int, str]:
 
 def _table(
     members: Mapping[str, ConsumerProtocolMemberMetadata], assigned: Mapping[str, ConsumerProtocolMemberAssignment]
-) -> list[tuple[str, list[int]]]:
+) -> list[Row]:
     """Address and partition numbers of every member that says one."""
     rows = []
     for member, metadata in sorted(members.items()):
-        said = metadata.user_data or b""
+        said, _ = said_by(metadata.user_data)
         numbers = sorted({number for _, numbers in assigned[member].assignment for number in numbers})
         try:
             if said and numbers and len(said) <= MAX_ADDRESS_BYTES:
@@ -97,14 +90,3 @@ def _table(
         except UnicodeDecodeError:
             log.warning("a member's address is not readable", member=member)
     return rows
-
-
-def _owners(user_data: bytes | None) -> dict[int, str]:
-    if not user_data:
-        return {}
-    try:
-        rows: Any = orjson.loads(user_data)
-        return {int(number): str(address) for address, numbers in rows for number in numbers}
-    except (ValueError, TypeError) as error:
-        log.warning("the owners' addresses are not readable", error=repr(error))
-        return {}

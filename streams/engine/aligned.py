@@ -3,11 +3,15 @@
 In: the cluster's topics and what each member subscribed to. Out: an assignment as of the range assignor, over the numbers that
 all topics of a subscription have. A number that only some of them have is nobody's until the others have it too: its partition
 would lack a part of its input, and of equal numbers at two members each would take itself for the owner.
+
+How many numbers there are decides which partition owns an agent or an id, so all members of a generation must go by the same
+count: the leader decides it and sends it with every assignment. A rebalance is where it changes, for all members at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -15,7 +19,12 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
+from streams.rules.engine.assignment_table import Row, count_of, decode_table, encode_table, said_by
+
 log = structlog.get_logger(__name__)
+
+REPORT_S = 300.0
+"""How long a member reports a count that has grown. By then every leader's metadata have it, or the topics were made anew."""
 
 
 class PartitionCounts:
@@ -27,44 +36,113 @@ class PartitionCounts:
 
     def look(self, consumer: AIOKafkaConsumer) -> bool:
         """Whether they are equal, as far as the consumer knows."""
-        ask = getattr(consumer, "partitions_for_topic", None)  # a simulated one need not know
-        known = {topic: len((ask and ask(topic)) or ()) for topic in self._topics}
-        counts = {topic: count for topic, count in known.items() if count}
+        counts = self._counts(consumer)
         equal = len(set(counts.values())) < 2
         if not equal and counts != self._told:
             log.error("topics that belong together have different numbers of partitions; the partitions that not all of them "
-                      "have are not read; give all as many with: parallax topics apply --partitions N",
+                      "have are not read; give all as many with: parallax topics grow --partitions N",
                       partitions=counts, read=min(counts.values()))  # fmt: skip
         self._told = {} if equal else counts
         return equal
 
+    def common(self, consumer: AIOKafkaConsumer) -> int:
+        """How many partition numbers all of them have, as far as the consumer knows; 0 if it knows none of them."""
+        return min(self._counts(consumer).values(), default=0)
+
+    def _counts(self, consumer: AIOKafkaConsumer) -> dict[str, int]:
+        ask = getattr(consumer, "partitions_for_topic", None)  # a simulated one need not know
+        known = {topic: len((ask and ask(topic)) or ()) for topic in self._topics}
+        return {topic: count for topic, count in known.items() if count}
+
 
 class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka ships no types
-    """Under the range assignor's name, so that members of older versions take part: the leader decides for all."""
+    """The assignor of one member, under the range assignor's name: members of older versions take part, the leader decides for
+    all. aiokafka calls it as it would a class."""
 
-    @classmethod
-    def assign(
-        cls, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
+    def __init__(self, address: str = "", now: Callable[[], float] | None = None) -> None:
+        """`address`: where this member answers the others, if it does. `now`: loop time, seconds."""
+        self.address = address
+        self.partitions: int | None = None
+        """How many partition numbers there are, as of the last assignment; None: the leader did not say (an older version)."""
+        self._now = now or (lambda: asyncio.get_running_loop().time())
+        self._reported = 0
+        self._reported_at = 0.0
+
+    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        """What this member says when it joins: its address, and the count if that has just grown.
+
+        A leader whose metadata are old must not go back to fewer numbers: what happened in the new partitions would be forgotten.
+        """
+        said = self.address
+        if self._reported and self._now() - self._reported_at < REPORT_S:
+            said += f"\n{self._reported}"
+        return ConsumerProtocolMemberMetadata(self.version, list(topics), said.encode())
+
+    def assign(  # aiokafka calls it on what it is given, class or not
+        self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """As leader: everybody's partitions."""
-        assigned: dict[str, ConsumerProtocolMemberAssignment] = RangePartitionAssignor.assign(
-            _Common(cluster, members), members
-        )
-        return assigned
+        """As leader: everybody's partitions, and how many there are."""
+        common = _Common(cluster, members)
+        assigned: dict[str, ConsumerProtocolMemberAssignment] = RangePartitionAssignor.assign(common, members)
+        rows = self._rows(members, assigned)
+        told = {}
+        for member, one in assigned.items():
+            counts = [len(common.partitions_for_topic(topic) or ()) for topic in members[member].subscription]
+            table = encode_table(rows, min(counts, default=0))
+            told[member] = ConsumerProtocolMemberAssignment(one.version, one.assignment, table)
+        return told
+
+    def _rows(
+        self,
+        members: Mapping[str, ConsumerProtocolMemberMetadata],
+        assigned: Mapping[str, ConsumerProtocolMemberAssignment],
+    ) -> list[Row]:
+        """What else all members are told."""
+        return []
+
+    def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
+        """A new generation: what was told of the one before is void."""
+        before, self.partitions = self.partitions, count_of(read_table(assignment.user_data))
+        if before is not None and self.partitions is not None and self.partitions > before:
+            self.report(self.partitions)
+
+    def report(self, count: int) -> None:
+        """All topics have so many partitions now: say so when this member joins next. The coordinator lets any member whose
+        words have changed begin a new generation."""
+        if count > self._reported:
+            self._reported, self._reported_at = count, self._now()
+
+
+def read_table(user_data: bytes | None) -> list[Row]:
+    """The rows in the user data of an assignment; none if there are none, or they are not readable."""
+    try:
+        return decode_table(user_data)
+    except (ValueError, TypeError) as error:
+        log.warning("what the group's leader says is not readable", error=repr(error))
+        return []
 
 
 class _Common:
-    """A cluster whose topics have only the partitions that all topics subscribed to with them have."""
+    """A cluster whose topics have only the partitions that all topics subscribed to with them have.
+
+    Of partitions that a member was told of earlier, all topics have them, whatever this cluster's metadata say.
+    """
 
     def __init__(self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]) -> None:
         self._cluster = cluster
         self._beside: dict[str, set[str]] = {}
+        self._reported: dict[str, int] = {}
         for member in members.values():
+            _, count = said_by(member.user_data)
             for topic in member.subscription:
                 self._beside.setdefault(topic, set()).update(member.subscription)
+                self._reported[topic] = max(self._reported.get(topic, 0), count)
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         """As aiokafka's; None: not known."""
-        known = self._cluster.partitions_for_topic(topic)
+        known, reported = self._cluster.partitions_for_topic(topic), self._reported.get(topic, 0)
+        if known is None and not reported:
+            return None
         others = (self._cluster.partitions_for_topic(other) for other in self._beside.get(topic, ()))
-        return None if known is None else set(known).intersection(*(numbers for numbers in others if numbers))
+        common = set(known or ()).intersection(*(numbers for numbers in others if numbers))
+        return common.union(range(reported))

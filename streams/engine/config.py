@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from streams.engine.aligned import AlignedAssignor
 from streams.settings import Settings
+
+Belongs = Callable[[bytes, bytes, int, int], bool]
+"""Whether a row of the state topic (key, value) belongs to a partition number, of so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,10 @@ class EngineConfig:
     from_end: Callable[[Sequence[bytes]], Sequence[str]] | None = None
     """Of what is remembered: the sources that may begin at their ends where the group never committed, and whose records are not
     missed when they expire; None: none may."""
-    assignor: Any = AlignedAssignor
-    """How the group deals out its partitions, as aiokafka takes it."""
+    assignor: AlignedAssignor = field(default_factory=AlignedAssignor)
+    """How the group deals out its partitions, of this member."""
+    belongs: Belongs | None = None
+    """What a partition that was added takes over; None: nothing."""
 
     @classmethod
     def of(
@@ -47,7 +52,8 @@ class EngineConfig:
         exact_ends: bool,
         max_in_flight: int,
         from_end: Callable[[Sequence[bytes]], Sequence[str]] | None = None,
-        assignor: Any = AlignedAssignor,
+        assignor: AlignedAssignor | None = None,
+        belongs: Belongs | None = None,
     ) -> EngineConfig:
         """That of a role; names and times as the settings have them."""
         return cls(
@@ -63,5 +69,6 @@ class EngineConfig:
             state=state,
             exact_ends=exact_ends,
             from_end=from_end,
-            assignor=assignor,
+            assignor=assignor or AlignedAssignor(),
+            belongs=belongs,
         )

@@ -30,6 +30,7 @@ from streams.engine.expired_records import ExpiredRecords, Recorded
 from streams.engine.faults import describe_error, is_transient, unauthorized
 from streams.engine.feed import Feed
 from streams.engine.handler import Handler
+from streams.engine.inherited_state import InheritedState
 from streams.engine.instance_name import is_taken
 from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.lease import Lease
@@ -53,6 +54,9 @@ UNAUTHORIZED_TRIES = 6
 TELL_EVERY = 6
 MAX_START_PAUSE_S = 5.0
 CURRENT_RECHECK_S = 0.05
+GROWTH_CHECK_S = 5.0
+GROWTH_PATIENCE_S = 60.0
+"""How long the group has to deal out added partitions before it is asked for them again."""
 
 
 @dataclass(slots=True)
@@ -99,10 +103,8 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self.lease = Lease(config.session_timeout_s, self._replaced)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connect = connect
-        self._reader: PartitionReader | None = None
-        if config.state is not None:
-            make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
-            self._reader = make_reader(config.options, full_name(config.state, config.prefix))
+        self.partition_count = 0
+        """How many partition numbers there are, as the group's leader decided for this generation; 0: none was assigned yet."""
         self._make_committer = make_committer
         self._make_handler = make_handler
         self._on_assigned = on_assigned
@@ -117,13 +119,20 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._owned: set[int] = set()
         self._losses: dict[int, int] = {}
         self._known: dict[int, dict[str, KeptOffset]] = {}
-        self._kept = None if config.state is None else KeptOffsets(config.group, config.state, wall_ms)
+        self._kept: KeptOffsets | None = None
+        self._state: InheritedState | None = None
+        if config.state is not None:
+            self._kept = KeptOffsets(config.group, config.state, wall_ms)
+            make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
+            reader = make_reader(config.options, full_name(config.state, config.prefix))
+            self._state = InheritedState(config, config.state, reader, self._kept)
         self._hopeless: dict[int, int] = {}
         self._room = asyncio.Event()
         self._releasing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = self._renewing = False
         self._counts = PartitionCounts(list(self._names))
+        self._growth_check_at = 0.0
         self._consumer: AIOKafkaConsumer | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -225,6 +234,9 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             return
         self.consumer.pause(*assigned)
         self._counts.look(self.consumer)
+        # A leader of an older version does not say how many there are.
+        self.partition_count = self.config.assignor.partitions or self._counts.common(self.consumer)
+        self._growth_check_at = 0.0
         # A leader of an older version may deal out numbers that not all topics have.
         numbers = Counter(tp.partition for tp in assigned)
         self._owned = {number for number, topics in numbers.items() if topics == len(self._names)}
@@ -276,7 +288,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
                 known = self._known.get(number, {})
                 with processor.committer.opening():
                     heads, state = await group.find_start_offsets(
-                        self.config, self.consumer, processor, lambda: self._state(number), known
+                        self.config, self.consumer, processor, partial(self._remembered, processor), known
                     )
                 if self._before_open is not None:
                     await self._before_open()
@@ -320,8 +332,13 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         while not self.is_current():  # noqa: ASYNC110 - heartbeats renew the lease, at long intervals
             await asyncio.sleep(CURRENT_RECHECK_S)
 
-    async def _state(self, number: int) -> list[bytes]:
-        return await self._reader.read(number) if self._reader is not None else []
+    async def _remembered(self, processor: PartitionProcessor) -> list[bytes]:
+        """The newest value of each key of what its earlier owners wrote, or those of the partition it came from."""
+        if self._state is None:
+            return []
+        found = await self._state.read(processor.number, self.partition_count, self.consumer)
+        processor.remember(found.counts, found.is_new, found.inherited)
+        return found.values
 
     def _new_processor(self, number: int) -> PartitionProcessor:
         return PartitionProcessor(
@@ -393,10 +410,31 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         try:
             while not (self._stopping or self._renewing):
                 self._admit()
+                self._check_growth()
                 await self.feed.turn(hurry=bool(self._started))
         except Exception as error:
             log.exception("fetching failed")
             self._fail(error)
+
+    def _check_growth(self) -> None:
+        """Ask for a new generation once all topics have more partitions than were dealt out.
+
+        aiokafka's leader would do so, unless it came back under its instance id: then no member watches.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._growth_check_at or not self.assigned.is_set():
+            return
+        self._growth_check_at = now + GROWTH_CHECK_S
+        count = self._counts.common(self.consumer)
+        if count > self.partition_count:
+            log.info(
+                "partitions were added; asking the group to deal them out",
+                partitions=count,
+                before=self.partition_count,
+            )
+            self._growth_check_at = now + GROWTH_PATIENCE_S
+            self.config.assignor.report(count)
+            self.consumer._coordinator.request_rejoin()
 
     def _admit(self) -> None:
         """Let partitions in that became ready. Only here, between two fetches, is no older batch on its way."""

@@ -6,11 +6,13 @@ the same key; and back. A group's own offsets expire, can be reset, and do not s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from schemas.codec import Rejected, decode, pack
-from schemas.messages import HomeState, KeptHead
+from schemas.messages import HomeState, KeptHead, KeptHeads
 from schemas.times import format_time
+from streams.rules.engine.growth import NOT_RECORDED
 from streams.rules.engine.start_offsets import KeptOffset
 from streams.rules.records import Output
 
@@ -26,22 +28,44 @@ class KeptOffsets:
         self._group = group
         self._state = state
 
-    def record(self, number: int, rows: Mapping[str, KeptOffset]) -> Output:
-        """What to write with a commit. `rows`: by the short names of all topics of the partition number."""
+    def record(self, number: int, rows: Mapping[str, KeptOffset], counts: Sequence[int] = ()) -> Output:
+        """What to write with a commit. `rows`: by the short names of all topics of the partition number.
+
+        `counts`: the numbers of partitions under which it was open.
+        """
         topics = {
             source: KeptHead(
                 offset=row.offset, map=row.map, topic_id=row.topic_id, epoch=row.epoch, checked=row.checked
             )
             for source, row in rows.items()
         }
-        heads = {"group": self._group, "topics": {source: head.wire() for source, head in topics.items()}}
+        heads: dict[str, Any] = {
+            "group": self._group,
+            "topics": {source: head.wire() for source, head in topics.items()},
+        }
+        if counts:
+            heads["partitions"] = list(counts)
         # `app` is the group's name: whoever looks for what an application remembers passes it over.
         value = pack({"app": self._group, "at": format_time(self._wall_ms()), "heads": heads})
         return Output(self._state, f"{self._group}/heads".encode(), value, partition=number)
 
     def read(self, values: Iterable[bytes]) -> dict[str, KeptOffset]:
         """`values`: of the state topic's partition. By short names of topics; empty if the group wrote none."""
-        found: dict[str, KeptOffset] = {}
+        heads = self._heads(values)
+        if heads is None:
+            return {}
+        return {
+            source: KeptOffset(head.offset, head.map, head.topic_id, head.epoch, head.checked)
+            for source, head in heads.topics.items()
+        }
+
+    def counts(self, values: Iterable[bytes]) -> list[int]:
+        """The numbers of partitions under which this one was open; empty if the group never committed anything here."""
+        heads = self._heads(values)
+        return [] if heads is None else heads.partitions or [NOT_RECORDED]
+
+    def _heads(self, values: Iterable[bytes]) -> KeptHeads | None:
+        found: KeptHeads | None = None
         for value in values:
             if MARK not in value:
                 continue
@@ -50,8 +74,5 @@ class KeptOffsets:
             except Rejected:
                 continue
             if heads is not None and heads.group == self._group:
-                found = {
-                    source: KeptOffset(head.offset, head.map, head.topic_id, head.epoch, head.checked)
-                    for source, head in heads.topics.items()
-                }
+                found = heads
         return found

@@ -84,6 +84,8 @@ class PartitionProcessor:
         self._on_room = on_room
         self._on_lost = on_lost
         self.kept = kept
+        self._counts: Sequence[int] = ()
+        self._inherited: list[Output] = []
         self._expired_records = expired or ExpiredRecords()
         self._expired: dict[TopicPartition, Expired] = {}
         """Not committed yet."""
@@ -114,6 +116,14 @@ class PartitionProcessor:
     def waiting(self) -> bool:
         """Whether records lie in an inbox."""
         return any(self.inboxes.values())
+
+    def remember(self, counts: Sequence[int], is_new: bool, inherited: Sequence[Output]) -> None:
+        """Before it opens. `counts`: the numbers of partitions under which it was open; `is_new`: for the first time under the
+        last of them. `inherited`: rows that were another partition's, written with the first commit, which then holds both."""
+        self._counts = counts
+        self._log_news |= is_new and self.kept is not None
+        self._inherited = list(inherited)
+        self._waiting_bytes += sum(row.size + ROW_BYTES for row in inherited)
 
     def open(self, heads: Mapping[str, Head], handler: Handler) -> None:
         """Begin from what is committed."""
@@ -302,6 +312,8 @@ class PartitionProcessor:
             tp, head = self.partitions[source], ledger.head
             places[source] = (head, offset_map.encode(tp.topic, tp.partition, head, ledger.runs()))
         outputs += self._expired_records.events(expired)
+        inherited, self._inherited = self._inherited, []
+        outputs += inherited  # before the changes: a row of the same key is newer there
         if self.handler is not None:
             outputs += self.handler.changes()
         moved = [source for source, place in places.items() if place != self._committed[source]]
@@ -313,7 +325,7 @@ class PartitionProcessor:
         if self.kept is not None:
             self._log_news = False
             rows = {s: log._replace(offset=places[s][0], map=places[s][1]) for s, log in self.logs.items()}
-            outputs.append(self.kept.record(self.number, rows))
+            outputs.append(self.kept.record(self.number, rows, self._counts))
         after, self._after = self._after, []
         self._idle.clear()
         committed.append(lambda: self._note_committed(places, expired))

@@ -28,7 +28,11 @@ class PartitionReader(Protocol):
     """Reads one partition of a compacted topic whole."""
 
     async def read(self, number: int) -> list[bytes]:
-        """The newest value of each key, by age. Raises `KafkaError`, `TimeoutError`."""
+        """The newest value of each key, by age, of a number that is to be opened. Raises `KafkaError`, `TimeoutError`."""
+        ...
+
+    async def read_rows(self, number: int) -> dict[bytes, bytes]:
+        """Keys and their newest values, by age, of any number. Raises `KafkaError`, `TimeoutError`."""
         ...
 
 
@@ -44,6 +48,10 @@ class StateReader:
 
     async def read(self, number: int) -> list[bytes]:
         """The newest value of each key of this partition, by age. Raises `KafkaError`, `TimeoutError`."""
+        return list((await self.read_rows(number)).values())
+
+    async def read_rows(self, number: int) -> dict[bytes, bytes]:
+        """Each key of this partition with its newest value, by age. Raises `KafkaError`, `TimeoutError`."""
         async with self._places, asyncio.timeout(READ_TIMEOUT_S):
             consumer = AIOKafkaConsumer(
                 **self._options,
@@ -59,12 +67,12 @@ class StateReader:
             finally:
                 await consumer.stop()
 
-    async def _newest(self, consumer: AIOKafkaConsumer, tp: TopicPartition) -> list[bytes]:
+    async def _newest(self, consumer: AIOKafkaConsumer, tp: TopicPartition) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         consumer.assign([tp])
         begin, end = (await consumer.beginning_offsets([tp]))[tp], (await consumer.end_offsets([tp]))[tp]
         if begin >= end and not self._exact_ends:
-            return []
+            return {}
         consumer.seek(tp, begin)
         loop = asyncio.get_running_loop()
         true_end, tell_at = (None if self._exact_ends else end), loop.time() + TELL_S
@@ -82,4 +90,4 @@ class StateReader:
                 tell_at = float("inf")
                 log.warning("waiting for a transaction on a state topic to end", topic=tp.topic, partition=tp.partition,
                             position=await consumer.position(tp), end=true_end)  # fmt: skip
-        return list(found.values())
+        return found

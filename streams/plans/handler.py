@@ -22,7 +22,7 @@ from schemas.partitioning import owner_partition
 from streams.engine.handler import source_record_of
 from streams.engine.partition_processor import PartitionProcessor
 from streams.plans.clock import PlanClock
-from streams.plans.intake import Refused, id_of, opened
+from streams.plans.intake import Refused, id_of, opened, place_of_step
 from streams.plans.memory import Active, PlanStore
 from streams.plans.outcomes import PlanOutcomes, why_stopped
 from streams.plans.parts import PlanParts
@@ -31,7 +31,7 @@ from streams.rules.dedup_window import digest
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.result import view
-from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure, path_of, task_id
+from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure, path_of, step_of, task_id
 from streams.rules.plans.step_graph import End
 from streams.rules.plans.task_plans import OriginTask, origin_of, plan_of
 from streams.rules.records import Output
@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 KEPT_FIELDS = (
     "status", "error", "confidence", "calibratedConfidence", "agentId", "executionTime", "retries", "cached", "timestamp"
 )  # fmt: skip
+PLAN_ID_MARK = b'"planId"'
+"""In the bytes of each result of a step."""
 MAX_RECENT_BYTES = 1024 * 1024
 """Results of plans that are over, kept for the page of the plan."""
 
@@ -61,6 +63,7 @@ class PlanHandler:
             parts.wall_ms,
             settings.dispatch.idempotency_window,
             settings.dispatch.idempotency_ids,
+            lambda plan_id: self._owner(plan_id) == partition.number,
         )
         self._tell = PlanOutcomes(parts)
         self._spans = PlanSpans(parts.tracing, partition)
@@ -118,10 +121,21 @@ class PlanHandler:
         """One record: a plan to begin, or the end of a step."""
         if source == "results":
             active = self._store.by_key.get(record.key)
-            if active is None or not self._guarded(active, record):
+            if active is not None and self._guarded(active, source, record, (record.partition, record.offset)):
+                return
+            moved = self._step_moved(record, (record.partition, record.offset)) if active is None else None
+            if moved is None:
                 self._partition.skip(source, record.offset)
+            else:
+                self._partition.complete(source, record.offset, [moved])
             return
         source_record = source_record_of(source, record)
+        if (place := place_of_step(source_record)) is not None:
+            active = self._store.by_key.get(record.key)
+            if active is None or not self._guarded(active, source, record, place):
+                moved = self._step_moved(record, place)
+                self._partition.complete(source, record.offset, [] if moved is None else [moved])
+            return
         try:
             outputs = self._accept(source_record)
         except Rejected as rejected:
@@ -224,11 +238,32 @@ class PlanHandler:
 
     def _moved(self, record: SourceRecord, plan_id: str) -> Output | None:
         """A plan that lies elsewhere than the results of its steps will is sent on once."""
-        number = owner_partition(plan_id, self._parts.partition_count())
+        number = self._owner(plan_id)
         hops = own_header(record.headers, HOPS_HEADER) or 0
         if number == self._partition.number or hops >= MAX_HOPS:
             return None
         return self._parts.recorder.plan_forward(record, plan_id, number, hops + 1, self._parts.wall_ms())
+
+    def _owner(self, plan_id: str) -> int:
+        return owner_partition(plan_id, self._parts.partition_count())
+
+    def _step_moved(self, record: ConsumerRecord, place: tuple[int, int]) -> Output | None:
+        """The result of a step whose plan belongs to another partition since partitions were added; else None.
+
+        Results of plain tasks have no planId: most are told apart without being decoded.
+        """
+        if not record.key or not record.value or PLAN_ID_MARK not in record.value:
+            return None
+        number = self._owner(record.key.decode("utf-8", "replace"))
+        if number == self._partition.number:
+            return None
+        try:
+            data = decode_json(record.value, record.headers).data
+            if not step_of(data["planId"], data["taskId"]):
+                return None
+        except (Rejected, KeyError, TypeError, AttributeError):
+            return None
+        return self._parts.recorder.step_forward(source_record_of("results", record), place, number)
 
     def _refuse(
         self, plan_id: str, data: dict[str, Any], origin: OriginTask | None, why: Refused, now_ms: int,
@@ -241,17 +276,17 @@ class PlanHandler:
 
     # Going on
 
-    def _guarded(self, active: Active, record: ConsumerRecord) -> bool:
+    def _guarded(self, active: Active, source: str, record: ConsumerRecord, place: tuple[int, int]) -> bool:
         try:
-            return self._step_ended(active, record)
+            return self._step_ended(active, source, record, place)
         except Exception:  # the plan ends by its time limit then
             log.exception(
                 "unexpected error while processing a step's result", partition=record.partition, offset=record.offset
             )
             return False
 
-    def _step_ended(self, active: Active, record: ConsumerRecord) -> bool:
-        """Whether this record is the end of a step of this plan, and was taken as such."""
+    def _step_ended(self, active: Active, source: str, record: ConsumerRecord, place: tuple[int, int]) -> bool:
+        """Whether this record is the end of a step of this plan, and was taken as such. `place`: where its result lies."""
         run = active.run
         try:
             data = decode_json(record.value, record.headers).data
@@ -266,14 +301,14 @@ class PlanHandler:
         now_ms = self._parts.wall_ms()
         wire = {name: data[name] for name in KEPT_FIELDS if data.get(name) is not None}
         before = len(run.entries)
-        actions = run.ended(path, End(wire, value, (record.partition, record.offset)), now_ms)
+        actions = run.ended(path, End(wire, value, place), now_ms)
         if len(run.entries) == before:
             return False  # it had ended before, or never began
         self._parts.metrics.steps.labels(wire["status"]).inc()
         self._store.touch(active)
         outputs = self._carry_out(active, actions, now_ms)
         self._tell.progressed(active, now_ms)
-        self._partition.complete("results", record.offset, outputs)
+        self._partition.complete(source, record.offset, outputs)
         return True
 
     def _carry_out(self, active: Active, actions: list[Action], now_ms: int) -> list[Output]:

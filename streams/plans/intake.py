@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.codec import Rejected, dumps
+from schemas.codec import Rejected, dumps, header
 from schemas.messages import MAX_DURATION_MS, ErrorCode, shown
 from schemas.times import format_time, parse_time
 from streams.plans.memory import Active
@@ -17,7 +17,7 @@ from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.run import PlanRun
 from streams.rules.plans.task_plans import OriginTask, timed
 from streams.rules.plans.templates import read_plan, used
-from streams.rules.source_record import SourceRecord
+from streams.rules.source_record import STEP_HEADER, SourceRecord
 from streams.rules.tracing.trace import trace_of
 
 
@@ -38,6 +38,16 @@ def id_of(data: Any) -> str:
     if not isinstance(name, str) or not 1 <= len(name) <= 256:
         raise Rejected("validate", f"id: must be a string of 1 to 256 characters, not {shown(name)}")
     return name
+
+
+def place_of_step(record: SourceRecord) -> tuple[int, int] | None:
+    """Of a record that carries the result of a step from another partition: where that lies. None: it is a plan.
+
+    >>> place_of_step(SourceRecord("plans", 0, 2, None, b"", (("parallax-step", b"3/17"),)))
+    (3, 17)
+    """
+    partition, _, offset = (header(record.headers, STEP_HEADER) or "").partition("/")
+    return (int(partition), int(offset)) if partition.isdecimal() and offset.isdecimal() else None
 
 
 def opened(

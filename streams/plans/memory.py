@@ -85,8 +85,15 @@ class PlanStore:
     """Plans by id, and the ids of those that are over. `lost`: plans whose memory cannot be understood any more."""
 
     def __init__(
-        self, number: int, recorder: PlanRecorder, wall_ms: Callable[[], int], window_ms: int, max_ids: int
+        self,
+        number: int,
+        recorder: PlanRecorder,
+        wall_ms: Callable[[], int],
+        window_ms: int,
+        max_ids: int,
+        owns: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        """`owns`: whether a plan id belongs to this partition. Rows of plans that went to an added partition stay here."""
         self.active: dict[str, Active] = {}
         self.by_key: dict[bytes, Active] = {}
         # A plan must be remembered longer than its steps: sent again too soon, its steps would be duplicates without an answer.
@@ -95,6 +102,7 @@ class PlanStore:
         """What the plans under way and the answers they hold would take as JSON."""
         self.lost: list[tuple[PlanBegun, OriginTask | None]] = []
         self._number = number
+        self._owns = owns
         self._recorder = recorder
         self._wall_ms = wall_ms
         self._changed: dict[str, Active] = {}
@@ -187,6 +195,8 @@ class PlanStore:
                 steps.setdefault(memory.steps.plan_id, []).append(memory.steps)
         self.seen.restore(chunks)
         for plan_id, beginning in begun.items():
+            if not self._owns(plan_id):
+                continue
             self._resume(beginning, sorted(steps.get(plan_id, ()), key=lambda chunk: chunk.sequence))
 
     def _resume(self, begun: PlanBegun, chunks: list[PlanSteps]) -> None:

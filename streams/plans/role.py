@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from schemas.access import role_group
 from schemas.partitioning import owner_partition
-from schemas.topics import PLAN_INTAKE, full_name
+from schemas.topics import PLAN_INTAKE
 from streams.agents.control_table import ControlTable
 from streams.agents.template_file import load_templates
 from streams.broker.kafka import client_options
@@ -37,6 +38,7 @@ from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
 from streams.rules.plans.records import STATE, PlanRecorder
+from streams.rules.plans.state_rows import belongs
 from streams.settings import Settings
 from streams.tracing.export import Provider
 
@@ -118,8 +120,7 @@ async def coordinate(
             handler.cancel_task(task_id)
 
     def partition_count() -> int:
-        found = engine.consumer.partitions_for_topic(full_name("plans", settings.topic_prefix))
-        return len(found or ()) or partitions
+        return engine.partition_count or partitions
 
     parts = PlanParts(
         settings=settings,
@@ -145,6 +146,7 @@ async def coordinate(
         max_in_flight=UNLIMITED,
         from_end=lambda kept: () if anything_under_way(kept, settings.app_id) else ("results",),
         assignor=addresses,
+        belongs=partial(belongs, settings.app_id),
     )
     committers = Committers(
         config,

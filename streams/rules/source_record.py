@@ -20,6 +20,7 @@ JUDGED_HEADER = "parallax-judged"
 ORDER_HEADER = "parallax-order"
 NOT_BEFORE_HEADER = "parallax-not-before"
 CANCELLED_HEADER = "parallax-cancelled"
+STEP_HEADER = "parallax-step"
 INTERNAL_SOURCES = ("dispatch", "parked")
 """Topics that workers alone write: their headers are believed."""
 GO_ALONG = (JUDGED_HEADER, CANCELLED_HEADER, NOT_BEFORE_HEADER)
@@ -38,6 +39,7 @@ OWN_HEADERS = frozenset(
         ORDER_HEADER,
         NOT_BEFORE_HEADER,
         CANCELLED_HEADER,
+        STEP_HEADER,
     )
 )
 

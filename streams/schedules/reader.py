@@ -94,6 +94,10 @@ class ScheduleReader:
         self._lying[number] = Lying(rows.tasks(), schedules)
         return values
 
+    async def read_rows(self, number: int) -> dict[bytes, bytes]:
+        """Keys and values of the state topic alone. Raises `KafkaError`, `TimeoutError`."""
+        return await self._state.read_rows(number)
+
     def take(self, number: int) -> Lying:
         """What lay there when the partition was last read."""
         return self._lying.pop(number, None) or Lying()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -30,6 +31,7 @@ from streams.engine.supervised import run_beside
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.metrics import ScheduleMetrics
 from streams.rules.schedules.records import STATE, ScheduleRecorder
+from streams.rules.schedules.state_rows import belongs
 from streams.schedules.handler import ScheduleHandler
 from streams.schedules.parts import ScheduleParts
 from streams.schedules.reader import ScheduleReader
@@ -85,8 +87,7 @@ async def start_schedules(
     batcher = Batcher(prefix, limits, sink.clock.now_ms)
 
     def partition_count() -> int:
-        found = engine.consumer.partitions_for_topic(full_name("scheduled", prefix))
-        return len(found or ()) or partitions
+        return engine.partition_count or partitions
 
     records = RecordReader(options, prefix)
     stack.push_async_callback(records.close)
@@ -111,6 +112,7 @@ async def start_schedules(
         state=STATE,
         exact_ends=transactional,
         max_in_flight=UNLIMITED,
+        belongs=partial(belongs, settings.app_id),
     )
     committers = Committers(
         config,

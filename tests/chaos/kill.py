@@ -1,9 +1,11 @@
 """Workers killed with SIGKILL at random (seeded) while they drain a backlog; then everything is counted.
 
-    python -m tests.chaos.kill --tasks 100000 --kills 12 --seed 1 [--zombie] [--rolling] [--bootstrap HOST:PORT]
+    python -m tests.chaos.kill --tasks 100000 --kills 12 --seed 1 [--zombie] [--rolling] [--grow 32] [--bootstrap HOST:PORT]
 
 --zombie: one worker is also stopped (SIGSTOP) until its session is over and its partitions are another's, then continued.
 --rolling: at the end of the kills each worker is also restarted with SIGTERM, one after the other.
+--grow: in the middle `parallax topics grow` adds partitions, while a worker is killed. Half of the tasks come after it; some of
+those of before it come again, while it runs and after it, and must not be answered again.
 Prints one line per seed and exits 1 if a result is lost or doubled under read_committed, or if no kill was felt.
 Without --bootstrap it starts a Kafka of its own. Agents answer at different speeds: a broken offset map shows only then.
 One takes seconds for each call, and one takes calls and never answers: every task for that one times out, and nothing else does.
@@ -26,7 +28,17 @@ from itertools import pairwise
 from typing import Any
 
 from tests.support.kafka import KafkaCluster
-from tests.support.rig import Process, Tap, apply_topics, fake_agent, instant_agent, produce, register, start_worker
+from tests.support.rig import (
+    Process,
+    Tap,
+    apply_topics,
+    fake_agent,
+    instant_agent,
+    parallax,
+    produce,
+    register,
+    start_worker,
+)
 
 DELAYS_MS = (0, 2, 10, 40, 150)
 AGENTS = 20
@@ -84,7 +96,15 @@ class Run:
     """One seed."""
 
     def __init__(
-        self, bootstrap: str, seed: int, tasks: int, kills: int, session_s: int, zombie: bool, rolling: bool
+        self,
+        bootstrap: str,
+        seed: int,
+        tasks: int,
+        kills: int,
+        session_s: int,
+        zombie: bool,
+        rolling: bool,
+        grow: int = 0,
     ) -> None:
         self.bootstrap = bootstrap
         self.prefix = f"kill{seed}-{time.time_ns() // 1_000_000}."
@@ -94,6 +114,8 @@ class Run:
         self.session_s = session_s
         self.zombie = zombie
         self.rolling = rolling
+        self.grow = grow
+        self.records: list[tuple[None, bytes]] = []
         self.workers: dict[str, Process] = {}
         self.seen: list[tuple[int, Any]] = []
         """When it was written (epoch ms), and the result."""
@@ -148,10 +170,28 @@ class Run:
         self.workers[name].popen.send_signal(signal.SIGCONT)
         self.outcome.others += " + zombie"
 
+    def grow_topics(self, tap: Tap) -> None:
+        """Add partitions; once the workers have taken them up, send the rest of the tasks, and some of the others again."""
+        self.enter("grow")
+        half = self.outcome.tasks // 2
+        words = ("topics", "grow", "--partitions", str(self.grow), "--timeout", "120s", "--topic-prefix", self.prefix)
+        growing = Process(
+            parallax(*words, "--bootstrap-servers", self.bootstrap), {"PARALLAX_APP_ID": self.prefix.rstrip(".")}
+        )
+        again = self.records[: half // 10]
+        produce(self.bootstrap, f"{self.prefix}tasks", again)
+        while growing.popen.poll() is None:
+            self.watch(tap, 1.0, 10 * self.outcome.tasks)
+        assert growing.run() == 0, "parallax topics grow failed"
+        produce(self.bootstrap, f"{self.prefix}tasks", [*again, *self.records[half:]])
+        self.outcome.others += f" + growth to {self.grow} partitions"
+
     def watch(self, tap: Tap, seconds: float, enough: int) -> None:
         """Read results for a while."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and len(self.seen) < enough:
+            if self.grow:
+                tap.follow()
             self.seen += [(message.timestamp()[1], message.value()) for message in tap.read(0.1)]
 
     def enter(self, phase: str) -> None:
@@ -184,8 +224,8 @@ class Run:
             for number in range(WORKERS):
                 self.start(f"w{number}", wait=number == WORKERS - 1)
             stack.callback(lambda: [worker.stop() for worker in self.workers.values()])
-            records = ((None, task(self.rng, number)) for number in range(tasks))
-            produce(self.bootstrap, f"{self.prefix}tasks", records)
+            self.records = [(None, task(self.rng, number)) for number in range(tasks)]
+            produce(self.bootstrap, f"{self.prefix}tasks", self.records[: tasks // 2 if self.grow else tasks])
             tap = Tap(self.bootstrap, f"{self.prefix}results")
             stack.callback(tap.close)
             began = time.monotonic()
@@ -206,6 +246,8 @@ class Run:
                 self.start(victim, wait=False)
                 if self.zombie and kill == self.kills // 2:
                     self.freeze(tap)
+                if self.grow and kill == (self.kills - 1) // 2:
+                    self.grow_topics(tap)
             if self.rolling:
                 self.roll()
             self.watch(tap, GIVE_UP_S, tasks)
@@ -265,6 +307,7 @@ def main() -> int:
     parser.add_argument("--session-timeout", type=int, default=10, metavar="SECONDS")
     parser.add_argument("--zombie", action="store_true")
     parser.add_argument("--rolling", action="store_true")
+    parser.add_argument("--grow", type=int, default=0, metavar="PARTITIONS", help="a multiple of 8")
     parser.add_argument("--bootstrap")
     options = parser.parse_args()
     good = True
@@ -274,8 +317,9 @@ def main() -> int:
             bootstrap = stack.enter_context(KafkaCluster(brokers=1)).bootstrap_servers
         for seed in options.seed or [1]:
             outcome = Run(
-                bootstrap, seed, options.tasks, options.kills, options.session_timeout, options.zombie, options.rolling
-            ).run()
+                bootstrap, seed, options.tasks, options.kills, options.session_timeout, options.zombie, options.rolling,
+                options.grow,
+            ).run()  # fmt: skip
             print(outcome.line(), flush=True)
             good = good and outcome.good
     return 0 if good else 1

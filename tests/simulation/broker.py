@@ -286,5 +286,5 @@ class Broker:
         """The consumer group of that name, made when it is first asked for."""
         group = self.groups.get(name)
         if group is None:
-            group = self.groups[name] = Group(self.world, self.counts, session_s, rebalance_s)
+            group = self.groups[name] = Group(self.world, session_s, rebalance_s)
         return group

@@ -63,9 +63,11 @@ class SimConsumer:
         self._group_id = group_id
         self._session_s = options.get("session_s", 6.0)
         self._rebalance_s = options.get("rebalance_s", 15.0)
+        self._assignor = options.get("assignor")
+        self._said: Any = None
         self._positions: dict[TopicPartition, int | None] = {}
         self._paused: set[TopicPartition] = set()
-        self._closed = False
+        self._closed = self._rejoin = False
         # What the product reads of aiokafka's own tasks.
         self._client = SimClient(node)
         self._coordinator = self._fetcher = self
@@ -86,31 +88,44 @@ class SimConsumer:
         self._coordination_task = asyncio.create_task(self._coordinate())
 
     async def _coordinate(self) -> None:
-        holds = False
+        holds, assignor = False, self._assignor
+
+        def deal(members: Any) -> Any:
+            return assignor.assign(self._client.cluster, members)
+
         while not self._closed:
             try:
                 if holds:
                     await self._listener.on_partitions_revoked([])
                     holds = False
                     self._positions, self._paused = {}, set()
+                self._said = assignor.metadata(self._topics)
                 generation, share = await self._node.network.request_held(
                     self._node,
-                    lambda reply: self._group.join(self.member_id, self._topics, reply, self._group_instance_id),
+                    lambda reply: self._group.join(self.member_id, self._said, deal, reply, self._group_instance_id),
                     timeout_s=JOIN_TIMEOUT_S,
                 )
                 if (await self._send_req(SyncGroupRequest(generation))).error_code != CODES["ok"]:
                     continue
                 self.generation = generation
-                self._positions, holds = {TopicPartition(*one): None for one in share}, True
+                self._positions, holds = dict.fromkeys(share.partitions()), True
+                assignor.on_assignment(share)
                 await self._listener.on_partitions_assigned(list(self._positions))
                 await self._heartbeats(generation)
             except (KafkaConnectionError, RequestTimedOutError):
                 await asyncio.sleep(PAUSE_S)
 
+    def request_rejoin(self) -> None:
+        """Join again soon."""
+        self._rejoin = True
+
     async def _heartbeats(self, generation: int) -> None:
-        """Until the group asks for another round."""
+        """Until the group asks for another round, or this member wants one."""
+        self._rejoin = False
         while not self._closed:
             await asyncio.sleep(max(self._session_s / 5, 0.2))
+            if self._rejoin:
+                return
             try:
                 code = (await self._send_req(HeartbeatRequest(generation))).error_code
             except (KafkaConnectionError, RequestTimedOutError):
@@ -261,10 +276,14 @@ class SimStateReader:
 
     async def read(self, number: int) -> list[bytes]:
         """The newest value of each key, by age."""
+        return list((await self.read_rows(number)).values())
+
+    async def read_rows(self, number: int) -> dict[bytes, bytes]:
+        """Each key with its newest value, by age."""
         log = self._node.broker.logs[self._topic, number]
         end = await self._node.network.request(self._node, lambda: log.end)
 
-        def newest() -> list[bytes] | None:
+        def newest() -> dict[bytes, bytes] | None:
             if log.last_stable < end:
                 return None
             found: dict[bytes, bytes] = {}
@@ -273,13 +292,13 @@ class SimStateReader:
                     found.pop(record.key, None)
                     if record.value is not None:
                         found[record.key] = record.value
-            return list(found.values())
+            return found
 
         async with asyncio.timeout(READ_TIMEOUT_S):
             while True:
                 found = await self._node.network.request(self._node, newest)
                 if found is not None:
-                    return list(found)
+                    return dict(found)
                 await asyncio.sleep(PAUSE_S)
 
 

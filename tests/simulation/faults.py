@@ -19,9 +19,11 @@ from tests.simulation.traffic import Sent
 
 BEGIN_S = 4.0
 GROWTH_AT_S = 15.0
+BETWEEN_GROWTHS_S = (0.5, 3.0, 8.0, 20.0)
+"""The second growth may come before some partitions of the first one were opened, or all were."""
 REPLACED_S = 0.5
-METADATA_S = 5.0
-"""How soon nodes and groups see new partitions."""
+METADATA_S = 20.0
+"""How soon the last consumer and the last producer see new partitions."""
 AMOUNTS: dict[str, Sequence[float]] = {
     "kill": (0.1, 1.0, 8.0),
     "stop": (1.0, 8.0),
@@ -34,7 +36,7 @@ AMOUNTS: dict[str, Sequence[float]] = {
     "churn": (1.0, 5.0, 15.0),
     "relimit": (0.5, 2.0),
     "truncate": (1.0, 5.0, 30.0),
-    "grow": (2.0,),
+    "grow": (2.0, 3.0),
 }
 """Seconds until it is over (kill, stop: until another worker starts; churn: until it is registered again; replace: until the
 frozen one goes on); a factor, a count."""
@@ -67,6 +69,9 @@ def planned(options: Options, seed: int) -> list[Fault]:
         at += rng.expovariate(1 / options.every)
     if options.grow:
         found.append(Fault(GROWTH_AT_S, "grow", rng.random(), 2.0))
+        for _ in range(options.growths - 1):
+            at = found[-1].at + rng.choice(BETWEEN_GROWTHS_S)
+            found.append(Fault(at, "grow", rng.random(), rng.choice(AMOUNTS["grow"])))
     if options.truncate:
         found += [
             Fault(
@@ -182,8 +187,7 @@ class Saboteur:
         for topic, count in list(broker.counts.items()):
             if count == before:
                 broker.grow(topic, int(count * fault.amount))
-        rng = world.rng("growth")
+        rng = world.rng(f"growth {before}")
         for _, node in sorted(self._shared.nodes.items()):
             world.at(rng.random() * METADATA_S, lambda node=node: node.metadata.update(broker.counts))  # type: ignore[misc]
-        for _, group in sorted(broker.groups.items()):
-            world.at(rng.random() * METADATA_S, group.rebalance)
+            world.at(rng.random() * METADATA_S, lambda node=node: node.partition_counts.update(broker.counts))  # type: ignore[misc]

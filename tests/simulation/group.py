@@ -1,43 +1,54 @@
 """The coordinator of one consumer group: eager rebalances, ranges, members dropped when their heartbeats stop.
 
-In: joins, heartbeats, leaves. Out: an assignment for each member of a generation. A static member (KIP-345) that joins takes the
+In: joins, heartbeats, leaves. Out: for each member of a generation what the leader's assignor deals out, by what the leader knows
+of the cluster. A static member (KIP-345) that joins takes the
 place of the one that had its instance id: while the group is stable it is given the same share in the same generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
 from tests.simulation.world import World
 
 SWEEP_S = 0.5
-Assignment = list[tuple[str, int]]
+Deal = Callable[
+    [Mapping[str, ConsumerProtocolMemberMetadata]],
+    Mapping[str, ConsumerProtocolMemberAssignment],
+]
+"""What a member does as leader: from what the members say to their assignments."""
 
 
 @dataclass(slots=True)
 class _Member:
-    topics: Sequence[str]
+    said: ConsumerProtocolMemberMetadata
+    deal: Deal
     heard_at: float
-    join: Callable[[tuple[int, Assignment]], None] | None = None
+    join: Callable[[tuple[int, Any]], None] | None = None
     """Answers its join request; None once it is answered."""
 
 
 class Group:
-    """`counts`: partitions by topic, live; times in seconds."""
+    """Times in seconds."""
 
-    def __init__(self, world: World, counts: Mapping[str, int], session_s: float, rebalance_s: float) -> None:
+    def __init__(self, world: World, session_s: float, rebalance_s: float) -> None:
         self.generation = 0
         self.owners: dict[tuple[str, int], tuple[str, float]] = {}
         """Who owns each partition, and since when."""
+        self.numbers: list[tuple[float, int]] = []
+        """How many partition numbers each generation dealt out, and when it began."""
         self._world = world
-        self._counts = counts
         self._session_s = session_s
         self._rebalance_s = rebalance_s
         self._members: dict[str, _Member] = {}
-        self._shares: dict[str, Assignment] = {}
+        self._shares: dict[str, Any] = {}
         self._instances: dict[str, str] = {}
         """The member of each instance id."""
+        self._leader = ""
         self._preparing = False
         self._round = 0
         self._sweep()
@@ -45,25 +56,33 @@ class Group:
     def join(
         self,
         member: str,
-        topics: Sequence[str],
-        reply: Callable[[tuple[int, Assignment]], None],
+        said: ConsumerProtocolMemberMetadata,
+        deal: Deal,
+        reply: Callable[[tuple[int, Any]], None],
         instance: str | None = None,
     ) -> None:
         """Ask to be in the next generation; `reply` is called once it begins. `instance`: of a static member."""
         if instance is not None:
             earlier, self._instances[instance] = self._instances.get(instance, member), member
             if earlier != member and self._members.pop(earlier, None) is not None and not self._preparing:
-                self._take_over(earlier, member, topics)
+                self._take_over(earlier, member, said, deal)
                 reply((self.generation, self._shares[member]))
                 return
-        self._members[member] = _Member(topics, self._world.now, reply)
+        known = self._members.get(member)
+        if known is not None and known.said == said and member != self._leader and not self._preparing:
+            known.heard_at = self._world.now
+            reply((self.generation, self._shares[member]))
+            return
+        self._members[member] = _Member(said, deal, self._world.now, reply)
         self.rebalance()
         self._complete()
 
-    def _take_over(self, earlier: str, member: str, topics: Sequence[str]) -> None:
-        self._members[member] = _Member(topics, self._world.now)
+    def _take_over(self, earlier: str, member: str, said: ConsumerProtocolMemberMetadata, deal: Deal) -> None:
+        self._members[member] = _Member(said, deal, self._world.now)
         self._shares[member] = self._shares.pop(earlier)
-        for partition in self._shares[member]:
+        if earlier == self._leader:
+            self._leader = member
+        for partition in map(tuple, self._shares[member].partitions()):
             self.owners[partition] = member, self._world.now
 
     def rebalance(self) -> None:
@@ -109,25 +128,20 @@ class Group:
             return
         self._preparing = False
         self.generation += 1
-        shares = self._shares = self._ranges(sorted(members))
+        self._leader = min(members)
+        shares = self._shares = dict(
+            members[self._leader].deal({name: member.said for name, member in members.items()})
+        )
+        dealt = {tp.partition for share in shares.values() for tp in share.partitions()}
+        self.numbers.append((self._world.now, len(dealt)))
         for name, share in shares.items():
-            for partition in share:
+            for partition in map(tuple, share.partitions()):
                 if self.owners.get(partition, ("", 0.0))[0] != name:
                     self.owners[partition] = name, self._world.now
         for name, member in members.items():
             reply, member.join, member.heard_at = member.join, None, self._world.now
             if reply is not None:
                 reply((self.generation, shares[name]))
-
-    def _ranges(self, names: Sequence[str]) -> dict[str, Assignment]:
-        shares: dict[str, Assignment] = {name: [] for name in names}
-        for topic in self._members[names[0]].topics:
-            count, start = self._counts[topic], 0
-            for place, name in enumerate(names):
-                size = count // len(names) + (place < count % len(names))
-                shares[name] += [(topic, number) for number in range(start, start + size)]
-                start += size
-        return shares
 
     def _sweep(self) -> None:
         now = self._world.now

@@ -17,9 +17,13 @@ from streams.dispatch.decisions import Decision, Duplicate, Fail, Forward
 from streams.dispatch.in_flight import InFlightTasks
 from streams.dispatch.ordering import OrderedTasks
 from streams.dispatch.router import Router
+from streams.engine import inherited_state
 from streams.engine.commit import CommitFailed
+from streams.engine.engine import Engine
+from streams.engine.inherited_state import InheritedState
 from streams.engine.partition_processor import PartitionProcessor
 from streams.engine.shared_transactions import SharedTransactions
+from streams.plans.handler import PlanHandler
 from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
@@ -194,7 +198,37 @@ def _lost_ends_did_not_come_about() -> None:
     SharedTransactions._found_out = again  # type: ignore[method-assign]
 
 
+def _added_partitions_know_nothing() -> None:
+    """G1: a partition that was added began with nothing."""
+
+    async def nothing(self: InheritedState, number: int, count: int, consumer: Any) -> dict[bytes, bytes]:
+        return {}
+
+    InheritedState._from_ancestor = nothing  # type: ignore[method-assign]
+
+
+def _each_worker_counts_by_itself() -> None:
+    """G2: a worker went by the partitions in its own metadata, which others had not seen yet."""
+    Engine.partition_count = property(  # type: ignore[assignment]
+        lambda self: self._counts.common(self._consumer) if self._consumer is not None else 0, lambda self, value: None
+    )
+
+
+def _results_of_steps_stay_where_they_lie() -> None:
+    """G3: the result of a step in the partition where its plan was reached nobody."""
+    PlanHandler._step_moved = lambda self, record, place: None  # type: ignore[method-assign]
+
+
+def _any_row_makes_an_ancestor() -> None:
+    """G4: the nearest partition that was ever open was taken for the ancestor, though it was new itself."""
+    inherited_state.is_ancestor = lambda earlier, counts: bool(counts)  # type: ignore[attr-defined]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
+    "G1": _added_partitions_know_nothing,
+    "G2": _each_worker_counts_by_itself,
+    "G3": _results_of_steps_stay_where_they_lie,
+    "G4": _any_row_makes_an_ancestor,
     "F1": _refusals_claim_the_id_again,
     "F2": _leaders_that_wait_stay_leaders,
     "F4": _unknown_agents_fail_where_the_id_lives,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -43,10 +44,13 @@ from streams.metrics import DispatchMetrics, PlanMetrics, ScheduleMetrics
 from streams.plans.handler import PlanHandler
 from streams.plans.memory import anything_under_way
 from streams.plans.parts import PlanParts
+from streams.rules.dispatch import state_rows
 from streams.rules.dispatch.builtins import Builtins
 from streams.rules.dispatch.records import DispatchRecorder
+from streams.rules.plans import state_rows as plan_state_rows
 from streams.rules.plans.records import STATE, PlanRecorder
 from streams.rules.records import Output
+from streams.rules.schedules import state_rows as schedule_state_rows
 from streams.rules.schedules.records import STATE as SCHEDULE_STATE
 from streams.rules.schedules.records import ScheduleRecorder
 from streams.schedules.handler import ScheduleHandler
@@ -165,6 +169,7 @@ async def _connect(config: EngineConfig) -> Any:
         instance_id=config.instance_id,
         session_s=config.session_timeout_s,
         rebalance_s=rebalance_s,
+        assignor=config.assignor,
     )
 
 
@@ -274,16 +279,18 @@ class Node:
             lambda: None if self.network.is_out else self.broker.append(log_id, [row]),
         )
 
-    def partition_count(self, topic: str) -> int:
-        """Partitions of a topic, as this node knows them."""
-        return self.metadata[full_name(topic, self.prefix)]
+    def _partition_count(self, engine: Engine) -> int:
+        """As the engine's group has it; before it was joined, as the worker found it at its start."""
+        return engine.partition_count or self.metadata[full_name("tasks", self.prefix)]
 
     def check_owner(self, agent_id: str) -> None:
         """Note a call that is made while another node owns the agent's partition."""
         group = self.broker.groups.get(f"{self.app}-dispatch")
         tasks = full_name("tasks", self.prefix)
-        number = owner_partition(agent_id, self.broker.counts[tasks])
-        owner, since = ("", 0.0) if group is None else group.owners.get((tasks, number), ("", 0.0))
+        if group is None or not group.numbers:
+            return
+        number = owner_partition(agent_id, group.numbers[-1][1])
+        owner, since = group.owners.get((tasks, number), ("", 0.0))
         if owner and not owner.startswith(f"{self.name}/") and self.world.now - since > 1.0:
             self.shared.strays.append((self.world.now, self.name, agent_id, owner.split("/")[0]))
 
@@ -337,7 +344,7 @@ class Node:
             metrics=DispatchMetrics(registry),
             wall_ms=self.wall_ms,
             cancelled=controls.cancelled,
-            partition_count=lambda: self.partition_count("dispatch"),
+            partition_count=lambda: self._partition_count(engine),
             builtin=Builtins(allowed=AllowList([]), functions=(), patterns=False, limits={}).agent,
             cleared=controls.cleared,
             balancer=Balancer(self.agents, agent_statuses, settings, self.wall_ms),
@@ -347,6 +354,7 @@ class Node:
         engine = self._engine(
             "dispatch", INTAKE, "state", 10_000_000,
             lambda processor, kept: DispatchHandler(processor, context, kept), before_open=self.agents.catch_up,
+            belongs=partial(state_rows.belongs, self.app),
         )  # fmt: skip
         fleet = AgentMonitor(context, agent_statuses, transports, engine, self.rng)
         await _follower(self, "standings", agent_statuses.apply).start()
@@ -356,7 +364,7 @@ class Node:
 
         def agent_changed(agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:
             fleet.agent_changed(agent_id, agent)
-            number = owner_partition(agent_id, self.partition_count("dispatch"))
+            number = owner_partition(agent_id, self._partition_count(engine))
             for processor in engine.opened:
                 if processor.number == number and isinstance(processor.handler, DispatchHandler):
                     processor.handler.agent_changed(agent_id, agent)
@@ -380,13 +388,14 @@ class Node:
             wall_ms=self.wall_ms,
             cancelled=controls.plan_cancelled,
             task_cancelled=controls.cancelled,
-            partition_count=lambda: self.partition_count("plans"),
+            partition_count=lambda: self._partition_count(engine),
             templates={},
             max_plan_bytes=1 << 20,
         )
         engine = self._engine(
             "plans", PLAN_INTAKE, STATE, 1_000_000, lambda processor, kept: PlanHandler(processor, parts, kept),
             from_end=lambda kept: () if anything_under_way(kept, self.app) else ("results",),
+            belongs=partial(plan_state_rows.belongs, self.app),
         )  # fmt: skip
         await controls.start()
         await engine.start()
@@ -403,7 +412,7 @@ class Node:
             wall_ms=self.wall_ms,
             cancelled=controls.cancelled,
             cancel_requests=controls.task_ids,
-            partition_count=lambda: self.partition_count("scheduled"),
+            partition_count=lambda: self._partition_count(engine),
             max_task_bytes=1 << 20,
             read_again=self._read_again,
         )
@@ -411,6 +420,7 @@ class Node:
             "schedules", SCHEDULE_INTAKE, SCHEDULE_STATE, 1_000_000,
             lambda processor, kept: ScheduleHandler(processor, parts, reader.take(processor.number), kept),
             make_reader=lambda _options, _topic: reader,
+            belongs=partial(schedule_state_rows.belongs, self.app),
         )  # fmt: skip
         await controls.start()
         await engine.start()
@@ -449,7 +459,6 @@ class Node:
             config,
             lambda number, consumer: SimCommitter(transactions, number, consumer, transactor),
             make_handler,
-            on_assigned=lambda: self.partition_counts.update(self.metadata),
             before_open=before_open,
             connect=_connect,
             make_reader=make_reader,

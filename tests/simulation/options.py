@@ -58,6 +58,8 @@ class Options:
     """Oracles whose findings do not count: what is not promised under these faults."""
     grow: bool = False
     """Partitions are added in the middle."""
+    growths: int = 1
+    """How often, if `grow`."""
     truncate: bool = False
     """Logs lose their newest records."""
     skew: float = 0.0
@@ -81,6 +83,10 @@ PROFILES: dict[str, Options] = {
     "growth": Options(
         seconds=70.0, grow=True, faults=(), duplicates=0.0, cancels=0.3, plans=0.3, rate=10.0, agent_s=1.0,
         agent_limits=(20, 10.0, 1),
+    ),
+    "growths": Options(  # ids, limits, circuits and delays move with their partitions, through kills and a second growth
+        seconds=60.0, grow=True, growths=2, faults=("kill", "kill", "stop", "freeze", "outage", "loss", "sick"), every=4.0,
+        duplicates=0.4, plans=0.15, cancels=0.0, later=0.15, rate=10.0, agent_s=0.1, agent_limits=(20, 10.0, 3),
     ),
     "skewed-clocks": Options(skew=500.0),
     "freeze": Options(faults=("freeze",), every=6.0, duplicates=0.0),

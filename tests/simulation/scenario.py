@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -178,8 +179,13 @@ class Scenario:
 
     @property
     def grown_at(self) -> float | None:
-        """When partitions were added, if they were."""
-        return next((fault.at for fault in self.faults if fault.kind == "grow"), None)
+        """When partitions were last added, if they were."""
+        return max((fault.at for fault in self.faults if fault.kind == "grow"), default=None)
+
+    def partitions_at(self, at: float) -> int:
+        """How many partitions the group of dispatch was dealing out then."""
+        numbers = self.broker.groups["app-dispatch"].numbers
+        return numbers[max(0, bisect_right(numbers, at, key=lambda row: row[0]) - 1)][1]
 
     def run(self) -> None:
         """Live through it, until everything has come to rest or patience ends."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from schemas.partitioning import owner_partition
 from tests.simulation.agents import Arrival
 from tests.simulation.cli import silence
 from tests.simulation.options import profile
@@ -76,6 +77,22 @@ def _hurry(one: Scenario) -> None:
     one.shared.opened.append((call.begun_at - 1.0, call.node, _called(one)))
 
 
+def _forgetful_successor(one: Scenario) -> None:
+    call, agent = _calls(one)[-1], _called(one)
+    one.shared.pauses.append((call.begun_at - 1.0, call.node, agent, 2.0))
+    one.shared.opened.append((call.begun_at - 1.0, call.node, agent))
+    number = owner_partition(agent, one.partitions_at(call.begun_at))
+    one.shared.durability["dispatch"].fenced("other", number, call.begun_at - 0.5)
+    call.node = "other"
+
+
+def _deaf_plan(one: Scenario) -> None:
+    one.traffic.plans["ghost"] = Sent({"id": "ghost", "tasks": [{}]}, [1.0])
+    one.plan_results["ghost"] = [(50.0, {"status": "timeout", "results": [{"taskId": "s0", "status": "cancelled"}]})]
+    answer = {"status": "success", "result": {"asked": "ghost/0", "agent": "ag0"}, "agentId": "ag0", "cached": False}
+    one.results["ghost#0"] = [(2.0, answer)]
+
+
 def _stray(one: Scenario) -> None:
     one.shared.strays.append((1.0, "w1", "ag0", "w2"))
 
@@ -118,6 +135,8 @@ CASES: list[tuple[Callable[[Scenario], None], set[str]]] = [
     (_cancelled, {"unheard cancel of a task"}),
     (_more_calls, {"rate limit", "concurrency", "attempts"}),
     (_hurry, {"retry-after", "open circuit"}),
+    (_forgetful_successor, {"forgotten pause", "forgotten open circuit"}),
+    (_deaf_plan, {"unheard step"}),
     (_stray, {"owner"}),
     (_disorder, {"one at a time", "order of calls"}),
     (_answers_out_of_order, {"order of answers"}),

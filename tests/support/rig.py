@@ -227,8 +227,16 @@ class Tap:
                 **config,
             }
         )
-        metadata = self._consumer.list_topics(topic, timeout=10).topics[topic]
-        self._consumer.assign([TopicPartition(topic, number, 0) for number in metadata.partitions])
+        self._topic = topic
+        self._partitions: set[int] = set()
+        self.follow()
+
+    def follow(self) -> None:
+        """Read partitions too that were added, from their beginning."""
+        numbers = set(self._consumer.list_topics(self._topic, timeout=10).topics[self._topic].partitions)
+        if added := sorted(numbers - self._partitions):
+            self._consumer.incremental_assign([TopicPartition(self._topic, number, 0) for number in added])
+            self._partitions |= numbers
 
     def read(self, timeout_s: float = 0.5) -> list[Any]:
         """The next records, raw."""

@@ -6,16 +6,31 @@ import asyncio
 import json
 import time
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
+from schemas.partitioning import owner_partition
 from streams.engine import follower as module
 from streams.engine.follower import Follower
 from tests.support.kafka import KafkaCluster
-from tests.support.rig import Tap, apply_topics, instant_agent, partition_count, register, start_worker
+from tests.support.rig import (
+    Process,
+    Tap,
+    apply_topics,
+    fake_agent,
+    instant_agent,
+    parallax,
+    partition_count,
+    produce,
+    register,
+    start_worker,
+)
 from tests.support.wait import until
+from tests.support.written import calls_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(200)]
 
@@ -104,6 +119,90 @@ def test_growing_one_topic_alone_stops_no_worker(kafka: KafkaCluster, prefix: st
         tap.close()
         codes = [worker.stop() for worker in workers]
     assert codes == [0, 0]
+
+
+def test_agents_move_with_what_is_known_of_them(kafka: KafkaCluster, prefix: str, tmp_path: Path) -> None:
+    """`topics grow` from 4 to 16 with a kill: ids, a rate limit, an open circuit, delayed tasks and a plan go along."""
+    broker = kafka.bootstrap_servers
+    apply_topics(broker, prefix, "--partitions", "4")
+    moved = (name for n in range(1000) if owner_partition(name := f"m{n}", 16) >= 4)
+    well, tight, sick, slow = (next(moved) for _ in range(4))
+    logs = {name: tmp_path / name for name in (well, tight)}
+    options = ("--roles", "dispatch,plans,schedules", "--session-timeout", "6s")
+    with (
+        fake_agent("--log", str(logs[well])) as at_well,
+        fake_agent("--log", str(logs[tight])) as at_tight,
+        fake_agent("--behaviour", "status:code=503") as at_sick,
+        instant_agent("--delay-ms", "4000") as (_, at_slow),
+    ):
+        wide = {"maxRequests": 1_000_000, "windowMs": 60_000, "maxConcurrency": 20}
+        breaker = {"failureThreshold": 3, "resetTimeout": 600_000, "monitoringPeriod": 60_000}
+        register(
+            broker, prefix,
+            {"id": well, "endpoint": at_well, "limits": wide, "capabilities": ["any"]},
+            {"id": tight, "endpoint": at_tight, "limits": {"maxRequests": 10, "windowMs": 600_000, "maxConcurrency": 10}},
+            {"id": sick, "endpoint": at_sick, "limits": wide, "breaker": breaker},
+            {"id": slow, "endpoint": at_slow, "limits": wide},
+        )  # fmt: skip
+        workers = {name: start_worker(broker, prefix, *options, "--instance-id", name) for name in ("w1", "w2")}
+        try:
+            before, tap = _tasks(well, 200, 100), Tap(broker, f"{prefix}results")
+            soon = {"expiresIn": 15_000, "retries": 0, "cache": False}
+            later = {"notBefore": round((time.time() + 60) * 1000)}
+            produce(broker, f"{prefix}tasks", before)
+            produce(broker, f"{prefix}tasks", [_task(f"r{n}", tight) for n in range(7)])
+            produce(broker, f"{prefix}tasks", [_task(f"s{n}", sick, **soon) for n in range(3)])
+            produce(broker, f"{prefix}tasks", [_task(f"l{n}", well, **later) for n in range(20)])
+            assert len(tap.until(310, 60)) == 310
+            tap.close()
+            steps = [{"id": f"p{n}", "type": "agent", "target": slow, "payload": n} for n in range(10)]
+            plans = [{"id": f"plan{n}", "kind": "sequential", "tasks": steps} for n in range(8)]
+            produce(broker, f"{prefix}plans", [(p["id"].encode(), json.dumps(p).encode()) for p in plans])
+            ours = ("--bootstrap-servers", broker, "--topic-prefix", prefix)
+            assert Process(parallax("topics", "grow", "--partitions", "6", *ours)).run() == 1, "6 is no multiple of 4"
+            growing = Process(
+                parallax("topics", "grow", "--partitions", "16", *ours),
+                {"PARALLAX_APP_ID": prefix.rstrip(".")},
+            )
+            produce(broker, f"{prefix}tasks", before)
+            assert growing.run() == 0
+            workers["w1"].kill()
+            workers["w1"] = start_worker(broker, prefix, *options, "--instance-id", "w1")
+            produce(broker, f"{prefix}tasks", before)
+            produce(broker, f"{prefix}tasks", [_task(f"r{n}", tight, **soon) for n in range(7, 14)])
+            produce(broker, f"{prefix}tasks", [_task("s3", sick, **soon)])
+            tap, ends = Tap(broker, f"{prefix}results"), Tap(broker, f"{prefix}plan-results")
+            expected = 300 + 14 + 4 + 20 + 80
+            found = [json.loads(message.value()) for message in tap.until(expected, 120, quiet_s=3)]
+            ended = [json.loads(message.value()) for message in ends.until(8, 60)]
+            tap.close()
+            ends.close()
+        finally:
+            codes = [worker.stop() for worker in workers.values()]
+    assert codes == [0, 0]
+    counts = Counter(row["taskId"] for row in found)
+    assert set(counts.values()) == {1}, [name for name, count in counts.items() if count > 1]
+    assert len(found) == expected
+    assert {plan["planId"]: plan["status"] for plan in ended} == {f"plan{n}": "success" for n in range(8)}
+    codes_of = Counter((row["taskId"][0], (row.get("error") or {}).get("code")) for row in found)
+    assert codes_of["r", None] == 10, "the new owner knows the calls of the window"
+    assert codes_of["s", "expired"] == 1, "the circuit is open there too"
+    assert len(calls_of(logs[tight])) == 10
+    assert set(Counter(call["key"] for call in calls_of(logs[well])).values()) == {1}
+
+
+def _task(name: str, target: str, **metadata: Any) -> tuple[None, bytes]:
+    value = {"id": name, "type": "agent", "target": target, "payload": {"n": name}, "metadata": metadata}
+    return None, json.dumps(value).encode()
+
+
+def _tasks(target: str, named: int, capable: int) -> list[tuple[None, bytes]]:
+    """Some name their agent, some only what it can do."""
+    tasks = [_task(f"t{n}", target) for n in range(named)]
+    for n in range(capable):
+        task = {"id": f"c{n}", "type": "agent", "capabilities": ["any"], "payload": {"n": f"c{n}"}}
+        tasks.append((None, json.dumps(task).encode()))
+    return tasks
 
 
 def _send(broker: str, prefix: str, kind: str, partitions: int) -> dict[str, int]:

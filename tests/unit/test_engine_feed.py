@@ -138,15 +138,43 @@ async def test_what_nobody_misses_begins_at_its_end_if_the_group_never_committed
     one.consumer.write(TASKS, 3)
     one.consumer.write(late, 4)
 
-    async def while_it_reads(number: int) -> list[bytes]:
+    async def while_it_reads(partition: PartitionProcessor) -> list[bytes]:
         one.consumer.write(late, 2)
         return []
 
-    one.engine._state = while_it_reads
+    one.engine._remembered = while_it_reads
     await one.ready()
     assert await settled(one, "dispatch") == [4, 5], "after the end there was before what is remembered was read"
     assert one.taken == [0, 1, 2]
     await until(lambda: one.committed(late) == 4 and one.committed() == 0)
+
+
+async def test_added_partitions_are_asked_for_until_they_are_dealt_out(
+    rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once all topics have them, and once in a while only; the count is the leader's, not this worker's own."""
+    monkeypatch.setattr(engine_module, "GROWTH_CHECK_S", 0.05)
+    monkeypatch.setattr(engine_module, "GROWTH_PATIENCE_S", 1.0)
+    one = await rig()
+    asked: list[int] = []
+    counts = {"t.tasks": 2, "t.dispatch": 1, "t.parked": 1}
+    one.consumer.partitions_for_topic = lambda topic: set(range(counts[topic]))
+    one.consumer.request_rejoin = lambda: asked.append(one.engine.partition_count)
+    await one.ready()
+    assert one.engine.partition_count == 1
+    await asyncio.sleep(0.5)
+    assert asked == []
+    counts.update(dict.fromkeys(counts, 2))
+    await asyncio.sleep(0.5)
+    assert asked == [1]
+    await asyncio.sleep(1.0)
+    assert asked == [1, 1]
+    assert one.engine.config.assignor.metadata(["t.tasks"]).user_data == b"\n2"
+    one.engine.config.assignor.partitions = 2
+    await one.consumer.assign(*tps(0, 1))
+    assert one.engine.partition_count == 2
+    await asyncio.sleep(2.0)
+    assert asked == [1, 1]
 
 
 async def test_a_consumer_that_is_given_up_is_counted(rig: MakeRig) -> None:
@@ -187,7 +215,7 @@ async def test_it_begins_where_it_always_did_otherwise(rig: MakeRig, why: str) -
     one.consumer.write(late, 4)
     if why != "remembered":
         one.consumer.store({late: OffsetAndMetadata(1 if why == "committed" else 9, "")})
-    one.engine._state = lambda number: asyncio.sleep(0, [b"kept"])
+    one.engine._remembered = lambda partition: asyncio.sleep(0, [b"kept"])
     await one.ready()
     assert await settled(one, "dispatch") == ([1, 2, 3] if why == "committed" else [0, 1, 2, 3])
     assert asked == [[b"kept"]]

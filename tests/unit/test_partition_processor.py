@@ -10,6 +10,7 @@ from aiokafka.structs import TopicPartition
 
 from streams.engine import partition_processor as module
 from streams.engine.commit import CommitFailed
+from streams.engine.kept_offsets import KeptOffsets
 from streams.engine.partition_processor import Head, PartitionProcessor
 from streams.rules.engine import ledger, offset_map
 from streams.rules.engine.pacing import FULL_BATCH
@@ -98,6 +99,29 @@ async def test_outputs_go_with_the_offsets_of_their_records(rig: MakeRig) -> Non
         assert covered == done
     written = [int(key) for outputs, _ in one.committer.commits for key in keys(outputs)]
     assert sorted(written) == list(range(10, 30))
+
+
+async def test_what_was_taken_over_goes_with_the_first_commit_and_the_count(rig: MakeRig) -> None:
+    """Once; a partition that was open under this count already commits nothing for it."""
+    kept = KeptOffsets("g", "state", lambda: 0)
+    one = rig()
+    one.partition.kept = kept
+    one.partition.remember([8, 16], True, [Output("state", b"old", b"x", partition=0)])
+    one.open()
+    await until(lambda: one.committer.commits)
+    one.track(0)
+    one.partition.complete("tasks", 0, [out("a")])
+    await until(lambda: len(one.committer.commits) == 2)
+    first, second = (outputs for outputs, _ in one.committer.commits)
+    assert keys(first) == ["old", "g/heads"]
+    assert keys(second) == ["a", "g/heads"]
+    assert [kept.counts([outputs[-1].value or b""]) for outputs in (first, second)] == [[8, 16], [8, 16]]
+    again = rig()
+    again.partition.kept = kept
+    again.partition.remember([8, 16], False, [])
+    again.open()
+    await settle(50)
+    assert again.committer.commits == []
 
 
 async def test_records_of_several_topics_go_into_one_commit(rig: MakeRig) -> None:

@@ -26,6 +26,7 @@ from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import PlanRun, path_of
 from streams.rules.records import Output
+from streams.rules.source_record import STEP_HEADER
 from streams.settings import Settings
 from streams.tracing.spans import Tracing
 from tests.support.dispatching import FakePartition
@@ -56,7 +57,7 @@ class SkippingPartition(FakePartition):
 class Coordinating:
     """A handler and everything around it; `state` is what its partition of the state topic would hold."""
 
-    def __init__(self, state: dict[bytes, bytes] | None = None, partitions: int = 1,
+    def __init__(self, state: dict[bytes, bytes] | None = None, partitions: int | list[int] = 1,
         tracing: Tracing | None = None, **fields: Any,
     ) -> None:  # fmt: skip
         self.settings = Settings.model_validate(fields)
@@ -79,7 +80,7 @@ class Coordinating:
             metrics=PlanMetrics(self.registry),
             wall_ms=lambda: int((wall_s + loop.time()) * 1000) + self.skew_ms,
             cancelled=self._wish,
-            partition_count=lambda: partitions,
+            partition_count=lambda: partitions if isinstance(partitions, int) else partitions[0],
             templates=self.templates,
             max_plan_bytes=self.settings.plans.max_plan_bytes,
             task_cancelled=lambda task_id, submitted_ms: self.task_wishes.get(task_id),
@@ -433,6 +434,48 @@ async def test_a_plan_that_lies_elsewhere_than_its_results_will_is_sent_on() -> 
     headers = tuple((key, str(MAX_HOPS).encode()) for key, _ in forward.headers)
     it.handler.process("plans", intake(2, raw, source="plans", headers=headers))
     assert len(it.partition.ended[1][2]) == 2
+
+
+def result(name: str, **fields: Any) -> dict[str, Any]:
+    """A result, of a step or another task."""
+    wire = {"taskId": name, "status": "success", "result": 1, "confidence": 0.5, "executionTime": 1, "retries": 0}
+    return wire | {"cached": False, "timestamp": "2027-01-15T08:00:00.000Z", "metadata": {}} | fields
+
+
+async def test_a_steps_result_goes_where_its_plan_is_since_partitions_were_added() -> None:
+    """With the place of its record; there it counts as any other. Results of plain tasks, and of ended plans, go nowhere."""
+    it = Coordinating(partitions=8)
+    there = next(name for name in (f"p{n}" for n in range(100)) if owner_partition(name, 8) == 3)
+    here = next(name for name in (f"p{n}" for n in range(100)) if owner_partition(name, 8) == 0)
+    value = orjson.dumps(result(f"{there}#0", planId=there))
+    it.handler.process("results", intake(7, value, source="results", key=there.encode()))
+    [(_, _, [forward])] = it.partition.ended
+    assert (forward.topic, forward.partition, forward.key, forward.value) == ("plans", 3, there.encode(), value)
+    assert dict(forward.headers)[STEP_HEADER] == b"0/7"
+    for name, fields in (("t1", {}), (f"{here}#0", {"planId": here}), ("mine", {"planId": there})):
+        key = fields.get("planId", name).encode()
+        it.handler.process("results", intake(8, orjson.dumps(result(name, **fields)), source="results", key=key))
+    assert len(it.partition.ended) == 1
+    it.plan(plan("a") | {"id": here})
+    told = it.take("plans", result(f"{here}#0", planId=here), here, headers=((STEP_HEADER, b"5/9"),))
+    assert one(told, "plan-results")["status"] == "success"
+    assert topics(it.take("plans", result(f"{here}#0", planId=here), here, headers=((STEP_HEADER, b"5/9"),))) == []
+
+
+async def test_a_plan_that_went_to_an_added_partition_is_not_resumed_where_it_was() -> None:
+    """Its rows stay there: the new partition may not have read them yet."""
+    count = [1]
+    it = Coordinating(partitions=count)
+    gone = next(name for name in (f"p{n}" for n in range(100)) if owner_partition(name, 2) == 1)
+    stays = next(name for name in (f"p{n}" for n in range(100)) if owner_partition(name, 2) == 0)
+    for name in (gone, stays):
+        it.plan(plan("a") | {"id": name})
+    rows = len(it.state)
+    count[0] = 2
+    it.restart()
+    assert it.commit() == []
+    assert len(it.state) == rows
+    assert (it.handler.view(gone), it.handler.view(stays) is None) == (None, False)
 
 
 async def test_a_step_too_large_to_be_sent_fails_without_being_sent() -> None:

@@ -22,7 +22,7 @@ from streams.rules.plans.result import plan_result, progress
 from streams.rules.plans.run import Over, PlanRun
 from streams.rules.plans.task_plans import OriginTask, end_of, error_of
 from streams.rules.records import LARGE_BYTES, Output
-from streams.rules.source_record import HOPS_HEADER, OWN_HEADERS, SourceRecord
+from streams.rules.source_record import HOPS_HEADER, OWN_HEADERS, STEP_HEADER, SourceRecord
 from streams.rules.task_records import Success, TaskRecorder, Timing
 from streams.rules.tracing.trace import Trace
 
@@ -114,6 +114,13 @@ class PlanRecorder(TaskRecorder):
             reason = f"the record of {output.size} bytes is larger than the plans topic accepts"
             output.fallback = self.dead_letter(record, "emit", reason, now_ms)[0]
         return output
+
+    def step_forward(self, record: SourceRecord, place: tuple[int, int], partition: int) -> Output:
+        """A step's result to the partition where its plan is, since partitions were added. `place`: partition and offset of
+        the result."""
+        headers = [h for h in record.headers if h[0] not in OWN_HEADERS]
+        headers.append((STEP_HEADER, f"{place[0]}/{place[1]}".encode()))
+        return Output("plans", record.key, record.value, headers, partition=partition)
 
     # What is remembered
 

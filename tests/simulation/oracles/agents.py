@@ -7,13 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from schemas.partitioning import owner_partition
-from schemas.topics import full_name
 from tests.simulation.agents import SimAgent
 from tests.simulation.faults import BLIND, MOVES
-from tests.simulation.scenario import PREFIX, Scenario, Violation
+from tests.simulation.scenario import Scenario, Violation
 
-REASSIGNED_S = 20.0
-"""How long after partitions were added the last worker has heard of it, drained and reopened."""
 SPREAD_S = 3.0
 """How soon a changed registration must be followed."""
 
@@ -41,14 +38,8 @@ def _known_at(scenario: Scenario, changed_at: float) -> float:
     return known_at
 
 
-def _afresh(scenario: Scenario, at: float, window_s: float) -> bool:
-    """Whether guards begin afresh about then: when partitions are added, agents get other partitions, which remember nothing."""
-    grown_at = scenario.grown_at
-    return grown_at is not None and grown_at <= at <= grown_at + window_s + REASSIGNED_S
-
-
-def _owner(scenario: Scenario, agent: str) -> int:
-    return owner_partition(agent, scenario.broker.counts[full_name("tasks", PREFIX)])
+def _owner(scenario: Scenario, agent: str, at: float) -> int:
+    return owner_partition(agent, scenario.partitions_at(at))
 
 
 def rate(scenario: Scenario) -> Iterator[Violation]:
@@ -59,18 +50,19 @@ def rate(scenario: Scenario) -> Iterator[Violation]:
     spread_s = scenario.clock_spread_s
     forgotten = scenario.shared.durability["dispatch"].forgotten
     for agent in scenario.shared.agents.values():
-        partition = _owner(scenario, agent.name)
         window_s, first, worst = agent.limits.window_s - spread_s, 0, (0, 0.0, 0)
         if window_s <= 0:
             continue  # clocks that differ by more say nothing of its limit
-        arrivals = [one for one in agent.arrivals if forgotten(one.node, partition, one.begun_at) is None]
+        arrivals = [
+            one
+            for one in agent.arrivals
+            if forgotten(one.node, _owner(scenario, agent.name, one.begun_at), one.begun_at) is None
+        ]
         times = [arrival.at for arrival in arrivals]
         for place, at in enumerate(times):
             while times[first] <= at - window_s:
                 first += 1
             count = place - first + 1
-            if _afresh(scenario, at, window_s):
-                continue
             if count > worst[0] and count > (allowed := _allowed(scenario, agent, at - window_s, at)[0]):
                 worst = count, at, allowed
         if worst[0]:
@@ -95,8 +87,6 @@ def concurrency(scenario: Scenario) -> Iterator[Violation]:
             running, worst = 0, (0, 0.0)
             for at, change in sorted(changes):
                 running += change
-                if _afresh(scenario, at, 30.0):
-                    continue
                 if running > max(worst[0], _allowed(scenario, agent, at - agent.limits.window_s - 30.0, at)[1]):
                     worst = running, at
             if worst[0]:
@@ -110,7 +100,7 @@ def pauses(scenario: Scenario) -> Iterator[Violation]:
     """After `Retry-After` a worker leaves the agent alone for that long."""
     begun, durability = _begun(scenario), scenario.shared.durability["dispatch"]
     for at, node, agent, pause_s in scenario.shared.pauses:
-        times, partition = begun[node, agent], _owner(scenario, agent)
+        times, partition = begun[node, agent], _owner(scenario, agent, at)
         later = bisect_right(times, at + 1e-6)
         if later == len(times) or times[later] >= at + pause_s - 0.001 or not durability.owns(node, partition, at):
             continue
@@ -126,18 +116,40 @@ def circuits(scenario: Scenario) -> Iterator[Violation]:
     begun, open_s = _begun(scenario), scenario.settings.breaker.reset_timeout / 1000
     durability = scenario.shared.durability["dispatch"]
     for at, node, agent in scenario.shared.opened:
-        if not durability.owns(node, _owner(scenario, agent), at):
+        if not durability.owns(node, _owner(scenario, agent, at), at):
             continue  # that it called at all is the owner oracle's matter
         times = begun[node, agent]
         later = bisect_right(times, at + 1e-6)
         changed = any(at - SPREAD_S < when < at + open_s for when, _ in scenario.shared.agents[agent].registered)
         if later == len(times) or times[later] >= at + open_s - 0.001 or changed:
             continue
-        lost_at = durability.forgotten(node, _owner(scenario, agent), at)
+        lost_at = durability.forgotten(node, _owner(scenario, agent, at), at)
         if lost_at is None or times[later] < lost_at:
             yield Violation(
                 "open circuit", agent, f"open at {node} from {at:.3f} for {open_s:g} s, called at {times[later]:.3f}"
             )
+
+
+def moved_guards(scenario: Scenario) -> Iterator[Violation]:
+    """What one owner of an agent knows holds at the next one too: a pause that the agent asked for, an open circuit.
+
+    But for what was under way at a crash.
+    """
+    open_s, durability = scenario.settings.breaker.reset_timeout / 1000, scenario.shared.durability["dispatch"]
+    known = [("pause", at, node, agent, pause_s) for at, node, agent, pause_s in scenario.shared.pauses]
+    known += [("open circuit", at, node, agent, open_s) for at, node, agent in scenario.shared.opened]
+    for what, at, node, name, lasts_s in known:
+        agent, number = scenario.shared.agents[name], _owner(scenario, name, at)
+        changed = any(at - SPREAD_S < when < at + lasts_s for when, _ in agent.registered)
+        if changed or not durability.owns(node, number, at) or durability.forgotten(node, number, at) is not None:
+            continue
+        until = at + lasts_s - scenario.clock_spread_s - 0.001
+        for arrival in agent.arrivals:
+            if arrival.node == node or not at < arrival.begun_at < until:
+                continue
+            if durability.owns(arrival.node, _owner(scenario, name, arrival.begun_at), arrival.begun_at):
+                detail = f"{node} knew at {at:.3f} for {lasts_s:g} s, {arrival.node} called at {arrival.begun_at:.3f}"
+                yield Violation(f"forgotten {what}", name, detail)
 
 
 def _begun(scenario: Scenario) -> dict[tuple[str, str], list[float]]:
@@ -153,8 +165,6 @@ def _begun(scenario: Scenario) -> dict[tuple[str, str], list[float]]:
 
 def owner(scenario: Scenario) -> Iterator[Violation]:
     """Nobody calls an agent whose partition is another worker's by then."""
-    if scenario.options.grow:
-        return
     seen = set()
     for at, node, agent, other in scenario.shared.strays:
         if (node, agent) not in seen:
@@ -207,4 +217,4 @@ def call_times(scenario: Scenario) -> Iterator[Violation]:
                 )
 
 
-ORACLES = (rate, concurrency, pauses, circuits, owner, attempts, call_times)
+ORACLES = (rate, concurrency, pauses, circuits, moved_guards, owner, attempts, call_times)

@@ -12,6 +12,8 @@ from tests.simulation.traffic import Sent
 QUIET_SLACK_S = 5.0
 FAULTY_SLACK_S = 60.0
 """Within this an answer must be there after its time, with faults: a partition may be without an owner for half a minute."""
+FAULTY_STEP_S = 15.0
+UNREAD_S = 35.0
 CANCEL_S = 8.0
 FAULTY_CANCEL_S = 30.0
 GROWTH_S = 30.0
@@ -136,4 +138,21 @@ def cancels(scenario: Scenario) -> Iterator[Violation]:
                 yield Violation(f"unheard cancel of a {what}", name, detail)
 
 
-ORACLES = (one_result, one_plan_result, own_answer, deadlines, cancels)
+def heard_steps(scenario: Scenario) -> Iterator[Violation]:
+    """A plan takes notice of its steps' results: one that was written long before the plan ended is among them."""
+    slack_s = FAULTY_STEP_S if {fault.kind for fault in scenario.faults} & (MOVES | {"grow"}) else QUIET_SLACK_S
+    # A partition whose fetch failed is read again half a minute later, or its plan ends first.
+    unread = [(fault.at, fault.at + UNREAD_S) for fault in scenario.faults if fault.kind in ("loss", "outage", "slow")]
+    for name in scenario.traffic.plans:
+        for ended_at, plan in scenario.plan_results.get(name, [])[:1]:
+            told = {f"{name}#{step['taskId'].removeprefix('s')}": step["status"] for step in plan.get("results", ())}
+            for step, status in told.items():
+                for at, row in scenario.results.get(step, [])[:1]:
+                    if any(since < ended_at and at < until for since, until in unread):
+                        continue
+                    if row["status"] == "success" != status and at < ended_at - slack_s:
+                        detail = f"{step} succeeded at {at:.2f}, is {status} in the plan's result at {ended_at:.2f}"
+                        yield Violation("unheard step", name, detail)
+
+
+ORACLES = (one_result, one_plan_result, own_answer, deadlines, cancels, heard_steps)

@@ -1,0 +1,124 @@
+"""Adds partitions to the topics that must have equally many, and looks whether the workers have taken them up.
+
+In: settings and a number. Out: what was done, topic by topic; of each group, how many partition numbers it has opened. It may be
+interrupted anywhere and run again: what is done already is left as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from aiokafka.errors import GroupAuthorizationFailedError
+
+from schemas.access import Who, role_group
+from schemas.topics import ALIGNED, INTAKE, PLAN_INTAKE, SCHEDULE_INTAKE, full_name
+from streams.broker.topics_admin import (
+    TopicChange,
+    TopicsError,
+    TopicsMissing,
+    add_partitions,
+    admin_client,
+    partitions_now,
+    wait_visible,
+)
+from streams.rules.broker.growth import GrowthRefused, planned_growth
+from streams.rules.engine.assignment_table import count_of, decode_table
+from streams.settings import Settings
+
+LOOK_S = 1.0
+GROUPS: dict[Who, tuple[str, ...]] = {"dispatch": INTAKE, "plans": PLAN_INTAKE, "schedules": SCHEDULE_INTAKE}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """Of one role's group. `opened`: partition numbers that it ever began.
+
+    `counts`: whether its leader deals out counts, as older versions do not; None while it is rebalanced, or without members.
+    """
+
+    role: str
+    members: int
+    opened: int
+    counts: bool | None = None
+
+
+async def grow(settings: Settings, partitions: int) -> list[TopicChange]:
+    """Give the topics that must have equally many so many partitions, one after the other.
+
+    Raises `TopicsError` (also when the number does not do, or workers of an older version run), `TopicsMissing`,
+    `BrokerUnreachable`, `SettingsError`.
+    """
+    names = {full_name(name, settings.topic_prefix): name for name in ALIGNED}
+    async with admin_client(settings) as admin:
+        existing = {name: len(parts) for name, parts in (await partitions_now(admin)).items()}
+        if missing := [name for name in names if name not in existing]:
+            raise TopicsMissing(f"missing topics: {', '.join(missing)}; create them with: parallax topics apply")
+        counts = {short: existing[name] for name, short in names.items()}
+        try:
+            growing = planned_growth(counts, partitions)
+        except GrowthRefused as refused:
+            raise TopicsError(str(refused)) from None
+        if growing:
+            with suppress(GroupAuthorizationFailedError):
+                _check_versions([state async for state in _groups(admin, settings)])
+        for short in growing:
+            change = TopicChange(full_name(short, settings.topic_prefix), "grown", partitions, counts[short])
+            await add_partitions(admin, [change])
+            await wait_visible(admin, [change])
+    return [
+        TopicChange(name, "grown" if counts[short] < partitions else "unchanged", partitions, counts[short])
+        for name, short in names.items()
+    ]
+
+
+def _check_versions(groups: list[GroupState]) -> None:
+    for group in groups:
+        if group.counts is False:
+            raise TopicsError(
+                f"the workers with the role {group.role} are of an older version, which forgets ids, limits and circuits when "
+                "partitions are added; update all workers first"
+            )
+
+
+async def taken_up(settings: Settings, partitions: int, timeout_s: float) -> list[GroupState]:
+    """Wait until every group that has members has opened so many partition numbers; then, or when the time is over, how each is.
+
+    Raises `GroupAuthorizationFailedError`, `TopicsError`, `BrokerUnreachable`.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout_s
+    async with admin_client(settings) as admin:
+        while True:
+            groups = [state async for state in _groups(admin, settings)]
+            if all(group.opened >= partitions for group in groups if group.members) or loop.time() >= until:
+                return groups
+            await asyncio.sleep(min(LOOK_S, max(0.0, until - loop.time())))
+
+
+async def _groups(admin: AIOKafkaAdminClient, settings: Settings) -> AsyncIterator[GroupState]:
+    for role, sources in GROUPS.items():
+        name = role_group(settings.app_id, role, settings.topic_prefix)
+        # One at a time: of several groups in one answer aiokafka can read the first alone.
+        [answer] = await admin.describe_consumer_groups([name])
+        [group] = answer.to_object()["groups"]
+        if group["error_code"] == GroupAuthorizationFailedError.errno:
+            raise GroupAuthorizationFailedError(name)
+        offsets = await admin.list_consumer_group_offsets(name)
+        topics = {full_name(source, settings.topic_prefix) for source in sources}
+        begun = [tp.partition for tp, place in offsets.items() if tp.topic in topics and place.offset >= 0]
+        opened = sum(begun.count(number) == len(topics) for number in set(begun))
+        told = list(_told(group["members"])) if group["state"] == "Stable" else []
+        yield GroupState(role, len(group["members"]), opened, any(told) if told else None)
+
+
+def _told(members: list[dict[str, bytes]]) -> Iterator[bool]:
+    """Of each member that was dealt anything, whether it was told how many partition numbers there are."""
+    for member in members:
+        with suppress(ValueError, TypeError, KeyError):
+            dealt = ConsumerProtocolMemberAssignment.decode(member["member_assignment"])
+            yield count_of(decode_table(dealt.user_data)) is not None

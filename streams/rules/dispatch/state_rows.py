@@ -1,0 +1,32 @@
+"""Which rows of the topic `state` an added partition takes over from the one that its keys came from. Pure."""
+
+from __future__ import annotations
+
+from schemas.codec import Rejected, decode
+from schemas.messages import HomeState
+from streams.rules.engine.growth import is_of
+
+
+def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool:
+    """Whether the row of application `app` belongs to partition `number` of `count`.
+
+    Four cases: 1 answered ids: all of them, since a digest does not say which partition its id belongs to (another's are never
+    asked for); 2 the guards of an agent, and 3 an answer that is kept: the agent's partition; 4 anything else stays.
+
+    >>> belongs("shop", b"shop/seen/0", b"", 3, 8), belongs("shop", b"shop/agent/a1", b"", 1, 2), belongs("shop", b"x", b"", 0, 1)
+    (True, True, False)
+    """
+    kind, _, name = key.removeprefix(f"{app}/".encode()).partition(b"/")
+    if not key.startswith(f"{app}/".encode()):
+        return False
+    if kind == b"seen":
+        return True
+    if kind == b"agent":
+        return is_of(name.decode("utf-8", "replace"), number, count)
+    if kind == b"answer":
+        try:
+            answer = decode(HomeState, value, ()).answer
+        except Rejected:
+            return False
+        return answer is not None and is_of(answer.agent_id, number, count)
+    return False

@@ -1,0 +1,52 @@
+"""What a group's leader tells all members with their assignments: where each answers, how many partition numbers there are. Pure.
+
+In: the user data of an assignment or a subscription. Out: rows; an address and a count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+Row = tuple[str, list[int]]
+"""A worker's address and its partition numbers; without an address, how many numbers there are."""
+
+
+def encode_table(rows: Iterable[Row], count: int) -> bytes:
+    """The user data of an assignment. Older versions take the count for the number of a partition that is not there.
+
+    >>> encode_table([("http://w", [0, 1])], 2)
+    b'[["http://w",[0,1]],["",[2]]]'
+    """
+    return orjson.dumps([*rows, ("", [count])])
+
+
+def decode_table(user_data: bytes | None) -> list[Row]:
+    """The rows; none if nothing was told. Raises `ValueError`, `TypeError`.
+
+    >>> decode_table(b'[["http://w",[0,1]],["",[2]]]'), decode_table(b"")
+    ([('http://w', [0, 1]), ('', [2])], [])
+    """
+    rows: Any = orjson.loads(user_data) if user_data else []
+    return [(str(address), [int(number) for number in numbers]) for address, numbers in rows]
+
+
+def count_of(rows: Iterable[Row]) -> int | None:
+    """How many partition numbers there are; None: an older version did not say.
+
+    >>> count_of([("http://w", [0, 1]), ("", [2])]), count_of([])
+    (2, None)
+    """
+    return next((numbers[0] for address, numbers in rows if not address and numbers), None)
+
+
+def said_by(user_data: bytes | None) -> tuple[bytes, int]:
+    """Of a subscription's user data a member's address, and the count that it reports; 0 if it reports none.
+
+    >>> said_by(b"http://w"), said_by(b"http://w\\n16"), said_by(None)
+    ((b'http://w', 0), (b'http://w', 16), (b'', 0))
+    """
+    address, _, count = (user_data or b"").partition(b"\n")
+    return address, int(count) if count.isdigit() else 0

@@ -1,0 +1,15 @@
+"""Which rows of the topic `schedule-state` an added partition takes over from the one that its keys came from. Pure."""
+
+from __future__ import annotations
+
+from streams.rules.engine.growth import is_of
+
+
+def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool:
+    """Whether the row of application `app` belongs to partition `number` of `count`: what a schedule has made, by its id.
+
+    >>> belongs("shop", b"shop/fired/s1", b"", 1, 2), belongs("shop", b"shop/heads", b"", 1, 2)
+    (True, False)
+    """
+    prefix = f"{app}/fired/".encode()
+    return key.startswith(prefix) and is_of(key.removeprefix(prefix).decode("utf-8", "replace"), number, count)
