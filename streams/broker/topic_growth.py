@@ -112,11 +112,11 @@ async def _groups(admin: AIOKafkaAdminClient, settings: Settings) -> AsyncIterat
         topics = {full_name(source, settings.topic_prefix) for source in sources}
         begun = [tp.partition for tp, place in offsets.items() if tp.topic in topics and place.offset >= 0]
         opened = sum(begun.count(number) == len(topics) for number in set(begun))
-        told = list(_told(group["members"])) if group["state"] == "Stable" else []
-        yield GroupState(role, len(group["members"]), opened, any(told) if told else None)
+        reported = list(_has_counts(group["members"])) if group["state"] == "Stable" else []
+        yield GroupState(role, len(group["members"]), opened, any(reported) if reported else None)
 
 
-def _told(members: list[dict[str, bytes]]) -> Iterator[bool]:
+def _has_counts(members: list[dict[str, bytes]]) -> Iterator[bool]:
     """Of each member that was dealt anything, whether it was told how many partition numbers there are."""
     for member in members:
         with suppress(ValueError, TypeError, KeyError):

@@ -32,17 +32,17 @@ class PartitionCounts:
 
     def __init__(self, topics: Sequence[str]) -> None:
         self._topics = topics
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
 
     def look(self, consumer: AIOKafkaConsumer) -> bool:
         """Whether they are equal, as far as the consumer knows."""
         counts = self._counts(consumer)
         equal = len(set(counts.values())) < 2
-        if not equal and counts != self._told:
+        if not equal and counts != self._reported:
             log.error("topics that belong together have different numbers of partitions; the partitions that not all of them "
                       "have are not read; give all as many with: parallax topics grow --partitions N",
                       partitions=counts, read=min(counts.values()))  # fmt: skip
-        self._told = {} if equal else counts
+        self._reported = {} if equal else counts
         return equal
 
     def common(self, consumer: AIOKafkaConsumer) -> int:
@@ -85,12 +85,12 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
         common = _Common(cluster, members)
         assigned: dict[str, ConsumerProtocolMemberAssignment] = RangePartitionAssignor.assign(common, members)
         rows = self._rows(members, assigned)
-        told = {}
+        dealt = {}
         for member, one in assigned.items():
             counts = [len(common.partitions_for_topic(topic) or ()) for topic in members[member].subscription]
             table = encode_table(rows, min(counts, default=0))
-            told[member] = ConsumerProtocolMemberAssignment(one.version, one.assignment, table)
-        return told
+            dealt[member] = ConsumerProtocolMemberAssignment(one.version, one.assignment, table)
+        return dealt
 
     def _rows(
         self,
