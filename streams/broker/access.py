@@ -29,7 +29,7 @@ _BITS: Mapping[Operation, int] = {
     "Read": 3, "Write": 4, "Create": 5, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
 }  # fmt: skip
 _TELLING: tuple[Operation, ...] = ("Read", "Write", "Create")
-_UNKNOWN = (-(2**31), 0)
+_NOT_REPORTED = (-(2**31), 0)
 """The first by the protocol; the second no broker means that shows the topic at all."""
 _HIDDEN = kafka_errors.TopicAuthorizationFailedError.errno
 _UNKNOWN = kafka_errors.UnknownTopicOrPartitionError.errno
@@ -111,7 +111,7 @@ async def _topics(client: AIOKafkaClient, settings: Settings, needed: list[Grant
         for grant in needed:
             if not grant.covers("topic", name) or (grant.operation == "Create" and code != _UNKNOWN):
                 continue  # what is there need not be created
-            if code == _HIDDEN or (bits not in _UNKNOWN and not bits >> _BITS[grant.operation] & 1):
+            if code == _HIDDEN or (bits not in _NOT_REPORTED and not bits >> _BITS[grant.operation] & 1):
                 missing.add(Grant("topic", name, grant.operation))
     # Of one that is hidden altogether its reading or writing says most.
     return sorted(missing, key=lambda grant: (grant.operation not in _TELLING, names.index(grant.name), grant))
@@ -127,7 +127,7 @@ async def _group(client: AIOKafkaClient, grant: Grant) -> bool:
             if code == _GROUP_DENIED:
                 return False
             if code == 0:
-                return bits in _UNKNOWN or bool(bits >> _BITS[grant.operation] & 1)
+                return bits in _NOT_REPORTED or bool(bits >> _BITS[grant.operation] & 1)
             raise kafka_errors.for_code(code)()
         except kafka_errors.GroupAuthorizationFailedError:
             return False
