@@ -36,7 +36,7 @@ class PartitionCounts:
 
     def look(self, consumer: AIOKafkaConsumer) -> bool:
         """Whether they are equal, as far as the consumer knows."""
-        counts = self._counts(consumer)
+        counts = {topic: count for topic, count in self._counts(consumer).items() if count}
         equal = len(set(counts.values())) < 2
         if not equal and counts != self._reported:
             log.error("topics that belong together have different numbers of partitions; the partitions that not all of them "
@@ -46,13 +46,12 @@ class PartitionCounts:
         return equal
 
     def common(self, consumer: AIOKafkaConsumer) -> int:
-        """How many partition numbers all of them have, as far as the consumer knows; 0 if it knows none of them."""
+        """How many partition numbers all of them have; 0 while the consumer does not know one of them."""
         return min(self._counts(consumer).values(), default=0)
 
     def _counts(self, consumer: AIOKafkaConsumer) -> dict[str, int]:
         ask = getattr(consumer, "partitions_for_topic", None)  # a simulated one need not know
-        known = {topic: len((ask and ask(topic)) or ()) for topic in self._topics}
-        return {topic: count for topic, count in known.items() if count}
+        return {topic: len((ask and ask(topic)) or ()) for topic in self._topics}
 
 
 class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka ships no types

@@ -21,6 +21,7 @@ ORDER_HEADER = "parallax-order"
 NOT_BEFORE_HEADER = "parallax-not-before"
 CANCELLED_HEADER = "parallax-cancelled"
 STEP_HEADER = "parallax-step"
+FIRED_HEADER = "parallax-fired"
 INTERNAL_SOURCES = ("dispatch", "parked")
 """Topics that workers alone write: their headers are believed."""
 GO_ALONG = (JUDGED_HEADER, CANCELLED_HEADER, NOT_BEFORE_HEADER)
@@ -40,6 +41,7 @@ OWN_HEADERS = frozenset(
         NOT_BEFORE_HEADER,
         CANCELLED_HEADER,
         STEP_HEADER,
+        FIRED_HEADER,
     )
 )
 

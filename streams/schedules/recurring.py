@@ -19,7 +19,7 @@ from schemas.times import format_time
 from schemas.wire_format import is_marked_key, key_text
 from streams.rules.records import Output
 from streams.rules.schedules.times import LATE_MS, NextTime, due_times, next_time
-from streams.rules.source_record import MOVED_HEADER, SourceRecord
+from streams.rules.source_record import FIRED_HEADER, MOVED_HEADER, SourceRecord, own_header
 from streams.schedules.parts import ScheduleParts
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,8 @@ class RecurringTasks:
                 continue
             owner = self._owner(record)
             if owner != self._number or is_marked_key(record.key, record.headers):
-                outputs += self._parts.recorder.schedule_forward(record, owner)
+                until_ms = self._since_ms(_name(record), record, now_ms)
+                outputs += self._parts.recorder.schedule_forward(record, owner, until_ms)
                 continue
             try:
                 self._put(record, now_ms)
@@ -132,10 +133,16 @@ class RecurringTasks:
         self._known[name] = schedule
         self._active.pop(name, None)
         if not schedule.paused:
-            # What it was before it was changed, and while it was paused, is not made up for. A clock that was far ahead once must
-            # not silence it until then.
-            since_ms = min(max(self._fired.get(name, 0), record.timestamp_ms), now_ms + LATE_MS)
+            since_ms = self._since_ms(name, record, now_ms)
             self._active[name] = _Active(schedule, after, since_ms, after(since_ms))
+
+    def _since_ms(self, name: str, record: SourceRecord, now_ms: int) -> int:
+        """Up to when a schedule's times are dealt with. What it was before it was changed, and while it was paused, is not made
+        up for; what it missed on its way from another partition is. A clock that was far ahead once must not silence it.
+        """
+        begun_ms = own_header(record.headers, FIRED_HEADER)
+        begun_ms = record.timestamp_ms if begun_ms is None else begun_ms
+        return min(max(self._fired.get(name, 0), begun_ms), now_ms + LATE_MS)
 
     def _remove(self, name: str) -> list[Output]:
         self._active.pop(name, None)

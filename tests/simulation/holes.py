@@ -66,6 +66,7 @@ HOLES = (
           "unheard step", 1, 2),
     _hole("G4", "a new partition takes over from another new one, which has not what belongs to it", "growths",
           "doubled task,lost plan,rate limit", 1, 2),
+    _hole("G5", "a schedule that goes to an added partition misses its times on the way", "growths", "firings", 1),
     _hole("T1", "a worker that wakes from a freeze commits for partitions that are another's", "freeze", "doubled task", 8),
     _hole("T2", "a transaction that was committed is run again when the answer to its end is lost", "late-commits",
           "doubled task", 8),

@@ -27,6 +27,7 @@ from streams.plans.handler import PlanHandler
 from streams.rules.dispatch.ordering import LogPosition
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.schedules.scheduled_tasks import ScheduledTasks
+from streams.schedules import recurring
 from streams.schedules.handler import ScheduleHandler
 from streams.schedules.recurring import RecurringTasks
 from tests.simulation.group import Group
@@ -224,11 +225,17 @@ def _any_row_makes_an_ancestor() -> None:
     inherited_state.is_ancestor = lambda earlier, counts: bool(counts)  # type: ignore[attr-defined]
 
 
+def _moved_schedules_begin_anew() -> None:
+    """G5: a schedule that went to an added partition began there with the time of its new record."""
+    recurring.own_header = lambda headers, name: None  # type: ignore[attr-defined]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "G1": _added_partitions_know_nothing,
     "G2": _each_worker_counts_by_itself,
     "G3": _results_of_steps_stay_where_they_lie,
     "G4": _any_row_makes_an_ancestor,
+    "G5": _moved_schedules_begin_anew,
     "F1": _refusals_claim_the_id_again,
     "F2": _leaders_that_wait_stay_leaders,
     "F4": _unknown_agents_fail_where_the_id_lives,

@@ -86,7 +86,7 @@ PROFILES: dict[str, Options] = {
     ),
     "growths": Options(  # ids, limits, circuits and delays move with their partitions, through kills and a second growth
         seconds=60.0, grow=True, growths=2, faults=("kill", "kill", "stop", "freeze", "outage", "loss", "sick"), every=4.0,
-        duplicates=0.4, plans=0.15, cancels=0.0, later=0.15, rate=10.0, agent_s=0.1, agent_limits=(20, 10.0, 3),
+        duplicates=0.4, plans=0.15, cancels=0.0, later=0.15, schedules=3, rate=8.0, agent_s=0.1, agent_limits=(20, 10.0, 3),
     ),
     "skewed-clocks": Options(skew=500.0),
     "freeze": Options(faults=("freeze",), every=6.0, duplicates=0.0),

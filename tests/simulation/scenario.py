@@ -182,9 +182,9 @@ class Scenario:
         """When partitions were last added, if they were."""
         return max((fault.at for fault in self.faults if fault.kind == "grow"), default=None)
 
-    def partitions_at(self, at: float) -> int:
-        """How many partitions the group of dispatch was dealing out then."""
-        numbers = self.broker.groups["app-dispatch"].numbers
+    def partitions_at(self, at: float, role: str = "dispatch") -> int:
+        """How many partitions the group of a role was dealing out then."""
+        numbers = self.broker.groups[f"app-{role}"].numbers
         return numbers[max(0, bisect_right(numbers, at, key=lambda row: row[0]) - 1)][1]
 
     def run(self) -> None:
@@ -218,9 +218,8 @@ class Scenario:
     def _all_answered(self) -> bool:
         keys = {record.key for record in self.committed("results")}
         plans = {record.key for record in self.committed("plan-results")}
-        if self.traffic.schedules and any(
-            json.loads(record.value or b"{}")["id"].encode() not in keys for record in self.committed("tasks")
-        ):
+        tasks = (json.loads(record.value or b"{}") for record in self.committed("tasks") if self.traffic.schedules)
+        if any(task.get("planId") is None and task["id"].encode() not in keys for task in tasks):
             return False
         return all(sent.lost or name.encode() in keys for name, sent in self.traffic.tasks.items()) and all(
             name.encode() in plans for name in self.traffic.plans

@@ -101,5 +101,6 @@ def test_different_counts_are_told_once_with_the_remedy() -> None:
     with capture_logs() as logs:
         said = [counts.look(cast("Any", one)) for one in (uneven, uneven, more, even, cluster(tasks=3))]
     assert said == [False, False, False, True, True]
+    assert [counts.common(cast("Any", one)) for one in (uneven, even, cluster(tasks=3))] == [4, 9, 0]
     assert [(row["partitions"]["tasks"], row["read"]) for row in logs] == [(8, 4), (9, 4)]
     assert all("parallax topics grow --partitions" in row["event"] for row in logs)

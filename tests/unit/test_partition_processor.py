@@ -116,12 +116,13 @@ async def test_what_was_taken_over_goes_with_the_first_commit_and_the_count(rig:
     assert keys(first) == ["old", "g/heads"]
     assert keys(second) == ["a", "g/heads"]
     assert [kept.counts([outputs[-1].value or b""]) for outputs in (first, second)] == [[8, 16], [8, 16]]
-    again = rig()
-    again.partition.kept = kept
-    again.partition.remember([8, 16], False, [])
-    again.open()
-    await settle(50)
-    assert again.committer.commits == []
+    for is_new, written in ((True, [["g/heads"]]), (False, [])):
+        again = rig()
+        again.partition.kept = kept
+        again.partition.remember([8, 16], is_new, [])
+        again.open()
+        await settle(50)
+        assert [keys(outputs) for outputs, _ in again.committer.commits] == written
 
 
 async def test_records_of_several_topics_go_into_one_commit(rig: MakeRig) -> None:

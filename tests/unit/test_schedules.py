@@ -16,6 +16,7 @@ from schemas.wire_format import KEY_HEADER, VALUE_HEADER
 from streams.rules.records import Output
 from streams.rules.schedules.listing import Listing
 from streams.rules.schedules.records import ScheduleRecorder
+from streams.rules.source_record import FIRED_HEADER
 from streams.schedules import recurring
 from tests.support.scheduling import Scheduling
 
@@ -316,6 +317,8 @@ async def test_after_partitions_were_added_a_schedule_moves_to_its_new_owner() -
     await asyncio.sleep(1)
     forward, mark = s.partition.committed
     assert forward.partition == owner_partition(name, 50)
+    [written] = [record for record in old.schedules if record.value is not None]
+    assert dict(forward.headers)[FIRED_HEADER] == str(written.timestamp).encode(), "it had made no task yet"
     s.take_schedule(mark.key, None, tuple(mark.headers))
     s.handler.close()
     last = Scheduling(schedules=s.schedules, head=2, partitions=50)

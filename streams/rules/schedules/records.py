@@ -19,6 +19,7 @@ from streams.rules.source_record import (
     AGENT_HEADER,
     CANCELLED_HEADER,
     EXPIRES_HEADER,
+    FIRED_HEADER,
     HOPS_HEADER,
     MOVED_HEADER,
     NOT_BEFORE_HEADER,
@@ -116,16 +117,19 @@ class ScheduleRecorder(Recorder):
         value = pack({"app": self.app, "at": format_time(now_ms), "fired": fired})
         return Output(STATE, key, value, partition=partition)
 
-    def schedule_forward(self, record: SourceRecord, partition: int) -> list[Output]:
+    def schedule_forward(self, record: SourceRecord, partition: int, until_ms: int | None = None) -> list[Output]:
         """A record of `schedules` to the partition that its id belongs to; where it lay it is marked as sent on.
 
-        Its new key is the plain id, without a schema's.
+        Its new key is the plain id, without a schema's. `until_ms`: the schedule was active here, and its times up to then are
+        dealt with, epoch ms; None: it begins there.
         """
         key = record.key
         headers = [h for h in record.headers if h[0] not in OWN_HEADERS]
         if is_marked_key(key, record.headers):
             key = key_text(key, record.headers).encode()
             headers = [h for h in headers if h[0] != KEY_HEADER]
+        if until_ms is not None:
+            headers.append((FIRED_HEADER, str(until_ms).encode()))
         return [
             Output("schedules", key, record.value, headers, partition=partition),
             Output("schedules", record.key, None, [(MOVED_HEADER, b"1")], partition=record.partition),

@@ -54,8 +54,6 @@ def one_release(scenario: Scenario) -> Iterator[Violation]:
 
 def one_firing(scenario: Scenario) -> Iterator[Violation]:
     """Each time of a schedule makes one task, not before it, and each has one result."""
-    if scenario.options.grow:
-        return  # a schedule that moves to another partition begins there when it comes
     made: dict[str, list[float]] = defaultdict(list)
     for record in scenario.committed("tasks"):
         made[str(json.loads(record.value or b"{}").get("id"))].append(record.timestamp)
@@ -83,13 +81,17 @@ def one_firing(scenario: Scenario) -> Iterator[Violation]:
 
 
 def _begun_ms(scenario: Scenario, name: str) -> float:
-    """When a schedule came to the partition of its id: written there, or sent on from another."""
-    topic = full_name("schedules", PREFIX)
-    log = scenario.broker.logs[topic, owner_partition(name, scenario.broker.counts[topic])]
-    times = [
-        record.timestamp for record in log.records if record.committed and record.value and record.key == name.encode()
-    ]
-    return min(times, default=float("inf"))
+    """When a schedule first came to the partition of its id: written there, or sent on from another."""
+    times = [float("inf")]
+    for (topic, number), log in scenario.broker.logs.items():
+        if topic != full_name("schedules", PREFIX):
+            continue
+        for record in log.records:
+            if record.committed and record.value and record.key == name.encode():
+                count = scenario.partitions_at((record.timestamp - EPOCH_MS) / 1000, "schedules")
+                if owner_partition(name, count) == number:
+                    times.append(record.timestamp)
+    return min(times)
 
 
 ORACLES = (not_before, one_release, one_firing)
