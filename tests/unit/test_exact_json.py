@@ -164,5 +164,8 @@ def test_what_lies_between_users_and_agents_reads_and_writes_json_exactly() -> N
     found = {str(file.relative_to(root)) for file in files if calls.search(file.read_text())}
     found -= {name for name in found if name.startswith("streams/rules/detection/")}
     assert len(files) > 60
-    found -= {"schemas/contract.py", "streams/rules/engine/assignment_table.py"}  # schemas; what a group's leader deals out
+    found -= {
+        "schemas/contract.py",
+        "streams/rules/engine/assignment_table.py",
+    }  # schemas; what a group's leader deals out
     assert found == {"schemas/exact_json.py"}
