@@ -101,17 +101,23 @@ async def test_growth_and_mismatch(kafka: KafkaCluster, settings_for: SettingsFo
 
 
 async def test_check_names_what_is_wrong(kafka: KafkaCluster, settings_for: SettingsFor) -> None:
-    """Missing topics by name; unequal counts with the counts."""
+    """Missing topics by name; counts that no growth leads to with the counts. Half-way through one, the least counts."""
     settings = settings_for(kafka)
-    for number, name in enumerate(("tasks", "dispatch", "parked")):
-        await create(settings, name, 1 + number)
+    for name, count in (("tasks", 2), ("dispatch", 3), ("parked", 4)):
+        await create(settings, name, count)
     with pytest.raises(TopicsMissing, match=r"results.*parallax topics apply"):
         await topics_admin.check(settings)
     for state in await topics_admin.describe(settings):
         if state.missing:
-            await create(settings, state.name.replace(settings.topic_prefix, ""), 1)
-    with pytest.raises(TopicsMissing, match=r"tasks has 1, .*dispatch has 2, .*parked has 3"):
+            await create(settings, state.name.replace(settings.topic_prefix, ""), 2)
+    with pytest.raises(TopicsMissing, match=r"tasks has 2, .*dispatch has 3, .*parked has 4"):
         await topics_admin.check(settings)
+    grown = settings_for(kafka, topic_prefix=f"{settings.topic_prefix}half.")
+    await topics_admin.apply(grown, partitions=2)
+    async with topics_admin.admin_client(grown) as admin:
+        name = full_name("dispatch", grown.topic_prefix)
+        await topics_admin.add_partitions(admin, [topics_admin.TopicChange(name, "grown", 4, 2)])
+    assert await topics_admin.check(grown) == 2
 
 
 async def test_differences_from_the_table_are_shown_and_left(kafka: KafkaCluster, settings_for: SettingsFor) -> None:
