@@ -57,6 +57,14 @@ class Record:
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
 
+    @classmethod
+    def of(cls, message: Any) -> Record:
+        """What a consumer was given."""
+        headers = tuple((key, value) for key, value in message.headers or ())
+        return cls(
+            message.topic, message.partition, message.offset, message.timestamp, message.key, message.value, headers
+        )
+
 
 async def catalog(settings: Settings) -> dict[str, list[int]]:
     """Full topic name to its partition numbers, as the broker has them. Creates nothing."""
@@ -102,7 +110,7 @@ class Reader:
                 moved = clock()
             for messages in batches.values():
                 for message in messages:
-                    yield _record(message)
+                    yield Record.of(message)
             for tp in list(left):
                 if await self._consumer.position(tp) >= left[tp]:
                     del left[tp]
@@ -113,7 +121,7 @@ class Reader:
         """What each look at the broker brings, often nothing, for as long as the caller asks."""
         while True:
             batches = await self._poll()
-            yield [_record(message) for messages in batches.values() for message in messages]
+            yield [Record.of(message) for messages in batches.values() for message in messages]
 
     async def _poll(self) -> dict[Any, list[Any]]:
         batches = await poll_from(self._consumer, self._next, POLL_MS)
@@ -127,13 +135,6 @@ class Reader:
         async for records in self.polls():
             for record in records:
                 yield record
-
-
-def _record(message: Any) -> Record:
-    headers = tuple((key, value) for key, value in message.headers or ())
-    return Record(
-        message.topic, message.partition, message.offset, message.timestamp, message.key, message.value, headers
-    )
 
 
 @asynccontextmanager

@@ -92,17 +92,10 @@ async def _record_at(consumer: Any, place: RecordId) -> Record | None:
                             return None
                         with suppress(SchemaUnavailable):  # its bytes are shown as they are then
                             await learn_schemas([message])
-                        return _record(message)
+                        return Record.of(message)
     except TimeoutError:
         raise ReadStalled(f"no record for {STALL_S:.0f} s at {place}") from None
     return None
-
-
-def _record(message: Any) -> Record:
-    headers = tuple((key, value) for key, value in message.headers or ())
-    return Record(
-        message.topic, message.partition, message.offset, message.timestamp, message.key, message.value, headers
-    )
 
 
 def summary(record: Record) -> dict[str, Any]:

@@ -7,7 +7,7 @@ that a worker gives for the oldest; `TimeoutError` at the end. Tasks that a limi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ async def until_done(
     done: asyncio.Task[None],
     settings: Settings,
     signs: Callable[[], int],
-    left: Callable[[], Iterable[str]],
+    left: Callable[[], Collection[str]],
     timeout_s: float | None,
 ) -> None:
     """Wait for `done`. Raises `TimeoutError` after `timeout_s`, or if that is None after `PATIENCE_S` without progress.
@@ -65,7 +65,7 @@ async def until_done(
         if now - reported >= TELL_S and not done.done():
             reported = now
             reason, agent = await _reason(settings, list(islice(left(), OLDEST)))
-            _tell(sum(1 for _ in left()), reason, agent)
+            _tell(len(left()), reason, agent)
             if reason in MOVING:
                 moved = clock()
         if timeout_s is None and now - moved >= PATIENCE_S:

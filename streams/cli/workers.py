@@ -64,8 +64,7 @@ async def found_workers(settings: Settings, given: list[str]) -> Found:
     """Each worker once, those that others name included. `given`: addresses typed; without any see `worker_urls`."""
     urls = await worker_urls(settings, given)
     guessed = None if given else own_url(settings)
-    rows: dict[str, dict[str, Any]] = {}
-    answering: dict[str, str] = {}
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
     silent: dict[str, str] = {}
     asked: set[str] = set()
     while ahead := [url for url in urls if url not in asked][:MAX_WORKERS]:
@@ -78,12 +77,11 @@ async def found_workers(settings: Settings, given: list[str]) -> Found:
                 silent[url] = why
                 continue
             # It may answer at several addresses: it is one worker all the same.
-            rows.setdefault(body["runId"], body | {"web": body["web"] or url})
-            answering.setdefault(body["runId"], url)
+            found.setdefault(body["runId"], (url, body | {"web": body["web"] or url}))
             urls = [*urls, *(peer for peer in body.get("peers", ()) if isinstance(peer, str))]
         if len(asked) > MAX_WORKERS:
             break
-    return Found(list(rows.values()), list(answering.values()), silent)
+    return Found([row for _, row in found.values()], [url for url, _ in found.values()], silent)
 
 
 def _for_table(row: dict[str, Any]) -> dict[str, Any]:

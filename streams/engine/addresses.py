@@ -17,7 +17,7 @@ import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-from streams.engine.aligned import AlignedAssignor, read_table
+from streams.engine.aligned import AlignedAssignor
 from streams.rules.engine.assignment_table import Row, said_by
 
 log = structlog.get_logger(__name__)
@@ -43,10 +43,7 @@ class Addresses(AlignedAssignor):
     ) -> list[Row]:
         return _table(members, assigned)
 
-    def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """A new generation: what was told of the one before is void."""
-        super().on_assignment(assignment)
-        rows = read_table(assignment.user_data)
+    def _learn(self, rows: list[Row]) -> None:
         self._owners = {number: address for address, numbers in rows if address for number in numbers}
 
 

@@ -101,9 +101,14 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """A new generation: what was told of the one before is void."""
-        before, self.partitions = self.partitions, count_of(read_table(assignment.user_data))
+        rows = _read_table(assignment.user_data)
+        self._learn(rows)
+        before, self.partitions = self.partitions, count_of(rows)
         if before is not None and self.partitions is not None and self.partitions > before:
             self.report(self.partitions)
+
+    def _learn(self, rows: list[Row]) -> None:
+        """What else the leader says with this generation."""
 
     def report(self, count: int) -> None:
         """All topics have so many partitions now: say so when this member joins next. The coordinator lets any member whose
@@ -112,7 +117,7 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
             self._reported, self._reported_at = count, self._now()
 
 
-def read_table(user_data: bytes | None) -> list[Row]:
+def _read_table(user_data: bytes | None) -> list[Row]:
     """The rows in the user data of an assignment; none if there are none, or they are not readable."""
     try:
         return decode_table(user_data)

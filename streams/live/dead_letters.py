@@ -8,10 +8,9 @@ from __future__ import annotations
 from contextlib import aclosing
 from heapq import heappush, heappushpop
 from itertools import count
-from typing import Any
 
 from schemas.times import format_time
-from schemas.topics import BY_NAME, full_name
+from schemas.topics import BY_NAME, dead_letter_topics, full_name
 from streams.broker.client import Record
 from streams.broker.dlq_reader import dlq_topics, look_up
 from streams.client.errors import NotFound
@@ -24,13 +23,13 @@ async def newest(settings: Settings, since_ms: int, most: int) -> list[Record]:
     """The `most` newest since then, newest first, whichever topic they lie on."""
     kept: list[tuple[int, int, Record]] = []
     arrival = count()
-    for name in await dlq_topics(settings):
-        short = name.removeprefix(f"dlq.{settings.topic_prefix}")
-        if short not in BY_NAME or not BY_NAME[short].dead_letters:
-            continue  # another installation's, whose prefix begins as ours does
-        async with aclosing(read_since(settings, f"dlq.{short}", since_ms)) as records:
+    existing = await dlq_topics(settings)
+    for name in sorted(dead_letter_topics()):
+        if full_name(name, settings.topic_prefix) not in existing:
+            continue
+        async with aclosing(read_since(settings, name, since_ms)) as records:
             async for one in records:
-                row = one.timestamp, next(arrival), _record(one)
+                row = one.timestamp, next(arrival), Record.of(one)
                 if len(kept) < most:
                     heappush(kept, row)
                 else:
@@ -58,14 +57,9 @@ async def find(settings: Settings, topic: str, partition: str, offset: str, sinc
     last = None
     async with aclosing(read_since(settings, f"dlq.{short}", since_ms)) as records:
         async for one in records:
-            dead_letter = _record(one)
+            dead_letter = Record.of(one)
             if read_dlq_headers(dead_letter.headers).origin == origin:
                 last = dead_letter
     if last is None:
         raise NotFound(f"{origin}: no dead letter of this record since {format_time(since_ms)}; give an earlier since")
     return last
-
-
-def _record(one: Any) -> Record:
-    headers = tuple((key, value) for key, value in one.headers or ())
-    return Record(one.topic, one.partition, one.offset, one.timestamp, one.key, one.value, headers)

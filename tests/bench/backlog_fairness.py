@@ -23,16 +23,15 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.draining import SESSION_S
-from tests.bench.fairness import AGENTS, task
+from tests.bench.fairness import AGENTS, LIMITS, sick_agents, task
 from tests.bench.load import Reader, percentile
 from tests.support.kafka import KafkaCluster
-from tests.support.rig import apply_topics, fake_agent, instant_agent, produce, register, start_worker
+from tests.support.rig import apply_topics, instant_agent, produce, register, start_worker
 
 WELL_MS = 200
 SLOW_MS = 10 * WELL_MS
 SICK = ("a0", "a1", "a2")
 IDS = [f"a{number}" for number in range(AGENTS)]
-LIMITS = {"maxRequests": 100_000_000, "windowMs": 60_000, "maxConcurrency": 10}
 WARM = 400
 WAIT_S = 240.0
 
@@ -61,10 +60,7 @@ def run(bootstrap: str, name: str, tasks: int, sick: bool) -> Run:
         _, well = stack.enter_context(instant_agent("--delay-ms", str(WELL_MS)))
         endpoints = dict.fromkeys(IDS, well)
         if sick:
-            endpoints["a0"] = stack.enter_context(fake_agent("--behaviour", "hang"))
-            endpoints["a1"] = stack.enter_context(instant_agent("--delay-ms", str(SLOW_MS)))[1]
-            failing = ("--delay-ms", str(WELL_MS), "--fail-every", "2")
-            endpoints["a2"] = stack.enter_context(instant_agent(*failing))[1]
+            endpoints |= zip(SICK, sick_agents(stack, WELL_MS, SLOW_MS), strict=True)
         register(bootstrap, prefix, *({"id": i, "endpoint": e, "limits": LIMITS} for i, e in endpoints.items()))
         worker = start_worker(bootstrap, prefix, "--session-timeout", f"{SESSION_S}s")
         stack.callback(worker.stop)

@@ -72,6 +72,14 @@ def task(agent: str, number: int | str, expires_ms: int | None = None) -> bytes:
     return json.dumps(fields if expires_ms is None else {**fields, "metadata": {"expiresIn": expires_ms}}).encode()
 
 
+def sick_agents(stack: ExitStack, well_ms: int, slow_ms: int) -> tuple[str, str, str]:
+    """Endpoints of one that hangs, one that is slow, and one that answers every other call with 500."""
+    hung = stack.enter_context(fake_agent("--behaviour", "hang"))
+    slow = stack.enter_context(instant_agent("--delay-ms", str(slow_ms)))[1]
+    failing = stack.enter_context(instant_agent("--delay-ms", str(well_ms), "--fail-every", "2"))[1]
+    return hung, slow, failing
+
+
 class Bench:
     """One broker, several runs, each with its own topics, worker and agents."""
 
@@ -90,10 +98,7 @@ class Bench:
         if self.options.flood:
             found[self.odd[0]] = stack.enter_context(instant_agent(*slow))[1]
         elif sick:
-            found[self.odd[0]] = stack.enter_context(fake_agent("--behaviour", "hang"))
-            found[self.odd[1]] = stack.enter_context(instant_agent(*slow))[1]
-            failing = ("--delay-ms", str(WELL_MS), "--fail-every", "2")
-            found[self.odd[2]] = stack.enter_context(instant_agent(*failing))[1]
+            found |= zip(self.odd, sick_agents(stack, WELL_MS, self.options.slow_ms), strict=True)
         return found
 
     def run(self, name: str, sick: bool) -> Run:

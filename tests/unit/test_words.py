@@ -210,3 +210,21 @@ def test_the_check_of_texts_finds_what_it_is_for() -> None:
     source = 'def f():\n    """Nobody is told."""\n    raise ValueError(f"it told {1} address")\n'
     assert [line for line, text in texts_of(source) if DIALECT.search(text)] == [3]
     assert DIALECT.search("planes") is None
+
+
+def assigned_twice(tree: ast.Module) -> list[str]:
+    """Constants of a module that a later line of it replaces; a variant under `if` or `try` is none."""
+    names: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name) and target.id != "_"]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.append(node.target.id)
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def test_no_module_gives_two_constants_one_name() -> None:
+    """A rename once did: the second took the place of the first, and no type checker said so."""
+    assert assigned_twice(ast.parse("_A = (1,)\nB: int = 2\n_A = 3\n")) == ["_A"]
+    found = {str(path): twice for path in sources() if (twice := assigned_twice(ast.parse(path.read_text())))}
+    assert found == {}

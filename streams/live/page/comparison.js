@@ -43,7 +43,7 @@ function of(poll) {
 }
 
 /** [[name, one, other, title]]: what only one of them has stands in its place too. */
-export function together(one, other) {
+function together(one, other) {
   const names = [...new Set([...one, ...other].map(([name]) => name))];
   const value = (rows, name) => rows.find((row) => row[0] === name)?.[1] ?? "–";
   return names.map((name) => [name, value(one, name), value(other, name), [...one, ...other].find((row) => row[0] === name && row[2])?.[2]]);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.codec import Rejected, decode
 from schemas.messages import HomeState
-from streams.rules.engine.growth import is_of
+from schemas.partitioning import partition_for
 
 
 def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool:
@@ -22,11 +22,11 @@ def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool
     if kind == b"seen":
         return True
     if kind == b"agent":
-        return is_of(name.decode("utf-8", "replace"), number, count)
+        return partition_for(name, count) == number
     if kind == b"answer":
         try:
             answer = decode(HomeState, value, ()).answer
         except Rejected:
             return False
-        return answer is not None and is_of(answer.agent_id, number, count)
+        return answer is not None and partition_for(answer.agent_id.encode(), count) == number
     return False

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.partitioning import partition_for
-
 NOT_RECORDED = 0
 """In place of a count: the partition was open under one that an older version did not record."""
 MOST_COUNTS = 32
@@ -58,8 +56,3 @@ def strays(counts: Sequence[int], count: int) -> int | None:
     """
     last = counts[-1] if counts else NOT_RECORDED
     return last if last != NOT_RECORDED and count % last else None
-
-
-def is_of(name: str, number: int, count: int) -> bool:
-    """Whether what has this name (an agent's id, a plan's) belongs to partition `number`."""
-    return partition_for(name.encode(), count) == number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.rules.engine.growth import is_of
+from schemas.partitioning import partition_for
 
 
 def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool:
@@ -21,4 +21,4 @@ def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool
         return True
     elif kind != b"plan":
         return False
-    return is_of(name.decode("utf-8", "replace"), number, count)
+    return partition_for(name, count) == number

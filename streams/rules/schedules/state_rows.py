@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.rules.engine.growth import is_of
+from schemas.partitioning import partition_for
 
 
 def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool:
@@ -12,4 +12,4 @@ def belongs(app: str, key: bytes, value: bytes, number: int, count: int) -> bool
     (True, False)
     """
     prefix = f"{app}/fired/".encode()
-    return key.startswith(prefix) and is_of(key.removeprefix(prefix).decode("utf-8", "replace"), number, count)
+    return key.startswith(prefix) and partition_for(key.removeprefix(prefix), count) == number
