@@ -26,6 +26,12 @@ window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) =>
   window.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`));
 """
+NO_FRAMES = """
+window.requestAnimationFrame = () => 0;
+const timer = window.setTimeout;
+window.setTimeout = (call, ms, ...rest) => timer(call, ms === 100 ? 1e6 : ms, ...rest);
+"""
+"""For `look(before=...)`: the next frame never comes, nor the timer of 100 ms with which Preact bounds its wait for one."""
 SLOW_MS = 40_000
 """How long is waited for what is expected: a group, a search through topics or a busy machine may lie between."""
 Look = Callable[..., Awaitable[Page]]
@@ -67,11 +73,13 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def look(chromium: Browser) -> AsyncIterator[Look]:
-    """`await look(url, width=..., scheme=...)`: a page that is open there."""
+    """`await look(url, width=..., scheme=..., before=...)`: a page that is open there; the script `before` runs first."""
     expect.set_options(timeout=SLOW_MS)
     opened: list[tuple[Page, list[str]]] = []
 
-    async def open_at(url: str, width: int = 1280, height: int = 900, scheme: str = "light", **options: Any) -> Page:
+    async def open_at(
+        url: str, width: int = 1280, height: int = 900, scheme: str = "light", before: str = "", **options: Any
+    ) -> Page:
         context = await chromium.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce", **options
         )
@@ -81,7 +89,7 @@ async def look(chromium: Browser) -> AsyncIterator[Look]:
         page.on("pageerror", lambda error: told.append(f"uncaught: {error}"))
         page.on("console", lambda message: told.append(message.text) if _is_fault(message.type, message.text) else None)
         page.on("dialog", lambda dialog: told.append(f"dialog: {dialog.message}"))
-        await page.add_init_script(_LISTEN)
+        await page.add_init_script(_LISTEN + before)
         opened.append((page, told))
         await page.goto(url)
         return page

@@ -11,7 +11,7 @@ from playwright.async_api import Page, expect
 from schemas.times import format_time
 from streams.live.access import WebAccess
 from streams.settings_parts import WebAuthSettings
-from tests.browser.conftest import SHOTS, Look, agent
+from tests.browser.conftest import NO_FRAMES, SHOTS, Look, agent
 from tests.browser.test_page import HOSTILE, serious
 from tests.support.fake_worker import FakeWorker, Refusal, event
 
@@ -51,8 +51,8 @@ async def worker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeWorker]:
         yield made
 
 
-async def logged_in(look: Look, worker: FakeWorker, where: str, token: str = OPERATE, width: int = 1280) -> Page:
-    page = await look(f"{worker.url}/#{where}", width=width)
+async def logged_in(look: Look, worker: FakeWorker, where: str, token: str = OPERATE, **options: Any) -> Page:
+    page = await look(f"{worker.url}/#{where}", **options)
     field = page.get_by_label("Token", exact=True)
     await field.fill(token)
     await field.press("Enter")
@@ -179,6 +179,19 @@ async def test_dead_letters_are_listed_newest_first_and_lead_to_each(
     await button(page, "Yes, replay").click()
     await expect(detail).to_contain_text("Sent to parallax.tasks.")
     assert worker.acted == [(f"/api/v1/dead-letters/{places[0]}/replay", {})]
+
+
+async def test_the_keyboard_is_heard_from_the_moment_something_is_seen(worker: FakeWorker, look: Look) -> None:
+    """However late the next frame is: Escape first takes back the question, then closes the detail; never both at once."""
+    worker.tasks["t1"] = task("running")
+    page = await logged_in(look, worker, "task=t1", before=NO_FRAMES)
+    await expect(page.locator("#detail-title")).to_be_focused()
+    await button(page, "Cancel").click()
+    await expect(button(page, "Yes, cancel")).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(button(page, "Cancel")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.locator("aside.detail")).to_have_count(0)
 
 
 @WIDTHS

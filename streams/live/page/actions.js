@@ -1,7 +1,7 @@
 // Buttons that change something: each asks once more before it acts. In: a path, a body, words. Out: what the worker answered.
 // Shown only to those whose token may operate; the worker refuses all others by itself.
 
-import { html, useEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { access } from "./access.js";
 import { useAccess } from "./login.js";
 import { sentence } from "./poll.js";
@@ -51,7 +51,7 @@ export function Act({ label, question, yes, path, body, done, then }) {
   const outcome = useRef(null);
   const alive = useRef(true);
   useEffect(() => () => (alive.current = false), []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (step === "asking") second.current?.focus();
   }, [step]);
   const back = () => {

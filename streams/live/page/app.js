@@ -1,7 +1,7 @@
 // The page: header, strip, tables, and beside them the detail that the address names (#agent=, #agent=&with=,
 // #task=, #plan=, #letter=, #letters=recent).
 
-import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
+import { html, render, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { number } from "./format.js";
 import { AgentDetail } from "./agent_detail.js";
 import { Agents } from "./agents.js";
@@ -109,7 +109,8 @@ const BODIES = { agent: AgentDetail, task: TaskDetail, plan: PlanDetail, letter:
 
 function Detail({ address: { kind, id, other }, store, feed }) {
   const title = useRef(null);
-  useEffect(() => {
+  // Before it is painted: who sees the detail can close it, however late the next frame is.
+  useLayoutEffect(() => {
     const before = document.activeElement;
     title.current.focus({ preventScroll: true });
     const escape = (event) => event.key === "Escape" && !event.defaultPrevented && event.target.type !== "search" && close();

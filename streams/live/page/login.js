@@ -1,6 +1,6 @@
 // What stands in place of the tables while the worker asks for a token. In: what is pasted. Out: `access.login`.
 
-import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
+import { html, useLayoutEffect, useRef, useState } from "./vendor/htm-preact-3.1.1.js";
 import { access } from "./access.js";
 
 /** Draw again after each login and logout. A layout effect: the first refusal may come before the first paint. */
@@ -14,7 +14,7 @@ export function Login() {
   const [why, say] = useState("");
   const [busy, wait] = useState(false);
   const field = useRef(null);
-  useEffect(() => field.current.focus(), []);
+  useLayoutEffect(() => field.current.focus(), []);
   const submit = async (event) => {
     event.preventDefault();
     wait(true);

@@ -92,7 +92,7 @@ export function useWidth(first = 480) {
 export function usePoll(make, keys) {
   const [, draw] = useState(0);
   const poll = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     poll.current = make(() => draw((n) => n + 1)).start();
     draw((n) => n + 1);
     return () => poll.current.stop();
