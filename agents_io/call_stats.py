@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from agents_io.rules.breaker import Outcome
 from agents_io.rules.health import Ejection
 from agents_io.rules.latency import Latency, Smoothed
+from schemas.messages import ErrorCode
 
 
 def _not_known(confidence: float) -> float | None:
@@ -36,6 +37,8 @@ class CallStats:
     calibrated: Smoothed = field(default_factory=Smoothed)
     worth: Callable[[float], float | None] = _not_known
     hedges: int = 0
+    failure: tuple[ErrorCode, str] | None = None
+    """Code and message of the last call that counted against the agent."""
 
     def ended(self, outcome: Outcome, took_s: float, confidence: float | None, now: float) -> None:
         """A call ended. `confidence` counts for an answer (None: it has none by itself); a failure of the agent's own counts as

@@ -309,6 +309,8 @@ class Caller(Generic[R]):
         if isinstance(end, AgentError):
             outcome = "failure" if end.counts_against_agent else "neutral"
             pause_s = end.retry_after_s
+            if end.counts_against_agent:
+                self.stats.failure = end.code, end.message
         elif end is not None:
             outcome, confidence = "success", None if self.agent.answers_unrated else end.confidence
         answered = end is not None and not isinstance(end, UNANSWERED)

@@ -15,7 +15,7 @@ from streams.cli.asking import ask_each
 from streams.cli.options import CommandError
 from streams.cli.output import say
 from streams.cli.workers import found_workers
-from streams.rules.live.remedies import WAITS
+from streams.rules.live.explanation import reason_of
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -64,23 +64,22 @@ async def until_done(
             raise TimeoutError
         if now - reported >= TELL_S and not done.done():
             reported = now
-            reason, agent = await _reason(settings, list(islice(left(), OLDEST)))
-            _tell(len(left()), reason, agent)
-            if reason in MOVING:
+            waiting = await _waiting(settings, list(islice(left(), OLDEST)))
+            _tell(len(left()), waiting)
+            if waiting is not None and waiting["reason"] in MOVING:
                 moved = clock()
         if timeout_s is None and now - moved >= PATIENCE_S:
             raise TimeoutError
     await done
 
 
-def _tell(left: int, reason: str | None, agent: str | None) -> None:
-    wait = WAITS.get(reason or "")
-    why = "" if wait is None else f": {wait.reason.format(agent=agent or '(none yet)')}"
+def _tell(left: int, waiting: dict[str, Any] | None) -> None:
+    why = "" if waiting is None else f": {reason_of(waiting)}"
     say(f"{left} without a result yet{why}")
 
 
-async def _reason(settings: Settings, names: list[str]) -> tuple[str | None, str | None]:
-    """Why the first of these that a worker holds waits, and for which agent."""
+async def _waiting(settings: Settings, names: list[str]) -> dict[str, Any] | None:
+    """What the first of these that a worker holds waits for, as that worker says it."""
     from urllib.parse import quote
 
     try:
@@ -89,8 +88,7 @@ async def _reason(settings: Settings, names: list[str]) -> tuple[str | None, str
             for name in names:
                 for _, body, _ in await ask_each(settings, urls, f"/api/v1/tasks/{quote(name, safe='')}/waiting"):
                     if isinstance(body, dict) and isinstance(body.get("reason"), str):
-                        agent: Any = body.get("agentId")
-                        return body["reason"], agent if isinstance(agent, str) else None
+                        return body
     except (CommandError, TimeoutError):  # no token: workers do not answer
         pass
-    return None, None
+    return None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
+from schemas.messages import ErrorCode
 from schemas.times import format_time
 from streams.dispatch.agent_queues import AgentQueues
 from streams.dispatch.backlogs import Backlogs
@@ -75,7 +76,8 @@ class Explainer:
 
         `until`: the earliest time at which the agent takes a call again, where circuit, pause or rate limit close it.
         `deadline`: null if there is none. `attempts` used up of `maxAttempts`, `calls` made; `failure`: `{code, message}` of the
-        last one.
+        last one. `circuit`, where it waits for that: `{mode, failure}`, how it was opened (`auto`, or `open`: by hand) and the
+        agent's own last failure, null if it had none at this worker.
         """
         found = self.run(run)
         now, wall_ms = self._loop.time(), self._wall_ms()
@@ -88,8 +90,11 @@ class Explainer:
             "calls": run.calls,
             "attempts": run.attempts,
             "maxAttempts": run.max_retries + 1,
-            "failure": None if run.failure is None else {"code": run.failure.code, "message": run.failure.message},
-        }
+            "failure": None if run.failure is None else _failure(run.failure.code, run.failure.message),
+            "circuit": None if caller is None or found["reason"] != "circuit_open" else {
+                "mode": caller.queue.breaker.config.mode, "failure": caller.stats.failure and _failure(*caller.stats.failure),
+            },
+        }  # fmt: skip
 
     def _reason(self, run: TaskRun, now: float) -> str:
         if self._ordering.waits(run):
@@ -100,3 +105,7 @@ class Explainer:
             return "equal_task_under_way"
         caller = self._queues.callers.get(run.agent_id or "")
         return (caller.waits_for(run, now) if caller is not None else None) or "looking_for_agent"
+
+
+def _failure(code: ErrorCode, message: str) -> dict[str, str]:
+    return {"code": code, "message": message}

@@ -1,8 +1,8 @@
 """A plan over HTTP, answered by any worker of the role: the owner of the plan's partition is asked.
 
 In: GET requests. Out: JSON. That a plan is not known is only ever said by the owner of its partition; while that is not known,
-starts, or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason, after three such waits at most. One who
-is asked passes the request no further.
+starts, reads what was there before, or does not answer within `ASK_TIMEOUT_S`, the answer is a 503 with the reason, after three
+such waits at most. One who is asked passes the request no further.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class PlansApi:
         plan_id = request.match_info["id"]
         try:
             role = self._role()
-            found = await self._ask(role, plan_id) if role.handler_of(plan_id) is None else role.view(plan_id)
+            found = await self._ask(role, plan_id) if role.handler_of(plan_id) is None else _view(role, plan_id)
         except NotKnown as error:
             return error_answer(503, str(error))
         if found is None:
@@ -75,11 +75,11 @@ class PlansApi:
         plan_id, group = request.query.get("id", ""), request.query.get("group", "")
         try:
             role = self._role()
+            if group != role.group or role.handler_of(plan_id) is None:
+                raise NotKnown(f"the partition of plan {plan_id!r} is not open at this worker")
+            found = _view(role, plan_id)
         except NotKnown as error:
             return error_answer(503, str(error))
-        if group != role.group or role.handler_of(plan_id) is None:
-            return error_answer(503, f"the partition of plan {plan_id!r} is not open at this worker")
-        found = role.view(plan_id)
         shown = orjson.Fragment(found) if isinstance(found, bytes) else found
         return json_answer({"group": role.group, "partition": role.number(plan_id), "plan": shown})
 
@@ -137,3 +137,11 @@ class PlansApi:
                 return found
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, Unsupported) as error:
             raise NotKnown(f"recovering: the worker at {url} did not answer ({error!r})") from error
+
+
+def _view(role: Coordination, plan_id: str) -> dict[str, Any] | bytes | None:
+    """Of a partition that is open here; None: there is no such plan. Raises `NotKnown`."""
+    found = role.view(plan_id)
+    if found is None and not role.is_caught_up(plan_id):
+        raise NotKnown(f"recovering: the partition of plan {plan_id!r} has just moved here and still reads its plans")
+    return found

@@ -86,6 +86,12 @@ class Coordination:
         handler = self.handler_of(plan_id)
         return None if handler is None else handler.view(plan_id)
 
+    def is_caught_up(self, plan_id: str) -> bool:
+        """Whether the plan's partition, open here, has read every plan that was there when it opened: a worker that was killed
+        may have shown some of them before it committed anything of them."""
+        processor = self.engine.processors.get(self.number(plan_id))
+        return processor is not None and processor.caught_up("plans")
+
 
 async def coordinate(
     settings: Settings, registry: CollectorRegistry, transactional: bool, partitions: int, stack: AsyncExitStack,

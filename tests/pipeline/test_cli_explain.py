@@ -66,6 +66,7 @@ async def test_tasks_that_wait_and_that_ended_are_explained(p: Pipeline) -> None
     assert waits["lastFailure"].startswith("attempt 1 of 3: http_5xx")
     assert waits["since"] < waits["until"] < waits["deadline"]
     assert "parallax agents probe bad" in waits["remedy"]
+    assert "; the last one with http_5xx: " in waits["reason"]
     assert (await said(p, "explain", "s1", *web))["status"] == "calling"
     assert (await said(p, "explain", "s2", *web))["code"] == "concurrency"
     good = await said(p, "explain", "g1", *web)

@@ -21,11 +21,12 @@ def told(monkeypatch: pytest.MonkeyPatch, *reasons: str | None) -> list[list[str
     """Workers that give these reasons one after the other, the last for ever; the ids that they are asked after."""
     asked: list[list[str]] = []
 
-    async def reason(_: Settings, names: Sequence[str]) -> tuple[str | None, str | None]:
+    async def waiting(_: Settings, names: Sequence[str]) -> dict[str, str] | None:
         asked.append(list(names))
-        return reasons[min(len(asked), len(reasons)) - 1], "a"
+        reason = reasons[min(len(asked), len(reasons)) - 1]
+        return None if reason is None else {"reason": reason, "agentId": "a"}
 
-    monkeypatch.setattr(patience, "_reason", reason)
+    monkeypatch.setattr(patience, "_waiting", waiting)
     return asked
 
 

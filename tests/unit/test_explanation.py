@@ -89,6 +89,12 @@ def test_what_a_worker_holds_stands_above_what_events_say() -> None:
     assert found.failure == "attempt 1 of 3: http_5xx: answered 500"
     assert "agent a is open" in found.reason
     assert "parallax agents probe a" in (found.remedy or "")
+    circuit = {"mode": "auto", "failure": {"code": "timeout", "message": "no answer within 5 s"}}
+    shown = said(waiting=waiting | {"failure": None, "circuit": circuit})
+    assert shown.reason.endswith("too many of its recent calls failed; the last one with timeout: no answer within 5 s")
+    by_hand = said(waiting=waiting | {"circuit": circuit | {"mode": "open"}})
+    assert (by_hand.code, by_hand.reason) == ("circuit_open", "the circuit of agent a was opened by hand")
+    assert by_hand.remedy == "`parallax agents circuit a auto`"
     assert said(waiting={"reason": "calling", "agentId": "a"}).status == "calling"
     assert said(waiting={"reason": "new_kind", "agentId": "a"}).reason == "new kind"
 

@@ -50,6 +50,8 @@ class Worker:
         self.assigned.set()
         self.processors: dict[int, Any] = {}
         self.handler = Known(plans)
+        self.has_read = True
+        """Whether the plans that were there before have all been read."""
         config = SimpleNamespace(group=group, options={})
         engine = SimpleNamespace(processors=self.processors, assigned=self.assigned, config=config)
         self.role: Coordination | None = Coordination(cast("Any", engine), lambda: COUNT, self.addresses)
@@ -60,7 +62,12 @@ class Worker:
     def owns(self, *numbers: int) -> None:
         """These partitions are open, and no others."""
         self.processors.clear()
-        self.processors.update({number: SimpleNamespace(handler=self.handler, closed=False) for number in numbers})
+        self.processors.update(
+            {
+                number: SimpleNamespace(handler=self.handler, closed=False, caught_up=lambda source: self.has_read)
+                for number in numbers
+            }
+        )
 
     def told(self, *tables: tuple[str, list[int]]) -> None:
         """What the leader said."""
@@ -159,6 +166,22 @@ async def test_a_404_comes_from_the_owner_alone(serve: Any) -> None:
         for worker in (one, two):
             status, body = await worker.ask(name)
             assert (status, "is not under way" in body["error"]) == (404, True)
+
+
+async def test_an_owner_denies_no_plan_before_it_has_read_what_was_there_before(serve: Any) -> None:
+    """A worker that was killed may have shown a plan of which it had committed nothing."""
+    one, two = await pair(serve)
+    known = dict(two.handler.plans)
+    two.handler.plans.clear()
+    two.has_read = False
+    for worker in (one, two):
+        await _unsure(worker, "still reads its plans", (2, 3))
+    two.handler.plans.update(known)
+    for name in IDS:
+        assert (await one.ask(name))[0] == 200
+    two.handler.plans.clear()
+    two.has_read = True
+    assert {(await one.ask(name))[0] for name in IDS if owner_partition(name, COUNT) > 1} == {404}
 
 
 async def test_a_worker_shows_its_token_to_the_owner(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:

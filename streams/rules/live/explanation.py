@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.times import format_time, parse_time
-from streams.rules.live.remedies import REMEDIES, WAITS
+from streams.rules.live.remedies import REMEDIES, WAITS, Wait
 from streams.rules.live.task_status import status_of
 
 NO_WORKER = "no worker answered"
@@ -116,7 +116,7 @@ def _ended(task_id: str, result: Mapping[str, Any], meanings: Mapping[str, str])
 def _held(task_id: str, waiting: Mapping[str, Any], failed: str | None) -> Explanation:
     code = str(waiting.get("reason"))
     agent = waiting.get("agentId")
-    wait, failure = WAITS.get(code), waiting.get("failure")
+    wait, failure = _wait_of(waiting), waiting.get("failure")
     named = {"agent": agent or "(none yet)"}
     last = f"{failure['code']}: {failure['message']}" if failure else failed
     used, most = waiting.get("attempts"), waiting.get("maxAttempts")
@@ -127,7 +127,7 @@ def _held(task_id: str, waiting: Mapping[str, Any], failed: str | None) -> Expla
         status="calling" if code == "calling" else "waiting",
         code=code,
         agent_id=agent,
-        reason=wait.reason.format(**named) if wait else code.replace("_", " "),
+        reason=reason_of(waiting),
         since=waiting.get("since"),
         until=waiting.get("until"),
         deadline=waiting.get("deadline"),
@@ -135,6 +135,26 @@ def _held(task_id: str, waiting: Mapping[str, Any], failed: str | None) -> Expla
         remedy=wait.remedy.format(**named) if wait else None,
         failure=last,
     )
+
+
+def reason_of(waiting: Mapping[str, Any]) -> str:
+    """Why a task waits, by what the worker that holds it says.
+
+    >>> reason_of({"reason": "turn", "agentId": "a"})
+    'other tasks for agent a come before it'
+    """
+    wait, circuit = _wait_of(waiting), waiting.get("circuit") or {}
+    if wait is None:
+        return str(waiting.get("reason")).replace("_", " ")
+    reason = wait.reason.format(agent=waiting.get("agentId") or "(none yet)")
+    if circuit.get("failure") and circuit.get("mode") == "auto":
+        reason += f"; the last one with {circuit['failure']['code']}: {circuit['failure']['message']}"
+    return reason
+
+
+def _wait_of(waiting: Mapping[str, Any]) -> Wait | None:
+    by_hand = (waiting.get("circuit") or {}).get("mode") == "open"
+    return WAITS.get("circuit_opened_by_hand" if by_hand else str(waiting.get("reason")))
 
 
 def _unheld(found: Evidence) -> Explanation:

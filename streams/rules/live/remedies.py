@@ -30,6 +30,11 @@ WAITS: dict[str, Wait] = {
         "`parallax agents probe {agent}` checks the agent; repair it. If the circuit was opened by hand: "
         "`parallax agents circuit {agent} auto`",
     ),
+    "circuit_opened_by_hand": Wait(
+        "the circuit of agent {agent} was opened by hand",
+        "when it is given back to its own rules",
+        "`parallax agents circuit {agent} auto`",
+    ),
     "rate_limited": Wait(
         "agent {agent} has had all the calls that its rate limit allows in this window",
         "when the window has room for another call; the task then has its turn",
