@@ -93,7 +93,9 @@ class OrderedTasks:
             ordered = self._ordered(run)
             if ordered.busy or len(ordered) or ordered.stored or not self._may_begin():
                 if self._unwanted(run):
-                    self._tidy(ordered)
+                    self._look_soon(
+                        ordered
+                    )  # it may be the last that was left on its topic: those on another one go on
                     return True
                 self._wait(run, ordered)
                 return False

@@ -45,6 +45,9 @@ KEPT_FIELDS = (
 )  # fmt: skip
 PLAN_ID_MARK = b'"planId"'
 """In the bytes of each result of a step."""
+READ_BACK_S = 10.0
+"""For so long at most a plan goes on beyond its time, or a request to cancel it, until results of before this owner are read."""
+RECHECK_MS = 50
 MAX_RECENT_BYTES = 1024 * 1024
 """Results of plans that are over, kept for the page of the plan."""
 
@@ -73,6 +76,7 @@ class PlanHandler:
         self._recent: OrderedDict[str, bytes] = OrderedDict()
         self._recent_bytes = 0
         self._closed = False
+        self._read_back_until = self._loop.time() + READ_BACK_S
         self._resume(kept)
 
     # What the partition asks
@@ -156,10 +160,8 @@ class PlanHandler:
     def cancel(self, plan_id: str) -> None:
         """A cancel of the plan was requested."""
         active = self._store.active.get(plan_id)
-        why = None if active is None else self._cancel_reason(active)
-        if active is not None and why is not None and not self._closed:
-            now_ms = self._parts.wall_ms()
-            self._by_itself(active, active.run.cancel(why, now_ms), now_ms)
+        if active is not None and not self._closed and self._cancel_reason(active) is not None:
+            self._ends_by_itself(active, self._parts.wall_ms())
 
     def cancel_task(self, task_id: str) -> None:
         """A cancel of this task was requested: if a plan here answers it, the plan ends."""
@@ -189,11 +191,8 @@ class PlanHandler:
         self._parts.metrics.active.inc(len(self._store.active))
         for active in list(self._store.active.values()):
             self._spans.begin(active)
-            reason = self._cancel_reason(active)
-            if reason is not None:
-                self._by_itself(active, active.run.cancel(reason, now_ms), now_ms)
-            else:
-                self._clock.set(active.run.plan.id, active.run.due_ms)
+            due_ms = active.run.due_ms if self._cancel_reason(active) is None else now_ms
+            self._clock.set(active.run.plan.id, due_ms)
         if self._pending:
             self._partition.touch()
 
@@ -382,5 +381,14 @@ class PlanHandler:
         active = self._store.active.get(plan_id)
         if active is None:
             return None
-        self._by_itself(active, active.run.time(now_ms), now_ms)
-        return None if active.run.over else active.run.due_ms
+        self._ends_by_itself(active, now_ms)
+        return None if active.run.over else max(active.run.due_ms, now_ms + RECHECK_MS)
+
+    def _ends_by_itself(self, active: Active, now_ms: int) -> None:
+        """A plan whose time has come, or that is cancelled, stops what it runs; but steps that ended while the partition had
+        no owner are heard first."""
+        if self._loop.time() < self._read_back_until and not self._partition.caught_up("results"):
+            self._clock.set(active.run.plan.id, now_ms + RECHECK_MS)
+            return
+        why, run = self._cancel_reason(active), active.run
+        self._by_itself(active, run.time(now_ms) if why is None else run.cancel(why, now_ms), now_ms)

@@ -107,6 +107,33 @@ async def test_one_that_waits_expires_and_is_cancelled_in_time(
     assert one.transport.tasks == ["tasks-0", "tasks-3"]
 
 
+async def test_the_last_one_left_on_a_topic_that_ends_without_a_call_lets_another_topic_go_on(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read back when it has its turn, and cancelled meanwhile; the next task of its key lies on another topic."""
+    monkeypatch.setattr(ordering, "MAX_IN_MEMORY", 0)
+    one = make()
+    reads, backlogs = asyncio.Event(), one.handler._waiting.backlogs
+
+    async def read(source: str, number: int, offsets: Any) -> Any:
+        await reads.wait()
+        return await one.read_again(source, number, offsets)
+
+    monkeypatch.setattr(backlogs, "_read_again", read)
+    one.transport.gate.clear()
+    take(one, 0)
+    take(one, 1)
+    take(one, 2, source="dispatch")
+    await settle()
+    one.transport.gate.set()
+    await until(lambda: backlogs._on_the_way)
+    [(source, offset)] = backlogs._on_the_way
+    one.cancel_requests[f"{source}-{offset}"] = "unwanted"
+    reads.set()
+    await until(lambda: nothing_left(one))
+    assert len(one.transport.tasks) == 2
+
+
 async def test_a_cancelled_call_gives_its_turn_to_the_next(make: Any) -> None:
     """Cut off at the agent."""
     one = make()

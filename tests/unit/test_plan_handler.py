@@ -356,6 +356,30 @@ async def test_a_plan_that_waited_on_its_topic_was_submitted_when_its_record_was
     assert 0 < submitted_ms <= time.time_ns() // 1_000_000, "by then it is no matter any more"
 
 
+@pytest.mark.parametrize("ends_by", ["time", "cancel"])
+async def test_a_step_that_ended_while_nobody_owned_the_partition_is_heard_before_the_plan_ends(ends_by: str) -> None:
+    """Its result lies there; the plan's time, or a request to cancel it, came before the next owner did."""
+    for heard in (True, False):
+        it = Coordinating()
+        it.plan(plan("a", "b", timeout=1000) | {"id": "one"})
+        if ends_by == "time":
+            it.skew_ms += 5000
+        else:
+            it.cancel_requests["one"] = "unwanted"
+        it.partition.is_caught_up = False
+        it.restart()
+        it.handler.cancel("one")
+        await asyncio.sleep(handler.READ_BACK_S - 1.0)
+        assert it.commit() == []
+        if heard:
+            it.step("one", 0)
+            it.partition.is_caught_up = True
+        await asyncio.sleep(1.1)
+        result = one(it.commit(), "plan-results")
+        assert result["status"] == ("timeout" if ends_by == "time" else "cancelled")
+        assert [step["status"] for step in result["results"]] == ["success" if heard else "cancelled", "cancelled"]
+
+
 async def test_a_wish_ends_a_plan_wherever_it_is() -> None:
     """Under way, before it came, and while nobody owned the partition."""
     it = Coordinating()
@@ -370,6 +394,7 @@ async def test_a_wish_ends_a_plan_wherever_it_is() -> None:
     assert one(it.commit(), "plan-results")["planId"] == "one"
     it.handler.cancel("nobody")
     it.restart()
+    await asyncio.sleep(0.01)
     assert one(it.commit(), "plan-results")["planId"] == "two"
     told = it.plan(plan("a") | {"id": "three"})
     assert topics(told) == ["plan:started", "plan-results", "plan:failed"]

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
+from math import inf
 
 from tests.simulation.agents import Arrival, SimAgent
 from tests.simulation.broker import Transaction
@@ -42,6 +43,12 @@ def _is_promised(scenario: Scenario) -> bool:
     return not (scenario.options.grow or scenario.options.late_duplicates or truncated)
 
 
+def _absences(agent: SimAgent) -> list[tuple[float, float]]:
+    """From when until when it was not registered."""
+    times = [at for at, _ in agent.registered[1:]] + [inf]
+    return [(at, until) for (at, limits), until in zip(agent.registered, times, strict=True) if limits is None]
+
+
 def in_order(scenario: Scenario) -> Iterator[Violation]:
     """First calls come in the order of the log.
 
@@ -55,7 +62,7 @@ def in_order(scenario: Scenario) -> Iterator[Violation]:
     fails_without_agent = scenario.settings.dispatch.await_agent != "always"
     place = {name: number for number, name in enumerate(scenario.traffic.tasks)}
     for agent in scenario.shared.agents.values():
-        absent = [at for at, limits in agent.registered if limits is None] if fails_without_agent else []
+        absent = _absences(agent) if fails_without_agent else []
         first: dict[str, float] = {}
         for arrival in _calls(agent):
             if arrival.task_id in place:
@@ -68,7 +75,8 @@ def in_order(scenario: Scenario) -> Iterator[Violation]:
         for (key, _, named), names in by_key.items():
             for early, late in pairwise(names):
                 since = scenario.traffic.tasks[early].sent_at[0]
-                if any(since - 1.0 <= at <= first[early] for at in (absent if named else changes)):
+                spans = absent if named else [(at, at) for at in changes]
+                if any(since - 1.0 <= until and at <= first[early] for at, until in spans):
                     continue
                 if first[late] < first[early] and early not in served:
                     detail = f"{late} called at {first[late]:.3f}, before {early} at {first[early]:.3f}"
