@@ -133,6 +133,14 @@ def _a_relocated_task_is_as_old_as_its_record() -> None:
     task_run.first_record_of = lambda record: LogPosition(record.topic, record.offset)
 
 
+def _plans_end_before_results_are_read() -> None:
+    """P1: the time of a plan counted before the results that had come while its partition had no owner."""
+    caught_up = PartitionProcessor.caught_up
+    PartitionProcessor.caught_up = (  # type: ignore[method-assign]
+        lambda self, source: source == "results" or caught_up(self, source)
+    )
+
+
 def _unaccepted_records_wait_already() -> None:
     """S1: a new owner counted records that no owner had accepted as waiting, and then took them for duplicates of themselves."""
     ScheduledTasks.keep = lambda self, wanted: None  # type: ignore[method-assign]
@@ -246,6 +254,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "O1": _no_order,
     "O2": _relocated_tasks_are_not_waited_for,
     "O3": _a_relocated_task_is_as_old_as_its_record,
+    "P1": _plans_end_before_results_are_read,
     "S1": _unaccepted_records_wait_already,
     "S2": _tombstones_come_later,
     "S3": _firings_are_forgotten,
