@@ -7,6 +7,7 @@ In: filters, ids. Out: rows on stdout; retries under new ids whose results carry
 from __future__ import annotations
 
 import hashlib
+import time
 import uuid
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -103,8 +104,6 @@ app.command("retry")(retry)
 
 def since_begin(since: str) -> int:
     """Epoch milliseconds of --since. Raises `CommandError`."""
-    import time
-
     from streams.client.errors import InvalidTask
     from streams.client.times import since_ms
 
@@ -206,29 +205,57 @@ def _newest(rows: list[dict[str, Any]], bound: int) -> list[dict[str, Any]]:
 
 async def _retry(settings: Settings, task_ids: list[str], agent: str | None, begin_ms: int, form: Format) -> None:
     from streams.client.client import Client
+    from streams.client.errors import InvalidTask
     from streams.client.history import sent_again
 
     wanted = dict.fromkeys(task_ids) if task_ids else await _failed(settings, agent, begin_ms)
-    found: dict[str, dict[str, Any]] = {}
-    if wanted:
-        async for task, _ in sent_tasks(settings, max(0, begin_ms - LOOK_BACK_MS)):
-            if task["id"] in wanted:
-                found[task["id"]] = task
+    found, under_way = await _sent(settings, wanted, begin_ms)
+    if not task_ids:
+        wanted = {name: None for name in wanted if name not in under_way}
     missing = [name for name in wanted if name not in found]
     if missing and task_ids:
-        raise CommandError(f"retry: not found on the topic tasks since then: {', '.join(missing)}", NOT_FOUND)
-    rows = []
+        raise CommandError(
+            f"retry: not found on the topic tasks since then: {', '.join(missing)}; a step of a plan is named PLAN#N, see: "
+            "parallax tasks ls; a plan is not sent again: submit it under a new id",
+            NOT_FOUND,
+        )
+    rows, late, now_ms = [], 0, round(time.time() * 1000)
     async with Client(settings=settings) as client:
         for name in wanted:
-            if name in found:
-                new_id = uuid.uuid4().hex if task_ids else _new_id(name)
-                await client.send("tasks", sent_again(found[name], new_id))
-                rows.append({"taskId": new_id, "retryOf": name})
+            if name not in found:
+                continue
+            new_id = uuid.uuid4().hex if task_ids else _new_id(name)
+            try:
+                again = sent_again(found[name], new_id, now_ms)
+            except InvalidTask as error:
+                if task_ids:
+                    raise CommandError(f"retry: {error}", USAGE) from None
+                late += 1
+                continue
+            await client.send("tasks", again)
+            rows.append({"taskId": new_id, "retryOf": name})
     rows_as(form, rows, ("taskId", "retryOf"))
+    if late:
+        say(f"{late} failed tasks are not sent again: their metadata.deadline has passed")
     if missing:
         say(f"{len(missing)} failed tasks are no longer on the topic tasks, or were steps of plans")
     if not rows:
         say("nothing to retry")
+
+
+async def _sent(
+    settings: Settings, wanted: dict[str, None], begin_ms: int
+) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """The tasks of these ids as they were sent, and those of them that --failed sent again, whether that has ended or not."""
+    found: dict[str, dict[str, Any]] = {}
+    retries, under_way = {_new_id(name): name for name in wanted}, set[str]()
+    if wanted:
+        async for task, _ in sent_tasks(settings, max(0, begin_ms - LOOK_BACK_MS)):
+            if task["id"] in wanted:
+                found[task["id"]] = task
+            elif task["id"] in retries:
+                under_way.add(retries[task["id"]])
+    return found, under_way
 
 
 async def _failed(settings: Settings, agent: str | None, begin_ms: int) -> dict[str, None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
@@ -292,9 +293,12 @@ class Client(Subscriptions):
         return Handle(waiting, self._cancel_task)
 
     async def retry(self, id: str, *, since: Since = LOOK_BACK) -> Handle:
-        """Submit a task again under a new id; `metadata.retryOf` of its result is the first one's. Raises `NotFound`."""
+        """Submit a task again under a new id; `metadata.retryOf` of its result is the first one's.
+
+        Raises `NotFound`; `InvalidTask` if its `metadata.deadline` has passed.
+        """
         task = await find_task(self.settings, id, since)
-        request = sent_again(task, uuid.uuid4().hex)
+        request = sent_again(task, uuid.uuid4().hex, round(time.time() * 1000))
         return Handle(await self._submit(request, given=False, acknowledged=True), self._cancel_task)
 
     async def cancel(self, id: str, *, reason: str | None = None) -> None:

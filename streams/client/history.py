@@ -18,8 +18,9 @@ from aiokafka.structs import ConsumerRecord
 from schemas.codec import Rejected, decode, decode_json, pack
 from schemas.messages import ConfidenceDataPoint
 from schemas.partitioning import partition_for
+from schemas.times import parse_time
 from streams.client.connection import kafka_errors, partitions_of
-from streams.client.errors import ClientError, NotFound
+from streams.client.errors import ClientError, InvalidTask, NotFound
 from streams.client.feed import read_since
 from streams.client.requests import Request, encode
 from streams.client.times import Since, since_ms
@@ -129,9 +130,14 @@ async def feedback_request(settings: Settings, task_id: str, success: bool, sinc
     return Request(task_id, key, pack(point.model_copy(update={"success": success, "feedback": True}).wire()))
 
 
-def sent_again(task: dict[str, Any], new_id: str) -> Request:
-    """A task under another id that names the first: `metadata.retryOf`."""
+def sent_again(task: dict[str, Any], new_id: str, now_ms: int) -> Request:
+    """A task under another id that names the first: `metadata.retryOf`. Raises `InvalidTask` if its deadline has passed."""
     metadata = task.get("metadata") or {}
+    if (deadline := metadata.get("deadline")) is not None and parse_time(deadline) <= now_ms:
+        raise InvalidTask(
+            f"task {task['id']}: metadata.deadline: {deadline} has passed, so it would end without a call; "
+            "submit it as a new task with a later deadline"
+        )
     first = metadata.get("retryOf", task["id"])
     again = task | {"id": new_id, "metadata": metadata | {"retryOf": first}}
     again.pop("planId", None)  # the plan has ended without it

@@ -134,7 +134,11 @@ class Actions:
         new_id = _id(body.get("id", uuid.uuid4().hex), "id")
         if new_id == task_id:
             raise Refused(400, "id: must be another than the task's: an id is answered once")
-        again = sent_again(await find_task(self._settings, task_id, _since(body)), new_id)
+        task = await find_task(self._settings, task_id, _since(body))
+        try:
+            again = sent_again(task, new_id, round(time.time() * 1000))
+        except InvalidTask as error:
+            raise Refused(409, str(error)) from None
         await send_keyed(self._settings, "tasks", [(again.key, again.value)])
         return json_answer({"taskId": new_id, "retryOf": task_id}, 201)
 

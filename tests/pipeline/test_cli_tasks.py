@@ -70,6 +70,10 @@ async def _retried_by_id_and_all_that_failed_once_each(p: Pipeline) -> None:
     assert (result.value, result.metadata["retryOf"]) == ("well now", "b2")
     assert await said(p, "retry", "--failed", "--agent", "bad") == []
     assert len(bad.calls) == 2
+    await p.add(FakeAgent([status(500, times=1), hang()], id="slow"))
+    await (await p.client.submit("slow", {}, id="x1", retries=0)).outcome(wait=30)
+    assert [row["retryOf"] for row in await said(p, "retry", "--failed", "--agent", "slow")] == ["x1"]
+    assert await said(p, "retry", "--failed", "--agent", "slow") == []
     await said(p, "retry", "unheard", code=4)
     await said(p, "retry", code=2)
     await said(p, "retry", "b1", "--failed", code=2)

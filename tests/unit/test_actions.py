@@ -137,6 +137,19 @@ async def test_a_retry_repeated_with_its_new_id_is_one_task(sent: list[Any], mon
     assert task["metadata"] == {"mine": "48h", "retryOf": "t1"}
 
 
+async def test_a_task_whose_deadline_has_passed_is_not_retried(
+    sent: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find_task(settings: Settings, task_id: str, since: str) -> dict[str, Any]:
+        return {"id": task_id, "type": "agent", "target": "a", "metadata": {"deadline": "2026-01-01T00:00:00Z"}}
+
+    monkeypatch.setattr(actions, "find_task", find_task)
+    async with worker() as url:
+        status, answer = await posted(url + ACTIONS[1], body="{}")
+    assert (status, sent) == (409, [])
+    assert "metadata.deadline: 2026-01-01T00:00:00Z has passed" in answer["error"]
+
+
 async def test_brokers_that_are_away_and_rights_that_are_missing(
     sent: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,7 +182,7 @@ def test_builders_make_plans_the_pipeline_accepts() -> None:
 
 def test_a_retry_names_the_first_id_and_leaves_the_plan() -> None:
     task = {"id": "t1", "type": "agent", "target": "a", "payload": 1, "planId": "p", "metadata": {"mine": 2}}
-    again = sent_again(task, "t2")
+    again = sent_again(task, "t2", 0)
     assert json.loads(again.value) == {
         "id": "t2",
         "type": "agent",
@@ -190,7 +190,14 @@ def test_a_retry_names_the_first_id_and_leaves_the_plan() -> None:
         "payload": 1,
         "metadata": {"mine": 2, "retryOf": "t1"},
     }
-    assert json.loads(sent_again(json.loads(again.value), "t3").value)["metadata"]["retryOf"] == "t1"
+    assert json.loads(sent_again(json.loads(again.value), "t3", 0).value)["metadata"]["retryOf"] == "t1"
+
+
+def test_a_task_whose_deadline_has_passed_is_not_sent_again() -> None:
+    task = {"id": "t1", "type": "agent", "metadata": {"deadline": "2026-11-22T14:37:00Z"}}
+    assert sent_again(task, "t2", 1_795_358_219_999)
+    with pytest.raises(InvalidTask, match=r"task t1: metadata\.deadline: 2026-11-22T14:37:00Z has passed"):
+        sent_again(task, "t2", 1_795_358_220_000)
 
 
 def test_cancels() -> None:
