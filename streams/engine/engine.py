@@ -22,13 +22,13 @@ from aiokafka.structs import TopicPartition
 
 from schemas.topics import full_name
 from streams.engine import group
-from streams.engine.aligned import PartitionCounts
 from streams.engine.broker_clock import wall_ms
 from streams.engine.commit import CommitFailed, Committer
 from streams.engine.config import EngineConfig
 from streams.engine.expired_records import ExpiredRecords, Recorded
 from streams.engine.faults import describe_error, is_transient, unauthorized
 from streams.engine.feed import Feed
+from streams.engine.growth_watch import GrowthWatch
 from streams.engine.handler import Handler
 from streams.engine.inherited_state import InheritedState
 from streams.engine.instance_name import is_taken
@@ -54,9 +54,6 @@ UNAUTHORIZED_TRIES = 6
 TELL_EVERY = 6
 MAX_START_PAUSE_S = 5.0
 CURRENT_RECHECK_S = 0.05
-GROWTH_CHECK_S = 5.0
-GROWTH_PATIENCE_S = 60.0
-"""How long the group has to deal out added partitions before it is asked for them again."""
 
 
 @dataclass(slots=True)
@@ -103,8 +100,6 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self.lease = Lease(config.session_timeout_s, self._replaced)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connect = connect
-        self.partition_count = 0
-        """How many partition numbers there are, as the group's leader decided for this generation; 0: none was assigned yet."""
         self._make_committer = make_committer
         self._make_handler = make_handler
         self._on_assigned = on_assigned
@@ -131,8 +126,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         self._releasing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = self._renewing = False
-        self._counts = PartitionCounts(list(self._names))
-        self._growth_check_at = 0.0
+        self._growth = GrowthWatch(list(self._names), config.assignor)
         self._consumer: AIOKafkaConsumer | None = None
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -142,6 +136,11 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         if self._consumer is None:
             raise RuntimeError("the engine is not started")
         return self._consumer
+
+    @property
+    def partition_count(self) -> int:
+        """How many partition numbers there are in this generation; 0: none was assigned yet."""
+        return self._growth.dealt_out
 
     @property
     def in_flight(self) -> int:
@@ -233,10 +232,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         if self._stopping or self._renewing:
             return
         self.consumer.pause(*assigned)
-        self._counts.look(self.consumer)
-        # A leader of an older version does not say how many there are.
-        self.partition_count = self.config.assignor.partitions or self._counts.common(self.consumer)
-        self._growth_check_at = 0.0
+        self._growth.assigned(self.consumer)
         # A leader of an older version may deal out numbers that not all topics have.
         numbers = Counter(tp.partition for tp in assigned)
         self._owned = {number for number, topics in numbers.items() if topics == len(self._names)}
@@ -410,31 +406,12 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         try:
             while not (self._stopping or self._renewing):
                 self._admit()
-                self._check_growth()
+                if self.assigned.is_set():
+                    self._growth.check(self.consumer, asyncio.get_running_loop().time())
                 await self.feed.turn(hurry=bool(self._started))
         except Exception as error:
             log.exception("fetching failed")
             self._fail(error)
-
-    def _check_growth(self) -> None:
-        """Ask for a new generation once all topics have more partitions than were dealt out.
-
-        aiokafka's leader would do so, unless it came back under its instance id: then no member watches.
-        """
-        now = asyncio.get_running_loop().time()
-        if now < self._growth_check_at or not self.assigned.is_set():
-            return
-        self._growth_check_at = now + GROWTH_CHECK_S
-        count = self._counts.common(self.consumer)
-        if count > self.partition_count:
-            log.info(
-                "partitions were added; asking the group to deal them out",
-                partitions=count,
-                before=self.partition_count,
-            )
-            self._growth_check_at = now + GROWTH_PATIENCE_S
-            self.config.assignor.report(count)
-            self.consumer._coordinator.request_rejoin()
 
     def _admit(self) -> None:
         """Let partitions in that became ready. Only here, between two fetches, is no older batch on its way."""

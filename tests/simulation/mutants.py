@@ -219,7 +219,7 @@ def _added_partitions_know_nothing() -> None:
 def _each_worker_counts_by_itself() -> None:
     """G2: a worker went by the partitions in its own metadata, which others had not seen yet."""
     Engine.partition_count = property(  # type: ignore[assignment]
-        lambda self: self._counts.common(self._consumer) if self._consumer is not None else 0, lambda self, value: None
+        lambda self: self._growth._counts.common(self._consumer) if self._consumer is not None else 0
     )
 
 

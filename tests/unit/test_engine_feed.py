@@ -22,6 +22,7 @@ from schemas.topics import INTAKE
 from streams.engine import engine as engine_module
 from streams.engine import feed as feed_module
 from streams.engine import group as group_module
+from streams.engine import growth_watch
 from streams.engine.commit import Collect, CommitFailed
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
@@ -153,8 +154,8 @@ async def test_added_partitions_are_asked_for_until_they_are_dealt_out(
     rig: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once all topics have them, and once in a while only; the count is the leader's, not this worker's own."""
-    monkeypatch.setattr(engine_module, "GROWTH_CHECK_S", 0.05)
-    monkeypatch.setattr(engine_module, "GROWTH_PATIENCE_S", 1.0)
+    monkeypatch.setattr(growth_watch, "CHECK_S", 0.05)
+    monkeypatch.setattr(growth_watch, "PATIENCE_S", 1.0)
     one = await rig()
     asked: list[int] = []
     counts = {"t.tasks": 2, "t.dispatch": 1, "t.parked": 1}
