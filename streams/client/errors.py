@@ -24,11 +24,11 @@ class TopicsMissing(ClientError):
 
 
 class NoWorker(ClientError):
-    """No worker reads the topic `tasks`. The task stays queued: `await client.handle(id)` gives a handle that finds its result later."""
+    """No worker reads the topic `tasks`. The task stays queued: `await client.handle(id)` finds it later."""
 
 
 class WaitTimeout(ClientError, TimeoutError):
-    """`wait` passed without a result. The task goes on: `await client.handle(id)` gives a handle that finds its result later."""
+    """`wait` passed without a result. The task goes on: `await client.handle(id)` finds it later."""
 
 
 class InvalidTask(ClientError, ValueError):
