@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -197,6 +198,7 @@ async def test_a_wish_about_the_task_ends_it_wherever_it_is() -> None:
     it.handler.cancel_task("one")
     assert it.commit() == []
     it.restart()
+    await asyncio.sleep(0.01)
     assert one(it.commit(), "results")["taskId"] == "two"
     assert topics(ask(it, id="three")) == ["results", "task:cancelled"]
     assert topics(ask(it, id="one")) == ["task:duplicate"]
