@@ -307,10 +307,9 @@ class Caller(Generic[R]):
         pause_s: float | None = None
         confidence: float | None = None
         if isinstance(end, AgentError):
-            outcome = "failure" if end.counts_against_agent else "neutral"
             pause_s = end.retry_after_s
             if end.counts_against_agent:
-                self.stats.failure = end.code, end.message
+                outcome, self.stats.failure = "failure", (end.code, end.message)
         elif end is not None:
             outcome, confidence = "success", None if self.agent.answers_unrated else end.confidence
         answered = end is not None and not isinstance(end, UNANSWERED)

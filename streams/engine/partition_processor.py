@@ -155,7 +155,7 @@ class PartitionProcessor:
 
     def caught_up(self, source: str) -> bool:
         """Whether every record of `source` that was there when this owner began has been handed over."""
-        if source in self.ledgers and self.ledgers[source].next >= self._ends[source]:
+        if self.ledgers[source].next >= self._ends[source]:
             self.behind.discard(source)
             return True
         self.behind.add(source)

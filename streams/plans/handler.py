@@ -161,7 +161,9 @@ class PlanHandler:
         """A cancel of the plan was requested."""
         active = self._store.active.get(plan_id)
         if active is not None and not self._closed and self._cancel_reason(active) is not None:
-            self._ends_by_itself(active, self._parts.wall_ms())
+            due_ms = self._due(plan_id, self._parts.wall_ms())
+            if due_ms is not None:
+                self._clock.set(plan_id, due_ms)
 
     def cancel_task(self, task_id: str) -> None:
         """A cancel of this task was requested: if a plan here answers it, the plan ends."""
@@ -377,18 +379,13 @@ class PlanHandler:
             self._partition.touch()
 
     def _due(self, plan_id: str, now_ms: int) -> int | None:
-        """A deadline of this plan may have come; the next one."""
+        """A deadline of this plan may have come, or it is cancelled; when to look again. Steps that ended while the partition
+        had no owner are heard first."""
         active = self._store.active.get(plan_id)
         if active is None:
             return None
-        self._ends_by_itself(active, now_ms)
-        return None if active.run.over else max(active.run.due_ms, now_ms + RECHECK_MS)
-
-    def _ends_by_itself(self, active: Active, now_ms: int) -> None:
-        """A plan whose time has come, or that is cancelled, stops what it runs; but steps that ended while the partition had
-        no owner are heard first."""
         if self._loop.time() < self._read_back_until and not self._partition.caught_up("results"):
-            self._clock.set(active.run.plan.id, now_ms + RECHECK_MS)
-            return
+            return now_ms + RECHECK_MS
         why, run = self._cancel_reason(active), active.run
         self._by_itself(active, run.time(now_ms) if why is None else run.cancel(why, now_ms), now_ms)
+        return None if run.over else run.due_ms

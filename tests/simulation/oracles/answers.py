@@ -104,7 +104,7 @@ def deadlines(scenario: Scenario) -> Iterator[Violation]:
         for at, row in scenario.results.get(name, [])[:1]:
             code = _name(row)
             # While brokers are away nothing can be answered, and a partition that they left without an owner is not taken over.
-            away_s = sum(until - since for since, until in outages if sent.deadline is not None and since < at)
+            away_s = sum(until - since for since, until in outages if since < at)
             if sent.deadline is not None and at > sent.deadline + slack_s + away_s:
                 yield Violation("late result", name, f"deadline {sent.deadline:.2f}, result at {at:.2f}: {code}")
             if sent.deadline is None and code in WAITING_CODES and not _refused_by_agent(scenario, name):

@@ -57,7 +57,7 @@ def in_order(scenario: Scenario) -> Iterator[Violation]:
     """
     if not _is_promised(scenario):
         return
-    changes = sorted(at for agent in scenario.shared.agents.values() for at, _ in agent.registered)
+    changes = sorted((at, at) for agent in scenario.shared.agents.values() for at, _ in agent.registered)
     served = scenario.shared.served
     fails_without_agent = scenario.settings.dispatch.await_agent != "always"
     place = {name: number for number, name in enumerate(scenario.traffic.tasks)}
@@ -75,8 +75,7 @@ def in_order(scenario: Scenario) -> Iterator[Violation]:
         for (key, _, named), names in by_key.items():
             for early, late in pairwise(names):
                 since = scenario.traffic.tasks[early].sent_at[0]
-                spans = absent if named else [(at, at) for at in changes]
-                if any(since - 1.0 <= until and at <= first[early] for at, until in spans):
+                if any(since - 1.0 <= until and at <= first[early] for at, until in (absent if named else changes)):
                     continue
                 if first[late] < first[early] and early not in served:
                     detail = f"{late} called at {first[late]:.3f}, before {early} at {first[early]:.3f}"
