@@ -18,7 +18,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
-from agents_io.functions.catalogue import FunctionsError
+from agents_io.protocols.functions.catalogue import FunctionsError
 from streams.agents.registration_writer import NotWritten
 from streams.agents.template_file import TemplatesError
 from streams.broker.access import AccessDenied, require, worker_needs

@@ -24,8 +24,8 @@ from agents_io.errors import (
     ServerError,
 )
 from agents_io.rules.answer import excerpt
-from agents_io.rules.retry import parse_retry_after
 from agents_io.rules.statuses import StillRunning
+from agents_io.rules.waits import parse_retry_after
 
 _Code = grpc.StatusCode
 

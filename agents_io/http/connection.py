@@ -20,7 +20,7 @@ from typing import Any
 import httptools
 import httpx
 
-from agents_io.rules.wire.http1 import content_length, ends_with_connection, is_interim
+from agents_io.http.rules.http1 import content_length, ends_with_connection, is_interim
 
 MAX_HEAD_BYTES = 256 * 1024
 """All heads of one response, interim ones included, and whatever else is not body, such as trailers."""

@@ -14,9 +14,9 @@ import yarl
 
 from agents_io.errors import AgentError, Unsupported
 from agents_io.http.pooled_transport import SSL_KEY, URL_KEY, RequestBody
+from agents_io.http.rules.cookies import CookieJar
+from agents_io.http.rules.http1 import header_line, request_line
 from agents_io.rules.answer import excerpt, reading_of
-from agents_io.rules.cookies import CookieJar
-from agents_io.rules.wire.http1 import header_line, request_line
 from agents_io.secret_refs import Secret
 from agents_io.tls import CONTEXTS, tls_of
 from agents_io.transport import Call, header_text

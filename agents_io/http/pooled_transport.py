@@ -21,7 +21,7 @@ import yarl
 from agents_io.http.connecting import Connector, Origin, default_context
 from agents_io.http.connection import Connection
 from agents_io.http.pool import ConnectionPool
-from agents_io.rules.wire.http1 import IDEMPOTENT, request_head
+from agents_io.http.rules.http1 import IDEMPOTENT, request_head
 
 URL_KEY = "parallax.url"
 """Request extension: the URL as a `yarl.URL`, prepared once per agent."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from agents_io.caller import Caller
+from agents_io.calling.caller import Caller
 from schemas.messages import AgentStanding
 from streams.metrics import Observed, Row
 

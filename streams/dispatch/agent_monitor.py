@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from agents_io.caller import Caller
+from agents_io.calling.caller import Caller
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
 from schemas.partitioning import owner_partition

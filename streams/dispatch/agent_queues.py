@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from agents_io.caller import Caller
-from agents_io.pending_call import CallEvents
-from agents_io.rules.agent_queue import Block
+from agents_io.calling.caller import Caller
+from agents_io.calling.pending_call import CallEvents
+from agents_io.calling.rules.agent_queue import Block
 from schemas.messages import AgentRegistration
 from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.callers import CallerFactory, GuardSnapshot

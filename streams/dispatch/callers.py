@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from agents_io.call_stats import CallStats
-from agents_io.caller import Caller
-from agents_io.pending_call import CallEvents
-from agents_io.rules.adaptive import AimdLimit
-from agents_io.rules.agent_queue import AgentQueue
-from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.budget import BudgetConfig, RetryBudget
-from agents_io.rules.health import Ejection, EjectionConfig
-from agents_io.rules.limiter import SlidingWindow
-from agents_io.rules.retry import RetryConfig
-from agents_io.sampling import Sample
+from agents_io.calling.call_stats import CallStats
+from agents_io.calling.caller import Caller
+from agents_io.calling.pending_call import CallEvents
+from agents_io.calling.rules.adaptive import AimdLimit
+from agents_io.calling.rules.agent_queue import AgentQueue
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.health import Ejection, EjectionConfig
+from agents_io.calling.rules.limiter import SlidingWindow
+from agents_io.calling.rules.retry import RetryConfig
+from agents_io.calling.sampling import Sample
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Limits
 from streams.dispatch.task_run import TaskRun

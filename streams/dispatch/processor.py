@@ -20,8 +20,8 @@ from functools import partial
 
 from aiokafka.structs import ConsumerRecord
 
+from agents_io.calling.rules.breaker import Transition
 from agents_io.errors import AgentError, BadResponse, Cancelled
-from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from agents_io.pending_call import PendingCall
+from agents_io.calling.pending_call import PendingCall
 from schemas.codec import decode_json, dumps, header, validate
 from schemas.messages import AgentRegistration, Task
 from streams.rules.dispatch.builtins import asked_of

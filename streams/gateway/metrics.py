@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from agents_io.gateway.service import Gateway
+from agents_io.protocols.gateway.service import Gateway
 
 
 class GatewayMetrics(Collector):

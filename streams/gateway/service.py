@@ -18,11 +18,11 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
-from agents_io.gateway.relay import RelayClient, RelayService
-from agents_io.gateway.service import Gateway
-from agents_io.gateway.transport import GatewayTransport, Routes
 from agents_io.grpc.services import service_handler
-from agents_io.rules.wire.gateway_session import SessionConfig
+from agents_io.protocols.gateway.relay import RelayClient, RelayService
+from agents_io.protocols.gateway.rules.session import SessionConfig
+from agents_io.protocols.gateway.service import Gateway
+from agents_io.protocols.gateway.transport import GatewayTransport, Routes
 from agents_io.secret_refs import secret_of
 from schemas.access import role_group
 from schemas.messages import EventType

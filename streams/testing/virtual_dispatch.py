@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, cast
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from agents_io.protocols.registrations import REGISTRABLE
+from agents_io.protocols.transports import Transports
 from agents_io.rules.targets import AllowList
-from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
 from streams.agents.agent_statuses import AgentStatuses
 from streams.dispatch.balancer import Balancer
@@ -34,8 +35,6 @@ from streams.testing.virtual_partition import INSTANCE, VirtualPartition, Virtua
 if TYPE_CHECKING:
     from streams.agents.table import AgentTable
     from streams.engine.partition_processor import PartitionProcessor
-
-PROTOCOLS = ("http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka")
 
 
 class VirtualAgents:
@@ -71,7 +70,7 @@ class DispatchPartition(VirtualPartition):
         self._scheduled: dict[str, tuple[asyncio.TimerHandle, Output]] = {}
         self._recorder = ScheduleRecorder(settings.app_id, settings.topic_prefix, INSTANCE)
         statuses, table = AgentStatuses(), cast("AgentTable", agents)
-        transports = Transports(dict.fromkeys(PROTOCOLS, transport))
+        transports = Transports(dict.fromkeys(REGISTRABLE, transport))
         context = DispatchContext(
             settings=settings,
             agents=table,

@@ -24,8 +24,8 @@ import yarl
 
 from agents_io.errors import AgentError
 from agents_io.http.pooled_transport import PooledTransport
-from agents_io.http.transport import HttpTransport
-from agents_io.rules.wire.http1 import request_head
+from agents_io.http.rules.http1 import request_head
+from agents_io.protocols.http.transport import HttpTransport
 from agents_io.transport import Answer, Call
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration, Limits

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from agents_io.http.a2a import A2aTransport
+from agents_io.protocols.a2a.transport import A2aTransport
 from agents_io.transport import Answer
 from tests.support.served import asking, said
 from tests.support.wait import until

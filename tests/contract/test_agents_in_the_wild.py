@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError
-from agents_io.http.a2a import A2aTransport
-from agents_io.http.openai import OpenAiTransport
-from agents_io.http.transport import HttpTransport
+from agents_io.protocols.a2a.transport import A2aTransport
+from agents_io.protocols.http.transport import HttpTransport
+from agents_io.protocols.openai.transport import OpenAiTransport
 from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
 from tests.support.health import is_well

@@ -28,7 +28,7 @@ from agents_io.errors import (
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import Step, answer, deep, drip, garbage, hang, html, huge, raw, reset, status
 from agents_io.http.connecting import Connector, Origin
-from agents_io.http.task_transport import HttpTaskTransport
+from agents_io.protocols.http_tasks.transport import HttpTaskTransport
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agents_io.http.mcp import McpTransport
+from agents_io.protocols.mcp.transport import McpTransport
 from tests.support.health import is_well
 from tests.support.served import asking, said
 from tests.support.wait import until

@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError, Unsupported
-from agents_io.http.openai import OpenAiTransport
+from agents_io.protocols.openai.rules.chat import answer_in
+from agents_io.protocols.openai.rules.chat_stream import AnswerStream
+from agents_io.protocols.openai.rules.config import chat_config
+from agents_io.protocols.openai.transport import OpenAiTransport
 from agents_io.rules.answer import Reading
-from agents_io.rules.wire.chat import answer_in
-from agents_io.rules.wire.chat_config import chat_config
-from agents_io.rules.wire.chat_stream import AnswerStream
 from agents_io.transport import Answer
 from tests.support.served import Handler, asking, said
 

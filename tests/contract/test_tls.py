@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from agents_io import secret_refs, tls
 from agents_io.errors import AgentError, ClientError, ConnectionFailed, Unsupported
 from agents_io.http.pooled_transport import PooledTransport
-from agents_io.http.transport import HttpTransport
+from agents_io.protocols.http.transport import HttpTransport
 from agents_io.tls import CONTEXTS, TlsContexts, TlsFiles, tls_of
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef

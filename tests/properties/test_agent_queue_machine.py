@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agents_io.rules.agent_queue import BUDGET_RECHECK_S, PROBE_SLACK_S, AgentQueue, Attempt
-from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.budget import BudgetConfig, RetryBudget
-from agents_io.rules.limiter import SlidingWindow
+from agents_io.calling.rules.agent_queue import BUDGET_RECHECK_S, PROBE_SLACK_S, AgentQueue, Attempt
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.limiter import SlidingWindow
 from tests.support.agents import NaiveBreaker, NaiveWindow, Probe, most_in_any_window
 
 BREAKER = BreakerConfig(

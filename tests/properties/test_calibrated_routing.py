@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agents_io.call_stats import CallStats
+from agents_io.calling.call_stats import CallStats
 from schemas.messages import AgentRegistration, AgentStanding, Task
 from streams.agents.agent_statuses import AgentStatuses
 from streams.dispatch.balancer import Balancer

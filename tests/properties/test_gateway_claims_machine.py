@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from agents_io.gateway.service import Arrival
+from agents_io.protocols.gateway.service import Arrival
 from schemas.messages import AgentRegistration
 from streams.gateway.registry import GatewayRegistry
 from streams.rules.agents.gateway_claim import OWN_HEADER, Position, where_of

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from agents_io.caller import Caller
+from agents_io.calling.caller import Caller
 from streams.dispatch import task_run
 from streams.dispatch.coalescing import SingleFlight
 from streams.dispatch.decisions import Decision, Duplicate, Fail, Forward

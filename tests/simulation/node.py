@@ -18,9 +18,9 @@ from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from agents_io.errors import AgentError, CallTimeout
+from agents_io.protocols.transports import Transports
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
-from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
 from schemas.partitioning import owner_partition
 from schemas.topics import INTAKE, PLAN_INTAKE, SCHEDULE_INTAKE, full_name

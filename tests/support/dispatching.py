@@ -13,9 +13,9 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from agents_io.errors import AgentError
+from agents_io.protocols.transports import Transports
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
-from agents_io.transports import Transports
 from schemas.exact_json import loads
 from schemas.messages import AgentRegistration
 from streams.agents.agent_statuses import AgentStatuses

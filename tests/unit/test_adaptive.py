@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents_io.rules.adaptive import AimdLimit
-from agents_io.rules.agent_queue import AgentQueue, Attempt
-from agents_io.rules.breaker import Breaker
-from agents_io.rules.limiter import SlidingWindow
+from agents_io.calling.rules.adaptive import AimdLimit
+from agents_io.calling.rules.agent_queue import AgentQueue, Attempt
+from agents_io.calling.rules.breaker import Breaker
+from agents_io.calling.rules.limiter import SlidingWindow
 
 
 @settings(deadline=None)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents_io.errors import AgentError, ClientError
+from agents_io.protocols.openai.rules.chat import chat_answer, chat_request, spent
+from agents_io.protocols.openai.rules.config import chat_config
 from agents_io.rules.answer import Reading
 from agents_io.rules.waits import reset_s, span_s
-from agents_io.rules.wire.chat import chat_answer, chat_request, spent
-from agents_io.rules.wire.chat_config import chat_config
 from agents_io.transport import Answer
 from tests.support.ends import end_of
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agents_io.gateway.relay import RelayClient
-from agents_io.gateway.service import Arrival
+from agents_io.protocols.gateway.relay import RelayClient
+from agents_io.protocols.gateway.service import Arrival
 from schemas.messages import AgentRegistration
 from streams.agents.registration_writer import NotWritten
 from streams.gateway.registry import GatewayRegistry

@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 
 from agents_io import tls
 from agents_io.errors import InternalError
-from agents_io.fakes.gateway import GatewayFakeAgent
 from agents_io.fakes.steps import answer
-from agents_io.gateway.relay import Route
-from agents_io.gateway.transport import HopLost
 from agents_io.grpc.services import method, service_handler
+from agents_io.protocols.gateway.fake import GatewayFakeAgent
+from agents_io.protocols.gateway.relay import Route
+from agents_io.protocols.gateway.transport import HopLost
 from agents_io.transport import Answer, Call
 from schemas.pb import registry_pb2 as pb
 from streams import grpc_tls

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.limiter import SlidingWindow
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.limiter import SlidingWindow
 from streams.dispatch.partition_state import CLOCKS_AGREE_MS, PartitionState
 from streams.settings import Settings
 

@@ -22,8 +22,8 @@ from agents_io.http.connecting import Connector, Origin
 from agents_io.http.connection import Connection
 from agents_io.http.pool import ConnectionPool
 from agents_io.http.pooled_transport import SSL_KEY, PooledTransport
-from agents_io.http.transport import HttpTransport
 from agents_io.lookup import system_lookup
+from agents_io.protocols.http.transport import HttpTransport
 from agents_io.rules.targets import AllowList
 from agents_io.tls import TlsFiles, context_of
 from agents_io.transport import Call

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from agents_io.call_stats import CallStats
-from agents_io.caller import Caller
+from agents_io.calling.call_stats import CallStats
+from agents_io.calling.caller import Caller
+from agents_io.calling.pending_call import PendingCall
+from agents_io.calling.rules.agent_queue import AgentQueue
+from agents_io.calling.rules.breaker import Breaker
+from agents_io.calling.rules.limiter import SlidingWindow
+from agents_io.calling.rules.retry import RetryConfig
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ClientError, Expired, ServerError
-from agents_io.pending_call import PendingCall
-from agents_io.rules.agent_queue import AgentQueue
-from agents_io.rules.breaker import Breaker
-from agents_io.rules.limiter import SlidingWindow
-from agents_io.rules.retry import RetryConfig
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.wait import until
