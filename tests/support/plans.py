@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from streams.rules.plans.result import plan_result
-from streams.rules.plans.run import Action, Over, Path, PlanRun, Start, Stop
+from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop
 from streams.rules.plans.step_graph import End
+from streams.rules.plans.step_ids import Path
 from streams.rules.plans.templates import Templates, read_plan, used
 
 NOW = 1_800_000_000_000

@@ -219,7 +219,10 @@ def test_samples_of_a_model_must_be_able_to_differ(name: str, value: Any) -> Non
 
 READERS = [
     "agents_io/rules/answer.py",
-    *(f"agents_io/protocols/{name}.py" for name in ("a2a/agent", "a2a/rules/card", "grpc/transport", "kafka/transport")),
+    *(
+        f"agents_io/protocols/{name}.py"
+        for name in ("a2a/agent", "a2a/rules/card", "grpc/transport", "kafka/transport")
+    ),
     *(f"agents_io/protocols/{name}.py" for name in ("mcp/rules/tool_calls", "openai/rules/config")),
     "streams/statistics/registered.py",
     *(f"streams/rules/agents/{name}.py" for name in ("registrations", "leases", "agents_file_diff", "gateway_claim")),
