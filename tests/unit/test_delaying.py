@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.rules.dispatch.memory_budget import SHARE, may_hold
+from streams.rules.dispatch.delaying import SHARE, may_hold
 
 BUDGET = 100_000
 
