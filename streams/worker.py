@@ -156,7 +156,14 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
             if "schedules" not in settings.roles:
                 log.info(SCHEDULES_ELSEWHERE)
             limits = await size_limits(settings)
-            role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, limits, spans)
+            role = DispatchRole(
+                settings=settings,
+                registry=registry,
+                transactional=delivery == "exactly-once",
+                partitions=partitions,
+                size_limits=limits,
+                spans=spans,
+            )
             await role.start(stack, grpc_server)
             web.problems, web.dropped_events["dispatch"] = role.problems, role.events_dropped
             web.engine, web.agents, web.agent_statuses = role.engine, role.agents, role.agent_statuses

@@ -53,13 +53,13 @@ class Caller(Generic[R]):
 
     def __init__(
         self,
+        *,
         agent: AgentRegistration,
         queue: AgentQueue[Item[R]],
         transport: Transport,
         retry: RetryConfig,
         events: CallEvents[R],
         rng: random.Random,
-        *,
         stats: CallStats | None = None,
         may_begin: Callable[[], bool] = lambda: True,
     ) -> None:

@@ -80,7 +80,7 @@ class HttpExchange:
     ) -> None:
         """`inflates`: undo gzip and deflate, within the cap, instead of refusing them."""
         self._inflates = inflates
-        self._transport = transport or PooledTransport(max_connections, ssl_context)
+        self._transport = transport or PooledTransport(max_connections=max_connections, ssl_context=ssl_context)
         self._pooled = self._transport if isinstance(self._transport, PooledTransport) else None
         self.max_answer_bytes = max_answer_bytes
 

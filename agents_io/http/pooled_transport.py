@@ -53,6 +53,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     def __init__(
         self,
+        *,
         max_connections: int = 1000,
         ssl_context: ssl.SSLContext | None = None,
         connector: Connector | None = None,

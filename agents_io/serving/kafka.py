@@ -65,6 +65,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(
         self,
+        *,
         agent: AgentFunction[..., Any],
         servers: str,
         topic: str | None,

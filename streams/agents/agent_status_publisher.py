@@ -40,6 +40,7 @@ class AgentStatusPublisher:
 
     def __init__(
         self,
+        *,
         callers: Callable[[], Iterable[Mapping[str, Caller[Any]]]],
         lookup: Callable[[str], AgentRegistration | None],
         dialled: Callable[[], Mapping[str, AgentRegistration]],

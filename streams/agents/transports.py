@@ -47,7 +47,9 @@ def pool(settings: Settings) -> PooledTransport:
     """Connections to agents, with the settings' authorities and client certificate, where `agents.*` lets them lead."""
     files = tls_files(settings)
     connector = walled(settings.agents.wall())
-    return PooledTransport(settings.dispatch.max_in_flight, connector=connector, tls=lambda: CONTEXTS.get(files))
+    return PooledTransport(
+        max_connections=settings.dispatch.max_in_flight, connector=connector, tls=lambda: CONTEXTS.get(files)
+    )
 
 
 def walled(wall: AgentWall | None) -> Connector:

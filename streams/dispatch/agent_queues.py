@@ -32,6 +32,7 @@ class AgentQueues:
 
     def __init__(
         self,
+        *,
         factory: CallerFactory,
         memory: HeldMemory,
         backlogs: Backlogs,

@@ -50,6 +50,7 @@ class CallerFactory:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         transport: Transport,
         rng: random.Random,
@@ -86,7 +87,7 @@ class CallerFactory:
             limiter = SlidingWindow.restore(limits.max_requests, window_s, stored.limiter, stored.taken_at, late_s)
             breaker = Breaker.restore(self._breaker(agent), stored.breaker, stored.taken_at)
         queue: AgentQueue[TaskRun | Sample[TaskRun]] = AgentQueue(
-            limits.max_concurrency, limiter, breaker, RetryBudget(self._budget)
+            max_concurrency=limits.max_concurrency, limiter=limiter, breaker=breaker, budget=RetryBudget(self._budget)
         )
         if limits.adaptive:
             queue.adaptive = AimdLimit(limits.max_concurrency, None if stored is None else stored.concurrency)
@@ -94,7 +95,14 @@ class CallerFactory:
         if stored is not None and stored.ejection is not None:
             stats.ejection.restore(stored.ejection, stored.taken_at)
         return Caller(
-            agent, queue, self._transport, self._retry, events, self._rng, stats=stats, may_begin=self._may_begin
+            agent=agent,
+            queue=queue,
+            transport=self._transport,
+            retry=self._retry,
+            events=events,
+            rng=self._rng,
+            stats=stats,
+            may_begin=self._may_begin,
         )
 
     def update(self, caller: Caller[TaskRun], agent: AgentRegistration) -> None:

@@ -38,6 +38,7 @@ class PartitionState:
 
     def __init__(
         self,
+        *,
         number: int,
         settings: Settings,
         wall_ms: Callable[[], int],

@@ -77,6 +77,7 @@ class DispatchRole:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         registry: CollectorRegistry,
         transactional: bool,
@@ -96,11 +97,13 @@ class DispatchRole:
         self._partitions = partitions
         self._kinds = task_kinds(settings)
         self._templates = load_templates(settings.plans.templates)
-        self._sink = EventSink(self._options, settings.topic_prefix, idempotent=transactional, clock_topic="state")
+        self._sink = EventSink(
+            options=self._options, prefix=settings.topic_prefix, idempotent=transactional, clock_topic="state"
+        )
         self._now_ms = self._sink.clock.now_ms
         self._batcher = Batcher(settings.topic_prefix, size_limits, self._now_ms)
         self._controls = ControlTable(
-            self._options, settings.topic_prefix, self._cancel, self._clear,
+            options=self._options, prefix=settings.topic_prefix, on_cancel=self._cancel, on_clear=self._clear,
             on_rejected=lambda record, rejected: self._rejected("controls", record, rejected),
         )  # fmt: skip
         self.agents = AgentTable(
@@ -111,14 +114,27 @@ class DispatchRole:
         self._calibrations = CalibrationTable(self._options, settings.topic_prefix)
         self.agent_statuses = AgentStatuses()
         prices = load_prices(settings.stats.prices)
-        recorder = DispatchRecorder(settings.app_id, "dispatch", settings.topic_prefix, self._group, prices)
-        self._writer = RegistrationWriter(self._sink, self.agents, recorder, settings.topic_prefix, self._now_ms)
-        self._gateway = GatewayService(settings, self.agents, self._sink, self._writer, self._here, registry)
+        recorder = DispatchRecorder(
+            app_id=settings.app_id, processor="dispatch", prefix=settings.topic_prefix, group=self._group, prices=prices
+        )
+        self._writer = RegistrationWriter(
+            sink=self._sink, table=self.agents, recorder=recorder, prefix=settings.topic_prefix, wall_ms=self._now_ms
+        )
+        self._gateway = GatewayService(
+            settings=settings,
+            agents=self.agents,
+            sink=self._sink,
+            writer=self._writer,
+            here=self._here,
+            metrics=registry,
+        )
         self._transports = together(settings, {"gateway": self._gateway.transport} | self._kinds.transports)
         self._reader = RecordReader(self._options, settings.topic_prefix)
         self._context = self._shared(registry, recorder)
         self.engine = self._over_partitions()
-        self._monitor = AgentMonitor(self._context, self.agent_statuses, self._transports, self.engine)
+        self._monitor = AgentMonitor(
+            parts=self._context, agent_statuses=self.agent_statuses, transport=self._transports, engine=self.engine
+        )
         AgentMetrics(
             registry,
             lambda: [handler.callers for handler in self._handlers()],
@@ -150,7 +166,7 @@ class DispatchRole:
         self.agents.on_change(self._agent_changed)
         self._watch(stack)
         token = secret_of(self._settings.gateway.agent_token, "gateway.agent_token")
-        registry = Registry(self.agents, self._writer, self._now_ms, token)
+        registry = Registry(table=self.agents, writer=self._writer, wall_ms=self._now_ms, token=token)
         for handler in (*self._gateway.handlers(), registry.handler()):
             grpc_server.add(handler)
         await grpc_server.start()
@@ -169,8 +185,8 @@ class DispatchRole:
         settings, parts, engine = self._settings.dispatch, self._context, self.engine
         stack.callback(self._monitor.start())
         watch = BlockWatch(
-            lambda: list(engine.processors.values()), parts.recorder, parts.emit, parts.wall_ms,
-            self._settings.topic_prefix, settings.blocked_after / 1000,
+            processors=lambda: list(engine.processors.values()), recorder=parts.recorder, emit=parts.emit, wall_ms=parts.wall_ms,
+            prefix=self._settings.topic_prefix, after_s=settings.blocked_after / 1000,
         )  # fmt: skip
         running = {
             "block-watch": watch.run,
@@ -180,7 +196,13 @@ class DispatchRole:
             "retention-watch": RetentionWatch(
                 engine, self._reader.read, lambda: retention_ms(self._settings, INTAKE)
             ).run,
-            "lease-expirer": LeaseExpirer(self.agents, self._writer, self._transports, self._here, parts.wall_ms).run,
+            "lease-expirer": LeaseExpirer(
+                table=self.agents,
+                writer=self._writer,
+                transport=self._transports,
+                owns=self._here,
+                wall_ms=parts.wall_ms,
+            ).run,
         }
         run_beside(stack, running, END_TIMEOUT_S)
 
@@ -190,7 +212,11 @@ class DispatchRole:
             settings=settings,
             agents=self.agents,
             callers=CallerFactory(
-                settings, self._transports, random.Random(), self._calibrations.of, lambda: self.engine.is_current()
+                settings=settings,
+                transport=self._transports,
+                rng=random.Random(),
+                worth=self._calibrations.of,
+                may_begin=lambda: self.engine.is_current(),
             ),
             memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
             recorder=recorder,
@@ -202,7 +228,9 @@ class DispatchRole:
             partition_count=self._partition_count,
             builtin=self._kinds.builtins.agent,
             cleared=self._controls.cleared,
-            balancer=Balancer(self.agents, self.agent_statuses, settings, self._now_ms),
+            balancer=Balancer(
+                agents=self.agents, agent_statuses=self.agent_statuses, settings=settings, wall_ms=self._now_ms
+            ),
             templates=self._templates,
             calibrated=self._calibrations.of,
             tracing=None if self._spans is None else self._spans.role("dispatch", settings),
@@ -232,9 +260,9 @@ class DispatchRole:
             is_current=lambda: self.engine.is_current(),
         )
         return Engine(
-            config,
-            self._committers.make,
-            lambda processor, kept: DispatchHandler(processor, self._context, kept),
+            config=config,
+            make_committer=self._committers.make,
+            make_handler=lambda processor, kept: DispatchHandler(processor, self._context, kept),
             on_assigned=self._batcher.forget_partition_counts,
             before_open=self.agents.catch_up,  # after an outage what is known of the agents may be old
             wall_ms=self._now_ms,

@@ -85,7 +85,7 @@ def _control_plane(settings: Settings) -> list[PatternExecutor]:
         ControlPlane(
             given.url,
             auth,
-            transport=PooledTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files)),
+            transport=PooledTransport(max_connections=settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files)),
             max_answer_bytes=settings.dispatch.max_answer_bytes,
         )
     ]

@@ -41,6 +41,7 @@ class UnassignedTasks:
 
     def __init__(
         self,
+        *,
         memory: HeldMemory,
         backlogs: Backlogs,
         retry: Callable[[TaskRun], bool],

@@ -73,11 +73,11 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     def __init__(
         self,
+        *,
         config: EngineConfig,
         make_committer: Callable[[int, AIOKafkaConsumer], Committer],
         make_handler: Callable[[PartitionProcessor, list[bytes]], Handler],
         on_assigned: Callable[[], None] = lambda: None,
-        *,
         before_open: Callable[[], Awaitable[None]] | None = None,
         connect: group.Connect = group.connected,
         make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
@@ -120,7 +120,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             self._kept = KeptOffsets(config.group, config.state, wall_ms)
             make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
             reader = make_reader(config.options, full_name(config.state, config.prefix))
-            self._state = InheritedState(config, config.state, reader, self._kept)
+            self._state = InheritedState(config=config, state=config.state, reader=reader, kept=self._kept)
         self._hopeless: dict[int, int] = {}
         self._room = asyncio.Event()
         self._releasing = asyncio.Lock()
@@ -180,7 +180,14 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     def _begin(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
         self.lease.watch(consumer)
-        self.feed = Feed(consumer, self.processors, self._names, self.config.max_in_flight, self._room, self._fail)
+        self.feed = Feed(
+            consumer=consumer,
+            processors=self.processors,
+            names=self._names,
+            max_in_flight=self.config.max_in_flight,
+            room=self._room,
+            failed=self._fail,
+        )
         consumer.subscribe(list(self._names), listener=self)
         self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{self.config.group}")
 

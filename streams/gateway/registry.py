@@ -61,6 +61,7 @@ class GatewayRegistry:
 
     def __init__(
         self,
+        *,
         node: str,
         lookup: Callable[[str], AgentRegistration | None],
         write: Write,

@@ -41,6 +41,7 @@ class GatewaySweeper:
 
     def __init__(
         self,
+        *,
         agents: Callable[[], Iterable[AgentRegistration]],
         mine: Callable[[str], bool],
         relay: RelayClient,

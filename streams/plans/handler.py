@@ -62,12 +62,12 @@ class PlanHandler:
         self._partition = partition
         self._parts = parts
         self._store = PlanStore(
-            partition.number,
-            parts.recorder,
-            parts.wall_ms,
-            settings.dispatch.idempotency_window,
-            settings.dispatch.idempotency_ids,
-            lambda plan_id: self._owner(plan_id) == partition.number,
+            number=partition.number,
+            recorder=parts.recorder,
+            wall_ms=parts.wall_ms,
+            window_ms=settings.dispatch.idempotency_window,
+            max_ids=settings.dispatch.idempotency_ids,
+            owns=lambda plan_id: self._owner(plan_id) == partition.number,
         )
         self._tell = PlanOutcomes(parts)
         self._spans = PlanSpans(parts.tracing, partition)

@@ -101,13 +101,13 @@ async def coordinate(
     options = client_options(settings)
     group = role_group(settings.app_id, "plans", settings.topic_prefix)
     templates = load_templates(settings.plans.templates)
-    sink = EventSink(options, settings.topic_prefix, idempotent=transactional, clock_topic=STATE)
+    sink = EventSink(options=options, prefix=settings.topic_prefix, idempotent=transactional, clock_topic=STATE)
     stack.push_async_callback(sink.stop)
     await sink.start()
     controls = ControlTable(
-        options,
-        settings.topic_prefix,
-        lambda task_id: cancel_task(task_id),
+        options=options,
+        prefix=settings.topic_prefix,
+        on_cancel=lambda task_id: cancel_task(task_id),
         on_plan=lambda plan_id: cancel(plan_id),
     )
     stack.push_async_callback(controls.stop)
@@ -164,9 +164,9 @@ async def coordinate(
         is_current=lambda: engine.is_current(),
     )
     engine = Engine(
-        config,
-        committers.make,
-        lambda processor, kept: PlanHandler(processor, parts, kept),
+        config=config,
+        make_committer=committers.make,
+        make_handler=lambda processor, kept: PlanHandler(processor, parts, kept),
         on_assigned=batcher.forget_partition_counts,
         wall_ms=sink.clock.now_ms,
         event=parts.recorder.event,

@@ -73,7 +73,7 @@ async def start_schedules(
     """Join the group of the role. Raises `KafkaError`."""
     options, prefix = client_options(settings), settings.topic_prefix
     group = role_group(settings.app_id, "schedules", prefix)
-    sink = EventSink(options, prefix, idempotent=transactional, clock_topic=STATE)
+    sink = EventSink(options=options, prefix=prefix, idempotent=transactional, clock_topic=STATE)
     stack.push_async_callback(sink.stop)
     await sink.start()
 
@@ -81,7 +81,7 @@ async def start_schedules(
         for handler in handlers_of(engine):
             handler.cancel(task_id)
 
-    controls = ControlTable(options, prefix, cancel)
+    controls = ControlTable(options=options, prefix=prefix, on_cancel=cancel)
     stack.push_async_callback(controls.stop)
     limits = await size_limits(settings)
     batcher = Batcher(prefix, limits, sink.clock.now_ms)
@@ -124,9 +124,11 @@ async def start_schedules(
         is_current=lambda: engine.is_current(),
     )
     engine = Engine(
-        config,
-        committers.make,
-        lambda processor, kept: ScheduleHandler(processor, parts, reader.take(processor.number), kept),
+        config=config,
+        make_committer=committers.make,
+        make_handler=lambda processor, kept: ScheduleHandler(
+            partition=processor, parts=parts, lying=reader.take(processor.number), kept=kept
+        ),
         on_assigned=batcher.forget_partition_counts,
         make_reader=lambda _options, _topic: reader,
         wall_ms=sink.clock.now_ms,

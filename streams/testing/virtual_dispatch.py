@@ -63,7 +63,7 @@ class DispatchPartition(VirtualPartition):
     handler: DispatchHandler
 
     def __init__(
-        self, worker: VirtualWorker, agents: VirtualAgents, transport: DirectCalls, rng: random.Random
+        self, *, worker: VirtualWorker, agents: VirtualAgents, transport: DirectCalls, rng: random.Random
     ) -> None:
         super().__init__(worker)
         settings = worker.settings
@@ -74,9 +74,13 @@ class DispatchPartition(VirtualPartition):
         context = DispatchContext(
             settings=settings,
             agents=table,
-            callers=CallerFactory(settings, transports, rng, lambda _agent, _confidence: None),
+            callers=CallerFactory(
+                settings=settings, transport=transports, rng=rng, worth=lambda _agent, _confidence: None
+            ),
             memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
-            recorder=DispatchRecorder(settings.app_id, "dispatch", settings.topic_prefix, INSTANCE),
+            recorder=DispatchRecorder(
+                app_id=settings.app_id, processor="dispatch", prefix=settings.topic_prefix, group=INSTANCE
+            ),
             emit=worker.write,
             metrics=DispatchMetrics(CollectorRegistry()),
             wall_ms=worker.wall_ms,
@@ -84,7 +88,7 @@ class DispatchPartition(VirtualPartition):
             partition_count=lambda: 1,
             builtin=Builtins(allowed=AllowList(()), functions=(), patterns=False, limits={}).agent,
             cleared=lambda _agent_id: 0,
-            balancer=Balancer(table, statuses, settings, worker.wall_ms),
+            balancer=Balancer(agents=table, agent_statuses=statuses, settings=settings, wall_ms=worker.wall_ms),
             circuit_changed=lambda _agent_id, _caller: None,
             read_again=self._read_again,
         )

@@ -49,7 +49,7 @@ class IdSource(Protocol):
 class Tracing:
     """Makes a role's spans. `role`: its name; `group`: its consumer group."""
 
-    def __init__(self, tracer: Tracer, ids: IdSource, role: str, prefix: str, group: str) -> None:
+    def __init__(self, *, tracer: Tracer, ids: IdSource, role: str, prefix: str, group: str) -> None:
         self._tracer = tracer
         self._ids = ids
         self._role = role

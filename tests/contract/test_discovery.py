@@ -117,7 +117,7 @@ async def test_the_concurrency_of_an_agent_function_is_found() -> None:
     async def five(payload: Any) -> str:
         return "ok"
 
-    async with HttpAgent(five, "127.0.0.1", 0) as server:
+    async with HttpAgent(agent=five, host="127.0.0.1", port=0) as server:
         found = await discover(server.endpoint)
     assert found is not None
     assert found.concurrency == 5

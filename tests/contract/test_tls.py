@@ -124,7 +124,7 @@ async def test_the_settings_hold_for_every_agent_that_names_no_files() -> None:
     files = TlsFiles(CA["caFile"], CLIENT["certFile"], CLIENT["keyFile"])
 
     def transport() -> HttpTransport:
-        return HttpTransport(PooledTransport(10, tls=lambda: CONTEXTS.get(files)))
+        return HttpTransport(PooledTransport(max_connections=10, tls=lambda: CONTEXTS.get(files)))
 
     async with agent(wants_client=True) as one:
         assert await call(one.registration(), transport()) == "ok"

@@ -93,7 +93,10 @@ async def test_a_plan_that_is_remembered_finds_the_results_it_waits_for(
     data = plan(task("a"), timeout=600_000)
     recorder = PlanRecorder(run.settings.app_id, prefix, "group")
     begun = recorder.begun(
-        PlanRun(read_plan(data), now_ms, {}), json.dumps(data).encode(), {}, (owner_partition("p", 4), 0),
+        PlanRun(plan=read_plan(data), accepted_ms=now_ms, templates={}),
+        json.dumps(data).encode(),
+        {},
+        (owner_partition("p", 4), 0),
         owner_partition("p", 4), now_ms
     )  # fmt: skip
     assert begun.value is not None

@@ -49,7 +49,11 @@ class QueueMachine(RuleBasedStateMachine):
     def begin(self, concurrency: int, limit: int, late: float) -> None:
         self.now = 0.0
         self.queue: AgentQueue[int] = AgentQueue(
-            concurrency, SlidingWindow(limit, WINDOW_S, late), Breaker(BREAKER), RetryBudget(BUDGET), max_pause_s=8.0
+            max_concurrency=concurrency,
+            limiter=SlidingWindow(limit, WINDOW_S, late),
+            breaker=Breaker(BREAKER),
+            budget=RetryBudget(BUDGET),
+            max_pause_s=8.0,
         )
         self.limit = limit
         self.breaker = NaiveBreaker(BREAKER)

@@ -37,7 +37,9 @@ class Worker:
         """The connection that is open here."""
         self.tasks: list[asyncio.Task[Any]] = []
         self.flushing: asyncio.Task[None] | None = None
-        self.registry = GatewayRegistry(f"n{number}", lambda _: self.known, self.write, lambda *_: None, grace_s)
+        self.registry = GatewayRegistry(
+            node=f"n{number}", lookup=lambda _: self.known, write=self.write, tell=lambda *_: None, grace_s=grace_s
+        )
         self.registry.address = f"n{number}:1"
         self.registry.drop = self.drop
 

@@ -107,7 +107,7 @@ class PlanMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         """Everything is forgotten but what was written."""
-        again = PlanRun(self.run.plan, self.run.accepted_ms, INNER)
+        again = PlanRun(plan=self.run.plan, accepted_ms=self.run.accepted_ms, templates=INNER)
         began = starts(again.begin())
         assert set(began) <= self.begun
         if self.over is None:

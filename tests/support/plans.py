@@ -34,7 +34,7 @@ def plan(*tasks: dict[str, Any] | str, **fields: Any) -> dict[str, Any]:
 def run_of(data: dict[str, Any], templates: Templates | None = None) -> PlanRun:
     """The plan, accepted at `NOW` and not begun."""
     blueprint = read_plan(data)
-    return PlanRun(blueprint, NOW, used(blueprint, templates or {}))
+    return PlanRun(plan=blueprint, accepted_ms=NOW, templates=used(blueprint, templates or {}))
 
 
 def good(value: Any = "ok", confidence: float | None = 0.9) -> End:

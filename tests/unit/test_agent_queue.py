@@ -17,7 +17,9 @@ def make(
 ) -> AgentQueue[str]:
     """A queue of strings."""
     breaker = Breaker(BreakerConfig(failure_threshold=threshold, probes=probes))
-    return AgentQueue(concurrency, SlidingWindow(limit, 60.0), breaker, RetryBudget(budget))
+    return AgentQueue(
+        max_concurrency=concurrency, limiter=SlidingWindow(limit, 60.0), breaker=breaker, budget=RetryBudget(budget)
+    )
 
 
 def items(attempts: list[Attempt[str]]) -> list[str]:

@@ -138,7 +138,7 @@ async def test_a_worker_that_is_not_trusted_is_no_agents_fault(caller: GrpcTlsSe
         assert not caught.value.counts_against_agent
         relay = home.transport._relay
         everybody = book.records.values
-        sweeper = GatewaySweeper(everybody, lambda _: True, relay, write, grace_s=0.01)
+        sweeper = GatewaySweeper(agents=everybody, mine=lambda _: True, relay=relay, write=write, grace_s=0.01)
         for _ in range(4):
             await sweeper.sweep()
         assert written == []

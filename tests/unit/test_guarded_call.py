@@ -63,14 +63,24 @@ class Rig:
         self.transport = Ending(end)
         self.breaker = Breaker(breaker or BreakerConfig(failure_threshold=100))
         self.limiter = SlidingWindow(100, 60.0)
-        self.queue: AgentQueue[PendingCall] = AgentQueue(10, self.limiter, self.breaker, RetryBudget(budget))
+        self.queue: AgentQueue[PendingCall] = AgentQueue(
+            max_concurrency=10, limiter=self.limiter, breaker=self.breaker, budget=RetryBudget(budget)
+        )
         self.stats = CallStats(Ejection(EjectionConfig(after=1)))
         self.ends: list[Answer | AgentError] = []
         self.begun = self.retried = 0
         self.retries = retries
         agent = AgentRegistration(id="a", endpoint="http://a")
         retry = RetryConfig(max_retries=retries, initial_delay_s=0.001, jitter=False)
-        self.caller = Caller(agent, self.queue, self.transport, retry, self, random.Random(1), stats=self.stats)
+        self.caller = Caller(
+            agent=agent,
+            queue=self.queue,
+            transport=self.transport,
+            retry=retry,
+            events=self,
+            rng=random.Random(1),
+            stats=self.stats,
+        )
 
     @property
     def now(self) -> float:

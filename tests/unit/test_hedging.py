@@ -88,7 +88,7 @@ class Rig:
         self.limiter = SlidingWindow(options.get("requests", 100), 60.0)
         budget = RetryBudget(BudgetConfig(0.0, options.get("budget", 5)))
         self.queue: AgentQueue[PendingCall] = AgentQueue(
-            options.get("concurrency", 10), self.limiter, self.breaker, budget
+            max_concurrency=options.get("concurrency", 10), limiter=self.limiter, breaker=self.breaker, budget=budget
         )
         self.stats = CallStats()
         for _ in range(options.get("known", ENOUGH)):
@@ -96,7 +96,15 @@ class Rig:
         limits = {"hedge": True} if options.get("agent_hedges") else None
         agent = AgentRegistration.model_validate({"id": "a", "endpoint": "http://a", "limits": limits})
         retry = RetryConfig(max_retries=0)
-        self.caller = Caller(agent, self.queue, self.transport, retry, self.ends, random.Random(1), stats=self.stats)
+        self.caller = Caller(
+            agent=agent,
+            queue=self.queue,
+            transport=self.transport,
+            retry=retry,
+            events=self.ends,
+            rng=random.Random(1),
+            stats=self.stats,
+        )
 
     def pending(self, hedge: bool = True) -> PendingCall:
         """A task that allows it."""

@@ -93,9 +93,9 @@ async def serving(serve: Serve = answers, host: str = "127.0.0.1", **options: An
 
 
 @asynccontextmanager
-async def transport(*args: Any, **options: Any) -> AsyncIterator[PooledTransport]:
+async def transport(**options: Any) -> AsyncIterator[PooledTransport]:
     """Closed at the end, with nothing left open."""
-    one = PooledTransport(*args, **options)
+    one = PooledTransport(**options)
     try:
         yield one
     finally:
@@ -456,7 +456,7 @@ async def test_a_server_without_tls_is_a_failure_to_connect() -> None:
 async def test_closing_the_pool_ends_calls_under_way() -> None:
     """With an error that says so, in use and waiting."""
     async with serving(hangs) as server:
-        one = PooledTransport(1)
+        one = PooledTransport(max_connections=1)
         calls = [asyncio.ensure_future(one.handle_async_request(server.request())) for _ in range(2)]
         await until(lambda: len(server.heads) == 1)
         await one.aclose()

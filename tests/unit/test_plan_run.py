@@ -234,7 +234,7 @@ def test_many_patterns_that_fail_at_once_are_no_recursion() -> None:
 
 def replayed(run: PlanRun, chunks: list[Any], templates: Any = None) -> PlanRun:
     """The same plan after a restart, from what was written of it."""
-    again = PlanRun(run.plan, run.accepted_ms, templates or {})
+    again = PlanRun(plan=run.plan, accepted_ms=run.accepted_ms, templates=templates or {})
     again.begin()
     for chunk in chunks:
         again.replay(orjson.loads(orjson.dumps(chunk)))

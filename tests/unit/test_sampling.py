@@ -79,12 +79,22 @@ class Rig:
         )
         self.transport = Samples(ends)
         self.breaker = Breaker()
-        self.queue: AgentQueue[PendingCall] = AgentQueue(concurrency, SlidingWindow(per_window, window_s), self.breaker)
+        self.queue: AgentQueue[PendingCall] = AgentQueue(
+            max_concurrency=concurrency, limiter=SlidingWindow(per_window, window_s), breaker=self.breaker
+        )
         self.stats = CallStats()
         self.ends: list[End] = []
         self.begun = self.retried = 0
         retry = RetryConfig(initial_delay_s=0.001, jitter=False)
-        self.caller = Caller(agent, self.queue, self.transport, retry, self, random.Random(1), stats=self.stats)
+        self.caller = Caller(
+            agent=agent,
+            queue=self.queue,
+            transport=self.transport,
+            retry=retry,
+            events=self,
+            rng=random.Random(1),
+            stats=self.stats,
+        )
 
     def submit(self, name: str = "t", expires_s: float = float("inf"), **fields: Any) -> PendingCall:
         """One task."""

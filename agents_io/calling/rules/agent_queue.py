@@ -100,6 +100,7 @@ class AgentQueue(Generic[T]):
 
     def __init__(
         self,
+        *,
         max_concurrency: int,
         limiter: SlidingWindow,
         breaker: Breaker,

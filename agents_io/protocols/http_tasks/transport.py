@@ -47,7 +47,7 @@ class HttpTaskTransport:
         """
         self._allowed = allowed
         self._http = HttpExchange(
-            PooledTransport(max_connections, connector=Connector(lookup, allowed.check_text), tls=tls),
+            PooledTransport(max_connections=max_connections, connector=Connector(lookup, allowed.check_text), tls=tls),
             max_answer_bytes=max_answer_bytes,
             inflates=False,
         )

@@ -82,7 +82,7 @@ class PlanRun:
     `trace`: the trace its steps belong to.
     """
 
-    def __init__(self, plan: Blueprint, accepted_ms: int, templates: Templates, trace: Trace | None = None) -> None:
+    def __init__(self, *, plan: Blueprint, accepted_ms: int, templates: Templates, trace: Trace | None = None) -> None:
         self.plan = plan
         self.accepted_ms = accepted_ms
         self.trace = trace

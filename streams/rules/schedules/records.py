@@ -72,7 +72,7 @@ class ScheduleRecorder(Recorder):
     """Builds the records of the role. `app_id` also names what it remembers on the state topic."""
 
     def __init__(self, app_id: str, prefix: str, group: str) -> None:
-        super().__init__(app_id, "schedules", prefix, group)
+        super().__init__(app_id=app_id, processor="schedules", prefix=prefix, group=group)
         self.app = app_id
 
     def released(self, record: SourceRecord, count: int, cancel_reason: str | None, now_ms: int) -> list[Output]:
