@@ -29,16 +29,16 @@ async def race(first: Calling, patience_s: float, second: Callable[[], Calling |
     Whatever is no `AgentError` passes through; so does `asyncio.CancelledError`. No call is left running.
     """
     one = asyncio.create_task(first)
-    running = {one}
+    running = [one]
     try:
         await asyncio.wait(running, timeout=patience_s)
         if not one.done() and (calling := second()) is not None:
-            running.add(asyncio.create_task(calling))
+            running.append(asyncio.create_task(calling))
         left = set(running)
         winner: asyncio.Task[Answer] | None = None
         while left and winner is None:
             done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-            winner = next((task for task in done if _failed(task) is None), None)
+            winner = next((task for task in running if task in done and _failed(task) is None), None)
         if winner is not None:
             return Race(winner.result(), (_failed(one) or one.result()) if one.done() else None)
         why = _failed(one)

@@ -71,7 +71,7 @@ _Heap = list[tuple[float, int, int, _Entry[T]]]
 class AgentQueue(Generic[T]):
     """One agent's queue. Items are hashable and unlike each other while they wait.
 
-    >>> queue = AgentQueue(1, SlidingWindow(100, 60.0), Breaker())
+    >>> queue = AgentQueue(max_concurrency=1, limiter=SlidingWindow(100, 60.0), breaker=Breaker())
     >>> queue.push("a", now=0.0); queue.push("b", now=0.0, priority=1, deadline=30.0, timeout_s=5.0)
     >>> [attempt] = queue.poll(0.0)
     >>> attempt.item, attempt.timeout_s, queue.blocked_by(0.0), queue.next_wakeup(0.0)
