@@ -40,7 +40,7 @@ class AgentMonitor:
         parts: DispatchContext,
         agent_statuses: AgentStatuses,
         transport: Transport,
-        engine: Engine,
+        engine: Engine[Any],
         rng: random.Random | None = None,
     ) -> None:
         """`rng`: spreads the health checks."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -55,6 +55,9 @@ TELL_EVERY = 6
 MAX_START_PAUSE_S = 5.0
 CURRENT_RECHECK_S = 0.05
 
+H = TypeVar("H", bound=Handler)
+"""What works on the records of one partition."""
+
 
 @dataclass(slots=True)
 class _Start:
@@ -64,7 +67,7 @@ class _Start:
     heads: dict[str, int] = field(default_factory=dict)
 
 
-class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # aiokafka ships no types
     """Runs the partitions of this worker.
 
     `make_committer(number)` and `make_handler(processor, state)` put the pieces of one partition together; `state`: the newest
@@ -76,7 +79,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         *,
         config: EngineConfig,
         make_committer: Callable[[int, AIOKafkaConsumer], Committer],
-        make_handler: Callable[[PartitionProcessor, list[bytes]], Handler],
+        make_handler: Callable[[PartitionProcessor, list[bytes]], H],
         on_assigned: Callable[[], None] = lambda: None,
         before_open: Callable[[], Awaitable[None]] | None = None,
         connect: group.Connect = group.connected,
@@ -151,6 +154,15 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     def opened(self) -> list[PartitionProcessor]:
         """Partitions with a handler, those included that the fetch loop has not let in yet: they must miss no wish."""
         return [*self.processors.values(), *(start.processor for start in self._started if not start.processor.closed)]
+
+    def handlers(self) -> Iterator[H]:
+        """Of the partitions in `opened`; one that still opens has none yet."""
+        return (cast("H", processor.handler) for processor in self.opened if processor.handler is not None)
+
+    def handler(self, number: int) -> H | None:
+        """Of a partition number, if it is open at this worker."""
+        processor = self.processors.get(number)
+        return None if processor is None or processor.closed else cast("H | None", processor.handler)
 
     @property
     def ready(self) -> bool:

@@ -55,7 +55,6 @@ from streams.rules.schedules.records import STATE as SCHEDULE_STATE
 from streams.rules.schedules.records import ScheduleRecorder
 from streams.schedules.handler import ScheduleHandler
 from streams.schedules.parts import ScheduleParts
-from streams.schedules.role import handlers_of as handlers_of_schedules
 from streams.settings import Settings
 from tests.simulation.agents import Arrival, SimAgent, task_of
 from tests.simulation.broker import Broker
@@ -504,7 +503,7 @@ class Node:
 
     def _schedulers(self) -> Iterator[ScheduleHandler]:
         if "schedules" in self.engines:
-            yield from handlers_of_schedules(self.engines["schedules"])
+            yield from self.engines["schedules"].handlers()
 
     def _cancel_step(self, task_id: str) -> None:
         for handler in self._planners():
