@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-import orjson
 
 from agents_io.best_effort import BestEffortRequests
 from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
@@ -45,6 +44,7 @@ from agents_io.rules.wire.a2a_message_ids import MessageIds
 from agents_io.rules.wire.a2a_stream import StreamedTask, TaskStream
 from agents_io.rules.wire.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
+from schemas.exact_json import dumps
 from schemas.messages import AgentRegistration
 
 CARD_KEPT_S = 300.0
@@ -259,7 +259,7 @@ class A2aTransport:
     def _judge(self, peer: A2aAgent, interface: Interface, message: Any) -> Answer | Pending:
         """What a response means, in the form of JSON-RPC."""
         try:
-            return peer.parsed(orjson.dumps(message), lambda: outcome(message, peer.reading))
+            return peer.parsed(dumps(message), lambda: outcome(message, peer.reading))
         except (NeedsInput, NeedsAuth) as waits:
             if waits.task_id is not None:
                 self._forget(peer, interface, waits.task_id)

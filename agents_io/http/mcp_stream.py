@@ -22,7 +22,7 @@ from agents_io.http.exchange import HttpExchange, header
 from agents_io.http.peer import Peer, Target, below
 from agents_io.rules.answer import load_json
 from agents_io.rules.wire import jsonrpc, mcp
-from agents_io.rules.wire.sse import EventData
+from agents_io.rules.wire.sse import EventData, event_json
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration
 
@@ -194,7 +194,7 @@ class McpStream:
 
         def take(piece: bytes) -> None:
             for data in events.feed(piece):
-                if data.strip() and (reply := jsonrpc.reply(_event(data))) is not None:
+                if data.strip() and (reply := jsonrpc.reply(event_json(data))) is not None:
                     self._say(server, session, reply)
 
         clock = asyncio.get_running_loop().time
@@ -224,13 +224,6 @@ class McpStream:
 
 def _is_stream(response: httpx.Response) -> bool:
     return header(response, b"content-type").startswith(b"text/event-stream")
-
-
-def _event(data: bytes) -> Any:
-    try:
-        return load_json(data)
-    except BadResponse:  # not shown: it may repeat our secret
-        raise BadResponse("the stream holds an event that is not JSON") from None
 
 
 class _Reader:
@@ -279,7 +272,7 @@ class _Reader:
         self.last_id = self._events.last_id or self.last_id
         for data in found:
             if data.strip():  # the first event of some servers is empty
-                event = _event(data)
+                event = event_json(data)
                 for message in event if isinstance(event, list) else [event]:
                     if self._take(message):
                         return True

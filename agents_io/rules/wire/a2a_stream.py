@@ -15,7 +15,7 @@ from typing import Any
 from agents_io.errors import AnswerTooLarge, BadResponse
 from agents_io.rules.wire.a2a import state_of
 from agents_io.rules.wire.sse import EventData, event_json
-from schemas.exact_json import dumps, loads
+from schemas.exact_json import dumps
 
 
 def _as_it_is(data: Any) -> Any:
@@ -47,8 +47,8 @@ class TaskStream:
 
     def _take(self, data: bytes) -> bool:
         try:
-            message = self._as_jsonrpc(loads(data))
-        except ValueError:
+            message = self._as_jsonrpc(event_json(data))
+        except BadResponse:
             return False
         if not isinstance(message, dict):
             return False

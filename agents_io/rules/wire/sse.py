@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from agents_io.errors import AnswerTooLarge, BadResponse
-from schemas.exact_json import loads
+from agents_io.rules.answer import load_json
 
 MAX_ID = 1024
 
 
 def event_json(data: bytes) -> Any:
-    """The data of an event as JSON. Raises `BadResponse`."""
+    """The data of an event as JSON. Raises `BadResponse`: it is not JSON, or nested too deep."""
     try:
-        return loads(data)
-    except ValueError:  # not shown: it may repeat our secret
-        raise BadResponse("the stream holds an event that is not JSON") from None
+        return load_json(data)
+    except BadResponse:  # not shown: it may repeat our secret
+        raise BadResponse("the stream holds an event that is not JSON, or is nested too deep") from None
 
 
 class EventData:
