@@ -170,12 +170,12 @@ class A2aTransport:
         self, peer: A2aAgent, interface: Interface, params: dict[str, Any], call: Call
     ) -> Answer | Pending | None:
         """The same message with its task watched; None: the agent streams nothing, and has begun nothing."""
-        stream = TaskStream(lambda data: response(interface, data))
+        stream = TaskStream(self._http.max_answer_bytes, lambda data: response(interface, data))
         clock = asyncio.get_running_loop().time
         begun = clock()
         request = peer.request(interface, "stream", params, call, EVENTS)
         try:
-            reply, body = await self._good(peer, interface, "stream", request, call, stream.feed)
+            reply, body = await self._good(peer, interface, "stream", request, call, stream.feed, passes_on=True)
         except (NotOffered, OtherVersion):
             peer.streams = False
             return None

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from agents_io.http.mcp import McpTransport
+from schemas.messages import SecretRef
 from tests.support.health import is_well
 from tests.support.served import asking, said
 from tests.support.wait import until
@@ -241,6 +242,59 @@ async def test_the_servers_own_request_is_answered_at_once(method: str, expected
         assert reply.get("result" if method == "ping" else "error") is not None
         if method != "ping":
             assert reply["error"]["code"] == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(200, OK), (20_000, ("too_large", False, True))])
+async def test_what_a_server_says_beside_its_answer_is_no_part_of_it(size: int, expected: Any) -> None:
+    """Log lines and progress count towards no limit, together; one that is too large by itself does."""
+    server = Server()
+
+    async def chats(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        line = '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"%s"}}' % ("x" * size)
+        for _ in range(100):
+            await response.write(b"data: " + line.encode() + b"\n\n")
+        await response.write(b"data: " + (ok(message, server.result).body or b"") + b"\n\n")  # type: ignore[operator]
+        return response
+
+    server.first = chats
+    async with asking(McpTransport(max_answer_bytes=10_000), server, "mcp", "/mcp", tool="judge") as ask:
+        assert said(await ask()) == expected
+
+
+@pytest.mark.parametrize("as_stream", [True, False])
+async def test_a_server_that_writes_our_number_as_text_is_understood(as_stream: bool) -> None:
+    """As the official clients do."""
+    server = Server()
+
+    async def answers(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        reply = ok(message | {"id": str(message["id"])}, server.result)
+        if not as_stream:
+            return reply
+        return web.Response(body=b"data: " + reply.body + b"\n\n", content_type="text/event-stream")  # type: ignore[operator]
+
+    server.first = answers
+    async with asking(McpTransport(), server, "mcp", "/mcp", tool="judge") as ask:
+        assert said(await ask()) == OK
+
+
+async def test_a_secret_that_a_stream_repeats_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the tool's words nor in an answer that is none."""
+    monkeypatch.setenv("TOKEN", "s3cret-token")
+    server = Server()
+
+    async def repeats(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        said = {"content": [{"type": "text", "text": f"you sent {request.headers['Authorization']}"}], "isError": True}
+        body = ok(message, said).body
+        return web.Response(body=b"data: " + body + b"\n\n", content_type="text/event-stream")  # type: ignore[operator]
+
+    server.first = repeats
+    async with asking(McpTransport(), server, "mcp", "/mcp", tool="judge") as ask:
+        ask.agent = ask.agent.model_copy(update={"auth": SecretRef(env="TOKEN")})
+        end = await ask()
+        assert "withheld" in str(end)
+        assert "s3cret" not in str(end)
 
 
 @pytest.mark.parametrize("broken", [False, True], ids=["closed", "broken off"])
