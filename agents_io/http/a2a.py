@@ -3,8 +3,8 @@
 In: a registration whose endpoint is where the agent card lies (or, with `metadata.a2aVersion`, the URL of the interface
 itself). Out: the task's artifacts as an `Answer`, or one `AgentError` (`rules/wire/a2a.py`; statuses as in `exchange.py`).
 What differs between the bindings is in `rules/wire/a2a_binding.py` alone. A task that is not done at once is asked for
-again, ever less often, until the call's time is up. Then, and when the call is cancelled, the agent is sent a cancel for
-the task. Of a card only the paths of its interfaces are used: the token goes to the registered host and no other.
+again, ever less often, until the call's time is up; a poll may fail. Then, and when the call is cancelled, the agent is sent a
+cancel for the task. Of a card only the paths of its interfaces are used: the token goes to the registered host and no other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from typing import Any
 import httpx
 
 from agents_io.best_effort import BestEffortRequests
-from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
+from agents_io.errors import (
+    AgentError,
+    BadResponse,
+    ClientError,
+    ConnectionFailed,
+    RateLimited,
+    ServerError,
+    Unsupported,
+)
 from agents_io.http.a2a_agent import A2aAgent, card_targets
 from agents_io.http.exchange import HttpExchange, header, said, status_error, unauthorized, within
 from agents_io.http.peer import Peer
@@ -51,6 +59,8 @@ CARD_KEPT_S = 300.0
 POLL_FIRST_S = 0.05
 POLL_GROWTH = 1.5
 POLL_MAX_S = 2.0
+MAX_FAILED = 3
+"""Polls in a row that fail while the agent's task may go on."""
 EVENTS = ((b"Accept", b"text/event-stream"),)
 BROKEN_EARLY_S = 10.0
 ORPHAN_LOOKS = 4
@@ -137,6 +147,8 @@ class A2aTransport:
         self, peer: A2aAgent, interface: Interface, payload: Any, call: Call, message_id: str, text_only: bool
     ) -> Answer:
         """One message, and the end of the task it begins."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + call.timeout_s
         params = send_params(
             interface.version,
             message_id,
@@ -152,19 +164,32 @@ class A2aTransport:
             found = await self._streamed(peer, interface, params, call)
         if found is None:
             found = self._read(peer, interface, await self._ask(peer, interface, "send", params, call))
-        wait_s = POLL_FIRST_S
+        wait_s, failed = POLL_FIRST_S, 0
         while isinstance(found, Pending):
             task_id = found.task_id
             try:
                 await asyncio.sleep(wait_s)
                 body = await self._ask(peer, interface, "get", {"id": task_id})
-            except BaseException:  # cancelled, out of time or out of reach: it will not be polled again
-                self._forget(peer, interface, task_id)
-                self._message_ids.count_cancel(call.idempotency_key)
+            except (ConnectionFailed, RateLimited, ServerError) as error:
+                # The task goes on while the server, or what lies before it, is away for a moment.
+                failed += 1
+                pause_s = max(POLL_MAX_S, error.retry_after_s or 0.0)
+                if isinstance(error, UnknownTask) or failed == MAX_FAILED or clock() + pause_s >= deadline:
+                    self._give_up(peer, interface, task_id, call)
+                    raise
+                wait_s = pause_s
+                continue
+            except BaseException:  # cancelled, out of time or refused: it will not be polled again
+                self._give_up(peer, interface, task_id, call)
                 raise
-            wait_s = min(wait_s * POLL_GROWTH, POLL_MAX_S)
+            wait_s, failed = min(wait_s * POLL_GROWTH, POLL_MAX_S), 0
             found = self._read(peer, interface, body)
         return found
+
+    def _give_up(self, peer: A2aAgent, interface: Interface, task_id: str, call: Call) -> None:
+        """The agent's task is cancelled; another message of this call begins another one."""
+        self._forget(peer, interface, task_id)
+        self._message_ids.count_cancel(call.idempotency_key)
 
     async def _streamed(
         self, peer: A2aAgent, interface: Interface, params: dict[str, Any], call: Call
@@ -188,8 +213,7 @@ class A2aTransport:
             return await self._orphaned(peer, interface, stream.task_id)
         except BaseException:
             if stream.task_id is not None:
-                self._forget(peer, interface, stream.task_id)
-                self._message_ids.count_cancel(call.idempotency_key)
+                self._give_up(peer, interface, stream.task_id, call)
             raise
         if not header(reply, b"content-type").startswith(b"text/event-stream"):
             error = jsonrpc.error_of(response(interface, load_json(body)))
@@ -225,8 +249,7 @@ class A2aTransport:
             found = Pending(stream.task_id)
         except BaseException:
             if stream.task_id is not None and not stream.has_ended:
-                self._forget(peer, interface, stream.task_id)
-                self._message_ids.count_cancel(call.idempotency_key)
+                self._give_up(peer, interface, stream.task_id, call)
             raise
         if not isinstance(found, Pending) or stream.task_id is None or clock() - begun > BROKEN_EARLY_S:
             return found
@@ -238,8 +261,7 @@ class A2aTransport:
         except AgentError:
             raise
         except BaseException:
-            self._forget(peer, interface, found.task_id)
-            self._message_ids.count_cancel(call.idempotency_key)
+            self._give_up(peer, interface, found.task_id, call)
             raise
 
     async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str) -> Answer:

@@ -504,6 +504,60 @@ async def test_a_task_that_waits_is_cancelled_at_the_agent(state: str, expected:
         await until(lambda: server.cancelled == ["T1"])
 
 
+class Away(A2a):
+    """Its task takes a while, and these statuses answer the polls for it; 0: the connection is cut."""
+
+    def __init__(self, *statuses: int, wait: str = "0") -> None:
+        super().__init__(lambda message: task("WORKING") if message["method"] == "SendMessage" else FINISHED)
+        self.statuses = [*statuses]
+        self.wait = wait
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Polls fail first."""
+        is_poll = request.method == "POST" and (await request.json())["method"] == "GetTask"
+        if not is_poll or not self.statuses:
+            return await super().__call__(request)
+        self.methods.append("GetTask")
+        if (status := self.statuses.pop(0)) == 0 and request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=status or 500, headers={"Retry-After": self.wait})
+
+
+FINISHED = {
+    "result": {
+        "id": "T1",
+        "status": {"state": "TASK_STATE_COMPLETED"},
+        "artifacts": [{"artifactId": "a", "parts": [{"data": {"value": 1, "confidence": 0.5}}]}],
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "wait", "expected"),
+    [
+        ((503,), "0", (1, 0.5)),
+        ((429, 0), "0", (1, 0.5)),
+        ((0, 500), "0", (1, 0.5)),
+        ((0, 0, 0), "0", ("connection", True, True)),
+        ((429,), "60", LIMITED),
+        ((503, 429, 503), "0", FAILED),
+        ((401,), "0", NOT_TAKEN),
+    ],
+)
+async def test_a_server_that_is_away_while_its_task_runs(
+    statuses: tuple[int, ...], wait: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task goes on there, so it is asked for again; one that is given up is cancelled."""
+    monkeypatch.setattr("agents_io.http.a2a.POLL_MAX_S", 0.01)
+    server = Away(*statuses, wait=wait)
+    async with asking(A2aTransport(), server, "a2a") as ask:
+        assert said(await ask(timeout_s=20.0)) == expected
+        if expected != (1, 0.5):
+            await until(lambda: server.cancelled == ["T1"])
+    assert server.methods.count("SendMessage") == 1
+    assert server.cancelled == ([] if expected == (1, 0.5) else ["T1"])
+
+
 async def test_nothing_of_an_a2a_answer_is_lost() -> None:
     """The words beside a data part, other members, and all metadata."""
     answer = parts(
