@@ -230,19 +230,19 @@ class HttpExchange:
     ) -> bytes:
         good = 200 <= response.status_code < 300
         cap = self.max_answer_bytes if good else MAX_ERROR_BYTES
+        passes_on = passes_on and good and header(response, b"content-type").startswith(b"text/event-stream")
         length = header(response, b"content-length")
-        if good and length.isdigit() and len(length) < 20 and int(length) > cap:
+        if good and not passes_on and length.isdigit() and len(length) < 20 and int(length) > cap:
             raise AnswerTooLarge(f"the answer has {int(length)} bytes, more than {cap}")
         chunks: list[bytes] = []
         size = 0
         inflate = _inflater(response, good, self._inflates)
-        passes_on = passes_on and good and header(response, b"content-type").startswith(b"text/event-stream")
         async for piece in response.stream:  # type: ignore[union-attr]
             chunk = piece if inflate is None else inflate(piece, cap + 1 - size)
             if not passes_on:
                 chunks.append(chunk)
                 size += len(chunk)
-            if size > cap:
+            if size > cap or (inflate is not None and len(chunk) > cap):
                 if good:
                     raise AnswerTooLarge(f"the answer is larger than {cap} bytes")
                 break

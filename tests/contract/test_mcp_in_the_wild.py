@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -244,19 +245,41 @@ async def test_the_servers_own_request_is_answered_at_once(method: str, expected
             assert reply["error"]["code"] == expected
 
 
-@pytest.mark.parametrize(("size", "expected"), [(200, OK), (20_000, ("too_large", False, True))])
-async def test_what_a_server_says_beside_its_answer_is_no_part_of_it(size: int, expected: Any) -> None:
+@pytest.mark.parametrize("has_length", [False, True])
+@pytest.mark.parametrize(("size", "expected"), [(200, OK), (2_000_000, ("too_large", False, True))])
+async def test_what_a_server_says_beside_its_answer_is_no_part_of_it(
+    size: int, expected: Any, has_length: bool
+) -> None:
     """Log lines and progress count towards no limit, together; one that is too large by itself does."""
     server = Server()
 
     async def chats(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
+        if not has_length:
+            await response.prepare(request)
         line = '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"%s"}}' % ("x" * size)
-        for _ in range(100):
-            await response.write(b"data: " + line.encode() + b"\n\n")
-        await response.write(b"data: " + (ok(message, server.result).body or b"") + b"\n\n")  # type: ignore[operator]
+        pieces = [b"data: " + line.encode() + b"\n\n"] * (100 if size < 1000 else 2)
+        pieces.append(b"data: " + (ok(message, server.result).body or b"") + b"\n\n")  # type: ignore[operator]
+        if has_length:
+            return web.Response(body=b"".join(pieces), content_type="text/event-stream")
+        for piece in pieces:
+            await response.write(piece)
         return response
+
+    server.first = chats
+    async with asking(McpTransport(max_answer_bytes=10_000), server, "mcp", "/mcp", tool="judge") as ask:
+        assert said(await ask()) == expected
+
+
+@pytest.mark.parametrize(("lines", "expected"), [(10, OK), (1000, ("too_large", False, True))])
+async def test_a_stream_may_be_compressed_and_has_a_length(lines: int, expected: Any) -> None:
+    """What inflates to more than an answer at once is refused, not cut off in silence."""
+    server = Server()
+
+    async def chats(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        body = b"data: " + (ok(message, server.result).body or b"") + b"\n\n"  # type: ignore[operator]
+        raw = gzip.compress(b": still here, and at work on it\n\n" * lines + body)
+        return web.Response(body=raw, content_type="text/event-stream", headers={"Content-Encoding": "gzip"})
 
     server.first = chats
     async with asking(McpTransport(max_answer_bytes=10_000), server, "mcp", "/mcp", tool="judge") as ask:
