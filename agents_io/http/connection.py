@@ -29,8 +29,8 @@ MAX_FIELD_BYTES = 64 * 1024
 """One header; agents behind a mesh send more than the usual 8 KiB."""
 PAUSE_ABOVE_BYTES = 128 * 1024
 """Body bytes that wait for their reader before the connection stops reading."""
-CLOSING_S = 0.02
-"""A server that was closing an idle connection says so within a round trip, and this long; later it may work on the request."""
+CLOSING_S = 0.25
+"""A server that was closing an idle connection says so within a round trip, and we see it within this; later it may be at work."""
 _WRITE_TOGETHER_BYTES = 64 * 1024
 _MANY_PIECES = 16
 
