@@ -30,7 +30,7 @@ MAX_FIELD_BYTES = 64 * 1024
 PAUSE_ABOVE_BYTES = 128 * 1024
 """Body bytes that wait for their reader before the connection stops reading."""
 CLOSING_S = 0.25
-"""A server that was closing an idle connection says so within a round trip, and we see it within this; later it may be at work."""
+"""A server that was closing an idle connection says so within a round trip, and we see it within this."""
 _WRITE_TOGETHER_BYTES = 64 * 1024
 _MANY_PIECES = 16
 

@@ -265,7 +265,7 @@ class _Reader:
         if not self._stream:
             return False
         is_there = self._accept(self._events.feed(piece))
-        self._events.check_held(self._max_bytes)
+        self._events.check_size(self._max_bytes)
         return is_there
 
     def last(self) -> Any:

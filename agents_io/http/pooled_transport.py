@@ -27,6 +27,8 @@ URL_KEY = "parallax.url"
 """Request extension: the URL as a `yarl.URL`, prepared once per agent."""
 SSL_KEY = "parallax.ssl"
 """Request extension: the `ssl.SSLContext` for this request in place of the transport's own."""
+REPEATABLE_KEY = "parallax.repeatable"
+"""Request extension: true for a POST that starts no work, and so may be sent twice."""
 
 
 class RequestBody(httpx.AsyncByteStream):
@@ -76,7 +78,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         except ValueError as error:
             raise httpx.LocalProtocolError(str(error)) from error
         origin = self.origin(url, extensions.get(SSL_KEY))
-        connection = await self._answering(origin, method, head, body, has_key(headers))
+        is_keyed = has_key(headers) or extensions.get(REPEATABLE_KEY) is True
+        connection = await self._answering(origin, method, head, body, is_keyed)
         return httpx.Response(
             connection.status, headers=connection.headers, stream=_Body(self.pool, origin, connection)
         )

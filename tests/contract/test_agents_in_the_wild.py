@@ -549,6 +549,7 @@ async def test_a_server_that_is_away_while_its_task_runs(
 ) -> None:
     """The task goes on there, so it is asked for again; one that is given up is cancelled."""
     monkeypatch.setattr("agents_io.http.a2a.POLL_MAX_S", 0.01)
+    monkeypatch.setattr("agents_io.http.connection.CLOSING_S", -1.0)  # each cut connection is a failed poll
     server = Away(*statuses, wait=wait)
     async with asking(A2aTransport(), server, "a2a") as ask:
         assert said(await ask(timeout_s=20.0)) == expected

@@ -422,3 +422,20 @@ async def test_a_request_on_the_servers_own_stream_is_answered(ends: bool) -> No
         for _ in range(3):
             assert said(await ask()) == OK
         assert len(opened) == 1
+
+
+async def test_a_server_that_closes_after_each_answer_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not say so: the handshake and the calls after it are sent once more, on a new connection."""
+    monkeypatch.setattr("agents_io.http.connection.CLOSING_S", 10.0)
+    server = Server()
+
+    async def closing(request: web.Request) -> web.StreamResponse:
+        answer = await server(request)
+        if request.method == "POST" and request.transport is not None:
+            asyncio.get_running_loop().call_soon(request.transport.close)
+        return answer
+
+    async with asking(McpTransport(), closing, "mcp", "/mcp", tool="judge") as ask:
+        for _ in range(5):
+            assert said(await ask()) == OK
+            assert await is_well(ask.transport, ask.agent, 5.0)

@@ -46,7 +46,7 @@ class TaskStream:
     def feed(self, piece: bytes) -> bool:
         """Whether enough was seen. Raises `AnswerTooLarge`."""
         is_enough = any(self._take(data) for data in self._events.feed(piece))
-        self._events.check_held(self._max)
+        self._events.check_size(self._max)
         return is_enough
 
     def _take(self, data: bytes) -> bool:
@@ -105,7 +105,7 @@ class StreamedTask:
     def feed(self, piece: bytes) -> bool:
         """Whether the task has its end. Raises `BadResponse`, `AnswerTooLarge`."""
         ended = self._take(self._events.feed(piece))
-        self._events.check_held(self._max)
+        self._events.check_size(self._max)
         return ended
 
     def response(self) -> dict[str, Any]:
