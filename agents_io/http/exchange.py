@@ -37,7 +37,7 @@ from agents_io.errors import (
 from agents_io.http.connection import NotHttp
 from agents_io.http.peer import Peer, Target
 from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody
-from agents_io.rules.answer import excerpt
+from agents_io.rules.answer import excerpt, in_utf8
 from agents_io.rules.statuses import error_of
 from agents_io.rules.waits import wait_of
 from agents_io.transport import MAX_ANSWER_BYTES, Call
@@ -173,7 +173,7 @@ class HttpExchange:
             raise InternalError(f"the call could not be made: {error}") from None
         is_good = 200 <= reply.status < 300
         is_usual = is_good and reply.is_complete and len(reply.body) <= self.max_answer_bytes and peer.cookies is None
-        if is_usual and not has_header(reply.headers, b"content-encoding"):
+        if is_usual and not has_coding(reply.headers):
             peer.unauthorized_status = None
             return reply.body
         response = httpx.Response(reply.status, headers=reply.headers, stream=RequestBody(reply.body))
@@ -248,7 +248,8 @@ class HttpExchange:
                 break
             if enough is not None and good and enough(chunk):
                 break
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return in_utf8(body, header(response, b"content-type"))
 
 
 def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) -> bytes:
@@ -260,9 +261,14 @@ def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) 
     return body
 
 
-def has_header(headers: list[tuple[bytes, bytes]], name: bytes) -> bool:
-    """Whether there is a header of that (lower-case) name."""
-    return any(key.lower() == name for key, _ in headers)
+def has_coding(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the body may have to be decoded before it is JSON: it is compressed, or its type names another charset."""
+    for name, value in headers:
+        if len(name) == 16 and name.lower() == b"content-encoding":
+            return True
+        if len(name) == 12 and b"=" in value and name.lower() == b"content-type" and b"utf-8" not in value.lower():
+            return True
+    return False
 
 
 def unauthorized(status: int) -> AgentError:

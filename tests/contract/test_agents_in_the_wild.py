@@ -271,6 +271,50 @@ async def test_forms_of_an_http_answer(body: bytes, headers: dict[str, str], exp
         assert said(await ask()) == expected
 
 
+CAFE = '{"value": "caf\u00e9", "confidence": 1}'
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "expected"),
+    [
+        (CAFE.encode("latin-1"), "application/json; charset=ISO-8859-1", ("caf\u00e9", 1.0)),
+        (CAFE.encode("cp1252"), 'application/json;charset="windows-1252"', ("caf\u00e9", 1.0)),
+        (CAFE.encode("utf-16"), "application/json; charset=utf-16", ("caf\u00e9", 1.0)),
+        (CAFE.encode("utf-16-be"), "application/json; charset=UTF-16BE", ("caf\u00e9", 1.0)),
+        (
+            CAFE.encode(),
+            "application/json; charset=iso-8859-1",
+            ("caf\u00e9", 1.0),
+        ),  # named by default, written otherwise
+        (CAFE.encode("latin-1"), "application/json", BAD),
+        (CAFE.encode("latin-1"), "application/json; charset=utf-8", BAD),
+        (CAFE.encode("latin-1"), "application/json; charset=idna", BAD),
+    ],
+)
+async def test_a_charset_other_than_utf_8(body: bytes, kind: str, expected: Any) -> None:
+    """JSON has none, but some servers write one and say so."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+    async with asking(HttpTransport(), handler, "http") as ask:
+        assert said(await ask()) == expected
+
+
+async def test_a_model_server_may_have_a_charset_too() -> None:
+    """And its errors."""
+    for body, status, expected in ((chat(CAFE), 200, ("caf\u00e9", 1.0)), ({"error": "caf\u00e9"}, 400, NOT_TAKEN)):
+        raw = orjson.dumps(body).decode().encode("latin-1")
+
+        async def handler(request: web.Request, raw: bytes = raw, status: int = status) -> web.StreamResponse:
+            return web.Response(body=raw, status=status, headers={"Content-Type": "application/json;charset=latin1"})
+
+        async with asking(OpenAiTransport(), handler, "openai", model="m") as ask:
+            end = await ask()
+        assert said(end) == expected
+        assert "caf\u00e9" in str(end)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "attempt", "again"),
     [
