@@ -295,7 +295,7 @@ def status_error(
     """What a status that is no 2xx means. `text`: what may be shown of the body; `call`: whose attempt it is."""
     status = response.status_code
     if 300 <= status < 400:
-        text = f"redirects are not followed to another origin; this one leads to {_place(response)}"
+        text = f"this redirect is not followed: it leads to {_place(response)}"
     if peer is not None and call is not None:
         peer.unauthorized_status = status if status in (401, 403) else None
     wait_s = wait_of(response.headers, body, time.time()) if status >= 400 else None

@@ -190,7 +190,7 @@ async def test_a_redirect_is_not_followed() -> None:
     async with rig(answer()) as other:
         elsewhere = Step("status", code=307, headers=(("Location", other.fake.endpoint + "/analyze"),))
         async with rig(elsewhere) as one:
-            with pytest.raises(BadResponse, match="redirects are not followed"):
+            with pytest.raises(BadResponse, match="this redirect is not followed"):
                 await one.call()
         assert not other.fake.calls
 
