@@ -33,10 +33,10 @@ def notification(method: str, params: Any = None) -> bytes:
 
 
 def answers(message: Any, number: int) -> bool:
-    """Whether this is the response to request `number`; an error without an id is taken for one."""
+    """Whether this is the response to request `number`, perhaps as text; an error without an id is taken for one."""
     if not isinstance(message, dict) or "method" in message:
         return False
-    return message.get("id") == number or ("error" in message and message.get("id") is None)
+    return message.get("id") in (number, str(number)) or ("error" in message and message.get("id") is None)
 
 
 def is_response(message: Any) -> bool:

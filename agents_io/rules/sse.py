@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from agents_io.errors import AnswerTooLarge, BadResponse
-from schemas.exact_json import loads
+from agents_io.rules.answer import load_json
 
 MAX_ID = 1024
 
 
 def event_json(data: bytes) -> Any:
-    """The data of an event as JSON. Raises `BadResponse`."""
+    """The data of an event as JSON. Raises `BadResponse`: it is not JSON, or nested too deep."""
     try:
-        return loads(data)
-    except ValueError:  # not shown: it may repeat our secret
-        raise BadResponse("the stream holds an event that is not JSON") from None
+        return load_json(data)
+    except BadResponse:  # not shown: it may repeat our secret
+        raise BadResponse("the stream holds an event that is not JSON, or is nested too deep") from None
 
 
 class EventData:
@@ -35,6 +35,7 @@ class EventData:
         self._rest = b""
         self._lines: list[bytes] = []
         self._begun = False
+        self._largest = 0
         self._id = b""
         self.last_id = b""
         """Of the newest whole event that has one; what `Last-Event-ID` says when the stream is resumed."""
@@ -56,9 +57,9 @@ class EventData:
         self._rest = last + held
         return [data for line in lines if (data := self._line(line)) is not None]
 
-    def check_held(self, most: int) -> None:
-        """Raises `AnswerTooLarge` when the event that is not whole yet has more bytes than `most`."""
-        if len(self._rest) + sum(map(len, self._lines)) > most:
+    def check_size(self, most: int) -> None:
+        """Raises `AnswerTooLarge` when an event, or the one that is not whole yet, has more bytes than `most`."""
+        if max(self._largest, len(self._rest) + sum(map(len, self._lines))) > most:
             raise AnswerTooLarge(f"an event of the stream is larger than {most} bytes")
 
     def end(self) -> list[bytes]:
@@ -81,4 +82,5 @@ class EventData:
         if not self._lines:
             return None
         data, self._lines = b"\n".join(self._lines), []
+        self._largest = max(self._largest, len(data))
         return data

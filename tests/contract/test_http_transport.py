@@ -330,7 +330,7 @@ async def test_redirect_is_not_followed() -> None:
     async with http(answer()) as other:
         elsewhere = Step("status", code=307, headers=(("Location", other.fake.endpoint + "/analyze"),))
         async with http(elsewhere) as rig:
-            with pytest.raises(BadResponse, match="redirects are not followed"):
+            with pytest.raises(BadResponse, match="this redirect is not followed"):
                 await rig.call()
         assert len(other.fake.calls) == 0
 

@@ -2,9 +2,9 @@
 
 In: a registration whose endpoint is where the agent card lies (or, with `metadata.a2aVersion`, the URL of the interface
 itself). Out: the task's artifacts as an `Answer`, or one `AgentError` (`rules/tasks.py`; statuses as in `http/exchange.py`).
-What differs between the bindings is in `rules/bindings.py` alone. A task that is not done at once is asked for
-again, ever less often, until the call's time is up. Then, and when the call is cancelled, the agent is sent a cancel for
-the task. Of a card only the paths of its interfaces are used: the token goes to the registered host and no other.
+What differs between the bindings is in `rules/bindings.py` alone. A task that is not done at once is asked for again, ever less
+often, until the call's time is up; a poll may fail. Then, and when the call is cancelled, the agent is sent a cancel for the
+task. Of a card only the paths of its interfaces are used: the token goes to the registered host and no other.
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-import orjson
 
 from agents_io.best_effort import BestEffortRequests
-from agents_io.errors import AgentError, BadResponse, ClientError, ConnectionFailed, ServerError, Unsupported
+from agents_io.errors import (
+    AgentError,
+    BadResponse,
+    ClientError,
+    ConnectionFailed,
+    RateLimited,
+    ServerError,
+    Unsupported,
+)
 from agents_io.http.exchange import HttpExchange, header, said, status_error, unauthorized, within
 from agents_io.http.peer import Peer
 from agents_io.per_agent import PerAgent
@@ -45,12 +52,15 @@ from agents_io.rules import jsonrpc
 from agents_io.rules.answer import load_json
 from agents_io.rules.prompts import read_payload
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call
+from schemas.exact_json import dumps
 from schemas.messages import AgentRegistration
 
 CARD_KEPT_S = 300.0
 POLL_FIRST_S = 0.05
 POLL_GROWTH = 1.5
 POLL_MAX_S = 2.0
+MAX_FAILED = 3
+"""Polls in a row that fail while the agent's task may go on."""
 EVENTS = ((b"Accept", b"text/event-stream"),)
 BROKEN_EARLY_S = 10.0
 ORPHAN_LOOKS = 4
@@ -137,6 +147,8 @@ class A2aTransport:
         self, peer: A2aAgent, interface: Interface, payload: Any, call: Call, message_id: str, text_only: bool
     ) -> Answer:
         """One message, and the end of the task it begins."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + call.timeout_s
         params = send_params(
             interface.version,
             message_id,
@@ -152,30 +164,43 @@ class A2aTransport:
             found = await self._streamed(peer, interface, params, call)
         if found is None:
             found = self._read(peer, interface, await self._ask(peer, interface, "send", params, call))
-        wait_s = POLL_FIRST_S
+        wait_s, failed = POLL_FIRST_S, 0
         while isinstance(found, Pending):
             task_id = found.task_id
             try:
                 await asyncio.sleep(wait_s)
                 body = await self._ask(peer, interface, "get", {"id": task_id})
-            except BaseException:  # cancelled, out of time or out of reach: it will not be polled again
-                self._forget(peer, interface, task_id)
-                self._message_ids.count_cancel(call.idempotency_key)
+            except (ConnectionFailed, RateLimited, ServerError) as error:
+                # The task goes on while the server, or what lies before it, is away for a moment.
+                failed += 1
+                pause_s = max(POLL_MAX_S, error.retry_after_s or 0.0)
+                if isinstance(error, UnknownTask) or failed == MAX_FAILED or clock() + pause_s >= deadline:
+                    self._give_up(peer, interface, task_id, call)
+                    raise
+                wait_s = pause_s
+                continue
+            except BaseException:  # cancelled, out of time or refused: it will not be polled again
+                self._give_up(peer, interface, task_id, call)
                 raise
-            wait_s = min(wait_s * POLL_GROWTH, POLL_MAX_S)
+            wait_s, failed = min(wait_s * POLL_GROWTH, POLL_MAX_S), 0
             found = self._read(peer, interface, body)
         return found
+
+    def _give_up(self, peer: A2aAgent, interface: Interface, task_id: str, call: Call) -> None:
+        """The agent's task is cancelled; another message of this call begins another one."""
+        self._forget(peer, interface, task_id)
+        self._message_ids.count_cancel(call.idempotency_key)
 
     async def _streamed(
         self, peer: A2aAgent, interface: Interface, params: dict[str, Any], call: Call
     ) -> Answer | Pending | None:
         """The same message with its task watched; None: the agent streams nothing, and has begun nothing."""
-        stream = TaskStream(lambda data: response(interface, data))
+        stream = TaskStream(self._http.max_answer_bytes, lambda data: response(interface, data))
         clock = asyncio.get_running_loop().time
         begun = clock()
         request = peer.request(interface, "stream", params, call, EVENTS)
         try:
-            reply, body = await self._good(peer, interface, "stream", request, call, stream.feed)
+            reply, body = await self._good(peer, interface, "stream", request, call, stream.feed, passes_on=True)
         except (NotOffered, OtherVersion):
             peer.streams = False
             return None
@@ -188,8 +213,7 @@ class A2aTransport:
             return await self._orphaned(peer, interface, stream.task_id)
         except BaseException:
             if stream.task_id is not None:
-                self._forget(peer, interface, stream.task_id)
-                self._message_ids.count_cancel(call.idempotency_key)
+                self._give_up(peer, interface, stream.task_id, call)
             raise
         if not header(reply, b"content-type").startswith(b"text/event-stream"):
             error = jsonrpc.error_of(response(interface, load_json(body)))
@@ -225,8 +249,7 @@ class A2aTransport:
             found = Pending(stream.task_id)
         except BaseException:
             if stream.task_id is not None and not stream.has_ended:
-                self._forget(peer, interface, stream.task_id)
-                self._message_ids.count_cancel(call.idempotency_key)
+                self._give_up(peer, interface, stream.task_id, call)
             raise
         if not isinstance(found, Pending) or stream.task_id is None or clock() - begun > BROKEN_EARLY_S:
             return found
@@ -238,8 +261,7 @@ class A2aTransport:
         except AgentError:
             raise
         except BaseException:
-            self._forget(peer, interface, found.task_id)
-            self._message_ids.count_cancel(call.idempotency_key)
+            self._give_up(peer, interface, found.task_id, call)
             raise
 
     async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str) -> Answer:
@@ -259,7 +281,7 @@ class A2aTransport:
     def _judge(self, peer: A2aAgent, interface: Interface, message: Any) -> Answer | Pending:
         """What a response means, in the form of JSON-RPC."""
         try:
-            return peer.parsed(orjson.dumps(message), lambda: outcome(message, peer.reading))
+            return peer.parsed(dumps(message), lambda: outcome(message, peer.reading))
         except (NeedsInput, NeedsAuth) as waits:
             if waits.task_id is not None:
                 self._forget(peer, interface, waits.task_id)

@@ -23,7 +23,7 @@ from agents_io.http.peer import Peer, Target, below
 from agents_io.protocols.mcp.rules import tool_calls
 from agents_io.rules import jsonrpc
 from agents_io.rules.answer import load_json
-from agents_io.rules.sse import EventData
+from agents_io.rules.sse import EventData, event_json
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration
 
@@ -128,9 +128,10 @@ class McpStream:
         call: Call | None = None,
     ) -> Reply:
         """The answer to request `number`. Raises `AgentError`; a status that is no 2xx is for the caller to judge."""
-        reader = _Reader(number, lambda reply: self._say(server, session, reply))
+        reader = _Reader(number, lambda reply: self._say(server, session, reply), self._http.max_answer_bytes)
+        request = server.build(session, body, more, call)
         try:
-            response, raw = await self._http.send(server, server.build(session, body, more, call), reader.enough)
+            response, raw = await self._http.send(server, request, reader.enough, passes_on=True)
         except ConnectionFailed:
             if session is None or not reader.last_id:
                 raise
@@ -144,7 +145,7 @@ class McpStream:
             return response, jsonrpc.picked(server.parsed(raw, lambda: load_json(raw)), number), raw
         message = reader.last()
         if message is not None:
-            return response, message, raw
+            return response, message, reader.raw
         if session is None or not reader.last_id:
             raise BadResponse("the stream ended without an answer")
         return await self._resumed(server, session, reader)
@@ -157,7 +158,7 @@ class McpStream:
             reader.begin()
             request = server.bare("GET", session, [(b"Last-Event-ID", reader.last_id)])
             try:
-                response, raw = await self._http.send(server, request, reader.enough)
+                response, _ = await self._http.send(server, request, reader.enough, passes_on=True)
             except ConnectionFailed:
                 failed += 1
                 if failed >= MAX_FAILED:
@@ -169,7 +170,7 @@ class McpStream:
                 raise BadResponse(f"the stream ended without an answer, and the agent resumes none ({status})")
             message = reader.last()
             if message is not None:
-                return response, message, raw
+                return response, message, reader.raw
 
     async def listen(self, server: Server, session: Session) -> None:
         """Read what the server says outside of its answers, while the session is used: there it asks whether we live."""
@@ -195,7 +196,7 @@ class McpStream:
 
         def take(piece: bytes) -> None:
             for data in events.feed(piece):
-                if data.strip() and (reply := jsonrpc.reply(_event(data))) is not None:
+                if data.strip() and (reply := jsonrpc.reply(event_json(data))) is not None:
                     self._say(server, session, reply)
 
         clock = asyncio.get_running_loop().time
@@ -227,27 +228,23 @@ def _is_stream(response: httpx.Response) -> bool:
     return header(response, b"content-type").startswith(b"text/event-stream")
 
 
-def _event(data: bytes) -> Any:
-    try:
-        return load_json(data)
-    except BadResponse:  # not shown: it may repeat our secret
-        raise BadResponse("the stream holds an event that is not JSON") from None
-
-
 class _Reader:
     """Watches event streams for the answer to one request, so that the end of the stream need not be waited for."""
 
-    __slots__ = ("_events", "_number", "_replies", "_say", "_stream", "last_id", "message")
+    __slots__ = ("_events", "_max_bytes", "_number", "_replies", "_say", "_stream", "last_id", "message", "raw")
 
-    def __init__(self, number: int, say: Callable[[bytes], None]) -> None:
-        """`say`: sends the answer to a request of the server's own."""
+    def __init__(self, number: int, say: Callable[[bytes], None], max_bytes: int) -> None:
+        """`say`: sends the answer to a request of the server's own. `max_bytes`: the largest event."""
         self._number = number
+        self._max_bytes = max_bytes
         self._say = say
         self._events = EventData()
         self._stream: bool | None = None
         self._replies = 0
         self.last_id = b""
         self.message: Any = None
+        self.raw = b""
+        """The event that holds the answer."""
 
     def begin(self) -> None:
         """The next stream of the same answer begins."""
@@ -262,13 +259,15 @@ class _Reader:
         return RETRY_S if asked_s is None else min(MAX_RETRY_S, max(MIN_RETRY_S, asked_s))
 
     def enough(self, piece: bytes) -> bool:
-        """Whether the answer is there."""
+        """Whether the answer is there. Raises `BadResponse`, `AnswerTooLarge`."""
         if self._stream is None:
             # A JSON body begins with a bracket; an event stream never does.
             self._stream = piece.lstrip()[:1] not in (b"{", b"[")
         if not self._stream:
             return False
-        return self._accept(self._events.feed(piece))
+        is_there = self._accept(self._events.feed(piece))
+        self._events.check_size(self._max_bytes)
+        return is_there
 
     def last(self) -> Any:
         """The answer; perhaps in an event whose end is missing. None if it did not come."""
@@ -280,9 +279,10 @@ class _Reader:
         self.last_id = self._events.last_id or self.last_id
         for data in found:
             if data.strip():  # the first event of some servers is empty
-                event = _event(data)
+                event = event_json(data)
                 for message in event if isinstance(event, list) else [event]:
                     if self._take(message):
+                        self.raw = data
                         return True
         return False
 

@@ -3,7 +3,7 @@
 In: a registration whose endpoint is the API's base (usually ending in `/v1`) and whose metadata names the model. Out: the
 model's answer as JSON with value and confidence, tokens in its metadata, or one `AgentError` (`rules/chat.py`; statuses as in
 `http/exchange.py`). A server that refuses the default `response_format` is asked by a simpler one from then on; one that
-answers by a stream alone is asked for that. It offers no tools, and keeps no conversation.
+refuses to answer but by a stream is asked for that. It offers no tools, and keeps no conversation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 import httpx
 
 from agents_io.errors import ClientError, Unsupported
-from agents_io.http.exchange import HttpExchange, said, status_error, within
+from agents_io.http.exchange import HttpExchange, header, said, status_error, within
 from agents_io.http.peer import Peer, below
 from agents_io.per_agent import PerAgent
 from agents_io.protocols.openai.rules.chat import (
@@ -73,12 +73,13 @@ class OpenAiTransport:
         while True:
             config = model.config
             request = model.post(model.completions, chat_request(config, payload, model.reading.logprobs), call=call)
-            stream = AnswerStream(self._http.max_answer_bytes) if config.stream else None
-            feed = None if stream is None else stream.feed
-            response, body = await self._http.send(model, request, feed, passes_on=True)
+            # Some servers stream whatever is asked for.
+            stream = AnswerStream(self._http.max_answer_bytes)
+            response, body = await self._http.send(model, request, stream.feed, passes_on=True)
             if 200 <= response.status_code < 300:
                 model.unauthorized_status = None
-                return model.parsed(body, partial(_answer, config, model.reading, body, stream))
+                streamed = stream if header(response, b"content-type").startswith(b"text/event-stream") else None
+                return model.parsed(body, partial(_answer, config, model.reading, body, streamed))
             if not (config.stream or config.stream_chosen) and wants_stream(response.status_code, body):
                 if model.config is config:
                     model.config = replace(config, stream=True)
@@ -90,7 +91,7 @@ class OpenAiTransport:
                 raise ClientError(f"{said(model, body)}; choose another metadata.responseFormat than {config.form!r}")
             if model.config is config:
                 model.config = simpler  # remembered: the next call does not ask for what is refused
-        error = spent(body) if response.status_code in (402, 403, 429) else None
+        error = spent(response.status_code, body) if response.status_code in (402, 403, 429) else None
         raise error or status_error(response, said(model, body), body, model, call)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
@@ -103,7 +104,7 @@ class OpenAiTransport:
 
 
 def _answer(config: ChatConfig, reading: Reading, body: bytes, stream: AnswerStream | None) -> Answer:
-    """The answer in a 2xx; one that was to be streamed may have come at once all the same."""
-    if stream is not None and not body:
+    """The answer in a 2xx: in the stream it came in, or in the body."""
+    if stream is not None:
         return answer_in(stream.whole(), config.form, reading, config.api)
     return chat_answer(body, config.form, reading, config.api)

@@ -15,7 +15,7 @@ from typing import Any
 from agents_io.errors import AnswerTooLarge, BadResponse
 from agents_io.protocols.a2a.rules.tasks import state_of
 from agents_io.rules.sse import EventData, event_json
-from schemas.exact_json import dumps, loads
+from schemas.exact_json import dumps
 
 
 def _as_it_is(data: Any) -> Any:
@@ -25,15 +25,17 @@ def _as_it_is(data: Any) -> Any:
 class TaskStream:
     """`feed` pieces until it says that no more need be read.
 
-    >>> stream = TaskStream()
+    >>> stream = TaskStream(1000)
     >>> stream.feed(b'data: {"result":{"kind":"task","id":"T1","status":{"state":"submitted"}}}\\n\\n'), stream.task_id
     (False, 'T1')
     >>> stream.feed(b'data: {"result":{"kind":"status-update","taskId":"T1","final":true}}\\n\\n'), stream.is_final
     (True, True)
     """
 
-    def __init__(self, as_jsonrpc: Callable[[Any], Any] = _as_it_is) -> None:
+    def __init__(self, max_bytes: int, as_jsonrpc: Callable[[Any], Any] = _as_it_is) -> None:
+        """`max_bytes`: the largest event."""
         self._events = EventData()
+        self._max = max_bytes
         self._as_jsonrpc = as_jsonrpc
         self.task_id: str | None = None
         self.is_final = False
@@ -42,13 +44,15 @@ class TaskStream:
         """A response that is an answer or an error by itself."""
 
     def feed(self, piece: bytes) -> bool:
-        """Whether enough was seen."""
-        return any(self._take(data) for data in self._events.feed(piece))
+        """Whether enough was seen. Raises `AnswerTooLarge`."""
+        is_enough = any(self._take(data) for data in self._events.feed(piece))
+        self._events.check_size(self._max)
+        return is_enough
 
     def _take(self, data: bytes) -> bool:
         try:
-            message = self._as_jsonrpc(loads(data))
-        except ValueError:
+            message = self._as_jsonrpc(event_json(data))
+        except BadResponse:
             return False
         if not isinstance(message, dict):
             return False
@@ -101,7 +105,7 @@ class StreamedTask:
     def feed(self, piece: bytes) -> bool:
         """Whether the task has its end. Raises `BadResponse`, `AnswerTooLarge`."""
         ended = self._take(self._events.feed(piece))
-        self._events.check_held(self._max)
+        self._events.check_size(self._max)
         return ended
 
     def response(self) -> dict[str, Any]:

@@ -11,8 +11,8 @@ means. A request carries the task's payload and
   cancel                         only with `metadata.cancelRecords`: the request of that correlation id is not wanted any more;
                                  such a record has no value
 
-A reply carries correlation-id, and value and confidence as JSON; a failure has a `status` header with the meaning HTTP
-gives it, and `retry-after` in seconds.
+A reply carries correlation-id, and value and confidence as JSON, in any form that a task may have (CloudEvents, Confluent's
+wire format); a failure has a `status` header with the meaning HTTP gives it, and `retry-after` in seconds.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ from agents_io.rules.answer import Reading, excerpt, parse_answer
 from agents_io.rules.statuses import error_of
 from agents_io.rules.waits import parse_retry_after
 from agents_io.transport import Answer, Call
+from schemas.codec import Rejected, decode_json, dumps
+from schemas.wire_format import PREFIX, VALUE_HEADER
 
 CORRELATION = ("correlation-id", "kafka_correlationId")
 REPLY_TOPIC = ("reply-topic", "kafka_replyTopic")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
 
-Headers = Iterable[tuple[str, bytes]]
+Headers = Iterable[tuple[str, bytes | None]]
+"""A header's value may be null."""
+_MARKS = ("content-type", VALUE_HEADER)
 
 
 def topic_of(endpoint: str) -> str:
@@ -77,18 +81,29 @@ def reply_answer(
     >>> reply_answer(b'{"value":1,"confidence":1}', [], Reading(), 100, 0.0).value
     1
     """
-    found = dict(headers)
+    found = {name: text for name, text in headers if text is not None}
     raw = value or b""
     status = _status(found.get("status", b"200"))
     if not 200 <= status < 300:
-        wait_s = parse_retry_after(found.get("retry-after", b"").decode("ascii", "replace"), now_epoch_s)
+        wait_s = parse_retry_after(_unquoted(found.get("retry-after", b"")).decode("ascii", "replace"), now_epoch_s)
         raise error_of(status, excerpt(raw) if raw.strip() else "no reason given", wait_s, attempt=attempt, body=raw)
     if len(raw) > max_bytes:
         raise AnswerTooLarge(f"the answer has {len(raw)} bytes, more than {max_bytes}")
+    if raw[:1] == PREFIX or any(name in found for name in _MARKS):
+        try:
+            raw = dumps(decode_json(raw, tuple(found.items())).data)
+        except Rejected as rejected:
+            raise BadResponse(f"the answer cannot be read: {rejected.reason}") from None
     return parse_answer(raw, reading)
 
 
+def _unquoted(text: bytes) -> bytes:
+    """Spring writes a header that is a string as JSON."""
+    return text.strip(b'" ')
+
+
 def _status(text: bytes) -> int:
+    text = _unquoted(text)
     if not (text.isdigit() and len(text) == 3):
         raise BadResponse(f"the reply's status is invalid: {excerpt(text)}")
     return int(text)

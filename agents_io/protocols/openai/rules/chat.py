@@ -232,15 +232,15 @@ def _about(data: dict[str, Any], message: dict[str, Any], why: Any) -> dict[str,
     return about
 
 
-def spent(body: bytes) -> AgentError | None:
-    """A 429 that no waiting mends: the account has no money left."""
+def spent(status: int, body: bytes) -> AgentError | None:
+    """A 402, 403 or 429 that no waiting mends: the account has no money left."""
     try:
         data = loads(body)
     except ValueError:
         return None
     error = data.get("error") if isinstance(data, dict) else None
     code = error.get("code") or error.get("type") if isinstance(error, dict) else None
-    return ClientError(f"the agent answered 429: {code}") if isinstance(code, str) and code in _SPENT else None
+    return ClientError(f"the agent answered {status}: {code}") if isinstance(code, str) and code in _SPENT else None
 
 
 def refuses_form(status: int, body: bytes) -> bool:
@@ -267,4 +267,14 @@ def wants_stream(status: int, body: bytes) -> bool:
     (True, False)
     """
     low = body.lower()
-    return status in (400, 422) and b"stream" in low and any(word in low for word in (b"only", b"must be", b"enable"))
+    words = (
+        b"only",
+        b"must be",
+        b"enable",
+        b"non-stream",
+        b"non stream",
+        b"require",
+        b"stream=true",
+        b"stream to true",
+    )
+    return status in (400, 422) and b"stream" in low and any(word in low for word in words)

@@ -44,7 +44,7 @@ class AnswerStream:
     def feed(self, piece: bytes) -> bool:
         """Whether the answer is complete. Raises `BadResponse`, `AnswerTooLarge`."""
         self._take(self._events.feed(piece))
-        self._events.check_held(self._max)
+        self._events.check_size(self._max)
         return self._is_done
 
     def whole(self) -> dict[str, Any]:
