@@ -326,7 +326,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
                 await processor.close()
                 raise
             except Exception as error:  # our own fault, or aiokafka's: nobody would come back to this partition
-                log.exception("opening a partition broke the worker's own code", partition=number)
+                log.exception("unexpected error while opening a partition", partition=number)
                 await processor.close()
                 refused += START_TRIES // BUG_TRIES
                 if refused >= START_TRIES:

@@ -273,7 +273,7 @@ class PartitionProcessor:
                 self._lose(error)
                 return
             except Exception as error:
-                log.exception("a commit broke the worker's own code", partition=self.number)
+                log.exception("unexpected error during commit", partition=self.number)
                 self._lose(CommitFailed(f"the commit failed: {error!r}"))
                 return
 
@@ -355,7 +355,7 @@ class PartitionProcessor:
             self.handler.hold()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    while self.handler.running():  # noqa: ASYNC110 - counts several lanes, once a revoke
+                    while self.handler.running():  # noqa: ASYNC110 - counts the calls of all agents, once a revoke
                         await asyncio.sleep(0.01)
             cut_off = self.handler.running() > 0
         if self._loop_task is not None and not self.closed:
@@ -386,7 +386,7 @@ class PartitionProcessor:
         self._close_handler()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CUT_OFF_S):
-                while self.handler is not None and self.handler.running():  # noqa: ASYNC110 - counts several lanes
+                while self.handler is not None and self.handler.running():  # noqa: ASYNC110 - counts the calls of all agents
                     await asyncio.sleep(0.002)
 
     def _close_handler(self) -> None:

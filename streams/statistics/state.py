@@ -117,7 +117,7 @@ class State:
         self._late = 0
         self._dropped = dict.fromkeys(INTERVALS, 0)
         self._firing = AlarmCount()
-        self._bases: dict[int, int] = {}  # partition -> what is added to its offsets, see `log_offsets`
+        self._bases: dict[int, int] = {}  # partition -> what is added to its offsets, see `count_anew`
 
     def __len__(self) -> int:
         return len(self._series)

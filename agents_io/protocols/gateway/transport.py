@@ -11,7 +11,7 @@ agent.
 
   agent not connected for patience_s          connection    counts         worker or way to it gone     connection    does not
   agent hung up, or was lost, during a call   connection    once a hang-up too many requests open        rate_limited  does not
-  no answer in time: the agent gets a cancel  timeout       counts         what the agent answered       rules/gateway_answer.py
+  no answer in time: the agent gets a cancel  timeout       counts         what the agent answered       rules/answers.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Event-time windows of one series: minute, hour and day, each with its own grace and retention. Pure.
 
 In: samples with their time. Out: which windows changed, which closed, which points came too late for their window.
-A point is folded into its minute, its hour and its day alongside (one prepared sample, three additions): that is exact because
+A point is added to its minute, its hour and its day at once (one prepared sample, three additions): that is exact because
 the sums are integers, costs less than merging minutes later, and a late point reaches every window that is still kept.
 The watermark is the largest event time seen; a window closes when the watermark, or the caller's clock, passes its end + grace.
 What is kept follows from the watermark, and only once a series has been idle for as long as an interval is kept from the clock: a
