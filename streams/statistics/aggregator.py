@@ -24,6 +24,7 @@ from streams.engine.batcher import Batcher
 from streams.engine.yielder import Yielder
 from streams.rules.records import Output
 from streams.rules.source_record import SourceRecord
+from streams.rules.windows.windows import UPDATE_S
 from streams.statistics.event_clocks import EventClocks
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.owners_sender import NotOwner
@@ -40,8 +41,6 @@ BUSY = 100
 BUSY_LINGER_S = 0.2
 """A batch that found this much company waits longer: one write a series is the dear part."""
 TICK_S = 1.0
-UPDATE_S = {"minute": 1.0, "hour": 5.0, "day": 30.0}
-"""How often an open window is published while it changes; when its series is quiet, at the next tick."""
 TICK_UPDATES = 2000
 TICK_SERIES = 3000
 """Series the clock looks at in one tick: 30,000 take ten of them, and none holds up the loop for long."""

@@ -17,7 +17,7 @@ from streams.rules.detection.grouping import Sibling, publishable, surfaced
 from streams.rules.detection.silence import Silence
 from streams.rules.detection.verdicts import Verdicts
 from streams.rules.windows.moments import Sample
-from streams.rules.windows.windows import INTERVALS, Spans, Window, WindowId, Windows
+from streams.rules.windows.windows import FINEST, INTERVALS, Spans, Window, WindowId, Windows
 
 VERSION = 6
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
@@ -181,7 +181,7 @@ class Series:
         """
         detectors = self.detectors
         due = -1 if detectors is None else detectors.due_ms()
-        if detectors is None or due < 0 or now_ms < due + self.windows.spans["minute"].grace_ms:
+        if detectors is None or due < 0 or now_ms < due + self.windows.spans[FINEST].grace_ms:
             return False
         self.anomalies += detectors.evaluate_idle(Moment(self.partition, self.offset, self.windows.watermark_ms))
         return True

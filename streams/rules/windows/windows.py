@@ -21,7 +21,11 @@ from streams.rules.windows import measures
 from streams.rules.windows.moments import Moments, Sample
 
 SIZES_MS: dict[Interval, int] = {"minute": MINUTE_MS, "hour": HOUR_MS, "day": DAY_MS}
-INTERVALS: tuple[Interval, ...] = ("minute", "hour", "day")
+INTERVALS = tuple(SIZES_MS)
+"""From the finest to the coarsest; each fits a whole number of times into the next."""
+FINEST, COARSEST = INTERVALS[0], INTERVALS[-1]
+UPDATE_S: dict[Interval, float] = {"minute": 1.0, "hour": 5.0, "day": 30.0}
+"""How often an open window is published while it changes; when its series is quiet, at the next tick."""
 NEVER = 1 << 62
 
 WindowId = tuple[Interval, int]
@@ -127,7 +131,7 @@ class Windows:
 
         `archived` gives a closed window that is no longer in memory, or None when there is none.
         """
-        late = time_ms < self.watermark_ms - self.spans["minute"].grace_ms
+        late = time_ms < self.watermark_ms - self.spans[FINEST].grace_ms
         if time_ms > self.watermark_ms:
             self.watermark_ms = time_ms
             if time_ms >= self.due_ms:
