@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -120,17 +120,8 @@ class ConfidenceSource(Message):
         return self.sample_count // 2 + 1 if self.enough is None else self.enough
 
 
-_SCHEMES: dict[str, Protocol] = {
-    "http": "http",
-    "https": "http",
-    "grpc": "grpc",
-    "grpcs": "grpc",
-    "gateway": "gateway",
-    "a2a": "a2a",
-    "openai": "openai",
-    "mcp": "mcp",
-    "kafka": "kafka",
-}
+_SCHEMES: dict[str, Protocol] = {name: name for name in get_args(Protocol)} | {"https": "http", "grpcs": "grpc"}
+"""A protocol is the scheme of its endpoints."""
 BUILTIN_PREFIXES = ("http:", "function:", "pattern:")
 """Ids of the agents that tasks of these types make for themselves; they cannot be registered."""
 
