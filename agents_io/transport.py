@@ -1,8 +1,8 @@
 """The port every way of calling an agent satisfies. One call in, one validated answer or one `AgentError` out.
 
-A transport never retries, never limits, never consults a breaker: `rules/agent_queue.py` and `rules/retry.py` decide that. It
-maps every foreign exception to the tree in `errors.py`, closes the agent's connection when its task is cancelled, and never
-trusts the answer.
+A transport never retries, never limits, never consults a breaker: that is decided in `calling/rules/` (`agent_queue.py`,
+`retry.py`). It maps every foreign exception to the tree in `errors.py`, closes the agent's connection when its task is
+cancelled, and never trusts the answer.
 """
 
 from __future__ import annotations

@@ -235,7 +235,8 @@ class State:
         """What time alone does to a series; True if anything is to be written or published.
 
         `events_ms`: its event time; `idle_ms`: how long it has certainly had no point; `closing_ms`: the time by which windows
-        close, if that is later (all `clock.py`). While points come, they alone bring alarms, so that a replay brings the same.
+        close, if that is later (all from `rules/windows/clock.py`). While points come, only they bring alarms: a replay brings
+        the same.
         """
         series = live.series
         known = len(series.anomalies)
