@@ -69,9 +69,9 @@ class SecretRef(Message):
         if (self.env is None) == (self.file is None):
             raise ValueError('must name a secret by exactly one of {"env": NAME} or {"file": PATH}')
         if (self.scheme == "header") != (self.header is not None):
-            raise ValueError('scheme "header" goes with header: NAME, such as X-Api-Key, and with nothing else')
+            raise ValueError('scheme "header" needs header: NAME, such as X-Api-Key; no other scheme may have it')
         if self.header is not None and self.header.lower() in NO_SECRET_HEADERS:
-            raise ValueError(f"header: {self.header} is not for secrets")
+            raise ValueError(f"header: {self.header} cannot carry a secret")
         return self
 
 
@@ -97,10 +97,10 @@ class ConfidenceSource(Message):
     def _complete(self) -> Self:
         for source, name in (("path", "path"), ("constant", "value"), ("judge", "agent")):
             if (self.source == source) != (getattr(self, name) is not None):
-                raise ValueError(f'{name} goes with "from": "{source}", and is needed there')
+                raise ValueError(f'{name}: required with "from": "{source}", and allowed with no other')
         for name in ("samples", "enough"):
             if self.source != "agreement" and getattr(self, name) is not None:
-                raise ValueError(f'{name} goes with "from": "agreement" alone')
+                raise ValueError(f'{name}: allowed only with "from": "agreement"')
         if self.enough is not None and not self.sample_count < 2 * self.enough <= 2 * self.sample_count:
             raise ValueError(
                 f"enough: must be more than half of the {self.sample_count} samples and no more than all, not {self.enough}"

@@ -71,6 +71,6 @@ async def watch(settings: Settings) -> None:
             found = []
         for sentence in found:
             if sentence not in reported:
-                log.error("another installation is in the way", reason=sentence)
+                log.error("another installation conflicts with this one", reason=sentence)
         reported = set(found)
         await asyncio.sleep(LOOK_S)

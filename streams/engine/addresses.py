@@ -85,5 +85,5 @@ def _table(
             if said and numbers and len(said) <= MAX_ADDRESS_BYTES:
                 rows.append((said.decode(), numbers))
         except UnicodeDecodeError:
-            log.warning("a member's address is not readable", member=member)
+            log.warning("a member's address cannot be read", member=member)
     return rows

@@ -122,7 +122,7 @@ def _read_table(user_data: bytes | None) -> list[Row]:
     try:
         return decode_table(user_data)
     except (ValueError, TypeError) as error:
-        log.warning("what the group's leader says is not readable", error=repr(error))
+        log.warning("the group leader's user data cannot be read", error=repr(error))
         return []
 
 

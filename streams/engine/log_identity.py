@@ -205,7 +205,7 @@ async def epoch_ends(consumer: AIOKafkaConsumer, epochs: Mapping[TopicPartition,
         except (IncompatibleBrokerVersion, NotImplementedError):
             continue
         except KafkaError as error:
-            log.debug("the end of an epoch could not be read", error=repr(error))
+            log.debug("the end offset of a leader epoch could not be read", error=repr(error))
             client.force_metadata_update()
             continue
         for topic, rows in answer.topics:

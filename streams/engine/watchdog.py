@@ -42,7 +42,7 @@ class Watchdog:
             await asyncio.sleep(self._after_s / LOOKS)
             reason = await self.look()
             if reason is not None:
-                log.error("the consumer stands still; joining anew with another one", reason=reason)
+                log.error("the consumer makes no progress; replacing it", reason=reason)
                 self._rule.forget()
                 await self._engine.renew()
 
@@ -60,7 +60,7 @@ class Watchdog:
         ends = self._engine.ends = await _ends(consumer, self._engine.feed.open)
         stalled = self._rule.look(asyncio.get_running_loop().time(), polled, ends)
         for tp, stall in stalled.items():
-            log.warning("a partition stands still", topic=tp.topic, partition=tp.partition, position=stall.position,
+            log.warning("a partition makes no progress", topic=tp.topic, partition=tp.partition, position=stall.position,
                         end=stall.end, for_s=round(stall.for_s, 1))  # fmt: skip
         if stalled:
             return f"{len(stalled)} partitions stood still for {self._after_s:g} s with records before them"

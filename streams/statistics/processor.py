@@ -159,7 +159,7 @@ class StatsProcessor:
                     await app.ledger.commit()
                 await app.stop()
         except TimeoutError:
-            log.warning("statistics did not leave within %g s; what was not committed is read again", STOP_TIMEOUT_S)
+            log.warning("statistics did not stop within %g s; what was not committed is read again", STOP_TIMEOUT_S)
         finally:
             for task in self._tasks:
                 task.cancel()

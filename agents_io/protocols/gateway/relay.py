@@ -195,7 +195,7 @@ class RelayClient:
                 raise InternalError(f"this worker cannot call other workers: grpc_{error.message}") from None
             if error.message != self._said:
                 self._said = error.message
-                log.error("the certificates towards other workers have changed and cannot be used", reason=self._said)
+                log.error("the changed certificates for calls to other workers cannot be used", reason=self._said)
         return self._credentials
 
 
