@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agents_io.functions import current_call, function
+    from agents_io.protocols.functions import current_call, function
     from agents_io.serving import AgentFunction, Answer, Declined, agent, from_agreement, from_logprobs, from_proba
 
 __all__ = [
@@ -28,6 +28,7 @@ if not TYPE_CHECKING:  # a checker would take every name for one of ours
     def __getattr__(name: str) -> Any:
         if name not in __all__:
             raise AttributeError(f"module 'agents_io' has no attribute {name!r}")
-        from agents_io import functions, serving
+        from agents_io import serving
+        from agents_io.protocols import functions
 
         return getattr(functions if name in ("current_call", "function") else serving, name)

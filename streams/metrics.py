@@ -1,14 +1,13 @@
-"""The metrics that dispatch and plans count, and how others are read with each request. One registry per worker, so that two
-can live in a process.
+"""The metrics that dispatch, plans and schedules count, and how others are read with each request. One registry per worker, so
+that two can live in a process.
 
-In: what happened; functions that tell what is the case now. Out: families for `/metrics`; every one of them is explained in
-`deploy/prometheus/README.md`. Labels are few and bounded: never a task's id.
+In: what happened; functions that tell what is the case now. Out: families for `/metrics`, as defined in `metric_definitions.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric
@@ -16,6 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from schemas.messages.tasks import ResultStatus
+from streams.metric_definitions import BY_NAME, Definition
 
 PARK_REASONS = ("circuit_open", "retry_after", "queue_full", "holds_commit", "no_agent", "not_before")
 TURNS = {"open": "open", "half-open": "half_open", "close": "closed"}
@@ -32,36 +32,40 @@ class Observed(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._families: list[tuple[Literal["gauge", "counter"], str, str, tuple[str, ...], Callable[[], Iterable[Row]]]]
-        self._families = []
+        self._families: list[tuple[Definition, Callable[[], Iterable[Row]]]] = []
         registry.register(self)
 
-    def add(
-        self,
-        kind: Literal["gauge", "counter"],
-        name: str,
-        documentation: str,
-        rows: Callable[[], Iterable[Row]],
-        labels: tuple[str, ...] = (),
-    ) -> None:
-        """`name` of a counter is without `_total`. `rows` must stand that the loop turns while it is read."""
-        self._families.append((kind, name, documentation, labels, rows))
+    def add(self, name: str, rows: Callable[[], Iterable[Row]]) -> None:
+        """`rows` must stand that the loop turns while it is read."""
+        self.add_defined(BY_NAME[name], rows)
+
+    def add_defined(self, definition: Definition, rows: Callable[[], Iterable[Row]]) -> None:
+        """The same of a metric that is defined elsewhere."""
+        self._families.append((definition, rows))
 
     def collect(self) -> Iterable[Metric]:
         """The families, their samples still to be made."""
-        for kind, name, documentation, labels, rows in self._families:
-            family = Metric(name, documentation, kind)
-            found: Any = _Samples(name + ("_total" if kind == "counter" else ""), labels, rows)
-            family.samples = found
-            yield family
+        for definition, rows in self._families:
+            yield _family(definition, _Samples(definition, rows))
+
+
+def family(name: str, rows: Iterable[Row]) -> Metric:
+    """One metric with its samples, for collectors that read all of theirs at once."""
+    return _family(BY_NAME[name], list(_Samples(BY_NAME[name], lambda: rows)))
+
+
+def _family(definition: Definition, samples: Any) -> Metric:
+    found = Metric(definition.name, definition.help, definition.kind)
+    found.samples = samples
+    return found
 
 
 class _Samples:
     """Made while they are read."""
 
-    def __init__(self, name: str, labels: tuple[str, ...], rows: Callable[[], Iterable[Row]]) -> None:
-        self._name = name
-        self._labels = labels
+    def __init__(self, definition: Definition, rows: Callable[[], Iterable[Row]]) -> None:
+        self._name = definition.name + ("_total" if definition.kind == "counter" else "")
+        self._labels = definition.labels
         self._rows = rows
 
     def __iter__(self) -> Iterator[Sample]:
@@ -69,35 +73,33 @@ class _Samples:
             yield Sample(self._name, dict(zip(self._labels, values, strict=True)), value)
 
 
+def _counter(name: str, registry: CollectorRegistry) -> Counter:
+    return Counter(name, BY_NAME[name].help, BY_NAME[name].labels, registry=registry)
+
+
+def _gauge(name: str, registry: CollectorRegistry) -> Gauge:
+    return Gauge(name, BY_NAME[name].help, registry=registry)
+
+
+def _histogram(name: str, registry: CollectorRegistry) -> Histogram:
+    return Histogram(name, BY_NAME[name].help, buckets=SECONDS, registry=registry)
+
+
 class DispatchMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.tasks = Counter("parallax_tasks", "Terminal results by status", ["status"], registry=registry)
-        self.duration = Histogram(
-            "parallax_task_duration_seconds", "From intake to answer", buckets=SECONDS, registry=registry
-        )
-        self.retries = Counter("parallax_dispatch_retries", "Calls made again after a failure", registry=registry)
-        self.forwarded = Counter(
-            "parallax_tasks_forwarded", "Tasks sent on to their agent's owner partition", registry=registry
-        )
-        self.handed_over = Counter(
-            "parallax_tasks_handed_over", "Pattern tasks given to the plan coordinator", registry=registry
-        )
-        self.parked = Counter(
-            "parallax_tasks_parked", "Tasks put aside until their agent is free", ["reason"], registry=registry
-        )
-        self.cache_hits = Counter("parallax_cache_hits", "Tasks answered from the cache", registry=registry)
-        self.cache_misses = Counter("parallax_cache_misses", "Tasks the cache had no answer for", registry=registry)
-        self.duplicates = Counter("parallax_tasks_duplicate", "Tasks whose id was answered already", registry=registry)
-        self.dead_letters = Counter("parallax_dead_letters", "Records refused, by stage", ["stage"], registry=registry)
-        self.rerouted = Counter(
-            "parallax_tasks_rerouted", "Tasks given to another agent as their first took no call", registry=registry
-        )
-        self.hedges = Counter(
-            "parallax_dispatch_hedges", "Second calls beside a first that took long", registry=registry
-        )
-        self.turns = Counter(
-            "parallax_circuit_transitions", "Circuits that opened, half opened, closed", ["to"], registry=registry
-        )
+        self.tasks = _counter("parallax_tasks", registry)
+        self.duration = _histogram("parallax_task_duration_seconds", registry)
+        self.retries = _counter("parallax_dispatch_retries", registry)
+        self.forwarded = _counter("parallax_tasks_forwarded", registry)
+        self.handed_over = _counter("parallax_tasks_handed_over", registry)
+        self.parked = _counter("parallax_tasks_parked", registry)
+        self.cache_hits = _counter("parallax_cache_hits", registry)
+        self.cache_misses = _counter("parallax_cache_misses", registry)
+        self.duplicates = _counter("parallax_tasks_duplicate", registry)
+        self.dead_letters = _counter("parallax_dead_letters", registry)
+        self.rerouted = _counter("parallax_tasks_rerouted", registry)
+        self.hedges = _counter("parallax_dispatch_hedges", registry)
+        self.turns = _counter("parallax_circuit_transitions", registry)
         self._by_status = {status: self.tasks.labels(status) for status in ("success", "failure")}
         # A series that begins with its first event shows no increase: alerts would miss it.
         _begin(self.parked, PARK_REASONS)
@@ -118,16 +120,12 @@ class PlanMetrics:
     """What the plan coordinator counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.plans = Counter("parallax_plans", "Plans that ended, by status", ["status"], registry=registry)
-        self.active = Gauge("parallax_plans_active", "Plans under way on this worker", registry=registry)
-        self.steps = Counter(
-            "parallax_plan_steps", "Steps of plans that ended, by status", ["status"], registry=registry
-        )
-        self.duration = Histogram(
-            "parallax_plan_duration_seconds", "From acceptance to result", buckets=SECONDS, registry=registry
-        )
-        self.duplicates = Counter("parallax_plans_duplicate", "Plans whose id was there before", registry=registry)
-        self.dead_letters = Counter("parallax_plans_dead_letters", "Records on plans refused", registry=registry)
+        self.plans = _counter("parallax_plans", registry)
+        self.active = _gauge("parallax_plans_active", registry)
+        self.steps = _counter("parallax_plan_steps", registry)
+        self.duration = _histogram("parallax_plan_duration_seconds", registry)
+        self.duplicates = _counter("parallax_plans_duplicate", registry)
+        self.dead_letters = _counter("parallax_plans_dead_letters", registry)
         for counter in (self.plans, self.steps):
             _begin(counter, get_args(ResultStatus))
 
@@ -136,24 +134,13 @@ class ScheduleMetrics:
     """What the role `schedules` counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.waiting = Gauge(
-            "parallax_scheduled_tasks", "Tasks of this worker that wait for their time", registry=registry
-        )
-        self.released = Counter(
-            "parallax_scheduled_tasks_released", "Tasks whose time came, handed to dispatch", registry=registry
-        )
-        self.duplicates = Counter(
-            "parallax_scheduled_tasks_duplicate", "Tasks whose id waits for its time already", registry=registry
-        )
-        self.schedules = Gauge("parallax_schedules", "Schedules of this worker", registry=registry)
-        self.fired = Counter("parallax_schedule_tasks", "Tasks made by schedules", registry=registry)
-        self.refused = Counter("parallax_schedules_dead_letters", "Records on schedules refused", registry=registry)
-        self.lateness = Histogram(
-            "parallax_scheduled_task_lateness_seconds",
-            "From the time of a task or schedule to its release",
-            buckets=SECONDS,
-            registry=registry,
-        )
+        self.waiting = _gauge("parallax_scheduled_tasks", registry)
+        self.released = _counter("parallax_scheduled_tasks_released", registry)
+        self.duplicates = _counter("parallax_scheduled_tasks_duplicate", registry)
+        self.schedules = _gauge("parallax_schedules", registry)
+        self.fired = _counter("parallax_schedule_tasks", registry)
+        self.refused = _counter("parallax_schedules_dead_letters", registry)
+        self.lateness = _histogram("parallax_scheduled_task_lateness_seconds", registry)
 
 
 def _begin(counter: Counter, labels: Iterable[str]) -> None:

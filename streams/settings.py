@@ -36,7 +36,7 @@ from streams.settings_parts import (
     words,
 )
 
-Role = Literal["dispatch", "plans", "schedules", "stats"]
+RoleName = Literal["dispatch", "plans", "schedules", "stats"]
 ENV_PREFIX = "PARALLAX_"
 CONFIG_FILE = "parallax.toml"
 
@@ -220,7 +220,7 @@ class Settings(Section):
     topic_prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$")] = DEFAULT_PREFIX
     app_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "parallax-streams"
     instance_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] | None = None
-    roles: Annotated[tuple[Role, ...], BeforeValidator(words), Field(min_length=1)] = (
+    roles: Annotated[tuple[RoleName, ...], BeforeValidator(words), Field(min_length=1)] = (
         "dispatch", "plans", "schedules", "stats"
     )  # fmt: skip
     session_timeout: DurationMs = 10_000

@@ -14,21 +14,19 @@ import uuid
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from itertools import chain
-from typing import Any
+from typing import Any, cast, get_args
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from schemas.messages import AgentRegistration
 from streams import metrics_page
-from streams.agents.agent_statuses import AgentStatuses
-from streams.agents.table import AgentTable
 from streams.answers import error_answer, json_answer
 from streams.broker.kafka import BrokerUnreachable, reach
-from streams.dispatch.handler import handlers_of
+from streams.dispatch.role import DispatchRole
 from streams.engine.engine import Engine
 from streams.engine.observed import observe
-from streams.engine.partition_status import PartitionStatus, partition_statuses
+from streams.engine.partition_status import PartitionStatus
 from streams.grpc_server import PortTaken
 from streams.live import page
 from streams.live.access import CALLER, WebAccess
@@ -37,49 +35,45 @@ from streams.live.api import LiveApi
 from streams.live.guard import loopback_only
 from streams.live.held_elsewhere import OtherWorkers
 from streams.plans.api import PlansApi
-from streams.plans.role import Coordination
+from streams.plans.role import Coordination, PlansRole
+from streams.role import EngineRole, Role
 from streams.rules.addresses import advertised
 from streams.schedules.role import SchedulesRole
 from streams.schema_registry import registry
-from streams.settings import Settings
+from streams.settings import RoleName, Settings
 from streams.statistics.api import StatsApi
 from streams.statistics.child import Statistics
 from streams.tokens import token_to_show
 
+ROLES: tuple[RoleName, ...] = get_args(RoleName)
 BROKER_CHECK_S = 5.0
 BROKER_TIMEOUT_S = 2.0
 
 
 class WebServer:
-    """One worker's pages. `engine`, `agents`, `standings`, `plans`, `schedules` and `stats` are set as they come up."""
+    """One worker's pages. Roles are shown from when they are added on."""
 
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
-        self.engine: Engine | None = None
-        self.agents: AgentTable | None = None
-        self.agent_statuses: AgentStatuses | None = None
-        self.plans: Coordination | None = None
-        self.schedules: SchedulesRole | None = None
-        self.stats: Statistics | None = None
+        self.roles: dict[RoleName, Role] = {}
         self.problems: Callable[[], list[str]] = list
         """What keeps a role from being ready though it runs, one line each."""
         self._settings = settings
         self._registry = registry
-        self.dropped_events: dict[str, Callable[[], int]] = {}
-        """Role -> progress events that could not be sent so far."""
+        self._dropped_events: dict[str, Callable[[], int]] = {}
         observe(
             registry,
             self._partition_statuses,
             self._roles_ready,
             self._log_changes,
-            self.dropped_events,
+            self._dropped_events,
             self._renewals,
             self._expired_records,
             self._retention_ms,
         )
         self._runner: web.AppRunner | None = None
         shown = token_to_show(settings)
-        self._stats_api = StatsApi(lambda: self.stats, shown)
-        self._plans_api = PlansApi(lambda: self.plans, shown)
+        self._stats_api = StatsApi(self._statistics, shown)
+        self._plans_api = PlansApi(self._coordination, shown)
         self._live = LiveApi(settings, self._explain_task, OtherWorkers(self._peers, shown))
         self._actions = Actions(settings)
         self._access = WebAccess(settings.web_auth)
@@ -88,6 +82,29 @@ class WebServer:
         self.url = ""
         self._run_id = uuid.uuid4().hex
         """Tells a worker that answers at two addresses from two workers."""
+
+    def add(self, role: Role) -> None:
+        """A role that was started."""
+        self.roles[role.name] = role
+        if isinstance(role, EngineRole):
+            self._dropped_events[role.name] = role.events_dropped
+        if isinstance(role, DispatchRole):
+            self.problems = role.problems
+
+    @property
+    def _dispatch(self) -> DispatchRole | None:
+        return cast("DispatchRole | None", self.roles.get("dispatch"))
+
+    @property
+    def _scheduler(self) -> SchedulesRole | None:
+        return cast("SchedulesRole | None", self.roles.get("schedules"))
+
+    def _coordination(self) -> Coordination | None:
+        role = cast("PlansRole | None", self.roles.get("plans"))
+        return None if role is None else role.coordination
+
+    def _statistics(self) -> Statistics | None:
+        return cast("Statistics | None", self.roles.get("stats"))
 
     async def start(self) -> None:
         """Listen. Raises `PortTaken`."""
@@ -141,11 +158,11 @@ class WebServer:
 
     def _explain_task(self, task_id: str) -> dict[str, Any] | None:
         """What a task waits for that this worker holds in memory; None if it holds none of that id."""
-        for handler in () if self.engine is None else handlers_of(list(self.engine.processors.values())):
-            found = handler.explain_task(task_id)
+        for role in (self._dispatch, self._scheduler):
+            found = None if role is None else role.explain_task(task_id)
             if found is not None:
                 return found
-        return None if self.schedules is None else self.schedules.explain_task(task_id)
+        return None
 
     async def _livez(self, request: web.Request) -> web.Response:
         return json_answer({"status": "ok"})
@@ -163,13 +180,8 @@ class WebServer:
 
     def _roles_ready(self) -> dict[str, bool]:
         """Of the roles that this worker was given."""
-        up = {
-            "dispatch": self.engine is not None and self.engine.ready,
-            "plans": self.plans is not None and self.plans.engine.ready,
-            "schedules": self.schedules is not None and self.schedules.engine.ready,
-            "stats": self.stats is not None and self.stats.ready,
-        }
-        return {role: up[role] for role in up if role in self._settings.roles}
+        wanted = (name for name in ROLES if name in self._settings.roles)
+        return {name: name in self.roles and self.roles[name].ready for name in wanted}
 
     async def _broker_answers(self) -> bool:
         """Asked at most every few seconds: a probe must not become a load."""
@@ -193,42 +205,41 @@ class WebServer:
         return web.Response(body=page, headers={"Content-Type": metrics_page.CONTENT_TYPE})
 
     async def _agents(self, request: web.Request) -> web.Response:
-        agents = () if self.agents is None else self.agents.all()
+        agents = () if self._dispatch is None else self._dispatch.agents.all()
         return json_answer([self._shown(agent) for agent in sorted(agents, key=lambda agent: agent.id)])
 
     def _shown(self, agent: AgentRegistration) -> dict[str, Any]:
         """The registration, and how the agent stands as far as that is known."""
-        agent_status = None if self.agent_statuses is None else self.agent_statuses.get(agent.id)
+        agent_status = None if self._dispatch is None else self._dispatch.agent_statuses.get(agent.id)
         return agent.wire() if agent_status is None else agent.wire() | {"standing": agent_status.wire()}
 
     async def _agent(self, request: web.Request) -> web.Response:
         agent_id = request.match_info["id"]
-        agent = None if self.agents is None else self.agents.get(agent_id)
+        agent = None if self._dispatch is None else self._dispatch.agents.get(agent_id)
         if agent is None:
             return error_answer(404, f"agent {agent_id!r} is not registered")
         return json_answer(self._shown(agent))
 
     async def _schedules(self, request: web.Request) -> web.Response:
         """Of this worker's partitions: each with its next time."""
-        return json_answer([] if self.schedules is None else self.schedules.rows())
+        return json_answer([] if self._scheduler is None else self._scheduler.rows())
 
     def _partition_statuses(self) -> Iterator[PartitionStatus]:
         """Of all roles."""
-        stats = [] if self.stats is None else self.stats.partition_statuses()
-        return chain(*map(partition_statuses, self.engines().values()), stats)
+        return chain.from_iterable(role.partition_statuses() for role in self.roles.values())
 
     async def _worker(self, request: web.Request) -> web.Response:
         """This worker: who it is, what it owns, how much it has to do, and the workers it knows of."""
         checks = self._roles_ready()
         reasons = [f"{role} is not ready" for role, up in checks.items() if not up] + self.problems()
-        engines = self.engines()
-        owned = {role: sorted(processor.number for processor in engines[role].opened) for role in engines}
-        if self.stats is not None:
-            owned["stats"] = sorted({status.partition for status in self.stats.partition_statuses()})
-        taken = sum(status.in_flight for status in partition_statuses(self.engine))
-        calling = (
-            sum(handler.running() for handler in handlers_of(self.engine.opened)) if self.engine is not None else 0
-        )
+        owned = {
+            name: sorted({status.partition for status in role.partition_statuses()})
+            for name, role in self.roles.items()
+        }
+        owned |= {
+            name: sorted(processor.number for processor in engine.opened) for name, engine in self.engines().items()
+        }
+        calling, waiting = (0, 0) if self._dispatch is None else self._dispatch.tasks()
         return json_answer(
             {
                 "instanceId": self._settings.instance_id,
@@ -242,7 +253,7 @@ class WebServer:
                 "reasons": reasons,
                 "schemaRegistry": None if (schemas := registry()) is None else schemas.problem,
                 "partitions": owned,
-                "tasks": {"calling": calling, "waiting": max(0, taken - calling)},
+                "tasks": {"calling": calling, "waiting": waiting},
                 "web": self.reachable,
                 "peers": sorted(self._peers()),
             }
@@ -250,16 +261,12 @@ class WebServer:
 
     def _peers(self) -> set[str]:
         """Where the other workers answer that coordinate plans: the group of coordinators knows their addresses."""
-        return set() if self.plans is None else self.plans.workers() - {self.reachable}
+        coordination = self._coordination()
+        return set() if coordination is None else coordination.workers() - {self.reachable}
 
-    def engines(self) -> dict[str, Engine]:
+    def engines(self) -> dict[RoleName, Engine[Any]]:
         """By role, of those that are up."""
-        found = {
-            "dispatch": self.engine,
-            "plans": None if self.plans is None else self.plans.engine,
-            "schedules": None if self.schedules is None else self.schedules.engine,
-        }
-        return {role: engine for role, engine in found.items() if engine is not None}
+        return {name: role.engine for name, role in self.roles.items() if isinstance(role, EngineRole)}
 
     def _log_changes(self) -> int:
         return sum(engine.log_changes for engine in self.engines().values())

@@ -18,7 +18,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
-from agents_io.functions.catalogue import FunctionsError
+from agents_io.protocols.functions.catalogue import FunctionsError
 from streams.agents.registration_writer import NotWritten
 from streams.agents.template_file import TemplatesError
 from streams.broker.access import AccessDenied, require, worker_needs
@@ -31,22 +31,22 @@ from streams.broker.kafka import (
 from streams.broker.noise import quiet_logs
 from streams.broker.topics_admin import TopicsError, TopicsMissing, check, size_limits
 from streams.dispatch.role import DispatchRole
-from streams.engine.engine import Engine
 from streams.engine.faults import describe_error, unauthorized
 from streams.engine.follower import TopicMissing
 from streams.exposure import Exposed, refuse_exposure
 from streams.file_limit import raise_file_limit
 from streams.grpc_server import GrpcServer, PortTaken
 from streams.grpc_tls import TlsUnusable
-from streams.plans.role import coordinate
-from streams.schedules.role import start_schedules
-from streams.settings import Settings
-from streams.statistics.child import Statistics, StatsFailed, StatsProcess
+from streams.plans.role import PlansRole
+from streams.role import Role, RoleParts
+from streams.schedules.role import SchedulesRole
+from streams.settings import RoleName, Settings
+from streams.statistics.child import StatsFailed, StatsProcess
 from streams.statistics.metrics import StatsMetrics
 from streams.statistics.role import StatsSupervisor
 from streams.tokens import TokenUnusable
 from streams.tracing.export import TracingError, provider
-from streams.web import WebServer
+from streams.web import ROLES, WebServer
 
 log = structlog.get_logger(__name__)
 
@@ -128,9 +128,7 @@ class _RunningWorker:
     """The pieces that run."""
 
     addresses: WorkerAddresses
-    engines: dict[str, Engine]
-    """By role."""
-    stats: Statistics | None
+    roles: dict[RoleName, Role]
 
 
 @asynccontextmanager
@@ -149,37 +147,46 @@ async def _running(settings: Settings) -> AsyncIterator[_RunningWorker]:
         stack.push_async_callback(web.stop)
         delivery = await _delivery(settings)
         grpc_server = GrpcServer(settings)
-        stats: Statistics | None = None
-        if "dispatch" in settings.roles:
-            if settings.plans.templates and "plans" not in settings.roles:
-                log.info(PLANS_ELSEWHERE)
-            if "schedules" not in settings.roles:
-                log.info(SCHEDULES_ELSEWHERE)
-            limits = await size_limits(settings)
-            role = DispatchRole(settings, registry, delivery == "exactly-once", partitions, limits, spans)
-            await role.start(stack, grpc_server)
-            web.problems, web.dropped_events["dispatch"] = role.problems, role.events_dropped
-            web.engine, web.agents, web.agent_statuses = role.engine, role.agents, role.agent_statuses
-        if "plans" in settings.roles:
-            web.plans = await coordinate(
-                settings, registry, delivery == "exactly-once", partitions, stack, web.reachable, spans
-            )
-            web.dropped_events["plans"] = web.plans.events_dropped
-        if "schedules" in settings.roles:
-            web.schedules = await start_schedules(settings, registry, delivery == "exactly-once", partitions, stack)
-            web.dropped_events["schedules"] = web.schedules.events_dropped
-        if "stats" in settings.roles:
-            apart = settings.stats.own_process and settings.roles != ("stats",)
-            kind = StatsProcess if apart else StatsSupervisor
-            stats = kind(settings, idempotent=delivery == "exactly-once", address=web.reachable)
-            registry.register(StatsMetrics(stats.counters))
-            stack.push_async_callback(stats.stop)
-            await stats.start()
-            web.stats = stats
+        parts = RoleParts(
+            settings=settings,
+            registry=registry,
+            transactional=delivery == "exactly-once",
+            partitions=partitions,
+            size_limits={} if settings.roles == ("stats",) else await size_limits(settings),
+            address=web.reachable,
+            spans=spans,
+        )
+        for name in ROLES:
+            if name in settings.roles:
+                web.add(await _started(name, parts, grpc_server, stack))
         addresses = WorkerAddresses(
             settings.bootstrap_servers, web.url, grpc_server.address or None, settings.roles, delivery
         )
-        yield _RunningWorker(addresses, web.engines(), stats)
+        yield _RunningWorker(addresses, web.roles)
+
+
+async def _started(name: RoleName, parts: RoleParts, grpc_server: GrpcServer, stack: AsyncExitStack) -> Role:
+    """A role that runs; `stack` ends it."""
+    settings = parts.settings
+    if name == "stats":
+        apart = settings.stats.own_process and settings.roles != ("stats",)
+        kind = StatsProcess if apart else StatsSupervisor
+        stats = kind(settings, idempotent=parts.transactional, address=parts.address)
+        parts.registry.register(StatsMetrics(stats.counters))
+        stack.push_async_callback(stats.stop)
+        await stats.start()
+        return stats
+    role: DispatchRole | PlansRole | SchedulesRole
+    if name == "dispatch":
+        if settings.plans.templates and "plans" not in settings.roles:
+            log.info(PLANS_ELSEWHERE)
+        if "schedules" not in settings.roles:
+            log.info(SCHEDULES_ELSEWHERE)
+        role = DispatchRole(parts, grpc_server)
+    else:
+        role = PlansRole(parts) if name == "plans" else SchedulesRole(parts)
+    await role.start(stack)
+    return role
 
 
 def settle_memory() -> None:
@@ -203,24 +210,22 @@ async def _delivery(settings: Settings) -> str:
 
 async def _ready(running: _RunningWorker) -> None:
     """Until every role is up."""
-    for engine in running.engines.values():
-        await engine.wait_ready()
-    if running.stats is not None:
-        await running.stats.wait_ready()
+    for role in running.roles.values():
+        await role.wait_ready()
 
 
 async def _failed(running: _RunningWorker) -> None:
-    """Raises what an engine could not mend by itself. Statistics are started again by their keeper."""
+    """Raises what a role could not mend by itself."""
 
-    async def watch(role: str, engine: Engine) -> None:
+    async def watch(name: RoleName, role: Role) -> None:
         try:
-            await engine.failed()
+            await role.failed()
         except Exception as error:
             # The engine's own sentences, and a refusal, are for people.
             reason = str(error) if type(error) is RuntimeError else describe_error(error)
-            raise WorkerError(f"{role} failed: {reason}") from error
+            raise WorkerError(f"{name} failed: {reason}") from error
 
-    watching = [asyncio.create_task(watch(role, engine)) for role, engine in running.engines.items()]
+    watching = [asyncio.create_task(watch(name, role)) for name, role in running.roles.items()]
     if not watching:
         await asyncio.Event().wait()
     try:

@@ -205,7 +205,10 @@ async def _hang(step: Step, request: web.Request) -> web.StreamResponse:
 
 
 async def _reset(step: Step, request: web.Request) -> web.StreamResponse:
-    """Promise a body, send a part of it, then cut the line."""
+    """Promise a body, send a part of it, then cut the line; without a size the first bytes of the head.
+
+    A connection that is cut without a byte may be one that was just closing, on which a call is sent once more.
+    """
     if step.size:
         response = web.StreamResponse(
             headers={"Content-Length": str(step.size * 2), "Content-Type": "application/json"}
@@ -216,6 +219,8 @@ async def _reset(step: Step, request: web.Request) -> web.StreamResponse:
     else:
         response = web.Response()
     if request.transport is not None:
+        if not step.size:
+            request.transport.write(b"HTTP/1.1 ")
         request.transport.abort()
     return response
 

@@ -24,8 +24,8 @@ from agents_io.errors import (
     ServerError,
 )
 from agents_io.rules.answer import excerpt
-from agents_io.rules.retry import parse_retry_after
 from agents_io.rules.statuses import StillRunning
+from agents_io.rules.waits import parse_retry_after
 
 _Code = grpc.StatusCode
 
@@ -49,6 +49,8 @@ TABLE: dict[grpc.StatusCode, type[AgentError]] = {
 }
 LINE_IN_DOUBT = frozenset({_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED})
 """After these the next call has a new connection: the agent may be back, or its host gone without a word."""
+_OUT_OF_TIME = "Deadline Exceeded"
+"""What our own gRPC says; other words are the agent's."""
 _MAY_SAY_WHEN = frozenset({_Code.UNAVAILABLE, _Code.RESOURCE_EXHAUSTED})
 # No descriptors or ports left on this machine: not the agent's fault.
 _OURS = tuple(
@@ -60,7 +62,7 @@ def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str, atte
     """What a status that is not OK means. `attempt`: which of the task's."""
     code = error.code()
     details = error.details() or ""
-    if code is _Code.DEADLINE_EXCEEDED:
+    if code is _Code.DEADLINE_EXCEEDED and (not details or _OUT_OF_TIME in details):
         return CallTimeout(f"no answer within {timeout_s:.3g} s")
     said = excerpt(connection_failure(details.replace(token, "***") if token else details).encode("utf-8", "replace"))
     if code is _Code.UNAVAILABLE and any(text in details for text in _OURS):

@@ -91,9 +91,11 @@ class Connector:
         rows = [_row(address, origin.port) for address in addresses]
         failure: OSError = OSError(f"{origin.host} has no address")
         while rows:
+            begun = time.monotonic()
             sock = await aiohappyeyeballs.start_connection(
                 rows, happy_eyeballs_delay=FALLBACK_DELAY_S, interleave=1, loop=loop, socket_factory=self._socket
             )
+            round_trip_s = min(time.monotonic() - begun, FALLBACK_DELAY_S)
             peer = ""
             try:
                 peer = _peer(sock)
@@ -103,6 +105,7 @@ class Connector:
                     ssl=origin.context,
                     server_hostname=name if origin.context is not None else None,
                 )
+                connection.round_trip_s = round_trip_s
                 return connection
             except OSError as error:
                 # TLS failed at this address; another one may lead to another server.

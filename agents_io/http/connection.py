@@ -14,13 +14,14 @@ What llhttp leaves to its caller:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import httptools
 import httpx
 
-from agents_io.rules.wire.http1 import content_length, ends_with_connection, is_interim
+from agents_io.http.rules.http1 import content_length, ends_with_connection, is_interim
 
 MAX_HEAD_BYTES = 256 * 1024
 """All heads of one response, interim ones included, and whatever else is not body, such as trailers."""
@@ -28,6 +29,8 @@ MAX_FIELD_BYTES = 64 * 1024
 """One header; agents behind a mesh send more than the usual 8 KiB."""
 PAUSE_ABOVE_BYTES = 128 * 1024
 """Body bytes that wait for their reader before the connection stops reading."""
+CLOSING_S = 0.25
+"""A server that was closing an idle connection says so within a round trip, and we see it within this."""
 _WRITE_TOGETHER_BYTES = 64 * 1024
 _MANY_PIECES = 16
 
@@ -58,6 +61,7 @@ class Connection(asyncio.Protocol):
         "_paused",
         "_quiet_bytes",
         "_received",
+        "_sent_at",
         "_transport",
         "_waiter",
         "_waits_for",
@@ -66,6 +70,7 @@ class Connection(asyncio.Protocol):
         "is_busy",
         "is_lost",
         "requests",
+        "round_trip_s",
         "status",
     )
 
@@ -80,6 +85,9 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.is_lost = False
         self.is_busy = False
+        self._sent_at = 0.0
+        self.round_trip_s = 0.0
+        """How long the TCP handshake took."""
         self._reset(False)
 
     def _reset(self, head_only: bool) -> None:
@@ -101,11 +109,12 @@ class Connection(asyncio.Protocol):
     def send(self, head: bytes, body: bytes = b"", head_only: bool = False) -> None:
         """Send a request. `head_only`: it is a HEAD, whose response has no body. Raises `httpx.ReadError`."""
         transport = self._transport
+        self._reset(head_only)
+        self.requests += 1
+        self._sent_at = time.monotonic()
         if transport is None or self.is_lost or transport.is_closing():
             raise httpx.ReadError("the agent closed the connection before the request was sent")
-        self._reset(head_only)
         self.is_busy = True
-        self.requests += 1
         if len(body) < _WRITE_TOGETHER_BYTES:
             transport.write(head + body)
         else:
@@ -147,6 +156,13 @@ class Connection(asyncio.Protocol):
         if self._error is not None:
             raise self._error
         return b""
+
+    @property
+    def was_closing(self) -> bool:
+        """Of a connection that failed: whether it was reused, and the server ended it soon, without a byte of an answer."""
+        has_begun = self._has_head or self._quiet_bytes > 0 or self._received > 0
+        soon_s = self.round_trip_s + CLOSING_S
+        return self.requests > 1 and not has_begun and time.monotonic() - self._sent_at < soon_s
 
     @property
     def is_complete(self) -> bool:

@@ -37,7 +37,7 @@ from agents_io.errors import (
 from agents_io.http.connection import NotHttp
 from agents_io.http.peer import Peer, Target
 from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody
-from agents_io.rules.answer import excerpt
+from agents_io.rules.answer import excerpt, in_utf8
 from agents_io.rules.statuses import error_of
 from agents_io.rules.waits import wait_of
 from agents_io.transport import MAX_ANSWER_BYTES, Call
@@ -80,7 +80,7 @@ class HttpExchange:
     ) -> None:
         """`inflates`: undo gzip and deflate, within the cap, instead of refusing them."""
         self._inflates = inflates
-        self._transport = transport or PooledTransport(max_connections, ssl_context)
+        self._transport = transport or PooledTransport(max_connections=max_connections, ssl_context=ssl_context)
         self._pooled = self._transport if isinstance(self._transport, PooledTransport) else None
         self.max_answer_bytes = max_answer_bytes
 
@@ -173,7 +173,7 @@ class HttpExchange:
             raise InternalError(f"the call could not be made: {error}") from None
         is_good = 200 <= reply.status < 300
         is_usual = is_good and reply.is_complete and len(reply.body) <= self.max_answer_bytes and peer.cookies is None
-        if is_usual and not has_header(reply.headers, b"content-encoding"):
+        if is_usual and not has_coding(reply.headers):
             peer.unauthorized_status = None
             return reply.body
         response = httpx.Response(reply.status, headers=reply.headers, stream=RequestBody(reply.body))
@@ -230,25 +230,26 @@ class HttpExchange:
     ) -> bytes:
         good = 200 <= response.status_code < 300
         cap = self.max_answer_bytes if good else MAX_ERROR_BYTES
+        passes_on = passes_on and good and header(response, b"content-type").startswith(b"text/event-stream")
         length = header(response, b"content-length")
-        if good and length.isdigit() and len(length) < 20 and int(length) > cap:
+        if good and not passes_on and length.isdigit() and len(length) < 20 and int(length) > cap:
             raise AnswerTooLarge(f"the answer has {int(length)} bytes, more than {cap}")
         chunks: list[bytes] = []
         size = 0
         inflate = _inflater(response, good, self._inflates)
-        passes_on = passes_on and good and header(response, b"content-type").startswith(b"text/event-stream")
         async for piece in response.stream:  # type: ignore[union-attr]
             chunk = piece if inflate is None else inflate(piece, cap + 1 - size)
             if not passes_on:
                 chunks.append(chunk)
                 size += len(chunk)
-            if size > cap:
+            if size > cap or (inflate is not None and len(chunk) > cap):
                 if good:
                     raise AnswerTooLarge(f"the answer is larger than {cap} bytes")
                 break
             if enough is not None and good and enough(chunk):
                 break
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return in_utf8(body, header(response, b"content-type"))
 
 
 def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) -> bytes:
@@ -260,9 +261,14 @@ def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) 
     return body
 
 
-def has_header(headers: list[tuple[bytes, bytes]], name: bytes) -> bool:
-    """Whether there is a header of that (lower-case) name."""
-    return any(key.lower() == name for key, _ in headers)
+def has_coding(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the body may have to be decoded before it is JSON: it is compressed, or its type names another charset."""
+    for name, value in headers:
+        if len(name) == 16 and name.lower() == b"content-encoding":
+            return True
+        if len(name) == 12 and b"=" in value and name.lower() == b"content-type" and b"utf-8" not in value.lower():
+            return True
+    return False
 
 
 def unauthorized(status: int) -> AgentError:
@@ -289,7 +295,7 @@ def status_error(
     """What a status that is no 2xx means. `text`: what may be shown of the body; `call`: whose attempt it is."""
     status = response.status_code
     if 300 <= status < 400:
-        text = f"redirects are not followed to another origin; this one leads to {_place(response)}"
+        text = f"this redirect is not followed: it leads to {_place(response)}"
     if peer is not None and call is not None:
         peer.unauthorized_status = status if status in (401, 403) else None
     wait_s = wait_of(response.headers, body, time.time()) if status >= 400 else None

@@ -13,10 +13,10 @@ import httpx
 import yarl
 
 from agents_io.errors import AgentError, Unsupported
-from agents_io.http.pooled_transport import SSL_KEY, URL_KEY, RequestBody
+from agents_io.http.pooled_transport import REPEATABLE_KEY, SSL_KEY, URL_KEY, RequestBody
+from agents_io.http.rules.cookies import CookieJar
+from agents_io.http.rules.http1 import header_line, request_line
 from agents_io.rules.answer import excerpt, reading_of
-from agents_io.rules.cookies import CookieJar
-from agents_io.rules.wire.http1 import header_line, request_line
 from agents_io.secret_refs import Secret
 from agents_io.tls import CONTEXTS, tls_of
 from agents_io.transport import Call, header_text
@@ -109,7 +109,10 @@ class Peer:
         return httpx.Request("GET", target.httpx, headers=headers, extensions=self._extensions(target))
 
     def post(self, target: Target, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
-        """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`."""
+        """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`.
+
+        One without a call starts no work: it opens a session, asks how a task goes, or cancels one.
+        """
         headers = self.authorised()
         if call is not None:
             headers.append((_KEY, header_text(call.idempotency_key).encode("ascii")))
@@ -121,10 +124,11 @@ class Peer:
                 raise Unsupported("a header of the call is not ASCII") from None
         headers.extend(more)
         headers.append((b"Content-Length", b"%d" % len(body)))
+        extensions = self._extensions(target)
+        if call is None:
+            extensions = {**extensions, REPEATABLE_KEY: True}
         # A stream of our own spares httpx's second pass over the headers.
-        return httpx.Request(
-            "POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=self._extensions(target)
-        )
+        return httpx.Request("POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=extensions)
 
     def post_head(self, target: Target, call: Call) -> bytes:
         """The bytes that `post` for this call would begin with. Raises `Unsupported`, ValueError."""

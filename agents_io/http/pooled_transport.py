@@ -4,8 +4,8 @@ In: a prepared `httpx.Request`, or the bytes of one. Out: an `httpx.Response` wh
 an httpx exception. It follows no redirect, keeps no cookie, undoes no compression, reads no proxy or netrc from the environment
 and sets no timeout: the caller's timeout covers the whole attempt, and cancelling closes the connection at once.
 
-A request is sent once. The exception is an idempotent method (so never a POST) on a reused connection that turns out to be
-closed: it is sent once more, on a new connection.
+A request is sent once. The exception is a reused connection that turns out to be closed: an idempotent method is sent once
+more, on a new connection; so is a POST with an Idempotency-Key, if the server closed so soon that it cannot have worked on it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ import yarl
 from agents_io.http.connecting import Connector, Origin, default_context
 from agents_io.http.connection import Connection
 from agents_io.http.pool import ConnectionPool
-from agents_io.rules.wire.http1 import IDEMPOTENT, request_head
+from agents_io.http.rules.http1 import IDEMPOTENT, has_key, request_head
 
 URL_KEY = "parallax.url"
 """Request extension: the URL as a `yarl.URL`, prepared once per agent."""
 SSL_KEY = "parallax.ssl"
 """Request extension: the `ssl.SSLContext` for this request in place of the transport's own."""
+REPEATABLE_KEY = "parallax.repeatable"
+"""Request extension: true for a POST that starts no work, and so may be sent twice."""
 
 
 class RequestBody(httpx.AsyncByteStream):
@@ -53,6 +55,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
     def __init__(
         self,
+        *,
         max_connections: int = 1000,
         ssl_context: ssl.SSLContext | None = None,
         connector: Connector | None = None,
@@ -76,7 +79,8 @@ class PooledTransport(httpx.AsyncBaseTransport):
         except ValueError as error:
             raise httpx.LocalProtocolError(str(error)) from error
         origin = self.origin(url, extensions.get(SSL_KEY))
-        connection = await self._answering(origin, method, head, body)
+        is_keyed = has_key(headers) or extensions.get(REPEATABLE_KEY) is True
+        connection = await self._answering(origin, method, head, body, is_keyed)
         return httpx.Response(
             connection.status, headers=connection.headers, stream=_Body(self.pool, origin, connection)
         )
@@ -84,15 +88,16 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def fetch(self, origin: Origin, head: bytes, body: bytes, max_good: int, max_error: int) -> Reply:
         """Send a prepared POST and read the whole response, without httpx's types. Raises `httpx.TransportError`.
 
-        The body is cut off once it is longer than the limit for its status: 2xx, or any other.
+        The head has an Idempotency-Key. The body is cut off once it is longer than the limit for its status: 2xx, or any other.
         """
         connection = self.pool.take_idle(origin) or await self.pool.acquire(origin)
         try:
-            connection.send(head, body)
-            content = await connection.read_all(max_good, max_error)
-            return Reply(connection.status, connection.headers, content, connection.is_complete)
-        finally:
-            self.pool.release(origin, connection)
+            return await self._fetch(origin, connection, head, body, max_good, max_error)
+        except httpx.ReadError:
+            if not connection.was_closing:
+                raise
+        connection = await self.pool.acquire(origin, fresh=True)
+        return await self._fetch(origin, connection, head, body, max_good, max_error)
 
     def origin(self, url: yarl.URL, context: ssl.SSLContext | None = None) -> Origin:
         """What requests to this URL connect to. `context`: the request's own. Raises `httpx.LocalProtocolError`."""
@@ -106,14 +111,24 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self.pool.aclose()
 
-    async def _answering(self, origin: Origin, method: bytes, head: bytes, body: bytes) -> Connection:
+    async def _fetch(
+        self, origin: Origin, connection: Connection, head: bytes, body: bytes, max_good: int, max_error: int
+    ) -> Reply:
+        try:
+            connection.send(head, body)
+            content = await connection.read_all(max_good, max_error)
+            return Reply(connection.status, connection.headers, content, connection.is_complete)
+        finally:
+            self.pool.release(origin, connection)
+
+    async def _answering(self, origin: Origin, method: bytes, head: bytes, body: bytes, is_keyed: bool) -> Connection:
         """A connection on which the request was sent and the response's head has come."""
         connection = self.pool.take_idle(origin) or await self.pool.acquire(origin)
-        is_reused = connection.requests > 0
         try:
             return await self._send(origin, connection, method, head, body)
         except httpx.ReadError:
-            if not is_reused or method not in IDEMPOTENT:
+            is_idempotent = method in IDEMPOTENT and connection.requests > 1
+            if not (is_idempotent or (is_keyed and connection.was_closing)):
                 raise
         connection = await self.pool.acquire(origin, fresh=True)
         return await self._send(origin, connection, method, head, body)

@@ -25,6 +25,12 @@ from schemas.messages import ConfidenceSource
 MAX_DEPTH = 128
 MAX_EXCERPT = 80
 BOM = b"\xef\xbb\xbf"
+_CHARSET = re.compile(
+    rb"charset\s*=\s*[\"']?(iso-?8859-[0-9]{1,2}|latin-?1|(?:windows|cp)-?125[0-8]|utf-(?:16|32)(?:le|be)?|gb2312|gbk|gb18030"
+    rb"|big5|shift[_-]jis|euc-(?:jp|kr)|koi8-[ru])\b",
+    re.IGNORECASE,
+)
+"""Those in use beside UTF-8; some other codecs of Python's are slow or no charsets."""
 ROUNDING = 1e-6
 """How far a softmax in single precision may sum past 1."""
 UNRATED = 0.0
@@ -194,6 +200,30 @@ def answer_beside(
     return Answer(
         value if value_path is None else search(value_path, value, "valuePath"), checked_confidence(confidence), rest
     )
+
+
+def in_utf8(body: bytes, content_type: bytes) -> bytes:
+    """The body in UTF-8: as it is if it is that already, else by the charset that its type names.
+
+    UTF-8 comes first: some servers name a charset by default and write another. UTF-16 and UTF-32 are told by their name alone.
+
+    >>> in_utf8(b"caf\\xe9", b"text/plain; charset=iso-8859-1").decode(), in_utf8(b"caf\\xe9", b"text/plain")
+    ('caf\xe9', b'caf\\xe9')
+    """
+    match = _CHARSET.search(content_type)
+    if match is None:
+        return body
+    name = match[1].decode("ascii")
+    try:
+        if not name.lower().startswith("utf"):
+            try:
+                body.decode()
+                return body
+            except UnicodeDecodeError:
+                pass
+        return body.decode(name).encode()
+    except (UnicodeError, LookupError):
+        return body
 
 
 def excerpt(raw: bytes) -> str:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from math import isfinite
 
-from agents_io.rules.retry import parse_retry_after
-
+_SECONDS = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
+_MAX_HEADER = 64
 _SPAN = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
@@ -113,3 +114,24 @@ def _of_body(body: bytes) -> float | None:
         if (match := pattern.search(body[:4096])) is not None:
             return span_s(match[1].decode("ascii"))
     return None
+
+
+def parse_retry_after(text: str | None, now_epoch_s: float) -> float | None:
+    """Seconds from a Retry-After header: delta-seconds or an HTTP-date (RFC 9110, 10.2.3). Anything else is None.
+
+    >>> parse_retry_after("120", 0.0), parse_retry_after("Thu, 01 Jan 1970 00:00:10 GMT", 4.0)
+    (120.0, 6.0)
+    >>> parse_retry_after("-5", 0.0), parse_retry_after("soon", 0.0)
+    (None, None)
+    """
+    if text is None or len(text) > _MAX_HEADER:
+        return None
+    text = text.strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now_epoch_s
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return seconds if seconds >= 0 and isfinite(seconds) else None

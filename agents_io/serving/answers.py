@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agents_io.errors import AgentError
-from agents_io.rules.wire.function_results import read_result
+from agents_io.protocols.functions.rules.results import read_result
 from schemas.exact_json import dumps
 from schemas.messages import explain
 

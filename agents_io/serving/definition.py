@@ -37,6 +37,7 @@ class AgentFunction(Generic[P, R]):
 
     def __init__(
         self,
+        *,
         function: Callable[P, R],
         name: str,
         capabilities: Sequence[str],
@@ -93,7 +94,7 @@ class AgentFunction(Generic[P, R]):
         """Serve over HTTP within the block; gives the endpoint. `port` 0: a free one."""
         from agents_io.serving.http import HttpAgent
 
-        async with HttpAgent(self, host, port) as server:
+        async with HttpAgent(agent=self, host=host, port=port) as server:
             yield server.endpoint
 
     def serve(self, port: int = 9000, *, host: str = "127.0.0.1", stop_timeout: float = 20.0) -> None:
@@ -104,7 +105,7 @@ class AgentFunction(Generic[P, R]):
         from agents_io.serving.http import HttpAgent
         from agents_io.serving.main import run_until_stopped
 
-        run_until_stopped(HttpAgent(self, host, port, stop_timeout))
+        run_until_stopped(HttpAgent(agent=self, host=host, port=port, stop_timeout=stop_timeout))
 
     def dial(
         self,
@@ -141,7 +142,16 @@ class AgentFunction(Generic[P, R]):
         from agents_io.serving.kafka import KafkaAgent
         from agents_io.serving.main import run_until_stopped
 
-        run_until_stopped(KafkaAgent(self, bootstrap_servers, topic, group, client, stop_timeout))
+        run_until_stopped(
+            KafkaAgent(
+                agent=self,
+                servers=bootstrap_servers,
+                topic=topic,
+                group=group,
+                client=client,
+                stop_timeout=stop_timeout,
+            )
+        )
 
 
 def agent(
@@ -162,7 +172,13 @@ def agent(
         raise ValueError(f"confidence: must be between 0 and 1, not {confidence}")
 
     def made(function: Callable[P, R]) -> AgentFunction[P, R]:
-        return AgentFunction(function, name, capabilities, concurrency, confidence)
+        return AgentFunction(
+            function=function,
+            name=name,
+            capabilities=capabilities,
+            concurrency=concurrency,
+            default_confidence=confidence,
+        )
 
     return made
 

@@ -25,7 +25,7 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 class HttpAgent:
     """`async with HttpAgent(agent, "127.0.0.1", 0) as server:` serves at `server.endpoint`."""
 
-    def __init__(self, agent: AgentFunction[..., Any], host: str, port: int, stop_timeout: float = 20.0) -> None:
+    def __init__(self, *, agent: AgentFunction[..., Any], host: str, port: int, stop_timeout: float = 20.0) -> None:
         self._agent = agent
         self._host = host
         self._port = port

@@ -1,8 +1,8 @@
 """An agent that reads requests from a Kafka topic and replies on the topic each request names.
 
-In: records as `rules/wire/kafka_words.py` describes them. Out: replies with the request's correlation id. Instances of one group
-share the partitions; a request is committed when it and all before it have been answered, so a crash repeats requests and
-loses none. A request whose time has passed is passed over.
+In: records as `agents_io/protocols/kafka/rules/headers.py` describes them. Out: replies with the request's correlation id.
+Instances of one group share the partitions; a request is committed when it and all before it have been answered, so a crash
+repeats requests and loses none. A request whose time has passed is passed over.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(
         self,
+        *,
         agent: AgentFunction[..., Any],
         servers: str,
         topic: str | None,

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agents_io.functions.catalogue import CURRENT, FunctionCall
-from agents_io.functions.daemon_threads import DaemonThreads
+from agents_io.protocols.functions.catalogue import CURRENT, FunctionCall
+from agents_io.protocols.functions.daemon_threads import DaemonThreads
 from agents_io.serving.answers import CallFailed, Reply, failure_of, reply_of
 from agents_io.transport import text_of
 from schemas.exact_json import loads

@@ -204,7 +204,7 @@ def http_api() -> str:
 
 
 def metadata_keys() -> str:
-    from agents_io.rules.metadata_keys import WRITTEN, markdown_table
+    from agents_io.protocols.metadata_keys import WRITTEN, markdown_table
 
     written = ", ".join(f"`{name}`" for name in WRITTEN)
     return (

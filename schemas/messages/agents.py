@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.messages.base import Count, DurationMs, Id, Message, Milliseconds, Name, Ratio, Timestamp
+from schemas.messages.base import Count, DurationMs, Id, Message, Milliseconds, Name, OrDefault, Ratio, Timestamp
 
 Protocol = Literal["http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka"]
 
@@ -15,9 +15,9 @@ Protocol = Literal["http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka"]
 class Limits(Message):
     """How much one agent may be asked: `max_requests` in any `window_ms`, `max_concurrency` at once."""
 
-    max_requests: Annotated[int, Field(ge=1)] = 100
-    window_ms: DurationMs = 60_000
-    max_concurrency: Annotated[int, Field(ge=1, le=100_000)] = 10
+    max_requests: Annotated[int, Field(ge=1), OrDefault] = 100
+    window_ms: Annotated[DurationMs, OrDefault] = 60_000
+    max_concurrency: Annotated[int, Field(ge=1, le=100_000), OrDefault] = 10
     adaptive: bool | None = None
     """Whether the concurrency is found by trying, `max_concurrency` at most."""
     hedge: bool | None = None
@@ -31,14 +31,14 @@ class BreakerLimits(Message):
     `mode`: open lets no call through, disabled lets all.
     """
 
-    failure_threshold: Annotated[int, Field(ge=1, le=10_000)] = 5
-    reset_timeout: DurationMs = 30_000
-    monitoring_period: DurationMs = 60_000
+    failure_threshold: Annotated[int, Field(ge=1, le=10_000), OrDefault] = 5
+    reset_timeout: Annotated[DurationMs, OrDefault] = 30_000
+    monitoring_period: Annotated[DurationMs, OrDefault] = 60_000
     failure_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    minimum_calls: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    minimum_calls: Annotated[int, Field(ge=1, le=1_000_000), OrDefault] = 10
     slow_call_duration: DurationMs | None = None
     slow_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    mode: Literal["auto", "open", "disabled"] = "auto"
+    mode: Annotated[Literal["auto", "open", "disabled"], OrDefault] = "auto"
 
     @model_validator(mode="after")
     def _slow(self) -> Self:
@@ -142,7 +142,7 @@ class AgentRegistration(Message):
     name: Name | None = None
     endpoint: Annotated[str, Field(min_length=1, max_length=2048)]
     protocol: Protocol | None = None
-    capabilities: Annotated[list[Name], Field(max_length=1000)] = []
+    capabilities: Annotated[list[Name], Field(max_length=1000), OrDefault] = []
     metadata: dict[str, Any] | None = None
     limits: Limits | None = None
     breaker: BreakerLimits | None = None

@@ -7,10 +7,20 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticUseDefault
 
 from schemas.exact_json import ExactFloat
 from schemas.times import format_time, parse_time
 
+
+def _null_is_absent(value: Any) -> Any:
+    if value is None:
+        raise PydanticUseDefault
+    return value
+
+
+OrDefault = BeforeValidator(_null_is_absent)
+"""On a field with a default: `null`, which typed clients write for what is not set, stands for it."""
 MAX_DURATION_MS = 7 * 24 * 3600 * 1000
 Timestamp = Annotated[
     int,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.messages.base import Count, Id, Message, Milliseconds, Ratio, Timestamp
+from schemas.messages.base import Count, Id, Message, Milliseconds, OrDefault, Ratio, Timestamp
 
 Interval = Literal["minute", "hour", "day"]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -25,8 +25,8 @@ class ConfidenceDataPoint(Message):
     """
 
     agent_id: Id
-    pattern_name: Annotated[str, Field(max_length=256)] = ""
-    task_type: Annotated[str, Field(max_length=256)] = ""
+    pattern_name: Annotated[str, Field(max_length=256), OrDefault] = ""
+    task_type: Annotated[str, Field(max_length=256), OrDefault] = ""
     confidence: Ratio
     success: bool
     timestamp: Timestamp
@@ -38,7 +38,7 @@ class ConfidenceDataPoint(Message):
     total_tokens: Count | None = None
     cost: Amount | None = None
     task_id: Id | None = None
-    feedback: bool = False
+    feedback: Annotated[bool, OrDefault] = False
 
 
 class Measure(Message):

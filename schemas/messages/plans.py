@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from schemas.messages.base import DurationMs, Id, Message, Milliseconds, Ratio, Timestamp
+from schemas.messages.base import DurationMs, Id, Message, Milliseconds, OrDefault, Ratio, Timestamp
 from schemas.messages.tasks import Result, ResultStatus, Task, TaskError
 
 PlanKind = Literal["parallel", "sequential", "dag"]
@@ -31,7 +31,7 @@ class Plan(Message):
     kind: PlanKind | None = None
     tasks: Annotated[list[Task], Field(min_length=1, max_length=10_000)]
     strategy: Strategy | None = None
-    max_concurrency: Annotated[int, Field(ge=1, le=10_000)] = 10
+    max_concurrency: Annotated[int, Field(ge=1, le=10_000), OrDefault] = 10
     continue_on_error: bool | None = None
     timeout: DurationMs | None = None
     metadata: dict[str, Any] | None = None

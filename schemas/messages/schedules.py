@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.messages.base import Message, Timestamp
+from schemas.messages.base import Message, OrDefault, Timestamp
 
 CatchUp = Literal["skip", "one", "all"]
 MAX_SCHEDULE_ID = 200
@@ -23,13 +23,13 @@ class Schedule(Message):
     id: Annotated[str, Field(min_length=1, max_length=MAX_SCHEDULE_ID)]
     cron: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     every_ms: Annotated[int, Field(ge=1000, le=_MAX_EVERY_MS)] | None = None
-    timezone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
+    timezone: Annotated[str, Field(min_length=1, max_length=64), OrDefault] = "UTC"
     task: dict[str, Any]
     """A task without `id`."""
-    paused: bool = False
+    paused: Annotated[bool, OrDefault] = False
     start_at: Timestamp | None = None
     end_at: Timestamp | None = None
-    catch_up: CatchUp = "skip"
+    catch_up: Annotated[CatchUp, OrDefault] = "skip"
     """What is made of times that were missed by more than a minute."""
 
     @model_validator(mode="after")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from schemas.messages.base import Count, DurationMs, Id, Message, Milliseconds, Name, Ratio, Timestamp
+from schemas.messages.base import Count, DurationMs, Id, Message, Milliseconds, Name, OrDefault, Ratio, Timestamp
 
 TaskType = Literal["agent", "pattern", "http", "function"]
 ResultStatus = Literal["success", "failure", "timeout", "cancelled"]
@@ -43,10 +43,10 @@ class TaskMetadata(Message):
     not_before: Timestamp | None = None
     """No agent is called before this time."""
     retries: Annotated[int, Field(ge=0, le=100)] | None = None
-    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000), OrDefault] = 0
     pattern_name: Name | None = None
     dependencies: list[Id] | None = None
-    cache: bool = True
+    cache: Annotated[bool, OrDefault] = True
     hedge: bool | None = None
     ordering_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """At an agent, tasks with the same one are called one at a time, in their order."""
@@ -71,7 +71,7 @@ class Task(Message):
     payload: Any
     capabilities: Annotated[list[Name], Field(min_length=1, max_length=100)] | None = None
     plan_id: Id | None = None
-    metadata: Annotated[TaskMetadata, BeforeValidator(lambda value: {} if value is None else value)] = _NO_METADATA
+    metadata: Annotated[TaskMetadata, OrDefault] = _NO_METADATA
     context: dict[str, Any] | None = None
 
     @model_validator(mode="after")

@@ -14,8 +14,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from agents_io.caller import Caller
-from agents_io.rules.health import Checks, ChecksConfig
+from agents_io.calling.caller import Caller
+from agents_io.calling.rules.health import Checks, ChecksConfig
 from schemas.codec import pack
 from schemas.messages import AgentRegistration, AgentStanding, EventType
 from schemas.times import format_time
@@ -40,6 +40,7 @@ class AgentStatusPublisher:
 
     def __init__(
         self,
+        *,
         callers: Callable[[], Iterable[Mapping[str, Caller[Any]]]],
         lookup: Callable[[str], AgentRegistration | None],
         dialled: Callable[[], Mapping[str, AgentRegistration]],

@@ -37,6 +37,7 @@ class ControlTable:
 
     def __init__(
         self,
+        *,
         options: dict[str, Any],
         prefix: str,
         on_cancel: Callable[[str], None] | None = None,

@@ -31,7 +31,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 class AgentsFile:
     """One file and what it has done."""
 
-    def __init__(self, path: Path, app_id: str, table: AgentTable, writer: RegistrationWriter) -> None:
+    def __init__(self, *, path: Path, app_id: str, table: AgentTable, writer: RegistrationWriter) -> None:
         self._writer = writer
         self._path = path
         self._table = table
@@ -108,7 +108,7 @@ async def following(settings: Settings, table: AgentTable, writer: RegistrationW
     if settings.agents_file is None:
         yield
         return
-    file = AgentsFile(Path(settings.agents_file), settings.app_id, table, writer)
+    file = AgentsFile(path=Path(settings.agents_file), app_id=settings.app_id, table=table, writer=writer)
     await file.start()
     task = asyncio.create_task(file.run(), name="agents-file")
     try:

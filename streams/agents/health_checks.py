@@ -35,6 +35,7 @@ class HealthChecks:
 
     def __init__(
         self,
+        *,
         agents: Callable[[], Mapping[str, AgentRegistration]],
         transport: Transport,
         settings: HealthSettings,

@@ -32,6 +32,7 @@ class LeaseExpirer:
 
     def __init__(
         self,
+        *,
         table: AgentTable,
         writer: RegistrationWriter,
         transport: Transport,

@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from agents_io.caller import Caller
+from agents_io.calling.caller import Caller
 from schemas.messages import AgentStanding
 from streams.metrics import Observed, Row
 
@@ -34,36 +34,19 @@ class AgentMetrics:
         self._callers = callers
         self._published = published
         self._loop = asyncio.get_running_loop()
-        observed, agent = Observed(registry), ("agent",)
-        observed.add("gauge", "parallax_agents", "Agents that live here and were called", self._count)
-        observed.add(
-            "gauge", "parallax_agent_healthy", "1 while an agent is well, 0 while it is not", self._healthy, agent
-        )
-        observed.add(
-            "gauge",
-            "parallax_circuit_state",
-            "1 for the state an agent's circuit is in, 0 for the others",
-            self._circuits,
-            (*agent, "state"),
-        )
-        for kind, name, text, of in (
-            ("gauge", "parallax_agent_inflight_calls", "Calls of an agent under way", lambda c: c.queue.in_flight),
-            ("gauge", "parallax_agent_waiting_tasks", "Tasks that wait for an agent here", lambda c: c.queue.waiting),
-            ("counter", "parallax_agent_calls", "Calls of an agent that ended", lambda c: c.queue.ended),
-            (
-                "gauge",
-                "parallax_agent_response_seconds",
-                "Time an agent takes to answer, smoothed over its last answers",
-                lambda c: c.stats.latency.mean.value,
-            ),
-            (
-                "gauge",
-                "parallax_agent_confidence_ratio",
-                "Confidence an agent states, smoothed over its last calls; a failure counts as 0",
-                lambda c: c.stats.confidence.value,
-            ),
-        ):
-            observed.add(kind, name, text, _each(self._here, of), agent)  # type: ignore[arg-type]
+        observed = Observed(registry)
+        observed.add("parallax_agents", self._count)
+        observed.add("parallax_agent_healthy", self._healthy)
+        observed.add("parallax_circuit_state", self._circuits)
+        series: Mapping[str, Callable[[Caller[Any]], float | None]] = {
+            "parallax_agent_inflight_calls": lambda caller: caller.queue.in_flight,
+            "parallax_agent_waiting_tasks": lambda caller: caller.queue.waiting,
+            "parallax_agent_calls": lambda caller: caller.queue.ended,
+            "parallax_agent_response_seconds": lambda caller: caller.stats.latency.mean.value,
+            "parallax_agent_confidence_ratio": lambda caller: caller.stats.confidence.value,
+        }
+        for name, of in series.items():
+            observed.add(name, _each(self._here, of))
 
     def _here(self) -> dict[str, Caller[Any]]:
         """A copy: agents come and go while the page is written."""

@@ -30,7 +30,7 @@ class RegistrationWriter:
     """One worker's hand on the topic."""
 
     def __init__(
-        self, sink: EventSink, table: AgentTable, recorder: Recorder, prefix: str, wall_ms: Callable[[], int]
+        self, *, sink: EventSink, table: AgentTable, recorder: Recorder, prefix: str, wall_ms: Callable[[], int]
     ) -> None:
         self._sink = sink
         self._table = table

@@ -50,7 +50,7 @@ class Registry:
     """Answers for one worker."""
 
     def __init__(
-        self, table: AgentTable, writer: RegistrationWriter, wall_ms: Callable[[], int], token: Secret | None = None
+        self, *, table: AgentTable, writer: RegistrationWriter, wall_ms: Callable[[], int], token: Secret | None = None
     ) -> None:
         """`token`: what every caller must show as `authorization: Bearer`; None: every caller is served."""
         self._table = table

@@ -13,7 +13,7 @@ import structlog
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.errors import Unsupported
-from agents_io.registration_check import check_registration
+from agents_io.protocols.registration_check import check_registration
 from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration
 from schemas.topics import full_name

@@ -8,19 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from agents_io.grpc.transport import GrpcTransport
-from agents_io.http.a2a import A2aTransport
 from agents_io.http.connecting import Connector, Origin
-from agents_io.http.mcp import McpTransport
-from agents_io.http.openai import OpenAiTransport
 from agents_io.http.pooled_transport import PooledTransport
-from agents_io.http.transport import HttpTransport
+from agents_io.protocols.makers import MAKERS, TransportParts
+from agents_io.protocols.transports import Transports
 from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.rules.targets import AgentWall
 from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transport import Transport
-from agents_io.transports import Transports
-from streams.agents.kafka_agents import KafkaTransport
+from streams.agents.kafka_exchange import KafkaExchange
 from streams.settings import Settings
 from streams.tokens import own_tokens
 
@@ -36,23 +32,24 @@ def secret_policy(settings: Settings) -> SecretPolicy:
 
 
 def to_addresses(settings: Settings) -> dict[str, Transport]:
-    """`http`, `grpc`, `openai`, `a2a`, `mcp` and `kafka`, each with a pool of its own."""
-    cap, wall = settings.dispatch.max_answer_bytes, settings.agents.wall()
-    return {
-        "http": HttpTransport(pool(settings), max_answer_bytes=cap),
-        "grpc": GrpcTransport(max_answer_bytes=cap, tls=tls_files(settings), wall=wall),
-        "openai": OpenAiTransport(pool(settings), max_answer_bytes=cap),
-        "a2a": A2aTransport(pool(settings), max_answer_bytes=cap),
-        "mcp": McpTransport(pool(settings), max_answer_bytes=cap),
-        "kafka": KafkaTransport(settings),
-    }
+    """The transports of all protocols whose agents have an address, each with a pool of its own."""
+    parts = TransportParts(
+        pool=lambda: pool(settings),
+        max_answer_bytes=settings.dispatch.max_answer_bytes,
+        tls=tls_files(settings),
+        wall=settings.agents.wall(),
+        broker=KafkaExchange(settings),
+    )
+    return {protocol: make(parts) for protocol, make in MAKERS.items()}
 
 
 def pool(settings: Settings) -> PooledTransport:
     """Connections to agents, with the settings' authorities and client certificate, where `agents.*` lets them lead."""
     files = tls_files(settings)
     connector = walled(settings.agents.wall())
-    return PooledTransport(settings.dispatch.max_in_flight, connector=connector, tls=lambda: CONTEXTS.get(files))
+    return PooledTransport(
+        max_connections=settings.dispatch.max_in_flight, connector=connector, tls=lambda: CONTEXTS.get(files)
+    )
 
 
 def walled(wall: AgentWall | None) -> Connector:

@@ -110,6 +110,7 @@ class EndpointTokens(_KeptTokens):
 
     def __init__(
         self,
+        *,
         url: str,
         client_id: str,
         secret: str,
@@ -243,4 +244,4 @@ def tokens(kafka: KafkaSettings) -> AbstractTokenProvider:
 @lru_cache(maxsize=16)
 def _endpoint(url: str, client_id: str, secret: str, scope: str | None, cafile: str | None) -> EndpointTokens:
     """One for all clients of this process with these settings."""
-    return EndpointTokens(url, client_id, secret, scope, cafile)
+    return EndpointTokens(url=url, client_id=client_id, secret=secret, scope=scope, cafile=cafile)

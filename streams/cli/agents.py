@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agents_io.rules.metadata_keys import help_text
+from agents_io.protocols.metadata_keys import help_text
 from streams.cli.agents_asked import ask_all, check_tool, completed
 from streams.cli.options import (
     FAILED,
@@ -141,7 +141,7 @@ def _registration(data: Any, where: str = "agents add") -> dict[str, Any]:
 
 def _validated(data: Any, where: str = "agents add", can_work: bool = True) -> None:
     from agents_io.errors import Unsupported
-    from agents_io.registration_check import check_registration
+    from agents_io.protocols.registration_check import check_registration
     from schemas.codec import Rejected, validate
     from schemas.messages import AgentRegistration
 
@@ -181,7 +181,7 @@ def _confidence(text: str) -> dict[str, Any]:
 
 def _metadata(pairs: list[str] | None) -> dict[str, Any]:
     """NAME=VALUE pairs; a value is read as its key wants it, an unknown key's as JSON if it is JSON, else as text."""
-    from agents_io.rules.metadata_keys import read_value
+    from agents_io.protocols.metadata_keys import read_value
 
     found: dict[str, Any] = {}
     for pair in pairs or ():

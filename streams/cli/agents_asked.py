@@ -14,8 +14,8 @@ from streams.cli.options import FAILED, USAGE, CommandError
 from streams.cli.output import say
 
 if TYPE_CHECKING:
-    from agents_io.discovery import Found
-    from agents_io.transports import Transports
+    from agents_io.protocols.probing import Found
+    from agents_io.protocols.transports import Transports
     from streams.settings import Settings
 
 AT_ONCE = 50
@@ -26,7 +26,8 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
 
     Raises `CommandError`: something answered that is no agent we can call, or that leaves a choice.
     """
-    from agents_io.discovery import TIMEOUT_S, investigate
+    from agents_io.protocols.discovery import investigate
+    from agents_io.protocols.probing import TIMEOUT_S
     from schemas.messages import AgentRegistration
 
     endpoint = given["endpoint"]
@@ -60,18 +61,17 @@ def filled(given: dict[str, Any], found: Found) -> dict[str, Any]:
         more["name"] = found.name
     metadata = found.metadata | given.get("metadata", {})
     capabilities = list(found.capabilities)
-    key = {"mcp": "tool", "openai": "model"}.get(found.protocol)
-    if key is not None:
+    if (key := found.choice) is not None:
         chosen = metadata.get(key)
         listed = ", ".join(found.choices[:50]) or f"no {key} at all"
         if chosen is None:
             raise CommandError(f"agents add: choose with --metadata {key}=NAME; there is {listed}", USAGE)
-        if key == "tool":
+        if found.choice_is_capability:
             if chosen not in found.choices:
-                raise CommandError(f"agents add: metadata.tool: the server has no {chosen!r}, only {listed}", USAGE)
+                raise CommandError(f"agents add: metadata.{key}: the server has no {chosen!r}, only {listed}", USAGE)
             capabilities = [chosen]
         elif chosen not in found.choices:
-            say(f"the list of models has no {chosen!r}; registered all the same")
+            say(f"the list has no {key} {chosen!r}; registered all the same")
     if capabilities:
         more["capabilities"] = capabilities
     _report_concurrency(given.get("limits") or {}, found.concurrency)
@@ -95,9 +95,9 @@ def _report_concurrency(limits: dict[str, Any], takes: int | None) -> None:
 
 def check_tool(given: dict[str, Any]) -> None:
     """Whether an MCP server has the tool that is to be registered, if it can be asked now. Raises `CommandError`: it has not."""
-    from agents_io.discovery import TIMEOUT_S
     from agents_io.errors import AgentError
-    from agents_io.http.mcp import McpTransport
+    from agents_io.protocols.mcp.transport import McpTransport
+    from agents_io.protocols.probing import TIMEOUT_S
     from schemas.messages import AgentRegistration
 
     async def ask() -> list[str]:

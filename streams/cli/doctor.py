@@ -180,7 +180,9 @@ async def _clock(settings: Settings) -> list[dict[str, Any]]:
     from streams.engine.broker_clock import REPORTED_MS, describe_skew
     from streams.engine.event_sink import EventSink
 
-    sink = EventSink(client_options(settings), settings.topic_prefix, idempotent=False, clock_topic="state")
+    sink = EventSink(
+        options=client_options(settings), prefix=settings.topic_prefix, idempotent=False, clock_topic="state"
+    )
     try:
         await sink.start()
         skew_ms = sink.clock.skew_ms

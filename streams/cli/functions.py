@@ -25,7 +25,7 @@ def ls(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: O
 
     Modules must be importable: installed, or on PYTHONPATH.
     """
-    from agents_io.functions.catalogue import FunctionsError, load_functions
+    from agents_io.protocols.functions.catalogue import FunctionsError, load_functions
 
     try:
         known = load_functions(settings_from(bootstrap_servers, topic_prefix).functions.modules)

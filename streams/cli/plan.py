@@ -91,7 +91,7 @@ def steps_of(
     plan_id: str, plan: Mapping[str, Any], end: Mapping[str, Any] | None, results: list[Found], begun: list[Found]
 ) -> list[Found]:
     """One row a step, in the order of the plan, those within patterns below theirs: id, status, depth, and what is known."""
-    from streams.rules.plans.run import Path, path_of
+    from streams.rules.plans.step_ids import Path, path_of
 
     rows: dict[Path, Found] = {}
     ids: list[str] = [str(task.get("id")) for task in _objects(plan.get("tasks"))]

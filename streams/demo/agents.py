@@ -35,7 +35,7 @@ class BadInput(Exception):
 class DemoAgent:
     """Serves one classifier at `endpoint` between `start` and `stop`."""
 
-    def __init__(self, classifier: Classifier, names: Sequence[str], port: int = 0, seed: int = 7) -> None:
+    def __init__(self, *, classifier: Classifier, names: Sequence[str], port: int = 0, seed: int = 7) -> None:
         self.sight = Sight(random.Random(seed))
         self._classifier = classifier
         self._names = tuple(names)
@@ -136,7 +136,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 async def _serve(given: argparse.Namespace) -> None:
     training, unseen = split(rows())
     kind = KINDS[given.model]
-    agent = DemoAgent(Classifier(kind, training), list(unseen[0][0]), given.port)
+    agent = DemoAgent(classifier=Classifier(kind, training), names=list(unseen[0][0]), port=given.port)
     stop = asyncio.Event()
     for which in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(which, stop.set)

@@ -33,7 +33,7 @@ def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 class Child:
     """One process. `start` once, `stop` once or more."""
 
-    def __init__(self, name: str, command: Sequence[str], directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, *, name: str, command: Sequence[str], directory: Path, environment: dict[str, str]) -> None:
         self.name = name
         self._command = list(command)
         self._directory = directory

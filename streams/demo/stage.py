@@ -129,7 +129,7 @@ async def _all(*starts: Any) -> list[str]:
 
 def _agent(key: str, agent_id: str, directory: Path) -> Child:
     command = [sys.executable, "-m", "streams.demo.agents", "--model", key, "--port", "0"]
-    return Child(f"agent {agent_id}", command, directory, clean_environment(_FOUND))
+    return Child(name=f"agent {agent_id}", command=command, directory=directory, environment=clean_environment(_FOUND))
 
 
 def _worker(scene: Stage, directory: Path, worker_settings: Mapping[str, str]) -> Child:
@@ -138,9 +138,19 @@ def _worker(scene: Stage, directory: Path, worker_settings: Mapping[str, str]) -
     command += ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
     command += ["--web-host", settings.web_host, "--web-port", str(settings.web_port), "--grpc-port", "0"]
     if scene.own_broker:
-        return Child("the worker", command, directory, clean_environment({**worker_settings, **_FOUND}))
+        return Child(
+            name="the worker",
+            command=command,
+            directory=directory,
+            environment=clean_environment({**worker_settings, **_FOUND}),
+        )
     # On the user's Kafka the user's environment and parallax.toml count: they may hold what the brokers ask for.
-    return Child("the worker", command, Path.cwd(), {**worker_settings, **os.environ, **_FOUND})
+    return Child(
+        name="the worker",
+        command=command,
+        directory=Path.cwd(),
+        environment={**worker_settings, **os.environ, **_FOUND},
+    )
 
 
 # The children run elsewhere: they must find this very code also when it is not installed.

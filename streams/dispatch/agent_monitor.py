@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from agents_io.caller import Caller
+from agents_io.calling.caller import Caller
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
 from schemas.partitioning import owner_partition
@@ -36,33 +36,34 @@ class AgentMonitor:
 
     def __init__(
         self,
+        *,
         parts: DispatchContext,
         agent_statuses: AgentStatuses,
         transport: Transport,
-        engine: Engine,
+        engine: Engine[Any],
         rng: random.Random | None = None,
     ) -> None:
         """`rng`: spreads the health checks."""
         self._parts = parts
         self._engine = engine
         self.keeper = AgentStatusPublisher(
-            lambda: [handler.callers for handler in self._handlers()],
-            parts.agents.get,
-            lambda: self._living_here().dialled,
-            agent_statuses,
-            parts.settings,
-            parts.recorder,
-            parts.emit,
-            parts.metrics,
-            parts.wall_ms,
+            callers=lambda: [handler.callers for handler in self._handlers()],
+            lookup=parts.agents.get,
+            dialled=lambda: self._living_here().dialled,
+            agent_statuses=agent_statuses,
+            settings=parts.settings,
+            recorder=parts.recorder,
+            emit=parts.emit,
+            metrics=parts.metrics,
+            wall_ms=parts.wall_ms,
         )
         self._checks = HealthChecks(
-            lambda: self._living_here().asked,
-            transport,
-            parts.settings.health,
-            rng or random.Random(),
-            lambda agent_id, well: self.keeper.checked(agent_id, self._caller(agent_id), well),
-            self.keeper.on_not_checked,
+            agents=lambda: self._living_here().asked,
+            transport=transport,
+            settings=parts.settings.health,
+            rng=rng or random.Random(),
+            on_health=lambda agent_id, well: self.keeper.checked(agent_id, self._caller(agent_id), well),
+            on_not_checked=self.keeper.on_not_checked,
         )
         self._seen: object = None
         self._here = _Here({}, {})

@@ -1,7 +1,7 @@
 """The queues of one partition: one for each agent that lives there, in memory as far as its share goes, else on its topic.
 
 In: task runs with their agent. Out: tasks in their agent's queue, or left on their topic and read back in order when the
-queue runs low. How much an agent may hold depends on what the worker's agents hold together (`rules/dispatch/memory_budget.py`).
+queue runs low. How much an agent may hold depends on what the worker's agents hold together (`rules/dispatch/delaying.py`).
 Nothing is written, no clock runs, and no agent's tasks keep another's from being read.
 """
 
@@ -10,26 +10,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from agents_io.caller import Caller
-from agents_io.pending_call import CallEvents
-from agents_io.rules.agent_queue import Block
+from agents_io.calling.caller import Caller
+from agents_io.calling.pending_call import CallEvents
+from agents_io.calling.rules.agent_queue import Block
 from schemas.messages import AgentRegistration
 from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.callers import CallerFactory, GuardSnapshot
 from streams.dispatch.held_memory import HeldMemory
 from streams.dispatch.task_run import TaskRun
+from streams.rules.dispatch.delaying import CLOSED_S, is_crowded, is_low, to_read_back
 
 CHECK_S = 0.25
 """How often tasks left on their topic are looked after: deadlines, and queues that run low."""
 MAX_AGENTS = 2000
 """Agents of one partition: with more, those that rest are forgotten."""
 TIDY_S = 10.0
-LOW = 32
-"""A queue with fewer tasks than this, or than its agent can be called with at once, is filled from the topic."""
-MAX_LOAD = 256
-MAX_CLOSED = 256
-"""Tasks in memory for an agent that takes no call for a while; twice what it can be called with at once, if that is more."""
-CLOSED_S = 1.0
 
 
 class AgentQueues:
@@ -37,6 +32,7 @@ class AgentQueues:
 
     def __init__(
         self,
+        *,
         factory: CallerFactory,
         memory: HeldMemory,
         backlogs: Backlogs,
@@ -83,9 +79,7 @@ class AgentQueues:
     def _enough(self, caller: Caller[TaskRun]) -> bool:
         """Whether more tasks than will begin soon wait in memory already: the agent's circuit is open, or it has no turn."""
         now, queue = self._loop.time(), caller.queue
-        if queue.waiting < max(MAX_CLOSED, 2 * queue.max_concurrency):
-            return False
-        return queue.closed_until(now) > now + CLOSED_S
+        return is_crowded(queue.waiting, queue.max_concurrency) and queue.closed_until(now) > now + CLOSED_S
 
     def _make_way(self, run: TaskRun, caller: Caller[TaskRun]) -> bool:
         """Set the last task aside for this one, if it is less urgent."""
@@ -101,7 +95,8 @@ class AgentQueues:
         if caller is None:
             return
         agent_id, concurrency = caller.agent.id, caller.queue.max_concurrency
-        if self._memory.held(agent_id) <= max(LOW, concurrency) or self._memory.room_for(agent_id, concurrency, 0):
+        held = self._memory.held(agent_id)
+        if is_low(held - 1, concurrency) or self._memory.room_for(agent_id, concurrency, 0):
             return
         last = _last(caller)
         if last is not None:
@@ -176,12 +171,8 @@ class AgentQueues:
         caller = self.callers.get(agent_id)
         if not waiting or caller is None or self._closed:
             return
-        held = self._memory.held(agent_id)
-        low = max(LOW, caller.queue.max_concurrency)
-        if held >= low:
-            return
         room = self._memory.may_load(agent_id, self._backlogs.average_size(agent_id))
-        most = min(2 * low - held, room, MAX_LOAD)
+        most = to_read_back(self._memory.held(agent_id), caller.queue.max_concurrency, room)
         if most > 0:
             self._backlogs.load(agent_id, most)
 

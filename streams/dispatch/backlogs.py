@@ -44,6 +44,7 @@ class Backlogs:
 
     def __init__(
         self,
+        *,
         number: int,
         read_again: ReadAgain,
         process: Callable[[str, str, ConsumerRecord], None],

@@ -72,7 +72,7 @@ class Balancer:
     """Chooses for all partitions of a worker. `wall_ms`: epoch ms."""
 
     def __init__(
-        self, agents: Agents, agent_statuses: AgentStatuses, settings: Settings, wall_ms: Callable[[], int]
+        self, *, agents: Agents, agent_statuses: AgentStatuses, settings: Settings, wall_ms: Callable[[], int]
     ) -> None:
         self._agents = agents
         self._agent_statuses = agent_statuses

@@ -22,6 +22,7 @@ class BlockWatch:
 
     def __init__(
         self,
+        *,
         processors: Callable[[], Iterable[PartitionProcessor]],
         recorder: Recorder,
         emit: Callable[[Output], None],

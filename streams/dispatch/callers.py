@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from agents_io.call_stats import CallStats
-from agents_io.caller import Caller
-from agents_io.pending_call import CallEvents
-from agents_io.rules.adaptive import AimdLimit
-from agents_io.rules.agent_queue import AgentQueue
-from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.budget import BudgetConfig, RetryBudget
-from agents_io.rules.health import Ejection, EjectionConfig
-from agents_io.rules.limiter import SlidingWindow
-from agents_io.rules.retry import RetryConfig
-from agents_io.sampling import Sample
+from agents_io.calling.call_stats import CallStats
+from agents_io.calling.caller import Caller
+from agents_io.calling.pending_call import CallEvents
+from agents_io.calling.rules.adaptive import AimdLimit
+from agents_io.calling.rules.agent_queue import AgentQueue
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.health import Ejection, EjectionConfig
+from agents_io.calling.rules.limiter import SlidingWindow
+from agents_io.calling.rules.retry import RetryConfig
+from agents_io.calling.sampling import Sample
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Limits
 from streams.dispatch.task_run import TaskRun
@@ -50,6 +50,7 @@ class CallerFactory:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         transport: Transport,
         rng: random.Random,
@@ -86,7 +87,7 @@ class CallerFactory:
             limiter = SlidingWindow.restore(limits.max_requests, window_s, stored.limiter, stored.taken_at, late_s)
             breaker = Breaker.restore(self._breaker(agent), stored.breaker, stored.taken_at)
         queue: AgentQueue[TaskRun | Sample[TaskRun]] = AgentQueue(
-            limits.max_concurrency, limiter, breaker, RetryBudget(self._budget)
+            max_concurrency=limits.max_concurrency, limiter=limiter, breaker=breaker, budget=RetryBudget(self._budget)
         )
         if limits.adaptive:
             queue.adaptive = AimdLimit(limits.max_concurrency, None if stored is None else stored.concurrency)
@@ -94,7 +95,14 @@ class CallerFactory:
         if stored is not None and stored.ejection is not None:
             stats.ejection.restore(stored.ejection, stored.taken_at)
         return Caller(
-            agent, queue, self._transport, self._retry, events, self._rng, stats=stats, may_begin=self._may_begin
+            agent=agent,
+            queue=queue,
+            transport=self._transport,
+            retry=self._retry,
+            events=events,
+            rng=self._rng,
+            stats=stats,
+            may_begin=self._may_begin,
         )
 
     def update(self, caller: Caller[TaskRun], agent: AgentRegistration) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from agents_io.caller import Caller
+from agents_io.calling.caller import Caller
 from schemas.messages import AgentRegistration, Task
 from streams.agents.table import AgentTable
 from streams.dispatch.balancer import Balancer

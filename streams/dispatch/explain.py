@@ -29,6 +29,7 @@ class Explainer:
 
     def __init__(
         self,
+        *,
         queues: AgentQueues,
         unassigned: UnassignedTasks,
         flights: SingleFlight,

@@ -12,8 +12,8 @@ from typing import Any
 
 from aiokafka.structs import ConsumerRecord
 
-from agents_io.caller import Caller
-from agents_io.rules.metadata_keys import answers_alike
+from agents_io.calling.caller import Caller
+from agents_io.protocols.metadata_keys import answers_alike
 from schemas.messages import AgentRegistration
 from streams.dispatch.context import DispatchContext
 from streams.dispatch.processor import DispatchProcessor

@@ -1,9 +1,9 @@
-"""The memory that the tasks of one worker take, all partitions together. The rule is `rules/dispatch/memory_budget.py`."""
+"""The memory that the tasks of one worker take, all partitions together. The rule is `rules/dispatch/delaying.py`."""
 
 from __future__ import annotations
 
 from streams.dispatch.task_run import TaskRun
-from streams.rules.dispatch.memory_budget import SHARE, may_hold
+from streams.rules.dispatch.delaying import may_hold, room_to_read_back
 
 
 class HeldMemory:
@@ -28,9 +28,8 @@ class HeldMemory:
 
     def may_load(self, agent_id: str, average: int) -> int:
         """How many tasks of about `average` bytes may be read back for this agent; at least one if it holds none."""
-        free = max(0, self._budget - self.used)
-        room = min(free // SHARE // max(1, average), self._most - self.count)
-        return max(room, 0 if self.held(agent_id) else 1)
+        places = self._most - self.count
+        return room_to_read_back(self._budget, self.used, average, places, self.held(agent_id))
 
     def hold(self, run: TaskRun, agent_id: str) -> None:
         """A task is held for this agent from now on; it is counted once."""

@@ -46,6 +46,7 @@ class OrderedTasks:
 
     def __init__(
         self,
+        *,
         memory: HeldMemory,
         backlogs: Backlogs,
         decide: Callable[[TaskRun], None],

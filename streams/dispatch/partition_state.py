@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 import orjson
 import structlog
 
-from agents_io.caller import Caller
+from agents_io.calling.caller import Caller
 from schemas.codec import Rejected, decode, pack
 from schemas.messages import AgentGuard, HomeState
 from schemas.times import format_time
@@ -38,6 +38,7 @@ class PartitionState:
 
     def __init__(
         self,
+        *,
         number: int,
         settings: Settings,
         wall_ms: Callable[[], int],

@@ -20,8 +20,8 @@ from functools import partial
 
 from aiokafka.structs import ConsumerRecord
 
+from agents_io.calling.rules.breaker import Transition
 from agents_io.errors import AgentError, BadResponse, Cancelled
-from agents_io.rules.breaker import Transition
 from agents_io.transport import Answer
 from schemas.codec import Rejected, dumps, header
 from schemas.messages import AgentRegistration
@@ -54,14 +54,35 @@ class DispatchProcessor:
         """`stored`: what earlier owners of this partition wrote to the state topic."""
         self._partition = partition
         self._context = context
-        self.state = PartitionState(partition.number, context.settings, context.wall_ms, stored, context.cleared)
+        self.state = PartitionState(
+            number=partition.number,
+            settings=context.settings,
+            wall_ms=context.wall_ms,
+            values=stored,
+            cleared=context.cleared,
+        )
         self.tasks = InFlightTasks(self.state.seen, context.wall_ms)
         self._router = Router(partition.number, context, self.tasks)
         self._report = TaskReporter(context)
         self._spans = TaskSpans(context.tracing, partition)
         self._judging = Judging(context, self._report)
-        self._guard = RecordGuard(partition, self.tasks, self._report, self._spans, self._finish, self._fail)
-        self.waiting = WaitingTasks(self, partition, context, self.tasks, self.state, self._report, self._spans)
+        self._guard = RecordGuard(
+            partition=partition,
+            tasks=self.tasks,
+            report=self._report,
+            spans=self._spans,
+            finish=self._finish,
+            fail=self._fail,
+        )
+        self.waiting = WaitingTasks(
+            steps=self,
+            partition=partition,
+            context=context,
+            tasks=self.tasks,
+            state=self.state,
+            report=self._report,
+            spans=self._spans,
+        )
         self._loop = asyncio.get_running_loop()
 
     # A record comes in

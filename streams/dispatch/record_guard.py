@@ -27,6 +27,7 @@ class RecordGuard:
 
     def __init__(
         self,
+        *,
         partition: PartitionProcessor,
         tasks: InFlightTasks,
         report: TaskReporter,

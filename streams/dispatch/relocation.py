@@ -23,6 +23,7 @@ class Relocation:
 
     def __init__(
         self,
+        *,
         partition: PartitionProcessor,
         tasks: InFlightTasks,
         unassigned: UnassignedTasks,

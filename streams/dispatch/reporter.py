@@ -10,8 +10,8 @@ import asyncio
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
+from agents_io.calling.rules.breaker import Transition
 from agents_io.errors import AgentError, AnswerTooLarge
-from agents_io.rules.breaker import Transition
 from schemas.codec import Rejected, dumps
 from schemas.messages import EventType
 from schemas.times import format_time

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agents_io.functions.catalogue import load_functions
-from agents_io.functions.transport import FunctionTransport
-from agents_io.http.control_plane import ControlPlane
 from agents_io.http.pooled_transport import PooledTransport
-from agents_io.http.task_transport import HttpTaskTransport
-from agents_io.patterns import PatternExecutor, PatternTransport
+from agents_io.protocols.functions.catalogue import load_functions
+from agents_io.protocols.functions.transport import FunctionTransport
+from agents_io.protocols.http_tasks.transport import HttpTaskTransport
+from agents_io.protocols.patterns.control_plane import ControlPlane
+from agents_io.protocols.patterns.transport import PatternExecutor, PatternTransport
 from agents_io.tls import CONTEXTS, TlsFiles
 from agents_io.transport import Transport
 from schemas.messages import Limits, SecretRef
@@ -85,7 +85,7 @@ def _control_plane(settings: Settings) -> list[PatternExecutor]:
         ControlPlane(
             given.url,
             auth,
-            transport=PooledTransport(settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files)),
+            transport=PooledTransport(max_connections=settings.dispatch.max_in_flight, tls=lambda: CONTEXTS.get(files)),
             max_answer_bytes=settings.dispatch.max_answer_bytes,
         )
     ]

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from agents_io.pending_call import PendingCall
+from agents_io.calling.pending_call import PendingCall
 from schemas.codec import decode_json, dumps, header, validate
 from schemas.messages import AgentRegistration, Task
 from streams.rules.dispatch.builtins import asked_of
 from streams.rules.dispatch.deadlines import deadline_ms
+from streams.rules.dispatch.delaying import TASK_BYTES
 from streams.rules.dispatch.judging import Judged, judge_body, read_judged
-from streams.rules.dispatch.memory_budget import TASK_BYTES
 from streams.rules.dispatch.ordering import LogPosition, first_record_of
-from streams.rules.plans.run import looks_like_step, step_of
+from streams.rules.plans.step_ids import looks_like_step, step_of
 from streams.rules.plans.task_plans import refuse_step
 from streams.rules.records import Carried, Output
 from streams.rules.source_record import (

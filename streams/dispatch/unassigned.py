@@ -41,6 +41,7 @@ class UnassignedTasks:
 
     def __init__(
         self,
+        *,
         memory: HeldMemory,
         backlogs: Backlogs,
         retry: Callable[[TaskRun], bool],
@@ -115,9 +116,9 @@ class UnassignedTasks:
     def _backlog_keys(self) -> list[str]:
         return [key for key in self._backlogs.keys if key.startswith(PREFIX)]
 
-    def _keys(self) -> set[str]:
-        """Of the groups that wait in memory or on their topic."""
-        return {*self._groups, *self._backlog_keys()}
+    def _keys(self) -> list[str]:
+        """Of the groups that wait in memory or on their topic, in the order they came; a set has another one in each run."""
+        return list(dict.fromkeys([*self._groups, *self._backlog_keys()]))
 
     def _try(self, key: str) -> None:
         """In their order, until the first that still waits. The rest of a long group follows in later turns of the loop."""

@@ -62,6 +62,7 @@ class WaitingTasks:
 
     def __init__(
         self,
+        *,
         steps: TaskSteps,
         partition: PartitionProcessor,
         context: DispatchContext,
@@ -74,18 +75,49 @@ class WaitingTasks:
         self._steps = steps
         self._partition = partition
         self._tasks = tasks
-        self.backlogs = Backlogs(partition.number, context.read_again, self._read_back, self._lost, self._loaded)
-        self.queues = AgentQueues(context.callers, context.memory, self.backlogs, self._leave, state.guard)
-        self.unassigned = UnassignedTasks(context.memory, self.backlogs, self._still_waits, self._expire, self._leave)
+        self.backlogs = Backlogs(
+            number=partition.number,
+            read_again=context.read_again,
+            process=self._read_back,
+            lost=self._lost,
+            loaded=self._loaded,
+        )
+        self.queues = AgentQueues(
+            factory=context.callers,
+            memory=context.memory,
+            backlogs=self.backlogs,
+            leave=self._leave,
+            stored=state.guard,
+        )
+        self.unassigned = UnassignedTasks(
+            memory=context.memory,
+            backlogs=self.backlogs,
+            retry=self._still_waits,
+            expire=self._expire,
+            leave=self._leave,
+        )
         self.flights = SingleFlight(self._lead, self._expire)
         self._look_ups = LookUps(context.agents.catch_up, self._looked_up)
         self.ordering = OrderedTasks(
-            context.memory, self.backlogs, self._turn, steps.ends_without_call, self._leave,
-            lambda: partition.caught_up("parked"),
+            memory=context.memory, backlogs=self.backlogs, decide=self._turn, unwanted=steps.ends_without_call, leave=self._leave,
+            caught_up=lambda: partition.caught_up("parked"),
         )  # fmt: skip
-        self.relocation = Relocation(partition, tasks, self.unassigned, self.ordering, self.backlogs, report, spans)
+        self.relocation = Relocation(
+            partition=partition,
+            tasks=tasks,
+            unassigned=self.unassigned,
+            ordering=self.ordering,
+            backlogs=self.backlogs,
+            report=report,
+            spans=spans,
+        )
         self.explainer = Explainer(
-            self.queues, self.unassigned, self.flights, self.ordering, self.backlogs, context.wall_ms
+            queues=self.queues,
+            unassigned=self.unassigned,
+            flights=self.flights,
+            ordering=self.ordering,
+            backlogs=self.backlogs,
+            wall_ms=context.wall_ms,
         )
 
     def for_agent(self, run: TaskRun) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
@@ -55,6 +55,9 @@ TELL_EVERY = 6
 MAX_START_PAUSE_S = 5.0
 CURRENT_RECHECK_S = 0.05
 
+H = TypeVar("H", bound=Handler)
+"""What works on the records of one partition."""
+
 
 @dataclass(slots=True)
 class _Start:
@@ -64,7 +67,7 @@ class _Start:
     heads: dict[str, int] = field(default_factory=dict)
 
 
-class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # aiokafka ships no types
     """Runs the partitions of this worker.
 
     `make_committer(number)` and `make_handler(processor, state)` put the pieces of one partition together; `state`: the newest
@@ -73,11 +76,11 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
 
     def __init__(
         self,
+        *,
         config: EngineConfig,
         make_committer: Callable[[int, AIOKafkaConsumer], Committer],
-        make_handler: Callable[[PartitionProcessor, list[bytes]], Handler],
+        make_handler: Callable[[PartitionProcessor, list[bytes]], H],
         on_assigned: Callable[[], None] = lambda: None,
-        *,
         before_open: Callable[[], Awaitable[None]] | None = None,
         connect: group.Connect = group.connected,
         make_reader: Callable[[dict[str, Any], str], PartitionReader] | None = None,
@@ -120,7 +123,7 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
             self._kept = KeptOffsets(config.group, config.state, wall_ms)
             make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
             reader = make_reader(config.options, full_name(config.state, config.prefix))
-            self._state = InheritedState(config, config.state, reader, self._kept)
+            self._state = InheritedState(config=config, state=config.state, reader=reader, kept=self._kept)
         self._hopeless: dict[int, int] = {}
         self._room = asyncio.Event()
         self._releasing = asyncio.Lock()
@@ -152,6 +155,15 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
         """Partitions with a handler, those included that the fetch loop has not let in yet: they must miss no wish."""
         return [*self.processors.values(), *(start.processor for start in self._started if not start.processor.closed)]
 
+    def handlers(self) -> Iterator[H]:
+        """Of the partitions in `opened`; one that still opens has none yet."""
+        return (cast("H", processor.handler) for processor in self.opened if processor.handler is not None)
+
+    def handler(self, number: int) -> H | None:
+        """Of a partition number, if it is open at this worker."""
+        processor = self.processors.get(number)
+        return None if processor is None or processor.closed else cast("H | None", processor.handler)
+
     @property
     def ready(self) -> bool:
         """Assigned, and every partition of the assignment open."""
@@ -180,7 +192,14 @@ class Engine(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships
     def _begin(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
         self.lease.watch(consumer)
-        self.feed = Feed(consumer, self.processors, self._names, self.config.max_in_flight, self._room, self._fail)
+        self.feed = Feed(
+            consumer=consumer,
+            processors=self.processors,
+            names=self._names,
+            max_in_flight=self.config.max_in_flight,
+            room=self._room,
+            failed=self._fail,
+        )
         consumer.subscribe(list(self._names), listener=self)
         self._loop_task = asyncio.create_task(self._fetch_loop(), name=f"fetch-{self.config.group}")
 

@@ -39,7 +39,9 @@ RENEW_TIMEOUT_S = 30.0
 class EventSink:
     """One plain producer for everything that is not part of a transaction."""
 
-    def __init__(self, options: dict[str, Any], prefix: str, idempotent: bool, clock_topic: str | None = None) -> None:
+    def __init__(
+        self, *, options: dict[str, Any], prefix: str, idempotent: bool, clock_topic: str | None = None
+    ) -> None:
         """`clock_topic`: the topic (short name) by which the brokers' clock is measured; None: it is not."""
         self.clock = BrokerClock(self._stamped)
         self.batcher = Batcher(prefix, now_ms=self.clock.now_ms)

@@ -47,6 +47,7 @@ class Feed:
 
     def __init__(
         self,
+        *,
         consumer: AIOKafkaConsumer,
         processors: Mapping[int, PartitionProcessor],
         names: Mapping[str, str],

@@ -47,7 +47,7 @@ class Remembered(NamedTuple):
 class InheritedState:
     """Of one role. `state`: short name of its topic."""
 
-    def __init__(self, config: EngineConfig, state: str, reader: PartitionReader, kept: KeptOffsets) -> None:
+    def __init__(self, *, config: EngineConfig, state: str, reader: PartitionReader, kept: KeptOffsets) -> None:
         self._config = config
         self._state = state
         self._reader = reader

@@ -64,7 +64,7 @@ class _NamedHeartbeat(Request[_Struct]):  # type: ignore[misc]
 
     API_KEY = 12
 
-    def __init__(self, group: str, generation: int, member_id: str, instance_id: str) -> None:
+    def __init__(self, *, group: str, generation: int, member_id: str, instance_id: str) -> None:
         self._given = group, generation, member_id, instance_id
 
     def build(self, request_struct_class: type[_Struct]) -> _Struct:
@@ -77,7 +77,9 @@ async def is_taken(consumer: AIOKafkaConsumer) -> bool:
     instance_id, member_id = coordinator._group_instance_id, coordinator.member_id
     if instance_id is None or not member_id:
         return False
-    request = _NamedHeartbeat(coordinator.group_id, coordinator.generation, member_id, instance_id)
+    request = _NamedHeartbeat(
+        group=coordinator.group_id, generation=coordinator.generation, member_id=member_id, instance_id=instance_id
+    )
     for _ in range(TRIES):
         try:
             async with asyncio.timeout(TIMEOUT_S):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -37,7 +38,7 @@ UNANSWERED_LOOKS = 3
 class LogCheck:
     """`every_s`: how often to look; `read_again`: reads single records. Only for brokers that tell true log ends."""
 
-    def __init__(self, engine: Engine, every_s: float, read_again: ReadAgain) -> None:
+    def __init__(self, engine: Engine[Any], every_s: float, read_again: ReadAgain) -> None:
         self._engine = engine
         self._every_s = every_s
         self._read_again = read_again

@@ -90,7 +90,7 @@ class MemberOffsets(Request[_Struct]):  # type: ignore[misc]
     API_KEY = 28
 
     def __init__(
-        self, manager: Any, group: str, member: Membership, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+        self, *, manager: Any, group: str, member: Membership, offsets: Mapping[TopicPartition, OffsetAndMetadata]
     ) -> None:
         self._producer = (manager.transactional_id, group, manager.producer_id, manager.producer_epoch)
         self._member = member

@@ -34,7 +34,7 @@ class PartitionStatus(NamedTuple):
     """Records that were removed before they were worked on, since this worker started; None: not counted here."""
 
 
-def partition_statuses(engine: Engine | None) -> Iterator[PartitionStatus]:
+def partition_statuses(engine: Engine[Any] | None) -> Iterator[PartitionStatus]:
     """Of the partitions that are open now; the engine may go on between two of them."""
     if engine is None:
         return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from math import inf
+from typing import Any
 
 import structlog
 from aiokafka.structs import TopicPartition
@@ -34,7 +35,7 @@ Retentions = Callable[[], Awaitable[Mapping[str, int]]]
 class RetentionWatch:
     """`read_again`: reads single records."""
 
-    def __init__(self, engine: Engine, read_again: ReadAgain, retentions: Retentions) -> None:
+    def __init__(self, engine: Engine[Any], read_again: ReadAgain, retentions: Retentions) -> None:
         self._engine = engine
         self._read_again = read_again
         self._retentions = retentions

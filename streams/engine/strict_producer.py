@@ -99,12 +99,14 @@ class _AddOffsets(_Once, aiokafka_sender.AddOffsetsToTxnHandler):  # type: ignor
 
 
 class _CommitOffsets(_Once, aiokafka_sender.TxnOffsetCommitHandler):  # type: ignore[misc]
-    def __init__(self, sender: Any, offsets: Any, group_id: str, member: Membership) -> None:
+    def __init__(self, *, sender: Any, offsets: Any, group_id: str, member: Membership) -> None:
         super().__init__(sender, offsets, group_id)
         self._member = member
 
     def create_request(self) -> MemberOffsets:
-        return MemberOffsets(self._sender._txn_manager, self._group_id, self._member, self._offsets)
+        return MemberOffsets(
+            manager=self._sender._txn_manager, group=self._group_id, member=self._member, offsets=self._offsets
+        )
 
     def handle_response(self, resp: Any) -> float | None:
         pause_s: float | None = super().handle_response(SimpleNamespace(errors=refused(resp).items()))
@@ -182,7 +184,7 @@ class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
             except aiokafka_sender.GroupAuthorizationFailedError as error:
                 manager.error_transaction(error)
             else:
-                await _CommitOffsets(self, waiting[0], group_id, member).do(node_id)
+                await _CommitOffsets(sender=self, offsets=waiting[0], group_id=group_id, member=member).do(node_id)
             _raise_ended(manager)
         added.result()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -30,7 +31,7 @@ ASK_TIMEOUT_S = 10.0
 class Watchdog:
     """`after_s`: how long a partition may stand still with records before it, or polls may fail, before anything is done."""
 
-    def __init__(self, engine: Engine, after_s: float) -> None:
+    def __init__(self, engine: Engine[Any], after_s: float) -> None:
         self._engine = engine
         self._after_s = after_s
         self._rule: StallRule[TopicPartition] = StallRule(after_s)

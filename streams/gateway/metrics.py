@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from agents_io.gateway.service import Gateway
+from agents_io.protocols.gateway.service import Gateway
+from streams.metrics import family
 
 
 class GatewayMetrics(Collector):
@@ -24,20 +24,12 @@ class GatewayMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         present = self._gateway.present().values()
-        agents = GaugeMetricFamily("parallax_gateway_agents", "Agents connected to this worker", labels=["status"])
         by_status = Counter(found.status for found in present)
-        for status in ("healthy", "degraded", "draining"):
-            agents.add_metric([status], by_status[status])
-        yield agents
-        open_now = sum(found.outstanding for found in present)
-        yield GaugeMetricFamily(
-            "parallax_gateway_outstanding", "Requests that wait for such an agent's answer", value=open_now
+        yield family(
+            "parallax_gateway_agents",
+            [((status,), by_status[status]) for status in ("healthy", "degraded", "draining")],
         )
-        messages = CounterMetricFamily(
-            "parallax_gateway_messages",
-            "Messages of such agents: answers in time, late answers, answers to no request, and refusals",
-            labels=["kind"],
+        yield family("parallax_gateway_outstanding", [((), sum(found.outstanding for found in present))])
+        yield family(
+            "parallax_gateway_messages", [((kind,), count) for kind, count in self._gateway.counters().items()]
         )
-        for kind, count in self._gateway.counters().items():
-            messages.add_metric([kind], count)
-        yield messages

@@ -21,9 +21,9 @@ from aiokafka.structs import ConsumerRecord
 from pydantic import ValidationError
 
 from agents_io.errors import AgentError
-from agents_io.gateway.service import Arrival
+from agents_io.protocols.gateway.rules.session import Status
+from agents_io.protocols.gateway.service import Arrival
 from agents_io.rules.secret_policy import SecretPolicy
-from agents_io.rules.wire.gateway_session import Status
 from agents_io.secret_refs import Secret
 from schemas.codec import header
 from schemas.messages import AgentRegistration, EventType, explain
@@ -61,6 +61,7 @@ class GatewayRegistry:
 
     def __init__(
         self,
+        *,
         node: str,
         lookup: Callable[[str], AgentRegistration | None],
         write: Write,

@@ -18,11 +18,11 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry
 
-from agents_io.gateway.relay import RelayClient, RelayService
-from agents_io.gateway.service import Gateway
-from agents_io.gateway.transport import GatewayTransport, Routes
 from agents_io.grpc.services import service_handler
-from agents_io.rules.wire.gateway_session import SessionConfig
+from agents_io.protocols.gateway.relay import RelayClient, RelayService
+from agents_io.protocols.gateway.rules.session import SessionConfig
+from agents_io.protocols.gateway.service import Gateway
+from agents_io.protocols.gateway.transport import GatewayTransport, Routes
 from agents_io.secret_refs import secret_of
 from schemas.access import role_group
 from schemas.messages import EventType
@@ -45,6 +45,7 @@ class GatewayService:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         agents: AgentTable,
         sink: EventSink,
@@ -58,14 +59,16 @@ class GatewayService:
         self._drain_s = settings.dispatch.drain_timeout / 1000
         self._sink = sink
         self._recorder = Recorder(
-            settings.app_id,
-            "gateway",
-            settings.topic_prefix,
-            role_group(settings.app_id, "dispatch", settings.topic_prefix),
+            app_id=settings.app_id,
+            processor="gateway",
+            prefix=settings.topic_prefix,
+            group=role_group(settings.app_id, "dispatch", settings.topic_prefix),
         )
         grace_s = given.grace / 1000
         allowed = secret_policy(settings)
-        self.registry = GatewayRegistry(self.node, agents.get, writer.put, self._tell, grace_s, allowed)
+        self.registry = GatewayRegistry(
+            node=self.node, lookup=agents.get, write=writer.put, tell=self._tell, grace_s=grace_s, secrets=allowed
+        )
         self.gateway = Gateway(
             self.node,
             self.registry,
@@ -90,7 +93,7 @@ class GatewayService:
         def mine(agent_id: str) -> bool:
             return not self.registry.holds(agent_id) and here(agent_id)
 
-        self._sweeper = GatewaySweeper(agents.all, mine, relay, writer.put, grace_s)
+        self._sweeper = GatewaySweeper(agents=agents.all, mine=mine, relay=relay, write=writer.put, grace_s=grace_s)
         self._tasks: list[asyncio.Task[None]] = []
         agents.on_change(self.registry.on_record)
         agents.on_change(lambda agent_id, agent, record: routes.changed(agent_id))

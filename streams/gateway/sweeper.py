@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from agents_io.errors import AgentError
-from agents_io.gateway.relay import RelayClient, Route
+from agents_io.protocols.gateway.relay import RelayClient, Route
 from schemas.messages import AgentRegistration
 from streams.agents.registration_writer import NotWritten
 from streams.gateway.registry import Write
@@ -41,6 +41,7 @@ class GatewaySweeper:
 
     def __init__(
         self,
+        *,
         agents: Callable[[], Iterable[AgentRegistration]],
         mine: Callable[[str], bool],
         relay: RelayClient,

@@ -64,7 +64,9 @@ class TaskSearch:
         )
         try:
             await consumer.start()
-            search = _Search(consumer, task_id, since_ms, self._events, self._results)
+            search = _Search(
+                consumer=consumer, task_id=task_id, since_ms=since_ms, events=self._events, results=self._results
+            )
             await search.run()
         finally:
             await close(consumer, CLOSE_TIMEOUT_S)
@@ -80,7 +82,7 @@ class TaskSearch:
 
 
 class _Search:
-    def __init__(self, consumer: AIOKafkaConsumer, task_id: str, since_ms: int, events: str, results: str) -> None:
+    def __init__(self, *, consumer: AIOKafkaConsumer, task_id: str, since_ms: int, events: str, results: str) -> None:
         self.events: list[dict[str, Any]] = []
         self.result: dict[str, Any] | None = None
         self._consumer = consumer

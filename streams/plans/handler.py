@@ -31,8 +31,9 @@ from streams.rules.dedup_window import digest
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.result import view
-from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure, path_of, step_of, task_id
+from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop, failure
 from streams.rules.plans.step_graph import End
+from streams.rules.plans.step_ids import path_of, step_of, task_id
 from streams.rules.plans.task_plans import OriginTask, origin_of, plan_of
 from streams.rules.records import Output
 from streams.rules.source_record import HOPS_HEADER, SourceRecord, own_header
@@ -61,12 +62,12 @@ class PlanHandler:
         self._partition = partition
         self._parts = parts
         self._store = PlanStore(
-            partition.number,
-            parts.recorder,
-            parts.wall_ms,
-            settings.dispatch.idempotency_window,
-            settings.dispatch.idempotency_ids,
-            lambda plan_id: self._owner(plan_id) == partition.number,
+            number=partition.number,
+            recorder=parts.recorder,
+            wall_ms=parts.wall_ms,
+            window_ms=settings.dispatch.idempotency_window,
+            max_ids=settings.dispatch.idempotency_ids,
+            owns=lambda plan_id: self._owner(plan_id) == partition.number,
         )
         self._tell = PlanOutcomes(parts)
         self._spans = PlanSpans(parts.tracing, partition)
@@ -302,7 +303,7 @@ class PlanHandler:
         now_ms = self._parts.wall_ms()
         wire = {name: data[name] for name in KEPT_FIELDS if data.get(name) is not None}
         before = len(run.entries)
-        actions = run.ended(path, End(wire, value, place), now_ms)
+        actions = run.ended(path, End(wire, value, place), now_ms, self._cancel_reason(active))
         if len(run.entries) == before:
             return False  # it had ended before, or never began
         self._parts.metrics.steps.labels(wire["status"]).inc()

@@ -68,7 +68,7 @@ def opened(
         raise Refused("invalid_plan", str(error)) from None
     if plan.deadline_ms is not None and plan.deadline_ms <= now_ms:
         raise Refused("expired", "metadata.deadline: it passed before the plan could begin")
-    run = PlanRun(plan, now_ms, templates, trace_of(record.headers))
+    run = PlanRun(plan=plan, accepted_ms=now_ms, templates=templates, trace=trace_of(record.headers))
     place = (record.partition, record.offset)
     return Active(run, place, plan_json, templates, plan_bytes=len(plan_json), origin=origin)
 

@@ -86,6 +86,7 @@ class PlanStore:
 
     def __init__(
         self,
+        *,
         number: int,
         recorder: PlanRecorder,
         wall_ms: Callable[[], int],
@@ -205,7 +206,12 @@ class PlanStore:
         origin: OriginTask | None = None
         try:
             origin = origin_of(begun.plan)
-            run = PlanRun(read_plan(begun.plan), begun.accepted, begun.templates, restored(begun.trace))
+            run = PlanRun(
+                plan=read_plan(begun.plan),
+                accepted_ms=begun.accepted,
+                templates=begun.templates,
+                trace=restored(begun.trace),
+            )
             run.begin()
             for chunk in chunks:
                 run.replay(chunk.entries)

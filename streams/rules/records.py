@@ -77,7 +77,7 @@ _event_ce_type = lru_cache(maxsize=64)(event_ce_type)
 class Recorder:
     """Builds the records of one processor. `source`: the CloudEvents source, `/parallax/<app>/<processor>`."""
 
-    def __init__(self, app_id: str, processor: str, prefix: str, group: str) -> None:
+    def __init__(self, *, app_id: str, processor: str, prefix: str, group: str) -> None:
         self._source = f"/parallax/{app_id}/{processor}".encode()
         self._prefix = prefix
         self._group = group

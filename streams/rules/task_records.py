@@ -65,8 +65,8 @@ def _waited(timing: Timing) -> dict[str, float]:
 class TaskRecorder(Recorder):
     """Builds the records of tasks that ended. `prices`: what tokens cost, for data points."""
 
-    def __init__(self, app_id: str, processor: str, prefix: str, group: str, prices: Prices = NO_PRICES) -> None:
-        super().__init__(app_id, processor, prefix, group)
+    def __init__(self, *, app_id: str, processor: str, prefix: str, group: str, prices: Prices = NO_PRICES) -> None:
+        super().__init__(app_id=app_id, processor=processor, prefix=prefix, group=group)
         self._prices = prices
 
     def succeeded(

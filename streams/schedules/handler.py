@@ -47,7 +47,7 @@ class ScheduleHandler:
     """The waiting tasks and the schedules of one partition."""
 
     def __init__(
-        self, partition: PartitionProcessor, parts: ScheduleParts, lying: Lying, kept: Iterable[bytes] = ()
+        self, *, partition: PartitionProcessor, parts: ScheduleParts, lying: Lying, kept: Iterable[bytes] = ()
     ) -> None:
         """`lying`: what lies on the topics, accepted or not. `kept`: the values of the state topic."""
         self._partition = partition

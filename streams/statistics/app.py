@@ -31,6 +31,7 @@ class StatsApp(faust.App):
 
     def __init__(
         self,
+        *,
         settings: Settings,
         client_options: dict[str, Any],
         idempotent: bool,
@@ -72,7 +73,7 @@ class StatsApp(faust.App):
         self.points = self.topic(
             self.source_topic, key_type=bytes, value_type=bytes, value_serializer="raw", allow_empty=True
         )
-        self.table = StatsTable(self, self.batcher, self.changelog_topic, partitions)
+        self.table = StatsTable(app=self, batcher=self.batcher, topic=self.changelog_topic, partitions=partitions)
         self.tables.add(self.table)
 
     def _new_transport(self) -> StatsTransport:

@@ -21,7 +21,7 @@ from yarl import URL
 
 from streams.broker.processes import tied_to_parent
 from streams.engine.partition_status import PartitionStatus
-from streams.settings import Settings
+from streams.settings import RoleName, Settings
 from streams.statistics.process_config import PARENT_HEADER, STATUS, STOP_TIMEOUT_S, ProcessConfig, from_json
 from streams.statistics.role import StatsSupervisor
 
@@ -59,6 +59,8 @@ class StatsFailed(Exception):
 
 class StatsProcess:
     """One process at a time."""
+
+    name: RoleName = "stats"
 
     def __init__(self, settings: Settings, idempotent: bool, address: str = "") -> None:
         self._config = ProcessConfig(settings, idempotent, address, secrets.token_hex(32))
@@ -99,6 +101,10 @@ class StatsProcess:
         """Wait until `ready`."""
         while not self.ready:  # noqa: ASYNC110 - a state of another process, looked at during a start only
             await asyncio.sleep(0.05)
+
+    async def failed(self) -> None:
+        """Never: statistics that fail are started again."""
+        await asyncio.Event().wait()
 
     async def stop(self) -> None:
         """Flush, commit, leave."""

@@ -7,13 +7,24 @@ which begin anew with a processor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from typing import Any, get_args
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from schemas.messages import AnomalyType, Severity
+from streams.metrics import family
+
+SINGLE = {
+    "parallax_stats_points": "points",
+    "parallax_stats_rejected": "rejected",
+    "parallax_stats_pending": "pending",
+    "parallax_stats_expired_points": "expired",
+    "parallax_stats_series": "series",
+    "parallax_stats_late_points": "late",
+}
+"""Metrics of one value, and the counters that have it."""
 
 
 class StatsMetrics(Collector):
@@ -24,56 +35,20 @@ class StatsMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         found = self._counters() or {}
-        yield CounterMetricFamily("parallax_stats_points", "Data points counted", value=found.get("points", 0))
-        yield CounterMetricFamily("parallax_stats_rejected", "Data points refused", value=found.get("rejected", 0))
-        yield GaugeMetricFamily(
-            "parallax_stats_pending", "Data points read, not counted yet", value=found.get("pending", 0)
+        for name, key in SINGLE.items():
+            yield family(name, [((), found.get(key, 0))])
+        dropped = found.get("dropped", {})
+        yield family("parallax_stats_missed_points", [((interval,), count) for interval, count in dropped.items()])
+        behind = found.get("event_lag", {})
+        yield family(
+            "parallax_stats_event_time_lag_seconds", [((str(number),), seconds) for number, seconds in behind.items()]
         )
-        yield CounterMetricFamily(
-            "parallax_stats_expired_points",
-            "Data points that retention removed before they were counted",
-            value=found.get("expired", 0),
-        )
-        yield GaugeMetricFamily(
-            "parallax_stats_series", "Series (agent, pattern, task type) kept here", value=found.get("series", 0)
-        )
-        yield GaugeMetricFamily(
-            "parallax_stats_late_points", "Late points of the series kept here", value=found.get("late", 0)
-        )
-        dropped = GaugeMetricFamily(
-            "parallax_stats_missed_points",
-            "Points too late for a window of that length, of the series kept here",
-            labels=["interval"],
-        )
-        for interval, count in found.get("dropped", {}).items():
-            dropped.add_metric([interval], count)
-        yield dropped
-        behind = GaugeMetricFamily(
-            "parallax_stats_event_time_lag_seconds",
-            "How far the events that are counted lie behind the clock; 0 where all that was there is counted",
-            labels=["partition"],
-        )
-        for partition, seconds in found.get("event_lag", {}).items():
-            behind.add_metric([str(partition)], seconds)
-        yield behind
         used = found.get("process")  # only where they have a process to themselves
-        cpu = CounterMetricFamily("parallax_stats_process_cpu_seconds", "CPU time of the statistics' own process")
-        memory = GaugeMetricFamily(
-            "parallax_stats_process_resident_memory_bytes", "Memory of the statistics' own process"
-        )
-        if used is not None:
-            cpu.add_metric([], used["cpu"])
-            memory.add_metric([], used["memory"])
-        yield cpu
-        yield memory
-        kinds = ["type", "severity"]
-        reported = CounterMetricFamily("parallax_anomalies", "Anomalies reported as firing", labels=kinds)
-        firing = GaugeMetricFamily(
-            "parallax_anomalies_firing", "Anomalies that are firing, of the series kept here", labels=kinds
-        )
-        for kind in get_args(AnomalyType):
-            for severity in get_args(Severity):
-                reported.add_metric([kind, severity], found.get("reported", {}).get((kind, severity), 0))
-                firing.add_metric([kind, severity], found.get("firing", {}).get((kind, severity), 0))
-        yield reported
-        yield firing
+        for name, key in (
+            ("parallax_stats_process_cpu_seconds", "cpu"),
+            ("parallax_stats_process_resident_memory_bytes", "memory"),
+        ):
+            yield family(name, [] if used is None else [((), used[key])])
+        kinds = list(product(get_args(AnomalyType), get_args(Severity)))
+        for name, key in (("parallax_anomalies", "reported"), ("parallax_anomalies_firing", "firing")):
+            yield family(name, [(kind, found.get(key, {}).get(kind, 0)) for kind in kinds])

@@ -24,7 +24,9 @@ class StatsRecorder:
 
     def __init__(self, settings: Settings, group: str) -> None:
         self._source = f"/parallax/{settings.app_id}/{PROCESSOR}"
-        self._recorder = Recorder(settings.app_id, PROCESSOR, settings.topic_prefix, group)
+        self._recorder = Recorder(
+            app_id=settings.app_id, processor=PROCESSOR, prefix=settings.topic_prefix, group=group
+        )
 
     def aggregate(self, live: Live, window_id: WindowId, window: Window) -> Output:
         """One window as it is now."""

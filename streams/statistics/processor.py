@@ -71,11 +71,21 @@ class StatsProcessor:
             self._idempotent = await supports_transactions(self._settings)
         self.partition_count = partitions
         app = self._app = StatsApp(
-            self._settings, options, self._idempotent, self._aggregator, partitions, self._address
+            settings=self._settings,
+            client_options=options,
+            idempotent=self._idempotent,
+            carrier=self._aggregator,
+            partitions=partitions,
+            address=self._address,
         )
         self._registered = RegisteredDetectors(options, self._settings.topic_prefix)
         await self._registered.start()
-        state = State(app.table, spans_of(self._settings), thresholds_of(self._settings), self._registered.of)
+        state = State(
+            table=app.table,
+            spans=spans_of(self._settings),
+            limits=thresholds_of(self._settings),
+            registered=self._registered.of,
+        )
         source_log = self._source_log = SourceLog(options, app.source_topic, self._idempotent)
         self._aggregator.attach(state, app.table, app.batcher, lambda: app.ledger, lambda: app.raw_producer, source_log)
         app.table.on_recover(self._aggregator.load)

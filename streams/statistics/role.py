@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from streams.engine.partition_status import PartitionStatus
-from streams.settings import Settings
+from streams.settings import RoleName, Settings
 
 if TYPE_CHECKING:
     from streams.statistics.processor import StatsProcessor
@@ -26,6 +26,8 @@ MAX_PAUSE_S = 30.0
 
 class StatsSupervisor:
     """The statistics role of a worker."""
+
+    name: RoleName = "stats"
 
     def __init__(self, settings: Settings, idempotent: bool, address: str = "") -> None:
         self._address = address
@@ -56,6 +58,10 @@ class StatsSupervisor:
         """Wait until `ready`."""
         while not self.ready:  # noqa: ASYNC110 - the processor may be another one next time
             await asyncio.sleep(0.05)
+
+    async def failed(self) -> None:
+        """Never: statistics that fail are started again."""
+        await asyncio.Event().wait()
 
     async def stop(self) -> None:
         """Flush, commit, leave."""

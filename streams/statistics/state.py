@@ -99,6 +99,7 @@ class State:
 
     def __init__(
         self,
+        *,
         table: StatsTable,
         spans: Spans,
         limits: Thresholds | None,

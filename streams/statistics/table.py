@@ -93,7 +93,7 @@ class StatsTable(faust.Table[bytes, bytes]):
 
     app: Any  # a StatsApp; Faust declares less
 
-    def __init__(self, app: Any, batcher: Batcher, topic: str, partitions: int) -> None:
+    def __init__(self, *, app: Any, batcher: Batcher, topic: str, partitions: int) -> None:
         self._topic = topic
         self._batcher = batcher
         self.recovery = Recovery({}, set())

@@ -14,7 +14,7 @@ from typing import Any
 
 from agents_io.errors import AnswerTooLarge, CallTimeout, ConnectionFailed
 from agents_io.fakes.steps import Step
-from agents_io.functions.catalogue import CURRENT, FunctionCall
+from agents_io.protocols.functions.catalogue import CURRENT, FunctionCall
 from agents_io.rules.answer import Reading, excerpt, parse_answer, reading_of
 from agents_io.rules.statuses import error_of
 from agents_io.serving.answers import failure_of, reply_of

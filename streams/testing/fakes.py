@@ -11,15 +11,15 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from agents_io.fakes.a2a import FakeA2a
-from agents_io.fakes.chat import FakeChat
-from agents_io.fakes.gateway import GatewayFakeAgent
-from agents_io.fakes.grpc import GrpcFakeAgent
 from agents_io.fakes.http import FakeAgent as HttpFake
 from agents_io.fakes.http import Received
-from agents_io.fakes.kafka import FakeKafkaAgent
-from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import Step, answer, compute
+from agents_io.protocols.a2a.fake import FakeA2a
+from agents_io.protocols.gateway.fake import GatewayFakeAgent
+from agents_io.protocols.grpc.fake import GrpcFakeAgent
+from agents_io.protocols.kafka.fake import FakeKafkaAgent
+from agents_io.protocols.mcp.fake import FakeMcp
+from agents_io.protocols.openai.fake import FakeChat
 from schemas.messages import Protocol
 
 Script = Any

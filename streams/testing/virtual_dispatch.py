@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, cast
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
+from agents_io.protocols.registrations import REGISTRABLE
+from agents_io.protocols.transports import Transports
 from agents_io.rules.targets import AllowList
-from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
 from streams.agents.agent_statuses import AgentStatuses
 from streams.dispatch.balancer import Balancer
@@ -34,8 +35,6 @@ from streams.testing.virtual_partition import INSTANCE, VirtualPartition, Virtua
 if TYPE_CHECKING:
     from streams.agents.table import AgentTable
     from streams.engine.partition_processor import PartitionProcessor
-
-PROTOCOLS = ("http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka")
 
 
 class VirtualAgents:
@@ -64,20 +63,24 @@ class DispatchPartition(VirtualPartition):
     handler: DispatchHandler
 
     def __init__(
-        self, worker: VirtualWorker, agents: VirtualAgents, transport: DirectCalls, rng: random.Random
+        self, *, worker: VirtualWorker, agents: VirtualAgents, transport: DirectCalls, rng: random.Random
     ) -> None:
         super().__init__(worker)
         settings = worker.settings
         self._scheduled: dict[str, tuple[asyncio.TimerHandle, Output]] = {}
         self._recorder = ScheduleRecorder(settings.app_id, settings.topic_prefix, INSTANCE)
         statuses, table = AgentStatuses(), cast("AgentTable", agents)
-        transports = Transports(dict.fromkeys(PROTOCOLS, transport))
+        transports = Transports(dict.fromkeys(REGISTRABLE, transport))
         context = DispatchContext(
             settings=settings,
             agents=table,
-            callers=CallerFactory(settings, transports, rng, lambda _agent, _confidence: None),
+            callers=CallerFactory(
+                settings=settings, transport=transports, rng=rng, worth=lambda _agent, _confidence: None
+            ),
             memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
-            recorder=DispatchRecorder(settings.app_id, "dispatch", settings.topic_prefix, INSTANCE),
+            recorder=DispatchRecorder(
+                app_id=settings.app_id, processor="dispatch", prefix=settings.topic_prefix, group=INSTANCE
+            ),
             emit=worker.write,
             metrics=DispatchMetrics(CollectorRegistry()),
             wall_ms=worker.wall_ms,
@@ -85,7 +88,7 @@ class DispatchPartition(VirtualPartition):
             partition_count=lambda: 1,
             builtin=Builtins(allowed=AllowList(()), functions=(), patterns=False, limits={}).agent,
             cleared=lambda _agent_id: 0,
-            balancer=Balancer(table, statuses, settings, worker.wall_ms),
+            balancer=Balancer(agents=table, agent_statuses=statuses, settings=settings, wall_ms=worker.wall_ms),
             circuit_changed=lambda _agent_id, _caller: None,
             read_again=self._read_again,
         )

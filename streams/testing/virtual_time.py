@@ -207,9 +207,11 @@ class VirtualTime:
             raise
 
     async def _open(self) -> None:
-        controls = VirtualControls({}, self.settings.topic_prefix, self._stop_task, on_plan=self._stop_plan)
+        controls = VirtualControls(
+            options={}, prefix=self.settings.topic_prefix, on_cancel=self._stop_task, on_plan=self._stop_plan
+        )
         worker = VirtualWorker(self.settings, self._wall_ms, self._written, controls)
-        dispatch = DispatchPartition(worker, self._known, self._transport, self._random)
+        dispatch = DispatchPartition(worker=worker, agents=self._known, transport=self._transport, rng=self._random)
         self._partitions = dispatch, PlanPartition(worker)
         await self._register(self._agents)
 

@@ -56,7 +56,7 @@ class Provider:
 
         tracer = self._provider.get_tracer(SCOPE, _version())
         group = role_group(settings.app_id, role, settings.topic_prefix)
-        return Tracing(tracer, self._ids, role, settings.topic_prefix, group)
+        return Tracing(tracer=tracer, ids=self._ids, role=role, prefix=settings.topic_prefix, group=group)
 
     async def stop(self, timeout_s: float = FLUSH_S) -> None:
         """Send what waits, at most so long; then leave it. Its thread is a daemon: a hung collector holds up no end."""

@@ -24,8 +24,8 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from agents_io.calling.pending_call import ObservedCall
 from agents_io.errors import AgentError
-from agents_io.pending_call import ObservedCall
 from agents_io.per_agent import PerAgent
 from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
@@ -49,7 +49,7 @@ class IdSource(Protocol):
 class Tracing:
     """Makes a role's spans. `role`: its name; `group`: its consumer group."""
 
-    def __init__(self, tracer: Tracer, ids: IdSource, role: str, prefix: str, group: str) -> None:
+    def __init__(self, *, tracer: Tracer, ids: IdSource, role: str, prefix: str, group: str) -> None:
         self._tracer = tracer
         self._ids = ids
         self._role = role
@@ -111,7 +111,7 @@ class WorkSpan:
         self.trace = _trace_of(span.get_span_context())
 
     def begins(self, agent: AgentRegistration, number: int, hedged: bool) -> ObservedCall:
-        """A call to an agent begins (`agents_io.pending_call.CallObserver`)."""
+        """A call to an agent begins (`agents_io.calling.pending_call.CallObserver`)."""
         if not self._span.is_recording():
             return UnseenCall(self.trace)  # no sampler that is known here takes what lies below what it left out
         return self._tracing.call(agent, self._below, number, hedged)
@@ -137,7 +137,7 @@ class WorkSpan:
 
 
 class CallSpan:
-    """One call to an agent (`agents_io.pending_call.ObservedCall`)."""
+    """One call to an agent (`agents_io.calling.pending_call.ObservedCall`)."""
 
     __slots__ = ("_is_rated", "_provider", "_span", "headers")
 

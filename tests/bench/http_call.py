@@ -24,8 +24,8 @@ import yarl
 
 from agents_io.errors import AgentError
 from agents_io.http.pooled_transport import PooledTransport
-from agents_io.http.transport import HttpTransport
-from agents_io.rules.wire.http1 import request_head
+from agents_io.http.rules.http1 import request_head
+from agents_io.protocols.http.transport import HttpTransport
 from agents_io.transport import Answer, Call
 from schemas.codec import dumps
 from schemas.messages import AgentRegistration, Limits
@@ -60,7 +60,7 @@ class Whole:
 
     def __init__(self, fleet: list[AgentRegistration], transport: HttpTransport) -> None:
         self._settings = Settings()
-        factory = CallerFactory(self._settings, transport, random.Random(1))
+        factory = CallerFactory(settings=self._settings, transport=transport, rng=random.Random(1))
         self._callers = [factory.make(agent, self) for agent in fleet]
         self._ended: dict[TaskRun, asyncio.Future[Answer | AgentError]] = {}
 
@@ -105,7 +105,7 @@ async def run(calls: int, in_flight: int, agents: int, port: int) -> None:
     await measure("task -> guarded call -> answer", calls, in_flight, whole.call)
     await measure("HttpTransport alone", calls, in_flight, ours)
     await transport.close()
-    pooled = PooledTransport(in_flight)
+    pooled = PooledTransport(max_connections=in_flight)
     origin = pooled.origin(yarl.URL(endpoint))
     head = request_head(b"POST", b"/analyze", [(b"Host", b"agent"), (b"Content-Length", b"%d" % len(BODY))])
 

@@ -43,7 +43,9 @@ def measured(count: int, step_ms: int, detect: bool, spending: bool) -> float:
     points, rows = _points(count, step_ms, spending), dict[bytes, bytes]()
     recorder = StatsRecorder(settings, "bench")
     state = State(
-        cast("Any", SimpleNamespace(data=rows)), spans_of(settings), thresholds_of(settings) if detect else None
+        table=cast("Any", SimpleNamespace(data=rows)),
+        spans=spans_of(settings),
+        limits=thresholds_of(settings) if detect else None,
     )
     began = time.process_time()
     for offset, point in enumerate(points):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from agents_io.rules.breaker import BreakerConfig
+from agents_io.calling.rules.breaker import BreakerConfig
 from tests.chaos.limits_plan import (
     AGENTS,
     ATTEMPT_S,

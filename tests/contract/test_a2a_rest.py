@@ -11,7 +11,7 @@ from aiohttp import web
 
 from agents_io.errors import AgentError, ClientError, ServerError, Unsupported
 from agents_io.fakes.steps import Step, answer
-from agents_io.http.a2a import A2aTransport
+from agents_io.protocols.a2a.transport import A2aTransport
 from schemas.messages import SecretRef
 from tests.contract.test_a2a_transport import rigged
 from tests.support.health import is_well

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from agents_io.http.a2a import A2aTransport
+from agents_io.protocols.a2a.transport import A2aTransport
 from agents_io.transport import Answer
 from tests.support.served import asking, said
 from tests.support.wait import until
@@ -156,3 +156,24 @@ async def test_words_and_data_of_several_artifacts_stay_apart() -> None:
     async with asking(A2aTransport(), Streaming("1.0", events), "a2a", stream=True) as ask:
         end = await ask(timeout_s=5.0)
     assert end == Answer("yes", 0.9, {"text": "here\n!\nmore"})
+
+
+@pytest.mark.parametrize(("size", "expected"), [(50, ("yes", 0.9)), (2_000_000, ("too_large", False, True))])
+async def test_how_a_task_goes_is_no_part_of_its_answer(size: int, expected: Any) -> None:
+    """An agent of 0.3 that streams each word: its answer is what the task has in the end. One event has a cap all the same."""
+    begin = OLD[0]
+    word = old("artifact-update", **artifact([{"kind": "text", "text": "x" * size}], append=True))
+    words = [word] * (50 if size < 1000 else 1)
+    task = {"kind": "task", "id": "T1", "status": {"state": "completed"}, "artifacts": [OLD[1]["artifact"]]}
+
+    class Agent(Streaming):
+        async def __call__(self, request: web.Request) -> web.StreamResponse:
+            """The task, once it is asked for."""
+            message = await request.json() if request.method == "POST" else {}
+            if message.get("method") == "tasks/get":
+                return web.json_response({"jsonrpc": "2.0", "id": message["id"], "result": task})
+            return await super().__call__(request)
+
+    server = Agent("0.3", [begin, *words, OLD[2]])
+    async with asking(A2aTransport(max_answer_bytes=1000), server, "a2a") as ask:
+        assert said(await ask(timeout_s=5.0)) == expected

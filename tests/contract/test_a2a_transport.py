@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from agents_io.errors import BadResponse, CallTimeout, ClientError, Refused, ServerError, Unsupported
-from agents_io.fakes.a2a import FakeA2a
 from agents_io.fakes.steps import Step, answer, hang, raw
-from agents_io.http.a2a import A2aTransport
-from agents_io.rules.wire.a2a_message_ids import MessageIds
+from agents_io.protocols.a2a.fake import FakeA2a
+from agents_io.protocols.a2a.rules.message_ids import MessageIds
+from agents_io.protocols.a2a.transport import A2aTransport
 from agents_io.transport import Call
 from schemas.messages import SecretRef
 from tests.support.health import is_well
@@ -116,7 +116,7 @@ async def test_message_id_is_the_tasks_own_until_we_cancelled_it() -> None:
 
 def test_cancelled_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten."""
-    monkeypatch.setattr("agents_io.rules.wire.a2a_message_ids.MAX_CANCELS", 2)
+    monkeypatch.setattr("agents_io.protocols.a2a.rules.message_ids.MAX_CANCELS", 2)
     ids = MessageIds()
     for key in ("a", "b", "a", "c"):
         ids.count_cancel(key)
@@ -134,7 +134,7 @@ async def test_agent_that_asks_for_input_is_told_to_forget_the_task() -> None:
 
 async def test_polling_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second of waiting costs a handful of questions."""
-    monkeypatch.setattr("agents_io.http.a2a.POLL_GROWTH", 2.0)
+    monkeypatch.setattr("agents_io.protocols.a2a.transport.POLL_GROWTH", 2.0)
     async with rigged(states=("working",) * 1000) as rig:
         with pytest.raises(CallTimeout):
             await rig.call(timeout_s=1.0)
@@ -197,7 +197,7 @@ async def test_many_first_calls_read_the_card_once(monkeypatch: pytest.MonkeyPat
     async with rigged() as rig:
         await asyncio.gather(*(rig.call() for _ in range(10)))
         assert rig.fake.cards_read == 1
-        monkeypatch.setattr("agents_io.http.a2a.CARD_KEPT_S", 0.0)
+        monkeypatch.setattr("agents_io.protocols.a2a.transport.CARD_KEPT_S", 0.0)
         await rig.call()
         assert rig.fake.cards_read == 2
 

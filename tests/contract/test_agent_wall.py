@@ -9,10 +9,10 @@ import grpc
 import pytest
 
 from agents_io.errors import ConnectionFailed, ForbiddenTarget, Unsupported
-from agents_io.fakes.grpc import GrpcFakeAgent
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import answer
-from agents_io.grpc.transport import GrpcTransport
+from agents_io.protocols.grpc.fake import GrpcFakeAgent
+from agents_io.protocols.grpc.transport import GrpcTransport
 from agents_io.rules.targets import AgentWall
 from agents_io.tls import TlsFiles
 from agents_io.transport import Answer, Call

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError
-from agents_io.http.a2a import A2aTransport
-from agents_io.http.openai import OpenAiTransport
-from agents_io.http.transport import HttpTransport
+from agents_io.protocols.a2a.transport import A2aTransport
+from agents_io.protocols.http.transport import HttpTransport
+from agents_io.protocols.openai.transport import OpenAiTransport
 from agents_io.transport import Answer
 from schemas.messages import AgentRegistration
 from tests.support.health import is_well
@@ -271,6 +271,50 @@ async def test_forms_of_an_http_answer(body: bytes, headers: dict[str, str], exp
         assert said(await ask()) == expected
 
 
+CAFE = '{"value": "caf\u00e9", "confidence": 1}'
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "expected"),
+    [
+        (CAFE.encode("latin-1"), "application/json; charset=ISO-8859-1", ("caf\u00e9", 1.0)),
+        (CAFE.encode("cp1252"), 'application/json;charset="windows-1252"', ("caf\u00e9", 1.0)),
+        (CAFE.encode("utf-16"), "application/json; charset=utf-16", ("caf\u00e9", 1.0)),
+        (CAFE.encode("utf-16-be"), "application/json; charset=UTF-16BE", ("caf\u00e9", 1.0)),
+        (
+            CAFE.encode(),
+            "application/json; charset=iso-8859-1",
+            ("caf\u00e9", 1.0),
+        ),  # named by default, written otherwise
+        (CAFE.encode("latin-1"), "application/json", BAD),
+        (CAFE.encode("latin-1"), "application/json; charset=utf-8", BAD),
+        (CAFE.encode("latin-1"), "application/json; charset=idna", BAD),
+    ],
+)
+async def test_a_charset_other_than_utf_8(body: bytes, kind: str, expected: Any) -> None:
+    """JSON has none, but some servers write one and say so."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+    async with asking(HttpTransport(), handler, "http") as ask:
+        assert said(await ask()) == expected
+
+
+async def test_a_model_server_may_have_a_charset_too() -> None:
+    """And its errors."""
+    for body, status, expected in ((chat(CAFE), 200, ("caf\u00e9", 1.0)), ({"error": "caf\u00e9"}, 400, NOT_TAKEN)):
+        raw = orjson.dumps(body).decode().encode("latin-1")
+
+        async def handler(request: web.Request, raw: bytes = raw, status: int = status) -> web.StreamResponse:
+            return web.Response(body=raw, status=status, headers={"Content-Type": "application/json;charset=latin1"})
+
+        async with asking(OpenAiTransport(), handler, "openai", model="m") as ask:
+            end = await ask()
+        assert said(end) == expected
+        assert "caf\u00e9" in str(end)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "attempt", "again"),
     [
@@ -502,6 +546,61 @@ async def test_a_task_that_waits_is_cancelled_at_the_agent(state: str, expected:
     async with asking(A2aTransport(), server, "a2a") as ask:
         assert said(await ask()) == expected
         await until(lambda: server.cancelled == ["T1"])
+
+
+class Away(A2a):
+    """Its task takes a while, and these statuses answer the polls for it; 0: the connection is cut."""
+
+    def __init__(self, *statuses: int, wait: str = "0") -> None:
+        super().__init__(lambda message: task("WORKING") if message["method"] == "SendMessage" else FINISHED)
+        self.statuses = [*statuses]
+        self.wait = wait
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Polls fail first."""
+        is_poll = request.method == "POST" and (await request.json())["method"] == "GetTask"
+        if not is_poll or not self.statuses:
+            return await super().__call__(request)
+        self.methods.append("GetTask")
+        if (status := self.statuses.pop(0)) == 0 and request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=status or 500, headers={"Retry-After": self.wait})
+
+
+FINISHED = {
+    "result": {
+        "id": "T1",
+        "status": {"state": "TASK_STATE_COMPLETED"},
+        "artifacts": [{"artifactId": "a", "parts": [{"data": {"value": 1, "confidence": 0.5}}]}],
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "wait", "expected"),
+    [
+        ((503,), "0", (1, 0.5)),
+        ((429, 0), "0", (1, 0.5)),
+        ((0, 500), "0", (1, 0.5)),
+        ((0, 0, 0), "0", ("connection", True, True)),
+        ((429,), "60", LIMITED),
+        ((503, 429, 503), "0", FAILED),
+        ((401,), "0", NOT_TAKEN),
+    ],
+)
+async def test_a_server_that_is_away_while_its_task_runs(
+    statuses: tuple[int, ...], wait: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task goes on there, so it is asked for again; one that is given up is cancelled."""
+    monkeypatch.setattr("agents_io.protocols.a2a.transport.POLL_MAX_S", 0.01)
+    monkeypatch.setattr("agents_io.http.connection.CLOSING_S", -1.0)  # each cut connection is a failed poll
+    server = Away(*statuses, wait=wait)
+    async with asking(A2aTransport(), server, "a2a") as ask:
+        assert said(await ask(timeout_s=20.0)) == expected
+        if expected != (1, 0.5):
+            await until(lambda: server.cancelled == ["T1"])
+    assert server.methods.count("SendMessage") == 1
+    assert server.cancelled == ([] if expected == (1, 0.5) else ["T1"])
 
 
 async def test_nothing_of_an_a2a_answer_is_lost() -> None:

@@ -23,8 +23,8 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.http.control_plane import ControlPlane
-from agents_io.patterns import PatternExecution, PatternTransport, UnknownPattern
+from agents_io.protocols.patterns.control_plane import ControlPlane
+from agents_io.protocols.patterns.transport import PatternExecution, PatternTransport, UnknownPattern
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
 

@@ -10,12 +10,13 @@ import pytest
 from aiohttp import web
 
 from agents_io import agent
-from agents_io.discovery import Found, _count, discover, investigate
-from agents_io.fakes.a2a import FakeA2a
-from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import answer
+from agents_io.protocols.a2a.fake import FakeA2a
+from agents_io.protocols.discovery import discover, investigate
+from agents_io.protocols.mcp.fake import FakeMcp
+from agents_io.protocols.openai.fake import FakeChat
+from agents_io.protocols.probing import Found, count_in
 from agents_io.serving.http import HttpAgent
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
@@ -116,11 +117,11 @@ async def test_the_concurrency_of_an_agent_function_is_found() -> None:
     async def five(payload: Any) -> str:
         return "ok"
 
-    async with HttpAgent(five, "127.0.0.1", 0) as server:
+    async with HttpAgent(agent=five, host="127.0.0.1", port=0) as server:
         found = await discover(server.endpoint)
     assert found is not None
     assert found.concurrency == 5
-    assert [_count(odd) for odd in (0, -1, True, 2.0, "5", None)] == [None] * 6
+    assert [count_in(odd) for odd in (0, -1, True, 2.0, "5", None)] == [None] * 6
 
 
 async def test_nobody_there() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from agents_io.errors import AgentError
 from agents_io.http.pooled_transport import PooledTransport
-from agents_io.http.transport import HttpTransport
+from agents_io.protocols.http.transport import HttpTransport
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration
 from tests.support.wait import until

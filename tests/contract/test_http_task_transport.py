@@ -28,7 +28,7 @@ from agents_io.errors import (
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import Step, answer, deep, drip, garbage, hang, html, huge, raw, reset, status
 from agents_io.http.connecting import Connector, Origin
-from agents_io.http.task_transport import HttpTaskTransport
+from agents_io.protocols.http_tasks.transport import HttpTaskTransport
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
@@ -144,6 +144,20 @@ async def test_one_bad_reply_is_one_clear_error(step: Step, error: type[AgentErr
             assert caught.value.retry_after_s == 3.0
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("caf\u00e9".encode("latin-1"), "text/html; charset=iso-8859-1"),
+        ("caf\u00e9".encode("utf-16"), "text/plain; charset=utf-16"),
+        ('"caf\u00e9"'.encode("cp1252"), "application/json; charset=windows-1252"),
+    ],
+)
+async def test_text_in_another_charset(body: bytes, kind: str) -> None:
+    """As its type says."""
+    async with rig(raw(body, content_type=kind)) as one:
+        assert (await one.call()).value == "caf\u00e9"
+
+
 async def test_text_is_a_value_too() -> None:
     """A page as it is."""
     async with rig(html()) as one:
@@ -176,7 +190,7 @@ async def test_a_redirect_is_not_followed() -> None:
     async with rig(answer()) as other:
         elsewhere = Step("status", code=307, headers=(("Location", other.fake.endpoint + "/analyze"),))
         async with rig(elsewhere) as one:
-            with pytest.raises(BadResponse, match="redirects are not followed"):
+            with pytest.raises(BadResponse, match="this redirect is not followed"):
                 await one.call()
         assert not other.fake.calls
 

@@ -31,8 +31,6 @@ from agents_io.errors import (
     ServerError,
     Unsupported,
 )
-from agents_io.fakes.gateway import GatewayFakeAgent
-from agents_io.fakes.grpc import GrpcFakeAgent
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import (
     Step,
@@ -50,9 +48,11 @@ from agents_io.fakes.steps import (
     reset,
     status,
 )
-from agents_io.grpc.transport import GrpcTransport
 from agents_io.http.pooled_transport import PooledTransport
-from agents_io.http.transport import HttpTransport
+from agents_io.protocols.gateway.fake import GatewayFakeAgent
+from agents_io.protocols.grpc.fake import GrpcFakeAgent
+from agents_io.protocols.grpc.transport import GrpcTransport
+from agents_io.protocols.http.transport import HttpTransport
 from agents_io.transport import Call, header_text
 from schemas.messages import AgentRegistration, SecretRef
 from tests.support.gateways import Book, node
@@ -330,7 +330,7 @@ async def test_redirect_is_not_followed() -> None:
     async with http(answer()) as other:
         elsewhere = Step("status", code=307, headers=(("Location", other.fake.endpoint + "/analyze"),))
         async with http(elsewhere) as rig:
-            with pytest.raises(BadResponse, match="redirects are not followed"):
+            with pytest.raises(BadResponse, match="this redirect is not followed"):
                 await rig.call()
         assert len(other.fake.calls) == 0
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from agents_io.http.mcp import McpTransport
+from agents_io.protocols.mcp.transport import McpTransport
+from schemas.messages import SecretRef
 from tests.support.health import is_well
 from tests.support.served import asking, said
 from tests.support.wait import until
@@ -243,6 +245,81 @@ async def test_the_servers_own_request_is_answered_at_once(method: str, expected
             assert reply["error"]["code"] == expected
 
 
+@pytest.mark.parametrize("has_length", [False, True])
+@pytest.mark.parametrize(("size", "expected"), [(200, OK), (2_000_000, ("too_large", False, True))])
+async def test_what_a_server_says_beside_its_answer_is_no_part_of_it(
+    size: int, expected: Any, has_length: bool
+) -> None:
+    """Log lines and progress count towards no limit, together; one that is too large by itself does."""
+    server = Server()
+
+    async def chats(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        if not has_length:
+            await response.prepare(request)
+        line = '{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":"%s"}}' % ("x" * size)
+        pieces = [b"data: " + line.encode() + b"\n\n"] * (100 if size < 1000 else 2)
+        pieces.append(b"data: " + (ok(message, server.result).body or b"") + b"\n\n")  # type: ignore[operator]
+        if has_length:
+            return web.Response(body=b"".join(pieces), content_type="text/event-stream")
+        for piece in pieces:
+            await response.write(piece)
+        return response
+
+    server.first = chats
+    async with asking(McpTransport(max_answer_bytes=10_000), server, "mcp", "/mcp", tool="judge") as ask:
+        assert said(await ask()) == expected
+
+
+@pytest.mark.parametrize(("lines", "expected"), [(10, OK), (1000, ("too_large", False, True))])
+async def test_a_stream_may_be_compressed_and_has_a_length(lines: int, expected: Any) -> None:
+    """What inflates to more than an answer at once is refused, not cut off in silence."""
+    server = Server()
+
+    async def chats(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        body = b"data: " + (ok(message, server.result).body or b"") + b"\n\n"  # type: ignore[operator]
+        raw = gzip.compress(b": still here, and at work on it\n\n" * lines + body)
+        return web.Response(body=raw, content_type="text/event-stream", headers={"Content-Encoding": "gzip"})
+
+    server.first = chats
+    async with asking(McpTransport(max_answer_bytes=10_000), server, "mcp", "/mcp", tool="judge") as ask:
+        assert said(await ask()) == expected
+
+
+@pytest.mark.parametrize("as_stream", [True, False])
+async def test_a_server_that_writes_our_number_as_text_is_understood(as_stream: bool) -> None:
+    """As the official clients do."""
+    server = Server()
+
+    async def answers(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        reply = ok(message | {"id": str(message["id"])}, server.result)
+        if not as_stream:
+            return reply
+        return web.Response(body=b"data: " + reply.body + b"\n\n", content_type="text/event-stream")  # type: ignore[operator]
+
+    server.first = answers
+    async with asking(McpTransport(), server, "mcp", "/mcp", tool="judge") as ask:
+        assert said(await ask()) == OK
+
+
+async def test_a_secret_that_a_stream_repeats_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the tool's words nor in an answer that is none."""
+    monkeypatch.setenv("TOKEN", "s3cret-token")
+    server = Server()
+
+    async def repeats(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        said = {"content": [{"type": "text", "text": f"you sent {request.headers['Authorization']}"}], "isError": True}
+        body = ok(message, said).body
+        return web.Response(body=b"data: " + body + b"\n\n", content_type="text/event-stream")  # type: ignore[operator]
+
+    server.first = repeats
+    async with asking(McpTransport(), server, "mcp", "/mcp", tool="judge") as ask:
+        ask.agent = ask.agent.model_copy(update={"auth": SecretRef(env="TOKEN")})
+        end = await ask()
+        assert "withheld" in str(end)
+        assert "s3cret" not in str(end)
+
+
 @pytest.mark.parametrize("broken", [False, True], ids=["closed", "broken off"])
 async def test_a_stream_that_ends_before_the_answer_is_resumed(broken: bool) -> None:
     """After its newest event, as often as need be; the tool runs once (MCP 2025-11-25, SEP-1699)."""
@@ -345,3 +422,20 @@ async def test_a_request_on_the_servers_own_stream_is_answered(ends: bool) -> No
         for _ in range(3):
             assert said(await ask()) == OK
         assert len(opened) == 1
+
+
+async def test_a_server_that_closes_after_each_answer_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not say so: the handshake and the calls after it are sent once more, on a new connection."""
+    monkeypatch.setattr("agents_io.http.connection.CLOSING_S", 10.0)
+    server = Server()
+
+    async def closing(request: web.Request) -> web.StreamResponse:
+        answer = await server(request)
+        if request.method == "POST" and request.transport is not None:
+            asyncio.get_running_loop().call_soon(request.transport.close)
+        return answer
+
+    async with asking(McpTransport(), closing, "mcp", "/mcp", tool="judge") as ask:
+        for _ in range(5):
+            assert said(await ask()) == OK
+            assert await is_well(ask.transport, ask.agent, 5.0)

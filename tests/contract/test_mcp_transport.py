@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError, BadResponse, CallTimeout, ClientError, Unsupported
-from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import Step, answer, hang, raw
-from agents_io.http.mcp import McpTransport
+from agents_io.protocols.mcp.fake import FakeMcp
+from agents_io.protocols.mcp.transport import McpTransport
 from agents_io.transport import Call
 from schemas.messages import SecretRef
 from tests.support.health import is_well

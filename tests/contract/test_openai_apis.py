@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError, Unsupported
-from agents_io.http.openai import OpenAiTransport
+from agents_io.protocols.openai.rules.chat import answer_in
+from agents_io.protocols.openai.rules.chat_stream import AnswerStream
+from agents_io.protocols.openai.rules.config import chat_config
+from agents_io.protocols.openai.transport import OpenAiTransport
 from agents_io.rules.answer import Reading
-from agents_io.rules.wire.chat import answer_in
-from agents_io.rules.wire.chat_config import chat_config
-from agents_io.rules.wire.chat_stream import AnswerStream
 from agents_io.transport import Answer
 from tests.support.served import Handler, asking, said
 
@@ -224,6 +224,37 @@ async def test_a_server_that_only_streams_is_asked_for_that_from_then_on() -> No
         assert said(await one()) == SPAM
     assert [asked["stream"] for asked in server.requests] == [False, True, True]
     assert said(await ask(Server(reply), stream=False)) == ("http_4xx", False, False)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "Non-streaming requests are not supported; set stream=true",
+        "stream must be true",
+        "Streaming is required for operations that may take longer than 10 minutes",
+    ],
+)
+async def test_every_way_to_say_that_only_streams_are_offered(refusal: str) -> None:
+    """The next calls ask for a stream at once."""
+
+    def reply(asked: dict[str, Any]) -> Any:
+        return chunks() if asked["stream"] else web.json_response({"error": {"message": refusal}}, status=400)
+
+    server = Server(reply)
+    assert said(await ask(server)) == SPAM
+    assert [asked["stream"] for asked in server.requests] == [False, True]
+
+
+@pytest.mark.parametrize("stream", [None, False, True])
+async def test_a_server_that_streams_though_it_was_not_asked_to(stream: bool | None) -> None:
+    """Whatever is asked for; its chunks are put together."""
+    metadata = {} if stream is None else {"stream": stream}
+    server = Server(lambda asked: [b": alive\n\n", *chunks()])
+    assert said(await ask(server, **metadata)) == SPAM
+    assert [asked["stream"] for asked in server.requests] == [stream is True]
+    empty = web.Response(status=200, content_type="application/json")
+    end = await ask(Server(lambda asked: empty), **metadata)
+    assert "the answer is empty" in str(end)
 
 
 async def test_a_server_that_does_not_stream_though_it_was_asked_to() -> None:

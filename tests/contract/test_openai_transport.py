@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from agents_io.errors import AgentError, RateLimited, Unsupported
-from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.steps import Step, answer, raw
-from agents_io.http.openai import OpenAiTransport
+from agents_io.protocols.openai.fake import FakeChat
+from agents_io.protocols.openai.transport import OpenAiTransport
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
 from tests.support.health import is_well

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from agents_io.errors import AgentError
-from agents_io.fakes.a2a import FakeA2a
-from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import Step, answer, raw, status
+from agents_io.protocols.a2a.fake import FakeA2a
+from agents_io.protocols.mcp.fake import FakeMcp
+from agents_io.protocols.openai.fake import FakeChat
 from agents_io.transport import Call
 from tests.support import protocols
 

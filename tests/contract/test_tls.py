@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from agents_io import secret_refs, tls
 from agents_io.errors import AgentError, ClientError, ConnectionFailed, Unsupported
 from agents_io.http.pooled_transport import PooledTransport
-from agents_io.http.transport import HttpTransport
+from agents_io.protocols.http.transport import HttpTransport
 from agents_io.tls import CONTEXTS, TlsContexts, TlsFiles, tls_of
 from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
@@ -124,7 +124,7 @@ async def test_the_settings_hold_for_every_agent_that_names_no_files() -> None:
     files = TlsFiles(CA["caFile"], CLIENT["certFile"], CLIENT["keyFile"])
 
     def transport() -> HttpTransport:
-        return HttpTransport(PooledTransport(10, tls=lambda: CONTEXTS.get(files)))
+        return HttpTransport(PooledTransport(max_connections=10, tls=lambda: CONTEXTS.get(files)))
 
     async with agent(wants_client=True) as one:
         assert await call(one.registration(), transport()) == "ok"

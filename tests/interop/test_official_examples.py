@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pytest
 
-from agents_io.discovery import investigate
 from agents_io.errors import AgentError
-from agents_io.http.mcp import McpTransport
+from agents_io.protocols.discovery import investigate
+from agents_io.protocols.mcp.transport import McpTransport
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration, SecretRef
 from tests.interop.conftest import TOKEN

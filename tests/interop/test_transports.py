@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import orjson
 import pytest
 
-from agents_io.discovery import investigate
 from agents_io.errors import AgentError
+from agents_io.protocols.discovery import investigate
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import SecretRef
 from streams.agents.transports import to_addresses

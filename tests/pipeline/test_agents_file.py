@@ -53,10 +53,16 @@ async def table(settings: Settings) -> AsyncIterator[AgentTable]:
 @pytest.fixture
 async def writer(settings: Settings, table: AgentTable) -> AsyncIterator[RegistrationWriter]:
     """Its hand on the topic."""
-    sink = EventSink(client_options(settings), settings.topic_prefix, idempotent=False)
+    sink = EventSink(options=client_options(settings), prefix=settings.topic_prefix, idempotent=False)
     await sink.start()
-    recorder = Recorder(settings.app_id, "dispatch", settings.topic_prefix, "group")
-    yield RegistrationWriter(sink, table, recorder, settings.topic_prefix, lambda: time.time_ns() // 1_000_000)
+    recorder = Recorder(app_id=settings.app_id, processor="dispatch", prefix=settings.topic_prefix, group="group")
+    yield RegistrationWriter(
+        sink=sink,
+        table=table,
+        recorder=recorder,
+        prefix=settings.topic_prefix,
+        wall_ms=lambda: time.time_ns() // 1_000_000,
+    )
     await sink.stop()
 
 
@@ -151,7 +157,7 @@ async def test_content_is_taken_only_when_two_looks_saw_it(
 ) -> None:
     """A file that is being written is not taken half."""
     path = Path(str(settings.agents_file))
-    file = AgentsFile(path, settings.app_id, table, writer)
+    file = AgentsFile(path=path, app_id=settings.app_id, table=table, writer=writer)
     await file.start()
     write(path, "")
     first = await file.check(b"")

@@ -9,12 +9,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from agents_io.fakes.a2a import FakeA2a
-from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.kafka import FakeKafkaAgent
-from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import compute
+from agents_io.protocols.a2a.fake import FakeA2a
+from agents_io.protocols.kafka.fake import FakeKafkaAgent
+from agents_io.protocols.mcp.fake import FakeMcp
+from agents_io.protocols.openai.fake import FakeChat
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import ensure
 from tests.support.pipeline import pipeline_on, stop

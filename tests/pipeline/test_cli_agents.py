@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
-from agents_io.fakes.a2a import FakeA2a
-from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import answer
+from agents_io.protocols.a2a.fake import FakeA2a
+from agents_io.protocols.mcp.fake import FakeMcp
+from agents_io.protocols.openai.fake import FakeChat
 from streams.broker.client import send_keyed
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply

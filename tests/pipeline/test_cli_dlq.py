@@ -48,7 +48,7 @@ async def producing(cli: Cli) -> AsyncIterator[AIOKafkaProducer]:
 
 def refused(cli: Cli, topic: str, offset: int, value: bytes | None, **more: Any) -> Output:
     """The letter dispatch writes of a record."""
-    recorder = Recorder("app", "dispatch", cli.settings.topic_prefix, "app-dispatch")
+    recorder = Recorder(app_id="app", processor="dispatch", prefix=cli.settings.topic_prefix, group="app-dispatch")
     letter = SourceRecord(
         topic, 1, offset, more.get("key", b"a1"), value, more.get("headers", (("mine", b"\xff\x00"),))
     )

@@ -13,8 +13,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.steps import answer
+from agents_io.protocols.openai.fake import FakeChat
 from streams import AgentRejected
 from streams.broker.client import sending
 from streams.testing import FakeAgent, Pipeline, status

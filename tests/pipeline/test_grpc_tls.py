@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from agents_io.fakes.gateway import GatewayFakeAgent
 from agents_io.fakes.steps import answer
 from agents_io.grpc.services import method
+from agents_io.protocols.gateway.fake import GatewayFakeAgent
 from schemas.pb import registry_pb2 as pb
 from streams.broker.embedded import EmbeddedBroker
 from tests.pipeline.test_gateway import PARTITIONS, living_in, settled, worker

@@ -13,9 +13,9 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from agents_io.calling.rules.breaker import BreakerConfig
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import Step, answer, deep, empty, garbage, hang, html, nan, status
-from agents_io.rules.breaker import BreakerConfig
 from schemas.topics import TOPICS, dead_letter_topics, full_name
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply

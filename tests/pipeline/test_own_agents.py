@@ -90,10 +90,12 @@ async def test_on_kafka(p: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
         return payload["n"], 0.6
 
     with pytest.raises(ConsumeFailed, match=r"topic missing\.requests does not exist; create it"):
-        async with KafkaAgent(reader, p.bootstrap_servers, "missing.requests", None, {}):
+        async with KafkaAgent(
+            agent=reader, servers=p.bootstrap_servers, topic="missing.requests", group=None, client={}
+        ):
             pass
     await ensure(p.settings, "reader.requests", 2, {})
-    async with KafkaAgent(reader, p.bootstrap_servers, None, None, {}) as running:
+    async with KafkaAgent(agent=reader, servers=p.bootstrap_servers, topic=None, group=None, client={}) as running:
         # What cannot be answered is passed over, and what follows is answered.
         strange: list[list[tuple[str, Any]]] = [
             [],
@@ -130,7 +132,7 @@ async def test_an_agent_learns_which_conversation_a_call_belongs_to(p: Pipeline,
     await ensure(p.settings, f"{reading.id}.requests", 1, {})
     async with (
         GatewayAgent(dialled, [p.gateway]),
-        KafkaAgent(reading, p.bootstrap_servers, None, None, {}) as running,
+        KafkaAgent(agent=reading, servers=p.bootstrap_servers, topic=None, group=None, client={}) as running,
     ):
         await p.client.agents.add(reading.id, f"kafka://{running.topic}")
         await p._known({dialled.id, reading.id})

@@ -17,7 +17,8 @@ from schemas.times import format_time
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import apply
 from streams.engine.partition_processor import PartitionProcessor
-from streams.plans.role import coordinate
+from streams.plans.role import PlansRole
+from streams.role import RoleParts
 from streams.rules.plans.records import PlanRecorder
 from streams.rules.plans.run import PlanRun
 from streams.rules.plans.templates import read_plan
@@ -59,9 +60,14 @@ class _Run:
 
     async def start(self, stack: AsyncExitStack) -> Any:
         """Until it is ready."""
-        role = await coordinate(self.settings, CollectorRegistry(), False, 4, stack, "")
-        await asyncio.wait_for(role.engine.wait_ready(), 60)
-        return role
+        role = PlansRole(
+            RoleParts(
+                settings=self.settings, registry=CollectorRegistry(), transactional=False, partitions=4, size_limits={}
+            )
+        )
+        await role.start(stack)
+        await asyncio.wait_for(role.wait_ready(), 60)
+        return role.coordination
 
 
 async def test_a_first_start_passes_the_old_results_and_its_plans_get_theirs(
@@ -93,7 +99,10 @@ async def test_a_plan_that_is_remembered_finds_the_results_it_waits_for(
     data = plan(task("a"), timeout=600_000)
     recorder = PlanRecorder(run.settings.app_id, prefix, "group")
     begun = recorder.begun(
-        PlanRun(read_plan(data), now_ms, {}), json.dumps(data).encode(), {}, (owner_partition("p", 4), 0),
+        PlanRun(plan=read_plan(data), accepted_ms=now_ms, templates={}),
+        json.dumps(data).encode(),
+        {},
+        (owner_partition("p", 4), 0),
         owner_partition("p", 4), now_ms
     )  # fmt: skip
     assert begun.value is not None

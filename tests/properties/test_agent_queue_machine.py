@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agents_io.rules.agent_queue import BUDGET_RECHECK_S, PROBE_SLACK_S, AgentQueue, Attempt
-from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.budget import BudgetConfig, RetryBudget
-from agents_io.rules.limiter import SlidingWindow
+from agents_io.calling.rules.agent_queue import BUDGET_RECHECK_S, PROBE_SLACK_S, AgentQueue, Attempt
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.limiter import SlidingWindow
 from tests.support.agents import NaiveBreaker, NaiveWindow, Probe, most_in_any_window
 
 BREAKER = BreakerConfig(
@@ -49,7 +49,11 @@ class QueueMachine(RuleBasedStateMachine):
     def begin(self, concurrency: int, limit: int, late: float) -> None:
         self.now = 0.0
         self.queue: AgentQueue[int] = AgentQueue(
-            concurrency, SlidingWindow(limit, WINDOW_S, late), Breaker(BREAKER), RetryBudget(BUDGET), max_pause_s=8.0
+            max_concurrency=concurrency,
+            limiter=SlidingWindow(limit, WINDOW_S, late),
+            breaker=Breaker(BREAKER),
+            budget=RetryBudget(BUDGET),
+            max_pause_s=8.0,
         )
         self.limit = limit
         self.breaker = NaiveBreaker(BREAKER)

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agents_io.rules.breaker import Breaker, BreakerConfig, Permit
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig, Permit
 from tests.support.agents import NaiveBreaker, Probe
 
 KINDS = {"open": "open", "half-open": "half_open", "close": "closed"}

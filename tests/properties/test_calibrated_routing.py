@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agents_io.call_stats import CallStats
+from agents_io.calling.call_stats import CallStats
 from schemas.messages import AgentRegistration, AgentStanding, Task
 from streams.agents.agent_statuses import AgentStatuses
 from streams.dispatch.balancer import Balancer
@@ -54,7 +54,7 @@ def chosen(*tracks: CallStats) -> Counter[str]:
         agent_statuses.note(AgentStanding.model_validate(fields | {"calibratedConfidence": track.calibrated.value}))
     got: Counter[str] = Counter()
     for number in range(50):
-        balancer = Balancer(Two(), agent_statuses, Settings(), lambda: NOW_MS)
+        balancer = Balancer(agents=Two(), agent_statuses=agent_statuses, settings=Settings(), wall_ms=lambda: NOW_MS)
         found = balancer.choose(Task(id=f"t{number}", type="agent", payload={}, capabilities=["sum"]))
         assert found is not None
         got[found.id] += 1

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agents_io.errors import AgentError
+from agents_io.grpc.rules.payload import fill_request
+from agents_io.protocols.http_tasks.rules.orders import read_order, read_reply
 from agents_io.rules.answer import Reading, parse_answer, reading_of
-from agents_io.rules.wire.http_tasks import read_order, read_reply
-from agents_io.rules.wire.proto_payload import fill_request
 from agents_io.transport import Call
 from schemas.codec import Rejected, decode, dumps, parse_json
 from schemas.messages import (

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from agents_io.gateway.service import Arrival
+from agents_io.protocols.gateway.service import Arrival
 from schemas.messages import AgentRegistration
 from streams.gateway.registry import GatewayRegistry
 from streams.rules.agents.gateway_claim import OWN_HEADER, Position, where_of
@@ -37,7 +37,9 @@ class Worker:
         """The connection that is open here."""
         self.tasks: list[asyncio.Task[Any]] = []
         self.flushing: asyncio.Task[None] | None = None
-        self.registry = GatewayRegistry(f"n{number}", lambda _: self.known, self.write, lambda *_: None, grace_s)
+        self.registry = GatewayRegistry(
+            node=f"n{number}", lookup=lambda _: self.known, write=self.write, tell=lambda *_: None, grace_s=grace_s
+        )
         self.registry.address = f"n{number}:1"
         self.registry.drop = self.drop
 

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agents_io.rules.wire.gateway_session import Full, NotOpen, Session, SessionConfig
+from agents_io.protocols.gateway.rules.session import Full, NotOpen, Session, SessionConfig
 
 MOST = 3
 steps = st.integers(0, 40).map(lambda n: n / 8)

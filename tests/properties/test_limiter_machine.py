@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agents_io.rules import limiter
-from agents_io.rules.limiter import SlidingWindow
+from agents_io.calling.rules import limiter
+from agents_io.calling.rules.limiter import SlidingWindow
 from tests.support.agents import NaiveWindow, most_in_any_window
 
 quarters = st.integers(0, 40).map(lambda n: n / 4)

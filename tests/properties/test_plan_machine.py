@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streams.rules.plans.run import Action, Over, Path, PlanRun, Start, Stop
+from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop
 from streams.rules.plans.step_graph import End
+from streams.rules.plans.step_ids import Path
 from tests.support.plan_cases import untimed
 from tests.support.plans import NOW, bad, good, pattern, plan, result, run_of, starts, task
 
@@ -106,7 +107,7 @@ class PlanMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         """Everything is forgotten but what was written."""
-        again = PlanRun(self.run.plan, self.run.accepted_ms, INNER)
+        again = PlanRun(plan=self.run.plan, accepted_ms=self.run.accepted_ms, templates=INNER)
         began = starts(again.begin())
         assert set(began) <= self.begun
         if self.over is None:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents_io.errors import AnswerTooLarge, BadResponse, Unsupported
+from agents_io.grpc.rules.payload import fill_request, parse_result
 from agents_io.rules.answer import ROUNDING
-from agents_io.rules.wire.proto_payload import fill_request, parse_result
 from agents_io.transport import Call
 from schemas.pb.confidence_pb2 import AgentRequest, ConfidenceResult
 

@@ -52,6 +52,8 @@ HOLES = (
           "lost task,leftover", 1491),
     _hole("P1", "a plan whose time came while its partition had no owner does not hear of steps that had ended", "mix",
           "unheard step", 1223),
+    _hole("P2", "a plan whose owner cancelled its steps, and was lost before it committed the end, fails by those cancels", "mix",
+          "unheard cancel of a plan", 578),
     _hole("S1", "a record on `scheduled` that no owner has accepted is its own duplicate", "scheduled", "lost task", 1),
     _hole("S2", "a waiting task is released by the next owner again", "scheduled", "released twice", 1),
     _hole("S3", "a new owner makes the tasks of a schedule again", "scheduled", "firings", 1),

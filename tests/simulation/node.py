@@ -18,9 +18,9 @@ from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from agents_io.errors import AgentError, CallTimeout
+from agents_io.protocols.transports import Transports
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
-from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
 from schemas.partitioning import owner_partition
 from schemas.topics import INTAKE, PLAN_INTAKE, SCHEDULE_INTAKE, full_name
@@ -55,7 +55,6 @@ from streams.rules.schedules.records import STATE as SCHEDULE_STATE
 from streams.rules.schedules.records import ScheduleRecorder
 from streams.schedules.handler import ScheduleHandler
 from streams.schedules.parts import ScheduleParts
-from streams.schedules.role import handlers_of as handlers_of_schedules
 from streams.settings import Settings
 from tests.simulation.agents import Arrival, SimAgent, task_of
 from tests.simulation.broker import Broker
@@ -153,7 +152,7 @@ class _Controls(ControlTable):
     """The table of controls, followed over the simulated broker."""
 
     def __init__(self, node: Node, **listeners: Any) -> None:
-        super().__init__({}, node.prefix, **listeners)
+        super().__init__(options={}, prefix=node.prefix, **listeners)
         self._follower = _follower(node, "controls", self._apply)
 
 
@@ -337,9 +336,11 @@ class Node:
         context = DispatchContext(
             settings=settings,
             agents=self.agents,
-            callers=CallerFactory(settings, transports, self.rng, may_begin=lambda: engine.is_current()),
+            callers=CallerFactory(
+                settings=settings, transport=transports, rng=self.rng, may_begin=lambda: engine.is_current()
+            ),
             memory=HeldMemory(settings.dispatch.max_held_bytes, settings.dispatch.max_in_flight),
-            recorder=DispatchRecorder(self.app, "dispatch", self.prefix, group),
+            recorder=DispatchRecorder(app_id=self.app, processor="dispatch", prefix=self.prefix, group=group),
             emit=self.emit,
             metrics=DispatchMetrics(registry),
             wall_ms=self.wall_ms,
@@ -347,7 +348,9 @@ class Node:
             partition_count=lambda: self._partition_count(engine),
             builtin=Builtins(allowed=AllowList([]), functions=(), patterns=False, limits={}).agent,
             cleared=controls.cleared,
-            balancer=Balancer(self.agents, agent_statuses, settings, self.wall_ms),
+            balancer=Balancer(
+                agents=self.agents, agent_statuses=agent_statuses, settings=settings, wall_ms=self.wall_ms
+            ),
             circuit_changed=lambda agent_id, caller: fleet.keeper.tell(agent_id, caller),
             read_again=self._read_again,
         )
@@ -356,7 +359,9 @@ class Node:
             lambda processor, kept: DispatchHandler(processor, context, kept), before_open=self.agents.catch_up,
             belongs=partial(state_rows.belongs, self.app),
         )  # fmt: skip
-        fleet = AgentMonitor(context, agent_statuses, transports, engine, self.rng)
+        fleet = AgentMonitor(
+            parts=context, agent_statuses=agent_statuses, transport=transports, engine=engine, rng=self.rng
+        )
         await _follower(self, "standings", agent_statuses.apply).start()
         await controls.start()
         await engine.start()
@@ -418,7 +423,9 @@ class Node:
         )
         engine = self._engine(
             "schedules", SCHEDULE_INTAKE, SCHEDULE_STATE, 1_000_000,
-            lambda processor, kept: ScheduleHandler(processor, parts, reader.take(processor.number), kept),
+            lambda processor, kept: ScheduleHandler(
+                partition=processor, parts=parts, lying=reader.take(processor.number), kept=kept
+            ),
             make_reader=lambda _options, _topic: reader,
             belongs=partial(schedule_state_rows.belongs, self.app),
         )  # fmt: skip
@@ -456,9 +463,9 @@ class Node:
             transactor, settings.dispatch.commit_interval_max / 1000, lambda: engine.is_current()
         )
         engine = Engine(
-            config,
-            lambda number, consumer: SimCommitter(transactions, number, consumer, transactor),
-            make_handler,
+            config=config,
+            make_committer=lambda number, consumer: SimCommitter(transactions, number, consumer, transactor),
+            make_handler=make_handler,
             before_open=before_open,
             connect=_connect,
             make_reader=make_reader,
@@ -496,7 +503,7 @@ class Node:
 
     def _schedulers(self) -> Iterator[ScheduleHandler]:
         if "schedules" in self.engines:
-            yield from handlers_of_schedules(self.engines["schedules"])
+            yield from self.engines["schedules"].handlers()
 
     def _cancel_step(self, task_id: str) -> None:
         for handler in self._planners():

@@ -168,7 +168,7 @@ class Worker:
         self._position = self._end = world.committed
         self.resume_offsets: dict[int, int] = {}
         self.table = SimTable(world)
-        self.state = State(self.table, SPANS, Thresholds())
+        self.state = State(table=self.table, spans=SPANS, limits=Thresholds())
         self.aggregator = Aggregator(StatsRecorder(Settings(), "stats"), self._failed)
         nothing: Any = world
         source_log: Any = SimpleNamespace(resume_offsets=self._same_log)

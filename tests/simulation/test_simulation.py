@@ -48,8 +48,8 @@ def run(command: Sequence[str], hash_seed: str) -> str:
 
 def test_equal_seeds_are_equal_runs_whatever_the_hash_seed() -> None:
     """Every record that was written, and when; another seed differs."""
-    command = ["--first", "5", "--seeds", "1", "--seconds", "7", "--no-shrink", "-v"]
-    lines = {run(command, hash_seed) for hash_seed in ("1", "2", "3")}
+    command = ["--first", "5", "--seeds", "1", "--no-shrink", "-v"]
+    lines = {run(command, hash_seed) for hash_seed in ("0", "1", "2")}
     assert len(lines) == 1
     assert "seed 5" in next(iter(lines))
     assert run(["--first", "6", *command[2:]], "1") not in lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from agents_io.rules.breaker import BreakerConfig
+from agents_io.calling.rules.breaker import BreakerConfig
 
 
 @dataclass(eq=False)

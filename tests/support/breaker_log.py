@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from agents_io.rules.breaker import BreakerConfig
+from agents_io.calling.rules.breaker import BreakerConfig
 from tests.support.predicates import Call, Kill, Verdict
 
 MAX_HISTORIES = 2000

@@ -13,9 +13,9 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from agents_io.errors import AgentError
+from agents_io.protocols.transports import Transports
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
-from agents_io.transports import Transports
 from schemas.exact_json import loads
 from schemas.messages import AgentRegistration
 from streams.agents.agent_statuses import AgentStatuses
@@ -180,7 +180,7 @@ class Dispatching:
         self.agent_statuses = AgentStatuses()
         self.turned: list[str] = []
         self.worth: Callable[[float], float | None] = lambda confidence: None
-        self.recorder = DispatchRecorder("app", "dispatch", "t.", "app-dispatch")
+        self.recorder = DispatchRecorder(app_id="app", processor="dispatch", prefix="t.", group="app-dispatch")
         self.log: dict[tuple[str, int], Any] = {}
         self.read_again_errors: deque[BaseException] = deque()
         self.memory = HeldMemory(self.settings.dispatch.max_held_bytes, self.settings.dispatch.max_in_flight)
@@ -188,10 +188,10 @@ class Dispatching:
             settings=self.settings,
             agents=cast("AgentTable", self.agents),
             callers=CallerFactory(
-                self.settings,
-                Transports(self.transports),
-                random.Random(1),
-                lambda _, confidence: self.worth(confidence),
+                settings=self.settings,
+                transport=Transports(self.transports),
+                rng=random.Random(1),
+                worth=lambda _, confidence: self.worth(confidence),
             ),
             memory=self.memory,
             recorder=self.recorder,
@@ -203,7 +203,9 @@ class Dispatching:
             partition_count=lambda: self.partitions,
             builtin=self.builtins.agent,
             cleared=lambda agent_id: self.cleared_ms,
-            balancer=Balancer(self.agents, self.agent_statuses, self.settings, self.wall_ms),
+            balancer=Balancer(
+                agents=self.agents, agent_statuses=self.agent_statuses, settings=self.settings, wall_ms=self.wall_ms
+            ),
             circuit_changed=lambda agent_id, caller: self.turned.append(agent_id),
             read_again=self.read_again,
             templates=self.templates,

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import grpc.aio
 
-from agents_io.gateway.relay import MAX_MESSAGE_BYTES, RelayClient, RelayService
-from agents_io.gateway.service import Arrival, Gateway
-from agents_io.gateway.transport import GatewayTransport, Routes
 from agents_io.grpc.services import service_handler
-from agents_io.rules.wire.gateway_session import SessionConfig, Status
+from agents_io.protocols.gateway.relay import MAX_MESSAGE_BYTES, RelayClient, RelayService
+from agents_io.protocols.gateway.rules.session import SessionConfig, Status
+from agents_io.protocols.gateway.service import Arrival, Gateway
+from agents_io.protocols.gateway.transport import GatewayTransport, Routes
 from agents_io.secret_refs import Secret
 from schemas.messages import AgentRegistration
 from schemas.pb import gateway_pb2

@@ -10,7 +10,7 @@ import orjson
 
 from agents_io.fakes.http import FakeAgent
 from agents_io.fakes.steps import Step
-from agents_io.http.task_transport import HttpTaskTransport
+from agents_io.protocols.http_tasks.transport import HttpTaskTransport
 from agents_io.rules.targets import AllowList
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from streams.rules.plans.result import plan_result
-from streams.rules.plans.run import Action, Over, Path, PlanRun, Start, Stop
+from streams.rules.plans.run import Action, Over, PlanRun, Start, Stop
 from streams.rules.plans.step_graph import End
+from streams.rules.plans.step_ids import Path
 from streams.rules.plans.templates import Templates, read_plan, used
 
 NOW = 1_800_000_000_000
@@ -33,7 +34,7 @@ def plan(*tasks: dict[str, Any] | str, **fields: Any) -> dict[str, Any]:
 def run_of(data: dict[str, Any], templates: Templates | None = None) -> PlanRun:
     """The plan, accepted at `NOW` and not begun."""
     blueprint = read_plan(data)
-    return PlanRun(blueprint, NOW, used(blueprint, templates or {}))
+    return PlanRun(plan=blueprint, accepted_ms=NOW, templates=used(blueprint, templates or {}))
 
 
 def good(value: Any = "ok", confidence: float | None = 0.9) -> End:

@@ -9,21 +9,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from agents_io.fakes.a2a import FakeA2a
-from agents_io.fakes.chat import FakeChat
 from agents_io.fakes.http import FakeAgent
-from agents_io.fakes.kafka import FakeKafkaAgent
-from agents_io.fakes.mcp import FakeMcp
 from agents_io.fakes.steps import Step
-from agents_io.http.a2a import A2aTransport
-from agents_io.http.mcp import McpTransport
-from agents_io.http.openai import OpenAiTransport
+from agents_io.protocols.a2a.fake import FakeA2a
+from agents_io.protocols.a2a.transport import A2aTransport
+from agents_io.protocols.kafka.fake import FakeKafkaAgent
+from agents_io.protocols.kafka.transport import KafkaTransport
+from agents_io.protocols.mcp.fake import FakeMcp
+from agents_io.protocols.mcp.transport import McpTransport
+from agents_io.protocols.openai.fake import FakeChat
+from agents_io.protocols.openai.transport import OpenAiTransport
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration, Protocol
-from streams.agents.kafka_agents import KafkaTransport
+from streams.agents.kafka_exchange import KafkaExchange
 from streams.broker.embedded import EmbeddedBroker
 from streams.broker.topics_admin import ensure
-from streams.settings import DispatchSettings, Settings
+from streams.settings import Settings
 from tests.support.health import is_well
 
 CAP = 200_000
@@ -104,11 +105,11 @@ OVER_HTTP: list[Callable[..., AbstractAsyncContextManager[Opened]]] = [
 async def kafka(*steps: Step) -> AsyncIterator[Opened]:
     """An agent that reads a topic of an embedded broker, and is told of cancelled requests."""
     async with EmbeddedBroker() as broker:
-        settings = Settings(bootstrap_servers=broker.bootstrap_servers, dispatch=DispatchSettings(max_answer_bytes=CAP))
+        settings = Settings(bootstrap_servers=broker.bootstrap_servers)
         await ensure(settings, "requests", 2, {})
         async with FakeKafkaAgent(broker.bootstrap_servers, "requests", steps) as fake:
             agent = AgentRegistration(id="a", endpoint=fake.endpoint, metadata={"cancelRecords": True})
-            transport = KafkaTransport(settings)
+            transport = KafkaTransport(KafkaExchange(settings), max_answer_bytes=CAP)
             try:
                 await transport._open()  # else the first call's time pays for it
                 assert await is_well(transport, agent, 10.0)

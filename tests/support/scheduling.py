@@ -85,7 +85,9 @@ class Scheduling:
         for record in self.log.values():
             rows.add(record)
         lying = Lying(rows.tasks(), [source_record_of("schedules", record) for record in self.schedules])
-        self.handler = ScheduleHandler(cast("PartitionProcessor", self.partition), parts, lying, state)
+        self.handler = ScheduleHandler(
+            partition=cast("PartitionProcessor", self.partition), parts=parts, lying=lying, kept=state
+        )
         self.partition.handler = self.handler
 
     def wall_ms(self) -> int:

@@ -19,8 +19,8 @@ from urllib.request import urlopen
 import orjson
 from confluent_kafka import Consumer
 
-from agents_io.fakes.kafka import FakeKafkaAgent
 from agents_io.fakes.steps import answer, compute, hang, status
+from agents_io.protocols.kafka.fake import FakeKafkaAgent
 from schemas.access import WORKER, Who, grants
 from schemas.topics import TOPICS
 from streams.broker.kafka import client_options

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from agents_io.errors import Refused
-from agents_io.functions.catalogue import current_call, function
+from agents_io.protocols.functions.catalogue import current_call, function
 
 
 @function("double")

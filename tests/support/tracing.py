@@ -29,7 +29,7 @@ class Recording:
         ids = make_ids()
         provider = TracerProvider(sampler=sampler, id_generator=ids, shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.tracing = Tracing(provider.get_tracer("test"), ids, role, "t.", f"app-{role}")
+        self.tracing = Tracing(tracer=provider.get_tracer("test"), ids=ids, role=role, prefix="t.", group=f"app-{role}")
 
     @property
     def spans(self) -> list[ReadableSpan]:

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from agents_io.fakes.kafka import FakeKafkaAgent
 from agents_io.fakes.steps import compute
+from agents_io.protocols.kafka.fake import FakeKafkaAgent
 from streams.broker.topics_admin import ensure
 from tests.conftest import SettingsFor
 from tests.support.kafka import KafkaCluster

@@ -304,7 +304,7 @@ async def _undisturbed(bootstrap: str, topic: str) -> dict[tuple[str, str], Anom
     """What one process that nobody kills makes of the topic, without the clock."""
     found: dict[tuple[str, str], Anomaly] = {}
     settings = Settings()
-    state = State(cast("Any", SimpleNamespace(data={})), spans_of(settings), thresholds_of(settings))
+    state = State(table=cast("Any", SimpleNamespace(data={})), spans=spans_of(settings), limits=thresholds_of(settings))
     for record in sorted(await read_all(bootstrap, topic), key=lambda record: (record.partition, record.offset)):
         if record.value in GARBAGE:
             continue

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents_io.errors import AgentError, BadResponse, ClientError, ServerError, Unsupported
-from agents_io.rules.answer import Reading, compile_path
-from agents_io.rules.wire.a2a import (
+from agents_io.protocols.a2a.rules.bindings import refusal, response
+from agents_io.protocols.a2a.rules.card import Card, Interface, read_card
+from agents_io.protocols.a2a.rules.tasks import (
     NotOffered,
     OtherVersion,
     Pending,
@@ -20,8 +21,7 @@ from agents_io.rules.wire.a2a import (
     outcome,
     send_params,
 )
-from agents_io.rules.wire.a2a_binding import refusal, response
-from agents_io.rules.wire.a2a_card import Card, Interface, read_card
+from agents_io.rules.answer import Reading, compile_path
 from agents_io.transport import Answer
 from tests.support.ends import end_of
 

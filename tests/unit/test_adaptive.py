@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents_io.rules.adaptive import AimdLimit
-from agents_io.rules.agent_queue import AgentQueue, Attempt
-from agents_io.rules.breaker import Breaker
-from agents_io.rules.limiter import SlidingWindow
+from agents_io.calling.rules.adaptive import AimdLimit
+from agents_io.calling.rules.agent_queue import AgentQueue, Attempt
+from agents_io.calling.rules.breaker import Breaker
+from agents_io.calling.rules.limiter import SlidingWindow
 
 
 @settings(deadline=None)
@@ -49,7 +49,7 @@ def test_it_grows_only_while_it_is_used() -> None:
 
 def test_the_queue_keeps_to_what_was_found() -> None:
     """An agent that copes with four at a time settles around that, far below its ceiling, and is used throughout."""
-    queue: AgentQueue[int] = AgentQueue(32, SlidingWindow(1_000_000, 60.0), Breaker())
+    queue: AgentQueue[int] = AgentQueue(max_concurrency=32, limiter=SlidingWindow(1_000_000, 60.0), breaker=Breaker())
     queue.adaptive = AimdLimit(32)
     queue.breaker.reconfigure(queue.breaker.config.__class__(mode="disabled"))
     for item in range(5_000):
@@ -68,7 +68,7 @@ def test_the_queue_keeps_to_what_was_found() -> None:
 
 def test_a_429_is_overload_and_a_refusal_of_the_task_is_not() -> None:
     """Neutral ends matter only with a wish to be left alone."""
-    queue: AgentQueue[str] = AgentQueue(10, SlidingWindow(1000, 60.0), Breaker())
+    queue: AgentQueue[str] = AgentQueue(max_concurrency=10, limiter=SlidingWindow(1000, 60.0), breaker=Breaker())
     queue.adaptive = AimdLimit(10)
     for item, pause_s in (("refused", None), ("told to wait", 1.0)):
         queue.push(item, now=0.0, deadline=60.0)

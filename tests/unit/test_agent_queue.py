@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agents_io.rules.agent_queue import BUDGET_RECHECK_S, PROBE_SLACK_S, AgentQueue, Attempt
-from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.budget import BudgetConfig, RetryBudget
-from agents_io.rules.limiter import SlidingWindow
+from agents_io.calling.rules.agent_queue import BUDGET_RECHECK_S, PROBE_SLACK_S, AgentQueue, Attempt
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.limiter import SlidingWindow
 
 pytestmark = pytest.mark.virtual_time
 
@@ -17,7 +17,9 @@ def make(
 ) -> AgentQueue[str]:
     """A queue of strings."""
     breaker = Breaker(BreakerConfig(failure_threshold=threshold, probes=probes))
-    return AgentQueue(concurrency, SlidingWindow(limit, 60.0), breaker, RetryBudget(budget))
+    return AgentQueue(
+        max_concurrency=concurrency, limiter=SlidingWindow(limit, 60.0), breaker=breaker, budget=RetryBudget(budget)
+    )
 
 
 def items(attempts: list[Attempt[str]]) -> list[str]:

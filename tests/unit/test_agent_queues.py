@@ -13,7 +13,8 @@ from agents_io.errors import RateLimited, ServerError
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from streams.dispatch import agent_queues, backlogs
-from streams.rules.dispatch.memory_budget import TASK_BYTES
+from streams.rules.dispatch import delaying
+from streams.rules.dispatch.delaying import TASK_BYTES
 from tests.support.dispatching import AGENT, Dispatching
 from tests.support.wait import settle, until
 
@@ -131,8 +132,8 @@ async def test_tasks_of_an_agent_without_a_turn_wait_on_their_topic(make: Make) 
     sent = rig.send("slow", 300)
     await until(lambda: rig.answered("slow") == 300)
     sent += rig.send("slow", 300)
-    assert rig.one.memory.held("slow") == agent_queues.MAX_CLOSED
-    assert rig.one.handler.resting() == 300 - agent_queues.MAX_CLOSED
+    assert rig.one.memory.held("slow") == delaying.MAX_CLOSED
+    assert rig.one.handler.resting() == 300 - delaying.MAX_CLOSED
     await until(lambda: rig.answered("slow") == 600, BLOCKED_S)
     assert rig.called("slow") == sent
     assert (rig.one.memory.used, rig.one.handler.resting()) == (0, 0)
@@ -155,7 +156,7 @@ async def test_memory_stays_bounded_while_a_flood_is_worked_off(make: Make) -> N
     rig.let_go()
     await until(lambda: rig.answered("hog") == 600, BLOCKED_S)
     assert rig.called("hog") == hogs
-    assert most_held <= 2 * agent_queues.LOW
+    assert most_held <= 2 * delaying.LOW
     assert most_bytes <= 100 * TASK_BYTES
 
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from agents_io.caller import Caller
+from agents_io.calling.caller import Caller
 from agents_io.errors import ServerError
 from schemas.codec import decode
 from schemas.messages import AgentRegistration, AgentStanding
@@ -35,15 +35,15 @@ class Rig(Dispatching):
     def another(self) -> AgentStatusPublisher:
         """A keeper that knows nothing but the topic."""
         return AgentStatusPublisher(
-            lambda: [self.handler.callers],
-            self.agents.get,
-            lambda: self.dialled,
-            self.agent_statuses,
-            self.settings,
-            self.recorder,
-            self.keep,
-            DispatchMetrics(CollectorRegistry()),
-            self.wall_ms,
+            callers=lambda: [self.handler.callers],
+            lookup=self.agents.get,
+            dialled=lambda: self.dialled,
+            agent_statuses=self.agent_statuses,
+            settings=self.settings,
+            recorder=self.recorder,
+            emit=self.keep,
+            metrics=DispatchMetrics(CollectorRegistry()),
+            wall_ms=self.wall_ms,
         )
 
     def keep(self, output: Output) -> None:

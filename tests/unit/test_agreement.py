@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents_io.calling.rules.agreement import Agreement
 from agents_io.errors import AgentError, BadResponse, ClientError, Refused, ServerError
-from agents_io.rules.agreement import Agreement
 from agents_io.rules.confidence import from_agreement
 from agents_io.transport import Answer
 from schemas.messages import ConfidenceSource

@@ -70,7 +70,7 @@ def fold(state: State, table: Table, offset: int, rng: random.Random) -> None:
 async def test_the_count_is_that_of_a_walk_at_every_point_and_after_every_start() -> None:
     """Alarms begin, are told as the agent's in place of a pattern's, and end; series are loaded, and forgotten."""
     rng, table = random.Random(5), Table()
-    state, most = State(cast("StatsTable", table), SPANS, LIMITS), 0
+    state, most = State(table=cast("StatsTable", table), spans=SPANS, limits=LIMITS), 0
     for offset in range(1500):
         fold(state, table, offset, rng)
         assert counted(state) == recount(state), offset
@@ -78,7 +78,7 @@ async def test_the_count_is_that_of_a_walk_at_every_point_and_after_every_start(
         if offset == 700:
             before = counted(state)
             assert before, "the fault was not felt"
-            state = State(cast("StatsTable", table), SPANS, LIMITS)
+            state = State(table=cast("StatsTable", table), spans=SPANS, limits=LIMITS)
             await state.load()
             assert counted(state) == before
     assert most >= 2

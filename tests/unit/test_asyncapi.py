@@ -39,7 +39,7 @@ GUARDED = Cluster(("b1:9093", "b2:9093"), "SASL_SSL", "SCRAM-SHA-512", partition
 DOCUMENT = document()
 NOW_MS = parse_time(TIME)
 APP = Settings().app_id
-RECORDER = DispatchRecorder(APP, "dispatch", "parallax.", f"{APP}-dispatch")
+RECORDER = DispatchRecorder(app_id=APP, processor="dispatch", prefix="parallax.", group=f"{APP}-dispatch")
 TASK = Task.model_validate(EXAMPLES["Task"])
 SOURCE_RECORD = SourceRecord("tasks", 0, 42, None, REJECTED.encode())
 

@@ -48,7 +48,9 @@ class Rig:
         self.agents = agents
         self.agent_statuses = AgentStatuses()
         settings = Settings.model_validate({"dispatch": {"balancer": policy}, "health": health})
-        self.balancer = Balancer(agents, self.agent_statuses, settings, lambda: self.now_ms)
+        self.balancer = Balancer(
+            agents=agents, agent_statuses=self.agent_statuses, settings=settings, wall_ms=lambda: self.now_ms
+        )
         self.tasks = 0
 
     def stand(self, name: str, **fields: Any) -> None:

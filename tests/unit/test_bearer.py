@@ -36,7 +36,9 @@ async def test_nobody_without_the_token_learns_or_changes_anything(monkeypatch: 
         "Watch": pb.WatchRequest(include_initial=True),
     }
     assert list(asked) == pb.DESCRIPTOR.services_by_name["Registry"].methods_by_name.keys()
-    guarded = Registry(topic.table, topic.as_writer, lambda: NOW, Secret(SecretRef(env="AGENTS_TOKEN")))
+    guarded = Registry(
+        table=topic.table, writer=topic.as_writer, wall_ms=lambda: NOW, token=Secret(SecretRef(env="AGENTS_TOKEN"))
+    )
     server = GrpcServer(Settings(grpc_port=0))
     server.add(guarded.handler())
     await server.start()

@@ -29,12 +29,12 @@ def test_a_record_that_holds_a_commit_back_is_told_now_and_then() -> None:
     """Below the limit nothing; then an event with place, task, agent and reason; then silence until as long again."""
     partition, emitted = Blocked(), list[Output]()
     watch = BlockWatch(
-        lambda: [cast("PartitionProcessor", partition)],
-        Recorder("app", "dispatch", "t.", "g"),
-        emitted.append,
-        lambda: 0,
-        "t.",
-        60.0,
+        processors=lambda: [cast("PartitionProcessor", partition)],
+        recorder=Recorder(app_id="app", processor="dispatch", prefix="t.", group="g"),
+        emit=emitted.append,
+        wall_ms=lambda: 0,
+        prefix="t.",
+        after_s=60.0,
     )
     stuck = {"offset": 7, "taskId": "t7", "agentId": "a", "reason": "calling"}
     for age in (1000, 59_000, 61_000, 90_000, 119_000, 122_000):

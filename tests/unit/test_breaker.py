@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from agents_io.rules.breaker import Breaker, BreakerConfig, Permit
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig, Permit
 
 pytestmark = pytest.mark.virtual_time
 

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 
 import pytest
 
-from agents_io.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
 from tests.support.breaker_log import breaker
 from tests.support.predicates import Call, Kill
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents_io.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
 
 steps = st.lists(st.tuples(st.floats(0, 4), st.sampled_from(["first", "second", "second"])), max_size=120)
 

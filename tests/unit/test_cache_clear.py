@@ -148,7 +148,7 @@ def test_the_wish_is_a_control() -> None:
 def test_the_table_of_controls_tells_and_remembers() -> None:
     """The latest wish for an agent, or for all."""
     told: list[str | None] = []
-    table = ControlTable({}, "t.", lambda _: None, told.append)
+    table = ControlTable(options={}, prefix="t.", on_cancel=lambda _: None, on_clear=told.append)
     for offset, (at_ms, agent_id) in enumerate(((10, "a"), (30, None), (20, "b"), (40, "b"))):
         request = {"type": "cache-clear"} | ({} if agent_id is None else {"agentId": agent_id})
         record = intake(offset, orjson.dumps(request))

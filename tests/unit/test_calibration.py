@@ -175,7 +175,7 @@ def test_verdicts_are_bounded() -> None:
 
 def test_an_agents_calibration_is_published_as_it_grows_and_read_by_dispatch() -> None:
     """First at ten outcomes, then with five more; the table gives what the record says."""
-    state = State(cast("Any", SimpleNamespace(data={})), SPANS, None)
+    state = State(table=cast("Any", SimpleNamespace(data={})), spans=SPANS, limits=None)
     published: list[tuple[int, AgentCalibration]] = []
     for offset in range(17):
         live = state.apply(_point(offset, 0.9, offset % 2 == 0, f"t{offset}", feedback=True), 0, offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents_io.rules.call_rates import BUCKETS, CallRates, Totals
+from agents_io.calling.rules.call_rates import BUCKETS, CallRates, Totals
 
 calls = st.lists(st.tuples(st.floats(0, 20), st.booleans(), st.booleans()), max_size=80)
 

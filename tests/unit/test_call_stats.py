@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents_io.call_stats import CallStats
+from agents_io.calling.call_stats import CallStats
 
 
 def test_a_failure_is_worth_nothing_and_a_call_that_was_cut_off_says_nothing() -> None:

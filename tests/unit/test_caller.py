@@ -9,13 +9,13 @@ import time
 import pytest
 import uvloop
 
-from agents_io.caller import Caller
+from agents_io.calling.caller import Caller
+from agents_io.calling.pending_call import PendingCall
+from agents_io.calling.rules.agent_queue import AgentQueue
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig, Transition
+from agents_io.calling.rules.limiter import SlidingWindow
+from agents_io.calling.rules.retry import RetryConfig
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ConnectionFailed, Expired, RateLimited, ServerError
-from agents_io.pending_call import PendingCall
-from agents_io.rules.agent_queue import AgentQueue
-from agents_io.rules.breaker import Breaker, BreakerConfig, Transition
-from agents_io.rules.limiter import SlidingWindow
-from agents_io.rules.retry import RetryConfig
 from agents_io.transport import Answer, Call, Transport
 from schemas.messages import AgentRegistration
 from tests.support.wait import until
@@ -129,9 +129,13 @@ class Rig:
     ) -> None:
         self.events = Events()
         self.breaker = Breaker(breaker)
-        self.queue: AgentQueue[PendingCall] = AgentQueue(concurrency, limiter or SlidingWindow(100, 60.0), self.breaker)
+        self.queue: AgentQueue[PendingCall] = AgentQueue(
+            max_concurrency=concurrency, limiter=limiter or SlidingWindow(100, 60.0), breaker=self.breaker
+        )
         retry = RetryConfig(initial_delay_s=0.001, jitter=False)
-        self.caller = Caller(AGENT, self.queue, transport, retry, self.events, random.Random(1))
+        self.caller = Caller(
+            agent=AGENT, queue=self.queue, transport=transport, retry=retry, events=self.events, rng=random.Random(1)
+        )
 
     async def ends(self, count: int = 1) -> list[Answer | AgentError]:
         """So many of them."""
@@ -334,8 +338,16 @@ async def test_no_call_begins_while_the_worker_does_not_know_whether_it_owns_the
     may = [False]
     transport = Scripted(OK)
     events = Events()
-    queue: AgentQueue[PendingCall] = AgentQueue(5, SlidingWindow(100, 60.0), Breaker())
-    caller = Caller(AGENT, queue, transport, RetryConfig(), events, random.Random(1), may_begin=lambda: may[0])
+    queue: AgentQueue[PendingCall] = AgentQueue(max_concurrency=5, limiter=SlidingWindow(100, 60.0), breaker=Breaker())
+    caller = Caller(
+        agent=AGENT,
+        queue=queue,
+        transport=transport,
+        retry=RetryConfig(),
+        events=events,
+        rng=random.Random(1),
+        may_begin=lambda: may[0],
+    )
     caller.submit(pending())
     await asyncio.sleep(0.15)
     assert transport.tasks == []
@@ -371,8 +383,10 @@ def test_a_turn_that_takes_long_sets_its_timer_all_the_same() -> None:
     """uvloop makes no timer of a time that has passed: asking it when it rings broke the task that came next."""
 
     async def scenario() -> None:
-        queue = Busy(1, SlidingWindow(100, 60.0), Breaker())
-        caller = Caller(AGENT, queue, Silent(), RetryConfig(), Events(), random.Random(1))
+        queue = Busy(max_concurrency=1, limiter=SlidingWindow(100, 60.0), breaker=Breaker())
+        caller = Caller(
+            agent=AGENT, queue=queue, transport=Silent(), retry=RetryConfig(), events=Events(), rng=random.Random(1)
+        )
         for number in range(3):
             caller.submit(pending(f"t{number}", deadline=now() + 30.0))
         assert (caller.running, queue.waiting) == (1, 2)
@@ -418,9 +432,11 @@ def test_uvloops_clock_makes_no_pause_shorter() -> None:
 
     async def scenario() -> list[float]:
         agent = TellsWhen()
-        queue: AgentQueue[PendingCall] = AgentQueue(1, SlidingWindow(1000, 60.0), Breaker())
+        queue: AgentQueue[PendingCall] = AgentQueue(
+            max_concurrency=1, limiter=SlidingWindow(1000, 60.0), breaker=Breaker()
+        )
         retry = RetryConfig(initial_delay_s=0.001, max_delay_s=0.001, jitter=False)
-        caller = Caller(AGENT, queue, agent, retry, Events(), random.Random(1))
+        caller = Caller(agent=AGENT, queue=queue, transport=agent, retry=retry, events=Events(), rng=random.Random(1))
         caller.submit(pending())
         await until(lambda: len(agent.pauses) == 50, 30)
         caller.close()

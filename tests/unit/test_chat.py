@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents_io.errors import AgentError, ClientError
+from agents_io.protocols.openai.rules.chat import chat_answer, chat_request, spent
+from agents_io.protocols.openai.rules.config import chat_config
 from agents_io.rules.answer import Reading
 from agents_io.rules.waits import reset_s, span_s
-from agents_io.rules.wire.chat import chat_answer, chat_request, spent
-from agents_io.rules.wire.chat_config import chat_config
 from agents_io.transport import Answer
 from tests.support.ends import end_of
 
@@ -74,7 +74,8 @@ def test_longest_reset_of_the_limits_that_are_used_up() -> None:
 )
 def test_quota_that_is_spent_is_no_rate_limit(body: bytes, is_spent: bool) -> None:
     """No waiting mends it."""
-    assert isinstance(spent(body), ClientError) is is_spent
+    assert isinstance(spent(429, body), ClientError) is is_spent
+    assert not is_spent or str(spent(403, body)).startswith("the agent answered 403")
 
 
 def test_registration_cannot_take_over_what_is_ours() -> None:

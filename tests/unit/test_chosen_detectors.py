@@ -230,7 +230,12 @@ def test_the_state_tells_what_the_agents_topic_said_only_through_apply() -> None
 
     spans: Any = {"minute": Span(60_000, 0, 60), "hour": Span(3_600_000, 0, 24), "day": Span(86_400_000, 0, 30)}
     asked = {"a": parse_specs(["river.drift.ADWIN"])}
-    state = State(cast("Any", SimpleNamespace(data={})), spans, Thresholds(), lambda agent: asked.get(agent, ()))
+    state = State(
+        table=cast("Any", SimpleNamespace(data={})),
+        spans=spans,
+        limits=Thresholds(),
+        registered=lambda agent: asked.get(agent, ()),
+    )
     found: list[Anomaly] = []
     for index, (value, success, _) in enumerate(made(6, 1200)):
         for agent in ("a", "b"):
@@ -271,7 +276,7 @@ async def _folded(points: list[ConfidenceDataPoint], limits: Thresholds, kills: 
 
     spans: Any = {"minute": Span(60_000, 30_000, 60), "hour": Span(3_600_000, 0, 24), "day": Span(86_400_000, 0, 30)}
     table = SimpleNamespace(data={})
-    state, rng, published = State(cast("Any", table), spans, limits), random.Random(9), {}
+    state, rng, published = State(table=cast("Any", table), spans=spans, limits=limits), random.Random(9), {}
     start = 0
     while start < len(points):
         stop = min(start + rng.randrange(1, 300), len(points))
@@ -285,7 +290,7 @@ async def _folded(points: list[ConfidenceDataPoint], limits: Thresholds, kills: 
                 assert published.setdefault((anomaly.id, anomaly.state), text) == text
             live.series.anomalies.clear()
         if rng.random() < 0.3 and kills:
-            state = State(cast("Any", table), spans, limits)
+            state = State(table=cast("Any", table), spans=spans, limits=limits)
             await state.load()
             continue
         for live in touched.values():

@@ -24,7 +24,7 @@ async def test_tasks_and_plans_are_told_apart() -> None:
     """By the field, also when they share an id; what is no wish is passed over."""
     tasks: list[str] = []
     plans: list[str] = []
-    table = ControlTable({}, "t.", tasks.append, on_plan=plans.append)
+    table = ControlTable(options={}, prefix="t.", on_cancel=tasks.append, on_plan=plans.append)
     told(table, {"taskId": "x"}, {"planId": "y", "reason": "enough"}, b"{}", b"no")
     assert (tasks, plans) == (["x"], ["y"])
     assert (table.cancelled("x", 0), table.cancelled("y", 0)) == ("the task was cancelled", None)
@@ -33,7 +33,7 @@ async def test_tasks_and_plans_are_told_apart() -> None:
 
 async def test_a_worker_keeps_only_the_wishes_it_can_fulfil() -> None:
     """One that runs no plans remembers none."""
-    table = ControlTable({}, "t.", lambda task_id: None)
+    table = ControlTable(options={}, prefix="t.", on_cancel=lambda task_id: None)
     told(table, {"taskId": "x"}, {"planId": "y"})
     assert table.cancelled("x", 0)
     assert table.plan_cancelled("y", 0) is None
@@ -41,7 +41,7 @@ async def test_a_worker_keeps_only_the_wishes_it_can_fulfil() -> None:
 
 async def test_a_wish_is_about_what_was_submitted_before_it_or_soon_after() -> None:
     """However long that waits; an id that is used again the next day is another task, also where the worker was not restarted."""
-    table = ControlTable({}, "t.", lambda task_id: None, on_plan=lambda plan_id: None)
+    table = ControlTable(options={}, prefix="t.", on_cancel=lambda task_id: None, on_plan=lambda plan_id: None)
     at_ms = 1_795_348_800_000
     for field in ("taskId", "planId"):
         cancel_request = orjson.dumps({"type": "cancel", field: "nightly"})

@@ -25,7 +25,7 @@ from streams.rules.records import Recorder
 from streams.rules.source_record import SourceRecord
 
 NOW_MS = 1_795_354_620_123
-RECORDER = Recorder("app", "dispatch", "p.", "app-dispatch")
+RECORDER = Recorder(app_id="app", processor="dispatch", prefix="p.", group="app-dispatch")
 PREFIX = "p."
 
 

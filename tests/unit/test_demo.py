@@ -104,7 +104,7 @@ def test_calibration_no_alarm_on_a_healthy_agent_and_two_on_the_ill_one(key: str
 @pytest.fixture
 async def agent() -> Any:
     """The bad agent, served."""
-    served = DemoAgent(TRAINED["NB"], list(UNSEEN[0][0]))
+    served = DemoAgent(classifier=TRAINED["NB"], names=list(UNSEEN[0][0]))
     await served.start()
     async with aiohttp.ClientSession(served.endpoint) as session:
         yield served, session
@@ -247,7 +247,7 @@ def test_children_get_nothing_of_the_users_settings(monkeypatch: pytest.MonkeyPa
 
 def child(code: str, directory: Path) -> Child:
     """A small Python process."""
-    return Child("it", [sys.executable, "-c", code], directory, clean_environment())
+    return Child(name="it", command=[sys.executable, "-c", code], directory=directory, environment=clean_environment())
 
 
 async def test_a_child_that_ends_says_its_last_words(tmp_path: Path) -> None:

@@ -72,7 +72,9 @@ class Rig:
             "stop_timeout_s": 1.0,
             "state": None, "exact_ends": True,
         }  # fmt: skip
-        self.engine = Engine(EngineConfig(**(config | fields)), self._committer, self._handler)
+        self.engine = Engine(
+            config=EngineConfig(**(config | fields)), make_committer=self._committer, make_handler=self._handler
+        )
 
     def _committer(self, number: int, consumer: Any) -> StoringCommitter:
         self.committers.append(StoringCommitter(self.consumer, self._interval_max_s))

@@ -81,7 +81,7 @@ async def sink(monkeypatch: pytest.MonkeyPatch, batcher: FakeBatcher) -> EventSi
     monkeypatch.setattr(event_sink, "RENEW_PAUSE_S", 0.005)
     monkeypatch.setattr(FakeProducer, "started", 0)
     monkeypatch.setattr(FakeProducer, "away", 0)
-    made = EventSink({}, "t.", idempotent=False)
+    made = EventSink(options={}, prefix="t.", idempotent=False)
     made.batcher = cast("Any", batcher)
     return made
 

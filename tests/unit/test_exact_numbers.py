@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from agents_io.errors import Unsupported
-from agents_io.http.control_plane import read_execution
+from agents_io.grpc.rules.payload import fill_request, parse_result
+from agents_io.protocols.functions.rules.results import read_result
+from agents_io.protocols.http_tasks.rules.orders import read_order, read_reply
+from agents_io.protocols.openai.rules.chat import chat_request
+from agents_io.protocols.openai.rules.config import chat_config
+from agents_io.protocols.patterns.control_plane import read_execution
 from agents_io.rules.answer import parse_answer, reading_of
 from agents_io.rules.confidence import from_agreement
-from agents_io.rules.wire.chat import chat_request
-from agents_io.rules.wire.chat_config import chat_config
-from agents_io.rules.wire.function_results import read_result
-from agents_io.rules.wire.http_tasks import read_order, read_reply
-from agents_io.rules.wire.jsonrpc import request
-from agents_io.rules.wire.prompts import as_text
-from agents_io.rules.wire.proto_payload import fill_request, parse_result
+from agents_io.rules.jsonrpc import request
+from agents_io.rules.prompts import as_text
 from agents_io.serving.answers import reply_of
 from agents_io.serving.runs import parse_body
 from agents_io.transport import Answer, Call

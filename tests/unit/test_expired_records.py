@@ -37,7 +37,7 @@ class Rig:
 
     def __init__(self, script: Iterable[BaseException | None] = (), expired: ExpiredRecords | None = None) -> None:
         self.committer = FakeCommitter(script)
-        recorder = Recorder("app", "dispatch", "t.", "g")
+        recorder = Recorder(app_id="app", processor="dispatch", prefix="t.", group="g")
         topics = [tp.topic for tp in partitions().values()]
         self.expired = expired or ExpiredRecords(topics, recorder.event, lambda: 0)
         self.lost: list[CommitFailed] = []

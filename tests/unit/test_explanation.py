@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from agents_io.rules.agent_queue import Block
+from agents_io.calling.rules.agent_queue import Block
 from schemas.messages import ErrorCode
 from streams.client.errors import TaskFailed
 from streams.rules.live.explanation import Evidence, Explanation, explain

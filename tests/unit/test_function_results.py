@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents_io.errors import AgentError, AnswerTooLarge, BadResponse
-from agents_io.rules.wire.function_results import read_result
+from agents_io.protocols.functions.rules.results import read_result
 from schemas.exact_json import ExactFloat
 
 ROUND: list[Any] = []

@@ -21,8 +21,8 @@ from agents_io.errors import (
     UnknownFunction,
     Unsupported,
 )
-from agents_io.functions.catalogue import Functions, function, load_functions
-from agents_io.functions.transport import FunctionTransport
+from agents_io.protocols.functions.catalogue import Functions, function, load_functions
+from agents_io.protocols.functions.transport import FunctionTransport
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 

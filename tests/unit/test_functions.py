@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agents_io.functions import catalogue as functions
-from agents_io.functions.catalogue import Functions, FunctionsError, current_call, function, load_functions
+from agents_io.protocols.functions import catalogue
+from agents_io.protocols.functions.catalogue import Functions, FunctionsError, current_call, function, load_functions
 
 
 def test_a_module_offers_what_is_marked_in_it() -> None:
@@ -72,8 +72,8 @@ def test_entry_points_name_callables_and_modules(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "px_points", module)
 
     def points(*values: str) -> None:
-        made = [EntryPoint(f"n{number}", value, functions.GROUP) for number, value in enumerate(values)]
-        monkeypatch.setattr(functions, "entry_points", lambda group: made)
+        made = [EntryPoint(f"n{number}", value, catalogue.GROUP) for number, value in enumerate(values)]
+        monkeypatch.setattr(catalogue, "entry_points", lambda group: made)
 
     points("px_points:plain", "px_points")
     assert load_functions().names == ("marked", "n0")

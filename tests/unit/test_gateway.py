@@ -11,13 +11,13 @@ import grpc.aio
 import pytest
 
 from agents_io.errors import AgentError, CallTimeout, ConnectionFailed, InternalError, RateLimited, Unsupported
-from agents_io.fakes.gateway import GatewayFakeAgent
 from agents_io.fakes.steps import answer, compute, hang
-from agents_io.gateway.relay import RelayService, Route
-from agents_io.gateway.stream import NotHere, Stream
-from agents_io.gateway.transport import HopLost
 from agents_io.grpc.services import method
-from agents_io.rules.wire.gateway_session import SessionConfig
+from agents_io.protocols.gateway.fake import GatewayFakeAgent
+from agents_io.protocols.gateway.relay import RelayService, Route
+from agents_io.protocols.gateway.rules.session import SessionConfig
+from agents_io.protocols.gateway.stream import NotHere, Stream
+from agents_io.protocols.gateway.transport import HopLost
 from agents_io.secret_refs import Secret
 from agents_io.transport import Answer, Call
 from schemas.messages import SecretRef

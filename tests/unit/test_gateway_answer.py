@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agents_io.errors import AgentError, AnswerTooLarge, BadResponse, CallTimeout, ClientError, RateLimited, ServerError
-from agents_io.rules.wire.gateway_answer import error_of, read_result
+from agents_io.protocols.gateway.rules.answers import error_of, read_result
 
 
 @pytest.mark.parametrize(

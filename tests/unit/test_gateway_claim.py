@@ -91,7 +91,7 @@ def test_no_task_that_names_nobody_goes_to_an_agent_that_is_not_there(status: st
     """The record alone tells; no health check has to find out first."""
     agents = SimpleNamespace(version=1, get=lambda name: agent, all=lambda: [agent])
     agent = record("k" if status else None, status or "")
-    balancer = Balancer(agents, AgentStatuses(), Settings(), lambda: 1_000_000)
+    balancer = Balancer(agents=agents, agent_statuses=AgentStatuses(), settings=Settings(), wall_ms=lambda: 1_000_000)
     task = Task.model_validate({"id": "t", "type": "agent", "capabilities": ["see"], "payload": 1})
     agent = agent.model_copy(update={"capabilities": ["see"]})
     found = balancer.choose(task)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agents_io.gateway.relay import RelayClient
-from agents_io.gateway.service import Arrival
+from agents_io.protocols.gateway.relay import RelayClient
+from agents_io.protocols.gateway.service import Arrival
 from schemas.messages import AgentRegistration
 from streams.agents.registration_writer import NotWritten
 from streams.gateway.registry import GatewayRegistry
@@ -64,7 +64,7 @@ class Topic:
 def registry(topic: Topic, name: str, grace_s: float = 30.0) -> tuple[GatewayRegistry, list[tuple[str, str]]]:
     """A worker's, and the connections it was told to drop."""
     dropped: list[tuple[str, str]] = []
-    made = GatewayRegistry(name, topic.agents.get, topic.write, topic.tell, grace_s)
+    made = GatewayRegistry(node=name, lookup=topic.agents.get, write=topic.write, tell=topic.tell, grace_s=grace_s)
     made.address = f"{name}:1"
     made.drop = lambda agent_id, key, why: dropped.append((key, why))
     topic.followers.append(made.on_record)
@@ -263,7 +263,9 @@ async def test_a_worker_that_died_without_a_word_is_found_out() -> None:
     topic.followers.clear()  # it is dead
     relay = RelayClient()
     partitions = {"a", "b"}
-    sweeper = GatewaySweeper(topic.agents.values, partitions.__contains__, relay, topic.write, grace_s=0.6)
+    sweeper = GatewaySweeper(
+        agents=topic.agents.values, mine=partitions.__contains__, relay=relay, write=topic.write, grace_s=0.6
+    )
     await sweeper.sweep()
     assert len(topic.records) == 2
     await sweeper.sweep()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents_io.rules.wire.gateway_session import MAX_FORGOTTEN, Full, NotOpen, Session, SessionConfig
+from agents_io.protocols.gateway.rules.session import MAX_FORGOTTEN, Full, NotOpen, Session, SessionConfig
 
 
 def opened(**config: float) -> Session:

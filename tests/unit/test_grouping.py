@@ -17,7 +17,7 @@ NOON_MS = 1_795_348_800_000
 
 def state() -> State:
     """An empty one with detectors."""
-    return State(cast("Any", SimpleNamespace(data={})), SPANS, Thresholds())
+    return State(table=cast("Any", SimpleNamespace(data={})), spans=SPANS, limits=Thresholds())
 
 
 def feed(into: State, start: int, rounds: int, **levels: float) -> list[Anomaly]:

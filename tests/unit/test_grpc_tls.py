@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 
 from agents_io import tls
 from agents_io.errors import InternalError
-from agents_io.fakes.gateway import GatewayFakeAgent
 from agents_io.fakes.steps import answer
-from agents_io.gateway.relay import Route
-from agents_io.gateway.transport import HopLost
 from agents_io.grpc.services import method, service_handler
+from agents_io.protocols.gateway.fake import GatewayFakeAgent
+from agents_io.protocols.gateway.relay import Route
+from agents_io.protocols.gateway.transport import HopLost
 from agents_io.transport import Answer, Call
 from schemas.pb import registry_pb2 as pb
 from streams import grpc_tls
@@ -138,7 +138,7 @@ async def test_a_worker_that_is_not_trusted_is_no_agents_fault(caller: GrpcTlsSe
         assert not caught.value.counts_against_agent
         relay = home.transport._relay
         everybody = book.records.values
-        sweeper = GatewaySweeper(everybody, lambda _: True, relay, write, grace_s=0.01)
+        sweeper = GatewaySweeper(agents=everybody, mine=lambda _: True, relay=relay, write=write, grace_s=0.01)
         for _ in range(4):
             await sweeper.sweep()
         assert written == []

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.limiter import SlidingWindow
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.limiter import SlidingWindow
 from streams.dispatch.partition_state import CLOCKS_AGREE_MS, PartitionState
 from streams.settings import Settings
 
@@ -40,9 +40,11 @@ async def test_the_time_without_an_owner_counts(later_s: float, used_s: float) -
     """It counts less by what two clocks may differ; one that is behind ends nothing sooner and holds nothing longer."""
     now = asyncio.get_running_loop().time()
     written_ms = 1_700_000_000_000
-    outputs = PartitionState(0, Settings(), lambda: written_ms).changes([_caller(now)])
+    outputs = PartitionState(number=0, settings=Settings(), wall_ms=lambda: written_ms).changes([_caller(now)])
     values = [output.value or b"" for output in outputs]
-    next_owner = PartitionState(0, Settings(), lambda: written_ms + round(later_s * 1000), values)
+    next_owner = PartitionState(
+        number=0, settings=Settings(), wall_ms=lambda: written_ms + round(later_s * 1000), values=values
+    )
     found = next_owner.guard("a1")
     assert found is not None
     breaker = Breaker.restore(CONFIG, found.breaker, found.taken_at)
@@ -58,9 +60,11 @@ async def test_the_age_is_that_of_the_opening_not_of_the_first_task() -> None:
     loop = asyncio.get_running_loop()
     values = [
         output.value or b""
-        for output in PartitionState(0, Settings(), lambda: 1_700_000_000_000).changes([_caller(loop.time())])
+        for output in PartitionState(number=0, settings=Settings(), wall_ms=lambda: 1_700_000_000_000).changes(
+            [_caller(loop.time())]
+        )
     ]
-    memory = PartitionState(0, Settings(), lambda: 1_700_000_000_000, values)
+    memory = PartitionState(number=0, settings=Settings(), wall_ms=lambda: 1_700_000_000_000, values=values)
     opened_at = loop.time()
     await asyncio.sleep(0.3)
     found = memory.guard("a1")

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from agents_io import errors
-from agents_io.call_stats import CallStats
-from agents_io.caller import Caller
+from agents_io.calling.call_stats import CallStats
+from agents_io.calling.caller import Caller
+from agents_io.calling.pending_call import PendingCall
+from agents_io.calling.rules.agent_queue import AgentQueue
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.health import Ejection, EjectionConfig
+from agents_io.calling.rules.limiter import SlidingWindow
+from agents_io.calling.rules.retry import RetryConfig
 from agents_io.errors import AgentError, ServerError
-from agents_io.pending_call import PendingCall
 from agents_io.rules import statuses
-from agents_io.rules.agent_queue import AgentQueue
-from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.budget import BudgetConfig, RetryBudget
-from agents_io.rules.health import Ejection, EjectionConfig
-from agents_io.rules.limiter import SlidingWindow
-from agents_io.rules.retry import RetryConfig
 from agents_io.rules.statuses import StillRunning
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
@@ -63,14 +63,24 @@ class Rig:
         self.transport = Ending(end)
         self.breaker = Breaker(breaker or BreakerConfig(failure_threshold=100))
         self.limiter = SlidingWindow(100, 60.0)
-        self.queue: AgentQueue[PendingCall] = AgentQueue(10, self.limiter, self.breaker, RetryBudget(budget))
+        self.queue: AgentQueue[PendingCall] = AgentQueue(
+            max_concurrency=10, limiter=self.limiter, breaker=self.breaker, budget=RetryBudget(budget)
+        )
         self.stats = CallStats(Ejection(EjectionConfig(after=1)))
         self.ends: list[Answer | AgentError] = []
         self.begun = self.retried = 0
         self.retries = retries
         agent = AgentRegistration(id="a", endpoint="http://a")
         retry = RetryConfig(max_retries=retries, initial_delay_s=0.001, jitter=False)
-        self.caller = Caller(agent, self.queue, self.transport, retry, self, random.Random(1), stats=self.stats)
+        self.caller = Caller(
+            agent=agent,
+            queue=self.queue,
+            transport=self.transport,
+            retry=retry,
+            events=self,
+            rng=random.Random(1),
+            stats=self.stats,
+        )
 
     @property
     def now(self) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents_io.rules.health import Checks, ChecksConfig, Ejection, EjectionConfig
+from agents_io.calling.rules.health import Checks, ChecksConfig, Ejection, EjectionConfig
 
 
 @settings(deadline=None)

@@ -61,12 +61,12 @@ class Rig:
         self.not_checked: list[str] = []
         settings = HealthSettings.model_validate({"check_interval": 50, "check_timeout": 100} | fields)
         self.checks = HealthChecks(
-            lambda: self.here,
-            self.transport,
-            settings,
-            random.Random(1),
-            lambda name, well: self.told.append((name, well)),
-            self.not_checked.append,
+            agents=lambda: self.here,
+            transport=self.transport,
+            settings=settings,
+            rng=random.Random(1),
+            on_health=lambda name, well: self.told.append((name, well)),
+            on_not_checked=self.not_checked.append,
         )
         self.task = asyncio.create_task(self.checks.run())
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from agents_io.call_stats import CallStats
-from agents_io.caller import Caller
+from agents_io.calling.call_stats import CallStats
+from agents_io.calling.caller import Caller
+from agents_io.calling.hedging import race
+from agents_io.calling.pending_call import PendingCall
+from agents_io.calling.rules.agent_queue import AgentQueue
+from agents_io.calling.rules.breaker import Breaker, BreakerConfig
+from agents_io.calling.rules.budget import BudgetConfig, RetryBudget
+from agents_io.calling.rules.latency import ENOUGH
+from agents_io.calling.rules.limiter import SlidingWindow
+from agents_io.calling.rules.retry import RetryConfig
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ServerError
-from agents_io.hedging import race
-from agents_io.pending_call import PendingCall
-from agents_io.rules.agent_queue import AgentQueue
-from agents_io.rules.breaker import Breaker, BreakerConfig
-from agents_io.rules.budget import BudgetConfig, RetryBudget
-from agents_io.rules.latency import ENOUGH
-from agents_io.rules.limiter import SlidingWindow
-from agents_io.rules.retry import RetryConfig
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.wait import until
@@ -88,7 +88,7 @@ class Rig:
         self.limiter = SlidingWindow(options.get("requests", 100), 60.0)
         budget = RetryBudget(BudgetConfig(0.0, options.get("budget", 5)))
         self.queue: AgentQueue[PendingCall] = AgentQueue(
-            options.get("concurrency", 10), self.limiter, self.breaker, budget
+            max_concurrency=options.get("concurrency", 10), limiter=self.limiter, breaker=self.breaker, budget=budget
         )
         self.stats = CallStats()
         for _ in range(options.get("known", ENOUGH)):
@@ -96,7 +96,15 @@ class Rig:
         limits = {"hedge": True} if options.get("agent_hedges") else None
         agent = AgentRegistration.model_validate({"id": "a", "endpoint": "http://a", "limits": limits})
         retry = RetryConfig(max_retries=0)
-        self.caller = Caller(agent, self.queue, self.transport, retry, self.ends, random.Random(1), stats=self.stats)
+        self.caller = Caller(
+            agent=agent,
+            queue=self.queue,
+            transport=self.transport,
+            retry=retry,
+            events=self.ends,
+            rng=random.Random(1),
+            stats=self.stats,
+        )
 
     def pending(self, hedge: bool = True) -> PendingCall:
         """A task that allows it."""

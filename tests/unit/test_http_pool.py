@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import ssl
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,13 +18,13 @@ import pytest
 import yarl
 
 from agents_io.errors import ForbiddenTarget, InternalError
-from agents_io.http import connecting, pool
+from agents_io.http import connecting, connection, pool
 from agents_io.http.connecting import Connector, Origin
 from agents_io.http.connection import Connection
 from agents_io.http.pool import ConnectionPool
 from agents_io.http.pooled_transport import SSL_KEY, PooledTransport
-from agents_io.http.transport import HttpTransport
 from agents_io.lookup import system_lookup
+from agents_io.protocols.http.transport import HttpTransport
 from agents_io.rules.targets import AllowList
 from agents_io.tls import TlsFiles, context_of
 from agents_io.transport import Call
@@ -93,9 +94,9 @@ async def serving(serve: Serve = answers, host: str = "127.0.0.1", **options: An
 
 
 @asynccontextmanager
-async def transport(*args: Any, **options: Any) -> AsyncIterator[PooledTransport]:
+async def transport(**options: Any) -> AsyncIterator[PooledTransport]:
     """Closed at the end, with nothing left open."""
-    one = PooledTransport(*args, **options)
+    one = PooledTransport(**options)
     try:
         yield one
     finally:
@@ -179,7 +180,7 @@ async def closes_second(server: Server, reader: asyncio.StreamReader, writer: as
 
 @pytest.mark.parametrize(("method", "again"), [("GET", True), ("PUT", True), ("DELETE", True), ("POST", False)])
 async def test_a_reused_connection_that_was_closing(method: str, again: bool) -> None:
-    """An idempotent request is sent once more; a POST may have been carried out."""
+    """An idempotent request is sent once more; a POST without a key may have been carried out."""
     async with serving(closes_second) as server, transport() as one:
         await read(await one.handle_async_request(server.request(method)))
         if again:
@@ -188,6 +189,66 @@ async def test_a_reused_connection_that_was_closing(method: str, again: bool) ->
             with pytest.raises(httpx.ReadError, match="without an answer"):
                 await one.handle_async_request(server.request(method))
         assert len(server.heads) == (3 if again else 2)
+
+
+async def sends_keyed(one: PooledTransport, server: Server, direct: bool) -> bytes:
+    """The body of the answer to a POST with an Idempotency-Key."""
+    if direct:
+        return (await one.fetch(server.origin, b"POST / HTTP/1.1\r\nIdempotency-Key: k\r\n\r\n", b"", 9, 9)).body
+    request = server.request()
+    request.headers["Idempotency-Key"] = "k"
+    return await read(await one.handle_async_request(request))
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("how", ["reads it first", "closes at once", "half-closes", "resets"])
+async def test_a_call_on_a_connection_that_was_closing_is_sent_once_more(
+    how: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Idempotency-Key allows that: a server that closes after each answer and does not say so is no failing agent."""
+    monkeypatch.setattr(connection, "CLOSING_S", 10.0)
+
+    async def closes(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+        if how == "reads it first":
+            await reader.readuntil(b"\r\n\r\n")
+        elif how == "half-closes":
+            writer.write_eof()
+            await reader.read()
+        elif how == "resets":
+            await writer.drain()
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    async with serving(closes) as server, transport() as one:
+        for _ in range(6):
+            assert await sends_keyed(one, server, direct) == b"ok"
+        assert len(server.heads) == 6
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("how", ["it begins to answer", "it works for long", "each connection closes"])
+async def test_a_call_that_failed_otherwise_is_not_sent_once_more(
+    how: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server had begun its answer, or had the time to work on the request; and never more than once."""
+    monkeypatch.setattr(connection, "CLOSING_S", -1.0 if how == "it works for long" else 10.0)
+
+    async def closes(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        if len(server.heads) > 1 and how == "each connection closes":
+            return
+        writer.write(OK)
+        server.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        if how == "it begins to answer":
+            writer.write(OK[:12])
+
+    async with serving(closes) as server, transport() as one:
+        assert await sends_keyed(one, server, direct) == b"ok"
+        with pytest.raises(httpx.ReadError):
+            await sends_keyed(one, server, direct)
+        assert len(server.heads) == (3 if how == "each connection closes" else 2)
 
 
 async def test_a_new_connection_that_closes_is_not_tried_again() -> None:
@@ -456,7 +517,7 @@ async def test_a_server_without_tls_is_a_failure_to_connect() -> None:
 async def test_closing_the_pool_ends_calls_under_way() -> None:
     """With an error that says so, in use and waiting."""
     async with serving(hangs) as server:
-        one = PooledTransport(1)
+        one = PooledTransport(max_connections=1)
         calls = [asyncio.ensure_future(one.handle_async_request(server.request())) for _ in range(2)]
         await until(lambda: len(server.heads) == 1)
         await one.aclose()

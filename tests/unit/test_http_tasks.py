@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from agents_io.errors import AgentError, BadResponse, Unsupported
-from agents_io.rules.wire.http_tasks import read_order, read_reply
+from agents_io.protocols.http_tasks.rules.orders import read_order, read_reply
 
 
 def order(**fields: Any) -> Any:

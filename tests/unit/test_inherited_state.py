@@ -61,7 +61,7 @@ class Rig:
         self.asked: list[str] = []
         config = EngineConfig({}, "t.", "app-dispatch", ("tasks",), None, 6.0, 100, 1.0, 1.0, "state", True,
                               belongs=partial(belongs, "app"))  # fmt: skip
-        self.state = InheritedState(config, "state", self, KEPT)
+        self.state = InheritedState(config=config, state="state", reader=self, kept=KEPT)
         cluster = SimpleNamespace(partitions_for_topic=lambda topic: set(range(known)))
 
         async def fetched() -> Any:

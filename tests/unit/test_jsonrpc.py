@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from agents_io.errors import AgentError, BadResponse, ClientError, ServerError
-from agents_io.rules.wire import jsonrpc
+from agents_io.rules import jsonrpc
 
 
 @pytest.mark.parametrize(

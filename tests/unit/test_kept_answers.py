@@ -21,7 +21,7 @@ async def test_the_other_members_of_an_answer_move_with_it() -> None:
         "k1": Success(b'"yes"', 0.99, b'{"reasoning":"so","usage":{"inputTokens":3}}'),
         "k2": Success(b"1", 0.99),
     }
-    first = PartitionState(0, settings, lambda: now_ms)
+    first = PartitionState(number=0, settings=settings, wall_ms=lambda: now_ms)
     for key, answer in answers.items():
         run: Any = SimpleNamespace(cache_key=key, admitted_at=1.0)
         first.answers.keep(run, "a", answer, asyncio.get_running_loop().time())
@@ -31,7 +31,9 @@ async def test_the_other_members_of_an_answer_move_with_it() -> None:
         "k1": {"reasoning": "so", "usage": {"inputTokens": 3}},
         "k2": None,
     }
-    second = PartitionState(0, settings, lambda: now_ms, [output.value or b"" for output in outputs])
+    second = PartitionState(
+        number=0, settings=settings, wall_ms=lambda: now_ms, values=[output.value or b"" for output in outputs]
+    )
     cache: Any = second.answers._cache
     found = {key: entry.value[1] for key, entry in cache._entries.items()}
     assert found == answers

@@ -11,12 +11,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError
 
-from agents_io.caller import Caller
-from agents_io.pending_call import PendingCall
-from agents_io.rules.agent_queue import AgentQueue
-from agents_io.rules.breaker import Breaker
-from agents_io.rules.limiter import SlidingWindow
-from agents_io.rules.retry import RetryConfig
+from agents_io.calling.caller import Caller
+from agents_io.calling.pending_call import PendingCall
+from agents_io.calling.rules.agent_queue import AgentQueue
+from agents_io.calling.rules.breaker import Breaker
+from agents_io.calling.rules.limiter import SlidingWindow
+from agents_io.calling.rules.retry import RetryConfig
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
 from streams.engine.instance_name import is_taken
@@ -184,11 +184,17 @@ async def test_no_call_begins_while_none_may_and_all_do_afterwards() -> None:
     """They wait in their order; nothing has to come in for them to go on."""
     may = False
     transport = FakeTransport()
-    queue: AgentQueue[PendingCall] = AgentQueue(5, SlidingWindow(100, 60.0), Breaker())
+    queue: AgentQueue[PendingCall] = AgentQueue(max_concurrency=5, limiter=SlidingWindow(100, 60.0), breaker=Breaker())
     agent = AgentRegistration(id="a", endpoint="http://agent")
     hooks = cast("Any", Hooks())
     caller = Caller(
-        agent, queue, cast("Transport", transport), RetryConfig(), hooks, random.Random(1), may_begin=lambda: may
+        agent=agent,
+        queue=queue,
+        transport=cast("Transport", transport),
+        retry=RetryConfig(),
+        events=hooks,
+        rng=random.Random(1),
+        may_begin=lambda: may,
     )
     for number in range(3):
         caller.submit(PendingCall(task_id=f"t{number}", idempotency_key="k", body=b"{}", timeout_s=30.0))

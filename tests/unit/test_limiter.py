@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents_io.rules.limiter import MAX_ENTRIES, SlidingWindow
+from agents_io.calling.rules.limiter import MAX_ENTRIES, SlidingWindow
 
 pytestmark = pytest.mark.virtual_time
 

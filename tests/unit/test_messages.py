@@ -9,13 +9,17 @@ from pydantic import ValidationError
 
 from schemas.messages import (
     AgentRegistration,
+    BreakerLimits,
     ConfidenceDataPoint,
     Control,
+    Limits,
     Message,
     Plan,
     Result,
+    Schedule,
     SecretRef,
     Task,
+    TaskMetadata,
     explain,
 )
 
@@ -37,6 +41,26 @@ def test_unknown_fields_are_accepted_and_dropped() -> None:
     """A newer producer does not break an older worker."""
     task = Task.model_validate(TASK | {"new": 1, "metadata": {"mine": 2}})
     assert task.wire() == {"id": "t1", "type": "agent", "target": "a1", "metadata": {"priority": 0, "cache": True}}
+
+
+WRITTEN_BY_USERS: list[tuple[type[Message], dict[str, Any]]] = [
+    (Task, TASK),
+    (TaskMetadata, {}),
+    (Plan, {"id": "p1", "tasks": [TASK]}),
+    (AgentRegistration, {"id": "a1", "endpoint": "http://h"}),
+    (Limits, {}),
+    (BreakerLimits, {}),
+    (Schedule, {"id": "s1", "everyMs": 60_000, "task": {key: TASK[key] for key in ("type", "target", "payload")}}),
+    (ConfidenceDataPoint, POINT),
+]
+
+
+@pytest.mark.parametrize(("model", "data"), WRITTEN_BY_USERS)
+def test_null_stands_for_what_is_not_set(model: type[Message], data: dict[str, Any]) -> None:
+    """Typed clients write it for every field they leave out."""
+    absent = [field.alias or name for name, field in model.model_fields.items() if not field.is_required()]
+    nulls = dict.fromkeys(absent) | data
+    assert model.model_validate(nulls) == model.model_validate(data)
 
 
 def test_a_task_says_whom_it_is_for() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from streams.metric_definitions import Definition
 from streams.metrics import Observed, Row
 from streams.metrics_page import written
 
@@ -33,7 +34,7 @@ async def test_every_kind_of_metric_is_read_as_it_was_set() -> None:
     Gauge("parallax_b", "b", registry=registry).set(float("inf"))
     Gauge("parallax_n", "n", registry=registry).set(float("nan"))
     Histogram("parallax_c_seconds", "c", buckets=(1.0, 2.0), registry=registry).observe(1.5)
-    Observed(registry).add("counter", "parallax_d", "d", lambda: [(("x",), 2)], ("kind",))
+    Observed(registry).add_defined(Definition("counter", "parallax_d", "d", ("kind",)), lambda: [(("x",), 2)])
     found = await read(registry)
     assert found.pop(("parallax_n", ())) != found.get("nothing")
     assert found == {
@@ -64,7 +65,7 @@ async def test_others_have_their_turn_while_a_long_page_is_written() -> None:
             yield (str(n),), n
 
     registry = CollectorRegistry()
-    Observed(registry).add("gauge", "parallax_x", "x", rows, ("n",))
+    Observed(registry).add_defined(Definition("gauge", "parallax_x", "x", ("n",)), rows)
     running = asyncio.create_task(other())
     assert len(await read(registry)) == 10
     assert turns >= 3
@@ -75,7 +76,7 @@ async def test_what_is_observed_is_read_anew_each_time() -> None:
     """And is gone when it is gone."""
     now: list[Row] = [(("a1",), 1.0)]
     registry = CollectorRegistry()
-    Observed(registry).add("gauge", "parallax_x", "x", lambda: now, ("agent",))
+    Observed(registry).add_defined(Definition("gauge", "parallax_x", "x", ("agent",)), lambda: now)
     assert await read(registry) == {("parallax_x", (("agent", "a1"),)): 1.0}
     assert registry.get_sample_value("parallax_x", {"agent": "a1"}) == 1.0
     now.clear()

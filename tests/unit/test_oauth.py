@@ -32,7 +32,9 @@ class Endpoint:
     def tokens(self, **fields: Any) -> EndpointTokens:
         """A provider that asks it."""
         transport = httpx.MockTransport(self._answer)
-        return EndpointTokens(URL, "me", SECRET, now=lambda: self.now, transport=transport, **fields)
+        return EndpointTokens(
+            url=URL, client_id="me", secret=SECRET, now=lambda: self.now, transport=transport, **fields
+        )
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)

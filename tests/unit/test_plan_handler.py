@@ -24,7 +24,8 @@ from streams.plans.outcomes import PlanOutcomes
 from streams.plans.parts import PlanParts
 from streams.rules.dispatch.routing import MAX_HOPS
 from streams.rules.plans.records import PlanRecorder
-from streams.rules.plans.run import PlanRun, path_of
+from streams.rules.plans.run import PlanRun
+from streams.rules.plans.step_ids import path_of
 from streams.rules.records import Output
 from streams.rules.source_record import STEP_HEADER
 from streams.settings import Settings
@@ -378,6 +379,22 @@ async def test_a_step_that_ended_while_nobody_owned_the_partition_is_heard_befor
         result = one(it.commit(), "plan-results")
         assert result["status"] == ("timeout" if ends_by == "time" else "cancelled")
         assert [step["status"] for step in result["results"]] == ["success" if heard else "cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize("ends_by", ["time", "cancel"])
+async def test_a_plan_whose_lost_owner_had_cancelled_the_steps_ends_as_it_would_have(ends_by: str) -> None:
+    """The cancels went out at once, the plan's own end was never committed: the steps' ends come first."""
+    it = Coordinating()
+    it.plan(plan("a", "b", timeout=1000) | {"id": "one"})
+    if ends_by == "time":
+        it.skew_ms += 5000
+    else:
+        it.cancel_requests["one"] = "unwanted"
+    it.partition.is_caught_up = False
+    it.restart()
+    told = it.step("one", 1, "cancelled")
+    result = one(told, "plan-results")
+    assert result["status"] == ("timeout" if ends_by == "time" else "cancelled")
 
 
 async def test_a_wish_ends_a_plan_wherever_it_is() -> None:

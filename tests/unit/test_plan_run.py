@@ -11,8 +11,9 @@ from schemas.codec import validate
 from schemas.messages import PlanResult, Task
 from schemas.times import format_time
 from streams.rules.plans.blueprint import UNBOUNDED_MS
-from streams.rules.plans.run import MAX_KEPT_BYTES, PlanRun, path_of, stem, task_id
+from streams.rules.plans.run import MAX_KEPT_BYTES, PlanRun
 from streams.rules.plans.step_graph import StepGraph
+from streams.rules.plans.step_ids import path_of, stem, task_id
 from tests.support.plans import NOW, bad, finish, good, over, pattern, plan, result, run_of, starts, stops, task
 
 TWICE = {"name": "twice", "plan": {"kind": "sequential", "timeout": 100, "tasks": [task("one"), task("two")]}}
@@ -87,6 +88,35 @@ def test_time_and_wishes_end_a_plan_and_stop_what_runs() -> None:
     run.begin()
     actions = run.cancel("enough", NOW)
     assert (stops(actions), result(run)["error"]["code"]) == ([(0,)], "cancelled")
+
+
+@pytest.mark.parametrize("why", ["cancel", "time"])
+@pytest.mark.parametrize("strategy", ["all", "race", "allSettled", "weighted"])
+def test_steps_that_the_plan_itself_cancelled_do_not_fail_it(why: str, strategy: str) -> None:
+    """An earlier owner was lost after it had stopped the steps, and before it had committed the plan's end."""
+    run = run_of(plan("a", "b", strategy=strategy, timeout=100))
+    run.begin()
+    run.ended(
+        (0,), bad("cancelled", "cancelled", "the plan was stopped"), NOW + 200, "unwanted" if why == "cancel" else None
+    )
+    run.ended(
+        (1,), bad("cancelled", "cancelled", "the plan was stopped"), NOW + 200, "unwanted" if why == "cancel" else None
+    )
+    error = result(run)["error"]
+    assert (result(run)["status"], error["code"]) == (("cancelled",) * 2 if why == "cancel" else ("timeout",) * 2)
+    assert error["message"] == ("unwanted" if why == "cancel" else "the plan did not end within 100 ms")
+
+
+def test_a_pattern_that_stopped_its_steps_ends_by_its_time_and_others_fail_the_plan() -> None:
+    """The pattern's end is what the plan sees; a step that a user cancelled fails the plan before its time."""
+    run = run_of(plan(pattern("x", "twice"), "b"), TEMPLATES)
+    run.begin()
+    run.ended((0, 0), bad("cancelled", "cancelled"), NOW + 150)
+    assert result(run)["error"]["message"] == "step 'x' ended as timeout: the pattern did not end within 100 ms"
+    run = run_of(plan("a", "b", timeout=100))
+    run.begin()
+    run.ended((0,), bad("cancelled", "cancelled"), NOW + 99)
+    assert (result(run)["status"], result(run)["error"]["code"]) == ("failure", "cancelled")
 
 
 def test_a_cancelled_plan_that_never_began_has_a_result_for_each_task() -> None:
@@ -204,7 +234,7 @@ def test_many_patterns_that_fail_at_once_are_no_recursion() -> None:
 
 def replayed(run: PlanRun, chunks: list[Any], templates: Any = None) -> PlanRun:
     """The same plan after a restart, from what was written of it."""
-    again = PlanRun(run.plan, run.accepted_ms, templates or {})
+    again = PlanRun(plan=run.plan, accepted_ms=run.accepted_ms, templates=templates or {})
     again.begin()
     for chunk in chunks:
         again.replay(orjson.loads(orjson.dumps(chunk)))

@@ -53,11 +53,16 @@ class Worker:
         self.has_read = True
         """Whether the plans that were there before have all been read."""
         config = SimpleNamespace(group=group, options={})
-        engine = SimpleNamespace(processors=self.processors, assigned=self.assigned, config=config)
+        engine = SimpleNamespace(
+            processors=self.processors, assigned=self.assigned, config=config, handler=self._handler_of
+        )
         self.role: Coordination | None = Coordination(cast("Any", engine), lambda: COUNT, self.addresses)
         self.api = PlansApi(lambda: self.role, token)
         self.access = WebAccess(WebAuthSettings())
         self.url = ""
+
+    def _handler_of(self, number: int) -> Known | None:
+        return self.handler if number in self.processors else None
 
     def owns(self, *numbers: int) -> None:
         """These partitions are open, and no others."""

@@ -34,7 +34,7 @@ from streams.rules.source_record import (
 from streams.rules.task_records import EchoedMetadata, Success, Timing
 
 NOW_MS = 1_795_354_620_123
-RECORDER = DispatchRecorder("app", "dispatch", "t.", "app-dispatch")
+RECORDER = DispatchRecorder(app_id="app", processor="dispatch", prefix="t.", group="app-dispatch")
 MODELS: dict[str, type[Message]] = {"results": Result, "events": Event, "data-points": ConfidenceDataPoint}
 DIRECTORY = Path(schemas.__file__).parent / "json"
 VALIDATORS = {
@@ -161,7 +161,7 @@ def test_the_same_end_gives_the_same_records() -> None:
         RECORDER.dead_letter(SourceRecord("tasks", 0, 7, None, b"x"), "decode", "why", NOW_MS),
         RECORDER.dead_letter(SourceRecord("tasks", 1, 7, None, b"x"), "decode", "why", NOW_MS),
     ]
-    again = DispatchRecorder("app", "dispatch", "t.", "app-dispatch")
+    again = DispatchRecorder(app_id="app", processor="dispatch", prefix="t.", group="app-dispatch")
     assert ends[0] == again.succeeded(PLAIN, ECHO, "a1", Success(b"1", 0.5), SPENTS[0], False, NOW_MS)
     assert ends[3] == again.dead_letter(SourceRecord("tasks", 0, 7, None, b"x"), "decode", "why", NOW_MS)
     ids = [header(output.headers, "ce_id") for output in chain(*ends) if output.topic == "events"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from agents_io.discovery import Found
 from agents_io.errors import Unsupported
-from agents_io.registration_check import check_registration
-from agents_io.rules.metadata_keys import BY_NAME, KEYS, WRITTEN, help_text, markdown_table, read_value
-from agents_io.rules.wire.chat_config import NAMED
+from agents_io.protocols.metadata_keys import BY_NAME, TABLE, WRITTEN, help_text, markdown_table, read_value
+from agents_io.protocols.openai.rules.config import NAMED
+from agents_io.protocols.probing import Found
+from agents_io.protocols.registration_check import check_registration
 from schemas.codec import Rejected, validate
 from schemas.messages import AgentRegistration
 from streams.cli.agents_asked import filled
@@ -94,7 +94,7 @@ def test_what_can_work_is_not(endpoint: str, metadata: Any) -> None:
     check_registration(AgentRegistration(id="a", endpoint=endpoint, metadata=metadata))
 
 
-@pytest.mark.parametrize("name", [key.name for key in KEYS if key.kind == "text"])
+@pytest.mark.parametrize("name", sorted({key.name for key in TABLE if key.kind in ("text", "version")}))
 def test_text_of_the_command_line_stays_text(name: str) -> None:
     """A version, a model or a tool may look like a number."""
     for text in ("0.3", "007", "true", "null", '{"a":1}'):
@@ -116,7 +116,7 @@ def test_reference_and_help_show_every_key() -> None:
     assert all(name in help_text() for name in BY_NAME)
 
 
-MCP = Found("mcp", "", choices=("judge", "delete_all"))
+MCP = Found("mcp", "", choices=("judge", "delete_all"), choice="tool", choice_is_capability=True)
 GIVEN = {"id": "a", "endpoint": "http://h/mcp"}
 
 
@@ -125,8 +125,12 @@ GIVEN = {"id": "a", "endpoint": "http://h/mcp"}
     [
         ({}, MCP, "choose with --metadata tool=NAME; there is judge, delete_all"),
         ({"tool": "nosuch"}, MCP, "no 'nosuch', only judge, delete_all"),
-        ({}, Found("openai", "", choices=("m1", "m2")), "choose with --metadata model=NAME; there is m1, m2"),
-        ({}, Found("mcp", ""), "no tool at all"),
+        (
+            {},
+            Found("openai", "", choices=("m1", "m2"), choice="model"),
+            "choose with --metadata model=NAME; there is m1, m2",
+        ),
+        ({}, Found("mcp", "", choice="tool", choice_is_capability=True), "no tool at all"),
     ],
 )
 def test_a_choice_that_is_missing_or_wrong(metadata: dict[str, Any], found: Found, reason: str) -> None:
@@ -214,9 +218,13 @@ def test_samples_of_a_model_must_be_able_to_differ(name: str, value: Any) -> Non
 
 
 READERS = [
-    *(f"agents_io/{name}.py" for name in ("grpc/transport", "http/a2a_agent", "rules/answer", "registration_check")),
-    *(f"agents_io/rules/wire/{name}.py" for name in ("mcp", "chat_config", "a2a_card")),
-    *(f"streams/{name}.py" for name in ("agents/kafka_agents", "statistics/registered")),
+    "agents_io/rules/answer.py",
+    *(
+        f"agents_io/protocols/{name}.py"
+        for name in ("a2a/agent", "a2a/rules/card", "grpc/transport", "kafka/transport")
+    ),
+    *(f"agents_io/protocols/{name}.py" for name in ("mcp/rules/tool_calls", "openai/rules/config")),
+    "streams/statistics/registered.py",
     *(f"streams/rules/agents/{name}.py" for name in ("registrations", "leases", "agents_file_diff", "gateway_claim")),
 ]
 READ = re.compile(r'(?:metadata(?: or {}\))?|given)\.get\("(\w+)"\)|_path\(metadata, "(\w+)"\)')

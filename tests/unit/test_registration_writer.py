@@ -42,11 +42,11 @@ def writer(producer: Producer, caught_up: list[bool]) -> RegistrationWriter:
         caught_up.append(True)
 
     return RegistrationWriter(
-        cast(Any, SimpleNamespace(producer=producer)),
-        cast(Any, SimpleNamespace(catch_up=catch_up)),
-        Recorder("app", "dispatch", "t.", "group"),
-        "t.",
-        lambda: 1_700_000_000_000,
+        sink=cast(Any, SimpleNamespace(producer=producer)),
+        table=cast(Any, SimpleNamespace(catch_up=catch_up)),
+        recorder=Recorder(app_id="app", processor="dispatch", prefix="t.", group="group"),
+        prefix="t.",
+        wall_ms=lambda: 1_700_000_000_000,
     )
 
 

@@ -97,7 +97,7 @@ class Served:
 async def served() -> AsyncIterator[Served]:
     """Served on a free port."""
     topic = Topic()
-    registry = Registry(topic.table, topic.as_writer, lambda: topic.now)
+    registry = Registry(table=topic.table, writer=topic.as_writer, wall_ms=lambda: topic.now)
     server = GrpcServer(Settings(grpc_port=0))
     server.add(registry.handler())
     await server.start()
@@ -219,7 +219,7 @@ async def test_an_address_is_taken_before_it_serves_and_callers_wait() -> None:
     topic = Topic()
     server = GrpcServer(Settings(grpc_port=0))
     server.bind()
-    server.add(Registry(topic.table, topic.as_writer, lambda: topic.now).handler())
+    server.add(Registry(table=topic.table, writer=topic.as_writer, wall_ms=lambda: topic.now).handler())
     async with grpc.aio.insecure_channel(server.address) as channel:
         asking = asyncio.create_task(_list(channel))
         await asyncio.sleep(0.2)
@@ -259,7 +259,11 @@ async def settled(served: Served, asked: Asked, owns: Callable[[str], bool] = la
     """One look of a keeper that started with the tests' clock, all that it began finished."""
     now, served.topic.now = served.topic.now, NOW
     keeper = LeaseExpirer(
-        served.topic.table, served.topic.as_writer, cast(Transport, asked), owns, lambda: served.topic.now
+        table=served.topic.table,
+        writer=served.topic.as_writer,
+        transport=cast(Transport, asked),
+        owns=owns,
+        wall_ms=lambda: served.topic.now,
     )
     served.topic.now = now
     keeper.start_due()

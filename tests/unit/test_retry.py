@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents_io.rules.retry import RetryConfig, clamp_retry_after, delay_s, parse_retry_after
+from agents_io.calling.rules.retry import RetryConfig, clamp_retry_after, delay_s
+from agents_io.rules.waits import parse_retry_after
 
 EXACT = RetryConfig(jitter=False)
 RNG = random.Random(7)

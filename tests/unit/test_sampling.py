@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from agents_io.call_stats import CallStats
-from agents_io.caller import Caller
+from agents_io.calling.call_stats import CallStats
+from agents_io.calling.caller import Caller
+from agents_io.calling.pending_call import PendingCall
+from agents_io.calling.rules.agent_queue import AgentQueue
+from agents_io.calling.rules.breaker import Breaker
+from agents_io.calling.rules.limiter import SlidingWindow
+from agents_io.calling.rules.retry import RetryConfig
 from agents_io.errors import AgentError, CallTimeout, Cancelled, ClientError, Expired, ServerError
-from agents_io.pending_call import PendingCall
-from agents_io.rules.agent_queue import AgentQueue
-from agents_io.rules.breaker import Breaker
-from agents_io.rules.limiter import SlidingWindow
-from agents_io.rules.retry import RetryConfig
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from tests.support.wait import until
@@ -79,12 +79,22 @@ class Rig:
         )
         self.transport = Samples(ends)
         self.breaker = Breaker()
-        self.queue: AgentQueue[PendingCall] = AgentQueue(concurrency, SlidingWindow(per_window, window_s), self.breaker)
+        self.queue: AgentQueue[PendingCall] = AgentQueue(
+            max_concurrency=concurrency, limiter=SlidingWindow(per_window, window_s), breaker=self.breaker
+        )
         self.stats = CallStats()
         self.ends: list[End] = []
         self.begun = self.retried = 0
         retry = RetryConfig(initial_delay_s=0.001, jitter=False)
-        self.caller = Caller(agent, self.queue, self.transport, retry, self, random.Random(1), stats=self.stats)
+        self.caller = Caller(
+            agent=agent,
+            queue=self.queue,
+            transport=self.transport,
+            retry=retry,
+            events=self,
+            rng=random.Random(1),
+            stats=self.stats,
+        )
 
     def submit(self, name: str = "t", expires_s: float = float("inf"), **fields: Any) -> PendingCall:
         """One task."""

@@ -247,7 +247,14 @@ async def test_a_partition_waits_for_its_schema_and_the_others_go_on(monkeypatch
         consumer.seek(one.tp, 0)
     waits = partitions[1].tp
     consumer.values |= {(waits, offset): avro() for offset in (4, 7)} | {(waits, 5): b"\0\0\0\0\7{}"}
-    feed = Feed(consumer, partitions, {"t.tasks": "tasks"}, 100, asyncio.Event(), lambda error: None)  # type: ignore[arg-type]
+    feed = Feed(
+        consumer=consumer,
+        processors=partitions,
+        names={"t.tasks": "tasks"},
+        max_in_flight=100,
+        room=asyncio.Event(),
+        failed=lambda error: None,
+    )  # type: ignore[arg-type]
     for _ in range(5):
         await feed.turn()
         consumer.write(partitions[0].tp, 1)
@@ -273,7 +280,14 @@ async def test_a_feed_that_ends_waits_for_no_schema(monkeypatch: pytest.MonkeyPa
     consumer.write(one.tp, 1)
     consumer.seek(one.tp, 0)
     consumer.values[one.tp, 0] = avro()
-    feed = Feed(consumer, {0: one}, {"t.tasks": "tasks"}, 100, asyncio.Event(), lambda error: None)  # type: ignore[dict-item]
+    feed = Feed(
+        consumer=consumer,
+        processors={0: one},
+        names={"t.tasks": "tasks"},
+        max_in_flight=100,
+        room=asyncio.Event(),
+        failed=lambda error: None,
+    )  # type: ignore[dict-item]
     await feed.turn()
     assert len(feed._learning) == 1
     feed.close()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from agents_io.errors import Unsupported
+from agents_io.protocols.transports import Transports
 from agents_io.rules.secret_policy import SecretPolicy
 from agents_io.transport import Answer, Call
-from agents_io.transports import Transports
 from schemas.messages import AgentRegistration
 from streams.agents.transports import secret_policy
 from streams.settings import Settings

@@ -282,7 +282,7 @@ async def test_stopping_lets_calls_finish_and_refuses_new_ones() -> None:
         await go.wait()
         return "done"
 
-    server = HttpAgent(served, "127.0.0.1", 0)
+    server = HttpAgent(agent=served, host="127.0.0.1", port=0)
     await server.__aenter__()
     async with aiohttp.ClientSession() as session:
         running = asyncio.ensure_future(session.post(server.endpoint + "/analyze", json={}))

@@ -161,7 +161,7 @@ def test_a_dead_letter_has_the_users_headers_and_none_of_ours() -> None:
     output = Output("dispatch", None, b"", list(theirs))
     stamp([output], Trace(OURS))
     assert len(output.headers) == 3
-    dead, event = DispatchRecorder("app", "dispatch", "t.", "g").dead_letter(
+    dead, event = DispatchRecorder(app_id="app", processor="dispatch", prefix="t.", group="g").dead_letter(
         source_record("dispatch", *output.headers), "s", "why", 0
     )
     stamp([dead, event], Trace(OURS))

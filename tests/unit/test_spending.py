@@ -49,7 +49,13 @@ def _costs(count: int, mean: float = 0.004, seed: int = 1) -> list[dict[str, Any
 
 def test_a_data_point_says_what_its_answer_used_up() -> None:
     """Time without waiting (that of the last call), wait, tokens, cost."""
-    recorder = TaskRecorder("app", "dispatch", "t.", "g", Prices(models={"m": Price(input=1.0, output=2.0)}))
+    recorder = TaskRecorder(
+        app_id="app",
+        processor="dispatch",
+        prefix="t.",
+        group="g",
+        prices=Prices(models={"m": Price(input=1.0, output=2.0)}),
+    )
     task = Task.model_validate({"id": "t1", "type": "agent", "target": "a", "payload": 1})
     answer = Success(b"1", 0.9, b'{"model":"m","usage":{"prompt_tokens":10,"completion_tokens":5}}')
     outputs = recorder.succeeded(task, {}, "a", answer, Timing(5000.0, 1, 20.0, 70.0), False, NOON)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents_io.rules.wire.sse import EventData
+from agents_io.rules.sse import EventData
 
 STREAM = (
     b"\xef\xbb\xbf: hello\r\n\r\nid: 7\nevent: message\ndata: one\n\ndata:two\rdata: three\r\rretry: 5\ndata\n\n"

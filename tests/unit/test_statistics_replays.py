@@ -33,7 +33,7 @@ def made() -> list[ConfidenceDataPoint]:
 
 def state(table: Any) -> State:
     """Of a worker that has just recovered this table."""
-    return State(cast("Any", table), spans_of(Settings()), thresholds_of(Settings()))
+    return State(table=cast("Any", table), spans=spans_of(Settings()), limits=thresholds_of(Settings()))
 
 
 def take(live: Live, into: Told) -> None:

@@ -100,7 +100,7 @@ class World:
     async def start(self) -> Aggregator:
         """A new process, after recovery; nothing is known of the log's end."""
         aggregator = Aggregator(StatsRecorder(Settings(), "stats"), lambda error: None)
-        state = State(cast("Any", self.table), SPANS, Thresholds())
+        state = State(table=cast("Any", self.table), spans=SPANS, limits=Thresholds())
         nothing: Any = None
         aggregator.attach(
             state,

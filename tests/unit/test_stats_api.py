@@ -30,7 +30,7 @@ class Owner:
     """What the API needs of a processor, over a real state."""
 
     def __init__(self, partitions: list[int], count: int) -> None:
-        self.state = State(cast("Any", SimpleNamespace(data={})), SPANS, Thresholds())
+        self.state = State(table=cast("Any", SimpleNamespace(data={})), spans=SPANS, limits=Thresholds())
         self.partitions = partitions
         self.partition_count = count
         self.addresses: dict[int, str] = {}

@@ -19,7 +19,10 @@ async def test_what_was_read_while_partitions_went_is_no_answer(monkeypatch: pyt
     settings = Settings()
     processor = StatsProcessor(settings)
     aggregator = processor._aggregator
-    aggregator.state, aggregator.ready = State(cast("Any", SimpleNamespace(data={})), spans_of(settings), None), True
+    aggregator.state, aggregator.ready = (
+        State(table=cast("Any", SimpleNamespace(data={})), spans=spans_of(settings), limits=None),
+        True,
+    )
     whole = {"partitions": [0], "series": []}
 
     async def undisturbed(*_: Any) -> dict[str, Any]:

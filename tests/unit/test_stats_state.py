@@ -28,7 +28,7 @@ def _point(time_ms: int, agent_id: str = "a") -> ConfidenceDataPoint:
 def test_a_window_that_closes_is_shown_before_and_while_it_is_written() -> None:
     """It has left the open windows, and the table shows rows only once the broker has them."""
     table = SimpleNamespace(data={})
-    state = State(cast("Any", table), SPANS, None)
+    state = State(table=cast("Any", table), spans=SPANS, limits=None)
     live = cast("Live", None)
     for offset, time_ms in enumerate((NOON_MS, NOON_MS + 61_000)):
         live = state.apply(_point(time_ms), 0, offset)
@@ -49,7 +49,7 @@ def test_a_window_that_closes_is_shown_before_and_while_it_is_written() -> None:
 async def test_the_counters_are_those_of_the_series_that_are_kept() -> None:
     """Late points, and points too late for a window, through a start and through the end of a series."""
     table = SimpleNamespace(data={})
-    state = State(cast("Any", table), SPANS, None)
+    state = State(table=cast("Any", table), spans=SPANS, limits=None)
     day = 86_400_000
     times = [NOON_MS, NOON_MS + 7_200_000, NOON_MS + 1000, NOON_MS - 2 * day, NOON_MS - 40 * day]
     for agent_id in ("a", "b"):

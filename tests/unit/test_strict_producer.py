@@ -77,7 +77,9 @@ class Transaction:
 HANDLERS = {
     "AddPartitionsToTxnRequest": lambda sender: _AddPartitions(sender, {TP}),
     "AddOffsetsToTxnRequest": lambda sender: _AddOffsets(sender, "g"),
-    "MemberOffsets": lambda sender: _CommitOffsets(sender, {TP: OffsetAndMetadata(1, "")}, "g", MEMBER),
+    "MemberOffsets": lambda sender: _CommitOffsets(
+        sender=sender, offsets={TP: OffsetAndMetadata(1, "")}, group_id="g", member=MEMBER
+    ),
     "EndTxnRequest": lambda sender: _EndTxn(sender, 1),
 }
 
@@ -157,7 +159,9 @@ async def test_offsets_are_sent_once_the_transaction_has_its_partitions() -> Non
 def test_the_member_is_named_with_its_offsets() -> None:
     """In the bytes of TxnOffsetCommit v3: a coordinator takes offsets without a member from anybody."""
     manager = SimpleNamespace(transactional_id="id", producer_id=7, producer_epoch=1)
-    request = MemberOffsets(manager, "g", Membership(3, "member", "static"), {TP: OffsetAndMetadata(5, "map")})
+    request = MemberOffsets(
+        manager=manager, group="g", member=Membership(3, "member", "static"), offsets={TP: OffsetAndMetadata(5, "map")}
+    )
     struct = request.prepare({28: (0, 5)})
     assert struct.API_VERSION == 3
     assert struct.encode() == (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import Rejected, validate
 from schemas.messages import MAX_DURATION_MS, Plan, Task
-from streams.rules.plans.run import stem
+from streams.rules.plans.step_ids import stem
 from streams.rules.plans.task_plans import (
     end_of,
     ends_at,

@@ -11,7 +11,7 @@ import pytest
 from schemas.codec import Rejected
 from streams.dispatch.task_run import TaskRun, read_task
 from streams.rules.plans.records import PlanRecorder
-from streams.rules.plans.run import path_of, task_id
+from streams.rules.plans.step_ids import path_of, task_id
 from streams.rules.source_record import (
     AGENT_HEADER,
     ATTEMPTS_HEADER,

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaConnectionError
 from schemas.messages import AgentStanding
 from streams.dispatch import backlogs, unassigned
 from streams.dispatch.unassigned import UnassignedTasks
-from streams.rules.dispatch.memory_budget import TASK_BYTES
+from streams.rules.dispatch.delaying import TASK_BYTES
 from tests.support.dispatching import Dispatching
 from tests.support.wait import settle, until
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -11,11 +11,21 @@ from aiokafka.structs import TopicPartition
 from prometheus_client import CollectorRegistry
 
 from streams.engine.engine import Engine
+from streams.engine.event_sink import EventSink
 from streams.engine.expired_records import Expired, ExpiredRecords
-from streams.plans.role import Coordination
+from streams.role import EngineRole
 from streams.rules.engine.record_ages import RecordAges
-from streams.settings import Settings
+from streams.settings import RoleName, Settings
 from streams.web import WebServer
+
+
+class _Role(EngineRole[Any]):
+    """A role whose engine only has numbers."""
+
+    def __init__(self, name: RoleName, **numbers: Any) -> None:
+        self.name = name
+        self.engine = cast("Engine[Any]", SimpleNamespace(log_changes=0, processors={}, ready=True, **numbers))
+        self.sink = cast("EventSink", SimpleNamespace(dropped=0))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -36,15 +46,8 @@ async def test_consumers_that_were_replaced_are_counted_by_role() -> None:
     web = WebServer(Settings(), registry)
     assert registry.get_sample_value("parallax_consumer_renewals_total", {"role": "dispatch"}) is None
     expired, ages = ExpiredRecords(), RecordAges[TopicPartition]()
-    web.engine = cast(
-        "Engine", SimpleNamespace(renewals=2, log_changes=0, processors={}, ready=True, expired=expired, ages=ages)
-    )
-    web.plans = cast(
-        "Coordination",
-        SimpleNamespace(
-            engine=SimpleNamespace(renewals=0, log_changes=0, processors={}, ready=True, expired=expired, ages=ages)
-        ),
-    )
+    web.add(_Role("dispatch", renewals=2, expired=expired, ages=ages))
+    web.add(_Role("plans", renewals=0, expired=expired, ages=ages))
     counted = [
         registry.get_sample_value("parallax_consumer_renewals_total", {"role": role}) for role in ("dispatch", "plans")
     ]
@@ -56,10 +59,7 @@ async def test_expired_records_and_retention_are_shown_by_topic() -> None:
     registry = CollectorRegistry()
     web = WebServer(Settings(), registry)
     expired, ages = ExpiredRecords(["t.tasks", "t.parked"]), RecordAges[TopicPartition]()
-    web.engine = cast(
-        "Engine",
-        SimpleNamespace(renewals=0, log_changes=0, processors={}, ready=True, expired=expired, ages=ages),
-    )
+    web.add(_Role("dispatch", renewals=0, expired=expired, ages=ages))
     expired.committed({TopicPartition("t.tasks", 1): Expired(5, 9, 4)})
     ages.retention_ms = {"t.tasks": 90_000}
 

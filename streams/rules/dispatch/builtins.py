@@ -21,8 +21,8 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from agents_io.errors import AgentError, UnknownFunction, Unsupported
+from agents_io.protocols.http_tasks.rules.orders import SAFE
 from agents_io.rules.targets import AllowList, parse_target
-from agents_io.rules.wire.http_tasks import SAFE
 from schemas.messages import AgentRegistration, Limits, Task
 
 Kind = Literal["http", "function", "pattern"]

@@ -35,7 +35,7 @@ class PlanRecorder(TaskRecorder):
     """Builds the coordinator's records. `app_id` also names what it remembers on the state topic."""
 
     def __init__(self, app_id: str, prefix: str, group: str) -> None:
-        super().__init__(app_id, "plans", prefix, group)
+        super().__init__(app_id=app_id, processor="plans", prefix=prefix, group=group)
         self.app = app_id
 
     def task(self, task: dict[str, Any], value: bytes, now_ms: int, trace: Trace | None = None) -> Output:

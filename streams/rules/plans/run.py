@@ -3,16 +3,14 @@
 In: events (begun, a step's end, cancelled, time) with `now_ms`, epoch ms. Out: actions, in order. Pure: the same events in the
 same order give the same actions, which is how it survives a restart: `entries` are what happened, `replay` repeats it.
 After `Over` nothing changes any more; an input that comes twice changes nothing.
-Steps are named by paths: (3,) is the fourth task, (3, 0) the first task of the pattern that is the fourth task.
+Steps are named by paths (`step_ids.py`).
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -24,15 +22,13 @@ from streams.rules.plans.answer import Outcome, outcome
 from streams.rules.plans.blueprint import UNBOUNDED_MS, Blueprint, InvalidPlan, Step
 from streams.rules.plans.context import context
 from streams.rules.plans.step_graph import End, Moves, StepGraph, Verdict
+from streams.rules.plans.step_ids import Path, task_id
 from streams.rules.plans.templates import Templates, expand
 from streams.rules.tracing.trace import Trace
 
-Path = tuple[int, ...]
 ROOT: Path = ()
 MAX_KEPT_BYTES = 4 * 1024 * 1024
 """Answers a plan holds; beyond that the oldest are let go (they lie on `results`)."""
-LONG_ID = 200
-_STEP = re.compile(r"#[0-9]{1,5}(?:\.[0-9]{1,5})*\Z")
 NOT_PASSED_ON = frozenset(("dependencies", "input"))
 
 
@@ -65,61 +61,6 @@ class _Node:
     deadline_ms: int
 
 
-def stem(plan_id: str) -> str:
-    """What the ids of a plan's step tasks begin with.
-
-    >>> stem("p1")
-    'p1#'
-    >>> len(stem("x" * 256)) < 230
-    True
-    """
-    if len(plan_id) <= LONG_ID:
-        return f"{plan_id}#"
-    return f"{plan_id[: LONG_ID - 40]}~{blake2b(plan_id.encode(), digest_size=16).hexdigest()}#"
-
-
-def task_id(plan_id: str, path: Path) -> str:
-    """The id of a step's task, the same whenever it is sent: no two steps of any plans share one.
-
-    >>> task_id("p1", (3, 0))
-    'p1#3.0'
-    """
-    return stem(plan_id) + ".".join(map(str, path))
-
-
-def path_of(plan_id: str, name: str) -> Path | None:
-    """The step a task id belongs to; None if it is none of this plan's.
-
-    >>> path_of("p1", "p1#3.0"), path_of("p1", "p1#x"), path_of("p1", "other#1")
-    ((3, 0), None, None)
-    """
-    head, mark, tail = name.rpartition("#")
-    if head + mark != stem(plan_id):
-        return None
-    parts = tail.split(".")
-    if not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
-        return None
-    return tuple(map(int, parts))
-
-
-def step_of(plan_id: str | None, name: str) -> bool:
-    """Whether a task with this planId and id is a step of that plan: its result would be taken for the step's.
-
-    >>> step_of("p", "p#0"), step_of("p", "mine"), step_of("q", "p#0"), step_of(None, "p#0")
-    (True, False, False, False)
-    """
-    return plan_id is not None and "#" in name and path_of(plan_id, name) is not None
-
-
-def looks_like_step(name: str) -> bool:
-    """Whether some plan may have a step of this id.
-
-    >>> looks_like_step("order#7"), looks_like_step("p#3.0"), looks_like_step("order #seven"), looks_like_step("t1")
-    (True, True, False, False)
-    """
-    return "#" in name and _STEP.search(name) is not None
-
-
 def failure(code: str, message: str, now_ms: int) -> End:
     """The end of a step that was never sent, since it cannot be."""
     error = {"code": code, "message": message, "retryable": False}
@@ -141,7 +82,7 @@ class PlanRun:
     `trace`: the trace its steps belong to.
     """
 
-    def __init__(self, plan: Blueprint, accepted_ms: int, templates: Templates, trace: Trace | None = None) -> None:
+    def __init__(self, *, plan: Blueprint, accepted_ms: int, templates: Templates, trace: Trace | None = None) -> None:
         self.plan = plan
         self.accepted_ms = accepted_ms
         self.trace = trace
@@ -174,8 +115,8 @@ class PlanRun:
         """The first steps."""
         return self._work(deque(), ROOT, self.graph.begin(), self.accepted_ms)
 
-    def ended(self, path: Path, end: End, now_ms: int) -> list[Action]:
-        """The end of a step whose task was sent, or could not be."""
+    def ended(self, path: Path, end: End, now_ms: int, cancelled: str | None = None) -> list[Action]:
+        """The end of a step whose task was sent, or could not be. `cancelled`: the reason of a request to cancel the plan."""
         node = self._nodes.get(path[:-1]) if path else None
         if self.over or node is None or path in self._nodes or path[-1] >= len(node.graph.ends):
             return []
@@ -188,14 +129,13 @@ class PlanRun:
         if end.place is not None:
             entry["place"] = end.place
         self.entries.append(entry)
-        return self._work(deque([(path, end)]), None, None, now_ms)
+        return self._work(deque([(path, end)]), None, None, now_ms, cancelled)
 
     def cancel(self, reason: str, now_ms: int) -> list[Action]:
         """A cancel was requested."""
         if self.over:
             return []
-        error = {"code": "cancelled", "message": reason, "retryable": False}
-        return self._end_from_outside(ROOT, Verdict("cancelled", error), now_ms)
+        return self._end_from_outside(ROOT, _cancelled(reason), now_ms)
 
     def time(self, now_ms: int) -> list[Action]:
         """What is out of time ends: the plan, or a pattern within it."""
@@ -286,7 +226,12 @@ class PlanRun:
         return self._work(deque(), path, Moves([], verdict), now_ms)
 
     def _work(
-        self, todo: deque[tuple[Path, End | None]], path: Path | None, moves: Moves | None, now_ms: int
+        self,
+        todo: deque[tuple[Path, End | None]],
+        path: Path | None,
+        moves: Moves | None,
+        now_ms: int,
+        cancelled: str | None = None,
     ) -> list[Action]:
         """Carry on until nothing follows. `todo`: steps to start (None) or that ended; a queue, since plans can be deep."""
         actions: list[Action] = []
@@ -301,8 +246,23 @@ class PlanRun:
                 self._start(at, todo, actions, now_ms)
             else:
                 self._hold(end)
-                self._follow(at[:-1], node.graph.ended(at[-1], end), todo, actions, now_ms)
+                moves = node.graph.ended(at[-1], end)
+                own = self._own_end(at[:-1], end, cancelled, now_ms)
+                if moves.verdict is not None and own is not None:
+                    moves.verdict = node.graph.verdict = own
+                self._follow(at[:-1], moves, todo, actions, now_ms)
         return actions
+
+    def _own_end(self, path: Path, end: End, cancelled: str | None, now_ms: int) -> Verdict | None:
+        """The end that a plan or a pattern has by itself, if it may be that which cancelled this step.
+
+        An earlier owner may have cancelled the steps and been lost before it had committed the end.
+        """
+        if end.wire.get("status") != "cancelled":
+            return None
+        if cancelled is not None:
+            return _cancelled(cancelled)
+        return self._too_late(path) if self._nodes[path].deadline_ms <= now_ms else None
 
     def _follow(
         self, path: Path, moves: Moves, todo: deque[tuple[Path, End | None]], actions: list[Action], now_ms: int
@@ -368,6 +328,10 @@ class PlanRun:
         if end.value is not None:
             self.kept_bytes -= len(end.value)
             end.value, end.dropped = None, dropped
+
+
+def _cancelled(reason: str) -> Verdict:
+    return Verdict("cancelled", {"code": "cancelled", "message": reason, "retryable": False})
 
 
 def _plain(before: dict[str, Any] | None) -> Any:

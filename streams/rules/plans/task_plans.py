@@ -15,8 +15,9 @@ from typing import Any, Final
 from schemas.codec import Rejected, validate
 from schemas.messages import MAX_DURATION_MS, Plan, Task, TaskError, shown
 from schemas.times import format_time
-from streams.rules.plans.run import Over, PlanRun, step_of
+from streams.rules.plans.run import Over, PlanRun
 from streams.rules.plans.step_graph import End
+from streams.rules.plans.step_ids import step_of
 from streams.rules.plans.templates import Template, Templates
 from streams.rules.task_records import EchoedMetadata
 

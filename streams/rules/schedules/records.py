@@ -12,7 +12,7 @@ from schemas.times import format_time
 from schemas.topics import BY_NAME
 from schemas.wire_format import KEY_HEADER, is_marked_key, key_text
 from streams.rules.dispatch.routing import owner_key
-from streams.rules.plans.run import looks_like_step
+from streams.rules.plans.step_ids import looks_like_step
 from streams.rules.records import Carried, Output, Recorder
 from streams.rules.schedules.times import task_id, task_of
 from streams.rules.source_record import (
@@ -72,7 +72,7 @@ class ScheduleRecorder(Recorder):
     """Builds the records of the role. `app_id` also names what it remembers on the state topic."""
 
     def __init__(self, app_id: str, prefix: str, group: str) -> None:
-        super().__init__(app_id, "schedules", prefix, group)
+        super().__init__(app_id=app_id, processor="schedules", prefix=prefix, group=group)
         self.app = app_id
 
     def released(self, record: SourceRecord, count: int, cancel_reason: str | None, now_ms: int) -> list[Output]:

@@ -1,0 +1,87 @@
+"""One call of an attempt: what is sent, who watches it, and whose fault a timeout is.
+
+In: a transport, an agent, an attempt. Out: the answer, or an `AgentError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from agents_io.calling.pending_call import CallObserver
+from agents_io.calling.rules.agent_queue import Attempt
+from agents_io.calling.sampling import Item
+from agents_io.errors import CallTimeout, Expired
+from agents_io.transport import CONTEXT_HEADER, Answer, Call, Transport, header_text
+from schemas.messages import AgentRegistration
+
+OWN_TIMEOUT = 0.9
+"""A timeout that comes before this share of an attempt's time is the agent's own (408, 504, DEADLINE_EXCEEDED)."""
+CLOCK_S = 0.005
+"""By so much uvloop's timers and its clock, in whole milliseconds, may make a call seem shorter than it was."""
+STILL_S = 0.5
+"""A call that ends so much later than its timeout ends late because the worker did not run, see `WorkerStoodStill`."""
+
+
+class WorkerStoodStill(CallTimeout):
+    """The time was over while this worker did not run (suspended, or starved of CPU); the agent may have answered in time."""
+
+    counts_against_agent = False
+
+
+def one_call(
+    transport: Transport, agent: AgentRegistration, attempt: Attempt[Item[Any]], hedged: bool = False
+) -> Coroutine[Any, Any, Answer]:
+    """Make it. `hedged`: it is a second call beside the first. Raises `AgentError`."""
+    observer = attempt.item.observer
+    headers = attempt.item.headers
+    if observer is None:
+        return _call(transport, agent, attempt, headers)
+    return _observed(transport, agent, attempt, observer, hedged)
+
+
+async def _observed(
+    transport: Transport, agent: AgentRegistration, attempt: Attempt[Item[Any]], observer: CallObserver, hedged: bool
+) -> Answer:
+    call = observer.begins(agent, attempt.item.calls, hedged)
+    try:
+        answer = await _call(transport, agent, attempt, call.headers)
+    except BaseException as error:
+        call.ended(error)
+        raise
+    call.ended(answer)
+    return answer
+
+
+async def _call(
+    transport: Transport, agent: AgentRegistration, attempt: Attempt[Item[Any]], headers: tuple[tuple[str, str], ...]
+) -> Answer:
+    run = attempt.item
+    if run.context_id:
+        headers += ((CONTEXT_HEADER, header_text(run.context_id)),)
+    call = Call(
+        run.task_id,
+        run.idempotency_key,
+        run.body,
+        attempt.timeout_s,
+        headers,
+        run.pattern_name,
+        run.context_id,
+        attempt=run.calls,
+    )
+    try:
+        return await transport.call(agent, call)
+    except CallTimeout as error:
+        raise _judged(error, attempt, asyncio.get_running_loop().time() - attempt.started_at) from None
+
+
+def _judged(error: CallTimeout, attempt: Attempt[Item[Any]], took_s: float) -> CallTimeout | Expired:
+    """Whose fault it is that no answer came within that time, seconds."""
+    late_s = took_s - attempt.timeout_s
+    if late_s > STILL_S:
+        return WorkerStoodStill(f"{error.message}; the worker stood still for {late_s:.1f} s or more")
+    if not attempt.cut or took_s < OWN_TIMEOUT * attempt.timeout_s - CLOCK_S:
+        return error  # the agent itself reported a timeout, before the time it was given was over
+    # The task's deadline left it less than its timeout: that says nothing about the agent.
+    return Expired(f"the deadline passed during the call: {error.message}")

@@ -1,0 +1,87 @@
+"""What the guarded call needs to know of one task, and what it reports back.
+
+In: what a task asks for. Out: a `PendingCall`, which the guarded call takes through queue, attempts and end. No decisions here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from agents_io.calling.rules.breaker import Transition
+from agents_io.errors import AgentError
+from agents_io.transport import Answer
+from schemas.messages import AgentRegistration
+
+
+class ObservedCall(Protocol):
+    """One call that an observer follows."""
+
+    headers: tuple[tuple[str, str], ...]
+    """What the agent is sent in place of the task's headers."""
+
+    def ended(self, end: Answer | BaseException) -> None:
+        """Called once: the answer, or what was raised; a call that was cut off ends with `asyncio.CancelledError`."""
+        ...
+
+
+class CallObserver(Protocol):
+    """Notified of each call for a task. Plain calls that must not raise."""
+
+    def begins(self, agent: AgentRegistration, number: int, hedged: bool) -> ObservedCall:
+        """Call `number` (the first is 1) begins; `hedged`: beside another one."""
+        ...
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class PendingCall:
+    """One task on its way to an agent. Times are the loop's monotonic seconds; `deadline` is infinite if there is none.
+
+    `timeout_s`: what one attempt may take, from the begin of the call to its answer. `deadline`: bounds the whole task.
+    """
+
+    task_id: str
+    idempotency_key: str
+    body: bytes
+    timeout_s: float
+    deadline: float = float("inf")
+    priority: int = 0
+    max_retries: int = 0
+    headers: tuple[tuple[str, str], ...] = ()
+    pattern_name: str = ""
+    context_id: str = ""
+    hedge: bool = False
+    """Whether a second call may be made while the first is under way."""
+    calls: int = 0
+    """Calls made so far."""
+    attempts: int = 0
+    """Attempts used up: a failed probe of a half-open circuit is a call, but uses up none; nor does a `Retry-After`."""
+    first_call_at: float = 0.0
+    last_call_at: float = 0.0
+    failure: AgentError | None = None
+    """How the last call failed."""
+    cancelled: bool = False
+    observer: CallObserver | None = field(default=None)
+
+
+Run = TypeVar("Run", bound=PendingCall, contravariant=True)
+
+
+class CallEvents(Protocol[Run]):
+    """What the guarded call reports. All are plain calls and must not raise."""
+
+    def on_first_call(self, run: Run) -> None:
+        """The first call of this task begins."""
+        ...
+
+    def on_retry(self, run: Run, delay_s: float) -> None:
+        """A call failed; another begins after `delay_s` seconds at the earliest."""
+        ...
+
+    def on_finished(self, run: Run, outcome: Answer | AgentError) -> None:
+        """The task has its answer, or fails."""
+        ...
+
+    def on_circuit(self, agent_id: str, transition: Transition) -> None:
+        """The agent's circuit opened, half-opened or closed."""
+        ...

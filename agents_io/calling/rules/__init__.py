@@ -1,0 +1,1 @@
+"""What the guarded call decides: turns, circuits, limits, retries. Pure."""

@@ -1,0 +1,1 @@
+"""How HTTP is written and read. Pure."""

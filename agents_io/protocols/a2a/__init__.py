@@ -1,0 +1,1 @@
+"""Agents over A2A."""

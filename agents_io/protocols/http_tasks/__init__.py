@@ -1,0 +1,1 @@
+"""Tasks of type `http`: one request to a URL that the task names."""

@@ -1,0 +1,32 @@
+"""Recognises an MCP server by its list of tools."""
+
+from __future__ import annotations
+
+from agents_io.protocols.mcp.transport import McpTransport
+from agents_io.protocols.probing import MAX_BYTES, TIMEOUT_S, Found, asked_agent, listed
+from schemas.messages import SecretRef
+
+
+async def probe(endpoint: str, auth: SecretRef | None) -> Found:
+    """What answers to MCP at the URL. Raises `AgentError`."""
+    transport = McpTransport(max_answer_bytes=MAX_BYTES)
+    try:
+        tools = tuple(
+            name
+            for name in await transport.tools(asked_agent(endpoint, "mcp", auth), TIMEOUT_S)
+            if 0 < len(name) <= 256
+        )
+    finally:
+        await transport.close()
+    said = f"an MCP server with {'no tool' if not tools else 'tool ' + tools[0] if len(tools) == 1 else 'tools ' + listed(tools)}"
+    # An agent is one tool: what the server's other tools can do, it cannot.
+    only = tools if len(tools) == 1 else ()
+    return Found(
+        "mcp",
+        said,
+        capabilities=only,
+        metadata={"tool": only[0]} if only else {},
+        choices=tools,
+        choice="tool",
+        choice_is_capability=True,
+    )

@@ -1,0 +1,97 @@
+"""What a registration's `metadata` may say, by protocol: the declarations of all protocols in one table. Pure.
+
+In: a name and a text, or a registration's metadata. Out: the value as its key wants it, or what does not fit; and the table that
+docs/reference and `parallax agents add --help` show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agents_io.protocols.registrations import REGISTRABLE
+from agents_io.rules.registrable import WORDS, Key
+from schemas.exact_json import loads
+from schemas.messages import AgentRegistration, Protocol
+
+WRITTEN = ("lease", "gateway", "registeredBy", "registeredAt")
+"""What workers write themselves: about leases, streams of agents that dial in, the agents file and the service Registry."""
+COMMON = (
+    Key("detectors", "any", "detectors of the agent's statistics, as `[stats.detectors]` names them"),
+    Key("version", "any", "a text that the service Registry shows"),
+    Key("region", "any", "a text that the service Registry shows"),
+    Key("labels", "any", "an object of texts that the service Registry shows, and selects by"),
+)
+"""What agents of every protocol may have."""
+
+
+def _table() -> dict[Key, list[str]]:
+    found: dict[Key, list[str]] = {}
+    for protocol, takes in REGISTRABLE.items():
+        for key in takes.keys:
+            found.setdefault(key, []).append(protocol)
+    return found | {key: list(REGISTRABLE) for key in COMMON}
+
+
+TABLE = _table()
+"""The protocols that take a key."""
+BY_NAME = {key.name: key for key in TABLE}
+
+
+def answers_alike(one: AgentRegistration, other: AgentRegistration) -> bool:
+    """Whether two registrations of an agent lead to the same answers: same place, same protocol, read in the same way.
+
+    Limits, leases, and where an agent that dials in is connected make no difference.
+    """
+    return _answering(one) == _answering(other)
+
+
+def _answering(agent: AgentRegistration) -> tuple[Any, ...]:
+    known = {name: value for name, value in (agent.metadata or {}).items() if name in BY_NAME}
+    return agent.endpoint, agent.transport, agent.confidence, known
+
+
+def read_value(name: str, text: str) -> Any:
+    """The value of `--metadata NAME=TEXT`: text where the key wants text, else JSON if it is JSON. Raises ValueError.
+
+    >>> read_value("a2aVersion", "0.3"), read_value("temperature", "0.3"), read_value("mine", "[1]"), read_value("mine", "x")
+    ('0.3', 0.3, [1], 'x')
+    """
+    key = BY_NAME.get(name)
+    if key is not None and key.kind in ("text", "version"):
+        return text
+    try:
+        value = loads(text)
+    except ValueError:
+        value = text
+    if key is not None and not key.fits(value):
+        raise ValueError(f"metadata.{name}: must be {WORDS[key.kind]}, not {text[:40]!r}")
+    return value
+
+
+def misfit(protocol: Protocol, metadata: Mapping[str, Any] | None) -> str | None:
+    """The first key of this protocol whose value is of the wrong kind, in a sentence; None: all fit.
+
+    >>> misfit("a2a", {"blocking": "yes", "mine": 1})
+    "metadata.blocking: must be true or false, not 'yes'"
+    """
+    given = metadata or {}
+    for key in (*REGISTRABLE[protocol].keys, *COMMON):
+        if key.name in given and not key.fits(given[key.name]):
+            return f"metadata.{key.name}: must be {WORDS[key.kind]}, not {given[key.name]!r:.40}"
+    return None
+
+
+def markdown_table() -> str:
+    """The table of docs/reference/metadata-keys.md."""
+    rows = [
+        f"| `{key.name}` | {', '.join(protocols)} | {WORDS[key.kind]}: {key.does} | {key.default} |"
+        for key, protocols in TABLE.items()
+    ]
+    return "\n".join(["| `metadata.` | protocols | | default |", "|---|---|---|---|", *rows])
+
+
+def help_text() -> str:
+    """The same for a terminal, a line for each key."""
+    lines = [f"  {key.name} ({', '.join(protocols)}): {key.does}".replace("`", "") for key, protocols in TABLE.items()]
+    return "--metadata NAME=VALUE, by protocol:\n\n" + "\n\n".join(lines)

@@ -1,0 +1,1 @@
+"""Tasks of type `pattern`: run by whoever has the pattern."""

@@ -1,1 +1,0 @@
-"""One protocol each: from a call to what is sent, from what came to an answer. Pure."""
