@@ -339,7 +339,7 @@ class Caller(Generic[R]):
         now = self._loop.time()
         wait_s = delay_s(item.calls - 1, self._retry, self._rng, end.retry_after_s)
         if probe:
-            # The circuit is open again: other tasks probe it next, so that no single task can keep it open.
+            # The circuit is open again: a task with fewer failed probes tries it next.
             wait_s += max(0.0, self.queue.shut_until(now) - now)
         if max(now + wait_s, self.queue.shut_until(now)) >= run.deadline:
             reason = "not retried: the task's deadline passes before"
@@ -359,4 +359,5 @@ class Caller(Generic[R]):
             not_before=now + wait_s,
             retry=not free,
             place=attempt.place,
+            failed_probes=attempt.failed_probes + 1 if probe else 0,
         )

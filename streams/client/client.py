@@ -376,7 +376,7 @@ class Client(Subscriptions):
     def _lost(self, request: Request, error: ClientError) -> None:
         waiting = self._results.find(request.id)
         if waiting is not None:
-            waiting.fail(error)
+            waiting.fail(error, final=True)
 
     async def _cancel_task(self, task_id: str, reason: str | None) -> None:
         for request in cancel_requests(task_id, reason, plan=False):

@@ -34,10 +34,18 @@ _NEVER = float("inf")
 
 
 class _Entry(Generic[T]):
-    __slots__ = ("deadline", "item", "not_before", "priority", "retry", "sequence", "timeout_s")
+    __slots__ = ("deadline", "failed_probes", "item", "not_before", "priority", "retry", "sequence", "timeout_s")
 
     def __init__(
-        self, item: T, deadline: float, timeout_s: float, priority: int, not_before: float, retry: bool, sequence: int
+        self,
+        item: T,
+        deadline: float,
+        timeout_s: float,
+        priority: int,
+        not_before: float,
+        retry: bool,
+        sequence: int,
+        failed_probes: int,
     ) -> None:
         self.item: T | None = item  # None once it has left the queue: heaps drop such entries lazily
         self.deadline = deadline
@@ -46,6 +54,7 @@ class _Entry(Generic[T]):
         self.not_before = not_before
         self.retry = retry
         self.sequence = sequence
+        self.failed_probes = failed_probes  # 0 while the circuit is closed
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +71,8 @@ class Attempt(Generic[T]):
     cut: bool = False
     place: int = 0
     """The item's place in the queue; a retry that is pushed with it keeps its turn."""
+    failed_probes: int = 0
+    """Calls of the item that have failed as probes since the circuit opened."""
     finished: bool = False
 
 
@@ -85,7 +96,9 @@ class AgentQueue(Generic[T]):
         "_by_item",
         "_deadlines",
         "_delayed",
+        "_has_failed_probes",
         "_in_flight",
+        "_probed",
         "_ready",
         "_sequence",
         "_serial",
@@ -117,8 +130,12 @@ class AgentQueue(Generic[T]):
         """The agent's concurrency as measured, if its limits are adaptive; `max_concurrency` is the ceiling."""
         self._by_item: dict[T, _Entry[T]] = {}
         self._ready: _Heap[T] = []  # by priority (highest first), then arrival
+        self._probed: _Heap[
+            T
+        ] = []  # those that have failed as probes, the least often first; empty while the circuit is closed
         self._delayed: _Heap[T] = []  # by not_before
         self._deadlines: _Heap[T] = []
+        self._has_failed_probes = False
         self._in_flight = 0
         self._sequence = self._serial = 0
         self.ended = 0
@@ -168,9 +185,11 @@ class AgentQueue(Generic[T]):
         not_before: float = 0.0,
         retry: bool = False,
         place: int | None = None,
+        failed_probes: int = 0,
     ) -> None:
         """Queue an item. `retry`: it draws on the retry budget. `place`: that of an earlier attempt of it.
 
+        `failed_probes`: how many of its calls have failed as probes. Until the circuit closes, items with fewer go first.
         Raises ValueError if the item waits already.
         """
         if item in self._by_item:
@@ -178,12 +197,15 @@ class AgentQueue(Generic[T]):
         if place is None:
             self._sequence += 1
             place = self._sequence
-        entry = _Entry(item, deadline, timeout_s, priority, not_before, retry, place)
+        if failed_probes:
+            failed_probes = 0 if self.breaker.state(now) == "closed" else failed_probes
+            self._has_failed_probes = failed_probes > 0 or self._has_failed_probes
+        entry = _Entry(item, deadline, timeout_s, priority, not_before, retry, place, failed_probes)
         self._by_item[item] = entry
         if not_before > now or retry:
             self._put(self._delayed, not_before, entry)
         else:
-            self._put(self._ready, -priority, entry)
+            self._put_ready(entry)
         if not isinf(deadline):
             self._put(self._deadlines, deadline, entry)
 
@@ -202,7 +224,6 @@ class AgentQueue(Generic[T]):
             if permit is None:
                 break
             self.limiter.try_acquire(now)
-            heappop(self._ready)
             self._in_flight += 1
             attempts.append(self._attempt(entry, permit, now))
         return attempts
@@ -258,6 +279,8 @@ class AgentQueue(Generic[T]):
         self._in_flight -= 1
         self.ended += 1
         self.breaker.record(attempt.permit, outcome, now, now - attempt.started_at)
+        if self._has_failed_probes and self.breaker.state(now) == "closed":
+            self._forget_failed_probes()
         if answered:
             self.limiter.settle(attempt.started_at, now)
         if pause_s is not None and pause_s > 0:
@@ -277,7 +300,7 @@ class AgentQueue(Generic[T]):
         for entry in self._by_item.values():
             entry.item = None
         self._by_item.clear()
-        for heap in (self._ready, self._delayed, self._deadlines):
+        for heap in (self._ready, self._probed, self._delayed, self._deadlines):
             heap.clear()
         return items
 
@@ -351,7 +374,8 @@ class AgentQueue(Generic[T]):
     def _attempt(self, entry: _Entry[T], permit: Permit, now: float) -> Attempt[T]:
         left_s = entry.deadline - now
         cut = left_s < entry.timeout_s
-        return Attempt(self._leave(entry), permit, now, left_s if cut else entry.timeout_s, cut, entry.sequence)
+        timeout_s = left_s if cut else entry.timeout_s
+        return Attempt(self._leave(entry), permit, now, timeout_s, cut, entry.sequence, entry.failed_probes)
 
     def _blocked_until(self, now: float) -> tuple[Block | None, float]:
         """The time before which no call can begin for certain, and what prevents it; `now` if one may begin."""
@@ -382,10 +406,31 @@ class AgentQueue(Generic[T]):
                 self._put(self._delayed, delayed.not_before, delayed)
                 continue
             delayed.retry = False
-            self._put(self._ready, -delayed.priority, delayed)
-        while (entry := _top(self._ready)) is not None and entry.deadline <= now:
-            heappop(self._ready)
-        return entry
+            self._put_ready(delayed)
+        # Failed probes use up no attempt. If items that fail whatever the agent's health kept their turn, they alone would probe,
+        # and the circuit of a healthy agent would stay open.
+        for heap in (self._ready, self._probed):
+            while (entry := _top(heap)) is not None:
+                if entry.deadline > now:
+                    return entry
+                heappop(heap)
+        return None
+
+    def _put_ready(self, entry: _Entry[T]) -> None:
+        if entry.failed_probes:
+            self._put(self._probed, entry.failed_probes, entry)
+        else:
+            self._put(self._ready, -entry.priority, entry)
+
+    def _forget_failed_probes(self) -> None:
+        """The circuit has closed: each item has the turn of its priority and place again."""
+        self._has_failed_probes = False
+        probed, self._probed = self._probed, []
+        for entry in self._by_item.values():
+            entry.failed_probes = 0
+        for *_, entry in probed:
+            if entry.item is not None:
+                self._put_ready(entry)
 
     def _leave(self, entry: _Entry[T]) -> T:
         item = entry.item
