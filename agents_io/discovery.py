@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-import orjson
 
 from agents_io.errors import AgentError, BadResponse, CallTimeout, ConnectionFailed, InternalError, Unsupported
 from agents_io.http.a2a import A2aTransport
 from agents_io.http.exchange import HttpExchange
 from agents_io.http.mcp import McpTransport
 from agents_io.http.peer import Peer, below
+from agents_io.rules.answer import load_json
 from agents_io.secret_refs import Secret
 from schemas.messages import AgentRegistration, Protocol, SecretRef
 
@@ -214,8 +214,8 @@ async def _exchange() -> AsyncIterator[HttpExchange]:
 
 def _member(body: bytes, name: str) -> Any:
     try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        data = load_json(body)
+    except BadResponse:
         raise BadResponse("the response is not JSON") from None
     return data.get(name) if isinstance(data, dict) else None
 
