@@ -58,10 +58,10 @@ def _servers_now(date: str | None, now_epoch_s: float) -> float:
         return now_epoch_s
     try:
         when = parsedate_to_datetime(date.strip())
-        told = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        stated = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return now_epoch_s
-    return now_epoch_s if abs(told - now_epoch_s) <= _SAME_CLOCK_S else told
+    return now_epoch_s if abs(stated - now_epoch_s) <= _SAME_CLOCK_S else stated
 
 
 def reset_s(headers: Mapping[str, str], now_epoch_s: float = 0.0) -> float | None:
