@@ -111,7 +111,7 @@ class Peer:
     def post(self, target: Target, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
         """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`.
 
-        One without a call starts no work: it opens a session, asks how a task goes, or cancels one.
+        One without a call may be sent twice: it opens a session, asks how a task goes, cancels one, or names what it begins.
         """
         headers = self.authorised()
         if call is not None:

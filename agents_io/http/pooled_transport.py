@@ -28,7 +28,7 @@ URL_KEY = "parallax.url"
 SSL_KEY = "parallax.ssl"
 """Request extension: the `ssl.SSLContext` for this request in place of the transport's own."""
 REPEATABLE_KEY = "parallax.repeatable"
-"""Request extension: true for a POST that starts no work, and so may be sent twice."""
+"""Request extension: true for a POST that may be sent twice, although it has no Idempotency-Key."""
 
 
 class RequestBody(httpx.AsyncByteStream):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
 import orjson
@@ -165,9 +166,15 @@ def epoch_ms_in_100_s() -> str:
     return str(int(time.time() + 100) * 1000)
 
 
+def in_an_hour(and_s: int) -> Callable[[], str]:
+    """An HTTP date, by a clock that is an hour ahead."""
+    return lambda: formatdate(time.time() + 3600 + and_s, usegmt=True)
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "body", "low", "high"),
     [
+        (429, {"Date": in_an_hour(0), "Retry-After": in_an_hour(30)}, {}, 29, 31),
         (529, {"Retry-After": "3"}, {}, 3, 3),
         (502, {"Retry-After": "3"}, {}, 3, 3),
         (429, {"retry-after-ms": "2200.5"}, {}, 2.2005, 2.2005),
