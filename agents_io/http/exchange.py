@@ -30,13 +30,14 @@ from agents_io.errors import (
     BadResponse,
     CallTimeout,
     ConnectionFailed,
+    ConnectionWasClosing,
     Expired,
     InternalError,
     Unsupported,
 )
 from agents_io.http.connection import NotHttp
 from agents_io.http.peer import Peer, Target
-from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody
+from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody, WasClosing
 from agents_io.rules.answer import excerpt, in_utf8
 from agents_io.rules.statuses import error_of
 from agents_io.rules.waits import wait_of
@@ -166,7 +167,9 @@ class HttpExchange:
         try:
             origin = pooled.origin(target.url, peer.context())
             head = peer.post_head(target, call)
-            reply = await pooled.fetch(origin, head, call.body, self.max_answer_bytes, MAX_ERROR_BYTES)
+            reply = await pooled.fetch(
+                origin, head, call.body, self.max_answer_bytes, MAX_ERROR_BYTES, fresh=call.fresh
+            )
         except httpx.TransportError as error:
             raise transport_error(error) from error
         except ValueError as error:
@@ -352,6 +355,8 @@ def transport_error(error: httpx.TransportError) -> AgentError:
         cause = cause.__cause__
     if isinstance(error, NotHttp):
         return BadResponse(f"the answer is not HTTP: {text}")
+    if isinstance(error, WasClosing):
+        return ConnectionWasClosing(f"the connection was closing: {text}")
     if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
         return ConnectionFailed(f"the connection failed: {text}")
     return InternalError(f"the call could not be made: {text}")

@@ -13,7 +13,7 @@ import httpx
 import yarl
 
 from agents_io.errors import AgentError, Unsupported
-from agents_io.http.pooled_transport import REPEATABLE_KEY, SSL_KEY, URL_KEY, RequestBody
+from agents_io.http.pooled_transport import FRESH_KEY, REPEATABLE_KEY, SSL_KEY, URL_KEY, RequestBody
 from agents_io.http.rules.cookies import CookieJar
 from agents_io.http.rules.http1 import header_line, request_line
 from agents_io.rules.answer import excerpt, reading_of
@@ -127,6 +127,8 @@ class Peer:
         extensions = self._extensions(target)
         if call is None:
             extensions = {**extensions, REPEATABLE_KEY: True}
+        elif call.fresh:
+            extensions = {**extensions, FRESH_KEY: True}
         # A stream of our own spares httpx's second pass over the headers.
         return httpx.Request("POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=extensions)
 
