@@ -2,8 +2,8 @@
 
 In: a registration, bytes to send, the time there is. Out: status, headers and a body no larger than the cap, or one
 `AgentError`. Works on httpx's types over any `httpx.AsyncBaseTransport`; requests are built from parts prepared once per
-agent and given to the transport directly. It never retries, follows 307 and 308 within the same origin only, undoes gzip and
-deflate within the cap, and never shows a secret in an error.
+agent and given to the transport directly. It never retries, follows 307 and 308 (a GET's 301 too) within the same origin
+only, undoes gzip and deflate within the cap, and never shows a secret in an error.
 
   no connection, reset, cut off    connection                     3xx                            bad_response
   no answer in time, 408           timeout                        429, 425, 529                  rate_limited (`rules/waits.py`)
@@ -45,6 +45,8 @@ from agents_io.transport import MAX_ANSWER_BYTES, Call
 MAX_ERROR_BYTES = 4096
 MAX_REDIRECTS = 3
 _SAME_REQUEST = (307, 308)
+_SAME_PAGE = (301, 307, 308)
+"""For a GET; a 302 or 303 is often the way to a login."""
 _PLAIN = frozenset((b"", b"identity", b"none", b"utf-8", b"utf8"))
 """Content encodings that encode nothing; some agents name a charset there."""
 _INFLATED = {b"gzip": 31, b"x-gzip": 31, b"deflate": 47}
@@ -128,7 +130,8 @@ class HttpExchange:
         for asked in range(1, MAX_REDIRECTS + 1):
             if peer.cookies is not None:
                 peer.cookies.learn(response.headers.raw, time.time())
-            if asked == MAX_REDIRECTS or response.status_code not in _SAME_REQUEST:
+            same = _SAME_PAGE if request.method == "GET" else _SAME_REQUEST
+            if asked == MAX_REDIRECTS or response.status_code not in same:
                 break
             if (target := _moved(request, response)) is None:
                 break

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from agents_io.errors import AgentError
 from agents_io.http.a2a import A2aTransport
+from agents_io.http.a2a_agent import A2aAgent
 from agents_io.http.openai import OpenAiTransport
 from agents_io.http.transport import HttpTransport
 from agents_io.transport import Answer
@@ -365,6 +366,35 @@ async def test_a_redirect_within_the_origin_is_followed(status: int) -> None:
     assert ends["/loop"][0] == "bad_response"
     assert ends["/away"][0] == "bad_response"
     assert "'https://other.example/x'" in ends["/away"][1]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_pages_of_an_agent_may_have_moved(status: int) -> None:
+    """Health, card and models are read where they are now, as a framework that wants a slash at the end says; calls follow
+    307 and 308 alone. A 302 or 303 may lead to a login page, which says nothing of the agent.
+    """
+    card = {"url": "http://h/", "protocolVersion": "0.3.0", "name": "n"}
+    pages = {"/health/": {}, "/v1/models/": {"data": [{"id": "m"}]}, "/.well-known/agent-card.json/": card}
+    posted: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            posted.append(request.path)
+        if not request.path.endswith("/"):
+            return web.Response(status=status, headers={"Location": request.path + "/"})
+        found = pages.get(request.path)
+        return web.json_response(found) if found is not None else web.Response(status=404)
+
+    async with asking(HttpTransport(), handler, "http") as ask:
+        assert await is_well(ask.transport, ask.agent, 5.0) is (status not in (302, 303))
+        await ask()
+    assert posted == (["/analyze", "/analyze/"] if status in (307, 308) else ["/analyze"])
+    if status in (302, 303):
+        return
+    async with asking(OpenAiTransport(), handler, "openai", "/v1", model="m") as ask:
+        assert await is_well(ask.transport, ask.agent, 5.0)
+    async with asking(A2aTransport(), handler, "a2a") as ask:
+        assert (await ask.transport.card(A2aAgent(ask.agent))).name == "n"  # type: ignore[attr-defined]
 
 
 def said_text(end: Answer | AgentError) -> tuple[Any, Any]:
