@@ -23,6 +23,7 @@ from tests.support.served import Asked, Handler, asking, said, served
 from tests.support.wait import until
 
 GOOD = '{"value": "spam", "confidence": 0.93, "reasoning": "link"}'
+DRAFT = '{"value": "ham", "confidence": 0.2}'
 SPAM = ("spam", 0.93)
 LIMITED = ("rate_limited", True, False)
 REFUSED = ("refused", False, False)
@@ -62,6 +63,14 @@ async def asked_model(body: Any, status: int = 200, headers: dict[str, str] | No
         f"<think>a {{b}} c</think>{GOOD}",
         f"<thinking>a</thinking>\n{GOOD}",
         f"Here it is:\n```json\n{GOOD}\n```\nDone.",
+        f"[THINK]perhaps {DRAFT}[/THINK]{GOOD}",
+        f"◁think▷perhaps {DRAFT}◁/think▷{GOOD}",
+        f"<seed:think>perhaps {DRAFT}</seed:think>{GOOD}",
+        f'<think time="3 s">perhaps {DRAFT}</think>{GOOD}',
+        f"perhaps {DRAFT}[/THINK]{GOOD}",
+        f"<|begin_of_thought|>perhaps {DRAFT}<|end_of_thought|>\n<|begin_of_solution|>{GOOD}<|end_of_solution|>",
+        orjson.loads(GOOD),
+        {"type": "text", "text": GOOD},
         f"```json {GOOD} ```",
         f"```\r\n{GOOD}\r\n```",
         f"Sure! {GOOD}",
