@@ -51,6 +51,7 @@ _PLAIN = frozenset((b"", b"identity", b"none", b"utf-8", b"utf8"))
 """Content encodings that encode nothing; some agents name a charset there."""
 _INFLATED = {b"gzip": 31, b"x-gzip": 31, b"deflate": 47}
 """zlib's window bits; 47 tells gzip and zlib apart by itself."""
+_GZIP = b"\x1f\x8b"
 
 T = TypeVar("T")
 # No descriptors or ports left on this machine: not the agent's fault.
@@ -335,12 +336,29 @@ def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[by
             raise BadResponse(f"the answer is compressed ({excerpt(encoding)}) although identity was requested")
         return None
     machine = zlib.decompressobj(bits)
+    begun = False
 
     def inflate(piece: bytes, room: int) -> bytes:
-        try:
-            return machine.decompress(piece, max(1, room))
-        except zlib.error:
-            raise BadResponse("the answer is marked as compressed, and is not") from None
+        """Three cases beside the plain one: gzip in several members, what follows the last one, deflate without zlib's head."""
+        nonlocal machine, begun
+        found: list[bytes] = []
+        while piece:
+            if machine.eof:
+                if not piece.startswith(_GZIP):
+                    break
+                machine = zlib.decompressobj(bits)
+            try:
+                part = machine.decompress(piece, max(1, room))
+            except zlib.error:
+                if begun or encoding != b"deflate":
+                    raise BadResponse("the answer is marked as compressed, and is not") from None
+                machine, begun = zlib.decompressobj(-zlib.MAX_WBITS), True
+                continue
+            begun = True
+            found.append(part)
+            room -= len(part)
+            piece = machine.unused_data if room > 0 else b""
+        return b"".join(found)
 
     return inflate
 
