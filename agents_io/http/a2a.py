@@ -32,7 +32,6 @@ from agents_io.per_agent import PerAgent
 from agents_io.rules.answer import load_json
 from agents_io.rules.wire import jsonrpc
 from agents_io.rules.wire.a2a import (
-    NO_STREAM,
     FailedUnsaid,
     NeedsAuth,
     NeedsInput,
@@ -42,6 +41,7 @@ from agents_io.rules.wire.a2a import (
     Pending,
     UnknownTask,
     WrongParts,
+    offers_no_stream,
     outcome,
     send_params,
     takes_data,
@@ -217,7 +217,7 @@ class A2aTransport:
             raise
         if not header(reply, b"content-type").startswith(b"text/event-stream"):
             error = jsonrpc.error_of(response(interface, load_json(body)))
-            if error is None or error.get("code") not in NO_STREAM:
+            if error is None or not offers_no_stream(error):
                 return self._read(peer, interface, body)
             peer.streams = False
             return None
