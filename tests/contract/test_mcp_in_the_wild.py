@@ -375,7 +375,7 @@ async def test_cookies_bind_a_session_to_its_server() -> None:
         assert said(await ask()) == OK
 
 
-@pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
+@pytest.mark.parametrize("version", ["2024-10-07", "2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
 async def test_every_version_with_a_handshake(version: str) -> None:
     """Over streamable HTTP."""
     async with asking(McpTransport(), Server(version=version), "mcp", "/mcp", tool="judge") as ask:
