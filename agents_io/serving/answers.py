@@ -56,15 +56,15 @@ def reply_of(returned: Any, default_confidence: float) -> Reply:
     (b'{"value":"yes","confidence":0.75}', b'{"value":"yes","confidence":0.5}')
     """
     answer = returned if isinstance(returned, Answer) else None
-    if answer is not None:
-        pair: Any = (_plain(answer.value), answer.confidence)
-    elif isinstance(returned, tuple) and len(returned) == 2:
-        pair = (_plain(returned[0]), returned[1])
-    else:
-        pair = _plain(returned)
-        if not (isinstance(pair, dict) and pair.keys() == {"value", "confidence"}):
-            pair = (pair, default_confidence)
     try:
+        if answer is not None:
+            pair: Any = (_plain(answer.value), answer.confidence)
+        elif isinstance(returned, tuple) and len(returned) == 2:
+            pair = (_plain(returned[0]), returned[1])
+        else:
+            pair = _plain(returned)
+            if not (isinstance(pair, dict) and pair.keys() == {"value", "confidence"}):
+                pair = (pair, default_confidence)
         found = read_result(pair, MAX_ANSWER_BYTES)
         data = {"value": found.value, "confidence": found.confidence}
         if answer is not None:
@@ -74,6 +74,10 @@ def reply_of(returned: Any, default_confidence: float) -> Reply:
         return Reply(dumps(data), found.value, found.confidence, (answer and answer.reasoning) or "")
     except AgentError as error:
         raise CallFailed(500, str(error)) from None
+    except RecursionError:
+        raise CallFailed(
+            500, "the function returned what is not JSON: it is nested too deep, or holds itself"
+        ) from None
     except (TypeError, ValueError) as error:
         raise CallFailed(500, f"the function returned what is not JSON: {error}") from None
 
@@ -91,7 +95,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def failure_of(error: Exception) -> CallFailed:
+def failure_of(error: BaseException) -> CallFailed:
     """What a function raised."""
     if isinstance(error, CallFailed):
         return error

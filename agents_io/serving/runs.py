@@ -11,7 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from agents_io.protocols.functions.catalogue import CURRENT, FunctionCall
 from agents_io.protocols.functions.daemon_threads import DaemonThreads
@@ -33,6 +33,29 @@ class _Run:
 
     task: asyncio.Task[Reply]
     callers: int = 0
+
+
+class Served(Protocol):
+    """An agent of one's own, as its servers know it."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What it can do."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls it takes at once."""
+        ...
+
+    def runs(self) -> Runs:
+        """A place for its runs."""
+        ...
 
 
 class Runs:
@@ -120,13 +143,23 @@ class Runs:
             if self._is_async:
                 returned = await self._call(payload)
             else:
-                returned = await asyncio.wrap_future(self._threads.submit(lambda: self._call(payload)))
+                returned = await asyncio.wrap_future(self._threads.submit(lambda: self._in_thread(payload)))
             return reply_of(returned, self._default_confidence)
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: one call must not end the agent under the others
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # by `run` or `drain`; without a request the function has cancelled itself
             failed = failure_of(error)
             if failed.status == 500:
-                log.warning("agent function failed: %s", failed, exc_info=error)
+                log.warning("agent function failed: %s", failed, exc_info=error.__cause__ or error)
             raise failed from None
+
+    def _in_thread(self, payload: Any) -> Any:
+        """The function's answer. Raises `CallFailed` alone: asyncio's futures take neither StopIteration nor CancelledError."""
+        try:
+            return self._call(payload)
+        except BaseException as error:
+            raise failure_of(error) from error
 
     def _remember(self, key: str, reply: Reply) -> None:
         self._answers[key] = asyncio.get_running_loop().time(), reply

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from streams.client.errors import WaitTimeout, failure_of
-from streams.client.result import TaskResult, parse_value
+from streams.client.parsing import parse_value
+from streams.client.result import TaskResult
 from streams.client.times import Duration, seconds
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ class Handle:
                 raise still_waiting(self.id, limit_s)
         return future.result()
 
-    def when_done(self, call: Callable[[Handle], object]) -> None:
-        """Call `call(handle)` on the event loop when the result is there."""
-        self._waiting.future.add_done_callback(lambda _: call(self))
+    def future(self) -> asyncio.Future[TaskResult[Any]]:
+        """The future of the calls that wait now. It fails with what ends their waiting; later calls wait on another one."""
+        return self._waiting.future
 
     async def cancel(self, reason: str | None = None) -> None:
         """Ask for the task to be cancelled; its result then has the status `cancelled`, unless it has ended before."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sized
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from streams.client.errors import ClientError, InvalidTask, failure_of
 from streams.client.handle import Handle
-from streams.client.result import TaskResult, parse_value
+from streams.client.parsing import parse_value
+from streams.client.result import TaskResult
 
 T = TypeVar("T")
 Payloads = Iterable[Any] | AsyncIterable[Any]
 Window = dict[str, Handle]
 """Tasks under way, by id."""
+Ready = asyncio.Queue[tuple[Handle, asyncio.Future[TaskResult[Any]]] | None]
+"""Each task with the future of its submission: a later one would miss an error that ended that wait."""
 
 JUDGED_FROM = 100
 """Of payloads whose number is not known, the share of failures is judged from this many results on, and at the end."""
@@ -68,7 +72,7 @@ async def run_all(
     judge = Tolerance(tolerate, len(payloads) if isinstance(payloads, Sized) else None)
     window: Window = {}
     open_windows.append(window)
-    ready: asyncio.Queue[Handle | None] = asyncio.Queue()
+    ready: Ready = asyncio.Queue()
     slots = asyncio.Semaphore(concurrency)
     feeder = asyncio.ensure_future(_feed(submit, payloads, slots, window, ready, ordered))
     fed = False
@@ -76,12 +80,14 @@ async def run_all(
     """The failure seen last."""
     try:
         while window or not fed:
-            handle = await ready.get()
-            if handle is None:
+            item = await ready.get()
+            if item is None:
                 fed = True
                 await feeder  # raises what stopped it
                 continue
-            result = await handle.outcome()
+            handle, future = item
+            await asyncio.wait((future,))
+            result = future.result()
             del window[handle.id]
             failed = result.status != "success"
             last = result if failed else last
@@ -103,7 +109,7 @@ async def _feed(
     payloads: Payloads,
     slots: asyncio.Semaphore,
     window: Window,
-    ready: asyncio.Queue[Handle | None],
+    ready: Ready,
     ordered: bool,
 ) -> None:
     """Submit while there are slots. Into `ready`: handles in order, or as they end; None when no more will come."""
@@ -112,12 +118,17 @@ async def _feed(
             await slots.acquire()
             handle = await submit(payload)
             window[handle.id] = handle
+            future = handle.future()
             if ordered:
-                ready.put_nowait(handle)
+                ready.put_nowait((handle, future))
             else:
-                handle.when_done(ready.put_nowait)
+                future.add_done_callback(partial(_put, ready, handle))
     finally:
         ready.put_nowait(None)
+
+
+def _put(ready: Ready, handle: Handle, future: asyncio.Future[TaskResult[Any]]) -> None:
+    ready.put_nowait((handle, future))
 
 
 async def cancel_all(window: Window) -> None:

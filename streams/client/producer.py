@@ -77,10 +77,12 @@ class TaskProducer:
             await _stop(producer)
 
     async def post(self, topic: str, request: Request) -> None:
-        """Put a record on its way and return; `lost` is called if it can never arrive."""
+        """Put a record on its way and return; `lost` is called if it can never arrive. Raises `ClientError`."""
         try:
             acknowledged = await self._send(topic, request)
         except (kafka.KafkaError, OSError) as error:
+            if final := self._final(error):
+                raise final from None
             self._failed(topic, request, error)
             return
         acknowledged.add_done_callback(lambda done: self._acknowledged(topic, request, done))

@@ -43,13 +43,14 @@ class Waiting(Generic[R]):
         self.future.set_result(result)
         return True
 
-    def fail(self, error: BaseException) -> None:
-        """Raise `error` in the calls that wait now; later ones wait anew."""
+    def fail(self, error: BaseException, *, final: bool = False) -> None:
+        """Raise `error` in the calls that wait now; later ones wait anew, or get it too if it is `final`."""
         future = self.future
         if future.done():
             return
-        self.future = future.get_loop().create_future()
-        self.since = future.get_loop().time()
+        if not final:
+            self.future = future.get_loop().create_future()
+            self.since = future.get_loop().time()
         future.set_exception(error)
         future.exception()  # retrieved, since no caller may be waiting
 
@@ -92,10 +93,10 @@ class ResultReader(Generic[R]):
             waiting.fail(error)
 
     def wait_for(self, name: str) -> Waiting[R]:
-        """The waiting of this id; calls that wait for one id share it."""
+        """The waiting of this id; calls that wait for one id share it, but none that has failed for good."""
         key = name.encode()
         found = self._waiting.get(key)
-        if found is None:
+        if found is None or (found.future.done() and found.future.exception() is not None):
             found = self._waiting[key] = Waiting(name, asyncio.get_running_loop())
         return found
 

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from pydantic import BaseModel
 
+from schemas.topics import LARGE_RECORD_BYTES
 from streams import (
     AgentServerError,
     Client,
@@ -338,3 +339,19 @@ async def test_what_cannot_be_sent_is_refused_before_it_is_sent(p: Pipeline) -> 
         await p.client.run(None, {})
     with pytest.raises(InvalidTask, match="payload: is not JSON"):
         await p.client.run("echo", object())
+
+
+@pytest.mark.parametrize("task_id", [None, "huge"])
+async def test_what_kafka_refuses_ends_each_kind_of_call(p: Pipeline, task_id: str | None) -> None:
+    huge = {"n": "x" * (LARGE_RECORD_BYTES + 1)}
+    async with asyncio.timeout(30):
+        with pytest.raises(InvalidTask, match="larger than Kafka accepts"):
+            await p.client.run("echo", huge, id=task_id)
+        with pytest.raises(InvalidTask, match="larger than Kafka accepts"):
+            await p.client.submit("echo", huge, id=task_id)
+        for ordered in (False, True):
+            with pytest.raises(InvalidTask, match="larger than Kafka accepts"):
+                async with aclosing(p.client.map("echo", [huge, {"n": 1}], ordered=ordered)) as results:
+                    await anext(results)
+        if task_id is not None:  # the id is not spent
+            assert (await p.client.run("echo", {"n": 7}, id=task_id)).value == {"n": 7}

@@ -27,7 +27,7 @@ quarters = st.integers(0, 40).map(lambda n: n / 4)
 
 @dataclass
 class Waiting:
-    """An item as the model keeps it. `owes`: a retry that has not drawn on the budget yet."""
+    """An item as the model keeps it. `owes`: a retry that has not drawn on the budget yet. `probes`: that failed."""
 
     item: int
     priority: int
@@ -36,10 +36,11 @@ class Waiting:
     not_before: float
     timeout_s: float
     owes: bool = False
+    probes: int = 0
 
     @property
-    def order(self) -> tuple[int, int]:
-        return -self.priority, self.place
+    def order(self) -> tuple[int, int, int]:
+        return self.probes, 0 if self.probes else -self.priority, self.place
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -117,7 +118,7 @@ class QueueMachine(RuleBasedStateMachine):
         for attempt in attempts:
             entry = min(self.due(), key=lambda e: e.order)
             assert attempt.item == entry.item
-            assert attempt.place == entry.place
+            assert (attempt.place, attempt.failed_probes) == (entry.place, entry.probes)
             left_s = entry.deadline - now
             assert (attempt.timeout_s, attempt.cut) == (min(entry.timeout_s, left_s), left_s < entry.timeout_s)
             assert len(self.running) < self.queue.max_concurrency
@@ -169,11 +170,16 @@ class QueueMachine(RuleBasedStateMachine):
         if twice:
             self.queue.finish(attempt, "failure", self.now)
         self.breaker.record(probe, outcome, self.now)
+        if self.breaker.mode == "closed":
+            for one in self.waiting:
+                one.probes = 0
         self.window.end(attempt.started_at, self.now)
         if pause is not None and pause > 0:
             self.window.pause = max(self.window.pause, self.now + min(pause, 8.0))
         if again is not None:
             entry.not_before, entry.owes = self.now + again, draws
+            failed_probes = attempt.failed_probes + 1 if attempt.permit.probe and outcome == "failure" else 0
+            entry.probes = 0 if self.breaker.mode == "closed" else failed_probes
             self.queue.push(
                 entry.item,
                 now=self.now,
@@ -183,6 +189,7 @@ class QueueMachine(RuleBasedStateMachine):
                 not_before=entry.not_before,
                 retry=draws,
                 place=attempt.place,
+                failed_probes=failed_probes,
             )
             del self.left[entry.item]
             self.waiting.append(entry)
@@ -249,8 +256,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert (self.queue.blocked_by(self.now) is None) == (not self.waiting)
         if self.waiting:
             self.draw()  # being asked what blocks it the queue looks at what is due
-        for heap in (self.queue._ready, self.queue._delayed, self.queue._deadlines):
-            assert len(heap) <= 2 * len(self.waiting) + 66
+        assert self.queue.kept <= 4 * (2 * len(self.waiting) + 66)
 
     @invariant()
     def transitions_agree(self) -> None:

@@ -219,7 +219,7 @@ def test_removed_items_are_gone_from_every_heap() -> None:
         assert a.remove(str(number))
     assert not a.remove("1")
     assert (a.waiting, a.next_wakeup(0.0), a.poll(9.0), a.expired(99.0)) == (0, None, [], [])
-    assert len(a._ready) + len(a._delayed) + len(a._deadlines) < 300
+    assert a.kept < 300
 
 
 def test_reconfigure_live() -> None:
@@ -269,3 +269,44 @@ def test_drain_gives_back_what_waits_in_order_of_arrival() -> None:
     a.poll(0.0)
     assert a.drain() == ["a", "b"]
     assert (a.waiting, a.in_flight, a.next_wakeup(0.0)) == (0, 1, None)
+
+
+def test_items_that_failed_as_probes_let_others_probe_first() -> None:
+    """Two that always fail would otherwise be all the probes there are: the circuit of a healthy agent would never close."""
+    a = make(9, probes=2)
+    fail(a, 2)
+    now = 0.0
+    for item in ("bad 1", "bad 2", "well 1", "well 2", "well 3"):
+        a.push(item, now=now, priority=5 if item.startswith("bad") else 0)
+    begun: list[list[str]] = []
+    for _ in range(3):
+        now += 31.0
+        attempts = a.poll(now)
+        begun.append(items(attempts))
+        for attempt in attempts:
+            bad = attempt.item.startswith("bad")
+            a.finish(attempt, "failure" if bad else "success", now)
+            if bad:
+                probes = attempt.failed_probes + 1
+                a.push(attempt.item, now=now, priority=5, place=attempt.place, failed_probes=probes)
+    assert begun[:2] == [["bad 1", "bad 2"], ["well 1", "well 2"]]
+    assert begun[2][0] == "well 3"
+
+
+def test_a_circuit_that_closes_gives_failed_probes_their_turn_again() -> None:
+    """An outage changes nothing of the order afterwards."""
+    a = make(9, probes=3)
+    fail(a, 2)
+    for item in "abcdef":
+        a.push(item, now=0.0)
+    for attempt in a.poll(31.0):
+        a.finish(attempt, "failure", 31.0)
+        a.push(attempt.item, now=31.0, place=attempt.place, failed_probes=1)
+    probes = a.poll(62.0)
+    assert items(probes) == ["d", "e", "f"]
+    for attempt in probes:
+        a.finish(attempt, "success", 62.0)
+        a.push(attempt.item, now=62.0, place=attempt.place)
+    attempts = a.poll(62.0)
+    assert items(attempts) == list("abcdef")
+    assert {attempt.failed_probes for attempt in attempts} == {0}

@@ -102,6 +102,18 @@ async def test_what_kafka_will_never_take_is_reported(monkeypatch: pytest.Monkey
         await rig.producer.send("tasks", REQUEST)
 
 
+async def test_what_is_refused_at_once_is_raised_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(FakeProducer):
+        async def send(self, topic: str, *, value: bytes, key: bytes, partition: int) -> asyncio.Future[None]:
+            raise kafka.MessageSizeTooLargeError
+
+    rig = Rig(monkeypatch, Refusing([]))
+    await rig.producer.start()
+    with pytest.raises(InvalidTask, match="larger than Kafka accepts"):
+        await rig.producer.post("tasks", REQUEST)
+    assert rig.lost == []
+
+
 async def test_added_partitions_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     only = FakeProducer([])
     rig = Rig(monkeypatch, only)

@@ -89,6 +89,33 @@ async def test_what_a_function_may_return(returned: Any, body: Any) -> None:
         assert (await call({}))[2] == body
 
 
+def nested(depth: int) -> Any:
+    """Lists within lists; 0: one that holds itself."""
+    found: list[Any] = []
+    if depth == 0:
+        found.append(found)
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    "returned", [nested(300), nested(5000), nested(0), (nested(0), 1.0), Answer(1, extra={"a": nested(0)})]
+)
+async def test_what_is_nested_too_deep_is_said_to_be(returned: Any) -> None:
+    """Not the interpreter's own words."""
+
+    @agent("a")
+    async def served(payload: Any) -> Any:
+        return returned
+
+    async with caller(served) as call:
+        status, _, body = await call({})
+    assert status == 500
+    assert "the function returned" in body["error"]
+    assert "nested" in body["error"]
+
+
 @pytest.mark.parametrize("returned", [float("nan"), object(), ("x", 2.0), ("x", "sure"), Answer("x", -1)])
 async def test_what_is_no_answer_is_the_agents_fault(returned: Any) -> None:
     @agent("a")
@@ -111,6 +138,51 @@ async def test_what_it_raises() -> None:
     async with caller(served) as call:
         assert await status_and_error(call("decline")) == (422, "not my field")
         assert await status_and_error(call("x")) == (500, "RuntimeError: broken")
+
+
+NOT_ERRORS = [
+    StopIteration("no more"),
+    SystemExit(3),
+    KeyboardInterrupt(),
+    asyncio.CancelledError(),
+    BaseException("x"),
+]
+
+
+@pytest.mark.parametrize("raised", NOT_ERRORS, ids=lambda raised: type(raised).__name__)
+@pytest.mark.parametrize("plain", [True, False])
+async def test_what_is_raised_beside_errors_fails_the_call_and_keeps_no_slot(
+    raised: BaseException, plain: bool
+) -> None:
+    def threaded(payload: str) -> str:
+        if payload == "raise":
+            raise raised
+        return payload
+
+    async def awaited(payload: str) -> str:
+        return threaded(payload)
+
+    served = agent("raiser", concurrency=1)(threaded if plain else awaited)
+    async with caller(served) as call, asyncio.timeout(10):
+        for _ in range(2):
+            status, error = await status_and_error(call("raise"))
+            assert status == 500
+            # A coroutine cannot raise a StopIteration.
+            assert ("RuntimeError" if not plain and "Stop" in repr(raised) else type(raised).__name__) in error
+        assert (await call("well"))[2]["value"] == "well"
+
+
+async def test_an_answer_that_contains_itself_is_nested_too_deep() -> None:
+    @agent("deep")
+    def deep(payload: list[Any]) -> list[Any]:
+        payload.append(payload)
+        return payload
+
+    async with caller(deep) as call:
+        assert await status_and_error(call([])) == (
+            500,
+            "the function returned what is not JSON: it is nested too deep",
+        )
 
 
 async def status_and_error(call: Any) -> tuple[int, str]:

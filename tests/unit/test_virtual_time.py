@@ -172,3 +172,20 @@ def test_a_conversation_is_answered_one_message_at_a_time() -> None:
         for n in range(4):
             assert times[n + 2] - times[n] >= 25
         assert abs(times[0] - times[1]) < 1
+
+
+@pytest.mark.parametrize("bad_ones", [6, 20])
+def test_tasks_that_an_agent_always_fails_on_keep_its_circuit_open_for_no_other(bad_ones: int) -> None:
+    """A failed probe uses up no attempt, so tasks that fail for their payload's sake go on: others must probe in between."""
+
+    @agent("picky")
+    def picky(payload: Any) -> Any:
+        return payload["text"]
+
+    with VirtualTime(agents=[picky]) as v:
+        for _ in range(bad_ones):
+            v.submit("picky", {}, cache=False)
+        v.advance("5s")
+        well = [v.submit("picky", {"text": number}, cache=False) for number in range(30)]
+        v.advance("30m")
+        assert [one.done for one in well] == [True] * 30
