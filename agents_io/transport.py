@@ -41,7 +41,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an agent said. `confidence` is finite and in [0, 1]; `value` is any JSON.
+    """An agent's answer. `confidence` is finite and in [0, 1]; `value` is any JSON.
 
     `metadata`: every other member of the answer, as JSON; the result has them as `metadata.answer`.
     """
@@ -59,7 +59,7 @@ class Transport(Protocol):
         ...
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Returns if the agent says within `timeout_s` seconds that it is well.
+        """Returns if the agent reports within `timeout_s` seconds that it is healthy.
 
         Raises `AgentError`: it is not, and why; `Unsupported`: it cannot be asked.
         """

@@ -1,4 +1,4 @@
-"""Tells what this worker knows of the agents that live in its partitions: standings for those that choose, and news of their
+"""Publishes the status of the agents that this worker's partitions own: on `standings` for the balancers, and events about their
 health.
 
 In: the callers of the open partitions, looked at every second; what health checks say; whether agents that dial in are

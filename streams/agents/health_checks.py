@@ -85,7 +85,7 @@ class HealthChecks:
                 self._running[agent_id] = self._loop.create_task(self._check(agent), name=f"health-{agent_id}")
 
     def _follow(self) -> None:
-        """Who lives here now. Newcomers are asked within one interval, each at a moment of its own."""
+        """Take up the agents that are owned here now. New ones are checked within one interval, each at its own moment."""
         here = self._agents()
         if here is self._known:
             return

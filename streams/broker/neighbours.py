@@ -1,4 +1,4 @@
-"""Asks the brokers which groups of workers there are, and says which of them get into this one's way.
+"""Asks the brokers which groups of workers there are, and finds those that conflict with this one.
 
 In: settings. Out: sentences. Where users are known by name only the own group is asked about: their rights keep others apart, and
 listing groups is no right of a worker's. It joins nothing and changes nothing.

@@ -1,4 +1,4 @@
-"""Tells why calls wait in vain: Kafka is away, or no worker reads the tasks.
+"""Logs why no call can begin: Kafka is not reachable, or no worker reads the tasks.
 
 In: the calls that wait. Out: a warning in the log after a few seconds, `KafkaUnreachable` or `NoWorker` in each call that has
 waited `give_up_after_s` for it to pass. It looks only while calls wait and no result comes.

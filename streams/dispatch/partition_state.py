@@ -59,7 +59,7 @@ class PartitionState:
         self._restore(values, cleared)
 
     def guard(self, agent_id: str) -> GuardSnapshot | None:
-        """What an earlier owner had seen of this agent; told once."""
+        """What an earlier owner had stored of this agent's breaker and limiter; returned once."""
         if agent_id not in self._guards:
             return None
         found, taken_at = self._guards.pop(agent_id)

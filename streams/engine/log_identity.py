@@ -191,7 +191,7 @@ async def identities(consumer: AIOKafkaConsumer, topics: Collection[str]) -> dic
 
 
 async def epoch_ends(consumer: AIOKafkaConsumer, epochs: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-    """Where what was written up to that leader epoch ends in each log. Those that nobody tells are left out."""
+    """Where what was written up to that leader epoch ends in each log. Logs for which no broker answered are left out."""
     client: Any = getattr(consumer, "_client", None)
     by_leader: dict[int, dict[TopicPartition, int]] = defaultdict(dict)
     for tp, epoch in epochs.items() if client is not None else ():

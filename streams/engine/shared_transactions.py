@@ -123,7 +123,7 @@ class SharedTransactions:
             self._waiting.pop(waiting, None)
 
     async def close(self) -> None:
-        """End; nobody waits for a commit any more."""
+        """End. No commit may be waited for any more."""
         await self.left_open.close()
         if self._loop_task is not None:
             self._loop_task.cancel()

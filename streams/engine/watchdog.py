@@ -29,7 +29,7 @@ ASK_TIMEOUT_S = 10.0
 
 
 class Watchdog:
-    """`after_s`: how long a partition may stand still with records before it, or polls may fail, before anything is done."""
+    """`after_s`: how long a partition with unread records may stand still, or polls may fail, until the consumer is replaced."""
 
     def __init__(self, engine: Engine[Any], after_s: float) -> None:
         self._engine = engine
@@ -47,7 +47,7 @@ class Watchdog:
                 await self._engine.renew()
 
     async def look(self) -> str | None:
-        """Why the consumer must be replaced; None when it need not, or when nobody can tell."""
+        """Why the consumer must be replaced; None when it need not, or when that is not known."""
         consumer = self._engine.consumer
         dead = group.dead_task(consumer)
         # What was refused stays refused: the polls say so, and end the worker with the reason.

@@ -181,7 +181,7 @@ class Gateway:
         context.set_details(stream.why[:200])
 
     async def _watch(self, stream: Stream, writer: asyncio.Task[None], reader: asyncio.Task[None]) -> None:
-        """Until the stream is over, for whatever reason; then until the last word is out."""
+        """Wait until the stream is over, then until the last message is sent."""
         ended = asyncio.create_task(stream.ended.wait())
         try:
             while not stream.ended.is_set():

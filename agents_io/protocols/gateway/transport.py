@@ -56,7 +56,7 @@ class HopLost(ConnectionFailed):
 
 
 class Routes:
-    """Where each agent is connected, as its record on the topic says, and who waits for it to change."""
+    """Where each agent is connected, by its record on the topic `agents`, and the calls that wait for a new record."""
 
     def __init__(self, lookup: Callable[[str], AgentRegistration | None]) -> None:
         self._lookup = lookup
@@ -99,7 +99,7 @@ class Routes:
 
 
 def route_of(agent: AgentRegistration) -> Route | None:
-    """Where the record says that the agent is connected; None if it says that it is away, or nothing one can use."""
+    """Where the agent is connected, by its record; None if it is away, or the record names no usable address."""
     found = (agent.metadata or {}).get("gateway")
     if not isinstance(found, dict) or found.get("status") == "away":
         return None
