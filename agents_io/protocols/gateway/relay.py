@@ -151,7 +151,7 @@ class RelayClient:
         return AgentToControlPlane.FromString(raw)
 
     async def presence(self, route: Route, agent_id: str, timeout_s: float) -> dict[str, Any] | None:
-        """`{status, load, outstanding}` from the worker that holds the stream; None: it holds none, or gives no answer in time."""
+        """`{status, load, outstanding}` from the worker that holds the stream; None: it holds none, or does not answer."""
         try:
             found: dict[str, Any] = orjson.loads(await self._exchange("Presence", route, agent_id, b"", timeout_s))
         except (NotHere, TooMany, StreamLost, TimeoutError, orjson.JSONDecodeError):
