@@ -72,7 +72,7 @@ class Series:
         """What began or ended since the caller last emptied this."""
 
     def apply(self, point: ConfidenceDataPoint, offset: int, archived: Callable[[WindowId], Window | None]) -> bool:
-        """Fold one point in; False if it had been applied before."""
+        """Count one point; False if it had been applied before."""
         if offset <= self.offset:
             return False
         self.offset = offset
@@ -99,9 +99,9 @@ class Series:
         return True
 
     def _outcome(self, point: ConfidenceDataPoint) -> None:
-        """A point's own success counts for the calibration once it is seen to say something about answers.
+        """A point's own success counts for the calibration once it is known to be about answers.
 
-        Dispatch calls every answer a success and every failure a confidence of 0: that says nothing of how sure to be.
+        Dispatch counts every answer as a success and gives every failure a confidence of 0: that calibrates nothing.
         """
         if not self.judged and not point.success and point.confidence > 0:
             self.judged = "points"
