@@ -1,4 +1,4 @@
-"""Agents: how they are reached and limited, and how they stand."""
+"""Agents: how they are reached and limited, and their status."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ NO_SECRET_HEADERS = frozenset(
 class SecretRef(Message):
     """Where a secret lies; never the secret itself. Exactly one of `env` and `file`.
 
-    It is sent as `Authorization: Bearer ...`, or with `scheme: header` as it is in the header named.
+    It is sent as `Authorization: Bearer ...`, or with `scheme: header` unchanged in the header named.
     """
 
     env: Name | None = None
@@ -184,7 +184,7 @@ class AgentRegistration(Message):
 
     @property
     def transport(self) -> str:
-        """The protocol given, or the one the endpoint's scheme tells."""
+        """The protocol given, or else that of the endpoint's scheme."""
         return self.protocol or _SCHEMES[self.endpoint.partition("://")[0]]
 
     @property

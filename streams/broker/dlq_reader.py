@@ -44,7 +44,7 @@ async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Record]:
 async def last_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], int]:
     """Topic and partition to the offset of the last dead letter there now.
 
-    Found by reading: the end offset the embedded broker tells is too low by what is in its last batch.
+    Found by reading: the end offset that the embedded broker reports is too low by what is in its last batch.
     """
     last: dict[tuple[str, int], int] = {}
     for topic in topics:

@@ -49,7 +49,7 @@ async def neighbours(settings: Settings) -> list[str]:
 
 
 def _read(members: list[dict[str, Any]]) -> list[list[str]]:
-    """The topics each member subscribed to; members of other protocols say nothing."""
+    """The topics each member subscribed to; members of other protocols are left out."""
     found = []
     for member in members:
         try:

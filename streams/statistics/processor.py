@@ -145,7 +145,7 @@ class StatsProcessor:
                 await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
-        """Fold, publish and commit what was accepted, then leave; bounded in time. Safe to call twice."""
+        """Count, publish and commit what was accepted, then leave; bounded in time. Safe to call twice."""
         app, self._app = self._app, None
         registered, self._registered = self._registered, None
         if registered is not None:

@@ -127,7 +127,7 @@ class Windows:
         return max(self.floor(interval), start_of(now_ms, interval) - (span.keep - 1) * span.size_ms)
 
     def apply(self, time_ms: int, sample: Sample, offset: int, archived: Callable[[WindowId], Window | None]) -> bool:
-        """Fold one point in; True if it was late (behind the minute's grace).
+        """Count one point; True if it was late (behind the minute's grace).
 
         `archived` gives a closed window that is no longer in memory, or None when there is none.
         """
