@@ -129,7 +129,7 @@ def _read_table(user_data: bytes | None) -> list[Row]:
 class _Common:
     """A cluster whose topics have only the partitions that all topics subscribed to with them have.
 
-    Of partitions that a member was told of earlier, all topics have them, whatever this cluster's metadata say.
+    Of partitions that a member knows from earlier assignments, all topics have them, whatever this cluster's metadata say.
     """
 
     def __init__(self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]) -> None:

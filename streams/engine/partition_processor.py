@@ -227,9 +227,9 @@ class PartitionProcessor:
         self._expired[tp] = found if earlier is None else earlier.joined(found)
         self._dirty.set()
 
-    def afterwards(self, told: Callable[[], None]) -> None:
+    def afterwards(self, on_committed: Callable[[], None]) -> None:
         """Call this once what was completed so far is committed; never if that fails. It must not raise."""
-        self._after.append(told)
+        self._after.append(on_committed)
 
     def skip(self, source: str, offset: int) -> None:
         """A record that is none of the handler's business: finished, and committed with what else comes, or a little later."""
@@ -293,8 +293,8 @@ class PartitionProcessor:
             await self.committer.commit(lambda: self._collect(committed))
         finally:
             self._idle.set()
-        for told in committed:
-            told()
+        for on_committed in committed:
+            on_committed()
 
     def _collect(self, committed: list[Callable[[], None]]) -> Commit | None:
         """What is ready; None if that is nothing. `committed` gets what is to be called once it is durable."""
