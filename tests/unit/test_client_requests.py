@@ -94,6 +94,24 @@ def test_times_go_into_the_metadata() -> None:
             task_request("t", "a", 1, **wrong)  # type: ignore[arg-type]
 
 
+def test_steps_and_plans_take_times_as_run_does() -> None:
+    when = datetime(2026, 11, 22, 13, 37, tzinfo=UTC)
+    one = step("a", 1, timeout=1, deadline=when, expires_in=60, not_before="2026-11-22T13:00:00Z", tag="x")
+    plan = parallel([one], strategy="weighted", expires_in="2m", confidence_threshold=0.5)
+    assert plan["tasks"][0]["metadata"] == {
+        "timeout": 1000,
+        "deadline": "2026-11-22T13:37:00.000Z",
+        "expiresIn": 60_000,
+        "notBefore": "2026-11-22T13:00:00.000Z",
+        "tag": "x",
+    }
+    assert plan["metadata"] == {"expiresIn": 120_000, "confidenceThreshold": 0.5}
+    with pytest.raises(InvalidTask, match="timeout: must be between 1 ms and 7 days"):
+        parallel([step("a", 1, timeout=0)])
+    with pytest.raises(InvalidTask, match="expires_in: is not a duration"):
+        sequence([step("a", 1, expires_in="soon")])
+
+
 @pytest.mark.parametrize(
     ("target", "kind", "wire", "key"),
     [
