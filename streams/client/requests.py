@@ -151,10 +151,9 @@ def _refuse_misspelt(name: str) -> None:
     if name in _WIRE_NAMES or name in _WIRE_NAMES.values():
         return
     if meant := get_close_matches(name.replace("_", "").lower(), _MISSPELT, n=1, cutoff=_SIMILAR):
-        raise InvalidTask(
-            f"{name}: is no option; did you mean {_MISSPELT[meant[0]]}? "
-            f"Metadata of your own may have any name in metadata={{{name!r}: ...}}"
-        )
+        known = _MISSPELT[meant[0]]
+        found = "is no option here." if name == known else f"is no option; did you mean {known}?"
+        raise InvalidTask(f"{name}: {found} Metadata of your own may have any name in metadata={{{name!r}: ...}}")
 
 
 def _bounded(value: Duration, name: str) -> int:
