@@ -348,6 +348,25 @@ async def test_what_cannot_be_sent_is_refused_before_it_is_sent(p: Pipeline) -> 
 
 
 @pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("results", {"status": "failed"}, "^status: must be one of success, failure, timeout, cancelled, not 'failed'"),
+        ("anomalies", {"min_severity": "critical"}, "^min_severity: must be one of low, medium, high, not 'critical'"),
+        ("aggregates", {"interval": "1h"}, "^interval: must be one of minute, hour, day, not '1h'"),
+    ],
+)
+async def test_a_filter_that_nothing_can_pass_is_refused(
+    p: Pipeline, method: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidTask, match=message):
+        getattr(p.client, method)(**arguments)
+    with pytest.raises(InvalidTask, match="types: no event's type begins with 'tsk:'"):
+        p.client.events("task:", "tsk:")
+    with pytest.raises(InvalidTask, match="since: is neither a duration nor an RFC 3339 time: 'yesterday'"):
+        await anext(p.client.results(since="yesterday"))
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"bootstrap_servers": ""}, "^bootstrap_servers: string should have at least 1 character"),
