@@ -99,10 +99,10 @@ def _checked(data: Any, where: str = "schedules add") -> dict[str, Any]:
     """The schedule as it was given, once it is found that it can work. Raises `CommandError`."""
     from schemas.codec import Rejected, validate
     from schemas.messages import Schedule
-    from streams.rules.schedules.times import next_time
+    from streams.rules.schedules.times import check_new
 
     try:
-        next_time(validate(Schedule, data))
+        check_new(validate(Schedule, data), _now_ms())
     except Rejected as error:
         raise CommandError(f"{where}: {error.reason}", USAGE) from None
     return dict(data)

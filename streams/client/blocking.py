@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator
@@ -26,8 +27,14 @@ class _Loop:
                 threading.Thread(target=self._loop.run_forever, name="parallax-client", daemon=True).start()
             return self._loop
 
+    def forget(self) -> None:
+        """Begin anew, in a process that was forked: it has the loop of its parent and no thread that runs it."""
+        self._lock = threading.Lock()
+        self._loop = None
+
 
 _LOOP = _Loop()
+os.register_at_fork(after_in_child=_LOOP.forget)
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:

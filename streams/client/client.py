@@ -11,7 +11,7 @@ from typing import Any, TypeVar, overload
 
 from schemas.messages import Plan, PlanResult
 from streams.broker.noise import quiet_logs
-from streams.client.connection import connect, kafka_errors, partitions_of, settings_for
+from streams.client.connection import connect, kafka_errors, partitions_of, settings_for, usable
 from streams.client.directory import AgentDirectory
 from streams.client.errors import ClientClosed, ClientError, failure_of
 from streams.client.handle import Handle, still_waiting
@@ -59,7 +59,7 @@ class Client(Subscriptions):
         settings: Settings | None = None,
         **kafka: Any,
     ) -> None:
-        self.settings = settings or settings_for(bootstrap_servers, topic_prefix, app_id, kafka)
+        self.settings = usable(settings or settings_for(bootstrap_servers, topic_prefix, app_id, kafka))
         self.agents = AgentDirectory(self.settings, self.send)
         self.schedules = ScheduleDirectory(self.settings, self.send)
         self._api = WorkerApi(web, token, token_to_show(self.settings))
@@ -70,6 +70,7 @@ class Client(Subscriptions):
         self._watch = WaitWatch(self.settings, [self._results, self._plan_results], give_up_after_s)
         self._earlier: EarlierResults | None = None
         self._open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._windows: list[Window] = []
 
     async def __aenter__(self) -> Client:
@@ -84,6 +85,7 @@ class Client(Subscriptions):
     async def start(self) -> None:
         """Connect. Raises `KafkaUnreachable`, `TopicsMissing`, `ClientError`."""
         quiet_logs()
+        self._loop = asyncio.get_running_loop()
         await connect(self.settings, CONNECT_TIMEOUT_S)
         self._producer.partitions |= await partitions_of(self.settings, ["tasks", "results", "controls"])
         async with kafka_errors(self.settings):
@@ -166,7 +168,7 @@ class Client(Subscriptions):
         Raises `TaskFailed`, `WaitTimeout`, `NoWorker`, `KafkaUnreachable`, `InvalidTask`, `InvalidValue`.
         """
         request = task_request(
-            id or uuid.uuid4().hex,
+            uuid.uuid4().hex if id is None else id,
             target,
             payload,
             kind=type,
@@ -209,7 +211,7 @@ class Client(Subscriptions):
     ) -> Handle:
         """Submit a task; returns when Kafka has it. An id that was sent before resolves to the first one's result."""
         request = task_request(
-            id or uuid.uuid4().hex,
+            uuid.uuid4().hex if id is None else id,
             target,
             payload,
             kind=type,
@@ -365,7 +367,13 @@ class Client(Subscriptions):
 
     def _require_open(self) -> None:
         if not self._open:
-            raise ClientClosed("the client is not started: use `async with Client(...)`")
+            raise ClientClosed(
+                "the client is not started, or is closed: use `async with Client(...)`, `with` for streams.sync"
+            )
+        if asyncio.get_running_loop() is not self._loop:
+            raise ClientError(
+                "the client was started on another event loop: use one client for each loop, or streams.sync"
+            )
 
     async def _know(self, *topics: str) -> None:
         """The producer needs the number of partitions of what it writes to. Raises `TopicsMissing`, `KafkaUnreachable`."""

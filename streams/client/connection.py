@@ -37,12 +37,29 @@ def settings_for(
     if unknown:
         raise TypeError(f"Client() has no option {unknown[0]!r}; Kafka's are {', '.join(KafkaSettings.model_fields)}")
     flags = {"bootstrap_servers": bootstrap_servers, "topic_prefix": topic_prefix, "app_id": app_id}
+    flags |= {f"kafka.{name}": value for name, value in kafka.items()}
     # Other PARALLAX_* variables concern workers, and those of other programs are not ours to judge.
     environ = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT or name.startswith(_SECTIONS)}
     try:
-        return load(flags | {f"kafka.{name}": value for name, value in kafka.items()}, environ)
+        return load(flags, environ)
+    except SettingsError as error:
+        raise ClientError(_by_argument(str(error), flags)) from None
+
+
+def usable(settings: Settings) -> Settings:
+    """The settings, once what they name (users, files of certificates) is there. Raises `ClientError`."""
+    try:
+        client_options(settings)
     except SettingsError as error:
         raise ClientError(str(error)) from None
+    return settings
+
+
+def _by_argument(message: str, flags: Iterable[str]) -> str:
+    """The message with arguments in place of the command line's flags."""
+    for path in flags:
+        message = message.replace(f"--{path.replace('_', '-')}:", f"{path.removeprefix('kafka.')}:")
+    return message
 
 
 async def connect(settings: Settings, timeout_s: float) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from schemas.messages import Plan, Strategy
 from streams.client.errors import InvalidTask
-from streams.client.requests import Request, TaskKind, check, encode, task_data
+from streams.client.requests import Request, TaskKind, check, encode, task_data, wire_metadata
 from streams.client.times import Duration, Moment, duration_ms, moment_text
 from streams.rules.plans.blueprint import InvalidPlan
 from streams.rules.plans.templates import read_plan
@@ -48,14 +48,25 @@ def step(
     id: str | None = None,
     type: TaskKind | None = None,
     timeout: Duration | None = None,
+    deadline: Moment | None = None,
+    expires_in: Duration | None = None,
+    not_before: Moment | None = None,
     capabilities: Sequence[str] | None = None,
     **metadata: Any,
 ) -> Step:
     """A step; arguments as for `Client.run`. `input="..."` selects what it sees of earlier results, as a JMESPath expression."""
     if isinstance(after, str):
         raise InvalidTask(f"after: must be a list of names, not {after!r}")
-    fields = {"kind": type, "timeout": timeout, "capabilities": capabilities, "metadata": metadata}
-    return Step(target, payload, tuple(after), id, {name: value for name, value in fields.items() if value})
+    fields = {
+        "kind": type,
+        "timeout": timeout,
+        "deadline": deadline,
+        "expires_in": expires_in,
+        "not_before": not_before,
+        "capabilities": capabilities,
+        "metadata": metadata or None,
+    }
+    return Step(target, payload, tuple(after), id, {name: value for name, value in fields.items() if value is not None})
 
 
 def parallel(
@@ -66,10 +77,13 @@ def parallel(
     max_concurrency: int | None = None,
     timeout: Duration | None = None,
     deadline: Moment | None = None,
+    expires_in: Duration | None = None,
     **metadata: Any,
 ) -> dict[str, Any]:
     """All at once. `strategy`: all (fails with the first failure), race, allSettled, weighted. Returns the plan's JSON object."""
-    return _plan("parallel", _named(steps), id, max_concurrency, timeout, deadline, metadata, strategy=strategy)
+    return _plan(
+        "parallel", _named(steps), id, max_concurrency, timeout, deadline, expires_in, metadata, strategy=strategy
+    )
 
 
 def sequence(
@@ -79,11 +93,12 @@ def sequence(
     id: str | None = None,
     timeout: Duration | None = None,
     deadline: Moment | None = None,
+    expires_in: Duration | None = None,
     **metadata: Any,
 ) -> dict[str, Any]:
     """One after the other; each sees the results before it in `context`. Returns the plan's JSON object."""
     rest = {"continueOnError": continue_on_error}
-    return _plan("sequential", _named(steps), id, None, timeout, deadline, metadata, **rest)
+    return _plan("sequential", _named(steps), id, None, timeout, deadline, expires_in, metadata, **rest)
 
 
 def dag(
@@ -93,11 +108,12 @@ def dag(
     max_concurrency: int | None = None,
     timeout: Duration | None = None,
     deadline: Moment | None = None,
+    expires_in: Duration | None = None,
     **metadata: Any,
 ) -> dict[str, Any]:
     """A graph: each step runs when those named in its `after` have ended. Returns the plan's JSON object."""
     tasks = [one.data(name, graph=True) for name, one in steps.items()]
-    return _plan("dag", tasks, id, max_concurrency, timeout, deadline, metadata)
+    return _plan("dag", tasks, id, max_concurrency, timeout, deadline, expires_in, metadata)
 
 
 def _named(steps: Sequence[Step]) -> list[dict[str, Any]]:
@@ -111,6 +127,7 @@ def _plan(
     max_concurrency: int | None,
     timeout: Duration | None,
     deadline: Moment | None,
+    expires_in: Duration | None,
     metadata: Mapping[str, Any],
     **rest: Any,
 ) -> dict[str, Any]:
@@ -119,9 +136,11 @@ def _plan(
         plan["maxConcurrency"] = max_concurrency
     if timeout is not None:
         plan["timeout"] = duration_ms(timeout, "timeout")
-    found = dict(metadata)
+    found = wire_metadata(metadata)
     if deadline is not None:
         found["deadline"] = moment_text(deadline, "deadline")
+    if expires_in is not None:
+        found["expiresIn"] = duration_ms(expires_in, "expires_in")
     if found:
         plan["metadata"] = found
     return plan

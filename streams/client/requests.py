@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from difflib import get_close_matches
 from math import isfinite
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -22,6 +23,15 @@ _WIRE_NAMES = {name: str(info.alias) for name, info in TaskMetadata.model_fields
     "confidence_threshold": "confidenceThreshold",
 }
 _TIMEOUT_MAX_MS = 7 * 24 * 3600 * 1000
+_OPTIONS = ("id", "type", "timeout", "deadline", "expires_in", "not_before", "capabilities", "into", "wait")
+_MISSPELT = {name.replace("_", "").lower(): name for name in (*_OPTIONS, *_WIRE_NAMES)} | {
+    "retry": "retries",
+    "maxretries": "retries",
+    "capability": "capabilities",
+    "expires": "expires_in",
+}
+"""What an option may be mistaken for, without case and underscores."""
+_SIMILAR = 0.88
 
 
 class TaskOptions(TypedDict, total=False):
@@ -125,16 +135,29 @@ def address(kind: TaskKind | None, target: str | None) -> tuple[TaskKind, str | 
 def wire_metadata(given: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata under its wire names; names that are not the pipeline's stay as they are.
 
+    Raises `InvalidTask` for one that looks like an option; `metadata={...}` takes names of every kind.
+
     >>> wire_metadata({"pattern_name": "p", "my_tag": 1, "metadata": {"other": 2}})
     {'patternName': 'p', 'my_tag': 1, 'other': 2}
     """
     found: dict[str, Any] = {}
     for name, value in given.items():
         if name == "metadata" and isinstance(value, Mapping):
-            found |= wire_metadata(value)
-        elif value is not None:
+            found |= {_WIRE_NAMES.get(str(own), str(own)): inner for own, inner in value.items() if inner is not None}
+            continue
+        _refuse_misspelt(name)
+        if value is not None:
             found[_WIRE_NAMES.get(name, name)] = value
     return found
+
+
+def _refuse_misspelt(name: str) -> None:
+    if name in _WIRE_NAMES or name in _WIRE_NAMES.values():
+        return
+    if meant := get_close_matches(name.replace("_", "").lower(), _MISSPELT, n=1, cutoff=_SIMILAR):
+        known = _MISSPELT[meant[0]]
+        found = "is no option here." if name == known else f"is no option; did you mean {known}?"
+        raise InvalidTask(f"{name}: {found} Metadata of your own may have any name in metadata={{{name!r}: ...}}")
 
 
 def _bounded(value: Duration, name: str) -> int:

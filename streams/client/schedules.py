@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Unpack
+from typing import Any
 
 from schemas.codec import Rejected
 from schemas.messages import CatchUp, Schedule
 from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import InvalidTask, NotFound
 from streams.client.feed import read_since
-from streams.client.requests import Request, Send, TaskOptions, check, encode, task_data
+from streams.client.requests import Request, Send, TaskKind, check, encode, task_data
 from streams.client.times import Duration, Moment, duration_ms, moment_text
 from streams.rules.schedules.listing import Listing
-from streams.rules.schedules.times import next_time
+from streams.rules.schedules.times import check_new
 from streams.settings import Settings
 
 
@@ -37,10 +38,26 @@ class ScheduleDirectory:
         catch_up: CatchUp | None = None,
         start_at: Moment | None = None,
         end_at: Moment | None = None,
-        **options: Unpack[TaskOptions],
+        type: TaskKind | None = None,
+        timeout: Duration | None = None,
+        expires_in: Duration | None = None,
+        capabilities: Sequence[str] | None = None,
+        **metadata: Any,
     ) -> Schedule:
-        """Add a schedule, or replace the one of its id. `options`: those of its tasks. Raises `InvalidTask` naming the field."""
-        task = task_data("", target, payload, **options)
+        """Add a schedule, or replace the one of its id; its tasks take options as for `Client.run`.
+
+        Raises `InvalidTask` naming the field.
+        """
+        task = task_data(
+            "",
+            target,
+            payload,
+            kind=type,
+            timeout=timeout,
+            expires_in=expires_in,
+            capabilities=capabilities,
+            metadata=metadata,
+        )
         del task["id"]
         given = {
             "id": schedule_id,
@@ -52,7 +69,13 @@ class ScheduleDirectory:
             "startAt": None if start_at is None else moment_text(start_at, "start_at"),
             "endAt": None if end_at is None else moment_text(end_at, "end_at"),
         }
-        return await self._put({key: value for key, value in given.items() if value is not None})
+        data = {key: value for key, value in given.items() if value is not None}
+        check(Schedule, data)
+        try:
+            check_new(Schedule.model_validate(data), round(time.time() * 1000))
+        except Rejected as rejected:
+            raise InvalidTask(rejected.reason) from None
+        return await self._put(data)
 
     async def pause(self, schedule_id: str) -> Schedule:
         """Let it make no tasks. Raises `NotFound`."""
@@ -87,11 +110,6 @@ class ScheduleDirectory:
         return listing.found
 
     async def _put(self, data: Mapping[str, Any]) -> Schedule:
-        check(Schedule, data)
         schedule = Schedule.model_validate(data)
-        try:
-            next_time(schedule)
-        except Rejected as rejected:
-            raise InvalidTask(rejected.reason) from None
         await self._send("schedules", Request(schedule.id, schedule.id.encode(), encode(data)))
         return schedule

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from schemas.codec import Headers, Rejected, decode
-from schemas.messages import Aggregate, Anomaly, Event, Interval, ResultStatus, Severity
+from schemas.messages import Aggregate, Anomaly, Event, EventType, Interval, ResultStatus, Severity
 from streams.client.connection import kafka_errors
+from streams.client.errors import InvalidTask
 from streams.client.feed import Feed
 from streams.client.result import TaskResult, read_result
 from streams.client.times import Since, since_ms
@@ -59,8 +60,14 @@ async def subscribe(
 _SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
 
 
+def _check(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    """A value that no record has would be waited for in vain. Raises `InvalidTask`."""
+    if value is not None and value not in known:
+        raise InvalidTask(f"{name}: must be one of {', '.join(known)}, not {value!r}")
+
+
 class Subscriptions:
-    """The part of a client that follows what the pipeline writes."""
+    """The part of a client that follows what the pipeline writes. A filter that nothing can pass raises `InvalidTask`."""
 
     settings: Settings
 
@@ -68,6 +75,7 @@ class Subscriptions:
         self, *, agent: str | None = None, status: ResultStatus | None = None, since: Since | None = None
     ) -> AsyncGenerator[TaskResult[Any]]:
         """Results of all tasks, from now on or from `since`: a time, or a duration before now ("1h")."""
+        _check("status", status, get_args(ResultStatus))
 
         def wanted(result: TaskResult[Any]) -> bool:
             return agent in (None, result.agent_id) and status in (None, result.status)
@@ -76,6 +84,9 @@ class Subscriptions:
 
     def events(self, *types: str, since: Since | None = None) -> AsyncGenerator[Event]:
         """Lifecycle events whose type begins with one of `types`: `client.events("task:", "circuit:open")`."""
+        for begin in types:
+            if not any(known.startswith(begin) for known in get_args(EventType)):
+                raise InvalidTask(f"types: no event's type begins with {begin!r}")
         return subscribe(
             self.settings,
             "events",
@@ -88,6 +99,7 @@ class Subscriptions:
         self, *, agent: str | None = None, min_severity: Severity = "low", since: Since | None = None
     ) -> AsyncGenerator[Anomaly]:
         """Anomalies as they fire and resolve, of at least this severity."""
+        _check("min_severity", min_severity, _SEVERITIES)
         least = _SEVERITIES.index(min_severity)
 
         def wanted(anomaly: Anomaly) -> bool:
@@ -101,6 +113,7 @@ class Subscriptions:
         self, *, agent: str | None = None, interval: Interval | None = None, since: Since | None = None
     ) -> AsyncGenerator[Aggregate]:
         """Windows of agents' statistics, each revision as it is written."""
+        _check("interval", interval, get_args(Interval))
 
         def wanted(window: Aggregate) -> bool:
             return agent in (None, window.agent_id) and interval in (None, window.interval)

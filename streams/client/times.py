@@ -81,4 +81,9 @@ def since_ms(value: Since, now_ms: int) -> int:
             return max(0, now_ms - parse_duration(value))
         except ValueError:
             pass  # no duration, hence a moment
-    return moment_ms(value, "since")
+    try:
+        return moment_ms(value, "since")
+    except InvalidTask as error:
+        if isinstance(value, str) and not value[:4].isdigit():
+            raise InvalidTask(f"since: is neither a duration nor an RFC 3339 time: {value[:40]!r}") from None
+        raise error from None

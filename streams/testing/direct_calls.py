@@ -95,13 +95,16 @@ class DirectCalls:
 
 
 async def _function(agent: AgentFunction[Any, Any], call: Call, payload: Any) -> Answer:
-    CURRENT.set(FunctionCall(call.task_id, call.idempotency_key, call.timeout_s))
+    CURRENT.set(FunctionCall(call.task_id, call.idempotency_key, call.timeout_s, call.context_id))
     try:
         returned = agent.call(payload)
         if inspect.isawaitable(returned):
             returned = await returned
         reply = reply_of(returned, agent.default_confidence)
-    except Exception as error:
+    except BaseException as error:  # as over HTTP: whatever the function raises fails the call
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # the task was cancelled, or its time is over
         failed = failure_of(error)
         raise error_of(failed.status, repr(str(failed)), failed.retry_after_s, attempt=call.attempt) from error
     return parse_answer(reply.body)

@@ -1,13 +1,14 @@
 """A scripted agent of any protocol: it answers, fails, hangs or lies as its script says, and logs every call.
 
 In: a script: a value, a function of the payload, or steps (`answer`, `status`, `hang`, `reset`, `nan`, ...), each for a number of
-calls, the last for ever. Out: `calls`, as the agent saw them, and `endpoint`.
+calls (one, unless it says `times`), the last for ever. Out: `calls`, as the agent saw them, and `endpoint`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -157,12 +158,18 @@ class FakeAgent:
 
 
 def steps_of(script: Script, confidence: float = CONFIDENCE) -> list[Step]:
-    """A script as steps. A function returns the value, or a pair of value and confidence.
+    """A script as steps, each for one call unless it says for how many, the last for ever. Raises `ValueError`.
 
-    >>> [step.kind for step in steps_of(["a", answer("b", times=1), lambda payload: payload])]
-    ['answer', 'answer', 'compute']
+    A function returns the value, or a pair of value and confidence.
+
+    >>> [(step.kind, step.times) for step in steps_of(["a", answer("b", times=2), lambda payload: payload])]
+    [('answer', 1), ('answer', 2), ('compute', None)]
     """
-    return [_step(one, confidence) for one in (script if isinstance(script, list) else [script])]
+    steps = [_step(one, confidence) for one in (script if isinstance(script, list) else [script])]
+    if not steps:
+        raise ValueError("script: needs at least one step")
+    # A step for ever would keep those behind it from their turn.
+    return [replace(step, times=step.times or 1) for step in steps[:-1]] + steps[-1:]
 
 
 def _step(one: Any, confidence: float) -> Step:

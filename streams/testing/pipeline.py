@@ -166,7 +166,9 @@ class Pipeline:
             return data | {"capabilities": list(agent.capabilities), "limits": limits}
         if isinstance(agent, AgentRegistration):
             return agent.wire()
-        return dict(agent)
+        if isinstance(agent, Mapping):
+            return dict(agent)
+        raise TypeError(f"{agent!r}: agents are FakeAgents, functions marked with @agent, or registrations")
 
     async def _known(self, wanted: set[str], endpoints: Mapping[str, str] | None = None) -> None:
         """Until the worker has read these registrations, and calls the agents at these endpoints."""

@@ -176,6 +176,10 @@ class VirtualTime:
         self._do(self._unregister(agent_id))
 
     def __enter__(self) -> VirtualTime:
+        if _within_a_loop():
+            raise RuntimeError(
+                "VirtualTime has an event loop of its own: the test must be a plain function, not a coroutine"
+            )
         self._loop = VirtualTimeLoop()
         self._begun = self._loop.time()
         try:
@@ -310,3 +314,11 @@ class VirtualTime:
 
     def _wall_ms(self) -> int:
         return BEGIN_MS + round(self.elapsed * 1000)
+
+
+def _within_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

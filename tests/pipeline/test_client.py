@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -18,6 +20,7 @@ from schemas.topics import LARGE_RECORD_BYTES
 from streams import (
     AgentServerError,
     Client,
+    ClientError,
     InvalidTask,
     InvalidValue,
     KafkaUnreachable,
@@ -337,8 +340,71 @@ async def test_what_cannot_be_sent_is_refused_before_it_is_sent(p: Pipeline) -> 
         await p.client.run("echo", {}, timeout=-1)
     with pytest.raises(InvalidTask, match="target"):
         await p.client.run(None, {})
+    for call in (p.client.run("echo", {}, id=""), p.client.submit("echo", {}, id="")):
+        with pytest.raises(InvalidTask, match="id: string should have at least 1 character"):
+            await call
     with pytest.raises(InvalidTask, match="payload: is not JSON"):
         await p.client.run("echo", object())
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("results", {"status": "failed"}, "^status: must be one of success, failure, timeout, cancelled, not 'failed'"),
+        ("anomalies", {"min_severity": "critical"}, "^min_severity: must be one of low, medium, high, not 'critical'"),
+        ("aggregates", {"interval": "1h"}, "^interval: must be one of minute, hour, day, not '1h'"),
+    ],
+)
+async def test_a_filter_that_nothing_can_pass_is_refused(
+    p: Pipeline, method: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidTask, match=message):
+        getattr(p.client, method)(**arguments)
+    with pytest.raises(InvalidTask, match="types: no event's type begins with 'tsk:'"):
+        p.client.events("task:", "tsk:")
+    with pytest.raises(InvalidTask, match="since: is neither a duration nor an RFC 3339 time: 'yesterday'"):
+        await anext(p.client.results(since="yesterday"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bootstrap_servers": ""}, "^bootstrap_servers: string should have at least 1 character"),
+        ({"bootstrap_servers": ["b:9092"]}, "^bootstrap_servers: input should be a valid string"),
+        ({"topic_prefix": "a b"}, "^topic_prefix: string should match"),
+        ({"request_timeout": "soon"}, "^request_timeout: is not a duration"),
+        ({"security_protocol": "SASL_SSL"}, "needs kafka.sasl_username and kafka.sasl_password"),
+        ({"security_protocol": "SSL", "ssl_cafile": "/none"}, "kafka.ssl_cafile /none"),
+    ],
+)
+async def test_arguments_of_the_client_are_named_as_they_are(arguments: dict[str, Any], message: str) -> None:
+    for made in (Client, BlockingClient):
+        with pytest.raises(ClientError, match=message):
+            await asyncio.to_thread(lambda kind=made: kind(**arguments))  # type: ignore[misc]
+
+
+async def test_a_client_belongs_to_the_loop_it_was_started_on(p: Pipeline) -> None:
+    with pytest.raises(ClientError, match="started on another event loop"):
+        await asyncio.to_thread(lambda: asyncio.run(p.client.run("echo", {"n": 1})))
+    assert (await p.client.run("echo", {"n": 1})).ok
+
+
+async def test_the_blocking_twin_works_in_a_forked_process(p: Pipeline) -> None:
+    """The thread of its event loop is left behind in the parent."""
+    code = f"""
+import os, signal
+from streams.sync import Client
+with Client({p.bootstrap_servers!r}) as client:
+    assert client.run("echo", {{"n": 1}}).value == {{"n": 1}}
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    with Client({p.bootstrap_servers!r}) as client:
+        os._exit(0 if client.run("echo", {{"n": 2}}).value == {{"n": 2}} else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
+    assert await process.wait() == 0
 
 
 @pytest.mark.parametrize("task_id", [None, "huge"])

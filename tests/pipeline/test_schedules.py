@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -30,7 +31,7 @@ async def test_a_schedule_of_the_client_makes_tasks_until_it_is_paused() -> None
     """Each is answered under the name of its time; the worker shows when the next one is due."""
     async with Pipeline(agents=[clockwork]) as p:
         schedules, answered = p.client.schedules, []
-        await schedules.add("tick", "clockwork", {"n": 1}, every="1s", expires_in="1m", metadata={"cache": False})
+        await schedules.add("tick", "clockwork", {"n": 1}, every="1s", expires_in="1m", cache=False)
         async for result in p.client.results(since="1m"):
             answered.append(result)
             if len(answered) == 3:
@@ -57,6 +58,14 @@ async def test_the_client_refuses_what_cannot_work() -> None:
             ({"every": "10ms"}, "everyMs"),
             ({"cron": "* * * * *", "timezone": "Mars"}, "timezone"),
             ({}, "exactly one of cron or everyMs"),
+            ({"every": 5, "timezone": "Europe/Berlin"}, "timezone: belongs to cron"),
+            ({"every": 5, "end_at": "2020-01-01T00:00:00Z"}, "endAt: the schedule has no time before 2020"),
+            (
+                {"cron": "0 0 29 2 *", "end_at": datetime.now(UTC) + timedelta(minutes=1)},
+                "endAt: the schedule has no time",
+            ),
+            ({"every": 5, "cronn": "* * * * *", "timout": 5}, "timout: is no option; did you mean timeout"),
+            ({"every": 5, "id": "t1"}, "id: is no option here"),
             ({"every": 5, "deadline": "2026-01-01T00:00:00Z"}, "task.metadata.deadline"),
         ):
             with pytest.raises(InvalidTask, match=reason):
@@ -97,6 +106,11 @@ async def test_the_commands_add_list_pause_and_remove(ready: Cli) -> None:
         (("s", "--every", "10s", "--task", "{"), "--task"),
         (("s", "--every", "10s", "--task", '{"type":"agent"}'), "task."),
         (("s", "--file", "-"), "--file stands alone"),
+        (("s", "--every", "10s", "--timezone", "Europe/Berlin", "--task", TASK), "timezone: belongs to cron"),
+        (
+            ("s", "--every", "10s", "--end-at", "2020-01-01T00:00:00Z", "--task", TASK),
+            "endAt: the schedule has no time",
+        ),
     ],
 )
 async def test_the_command_refuses_what_cannot_work(ready: Cli, arguments: tuple[str, ...], reason: str) -> None:

@@ -96,6 +96,51 @@ def test_times_go_into_the_metadata() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("timout", "timeout"),
+        ("time_out", "timeout"),
+        ("expiresin", "expires_in"),
+        ("orderingkeys", "ordering_key"),
+        ("contextid", "context_id"),
+        ("retry", "retries"),
+        ("max_retries", "retries"),
+    ],
+)
+def test_a_misspelt_option_is_no_metadata(name: str, meant: str) -> None:
+    with pytest.raises(InvalidTask, match=rf"^{name}: is no option; did you mean {meant}\?"):
+        task_request("t", "a", 1, metadata={name: 1})
+    assert json.loads(task_request("t", "a", 1, metadata={"metadata": {name: 1}}).value)["metadata"] == {name: 1}
+
+
+def test_metadata_of_ones_own_and_wire_names_are_no_misspelt_options() -> None:
+    names = ["tenant", "user_id", "trace", "tag", "context", "attempt", "kind", "source", "model", "label", "session"]
+    own = dict.fromkeys(names, 1) | {"expiresIn": 5, "orderingKey": "k", "retryOf": "x", "confidence_threshold": 0.5}
+    found = json.loads(task_request("t", "a", 1, metadata=own).value)["metadata"]
+    assert found == {name: value for name, value in own.items() if name[0] != "c" or name == "context"} | {
+        "confidenceThreshold": 0.5
+    }
+
+
+def test_steps_and_plans_take_times_as_run_does() -> None:
+    when = datetime(2026, 11, 22, 13, 37, tzinfo=UTC)
+    one = step("a", 1, timeout=1, deadline=when, expires_in=60, not_before="2026-11-22T13:00:00Z", tag="x")
+    plan = parallel([one], strategy="weighted", expires_in="2m", confidence_threshold=0.5)
+    assert plan["tasks"][0]["metadata"] == {
+        "timeout": 1000,
+        "deadline": "2026-11-22T13:37:00.000Z",
+        "expiresIn": 60_000,
+        "notBefore": "2026-11-22T13:00:00.000Z",
+        "tag": "x",
+    }
+    assert plan["metadata"] == {"expiresIn": 120_000, "confidenceThreshold": 0.5}
+    with pytest.raises(InvalidTask, match="timeout: must be between 1 ms and 7 days"):
+        parallel([step("a", 1, timeout=0)])
+    with pytest.raises(InvalidTask, match="expires_in: is not a duration"):
+        sequence([step("a", 1, expires_in="soon")])
+
+
+@pytest.mark.parametrize(
     ("target", "kind", "wire", "key"),
     [
         ("a1", None, {"type": "agent", "target": "a1"}, b"a1"),

@@ -181,7 +181,7 @@ async def test_an_answer_that_contains_itself_is_nested_too_deep() -> None:
     async with caller(deep) as call:
         assert await status_and_error(call([])) == (
             500,
-            "the function returned what is not JSON: it is nested too deep",
+            "the function returned what is not JSON: it is nested too deep, or holds itself",
         )
 
 

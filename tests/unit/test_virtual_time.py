@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agents_io import Answer, Declined, agent
+from agents_io import Answer, Declined, agent, current_call
 from agents_io.fakes.steps import answer
 from schemas.times import parse_time
 from streams import AgentRejected, NoAgent, TaskExpired, WaitTimeout
@@ -189,3 +189,37 @@ def test_tasks_that_an_agent_always_fails_on_keep_its_circuit_open_for_no_other(
         well = [v.submit("picky", {"text": number}, cache=False) for number in range(30)]
         v.advance("30m")
         assert [one.done for one in well] == [True] * 30
+
+
+@pytest.mark.parametrize("raised", [SystemExit(1), StopIteration(), asyncio.CancelledError()], ids=repr)
+def test_whatever_a_function_raises_fails_the_call_as_over_http(raised: BaseException) -> None:
+    @agent("raiser")
+    def raiser(payload: Any) -> Any:
+        raise raised
+
+    with VirtualTime(agents=[raiser]) as v:
+        outcome = v.submit("raiser", {}, retries=0).outcome()
+        assert outcome.error is not None
+        assert (outcome.error.code, type(raised).__name__ in outcome.error.message) == ("http_5xx", True)
+
+
+def test_a_function_sees_the_conversation_of_its_call() -> None:
+    @agent("listener")
+    def listener(payload: Any) -> str:
+        return current_call().context_id
+
+    with VirtualTime(agents=[listener]) as v:
+        assert v.run("listener", {}, context_id="c1").value == "c1"
+
+
+def test_steps_of_a_script_come_in_turn() -> None:
+    with VirtualTime(agents=[FakeAgent(["first", status(503), "last"], id="steps")]) as v:
+        found = [v.run("steps", {"n": n}) for n in range(3)]
+        assert [(one.value, one.retries) for one in found] == [("first", 0), ("last", 1), ("last", 0)]
+    with pytest.raises(ValueError, match="script: needs at least one step"):
+        FakeAgent([])
+
+
+async def test_a_coroutine_is_told_that_virtual_time_needs_a_plain_function() -> None:
+    with pytest.raises(RuntimeError, match="must be a plain function, not a coroutine"), VirtualTime():
+        pass

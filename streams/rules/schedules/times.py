@@ -66,6 +66,20 @@ def next_time(schedule: Schedule, max_task_bytes: int | None = None) -> NextTime
     return after
 
 
+def check_new(schedule: Schedule, now_ms: int) -> None:
+    """What a schedule is refused for when it is added, though one that lies on the topic may be so. Raises `Rejected`.
+
+    >>> check_new(Schedule(id="s", every_ms=60_000, end_at=1, task={"type": "agent", "target": "a", "payload": 1}), 0)
+    Traceback (most recent call last):
+    schemas.codec.Rejected: endAt: the schedule has no time before 1970-01-01T00:00:00.001Z that is still to come
+    """
+    if schedule.every_ms is not None and schedule.timezone != "UTC":
+        raise Rejected("validate", "timezone: belongs to cron; an interval counts elapsed time")
+    if next_time(schedule)(now_ms) is None:
+        end = "" if schedule.end_at is None else f" before {format_time(schedule.end_at)}"
+        raise Rejected("validate", f"endAt: the schedule has no time{end} that is still to come")
+
+
 def _check_task(schedule: Schedule, max_task_bytes: int | None) -> None:
     """The task of a time must be one that can be written and that dispatch accepts: its schedule is refused, not each task."""
     metadata = schedule.task.get("metadata")
