@@ -62,6 +62,15 @@ class ConnectionFailed(AgentError):
     counts_against_agent = True
 
 
+class ConnectionWasClosing(ConnectionFailed):
+    """A connection that was kept from an earlier call closed at once, without a byte of an answer.
+
+    Most likely the agent was closing it and has not seen the request, which says nothing about its health. It may have seen it.
+    """
+
+    counts_against_agent = False
+
+
 class ServerError(AgentError):
     """The agent answered 5xx."""
 

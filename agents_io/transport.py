@@ -33,6 +33,8 @@ class Call:
     """The task's `metadata.patternName`, for agents whose protocol has a field for it."""
     context_id: str = ""
     """The conversation it belongs to, `metadata.contextId`; empty: none. `headers` have it too, as `CONTEXT_HEADER`."""
+    fresh: bool = False
+    """Whether to use a new connection: the task's last call lost its one."""
     attempt: int = 1
     """Which attempt of the task this is. After the first, an earlier one may still be under way at the agent."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from prometheus_client import CollectorRegistry
 
@@ -33,7 +33,9 @@ from streams.engine.supervised import run_beside
 from streams.engine.watchdog import LOOKS, Watchdog
 from streams.settings import RoleName, Settings
 from streams.tracing.export import Provider
-from streams.tracing.spans import Tracing
+
+if TYPE_CHECKING:  # a worker without tracing does not pay for it
+    from streams.tracing.spans import Tracing
 
 END_TIMEOUT_S = 10.0
 Watchers = Mapping[str, Callable[[], Coroutine[Any, Any, None]]]

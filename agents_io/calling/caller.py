@@ -28,7 +28,15 @@ from agents_io.calling.rules.agent_queue import AgentQueue, Attempt, Block
 from agents_io.calling.rules.breaker import Outcome
 from agents_io.calling.rules.retry import RetryConfig, delay_s
 from agents_io.calling.sampling import Item, Sample, SampleGroups
-from agents_io.errors import AgentError, CallTimeout, Cancelled, ConnectionFailed, Expired, InternalError
+from agents_io.errors import (
+    AgentError,
+    CallTimeout,
+    Cancelled,
+    ConnectionFailed,
+    ConnectionWasClosing,
+    Expired,
+    InternalError,
+)
 from agents_io.transport import Answer, Transport
 from schemas.messages import AgentRegistration
 
@@ -39,7 +47,7 @@ R = TypeVar("R", bound=PendingCall)
 MAX_TIMER_S = 3600.0
 """Timers are set for at most this long; the queue is asked again then."""
 NOT_CURRENT_RECHECK_S = 0.1
-UNANSWERED = (CallTimeout, ConnectionFailed, Expired, InternalError)
+UNANSWERED = (CallTimeout, ConnectionFailed, ConnectionWasClosing, Expired, InternalError)
 """After these, as after a call that was cut off, the request may still be on its way to the agent."""
 WAITED_FOR: dict[Block | None, str] = {
     "circuit_open": "its circuit stays open until after the deadline",
@@ -337,7 +345,8 @@ class Caller(Generic[R]):
         if self._held:
             return  # the next owner of the partition tries again
         now = self._loop.time()
-        wait_s = delay_s(item.calls - 1, self._retry, self._rng, end.retry_after_s)
+        was_closing = isinstance(end, ConnectionWasClosing)
+        wait_s = 0.0 if was_closing else delay_s(item.calls - 1, self._retry, self._rng, end.retry_after_s)
         if probe:
             # The circuit is open again: a task with fewer failed probes tries it next.
             wait_s += max(0.0, self.queue.shut_until(now) - now)
@@ -357,7 +366,7 @@ class Caller(Generic[R]):
             timeout_s=run.timeout_s,
             priority=run.priority,
             not_before=now + wait_s,
-            retry=not free,
+            retry=not (free or was_closing),
             place=attempt.place,
             failed_probes=attempt.failed_probes + 1 if probe else 0,
         )

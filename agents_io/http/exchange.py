@@ -2,8 +2,8 @@
 
 In: a registration, bytes to send, the time there is. Out: status, headers and a body no larger than the cap, or one
 `AgentError`. Works on httpx's types over any `httpx.AsyncBaseTransport`; requests are built from parts prepared once per
-agent and given to the transport directly. It never retries, follows 307 and 308 within the same origin only, undoes gzip and
-deflate within the cap, and never shows a secret in an error.
+agent and given to the transport directly. It never retries, follows 307 and 308 (a GET's 301 too) within the same origin
+only, undoes gzip and deflate within the cap, and never shows a secret in an error.
 
   no connection, reset, cut off    connection                     3xx                            bad_response
   no answer in time, 408           timeout                        429, 425, 529                  rate_limited (`rules/waits.py`)
@@ -30,13 +30,14 @@ from agents_io.errors import (
     BadResponse,
     CallTimeout,
     ConnectionFailed,
+    ConnectionWasClosing,
     Expired,
     InternalError,
     Unsupported,
 )
 from agents_io.http.connection import NotHttp
 from agents_io.http.peer import Peer, Target
-from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody
+from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody, WasClosing
 from agents_io.rules.answer import excerpt, in_utf8
 from agents_io.rules.statuses import error_of
 from agents_io.rules.waits import wait_of
@@ -45,10 +46,13 @@ from agents_io.transport import MAX_ANSWER_BYTES, Call
 MAX_ERROR_BYTES = 4096
 MAX_REDIRECTS = 3
 _SAME_REQUEST = (307, 308)
+_SAME_PAGE = (301, 307, 308)
+"""For a GET; a 302 or 303 is often the way to a login."""
 _PLAIN = frozenset((b"", b"identity", b"none", b"utf-8", b"utf8"))
 """Content encodings that encode nothing; some agents name a charset there."""
 _INFLATED = {b"gzip": 31, b"x-gzip": 31, b"deflate": 47}
 """zlib's window bits; 47 tells gzip and zlib apart by itself."""
+_GZIP = b"\x1f\x8b"
 
 T = TypeVar("T")
 # No descriptors or ports left on this machine: not the agent's fault.
@@ -128,7 +132,8 @@ class HttpExchange:
         for asked in range(1, MAX_REDIRECTS + 1):
             if peer.cookies is not None:
                 peer.cookies.learn(response.headers.raw, time.time())
-            if asked == MAX_REDIRECTS or response.status_code not in _SAME_REQUEST:
+            same = _SAME_PAGE if request.method == "GET" else _SAME_REQUEST
+            if asked == MAX_REDIRECTS or response.status_code not in same:
                 break
             if (target := _moved(request, response)) is None:
                 break
@@ -166,7 +171,9 @@ class HttpExchange:
         try:
             origin = pooled.origin(target.url, peer.context())
             head = peer.post_head(target, call)
-            reply = await pooled.fetch(origin, head, call.body, self.max_answer_bytes, MAX_ERROR_BYTES)
+            reply = await pooled.fetch(
+                origin, head, call.body, self.max_answer_bytes, MAX_ERROR_BYTES, fresh=call.fresh
+            )
         except httpx.TransportError as error:
             raise transport_error(error) from error
         except ValueError as error:
@@ -332,12 +339,29 @@ def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[by
             raise BadResponse(f"the answer is compressed ({excerpt(encoding)}) although identity was requested")
         return None
     machine = zlib.decompressobj(bits)
+    begun = False
 
     def inflate(piece: bytes, room: int) -> bytes:
-        try:
-            return machine.decompress(piece, max(1, room))
-        except zlib.error:
-            raise BadResponse("the answer is marked as compressed, and is not") from None
+        """Three cases beside the plain one: gzip in several members, what follows the last one, deflate without zlib's head."""
+        nonlocal machine, begun
+        found: list[bytes] = []
+        while piece:
+            if machine.eof:
+                if not piece.startswith(_GZIP):
+                    break
+                machine = zlib.decompressobj(bits)
+            try:
+                part = machine.decompress(piece, max(1, room))
+            except zlib.error:
+                if begun or encoding != b"deflate":
+                    raise BadResponse("the answer is marked as compressed, and is not") from None
+                machine, begun = zlib.decompressobj(-zlib.MAX_WBITS), True
+                continue
+            begun = True
+            found.append(part)
+            room -= len(part)
+            piece = machine.unused_data if room > 0 else b""
+        return b"".join(found)
 
     return inflate
 
@@ -352,6 +376,8 @@ def transport_error(error: httpx.TransportError) -> AgentError:
         cause = cause.__cause__
     if isinstance(error, NotHttp):
         return BadResponse(f"the answer is not HTTP: {text}")
+    if isinstance(error, WasClosing):
+        return ConnectionWasClosing(f"the connection was closing: {text}")
     if isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
         return ConnectionFailed(f"the connection failed: {text}")
     return InternalError(f"the call could not be made: {text}")

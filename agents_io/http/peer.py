@@ -13,7 +13,7 @@ import httpx
 import yarl
 
 from agents_io.errors import AgentError, Unsupported
-from agents_io.http.pooled_transport import REPEATABLE_KEY, SSL_KEY, URL_KEY, RequestBody
+from agents_io.http.pooled_transport import FRESH_KEY, REPEATABLE_KEY, SSL_KEY, URL_KEY, RequestBody
 from agents_io.http.rules.cookies import CookieJar
 from agents_io.http.rules.http1 import header_line, request_line
 from agents_io.rules.answer import excerpt, reading_of
@@ -111,7 +111,7 @@ class Peer:
     def post(self, target: Target, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
         """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`.
 
-        One without a call starts no work: it opens a session, asks how a task goes, or cancels one.
+        One without a call may be sent twice: it opens a session, asks how a task goes, cancels one, or names what it begins.
         """
         headers = self.authorised()
         if call is not None:
@@ -127,6 +127,8 @@ class Peer:
         extensions = self._extensions(target)
         if call is None:
             extensions = {**extensions, REPEATABLE_KEY: True}
+        elif call.fresh:
+            extensions = {**extensions, FRESH_KEY: True}
         # A stream of our own spares httpx's second pass over the headers.
         return httpx.Request("POST", target.httpx, headers=headers, stream=RequestBody(body), extensions=extensions)
 

@@ -5,7 +5,8 @@ an httpx exception. It follows no redirect, keeps no cookie, undoes no compressi
 and sets no timeout: the caller's timeout covers the whole attempt, and cancelling closes the connection at once.
 
 A request is sent once. The exception is a reused connection that turns out to be closed: an idempotent method is sent once
-more, on a new connection; so is a POST with an Idempotency-Key, if the server closed so soon that it cannot have worked on it.
+more, on a new connection; so is a POST that may be repeated, if the server closed so soon that it cannot have worked on it. A
+call of an agent is not: the server may have seen it, and calls are counted.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import yarl
 from agents_io.http.connecting import Connector, Origin, default_context
 from agents_io.http.connection import Connection
 from agents_io.http.pool import ConnectionPool
-from agents_io.http.rules.http1 import IDEMPOTENT, has_key, request_head
+from agents_io.http.rules.http1 import IDEMPOTENT, request_head
 
 URL_KEY = "parallax.url"
 """Request extension: the URL as a `yarl.URL`, prepared once per agent."""
 SSL_KEY = "parallax.ssl"
 """Request extension: the `ssl.SSLContext` for this request in place of the transport's own."""
 REPEATABLE_KEY = "parallax.repeatable"
-"""Request extension: true for a POST that starts no work, and so may be sent twice."""
+"""Request extension: true for a POST that may be sent twice."""
+FRESH_KEY = "parallax.fresh"
+"""Request extension: true for a request that needs a new connection."""
 
 
 class RequestBody(httpx.AsyncByteStream):
@@ -48,6 +51,10 @@ class Reply(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     body: bytes
     is_complete: bool
+
+
+class WasClosing(httpx.ReadError):
+    """The connection was kept from an earlier request, and closed as soon as this one was sent."""
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -79,25 +86,30 @@ class PooledTransport(httpx.AsyncBaseTransport):
         except ValueError as error:
             raise httpx.LocalProtocolError(str(error)) from error
         origin = self.origin(url, extensions.get(SSL_KEY))
-        is_keyed = has_key(headers) or extensions.get(REPEATABLE_KEY) is True
-        connection = await self._answering(origin, method, head, body, is_keyed)
+        is_repeatable, is_fresh = extensions.get(REPEATABLE_KEY) is True, extensions.get(FRESH_KEY) is True
+        connection = await self._answering(origin, method, head, body, is_repeatable, is_fresh)
         return httpx.Response(
             connection.status, headers=connection.headers, stream=_Body(self.pool, origin, connection)
         )
 
-    async def fetch(self, origin: Origin, head: bytes, body: bytes, max_good: int, max_error: int) -> Reply:
+    async def fetch(
+        self, origin: Origin, head: bytes, body: bytes, max_good: int, max_error: int, *, fresh: bool = False
+    ) -> Reply:
         """Send a prepared POST and read the whole response, without httpx's types. Raises `httpx.TransportError`.
 
-        The head has an Idempotency-Key. The body is cut off once it is longer than the limit for its status: 2xx, or any other.
+        `fresh`: on a new connection. The body is cut off once it is longer than the limit for its status: 2xx, or any other.
         """
-        connection = self.pool.take_idle(origin) or await self.pool.acquire(origin)
+        connection = await self._connection(origin, fresh)
         try:
-            return await self._fetch(origin, connection, head, body, max_good, max_error)
-        except httpx.ReadError:
-            if not connection.was_closing:
-                raise
-        connection = await self.pool.acquire(origin, fresh=True)
-        return await self._fetch(origin, connection, head, body, max_good, max_error)
+            connection.send(head, body)
+            content = await connection.read_all(max_good, max_error)
+            return Reply(connection.status, connection.headers, content, connection.is_complete)
+        except httpx.ReadError as error:
+            if connection.was_closing:
+                raise WasClosing(str(error)) from error
+            raise
+        finally:
+            self.pool.release(origin, connection)
 
     def origin(self, url: yarl.URL, context: ssl.SSLContext | None = None) -> Origin:
         """What requests to this URL connect to. `context`: the request's own. Raises `httpx.LocalProtocolError`."""
@@ -111,24 +123,22 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self.pool.aclose()
 
-    async def _fetch(
-        self, origin: Origin, connection: Connection, head: bytes, body: bytes, max_good: int, max_error: int
-    ) -> Reply:
-        try:
-            connection.send(head, body)
-            content = await connection.read_all(max_good, max_error)
-            return Reply(connection.status, connection.headers, content, connection.is_complete)
-        finally:
-            self.pool.release(origin, connection)
+    async def _connection(self, origin: Origin, fresh: bool) -> Connection:
+        if fresh:
+            return await self.pool.acquire(origin, fresh=True)
+        return self.pool.take_idle(origin) or await self.pool.acquire(origin)
 
-    async def _answering(self, origin: Origin, method: bytes, head: bytes, body: bytes, is_keyed: bool) -> Connection:
+    async def _answering(
+        self, origin: Origin, method: bytes, head: bytes, body: bytes, is_repeatable: bool, is_fresh: bool
+    ) -> Connection:
         """A connection on which the request was sent and the response's head has come."""
-        connection = self.pool.take_idle(origin) or await self.pool.acquire(origin)
+        connection = await self._connection(origin, is_fresh)
         try:
             return await self._send(origin, connection, method, head, body)
-        except httpx.ReadError:
-            is_idempotent = method in IDEMPOTENT and connection.requests > 1
-            if not (is_idempotent or (is_keyed and connection.was_closing)):
+        except httpx.ReadError as error:
+            if connection.was_closing and not (is_repeatable or method in IDEMPOTENT):
+                raise WasClosing(str(error)) from error
+            if not (connection.was_closing or (method in IDEMPOTENT and connection.requests > 1)):
                 raise
         connection = await self.pool.acquire(origin, fresh=True)
         return await self._send(origin, connection, method, head, body)

@@ -44,7 +44,7 @@ async def discover(endpoint: str, auth: SecretRef | None = None, timeout_s: floa
 
 async def investigate(endpoint: str, auth: SecretRef | None = None, timeout_s: float = TIMEOUT_S) -> Discovery:
     """As `discover`, with the reasons. A secret that only the worker has is left out, and `note` says so."""
-    if not endpoint.startswith(("http://", "https://")):
+    if not endpoint.lower().startswith(("http://", "https://")):
         return Discovery(None)
     note = None
     try:

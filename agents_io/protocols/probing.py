@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from agents_io.errors import BadResponse
 from agents_io.http.exchange import HttpExchange
+from agents_io.rules.answer import load_json
 from schemas.messages import AgentRegistration, Protocol, SecretRef
 
 TIMEOUT_S = 3.0
@@ -61,8 +60,8 @@ async def exchange() -> AsyncIterator[HttpExchange]:
 def member(body: bytes, name: str) -> Any:
     """A member of a JSON object; None if there is none. Raises `BadResponse` for what is no JSON."""
     try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        data = load_json(body)
+    except BadResponse:
         raise BadResponse("the response is not JSON") from None
     return data.get(name) if isinstance(data, dict) else None
 

@@ -4,8 +4,8 @@ In: text as language models write it. Out: the JSON in it, or `NOTHING`. Five ca
   1 the whole text is JSON                         2 it is JSON within one Markdown fence
   3 one JSON object stands among other words       4 several do, and exactly one of them holds a confidence
   5 several hold the same one
-Thoughts (`<think>...</think>`, also without the opening tag) and the channel marks of Harmony come off before. Two different
-objects with a confidence are no answer: nothing tells which of them is meant.
+Thoughts (`<think>...</think>` and other models' marks, also without the opening one) and the channel marks of Harmony come off
+before. Two different objects with a confidence are no answer: nothing tells which of them is meant.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ from schemas.exact_json import dumps, loads_lines
 
 NOTHING = object()
 MAX_OBJECTS = 64
-_THOUGHT = re.compile(r"\A\s*<(think|thinking|thought|reasoning)>.*?</\1>\s*", re.DOTALL | re.IGNORECASE)
-_THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_TAGS = "think|thinking|thought|reasoning|reflection|analysis|scratchpad|seed:think|antthinking"
+_PAIRS = ((r"\[THINK\]", r"\[/THINK\]"), ("◁think▷", "◁/think▷"), (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"))
+"""Magistral's, Kimi's, and those of the models that were trained on OpenThoughts."""
+_THOUGHT = re.compile(
+    rf"\A\s*(?:<({_TAGS})(?:\s[^>]{{0,200}})?>.*?</\1>|{'|'.join(f'{begin}.*?{end}' for begin, end in _PAIRS)})\s*",
+    re.DOTALL | re.IGNORECASE,
+)
+_THOUGHT_END = re.compile(rf"</(?:{_TAGS})>|{'|'.join(end for _, end in _PAIRS)}", re.IGNORECASE)
 _MARK = re.compile(r"<\|[a-z_]{1,20}\|>")
 _FENCE = re.compile(r"```[ \t]*[A-Za-z0-9_+-]*\s(.*?)```", re.DOTALL)
 

@@ -28,15 +28,21 @@ _BODY = (
     re.compile(rb'"estimated_time"\s*:\s*([0-9.]{1,12})'),
     re.compile(rb"(?:try again|retry) in ([0-9.]{1,9}(?:ms|s|m|h)(?:[0-9.]{1,9}(?:ms|s))?)"),
 )
+_MAX_DATE = 64
+_SAME_CLOCK_S = 2.0
 _EPOCH_S, _EPOCH_MS = 1e9, 1e12
 
 
 def wait_of(headers: Mapping[str, str], body: bytes, now_epoch_s: float) -> float | None:
-    """Seconds to wait. `headers`: by lower-case name.
+    """Seconds to wait. `headers`: by lower-case name. Moments are the server's: its `Date` counts, where clocks differ.
 
     >>> wait_of({"retry-after-ms": "2200.5"}, b"", 0.0), wait_of({}, b'{"details":[{"retryDelay": "2s"}]}', 0.0)
     (2.2005, 2.0)
+    >>> at = {"date": "Thu, 01 Jan 1970 00:01:00 GMT", "retry-after": "Thu, 01 Jan 1970 00:01:30 GMT"}
+    >>> wait_of(at, b"", 500.0), wait_of(at, b"", 60.5)
+    (30.0, 29.5)
     """
+    now_epoch_s = _servers_now(headers.get("date"), now_epoch_s)
     exact = headers.get("retry-after-ms", "").strip()
     if _NUMBER.fullmatch(exact):
         return float(exact) / 1000
@@ -44,6 +50,18 @@ def wait_of(headers: Mapping[str, str], body: bytes, now_epoch_s: float) -> floa
     if asked_s is None:
         asked_s = reset_s(headers, now_epoch_s)
     return _of_body(body) if asked_s is None else asked_s
+
+
+def _servers_now(date: str | None, now_epoch_s: float) -> float:
+    """The server's clock, which has whole seconds only; ours if the two agree."""
+    if date is None or len(date) > _MAX_DATE:
+        return now_epoch_s
+    try:
+        when = parsedate_to_datetime(date.strip())
+        stated = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return now_epoch_s
+    return now_epoch_s if abs(stated - now_epoch_s) <= _SAME_CLOCK_S else stated
 
 
 def reset_s(headers: Mapping[str, str], now_epoch_s: float = 0.0) -> float | None:

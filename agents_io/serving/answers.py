@@ -75,7 +75,9 @@ def reply_of(returned: Any, default_confidence: float) -> Reply:
     except AgentError as error:
         raise CallFailed(500, str(error)) from None
     except RecursionError:
-        raise CallFailed(500, "the function returned what is not JSON: it is nested too deep") from None
+        raise CallFailed(
+            500, "the function returned what is not JSON: it is nested too deep, or holds itself"
+        ) from None
     except (TypeError, ValueError) as error:
         raise CallFailed(500, f"the function returned what is not JSON: {error}") from None
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -20,13 +20,11 @@ from google.protobuf.json_format import MessageToDict
 
 from agents_io.grpc.services import method
 from agents_io.serving.answers import CallFailed, Reply
+from agents_io.serving.runs import Served
 from agents_io.transport import CONTEXT_HEADER
 from schemas.exact_json import dumps, loads
 from schemas.pb import gateway_pb2
 from schemas.pb.gateway_pb2 import AgentHeartbeat, AgentHello, AgentToControlPlane, TaskError, TaskRequest, TaskResult
-
-if TYPE_CHECKING:
-    from agents_io.serving.definition import AgentFunction
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +46,7 @@ class GatewayAgent:
 
     def __init__(
         self,
-        agent: AgentFunction[..., Any],
+        agent: Served,
         gateways: Sequence[str],
         *,
         token: str | None = None,

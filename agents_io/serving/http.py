@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 from aiohttp import web
 
 from agents_io.serving.answers import CallFailed
-from agents_io.serving.runs import parse_body
+from agents_io.serving.runs import Served, parse_body
 from agents_io.transport import CONTEXT_HEADER
-
-if TYPE_CHECKING:
-    from agents_io.serving.definition import AgentFunction
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 
@@ -25,7 +22,7 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 class HttpAgent:
     """`async with HttpAgent(agent, "127.0.0.1", 0) as server:` serves at `server.endpoint`."""
 
-    def __init__(self, *, agent: AgentFunction[..., Any], host: str, port: int, stop_timeout: float = 20.0) -> None:
+    def __init__(self, *, agent: Served, host: str, port: int, stop_timeout: float = 20.0) -> None:
         self._agent = agent
         self._host = host
         self._port = port

@@ -12,19 +12,16 @@ import logging
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from agents_io.serving.answers import CallFailed
-from agents_io.serving.runs import parse_body
+from agents_io.serving.runs import Served, parse_body
 from agents_io.transport import CONTEXT_HEADER
 from schemas.exact_json import dumps
-
-if TYPE_CHECKING:
-    from agents_io.serving.definition import AgentFunction
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +63,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        agent: AgentFunction[..., Any],
+        agent: Served,
         servers: str,
         topic: str | None,
         group: str | None,

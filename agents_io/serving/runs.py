@@ -11,7 +11,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from agents_io.protocols.functions.catalogue import CURRENT, FunctionCall
 from agents_io.protocols.functions.daemon_threads import DaemonThreads
@@ -33,6 +33,29 @@ class _Run:
 
     task: asyncio.Task[Reply]
     callers: int = 0
+
+
+class Served(Protocol):
+    """An agent of one's own, as its servers know it."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What it can do."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls it takes at once."""
+        ...
+
+    def runs(self) -> Runs:
+        """A place for its runs."""
+        ...
 
 
 class Runs:

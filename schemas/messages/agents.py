@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.messages.base import Count, DurationMs, Id, Message, Milliseconds, Name, OrDefault, Ratio, Timestamp
 
@@ -131,6 +131,16 @@ _SCHEMES: dict[str, Protocol] = {
     "mcp": "mcp",
     "kafka": "kafka",
 }
+
+
+def _lower_scheme(endpoint: Any) -> Any:
+    """A scheme's case does not matter (RFC 3986, 3.1)."""
+    if not isinstance(endpoint, str):
+        return endpoint
+    scheme, separator, rest = endpoint.partition("://")
+    return scheme.lower() + separator + rest if separator else endpoint
+
+
 BUILTIN_PREFIXES = ("http:", "function:", "pattern:")
 """Ids of the agents that tasks of these types make for themselves; they cannot be registered."""
 
@@ -140,7 +150,7 @@ class AgentRegistration(Message):
 
     id: Id
     name: Name | None = None
-    endpoint: Annotated[str, Field(min_length=1, max_length=2048)]
+    endpoint: Annotated[str, Field(min_length=1, max_length=2048), BeforeValidator(_lower_scheme)]
     protocol: Protocol | None = None
     capabilities: Annotated[list[Name], Field(max_length=1000), OrDefault] = []
     metadata: dict[str, Any] | None = None

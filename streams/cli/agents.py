@@ -123,7 +123,7 @@ def add(
         if agent_id is None or endpoint is None:
             raise CommandError("agents add: needs ID and ENDPOINT, or --file FILE", USAGE)
         given = {"id": agent_id, "endpoint": endpoint} | {k: v for k, v in flags.items() if v is not None}
-        by_itself = protocol is None and endpoint.startswith(("http://", "https://"))
+        by_itself = protocol is None and endpoint.lower().startswith(("http://", "https://"))
         asks = by_itself if discover is None else discover
         _validated(given, can_work=not asks)
         found = [_registration(completed(given) if asks else given)]

@@ -17,10 +17,11 @@ from streams.client.errors import ClientClosed, ClientError, failure_of
 from streams.client.handle import Handle, still_waiting
 from streams.client.history import EarlierResults, feedback_request, find_task, sent_again
 from streams.client.mapping import Payloads, Window, cancel_all, run_all
+from streams.client.parsing import parse_value
 from streams.client.plans import plan_request
 from streams.client.producer import TaskProducer
 from streams.client.requests import Request, TaskKind, cancel_requests, task_request
-from streams.client.result import TaskResult, parse_value, read_plan_result, read_result
+from streams.client.result import TaskResult, read_plan_result, read_result
 from streams.client.schedules import ScheduleDirectory
 from streams.client.subscriptions import Subscriptions
 from streams.client.times import Duration, Moment, Since, seconds
@@ -59,8 +60,8 @@ class Client(Subscriptions):
         **kafka: Any,
     ) -> None:
         self.settings = usable(settings or settings_for(bootstrap_servers, topic_prefix, app_id, kafka))
-        self.agents = AgentDirectory(self)
-        self.schedules = ScheduleDirectory(self)
+        self.agents = AgentDirectory(self.settings, self.send)
+        self.schedules = ScheduleDirectory(self.settings, self.send)
         self._api = WorkerApi(web, token, token_to_show(self.settings))
         self._results = ResultReader(self.settings, "results", read_result)
         self._plan_results = ResultReader(self.settings, "plan-results", read_plan_result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from schemas.codec import Rejected, decode
 from schemas.messages import AgentRegistration, BreakerLimits, ConfidenceSource, Limits, Protocol, SecretRef
@@ -12,18 +12,17 @@ from schemas.wire_format import key_text
 from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import NotFound
 from streams.client.feed import read_since
-from streams.client.requests import Request, check, encode
+from streams.client.requests import Request, Send, check, encode
 from streams.rules.agents.leases import is_ended
-
-if TYPE_CHECKING:
-    from streams.client.client import Client
+from streams.settings import Settings
 
 
 class AgentDirectory:
     """Register, remove and list agents. Workers follow within moments."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, settings: Settings, send: Send) -> None:
+        self._settings = settings
+        self._send = send
 
     async def add(
         self,
@@ -72,7 +71,7 @@ class AgentDirectory:
 
     async def _registered(self) -> tuple[dict[str, AgentRegistration], dict[str, set[bytes]]]:
         """Agents by id, and the keys of their records: one with a schema's id is another key to the brokers' compaction."""
-        settings = self._client.settings
+        settings = self._settings
         await partitions_of(settings, ["agents"])
         found: dict[str, AgentRegistration] = {}
         keys: dict[str, set[bytes]] = {}
@@ -92,7 +91,7 @@ class AgentDirectory:
         return found, keys
 
     async def _write(self, request: Request) -> None:
-        await self._client.send("agents", request)
+        await self._send("agents", request)
 
 
 def _wire(value: Any) -> Any:

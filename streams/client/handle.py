@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from streams.client.errors import WaitTimeout, failure_of
-from streams.client.result import TaskResult, parse_value
+from streams.client.parsing import parse_value
+from streams.client.result import TaskResult
 from streams.client.times import Duration, seconds
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from streams.client.errors import ClientError, InvalidTask, failure_of
 from streams.client.handle import Handle
-from streams.client.result import TaskResult, parse_value
+from streams.client.parsing import parse_value
+from streams.client.result import TaskResult
 
 T = TypeVar("T")
 Payloads = Iterable[Any] | AsyncIterable[Any]

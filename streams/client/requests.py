@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from difflib import get_close_matches
 from math import isfinite
@@ -54,6 +54,10 @@ class Request:
     key: bytes
     value: bytes
     agent: bool = False
+
+
+Send = Callable[[str, Request], Awaitable[None]]
+"""Writes a record to a topic and waits until Kafka has it."""
 
 
 def task_request(task_id: str, target: str | None, payload: Any, **options: Unpack[TaskOptions]) -> Request:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import PrivateAttr, TypeAdapter, ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 from schemas.codec import Headers, Rejected, decode_json
 from schemas.exact_json import loads
 from schemas.messages import PlanResult, Result, explain
-from streams.client.errors import InvalidValue
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -64,13 +63,3 @@ def read_plan_result(value: bytes | None, headers: Headers = ()) -> PlanResult:
         return PlanResult.model_validate(decode_json(value, headers).data, by_alias=True, by_name=False)
     except ValidationError as error:
         raise Rejected("validate", explain(error)) from None
-
-
-def parse_value(result: TaskResult[Any], into: type[T]) -> TaskResult[T]:
-    """The result with its answer validated as `into`: a pydantic model, dataclass or any annotation. Raises `InvalidValue`."""
-    try:
-        parsed = TypeAdapter(into).validate_python(result.result)
-    except ValidationError as error:
-        message = f"task {result.task_id}: the answer is no {getattr(into, '__name__', into)}: {explain(error)}"
-        raise InvalidValue(message, result) from None
-    return result.with_value(parsed)

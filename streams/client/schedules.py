@@ -5,27 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from schemas.codec import Rejected
 from schemas.messages import CatchUp, Schedule
 from streams.client.connection import kafka_errors, partitions_of
 from streams.client.errors import InvalidTask, NotFound
 from streams.client.feed import read_since
-from streams.client.requests import Request, TaskKind, check, encode, task_data
+from streams.client.requests import Request, Send, TaskKind, check, encode, task_data
 from streams.client.times import Duration, Moment, duration_ms, moment_text
 from streams.rules.schedules.listing import Listing
 from streams.rules.schedules.times import check_new
-
-if TYPE_CHECKING:
-    from streams.client.client import Client
+from streams.settings import Settings
 
 
 class ScheduleDirectory:
     """Add, pause, remove and list schedules. Workers with the role `schedules` make the tasks."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, settings: Settings, send: Send) -> None:
+        self._settings = settings
+        self._send = send
 
     async def add(
         self,
@@ -89,7 +88,7 @@ class ScheduleDirectory:
     async def rm(self, schedule_id: str) -> None:
         """Remove it; tasks that it made go on. Raises `NotFound`."""
         await self._get(schedule_id)
-        await self._client.send("schedules", Request(schedule_id, schedule_id.encode(), b""))
+        await self._send("schedules", Request(schedule_id, schedule_id.encode(), b""))
 
     async def list(self) -> list[Schedule]:
         """All that can work, by id."""
@@ -103,7 +102,7 @@ class ScheduleDirectory:
         return found
 
     async def _found(self) -> dict[str, dict[str, Any]]:
-        settings, listing = self._client.settings, Listing()
+        settings, listing = self._settings, Listing()
         await partitions_of(settings, ["schedules"])
         async with kafka_errors(settings), aclosing(read_since(settings, "schedules", 0)) as records:
             async for record in records:
@@ -112,5 +111,5 @@ class ScheduleDirectory:
 
     async def _put(self, data: Mapping[str, Any]) -> Schedule:
         schedule = Schedule.model_validate(data)
-        await self._client.send("schedules", Request(schedule.id, schedule.id.encode(), encode(data)))
+        await self._send("schedules", Request(schedule.id, schedule.id.encode(), encode(data)))
         return schedule

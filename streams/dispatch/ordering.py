@@ -18,8 +18,9 @@ from math import isinf
 
 from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.held_memory import HeldMemory
-from streams.dispatch.ordered_key import PREFIX, OrderedKey, is_relocated, scope_of
+from streams.dispatch.ordered_key import PREFIX, OrderedKey
 from streams.dispatch.task_run import TaskRun
+from streams.rules.dispatch.builtins import builtin_id
 from streams.rules.dispatch.ordering import READING, TOPICS, LogPosition
 
 MAX_KEYS = 20_000
@@ -61,12 +62,12 @@ class OrderedTasks:
         self._leave = leave
         self._caught_up = caught_up
         self._loop = asyncio.get_running_loop()
-        self._keys: dict[tuple[str, str], OrderedKey] = {}
-        self._by_name: dict[str, OrderedKey] = {}
-        self._aside: dict[LogPosition, OrderedKey] = {}
-        self._returning: dict[LogPosition, OrderedKey] = {}
+        self._keys: dict[tuple[str, str], OrderedKey[TaskRun]] = {}
+        self._by_name: dict[str, OrderedKey[TaskRun]] = {}
+        self._aside: dict[LogPosition, OrderedKey[TaskRun]] = {}
+        self._returning: dict[LogPosition, OrderedKey[TaskRun]] = {}
         self._timers: dict[TaskRun, asyncio.TimerHandle | None] = {}  # of those that wait in memory, their deadline's
-        self._soon: deque[OrderedKey] = deque()
+        self._soon: deque[OrderedKey[TaskRun]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._begun = self._looking = self._closed = False
 
@@ -184,7 +185,7 @@ class OrderedTasks:
         return [] if ordered is None else self._followers(ordered)
 
     @staticmethod
-    def _followers(ordered: OrderedKey) -> list[TaskRun]:
+    def _followers(ordered: OrderedKey[TaskRun]) -> list[TaskRun]:
         return [waiting for topic in TOPICS for waiting in ordered.before(LogPosition(topic, 1 << 62))]
 
     def close(self) -> None:
@@ -200,14 +201,14 @@ class OrderedTasks:
 
     # Waiting
 
-    def _ordered(self, run: TaskRun) -> OrderedKey:
+    def _ordered(self, run: TaskRun) -> OrderedKey[TaskRun]:
         scope, key = scope_of(run), run.ordering_key or ""
         ordered = self._keys.get((scope, key))
         if ordered is None:
             ordered = self._keys[scope, key] = OrderedKey(scope, key)
         return ordered
 
-    def _wait(self, run: TaskRun, ordered: OrderedKey) -> None:
+    def _wait(self, run: TaskRun, ordered: OrderedKey[TaskRun]) -> None:
         """In memory, or else on its topic."""
         topic, held_for = run.first_record.topic, PREFIX + ordered.scope
         # What was read back has its turn soon; one whose record is being relocated has no place on its topic.
@@ -223,7 +224,7 @@ class OrderedTasks:
         self._timers[run] = None if isinf(run.deadline) else self._loop.call_at(run.deadline, self._due, run)
         self._look_soon(ordered)
 
-    def _store(self, run: TaskRun, ordered: OrderedKey) -> None:
+    def _store(self, run: TaskRun, ordered: OrderedKey[TaskRun]) -> None:
         name = ordered.name(run.first_record.topic)
         run.ordered = None
         if run.first_record.topic not in ordered.stored:
@@ -235,7 +236,7 @@ class OrderedTasks:
         if self._timer is None and not self._closed:
             self._timer = self._loop.call_later(CHECK_S, self._check)
 
-    def _take_out(self, run: TaskRun, ordered: OrderedKey) -> None:
+    def _take_out(self, run: TaskRun, ordered: OrderedKey[TaskRun]) -> None:
         ordered.remove(run.first_record, run)
         timer = self._timers.pop(run, None)
         if timer is not None:
@@ -264,12 +265,12 @@ class OrderedTasks:
             self._begun = self._caught_up()
         return self._begun
 
-    def _release(self, ordered: OrderedKey) -> None:
+    def _release(self, ordered: OrderedKey[TaskRun]) -> None:
         ordered.head = ordered.at = None
         ordered.release()
         self._look_soon(ordered)
 
-    def _look_soon(self, ordered: OrderedKey) -> None:
+    def _look_soon(self, ordered: OrderedKey[TaskRun]) -> None:
         if ordered.busy or ordered.queued or self._closed:
             return
         if self._tidy(ordered):
@@ -297,7 +298,7 @@ class OrderedTasks:
             self._give_turn(ordered)
         self._look_later()
 
-    def _give_turn(self, ordered: OrderedKey) -> None:
+    def _give_turn(self, ordered: OrderedKey[TaskRun]) -> None:
         found = ordered.next(lambda topic: self._first_stored(ordered, topic))
         if found.item is not None:
             run = found.item
@@ -309,7 +310,7 @@ class OrderedTasks:
         else:
             self._tidy(ordered)
 
-    def _first_stored(self, ordered: OrderedKey, topic: str) -> float | None:
+    def _first_stored(self, ordered: OrderedKey[TaskRun], topic: str) -> float | None:
         if topic not in ordered.stored:
             return None
         name = ordered.name(topic)
@@ -321,7 +322,7 @@ class OrderedTasks:
             return READING
         return first
 
-    def _tidy(self, ordered: OrderedKey) -> bool:
+    def _tidy(self, ordered: OrderedKey[TaskRun]) -> bool:
         """Forget a key of which nothing is left."""
         if ordered.busy or len(ordered) or ordered.queued:
             return False
@@ -330,3 +331,17 @@ class OrderedTasks:
         if self._keys.get((ordered.scope, ordered.key)) is ordered:
             del self._keys[ordered.scope, ordered.key]
         return True
+
+
+def scope_of(run: TaskRun) -> str:
+    """Within what a key orders: the agent; until one is chosen, all tasks that name none. A judge's calls are apart."""
+    if run.judged is not None:
+        return f"\0judge {run.judged.judge} {run.judged.agent_id}"
+    if run.any_agent:
+        return run.chosen
+    return run.task.target or "" if run.task.type == "agent" else builtin_id(run.task)
+
+
+def is_relocated(run: TaskRun) -> bool:
+    """Whether its record lies on `parked`, or is on the way there."""
+    return run.source == "parked" or run.token is not None

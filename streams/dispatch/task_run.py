@@ -94,7 +94,7 @@ class TaskRun(PendingCall):
     """No agent is called before this time, epoch ms; None: it may be called now, or its time has come."""
     cancel_reason: str | None = None
     """Why it was cancelled while it waited for its time, in a sentence; None: it was not."""
-    ordered: OrderedKey | None = None
+    ordered: OrderedKey[TaskRun] | None = None
     """The tasks of its key, while it is one of them."""
     to_relocate: bool = False
     """Its record is to be relocated as soon as those of its key before it are."""

@@ -13,12 +13,12 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import orjson
 import structlog
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
 from schemas.codec import pack, validate
+from schemas.exact_json import loads
 from schemas.messages import Control
 from schemas.topics import BY_NAME, full_name
 from streams.answers import error_answer, json_answer
@@ -184,7 +184,7 @@ class Actions:
 
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
-        body = orjson.loads(await request.read() or b"{}")
+        body = loads(await request.read() or b"{}")
     except ValueError as error:
         raise Refused(400, f"the body is no JSON: {error}") from None
     if not isinstance(body, dict):

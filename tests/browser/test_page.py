@@ -9,6 +9,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
+from schemas.exact_json import ExactFloat
 from schemas.times import format_time
 from tests.browser.conftest import SHOTS, Look, agent
 from tests.support.fake_worker import FakeWorker, Refusal, event
@@ -175,6 +176,29 @@ async def test_a_tasks_detail_by_its_address(worker: FakeWorker, look: Look) -> 
     await expect(detail).to_contain_text("Nothing is known of task 'nobody'.")
     await detail.get_by_role("button", name="Look back 24 hours").click()
     await expect(detail).to_contain_text("Nothing is known of task 'nobody'.")
+
+
+async def test_numbers_keep_their_digits(worker: FakeWorker, look: Look) -> None:
+    """In a task's detail and in the table; others are numbers as ever."""
+    long = 123456789012345678901234567890
+    value = {"wei": long, "safe": 9007199254740991, "pi": ExactFloat("3.141592653589793238462643"), "third": 1 / 3}
+    worker.first = [
+        event(1, "task:started", taskId="big", type="agent", target="alpha"),
+        event(2, "task:completed", taskId="big", result=value, confidence=0.3333333333333333, executionTime=3.0),
+    ]
+    result = {"taskId": "big", "status": "success", "result": value, "confidence": 0.3333333333333333, "agentId": "alpha",
+              "executionTime": 3.0, "retries": 0, "cached": False}  # fmt: skip
+    worker.tasks["big"] = {"taskId": "big", "status": "success", "result": result, "events": worker.first}
+    page = await look(f"{worker.url}/#task=big")
+    shown = page.get_by_role("complementary").get_by_label("Result as JSON")
+    for text in (
+        f'"wei": {long},',
+        '"safe": 9007199254740991',
+        '"pi": 3.141592653589793238462643',
+        '"third": 0.333333',
+    ):
+        await expect(shown).to_contain_text(text)
+    await expect(page.get_by_role("complementary")).to_contain_text("0.33")
 
 
 async def test_a_plan_a_dead_letter_and_a_copied_id(worker: FakeWorker, look: Look) -> None:

@@ -342,3 +342,40 @@ async def test_a_refused_token_makes_the_agent_unhealthy(status: int) -> None:
         assert isinstance(end, AgentError)
         assert (end.code, end.status) == ("http_4xx", status)
         assert not await is_well(ask.transport, ask.agent, 5.0)
+
+
+@pytest.mark.parametrize("status", [404, 405])
+@both
+async def test_nothing_at_the_path_of_json_rpc_means_the_other_interface(version: Version, status: int) -> None:
+    """A card may name more than its server offers. What answers is remembered; with no other interface the status stands."""
+    paths: list[str] = []
+    card: dict[str, Any] = {"name": "n", "description": "d", "version": "1", "skills": []}
+    rows = [("JSONRPC", "http://h/rpc"), (REST, "http://h/rest")]
+    if version == "1.0":
+        keys = ("protocolBinding", "url", "protocolVersion")
+        full = card | {"supportedInterfaces": [dict(zip(keys, (*row, version), strict=True)) for row in rows]}
+    else:
+        more = [{"transport": binding, "url": url} for binding, url in rows]
+        full = card | {"protocolVersion": "0.3.0", "url": rows[0][1], "additionalInterfaces": more}
+    alone = card | {"protocolVersion": "0.3.0", "url": rows[0][1]}
+
+    async def handler(request: web.Request, card: Any = full) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.json_response(card) if "agent-card" in request.path else web.Response(status=404)
+        paths.append(request.path)
+        if request.path == "/rpc":
+            return web.Response(status=status, text="nothing here")
+        part = {"data": ANSWER} if version == "1.0" else {"data": {"data": ANSWER}}
+        return web.json_response(
+            {"message": {"messageId": "1", "role": "ROLE_AGENT", "parts" if version == "1.0" else "content": [part]}}
+        )
+
+    async with asking(A2aTransport(), handler, "a2a") as ask:
+        assert said(await ask()) == ("yes", 0.9)
+        assert said(await ask()) == ("yes", 0.9)
+    sends = "/rest/message:send" if version == "1.0" else "/rest/v1/message:send"
+    assert paths == ["/rpc", sends, sends]
+    async with asking(A2aTransport(), lambda request: handler(request, alone), "a2a") as ask:
+        end = await ask()
+    assert said(end) == ("http_4xx", False, False)
+    assert "nothing here" in str(end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
 import orjson
@@ -11,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from agents_io.errors import AgentError
+from agents_io.protocols.a2a.agent import A2aAgent
 from agents_io.protocols.a2a.transport import A2aTransport
 from agents_io.protocols.http.transport import HttpTransport
 from agents_io.protocols.openai.transport import OpenAiTransport
@@ -21,6 +23,7 @@ from tests.support.served import Asked, Handler, asking, said, served
 from tests.support.wait import until
 
 GOOD = '{"value": "spam", "confidence": 0.93, "reasoning": "link"}'
+DRAFT = '{"value": "ham", "confidence": 0.2}'
 SPAM = ("spam", 0.93)
 LIMITED = ("rate_limited", True, False)
 REFUSED = ("refused", False, False)
@@ -60,6 +63,14 @@ async def asked_model(body: Any, status: int = 200, headers: dict[str, str] | No
         f"<think>a {{b}} c</think>{GOOD}",
         f"<thinking>a</thinking>\n{GOOD}",
         f"Here it is:\n```json\n{GOOD}\n```\nDone.",
+        f"[THINK]perhaps {DRAFT}[/THINK]{GOOD}",
+        f"◁think▷perhaps {DRAFT}◁/think▷{GOOD}",
+        f"<seed:think>perhaps {DRAFT}</seed:think>{GOOD}",
+        f'<think time="3 s">perhaps {DRAFT}</think>{GOOD}',
+        f"perhaps {DRAFT}[/THINK]{GOOD}",
+        f"<|begin_of_thought|>perhaps {DRAFT}<|end_of_thought|>\n<|begin_of_solution|>{GOOD}<|end_of_solution|>",
+        orjson.loads(GOOD),
+        {"type": "text", "text": GOOD},
         f"```json {GOOD} ```",
         f"```\r\n{GOOD}\r\n```",
         f"Sure! {GOOD}",
@@ -165,9 +176,15 @@ def epoch_ms_in_100_s() -> str:
     return str(int(time.time() + 100) * 1000)
 
 
+def in_an_hour(and_s: int) -> Callable[[], str]:
+    """An HTTP date, by a clock that is an hour ahead."""
+    return lambda: formatdate(time.time() + 3600 + and_s, usegmt=True)
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "body", "low", "high"),
     [
+        (429, {"Date": in_an_hour(0), "Retry-After": in_an_hour(30)}, {}, 29, 31),
         (529, {"Retry-After": "3"}, {}, 3, 3),
         (502, {"Retry-After": "3"}, {}, 3, 3),
         (429, {"retry-after-ms": "2200.5"}, {}, 2.2005, 2.2005),
@@ -358,6 +375,35 @@ async def test_a_redirect_within_the_origin_is_followed(status: int) -> None:
     assert ends["/loop"][0] == "bad_response"
     assert ends["/away"][0] == "bad_response"
     assert "'https://other.example/x'" in ends["/away"][1]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_pages_of_an_agent_may_have_moved(status: int) -> None:
+    """Health, card and models are read where they are now, as a framework that wants a slash at the end says; calls follow
+    307 and 308 alone. A 302 or 303 may lead to a login page, which says nothing of the agent.
+    """
+    card = {"url": "http://h/", "protocolVersion": "0.3.0", "name": "n"}
+    pages = {"/health/": {}, "/v1/models/": {"data": [{"id": "m"}]}, "/.well-known/agent-card.json/": card}
+    posted: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            posted.append(request.path)
+        if not request.path.endswith("/"):
+            return web.Response(status=status, headers={"Location": request.path + "/"})
+        found = pages.get(request.path)
+        return web.json_response(found) if found is not None else web.Response(status=404)
+
+    async with asking(HttpTransport(), handler, "http") as ask:
+        assert await is_well(ask.transport, ask.agent, 5.0) is (status not in (302, 303))
+        await ask()
+    assert posted == (["/analyze", "/analyze/"] if status in (307, 308) else ["/analyze"])
+    if status in (302, 303):
+        return
+    async with asking(OpenAiTransport(), handler, "openai", "/v1", model="m") as ask:
+        assert await is_well(ask.transport, ask.agent, 5.0)
+    async with asking(A2aTransport(), handler, "a2a") as ask:
+        assert (await ask.transport.card(A2aAgent(ask.agent))).name == "n"  # type: ignore[attr-defined]
 
 
 def said_text(end: Answer | AgentError) -> tuple[Any, Any]:

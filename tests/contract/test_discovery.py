@@ -22,6 +22,7 @@ from agents_io.transport import Call
 from schemas.messages import AgentRegistration, SecretRef
 from streams.agents.transports import to_addresses
 from streams.settings import Settings
+from tests.support.served import served
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,32 @@ async def test_strangers_are_no_agents_and_never_an_error(handler: Any, protocol
         assert found is None or found.capabilities == ()
     finally:
         await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "protocol"),
+    [
+        ("/v1/models", b'\xef\xbb\xbf{"data":[{"id":"m"}]}', "openai"),
+        ("/v1/models", b'{"data":[{"id":"m","note":"cut \\ud83d"}]}', "openai"),
+        (
+            "/.well-known/agent-card.json",
+            b'\xef\xbb\xbf{"url":"http://h/","protocolVersion":"0.3.0","name":"n"}',
+            "a2a",
+        ),
+    ],
+)
+async def test_json_is_read_as_leniently_as_answers_are(path: str, body: bytes, protocol: str) -> None:
+    """With a byte order mark, and text that was cut within a character."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET" and request.path == path:
+            return web.Response(body=body, content_type="application/json")
+        return web.Response(status=404)
+
+    async with served(handler) as url:
+        found = await discover(url)
+    assert found is not None
+    assert found.protocol == protocol
 
 
 async def test_the_concurrency_of_an_agent_function_is_found() -> None:

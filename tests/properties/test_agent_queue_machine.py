@@ -256,8 +256,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert (self.queue.blocked_by(self.now) is None) == (not self.waiting)
         if self.waiting:
             self.draw()  # being asked what blocks it the queue looks at what is due
-        for heap in (self.queue._ready, self.queue._delayed, self.queue._deadlines):
-            assert len(heap) <= 2 * len(self.waiting) + 66
+        assert self.queue.kept <= 4 * (2 * len(self.waiting) + 66)
 
     @invariant()
     def transitions_agree(self) -> None:

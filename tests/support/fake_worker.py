@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from schemas.exact_json import dumps
 from schemas.times import format_time
 from streams.live import page
 from streams.live.access import WebAccess
@@ -137,7 +138,7 @@ class FakeWorker:
         self.asked.append((request.path, dict(request.headers)))
         if isinstance(found, Refusal):
             return web.json_response({"error": found.error}, status=found.status)
-        return web.Response(body=orjson.dumps(found), content_type="application/json")
+        return web.Response(body=dumps(found), content_type="application/json")
 
     async def _compare(self, request: web.Request) -> web.Response:
         rows = [
@@ -197,4 +198,4 @@ class FakeWorker:
         if name == "events":
             self._number += 1
             mark = f"id: {self._number}\n"
-        await response.write(f"event: {name}\n{mark}data: ".encode() + orjson.dumps(data) + b"\n\n")
+        await response.write(f"event: {name}\n{mark}data: ".encode() + dumps(data) + b"\n\n")

@@ -42,12 +42,12 @@ class Asked:
         self.agent = agent
 
     async def __call__(
-        self, payload: Any = None, *, key: str = "k", timeout_s: float = 10.0, attempt: int = 1
+        self, payload: Any = None, *, key: str = "k", timeout_s: float = 10.0, attempt: int = 1, fresh: bool = False
     ) -> Answer | AgentError:
         """How the call ended."""
         body = orjson.dumps({"task": "ok"} if payload is None else payload)
         try:
-            return await self.transport.call(self.agent, Call("t", key, body, timeout_s, attempt=attempt))
+            return await self.transport.call(self.agent, Call("t", key, body, timeout_s, attempt=attempt, fresh=fresh))
         except AgentError as error:
             return error
 

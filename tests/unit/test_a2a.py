@@ -229,7 +229,16 @@ def test_refusals_over_http_json(status: int, body: Any, what: Any, kind: Any, s
     found = refusal(Interface("1.0", "HTTP+JSON", "/"), what, status, raw)
     assert type(found) is (kind or type(None))
     assert found is None or (found.status == status and said in found.message)
-    assert refusal(Interface("1.0", "JSONRPC", "/"), what, status, raw) is None
+    absent = status == 404 and what in ("send", "stream")
+    over_json_rpc = refusal(Interface("1.0", "JSONRPC", "/"), what, status, raw)
+    assert type(over_json_rpc) is (OtherVersion if absent else type(None))
+
+
+@pytest.mark.parametrize("code", [[], {}, None, "x", 1.5, True])
+def test_an_error_whose_code_is_none_is_the_agents_failure(code: Any) -> None:
+    """Of any JSON."""
+    with pytest.raises(ServerError, match="without a code"):
+        outcome({"error": {"code": code, "message": "m"}}, Reading())
 
 
 def test_a_stream_that_fails_names_the_status() -> None:

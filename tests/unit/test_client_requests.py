@@ -20,9 +20,10 @@ from streams.broker.client import task_key
 from streams.client.errors import InvalidTask, TaskFailed, failure_of
 from streams.client.history import sent_again
 from streams.client.mapping import Tolerance
+from streams.client.parsing import parse_value
 from streams.client.plans import dag, parallel, plan_request, sequence, step
 from streams.client.requests import cancel_requests, encode, task_request
-from streams.client.result import TaskResult, parse_value, read_result
+from streams.client.result import TaskResult, read_result
 from streams.client.times import duration_ms, moment_ms, since_ms
 
 RESULT: dict[str, Any] = {

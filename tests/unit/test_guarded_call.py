@@ -59,6 +59,7 @@ class Rig:
         retries: int = 0,
         budget: BudgetConfig | None = None,
         breaker: BreakerConfig | None = None,
+        delay_s: float = 0.001,
     ) -> None:
         self.transport = Ending(end)
         self.breaker = Breaker(breaker or BreakerConfig(failure_threshold=100))
@@ -71,7 +72,7 @@ class Rig:
         self.begun = self.retried = 0
         self.retries = retries
         agent = AgentRegistration(id="a", endpoint="http://a")
-        retry = RetryConfig(max_retries=retries, initial_delay_s=0.001, jitter=False)
+        retry = RetryConfig(max_retries=retries, initial_delay_s=delay_s, max_delay_s=delay_s, jitter=False)
         self.caller = Caller(
             agent=agent,
             queue=self.queue,
@@ -125,6 +126,7 @@ TABLE: dict[type[AgentError], tuple[bool, bool]] = {
     # error: (tried again, fails the circuit and the agent's health)
     errors.CallTimeout: (True, True),
     errors.ConnectionFailed: (True, True),
+    errors.ConnectionWasClosing: (True, False),
     errors.ServerError: (True, True),
     errors.ClientError: (False, False),
     StillRunning: (True, False),
@@ -278,3 +280,14 @@ async def test_answers_are_what_is_known_of_an_agent() -> None:
     rig.submit()
     await rig.end(2)
     assert rig.stats.confidence.value == pytest.approx(0.6)
+
+
+async def test_a_call_on_a_connection_that_was_closing_is_made_again_at_once_on_a_new_one() -> None:
+    """It counts as a call: the agent may have seen it. It waits for no backoff, and draws on no budget."""
+    rig = Rig(
+        errors.ConnectionWasClosing("closing"), retries=2, budget=BudgetConfig(share=0.0, floor=0), delay_s=3600.0
+    )
+    rig.submit(deadline_s=60.0)
+    assert isinstance(await rig.end(), errors.ConnectionWasClosing)
+    assert [call.fresh for call in rig.transport.calls] == [False, True, True]
+    assert (rig.limiter.used(rig.now), rig.breaker.failures(rig.now)) == (3, 0)

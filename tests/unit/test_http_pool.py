@@ -22,7 +22,7 @@ from agents_io.http import connecting, connection, pool
 from agents_io.http.connecting import Connector, Origin
 from agents_io.http.connection import Connection
 from agents_io.http.pool import ConnectionPool
-from agents_io.http.pooled_transport import SSL_KEY, PooledTransport
+from agents_io.http.pooled_transport import FRESH_KEY, SSL_KEY, PooledTransport, WasClosing
 from agents_io.lookup import system_lookup
 from agents_io.protocols.http.transport import HttpTransport
 from agents_io.rules.targets import AllowList
@@ -191,21 +191,21 @@ async def test_a_reused_connection_that_was_closing(method: str, again: bool) ->
         assert len(server.heads) == (3 if again else 2)
 
 
-async def sends_keyed(one: PooledTransport, server: Server, direct: bool) -> bytes:
-    """The body of the answer to a POST with an Idempotency-Key."""
+async def sends(one: PooledTransport, server: Server, direct: bool, fresh: bool = False) -> bytes:
+    """The body of the answer to a call."""
     if direct:
-        return (await one.fetch(server.origin, b"POST / HTTP/1.1\r\nIdempotency-Key: k\r\n\r\n", b"", 9, 9)).body
+        return (await one.fetch(server.origin, b"POST / HTTP/1.1\r\n\r\n", b"", 9, 9, fresh=fresh)).body
     request = server.request()
-    request.headers["Idempotency-Key"] = "k"
+    request.extensions = {**request.extensions, FRESH_KEY: fresh}
     return await read(await one.handle_async_request(request))
 
 
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("how", ["reads it first", "closes at once", "half-closes", "resets"])
-async def test_a_call_on_a_connection_that_was_closing_is_sent_once_more(
+async def test_a_call_on_a_connection_that_was_closing_is_told_apart(
     how: str, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its Idempotency-Key allows that: a server that closes after each answer and does not say so is no failing agent."""
+    """A server that closes after each answer and does not say so has not failed. It is not sent again here: calls are counted."""
     monkeypatch.setattr(connection, "CLOSING_S", 10.0)
 
     async def closes(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -222,22 +222,25 @@ async def test_a_call_on_a_connection_that_was_closing_is_sent_once_more(
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     async with serving(closes) as server, transport() as one:
-        for _ in range(6):
-            assert await sends_keyed(one, server, direct) == b"ok"
-        assert len(server.heads) == 6
+        assert await sends(one, server, direct) == b"ok"
+        with pytest.raises(WasClosing):
+            await sends(one, server, direct)
+        for _ in range(4):
+            assert await sends(one, server, direct, fresh=True) == b"ok"
+        assert len(server.heads) == 5
 
 
 @pytest.mark.parametrize("direct", [True, False])
-@pytest.mark.parametrize("how", ["it begins to answer", "it works for long", "each connection closes"])
-async def test_a_call_that_failed_otherwise_is_not_sent_once_more(
+@pytest.mark.parametrize("how", ["it begins to answer", "it works for long", "a new one closes"])
+async def test_a_call_that_failed_otherwise_failed_by_the_agent(
     how: str, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server had begun its answer, or had the time to work on the request; and never more than once."""
+    """The server had begun its answer, or had the time to work on the request, or closed a new connection."""
     monkeypatch.setattr(connection, "CLOSING_S", -1.0 if how == "it works for long" else 10.0)
 
     async def closes(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server.heads.append(await reader.readuntil(b"\r\n\r\n"))
-        if len(server.heads) > 1 and how == "each connection closes":
+        if len(server.heads) > 1 and how == "a new one closes":
             return
         writer.write(OK)
         server.heads.append(await reader.readuntil(b"\r\n\r\n"))
@@ -245,10 +248,11 @@ async def test_a_call_that_failed_otherwise_is_not_sent_once_more(
             writer.write(OK[:12])
 
     async with serving(closes) as server, transport() as one:
-        assert await sends_keyed(one, server, direct) == b"ok"
-        with pytest.raises(httpx.ReadError):
-            await sends_keyed(one, server, direct)
-        assert len(server.heads) == (3 if how == "each connection closes" else 2)
+        assert await sends(one, server, direct) == b"ok"
+        with pytest.raises(httpx.ReadError) as failed:
+            await sends(one, server, direct, fresh=how == "a new one closes")
+        assert not isinstance(failed.value, WasClosing)
+        assert len(server.heads) == 2
 
 
 async def test_a_new_connection_that_closes_is_not_tried_again() -> None:

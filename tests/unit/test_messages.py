@@ -43,6 +43,14 @@ def test_unknown_fields_are_accepted_and_dropped() -> None:
     assert task.wire() == {"id": "t1", "type": "agent", "target": "a1", "metadata": {"priority": 0, "cache": True}}
 
 
+def test_the_case_of_a_scheme_does_not_matter() -> None:
+    """Nor does it hide a password."""
+    agent = AgentRegistration.model_validate({"id": "a", "endpoint": "HTTP://Host/Path"})
+    assert (agent.endpoint, agent.transport) == ("http://Host/Path", "http")
+    assert AgentRegistration.model_validate({"id": "a", "endpoint": "Kafka://Topic"}).endpoint == "kafka://Topic"
+    assert "user name or password" in fault(AgentRegistration, {"id": "a", "endpoint": "HTTPS://u:p@host"})
+
+
 WRITTEN_BY_USERS: list[tuple[type[Message], dict[str, Any]]] = [
     (Task, TASK),
     (TaskMetadata, {}),

@@ -89,6 +89,33 @@ async def test_what_a_function_may_return(returned: Any, body: Any) -> None:
         assert (await call({}))[2] == body
 
 
+def nested(depth: int) -> Any:
+    """Lists within lists; 0: one that holds itself."""
+    found: list[Any] = []
+    if depth == 0:
+        found.append(found)
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    "returned", [nested(300), nested(5000), nested(0), (nested(0), 1.0), Answer(1, extra={"a": nested(0)})]
+)
+async def test_what_is_nested_too_deep_is_said_to_be(returned: Any) -> None:
+    """Not the interpreter's own words."""
+
+    @agent("a")
+    async def served(payload: Any) -> Any:
+        return returned
+
+    async with caller(served) as call:
+        status, _, body = await call({})
+    assert status == 500
+    assert "the function returned" in body["error"]
+    assert "nested" in body["error"]
+
+
 @pytest.mark.parametrize("returned", [float("nan"), object(), ("x", 2.0), ("x", "sure"), Answer("x", -1)])
 async def test_what_is_no_answer_is_the_agents_fault(returned: Any) -> None:
     @agent("a")
@@ -154,7 +181,7 @@ async def test_an_answer_that_contains_itself_is_nested_too_deep() -> None:
     async with caller(deep) as call:
         assert await status_and_error(call([])) == (
             500,
-            "the function returned what is not JSON: it is nested too deep",
+            "the function returned what is not JSON: it is nested too deep, or holds itself",
         )
 
 

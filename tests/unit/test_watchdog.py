@@ -15,6 +15,8 @@ from streams.engine.watchdog import Watchdog
 from tests.support.consuming import FakeConsumer
 from tests.support.wait import until
 
+pytestmark = pytest.mark.virtual_time
+
 P0, P1 = TopicPartition("t.tasks", 0), TopicPartition("t.tasks", 1)
 AFTER_S = 0.12
 

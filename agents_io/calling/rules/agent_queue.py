@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 from math import isinf
 from typing import Generic, Literal, TypeVar
 
@@ -21,6 +20,7 @@ from agents_io.calling.rules.adaptive import AimdLimit
 from agents_io.calling.rules.breaker import Breaker, BreakerConfig, Outcome, Permit, Transition
 from agents_io.calling.rules.budget import RetryBudget
 from agents_io.calling.rules.limiter import SlidingWindow
+from agents_io.calling.rules.waiting_items import Entry, WaitingItems
 
 T = TypeVar("T", bound=Hashable)
 Block = Literal["concurrency", "circuit_open", "rate_limited", "retry_after", "backoff"]
@@ -29,32 +29,7 @@ PROBE_SLACK_S = 5.0
 """A probe keeps its place in the half-open circuit this much longer than its attempt may take."""
 BUDGET_RECHECK_S = 0.5
 """A retry that found the retry budget empty looks again after this time."""
-_SLACK = 64
 _NEVER = float("inf")
-
-
-class _Entry(Generic[T]):
-    __slots__ = ("deadline", "failed_probes", "item", "not_before", "priority", "retry", "sequence", "timeout_s")
-
-    def __init__(
-        self,
-        item: T,
-        deadline: float,
-        timeout_s: float,
-        priority: int,
-        not_before: float,
-        retry: bool,
-        sequence: int,
-        failed_probes: int,
-    ) -> None:
-        self.item: T | None = item  # None once it has left the queue: heaps drop such entries lazily
-        self.deadline = deadline
-        self.timeout_s = timeout_s
-        self.priority = priority
-        self.not_before = not_before
-        self.retry = retry
-        self.sequence = sequence
-        self.failed_probes = failed_probes  # 0 while the circuit is closed
 
 
 @dataclass(slots=True, eq=False)
@@ -76,9 +51,6 @@ class Attempt(Generic[T]):
     finished: bool = False
 
 
-_Heap = list[tuple[float, int, int, _Entry[T]]]
-
-
 class AgentQueue(Generic[T]):
     """One agent's queue. Items are hashable and unlike each other while they wait.
 
@@ -93,15 +65,10 @@ class AgentQueue(Generic[T]):
     """
 
     __slots__ = (
-        "_by_item",
-        "_deadlines",
-        "_delayed",
         "_has_failed_probes",
         "_in_flight",
-        "_probed",
-        "_ready",
-        "_sequence",
-        "_serial",
+        "_places",
+        "_waiting",
         "adaptive",
         "breaker",
         "budget",
@@ -128,23 +95,22 @@ class AgentQueue(Generic[T]):
         self.max_pause_s = max_pause_s
         self.adaptive: AimdLimit | None = None
         """The agent's concurrency as measured, if its limits are adaptive; `max_concurrency` is the ceiling."""
-        self._by_item: dict[T, _Entry[T]] = {}
-        self._ready: _Heap[T] = []  # by priority (highest first), then arrival
-        self._probed: _Heap[
-            T
-        ] = []  # those that have failed as probes, the least often first; empty while the circuit is closed
-        self._delayed: _Heap[T] = []  # by not_before
-        self._deadlines: _Heap[T] = []
+        self._waiting: WaitingItems[T] = WaitingItems()
         self._has_failed_probes = False
         self._in_flight = 0
-        self._sequence = self._serial = 0
+        self._places = 0
         self.ended = 0
         """Calls finished so far."""
 
     @property
     def waiting(self) -> int:
         """Items that wait, those in backoff included."""
-        return len(self._by_item)
+        return len(self._waiting.by_item)
+
+    @property
+    def kept(self) -> int:
+        """Places in memory that items take, those of items that left included."""
+        return self._waiting.kept
 
     @property
     def in_flight(self) -> int:
@@ -192,27 +158,21 @@ class AgentQueue(Generic[T]):
         `failed_probes`: how many of its calls have failed as probes. Until the circuit closes, items with fewer go first.
         Raises ValueError if the item waits already.
         """
-        if item in self._by_item:
+        if item in self._waiting.by_item:
             raise ValueError("the item waits in this queue already")
         if place is None:
-            self._sequence += 1
-            place = self._sequence
+            self._places += 1
+            place = self._places
         if failed_probes:
             failed_probes = 0 if self.breaker.state(now) == "closed" else failed_probes
             self._has_failed_probes = failed_probes > 0 or self._has_failed_probes
-        entry = _Entry(item, deadline, timeout_s, priority, not_before, retry, place, failed_probes)
-        self._by_item[item] = entry
-        if not_before > now or retry:
-            self._put(self._delayed, not_before, entry)
-        else:
-            self._put_ready(entry)
-        if not isinf(deadline):
-            self._put(self._deadlines, deadline, entry)
+        entry = Entry(item, deadline, timeout_s, priority, not_before, retry, place, failed_probes)
+        self._waiting.add(entry, is_ready=not (not_before > now or retry))
 
     def poll(self, now: float) -> list[Attempt[T]]:
         """Every attempt that may begin now; each holds a slot, a turn of the limiter and a permit of the breaker."""
         attempts: list[Attempt[T]] = []
-        if not self._by_item:
+        if not self._waiting.by_item:
             return attempts
         concurrency = self.concurrency
         while self._in_flight < concurrency:
@@ -251,12 +211,11 @@ class AgentQueue(Generic[T]):
         With each item what it would have waited for beyond its deadline; None if the deadline has passed.
         """
         found: list[tuple[T, Block | None]] = []
-        if not self._deadlines:
+        if self._waiting.first_deadline() is None:
             return found
         block, horizon = self._blocked_until(now)
-        while (entry := _top(self._deadlines)) is not None and entry.deadline <= horizon:
-            heappop(self._deadlines)
-            found.append((self._leave(entry), None if entry.deadline <= now else block))
+        while (entry := self._waiting.first_deadline()) is not None and entry.deadline <= horizon:
+            found.append((self._waiting.leave(entry), None if entry.deadline <= now else block))
         return found
 
     def finish(
@@ -280,7 +239,8 @@ class AgentQueue(Generic[T]):
         self.ended += 1
         self.breaker.record(attempt.permit, outcome, now, now - attempt.started_at)
         if self._has_failed_probes and self.breaker.state(now) == "closed":
-            self._forget_failed_probes()
+            self._has_failed_probes = False
+            self._waiting.forget_failed_probes()
         if answered:
             self.limiter.settle(attempt.started_at, now)
         if pause_s is not None and pause_s > 0:
@@ -288,40 +248,32 @@ class AgentQueue(Generic[T]):
 
     def remove(self, item: T) -> bool:
         """Take an item out that waits; False if it does not (it was started, expired or never pushed)."""
-        entry = self._by_item.get(item)
+        entry = self._waiting.by_item.get(item)
         if entry is None:
             return False
-        self._leave(entry)
+        self._waiting.leave(entry)
         return True
 
     def drain(self) -> list[T]:
         """Take out everything that waits, in order of arrival (the partition moves)."""
-        items = self.items()
-        for entry in self._by_item.values():
-            entry.item = None
-        self._by_item.clear()
-        for heap in (self._ready, self._probed, self._delayed, self._deadlines):
-            heap.clear()
-        return items
+        return self._waiting.drain()
 
     def items(self) -> list[T]:
         """Everything that waits, in order of arrival."""
-        return [item for item, _ in sorted(self._by_item.items(), key=lambda pair: pair[1].sequence)]
+        return self._waiting.items()
 
     def last(self, eligible: Callable[[T], bool]) -> T | None:
         """Of the eligible items that wait, the one whose turn comes last."""
-        waiting = ((-entry.priority, entry.sequence, item) for item, entry in self._by_item.items() if eligible(item))
-        found = max(waiting, key=lambda row: row[:2], default=None)
-        return None if found is None else found[2]
+        return self._waiting.last(eligible)
 
     def next_wakeup(self, now: float) -> float | None:
         """The earliest time `poll` or `expired` may have something new; None if nothing waits.
 
         `inf`: only a push or a finish can change anything.
         """
-        if not self._by_item:
+        if not self._waiting.by_item:
             return None
-        first = _top(self._deadlines)
+        first = self._waiting.first_deadline()
         start = max(now, self._next_start(now))
         if first is None:
             return start
@@ -329,13 +281,13 @@ class AgentQueue(Generic[T]):
 
     def holds(self, item: T) -> bool:
         """Whether the item waits here."""
-        return item in self._by_item
+        return item in self._waiting.by_item
 
     def blocked_by(self, now: float, item: T | None = None) -> Block | None:
         """What keeps the queue, or this item in it, from starting; None if nothing waits or a call may begin."""
-        if not self._by_item:
+        if not self._waiting.by_item:
             return None
-        entry = self._by_item.get(item) if item is not None else None
+        entry = self._waiting.by_item.get(item) if item is not None else None
         if item is not None and entry is None:
             return None
         if entry.not_before > now if entry else self._next_ready(now) is None:
@@ -371,11 +323,11 @@ class AgentQueue(Generic[T]):
         """The breaker's transitions since the last call."""
         return self.breaker.take_transitions()
 
-    def _attempt(self, entry: _Entry[T], permit: Permit, now: float) -> Attempt[T]:
+    def _attempt(self, entry: Entry[T], permit: Permit, now: float) -> Attempt[T]:
         left_s = entry.deadline - now
         cut = left_s < entry.timeout_s
         timeout_s = left_s if cut else entry.timeout_s
-        return Attempt(self._leave(entry), permit, now, timeout_s, cut, entry.sequence, entry.failed_probes)
+        return Attempt(self._waiting.leave(entry), permit, now, timeout_s, cut, entry.place, entry.failed_probes)
 
     def _blocked_until(self, now: float) -> tuple[Block | None, float]:
         """The time before which no call can begin for certain, and what prevents it; `now` if one may begin."""
@@ -392,68 +344,20 @@ class AgentQueue(Generic[T]):
             return _NEVER
         ready_at = now
         if self._next_ready(now) is None:
-            delayed = _top(self._delayed)
+            delayed = self._waiting.first_delayed()
             ready_at = _NEVER if delayed is None else delayed.not_before
         return max(ready_at, self.limiter.available_at(now), self.breaker.available_at(now))
 
-    def _next_ready(self, now: float) -> _Entry[T] | None:
+    def _next_ready(self, now: float) -> Entry[T] | None:
         """The entry whose turn it is. An expired one loses its turn here and is left to `expired`."""
-        while (delayed := _top(self._delayed)) is not None and delayed.not_before <= now:
-            heappop(self._delayed)
+        while (delayed := self._waiting.take_delayed(now)) is not None:
             # Behind an open circuit a retry reaches no agent, so it costs nothing of the budget.
             if delayed.retry and self.breaker.state(now) == "closed" and not self.budget.spend(now):
                 delayed.not_before = now + BUDGET_RECHECK_S
-                self._put(self._delayed, delayed.not_before, delayed)
+                self._waiting.delay(delayed)
                 continue
             delayed.retry = False
-            self._put_ready(delayed)
+            self._waiting.put_ready(delayed)
         # Failed probes use up no attempt. If items that fail whatever the agent's health kept their turn, they alone would probe,
         # and the circuit of a healthy agent would stay open.
-        for heap in (self._ready, self._probed):
-            while (entry := _top(heap)) is not None:
-                if entry.deadline > now:
-                    return entry
-                heappop(heap)
-        return None
-
-    def _put_ready(self, entry: _Entry[T]) -> None:
-        if entry.failed_probes:
-            self._put(self._probed, entry.failed_probes, entry)
-        else:
-            self._put(self._ready, -entry.priority, entry)
-
-    def _forget_failed_probes(self) -> None:
-        """The circuit has closed: each item has the turn of its priority and place again."""
-        self._has_failed_probes = False
-        probed, self._probed = self._probed, []
-        for entry in self._by_item.values():
-            entry.failed_probes = 0
-        for *_, entry in probed:
-            if entry.item is not None:
-                self._put_ready(entry)
-
-    def _leave(self, entry: _Entry[T]) -> T:
-        item = entry.item
-        assert item is not None  # noqa: S101 - only entries that wait get here
-        del self._by_item[item]
-        entry.item = None
-        return item
-
-    def _put(self, heap: _Heap[T], key: float, entry: _Entry[T]) -> None:
-        # A retry keeps its place, and an entry of its earlier attempt may lie in the heap still: the serial tells them apart.
-        self._serial += 1
-        heappush(heap, (key, entry.sequence, self._serial, entry))
-        # Entries that left stay behind in heaps. Sweeping when they outnumber the living costs O(1) a push.
-        if len(heap) > 2 * len(self._by_item) + _SLACK:
-            heap[:] = [element for element in heap if element[3].item is not None]
-            heapify(heap)
-
-
-def _top(heap: _Heap[T]) -> _Entry[T] | None:
-    """The first entry that still waits."""
-    while heap:
-        entry = heap[0][3]
-        if entry.item is not None:
-            return entry
-        heappop(heap)
-    return None
+        return self._waiting.first_ready(now)

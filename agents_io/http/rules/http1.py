@@ -13,7 +13,6 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 """Methods that may be sent again when a reused connection turns out to be closed (RFC 9110, 9.2.2)."""
-_KEYS = (b"idempotency-key", b"x-idempotency-key")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -49,15 +48,6 @@ def request_head(method: bytes, target: bytes, headers: Headers) -> bytes:
     b'GET / HTTP/1.1\r\nHost: h\r\n\r\n'
     """
     return b"".join((request_line(method, target), *(header_line(*pair) for pair in headers), b"\r\n"))
-
-
-def has_key(headers: Headers) -> bool:
-    """Whether a request says by an Idempotency-Key that it may be sent again.
-
-    >>> has_key([(b"Idempotency-Key", b"t1")]), has_key([])
-    (True, False)
-    """
-    return any(name.lower() in _KEYS for name, _ in headers)
 
 
 def is_interim(status: int) -> bool:

@@ -34,7 +34,6 @@ from agents_io.protocols.a2a.rules.card import Binding, Card, Interface, read_ca
 from agents_io.protocols.a2a.rules.message_ids import MessageIds
 from agents_io.protocols.a2a.rules.streams import StreamedTask, TaskStream
 from agents_io.protocols.a2a.rules.tasks import (
-    NO_STREAM,
     FailedUnsaid,
     NeedsAuth,
     NeedsInput,
@@ -44,6 +43,7 @@ from agents_io.protocols.a2a.rules.tasks import (
     Pending,
     UnknownTask,
     WrongParts,
+    offers_no_stream,
     outcome,
     send_params,
     takes_data,
@@ -217,7 +217,7 @@ class A2aTransport:
             raise
         if not header(reply, b"content-type").startswith(b"text/event-stream"):
             error = jsonrpc.error_of(response(interface, load_json(body)))
-            if error is None or error.get("code") not in NO_STREAM:
+            if error is None or not offers_no_stream(error):
                 return self._read(peer, interface, body)
             peer.streams = False
             return None

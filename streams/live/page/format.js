@@ -4,6 +4,20 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const NONE = "–";
 
+const LONG = /[0-9][0-9.]{15}/;
+
+/** JSON. Numbers that a double cannot hold keep their digits when they are written again, where the browser can do that. */
+export function parse(text) {
+  if (typeof JSON.rawJSON !== "function" || !LONG.test(text)) return JSON.parse(text);
+  return JSON.parse(text, (_, value, context) => (isLossy(value, context?.source) ? JSON.rawJSON(context.source) : value));
+}
+
+function isLossy(value, source) {
+  if (typeof value !== "number" || source === undefined) return false;
+  if (/^-?[0-9]+$/.test(source)) return !Number.isSafeInteger(value);
+  return source.replace(/[eE].*|[-.]/g, "").replace(/^0+/, "").length > 17;
+}
+
 export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
 /** A count or rate: 3 significant figures below 100, whole above, thousands apart. */

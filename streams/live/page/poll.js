@@ -2,6 +2,7 @@
 // when an answer fails. One request at a time, each bounded in time.
 
 import { access } from "./access.js";
+import { parse } from "./format.js";
 
 const TIMEOUT_MS = 15_000;
 
@@ -21,7 +22,7 @@ export async function ask(path, signal) {
       cache: "no-store",
       signal: signal ? AbortSignal.any([signal, limit]) : limit,
     });
-    const body = await answer.json().catch(() => null);
+    const body = await answer.text().then(parse).catch(() => null);
     if (answer.status === 401) access.refuse(shown);
     if (body !== null && (answer.ok || path === "/readyz")) return { data: body };
     return { error: String(body?.error ?? `the worker answers ${answer.status}`), status: answer.status };

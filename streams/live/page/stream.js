@@ -2,6 +2,7 @@
 // In: a URL. Out: `heard(name, data)` for each message, `turned(state, why)`. Bounded: one connection, one message's text.
 
 import { access } from "./access.js";
+import { parse } from "./format.js";
 
 const MOST_CHARACTERS = 16 * 1024 * 1024;
 const SILENCE_MS = 40_000; // the worker says something at least every 15 s
@@ -86,7 +87,7 @@ export class Stream {
     if (message.data.length === 0) return;
     let data;
     try {
-      data = JSON.parse(message.data.join("\n"));
+      data = parse(message.data.join("\n"));
     } catch {
       throw new Broken("the worker sent what is no JSON");
     }

@@ -119,13 +119,16 @@ def refusal(interface: Interface, what: Operation, status: int, body: bytes) -> 
     >>> refusal(Interface("1.0", "HTTP+JSON", "/"), "send", 404, b"Not Found")
     OtherVersion("the agent answered 404: 'Not Found'")
     """
-    if interface.binding == "JSONRPC" or status not in _MEANT:
+    if interface.binding == "JSONRPC":
+        is_absent = status in (404, 405) and what in ("send", "stream")
+        return _with_status(OtherVersion(_answered(status, body)), status) if is_absent else None
+    if status not in _MEANT:
         return None
     error = _error_in(body)
     if error is not None and "code" in error:
         found: AgentError = meaning(error)
     else:
-        text = f"the agent answered {status}: {excerpt(body) if body.strip() else 'no body'}"
+        text = _answered(status, body)
         if status == 415:
             found = WrongParts(text)
         elif status == 501:
@@ -138,8 +141,16 @@ def refusal(interface: Interface, what: Operation, status: int, body: bytes) -> 
             found = OtherVersion(text)
         else:
             found = UnknownTask(text) if error is not None else ServerError(text)
-    found.status = status
-    return found
+    return _with_status(found, status)
+
+
+def _answered(status: int, body: bytes) -> str:
+    return f"the agent answered {status}: {excerpt(body) if body.strip() else 'no body'}"
+
+
+def _with_status(error: AgentError, status: int) -> AgentError:
+    error.status = status
+    return error
 
 
 def _error_in(body: bytes) -> dict[str, Any] | None:

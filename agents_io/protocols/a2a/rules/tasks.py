@@ -30,7 +30,7 @@ WRONG_PARTS = -32005
 NOT_OFFERED = -32004
 _OUR_FAULT = frozenset({-32003, NOT_OFFERED, WRONG_PARTS, -32007, -32008, -32009})
 _MAX_PARTS = 1000
-NO_STREAM = frozenset({NOT_OFFERED, -32601})
+_NO_STREAM = frozenset({NOT_OFFERED, -32601})
 """What an agent answers that streams nothing, whatever its card says."""
 NO_REASON = "no reason given"
 _WRAPPER = "json_schema"
@@ -130,6 +130,8 @@ def meaning(error: dict[str, Any]) -> AgentError:
     """
     meant = jsonrpc.meaning(error, _OUR_FAULT)
     code = error.get("code")
+    if type(code) is not int:  # a list, say, is in no set
+        return meant
     if code == UNKNOWN_TASK:
         return UnknownTask(meant.message)
     if code in OTHER_VERSION:
@@ -164,6 +166,16 @@ class NeedsAuth(ClientError):
 
 class FailedUnsaid(ServerError):
     """The task failed, and the agent gives no reason."""
+
+
+def offers_no_stream(error: dict[str, Any]) -> bool:
+    """Whether an error in answer to a stream says that there are none.
+
+    >>> offers_no_stream({"code": -32004}), offers_no_stream({"code": []})
+    (True, False)
+    """
+    code = error.get("code")
+    return type(code) is int and code in _NO_STREAM
 
 
 def _task(task: dict[str, Any], reading: Reading) -> Answer | Pending:

@@ -1,7 +1,7 @@
 """The Model Context Protocol, as much of it as one tool call needs: opening, calling, and reading the result. Pure.
 
 In: metadata and a payload; JSON-RPC results. Out: parameters and headers; an `Answer` or the `AgentError` it means.
-Source: the MCP specification, revisions 2024-11-05 to 2025-11-25 (initialize, then a session) and 2026-07-28 (no session: each
+Source: the MCP specification, revisions 2024-10-07 to 2025-11-25 (initialize, then a session) and 2026-07-28 (no session: each
 request says version and client in `_meta` and in headers): basic/transports, basic/versioning, server/tools.
 
   isError                      http_5xx    (the tool says it failed)        input required       refused
@@ -21,7 +21,7 @@ from agents_io.rules.answer import Path, Reading, answer_within, compile_path, e
 from agents_io.rules.text_answer import content_of
 from agents_io.transport import Answer
 
-LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
+LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05", "2024-10-07")
 """Versions with a handshake, newest first."""
 MODERN = "2026-07-28"
 CLIENT = {"name": "parallax-streams", "version": "1"}

@@ -162,6 +162,8 @@ def _content(message: dict[str, Any], form: str, reading: Reading) -> Answer:
 
 
 def _text(content: Any) -> str:
+    if isinstance(content, dict):  # some servers parse what the model wrote
+        return content["text"] if isinstance(content.get("text"), str) else dumps(content).decode()
     if isinstance(content, list):  # some servers answer in parts
         return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
     return content if isinstance(content, str) else ""
