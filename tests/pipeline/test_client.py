@@ -290,6 +290,10 @@ async def told_apart(embedded: EmbeddedBroker, caplog: pytest.LogCaptureFixture)
         await embedded.stop()
         with pytest.raises(KafkaUnreachable):
             await pending
+        for call in (client.submit("echo", {"n": 1}), client.cancel("t1")):
+            with pytest.raises(KafkaUnreachable, match=r"has not taken .* within 0\.5 s; it may still arrive"):
+                async with asyncio.timeout(20):
+                    await call
 
 
 async def test_a_slow_agent_is_no_missing_worker(p: Pipeline) -> None:
