@@ -42,9 +42,9 @@ class Client(Subscriptions):
     """`async with Client("localhost:9092") as client:`. One event loop, one connection, any number of waiting calls.
 
     Settings that are not given come from `PARALLAX_*` and `parallax.toml`. `web`: a worker's address, for `stats` alone, with
-    its `token` (default: the setting `web_auth.token`). `give_up_after`: how long a waiting call accepts that Kafka is away or
-    no worker reads tasks before it raises; None: for ever. `kafka`: `security_protocol`, `sasl_username` and the other settings
-    of Kafka's. `settings`: all of them, loaded already.
+    its `token` (default: the setting `web_auth.token`). `give_up_after`: how long a call accepts that Kafka is away, and one that
+    waits for a result that no worker reads tasks, before it raises; None: for ever. `kafka`: `security_protocol`, `sasl_username`
+    and the other settings of Kafka's. `settings`: all of them, loaded already.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class Client(Subscriptions):
         self._api = WorkerApi(web, token, token_to_show(self.settings))
         self._results = ResultReader(self.settings, "results", read_result)
         self._plan_results = ResultReader(self.settings, "plan-results", read_plan_result)
-        self._producer = TaskProducer(self.settings, self._lost)
         give_up_after_s = None if give_up_after is None else seconds(give_up_after, "give_up_after")
+        self._producer = TaskProducer(self.settings, self._lost, give_up_after_s)
         self._watch = WaitWatch(self.settings, [self._results, self._plan_results], give_up_after_s)
         self._earlier: EarlierResults | None = None
         self._open = False

@@ -148,6 +148,8 @@ def _plan(
 
 def plan_request(plan: Mapping[str, Any] | Plan) -> Request:
     """The record of a plan: what a builder made, a JSON object, or a `Plan`. Raises `InvalidTask`."""
+    if not isinstance(plan, (Plan, Mapping)):
+        raise InvalidTask(f"plan: must be what parallel, sequence and dag return, not {type(plan).__name__}")
     data = plan.wire() if isinstance(plan, Plan) else dict(plan)
     data.setdefault("id", uuid.uuid4().hex)
     raw = encode(data)

@@ -48,13 +48,17 @@ Lost = Callable[[Request, ClientError], None]
 
 
 class TaskProducer:
-    """`partitions`: short topic name to its number of partitions. `lost`: called with a record that can never be sent."""
+    """`partitions`: short topic name to its number of partitions. `lost`: called with a record that can never be sent.
 
-    def __init__(self, settings: Settings, lost: Lost) -> None:
+    `give_up_after_s`: how long `send` waits for Kafka; None: forever.
+    """
+
+    def __init__(self, settings: Settings, lost: Lost, give_up_after_s: float | None = None) -> None:
         self.partitions: dict[str, int] = {}
         self.idempotent = False
         self._settings = settings
         self._lost = lost
+        self._give_up_after_s = give_up_after_s
         self._producer: Any = None
         self._renewing = asyncio.Lock()
         self._worn = False
@@ -88,10 +92,22 @@ class TaskProducer:
         acknowledged.add_done_callback(lambda done: self._acknowledged(topic, request, done))
 
     async def send(self, topic: str, request: Request) -> None:
-        """Send a record and wait until it is acknowledged, however often it takes. Raises `ClientError`."""
+        """Send a record and wait until it is acknowledged. Raises `ClientError`, `KafkaUnreachable` if that takes too long."""
+        try:
+            async with asyncio.timeout(self._give_up_after_s):
+                await self._deliver(topic, request)
+        except TimeoutError:
+            raise KafkaUnreachable(
+                f"Kafka at {self._settings.bootstrap_servers} has not taken {request.id} within "
+                f"{self._give_up_after_s:g} s; it may still arrive"
+            ) from None
+
+    async def _deliver(self, topic: str, request: Request) -> None:
+        """Send until it is acknowledged, however often it takes."""
         while True:
             try:
-                await (await self._send(topic, request))
+                # What is cancelled here stays in the producer: it may be on its way.
+                await asyncio.shield(await self._send(topic, request))
                 return
             except (kafka.KafkaError, OSError) as error:
                 if final := self._final(error):
@@ -146,7 +162,7 @@ class TaskProducer:
     async def _send_again(self, topic: str, request: Request) -> None:
         await asyncio.sleep(RETRY_PAUSE_S)
         try:
-            await self.send(topic, request)
+            await self._deliver(topic, request)
         except ClientError as error:
             self._lost(request, error)
 

@@ -42,7 +42,8 @@ from streams.rules.tracing.spans import ended_in, rejection
 log = structlog.get_logger(__name__)
 
 KEPT_FIELDS = (
-    "status", "error", "confidence", "calibratedConfidence", "agentId", "executionTime", "retries", "cached", "timestamp"
+    "status", "error", "confidence", "calibratedConfidence", "agentId", "executionTime", "waitTime", "retries", "cached",
+    "timestamp",
 )  # fmt: skip
 PLAN_ID_MARK = b'"planId"'
 """In the bytes of each result of a step."""

@@ -178,12 +178,15 @@ async def test_plans_by_builders(p: Pipeline) -> None:
     client = p.client
     both = await client.plan(parallel([step("echo", {"n": 1}), step("echo", {"n": 2})]), wait=60)
     assert [one.result for one in both.results] == [{"n": 1}, {"n": 2}]
+    assert all(one.wait_time is not None for one in both.results)
     line = await client.plan(sequence([step("echo", {"n": 3}), step("echo", {"n": 4})], my="x"), wait=60)
     assert line.status == "success"
     graph = dag({"a": step("echo", {"n": 5}), "b": step("echo", {"n": 6}, after=["a"])}, id="p1")
     assert [one.task_id for one in (await client.plan(graph, wait=60)).results] == ["a", "b"]
     with pytest.raises(InvalidTask, match="nowhere"):
         await client.plan(dag({"a": step("echo", {}, after=["nowhere"])}))
+    with pytest.raises(InvalidTask, match="plan: must be what parallel, sequence and dag return, not list"):
+        await client.plan([step("echo", {})])  # type: ignore[arg-type]
 
 
 async def test_subscriptions_from_now_and_since(p: Pipeline) -> None:
@@ -287,6 +290,10 @@ async def told_apart(embedded: EmbeddedBroker, caplog: pytest.LogCaptureFixture)
         await embedded.stop()
         with pytest.raises(KafkaUnreachable):
             await pending
+        for call in (client.submit("echo", {"n": 1}), client.cancel("t1")):
+            with pytest.raises(KafkaUnreachable, match=r"has not taken .* within 0\.5 s; it may still arrive"):
+                async with asyncio.timeout(20):
+                    await call
 
 
 async def test_a_slow_agent_is_no_missing_worker(p: Pipeline) -> None:

@@ -68,6 +68,7 @@ def untimed(result: dict[str, Any]) -> dict[str, Any]:
     found["results"] = [dict(step) for step in found["results"]]
     for step in found["results"]:
         assert step.pop("executionTime") >= 0
+        assert step.pop("waitTime", 0) >= 0  # a step that never came to dispatch has none
         assert step.pop("timestamp")
     return found
 
