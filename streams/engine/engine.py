@@ -39,20 +39,10 @@ from streams.engine.position_resets import watch_resets
 from streams.engine.state_reader import PartitionReader, StateReader
 from streams.rules.engine.record_ages import RecordAges
 from streams.rules.engine.start_offsets import KeptOffset
+from streams.rules.engine.starts import Losses, OpeningTries
 
 log = structlog.get_logger(__name__)
 
-RESTART_PAUSE_S = 1.0
-MAX_REOPEN_PAUSE_S = 30.0
-MAX_LOSSES = 8
-"""Starts of one partition without a commit that ended in a fault which no wait mends: more, and a start does not either."""
-START_TRIES = 30
-"""Starts of one partition in a row that were refused. Brokers that are away refuse nothing."""
-BUG_TRIES = 3
-UNAUTHORIZED_TRIES = 6
-"""Rights that were just given take a moment to arrive at all brokers."""
-TELL_EVERY = 6
-MAX_START_PAUSE_S = 5.0
 CURRENT_RECHECK_S = 0.05
 
 H = TypeVar("H", bound=Handler)
@@ -115,7 +105,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         self._starting: dict[int, asyncio.Task[None]] = {}
         self._started: list[_Start] = []
         self._owned: set[int] = set()
-        self._losses: dict[int, int] = {}
+        self._losses = Losses()
         self._known: dict[int, dict[str, KeptOffset]] = {}
         self._kept: KeptOffsets | None = None
         self._state: InheritedState | None = None
@@ -124,7 +114,6 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             make_reader = make_reader or partial(StateReader, exact_ends=config.exact_ends)
             reader = make_reader(config.options, full_name(config.state, config.prefix))
             self._state = InheritedState(config=config, state=config.state, reader=reader, kept=self._kept)
-        self._hopeless: dict[int, int] = {}
         self._room = asyncio.Event()
         self._releasing = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -292,10 +281,10 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
 
     async def _open(self, number: int, pause_s: float) -> None:
         """Read what is committed, hand over to the fetch loop; again and again until it works or is revoked."""
-        refused = tries = 0
+        opening = OpeningTries(pause_s)
         last: BaseException = KafkaError()
-        while refused < START_TRIES:
-            await asyncio.sleep(pause_s)
+        while not opening.is_hopeless():
+            await asyncio.sleep(opening.pause_s)
             await self._current()
             processor = self._new_processor(number)
             try:
@@ -309,18 +298,16 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
                     await self._before_open()
                 processor.open(heads, self._make_handler(processor, state))
             except (KafkaError, TimeoutError) as error:
-                tries += 1
-                tell = log.warning if tries <= TELL_EVERY or tries % TELL_EVERY == 0 else log.debug
+                opening.failed(transient=is_transient(error), unauthorized=bool(unauthorized(error)))
+                tell = log.warning if opening.is_news else log.debug
                 tell(
                     "partition could not be opened; trying again",
                     partition=number,
-                    tries=tries,
+                    tries=opening.tries,
                     error=describe_error(error),
                 )
                 await processor.close()
-                refused += max(1, START_TRIES // UNAUTHORIZED_TRIES) if unauthorized(error) else not is_transient(error)
                 last = error
-                pause_s = min(max(RESTART_PAUSE_S, pause_s * 2), MAX_START_PAUSE_S)
                 continue
             except asyncio.CancelledError:
                 await processor.close()
@@ -328,17 +315,18 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             except Exception as error:  # our own fault, or aiokafka's: nobody would come back to this partition
                 log.exception("unexpected error while opening a partition", partition=number)
                 await processor.close()
-                refused += START_TRIES // BUG_TRIES
-                if refused >= START_TRIES:
+                opening.broke()
+                if opening.is_hopeless():
                     self._fail(error)
                     return
-                pause_s = RESTART_PAUSE_S
                 continue
             self._starting.pop(number, None)
             self._started.append(_Start(processor, {source: processor.ledgers[source].head for source in heads}))
             self._room.set()
             return
-        self._fail(RuntimeError(f"partition {number} could not be opened in {tries} tries: {describe_error(last)}"))
+        self._fail(
+            RuntimeError(f"partition {number} could not be opened in {opening.tries} tries: {describe_error(last)}")
+        )
 
     async def _current(self) -> None:
         """Wait until the coordinator has taken this worker for a member: one that wakes from a freeze while it opens a partition
@@ -367,23 +355,18 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         )
 
     def _restart(self, processor: PartitionProcessor, error: CommitFailed) -> None:
-        """A partition was fenced or lost its way: open it again from what is committed, unless it is no longer ours.
-
-        The pause outlasts a heartbeat: a worker that was frozen learns first that its partitions went elsewhere.
-        """
+        """A partition was fenced or lost its way: open it again from what is committed, unless it is no longer ours."""
         self._known[processor.number] = processor.logs
-        if processor.commits:
-            self._losses[processor.number] = self._hopeless[processor.number] = 0
-        losses = self._losses[processor.number] = self._losses.get(processor.number, 0) + 1
-        hopeless = self._hopeless[processor.number] = self._hopeless.get(processor.number, 0) + (not error.transient)
+        losses = self._losses.lost(processor.number, committed=bool(processor.commits), transient=error.transient)
         log.warning(
             "a partition was closed after an error; reopening",
             partition=processor.number,
             losses=losses,
             reason=str(error),
         )
-        if hopeless >= MAX_LOSSES:
-            self._fail(RuntimeError(f"partition {processor.number} could not commit in {hopeless} starts: {error}"))
+        if self._losses.is_hopeless(processor.number):
+            starts = self._losses.hopeless(processor.number)
+            self._fail(RuntimeError(f"partition {processor.number} could not commit in {starts} starts: {error}"))
             return
         self._on_assigned()  # it may have stumbled over a topic that changed
         if self.processors.get(processor.number) is processor:
@@ -394,8 +377,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
         if processor.number not in self.processors:  # else a newer partition of this number runs already
             self._pause(processor)
         await processor.close()
-        pause_s = max(RESTART_PAUSE_S, self.config.session_timeout_s / 4)
-        await asyncio.sleep(min(pause_s * 2 ** min(losses - 1, 8), MAX_REOPEN_PAUSE_S))
+        await asyncio.sleep(self._losses.pause_s(losses, session_timeout_s=self.config.session_timeout_s))
         taken = {*self._starting, *self.processors, *(start.processor.number for start in self._started)}
         if processor.number in self._owned and processor.number not in taken and not self._stopping:
             self._start_processor(processor.number)

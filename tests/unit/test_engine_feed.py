@@ -19,7 +19,6 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from schemas.topics import INTAKE
-from streams.engine import engine as engine_module
 from streams.engine import feed as feed_module
 from streams.engine import group as group_module
 from streams.engine import growth_watch
@@ -27,7 +26,7 @@ from streams.engine.commit import Collect, CommitFailed
 from streams.engine.config import EngineConfig
 from streams.engine.engine import Engine
 from streams.engine.partition_processor import PartitionProcessor
-from streams.rules.engine import ledger, offset_map
+from streams.rules.engine import ledger, offset_map, starts
 from streams.rules.records import Output
 from tests.support.consuming import FakeConsumer
 from tests.support.partition_fakes import FakeCommitter, FakeHandler
@@ -117,8 +116,8 @@ MakeRig = Callable[..., Any]
 async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeRig]:
     """Makes rigs that are started, and stops them."""
     made: list[Rig] = []
-    monkeypatch.setattr(engine_module, "RESTART_PAUSE_S", 0.005)
-    monkeypatch.setattr(engine_module, "MAX_REOPEN_PAUSE_S", 0.05)
+    monkeypatch.setattr(starts, "RESTART_PAUSE_S", 0.005)
+    monkeypatch.setattr(starts, "MAX_REOPEN_PAUSE_S", 0.05)
     monkeypatch.setattr(feed_module, "POLL_MS", 20)
 
     async def make(**fields: Any) -> Rig:
@@ -390,7 +389,7 @@ async def test_opening_is_tried_again(rig: MakeRig) -> None:
 
 async def test_what_cannot_be_opened_at_all_fails_the_engine(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a bounded number of tries, and `failed` says which partition it was."""
-    monkeypatch.setattr(engine_module, "START_TRIES", 2)
+    monkeypatch.setattr(starts, "START_TRIES", 2)
     one = await rig()
     one.prepare = lambda committer: committer.start_errors.append(TransactionalIdAuthorizationFailed())
     await one.consumer.assign(*tps(3))
@@ -402,16 +401,16 @@ async def test_what_cannot_be_opened_at_all_fails_the_engine(rig: MakeRig, monke
 
 async def test_brokers_that_are_away_are_waited_for(rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often they do not answer, at a start or at a commit, the engine goes on."""
-    monkeypatch.setattr(engine_module, "START_TRIES", 2)
-    monkeypatch.setattr(engine_module, "MAX_LOSSES", 2)
-    monkeypatch.setattr(engine_module, "MAX_START_PAUSE_S", 0.005)
-    monkeypatch.setattr(engine_module, "MAX_REOPEN_PAUSE_S", 0.005)
+    monkeypatch.setattr(starts, "START_TRIES", 2)
+    monkeypatch.setattr(starts, "MAX_LOSSES", 2)
+    monkeypatch.setattr(starts, "MAX_START_PAUSE_S", 0.005)
+    monkeypatch.setattr(starts, "MAX_REOPEN_PAUSE_S", 0.005)
     one = await rig()
-    starts = [NodeNotReadyError(), TimeoutError(), KafkaError("it broke")] * 3
+    errors = [NodeNotReadyError(), TimeoutError(), KafkaError("it broke")] * 3
 
     def prepare(committer: StoringCommitter) -> None:
-        if starts:
-            committer.start_errors.append(starts.pop())
+        if errors:
+            committer.start_errors.append(errors.pop())
         elif len(one.committers) < 15:
             committer.script.append(CommitFailed("no replicas", transient=True))
 
@@ -432,7 +431,7 @@ async def test_a_bug_while_opening_fails_the_engine(rig: MakeRig, monkeypatch: p
     await one.consumer.assign(*tps(0))
     with pytest.raises(TypeError):
         await asyncio.wait_for(one.engine.failed(), 5)
-    assert [committer.closed for committer in one.committers] == [1] * engine_module.BUG_TRIES
+    assert [committer.closed for committer in one.committers] == [1] * starts.BUG_TRIES
 
 
 async def test_revoke_drains_and_commits_before_it_returns(rig: MakeRig) -> None:
@@ -627,7 +626,7 @@ async def test_starts_without_a_commit_end_with_the_reason(rig: MakeRig) -> None
     await one.consumer.assign(*tps(0))
     with pytest.raises(RuntimeError, match="not authorized"):
         await asyncio.wait_for(one.engine.failed(), 10)
-    assert len(one.committers) == engine_module.MAX_LOSSES
+    assert len(one.committers) == starts.MAX_LOSSES
 
 
 async def test_a_partition_lost_during_a_rebalance_is_not_opened_twice(rig: MakeRig) -> None:

@@ -1,0 +1,94 @@
+"""When a partition is opened again that could not be opened, or that was lost, and when that is given up. Pure.
+
+In: how a start ended. Out: the pause before the next one, and whether another one can help. Brokers that are away are waited for;
+what they refuse, and faults of our own, are tried a few times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+RESTART_PAUSE_S = 1.0
+MAX_START_PAUSE_S = 5.0
+MAX_REOPEN_PAUSE_S = 30.0
+MAX_LOSSES = 8
+"""Starts of one partition without a commit that ended in a fault which no wait mends: more, and a start does not either."""
+START_TRIES = 30
+"""Starts of one partition in a row that were refused. Brokers that are away refuse nothing."""
+BUG_TRIES = 3
+UNAUTHORIZED_TRIES = 6
+"""Rights that were just given take a moment to arrive at all brokers."""
+TELL_EVERY = 6
+
+
+@dataclass(slots=True)
+class OpeningTries:
+    """The tries to open one partition. `pause_s`: before the next one; `tries`: those that brokers ended.
+
+    >>> opening = OpeningTries(0.0)
+    >>> for _ in range(UNAUTHORIZED_TRIES):
+    ...     opening.failed(transient=False, unauthorized=True)
+    >>> opening.pause_s, opening.tries, opening.is_hopeless()
+    (5.0, 6, True)
+    """
+
+    pause_s: float
+    tries: int = 0
+    _refused: int = 0
+
+    def failed(self, *, transient: bool, unauthorized: bool) -> None:
+        """Brokers ended it: `transient`, they were away; `unauthorized`, we may not."""
+        self.tries += 1
+        self._refused += max(1, START_TRIES // UNAUTHORIZED_TRIES) if unauthorized else not transient
+        self.pause_s = min(max(RESTART_PAUSE_S, self.pause_s * 2), MAX_START_PAUSE_S)
+
+    def broke(self) -> None:
+        """A fault of our own ended it, or one of the Kafka client."""
+        self._refused += START_TRIES // BUG_TRIES
+        self.pause_s = RESTART_PAUSE_S
+
+    def is_hopeless(self) -> bool:
+        """Whether another try cannot help."""
+        return self._refused >= START_TRIES
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the last try is worth a warning."""
+        return self.tries <= TELL_EVERY or self.tries % TELL_EVERY == 0
+
+
+@dataclass(slots=True)
+class Losses:
+    """How often each partition was lost since it last committed.
+
+    >>> losses = Losses()
+    >>> [losses.lost(3, committed=False, transient=True) for _ in range(2)], losses.lost(3, committed=True, transient=False)
+    ([1, 2], 1)
+    >>> losses.is_hopeless(3), losses.pause_s(1, session_timeout_s=45.0)
+    (False, 11.25)
+    """
+
+    _counts: dict[int, int] = field(default_factory=dict)
+    _hopeless: dict[int, int] = field(default_factory=dict)
+
+    def lost(self, number: int, *, committed: bool, transient: bool) -> int:
+        """A partition was lost, and had `committed` since it was opened; how often since the last commit."""
+        if committed:
+            self._counts[number] = self._hopeless[number] = 0
+        self._counts[number] = self._counts.get(number, 0) + 1
+        self._hopeless[number] = self._hopeless.get(number, 0) + (not transient)
+        return self._counts[number]
+
+    def hopeless(self, number: int) -> int:
+        """How many of them no wait mends."""
+        return self._hopeless.get(number, 0)
+
+    def is_hopeless(self, number: int) -> bool:
+        """Whether another start cannot help."""
+        return self.hopeless(number) >= MAX_LOSSES
+
+    @staticmethod
+    def pause_s(losses: int, *, session_timeout_s: float) -> float:
+        """Before the next start. It outlasts a heartbeat: a worker that was frozen learns first that its partitions moved."""
+        first_s = max(RESTART_PAUSE_S, session_timeout_s / 4)
+        return min(first_s * 2.0 ** min(losses - 1, 8), MAX_REOPEN_PAUSE_S)
