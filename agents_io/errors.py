@@ -86,7 +86,7 @@ class ClientError(AgentError):
 
 
 class RateLimited(AgentError):
-    """The agent said 429, or the local limit leaves no turn before the deadline."""
+    """The agent answered 429, or the local limit leaves no turn before the deadline."""
 
     code = "rate_limited"
 

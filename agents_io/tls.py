@@ -49,7 +49,7 @@ def tls_of(metadata: Mapping[str, Any] | None) -> TlsFiles | None:
         raise Unsupported("metadata.tls: each file must be a path in a string")
     found = TlsFiles(**{_NAMES[name]: path for name, path in given.items()})
     if found.key_file is not None and found.cert_file is None:
-        raise Unsupported("metadata.tls: keyFile goes with certFile")
+        raise Unsupported("metadata.tls.keyFile: needs certFile too")
     return found
 
 

@@ -1,8 +1,8 @@
 """The port every way of calling an agent satisfies. One call in, one validated answer or one `AgentError` out.
 
-A transport never retries, never limits, never consults a breaker: `rules/agent_queue.py` and `rules/retry.py` decide that. It
-maps every foreign exception to the tree in `errors.py`, closes the agent's connection when its task is cancelled, and never
-trusts the answer.
+A transport never retries, never limits, never consults a breaker: that is decided in `calling/rules/` (`agent_queue.py`,
+`retry.py`). It maps every foreign exception to the tree in `errors.py`, closes the agent's connection when its task is
+cancelled, and never trusts the answer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an agent said. `confidence` is finite and in [0, 1]; `value` is any JSON.
+    """An agent's answer. `confidence` is finite and in [0, 1]; `value` is any JSON.
 
     `metadata`: every other member of the answer, as JSON; the result has them as `metadata.answer`.
     """
@@ -59,7 +59,7 @@ class Transport(Protocol):
         ...
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Returns if the agent says within `timeout_s` seconds that it is well.
+        """Returns if the agent reports within `timeout_s` seconds that it is healthy.
 
         Raises `AgentError`: it is not, and why; `Unsupported`: it cannot be asked.
         """

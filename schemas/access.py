@@ -77,7 +77,7 @@ class Grant:
 
 
 def installation(app_id: str, prefix: str = DEFAULT_PREFIX) -> str:
-    """What tells one installation on a cluster from another: its app id, and its topic prefix unless that says nothing new.
+    """The name of one installation on a cluster: its app id, and its topic prefix unless that is the default or the app id.
 
     >>> installation("shop"), installation("shop", "shop."), installation("shop", "test.")
     ('shop', 'shop', 'shop.test')

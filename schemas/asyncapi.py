@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from schemas.codec import ce_headers
 from schemas.contract import schema
+from schemas.dead_letter_headers import DLQ_HEADERS, OMITTED, OMITTED_HEADER
 from schemas.examples import ENVELOPES, EXAMPLES, REJECTED, REJECTION, TIME
 from schemas.messages import EventType, Message
 from schemas.times import parse_time
@@ -52,18 +53,6 @@ _SASL: dict[str, Json] = {
     "OAUTHBEARER": {"type": "http", "scheme": "bearer"},
     "AWS_MSK_IAM": {"type": "http", "scheme": "bearer"},
 }
-_REJECTED = {
-    "__dlq.errors.topic": "the topic it was read from",
-    "__dlq.errors.partition": "its partition there",
-    "__dlq.errors.offset": "its offset there",
-    "__dlq.errors.group": "the consumer group that rejected it",
-    "__dlq.errors.delivery.count": "how often it was delivered",
-    "__dlq.errors.message": "why, naming the field",
-    "parallax.dlq.exception": "the kind of error",
-    "parallax.dlq.stage": "decode (bytes, JSON, envelope), validate (fields) or emit (too large to be passed on)",
-    "parallax.dlq.time": "when, RFC 3339",
-}
-_OMITTED = {"parallax.dlq.omitted_bytes": "size of the value that was too large to be kept; the record's own is null"}
 
 Json = dict[str, Any]
 
@@ -217,8 +206,8 @@ def _dead_letter(prefix: str) -> Json:
         "contentType": "application/octet-stream",
         "headers": {
             "type": "object",
-            "properties": {name: _text(about) for name, about in (_REJECTED | _OMITTED).items()},
-            "required": list(_REJECTED),
+            "properties": {h.name: _text(h.about) for h in DLQ_HEADERS} | {OMITTED_HEADER: _text(OMITTED)},
+            "required": [h.name for h in DLQ_HEADERS],
         },
         "payload": {"description": "The original bytes."},
         "bindings": _key("the original key"),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from schemas.dead_letter_headers import Rejection, dlq_headers
+
 Example = dict[str, Any]
 
 TIME = "2026-11-22T13:37:00.123Z"
@@ -77,14 +79,14 @@ ENVELOPES: dict[str, tuple[str, str, str]] = {
 """Of those we write: the processor in `ce_source`, the `ce_id` and the `ce_subject` of the example."""
 REJECTED = '{"id":"t1","type":"agnt","target":"summarizer","payload":{}}'
 """A task that is none, and what its dead letter's headers say of it, beside its topic's name."""
-REJECTION = {
-    "__dlq.errors.topic": "parallax.tasks",
-    "__dlq.errors.partition": "0",
-    "__dlq.errors.offset": "42",
-    "__dlq.errors.group": "parallax-streams-dispatch",
-    "__dlq.errors.delivery.count": "1",
-    "__dlq.errors.message": "type: input should be 'agent', 'pattern', 'http' or 'function', not 'agnt'",
-    "parallax.dlq.exception": "Rejected",
-    "parallax.dlq.stage": "validate",
-    "parallax.dlq.time": TIME,
-}
+REJECTION = dlq_headers(
+    Rejection(
+        topic="parallax.tasks",
+        partition=0,
+        offset=42,
+        group="parallax-streams-dispatch",
+        stage="validate",
+        reason="type: input should be 'agent', 'pattern', 'http' or 'function', not 'agnt'",
+        time=TIME,
+    )
+)

@@ -1,4 +1,4 @@
-"""Fields that nobody reads, but whose name is nearly that of one that is read. Pure.
+"""Unknown fields whose name is nearly that of a known one. Pure.
 
 In: a decoded JSON object and the model it is meant for. Out: pairs of what was written and what was probably meant. A task's
 metadata may hold fields of the user's own, so a near miss is worth a warning, never an error.

@@ -31,7 +31,7 @@ def format_time(ms: int) -> str:
 
 
 def parse_time(value: object) -> int:
-    """RFC 3339 text or epoch milliseconds to epoch milliseconds; ValueError says what is wrong.
+    """RFC 3339 text or epoch milliseconds to epoch milliseconds; ValueError with the reason.
 
     >>> parse_time("2026-11-22T14:37:00.123456+01:00")
     1795354620123

@@ -27,7 +27,7 @@ def raise_file_limit() -> bool:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
         except (OSError, ValueError) as error:
-            log.debug("the limit of open files stays", error=repr(error))
+            log.debug("the limit of open files could not be raised", error=repr(error))
             possible = soft
     if possible < ENOUGH:
         log.warning(

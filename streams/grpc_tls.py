@@ -135,7 +135,7 @@ class _Certificate:
             except (Unsupported, OSError) as error:
                 if str(error) != self._said:
                     self._said = str(error)
-                    log.error("grpc_tls: the files have changed and cannot be used", reason=self._said)
+                    log.error("grpc_tls: the changed files cannot be used", reason=self._said)
                 return None
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
@@ -150,7 +150,7 @@ class _Certificate:
         if stamps_of(self._files) != stamps:
             return None  # they are being written this moment; a certificate must not be shown with another's key
         self._stamps, self._said = stamps, ""
-        log.info("grpc_tls: the files have changed and are in force")
+        log.info("grpc_tls: the changed files are in use")
         return found
 
     def _read(self) -> grpc.ServerCertificateConfiguration:

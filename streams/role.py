@@ -63,7 +63,7 @@ class Role(Protocol):
         ...
 
     def partition_statuses(self) -> Iterable[PartitionStatus]:
-        """Where it stands in each topic partition it owns."""
+        """Its progress in each topic partition it owns."""
         ...
 
 

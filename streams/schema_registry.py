@@ -231,7 +231,7 @@ class SchemaRegistry:
             if name in into:
                 continue
             if len(into) >= MAX_REFERENCES:
-                raise ValueError(f"needs more than {MAX_REFERENCES} others")
+                raise ValueError(f"refers to more than {MAX_REFERENCES} other schemas")
             needed = await self._get(http, f"/subjects/{subject}/versions/{version}{query}")
             await self._references(http, needed, query, into, depth + 1)
             into[name] = needed["schema"]

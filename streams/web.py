@@ -209,7 +209,7 @@ class WebServer:
         return json_answer([self._shown(agent) for agent in sorted(agents, key=lambda agent: agent.id)])
 
     def _shown(self, agent: AgentRegistration) -> dict[str, Any]:
-        """The registration, and how the agent stands as far as that is known."""
+        """The registration, and the agent's status as far as it is known."""
         agent_status = None if self._dispatch is None else self._dispatch.agent_statuses.get(agent.id)
         return agent.wire() if agent_status is None else agent.wire() | {"standing": agent_status.wire()}
 

@@ -37,6 +37,8 @@ class CallStats:
     calibrated: Smoothed = field(default_factory=Smoothed)
     worth: Callable[[float], float | None] = _not_known
     hedges: int = 0
+    answered_at: float = float("-inf")
+    """When the agent last gave an answer, monotonic seconds."""
     failure: tuple[ErrorCode, str] | None = None
     """Code and message of the last call that counted against the agent."""
 
@@ -46,6 +48,7 @@ class CallStats:
         """
         self.ejection.called(outcome, now)
         if outcome == "success":
+            self.answered_at = now
             self.latency.add(took_s)
             if confidence is not None:
                 self.rated(confidence)

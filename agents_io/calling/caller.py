@@ -306,7 +306,7 @@ class Caller(Generic[R]):
         self._count(attempt, end)
 
     def _count(self, attempt: Attempt[Item[R]], end: Answer | AgentError | None) -> None:
-        """What a call says about its agent. None: it was cut off, which says nothing."""
+        """Count a call for or against its agent. None: it was cut off, which counts for neither."""
         now = self._loop.time()
         # What is promised to an agent (its limit, a hold, Retry-After) counts from the end of the call, which must not lie before
         # the true one.

@@ -26,7 +26,7 @@ class Race(NamedTuple):
 async def race(first: Calling, patience_s: float, second: Callable[[], Calling | None]) -> Race:
     """Wait for the first answer. Fails only when both calls failed, with the error of the first.
 
-    Whatever is no `AgentError` passes through; so does `asyncio.CancelledError`. No call is left running.
+    Errors other than `AgentError` pass through, `asyncio.CancelledError` too. No call is left running.
     """
     one = asyncio.create_task(first)
     running = [one]

@@ -54,7 +54,7 @@ def objection(
     try:
         token = wanted.token()
     except AgentError as error:
-        log.error("no agent is let in: the token cannot be read", reason=error.message)
+        log.error("agents that dial in are refused: gateway.agent_token cannot be read", reason=error.message)
         return grpc.StatusCode.UNAVAILABLE, "this worker cannot check tokens now"
     shown, caller, now = bearer_of(context), caller_of(context), time.monotonic()
     if shown and (wait_s := wrong.wait_s(caller, now)):

@@ -1,6 +1,6 @@
-"""Every transport this worker has, behind the one port: the agent's protocol says which of them calls it.
+"""Every transport this worker has, behind the one port: the agent's protocol selects one.
 
-In: an agent and a call. Out: what the transport of its protocol gives. It opens no connection of its own.
+In: an agent and a call. Out: the answer or error of that transport. It opens no connection of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Transports:
         return await self._of(agent).call(agent, call)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Returns if the agent says it is well. Raises `AgentError`: it is not; `Unsupported`: it cannot be asked."""
+        """Returns if the agent is healthy. Raises `AgentError`: it is not; `Unsupported`: it has no health check."""
         await self._of(agent).check_health(agent, timeout_s)
 
     async def close(self) -> None:

@@ -175,7 +175,9 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _serve(self, record: ConsumerRecord, headers: dict[str, str], correlation: str) -> None:
         reply_topic = headers.get("reply-topic") or headers.get("kafka_replyTopic")
         if not reply_topic or not correlation:
-            log.warning("passed over: %s %d/%d has no reply-topic", record.topic, record.partition, record.offset)
+            log.warning(
+                "task skipped, it has no header reply-topic: %s %d/%d", record.topic, record.partition, record.offset
+            )
             return
         async with self._slots:
             value, more = await self._answer(record, headers)

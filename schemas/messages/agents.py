@@ -1,9 +1,9 @@
-"""Agents: how they are reached and limited, and how they stand."""
+"""Agents: how they are reached and limited, and their status."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -56,7 +56,7 @@ NO_SECRET_HEADERS = frozenset(
 class SecretRef(Message):
     """Where a secret lies; never the secret itself. Exactly one of `env` and `file`.
 
-    It is sent as `Authorization: Bearer ...`, or with `scheme: header` as it is in the header named.
+    It is sent as `Authorization: Bearer ...`, or with `scheme: header` unchanged in the header named.
     """
 
     env: Name | None = None
@@ -69,9 +69,9 @@ class SecretRef(Message):
         if (self.env is None) == (self.file is None):
             raise ValueError('must name a secret by exactly one of {"env": NAME} or {"file": PATH}')
         if (self.scheme == "header") != (self.header is not None):
-            raise ValueError('scheme "header" goes with header: NAME, such as X-Api-Key, and with nothing else')
+            raise ValueError('scheme "header" needs header: NAME, such as X-Api-Key; no other scheme may have it')
         if self.header is not None and self.header.lower() in NO_SECRET_HEADERS:
-            raise ValueError(f"header: {self.header} is not for secrets")
+            raise ValueError(f"header: {self.header} cannot carry a secret")
         return self
 
 
@@ -97,10 +97,10 @@ class ConfidenceSource(Message):
     def _complete(self) -> Self:
         for source, name in (("path", "path"), ("constant", "value"), ("judge", "agent")):
             if (self.source == source) != (getattr(self, name) is not None):
-                raise ValueError(f'{name} goes with "from": "{source}", and is needed there')
+                raise ValueError(f'{name}: required with "from": "{source}", and allowed with no other')
         for name in ("samples", "enough"):
             if self.source != "agreement" and getattr(self, name) is not None:
-                raise ValueError(f'{name} goes with "from": "agreement" alone')
+                raise ValueError(f'{name}: allowed only with "from": "agreement"')
         if self.enough is not None and not self.sample_count < 2 * self.enough <= 2 * self.sample_count:
             raise ValueError(
                 f"enough: must be more than half of the {self.sample_count} samples and no more than all, not {self.enough}"
@@ -120,17 +120,8 @@ class ConfidenceSource(Message):
         return self.sample_count // 2 + 1 if self.enough is None else self.enough
 
 
-_SCHEMES: dict[str, Protocol] = {
-    "http": "http",
-    "https": "http",
-    "grpc": "grpc",
-    "grpcs": "grpc",
-    "gateway": "gateway",
-    "a2a": "a2a",
-    "openai": "openai",
-    "mcp": "mcp",
-    "kafka": "kafka",
-}
+_SCHEMES: dict[str, Protocol] = {name: name for name in get_args(Protocol)} | {"https": "http", "grpcs": "grpc"}
+"""A protocol is the scheme of its endpoints."""
 
 
 def _lower_scheme(endpoint: Any) -> Any:
@@ -193,7 +184,7 @@ class AgentRegistration(Message):
 
     @property
     def transport(self) -> str:
-        """The protocol given, or the one the endpoint's scheme tells."""
+        """The protocol given, or else that of the endpoint's scheme."""
         return self.protocol or _SCHEMES[self.endpoint.partition("://")[0]]
 
     @property

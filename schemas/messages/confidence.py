@@ -17,7 +17,7 @@ AnomalyType = Literal[
 
 
 class ConfidenceDataPoint(Message):
-    """What one execution said of its own confidence, and whether it succeeded. Times in ms; `execution_time` without waiting.
+    """The confidence that one execution stated, and whether it succeeded. Times in ms; `execution_time` without waiting.
 
     `cost`: in the currency of the prices (setting `stats.prices`), or as the agent reports it.
 

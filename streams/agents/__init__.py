@@ -1,1 +1,1 @@
-"""Which agents there are, how they are reached, and how they stand."""
+"""Which agents there are, how they are reached, and their status."""

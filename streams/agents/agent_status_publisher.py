@@ -1,4 +1,4 @@
-"""Tells what this worker knows of the agents that live in its partitions: standings for those that choose, and news of their
+"""Publishes the status of the agents that this worker's partitions own: on `standings` for the balancers, and events about their
 health.
 
 In: the callers of the open partitions, looked at every second; what health checks say; whether agents that dial in are
@@ -56,6 +56,7 @@ class AgentStatusPublisher:
         self._dialled = dialled
         self._agent_statuses = agent_statuses
         self._config = ChecksConfig(settings.health.unhealthy_after, settings.health.healthy_after)
+        self._lately_s = (settings.health.check_interval + settings.health.check_timeout) / 1000
         self._recorder = recorder
         self._emit = emit
         self._metrics = metrics
@@ -131,8 +132,17 @@ class AgentStatusPublisher:
             wire = agent_status.model_dump(by_alias=True, exclude_none=True)
             self._emit(Output("standings", agent_id.encode(), pack(wire)))
 
-    def checked(self, agent_id: str, caller: Caller[Any] | None, well: bool) -> None:
-        """A health check of an agent ended."""
+    def checked(self, agent_id: str, caller: Caller[Any] | None, well: bool | None) -> None:
+        """A health check of an agent ended. `well`: None if it did not answer in time.
+
+        An agent that handles one request at a time answers none while it is called. So three cases without an answer:
+        1 it has answered a call lately: it is well; 2 a call is under way: that will tell; 3 neither: it is not well.
+        """
+        if well is None and caller is not None:
+            if self._loop.time() - caller.stats.answered_at <= self._lately_s:
+                well = True
+            elif caller.queue.in_flight:
+                return
         checks = self._checks.get(agent_id)
         if checks is None:
             known = self._agent_statuses.get(agent_id)
@@ -140,7 +150,7 @@ class AgentStatusPublisher:
             checks = self._checks[agent_id] = Checks(self._config, well=well_before)
         before = checks.well
         last = self._published.get(agent_id)
-        if checks.observe(well) != before or last is None or not last.healthy:
+        if checks.observe(well is True) != before or last is None or not last.healthy:
             self.tell(agent_id, caller)
 
     def on_not_checked(self, agent_id: str) -> None:

@@ -1,4 +1,4 @@
-"""What the partitions of all agents say of them: the compacted topic `standings`, read whole at start and followed live.
+"""The status of every agent, as its owner published it: the compacted topic `standings`, read whole at start and followed live.
 
 In: `AgentStanding` records. Out: look-ups, and a call when an agent can be chosen again. A worker hears of its own agents the
 same way, so that there is one order. What it holds may be a second old or belong to a worker that died: it is for choosing
@@ -47,7 +47,7 @@ class AgentStatuses:
             log.warning("agent status ignored", offset=record.offset, reason=rejected.reason)
 
     def note(self, agent_status: AgentStanding) -> None:
-        """This is how an agent stands now."""
+        """Take in the present status of an agent."""
         before = self._agent_statuses.get(agent_status.agent_id)
         self._agent_statuses[agent_status.agent_id] = agent_status
         was, now = _turn(before), _turn(agent_status)

@@ -44,7 +44,7 @@ class CalibrationTable:
         await self._follower.stop()
 
     def apply(self, record: ConsumerRecord) -> None:
-        """One record: a calibration, or that there is none any more."""
+        """One record: a calibration, or a tombstone that removes one."""
         if record.value is None:
             self._tables.pop((record.key or b"").decode("utf-8", "replace"), None)
             return

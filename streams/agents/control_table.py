@@ -92,7 +92,7 @@ class ControlTable:
         try:
             control = decode(Control, record.value, record.headers)
         except Rejected as rejected:
-            log.warning("control ignored", offset=record.offset, reason=rejected.reason)
+            log.warning("invalid record on controls ignored", offset=record.offset, reason=rejected.reason)
             if self._loaded:
                 self._on_rejected(record, rejected)
             return

@@ -70,7 +70,11 @@ class AgentsFile:
         except OSError as error:
             digest = b"missing"
             if digest != self._settled:
-                log.warning("agents_file cannot be read; its agents stay", file=str(self._path), error=_said(error))
+                log.warning(
+                    "agents_file cannot be read; keeping the agents registered from it",
+                    file=str(self._path),
+                    error=_said(error),
+                )
             self._settled, self._stamp = digest, None
             return digest
         digest = _digest(content)
@@ -80,7 +84,11 @@ class AgentsFile:
             try:
                 await self._merge(content)
             except AgentsFileError as error:
-                log.warning("agents_file is broken; its agents stay", file=str(self._path), error=_said(error))
+                log.warning(
+                    "agents_file is invalid; keeping the agents registered from it",
+                    file=str(self._path),
+                    error=_said(error),
+                )
         self._settled, self._stamp = digest, stamp
         return digest
 

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 
 import structlog
 
-from agents_io.errors import AgentError, Unsupported
+from agents_io.errors import AgentError, CallTimeout, Unsupported
 from agents_io.transport import Transport
 from schemas.messages import AgentRegistration
 from streams.engine.event_wait import wait_at_most
@@ -30,7 +30,8 @@ JITTER = 0.2
 class HealthChecks:
     """`agents`: those that live here now, by id, another mapping whenever that changed.
 
-    `on_health`: called with an agent's id and whether it is well; `on_not_checked`: with an id that is no longer checked.
+    `on_health`: called with an agent's id and whether it is well, None if it did not answer in time; `on_not_checked`: with an id
+    that is no longer checked.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class HealthChecks:
         transport: Transport,
         settings: HealthSettings,
         rng: random.Random,
-        on_health: Callable[[str, bool], None],
+        on_health: Callable[[str, bool | None], None],
         on_not_checked: Callable[[str], None],
     ) -> None:
         self._agents = agents
@@ -85,7 +86,7 @@ class HealthChecks:
                 self._running[agent_id] = self._loop.create_task(self._check(agent), name=f"health-{agent_id}")
 
     def _follow(self) -> None:
-        """Who lives here now. Newcomers are asked within one interval, each at a moment of its own."""
+        """Take up the agents that are owned here now. New ones are checked within one interval, each at its own moment."""
         here = self._agents()
         if here is self._known:
             return
@@ -103,15 +104,17 @@ class HealthChecks:
         self._known = here
 
     async def _check(self, agent: AgentRegistration) -> None:
+        well: bool | None = True
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._transport.check_health(agent, self._timeout_s)
-            well = True
         except Unsupported:
             self._mute.add(agent.id)
             self._on_not_checked(agent.id)
             return
-        except (AgentError, TimeoutError, OSError):
+        except (CallTimeout, TimeoutError):
+            well = None
+        except (AgentError, OSError):
             well = False
         except Exception as error:
             log.exception("unexpected error during a health check", agent_id=agent.id, error=repr(error))

@@ -76,7 +76,7 @@ class LeaseExpirer:
     def _on_expired(self, agent_id: str, task: asyncio.Task[None]) -> None:
         del self._busy[agent_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a lease could not be ended; trying again", agent=agent_id, error=repr(error))
+            log.error("a lease could not be ended; trying again", agent_id=agent_id, error=repr(error))
 
     async def _expire(self, agent_id: str) -> None:
         """Decide on what is known once everything written so far was read."""
@@ -96,9 +96,9 @@ class LeaseExpirer:
             after = renewed(lease, 0, now_ms) if well else ended(lease, now_ms)
             await self._writer.write(agent_id, with_lease(agent, after))
             if not well:
-                log.info("lease ended", agent=agent_id, expired_ms_ago=now_ms - lease.expires_ms)
+                log.info("lease ended", agent_id=agent_id, expired_ms_ago=now_ms - lease.expires_ms)
         except NotWritten as error:
-            log.warning("a lease could not be ended; trying again", agent=agent_id, error=str(error))
+            log.warning("a lease could not be ended; trying again", agent_id=agent_id, error=str(error))
 
     async def _is_well(self, agent: AgentRegistration) -> bool:
         try:

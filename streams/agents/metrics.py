@@ -76,7 +76,7 @@ class AgentMetrics:
 def _each(
     here: Callable[[], Mapping[str, Caller[Any]]], of: Callable[[Caller[Any]], float | None]
 ) -> Callable[[], Iterator[Row]]:
-    """A series for each agent of which `of` tells something."""
+    """A series for each agent for which `of` returns a value."""
 
     def rows() -> Iterator[Row]:
         for agent_id, caller in islice(here().items(), MOST_AGENTS):

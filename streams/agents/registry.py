@@ -3,7 +3,7 @@
 In: requests. Out: records on the topic `agents`, where every worker sees them; nothing is kept here, so a lease outlives the
 worker that granted it and is renewed at any other. Missing or wrong fields are INVALID_ARGUMENT, an unknown agent or lease
 NOT_FOUND, brokers that do not answer UNAVAILABLE; without the token that is asked for, whatever is asked is UNAUTHENTICATED. It
-never calls an agent; when leases end is `lease_keeper`'s business.
+never calls an agent; `lease_expirer.py` ends the leases.
 """
 
 from __future__ import annotations

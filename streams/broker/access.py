@@ -57,7 +57,7 @@ def refusal(settings: Settings, missing: Iterable[Grant | str]) -> AccessDenied:
 
 
 def user(settings: Settings) -> str:
-    """Who the brokers take us for, as far as the settings tell."""
+    """Our user name at the brokers, as far as the settings name it."""
     if settings.kafka.security_protocol.startswith("SASL"):
         mechanism = settings.kafka.sasl_mechanism
         if mechanism in TOKEN_MECHANISMS:

@@ -193,7 +193,7 @@ class Sender:
         self.sent = 0
 
     async def send(self, name: str, key: bytes | None, value: bytes | None) -> None:
-        """Put one record on its way; `flush` tells when it has arrived."""
+        """Send one record; `flush` waits until the brokers have it."""
         topic = full_name(name, self._prefix)
         self._unacknowledged.append(await self._producer.send(topic, value=value, key=key))
         self.sent += 1

@@ -1,4 +1,4 @@
-"""The dead-letter topics as they lie on the broker: read them, look one dead letter up, send letters back.
+"""The dead-letter topics as they lie on the broker: read them, look one up, send them back.
 
 In: settings, places, what to send. Out: records under read_committed, and for each dead letter sent back whether it was
 acknowledged. It never joins a group, never creates a topic, never reads past the end it saw, and never waits without a bound.
@@ -42,9 +42,9 @@ async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Record]:
 
 
 async def last_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], int]:
-    """Topic and partition to the offset of the last letter there now.
+    """Topic and partition to the offset of the last dead letter there now.
 
-    Found by reading: the end offset the embedded broker tells is too low by what is in its last batch.
+    Found by reading: the end offset that the embedded broker reports is too low by what is in its last batch.
     """
     last: dict[tuple[str, int], int] = {}
     for topic in topics:
@@ -62,7 +62,7 @@ async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> As
 
 
 async def look_up(settings: Settings, places: Sequence[RecordId]) -> AsyncGenerator[tuple[RecordId, Record | None]]:
-    """The letter at each place, or None where there is none. Raises `ReadStalled`."""
+    """The dead letter at each place, or None where there is none. Raises `ReadStalled`."""
     existing = await catalog(settings)
     consumer = committed_reader(client_options(settings), max_partition_fetch_bytes=LARGE_RECORD_BYTES)
     await start(consumer)
@@ -123,13 +123,13 @@ def summary(record: Record) -> dict[str, Any]:
 
 
 class DlqReplayer:
-    """Sends letters back and tells of each what became of it. Made by `replaying`."""
+    """Sends dead letters back and returns the outcome of each. Made by `replaying`."""
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
         self._waiting: list[tuple[RecordId, Replay, Any]] = []
         self.error: KafkaError | None = None
-        """Why sending further letters is of no use; None as long as it is."""
+        """Why no further dead letter can be sent; None while they can."""
 
     @property
     def full(self) -> bool:

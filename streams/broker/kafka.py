@@ -59,7 +59,7 @@ class BrokerUnreachable(Exception):
 
 
 class TransactionsDenied(Exception):
-    """The broker has transactions, but not for this user. The message is one line and says what to grant."""
+    """The broker has transactions, but not for this user. The message is one line that names what to grant."""
 
 
 def client_options(settings: Settings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Asks the brokers which groups of workers there are, and says which of them get into this one's way.
+"""Asks the brokers which groups of workers there are, and finds those that conflict with this one.
 
 In: settings. Out: sentences. Where users are known by name only the own group is asked about: their rights keep others apart, and
 listing groups is no right of a worker's. It joins nothing and changes nothing.
@@ -49,7 +49,7 @@ async def neighbours(settings: Settings) -> list[str]:
 
 
 def _read(members: list[dict[str, Any]]) -> list[list[str]]:
-    """The topics each member subscribed to; members of other protocols say nothing."""
+    """The topics each member subscribed to; members of other protocols are left out."""
     found = []
     for member in members:
         try:
@@ -71,6 +71,6 @@ async def watch(settings: Settings) -> None:
             found = []
         for sentence in found:
             if sentence not in reported:
-                log.error("another installation is in the way", reason=sentence)
+                log.error("another installation conflicts with this one", reason=sentence)
         reported = set(found)
         await asyncio.sleep(LOOK_S)

@@ -16,7 +16,7 @@ NOISE_INTERVAL_S = 30.0
 
 
 class ExpectedNoise(logging.Filter):
-    """Drops what aiokafka says of errors that it retries itself; of lost connections one line in `NOISE_INTERVAL_S` passes."""
+    """Drops what aiokafka logs of errors that it retries itself; of lost connections one line in `NOISE_INTERVAL_S` passes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""For how long topics keep their records, as their settings say.
+"""For how long topics keep their records, by their settings.
 
 In: settings. Out: retention by topic, asked of the brokers.
 """

@@ -60,7 +60,7 @@ def serve(
     if sum(one is not None for one in (port, dial or None, consume)) > 1:
         raise CommandError("agent serve: --port, --dial and --consume exclude each other", USAGE)
     if topic is not None and consume is None:
-        raise CommandError("agent serve: --topic goes with --consume", USAGE)
+        raise CommandError("agent serve: --topic needs --consume", USAGE)
     found = load_agent(name)
     try:
         if dial:

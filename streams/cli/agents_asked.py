@@ -1,4 +1,4 @@
-"""What agents say when they are asked by the command line: what is at an address, and how registered ones are.
+"""What the command line finds out from agents: what is at an address, and whether registered ones are healthy.
 
 In: a registration as it was typed, or many as they were read. Out: the same with what was found filled in, or a row of health for
 each. What was given stands above what was found; nothing that an agent does makes a command fail here.
@@ -22,7 +22,7 @@ AT_ONCE = 50
 
 
 def completed(given: dict[str, Any]) -> dict[str, Any]:
-    """The registration with protocol, name, capabilities and metadata as its endpoint tells them; reported on stderr.
+    """The registration with protocol, name, capabilities and metadata as its endpoint reports them; printed on stderr.
 
     Raises `CommandError`: something answered that is no agent we can call, or that leaves a choice.
     """
@@ -119,7 +119,7 @@ def check_tool(given: dict[str, Any]) -> None:
 
 
 async def ask_all(settings: Settings, registrations: list[dict[str, Any]], timeout_s: float) -> list[dict[str, Any]]:
-    """A row for each: `health` is healthy, unhealthy, or unknown when it cannot be asked; `detail` says why."""
+    """A row for each: `health` is healthy, unhealthy, or unknown when it cannot be asked; `detail` gives the reason."""
     transports = _transports(settings)
     gate = asyncio.Semaphore(AT_ONCE)
 

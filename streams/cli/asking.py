@@ -46,7 +46,7 @@ def checked_urls(given: Sequence[str] | None) -> list[str]:
 
 
 async def worker_urls(settings: Settings, given: Sequence[str]) -> list[str]:
-    """Where to ask: as typed; or all that Kafka tells of, and the address of the settings."""
+    """Where to ask: the address typed; or all that Kafka lists, and the address of the settings."""
     if given:
         return list(given)
     own = [own_url(settings)] if settings.web_port else []
@@ -61,7 +61,7 @@ def own_url(settings: Settings) -> str:
 
 
 def stranger(settings: Settings, worker: dict[str, Any]) -> str:
-    """Why a worker that was found at a guessed address is none of this app's; "" if nothing speaks against it."""
+    """Why a worker that was found at a guessed address does not belong to this app; "" if it may."""
     if (app := worker.get("appId", settings.app_id)) != settings.app_id:
         return f"is a worker of the app {app!r}; name it with --web to ask it"
     if (prefix := worker.get("topicPrefix", settings.topic_prefix)) != settings.topic_prefix:

@@ -71,7 +71,7 @@ def _row(check: str, state: str, detail: str) -> dict[str, Any]:
 
 
 def _port_of_agents(settings: Settings) -> list[dict[str, Any]]:
-    """Nothing to say while it is plain and on this machine only."""
+    """No row while it is plain and on this machine only."""
     from agents_io.errors import Unsupported
     from streams.grpc_tls import TlsUnusable, judge, mistrust
 
@@ -91,7 +91,7 @@ def _port_of_agents(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _open_addresses(settings: Settings) -> list[dict[str, Any]]:
-    """What a worker with these settings would refuse to start with, or serve to everybody. Nothing to say if all is guarded."""
+    """What a worker with these settings would refuse to start with, or serve to everyone. No row if all is guarded."""
     from streams.exposure import open_addresses
     from streams.tokens import TokenUnusable, check_tokens
 
@@ -146,7 +146,7 @@ async def _rights(settings: Settings) -> list[dict[str, Any]]:
 
 
 async def _neighbours(settings: Settings) -> list[dict[str, Any]]:
-    """Workers that run now and get into the way of one with these settings. Nothing to say if there are none."""
+    """Workers that run now and conflict with one with these settings. No row if there are none."""
     from aiokafka.errors import KafkaError
 
     from streams.broker.neighbours import neighbours
@@ -159,7 +159,7 @@ async def _neighbours(settings: Settings) -> list[dict[str, Any]]:
 
 
 async def _schema_registry() -> list[dict[str, Any]]:
-    """Nothing to say if none is set."""
+    """No row if none is set."""
     from streams.schema_registry import SchemaUnavailable, registry
 
     schemas = registry()
@@ -173,7 +173,7 @@ async def _schema_registry() -> list[dict[str, Any]]:
 
 
 async def _clock(settings: Settings) -> list[dict[str, Any]]:
-    """This machine's clock against the brokers'. Nothing to say while they agree, or where the difference is not known."""
+    """This machine's clock against the brokers'. No row while they agree, or where the difference is not known."""
     from aiokafka.errors import KafkaError
 
     from streams.broker.kafka import client_options
@@ -204,7 +204,7 @@ async def _topics(settings: Settings) -> dict[str, Any]:
 
 
 async def _retention(settings: Settings) -> list[dict[str, Any]]:
-    """Topics that keep tasks for less time than tasks may wait. Nothing to say if there are none."""
+    """Topics that keep tasks for less time than tasks may wait. No row if there are none."""
     from aiokafka.errors import KafkaError
 
     from schemas.topics import INTAKE, full_name

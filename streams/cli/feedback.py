@@ -1,7 +1,7 @@
 """`parallax feedback ID success|failure`: reports to the statistics how an answered task turned out.
 
 In: a task id. Reads `data-points` once and sends the task's point again with the true `success` and `feedback: true`,
-with the key it had, so that it lands behind the first one. Telling the same twice changes nothing.
+with the key it had, so that it lands behind the first one. Reporting the same twice changes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def feedback(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Tell how an answered task really turned out.
+    """Report how an answered task really turned out.
 
     Corrects the success rate of its windows and teaches what the agent's confidence is worth: results then carry
     calibratedConfidence. Exit 4 when no data point of the task is found.

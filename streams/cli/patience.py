@@ -79,7 +79,7 @@ def _tell(left: int, waiting: dict[str, Any] | None) -> None:
 
 
 async def _waiting(settings: Settings, names: list[str]) -> dict[str, Any] | None:
-    """What the first of these that a worker holds waits for, as that worker says it."""
+    """What the first of these that a worker holds waits for, as that worker reports it."""
     from urllib.parse import quote
 
     try:

@@ -95,7 +95,7 @@ async def _work(settings: Settings, form: Format) -> int:
 
 
 def stop_on_signals(stop: asyncio.Event, limit_s: float) -> list[signal.Signals]:
-    """Set `stop` on SIGTERM or SIGINT; the list returned tells later which came. A second SIGINT interrupts at once.
+    """Set `stop` on SIGTERM or SIGINT; the list returned names later which came. A second SIGINT interrupts at once.
 
     Processes that have not ended `limit_s` after that are killed.
     """

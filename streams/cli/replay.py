@@ -117,7 +117,7 @@ async def _settle(report: Report, replayer: DlqReplayer) -> None:
 
 
 class Report:
-    """Tells what became of each dead letter, as it happens; one JSON document at the end."""
+    """Prints the outcome of each dead letter as it happens, or one JSON document at the end."""
 
     def __init__(self, form: Format, dry_run: bool) -> None:
         self.dry_run = dry_run

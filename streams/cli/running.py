@@ -36,7 +36,7 @@ async def _checked(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
 
 
 def explain(error: BaseException) -> int:
-    """Say on stderr what happened; the exit code that goes with it."""
+    """Print on stderr what happened, and return its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     code, text = _known(error)

@@ -1,4 +1,4 @@
-"""What windows say of an agent when they are put together. Pure.
+"""An agent's windows put together. Pure.
 
 In: aggregates of one agent and one interval, any number of revisions of each window. Out: counts, means and spread over all
 of them, as if the points had been in one window. Confidence in [0, 1]; times in ms.
@@ -75,7 +75,7 @@ def summarize(windows: Sequence[Aggregate]) -> Summary:
 
 
 def measures_of(windows: Sequence[Aggregate]) -> dict[str, dict[str, float]]:
-    """Sums of what only some executions say. There is no percentile: those of windows do not add up."""
+    """Sums of what only some executions report. There is no percentile: those of windows do not add up."""
     found = {}
     for name, field in MEASURES.items():
         held = [measure for window in windows if (measure := getattr(window, field)) is not None and measure.count]

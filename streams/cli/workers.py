@@ -53,7 +53,7 @@ async def _ls(settings: Settings, given: list[str], form: Format) -> None:
 
 
 class Found(NamedTuple):
-    """`rows`: what each worker says of itself; `urls`: where they answered; `silent`: who is left out, with the reason."""
+    """`rows`: what each worker reports of itself; `urls`: where they answered; `silent`: who is left out, with the reason."""
 
     rows: list[dict[str, Any]]
     urls: list[str]

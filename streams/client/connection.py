@@ -112,7 +112,7 @@ async def supports_idempotence(settings: Settings) -> bool:
 
 
 async def workers_present(settings: Settings) -> bool | None:
-    """Whether any worker reads our `tasks`, whatever its `app_id`; None when the brokers do not say."""
+    """Whether any worker reads our `tasks`, whatever its `app_id`; None when the brokers give no answer."""
     admin = AIOKafkaAdminClient(**client_options(settings))
     topic = full_name("tasks", settings.topic_prefix).encode()
     try:

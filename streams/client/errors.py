@@ -141,7 +141,7 @@ class InvalidPlan(TaskFailed, code="invalid_plan"):
 
 
 class InternalError(TaskFailed, code="internal"):
-    """The worker failed; its log says where."""
+    """The worker failed; see its log."""
 
 
 def failure_of(result: TaskResult[Any]) -> TaskFailed:

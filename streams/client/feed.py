@@ -87,7 +87,7 @@ class Feed:
         return found
 
     async def _check(self, moving: bool) -> None:
-        """Added partitions; a consumer that stands still although there is something to read."""
+        """Look for added partitions, and for a consumer that makes no progress although there is something to read."""
         consumer = self._consumer
         numbers = consumer.partitions_for_topic(self.topic) or set()
         added = [TopicPartition(self.topic, n) for n in numbers if self._only is None]

@@ -35,7 +35,7 @@ _SIMILAR = 0.88
 
 
 class TaskOptions(TypedDict, total=False):
-    """What a task may say beside its target and payload; what is None or missing is not said. `timeout`: of one attempt."""
+    """What a task may have beside its target and payload; what is None or missing is not sent. `timeout`: of one attempt."""
 
     kind: TaskKind | None
     timeout: Duration | None
@@ -114,7 +114,7 @@ def task_data(
 
 
 def address(kind: TaskKind | None, target: str | None) -> tuple[TaskKind, str | None]:
-    """Type and target. Without a type, `function:NAME`, `pattern:NAME` and URLs say it themselves; all else is an agent's id.
+    """Type and target. Without a type, `function:NAME`, `pattern:NAME` and URLs name it themselves; all else is an agent's id.
 
     >>> address(None, "https://example.org/x"), address(None, "pattern:sum"), address("function", "double")
     (('http', 'https://example.org/x'), ('pattern', 'sum'), ('function', 'double'))

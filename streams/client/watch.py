@@ -1,4 +1,4 @@
-"""Tells why calls wait in vain: Kafka is away, or no worker reads the tasks.
+"""Logs why no call can begin: Kafka is not reachable, or no worker reads the tasks.
 
 In: the calls that wait. Out: a warning in the log after a few seconds, `KafkaUnreachable` or `NoWorker` in each call that has
 waited `give_up_after_s` for it to pass. It looks only while calls wait and no result comes.
@@ -50,7 +50,7 @@ class WaitWatch:
             try:
                 await self.check()
             except Exception:  # a fault here must not end the only watch
-                log.exception("could not find out why calls wait")
+                log.exception("unexpected error while checking why no call begins")
 
     async def check(self) -> None:
         """One look."""
@@ -66,7 +66,7 @@ class WaitWatch:
             return
         if self._since is None:
             self._since = now
-            log.warning("calls wait in vain: %s", problem)
+            log.warning("no call can begin: %s", problem)
         limit_s = self._give_up_after_s
         if limit_s is None or now - self._since < limit_s:
             return

@@ -99,7 +99,7 @@ class DemoAgent:
         for name in self._names:
             value = data.get(name)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise BadInput(f"data.{name}: want a number")
+                raise BadInput(f"data.{name}: must be a number")
             found[name] = float(value)
         return found
 

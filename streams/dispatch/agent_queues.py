@@ -146,7 +146,7 @@ class AgentQueues:
         return sum(caller.running for caller in self.callers.values())
 
     def close(self) -> None:
-        """Cancel the calls under way, and forget everything. The memory held is given back by whoever knows all tasks."""
+        """Cancel the calls under way, and forget everything. `DispatchHandler.close` gives back the memory held."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -2,7 +2,7 @@
 
 In: runs with a cache key and no cached answer. Out: whether a run leads (is called) or follows; which runs share an answer;
 which one leads next when a leader ends or goes elsewhere without one; which expired. Bounded: a run that finds no place among
-the followers is called itself. It writes nothing and calls nobody.
+the followers is called itself. It writes nothing and calls no agent.
 """
 
 from __future__ import annotations

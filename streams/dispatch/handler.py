@@ -79,7 +79,7 @@ class DispatchHandler:
         self._waiting.hold()
 
     def close(self) -> None:
-        """Cancel whatever runs; nothing more is completed."""
+        """Cancel the calls under way; nothing more is completed."""
         # The memory is shared with the worker's other partitions: also what is called, or failed while held, must leave it.
         for run in self._tasks.all():
             self._memory.release(run)

@@ -189,7 +189,7 @@ class OrderedTasks:
         return [waiting for topic in TOPICS for waiting in ordered.before(LogPosition(topic, 1 << 62))]
 
     def close(self) -> None:
-        """Forget everything. The memory held is given back by whoever knows all tasks."""
+        """Forget everything. `DispatchHandler.close` gives back the memory held."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -59,7 +59,7 @@ class PartitionState:
         self._restore(values, cleared)
 
     def guard(self, agent_id: str) -> GuardSnapshot | None:
-        """What an earlier owner had seen of this agent; told once."""
+        """What an earlier owner had stored of this agent's breaker and limiter; returned once."""
         if agent_id not in self._guards:
             return None
         found, taken_at = self._guards.pop(agent_id)
@@ -71,8 +71,8 @@ class PartitionState:
         now_ms, now = self._wall_ms(), self._loop.time()
         outputs = []
         if (chunk := self.seen.flush()) is not None:
-            told = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode()}
-            outputs.append(self._output(f"seen/{chunk.sequence % self.seen.slots}", "seen", told, now_ms))
+            content = {"sequence": chunk.sequence, "digests": b64encode(chunk.digests).decode()}
+            outputs.append(self._output(f"seen/{chunk.sequence % self.seen.slots}", "seen", content, now_ms))
         for caller in callers:
             if caller.changed:
                 caller.changed = False
@@ -90,7 +90,7 @@ class PartitionState:
             if answer is None:
                 outputs.append(Output("state", self._key(f"answer/{slot}"), None, partition=self._number))
                 continue
-            told = {
+            content = {
                 "slot": answer.slot,
                 "key": answer.key,
                 "agentId": answer.agent_id,
@@ -99,11 +99,11 @@ class PartitionState:
                 **({"metadata": orjson.Fragment(answer.answer.metadata_json)} if answer.answer.metadata_json else {}),
                 "expires": format_time(now_ms + round((answer.expires - now) * 1000)),
             }
-            outputs.append(self._output(f"answer/{answer.slot}", "answer", told, now_ms))
+            outputs.append(self._output(f"answer/{answer.slot}", "answer", content, now_ms))
         return outputs
 
-    def _output(self, key: str, kind: str, told: Mapping[str, object], now_ms: int) -> Output:
-        value = pack({"app": self._app, "at": format_time(now_ms), kind: told})
+    def _output(self, key: str, kind: str, content: Mapping[str, object], now_ms: int) -> Output:
+        value = pack({"app": self._app, "at": format_time(now_ms), kind: content})
         return Output("state", self._key(key), value, partition=self._number)
 
     def _key(self, key: str) -> bytes:

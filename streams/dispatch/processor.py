@@ -88,7 +88,7 @@ class DispatchProcessor:
     # A record comes in
 
     def process(self, source: str, record: ConsumerRecord) -> None:
-        """One record of topic `source` (short name). Whatever goes wrong costs this record alone."""
+        """One record of topic `source` (short name). A failure costs this record alone."""
         taken = source_record_of(source, record)
         run = self.tasks.arrived(header(taken.headers, MOVED_HEADER), taken) if source == "parked" else None
         if run is None:

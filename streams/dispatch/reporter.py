@@ -47,7 +47,7 @@ class TaskReporter:
     # On the way
 
     def started(self, run: TaskRun) -> None:
-        """The first call begins; that to a judge is none of the task's own."""
+        """The first call begins. A call to a judge is not reported: the task has started before."""
         if run.judged is not None:
             return
         target = run.task.target

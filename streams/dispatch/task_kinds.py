@@ -25,7 +25,7 @@ from streams.settings_parts import ControlPlaneSettings, FunctionSettings, HttpT
 
 @dataclass(frozen=True, slots=True)
 class TaskKinds:
-    """`transports`: by protocol, to be closed by whoever made them."""
+    """`transports`: by protocol; the caller closes them."""
 
     transports: dict[str, Transport]
     builtins: Builtins

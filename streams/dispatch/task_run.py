@@ -1,6 +1,6 @@
 """From a record to a task run: the one object that stands for a task from its intake to its end on this worker.
 
-In: the bytes and headers of an intake record. Out: a validated `TaskRun`, or `Rejected` naming field and reason. It calls nobody.
+In: the bytes and headers of an intake record. Out: a validated `TaskRun`, or `Rejected` naming field and reason. No calls.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class TaskRun(PendingCall):
         return None if source is None else source.agent
 
     def carried(self) -> Carried:
-        """What its next record says of the time before it."""
+        """What its next record carries: first timestamp, deadline, attempts used up."""
         return Carried(self.origin_ms, self.deadline_ms, self.attempts)
 
 

@@ -37,7 +37,7 @@ def group_key(run: TaskRun) -> str:
 
 
 class UnassignedTasks:
-    """`retry` routes a run again and says whether it still waits; `leave` forgets one whose record stays on its topic."""
+    """`retry` routes a run again and returns whether it still waits; `leave` forgets one whose record stays on its topic."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class UnassignedTasks:
             self._try(key)
 
     def close(self) -> None:
-        """Forget everything. The memory held is given back by whoever knows all tasks."""
+        """Forget everything. `DispatchHandler.close` gives back the memory held."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

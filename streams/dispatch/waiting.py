@@ -121,7 +121,7 @@ class WaitingTasks:
         )
 
     def for_agent(self, run: TaskRun) -> None:
-        """None can take it now."""
+        """No agent can take it now: wait for one."""
         self.flights.left(run)
         self.unassigned.add(run)
 
@@ -158,7 +158,7 @@ class WaitingTasks:
         self._look_ups.cancel()
 
     def close(self) -> None:
-        """Cancel whatever runs, and forget everything."""
+        """Cancel the calls under way, and forget everything."""
         self.hold()
         self.queues.close()
         self.unassigned.close()

@@ -26,14 +26,14 @@ MAX_ADDRESS_BYTES = 512
 
 
 class Addresses(AlignedAssignor):
-    """The assignor of one member, which says `address` and keeps what it is told."""
+    """The assignor of one member: it reports `address` when it joins, and keeps the table of each assignment."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
         self._owners: dict[int, str] = {}
 
     def owner(self, number: int) -> str | None:
-        """Where the owner of this partition number answers, as of the last assignment; None: not told."""
+        """Where the owner of this partition number answers, as of the last assignment; None: not known."""
         return self._owners.get(number)
 
     def _rows(
@@ -76,7 +76,7 @@ def _described(groups: Iterable[Mapping[str, Any]]) -> dict[int, str]:
 def _table(
     members: Mapping[str, ConsumerProtocolMemberMetadata], assigned: Mapping[str, ConsumerProtocolMemberAssignment]
 ) -> list[Row]:
-    """Address and partition numbers of every member that says one."""
+    """Address and partition numbers of every member that reported an address."""
     rows = []
     for member, metadata in sorted(members.items()):
         said, _ = said_by(metadata.user_data)
@@ -85,5 +85,5 @@ def _table(
             if said and numbers and len(said) <= MAX_ADDRESS_BYTES:
                 rows.append((said.decode(), numbers))
         except UnicodeDecodeError:
-            log.warning("a member's address is not readable", member=member)
+            log.warning("a member's address cannot be read", member=member)
     return rows

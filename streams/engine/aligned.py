@@ -28,7 +28,7 @@ REPORT_S = 300.0
 
 
 class PartitionCounts:
-    """Whether topics (on the broker) that belong together have equally many partitions; says so once when they do not."""
+    """Whether topics (on the broker) that belong together have equally many partitions; logs once when they do not."""
 
     def __init__(self, topics: Sequence[str]) -> None:
         self._topics = topics
@@ -68,7 +68,7 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
         self._reported_at = 0.0
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
-        """What this member says when it joins: its address, and the count if that has just grown.
+        """What this member reports when it joins: its address, and the count if that has just grown.
 
         A leader whose metadata are old must not go back to fewer numbers: what happened in the new partitions would be forgotten.
         """
@@ -96,11 +96,11 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
         members: Mapping[str, ConsumerProtocolMemberMetadata],
         assigned: Mapping[str, ConsumerProtocolMemberAssignment],
     ) -> list[Row]:
-        """What else all members are told."""
+        """What else goes to all members."""
         return []
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
-        """A new generation: what was told of the one before is void."""
+        """A new generation: what was reported in the one before is void."""
         rows = _read_table(assignment.user_data)
         self._learn(rows)
         before, self.partitions = self.partitions, count_of(rows)
@@ -108,10 +108,10 @@ class AlignedAssignor(RangePartitionAssignor):  # type: ignore[misc]  # aiokafka
             self.report(self.partitions)
 
     def _learn(self, rows: list[Row]) -> None:
-        """What else the leader says with this generation."""
+        """Read what else the leader sent with this generation."""
 
     def report(self, count: int) -> None:
-        """All topics have so many partitions now: say so when this member joins next. The coordinator lets any member whose
+        """All topics have so many partitions now: report it when this member joins next. The coordinator lets any member whose
         words have changed begin a new generation."""
         if count > self._reported:
             self._reported, self._reported_at = count, self._now()
@@ -122,14 +122,14 @@ def _read_table(user_data: bytes | None) -> list[Row]:
     try:
         return decode_table(user_data)
     except (ValueError, TypeError) as error:
-        log.warning("what the group's leader says is not readable", error=repr(error))
+        log.warning("the group leader's user data cannot be read", error=repr(error))
         return []
 
 
 class _Common:
     """A cluster whose topics have only the partitions that all topics subscribed to with them have.
 
-    Of partitions that a member was told of earlier, all topics have them, whatever this cluster's metadata say.
+    Of partitions that a member knows from earlier assignments, all topics have them, whatever this cluster's metadata say.
     """
 
     def __init__(self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]) -> None:

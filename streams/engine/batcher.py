@@ -28,7 +28,7 @@ _OVERHEAD = 120
 
 
 class TooLarge(Exception):
-    """An output that has no form small enough for its topic: a fault of whoever built it."""
+    """An output that has no form small enough for its topic: a fault of the code that built it."""
 
 
 def mark_seen(future: asyncio.Future[Any]) -> None:

@@ -39,7 +39,7 @@ FIRST_COMMIT_S = 0.01
 class CommitFailed(Exception):
     """This owner may write no more: the partition must be started again from what is committed, or given up.
 
-    `transient`: a wait may mend it; no number of such ends says that it is hopeless.
+    `transient`: a wait may repair it; however many such failures, it is tried again.
     `again`: nothing came into force, and the same may be committed once the producer was started anew.
     `unknown`: it came about or not, which shows once the producer was started anew.
     """

@@ -1,4 +1,4 @@
-"""What an engine is told when it is made."""
+"""What an engine needs when it is made."""
 
 from __future__ import annotations
 

@@ -326,7 +326,7 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
                 await processor.close()
                 raise
             except Exception as error:  # our own fault, or aiokafka's: nobody would come back to this partition
-                log.exception("opening a partition broke the worker's own code", partition=number)
+                log.exception("unexpected error while opening a partition", partition=number)
                 await processor.close()
                 refused += START_TRIES // BUG_TRIES
                 if refused >= START_TRIES:
@@ -376,7 +376,12 @@ class Engine(ConsumerRebalanceListener, Generic[H]):  # type: ignore[misc]  # ai
             self._losses[processor.number] = self._hopeless[processor.number] = 0
         losses = self._losses[processor.number] = self._losses.get(processor.number, 0) + 1
         hopeless = self._hopeless[processor.number] = self._hopeless.get(processor.number, 0) + (not error.transient)
-        log.warning("partition lost its place; reopening", partition=processor.number, losses=losses, reason=str(error))
+        log.warning(
+            "a partition was closed after an error; reopening",
+            partition=processor.number,
+            losses=losses,
+            reason=str(error),
+        )
         if hopeless >= MAX_LOSSES:
             self._fail(RuntimeError(f"partition {processor.number} could not commit in {hopeless} starts: {error}"))
             return

@@ -144,7 +144,7 @@ class EventSink:
                 return
 
     async def _fresh(self) -> bool:
-        """A producer that works, another one if need be; False after a pause when there is none to be had now."""
+        """Make sure that there is a working producer, a new one if needed; False, after a pause, if none could be started."""
         if not self._worn and not _ended(self.producer):
             return True
         try:

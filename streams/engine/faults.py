@@ -54,7 +54,7 @@ def is_transient(error: BaseException) -> bool:
 def unauthorized(error: BaseException) -> str | None:
     """What the brokers refuse this user to do, as the end of a sentence; None when it is something else.
 
-    aiokafka wraps some refusals in errors that say nothing: their causes are looked at.
+    aiokafka wraps some refusals in general errors: their causes are examined.
 
     >>> unauthorized(TopicAuthorizationFailedError({"p.results"})), unauthorized(TimeoutError())
     ('access to topic p.results', None)

@@ -34,7 +34,7 @@ UNREADABLE_PAUSE_S = 30.0
 LISTEN_PAUSE_S = 1.0
 FAILED_PAUSE_S = 0.1
 TELL_S = 5.0
-"""A failure that goes on is told this often."""
+"""A failure that goes on is logged this often."""
 GIVE_UP_S = 60.0
 """Polls that are refused for so long without one that works: no wait will mend it."""
 
@@ -42,7 +42,7 @@ GIVE_UP_S = 60.0
 class Feed:
     """Feeds `processors` (a live dictionary by partition number). `names`: topic on the broker to its short name.
 
-    `room` is set by whoever makes room or has something else to do; `failed` is told what cannot be mended.
+    `room` is set when there is room again or other work; `failed` gets errors that cannot be repaired.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Feed:
             await self._fetch_all(wanted)
 
     async def _listen(self) -> None:
-        """Nobody polls now, so nobody would hear of what keeps the group's coordinator: it waits until it is asked."""
+        """No partition is polled now, and aiokafka's coordinator reports its errors only when it is asked: ask it."""
         try:
             self._consumer._coordinator.check_errors()
         except Exception as error:

@@ -147,7 +147,7 @@ def _last_seen(kept: KeptOffset | None, known: KeptOffset | None, now: Identity 
 
 
 def dead_task(consumer: AIOKafkaConsumer) -> tuple[str, BaseException | None] | None:
-    """Which of aiokafka's own tasks has ended, and of what; None while all run. A dead one tells nobody, or the same for ever."""
+    """Which of aiokafka's own tasks has ended, and of what; None while all run. A dead one may raise nothing."""
     for name, task in _tasks(consumer):
         if name == "pending" or not task.done():
             continue

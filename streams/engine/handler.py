@@ -1,4 +1,4 @@
-"""What one partition number asks of whoever works on its records."""
+"""What a partition number requires of the code that works on its records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Handler(Protocol):
         ...
 
     def explain(self, source: str, offset: int) -> dict[str, Any] | None:
-        """What a record in flight waits for, for people; None if there is nothing to say."""
+        """What a record in flight waits for, for people; None if that is not known."""
         ...
 
     def unblock(self, source: str, offsets: Sequence[int]) -> None:
@@ -47,7 +47,7 @@ class Handler(Protocol):
         ...
 
     def close(self) -> None:
-        """Cancel whatever still runs."""
+        """Cancel what still runs."""
         ...
 
 

@@ -96,5 +96,5 @@ async def is_taken(consumer: AIOKafkaConsumer) -> bool:
             why = f"code {code}"
         coordinator.coordinator_dead()
         await asyncio.sleep(PAUSE_S)
-    log.info("it does not show whether another worker has this one's instance id; joining again", error=why)
+    log.info("cannot tell yet whether another worker has this instance id; joining again", error=why)
     return False

@@ -191,7 +191,7 @@ async def identities(consumer: AIOKafkaConsumer, topics: Collection[str]) -> dic
 
 
 async def epoch_ends(consumer: AIOKafkaConsumer, epochs: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-    """Where what was written up to that leader epoch ends in each log. Those that nobody tells are left out."""
+    """Where what was written up to that leader epoch ends in each log. Logs for which no broker answered are left out."""
     client: Any = getattr(consumer, "_client", None)
     by_leader: dict[int, dict[TopicPartition, int]] = defaultdict(dict)
     for tp, epoch in epochs.items() if client is not None else ():
@@ -205,7 +205,7 @@ async def epoch_ends(consumer: AIOKafkaConsumer, epochs: Mapping[TopicPartition,
         except (IncompatibleBrokerVersion, NotImplementedError):
             continue
         except KafkaError as error:
-            log.debug("the end of an epoch could not be read", error=repr(error))
+            log.debug("the end offset of a leader epoch could not be read", error=repr(error))
             client.force_metadata_update()
             continue
         for topic, rows in answer.topics:

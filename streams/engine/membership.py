@@ -1,4 +1,4 @@
-"""As whom a worker commits offsets: the group's coordinator refuses those of a member that is none any more (KIP-447).
+"""As whom a worker commits offsets: the group's coordinator refuses those of a former member (KIP-447).
 
 In: a consumer of the group. Out: its generation and member id at that moment. They are kept with the partition that was opened
 then: the next assignment has others, so nothing of the last one can be committed after it.

@@ -227,9 +227,9 @@ class PartitionProcessor:
         self._expired[tp] = found if earlier is None else earlier.joined(found)
         self._dirty.set()
 
-    def afterwards(self, told: Callable[[], None]) -> None:
+    def afterwards(self, on_committed: Callable[[], None]) -> None:
         """Call this once what was completed so far is committed; never if that fails. It must not raise."""
-        self._after.append(told)
+        self._after.append(on_committed)
 
     def skip(self, source: str, offset: int) -> None:
         """A record that is none of the handler's business: finished, and committed with what else comes, or a little later."""
@@ -273,7 +273,7 @@ class PartitionProcessor:
                 self._lose(error)
                 return
             except Exception as error:
-                log.exception("a commit broke the worker's own code", partition=self.number)
+                log.exception("unexpected error during commit", partition=self.number)
                 self._lose(CommitFailed(f"the commit failed: {error!r}"))
                 return
 
@@ -293,8 +293,8 @@ class PartitionProcessor:
             await self.committer.commit(lambda: self._collect(committed))
         finally:
             self._idle.set()
-        for told in committed:
-            told()
+        for on_committed in committed:
+            on_committed()
 
     def _collect(self, committed: list[Callable[[], None]]) -> Commit | None:
         """What is ready; None if that is nothing. `committed` gets what is to be called once it is durable."""
@@ -355,7 +355,7 @@ class PartitionProcessor:
             self.handler.hold()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
-                    while self.handler.running():  # noqa: ASYNC110 - counts several lanes, once a revoke
+                    while self.handler.running():  # noqa: ASYNC110 - counts the calls of all agents, once a revoke
                         await asyncio.sleep(0.01)
             cut_off = self.handler.running() > 0
         if self._loop_task is not None and not self.closed:
@@ -386,7 +386,7 @@ class PartitionProcessor:
         self._close_handler()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CUT_OFF_S):
-                while self.handler is not None and self.handler.running():  # noqa: ASYNC110 - counts several lanes
+                while self.handler is not None and self.handler.running():  # noqa: ASYNC110 - counts the calls of all agents
                     await asyncio.sleep(0.002)
 
     def _close_handler(self) -> None:

@@ -123,7 +123,7 @@ class SharedTransactions:
             self._waiting.pop(waiting, None)
 
     async def close(self) -> None:
-        """End; nobody waits for a commit any more."""
+        """End. No commit may be waited for any more."""
         await self.left_open.close()
         if self._loop_task is not None:
             self._loop_task.cancel()
@@ -234,7 +234,7 @@ class SharedTransactions:
         except (KafkaError, OSError) as error:  # of a start: nothing was begun
             return CommitFailed(f"no transaction can begin: {describe_error(error)}", is_transient(error), again=True)
         except Exception as error:  # our own fault, or aiokafka's: nobody would run the next transaction
-            log.exception("a transaction broke the worker's own code")
+            log.exception("unexpected error during a transaction")
             return CommitFailed(f"the commit failed: {error!r}")
         return None
 
@@ -253,7 +253,7 @@ class SharedTransactions:
                 await self._ensure_started()  # from here on it can come about no more
                 found = await committed_offsets(now[0].consumer, list(moved))
         except Exception as error:
-            log.info("it does not show what became of a transaction", error=describe_error(error))
+            log.info("the outcome of a transaction is not known yet", error=describe_error(error))
             return failed
         if all(found.get(tp) == place for tp, place in moved.items()):
             return None

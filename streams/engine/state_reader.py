@@ -40,7 +40,7 @@ class StateReader:
     """Reads partitions of `topic` (its name on the broker). `options`: aiokafka's connection arguments."""
 
     def __init__(self, options: dict[str, Any], topic: str, exact_ends: bool = True) -> None:
-        """`exact_ends`: whether the broker tells where a log truly ends."""
+        """`exact_ends`: whether the broker reports the true end of a log."""
         self._exact_ends = exact_ends
         self._options = options
         self._topic = topic

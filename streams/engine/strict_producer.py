@@ -118,13 +118,13 @@ class _EndTxn(_Once, aiokafka_sender.EndTxnHandler):  # type: ignore[misc]
 
 
 class _StrictSender(aiokafka_sender.Sender):  # type: ignore[misc]
-    """aiokafka's sender, of produce requests alone. Those of a transaction are sent by whoever runs it."""
+    """aiokafka's sender, of produce requests alone. `StrictProducer` sends those of a transaction."""
 
     given_up: BaseException | None = None
     """The first error of a transaction. Nothing is sent after it."""
 
     def give_up(self, error: BaseException) -> None:
-        """End the sender: its batches fail, so that nobody waits for them."""
+        """End the sender: its batches fail, and no caller waits for them any longer."""
         if self.given_up is None:
             self.given_up = error
             self._txn_manager.notify_task_waiter()

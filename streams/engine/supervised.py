@@ -1,4 +1,4 @@
-"""Keeps a watcher of the engine running: an error that nobody foresaw must not end it without a word.
+"""Keeps a watcher of the engine running: an unexpected error must not end it silently.
 
 In: a name and what to run for ever. Out: nothing; each failure is an error in the log, and it runs again after a pause.
 """

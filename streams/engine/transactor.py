@@ -143,6 +143,6 @@ class KafkaTransactor:
 
 
 def _ended_by(producer: AIOKafkaProducer) -> BaseException | None:
-    """What put an end to the transaction. Whoever sends after that is told only that there is none."""
+    """The error that ended the transaction. A send after that reports only that there is no transaction."""
     ending = producer._txn_manager._transaction_waiter
     return ending.exception() if ending is not None and ending.done() and not ending.cancelled() else None

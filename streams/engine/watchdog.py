@@ -29,7 +29,7 @@ ASK_TIMEOUT_S = 10.0
 
 
 class Watchdog:
-    """`after_s`: how long a partition may stand still with records before it, or polls may fail, before anything is done."""
+    """`after_s`: how long a partition with unread records may stand still, or polls may fail, until the consumer is replaced."""
 
     def __init__(self, engine: Engine[Any], after_s: float) -> None:
         self._engine = engine
@@ -42,12 +42,12 @@ class Watchdog:
             await asyncio.sleep(self._after_s / LOOKS)
             reason = await self.look()
             if reason is not None:
-                log.error("the consumer stands still; joining anew with another one", reason=reason)
+                log.error("the consumer makes no progress; replacing it", reason=reason)
                 self._rule.forget()
                 await self._engine.renew()
 
     async def look(self) -> str | None:
-        """Why the consumer must be replaced; None when it need not, or when nobody can tell."""
+        """Why the consumer must be replaced; None when it need not, or when that is not known."""
         consumer = self._engine.consumer
         dead = group.dead_task(consumer)
         # What was refused stays refused: the polls say so, and end the worker with the reason.
@@ -60,7 +60,7 @@ class Watchdog:
         ends = self._engine.ends = await _ends(consumer, self._engine.feed.open)
         stalled = self._rule.look(asyncio.get_running_loop().time(), polled, ends)
         for tp, stall in stalled.items():
-            log.warning("a partition stands still", topic=tp.topic, partition=tp.partition, position=stall.position,
+            log.warning("a partition makes no progress", topic=tp.topic, partition=tp.partition, position=stall.position,
                         end=stall.end, for_s=round(stall.for_s, 1))  # fmt: skip
         if stalled:
             return f"{len(stalled)} partitions stood still for {self._after_s:g} s with records before them"

@@ -144,7 +144,7 @@ class GatewayRegistry:
         if claim is None or claim.arrival.key != key:
             return
         claim.status, claim.why, claim.dirty, claim.away_at = "away", why, True, time.monotonic()
-        log.info("an agent that dialled in is away", agent_id=agent_id, reason=why)
+        log.info("an agent that dialled in has disconnected", agent_id=agent_id, reason=why)
 
     # What the topic tells
 

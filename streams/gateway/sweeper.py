@@ -1,5 +1,5 @@
-"""Dialled-in agents whose worker died without a word: found out by the worker that owns their partition, and unregistered in
-time.
+"""Dialled-in agents whose worker was killed: the worker that owns their partition finds them and
+unregisters them in time.
 
 In: the agents known, which of them are this worker's to look after. Out: a record that says `away` after two looks in vain, a
 tombstone once a whole grace has passed. It looks by asking the worker that the record names. Should that worker hold the agent

@@ -220,7 +220,7 @@ class Hub:
         if self.closed.is_set():
             raise Full("this worker is stopping")
         if len(self._watchers) >= MAX_WATCHERS:
-            raise Full(f"{len(self._watchers)} watch already, the most that one worker accepts")
+            raise Full(f"too many streams are open: this worker accepts at most {len(self._watchers)}")
         watcher = Watcher(watch_request, self._wall_ms())
         self._watchers.append(watcher)
         if self._ending is not None:

@@ -71,14 +71,14 @@ class TopicReader:
         self._task = asyncio.create_task(self._run(), name=f"live-{self._topic}")
 
     async def stop(self) -> None:
-        """End, and let go of the brokers."""
+        """End, and close the connections to the brokers."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
     async def ends(self) -> dict[int, int]:
-        """Where each partition ends now; empty if the brokers do not say so in time."""
+        """Where each partition ends now; empty if the brokers do not answer in time."""
         consumer = self._consumer
         if consumer is None:
             return {}

@@ -73,7 +73,7 @@ class PlanClock:
             try:
                 following = self._ring_one(name, now_ms)
             except Exception:  # whatever it is, the other plans must end in time
-                log.exception("unexpected error while ending a plan at its deadline", plan=name)
+                log.exception("unexpected error while ending a plan at its deadline", plan_id=name)
                 continue
             if following is not None:
                 self.set(name, following)

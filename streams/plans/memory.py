@@ -216,7 +216,7 @@ class PlanStore:
             for chunk in chunks:
                 run.replay(chunk.entries)
         except (InvalidPlan, Rejected, KeyError, TypeError, ValueError) as error:
-            log.error("a plan in progress cannot be read any more", plan=begun.plan_id, error=repr(error))
+            log.error("a plan in progress cannot be read any more", plan_id=begun.plan_id, error=repr(error))
             self.lost.append((begun, origin))
             self._gone += keys
             return

@@ -1,7 +1,7 @@
 """What is published of a plan: its start, its progress, its end, or why it was refused; and the metrics beside that.
 
 In: a plan, and what happened to it. Out: records for the transaction; progress goes out at once. A plan that answers a task
-tells of the task and nothing of itself. It decides nothing and holds nothing.
+reports the task and not itself. It decides nothing and holds nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROGRESS_PARTS = 20
 
 
 class PlanOutcomes:
-    """Tells of the plans of one partition."""
+    """Reports on the plans of one partition."""
 
     def __init__(self, parts: PlanParts) -> None:
         self._parts = parts

@@ -1,4 +1,4 @@
-"""What all partitions of the coordinator share on a worker. No code: `coordination` fills it in, handlers use it."""
+"""What all partitions of the coordinator share on a worker. No code: `role.py` fills it in, handlers use it."""
 
 from __future__ import annotations
 

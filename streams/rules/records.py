@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from schemas.codec import JSON_CONTENT, SPEC_VERSION, dumps, pack
+from schemas.dead_letter_headers import OMITTED_HEADER, Rejection, dlq_headers
 from schemas.messages import AgentRegistration, EventType
 from schemas.times import format_time
 from schemas.topics import BY_NAME, event_ce_type, full_name
@@ -124,31 +125,18 @@ class Recorder:
 
     def dead_letter(self, record: SourceRecord, stage: str, reason: str, now_ms: int) -> list[Output]:
         """The original bytes on the dead-letter topic, and `task:dead-lettered` about where they came from."""
-        own_headers = [
-            ("__dlq.errors.topic", full_name(record.topic, self._prefix).encode()),
-            ("__dlq.errors.partition", str(record.partition).encode()),
-            ("__dlq.errors.offset", str(record.offset).encode()),
-            ("__dlq.errors.group", self._group.encode()),
-            ("__dlq.errors.delivery.count", b"1"),
-            ("__dlq.errors.message", reason.encode("utf-8", "replace")),
-            ("parallax.dlq.exception", b"Rejected"),
-            ("parallax.dlq.stage", stage.encode()),
-            ("parallax.dlq.time", format_time(now_ms).encode()),
-        ]
+        origin = full_name(record.topic, self._prefix)
+        why = Rejection(origin, record.partition, record.offset, self._group, stage, reason, format_time(now_ms))
+        own_headers = [(name, text.encode("utf-8", "replace")) for name, text in dlq_headers(why).items()]
         headers = [h for h in record.headers if h[0] not in OWN_HEADERS]
         topic = f"dlq.{record.topic}"
-        place = f"{full_name(record.topic, self._prefix)}/{record.partition}/{record.offset}"
+        place = f"{origin}/{record.partition}/{record.offset}"
         output = Output(topic, record.key, record.value, headers + own_headers)
         if output.size > LARGE_BYTES:
-            own_headers.append(("parallax.dlq.omitted_bytes", str(len(record.value or b"")).encode()))
+            own_headers.append((OMITTED_HEADER, str(len(record.value or b"")).encode()))
             output.fallback = Output(topic, record.key, None, headers + own_headers)
             output.fallback.fallback = Output(topic, None, None, own_headers)
-        data = {
-            "topic": full_name(record.topic, self._prefix),
-            "partition": record.partition,
-            "offset": record.offset,
-            "reason": reason,
-        }
+        data = {"topic": origin, "partition": record.partition, "offset": record.offset, "reason": reason}
         return [output, self.event("task:dead-lettered", place, data, now_ms)]
 
     def duplicate(self, record: SourceRecord, task_id: str, now_ms: int) -> Output:

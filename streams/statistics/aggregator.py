@@ -1,9 +1,9 @@
 """Points in, windows and anomalies out: the loop that carries the rules of statistics.
 
-In: messages from Faust, in partition order. Per batch: fold in memory; send dead letters, aggregates, anomalies and events and
+In: messages from Faust, in partition order. Per batch: count in memory; send dead letters, aggregates, anomalies and events and
 await them; write one row per touched series to the changelog and await it; only then report the points done, so that the commit
 follows. A crash between two steps repeats outputs with the same ids and revisions, and counts nothing twice.
-Bounded: `MAX_PENDING` messages wait, `MAX_BATCH` are folded at once; a failure is handed to `failed`, never swallowed.
+Bounded: `MAX_PENDING` messages wait, `MAX_BATCH` are counted at once; a failure goes to `failed`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from streams.engine.batcher import Batcher
 from streams.engine.yielder import Yielder
 from streams.rules.records import Output
 from streams.rules.source_record import SourceRecord
+from streams.rules.windows.windows import UPDATE_S
 from streams.statistics.event_clocks import EventClocks
 from streams.statistics.outputs import StatsRecorder
 from streams.statistics.owners_sender import NotOwner
@@ -40,8 +41,6 @@ BUSY = 100
 BUSY_LINGER_S = 0.2
 """A batch that found this much company waits longer: one write a series is the dear part."""
 TICK_S = 1.0
-UPDATE_S = {"minute": 1.0, "hour": 5.0, "day": 30.0}
-"""How often an open window is published while it changes; when its series is quiet, at the next tick."""
 TICK_UPDATES = 2000
 TICK_SERIES = 3000
 """Series the clock looks at in one tick: 30,000 take ten of them, and none holds up the loop for long."""
@@ -56,7 +55,7 @@ class Released(Exception):
 
 
 class Aggregator:
-    """One processor's folding. Build, `attach` to the parts of a started app, `run`."""
+    """Counts the points of one processor. Build, `attach` to the parts of a started app, `run`."""
 
     def __init__(self, recorder: StatsRecorder, failed: Callable[[BaseException], None]) -> None:
         self.failed = failed
@@ -94,7 +93,7 @@ class Aggregator:
 
     @property
     def pending(self) -> int:
-        """Messages accepted and not folded yet."""
+        """Messages accepted and not counted yet."""
         return len(self._pending)
 
     def event_lag_s(self) -> dict[int, float]:
@@ -114,7 +113,7 @@ class Aggregator:
             await self._room.wait()
 
     async def run(self) -> None:
-        """Fold until cancelled. Any failure goes to `failed`."""
+        """Count until cancelled. Any failure goes to `failed`."""
         last_tick = time.monotonic()
         try:
             while True:
@@ -168,7 +167,7 @@ class Aggregator:
             self._wake.set()
 
     async def drain(self) -> None:
-        """Fold and write what is pending and publish what is unpublished, within `DRAIN_S`; what is left is read again later."""
+        """Count and write what is pending, and publish the rest, within `DRAIN_S`; what is left is read again later."""
         try:
             async with asyncio.timeout(DRAIN_S), self._flushing:
                 await self._write_overtaken()

@@ -232,4 +232,4 @@ def _interval(text: str) -> Interval:
     for interval in INTERVALS:
         if text == interval:
             return interval
-    raise Refused(400, "interval: minute, hour or day")
+    raise Refused(400, f"interval: must be one of {', '.join(INTERVALS)}")

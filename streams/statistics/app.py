@@ -1,6 +1,6 @@
 """The Faust app that carries statistics: one agent, one table, no web server, no global state.
 
-In: settings, the client options and who folds. Out: an app that reads `data-points`, recovers the table and commits by our
+In: settings, the client options and the carrier. Out: an app that reads `data-points`, recovers the table and commits by our
 ledger. It never creates topics, directories or servers, and never configures logging.
 """
 
@@ -24,7 +24,7 @@ MAX_POLL_RECORDS = 2000
 
 
 class StatsApp(faust.App):
-    """A Faust app on our transport. `carrier`: who folds; `source_topic`: the full name of `data-points`.
+    """A Faust app on our transport. `carrier`: counts the points; `source_topic`: the full name of `data-points`.
 
     `address`: where this worker answers questions; it travels with the group's assignment.
     """

@@ -156,7 +156,7 @@ class StatsProcess:
                 await self._end()
                 raise StatsFailed(f"statistics: {failed['reason']}", failed["exitCode"])
             if process.returncode is not None:
-                raise StatsFailed(f"the process of the statistics ended with code {process.returncode}")
+                raise StatsFailed(f"the statistics process ended with code {process.returncode}")
             await asyncio.sleep(0.05)
 
     async def _read_status(self) -> None:
@@ -174,7 +174,7 @@ class StatsProcess:
                 continue
             code = None if process is None else process.returncode
             await self._end()
-            log.warning("the process of the statistics ended; starting another one", code=code, pause_s=pause_s)
+            log.warning("the statistics process ended; starting another one", code=code, pause_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
             try:
@@ -198,7 +198,7 @@ class StatsProcess:
             async with asyncio.timeout(STOP_TIMEOUT_S + 2):
                 await process.wait()
         except TimeoutError:
-            log.warning("the process of the statistics did not end in time; killed", pid=process.pid)
+            log.warning("the statistics process did not stop in time and was killed", pid=process.pid)
             process.kill()
             await process.wait()
 

@@ -1,4 +1,4 @@
-"""What statistics show on `/metrics`: points folded, refused and late, how many series are kept, which alarms are on.
+"""What statistics show on `/metrics`: points counted, refused and late, how many series are kept, which alarms are on.
 
 In: the counters of the running processor, read with each request; None while there is none. Out: gauges and counters,
 which begin anew with a processor.

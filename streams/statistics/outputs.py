@@ -71,5 +71,5 @@ class StatsRecorder:
         return [record, self._recorder.event(kind, anomaly.agent_id, data, anomaly.detected_at, tail)]
 
     def dead_letter(self, record: SourceRecord, stage: str, reason: str, now_ms: int) -> list[Output]:
-        """The original bytes with the reason, and an event that says where they came from."""
+        """The original bytes with the reason, and an event that names where they came from."""
         return self._recorder.dead_letter(record, stage, reason, now_ms)

@@ -1,4 +1,4 @@
-"""What a worker and the process of its statistics tell each other; see `child.py` and `process.py`."""
+"""What a worker and its statistics process send each other; see `child.py` and `process.py`."""
 
 from __future__ import annotations
 

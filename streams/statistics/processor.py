@@ -91,7 +91,7 @@ class StatsProcessor:
         app.table.on_recover(self._aggregator.load)
         app.agent(app.points, name=f"{self._settings.app_id}.stats", concurrency=1)(self._read)
         self._tasks = [
-            asyncio.create_task(self._aggregator.run(), name="stats-fold"),
+            asyncio.create_task(self._aggregator.run(), name="stats-aggregator"),
             asyncio.create_task(self._aggregator.watch_log_ends(), name="stats-ends"),
             asyncio.create_task(self._carry(app), name="stats-faust"),
             asyncio.create_task(self._watch(app), name="stats-watch"),
@@ -145,7 +145,7 @@ class StatsProcessor:
                 await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
-        """Fold, publish and commit what was accepted, then leave; bounded in time. Safe to call twice."""
+        """Count, publish and commit what was accepted, then leave; bounded in time. Safe to call twice."""
         app, self._app = self._app, None
         registered, self._registered = self._registered, None
         if registered is not None:
@@ -159,7 +159,7 @@ class StatsProcessor:
                     await app.ledger.commit()
                 await app.stop()
         except TimeoutError:
-            log.warning("statistics did not leave within %g s; what was not committed is read again", STOP_TIMEOUT_S)
+            log.warning("statistics did not stop within %g s; what was not committed is read again", STOP_TIMEOUT_S)
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -212,7 +212,7 @@ class StatsProcessor:
         return list(self._app.ledger.partition_statuses()) if self._app is not None and self._aggregator.ready else []
 
     def counters(self) -> dict[str, Any]:
-        """Points folded and rejected, anomalies reported since the start; alarms that are on; series, late and dropped points;
+        """Points counted and rejected, anomalies reported since the start; alarms that are on; series, late and dropped points;
         how far event time lies back."""
         own = {
             "points": self._aggregator.points,

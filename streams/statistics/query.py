@@ -18,9 +18,9 @@ from streams.rules.detection.alarms import Alarms, SeriesId, type_of
 from streams.rules.detection.calibration import Calibration
 from streams.rules.windows import measures
 from streams.rules.windows.moments import Moments
-from streams.rules.windows.ranges import COARSEST, covered, tiles
+from streams.rules.windows.ranges import COARSEST_FIRST, covered, tiles
 from streams.rules.windows.trend import FEWEST, Means, trend
-from streams.rules.windows.windows import INTERVALS, SIZES_MS, Window, WindowId
+from streams.rules.windows.windows import COARSEST, FINEST, INTERVALS, SIZES_MS, Window, WindowId, start_of
 from streams.statistics.state import Live, State
 
 FOREVER = 1 << 53
@@ -109,17 +109,17 @@ def _series(state: State, live: Live, question: Question) -> dict[str, Any]:
 
 
 def start_of_next(time_ms: int) -> int:
-    """The end of the day that holds this time: no retained window of the series begins after it."""
-    return time_ms - time_ms % SIZES_MS["day"] + SIZES_MS["day"]
+    """The end of the coarsest window that holds this time: no retained window of the series begins after it."""
+    return start_of(time_ms, COARSEST) + SIZES_MS[COARSEST]
 
 
 def _means(
     state: State, live: Live, ids: set[WindowId], held: Mapping[WindowId, Window], begin: int, end: int
 ) -> list[list[Any]]:
-    """Means of the coarsest windows of which at least three begin in the range, else of the minutes. `held`: read already."""
-    for interval in COARSEST:
+    """Means of the coarsest windows of which at least three begin in the range, else of the finest. `held`: read already."""
+    for interval in COARSEST_FIRST:
         keys = sorted(key for key in ids if key[0] == interval and begin <= key[1] < end)
-        if len(keys) >= FEWEST or interval == "minute":
+        if len(keys) >= FEWEST or interval == FINEST:
             found = ((key[1], held.get(key) or state.window(live, key, ids)) for key in keys)
             rows = [(start, w.moments) for start, w in found if w is not None]
             return [[interval, start, m.count, m.mean(), m.variance()] for start, m in rows]
@@ -247,7 +247,7 @@ def reliability(outcomes: Calibration) -> dict[str, Any] | None:
 
 def windows_of(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The answer of `/agents/{id}/windows`: patterns and task types together, oldest first."""
-    found: dict[tuple[str, int], list[Any]] = {}
+    found: dict[WindowId, list[Any]] = {}
     for one in parts:
         for row in one["series"]:
             for interval, start, closed, moments in row["windows"]:
@@ -257,12 +257,11 @@ def windows_of(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         whole = Moments()
         for _, moments in held:
             whole.merge(Moments.from_json(moments))
-        size = SIZES_MS["minute" if interval == "minute" else "hour" if interval == "hour" else "day"]
         answer.append(
             {
                 "interval": interval,
                 "windowStart": format_time(start),
-                "windowEnd": format_time(start + size),
+                "windowEnd": format_time(start + SIZES_MS[interval]),
                 "final": all(closed for closed, _ in held),
                 "count": whole.count,
                 "avgConfidence": whole.mean(),

@@ -21,7 +21,7 @@ from streams.rules.detection.grouping import Sibling
 from streams.rules.detection.specs import DetectorSpec
 from streams.rules.windows.log_identity import Mark
 from streams.rules.windows.series import Series
-from streams.rules.windows.windows import INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
+from streams.rules.windows.windows import FINEST, INTERVALS, SIZES_MS, Span, Spans, Window, WindowId, aggregate
 from streams.settings import Settings
 from streams.statistics.alarm_count import AlarmCount, CountedAlarms
 from streams.statistics.calibrations import calibration_message
@@ -66,12 +66,11 @@ class Live:
 
 
 def spans_of(settings: Settings) -> Spans:
-    """How windows are kept."""
+    """How windows are kept: settings `minute_grace`, `keep_minutes` and the like for each interval."""
     stats = settings.stats
     return {
-        "minute": Span(SIZES_MS["minute"], stats.minute_grace, stats.keep_minutes),
-        "hour": Span(SIZES_MS["hour"], stats.hour_grace, stats.keep_hours),
-        "day": Span(SIZES_MS["day"], stats.day_grace, stats.keep_days),
+        interval: Span(size_ms, getattr(stats, f"{interval}_grace"), getattr(stats, f"keep_{interval}s"))
+        for interval, size_ms in SIZES_MS.items()
     }
 
 
@@ -110,14 +109,14 @@ class State:
         self._registered = registered
         self._spans = spans
         self._limits = limits
-        self._idle_ms = 0 if limits is None else limits.check_interval_ms + spans["minute"].grace_ms
+        self._idle_ms = 0 if limits is None else limits.check_interval_ms + spans[FINEST].grace_ms
         self._series: dict[tuple[int, SeriesId], Live] = {}
         self._by_agent: dict[str, set[tuple[int, SeriesId]]] = {}
         self._calibrated: dict[str, int] = {}  # agent -> outcomes when its calibration was last published
         self._late = 0
         self._dropped = dict.fromkeys(INTERVALS, 0)
         self._firing = AlarmCount()
-        self._bases: dict[int, int] = {}  # partition -> what is added to its offsets, see `log_offsets`
+        self._bases: dict[int, int] = {}  # partition -> what is added to its offsets, see `count_anew`
 
     def __len__(self) -> int:
         return len(self._series)
@@ -236,7 +235,8 @@ class State:
         """What time alone does to a series; True if anything is to be written or published.
 
         `events_ms`: its event time; `idle_ms`: how long it has certainly had no point; `closing_ms`: the time by which windows
-        close, if that is later (all `clock.py`). While points come, they alone bring alarms, so that a replay brings the same.
+        close, if that is later (all from `rules/windows/clock.py`). While points come, only they bring alarms: a replay brings
+        the same.
         """
         series = live.series
         known = len(series.anomalies)

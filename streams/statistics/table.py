@@ -79,7 +79,7 @@ def source_offset(value: bytes) -> int:
 
 
 def deletion_offset(record: Any) -> int | None:
-    """The source offset of the row that a deletion deletes; None: it does not say."""
+    """The source offset of the row that a deletion deletes; None: not given."""
     return next((int(value) for name, value in getattr(record, "headers", None) or () if name == DELETED_AT), None)
 
 

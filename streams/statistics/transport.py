@@ -206,7 +206,7 @@ class LedgerConsumer(driver.Consumer):
         if arriving and arriving[0] == message.offset:
             arriving.popleft()
             return True
-        log.warning("a point was skipped on the way, reading again: %s offset %s", message.tp, message.offset)
+        log.warning("a data point was lost on the way; reading again from %s offset %s", message.tp, message.offset)
         self.rereads += 1
         if self.rereads > MAX_REREADS:
             self.carrier.failed(RuntimeError(f"points of {message.tp} keep getting lost between broker and processor"))
@@ -302,7 +302,7 @@ class LedgerConsumer(driver.Consumer):
         try:
             await self._commit({tp: ledger.head for tp, ledger in self._ledgers.items()})
         except (CommitFailedError, IllegalStateError) as error:
-            log.warning("statistics wrote nothing, the partitions may be another worker's: %s", error)
+            log.warning("statistics wrote nothing: the partitions may belong to another worker: %s", error)
             return False
         self._lease.renew(asked)
         return True
@@ -355,7 +355,7 @@ class LedgerConsumer(driver.Consumer):
         except KafkaError as error:
             if not (isinstance(error, (CommitFailedError, IllegalStateError)) or error.retriable):
                 self.carrier.failed(error)
-            log.warning("commit failed, the next one takes its place: %s", error)
+            log.warning("commit failed; the next commit makes up for it: %s", error)
             return False
         self._lease.renew(asked)
         for tp, head in moved.items():

@@ -3,7 +3,7 @@
     python -m tests.bench.many_agents [--agents 1000] [--tasks 10000]
 
 Embedded broker, one worker, one instant agent behind every registration. Measured for 10 and for `--agents` agents: resident
-size when ready and after every agent had one task (so that each has its lane); then CPU per task, less what the worker takes
+size when ready and after every agent had one task (so that each has its queue); then CPU per task, less what the worker takes
 when idle (health checks, mostly), for tasks that name one of ten agents, and for tasks addressed by a capability that all have.
 """
 

@@ -39,7 +39,7 @@ async def _started(settings: Settings) -> tuple[StatsProcessor, float]:
 
 
 async def pace(bootstrap: str, count: int, agents: int) -> None:
-    """A backlog of points, folded from the first to the last."""
+    """A backlog of points, counted from the first to the last."""
     settings = _settings(bootstrap)
     await apply(settings, 8)
     points = fleet(5, count, agents, int(time.time() * 1000) - count * 10)

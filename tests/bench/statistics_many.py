@@ -67,7 +67,7 @@ class Role:
         self.start_s = time.monotonic() - began
 
     def counted(self) -> int:
-        """Points folded so far."""
+        """Points counted so far."""
         for line in self._pages.get("/metrics").text.splitlines():
             if line.startswith("parallax_stats_points_total"):
                 return int(float(line.split()[-1]))
@@ -80,7 +80,7 @@ class Role:
         return time.monotonic() - began
 
     def until(self, count: int, timeout_s: float) -> None:
-        """Wait until so many points are folded."""
+        """Wait until so many points are counted."""
         end = time.monotonic() + timeout_s
         while self.counted() < count:
             if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""What one point costs the statistics, without Kafka: fold it, build the records of its windows, write its rows to memory.
+"""What one point costs the statistics, without Kafka: count it, build the records of its windows, write its rows to memory.
 
 `python -m tests.bench.statistics_point [--points 3000]`: a point a second (one window of each interval is open), a point a minute
 and a point an hour (each point opens windows of its own and closes others); with and without detectors, and with waits, tokens

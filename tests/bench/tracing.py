@@ -2,7 +2,7 @@
 
     make bench-tracing
 
-In: nothing. Out: a table on stdout. The handler, its lanes and its records are real; partition, agents and transport are fakes,
+In: nothing. Out: a table on stdout. The handler, its queues and its records are real; partition, agents and transport are fakes,
 so a task costs less here than in a worker. Exporting is measured by itself: it takes its CPU in a thread.
 """
 

@@ -118,6 +118,8 @@ async def test_an_agent_that_only_streams_is_asked_for_that_from_then_on(
         (NEW[:-2], FAILED),  # ended before its task did, and the task cannot be asked for
         ([], ("bad_response", True, True)),
         ([b"data: {no json\n\n", None], ("bad_response", True, True)),
+        ([new("artifactUpdate", **artifact(True)), NEW[-2]], ("bad_response", True, True)),  # type: ignore[arg-type]
+        ([new("task", id="T1", status={"state": "TASK_STATE_COMPLETED"}, artifacts=7)], ("bad_response", True, True)),
     ],
 )  # fmt: skip
 async def test_how_a_stream_ends(events: list[Any], expected: Any) -> None:

@@ -131,7 +131,7 @@ async def test_a_missing_topic_is_one_clear_line(embedded: EmbeddedBroker, prefi
 async def test_a_fault_inside_faust_is_raised_and_the_processor_is_not_ready(
     embedded: EmbeddedBroker, prefix: str
 ) -> None:
-    """mode keeps crashes to itself; `failed` does not, whether the app or the folding broke."""
+    """mode keeps crashes to itself; `failed` does not, whether the app or the counting broke."""
     settings = _settings(embedded, prefix)
     await apply(settings, 2)
     for where in ("app", "fold"):

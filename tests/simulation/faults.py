@@ -1,6 +1,6 @@
 """What goes wrong, decided before the run begins: a list that can be printed, and shortened.
 
-In: options and a seed. Out: faults in order of time; `FaultPlan.apply` does one to a world. A fault names its victim by a number
+In: options and a seed. Out: faults in order of time; `Saboteur` does them to a world. A fault names its victim by a number
 in [0, 1), so that it has one whichever nodes are alive when its time comes.
 """
 

@@ -1,7 +1,7 @@
 """A process that runs nothing but the statistics processor, for tests that kill it.
 
 `python -m tests.support.stats_worker BOOTSTRAP PREFIX APP_ID INSTANCE_ID`: prints `ready` once it is, then one line a second of
-points folded; stops gracefully at SIGTERM, exits 1 with the reason when statistics fail.
+points counted; stops gracefully at SIGTERM, exits 1 with the reason when statistics fail.
 """
 
 from __future__ import annotations

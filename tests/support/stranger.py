@@ -1,6 +1,6 @@
 """An agent that knows nothing of this project but the published field tables: run as a process, by path, with grpcio alone.
 
-In: a directory of code generated from the .proto text below (`write_protos` and `grpc_tools` make it), the registry's address,
+In: a directory of code generated from the .proto text below (`generate` makes it), the registry's address,
 its own id, how it behaves. Out: a JSON line once it is registered, one for each call, one at its end.
 """
 

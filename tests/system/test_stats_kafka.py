@@ -58,7 +58,7 @@ class Worker:
         self._from = log.stat().st_size
 
     def points(self) -> int:
-        """Points folded by this process, -1 while it is not ready."""
+        """Points counted by this process, -1 while it is not ready."""
         lines = whole_lines(self._log, self._from)
         counts = [int(line.split()[1]) for line in lines if line.startswith("points ")]
         if self.process.poll() is not None:
@@ -181,7 +181,7 @@ async def test_killed_in_the_middle_every_window_equals_the_recount(
             workers.append(worker)
             if hours_back:
                 await _stand_still(worker, 1.0, FREEZE_S)
-            # Right after a commit a commit that went too far is not yet made good by the folding.
+            # Right after a commit a commit that went too far is not yet hidden by the points counted after it.
             await commits.moved(await commits.committed())
             await commits.moved_with_more_to_come()
             if hours_back and kills == 1:

@@ -234,6 +234,29 @@ def test_refusals_over_http_json(status: int, body: Any, what: Any, kind: Any, s
     assert type(over_json_rpc) is (OtherVersion if absent else type(None))
 
 
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("http://h/agents/prüfer?q=ä b", "/agents/pr%C3%BCfer?q=%C3%A4%20b"),
+        ("http://h/agents/pr%C3%BCfer", "/agents/pr%C3%BCfer"),
+        ("rpc", "/rpc"),
+        ("http://h", "/"),
+        ("\ufffd", "/%EF%BF%BD"),
+    ],
+)
+def test_a_cards_url_may_hold_letters_that_are_to_be_escaped(url: str, path: str) -> None:
+    """Only its path is taken, and that as a URL has it."""
+    card = read_card(orjson.dumps({"name": "n", "url": url, "protocolVersion": "0.3.0"}))
+    assert card.interfaces[0].path == path
+
+
+def test_a_version_that_became_a_number() -> None:
+    """In YAML."""
+    for version, spoken in ((0.3, "0.3"), (1.0, "1.0")):
+        card = read_card(orjson.dumps({"name": "n", "url": "http://h/", "protocolVersion": version}))
+        assert card.interfaces[0].version == spoken
+
+
 @pytest.mark.parametrize("code", [[], {}, None, "x", 1.5, True])
 def test_an_error_whose_code_is_none_is_the_agents_failure(code: Any) -> None:
     """Of any JSON."""

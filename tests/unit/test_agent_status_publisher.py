@@ -163,6 +163,36 @@ async def test_an_ejection_is_news_twice() -> None:
     rig.handler.close()
 
 
+async def test_an_agent_that_is_busy_is_not_sick() -> None:
+    """One that handles one request at a time: its health page waits behind the calls. What it says itself counts always."""
+    rig = Rig()
+
+    def check(well: bool | None, times: int = 5) -> None:
+        for _ in range(times):
+            rig.keeper.checked("a1", rig.caller, well)
+
+    rig.take(0, metadata={"cache": False})
+    await rig.result(0)
+    check(None)
+    assert rig.news == [], "it has answered a call lately"
+    await asyncio.sleep(600)
+    rig.transport.gate.clear()
+    rig.take(1, metadata={"cache": False, "timeout": 100_000})
+    await until(lambda: len(rig.transport.calls) == 2)
+    check(None)
+    assert rig.news == [], "a call is under way"
+    check(False, 3)
+    assert [kind for kind, _ in rig.news] == ["agent:unhealthy"]
+    rig.transport.gate.set()
+    await rig.result(1)
+    check(None, 2)
+    assert [kind for kind, _ in rig.news] == ["agent:unhealthy", "agent:healthy"]
+    await asyncio.sleep(600)
+    check(None, 3)
+    assert [kind for kind, _ in rig.news][2:] == ["agent:unhealthy"], "it does nothing, and says nothing"
+    rig.handler.close()
+
+
 async def test_checks_are_news_at_the_change_also_after_a_move() -> None:
     """Three failed checks, then the partition moves: the next owner says nothing until two have passed."""
     rig = Rig()

@@ -85,9 +85,9 @@ def test_it_ends_exactly_once_and_as_the_samples_say(counts: tuple[int, int], da
         ({"from": "agreement", "samples": 21}, "less than or equal to 20"),
         ({"from": "agreement", "samples": 4, "enough": 2}, "enough: must be more than half of the 4 samples"),
         ({"from": "agreement", "samples": 3, "enough": 4}, "enough: must be more than half of the 3 samples"),
-        ({"from": "stated", "samples": 3}, 'samples goes with "from": "agreement" alone'),
-        ({"from": "judge"}, 'agent goes with "from": "judge"'),
-        ({"from": "agreement", "agent": "j"}, 'agent goes with "from": "judge"'),
+        ({"from": "stated", "samples": 3}, 'samples: allowed only with "from": "agreement"'),
+        ({"from": "judge"}, 'agent: required with "from": "judge"'),
+        ({"from": "agreement", "agent": "j"}, 'agent: required with "from": "judge"'),
     ],
 )
 def test_what_a_registration_cannot_say(given: dict[str, Any], reason: str) -> None:

@@ -65,7 +65,7 @@ def test_ids_and_protocols(kind: str, target: str, agent_id: str, transport: str
     ],
 )
 def test_what_may_not_run_has_no_agent(kind: str, target: str, error: type[AgentError]) -> None:
-    """So that junk makes no lanes."""
+    """Invalid tasks make no queues."""
     with pytest.raises(error) as caught:
         made().agent(task(kind, target))
     assert type(caught.value) is error

@@ -305,7 +305,7 @@ async def _folded(points: list[ConfidenceDataPoint], limits: Thresholds, kills: 
 
 
 async def test_anomalies_after_kills_equal_those_of_an_undisturbed_run_with_rivers_detectors_on() -> None:
-    """The same ids, the same records, whatever was folded twice."""
+    """The same ids, the same records, whatever was counted twice."""
     limits = Thresholds(
         chosen=parse_specs(
             {

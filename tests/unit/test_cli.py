@@ -315,10 +315,10 @@ def test_every_source_of_confidence_can_be_named(text: str, confidence: dict[str
     [
         (["--confidence", "agreement=many"], "agreement wants a number of samples, not 'many'"),
         (["--confidence", "agreement=1"], "samples"),
-        (["--confidence", "judge"], "agent goes with"),
+        (["--confidence", "judge"], "agent: required with"),
         (["--confidence", "judge=a"], "cannot be its own judge"),
         (["--auth-header", "X-Api-Key"], "--auth-header: needs --auth-env"),
-        (["--auth-env", "KEY", "--auth-header", "Host"], "header: Host is not for secrets"),
+        (["--auth-env", "KEY", "--auth-header", "Host"], "header: Host cannot carry a secret"),
     ],
 )
 def test_a_registration_that_cannot_work_is_not_written(

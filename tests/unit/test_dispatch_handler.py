@@ -1,4 +1,4 @@
-"""The dispatch handler with real callers and lanes: every record taken ends once, in the right way."""
+"""The dispatch handler with real callers and queues: every record taken ends once, in the right way."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ async def test_an_agent_registered_a_moment_ago_is_found(make: Make) -> None:
 
 
 async def test_an_agent_registered_again_is_called_at_its_new_place(make: Make) -> None:
-    """With the next call, in the same lane."""
+    """With the next call, in the same queue."""
     one = make()
     one.take(0)
     await one.end(0)

@@ -173,7 +173,7 @@ async def test_a_hung_function_keeps_its_places_and_no_others() -> None:
 
 
 async def test_no_more_than_its_places_run_at_once() -> None:
-    """Whatever the lane lets through."""
+    """Whatever the queue lets through."""
     running, most = 0, 0
     lock = threading.Lock()
 

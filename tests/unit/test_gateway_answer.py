@@ -1,4 +1,4 @@
-"""What TaskResult and TaskError mean; the strictness of the JSON itself is `test_answer`'s and the contract suite's."""
+"""What TaskResult and TaskError mean; the strictness of the JSON itself is tested in `test_exact_json` and the contract suite."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents_io.errors import ConnectionFailed, ServerError, Unsupported
+from agents_io.errors import CallTimeout, ConnectionFailed, ServerError, Unsupported
 from agents_io.transport import Answer, Call
 from schemas.messages import AgentRegistration
 from streams.agents.health_checks import HealthChecks
@@ -57,7 +57,7 @@ class Rig:
     def __init__(self, *names: str, **fields: Any) -> None:
         self.transport = Asked()
         self.here = {name: AgentRegistration(id=name, endpoint=f"http://{name}") for name in names}
-        self.told: list[tuple[str, bool]] = []
+        self.told: list[tuple[str, bool | None]] = []
         self.not_checked: list[str] = []
         settings = HealthSettings.model_validate({"check_interval": 50, "check_timeout": 100} | fields)
         self.checks = HealthChecks(
@@ -79,26 +79,29 @@ class Rig:
 
 
 async def test_everyone_is_asked_again_and_again() -> None:
-    """A wrong answer, an error, no answer in time and a fault of our own all mean: not well."""
-    rig = Rig("well", "ill", "gone", "slow", "broken")
+    """A wrong answer, an error and a fault of our own all mean: not well. No answer in time is said to be that."""
+    rig = Rig("well", "ill", "gone", "slow", "late", "broken")
     rig.transport.says = {
         "ill": False,
         "gone": ConnectionFailed("no"),
         "broken": KeyError("bug"),
         "slow": TimeoutError(),
+        "late": CallTimeout("no answer"),
     }
     await until(lambda: min(rig.transport.asked[name] for name in rig.here) >= 3, 20)
     assert {well for name, well in rig.told if name == "well"} == {True}
-    for name in ("ill", "gone", "slow", "broken"):
+    for name in ("ill", "gone", "broken"):
         assert {well for told, well in rig.told if told == name} == {False}
+    for name in ("slow", "late"):
+        assert {well for told, well in rig.told if told == name} == {None}
     await rig.stop()
 
 
 async def test_a_check_has_its_time() -> None:
-    """An agent that hangs is not well, and keeps nobody else waiting."""
+    """An agent that hangs gives no answer, and keeps nobody else waiting."""
     rig = Rig("hangs")
     rig.transport.delay_s = 60.0
-    await until(lambda: ("hangs", False) in rig.told, 20)
+    await until(lambda: ("hangs", None) in rig.told, 20)
     await rig.stop()
 
 

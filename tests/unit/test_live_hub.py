@@ -257,7 +257,7 @@ async def test_there_is_a_most_of_watchers_and_none_after_the_end() -> None:
     """The next is told why."""
     rig = Rig()
     watchers = [rig.hub.join(WatchRequest()) for _ in range(MAX_WATCHERS)]
-    with pytest.raises(Full, match="20 watch already"):
+    with pytest.raises(Full, match="at most 20"):
         rig.hub.join(WatchRequest())
     rig.hub.leave(watchers[0])
     rig.hub.join(WatchRequest())

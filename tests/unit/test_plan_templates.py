@@ -50,12 +50,12 @@ def test_the_templates_a_plan_needs_are_kept_with_it() -> None:
         (
             [template("a", pattern("x", "b"))] + [template(n, pattern("x", m)) for n, m in ("bc", "cd", "de", "ef")]
             + [template("f", task("x"))],
-            "tasks: patterns deeper than 5: a -> b -> c -> d -> e -> f",
+            "tasks: patterns nested deeper than 5: a -> b -> c -> d -> e -> f",
         ),
         (
             [template(n, *(pattern(f"x{k}", m) for k in range(12))) for n, m in ("ab", "bc", "cd")]
             + [template("d", *(task(f"x{k}") for k in range(12)))],
-            "tasks: with those of its patterns there are 22621, at most 10000 are run",
+            "tasks: 22621 with those of its patterns; at most 10000 are allowed",
         ),
     ],
 )  # fmt: skip

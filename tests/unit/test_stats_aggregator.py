@@ -319,7 +319,7 @@ async def test_an_idle_series_goes_once_it_has_had_no_point_for_as_long_as_it_is
 
 
 async def test_a_worker_that_lost_its_partitions_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it folded is the next owner's; it hears of it before it writes."""
+    """Before it writes, it learns that the partitions are another owner's."""
     world = World(monkeypatch)
     aggregator = await world.start()
     world.consumer.owned = False

@@ -1,4 +1,4 @@
-"""Tasks that are not for agents, through the dispatch handler: the same lane, cache, ids and partitions."""
+"""Tasks that are not for agents, through the dispatch handler: the same queue, cache, ids and partitions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def make() -> AsyncIterator[Make]:
 
 
 async def test_tasks_of_other_types_go_the_same_way(make: Make) -> None:
-    """A lane, an id that stands as the agent's on result and data point, and the cache where that is right."""
+    """A queue, an id that stands as the agent's on result and data point, and the cache where that is right."""
     one = make()
     one.take(0, type="function", target="f", payload=1)
     one.take(1, type="pattern", target="plan a", payload=1)
@@ -78,7 +78,7 @@ async def test_equal_names_of_different_types_are_different_questions(make: Make
 
 
 async def test_what_may_not_run_ends_at_once(make: Make) -> None:
-    """With its code, without a call, a lane or a data point; and its id is answered."""
+    """With its code, without a call, a queue or a data point; and its id is answered."""
     one = make()
     refused = [
         ("http", "http://elsewhere/", "forbidden_target"),

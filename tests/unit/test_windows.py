@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from schemas.messages import Aggregate, ConfidenceDataPoint
+from itertools import pairwise
+from typing import get_args
+
+from schemas.messages import Aggregate, ConfidenceDataPoint, Interval
+from streams.cli.stats import Interval as Option
 from streams.rules.windows.moments import Sample
-from streams.rules.windows.windows import SIZES_MS, Span, Spans, Window, WindowId, Windows, aggregate
+from streams.rules.windows.windows import (
+    INTERVALS,
+    SIZES_MS,
+    UPDATE_S,
+    Span,
+    Spans,
+    Window,
+    WindowId,
+    Windows,
+    aggregate,
+)
+from streams.settings import Settings
+from streams.statistics.state import spans_of
 
 MINUTE = 60_000
 SPANS: Spans = {
@@ -137,3 +153,11 @@ def test_what_the_clock_had_dropped_is_taken_over_from_older_records() -> None:
     taken = Windows.from_json(data, SPANS)
     assert taken.floor("minute") == NOON + 8 * MINUTE
     assert taken.floor("hour") == NOON - SIZES_MS["hour"]
+
+
+def test_each_interval_of_the_messages_has_a_size_a_pace_settings_and_an_option() -> None:
+    """A new size of windows is complete, and each size fits into the next."""
+    intervals = get_args(Interval)
+    assert intervals == INTERVALS == tuple(UPDATE_S) == tuple(spans_of(Settings())) == tuple(Option)
+    sizes = [SIZES_MS[interval] for interval in intervals]
+    assert [large % small for small, large in pairwise(sizes)] == [0] * (len(sizes) - 1)

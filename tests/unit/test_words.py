@@ -117,13 +117,9 @@ MODULES = {
 
 OWN_MEANING = {
     "streams/cli/output.py": {"letter"},  # of a word
-    "streams/dispatch/partition_state.py": {"told"},  # not renamed yet, as in the next three
-    "streams/engine/aligned.py": {"told"},
-    "streams/engine/feed.py": {"told"},
-    "streams/engine/partition_processor.py": {"told"},
     "streams/live/page.py": {"folder"},  # of files
 }
-"""Files in which a name means what it says, or is not renamed yet."""
+"""Files in which a name means what it says."""
 
 DIALECT = re.compile(r"\b(whoever|nobody|somebody|told|lanes?|for want of)\b", re.IGNORECASE)
 """In texts that users read: name the actor, and say report, publish, record, return or log."""

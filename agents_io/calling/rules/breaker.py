@@ -184,7 +184,7 @@ class Breaker:
         return now if surplus < 0 else sorted(leases)[surplus]
 
     def shut_until(self, now: float) -> float:
-        """Before this time no call is let through whatever happens; `now` if one may be, or if a probe may free the way."""
+        """The earliest time at which a call may begin; `now` if one may now, or if a probe under way may close the circuit."""
         if self._config.mode != "auto" or self._state == "open":
             return self.available_at(now)
         return now

@@ -67,7 +67,7 @@ class CallRates:
         return [[max(0, int((now - at) * 1000)), int(c), int(f), int(s)] for at, c, f, s in self._buckets]
 
     def restore(self, snapshot: Iterable[Sequence[int]], taken_at: float) -> None:
-        """Take over what a snapshot tells. `taken_at`: when it was taken, on this process's monotonic clock."""
+        """Restore from a snapshot. `taken_at`: when it was taken, on this process's monotonic clock."""
         self.clear()
         for age_ms, calls, failures, slow in sorted(snapshot, key=lambda bucket: -bucket[0]):
             self._buckets.append([taken_at - age_ms / 1000, calls, failures, slow])

@@ -93,7 +93,7 @@ class Ejection:
         return now < self.until
 
     def called(self, outcome: Outcome, now: float) -> None:
-        """A call ended. Neutral ends (cancelled, 4xx, 429) say nothing.
+        """A call ended. Neutral ends (cancelled, 4xx, 429) do not count.
 
         As long without a failure as it was out at first, and the next time counts as the first again.
         """
@@ -116,7 +116,7 @@ class Ejection:
         return {"failed": self._failed, "ejections": self._times, "ejectedFor": left_ms}
 
     def restore(self, snapshot: Mapping[str, Any], taken_at: float) -> None:
-        """Take over what a snapshot tells. `taken_at`: when it was taken, on this process's monotonic clock."""
+        """Restore from a snapshot. `taken_at`: when it was taken, on this process's monotonic clock."""
         self._failed = int(snapshot.get("failed", 0))
         self._times = int(snapshot.get("ejections", 0))
         if left_ms := snapshot.get("ejectedFor"):

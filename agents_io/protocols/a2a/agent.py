@@ -1,6 +1,6 @@
 """What is known of one A2A agent: its card, by which of its interfaces it is called, and what it was seen to take.
 
-In: a registration, cards. Out: requests for `a2a.py` to make. It opens nothing.
+In: a registration, cards. Out: requests for `transport.py` to make. It opens nothing.
 """
 
 from __future__ import annotations

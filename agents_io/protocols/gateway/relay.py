@@ -151,7 +151,7 @@ class RelayClient:
         return AgentToControlPlane.FromString(raw)
 
     async def presence(self, route: Route, agent_id: str, timeout_s: float) -> dict[str, Any] | None:
-        """`{status, load, outstanding}` as the holder knows it, or None: it is not there, or does not say in time."""
+        """`{status, load, outstanding}` from the worker that holds the stream; None: it holds none, or does not answer."""
         try:
             found: dict[str, Any] = orjson.loads(await self._exchange("Presence", route, agent_id, b"", timeout_s))
         except (NotHere, TooMany, StreamLost, TimeoutError, orjson.JSONDecodeError):
@@ -195,7 +195,7 @@ class RelayClient:
                 raise InternalError(f"this worker cannot call other workers: grpc_{error.message}") from None
             if error.message != self._said:
                 self._said = error.message
-                log.error("the certificates towards other workers have changed and cannot be used", reason=self._said)
+                log.error("the changed certificates for calls to other workers cannot be used", reason=self._said)
         return self._credentials
 
 

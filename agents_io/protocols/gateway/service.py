@@ -181,7 +181,7 @@ class Gateway:
         context.set_details(stream.why[:200])
 
     async def _watch(self, stream: Stream, writer: asyncio.Task[None], reader: asyncio.Task[None]) -> None:
-        """Until the stream is over, for whatever reason; then until the last word is out."""
+        """Wait until the stream is over, then until the last message is sent."""
         ended = asyncio.create_task(stream.ended.wait())
         try:
             while not stream.ended.is_set():
@@ -203,7 +203,7 @@ class Gateway:
                 elif reader in done:
                     broken = None if reader.cancelled() else reader.exception()
                     if broken is not None:  # a message that is none, or a fault of ours
-                        log.warning("a stream broke", agent_id=stream.session.agent_id, error=repr(broken))
+                        log.warning("an agent's stream failed", agent_id=stream.session.agent_id, error=repr(broken))
                     stream.end("it hung up", blame=True)
             await asyncio.wait((writer,), timeout=GOODBYE_TIMEOUT_S)
         finally:
@@ -259,7 +259,7 @@ class Gateway:
         older = self._streams.pop(agent_id, None)
         self._streams[agent_id] = stream
         if older is not None:
-            log.info("a newer connection of an agent replaces an older one", agent_id=agent_id)
+            log.info("an agent connected again; its older connection is replaced", agent_id=agent_id)
             why = "a newer connection of this agent has taken its place"
             older.end(why, blame=False, last=why)
 

@@ -115,7 +115,7 @@ class Stream:
         self._wake.set()
 
     async def write(self, context: Any) -> None:
-        """Everything, in order, with a ping when there is nothing to say; returns after the last word."""
+        """Write all messages in order, and a ping when there is none; returns after the last message."""
         while True:
             self._wake.clear()
             while self._outbox:

@@ -11,7 +11,7 @@ agent.
 
   agent not connected for patience_s          connection    counts         worker or way to it gone     connection    does not
   agent hung up, or was lost, during a call   connection    once a hang-up too many requests open        rate_limited  does not
-  no answer in time: the agent gets a cancel  timeout       counts         what the agent answered       rules/gateway_answer.py
+  no answer in time: the agent gets a cancel  timeout       counts         what the agent answered       rules/answers.py
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class HopLost(ConnectionFailed):
 
 
 class Routes:
-    """Where each agent is connected, as its record on the topic says, and who waits for it to change."""
+    """Where each agent is connected, by its record on the topic `agents`, and the calls that wait for a new record."""
 
     def __init__(self, lookup: Callable[[str], AgentRegistration | None]) -> None:
         self._lookup = lookup
@@ -99,7 +99,7 @@ class Routes:
 
 
 def route_of(agent: AgentRegistration) -> Route | None:
-    """Where the record says that the agent is connected; None if it says that it is away, or nothing one can use."""
+    """Where the agent is connected, by its record; None if it is away, or the record names no usable address."""
     found = (agent.metadata or {}).get("gateway")
     if not isinstance(found, dict) or found.get("status") == "away":
         return None

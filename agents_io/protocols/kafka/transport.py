@@ -158,7 +158,7 @@ class KafkaTransport:
     async def _renew_producer(self) -> None:
         worn, self._producer = self._producer, None
         if worn is not None:
-            log.warning("requests to agents go through another producer")
+            log.warning("the producer of requests to agents was replaced")
             await self._broker.stop_producer(worn)
         producer = self._broker.producer(LARGE_RECORD_BYTES)
         try:

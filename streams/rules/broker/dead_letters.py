@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from schemas.codec import Headers, header
+from schemas.dead_letter_headers import OMITTED_HEADER
 from schemas.exact_json import dumps
 from schemas.topics import BY_NAME, full_name
 from schemas.wire_format import loads
 
 REPLAYED_HEADER = "parallax-replayed"
-OMITTED_HEADER = "parallax.dlq.omitted_bytes"
 STRIPPED = ("__dlq.", "parallax.dlq.")
 MAX_REASON = 1000
 MAX_DIGITS = 18

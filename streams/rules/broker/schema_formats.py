@@ -206,7 +206,7 @@ def _protobuf(schema: Schema) -> Read:
             kind = messages[0] if indexes == [0] else GetMessageClass(_message_at(file.message_type, types, indexes))
             message = kind.FromString(body[begin:])
         except (IndexError, KeyError):
-            raise ValueError(f"names message {indexes}, which its Protobuf schema has not") from None
+            raise ValueError(f"names message {indexes}, which its Protobuf schema does not define") from None
         except Exception as error:  # DecodeError is no ValueError
             raise ValueError(f"does not fit its Protobuf schema: {_line(error)}") from None
         return _object(message, "value", 0)

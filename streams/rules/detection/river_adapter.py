@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from array import array
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from typing import Any
 
-from streams.rules.detection.port import Kind, Point, Signal
+from streams.rules.detection.port import Kind, Point, PointDetector, Signal
 from streams.rules.detection.ranks import LEVEL, RankTest
 from streams.rules.detection.specs import DetectorSpec
 
@@ -126,9 +127,13 @@ class RankDetector:
         self._test = RankTest.from_json(state, LEVEL, self._test.run_length)
 
 
-def build(spec: DetectorSpec) -> RiverDetector | RankDetector:
+OWN: dict[str, Callable[[DetectorSpec], PointDetector]] = {"parallax.RankTest": RankDetector}
+"""Detectors that are not river's, by the name that a user chooses them by."""
+
+
+def build(spec: DetectorSpec) -> PointDetector:
     """A fresh detector of a spec."""
-    return RankDetector(spec) if spec.use == "parallax.RankTest" else RiverDetector(spec)
+    return OWN.get(spec.use, RiverDetector)(spec)
 
 
 def _build(spec: DetectorSpec) -> Any:

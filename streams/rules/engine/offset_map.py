@@ -137,7 +137,7 @@ def _varints(body: bytes) -> Iterable[int]:
 def _decode_bits(head: int, body: bytes) -> list[Run]:
     bits = int.from_bytes(body, "little")
     if bits & 1:
-        raise MapError("says the head itself is done")
+        raise MapError("marks the commit offset itself as done")
     runs: list[Run] = []
     at = 0
     while bits:

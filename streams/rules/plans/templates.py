@@ -65,7 +65,7 @@ def used(plan: Blueprint, templates: Templates, max_depth: int = MAX_DEPTH) -> d
     found: dict[str, Template] = {}
     total = _count([step.task for step in plan.steps], templates, found, (), max_depth)
     if total > MAX_STEPS:
-        raise InvalidPlan(f"tasks: with those of its patterns there are {total}, at most {MAX_STEPS} are run")
+        raise InvalidPlan(f"tasks: {total} with those of its patterns; at most {MAX_STEPS} are allowed")
     return found
 
 
@@ -86,7 +86,7 @@ def _count(
         if name in trail:
             raise InvalidPlan(f"tasks: patterns in a circle: {' -> '.join([*trail, name])}")
         if len(trail) >= max_depth:
-            raise InvalidPlan(f"tasks: patterns deeper than {max_depth}: {' -> '.join([*trail, name])}")
+            raise InvalidPlan(f"tasks: patterns nested deeper than {max_depth}: {' -> '.join([*trail, name])}")
         found[name] = templates[name]
         if name not in sizes:
             sizes[name] = _count(templates[name]["plan"]["tasks"], templates, found, (*trail, name), max_depth)

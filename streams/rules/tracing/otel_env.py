@@ -71,7 +71,7 @@ def wanted(environ: Mapping[str, str]) -> Wanted | None:
     if exporters == ("none",):
         return None
     if "none" in exporters:
-        raise BadOtel(f"{EXPORTERS}: none goes with no other exporter")
+        raise BadOtel(f"{EXPORTERS}: none cannot be combined with another exporter")
     protocol = _protocol(said)
     for name in ENDPOINTS:
         _endpoint(name, said)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from schemas.messages import Interval
-from streams.rules.windows.windows import SIZES_MS, WindowId, start_of
+from streams.rules.windows.windows import COARSEST, FINEST, INTERVALS, SIZES_MS, WindowId, start_of
 
-COARSEST: tuple[Interval, ...] = ("day", "hour", "minute")
+COARSEST_FIRST = INTERVALS[::-1]
 MOST = 2000
 """Tiles of one answer; 30 days, 24 hours and 60 minutes need less than 200."""
 
@@ -26,10 +26,10 @@ def tiles(begin_ms: int, end_ms: int, floors: Mapping[Interval, int]) -> list[Wi
     >>> tiles(25 * hour, 26 * hour, {"day": 0, "hour": 40 * hour, "minute": 40 * hour})
     [('day', 86400000)]
     """
-    begin_ms = max(begin_ms, floors["day"])
+    begin_ms = max(begin_ms, floors[COARSEST])
     found: list[WindowId] = []
     at = begin_ms
-    for interval in ("minute", "hour", "day"):
+    for interval in INTERVALS:
         at = start_of(begin_ms, interval)
         if at >= floors[interval]:
             break
@@ -42,11 +42,11 @@ def tiles(begin_ms: int, end_ms: int, floors: Mapping[Interval, int]) -> list[Wi
 
 def _coarsest(at: int, end_ms: int, floors: Mapping[Interval, int]) -> Interval:
     """The largest window that starts here and ends in the range; a larger one if the smaller is gone."""
-    for place, interval in enumerate(COARSEST[:-1]):
-        finer = COARSEST[place + 1]
+    for place, interval in enumerate(COARSEST_FIRST[:-1]):
+        finer = COARSEST_FIRST[place + 1]
         if at % SIZES_MS[interval] == 0 and (at + SIZES_MS[interval] <= end_ms or at < floors[finer]):
             return interval
-    return "minute"
+    return FINEST
 
 
 def covered(found: list[WindowId]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from streams.rules.detection.grouping import Sibling, publishable, surfaced
 from streams.rules.detection.silence import Silence
 from streams.rules.detection.verdicts import Verdicts
 from streams.rules.windows.moments import Sample
-from streams.rules.windows.windows import INTERVALS, Spans, Window, WindowId, Windows
+from streams.rules.windows.windows import FINEST, INTERVALS, Spans, Window, WindowId, Windows
 
 VERSION = 6
 """Of the JSON form. Version 1 (before the rank test) is read and taken over: windows exactly, detectors from their ring.
@@ -72,7 +72,7 @@ class Series:
         """What began or ended since the caller last emptied this."""
 
     def apply(self, point: ConfidenceDataPoint, offset: int, archived: Callable[[WindowId], Window | None]) -> bool:
-        """Fold one point in; False if it had been applied before."""
+        """Count one point; False if it had been applied before."""
         if offset <= self.offset:
             return False
         self.offset = offset
@@ -99,9 +99,9 @@ class Series:
         return True
 
     def _outcome(self, point: ConfidenceDataPoint) -> None:
-        """A point's own success counts for the calibration once it is seen to say something about answers.
+        """A point's own success counts for the calibration once it is known to be about answers.
 
-        Dispatch calls every answer a success and every failure a confidence of 0: that says nothing of how sure to be.
+        Dispatch counts every answer as a success and gives every failure a confidence of 0: that calibrates nothing.
         """
         if not self.judged and not point.success and point.confidence > 0:
             self.judged = "points"
@@ -181,7 +181,7 @@ class Series:
         """
         detectors = self.detectors
         due = -1 if detectors is None else detectors.due_ms()
-        if detectors is None or due < 0 or now_ms < due + self.windows.spans["minute"].grace_ms:
+        if detectors is None or due < 0 or now_ms < due + self.windows.spans[FINEST].grace_ms:
             return False
         self.anomalies += detectors.evaluate_idle(Moment(self.partition, self.offset, self.windows.watermark_ms))
         return True

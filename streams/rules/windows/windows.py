@@ -1,7 +1,7 @@
 """Event-time windows of one series: minute, hour and day, each with its own grace and retention. Pure.
 
 In: samples with their time. Out: which windows changed, which closed, which points came too late for their window.
-A point is folded into its minute, its hour and its day alongside (one prepared sample, three additions): that is exact because
+A point is added to its minute, its hour and its day at once (one prepared sample, three additions): that is exact because
 the sums are integers, costs less than merging minutes later, and a late point reaches every window that is still kept.
 The watermark is the largest event time seen; a window closes when the watermark, or the caller's clock, passes its end + grace.
 What is kept follows from the watermark, and only once a series has been idle for as long as an interval is kept from the clock: a
@@ -21,7 +21,11 @@ from streams.rules.windows import measures
 from streams.rules.windows.moments import Moments, Sample
 
 SIZES_MS: dict[Interval, int] = {"minute": MINUTE_MS, "hour": HOUR_MS, "day": DAY_MS}
-INTERVALS: tuple[Interval, ...] = ("minute", "hour", "day")
+INTERVALS = tuple(SIZES_MS)
+"""From the finest to the coarsest; each fits a whole number of times into the next."""
+FINEST, COARSEST = INTERVALS[0], INTERVALS[-1]
+UPDATE_S: dict[Interval, float] = {"minute": 1.0, "hour": 5.0, "day": 30.0}
+"""How often an open window is published while it changes; when its series is quiet, at the next tick."""
 NEVER = 1 << 62
 
 WindowId = tuple[Interval, int]
@@ -123,11 +127,11 @@ class Windows:
         return max(self.floor(interval), start_of(now_ms, interval) - (span.keep - 1) * span.size_ms)
 
     def apply(self, time_ms: int, sample: Sample, offset: int, archived: Callable[[WindowId], Window | None]) -> bool:
-        """Fold one point in; True if it was late (behind the minute's grace).
+        """Count one point; True if it was late (behind the minute's grace).
 
         `archived` gives a closed window that is no longer in memory, or None when there is none.
         """
-        late = time_ms < self.watermark_ms - self.spans["minute"].grace_ms
+        late = time_ms < self.watermark_ms - self.spans[FINEST].grace_ms
         if time_ms > self.watermark_ms:
             self.watermark_ms = time_ms
             if time_ms >= self.due_ms:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from agents_io.errors import BadResponse, Unsupported
 from agents_io.rules.answer import excerpt, load_json
@@ -147,6 +147,8 @@ def dicts(rows: Any) -> list[dict[str, Any]]:
 
 
 def _spoken(version: Any) -> Version | None:
+    if isinstance(version, float):  # it became a number on its way through YAML
+        version = str(version)
     if not isinstance(version, str):
         return None
     if version.startswith("1."):
@@ -163,13 +165,17 @@ def _binding(name: Any) -> Binding | None:
     return next((known for known in BINDINGS if isinstance(name, str) and name.upper() == known), None)
 
 
+_AS_IT_IS = "%/?:@!$&'()*+,;=~"
+
+
 def _path(url: str) -> str:
     """Only the path is taken from a card: where we send our token is said by the registration alone."""
     try:
         parts = urlsplit(url)
     except ValueError:
         raise BadResponse(f"the agent card's URL is invalid: {excerpt(url.encode())}") from None
-    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = "/" + parts.path.removeprefix("/") + (f"?{parts.query}" if parts.query else "")
+    return quote(path, safe=_AS_IT_IS)  # some cards hold letters that a URL has escaped only
 
 
 def _name(name: Any) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agents_io.errors import AnswerTooLarge, BadResponse
+from agents_io.protocols.a2a.rules.card import dicts
 from agents_io.protocols.a2a.rules.tasks import state_of
 from agents_io.rules.sse import EventData, event_json
 from schemas.exact_json import dumps
@@ -145,7 +146,7 @@ class StreamedTask:
             return
         if member == "task":
             self._task = {**event, "status": event.get("status", {})}
-            for artifact in event.get("artifacts") or []:
+            for artifact in dicts(event.get("artifacts")):
                 self._artifact(artifact, False)
             return
         self._task.setdefault("id", event.get("taskId"))
@@ -159,7 +160,7 @@ class StreamedTask:
         if not isinstance(artifact, dict):
             return
         key = str(artifact.get("artifactId"))
-        parts = [part for part in artifact.get("parts") or [] if isinstance(part, dict)]
+        parts = dicts(artifact.get("parts"))
         known = self._artifacts.get(key) if appends else None
         if known is None:
             known = self._artifacts[key] = {**artifact, "parts": []}

@@ -1,4 +1,4 @@
-"""One dialled-in agent's session: what it may say, when it is lost, which of its requests are open. Pure.
+"""One dialled-in agent's session: which messages it may send, when it is lost, which of its requests are open. Pure.
 
 In: what came over the stream, as plain values, and `now` (monotonic seconds). Out: decisions: accept or refuse the hello, the
 request an answer belongs to, what to cancel, when the agent counts as lost. It sends nothing, waits for nothing and reads no
@@ -121,7 +121,7 @@ class Session:
         return self.state != "new"
 
     def heartbeat(self, agent_id: str, load: float, status: str) -> bool:
-        """What the agent says of itself. True if its status changed. An unknown status counts as degraded, none as healthy."""
+        """The agent's report about itself. True if its status changed. An unknown status counts as degraded, none as healthy."""
         if agent_id not in ("", self.agent_id):
             self.counters.stray += 1
             return False

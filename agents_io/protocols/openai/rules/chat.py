@@ -1,6 +1,6 @@
 """Chat completions as OpenAI, vLLM, Ollama and gateways serve them: request and response, as data. Pure.
 
-In: how a model is asked (`chat_config.py`) and a payload; the body of a 2xx; the headers and body of a 429. Out: a request body;
+In: how a model is asked (`config.py`) and a payload; the body of a 2xx; the headers and body of a 429. Out: a request body;
 an `Answer` or the `AgentError` it means; seconds to wait. Source: the public reference of `POST /v1/chat/completions` (fields
 `response_format`, `choices[].finish_reason`, `message.refusal`, `usage`) and its rate limit headers. With `metadata.api`
 `responses` the request and the answer have the shape of `responses.py`; a streamed answer is put together by `chat_stream.py`.
