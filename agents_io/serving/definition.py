@@ -191,6 +191,8 @@ def _is_async(function: Callable[..., Any]) -> bool:
 def _signature(function: Callable[..., Any]) -> tuple[TypeAdapter[Any] | None, bool]:
     """What validates the payload, if its parameter is typed; whether the function takes a context. Raises TypeError."""
     where = getattr(function, "__qualname__", repr(function))
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{where}: an agent's function returns its answer; a generator yields several")
     parameters = list(inspect.signature(function).parameters.values())
     if not parameters:
         raise TypeError(f"{where}: an agent's function takes the payload")

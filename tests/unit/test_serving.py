@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -345,6 +345,16 @@ def test_functions_that_cannot_be_agents() -> None:
     for function in (lambda: 1, lambda *, payload: 1, lambda payload, other: 1):
         with pytest.raises(TypeError):
             agent("a")(function)  # type: ignore[arg-type]
+
+    def yields(payload: Any) -> Iterator[Any]:
+        yield payload
+
+    async def yields_later(payload: Any) -> AsyncIterator[Any]:
+        yield payload
+
+    for generator in (yields, yields_later):
+        with pytest.raises(TypeError, match=r"yields.*: an agent's function returns its answer"):
+            agent("a")(generator)
     for options in ({"concurrency": 0}, {"confidence": 2}):
         with pytest.raises(ValueError, match="must be"):
             agent("a", **options)  # type: ignore[arg-type]
