@@ -23,7 +23,7 @@ from schemas.topics import LARGE_RECORD_BYTES, full_name
 from streams.broker.access import require
 from streams.broker.kafka import client_options, committed_reader, start
 from streams.lenient_decoding import poll_from
-from streams.schema_registry import learn_schemas
+from streams.schema_registry import SchemaUnavailable, learn_schemas
 from streams.settings import Settings
 
 POLL_MS = 300
@@ -98,6 +98,8 @@ class Reader:
         self._starts = starts
         self._ends = ends
         self._next = dict(starts)
+        self.schema_problem: str | None = None
+        """Why records in schemas of the registry are not read, in one line; None while they are."""
 
     async def to_end(self) -> AsyncIterator[Record]:
         """Every record up to the end as it was when the reader was opened, or a few more. Raises `ReadStalled`."""
@@ -126,9 +128,18 @@ class Reader:
     async def _poll(self) -> dict[Any, list[Any]]:
         batches = await poll_from(self._consumer, self._next, POLL_MS)
         for records in batches.values():
-            await learn_schemas(records)
+            await self._learn(records)
         self._next |= {tp: messages[-1].offset + 1 for tp, messages in batches.items()}
         return batches
+
+    async def _learn(self, records: list[Any]) -> None:
+        """Fetch the schemas that are needed. While the registry is away, records in them are given as they are."""
+        if self.schema_problem is not None:
+            return  # each try may take seconds
+        try:
+            await learn_schemas(records)
+        except SchemaUnavailable as error:
+            self.schema_problem = str(error)
 
     async def follow(self) -> AsyncIterator[Record]:
         """Every record from where the reader was opened, for as long as the caller asks."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streams.cli.options import USAGE, CommandError, Format, OutputFormat, Prefix, Servers, settings_from
-from streams.cli.output import json_line, line
+from streams.cli.output import json_line, line, say
 from streams.cli.running import run
 
 if TYPE_CHECKING:
@@ -65,8 +65,11 @@ async def _tail(
     from streams.broker.client import reading
 
     async with reading(settings, name, from_beginning=from_beginning) as reader:
-        printed = 0
+        printed, warned = 0, False
         async for record in _records(reader, follow):
+            if reader.schema_problem is not None and not warned:
+                say(f"warning: records in schemas of the registry are shown as bytes: {reader.schema_problem}")
+                warned = True
             _print(record, form)
             printed += 1
             if printed == maximum:
