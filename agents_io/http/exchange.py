@@ -44,6 +44,7 @@ from agents_io.rules.waits import wait_of
 from agents_io.transport import MAX_ANSWER_BYTES, Call
 
 MAX_ERROR_BYTES = 4096
+MAX_SAID = 240
 MAX_REDIRECTS = 3
 _SAME_REQUEST = (307, 308)
 _SAME_PAGE = (301, 307, 308)
@@ -284,8 +285,8 @@ def unauthorized(status: int) -> AgentError:
 
 
 def said(peer: Peer, body: bytes) -> str:
-    """The start of a body, fit for an error."""
-    return excerpt(peer.hidden(body)) if body.strip() else "no body"
+    """The start of a body, fit for an error: long enough for the reason in an error object."""
+    return excerpt(peer.hidden(body), MAX_SAID) if body.strip() else "no body"
 
 
 def header(response: httpx.Response, name: bytes) -> bytes:

@@ -226,15 +226,15 @@ def in_utf8(body: bytes, content_type: bytes) -> bytes:
         return body
 
 
-def excerpt(raw: bytes) -> str:
-    """The start of what came, fit for an error message: printable, at most 80 characters, quoted.
+def excerpt(raw: bytes, most: int = MAX_EXCERPT) -> str:
+    """The start of what came, fit for an error message: printable, at most `most` characters, quoted.
 
     >>> excerpt(b"Internal\\x00 Error")
     "'Internal? Error'"
     """
-    text = raw[: 4 * MAX_EXCERPT].decode("utf-8", "replace")
+    text = raw[: 4 * most].decode("utf-8", "replace")
     text = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-    return f"'{text}'" if len(text) <= MAX_EXCERPT - 2 else f"'{text[: MAX_EXCERPT - 5]}...'"
+    return f"'{text}'" if len(text) <= most - 2 else f"'{text[: most - 5]}...'"
 
 
 def load_json(body: bytes) -> Any:
