@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from streams import worker
+from streams import role, worker
 from streams.broker.kafka import client_options
-from streams.dispatch import role as dispatch_role
 from streams.engine.engine import Engine
 from streams.engine.follower import Follower
 from streams.statistics.role import StatsSupervisor
@@ -69,7 +68,7 @@ async def test_the_pipeline_goes_on_with_another_consumer(
             super().__init__(*args, **fields)
             engines.append(self)
 
-    monkeypatch.setattr(dispatch_role, "Engine", Seen)
+    monkeypatch.setattr(role, "Engine", Seen)
     settings = settings_for(
         kafka, roles=("dispatch",), web_port=0, grpc_port=0, session_timeout=6000, dispatch={"stall_after": 3000}
     )

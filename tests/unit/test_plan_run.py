@@ -107,6 +107,19 @@ def test_steps_that_the_plan_itself_cancelled_do_not_fail_it(why: str, strategy:
     assert error["message"] == ("unwanted" if why == "cancel" else "the plan did not end within 100 ms")
 
 
+def test_a_step_that_expired_with_its_plan_does_not_fail_it() -> None:
+    """It inherits the deadline: read after a time without an owner, its end comes before the plan's clock. Earlier ends count."""
+    for at_ms, status in ((NOW + 100, "timeout"), (NOW + 99, "failure")):
+        run = run_of(plan("a", "b", timeout=100))
+        run.begin()
+        run.ended((0,), bad("expired", "timeout", "the deadline passed"), at_ms)
+        assert result(run)["status"] == status
+    run = run_of(plan("a", timeout=100))
+    run.begin()
+    run.ended((0,), bad("http_4xx", "failure", "the reason"), NOW + 100)
+    assert result(run)["error"]["code"] == "http_4xx", "it failed before, and is heard"
+
+
 def test_a_pattern_that_stopped_its_steps_ends_by_its_time_and_others_fail_the_plan() -> None:
     """The pattern's end is what the plan sees; a step that a user cancelled fails the plan before its time."""
     run = run_of(plan(pattern("x", "twice"), "b"), TEMPLATES)

@@ -254,15 +254,17 @@ class PlanRun:
         return actions
 
     def _own_end(self, path: Path, end: End, cancelled: str | None, now_ms: int) -> Verdict | None:
-        """The end that a plan or a pattern has by itself, if it may be that which cancelled this step.
+        """The end that a plan or a pattern has by itself, if it may be that which ended this step.
 
-        An earlier owner may have cancelled the steps and been lost before it had committed the end.
+        An earlier owner may have cancelled the steps and been lost before it had committed the end. And steps inherit the
+        deadline: without an owner they expire before their plan is looked at.
         """
-        if end.wire.get("status") != "cancelled":
-            return None
-        if cancelled is not None:
+        was_cancelled = end.wire.get("status") == "cancelled"
+        if was_cancelled and cancelled is not None:
             return _cancelled(cancelled)
-        return self._too_late(path) if self._nodes[path].deadline_ms <= now_ms else None
+        has_expired = (end.wire.get("error") or {}).get("code") == "expired"
+        is_late = self._nodes[path].deadline_ms <= now_ms
+        return self._too_late(path) if is_late and (was_cancelled or has_expired) else None
 
     def _follow(
         self, path: Path, moves: Moves, todo: deque[tuple[Path, End | None]], actions: list[Action], now_ms: int
