@@ -82,10 +82,17 @@ def _failed(error: Exception, code: int) -> int:
     return code
 
 
+class _Terminated(Exception):
+    """SIGTERM came."""
+
+
 async def _run(settings: Settings, broker: ChildBroker | None, console: Console) -> int:
-    """Ctrl-C cancels (and is raised again by asyncio.run); SIGTERM ends it in the same way, with exit code 0."""
-    work = asyncio.create_task(_dev(settings, broker, console))
+    """Ctrl-C cancels (and is raised again by asyncio.run); SIGTERM ends it in the same way, with exit code 0.
+
+    A Kafka client that is starting may swallow the cancel: the event ends what begins after it.
+    """
     stopping = asyncio.Event()
+    work = asyncio.create_task(_dev(settings, broker, console, stopping))
 
     def terminate() -> None:
         stopping.set()
@@ -94,13 +101,13 @@ async def _run(settings: Settings, broker: ChildBroker | None, console: Console)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     try:
         await work
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, _Terminated):
         if not stopping.is_set():
             raise
     return OK
 
 
-async def _dev(settings: Settings, broker: ChildBroker | None, console: Console) -> None:
+async def _dev(settings: Settings, broker: ChildBroker | None, console: Console, stopping: asyncio.Event) -> None:
     quiet_logs()
 
     def say(line: str = "") -> None:
@@ -112,7 +119,7 @@ async def _dev(settings: Settings, broker: ChildBroker | None, console: Console)
         _registered(scene),
     ):
         _introduce(scene, broker, say)
-        await _traffic(scene, console)
+        await _traffic(scene, console, stopping)
 
 
 def _introduce(scene: Stage, broker: ChildBroker | None, say: Any) -> None:
@@ -152,8 +159,8 @@ async def _registered(scene: Stage) -> AsyncIterator[None]:
             await send_keyed(scene.settings, "agents", [(agent_id.encode(), None) for agent_id in scene.agents])
 
 
-async def _traffic(scene: Stage, console: Console) -> None:
-    """Send, watch and let an agent fall ill now and then, until cancelled or something breaks."""
+async def _traffic(scene: Stage, console: Console, stopping: asyncio.Event) -> None:
+    """Send, watch and let an agent fall ill now and then, until cancelled or something breaks. Raises `_Terminated`."""
     unseen = split(rows())[1]
     ids = [kind.agent_id for kind in KINDS.values()]
     board = Board([label for _, label in unseen], ids)
@@ -171,10 +178,15 @@ async def _traffic(scene: Stage, console: Console) -> None:
                     view.tell(moment)
             view.tick(SAY_EVERY_S)
 
+    async def terminated() -> None:
+        await stopping.wait()
+        raise _Terminated
+
     async with traffic.subscribed(scene.settings, TOPICS, from_beginning=scene.own_broker) as read:
         view.head(SAY_EVERY_S)
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(terminated())
                 group.create_task(traffic.send(scene.settings, stream, RATE, sent))
                 group.create_task(_ill_by_turns(scene, board, view))
                 group.create_task(scene.watch())

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import doctest
 import io
 import json
+import os
 import random
+import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -16,7 +22,7 @@ from rich.console import Console
 
 from schemas.codec import decode
 from schemas.messages import Task
-from streams.demo import agents, board, models, stage, traffic, view
+from streams.demo import agents, board, dev, models, stage, traffic, view
 from streams.demo.agents import DemoAgent
 from streams.demo.board import Board, Moment, task_id
 from streams.demo.children import Child, ChildFailed, clean_environment
@@ -299,3 +305,28 @@ def test_hints_name_the_program_as_the_user_can_call_it(monkeypatch: pytest.Monk
     assert program() == str(programs / "parallax")
     monkeypatch.chdir(tmp_path)
     assert program() == "env/bin/parallax"
+
+
+async def test_sigterm_ends_dev_also_while_a_kafka_client_swallows_the_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does that is just starting."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def subscribed(*_: Any, **__: Any) -> AsyncIterator[Any]:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+        yield lambda: asyncio.sleep(0.01, [])
+        ended.set()
+
+    async def forever(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    scene = SimpleNamespace(settings=Settings(), own_broker=True, agents=[], web="", watch=forever, turn=forever)
+    monkeypatch.setattr(dev, "stage", lambda *_, **__: contextlib.nullcontext(scene))
+    monkeypatch.setattr(dev.traffic, "subscribed", subscribed)
+    monkeypatch.setattr(dev.traffic, "send", forever)
+    running = asyncio.create_task(dev._run(Settings(), None, Console(file=io.StringIO())))
+    await begun.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(running, 20) == 0
