@@ -38,13 +38,12 @@ from agents_io.errors import (
 from agents_io.http.connection import NotHttp
 from agents_io.http.peer import Peer, Target
 from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody, WasClosing
-from agents_io.rules.answer import excerpt, in_utf8
+from agents_io.rules.answer import body_excerpt, excerpt, in_utf8
 from agents_io.rules.statuses import error_of
 from agents_io.rules.waits import wait_of
 from agents_io.transport import MAX_ANSWER_BYTES, Call
 
 MAX_ERROR_BYTES = 4096
-MAX_SAID = 240
 MAX_REDIRECTS = 3
 _SAME_REQUEST = (307, 308)
 _SAME_PAGE = (301, 307, 308)
@@ -285,8 +284,8 @@ def unauthorized(status: int) -> AgentError:
 
 
 def said(peer: Peer, body: bytes) -> str:
-    """The start of a body, fit for an error: long enough for the reason in an error object."""
-    return excerpt(peer.hidden(body), MAX_SAID) if body.strip() else "no body"
+    """The start of a body, fit for an error, without our secret."""
+    return body_excerpt(peer.hidden(body))
 
 
 def header(response: httpx.Response, name: bytes) -> bytes:

@@ -24,6 +24,7 @@ from schemas.messages import ConfidenceSource
 
 MAX_DEPTH = 128
 MAX_EXCERPT = 80
+MAX_BODY_EXCERPT = 240
 BOM = b"\xef\xbb\xbf"
 _CHARSET = re.compile(
     rb"charset\s*=\s*[\"']?(iso-?8859-[0-9]{1,2}|latin-?1|(?:windows|cp)-?125[0-8]|utf-(?:16|32)(?:le|be)?|gb2312|gbk|gb18030"
@@ -235,6 +236,15 @@ def excerpt(raw: bytes, most: int = MAX_EXCERPT) -> str:
     text = raw[: 4 * most].decode("utf-8", "replace")
     text = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
     return f"'{text}'" if len(text) <= most - 2 else f"'{text[: most - 5]}...'"
+
+
+def body_excerpt(body: bytes) -> str:
+    """The start of an error's body, fit for an error message: long enough for the reason that model servers wrap in an object.
+
+    >>> body_excerpt(b"not found"), body_excerpt(b" ")
+    ("'not found'", 'no body')
+    """
+    return excerpt(body, MAX_BODY_EXCERPT) if body.strip() else "no body"
 
 
 def load_json(body: bytes) -> Any:

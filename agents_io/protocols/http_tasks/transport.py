@@ -20,7 +20,7 @@ from agents_io.http.exchange import HttpExchange, header, status_error, within
 from agents_io.http.pooled_transport import URL_KEY, PooledTransport, RequestBody
 from agents_io.lookup import Lookup, system_lookup
 from agents_io.protocols.http_tasks.rules.orders import Order, read_order, read_reply
-from agents_io.rules.answer import excerpt
+from agents_io.rules.answer import body_excerpt
 from agents_io.rules.targets import AllowList, parse_target
 from agents_io.transport import MAX_ANSWER_BYTES, Answer, Call, header_text
 from schemas.messages import AgentRegistration
@@ -109,7 +109,7 @@ def _request(order: Order, url: yarl.URL, call: Call) -> httpx.Request:
 
 
 def _said(order: Order, body: bytes) -> str:
-    return excerpt(_hidden(order, body)) if body.strip() else "no body"
+    return body_excerpt(_hidden(order, body))
 
 
 def _hidden(order: Order, body: bytes) -> bytes:

@@ -33,7 +33,7 @@ from agents_io.protocols.a2a.rules.tasks import (
     meaning,
 )
 from agents_io.rules import jsonrpc
-from agents_io.rules.answer import excerpt
+from agents_io.rules.answer import body_excerpt, excerpt
 from schemas.exact_json import dumps, loads
 
 Operation = Literal["send", "stream", "get", "cancel"]
@@ -145,7 +145,7 @@ def refusal(interface: Interface, what: Operation, status: int, body: bytes) -> 
 
 
 def _answered(status: int, body: bytes) -> str:
-    return f"the agent answered {status}: {excerpt(body) if body.strip() else 'no body'}"
+    return f"the agent answered {status}: {body_excerpt(body)}"
 
 
 def _with_status(error: AgentError, status: int) -> AgentError:
