@@ -232,13 +232,7 @@ class WebServer:
         """This worker: who it is, what it owns, how much it has to do, and the workers it knows of."""
         checks = self._roles_ready()
         reasons = [f"{role} is not ready" for role, up in checks.items() if not up] + self.problems()
-        owned = {
-            name: sorted({status.partition for status in role.partition_statuses()})
-            for name, role in self.roles.items()
-        }
-        owned |= {
-            name: sorted(processor.number for processor in engine.opened) for name, engine in self.engines().items()
-        }
+        owned = {name: _numbers(role) for name, role in self.roles.items()}
         calling, waiting = (0, 0) if self._dispatch is None else self._dispatch.tasks()
         return json_answer(
             {
@@ -298,3 +292,10 @@ class WebServer:
             for place in self._partition_statuses()
         ]
         return json_answer(sorted(rows, key=lambda row: (row["topic"], row["partition"])))
+
+
+def _numbers(role: Role) -> list[int]:
+    """The partition numbers that a role owns, those included that it is just opening."""
+    if isinstance(role, EngineRole):
+        return sorted(processor.number for processor in role.engine.opened)
+    return sorted({status.partition for status in role.partition_statuses()})

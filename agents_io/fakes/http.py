@@ -207,7 +207,7 @@ async def _hang(step: Step, request: web.Request) -> web.StreamResponse:
 async def _reset(step: Step, request: web.Request) -> web.StreamResponse:
     """Promise a body, send a part of it, then cut the line; without a size the first bytes of the head.
 
-    A connection that is cut without a byte may be one that was just closing, on which a call is sent once more.
+    A kept connection that is cut without a byte counts as one that was closing, and not against the agent.
     """
     if step.size:
         response = web.StreamResponse(

@@ -136,9 +136,10 @@ class PooledTransport(httpx.AsyncBaseTransport):
         try:
             return await self._send(origin, connection, method, head, body)
         except httpx.ReadError as error:
-            if connection.was_closing and not (is_repeatable or method in IDEMPOTENT):
-                raise WasClosing(str(error)) from error
-            if not (connection.was_closing or (method in IDEMPOTENT and connection.requests > 1)):
+            is_idempotent = method in IDEMPOTENT and connection.requests > 1
+            if not (is_idempotent or (is_repeatable and connection.was_closing)):
+                if connection.was_closing:
+                    raise WasClosing(str(error)) from error
                 raise
         connection = await self.pool.acquire(origin, fresh=True)
         return await self._send(origin, connection, method, head, body)

@@ -45,5 +45,4 @@ class KafkaExchange:
             raise InternalError(f"this worker cannot exchange with agents on Kafka: {error}") from error
 
     def replies(self, take: Callable[[ConsumerRecord], None]) -> Follower:
-        options = self._options | {"isolation_level": "read_committed"}
-        return Follower(options, self.reply_topic, take, from_end=True)
+        return Follower(self._options, self.reply_topic, take, from_end=True)

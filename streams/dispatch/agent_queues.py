@@ -18,7 +18,7 @@ from streams.dispatch.backlogs import Backlogs
 from streams.dispatch.callers import CallerFactory, GuardSnapshot
 from streams.dispatch.held_memory import HeldMemory
 from streams.dispatch.task_run import TaskRun
-from streams.rules.dispatch.delaying import CLOSED_S, is_crowded, is_low, to_read_back
+from streams.rules.dispatch.delaying import CLOSED_S, is_crowded, low_mark, to_read_back
 
 CHECK_S = 0.25
 """How often tasks left on their topic are looked after: deadlines, and queues that run low."""
@@ -95,8 +95,7 @@ class AgentQueues:
         if caller is None:
             return
         agent_id, concurrency = caller.agent.id, caller.queue.max_concurrency
-        held = self._memory.held(agent_id)
-        if is_low(held - 1, concurrency) or self._memory.room_for(agent_id, concurrency, 0):
+        if self._memory.held(agent_id) <= low_mark(concurrency) or self._memory.room_for(agent_id, concurrency, 0):
             return
         last = _last(caller)
         if last is not None:

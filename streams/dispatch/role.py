@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -110,7 +109,7 @@ class DispatchRole(EngineRole[DispatchHandler]):
         )
         AgentMetrics(
             registry,
-            lambda: [handler.callers for handler in self._handlers()],
+            lambda: [handler.callers for handler in self.engine.handlers()],
             lambda: self._monitor.keeper.published,
         )
 
@@ -149,13 +148,13 @@ class DispatchRole(EngineRole[DispatchHandler]):
 
     def explain_task(self, task_id: str) -> dict[str, Any] | None:
         """What a task waits for that this worker holds in memory; None if it holds none of that id."""
-        found = (handler.explain_task(task_id) for handler in self._handlers())
+        found = (handler.explain_task(task_id) for handler in self.engine.handlers())
         return next((each for each in found if each is not None), None)
 
     def tasks(self) -> tuple[int, int]:
         """How many tasks agents are called for, and how many wait."""
         taken = sum(status.in_flight for status in self.partition_statuses())
-        calling = sum(handler.running() for handler in self._handlers())
+        calling = sum(handler.running() for handler in self.engine.handlers())
         return calling, max(0, taken - calling)
 
     def _watchers(self) -> Watchers:
@@ -206,15 +205,12 @@ class DispatchRole(EngineRole[DispatchHandler]):
             read_again=self.reader.read,
         )
 
-    def _handlers(self) -> Iterator[DispatchHandler]:
-        return self.engine.handlers()
-
     def _cancel(self, task_id: str) -> None:
-        for handler in self._handlers():
+        for handler in self.engine.handlers():
             handler.cancel(task_id)
 
     def _clear(self, agent_id: str | None) -> None:
-        for handler in self._handlers():
+        for handler in self.engine.handlers():
             handler.clear_cache(agent_id)
 
     def _agent_changed(self, agent_id: str, agent: AgentRegistration | None, record: ConsumerRecord) -> None:

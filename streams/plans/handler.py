@@ -304,7 +304,8 @@ class PlanHandler:
         now_ms = self._parts.wall_ms()
         wire = {name: data[name] for name in KEPT_FIELDS if data.get(name) is not None}
         before = len(run.entries)
-        actions = run.ended(path, End(wire, value, place), now_ms, self._cancel_reason(active))
+        cancelled = self._cancel_reason(active) if wire["status"] == "cancelled" else None
+        actions = run.ended(path, End(wire, value, place), now_ms, cancelled)
         if len(run.entries) == before:
             return False  # it had ended before, or never began
         self._parts.metrics.steps.labels(wire["status"]).inc()

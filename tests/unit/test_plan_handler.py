@@ -357,18 +357,24 @@ async def test_a_plan_that_waited_on_its_topic_was_submitted_when_its_record_was
     assert 0 < submitted_ms <= time.time_ns() // 1_000_000, "by then it is no matter any more"
 
 
+def owned_again(ends_by: str) -> Coordinating:
+    """Plan `one` at its next owner, who has not read the results yet: its time, or a cancel, came while it had none."""
+    it = Coordinating()
+    it.plan(plan("a", "b", timeout=1000) | {"id": "one"})
+    if ends_by == "time":
+        it.skew_ms += 5000
+    else:
+        it.cancel_requests["one"] = "unwanted"
+    it.partition.is_caught_up = False
+    it.restart()
+    return it
+
+
 @pytest.mark.parametrize("ends_by", ["time", "cancel"])
 async def test_a_step_that_ended_while_nobody_owned_the_partition_is_heard_before_the_plan_ends(ends_by: str) -> None:
     """Its result lies there; the plan's time, or a request to cancel it, came before the next owner did."""
     for heard in (True, False):
-        it = Coordinating()
-        it.plan(plan("a", "b", timeout=1000) | {"id": "one"})
-        if ends_by == "time":
-            it.skew_ms += 5000
-        else:
-            it.cancel_requests["one"] = "unwanted"
-        it.partition.is_caught_up = False
-        it.restart()
+        it = owned_again(ends_by)
         it.handler.cancel("one")
         await asyncio.sleep(handler.READ_BACK_S - 1.0)
         assert it.commit() == []
@@ -384,14 +390,7 @@ async def test_a_step_that_ended_while_nobody_owned_the_partition_is_heard_befor
 @pytest.mark.parametrize("ends_by", ["time", "cancel"])
 async def test_a_plan_whose_lost_owner_had_cancelled_the_steps_ends_as_it_would_have(ends_by: str) -> None:
     """The cancels went out at once, the plan's own end was never committed: the steps' ends come first."""
-    it = Coordinating()
-    it.plan(plan("a", "b", timeout=1000) | {"id": "one"})
-    if ends_by == "time":
-        it.skew_ms += 5000
-    else:
-        it.cancel_requests["one"] = "unwanted"
-    it.partition.is_caught_up = False
-    it.restart()
+    it = owned_again(ends_by)
     told = it.step("one", 1, "cancelled")
     result = one(told, "plan-results")
     assert result["status"] == ("timeout" if ends_by == "time" else "cancelled")

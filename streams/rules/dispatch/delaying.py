@@ -44,9 +44,9 @@ def is_crowded(waiting: int, concurrency: int) -> bool:
     return waiting >= max(MAX_CLOSED, 2 * concurrency)
 
 
-def is_low(held: int, concurrency: int) -> bool:
-    """Whether its delayed tasks are read back: an agent holds fewer than it can be called with at once, or than `LOW`."""
-    return held < max(LOW, concurrency)
+def low_mark(concurrency: int) -> int:
+    """Delayed tasks are read back while an agent holds fewer: what it can be called with at once, or `LOW` if that is more."""
+    return max(LOW, concurrency)
 
 
 def to_read_back(held: int, concurrency: int, room: int) -> int:
@@ -55,9 +55,8 @@ def to_read_back(held: int, concurrency: int, room: int) -> int:
     >>> to_read_back(0, 10, 1000), to_read_back(31, 10, 1000), to_read_back(32, 10, 1000), to_read_back(0, 10, 3)
     (64, 33, 0, 3)
     """
-    if not is_low(held, concurrency):
-        return 0
-    return max(0, min(2 * max(LOW, concurrency) - held, room, MAX_LOAD))
+    low = low_mark(concurrency)
+    return max(0, min(2 * low - held, room, MAX_LOAD)) if held < low else 0
 
 
 def room_to_read_back(budget: int, used: int, average: int, places: int, held: int) -> int:

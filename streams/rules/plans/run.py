@@ -247,8 +247,7 @@ class PlanRun:
             else:
                 self._hold(end)
                 moves = node.graph.ended(at[-1], end)
-                own = self._own_end(at[:-1], end, cancelled, now_ms)
-                if moves.verdict is not None and own is not None:
+                if moves.verdict is not None and (own := self._own_end(at[:-1], end, cancelled, now_ms)) is not None:
                     moves.verdict = node.graph.verdict = own
                 self._follow(at[:-1], moves, todo, actions, now_ms)
         return actions
