@@ -34,7 +34,7 @@ class Call:
     context_id: str = ""
     """The conversation it belongs to, `metadata.contextId`; empty: none. `headers` have it too, as `CONTEXT_HEADER`."""
     fresh: bool = False
-    """Whether to use a new connection: the task's last call lost its one."""
+    """Whether to use a new connection: an earlier call of the task lost its one."""
     attempt: int = 1
     """Which attempt of the task this is. After the first, an earlier one may still be under way at the agent."""
 

@@ -358,6 +358,7 @@ class Caller(Generic[R]):
             self._finish(item, unable if free else end)
             return
         item.failure = end
+        item.lost_connection = item.lost_connection or isinstance(end, ConnectionFailed)
         self._events.on_retry(run, wait_s)
         self.queue.push(
             item,

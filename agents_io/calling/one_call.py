@@ -12,7 +12,7 @@ from typing import Any
 from agents_io.calling.pending_call import CallObserver
 from agents_io.calling.rules.agent_queue import Attempt
 from agents_io.calling.sampling import Item
-from agents_io.errors import CallTimeout, ConnectionFailed, Expired
+from agents_io.errors import CallTimeout, Expired
 from agents_io.transport import CONTEXT_HEADER, Answer, Call, Transport, header_text
 from schemas.messages import AgentRegistration
 
@@ -68,7 +68,7 @@ async def _call(
         headers,
         run.pattern_name,
         run.context_id,
-        fresh=isinstance(run.failure, ConnectionFailed),
+        fresh=run.lost_connection,
         attempt=run.calls,
     )
     try:

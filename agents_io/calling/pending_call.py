@@ -60,6 +60,8 @@ class PendingCall:
     last_call_at: float = 0.0
     failure: AgentError | None = None
     """How the last call failed."""
+    lost_connection: bool = False
+    """Whether a call lost its connection: the next ones use new ones."""
     cancelled: bool = False
     observer: CallObserver | None = field(default=None)
 

@@ -291,3 +291,17 @@ async def test_a_call_on_a_connection_that_was_closing_is_made_again_at_once_on_
     assert isinstance(await rig.end(), errors.ConnectionWasClosing)
     assert [call.fresh for call in rig.transport.calls] == [False, True, True]
     assert (rig.limiter.used(rig.now), rig.breaker.failures(rig.now)) == (3, 0)
+
+
+async def test_once_a_connection_was_lost_all_further_calls_of_the_task_use_new_ones() -> None:
+    """Else its last call could end on one that was closing: a failure that counts for nothing, after others that did."""
+    rig = Rig(errors.ServerError("500"), retries=3)
+    later = iter((errors.ConnectionWasClosing("closing"), errors.ServerError("500"), errors.ServerError("500")))
+
+    def another(run: PendingCall, delay_s: float) -> None:
+        rig.transport.end = next(later)
+
+    rig.on_retry = another  # type: ignore[method-assign]
+    rig.submit()
+    await rig.end()
+    assert [call.fresh for call in rig.transport.calls] == [False, False, True, True]
