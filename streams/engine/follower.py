@@ -1,11 +1,12 @@
 """A topic that every worker reads whole and then follows: no group, no commits, all partitions.
 
 In: a topic and what to do with each record. Out: that, for every committed record from the log's beginning, for ever. `catch_up`
-waits until everything acknowledged before the call was applied. It never writes. Three things can go wrong, and none ends it:
+waits until everything acknowledged before the call was applied. It never writes. Four things can go wrong, and none ends it:
 1. A record cannot be applied: an error is logged, the next one is.
 2. Reading fails: it is tried again, with another consumer if need be.
 3. The topic is missing: the consumer is closed, since its search for a leader takes half a core, and the brokers are asked now
    and then. A topic that is made anew is read from its beginning; what was known stays known.
+4. The log is another one than was read, and nobody saw the topic missing: every `LOOK_S` its identity is asked for.
 While 2 or 3 lasts, `problem` is a sentence for people.
 """
 
@@ -18,11 +19,14 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from streams.engine.commit import CLOSE_TIMEOUT_S
 from streams.engine.faults import describe_error
 from streams.engine.group import METADATA_MAX_AGE_MS, close, dead_task
+from streams.engine.log_identity import Identity, epoch_ends, identities
+from streams.rules.engine.followed_log import LogAtPresent, LogSeen, is_another, read_on_from
 from streams.schema_registry import SchemaRegistry, SchemaUnavailable, registry
 
 log = structlog.get_logger(__name__)
@@ -33,6 +37,9 @@ CATCH_UP_TIMEOUT_S = 5.0
 FETCH_WAIT_MS = 500
 POLL_MS = 1000
 POSITION_TIMEOUT_S = 10.0
+LOOK_S = 15.0
+LOOK_TIMEOUT_S = 10.0
+UNKNOWN = Identity("", -1)
 RETRY_S = 1.0
 MAX_RETRY_S = 10.0
 """For a topic that is missing; otherwise a worker would act on what was true before an outage for longer than need be."""
@@ -63,6 +70,8 @@ class Follower:
         self.problem: str | None = None
         """Why the topic cannot be read at present, in one line; None while it is read."""
         self._positions: dict[TopicPartition, int] = {}
+        self._seen: dict[TopicPartition, LogSeen] = {}
+        self._looked_at = 0.0
         self._moved = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -104,16 +113,51 @@ class Follower:
             tps = [TopicPartition(self._topic, number) for number in sorted(numbers)]
             consumer.assign(tps)
             begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+            logs, cuts = await self._identities(consumer)
         except BaseException:
             await close(consumer, CLOSE_TIMEOUT_S)
             raise
-        first = ends if self._from_end else begins
+        first = dict(ends if self._from_end else begins)
         self._from_end = False
-        # A log that was made anew meanwhile may end before our position.
-        self._positions = {tp: min(max(self._positions.get(tp, first[tp]), begins[tp]), ends[tp]) for tp in tps}
-        for tp, position in self._positions.items():
-            consumer.seek(tp, position)
+        before, self._positions = self._positions, first
+        for tp in tps:
+            topic_id, epoch = logs.get(tp, UNKNOWN)
+            if tp in before:
+                now = LogAtPresent(begins[tp], ends[tp], topic_id, epoch, cuts.get(tp))
+                self._positions[tp] = read_on_from(self._seen.get(tp, LogSeen(before[tp])), before[tp], now)
+            self._seen[tp] = LogSeen(self._positions[tp], topic_id, epoch)
+            consumer.seek(tp, self._positions[tp])
+        self._looked_at = asyncio.get_running_loop().time()
         return consumer
+
+    async def _identities(
+        self, consumer: AIOKafkaConsumer
+    ) -> tuple[dict[TopicPartition, Identity], dict[TopicPartition, int]]:
+        """The logs as they are; and where the leader epoch that was seen last ends in those that have another one since."""
+        logs = await identities(consumer, [self._topic])
+        epochs = {tp: seen.epoch for tp, seen in self._seen.items() if tp in logs and seen.epoch != logs[tp].epoch}
+        return logs, await epoch_ends(consumer, epochs)
+
+    async def _is_another(self, consumer: AIOKafkaConsumer) -> bool:
+        """Whether a log is not the one that was read; brokers are asked every `LOOK_S`. What they do not say is no change."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at < LOOK_S:
+            return False
+        self._looked_at = now
+        read = dict(self._positions)  # before anything is asked: the log holds that much, if it is still the same
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                logs, cuts = await self._identities(consumer)
+        except (KafkaError, TimeoutError) as error:
+            log.debug("brokers do not say whether a log is the one that was read", topic=self._topic, error=repr(error))
+            return False
+        for tp in read.keys() & logs.keys():
+            (topic_id, epoch), seen = logs[tp], self._seen[tp]
+            if is_another(seen, topic_id, read[tp], cuts.get(tp)):
+                return True
+            if epoch == seen.epoch or tp in cuts or seen.epoch < 0:
+                self._seen[tp] = LogSeen(read[tp], topic_id, epoch)
+        return False
 
     async def stop(self) -> None:
         """Stop following."""
@@ -158,7 +202,7 @@ class Follower:
                 await self._poll(await self._living())
             except TopicMissing as error:
                 await self._drop()
-                self._positions = {}
+                self._positions, self._seen = {}, {}
                 self._fail(str(error))
                 retry_s = min(retry_s * 2, MAX_RETRY_S)
             except Exception as error:  # whatever it is, the topic must go on being read
@@ -226,8 +270,9 @@ class Follower:
             await close(consumer, CLOSE_TIMEOUT_S)
 
     async def _living(self) -> AIOKafkaConsumer:
-        """The consumer, or another one. Three cases: 1. the topic was missing. 2. aiokafka's fetching has ended, and polls would
-        find nothing for ever. 3. The topic has more partitions than before: they are read from their beginning.
+        """The consumer, or another one. Four cases: 1. the topic was missing. 2. aiokafka's fetching has ended, and polls would
+        find nothing for ever. 3. The topic has more partitions than before: they are read from their beginning. 4. A log is
+        another one now.
         """
         consumer = self._consumer
         if consumer is not None:
@@ -238,6 +283,8 @@ class Follower:
                 )
             elif grown:
                 log.info("a topic has more partitions; reading them too", topic=self._topic, partitions=sorted(grown))
+            elif await self._is_another(consumer):
+                log.warning("a topic was made anew, or lost its end; reading on from there", topic=self._topic)
             else:
                 return consumer
         fresh = await self._connected()

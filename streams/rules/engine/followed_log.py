@@ -1,0 +1,53 @@
+"""Where a log that a worker reads whole is read on from, when it may not be the one that was read. Pure.
+
+To apply a record twice does no harm there, to miss one does: where two answers are possible, it is the lower offset.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class LogSeen(NamedTuple):
+    """A log at the last look: `position` is the next offset to be read. `topic_id` "" and `epoch` -1: brokers do not say."""
+
+    position: int
+    topic_id: str = ""
+    epoch: int = -1
+
+
+class LogAtPresent(NamedTuple):
+    """A log as its broker tells it. `cut`: where what was written up to the epoch seen last ends in it; None: not known."""
+
+    begin: int
+    end: int
+    topic_id: str = ""
+    epoch: int = -1
+    cut: int | None = None
+
+
+def is_another(seen: LogSeen, topic_id: str, position: int, cut: int | None) -> bool:
+    """Whether what was read up to `position` may lie elsewhere in the log that is there now.
+
+    >>> is_another(LogSeen(3, "a", 1), "b", 3, None), is_another(LogSeen(3, "a", 1), "a", 5, 4)
+    (True, True)
+    >>> is_another(LogSeen(3, "a", 1), "a", 5, 5), is_another(LogSeen(3), "a", 5, None)
+    (False, False)
+    """
+    return bool(seen.topic_id and topic_id and seen.topic_id != topic_id) or (cut is not None and cut < position)
+
+
+def read_on_from(seen: LogSeen, position: int, now: LogAtPresent) -> int:
+    """`position`: the next offset to be read, if the log is the same.
+
+    >>> read_on_from(LogSeen(3, "a"), 3, LogAtPresent(0, 5, "b")), read_on_from(LogSeen(3), 3, LogAtPresent(0, 1))
+    (0, 0)
+    >>> read_on_from(LogSeen(3, "a", 1), 9, LogAtPresent(0, 9, "a", 2, cut=6)), read_on_from(LogSeen(3), 3, LogAtPresent(5, 9))
+    (3, 5)
+    """
+    if (seen.topic_id and now.topic_id and seen.topic_id != now.topic_id) or position > now.end:
+        return now.begin  # another topic of that name; or a log that lost its end, and nobody knows where it was cut
+    if now.cut is not None and now.cut < position:
+        # What came since the last look came from the old leader or from the new one: it is read again.
+        position = min(seen.position, now.cut)
+    return max(position, now.begin)
