@@ -1,6 +1,7 @@
-"""Calling agents: the transports, the guarded call and the pure rules (queue, breaker, limiter, retry) around it.
+"""How a worker calls agents: transports, the guarded call, and its pure rules (queue, breaker, limiter, retry).
 
-For users: `from agents_io import agent` makes a function an agent, `function` one that tasks may name; loaded when asked for.
+Users import two decorators from here, both loaded on first use: `agent` makes a function an agent, `function` makes one
+that tasks may name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Best-effort requests to an agent, such as "forget that task": no caller waits for them. Bounded in number and time.
+"""Best-effort requests to an agent, such as "cancel that task". No caller waits for them; their number and duration are
+bounded.
 
-In: coroutines. Out: nothing; whatever they raise is logged at debug level, since the call they belong to is over. When too many
-are under way a new one is dropped.
+A failure is logged at debug level, since the call that a request belongs to is over. When too many are under way, a new
+one is dropped.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ CLOSE_S = 1.0
 
 
 class BestEffortRequests:
-    """Runs them beside everything else."""
+    """Runs requests in the background."""
 
     def __init__(self, max_under_way: int = MAX_UNDER_WAY) -> None:
         self._max = max_under_way
         self._tasks: set[asyncio.Task[None]] = set()
 
     def say(self, what: str, words: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Begin, unless too many are under way."""
+        """Start a request; drop it if too many are under way."""
         if len(self._tasks) >= self._max:
             log.debug("request dropped, too many in flight", what=what)
             return
@@ -36,7 +37,7 @@ class BestEffortRequests:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Give them a moment, then stop."""
+        """Wait briefly for the requests under way, then cancel them."""
         if not self._tasks:
             return
         _, late = await asyncio.wait(set(self._tasks), timeout=CLOSE_S)

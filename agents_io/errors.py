@@ -63,9 +63,10 @@ class ConnectionFailed(AgentError):
 
 
 class ConnectionWasClosing(ConnectionFailed):
-    """A connection that was kept from an earlier call closed at once, without a byte of an answer.
+    """A kept connection closed at once, without a byte of an answer.
 
-    Most likely the agent was closing it and has not seen the request, which says nothing about its health. It may have seen it.
+    Most likely the agent was closing it and has not seen the request, so this says nothing about its health. But the
+    agent may have seen it.
     """
 
     counts_against_agent = False
@@ -92,7 +93,7 @@ class RateLimited(AgentError):
 
 
 class BadResponse(AgentError):
-    """The answer is not what an agent must answer."""
+    """The answer does not have the form that agents must answer with."""
 
     code = "bad_response"
     counts_against_agent = True
@@ -107,7 +108,7 @@ class AnswerTooLarge(AgentError):
 
 
 class Refused(AgentError):
-    """The agent understood the task and declines it; asking again gives the same."""
+    """The agent understood the task and declines it; a retry would give the same."""
 
     code = "refused"
     retryable = False
@@ -161,7 +162,7 @@ class UnknownFunction(AgentError):
 
 
 class ExecutionFailed(AgentError):
-    """What was to be run was found and failed: a function raised, a pattern ended as failed."""
+    """The function raised, or the pattern ended as failed."""
 
     code = "execution_failed"
     counts_against_agent = True

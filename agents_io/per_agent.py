@@ -1,4 +1,4 @@
-"""What a transport prepares for each of its agents: addresses, headers, channels."""
+"""Caches what a transport prepares for each of its agents: addresses, headers, channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ MAX_PREPARED = 10_000
 
 
 class PerAgent(Generic[T]):
-    """One `T` for each agent, made again when it is registered anew; the longest unused of `MAX_PREPARED` is forgotten."""
+    """One `T` for each agent, made again when its registration changes. Beyond `MAX_PREPARED` the least recently used
+    is dropped.
+    """
 
     def __init__(self, make: Callable[[AgentRegistration], T], size: int = MAX_PREPARED) -> None:
         self._make = make
@@ -22,7 +24,7 @@ class PerAgent(Generic[T]):
         self._kept: OrderedDict[str, tuple[AgentRegistration, T]] = OrderedDict()
 
     def get(self, agent: AgentRegistration) -> T:
-        """What was made of this very registration. Raises what `make` raises."""
+        """The `T` made of this registration. Raises what `make` raises."""
         kept = self._kept.get(agent.id)
         if kept is not None and kept[0] is agent:
             self._kept.move_to_end(agent.id)

@@ -1,1 +1,1 @@
-"""The guarded call: an agent's queue, and what happens to a task from its first attempt to its answer."""
+"""The guarded call: an agent's queue, and a task's way through it from the first attempt to the answer."""

@@ -1,6 +1,6 @@
-"""Statistics of one agent's recent calls, beside its queue: times, confidence, ejection.
+"""Statistics of one agent's recent calls: times, confidence, ejection.
 
-In: ends of calls. Out: what hedging and the balancer ask for. It decides nothing itself: the rules do.
+In: ends of calls. Out: figures for hedging and the balancer, which decide by them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def _not_known(confidence: float) -> float | None:
 
 @dataclass(slots=True)
 class CallStats:
-    """One agent's. `hedges`: second calls beside a first one so far.
+    """Statistics of one agent.
 
-    `worth`: what a confidence that the agent states is worth, by how its answers turned out; None where that is not known.
-    `calibrated`: as `confidence`, of what they are worth; it has no value while that is not known.
+    `hedges`: second calls made so far. `worth(confidence)`: the calibrated confidence, by how earlier answers turned
+    out; None if unknown. `calibrated`: the smoothed calibrated confidence; it has no value while outcomes are unknown.
 
     >>> stats = CallStats(worth=lambda confidence: confidence / 2)
     >>> stats.ended("success", 0.1, 0.9, now=1.0)
@@ -43,8 +43,8 @@ class CallStats:
     """Code and message of the last call that counted against the agent."""
 
     def ended(self, outcome: Outcome, took_s: float, confidence: float | None, now: float) -> None:
-        """A call ended. `confidence` counts for an answer (None: it has none by itself); a failure of the agent's own counts as
-        none at all.
+        """Add a call that ended. `confidence`: of the answer, None if it is rated later. A failure of the agent counts
+        as confidence 0.
         """
         self.ejection.called(outcome, now)
         if outcome == "success":
@@ -58,7 +58,7 @@ class CallStats:
                 self.calibrated.add(0.0)
 
     def rated(self, confidence: float) -> None:
-        """An answer has its confidence."""
+        """Add the confidence of an answer that was rated later."""
         self.confidence.add(confidence)
         worth = self.worth(confidence)
         if worth is None:

@@ -71,7 +71,7 @@ class Caller(Generic[R]):
         stats: CallStats | None = None,
         may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`may_begin`: whether this worker still owns the agent; while it does not know, no call begins."""
+        """`may_begin`: whether this worker still owns the agent's partition. No call begins while that is unknown."""
         self.agent = agent
         self.queue = queue
         self.stats = stats or CallStats()
@@ -101,7 +101,9 @@ class Caller(Generic[R]):
         self.advance()
 
     def waits_for(self, run: R, now: float) -> str | None:
-        """What a task waits for: `calling`, what blocks it in the queue, its `turn`, or None if it is not here."""
+        """What a task waits for: `calling`, the limit that blocks it in the queue, its `turn`; None if the task is not
+        here.
+        """
         if run in self._calls or run in self._groups:
             return "calling"
         if not self.queue.holds(run):
@@ -137,7 +139,7 @@ class Caller(Generic[R]):
             call.cancel()
 
     def _finish(self, item: Item[R], end: Answer | AgentError) -> None:
-        """An item is over. The end of a sample is its task's once enough of them have ended."""
+        """Finish an item. A sample's end becomes its task's end once enough samples have ended."""
         if not isinstance(item, Sample):
             self._events.on_finished(item, end)
         elif (decided := self._groups.ended(item, end)) is not None:
@@ -159,7 +161,7 @@ class Caller(Generic[R]):
         self._groups.clear()
 
     def advance(self) -> None:
-        """Let the queue decide what happens now, and when to ask it again."""
+        """Start the calls that may begin now, end the tasks that expired, and set the timer for the next change."""
         if self._held or self._advancing:
             return
         self._advancing = True
@@ -257,7 +259,9 @@ class Caller(Generic[R]):
         self.advance()
 
     async def _answered(self, attempt: Attempt[Item[R]]) -> tuple[Answer | AgentError, Answer | AgentError | None]:
-        """The end of an attempt, and the outcome of its first call alone: None if that was cut off for a second one."""
+        """The outcome of an attempt, and that of its first call alone: None if the first call was cut off for a second
+        one.
+        """
         patience_s = self._patience_s(attempt.item)
         calling = one_call(self._transport, self.agent, attempt)
         if patience_s is None:
@@ -269,7 +273,7 @@ class Caller(Generic[R]):
         return await race(calling, patience_s, lambda: self._beside(attempt))
 
     def _patience_s(self, run: PendingCall) -> float | None:
-        """After how long a second call may be made beside the first; None: never."""
+        """Seconds after which a second call may start beside the first; None: never."""
         limits = self.agent.limits
         if isinstance(run, Sample):
             return None  # other samples are under way
@@ -278,7 +282,7 @@ class Caller(Generic[R]):
         return self.stats.latency.p95_s()
 
     def _beside(self, attempt: Attempt[Item[R]]) -> Coroutine[Any, Any, Answer] | None:
-        """A second call, if queue and budget allow one."""
+        """Start a second call, if queue and budget allow one."""
         now = self._loop.time()
         if self._held or not self._may_begin() or not self.queue.budget.allows(now):
             return None
@@ -306,7 +310,7 @@ class Caller(Generic[R]):
         self._count(attempt, end)
 
     def _count(self, attempt: Attempt[Item[R]], end: Answer | AgentError | None) -> None:
-        """Count a call for or against its agent. None: it was cut off, which counts for neither."""
+        """Count a call for or against its agent. None: the call was cut off and counts for neither."""
         now = self._loop.time()
         # What is promised to an agent (its limit, a hold, Retry-After) counts from the end of the call, which must not lie before
         # the true one.
@@ -328,7 +332,7 @@ class Caller(Generic[R]):
         self._report_transitions()
 
     def _settle(self, attempt: Attempt[Item[R]], end: Answer | AgentError) -> None:
-        """The end of a call: the end of the task, or another attempt if that may help and can begin before the deadline."""
+        """End the task, or queue another attempt if one may help and can begin before the deadline."""
         item = attempt.item
         run: R = item.run if isinstance(item, Sample) else item
         if not isinstance(end, AgentError) or not end.retryable:

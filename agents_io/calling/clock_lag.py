@@ -9,5 +9,7 @@ LAG_S = 0.001
 
 
 def clock_lag_s(loop: asyncio.AbstractEventLoop) -> float:
-    """By how many seconds the loop's `time()` may lie before the true time at which a turn of it began."""
+    """Upper bound, in seconds, by which the loop's `time()` may lag behind the true time at which a turn of the loop
+    began.
+    """
     return LAG_S if type(loop).__module__.partition(".")[0] == "uvloop" else 0.0

@@ -1,7 +1,8 @@
-"""Two calls for one task, if the first takes long: the first answer wins, the other call is cut off at the agent.
+"""Hedging: if the first call takes long, a second one starts beside it; the first answer wins and the other call is
+cancelled at the agent.
 
-In: how to make the first call, when to lose patience, how to begin a second one (or that none may be). Out: the answer, and what
-came of the first call by itself. It counts nothing and knows no limits: the caller that begins the second call does.
+In: how to make the first call, how long to wait, how to start a second one. Out: the answer, and the outcome of the
+first call alone. Limits and counts belong to the caller that starts the second call.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ Calling = Coroutine[Any, Any, Answer]
 
 
 class Race(NamedTuple):
-    """`end`: the answer, or why there is none; `first`: what came of the first call, None if it was cut off."""
+    """`end`: the answer or the error. `first`: the outcome of the first call, None if it was cut off."""
 
     end: Answer | AgentError
     first: Answer | AgentError | None
 
 
 async def race(first: Calling, patience_s: float, second: Callable[[], Calling | None]) -> Race:
-    """Wait for the first answer. Fails only when both calls failed, with the error of the first.
+    """Wait for the first answer. Fails only if both calls failed, with the error of the first.
 
-    Errors other than `AgentError` pass through, `asyncio.CancelledError` too. No call is left running.
+    Other errors than `AgentError` pass through, also `asyncio.CancelledError`. No call is left running.
     """
     one = asyncio.create_task(first)
     running = [one]
@@ -51,7 +52,7 @@ async def race(first: Calling, patience_s: float, second: Callable[[], Calling |
 
 
 def _failed(task: asyncio.Task[Answer]) -> AgentError | None:
-    """The error a call ended with; None for an answer. Raises what is no `AgentError`."""
+    """The `AgentError` a call ended with; None for an answer. Raises any other error."""
     error = task.exception()
     if error is None or isinstance(error, AgentError):
         return error

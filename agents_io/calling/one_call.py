@@ -1,4 +1,4 @@
-"""One call of an attempt: what is sent, who watches it, and whose fault a timeout is.
+"""One call of an attempt: what is sent, and whether a timeout is the agent's fault.
 
 In: a transport, an agent, an attempt. Out: the answer, or an `AgentError`.
 """
@@ -25,7 +25,9 @@ STILL_S = 0.5
 
 
 class WorkerStoodStill(CallTimeout):
-    """The time was over while this worker did not run (suspended, or starved of CPU); the agent may have answered in time."""
+    """The time ran out while this worker did not run (suspended, or starved of CPU). The agent may have answered in
+    time.
+    """
 
     counts_against_agent = False
 
@@ -33,7 +35,7 @@ class WorkerStoodStill(CallTimeout):
 def one_call(
     transport: Transport, agent: AgentRegistration, attempt: Attempt[Item[Any]], hedged: bool = False
 ) -> Coroutine[Any, Any, Answer]:
-    """Make it. `hedged`: it is a second call beside the first. Raises `AgentError`."""
+    """Call the agent once. `hedged`: this is a second call beside the first. Raises `AgentError`."""
     observer = attempt.item.observer
     headers = attempt.item.headers
     if observer is None:
@@ -78,7 +80,9 @@ async def _call(
 
 
 def _judged(error: CallTimeout, attempt: Attempt[Item[Any]], took_s: float) -> CallTimeout | Expired:
-    """Whose fault it is that no answer came within that time, seconds."""
+    """The error for a call without an answer in time: the agent's fault, the worker's, or the deadline's. Times in
+    seconds.
+    """
     late_s = took_s - attempt.timeout_s
     if late_s > STILL_S:
         return WorkerStoodStill(f"{error.message}; the worker stood still for {late_s:.1f} s or more")

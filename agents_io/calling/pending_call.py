@@ -1,6 +1,5 @@
-"""What the guarded call needs to know of one task, and what it reports back.
-
-In: what a task asks for. Out: a `PendingCall`, which the guarded call takes through queue, attempts and end. No decisions here.
+"""What the guarded call needs to know of a task (`PendingCall`), and what it reports back (`CallEvents`). No decisions
+here.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ class ObservedCall(Protocol):
     """What the agent is sent in place of the task's headers."""
 
     def ended(self, end: Answer | BaseException) -> None:
-        """Called once: the answer, or what was raised; a call that was cut off ends with `asyncio.CancelledError`."""
+        """Called once, with the answer or the error; a call that was cut off ends with `asyncio.CancelledError`."""
         ...
 
 
 class CallObserver(Protocol):
-    """Notified of each call for a task. Plain calls that must not raise."""
+    """Notified of each call for a task. Its methods are synchronous and must not raise."""
 
     def begins(self, agent: AgentRegistration, number: int, hedged: bool) -> ObservedCall:
         """Call `number` (the first is 1) begins; `hedged`: beside another one."""
@@ -70,7 +69,7 @@ Run = TypeVar("Run", bound=PendingCall, contravariant=True)
 
 
 class CallEvents(Protocol[Run]):
-    """What the guarded call reports. All are plain calls and must not raise."""
+    """What the guarded call reports. All methods are synchronous and must not raise."""
 
     def on_first_call(self, run: Run) -> None:
         """The first call of this task begins."""

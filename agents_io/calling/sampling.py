@@ -1,8 +1,8 @@
-"""One task asked several times: its samples, on their way through the same queue as every other call.
+"""Samples: one task whose agent is asked several times, for confidence from agreement.
 
-In: a task whose agent's confidence comes from agreement, when its first turn has come. Out: samples, each a pending call with a
-key of its own (an agent that knows the key again would repeat its answer); and the one end of the task. Each call of a sample
-takes a slot, a permit of the circuit and a turn of the rate limit. The task's retries are shared by its samples.
+In: such a task when its first turn has come. Out: samples, each a pending call in the same queue, with a key of its own
+(an agent that recognised the task's key would repeat its answer); and the end of the task. Each sample's call takes a
+slot, a permit of the circuit and a turn of the rate limit. The samples share the task's retries.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ Item: TypeAlias = R | Sample[R]
 
 
 class SampleGroups(Generic[R]):
-    """The tasks of one agent that have samples waiting or under way. `cut_off`: ends a sample's call, if there is one."""
+    """The tasks of one agent with samples that wait or are called. `cut_off`: cancels a sample's call, if there is
+    one.
+    """
 
     __slots__ = ("_cut_off", "_groups", "_queue")
 
@@ -45,7 +47,7 @@ class SampleGroups(Generic[R]):
         return run in self._groups
 
     def open(self, attempt: Attempt[Item[R]], source: ConfidenceSource, now: float) -> bool:
-        """Whether the attempt became the first of several samples; the others wait right behind it."""
+        """Whether the attempt became the first of several samples. The others wait directly behind it."""
         run = attempt.item
         if source.source != "agreement" or isinstance(run, Sample):
             return False
@@ -64,7 +66,7 @@ class SampleGroups(Generic[R]):
         return True
 
     def ended(self, sample: Sample[R], end: Answer | AgentError) -> Answer | AgentError | None:
-        """A sample ended for good. The task's end if that is known now: then its other samples are dropped."""
+        """A sample ended. Returns the task's end if it is known now; the other samples are then dropped."""
         group = self._groups.get(sample.run)
         decided = None if group is None else group[0].add(end)
         if decided is not None:
@@ -72,7 +74,7 @@ class SampleGroups(Generic[R]):
         return decided
 
     def drop(self, run: R) -> bool:
-        """Samples that wait leave the queue, those under way are cut off at the agent; False: the task has none."""
+        """Remove the samples that wait and cancel those that are called. False: the task has none."""
         group = self._groups.pop(run, None)
         for sample in () if group is None else group[1]:
             if not self._queue.remove(sample):

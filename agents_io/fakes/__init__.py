@@ -1,1 +1,3 @@
-"""Scripted agents of other protocols for tests: the script of `agents_io/fakes/http.py` in the dress of each protocol."""
+"""What scripted test agents of several protocols share: the script of `agents_io/fakes/http.py` in each protocol's
+form.
+"""

@@ -92,11 +92,11 @@ class FakeAgent:
 
     @property
     def keys(self) -> Counter[str]:
-        """How often each Idempotency-Key was seen, among the calls the log still holds."""
+        """Calls by Idempotency-Key, among those in the log."""
         return Counter(call.key for call in self.calls)
 
     def script(self, steps: Step | Sequence[Step]) -> None:
-        """Start anew with these steps."""
+        """Restart with these steps."""
         self._steps = [steps] if isinstance(steps, Step) else list(steps) or [answer()]
         self._used: Counter[str] = Counter()
 
@@ -149,7 +149,7 @@ class FakeAgent:
         return self._steps[-1]
 
     async def play(self, request: web.Request) -> web.StreamResponse:
-        """One call of a task: the next step of the script."""
+        """Run the next step of the script for one call."""
         key = request.headers.get("Idempotency-Key", "")
         raw = await request.read()
         payload = self.payload_of(raw)
@@ -226,7 +226,7 @@ async def _reset(step: Step, request: web.Request) -> web.StreamResponse:
 
 
 async def _huge(step: Step, request: web.Request) -> web.StreamResponse:
-    """`size` bytes, or without end, chunked: no Content-Length gives it away."""
+    """Send `size` bytes, or endlessly, chunked: no Content-Length announces it."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     sent = 0
@@ -238,7 +238,7 @@ async def _huge(step: Step, request: web.Request) -> web.StreamResponse:
 
 
 async def _drip(step: Step, request: web.Request) -> web.StreamResponse:
-    """A byte now and then, for ever: no timeout between two bytes ever fires."""
+    """Send a byte now and then, forever: no timeout between two bytes ever fires."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     while True:

@@ -32,7 +32,7 @@ def answer(value: Any = "ok", confidence: Any = 0.9, *, delay_s: float = 0.0, ti
 
 
 def compute(function: Callable[[Any], Any], *, delay_s: float = 0.0, times: int | None = None) -> Step:
-    """Whatever the function makes of the payload; it must be JSON-able, or bytes sent as they are."""
+    """The result of the function for the payload: JSON-able, or bytes that are sent as they are."""
     return Step("compute", times, delay_s, compute=function)
 
 
@@ -62,7 +62,7 @@ def nan(**options: Any) -> Step:
 
 
 def html(**options: Any) -> Step:
-    """The error page of some proxy, as a 200."""
+    """The HTML error page of a proxy, with status 200."""
     return raw(b"<!doctype html><html><body>It works</body></html>", content_type="text/html", **options)
 
 
@@ -82,7 +82,7 @@ def deep(**options: Any) -> Step:
 
 
 def hang(*, delay_s: float = 0.0, times: int | None = None) -> Step:
-    """Take the call and never answer."""
+    """Accept the call and never answer."""
     return Step("hang", times, delay_s)
 
 
@@ -97,7 +97,7 @@ def reset(after_bytes: int = 0, *, delay_s: float = 0.0, times: int | None = Non
 
 
 def huge(size: int = 0, *, delay_s: float = 0.0, times: int | None = None) -> Step:
-    """A chunked answer of that many bytes; 0: without end."""
+    """A chunked answer of that many bytes; 0: endless."""
     return Step("huge", times, delay_s, size=size)
 
 

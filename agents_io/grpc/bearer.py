@@ -1,7 +1,7 @@
-"""The token that agents show to a worker's gRPC services: `authorization: Bearer ...`, compared in constant time.
+"""The token that agents send to a worker's gRPC services: `authorization: Bearer ...`, compared in constant time.
 
-In: the metadata of a call, and the secret by reference. Out: nothing, or the status that the call is to end with. It says nothing
-of what is behind it, nor of the token. A source that shows too many wrong tokens in a minute waits for the rest of it.
+In: a call's metadata, and a reference to the secret. Out: None, or the status to end the call with, which reveals
+neither the token nor the service behind it. A source of too many wrong tokens must wait for the rest of the minute.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_WRONG = 100
 
 
 def bearer_of(context: Any) -> str:
-    """What the caller shows; empty if nothing."""
+    """The token the caller sent; empty without one."""
     for name, value in context.invocation_metadata() or ():
         if name.lower() == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
             return value.removeprefix("Bearer ").strip()
@@ -33,7 +33,7 @@ def bearer_of(context: Any) -> str:
 
 
 def caller_of(context: Any) -> str:
-    """The caller's address, out of what gRPC writes: `ipv4:10.0.0.7:51000`, `ipv6:%5B::1%5D:51000`, `unix:`."""
+    """The caller's address from gRPC's peer text: `ipv4:10.0.0.7:51000`, `ipv6:%5B::1%5D:51000`, `unix:`."""
     kind, _, rest = str(context.peer()).partition(":")
     host = rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else kind
     return host.replace("%5B", "").replace("%5D", "").strip("[]")
@@ -45,9 +45,11 @@ def objection(
     wrong: WrongTokens,
     complaint: str = "authorization: the token is missing or wrong",
 ) -> tuple[grpc.StatusCode, str] | None:
-    """Why the caller may not go on: no right token, too many wrong ones, or the secret cannot be read.
+    """Why the caller is refused: a missing or wrong token, too many wrong ones, or a secret that cannot be read. None:
+    accepted.
 
-    None is wanted: everybody may. `wrong`: counts the wrong tokens of each source; a missing one is not counted.
+    Without a `wanted` secret every caller is accepted. `wrong`: counts the wrong tokens of each source; a missing one
+    is not counted.
     """
     if wanted is None:
         return None

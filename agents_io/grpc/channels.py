@@ -1,8 +1,8 @@
-"""Channels to agents' gRPC servers: one per endpoint, kept while it is used, dropped when its line fails.
+"""Channels to agents' gRPC servers: one per endpoint, kept while in use, dropped after a failure.
 
-In: a place. Out: a `Line` to call over, which must be given back. A line that failed is replaced at the next call, so
-that gRPC's own reconnect back-off never stands between an agent that is back and its next call. Bounded: idle lines are
-closed, the oldest first; those in use are bounded by the calls under way. It makes no call and decides nothing about one.
+In: a `ChannelKey`. Out: a `Line` to call over, which must be given back. A line that failed is replaced at the next
+call: gRPC's own reconnect backoff never delays a call to an agent that is back. Idle lines are bounded, the oldest
+closes first; those in use are bounded by the calls under way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ChannelKey(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """A channel and who uses it. `methods`: its callables by path, in bytes both ways."""
+    """A channel and its users. `methods`: its callables by path, with bytes in and out."""
 
     key: ChannelKey
     channel: grpc.aio.Channel
@@ -76,7 +76,9 @@ class Channels:
         return key in self._lines
 
     def take(self, key: ChannelKey, addresses: Sequence[str] = ()) -> Line:
-        """A line for that key; to be given back. `addresses`: a new line leads to these alone, whatever the name says."""
+        """A line for the key, to be given back. `addresses`: a new line connects to these alone, whatever the name
+        resolves to.
+        """
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = Line(key, self._open(key, addresses), {})
@@ -86,7 +88,7 @@ class Channels:
         return line
 
     def give_back(self, line: Line, *, failed: bool) -> None:
-        """`failed`: the line itself is in doubt, and the next call shall have another."""
+        """Give a line back. `failed`: the next call gets a new one."""
         line.users -= 1
         if failed and not line.dropped:
             line.dropped = True
@@ -139,7 +141,7 @@ class Channels:
 
 
 def _pinned(key: ChannelKey, addresses: Sequence[str]) -> str:
-    """A target that names addresses of one family; a name with both leads to those of IPv4."""
+    """A target of addresses of one family; IPv4 if there are both."""
     port = key.target.rpartition(":")[2]
     four = [f"{address}:{port}" for address in addresses if ":" not in address]
     return f"ipv4:{','.join(four)}" if four else f"ipv6:{','.join(f'[{one}]:{port}' for one in addresses)}"

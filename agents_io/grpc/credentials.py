@@ -1,8 +1,7 @@
-"""TLS of gRPC channels, by the same files as everywhere else: see `tls`.
+"""TLS for gRPC channels, from the files named in a registration or in the settings.
 
-In: the files a registration or the settings name. Out: credentials, the same object as long as the files stay the same, so that
-a channel can be known by them. Without an authority of one's own those that come with grpcio are trusted. An error names
-files only.
+Out: credentials, the same object as long as the files stay the same, since a channel is identified by it. Without a CA
+file, the authorities of grpcio are trusted. Errors name files only.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ MAX_KEPT = 1000
 
 
 class GrpcCredentials:
-    """What is kept of each set of files."""
+    """Caches the credentials of each set of files."""
 
     def __init__(self) -> None:
         self._usual: grpc.ChannelCredentials | None = None

@@ -1,6 +1,6 @@
-"""gRPC's status of a failed call to the tree of errors: the table in `transport`.
+"""From gRPC's status of a failed call to an `AgentError`, by the table in `transport`.
 
-In: what grpc raised. Out: one `AgentError`, with what the agent said in a short sentence and never the secret it was sent.
+In: what grpc raised. Out: one `AgentError` with the agent's message, shortened, and never the secret.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def status_error(error: grpc.aio.AioRpcError, timeout_s: float, token: str, atte
 
 
 def connection_failure(details: str) -> str:
-    """Where gRPC could not connect: why, without the words before it.
+    """Why gRPC could not connect, without the words before the reason.
 
     >>> connection_failure("failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:7: Connection refused")
     'ipv4:10.0.0.1:7: Connection refused'
@@ -89,7 +89,7 @@ def connection_failure(details: str) -> str:
 
 
 def _own_finding(code: grpc.StatusCode, details: str, said: str) -> AgentError | None:
-    """What our own side of the call found wrong with the answer, or the agent's side with the request."""
+    """A fault that this side found in the answer, or the agent's side in the request."""
     if code is _Code.RESOURCE_EXHAUSTED and "larger than max" in details:
         if "CLIENT:" in details:
             return AnswerTooLarge(f"the answer is larger than accepted: {said}")
@@ -102,7 +102,7 @@ def _own_finding(code: grpc.StatusCode, details: str, said: str) -> AgentError |
 
 
 def _retry_after(error: grpc.aio.AioRpcError) -> float | None:
-    """Seconds, from the trailing metadata; None where there is nothing to be made of."""
+    """Seconds, from the trailing metadata; None if it states none."""
     for name, value in error.trailing_metadata() or ():
         text = value if isinstance(value, str) else ""
         if name == "retry-after":

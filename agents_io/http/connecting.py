@@ -45,14 +45,14 @@ class Origin(NamedTuple):
 
 @cache
 def default_context() -> ssl.SSLContext:
-    """The system's authorities, HTTP/1.1 alone."""
+    """Trusts the system's authorities and offers HTTP/1.1 only."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 class Connector:
-    """`lookup`: in place of the system's, for tests. `check`: the guard on addresses; `check_origin`: on hosts."""
+    """`lookup`: replaces the system's, for tests. `check`: the guard on addresses; `check_origin`: on hosts."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Connector:
     async def _first_of(
         self, addresses: list[str], origin: Origin, name: str, on_lost: Callable[[Connection], None]
     ) -> Connection:
-        """A connection to the first address that takes one, TLS included."""
+        """A connection to the first address that accepts one, TLS included."""
         loop = asyncio.get_running_loop()
         rows = [_row(address, origin.port) for address in addresses]
         failure: OSError = OSError(f"{origin.host} has no address")
@@ -181,7 +181,7 @@ def _peer(sock: socket.socket) -> str:
 
 
 def _retrieve(task: asyncio.Task[list[str]]) -> None:
-    """Mark a failure as seen: every caller may have given up by now."""
+    """Mark a failure as retrieved: all callers may have given up by now."""
     if not task.cancelled():
         task.exception()
 
@@ -195,7 +195,7 @@ def _is_literal(host: str) -> bool:
 
 
 def _row(address: str, port: int) -> tuple[Any, ...]:
-    """As `getaddrinfo` gives it."""
+    """An address in the form of `getaddrinfo`."""
     if ":" not in address:
         return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))
     host, _, zone = address.partition("%")

@@ -159,7 +159,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def was_closing(self) -> bool:
-        """Of a connection that failed: whether it was reused, and the server ended it soon, without a byte of an answer."""
+        """For a connection that failed: whether it was reused, and the server closed it soon, without a byte of an
+        answer.
+        """
         has_begun = self._has_head or self._quiet_bytes > 0 or self._received > 0
         soon_s = self.round_trip_s + CLOSING_S
         return self.requests > 1 and not has_begun and time.monotonic() - self._sent_at < soon_s
@@ -171,7 +173,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether the next request may follow: the response is over, and so is the request, and the server keeps it open."""
+        """Whether the next request may follow: request and response are complete, and the server keeps the connection
+        open.
+        """
         return (
             self._complete
             and self._keep_alive
@@ -249,7 +253,7 @@ class Connection(asyncio.Protocol):
             self._fail(NotHttp(f"more than {MAX_HEAD_BYTES} bytes without a body"))
 
     def eof_received(self) -> bool:
-        """The server ends its side; the transport closes ours, once what we still write is sent: an end is not waited for."""
+        """The server ends its side. The transport closes ours once all is written; an end is not waited for."""
         self._on_end(None)
         return False
 
@@ -263,7 +267,7 @@ class Connection(asyncio.Protocol):
             self._on_lost = None
 
     def _on_end(self, error: Exception | None) -> None:
-        """No more bytes come: the end of a body that has no other, an error in any other response."""
+        """No more bytes come: the end of a body that is delimited by the connection, an error in any other response."""
         self._keep_alive = False
         if self._complete or self._error is not None:
             return

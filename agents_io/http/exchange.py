@@ -1,14 +1,14 @@
-"""One request, one response: what every transport over HTTP shares, whatever it says in the body.
+"""One request, one response: what every transport over HTTP shares.
 
-In: a registration, bytes to send, the time there is. Out: status, headers and a body no larger than the cap, or one
-`AgentError`. Works on httpx's types over any `httpx.AsyncBaseTransport`; requests are built from parts prepared once per
-agent and given to the transport directly. It never retries, follows 307 and 308 (a GET's 301 too) within the same origin
-only, undoes gzip and deflate within the cap, and never shows a secret in an error.
+In: a registration, bytes to send, the time available. Out: status, headers and a body no larger than the cap, or one
+`AgentError`. Works on httpx's types over any `httpx.AsyncBaseTransport`; requests are built from parts prepared once
+per agent and given to the transport directly. It never retries, follows 307 and 308 (and 301 of a GET) within the same
+origin only, undoes gzip and deflate within the cap, and never shows a secret in an error.
 
-  no connection, reset, cut off    connection                     3xx                            bad_response
-  no answer in time, 408           timeout                        429, 425, 529                  rate_limited (`rules/waits.py`)
-  500-599                          http_5xx (`rules/waits.py`)    other 4xx                      http_4xx (`rules/statuses.py`)
-  a 2xx compressed otherwise       bad_response                   body above the cap             too_large
+    no connection, reset, cut off    connection                     3xx                            bad_response
+    no answer in time, 408           timeout                        429, 425, 529                  rate_limited (`rules/waits.py`)
+    500-599                          http_5xx (`rules/waits.py`)    other 4xx                      http_4xx (`rules/statuses.py`)
+    a 2xx compressed otherwise       bad_response                   body above the cap             too_large
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ _OUR_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.
 
 
 async def within(timeout_s: float, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """The whole attempt under one timeout. Raises `Expired` (nothing was begun), `CallTimeout` and what `work` raises."""
+    """Run the whole attempt under one timeout. Raises `Expired` (no time was left to begin), `CallTimeout`, and errors
+    of `work`.
+    """
     if not timeout_s > 0:
         raise Expired("no time is left for a call")
     try:
@@ -91,10 +93,10 @@ class HttpExchange:
     async def raw(
         self, request: httpx.Request, enough: Callable[[bytes], bool] | None = None, passes_on: bool = False
     ) -> tuple[httpx.Response, bytes]:
-        """Head and body, whatever the status. Raises `AgentError`; it has no timeout of its own (`within`).
+        """Head and body, for any status. Raises `AgentError`; it has no timeout of its own (see `within`).
 
-        `enough` is asked with each piece of a 2xx body; when it says so the rest is not waited for. `passes_on`: an event stream
-        is given to `enough` alone, which bounds what it keeps; the body is empty then.
+        `enough` is called with each piece of a 2xx body; once it returns True the rest is not read. `passes_on`: an
+        event stream goes to `enough` alone, which bounds what it keeps; the body is then empty.
         """
         try:
             response = await self._transport.handle_async_request(request)
@@ -115,7 +117,7 @@ class HttpExchange:
         enough: Callable[[bytes], bool] | None = None,
         passes_on: bool = False,
     ) -> tuple[httpx.Response, bytes]:
-        """As `raw`; the same request once more where the same origin says that it moved, and with the peer's cookies kept."""
+        """As `raw`, but follows a redirect within the same origin once, and keeps the peer's cookies."""
         response, body = await self.raw(request, enough, passes_on)
         return await self._follow(peer, request, response, body, enough, passes_on)
 
@@ -128,7 +130,7 @@ class HttpExchange:
         enough: Callable[[bytes], bool] | None = None,
         passes_on: bool = False,
     ) -> tuple[httpx.Response, bytes]:
-        """Keep the cookies of a response; ask again where it says that the same origin moved."""
+        """Keep the cookies of a response; repeat the request if it redirects within the same origin."""
         for asked in range(1, MAX_REDIRECTS + 1):
             if peer.cookies is not None:
                 peer.cookies.learn(response.headers.raw, time.time())
@@ -155,7 +157,7 @@ class HttpExchange:
         enough: Callable[[bytes], bool] | None = None,
         call: Call | None = None,
     ) -> tuple[httpx.Response, bytes]:
-        """As `send`, but anything but a 2xx is raised as what it means. `call`: whose attempt it is."""
+        """As `send`, but raises the error of any status other than 2xx. `call`: the attempt it belongs to."""
         response, body = await self.send(peer, request, enough)
         return response, _good(response, body, peer, call)
 
@@ -192,10 +194,10 @@ class HttpExchange:
         return _good(response, body, peer, call)
 
     async def check_health(self, peer: Peer, page: httpx.Request, calls: httpx.Request, timeout_s: float) -> None:
-        """`page` is answered 2xx in time, and the place that `calls` go to does not refuse our credentials.
+        """`page` answers 2xx in time, and the URL of the calls does not refuse our credentials.
 
-        `calls`: a GET of it, which starts no work. Raises `AgentError`: it is not, and why; `Unsupported`: there is no such page
-        (404, 405, 501).
+        `calls`: that URL is asked by GET, which starts no work. Raises `AgentError` with the reason; `Unsupported` if
+        there is no such page (404, 405, 501).
         """
 
         async def ask() -> None:
@@ -214,7 +216,7 @@ class HttpExchange:
     async def watch(
         self, request: httpx.Request, opened: Callable[[httpx.Response], bool], take: Callable[[bytes], None]
     ) -> None:
-        """Pass on a body that may never end, piece by piece. `opened`: sees the head, and says whether to read on.
+        """Pass on a body that may never end, piece by piece. `opened`: gets the head and returns whether to read on.
 
         Raises `AgentError`; it has no timeout of its own.
         """
@@ -260,7 +262,7 @@ class HttpExchange:
 
 
 def _good(response: httpx.Response, body: bytes, peer: Peer, call: Call | None) -> bytes:
-    """The body of a 2xx; any other status is raised as what it means."""
+    """The body of a 2xx. Raises the error of any other status."""
     if not 200 <= response.status_code < 300:
         raise status_error(response, said(peer, body), body, peer, call)
     if call is not None:
@@ -279,12 +281,12 @@ def has_coding(headers: list[tuple[bytes, bytes]]) -> bool:
 
 
 def unauthorized(status: int) -> AgentError:
-    """What the last call says of an agent whose health page is well: it refused our credentials."""
+    """The error of an agent whose health page answers but whose last call was refused for its credentials."""
     return error_of(status, "the last call was refused: look at the agent's `auth`", None)
 
 
 def said(peer: Peer, body: bytes) -> str:
-    """The start of a body, fit for an error, without our secret."""
+    """The start of a body as an error may quote it, without our secret."""
     return body_excerpt(peer.hidden(body))
 
 
@@ -299,7 +301,9 @@ def header(response: httpx.Response, name: bytes) -> bytes:
 def status_error(
     response: httpx.Response, text: str, body: bytes = b"", peer: Peer | None = None, call: Call | None = None
 ) -> AgentError:
-    """What a status that is no 2xx means. `text`: what may be shown of the body; `call`: whose attempt it is."""
+    """The error of a status other than 2xx. `text`: the part of the body that may be shown; `call`: the attempt it
+    belongs to.
+    """
     status = response.status_code
     if 300 <= status < 400:
         text = f"this redirect is not followed: it leads to {_place(response)}"
@@ -310,7 +314,7 @@ def status_error(
 
 
 def _moved(request: httpx.Request, response: httpx.Response) -> Target | None:
-    """Where a redirect leads, if it stays at the same origin: no other one gets our token."""
+    """The target of a redirect, if it is within the same origin: no other one may get our token."""
     url: yarl.URL = request.extensions[URL_KEY]
     try:
         target = url.join(yarl.URL(response.headers.get("location", ""), encoded=True)).with_fragment(None)
@@ -320,7 +324,7 @@ def _moved(request: httpx.Request, response: httpx.Response) -> Target | None:
 
 
 def _place(response: httpx.Response) -> str:
-    """Where a redirect leads, without what may be secret: user and query."""
+    """The target of a redirect, without user and query, which may be secret."""
     try:
         url = yarl.URL(response.headers.get("location", "")).with_query(None).with_fragment(None)
         return excerpt((str(url.with_user(None)) if url.host else url.path).encode("utf-8", "replace"))
@@ -329,7 +333,9 @@ def _place(response: httpx.Response) -> str:
 
 
 def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[bytes, int], bytes] | None:
-    """How a piece of the body is decompressed, to at most so many bytes; None: as it is. Raises `BadResponse`."""
+    """A function that decompresses a piece of the body, to at most so many bytes; None: no compression. Raises
+    `BadResponse`.
+    """
     encoding = header(response, b"content-encoding")
     if encoding in _PLAIN:
         return None
@@ -342,7 +348,7 @@ def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[by
     begun = False
 
     def inflate(piece: bytes, room: int) -> bytes:
-        """Three cases beside the plain one: gzip in several members, what follows the last one, deflate without zlib's head."""
+        """Besides the plain case: gzip in several members, bytes after the last member, deflate without zlib's head."""
         nonlocal machine, begun
         found: list[bytes] = []
         while piece:
@@ -367,7 +373,7 @@ def _inflater(response: httpx.Response, good: bool, known: bool) -> Callable[[by
 
 
 def transport_error(error: httpx.TransportError) -> AgentError:
-    """What a failed connection means."""
+    """The error of a failed connection."""
     text = excerpt(str(error).encode())
     cause: BaseException | None = error
     while cause is not None:

@@ -1,6 +1,6 @@
-"""An agent as a peer over HTTP: its URLs, and what every request to it carries.
+"""An agent as a peer over HTTP: its URLs, and the parts of every request to it.
 
-In: a registration. Out: requests for `exchange.py` to make. It opens nothing.
+In: a registration. Out: requests for `exchange.py` to make. It opens no connection.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STATIC_HEADERS = (
 
 
 class Target:
-    """One URL in the forms that are needed. Raises ValueError."""
+    """One URL in the forms that requests need. Raises ValueError."""
 
     __slots__ = ("extensions", "has_credentials", "httpx", "post_line", "url")
 
@@ -51,7 +51,8 @@ class Target:
 
 
 def web_url(agent: AgentRegistration) -> yarl.URL:
-    """The agent's endpoint as a URL. `openai://`, `a2a://` and `mcp://` stand for https: no token goes in the clear by accident.
+    """The agent's endpoint as a URL. `openai://`, `a2a://` and `mcp://` stand for https, so no token is sent in the
+    clear by accident.
 
     Raises `Unsupported`.
 
@@ -77,7 +78,7 @@ def below(base: yarl.URL, leaf: str) -> Target:
 
 
 class Peer:
-    """One agent as a peer over HTTP: what stays the same between calls to it. Raises `Unsupported`."""
+    """One agent as a peer over HTTP: the parts that stay the same between calls. Raises `Unsupported`."""
 
     __slots__ = ("_fixed_lines", "agent", "base", "cookies", "headers", "reading", "secret", "unauthorized_status")
 
@@ -109,9 +110,11 @@ class Peer:
         return httpx.Request("GET", target.httpx, headers=headers, extensions=self._extensions(target))
 
     def post(self, target: Target, body: bytes, more: Headers = (), call: Call | None = None) -> httpx.Request:
-        """A POST request; one that belongs to a call carries its key, its time and its headers. Raises `Unsupported`.
+        """A POST request. One that belongs to a call carries its key, its timeout and its headers. Raises
+        `Unsupported`.
 
-        One without a call may be sent twice: it opens a session, asks how a task goes, cancels one, or names what it begins.
+        A request without a call may be sent twice: it opens a session, polls or cancels a task, or names what it
+        begins.
         """
         headers = self.authorised()
         if call is not None:
@@ -159,12 +162,12 @@ class Peer:
         return target.extensions if context is None else {**target.extensions, SSL_KEY: context}
 
     def hidden(self, body: bytes) -> bytes:
-        """The same without our secret: an agent may echo what it was sent."""
+        """The text without our secret: an agent may echo what it was sent."""
         token = b"" if self.secret is None else self.secret.token().encode("ascii")
         return body.replace(token, b"***") if token and token in body else body
 
     def parsed(self, body: bytes, parse: Callable[[], T]) -> T:
-        """What `parse` makes of the body; its complaint shows no secret that the body may repeat."""
+        """The result of `parse` for the body. Its error never repeats our secret."""
         try:
             return parse()
         except AgentError as error:

@@ -1,7 +1,7 @@
-"""A pool of connections to agents: at most so many in use at once, idle ones kept for a short while.
+"""A pool of connections to agents, bounded in use; idle ones are kept for a short while.
 
-In: an `Origin`. Out: a `Connection` that is free for one request. Idle connections are taken newest first, and closed after
-`KEEPALIVE_S`. Callers above the limit wait in order. It parses nothing and retries nothing.
+In: an `Origin`. Out: a `Connection` that is free for one request. The newest idle connection is taken first; idle ones
+close after `KEEPALIVE_S`. Callers above the limit wait in order. It parses nothing and retries nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ConnectionPool:
 
     @property
     def in_use(self) -> int:
-        """Connections with a request under way, those that are being opened included."""
+        """Connections with a request under way, and those being opened."""
         return self._in_use
 
     @property
@@ -45,7 +45,7 @@ class ConnectionPool:
         return sum(not connection.is_lost for idle in self._idle.values() for connection in idle)
 
     def take_idle(self, origin: Origin) -> Connection | None:
-        """A connection that is open already, if there is one and the limit allows it. Without waiting."""
+        """An open idle connection, if there is one and the limit allows it; does not wait."""
         if self._in_use >= self._max_connections or self._is_closed:
             return None
         connection = self._pop(origin)
@@ -77,7 +77,7 @@ class ConnectionPool:
         return connection
 
     def release(self, origin: Origin, connection: Connection) -> None:
-        """The response is over, or given up: keep the connection if it can carry another request, else close it."""
+        """The response is over or was given up: keep the connection if it is reusable, else close it."""
         connection.is_busy = False
         if connection.is_reusable and not self._is_closed:
             connection.idle_since = time.monotonic()
@@ -125,7 +125,7 @@ class ConnectionPool:
             raise httpx.LocalProtocolError("the connection pool is closed")
 
     async def _wait_for_slot(self) -> None:
-        """Until a slot is handed over; it stays counted as in use."""
+        """Wait for a slot to be handed over; it stays counted as in use."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
@@ -149,7 +149,7 @@ class ConnectionPool:
             self._all_lost.set_result(None)
 
     def _close_expired(self) -> None:
-        """Close what was idle for too long, forget what the server closed; again later while any is left."""
+        """Close connections that were idle too long and forget those the server closed; repeats while any is left."""
         self._sweep = None
         now = time.monotonic()
         for origin, idle in list(self._idle.items()):

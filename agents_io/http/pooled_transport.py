@@ -35,7 +35,7 @@ FRESH_KEY = "parallax.fresh"
 
 
 class RequestBody(httpx.AsyncByteStream):
-    """A request's body, complete. As a request's stream it spares httpx a second pass over the headers."""
+    """A complete request body. As a stream it saves httpx a second pass over the headers."""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
@@ -54,7 +54,7 @@ class Reply(NamedTuple):
 
 
 class WasClosing(httpx.ReadError):
-    """The connection was kept from an earlier request, and closed as soon as this one was sent."""
+    """A kept connection that closed as soon as this request was sent."""
 
 
 class PooledTransport(httpx.AsyncBaseTransport):
@@ -131,7 +131,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
     async def _answering(
         self, origin: Origin, method: bytes, head: bytes, body: bytes, is_repeatable: bool, is_fresh: bool
     ) -> Connection:
-        """A connection on which the request was sent and the response's head has come."""
+        """A connection on which the request was sent and the head of the response has arrived."""
         connection = await self._connection(origin, is_fresh)
         try:
             return await self._send(origin, connection, method, head, body)
@@ -157,7 +157,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body as it comes. Closed before its end it takes the connection with it."""
+    """The body as it arrives. Closing it before its end closes the connection."""
 
     def __init__(self, pool: ConnectionPool, origin: Origin, connection: Connection) -> None:
         self._pool = pool
@@ -175,7 +175,9 @@ class _Body(httpx.AsyncByteStream):
 
 
 def with_credentials(url: yarl.URL, headers: Sequence[tuple[bytes, bytes]]) -> Sequence[tuple[bytes, bytes]]:
-    """The headers, and basic authentication if the URL holds a user. Raises ValueError if they hold another one already."""
+    """The headers, with basic authentication if the URL has a user. Raises ValueError if the headers have other
+    credentials.
+    """
     if url.raw_user is None and url.raw_password is None:
         return headers
     if any(name.lower() == b"authorization" for name, _ in headers):

@@ -1,9 +1,9 @@
-"""Detects the protocol at an endpoint: probes all protocols at once, for registrations that give an address alone.
+"""Detects the protocol at an endpoint by probing all protocols at once, for registrations without one.
 
-In: a URL. Out: the first of these that answers as it should, the most specific sign first: an A2A agent card; an MCP server and
-its tools; the models of an OpenAI-compatible API; an HTTP agent (`GET /health`, or a place to `POST /analyze` to). With it, for
-each that did not, the reason. All within one short time. It gives no agent a task, never raises because something there
-misbehaves, and decides nothing: the caller says what it does with what was found.
+In: a URL. Out: the first match, most specific sign first: an A2A agent card; an MCP server and its tools; the models of
+an OpenAI-compatible API; an HTTP agent (`GET /health`, or a URL that accepts `POST /analyze`). For each other protocol,
+the reason why it did not match. Everything happens within one short timeout. It gives no agent a task and never raises
+because of what the other side does.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ from schemas.messages import Protocol, SecretRef
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What was found, and by protocol why the others were not. `answered`: whether anything answered at all.
-
-    `note`: why the secret was not sent.
+    """What was found, and by protocol why the others did not match. `answered`: whether anything answered. `note`: why
+    the secret was not sent.
     """
 
     found: Found | None
@@ -38,12 +37,14 @@ class Discovery:
 
 
 async def discover(endpoint: str, auth: SecretRef | None = None, timeout_s: float = TIMEOUT_S) -> Found | None:
-    """The first of `PROBES`, in their order, that finds something within `timeout_s`; None for no http(s) URL too."""
+    """The first of `PROBES`, in their order, that matches within `timeout_s`; None also for a URL that is not
+    http(s).
+    """
     return (await investigate(endpoint, auth, timeout_s)).found
 
 
 async def investigate(endpoint: str, auth: SecretRef | None = None, timeout_s: float = TIMEOUT_S) -> Discovery:
-    """As `discover`, with the reasons. A secret that only the worker has is left out, and `note` says so."""
+    """As `discover`, with the reasons. A secret that only the worker has is not sent; `note` says so."""
     if not endpoint.lower().startswith(("http://", "https://")):
         return Discovery(None)
     note = None

@@ -1,1 +1,1 @@
-"""What the guarded call decides: turns, circuits, limits, retries. Pure."""
+"""The decisions of the guarded call: turns, circuits, limits, retries. Pure."""

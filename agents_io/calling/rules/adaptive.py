@@ -1,8 +1,10 @@
-"""How many calls an agent takes at once, found by trying: one more while it copes, a tenth less when it does not (AIMD). Pure.
+"""Adaptive concurrency by AIMD: one more call at once while the agent copes, a tenth less on a sign of overload. Pure.
 
-In: the end of each call: whether it was a sign of overload, when it began, how many were under way. Out: a number of calls.
-The agent's own limit is the ceiling and the beginning. A wave of failures is one sign: calls begun before the last cut are not
-counted again. It grows only while it is used, so that an idle agent's limit does not drift.
+In: the end of each call: whether it was a sign of overload, when it began, how many were under way. Out: a number of
+calls.
+
+It begins at the agent's own limit, which is also its ceiling. One wave of failures counts as one sign: calls begun
+before the last cut are ignored. It grows only while it is used, so an idle agent's limit does not drift.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class AimdLimit:
     __slots__ = ("_cut_at", "_limit", "ceiling")
 
     def __init__(self, ceiling: int, limit: float | None = None) -> None:
-        """`limit`: what an earlier owner had found."""
+        """`limit`: the limit that an earlier owner found."""
         self.ceiling = ceiling
         self._limit = float(ceiling) if limit is None else min(max(limit, FLOOR), ceiling)
         self._cut_at = float("-inf")
@@ -36,16 +38,18 @@ class AimdLimit:
 
     @property
     def exact(self) -> float:
-        """What is kept for the next owner."""
+        """The unrounded limit, for the next owner."""
         return self._limit
 
     def reconfigure(self, ceiling: int) -> None:
-        """A new ceiling; what was found stays as far as it fits."""
+        """Set a new ceiling. The limit found so far stays if it is below."""
         self.ceiling = ceiling
         self._limit = min(self._limit, ceiling)
 
     def ended(self, *, overload: bool, began: float, now: float, in_flight: int) -> None:
-        """A call that began then ended now, one of `in_flight` under way. `overload`: it timed out or the like."""
+        """Add a call that began then and ended now, with `in_flight` calls under way. `overload`: it timed out or
+        failed in a similar way.
+        """
         if overload:
             if began > self._cut_at:
                 self._limit = max(FLOOR, self._limit * BACKOFF)

@@ -1,12 +1,14 @@
-"""The queue of one agent: what waits for it, what is called there, and which limits hold between the two. Pure.
+"""The queue of one agent, and the limits between a waiting item and its call. Pure.
 
-In: items with a deadline, a priority and the time one attempt may take; outcomes of calls; the time (monotonic seconds, never
-going back). Out: the attempts that begin now, the items that expired, and the one time at which to ask again.
+In: items with a deadline, a priority and the time one attempt may take; outcomes of calls; the time (monotonic seconds,
+never going back). Out: the attempts that begin now, the items that expired, and the one time at which to ask again.
 
-The caller asks after every push, finish, remove and timer: `expired(now)`, then `poll(now)`, then a timer for `next_wakeup(now)`.
-An item leaves the queue exactly once: by `poll`, `expired`, `remove` or `drain`. The queue never calls an agent, never retries by
-itself and never looks inside an item. Waiting ends no item before its deadline: a closed circuit, a free slot, a turn of the rate
-limit and the end of a backoff are waited for, however long that takes.
+The caller asks after every push, finish, remove and timer: `expired(now)`, then `poll(now)`, then sets a timer for
+`next_wakeup(now)`.
+
+An item leaves the queue exactly once: by `poll`, `expired`, `remove` or `drain`. The queue never calls an agent, never
+retries by itself and never looks inside an item. Only its deadline ends a waiting item; it waits for a closed circuit,
+a free slot, a turn of the rate limit and the end of a backoff as long as that takes.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class Attempt(Generic[T]):
 
 
 class AgentQueue(Generic[T]):
-    """One agent's queue. Items are hashable and unlike each other while they wait.
+    """One agent's queue. Items must be hashable, and distinct while they wait.
 
     >>> queue = AgentQueue(max_concurrency=1, limiter=SlidingWindow(100, 60.0), breaker=Breaker())
     >>> queue.push("a", now=0.0); queue.push("b", now=0.0, priority=1, deadline=30.0, timeout_s=5.0)
@@ -109,7 +111,7 @@ class AgentQueue(Generic[T]):
 
     @property
     def kept(self) -> int:
-        """Places in memory that items take, those of items that left included."""
+        """Entries held in memory, also those of items that left."""
         return self._waiting.kept
 
     @property
@@ -130,7 +132,7 @@ class AgentQueue(Generic[T]):
         window_s: float | None = None,
         breaker: BreakerConfig | None = None,
     ) -> None:
-        """Change what is given, at once. Calls in flight and items that wait stay, even beyond a smaller limit."""
+        """Change the limits at once. Calls in flight and waiting items stay, even beyond a smaller limit."""
         if max_concurrency is not None:
             self.max_concurrency = max_concurrency
             if self.adaptive is not None:
@@ -170,7 +172,7 @@ class AgentQueue(Generic[T]):
         self._waiting.add(entry, is_ready=not (not_before > now or retry))
 
     def poll(self, now: float) -> list[Attempt[T]]:
-        """Every attempt that may begin now; each holds a slot, a turn of the limiter and a permit of the breaker."""
+        """All attempts that may begin now. Each holds a slot, a turn of the limiter and a permit of the breaker."""
         attempts: list[Attempt[T]] = []
         if not self._waiting.by_item:
             return attempts
@@ -189,9 +191,10 @@ class AgentQueue(Generic[T]):
         return attempts
 
     def start_beside(self, attempt: Attempt[T], now: float) -> Attempt[T] | None:
-        """A second call of an item whose first is under way, if a slot, a turn and a permit are free for it now.
+        """Start a second call of an item whose first is under way, if a slot, a turn and a permit are free now; else
+        None.
 
-        Items that wait have precedence. Give the attempt back with `finish`, like every other.
+        Waiting items have precedence. Give the attempt back with `finish`, like every other.
         """
         if attempt.finished or self._in_flight >= self.concurrency or self._next_ready(now) is not None:
             return None
@@ -206,9 +209,9 @@ class AgentQueue(Generic[T]):
         return Attempt(attempt.item, permit, now, max(0.001, left_s), attempt.cut, attempt.place)
 
     def expired(self, now: float) -> list[tuple[T, Block | None]]:
-        """Take out the items whose deadline passed, and those that can have no turn before it.
+        """Take out the items whose deadline passed, and those that cannot get a turn before it.
 
-        With each item what it would have waited for beyond its deadline; None if the deadline has passed.
+        Returned with each item: what it would have waited for beyond its deadline; None if the deadline has passed.
         """
         found: list[tuple[T, Block | None]] = []
         if self._waiting.first_deadline() is None:
@@ -221,9 +224,10 @@ class AgentQueue(Generic[T]):
     def finish(
         self, attempt: Attempt[T], outcome: Outcome, now: float, pause_s: float | None = None, answered: bool = True
     ) -> None:
-        """A call ended. `pause_s`: the agent's Retry-After. A second finish of the same attempt changes nothing.
+        """A call ended. `pause_s`: the agent's Retry-After. A second finish of one attempt changes nothing.
 
-        `answered`: the agent answered, so the call has reached it. One that was cut off may reach it later than it ended here.
+        `answered`: the agent answered, so the call has reached it. A call that was cut off may reach the agent after it
+        ended here.
         """
         if attempt.finished:
             return
@@ -247,7 +251,7 @@ class AgentQueue(Generic[T]):
             self.limiter.pause_until(now + min(pause_s, self.max_pause_s))
 
     def remove(self, item: T) -> bool:
-        """Take an item out that waits; False if it does not (it was started, expired or never pushed)."""
+        """Take out a waiting item. False if it does not wait (started, expired or never pushed)."""
         entry = self._waiting.by_item.get(item)
         if entry is None:
             return False
@@ -255,7 +259,7 @@ class AgentQueue(Generic[T]):
         return True
 
     def drain(self) -> list[T]:
-        """Take out everything that waits, in order of arrival (the partition moves)."""
+        """Take out all waiting items, in order of arrival: the partition moves."""
         return self._waiting.drain()
 
     def items(self) -> list[T]:
@@ -267,9 +271,8 @@ class AgentQueue(Generic[T]):
         return self._waiting.last(eligible)
 
     def next_wakeup(self, now: float) -> float | None:
-        """The earliest time `poll` or `expired` may have something new; None if nothing waits.
-
-        `inf`: only a push or a finish can change anything.
+        """The earliest time at which `poll` or `expired` may return something new. None: nothing waits. `inf`: only a
+        push or a finish can change anything.
         """
         if not self._waiting.by_item:
             return None
@@ -297,7 +300,7 @@ class AgentQueue(Generic[T]):
         return self.closed_by(now)
 
     def closed_by(self, now: float) -> Block | None:
-        """What keeps the agent from taking any call now, be there a free slot or not."""
+        """What keeps the agent from taking any call now, apart from the concurrency limit."""
         if self.breaker.available_at(now) > now:
             return "circuit_open"
         if self.limiter.paused_until > now:
@@ -305,16 +308,16 @@ class AgentQueue(Generic[T]):
         return "rate_limited" if self.limiter.available_at(now) > now else None
 
     def open_at(self, now: float) -> float:
-        """The earliest time the agent takes a call again, as far as circuit, pause and rate limit tell; `now` if it does."""
+        """The earliest time at which circuit, pause and rate limit allow a call again; `now` if they do already."""
         return max(now, self.breaker.available_at(now), self.limiter.available_at(now))
 
     def closed_until(self, now: float) -> float:
-        """The time before which no call can begin for certain; `now` if one may begin, or if that is not known."""
+        """No call can begin before this time; `now` if one may begin or if the time is unknown."""
         return self._blocked_until(now)[1]
 
     def shut_until(self, now: float) -> float:
-        """Before this time the circuit lets no call through; `now` if it may, or if it is held open by hand: for how long
-        that lasts is not known.
+        """The circuit lets no call through before this time. `now` if it may let one through, or if it is held open by
+        hand, without a known end.
         """
         shut_until = self.breaker.shut_until(now)
         return now if isinf(shut_until) else shut_until
@@ -330,7 +333,7 @@ class AgentQueue(Generic[T]):
         return Attempt(self._waiting.leave(entry), permit, now, timeout_s, cut, entry.place, entry.failed_probes)
 
     def _blocked_until(self, now: float) -> tuple[Block | None, float]:
-        """The time before which no call can begin for certain, and what prevents it; `now` if one may begin."""
+        """The time before which no call can begin, and what prevents it; `now` if one may begin."""
         shut_until = self.shut_until(now)
         full_until = self.limiter.available_at(now)
         if max(shut_until, full_until) <= now:
@@ -349,7 +352,7 @@ class AgentQueue(Generic[T]):
         return max(ready_at, self.limiter.available_at(now), self.breaker.available_at(now))
 
     def _next_ready(self, now: float) -> Entry[T] | None:
-        """The entry whose turn it is. An expired one loses its turn here and is left to `expired`."""
+        """The entry with the next turn. Expired entries lose their turn here and are left to `expired`."""
         while (delayed := self._waiting.take_delayed(now)) is not None:
             # Behind an open circuit a retry reaches no agent, so it costs nothing of the budget.
             if delayed.retry and self.breaker.state(now) == "closed" and not self.budget.spend(now):

@@ -1,7 +1,8 @@
-"""Confidence from agreement: one task asked several times, the answer that most samples give, and how many gave it. Pure.
+"""Confidence from agreement: one task is asked several times; the answer is the most frequent one, its confidence the
+share that gave it. Pure.
 
-In: how often to ask and how many answers that agree are enough; the ends of the samples, one by one, in the order they come. Out:
-nothing while more must be known, else the answer with its confidence, or the error the task ends with. It makes no call.
+In: the number of samples, how many agreeing answers are enough, and the ends of the samples as they come. Out: None
+while more samples must end, else the answer with its confidence, or the error. It makes no call.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ FOR_ALL = (ClientError, Unsupported)
 
 
 class Agreement:
-    """The samples of one task. Three ends: 1 `enough` answers agree. 2 every sample has ended, and more than half of them with an
-    answer: the answer most of them give (of several, the one that came first). 3 half of them can give none: the last error.
+    """The samples of one task. Three ends: 1 `enough` answers agree. 2 All samples ended, more than half with an
+    answer: the most frequent answer (of equals, the first that came). 3 At least half of the samples cannot answer: the
+    last error.
 
     >>> samples = Agreement(3, 2)
     >>> samples.add(Answer("ham", 0.0)), samples.add(Answer("spam", 0.0))
@@ -36,7 +38,7 @@ class Agreement:
         self._lost = 0
 
     def add(self, end: Answer | AgentError) -> Answer | AgentError | None:
-        """A sample ended for good. The task's end, if that is known now; nothing is added after it."""
+        """Add the final end of a sample. Returns the task's end if it is known now; add nothing after it."""
         if isinstance(end, AgentError):
             self._lost += 1
             if 2 * self._lost >= self._samples or (isinstance(end, FOR_ALL) and not end.retryable):
@@ -51,7 +53,7 @@ class Agreement:
         return replace(answer, confidence=confidence, metadata={**answer.metadata, "agreement": counts})
 
     def _leading(self) -> tuple[Answer | None, int]:
-        """The answer that most samples gave so far, and how many."""
+        """The most frequent answer so far, and its count."""
         if not self._answers:
             return None, 0
         place, votes = agreed([one.value for one in self._answers])

@@ -1,10 +1,14 @@
-"""A circuit breaker for one agent: failures counted in a rolling time window, capped probes when half open. Pure.
+"""A circuit breaker for one agent: failures counted in a rolling time window, a bounded number of probes when half
+open. Pure.
 
 In: the time (monotonic seconds) and the outcome of each call. Out: a permit for a call or None, and the transitions.
-A permit belongs to the generation it was given in: what an older generation reports is ignored, so a late answer can
-neither close nor open a later circuit. A probe that is never heard of again frees its place when its lease ends, so
-half-open cannot get stuck. It opens by a count of failures; by their share, and by the share of slow calls, if so configured; or
-by hand (`mode`). It never calls an agent, reads a clock or publishes an event.
+
+A permit belongs to the generation of the circuit in which it was given. Reports of older generations are ignored: a
+late answer can neither close nor open a later circuit. A probe without an outcome frees its place when its lease ends,
+so a circuit cannot stay half open forever.
+
+The circuit opens by a count of failures, by their share and by the share of slow calls (if configured), or by hand
+(`mode`). It never calls an agent, reads a clock or publishes an event.
 """
 
 from __future__ import annotations
@@ -30,13 +34,16 @@ _STATES: tuple[State, ...] = ("closed", "open", "half_open")
 
 @dataclass(frozen=True, slots=True)
 class BreakerConfig:
-    """Opens at `failure_threshold` failures within `monitoring_period_s`; half open after `reset_timeout_s`.
+    """Opens at `failure_threshold` failures within `monitoring_period_s`; half open after `reset_timeout_s`. All times
+    in seconds.
 
-    With `failure_rate` it opens at that share of failures instead, with `slow_rate` also at that share of calls that took
-    `slow_call_s` or longer; either of at least `minimum_calls` within the period. A slow probe is a failed one then.
-    `mode`: open lets nothing through, disabled everything; what auto would have done goes on from where it was.
-    Half open admits `probes` at once; `successes_to_close` successes close it, the first failure opens it again.
-    `probe_lease_s`: how long a probe may stay without an outcome, for callers that give none to `try_acquire`. Seconds.
+    `failure_rate`: open at that share of failures instead. `slow_rate`: open also at that share of calls that took
+    `slow_call_s` or longer. Both need at least `minimum_calls` within the period; a slow probe then counts as failed.
+
+    `mode`: `open` lets no call through, `disabled` lets all. The automatic state is kept for the return to `auto`.
+
+    Half open admits `probes` at once; `successes_to_close` successes close the circuit, the first failure opens it
+    again. `probe_lease_s`: how long a probe may stay without an outcome, unless `try_acquire` is given another time.
     Raises ValueError.
     """
 
@@ -64,7 +71,7 @@ class BreakerConfig:
 
     @property
     def by_rate(self) -> bool:
-        """Whether shares of calls matter at all."""
+        """Whether shares of calls are used."""
         return self.failure_rate is not None or self.slow_rate is not None
 
 
@@ -128,14 +135,16 @@ class Breaker:
         return self._config
 
     def reconfigure(self, config: BreakerConfig) -> None:
-        """Takes effect at once; the state and the failures seen so far stay. A window of another length begins anew."""
+        """Takes effect at once. State and failures so far are kept; a window of another length starts empty."""
         if config.monitoring_period_s != self._config.monitoring_period_s or not config.by_rate:
             self._rates = CallRates(config.monitoring_period_s)
         self._config = config
         self._failures = deque(self._failures, maxlen=config.failure_threshold)
 
     def state(self, now: float) -> State:
-        """An open circuit whose wait is over counts as half open, although only the next `try_acquire` makes it so."""
+        """The state now. An open circuit counts as half open once its wait is over, before the next `try_acquire` makes
+        it so.
+        """
         if self._config.mode != "auto":
             return "open" if self._config.mode == "open" else "closed"
         if self._state == "open" and now >= self._opened_at + self._config.reset_timeout_s:
@@ -143,7 +152,7 @@ class Breaker:
         return self._state
 
     def failures(self, now: float) -> int:
-        """How many failures lie within the rolling window; never more than the threshold are remembered."""
+        """Failures within the rolling window; at most the threshold are remembered."""
         since = self._config.monitoring_period_s
         return sum(1 for at in self._failures if at + since > now)
 
@@ -169,9 +178,9 @@ class Breaker:
         return permit
 
     def available_at(self, now: float) -> float:
-        """The earliest time a permit can be had if nothing else happens: `now` if it can be had now.
+        """The earliest time at which a permit is available if nothing else happens; `now` if one is available now.
 
-        Half open with every probe out this is the end of the first lease; an outcome usually comes sooner.
+        Half open with all probes given out, this is the end of the first lease; an outcome usually comes sooner.
         """
         if self._config.mode != "auto":
             return _NEVER if self._config.mode == "open" else now
@@ -184,16 +193,19 @@ class Breaker:
         return now if surplus < 0 else sorted(leases)[surplus]
 
     def shut_until(self, now: float) -> float:
-        """The earliest time at which a call may begin; `now` if one may now, or if a probe under way may close the circuit."""
+        """The earliest time at which a call may begin; `now` if one may begin now, or if a probe under way may close
+        the circuit.
+        """
         if self._config.mode != "auto" or self._state == "open":
             return self.available_at(now)
         return now
 
     def record(self, permit: Permit, outcome: Outcome, now: float, took_s: float = 0.0) -> Transition | None:
-        """Take a permit back with what came of it. Neutral (cancelled, 4xx, 429) only frees the permit.
+        """Take a permit back with the outcome of its call. A neutral outcome (cancelled, 4xx, 429) only frees the
+        permit.
 
-        A permit of an older generation, or a probe's second outcome, changes nothing. A probe that outlived its lease
-        still counts: its place was given away, its answer is news all the same. `took_s`: how long the call lasted.
+        A permit of an older generation, or a probe's second outcome, changes nothing. The outcome of a probe that
+        outlived its lease still counts, although its place was given away. `took_s`: how long the call lasted.
         """
         if permit.generation != self._generation:
             return None
@@ -226,7 +238,7 @@ class Breaker:
         return taken
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """The state as JSON: ages in whole ms, rounded so that a restored circuit is never the more permissive."""
+        """The state as JSON: ages in whole ms, rounded such that a restored circuit never lets more through."""
         state = self._state
         kept: dict[str, Any] = {"state": state}
         if ages := [_age_ms(now, at) for at in self._failures if at + self._config.monitoring_period_s > now]:
@@ -241,9 +253,9 @@ class Breaker:
 
     @classmethod
     def restore(cls, config: BreakerConfig, snapshot: Mapping[str, Any], taken_at: float) -> Breaker:
-        """The breaker a snapshot describes. `taken_at`: when it was taken, on this process's monotonic clock.
+        """The breaker of a snapshot. `taken_at`: when it was taken, on this process's monotonic clock.
 
-        Probes that were out are forgotten: their calls died with their worker. Raises ValueError on a foreign shape.
+        Probes under way are forgotten: their calls ended with their worker. Raises ValueError for an unknown form.
         """
         breaker = cls(config)
         state = snapshot.get("state")

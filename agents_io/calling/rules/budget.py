@@ -1,9 +1,12 @@
-"""How many calls of one agent may be second tries: at most a share of its first calls, and a few that are always allowed. Pure.
+"""The retry budget of one agent: second calls are at most a share of first calls, plus a few that are always allowed.
+Pure.
 
 In: each first call, each request for a retry, the time (monotonic seconds, never going back). Out: yes or no.
-An agent in trouble fails many calls at once; without a budget each of them comes back and the load doubles when it hurts most.
-Retries and hedged calls draw on the same budget. Counted in buckets of a tenth of the window: first calls for at most the
-window, second ones for at least the window, so that the share is never exceeded in any window that ends with a retry.
+
+An agent in trouble fails many calls at once. Without a budget each comes back, and the load doubles when it hurts most.
+Retries and hedged calls draw on the same budget. Calls are counted in buckets of a tenth of the window: first calls for
+at most the window, second ones for at least the window. So the share is never exceeded in any window that ends with a
+retry.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class RetryBudget:
         self._buckets: deque[list[float]] = deque()  # [begin, first calls, second calls]
 
     def first(self, now: float) -> None:
-        """A first call begins."""
+        """Count a first call."""
         self._bucket(now)[1] += 1
 
     def allows(self, now: float) -> bool:
@@ -52,7 +55,7 @@ class RetryBudget:
         return self._second(now) < int(self._config.share * self._firsts(now)) + self._config.floor
 
     def spend(self, now: float) -> bool:
-        """Whether a second call may be made; if so, it is counted."""
+        """Whether a second call may be made; counts it if so."""
         if not self.allows(now):
             return False
         self._bucket(now)[2] += 1

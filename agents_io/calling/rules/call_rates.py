@@ -1,8 +1,9 @@
-"""How many calls of a rolling window failed and how many were slow, in buckets of time. Pure.
+"""Calls, failures and slow calls of a rolling window, counted in buckets. Pure.
 
 In: the end of each call, the time (monotonic seconds, never going back). Out: the sums of the window.
-A thirtieth of the window is one bucket, which leaves as a whole when its oldest call is as old as the window: so every call is
-counted for at least 29 thirtieths of the window and never longer than it. Memory and snapshots are bounded by the buckets.
+
+A bucket is a thirtieth of the window and leaves when its oldest call is as old as the window. So each call counts for
+at least 29/30 of the window and never longer than it. The number of buckets bounds memory and snapshots.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ BUCKETS = 30
 
 
 class Totals(NamedTuple):
-    """What a window holds."""
+    """Counts of a window."""
 
     calls: int
     failures: int

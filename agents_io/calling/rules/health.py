@@ -1,9 +1,12 @@
-"""Whether an agent is well: what it says when asked (`Checks`), and how its calls end (`Ejection`). Pure.
+"""Whether an agent is healthy, by its health checks (`Checks`) and by how its calls end (`Ejection`). Pure.
 
-In: answers to health checks, ends of calls, the time (monotonic seconds, never going back). Out: well or not, and until when.
-Either may say no. Checks: so many failed in a row, until so many passed in a row. Calls: so many failures in a row put it out for
-a while, longer each time; time alone brings it back. Both concern the choice among several agents only: a task that names its
-agent goes by that agent's circuit. `streams/rules/dispatch/balancing.py` decides how many of the capable ones may be out at once.
+In: answers to health checks, ends of calls, the time (monotonic seconds, never going back). Out: healthy or not, and
+until when.
+
+Either may say no. Checks: unhealthy after some failures in a row, healthy again after some passes in a row. Ejection:
+some failed calls in a row put the agent out for a while, longer each time; time alone brings it back. Both matter only
+for the choice among several agents: a task that names its agent depends on the circuit alone.
+`streams/rules/dispatch/balancing.py` decides how many capable agents may be out at once.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from agents_io.calling.rules.breaker import Outcome
 
 @dataclass(frozen=True, slots=True)
 class ChecksConfig:
-    """Unhealthy after so many failed checks in a row, healthy again after so many passed ones. Raises ValueError."""
+    """How many failed checks in a row make an agent unhealthy, and how many passed ones healthy again. Raises
+    ValueError.
+    """
 
     unhealthy_after: int = 3
     healthy_after: int = 2
@@ -38,7 +43,7 @@ class Checks:
     __slots__ = ("_config", "_failed", "_passed", "well")
 
     def __init__(self, config: ChecksConfig | None = None, *, well: bool = True) -> None:
-        """`well`: the state before the first check."""
+        """`well`: whether the agent is healthy before the first check."""
         self.well = well
         self._config = config or ChecksConfig()
         self._failed = self._passed = 0
@@ -56,9 +61,8 @@ class Checks:
 
 @dataclass(frozen=True, slots=True)
 class EjectionConfig:
-    """Out after `after` failed calls in a row (0: never), for `base_s` times how often in a row, at most `max_s`.
-
-    Seconds. Raises ValueError.
+    """Ejected after `after` failed calls in a row (0: never), for `base_s` times the number of ejections in a row, at
+    most `max_s`. Seconds. Raises ValueError.
     """
 
     after: int = 5
@@ -71,7 +75,7 @@ class EjectionConfig:
 
 
 class Ejection:
-    """Whether one agent is out because of how its calls end.
+    """Whether one agent is ejected because of failed calls.
 
     >>> ejection = Ejection(EjectionConfig(after=2))
     >>> for now in (0.0, 1.0, 40.0, 41.0):
@@ -93,9 +97,9 @@ class Ejection:
         return now < self.until
 
     def called(self, outcome: Outcome, now: float) -> None:
-        """A call ended. Neutral ends (cancelled, 4xx, 429) do not count.
+        """Add the end of a call. Neutral ends (cancelled, 4xx, 429) do not count.
 
-        As long without a failure as it was out at first, and the next time counts as the first again.
+        After as long without a failure as the first ejection lasted, the next one counts as the first again.
         """
         if outcome == "success":
             self._failed = 0
@@ -109,7 +113,7 @@ class Ejection:
                 self.until = now + min(self._config.base_s * self._times, self._config.max_s)
 
     def snapshot(self, now: float) -> dict[str, int] | None:
-        """As JSON; None when there is nothing against it."""
+        """The state as JSON; None if no failure is remembered."""
         if not (self._failed or self._times):
             return None
         left_ms = int((self.until - now) * 1000) + 1 if now < self.until else 0

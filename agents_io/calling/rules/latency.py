@@ -1,7 +1,7 @@
-"""How long an agent's calls take lately: a smoothed mean, and the time within which 95 of 100 are answered. Pure.
+"""Recent durations of an agent's calls: a smoothed mean, and the 95th percentile. Pure.
 
-In: the duration of each answered call, seconds. Out: seconds, or None before there is anything to tell.
-The newest 128 durations are kept; the 95th percentile is known from 20 on: fewer say nothing about a tail.
+In: the duration of each answered call, seconds. Out: seconds, or None before enough is known. The newest 128 durations
+are kept; the 95th percentile needs 20.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STALE = 16
 
 
 class Smoothed:
-    """A mean that forgets: each new value weighs a fifth.
+    """An exponentially smoothed mean: each new value weighs a fifth.
 
     >>> mean = Smoothed()
     >>> mean.value, [mean.add(x) for x in (1.0, 2.0)], round(mean.value, 3)
@@ -51,13 +51,13 @@ class Latency:
         self._since = 0
 
     def add(self, seconds: float) -> None:
-        """A call was answered after so long."""
+        """Add the duration of an answered call, seconds."""
         self.mean.add(seconds)
         self._durations.append(seconds)
         self._since += 1
 
     def p95_s(self) -> float | None:
-        """The 95th percentile (nearest rank), at most 15 calls old; None while fewer than 20 were answered."""
+        """The 95th percentile (nearest rank), computed at most 15 calls ago; None with fewer than 20 answers."""
         if len(self._durations) < ENOUGH:
             return None
         if self._p95 is None or self._since >= _STALE:

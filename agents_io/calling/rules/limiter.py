@@ -1,11 +1,15 @@
 """An exact sliding-window limit for one agent: at most N calls begun in any window of W seconds. Pure.
 
 In: the time (monotonic seconds, never going back). Out: whether a call may begin, and when the next one may.
-A call may reach its agent later than it began here (a busy machine, a new connection), and the agent is the one to judge: so a
-call counts from its answer, or from `late_s` after its begin if that comes later or never. By then it has arrived.
-The log holds one entry per call up to 4,096; a larger limit shares entries between calls that began within 1/4096 of a
-window, each as late as its last call. So memory is bounded, the limit is never exceeded, and a slot comes back at
-most that fraction of a window late. It never waits and never gives a slot back: a call begun counts.
+
+The agent counts calls when they arrive, which may be later than they began here (a busy machine, a new connection). So
+a call counts from its answer, or from `late_s` after its begin if the answer comes later or never: by then it has
+arrived.
+
+The log has one entry per call up to 4,096 calls. A larger limit shares an entry between calls that began within 1/4096
+of a window, dated by the last of them. So memory is bounded, the limit is never exceeded, and a slot comes back at most
+that fraction of a window late. The limiter never waits and never gives a slot back: a call that began counts.
+
 A second, coarser log is kept for snapshots, which are taken with every commit and must be small and quick.
 """
 
@@ -69,7 +73,7 @@ class SlidingWindow:
         return self._paused_until
 
     def reconfigure(self, max_requests: int, window_s: float) -> None:
-        """Takes effect at once for what the log still holds. Raises ValueError."""
+        """Takes effect at once, for the calls in the log too. Raises ValueError."""
         if max_requests < 1 or not window_s > 0:
             raise ValueError("max_requests must be at least 1 and window_s above 0")
         self._max = max_requests
@@ -77,7 +81,7 @@ class SlidingWindow:
         self._grain_s = 0.0 if max_requests <= MAX_ENTRIES else window_s / MAX_ENTRIES
 
     def try_acquire(self, now: float) -> bool:
-        """True and the call counts from now on (and until a window after it arrived), or False."""
+        """True: the call may begin, and counts until one window after it arrived. Else False."""
         if now < self._paused_until or self.used(now) >= self._max:
             return False
         self._used += 1
@@ -88,7 +92,7 @@ class SlidingWindow:
         return True
 
     def settle(self, began: float, now: float) -> None:
-        """A call that began then was answered. Without this it counts from `late_s` after its begin."""
+        """The call that began then was answered. Without this it counts from `late_s` after its begin."""
         if self._late_s <= 0 or began + self._late_s <= now:
             return
         self.used(now)
@@ -122,7 +126,7 @@ class SlidingWindow:
                 coarse[0][1] += count
 
     def available_at(self, now: float) -> float:
-        """The earliest time a call may begin; `now` if it may now."""
+        """The earliest time at which a call may begin; `now` if one may begin now."""
         if self.used(now) < self._max:
             return now if now >= self._paused_until else self._paused_until
         to_free = self._used - self._max + 1
@@ -147,7 +151,7 @@ class SlidingWindow:
         return self._used
 
     def pause_until(self, time: float) -> None:
-        """The agent asked for a pause until then (Retry-After). The longest pause holds; the caller clamps it."""
+        """The agent asked for a pause (Retry-After). The longest pause holds; the caller bounds it."""
         if time > self._paused_until:
             self._paused_until = time
 

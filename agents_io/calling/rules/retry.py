@@ -1,9 +1,10 @@
-"""When to try again: exponential backoff with jitter, and what an agent's Retry-After is worth. Pure.
+"""When to try again: exponential backoff with jitter, and a bounded Retry-After. Pure.
 
 In: the number of the attempt that failed, a random source, the wait that an agent asked for. Out: seconds.
-Jitter is "equal": half of the delay is fixed, half is random. Few retries are allowed (two by default), so full jitter
-would often spend them all within the first moments of an outage; the fixed half keeps them spread over it, while the
-random half keeps tasks that failed together apart. How many calls reach an agent at once is decided by the agent queue.
+
+Jitter is "equal": half of the delay is fixed, half is random. Few retries are allowed (two by default); full jitter
+would often spend them all within the first moments of an outage. The fixed half spreads them over the outage, the
+random half keeps tasks that failed together apart. The agent queue decides how many calls reach an agent at once.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _power(base: float, exponent: int) -> float | None:
 
 
 def clamp_retry_after(retry_after_s: float | None, config: RetryConfig) -> float | None:
-    """An agent's `Retry-After`, bounded: at most `max_retry_after_s`; None when negative or not a number.
+    """An agent's `Retry-After`, at most `max_retry_after_s`; None if it is negative or not a number.
 
     >>> clamp_retry_after(1e9, RetryConfig()), clamp_retry_after(-1.0, RetryConfig())
     (300.0, None)

@@ -1,7 +1,7 @@
-"""What waits in one agent's queue, in the order of its turns. Pure.
+"""The waiting items of one agent's queue, in the order of their turns. Pure.
 
-In: items, each once, with a deadline, a priority, a place and the time before which it must not begin. Out: the item whose turn
-it is, and the one whose deadline comes first. Each operation costs O(log n), but for those that look at all items.
+In: distinct items with a deadline, a priority, a place and a time before which each must not begin. Out: the item with
+the next turn, and the one with the earliest deadline. Operations cost O(log n), except those that return all items.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SLACK = 64
 
 
 class Entry(Generic[T]):
-    """One item that waits. `place`: the order of arrival; `retry`: its turn draws on the retry budget."""
+    """A waiting item. `place`: the order of arrival; `retry`: its turn draws on the retry budget."""
 
     __slots__ = ("deadline", "failed_probes", "item", "not_before", "place", "priority", "retry", "timeout_s")
 
@@ -65,7 +65,7 @@ class WaitingItems(Generic[T]):
         self._serial = 0
 
     def add(self, entry: Entry[T], *, is_ready: bool) -> None:
-        """An item waits: for its turn, or for its time."""
+        """Add an item: ready, or delayed until its `not_before`."""
         if entry.item is None:
             raise ValueError("an entry without an item")
         self.by_item[entry.item] = entry
@@ -77,18 +77,18 @@ class WaitingItems(Generic[T]):
             self._put(self._deadlines, entry.deadline, entry)
 
     def put_ready(self, entry: Entry[T]) -> None:
-        """It waits for its turn. Those that have failed as probes come after all others."""
+        """Put an entry among those that are ready. Entries that failed as probes come after all others."""
         if entry.failed_probes:
             self._put(self._probed, entry.failed_probes, entry)
         else:
             self._put(self._ready, -entry.priority, entry)
 
     def delay(self, entry: Entry[T]) -> None:
-        """It waits for its `not_before`."""
+        """Put an entry among those that wait for their `not_before`."""
         self._put(self._delayed, entry.not_before, entry)
 
     def first_ready(self, now: float) -> Entry[T] | None:
-        """The entry whose turn it is. An expired one loses its turn here, and stays among the deadlines."""
+        """The entry with the next turn. Expired entries lose their turn here, and stay among the deadlines."""
         for heap in (self._ready, self._probed):
             while (entry := _top(heap)) is not None:
                 if entry.deadline > now:
@@ -97,11 +97,13 @@ class WaitingItems(Generic[T]):
         return None
 
     def first_delayed(self) -> Entry[T] | None:
-        """The entry whose `not_before` comes first."""
+        """The entry with the earliest `not_before`."""
         return _top(self._delayed)
 
     def take_delayed(self, now: float) -> Entry[T] | None:
-        """The same, if its time has come; it is in no order then, until it is put into one."""
+        """Take out the entry with the earliest `not_before` if that has come. The caller puts it among the ready
+        ones.
+        """
         entry = _top(self._delayed)
         if entry is None or entry.not_before > now:
             return None
@@ -109,11 +111,11 @@ class WaitingItems(Generic[T]):
         return entry
 
     def first_deadline(self) -> Entry[T] | None:
-        """The entry whose deadline comes first; None if none has one."""
+        """The entry with the earliest deadline; None if no entry has one."""
         return _top(self._deadlines)
 
     def forget_failed_probes(self) -> None:
-        """Each item has the turn of its priority and place again."""
+        """Order all entries by priority and place alone again."""
         probed, self._probed = self._probed, []
         for entry in self.by_item.values():
             entry.failed_probes = 0
@@ -122,7 +124,7 @@ class WaitingItems(Generic[T]):
                 self.put_ready(entry)
 
     def leave(self, entry: Entry[T]) -> T:
-        """It does not wait any more."""
+        """Remove the item."""
         item = entry.item
         assert item is not None  # noqa: S101 - only entries that wait get here
         del self.by_item[item]
@@ -141,7 +143,7 @@ class WaitingItems(Generic[T]):
 
     @property
     def kept(self) -> int:
-        """How many places its heaps have, those of items that left included: a bounded multiple of the items."""
+        """Entries in the heaps, also those of items that left: a bounded multiple of the items."""
         return sum(map(len, (self._ready, self._probed, self._delayed, self._deadlines)))
 
     def items(self) -> list[T]:

@@ -1,1 +1,1 @@
-"""What goes over the wire, and what came back. Pure."""
+"""Messages of gRPC agents: what is sent, and what comes back. Pure."""

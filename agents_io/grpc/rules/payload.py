@@ -1,10 +1,10 @@
-"""A task's payload as agents over protocol buffers take it, `AgentRequest` and the gateway's `TaskRequest` alike, and what they
+"""A task's payload for agents over protocol buffers (`AgentRequest`, and the gateway's `TaskRequest`), and their
 answer. Pure.
 
-In: a `Call`. Out: the message's fields filled in. `task_description` is `payload.task`, else `payload.description`, else
-"analyze"; `data` is `payload.data` if there is one, else the payload without its context. What is no object travels as
-`{"value": ...}`; numbers become doubles, as google.protobuf.Struct has no others: a number that a double cannot hold is refused.
-Values of `context` that are no text travel as JSON, with every digit. It never sends anything.
+In: a `Call`. Out: the message's fields filled in. `task_description` is `payload.task`, else `payload.description`,
+else "analyze". `data` is `payload.data` if there is one, else the payload without its context. A value that is not an
+object travels as `{"value": ...}`. Numbers become doubles, the only ones of google.protobuf.Struct: a number that does
+not fit a double is refused. Values of `context` other than text travel as JSON, with every digit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _MAX_INT32 = 2**31 - 1
 
 
 def fill_request(request: AgentRequest | TaskRequest, call: Call) -> None:
-    """Everything that an agent receives of its task. Raises `Unsupported`: nested too deep, or a number no double holds.
+    """Fill in what the agent receives of its task. Raises `Unsupported`: nested too deep, or a number that does not fit
+    a double.
 
     >>> request = AgentRequest()
     >>> fill_request(request, Call("t1", "t1", b'{"task": "sum", "data": {"n": 1}}', 2.5))
@@ -87,7 +88,7 @@ def parse_result(raw: bytes, max_value_bytes: int, value_path: Path | None = Non
 
 
 class _Inexact(Exception):
-    """A number that would change."""
+    """A number that a double would change."""
 
 
 def _inexact(value: Any) -> bool:
@@ -102,7 +103,7 @@ def _shown(value: Any) -> str:
 
 
 def _found_at(data: Any, where: str) -> str:
-    """The field of the first number that would change. Not nested deeper than what was filled in before it."""
+    """The field of the first number that a double would change. It looks no deeper than what was filled in before."""
     if _inexact(data):
         return where
     below = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
@@ -124,7 +125,7 @@ def _fill_struct(struct: Struct, data: dict[str, Any], depth: int) -> None:
 
 
 def _fill_value(into: Value, value: Any, depth: int) -> None:
-    """Twice as quick as Struct.update, which the whole call is measured by."""
+    """Twice as fast as `Struct.update`, which dominates the cost of a call."""
     if isinstance(value, str):
         into.string_value = value
     elif value is None:

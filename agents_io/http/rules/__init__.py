@@ -1,1 +1,1 @@
-"""How HTTP is written and read. Pure."""
+"""How HTTP/1.1 is written and read. Pure."""

@@ -1,7 +1,7 @@
-"""The cookies one agent set: what a load balancer binds a session to one server with. Pure.
+"""The cookies of one agent: a load balancer binds a session to one server with them. Pure.
 
-In: the headers of its answers. Out: the `Cookie` header of the next request. One jar belongs to one agent, whose requests
-all go to one origin; paths are not distinguished. At most `MAX_COOKIES`, the oldest goes first.
+In: the headers of its answers. Out: the `Cookie` header of the next request. One jar belongs to one agent, whose
+requests all go to one origin; paths are not distinguished. At most `MAX_COOKIES` are kept, the oldest is dropped first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CookieJar:
         return bool(self._kept)
 
     def learn(self, headers: Iterable[tuple[bytes, bytes]], now_epoch_s: float) -> None:
-        """Take up every `set-cookie` among the headers; one that is over already is forgotten.
+        """Take over every `set-cookie` among the headers; one that has expired is removed.
 
         >>> jar = CookieJar()
         >>> jar.learn([(b"Set-Cookie", b"lb=1; Path=/; HttpOnly"), (b"set-cookie", b"b=2; Max-Age=0")], 0.0)
@@ -52,12 +52,12 @@ class CookieJar:
         return b"; ".join(name + b"=" + value for name, value in self._kept.items())
 
     def clear(self) -> None:
-        """Forget all of them: the session they belong to is over."""
+        """Remove all cookies: their session is over."""
         self._kept.clear()
 
 
 def _is_over(attributes: list[bytes], now_epoch_s: float) -> bool:
-    """`Max-Age` stands above `Expires` (RFC 6265, 5.3)."""
+    """Whether the cookie has expired. `Max-Age` takes precedence over `Expires` (RFC 6265, 5.3)."""
     found = {name.strip().lower(): value.strip() for name, _, value in (part.partition(b"=") for part in attributes)}
     age = found.get(b"max-age", b"")
     if age.lstrip(b"-").isdigit():

@@ -1,6 +1,6 @@
-"""What is known of one A2A agent: its card, by which of its interfaces it is called, and what it was seen to take.
+"""What is known of one A2A agent: its card, the interface it is called by, and which forms it accepted.
 
-In: a registration, cards. Out: requests for `transport.py` to make. It opens nothing.
+In: a registration, cards. Out: requests for `transport.py` to make. It opens no connection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from schemas.messages import AgentRegistration
 
 
 class A2aAgent(Peer):
-    """One agent: its card, and where it is called."""
+    """One agent: its card, and the interface it is called by."""
 
     __slots__ = (
         "answered_by",
@@ -74,7 +74,7 @@ class A2aAgent(Peer):
         """Whether text alone was tried after a data part failed, or the registration decides."""
 
     def learn(self, card: Card, now: float) -> None:
-        """By which interface the card wants to be called; what the registration says stands above it."""
+        """Choose the card's preferred interface; the registration takes precedence."""
         if card.interfaces != self.interfaces:  # else the first one may have been refused a moment ago
             self.interfaces = card.interfaces
             self.interface = card.interfaces[0]
@@ -85,13 +85,15 @@ class A2aAgent(Peer):
             self.text_only = card.text_only
 
     def turn_from(self, refused: Interface) -> None:
-        """Call the card's next interface from now on, after the last one the first; nothing if another call turned already."""
+        """Use the card's next interface from now on, after the last one the first. Does nothing if another call has
+        changed it already.
+        """
         if self.interface == refused and refused in self.interfaces:
             place = self.interfaces.index(refused) + 1
             self.choose(self.interfaces[place % len(self.interfaces)])
 
     def turn_to_stream(self) -> bool:
-        """Take answers from streams from now on; False: the registration decides, or the agent streams nothing."""
+        """Take answers from streams from now on. False: the registration decides, or the agent does not stream."""
         if not self.stream_only and self.can_stream and not self.stream_chosen:
             self.stream_only = True
         return self.stream_only
@@ -113,7 +115,7 @@ class A2aAgent(Peer):
         return self.get(target, headers) if wire.body is None else self.post(target, wire.body, headers, call)
 
     def choose(self, interface: Interface) -> None:
-        """Call this interface from now on."""
+        """Use this interface from now on."""
         self.interface = interface
         self.streams = self.can_stream and interface.version == "0.3" and not self.blocking
 
@@ -132,7 +134,7 @@ class A2aAgent(Peer):
 
 
 def card_targets(base: yarl.URL) -> list[Target]:
-    """Where a card may lie: under the endpoint, then at the host's root; each path once. The endpoint's query goes along."""
+    """Where a card may be: under the endpoint, then at the host's root; each path once, with the endpoint's query."""
     places = dict.fromkeys(base.raw_path.rstrip("/") + "/" + path for path in CARD_PATHS)
     places |= dict.fromkeys("/" + path for path in CARD_PATHS)
     return [Target(base.with_path(place, encoded=True, keep_query=True)) for place in places]

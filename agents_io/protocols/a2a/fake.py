@@ -65,7 +65,7 @@ class FakeA2a(FakeAgent):
         ]
 
     def card(self) -> dict[str, Any]:
-        """Its card. The host in it is wrong, as it is behind many a proxy."""
+        """Its card. The host in it is wrong, as behind many proxies."""
         url = "http://nowhere.invalid:9/" + ("rpc" if self.binding == "JSONRPC" else "rest/")
         rest = {"name": "Fake", "skills": [{"id": "sum", "tags": ["maths", "sum"]}], "capabilities": {}}
         if self.version == "1.0":
@@ -162,7 +162,7 @@ class FakeA2a(FakeAgent):
         return task
 
     def _is_proto(self) -> bool:
-        """Whether it speaks the JSON of a2a.proto 0.3, which is not that of 0.3's JSON-RPC."""
+        """Whether it uses the JSON of a2a.proto 0.3, which differs from that of 0.3's JSON-RPC."""
         return self.version == "0.3" and self.binding == "HTTP+JSON"
 
     def _state(self, state: str) -> str:

@@ -1,4 +1,4 @@
-"""What protocol `a2a` takes of a registration. Pure."""
+"""Metadata keys of a registration with protocol `a2a`. Pure."""
 
 from __future__ import annotations
 

@@ -112,9 +112,9 @@ class A2aTransport:
     async def _offered(
         self, peer: A2aAgent, payload: Any, call: Call, message_id: str, text_only: bool = False
     ) -> Answer:
-        """One message by each of the card's interfaces in turn, then by a stream, until the agent offers that.
+        """Send a message by each of the card's interfaces in turn, then by a stream, until the agent supports one.
 
-        Raises what the first of them was refused with, and goes back to it.
+        If none works, raises the error of the first one and goes back to it.
         """
         first: AgentError | None = None
         start, left = peer.interface, len(peer.interfaces)
@@ -146,7 +146,7 @@ class A2aTransport:
     async def _sent(
         self, peer: A2aAgent, interface: Interface, payload: Any, call: Call, message_id: str, text_only: bool
     ) -> Answer:
-        """One message, and the end of the task it begins."""
+        """Send one message and wait for the end of the task it begins."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + call.timeout_s
         params = send_params(
@@ -187,14 +187,14 @@ class A2aTransport:
         return found
 
     def _give_up(self, peer: A2aAgent, interface: Interface, task_id: str, call: Call) -> None:
-        """The agent's task is cancelled; another message of this call begins another one."""
+        """Cancel the agent's task; the next message of this call begins another one."""
         self._forget(peer, interface, task_id)
         self._message_ids.count_cancel(call.idempotency_key)
 
     async def _streamed(
         self, peer: A2aAgent, interface: Interface, params: dict[str, Any], call: Call
     ) -> Answer | Pending | None:
-        """The same message with its task watched; None: the agent streams nothing, and has begun nothing."""
+        """Send the message and watch its task by a stream. None: the agent does not stream, and has begun nothing."""
         stream = TaskStream(self._http.max_answer_bytes, lambda data: response(interface, data))
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -232,7 +232,7 @@ class A2aTransport:
     async def _from_stream(
         self, peer: A2aAgent, interface: Interface, params: dict[str, Any], call: Call
     ) -> Answer | Pending:
-        """The same message, and its answer put together from the events of its task."""
+        """Send the message and build its answer from the events of its task."""
         stream = StreamedTask(self._http.max_answer_bytes, lambda data: response(interface, data))
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -265,7 +265,9 @@ class A2aTransport:
             raise
 
     async def _orphaned(self, peer: A2aAgent, interface: Interface, task_id: str) -> Answer:
-        """The end of a task whose stream ended first; if it does not come soon, the agent no longer works on it."""
+        """Wait for the end of a task whose stream ended first; if it does not come soon, the agent no longer works on
+        it.
+        """
         for _ in range(ORPHAN_LOOKS):
             found = self._read(peer, interface, await self._ask(peer, interface, "get", {"id": task_id}))
             if not isinstance(found, Pending):
@@ -336,7 +338,7 @@ class A2aTransport:
             raise
 
     async def _know(self, peer: A2aAgent) -> None:
-        """Read the card if it is due; of many calls at once one does."""
+        """Read the card if it is due; of many calls at once, one does."""
         clock = asyncio.get_running_loop().time
         if peer.fixed is not None or clock() - peer.read_at < CARD_KEPT_S:
             return
@@ -360,9 +362,8 @@ class A2aTransport:
         raise first or BadResponse("the agent has no card")
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """The agent shows a card we can call it by, in time; with `metadata.a2aVersion`, it answers at all.
-
-        Raises `AgentError`.
+        """The agent serves a usable card in time; with `metadata.a2aVersion` it only has to answer. Raises
+        `AgentError`.
         """
         peer = self._agents.get(agent)
         try:
@@ -371,7 +372,9 @@ class A2aTransport:
             raise BadResponse(error.message) from None
 
     async def _check(self, peer: A2aAgent) -> None:
-        """Cards are public, calls are not: asked for a task that does not exist it must answer, and not by 401 or 403."""
+        """Cards are public, calls are not: the agent must answer a request for an unknown task, and not by 401 or
+        403.
+        """
         if peer.fixed is None:
             peer.learn(await self.card(peer, peer.binding), asyncio.get_running_loop().time())
         try:

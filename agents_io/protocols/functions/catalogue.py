@@ -37,9 +37,8 @@ class FunctionsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FunctionCall:
-    """The call under way, for functions that want to know. `timeout_s`: what was left when it began, seconds.
-
-    `context_id`: the conversation it belongs to, empty: none.
+    """The call under way, for functions that ask for it. `timeout_s`: the time left when it began, seconds.
+    `context_id`: its conversation, empty without one.
     """
 
     task_id: str
@@ -66,7 +65,7 @@ CURRENT: ContextVar[FunctionCall] = ContextVar("parallax_function_call")
 
 
 def current_call() -> FunctionCall:
-    """The call a function is in, also within its thread. Raises LookupError elsewhere."""
+    """The call that this function serves, also within its thread. Raises LookupError outside of a call."""
     return CURRENT.get()
 
 
@@ -100,7 +99,7 @@ class Functions:
 
     @classmethod
     def of(cls, marked: Iterable[Callable[..., Any]]) -> Functions:
-        """Those that `@function` marked among these callables."""
+        """The callables among these that are marked with `@function`."""
         return cls(_made(getattr(one, _MARK), one) for one in marked if hasattr(one, _MARK))
 
     @property
@@ -116,7 +115,7 @@ class Functions:
 
 
 def load_functions(modules: Iterable[str] = ()) -> Functions:
-    """Import these modules and what the entry points name; the functions in them. Raises `FunctionsError`."""
+    """Import the modules and the entry points and return the functions in them. Raises `FunctionsError`."""
     return Functions([one for name in modules for one in _of_module(name)] + list(_of_entry_points()))
 
 

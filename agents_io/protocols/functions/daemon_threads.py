@@ -1,7 +1,7 @@
-"""Threads for work that cannot be cut off: at most so many, and none that the end of the process waits for.
+"""A bounded number of daemon threads for work that cannot be interrupted.
 
-In: callables. Out: futures, done when the callable is. What was cancelled before a thread took it never runs; what runs, runs to
-its end. Python's own executor joins its threads at exit, so a hung one would keep a worker from ending: these are daemons.
+In: callables. Out: futures. Work that is cancelled before a thread takes it never runs; work that runs, runs to its
+end. Python's own executor joins its threads at exit, so a hung one would keep a worker from ending: these are daemons.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Item = tuple["Future[Any]", contextvars.Context, Callable[[], Any]]
 
 
 class DaemonThreads:
-    """At most `most` threads, begun as they are needed."""
+    """At most `most` threads, started on demand."""
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most

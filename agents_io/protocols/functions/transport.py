@@ -60,7 +60,7 @@ class FunctionTransport:
         """Nothing to release: threads that still run end with the process."""
 
     def _begin(self, function: Function, call: Call, place: asyncio.Semaphore) -> asyncio.Future[Answer]:
-        """The call under way. Its slot is free again only when the function has returned, also if its caller waits no longer."""
+        """Start the call. Its slot is freed only when the function returns, also if its caller no longer waits."""
         loop = asyncio.get_running_loop()
         token = CURRENT.set(FunctionCall(call.task_id, call.idempotency_key, call.timeout_s, call.context_id))
         try:
@@ -108,7 +108,7 @@ class FunctionTransport:
 
 
 def unknown(name: str) -> str:
-    """Why a function cannot be called, in a sentence."""
+    """The error text for a function that is not registered."""
     return f"no function {name[:80]!r} is registered on this worker"
 
 
@@ -126,7 +126,7 @@ def _give_up(running: asyncio.Future[Answer]) -> None:
 
 
 def _forget(running: asyncio.Future[Answer]) -> None:
-    """Its late outcome is dropped, but must be retrieved once, or asyncio logs it."""
+    """Drop the late outcome. It must be retrieved once, or asyncio logs it."""
     if not running.cancelled():
         running.exception()
 

@@ -115,7 +115,7 @@ class RelayService:
         return orjson.dumps({"status": found.status, "load": found.load, "outstanding": found.outstanding})
 
     async def _meant(self, context: Any) -> str:
-        """The agent's id, once the caller may ask for it here."""
+        """The agent's id, if the caller may ask for it here."""
         given = dict(context.invocation_metadata() or ())
         if self._token is None:
             if not _same_machine(context.peer()):
@@ -135,7 +135,9 @@ class RelayClient:
     """The caller's end: one channel per worker, kept while it is used; many calls share it."""
 
     def __init__(self, token: Secret | None = None, *, tls: TlsFiles | None = None, name: str | None = None) -> None:
-        """`tls`: whom to trust as another worker, and what to show it; None: plain. `name`: on its certificate, not its host."""
+        """`tls`: which CA to trust for other workers, and which certificate to show; None: plain text. `name`: the name
+        in their certificate, if it is not the host.
+        """
         self._token = token
         self._tls = tls
         self._made = GrpcCredentials()
@@ -184,7 +186,9 @@ class RelayClient:
         return answer
 
     def _trusted(self) -> grpc.ChannelCredentials | None:
-        """As the files have it now; files that cannot be used leave the last good ones in force."""
+        """The credentials from the files as they are now. If the files cannot be used, the last good ones stay in
+        use.
+        """
         if self._tls is None:
             return None
         try:

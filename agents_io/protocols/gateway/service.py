@@ -72,11 +72,11 @@ class Registrar(Protocol):
         ...
 
     def changed(self, agent_id: str, key: str, status: Status) -> None:
-        """Its own word on how it is."""
+        """The agent reported a new status."""
         ...
 
     def left(self, agent_id: str, key: str, why: str) -> None:
-        """Its stream is over, and no newer one has taken its place here."""
+        """The agent's stream is over, and no newer one has replaced it here."""
         ...
 
 
@@ -108,12 +108,12 @@ class Gateway:
     # What others ask
 
     def key_of(self, agent_id: str) -> str | None:
-        """The connection that holds this agent here, or None."""
+        """The key of the connection that holds this agent here, or None."""
         stream = self._streams.get(agent_id)
         return stream.session.key if stream is not None else None
 
     def presence(self, agent_id: str) -> Presence | None:
-        """How an agent that is connected here does; None if it is not here."""
+        """Status and load of an agent that is connected here; None if it is not."""
         stream = self._streams.get(agent_id)
         if stream is None or not stream.ready.is_set():
             return None
@@ -124,19 +124,25 @@ class Gateway:
         return {name: found for name in self._streams if (found := self.presence(name)) is not None}
 
     def counters(self) -> dict[str, int]:
-        """Since the start: answers taken; those that came late, or to nothing that was asked; messages out of place; refusals."""
+        """Counts since the start: answers in time, late answers, answers to no request, messages out of order,
+        refusals.
+        """
         found = {name: self._past[name] + sum(getattr(s.session.counters, name) for s in self._all) for name in COUNTED}
         return found | {"refused": self.refused}
 
     async def ask(self, agent_id: str, request: TaskRequest, timeout_s: float) -> AgentToControlPlane:
-        """One request. Raises `NotHere`, `TooMany`, `StreamLost`, `TimeoutError`; it and a cancellation reach the agent."""
+        """Send one request. Raises `NotHere`, `TooMany`, `StreamLost`, `TimeoutError`. On a timeout or a cancellation
+        the agent is sent a cancel.
+        """
         stream = self._streams.get(agent_id)
         if stream is None or self._closing:
             raise NotHere
         return await stream.ask(request, timeout_s)
 
     def drop(self, agent_id: str, key: str, why: str) -> None:
-        """Another connection has taken this one's place, or the agent was removed: tell it and close. No blame."""
+        """Another connection has replaced this one, or the agent was removed: send the reason and close, without
+        blame.
+        """
         stream = self._streams.get(agent_id)
         if stream is not None and stream.session.key == key:
             del self._streams[agent_id]

@@ -1,8 +1,8 @@
-"""One agent's stream as the gateway holds it: its session, what is still to be written, who waits for what.
+"""One agent's stream as the gateway holds it: its session, its write queue, and the requests that wait for an answer.
 
-In: messages for the agent, requests that begin and end. Out: writes, one at a time, with a ping when there is nothing to say;
-an answer or `StreamLost` for everybody who waits. An agent that does not read holds up no other: each stream has a queue and a
-writer of its own. It decides nothing about who may connect.
+In: messages for the agent, requests that begin and end. Out: writes, one at a time, with a ping when there is nothing
+to send; an answer or `StreamLost` for each request. Each stream has its own queue and writer, so an agent that does not
+read delays no other. It does not decide who may connect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class NotHere(Exception):
 
 
 class TooMany(Exception):
-    """The agent's stream has as many requests open as it may. Nothing was sent."""
+    """The agent's stream has reached its limit of open requests. Nothing was sent."""
 
 
 class StreamLost(Exception):
@@ -40,7 +40,7 @@ class StreamLost(Exception):
 
 
 class Stream:
-    """One connection: its session, what is to be written, who waits for what."""
+    """One connection: its session, its write queue, and the requests that wait."""
 
     def __init__(self, key: str, config: SessionConfig) -> None:
         self.session = Session(key, time.monotonic(), config)
@@ -54,7 +54,9 @@ class Stream:
         self.why = ""
 
     async def ask(self, request: TaskRequest, timeout_s: float) -> AgentToControlPlane:
-        """One request. Raises `NotHere`, `TooMany`, `StreamLost`, `TimeoutError`; it and a cancellation reach the agent."""
+        """Send one request. Raises `NotHere`, `TooMany`, `StreamLost`, `TimeoutError`. On a timeout or a cancellation
+        the agent is sent a cancel.
+        """
         async with asyncio.timeout(timeout_s) as limit:
             await self.ready.wait()
             try:
@@ -77,7 +79,7 @@ class Stream:
                 del self.waiting[request_id]
 
     def answered(self, message: AgentToControlPlane) -> None:
-        """A result or an error came; it belongs to an open request, or is ignored."""
+        """A result or an error came: give it to its open request, or ignore it."""
         if self.session.settle(message.request_id):
             future = self.waiting.get(message.request_id)
             if future is not None and not future.done():
@@ -88,7 +90,7 @@ class Stream:
         self._wake.set()
 
     def _cancel(self, request_id: str, task_id: str, reason: str) -> None:
-        """Send the agent a cancel; if it was not sent the task yet, send neither."""
+        """Send the agent a cancel. If the task itself is still unsent, send neither."""
         for message in self._outbox:
             if message.request_id == request_id:
                 self._outbox.remove(message)

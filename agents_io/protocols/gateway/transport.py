@@ -50,7 +50,7 @@ KEY_NAME = "idempotencyKey"
 
 
 class HopLost(ConnectionFailed):
-    """The worker that held the agent's stream is gone, or gave it up: no fault of the agent's."""
+    """The worker that held the agent's stream is gone, or released it. Not the agent's fault."""
 
     counts_against_agent = False
 
@@ -64,7 +64,7 @@ class Routes:
         self._dead: OrderedDict[Route, float] = OrderedDict()
 
     def of(self, agent_id: str) -> Route | None:
-        """The route that may be tried now, or None."""
+        """The route to try now, or None."""
         agent = self._lookup(agent_id)
         route = None if agent is None else route_of(agent)
         if route is None or self._dead.get(route, 0.0) > time.monotonic():
@@ -72,20 +72,20 @@ class Routes:
         return route
 
     def dead(self, route: Route) -> None:
-        """It led nowhere."""
+        """The route led to no agent: do not try it again."""
         self._dead.pop(route, None)
         self._dead[route] = time.monotonic() + DEAD_FOR_S
         if len(self._dead) > MAX_DEAD:
             self._dead.popitem(last=False)
 
     def changed(self, agent_id: str) -> None:
-        """The agent's record is another one now."""
+        """The agent's record has changed."""
         for waiter in self._waiters.get(agent_id, ()):
             if not waiter.done():
                 waiter.set_result(None)
 
     def waiter(self, agent_id: str) -> asyncio.Future[None]:
-        """Done at the next change. To be given back to `forget`."""
+        """A future that is done at the next change. Give it back to `forget`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(agent_id, set()).add(future)
         return future
@@ -147,7 +147,7 @@ class GatewayTransport:
         return self._judge(message, call.attempt)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """It is connected somewhere and takes tasks. Raises `AgentError`."""
+        """The agent is connected to a worker and accepts tasks. Raises `AgentError`."""
         local = self._gateway.presence(agent.id)
         status = None if local is None else local.status
         route = self._routes.of(agent.id)

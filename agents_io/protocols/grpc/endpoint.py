@@ -1,4 +1,6 @@
-"""Where a gRPC agent is, as its registration says. It needs no gRPC: commands that only check a registration stay quick."""
+"""The address of a gRPC agent, from its registration. Imports no gRPC: commands that only check a registration stay
+fast.
+"""
 
 from __future__ import annotations
 

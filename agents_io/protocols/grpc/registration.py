@@ -1,4 +1,4 @@
-"""What protocol `grpc` takes of a registration. Pure."""
+"""Metadata keys of a registration with protocol `grpc`. Pure."""
 
 from __future__ import annotations
 

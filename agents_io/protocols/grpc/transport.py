@@ -69,7 +69,7 @@ Metadata = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class AgentSkills:
-    """What a gRPC agent says of itself. `scores`: capability to how well it does it."""
+    """What a gRPC agent reports of itself. `scores`: how well it does each capability."""
 
     agent_id: str
     name: str
@@ -79,7 +79,7 @@ class AgentSkills:
 
 
 class _Prepared:
-    """What stays the same between calls to one agent."""
+    """The parts that stay the same between calls to one agent."""
 
     __slots__ = ("endpoint", "files", "secret", "streams", "value_path")
 
@@ -151,7 +151,7 @@ class GrpcTransport:
         return self._parse(raw, prepared)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """The agent says it is HEALTHY or DEGRADED; by the standard health service where it has no HealthCheck.
+        """The agent reports HEALTHY or DEGRADED; without HealthCheck, the standard health service is asked.
 
         Raises `AgentError`; `Unsupported`: it has neither, or its registration cannot work.
         """
@@ -178,7 +178,7 @@ class GrpcTransport:
             raise BadResponse("the agent's health is not a HealthCheckResponse message") from None
 
     async def capabilities(self, agent: AgentRegistration, timeout_s: float) -> AgentSkills:
-        """What the agent says it can do. Raises `AgentError`; `Unsupported`: it does not tell."""
+        """What the agent reports it can do. Raises `AgentError`; `Unsupported`: it does not report it."""
         try:
             raw = await self._ask(self._prepared.get(agent), SERVICE + "GetCapabilities", b"", timeout_s)
             said = Capabilities.FromString(raw)
@@ -207,7 +207,7 @@ class GrpcTransport:
         streams: bool = False,
         attempt: int = 1,
     ) -> bytes:
-        """Bytes out, bytes in. Whatever gRPC raises becomes an `AgentError` here."""
+        """Send bytes, return bytes. Every gRPC error becomes an `AgentError` here."""
         place = self._channel_key(prepared)
         addresses: list[str] = []
         if self._wall is not None and not self.channels.is_open(place):
@@ -280,7 +280,7 @@ async def _answered(pending: Any, streams: bool) -> bytes:
 
 
 async def _last(results: Any) -> bytes:
-    """The last result of a stream; the stream ends at the agent too if we leave it early."""
+    """The last result of a stream. Leaving early ends the stream at the agent too."""
     last: bytes | None = None
     count = 0
     try:
@@ -303,7 +303,7 @@ def _metadata(call: Call) -> Metadata:
 
 
 def _metadatum(name: str, value: str) -> tuple[str, str]:
-    """A header as gRPC can carry it."""
+    """A header in the form of gRPC metadata."""
     low = name.lower()
     reserved = low.startswith("grpc-") or low.endswith("-bin")
     if reserved or not (_NAME.fullmatch(low) and value.isascii() and value.isprintable()):

@@ -1,4 +1,4 @@
-"""Recognises an agent over HTTP by its health page, or by a place to post tasks to."""
+"""Recognises an agent over HTTP by its health page, or by a URL that accepts tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.messages import SecretRef
 
 
 async def probe(endpoint: str, auth: SecretRef | None) -> Found:
-    """The weakest sign: many servers that are no agents have a health page. Raises `AgentError`."""
+    """Probe for an HTTP agent: the weakest sign, since many other servers have a health page. Raises `AgentError`."""
     peer = Peer(asked_agent(endpoint, "http", auth))
     async with exchange() as http:
         try:
@@ -33,7 +33,7 @@ async def probe(endpoint: str, auth: SecretRef | None) -> Found:
 
 
 async def _takes_tasks(http: HttpExchange, peer: Peer) -> bool:
-    """Whether there is a place to post tasks to; asked by methods that begin none."""
+    """Whether a URL for tasks exists; asked with methods that start none."""
     target = below(peer.base, "analyze")
     options = httpx.Request("OPTIONS", target.httpx, headers=peer.authorised(), extensions=target.extensions)
     for request in (peer.get(target), options):

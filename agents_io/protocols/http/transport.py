@@ -59,7 +59,7 @@ class HttpTransport:
         return peer.parsed(body, lambda: parse_answer(body, peer.reading))
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float = HEALTH_TIMEOUT_S) -> None:
-        """`GET {endpoint}/health` says 2xx in time. Raises `AgentError`; `Unsupported`: no such page, or no way to ask."""
+        """`GET {endpoint}/health` answers 2xx in time. Raises `AgentError`; `Unsupported`: there is no such page."""
         peer = self._agents.get(agent)
         await self._http.check_health(peer, peer.get(peer.health), peer.get(peer.analyze), timeout_s)
 

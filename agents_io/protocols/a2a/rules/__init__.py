@@ -1,1 +1,1 @@
-"""What goes over the wire, and what came back. Pure."""
+"""A2A's messages: what is sent, and what comes back. Pure."""

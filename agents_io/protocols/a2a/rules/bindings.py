@@ -65,7 +65,7 @@ _KINDS = {"task": "task", "message": "message", "statusUpdate": "status-update",
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A request. `leaf`: its path below that of the interface, escaped; `body`: None for a GET."""
+    """A request. `leaf`: its path below the interface's, escaped; `body`: None for a GET."""
 
     leaf: str
     body: bytes | None
@@ -95,7 +95,7 @@ def request(interface: Interface, what: Operation, params: dict[str, Any], tenan
 
 
 def response(interface: Interface, data: Any) -> Any:
-    """The JSON of a 2xx, or of one event of a stream, as JSON-RPC has it.
+    """The JSON of a 2xx, or of one event of a stream, in JSON-RPC's form.
 
     >>> response(Interface("0.3", "HTTP+JSON", "/"), {"message": {"content": [{"data": {"data": {"a": 1}}}]}})
     {'result': {'parts': [{'data': {'a': 1}}], 'kind': 'message'}}
@@ -111,10 +111,10 @@ def response(interface: Interface, data: Any) -> Any:
 
 
 def refusal(interface: Interface, what: Operation, status: int, body: bytes) -> AgentError | None:
-    """What an answer that is no 2xx means in A2A; None: no more than its status does, which also holds for 401, 429 and 5xx.
+    """What a response other than 2xx means in A2A. None: its status alone counts, as also for 401, 429 and 5xx.
 
-    Four cases: 1 JSON-RPC has its errors in a 2xx. 2 The body names A2A's reason. 3 It does not, as in 0.3, and the status
-    stands for one. 4 The path is not there: the agent speaks another version or binding, or the task is gone.
+    Four cases: 1 JSON-RPC has its errors in a 2xx. 2 The body names A2A's reason. 3 It does not, as in 0.3, and the
+    status stands for one. 4 The path does not exist: the agent speaks another version or binding, or the task is gone.
 
     >>> refusal(Interface("1.0", "HTTP+JSON", "/"), "send", 404, b"Not Found")
     OtherVersion("the agent answered 404: 'Not Found'")
@@ -154,7 +154,7 @@ def _with_status(error: AgentError, status: int) -> AgentError:
 
 
 def _error_in(body: bytes) -> dict[str, Any] | None:
-    """The error in the body of a refused request, in JSON-RPC's form; None: the body is none of A2A's."""
+    """The error in the body of a refused request, in JSON-RPC's form; None: the body is not an A2A error."""
     try:
         data = loads(body)
     except ValueError:
@@ -167,9 +167,9 @@ def _error_in(body: bytes) -> dict[str, Any] | None:
 
 
 def _error(error: dict[str, Any]) -> dict[str, Any]:
-    """An error of HTTP+JSON as JSON-RPC has it; without `code` if it gives no reason that we know.
+    """An error of HTTP+JSON in JSON-RPC's form; without `code` if its reason is unknown.
 
-    Agents of 0.3 also give JSON-RPC's own code (a2a-js); in 1.0 `code` is the status.
+    Agents of 0.3 also send JSON-RPC's own code (a2a-js); in 1.0 `code` is the status.
     """
     found = {"message": error.get("message", "")}
     if type(code := error.get("code")) is int and code < 0:
@@ -193,7 +193,7 @@ def _as_proto(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_proto(data: dict[str, Any]) -> dict[str, Any]:
-    """What 0.3 sends as the JSON of its a2a.proto, in the form of its JSON-RPC; what has that form already stays as it is."""
+    """The JSON of a2a.proto 0.3 in the form of 0.3's JSON-RPC; JSON in that form already stays as it is."""
     for member, kind in _KINDS.items():
         inner = data.get(member)
         if isinstance(inner, dict) and "kind" not in data and "id" not in data:

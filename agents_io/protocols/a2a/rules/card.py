@@ -1,6 +1,7 @@
-"""Agent cards of A2A 1.0 and 0.3: where an agent is called, in which version and binding, and what it takes. Pure.
+"""Agent cards of A2A 1.0 and 0.3: where an agent is called, in which version and binding, and which parts it accepts.
+Pure.
 
-In: the bytes of a card. Out: a `Card`, or the `AgentError` it means. Source: AgentCard in the A2A specifications 1.0
+In: the bytes of a card. Out: a `Card`, or an `AgentError`. Source: AgentCard in the A2A specifications 1.0
 (`supportedInterfaces`) and 0.3 (`url`, `preferredTransport`, `additionalInterfaces`); a card may hold both.
 """
 
@@ -40,9 +41,8 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What is needed of an agent card. `interfaces`: at least one, the one to call first, then those to try if it is refused.
-
-    `text_only`: the agent takes no data parts.
+    """The used parts of an agent card. `interfaces`: at least one, in the order in which to try them. `text_only`: the
+    agent accepts no data parts.
     """
 
     interfaces: tuple[Interface, ...]
@@ -53,7 +53,7 @@ class Card:
 
 
 def read_card(body: bytes, binding: Binding | None = None) -> Card:
-    """The card's interfaces that we speak: newest version first, then in the card's order. `binding`: of this one alone.
+    """The card's interfaces that we support, newest version first, then in the card's order. `binding`: only this one.
 
     Raises `BadResponse`, `Unsupported`.
 
@@ -124,7 +124,7 @@ def _streams(card: dict[str, Any]) -> bool:
 
 
 def _offers(card: dict[str, Any]) -> str:
-    """What an unusable card offers, fit for an error."""
+    """What an unusable card offers, for an error message."""
     rows = [
         f"{row.get('protocolBinding') or row.get('transport')} {row.get('protocolVersion') or ''}".strip()
         for name in ("supportedInterfaces", "additionalInterfaces")
@@ -136,7 +136,7 @@ def _offers(card: dict[str, Any]) -> str:
 
 
 def _takes_text_only(card: dict[str, Any]) -> bool:
-    """Whether the card says so: by default and for every skill that has modes of its own."""
+    """Whether the agent accepts text alone, by default and for every skill that has modes of its own."""
     given = [card.get("defaultInputModes"), *(skill.get("inputModes") for skill in dicts(card.get("skills")))]
     modes = [mode.lower() for listed in given if isinstance(listed, list) for mode in listed if isinstance(mode, str)]
     return bool(modes) and all(mode == "text" or mode.startswith("text/") for mode in modes)
@@ -169,7 +169,7 @@ _AS_IT_IS = "%/?:@!$&'()*+,;=~"
 
 
 def _path(url: str) -> str:
-    """Only the path is taken from a card: where we send our token is said by the registration alone."""
+    """Only the path of a card's URL is used: the registration alone decides which host gets our token."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -194,7 +194,7 @@ def _skills(skills: Any) -> list[str]:
 
 
 def version_of(metadata: Mapping[str, Any]) -> Version | None:
-    """`metadata.a2aVersion`, as text or as the number a command line or a TOML file makes of it. Raises `Unsupported`.
+    """`metadata.a2aVersion`, as text or as a number, as a command line or a TOML file makes it. Raises `Unsupported`.
 
     >>> version_of({"a2aVersion": 0.3}), version_of({})
     ('0.3', None)

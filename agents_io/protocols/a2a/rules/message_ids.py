@@ -1,7 +1,7 @@
 """The message id of each attempt at a task. Pure.
 
-It is the task's key, the same for each attempt: an agent may know by it that it has the task already. But not after we cancelled
-it there, since such an agent would answer that it is cancelled.
+It is the task's key, the same for each attempt, by which an agent may recognise the task. After we cancelled it there,
+the id changes: such an agent would only answer that the task is cancelled.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MAX_CANCELS = 10_000
 
 
 class MessageIds:
-    """How often the tasks of a key were cancelled, of the newest `MAX_CANCELS` keys.
+    """Counts how often the tasks of a key were cancelled, for the newest `MAX_CANCELS` keys.
 
     >>> ids = MessageIds()
     >>> ids.count_cancel("t1")

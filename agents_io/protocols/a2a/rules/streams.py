@@ -24,7 +24,7 @@ def _as_it_is(data: Any) -> Any:
 
 
 class TaskStream:
-    """`feed` pieces until it says that no more need be read.
+    """Feed it pieces until it returns that it has seen enough.
 
     >>> stream = TaskStream(1000)
     >>> stream.feed(b'data: {"result":{"kind":"task","id":"T1","status":{"state":"submitted"}}}\\n\\n'), stream.task_id
@@ -94,7 +94,7 @@ class StreamedTask:
 
     @property
     def task_id(self) -> str | None:
-        """The agent's name for the task, once that is known."""
+        """The agent's id of the task, once known."""
         found = self._task.get("id")
         return found if isinstance(found, str) and 0 < len(found) <= 1024 else None
 
@@ -110,7 +110,9 @@ class StreamedTask:
         return ended
 
     def response(self) -> dict[str, Any]:
-        """As the agent would have answered at once: a task that has not ended is `working`. Raises `BadResponse`."""
+        """The response as the agent would have sent it at once; a task that has not ended is `working`. Raises
+        `BadResponse`.
+        """
         if self._whole is None:
             self._take(self._events.end())
         if self._whole is not None:
@@ -171,7 +173,7 @@ class StreamedTask:
 
 
 def _joined(artifact: dict[str, Any]) -> dict[str, Any]:
-    """Texts that follow each other are one: a stream cuts them anywhere."""
+    """Joins adjacent texts: a stream cuts them anywhere."""
     parts: list[dict[str, Any]] = []
     texts: list[str] = []
     for part in artifact["parts"]:

@@ -82,7 +82,9 @@ class Pending:
 
 
 def outcome(message: Any, reading: Reading) -> Answer | Pending:
-    """What the response to a send or a get says. Raises `AgentError`; `NeedsInput`, `NeedsAuth`: the task waits."""
+    """What the response to a send or a get means. Raises `AgentError`; `NeedsInput` or `NeedsAuth` if the task
+    waits.
+    """
     if (error := jsonrpc.error_of(message)) is not None:
         raise meaning(error)
     result = jsonrpc.result_of(message)
@@ -98,25 +100,25 @@ def outcome(message: Any, reading: Reading) -> Answer | Pending:
 
 
 class OtherVersion(ClientError):
-    """The agent does not know the method, or the version: it may speak another one."""
+    """The agent does not know the method or the version: it may speak another one."""
 
 
 class OtherForm(OtherVersion):
-    """The agent may want messages in another form; or there is something wrong with this one."""
+    """The agent may want messages in another form, or the message is wrong."""
 
     def as_final(self) -> ClientError:
-        """The same once no other form helped: something is wrong with the message."""
+        """The error once no other form helped: the message is wrong."""
         final = ClientError(self.message)
         final.status = self.status
         return final
 
 
 class NotOffered(ClientError):
-    """The agent does not offer this operation: it may answer by a stream alone."""
+    """The agent does not offer this operation; it may answer by streams only."""
 
 
 class WrongParts(ClientError):
-    """The agent takes no parts of this kind."""
+    """The agent accepts no parts of this kind."""
 
 
 class UnknownTask(ServerError):
@@ -124,9 +126,9 @@ class UnknownTask(ServerError):
 
 
 def meaning(error: dict[str, Any]) -> AgentError:
-    """What an error means, in the form of JSON-RPC; `reason`: its name, where HTTP+JSON carried it.
+    """The error for a JSON-RPC error object. `reason`: its name, if HTTP+JSON carried one.
 
-    A task that the agent no longer knows is its failure.
+    A task that the agent no longer knows is the agent's failure.
     """
     meant = jsonrpc.meaning(error, _OUR_FAULT)
     code = error.get("code")
@@ -142,7 +144,7 @@ def meaning(error: dict[str, Any]) -> AgentError:
 
 
 def state_of(task: dict[str, Any]) -> str:
-    """A state without the dress of its version.
+    """A task's state, without the prefix and spelling of its version.
 
     >>> state_of({"status": {"state": "TASK_STATE_INPUT_REQUIRED"}}), state_of({"status": {"state": "input-required"}})
     ('input-required', 'input-required')
@@ -165,11 +167,11 @@ class NeedsAuth(ClientError):
 
 
 class FailedUnsaid(ServerError):
-    """The task failed, and the agent gives no reason."""
+    """The task failed and the agent gives no reason."""
 
 
 def offers_no_stream(error: dict[str, Any]) -> bool:
-    """Whether an error in answer to a stream says that there are none.
+    """Whether an error in answer to a stream request means that the agent does not stream.
 
     >>> offers_no_stream({"code": -32004}), offers_no_stream({"code": []})
     (True, False)
@@ -227,7 +229,7 @@ def _parts(sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _answer(whole: dict[str, Any], sources: list[dict[str, Any]], reading: Reading) -> Answer:
-    """Paths of the registration look into the whole task or message; else the parts are the answer."""
+    """Paths of the registration select from the whole task or message; without them the parts are the answer."""
     parts = _parts(sources)
     content, texts = _content(parts)
     if content is None and reading.value is None:
@@ -240,7 +242,7 @@ def _answer(whole: dict[str, Any], sources: list[dict[str, Any]], reading: Readi
 
 
 def _metadata(holders: list[dict[str, Any]], reading: Reading) -> dict[str, Any]:
-    """What task, artifacts and parts carry as metadata, less the confidence; what comes first stands."""
+    """The metadata of task, artifacts and parts, without the confidence; the first value of a key counts."""
     found: dict[str, Any] = {}
     taken = ("confidence", _WRAPPER, leaf_name(reading.confidence, "confidence"))
     for holder in holders:
@@ -253,7 +255,9 @@ def _metadata(holders: list[dict[str, Any]], reading: Reading) -> dict[str, Any]
 
 
 def _told_beside(holders: list[dict[str, Any]]) -> Any:
-    """A confidence in metadata: plain, or in the object of an extension (A2A 1.0, 4.6.2: keyed by the extension's URI)."""
+    """A confidence in metadata: plain, or in the object of an extension (A2A 1.0, 4.6.2: keyed by the extension's
+    URI).
+    """
     for holder in holders:
         metadata = holder.get("metadata")
         if not isinstance(metadata, dict):
@@ -292,6 +296,6 @@ def _unwrapped(part: dict[str, Any]) -> Any:
 
 
 def _file(part: dict[str, Any]) -> dict[str, Any]:
-    """A file as it was given, without its dress."""
+    """A file part, reduced to the file."""
     file = part.get("file")
     return file if isinstance(file, dict) else {key: value for key, value in part.items() if key != "kind"}

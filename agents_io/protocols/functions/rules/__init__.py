@@ -1,1 +1,1 @@
-"""What goes over the wire, and what came back. Pure."""
+"""Results of functions. Pure."""

@@ -1,8 +1,9 @@
-"""What a user's function returned, as an answer. Pure.
+"""A function's result as an answer. Pure.
 
-In: any Python object. Out: an `Answer` whose value is a copy made of plain JSON, or why it is none.
-A pair is `(value, confidence)`, a dict of exactly `value` and `confidence` is the same; anything else is the value, and the
-confidence is 1. Only what JSON has is accepted: a date, a NaN or an object is an error, never a silent null.
+In: any Python object. Out: an `Answer` whose value is a copy made of plain JSON, or the error.
+
+A pair is `(value, confidence)`; a dict of exactly `value` and `confidence` is the same. Anything else is the value,
+with confidence 1. Only JSON types are accepted: a date, a NaN or an object is an error, never a silent null.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def _confidence(found: Any) -> float:
 
 
 def _check(value: Any, most: int) -> None:
-    """Level by level, so that nothing nested exhausts the stack; every node is a byte at least, so that no circle goes on."""
+    """Checks level by level: deep nesting cannot exhaust the stack. Every node counts as a byte at least, so a cycle
+    ends.
+    """
     level = [value]
     seen = 0
     for _ in range(MAX_DEPTH + 1):

@@ -95,7 +95,7 @@ def error_of(error_code: str, error_message: str, attempt: int = 1) -> AgentErro
 
 
 def code_text(error_code: str) -> str:
-    """The code as an error message may show it.
+    """The code as an error message may quote it.
 
     >>> code_text("INTERNAL"), code_text(""), code_text("a b\\x00")
     ('INTERNAL', 'an error', "'a b?'")

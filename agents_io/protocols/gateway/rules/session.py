@@ -24,7 +24,7 @@ MAX_FORGOTTEN = 1000
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """Bounds of one session. Times in seconds; an agent's own heartbeat interval is kept within the two bounds."""
+    """Bounds of one session. Times in seconds; an agent's heartbeat interval is kept within the two bounds."""
 
     missed: int = 3
     default_interval_s: float = 10.0
@@ -33,7 +33,7 @@ class SessionConfig:
     max_outstanding: int = 1000
 
     def interval_s(self, requested_ms: int) -> float:
-        """The heartbeat interval that holds.
+        """The heartbeat interval in use, for the one that the agent asked for.
 
         >>> SessionConfig().interval_s(0), SessionConfig().interval_s(500), SessionConfig().interval_s(1)
         (10.0, 0.5, 0.1)
@@ -45,7 +45,7 @@ class SessionConfig:
 
 @dataclass(slots=True)
 class Counters:
-    """What came that was not expected. `late`: answers to requests given up; `unknown`: to none that was asked."""
+    """Unexpected messages. `late`: answers to requests that were given up; `unknown`: answers to no request."""
 
     answered: int = 0
     late: int = 0
@@ -59,11 +59,11 @@ class NotOpen(Exception):
 
 
 class Full(Exception):
-    """As many requests are open as may be."""
+    """The limit of open requests is reached."""
 
 
 class Session:
-    """`key`: this connection's own name, unlike any other's; request ids are made of it."""
+    """`key`: a unique name of this connection; request ids are derived from it."""
 
     def __init__(self, key: str, now: float, config: SessionConfig | None = None) -> None:
         self.key = key
@@ -86,11 +86,11 @@ class Session:
 
     @property
     def lost_at(self) -> float:
-        """When the agent counts as lost unless it is heard before."""
+        """When the agent counts as lost unless a message comes before."""
         return self.heard_at + self.config.missed * self.interval_s
 
     def hello(self, agent_id: str, interval_ms: int, now: float) -> str | None:
-        """The first message. Returns why it is refused, or None: then the session is opening.
+        """Handle the first message. Returns why it is refused, or None: the session is then opening.
 
         >>> Session("s", now=0.0).hello("", 0, now=0.0)
         'agent_id: must have 1 to 256 characters'
@@ -144,7 +144,9 @@ class Session:
         return request_id
 
     def settle(self, request_id: str) -> bool:
-        """An answer came. True if its request is open, and then it is no longer; else it is counted and to be ignored."""
+        """An answer came. True if its request is open, and closes it; else the answer is counted and must be
+        ignored.
+        """
         if self._open.pop(request_id, None) is not None:
             self.counters.answered += 1
             return True
@@ -155,7 +157,7 @@ class Session:
         return False
 
     def abandon(self, request_id: str) -> bool:
-        """The caller waits no longer. True if the request was open: then the agent should be sent a cancel."""
+        """The caller no longer waits. True if the request was open: the agent should then be sent a cancel."""
         if self._open.pop(request_id, None) is None:
             return False
         self._forgotten[request_id] = None
@@ -164,7 +166,7 @@ class Session:
         return self.state != "closed"
 
     def close(self) -> list[str]:
-        """The end. Returns the requests that get no answer, oldest first."""
+        """Close the session. Returns the requests that get no answer, oldest first."""
         self.state = "closed"
         left = list(self._open)
         self._open.clear()

@@ -1,8 +1,9 @@
-"""What an http task sends and what it makes of the reply. Pure.
+"""The request of an http task, and its reply as an answer. Pure.
 
-In: the task's own method, headers and query, as JSON that dispatch wrote; the reply's body and type. Out: an `Order` to carry
-out, an `Answer`, or an `AgentError` naming what does not fit. Headers that steer the connection, or that the pipeline sets
-itself, are refused; so is whatever could end a header line. It opens nothing and knows nothing of addresses (`targets.py`).
+In: the task's method, headers and query, as JSON that dispatch wrote; the reply's body and type. Out: an `Order` to
+carry out, an `Answer`, or an `AgentError` that names the invalid part. Headers that control the connection, that the
+pipeline sets itself, or that could end a header line are refused. It opens no connection; `targets.py` checks
+addresses.
 """
 
 from __future__ import annotations
