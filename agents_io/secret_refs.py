@@ -1,8 +1,8 @@
-"""Secrets by reference: `{"env": NAME}` or `{"file": PATH}` to the token itself, read where it is needed.
+"""Resolves references to secrets, `{"env": NAME}` or `{"file": PATH}`, when a secret is needed.
 
-In: a `SecretRef`, or its short form `env:NAME` or `file:PATH`. Out: a token fit for a header. A file is read again when it
-changes, looked at no more than once a second, so a rotated secret needs no restart. No token ever stands in an error, a repr or
-a log; names of variables and files do.
+In: a `SecretRef`, or its short form `env:NAME` or `file:PATH`. Out: a token fit for a header. A file is read again when
+it changes, checked at most once a second, so a rotated secret needs no restart. Errors, reprs and logs name variables
+and files, never a token.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ RECHECK_S = 1.0
 
 
 class Secret:
-    """One secret, kept until its source changes."""
+    """One secret, cached until its source changes."""
 
     __slots__ = ("_checked_at", "_field", "_header", "_name", "_ref", "_stamp", "_token")
 
     def __init__(self, ref: SecretRef, field: str = "auth") -> None:
-        """`field`: what errors name, a field of a registration or a setting."""
+        """`field`: the field of a registration, or the setting, that errors name."""
         self._ref = ref
         self._field = field
         self._name = f"the environment variable {ref.env}" if ref.env is not None else f"the file {ref.file}"
@@ -36,12 +36,12 @@ class Secret:
         return f"Secret({self._name})"
 
     def header(self) -> tuple[bytes, bytes]:
-        """The header that shows the secret to the agent. Raises `Unsupported`."""
+        """The header that carries the secret to the agent. Raises `Unsupported`."""
         token = self.token().encode("ascii")
         return (b"Authorization", b"Bearer " + token) if self._header is None else (self._header, token)
 
     def token(self) -> str:
-        """The secret, stripped. Raises `Unsupported` if it is missing or no header can carry it."""
+        """The secret, stripped. Raises `Unsupported` if it is missing or a header cannot carry it."""
         now = time.monotonic()
         if now - self._checked_at >= RECHECK_S:
             self._refresh()
@@ -76,7 +76,7 @@ class Secret:
 
 
 def secret_of(reference: str | None, setting: str = "auth") -> Secret | None:
-    """The secret that a setting refers to as `env:NAME` or `file:PATH`; None: it refers to none."""
+    """The secret that a setting references as `env:NAME` or `file:PATH`; None without a reference."""
     if reference is None:
         return None
     kind, _, name = reference.partition(":")

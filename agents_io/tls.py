@@ -1,8 +1,9 @@
-"""TLS towards agents: a private authority and a client certificate, by the files they lie in.
+"""TLS towards agents: a private CA and a client certificate, from files.
 
-In: paths, from the settings (for every agent) or from a registration's `metadata.tls`, `{"caFile"?, "certFile"?, "keyFile"?}`
-(for one, in place of the settings'). Out: an `ssl.SSLContext` that verifies the agent's name, made again when a file changes
-(looked at no more than once a second). Verification cannot be switched off. An error names files, never what is in them.
+In: paths, from the settings (for every agent) or from a registration's `metadata.tls`, `{"caFile"?, "certFile"?,
+"keyFile"?}` (for one agent, in place of the settings'). Out: an `ssl.SSLContext` that verifies the agent's name, made
+again when a file changes (checked at most once a second). Verification cannot be switched off. Errors name files, never
+their content.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAMES = {"caFile": "ca_file", "certFile": "cert_file", "keyFile": "key_file"}
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files. `ca_file`: whom to trust in place of the system's authorities; the other two: who we are."""
+    """PEM files. `ca_file`: replaces the system's CAs; the other two: our own certificate."""
 
     ca_file: str | None = None
     cert_file: str | None = None
@@ -35,7 +36,7 @@ class TlsFiles:
 
 
 def tls_of(metadata: Mapping[str, Any] | None) -> TlsFiles | None:
-    """The files a registration names, None if it names none. Raises `Unsupported`: the registration is at fault.
+    """The files a registration names, None without any. Raises `Unsupported`: the registration is invalid.
 
     >>> tls_of({"tls": {"caFile": "a.pem"}})
     TlsFiles(ca_file='a.pem', cert_file=None, key_file=None)
@@ -57,13 +58,13 @@ Stamps = tuple[tuple[int, int, int], ...]
 
 
 class TlsContexts:
-    """Contexts by their files; agents with the same files share one, and its connections."""
+    """Contexts by their files. Agents with the same files share a context, and its connections."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[TlsFiles, tuple[float, Stamps, ssl.SSLContext]] = OrderedDict()
 
     def get(self, files: TlsFiles) -> ssl.SSLContext | None:
-        """The context for these files, None for none. Raises `Unsupported` if they cannot be used."""
+        """The context for these files; None for no files. Raises `Unsupported` if they cannot be used."""
         if not files:
             return None
         now = time.monotonic()
@@ -80,7 +81,7 @@ class TlsContexts:
 
 
 def stamps_of(files: TlsFiles) -> Stamps:
-    """Other stamps, other contents. Raises `Unsupported`: a file is not there."""
+    """Stamps of the files, which change with their content. Raises `Unsupported`: a file is missing."""
     return tuple(_stamp(path) for path in (files.ca_file, files.cert_file, files.key_file) if path is not None)
 
 
@@ -93,7 +94,7 @@ def _stamp(path: str) -> tuple[int, int, int]:
 
 
 def context_of(files: TlsFiles) -> ssl.SSLContext:
-    """Made anew. Raises `Unsupported` if they cannot be used."""
+    """A new context. Raises `Unsupported` if the files cannot be used."""
     try:
         context = ssl.create_default_context(cafile=files.ca_file)
     except (OSError, ValueError) as error:

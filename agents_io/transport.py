@@ -1,8 +1,8 @@
-"""The port every way of calling an agent satisfies. One call in, one validated answer or one `AgentError` out.
+"""The port that every way of calling an agent implements. One call in, one validated answer or one `AgentError` out.
 
-A transport never retries, never limits, never consults a breaker: that is decided in `calling/rules/` (`agent_queue.py`,
-`retry.py`). It maps every foreign exception to the tree in `errors.py`, closes the agent's connection when its task is
-cancelled, and never trusts the answer.
+A transport never retries, never limits and never asks a breaker: `calling/rules/` decides that (`agent_queue.py`,
+`retry.py`). It maps every foreign exception to an `AgentError` (`errors.py`), closes the agent's connection when its
+task is cancelled, and validates every answer.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Transport(Protocol):
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
         """Returns if the agent reports within `timeout_s` seconds that it is healthy.
 
-        Raises `AgentError`: it is not, and why; `Unsupported`: it cannot be asked.
+        Raises `AgentError` with the reason if it is not; `Unsupported` if it has no health check.
         """
         ...
 
@@ -71,7 +71,7 @@ class Transport(Protocol):
 
 
 def header_text(text: str) -> str:
-    """An id as a header can carry it; unlike ids stay unlike.
+    """An id as a header can carry it; different ids stay different.
 
     >>> header_text("task-1"), header_text("tâche 1")
     ('task-1', "utf-8''t%C3%A2che%201")

@@ -1,1 +1,1 @@
-"""What goes over the wire: messages, the table of topics, the codec, the published contracts. Pure."""
+"""The wire formats: messages, the table of topics, the codec, the published contracts. Pure."""

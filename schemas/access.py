@@ -1,8 +1,8 @@
-"""Who needs which rights on Kafka, no more and no less, worked out from THE table of topics.
+"""The Kafka rights each kind of user needs, derived from THE table of topics.
 
-In: who (a worker's roles, or a user of the topics), prefix and app id. Out: `Grant`s, as ACLs have them, and the same as
-commands for `kafka-acls.sh` or as a Strimzi `KafkaUser` takes them. It asks no broker. A test on a secured broker holds that
-a user with these can do everything, and that each of them is needed.
+In: kinds of users (a worker's roles, or users of the topics), prefix and app id. Out: `Grant`s, also as commands for
+`kafka-acls.sh` or as a Strimzi `KafkaUser`. It asks no broker. A test on a secured broker checks that these rights
+suffice, and that each of them is needed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _READ_TOO: dict[str, tuple[Who, ...]] = {"controls": ("plans", "schedules"), "re
 
 @dataclass(frozen=True, slots=True, order=True)
 class Grant:
-    """One right. `prefixed`: on every resource whose name begins with `name`."""
+    """One right. `prefixed`: it holds for every resource whose name begins with `name`."""
 
     resource: Resource
     name: str
@@ -63,11 +63,11 @@ class Grant:
     prefixed: bool = False
 
     def covers(self, resource: Resource, name: str) -> bool:
-        """Whether it is about this resource."""
+        """Whether the right is for this resource."""
         return self.resource == resource and (name.startswith(self.name) if self.prefixed else name == self.name)
 
     def __str__(self) -> str:
-        """As a sentence has it.
+        """The right in words.
 
         >>> str(Grant("group", "shop-", "Read", prefixed=True))
         'Read on groups that begin with shop-'
@@ -96,7 +96,7 @@ def role_group(app_id: str, role: Who, prefix: str = DEFAULT_PREFIX) -> str:
 
 
 def reply_topic(app_id: str, prefix: str = DEFAULT_PREFIX) -> str:
-    """Where agents on Kafka answer the workers of an app."""
+    """The topic on which agents on Kafka answer the workers of an app."""
     return full_name(f"replies.{app_id}", prefix)
 
 
@@ -108,8 +108,9 @@ def grants(
     agent_topics: Sequence[str] = (),
     group: str | None = None,
 ) -> list[Grant]:
-    """What they need together, topics first. `agent_topics`: full names of the topics that agents on Kafka read. `group`: what
-    the groups of consumers and agents begin with; None: they join none (the commands of parallax never do).
+    """The rights that these users need together, topics first. `agent_topics`: full names of the topics that agents on
+    Kafka read. `group`: prefix of the consumer groups of consumers and agents; None: they join none (commands of
+    parallax never do).
 
     >>> [str(grant) for grant in grants(["agent"], "p.", "shop", agent_topics=["in"], group="me")]
     ['Read on topic in', 'Write on topic p.replies.shop', 'Read on groups that begin with me']
@@ -195,7 +196,7 @@ def kafka_acls(user: str, needed: Iterable[Grant], bootstrap_servers: str) -> li
 
 
 def strimzi_acls(needed: Iterable[Grant]) -> list[dict[str, Any]]:
-    """As `spec.authorization.acls` of a Strimzi `KafkaUser` takes them.
+    """The rights in the form of `spec.authorization.acls` of a Strimzi `KafkaUser`.
 
     >>> strimzi_acls([Grant("transactional-id", "shop-", "Write", prefixed=True)])[0]["resource"]
     {'type': 'transactionalId', 'name': 'shop-', 'patternType': 'prefix'}
@@ -217,7 +218,7 @@ def strimzi_acls(needed: Iterable[Grant]) -> list[dict[str, Any]]:
 
 
 def _by_operations(needed: Iterable[Grant]) -> dict[tuple[Resource, bool, tuple[Operation, ...]], list[str]]:
-    """Names that have the same operations together."""
+    """Groups names that have the same operations."""
     each: dict[tuple[Resource, str, bool], list[Operation]] = {}
     for grant in sorted(needed, key=lambda grant: (_ORDER.index(grant.resource), grant)):
         each.setdefault((grant.resource, grant.name, grant.prefixed), []).append(grant.operation)

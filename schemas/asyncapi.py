@@ -59,9 +59,9 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The Kafka a document is for. `servers`: HOST:PORT each. `replicas`: None = the broker's default.
+    """The Kafka cluster a document is for. `servers`: HOST:PORT each. `replicas`: None = the broker's default.
 
-    `security_protocol` and `sasl_mechanism` are written as in Kafka's clients.
+    `security_protocol` and `sasl_mechanism` are spelled as in Kafka's clients.
     """
 
     servers: tuple[str, ...] = ("localhost:9092",)
@@ -261,7 +261,7 @@ def _lifted(message: type[Message]) -> Json:
 
 
 def _moved(value: Any) -> Any:
-    """References to definitions become references to components."""
+    """Turns references to definitions into references to components."""
     if isinstance(value, dict):
         reference = value.get("$ref")
         if isinstance(reference, str):

@@ -28,7 +28,7 @@ MAX_REASON = 1000
 
 
 class Rejected(Exception):
-    """A record that cannot be a message. `stage`: decode (bytes, JSON, envelope) or validate (fields)."""
+    """A record that is not a valid message. `stage`: decode (bytes, JSON, envelope) or validate (fields)."""
 
     def __init__(self, stage: str, reason: str) -> None:
         super().__init__(reason[:MAX_REASON])
@@ -45,7 +45,7 @@ class Decoded:
 
 
 def parse_json(value: bytes) -> Any:
-    """JSON, read by `exact_json`: no number changes. Raises `Rejected`."""
+    """JSON parsed by `exact_json`: numbers keep their value. Raises `Rejected`."""
     try:
         return exact_json.loads(value)
     except ValueError as error:
@@ -53,7 +53,7 @@ def parse_json(value: bytes) -> Any:
 
 
 def _parse_value(value: bytes, headers: Headers) -> Any:
-    """As `parse_json`, in any wire format. A plain record pays one comparison for it."""
+    """As `parse_json`, for any wire format. For a plain record this costs one comparison."""
     if value[:1] != wire_format.PREFIX:
         try:
             return exact_json.loads(value)
@@ -142,12 +142,14 @@ def decode(model: type[M], value: bytes | None, headers: Headers = ()) -> M:
 
 
 def pack(data: Any) -> bytes:
-    """JSON in bytes of its own size, for whatever is kept: orjson leaves 4 KiB behind each of its results (3.13, measured)."""
+    """The JSON in bytes of its own size, for anything that is kept: orjson leaves 4 KiB behind each of its results
+    (3.13, measured).
+    """
     return memoryview(exact_json.dumps(data)).tobytes()
 
 
 def dumps(data: Any) -> bytes:
-    """Compact JSON. Raises `Rejected` when nested deeper than can be written again (about 250 levels)."""
+    """Compact JSON. Raises `Rejected` when nested too deep to be written (about 250 levels)."""
     try:
         return pack(data)
     except TypeError as error:

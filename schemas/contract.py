@@ -63,7 +63,7 @@ Schema = dict[str, Any]
 
 
 def _given(name: str) -> Schema:
-    """The field is there and not null."""
+    """The field is present and not null."""
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
@@ -73,7 +73,7 @@ def _one_of(first: str, second: str) -> Schema:
 
 
 def _is(name: str, value: str) -> Schema:
-    """The field is there and is that."""
+    """The field is present and has this value."""
     return {"required": [name], "properties": {name: {"const": value}}}
 
 
@@ -120,7 +120,7 @@ _RULES: dict[str, list[Schema]] = {
 
 
 def file_name(model: type[Message]) -> str:
-    """The name a message's schema is published under.
+    """The file name of a message's published schema.
 
     >>> file_name(ConfidenceDataPoint)
     'confidence-data-point.schema.json'
@@ -130,7 +130,7 @@ def file_name(model: type[Message]) -> str:
 
 
 def schema(model: type[Message]) -> Schema:
-    """The JSON Schema of one message as it may be sent.
+    """The JSON Schema of a message as it may be sent.
 
     >>> schema(Control)["required"]
     ['type']
@@ -146,7 +146,7 @@ def schema(model: type[Message]) -> Schema:
 
 
 def _refine(name: str, body: Schema) -> None:
-    """What pydantic cannot know of one object: rules across fields, exact times; and no titles that repeat the names."""
+    """Adds what pydantic does not generate: rules across fields and exact times; removes titles that repeat names."""
     for field in body.get("properties", {}).values():
         field.pop("title", None)
         if field.get("anyOf", [{}])[0].get("format") == "date-time":
@@ -158,6 +158,6 @@ def _refine(name: str, body: Schema) -> None:
 
 
 def documents() -> dict[str, bytes]:
-    """File name to file content of every published schema."""
+    """All published schemas: file name to file content."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return {file_name(model): orjson.dumps(schema(model), option=options) for model in PUBLISHED}

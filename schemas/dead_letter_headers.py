@@ -1,7 +1,7 @@
-"""THE table of headers that say of a dead letter where it came from and why. Pure.
+"""THE table of the headers that name a dead letter's origin and the reason. Pure.
 
-`streams/rules/records.py` writes them, the AsyncAPI document and its example are made from them. What the commands and the page
-read of them is in `streams/rules/broker/dead_letters.py`.
+`streams/rules/records.py` writes them; the AsyncAPI document and its example are made from them.
+`streams/rules/broker/dead_letters.py` reads them for the commands and the live page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OMITTED = "size of the value that was too large to be kept; the record's own is 
 
 
 class Rejection(NamedTuple):
-    """A record that was refused. `topic`: full name; `group`: the consumer group that read it; `time`: RFC 3339."""
+    """A rejected record. `topic`: full name; `group`: the consumer group that read it; `time`: RFC 3339."""
 
     topic: str
     partition: int
@@ -27,7 +27,7 @@ class Rejection(NamedTuple):
 
 
 class DlqHeader(NamedTuple):
-    """One header: its name, what it says, and its text."""
+    """One header: its name, its meaning, and its text."""
 
     name: str
     about: str

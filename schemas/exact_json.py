@@ -1,14 +1,13 @@
-"""JSON that keeps every number's value, and text that was cut in the middle of a character. Pure.
+"""JSON that keeps the value of every number, and accepts text that was cut in the middle of a character. Pure.
 
-orjson reads integers beyond 64 bits and decimals beyond a double's digits as the nearest double, silently. `loads` finds out
-whether a document has such numbers (a scan of about 1 us for 300 bytes) and only then takes the slow way: integers become
-Python's own, decimals that a double cannot hold become an `ExactFloat`, which remembers its text. `dumps` writes both back.
+orjson silently reads integers beyond 64 bits and decimals beyond a double's digits as the nearest double. `loads` scans
+a document for such numbers (about 1 us for 300 bytes) and takes the slow way only if there are any: integers become
+Python's own, decimals that a double cannot hold become an `ExactFloat`, which keeps its text. `dumps` writes both back.
 
-Decided, and tested: the value of a number is kept, not its spelling (`1E5` is written `100000.0`, `-0` is written `0`, `-0.0`
-stays). Of two equal names in an object the last one counts. A decimal larger than any double (`1e400`) is refused.
-
-Half a surrogate pair, escaped or as bytes, becomes U+FFFD, and a byte order mark at the start is skipped: text that JavaScript
-or Python cut inside an emoji is still text. Any other bytes that are not UTF-8 are refused.
+Decided, and tested: the value of a number is kept, not its spelling (`1E5` is written `100000.0`, `-0` is written `0`,
+`-0.0` stays). Of two equal names in an object the last one counts. A decimal larger than any double (`1e400`) is
+refused. Half a surrogate pair, escaped or as bytes, becomes U+FFFD, and a byte order mark at the start is skipped:
+JavaScript and Python cut text inside an emoji. All other bytes that are not UTF-8 are refused.
 """
 
 from __future__ import annotations
@@ -41,7 +40,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ExactFloat(float):
-    """A number that a double only approximates. It computes as that double; `text` is the number as it was written."""
+    """A number that a double only approximates. It computes like that double; `text` is the number as it was
+    written.
+    """
 
     __slots__ = ("text",)
     text: str
@@ -53,13 +54,13 @@ class ExactFloat(float):
         return made
 
     def __eq__(self, other: object) -> bool:
-        """Two of them are equal if their values are; to any other number one is what its double is."""
+        """Two of them are equal if their values are. Compared with any other number, it is its double."""
         if isinstance(other, ExactFloat):
             return _value(self.text) == _value(other.text)
         return float.__eq__(self, other) if isinstance(other, (int, float)) else NotImplemented
 
     def __hash__(self) -> int:
-        """That of its double."""
+        """The hash of its double."""
         return float.__hash__(self)
 
     def __reduce__(self) -> tuple[type[ExactFloat], tuple[str]]:
@@ -90,7 +91,8 @@ def loads(raw: bytes | str) -> Any:
 
 
 def dumps(data: Any, option: int | None = None, default: Callable[[Any], Any] | None = None) -> bytes:
-    """Compact JSON; `option`, `default`: as orjson has them. Raises `TypeError` for what JSON has not or what is nested too deep.
+    """Compact JSON; `option`, `default`: as in orjson. Raises `TypeError` for types that JSON does not have, or too
+    deep nesting.
 
     >>> dumps({"n": 2**64, "text": "cut \\ud83d"})
     b'{"n":18446744073709551616,"text":"cut \\xef\\xbf\\xbd"}'
@@ -103,7 +105,9 @@ def dumps(data: Any, option: int | None = None, default: Callable[[Any], Any] | 
 
 
 def loads_lines(text: str) -> Any:
-    """As `loads`, with line breaks and other control characters within strings, which models leave there. Raises `ValueError`."""
+    """As `loads`, but accepts line breaks and other control characters within strings, which models leave there. Raises
+    `ValueError`.
+    """
     try:
         return _LINES.decode(text)
     except RecursionError:
@@ -122,7 +126,7 @@ def mend(text: str) -> str:
 
 
 def _held(numbers: list[bytes]) -> bool:
-    """Whether orjson writes these numbers as they stand here: most programs write doubles in their shortest form."""
+    """Whether orjson writes these numbers as they are here: most programs write doubles in their shortest form."""
     found = b"[%b]" % b",".join(numbers)
     try:
         # Python pads exponents and signs them, orjson does not.
@@ -132,7 +136,9 @@ def _held(numbers: list[bytes]) -> bool:
 
 
 def _lenient(raw: bytes | str, error: orjson.JSONDecodeError) -> Any:
-    """What orjson refuses: a byte order mark, half a surrogate pair, a number beyond every double. Anything else is not JSON."""
+    """Reads what orjson refuses: a byte order mark, half a surrogate pair, a number beyond every double. Anything else
+    is not JSON.
+    """
     try:
         text = raw if isinstance(raw, str) else raw.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -150,7 +156,7 @@ def _lenient(raw: bytes | str, error: orjson.JSONDecodeError) -> Any:
 
 
 def _joined(match: re.Match[str]) -> str:
-    """An escape: halves of a pair are replaced, whole pairs and everything else stay."""
+    """Replaces halves of surrogate pairs in an escape; whole pairs and everything else stay."""
     whole = match[0]
     if len(whole) > 2 and match[1] is None:
         return "\ufffd"
@@ -186,7 +192,7 @@ _LINES = json.JSONDecoder(parse_float=_decimal, parse_int=_whole, parse_constant
 
 
 def _value(text: str) -> tuple[bool, str, str | int]:
-    """Sign, digits and exponent: equal for equal numbers, however they are written, and cheap for every exponent.
+    """Sign, digits and exponent: equal for equal numbers in any spelling, and fast for every exponent.
 
     >>> _value("-1.50e3") == _value("-1500"), _value("0.0") == _value("0e9"), _value("1e400") == _value("2e400")
     (True, True, False)
@@ -203,7 +209,7 @@ def _value(text: str) -> tuple[bool, str, str | int]:
 
 
 def _infinite(data: Any, where: str) -> str | None:
-    """The first decimal beyond every double, as a sentence that names where it is."""
+    """A sentence that names the first decimal beyond every double, and its place."""
     if isinstance(data, ExactFloat):
         if isinf(data) and not data.text.lstrip("-").isdigit():
             return f"{where or 'value'}: the number {data.text[:MAX_SHOWN]} is beyond the range of a double"
@@ -228,7 +234,7 @@ def _written(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
 
 
 def _writable(data: Any, depth: int) -> Any:
-    """A copy in which integers beyond 64 bits are their text, and text is whole."""
+    """A copy in which integers beyond 64 bits are their text, and broken text is mended."""
     if isinstance(data, bool):
         return data
     if isinstance(data, int):

@@ -1,6 +1,6 @@
-"""One message of each kind as it may lie on its topic, by message name: shown in the contracts and used by their tests.
+"""One example message of each kind, by message name: shown in the contracts and used by their tests.
 
-All tell one story: a task for the agent `summarizer`, what it answered, and what was made of that. Data only, never changed.
+They tell one story: a task for the agent `summarizer`, its answer, and what follows from it. Data only, never changed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Unknown fields whose name is nearly that of a known one. Pure.
+"""Unknown fields that resemble a known one. Pure.
 
-In: a decoded JSON object and the model it is meant for. Out: pairs of what was written and what was probably meant. A task's
-metadata may hold fields of the user's own, so a near miss is worth a warning, never an error.
+In: a decoded JSON object and its model. Out: pairs of the written and the probably intended name. A task's metadata may
+hold fields of the user's own, so a near miss is worth a warning, never an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CUTOFF = 0.85
 
 
 def near_misses(data: Any, model: type[Message]) -> list[tuple[str, str]]:
-    """Of one object.
+    """Near misses of one object.
 
     >>> near_misses({"ordering_key": "k", "expireIn": "5m", "tenant": "t", "retries": 1}, TaskMetadata)
     [('ordering_key', 'orderingKey'), ('expireIn', 'expiresIn')]
@@ -38,7 +38,7 @@ def near_misses(data: Any, model: type[Message]) -> list[tuple[str, str]]:
 
 
 def near_misses_of_task(data: Any) -> list[tuple[str, str]]:
-    """Of a task and its metadata; names with their path.
+    """Near misses of a task and its metadata; names with their path.
 
     >>> near_misses_of_task({"id": "t", "capabilites": ["sum"], "metadata": {"not_before": "..."}})
     [('capabilites', 'capabilities'), ('metadata.not_before', 'metadata.notBefore')]

@@ -1,4 +1,4 @@
-"""Kafka's default partitioner (murmur2), as Java clients and aiokafka have it. Pure.
+"""Kafka's default partitioner (murmur2), compatible with Java clients and aiokafka. Pure.
 
 An agent's *owner partition* is `partition_for(agent_id, n)`: one partition, hence one owner.
 """

@@ -1,6 +1,8 @@
-"""THE table of topics, in the order data flows. Topic creation, the codec's types, the contracts and the reference come from it.
+"""THE table of topics, in the order data flows. Topic creation, the codec's types, the contracts and the reference are
+made from it.
 
-A name here is short (`tasks`); on the broker it carries the prefix (`parallax.tasks`), dead letters the prefix `dlq.` before it.
+A name here is short (`tasks`); on the broker it has the prefix (`parallax.tasks`), and dead letters the prefix `dlq.`
+before that.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ SMALL_SEGMENTS = (("segment.bytes", str(16 * 1024 * 1024)), ("segment.ms", str(H
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One row: what lies on the topic, how it is keyed and kept, and who is on either side of it."""
+    """One row: the message on the topic, its key and retention, and its writers and readers."""
 
     name: str
     key: str
@@ -62,12 +64,12 @@ class Topic:
 
     @property
     def users_write(self) -> bool:
-        """Whether it is an input of the pipeline for everybody."""
+        """Whether users write it: an input of the pipeline."""
         return "users" in self.written_by.split(", ")
 
     @property
     def users_read(self) -> bool:
-        """Whether it is an output of the pipeline for everybody."""
+        """Whether users read it: an output of the pipeline."""
         return "users" in self.read_by.split(", ")
 
     @property

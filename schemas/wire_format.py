@@ -1,12 +1,15 @@
-"""Confluent's wire format: which schema a record was written with, and the record without that mark. Pure.
+"""Confluent's wire format: the id of the schema a record was written with, and the record without it. Pure.
 
-In: key or value and headers as they lie on Kafka. Out: the JSON value, or which schema has to be known first. Two forms:
+In: key or value and headers as they are on Kafka. Out: the JSON value, or the schema that must be known first. Two
+forms:
+
 1. Prefix: a zero byte and the schema's id (4 bytes, big endian), then the value.
 2. Header `__value_schema_id` or `__key_schema_id`: a byte 1 and the schema's GUID (16 bytes); the value has no prefix.
-In front of a Protobuf message stands which message type of its schema it is: after the id, or at the end of the header.
 
-JSON is read as it stands: its schema adds nothing. Avro and Protobuf are read by what `SCHEMAS` holds for their schema. It is
-filled by `streams/schema_registry.py` before a record is decoded: this module sends no request.
+A Protobuf message is preceded by the index of its message type: after the id, or at the end of the header.
+
+JSON is read without its schema, which adds nothing. Avro and Protobuf are read with the schemas in `SCHEMAS`, which
+`streams/schema_registry.py` fills before a record is decoded: this module sends no request.
 """
 
 from __future__ import annotations
@@ -33,9 +36,10 @@ _JSON_ENDS = b"} \t\r\n"
 
 
 class SchemaCache:
-    """How to read each schema that was fetched, or why its values are refused. The least recently used ones go first.
+    """A reader for each schema that was fetched, or why its values are refused. The least recently used ones are
+    dropped first.
 
-    Those that are refused are bounded by themselves: ids that were made up must not push out the schemas in use.
+    Refused ids have a bound of their own: invented ids must not displace the schemas in use.
     """
 
     def __init__(self, most: int = MAX_SCHEMAS) -> None:
@@ -49,7 +53,7 @@ class SchemaCache:
         return len(self._known)
 
     def get(self, schema_id: SchemaId) -> Read | None:
-        """How to read what was written with it; None: it is not known here."""
+        """The reader for this schema; None: unknown here."""
         found = self._known.get(schema_id)
         if found is None:
             return self._refused.get(schema_id)
@@ -57,11 +61,11 @@ class SchemaCache:
         return found
 
     def put(self, schema_id: SchemaId, read: Read) -> None:
-        """Remember how to read it."""
+        """Keep the reader of a schema."""
         self._keep(self._known, schema_id, read)
 
     def refuse(self, schema_id: SchemaId, reason: str) -> None:
-        """Refuse its values with this reason until `forget`."""
+        """Refuse values of this schema with the reason, until `forget`."""
 
         def refuse(_: bytes) -> Any:
             raise ValueError(reason)
@@ -75,12 +79,12 @@ class SchemaCache:
             among.popitem(last=False)
 
     def forget(self, schema_id: SchemaId) -> None:
-        """It has to be fetched again."""
+        """The schema must be fetched again."""
         self._known.pop(schema_id, None)
         self._refused.pop(schema_id, None)
 
     def clear(self) -> None:
-        """As at the start of the process."""
+        """Empty the cache, as at the start of the process."""
         self.registry = None
         self._known.clear()
         self._refused.clear()
@@ -98,7 +102,7 @@ class Marked(NamedTuple):
 
 
 def marked(raw: bytes, headers: Headers, header_name: str = VALUE_HEADER) -> Marked | None:
-    r"""The schema that a record's value (or key) names, and what follows the id; None: it names none.
+    r"""The schema that a record's value (or key) names, and the bytes after the id; None if it names none.
 
     >>> marked(b'\0\0\0\0\7{}', ()), marked(b"{}", ()), marked(b"\0\0", ())
     (Marked(schema_id=7, body=b'{}'), None, None)
@@ -115,7 +119,7 @@ def marked(raw: bytes, headers: Headers, header_name: str = VALUE_HEADER) -> Mar
 
 
 def needed_schema(value: bytes | None, headers: Headers) -> SchemaId | None:
-    r"""The schema without which the value cannot be read; None: it can be read now, or no schema will help.
+    r"""The schema that is needed to read the value; None: it can be read now, or no schema will help.
 
     >>> needed_schema(b'\0\0\0\0\7{"id": "t1"}', ()), needed_schema(b"\0\0\0\0\7\4t1", ()), needed_schema(b"hello", ())
     (None, 7, None)
@@ -127,7 +131,7 @@ def needed_schema(value: bytes | None, headers: Headers) -> SchemaId | None:
 
 
 def loads(value: bytes, headers: Headers = ()) -> Any:
-    r"""The JSON value of a record in JSON, Avro or Protobuf, with or without a schema's id. Raises `ValueError`.
+    r"""The JSON value of a record in JSON, Avro or Protobuf, with or without a schema id. Raises `ValueError`.
 
     >>> loads(b'\0\0\0\0\7{"n": 1}')
     {'n': 1}
@@ -153,9 +157,9 @@ def loads(value: bytes, headers: Headers = ()) -> Any:
 
 
 def key_text(key: bytes | None, headers: Headers = ()) -> str:
-    r"""A record's key as text, without the id of its schema: the text of a JSON string or of an Avro string.
+    r"""A record's key as text, without a schema id: the text of a JSON string or of an Avro string.
 
-    Neither needs its schema. A key that is neither is taken as it stands.
+    Neither needs its schema. Any other key is returned unchanged.
 
     >>> key_text(b"a1"), key_text(b'\0\0\0\0\7"a1"'), key_text(b"\0\0\0\0\7\4a1"), key_text(None)
     ('a1', 'a1', 'a1', '')
@@ -176,12 +180,12 @@ def key_text(key: bytes | None, headers: Headers = ()) -> str:
 
 
 def is_marked_key(key: bytes | None, headers: Headers) -> bool:
-    """Whether the key names a schema: its bytes are not those of the id that it means."""
+    """Whether the key carries a schema id, so that its bytes differ from the plain id."""
     return key is not None and marked(key, headers, KEY_HEADER) is not None
 
 
 def read_varint(raw: bytes, at: int = 0) -> tuple[int, int]:
-    r"""A zigzag number of Avro's and Protobuf's, and where it ends. Raises `ValueError`.
+    r"""A zigzag number of Avro and Protobuf, and the index after it. Raises `ValueError`.
 
     >>> read_varint(b"\4abc"), read_varint(b"\x01"), read_varint(b"\xac\x02")
     ((2, 1), (-1, 1), (150, 2))
@@ -207,7 +211,7 @@ def _avro_string(body: bytes) -> bytes | None:
 
 
 def _is_like_json(body: bytes) -> bool:
-    """Whether it begins and ends as an object does: no message of ours is anything else."""
+    """Whether it begins and ends like an object, as all our messages do."""
     return body[:1] == b"{" and body[-1] in _JSON_ENDS
 
 

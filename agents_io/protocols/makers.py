@@ -1,7 +1,7 @@
-"""Who calls the agents of each protocol that are called at an address.
+"""Makes the transport of each protocol whose agents are called at an address.
 
-In: what a worker gives its transports. Out: a transport for each protocol. Nothing connects before its first call. Agents
-of protocol `gateway` dial in: their transport comes from the gateway that they dialled.
+In: what a worker gives its transports. Out: a transport by protocol. Nothing connects before its first call. Agents of
+protocol `gateway` dial in: their transport comes from the gateway they dialled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a registration's `metadata` may say, by protocol: the declarations of all protocols in one table. Pure.
+"""The keys of a registration's `metadata`, of all protocols in one table. Pure.
 
-In: a name and a text, or a registration's metadata. Out: the value as its key wants it, or what does not fit; and the table that
-docs/reference and `parallax agents add --help` show.
+In: a key and a text, or a registration's metadata. Out: the value in the key's type, or what does not fit; and the
+table that docs/reference and `parallax agents add --help` show.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BY_NAME = {key.name: key for key in TABLE}
 
 
 def answers_alike(one: AgentRegistration, other: AgentRegistration) -> bool:
-    """Whether two registrations of an agent lead to the same answers: same place, same protocol, read in the same way.
+    """Whether two registrations of an agent give the same answers: same endpoint, same protocol, read in the same way.
 
     Limits, leases, and where an agent that dials in is connected make no difference.
     """
@@ -52,7 +52,7 @@ def _answering(agent: AgentRegistration) -> tuple[Any, ...]:
 
 
 def read_value(name: str, text: str) -> Any:
-    """The value of `--metadata NAME=TEXT`: text where the key wants text, else JSON if it is JSON. Raises ValueError.
+    """The value of `--metadata NAME=TEXT`: text if the key takes text, else JSON if it is JSON. Raises ValueError.
 
     >>> read_value("a2aVersion", "0.3"), read_value("temperature", "0.3"), read_value("mine", "[1]"), read_value("mine", "x")
     ('0.3', 0.3, [1], 'x')
@@ -70,7 +70,7 @@ def read_value(name: str, text: str) -> Any:
 
 
 def misfit(protocol: Protocol, metadata: Mapping[str, Any] | None) -> str | None:
-    """The first key of this protocol whose value is of the wrong kind, in a sentence; None: all fit.
+    """A sentence about the first key of this protocol whose value has the wrong type; None: all fit.
 
     >>> misfit("a2a", {"blocking": "yes", "mine": 1})
     "metadata.blocking: must be true or false, not 'yes'"

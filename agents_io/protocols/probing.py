@@ -1,6 +1,6 @@
-"""What a probe of a protocol finds at an address, and what probes share.
+"""The result of probing an address for a protocol, and helpers that probes share.
 
-In: a URL, responses of strangers. Out: a `Found`; members and names that may be shown.
+In: a URL, responses of unknown servers. Out: a `Found`; members and names fit for display.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ LISTED = 5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What answered. `said`: it in one line; `metadata`: what the registration needs to be called.
+    """What answered. `said`: a description in one line; `metadata`: what the registration needs.
 
-    `choices`: tools or models of which a registration names one; `endpoint`: where it is called, if not at the one asked;
-    `concurrency`: how many calls it takes at once, if it reports that. `choice`: the key of `metadata` that names it;
-    `choice_is_capability`: whether it must be one of `choices`, and is the one thing that the agent can do.
+    `choices`: tools or models of which a registration names one; `choice`: the key of `metadata` that names it;
+    `choice_is_capability`: it must be one of `choices`, and is the agent's only capability. `endpoint`: where it is
+    called, if not at the URL that was asked; `concurrency`: how many calls it takes at once, if it reports that.
     """
 
     protocol: Protocol
@@ -43,7 +43,7 @@ class Found:
 
 
 def asked_agent(endpoint: str, protocol: Protocol, auth: SecretRef | None) -> AgentRegistration:
-    """What is at the URL, as if it was registered."""
+    """A registration for the URL, to probe with."""
     return AgentRegistration(id="discovered", endpoint=endpoint, protocol=protocol, auth=auth)
 
 
@@ -58,7 +58,7 @@ async def exchange() -> AsyncIterator[HttpExchange]:
 
 
 def member(body: bytes, name: str) -> Any:
-    """A member of a JSON object; None if there is none. Raises `BadResponse` for what is no JSON."""
+    """A member of a JSON object; None without it. Raises `BadResponse` if the body is not JSON."""
     try:
         data = load_json(body)
     except BadResponse:
@@ -67,7 +67,7 @@ def member(body: bytes, name: str) -> Any:
 
 
 def names_in(given: Any) -> tuple[str, ...]:
-    """The texts of a list that can be names, each once."""
+    """The texts of a list that can be names, without repetitions."""
     rows = given[:MAX_NAMES] if isinstance(given, list) else []
     return tuple(dict.fromkeys(name for name in rows if isinstance(name, str) and 0 < len(name) <= 256))
 
@@ -78,11 +78,11 @@ def count_in(value: Any) -> int | None:
 
 
 def listed(names: tuple[str, ...]) -> str:
-    """The first few, for a terminal."""
+    """The first few names, for a terminal."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(printable(name) for name in names[:LISTED]) + more
 
 
 def printable(text: str) -> str:
-    """A stranger's text on a terminal."""
+    """Text of an unknown server, safe for a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)[:80]

@@ -1,6 +1,7 @@
-"""Can a registration work at all? Checked where it is made, so that it does not fail at the first task.
+"""Checks whether a registration can work, where it is made, before the first task fails.
 
-In: a registration. Out: nothing, or `Unsupported` that names the field and the reason. It makes no call and reads no secret.
+In: a registration. Out: None, or `Unsupported` that names the field and the reason. It makes no call and reads no
+secret.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each protocol takes of a registration, by protocol. Pure."""
+"""What each protocol accepts in a registration, by protocol. Pure."""
 
 from __future__ import annotations
 

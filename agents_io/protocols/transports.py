@@ -1,6 +1,6 @@
-"""Every transport this worker has, behind the one port: the agent's protocol selects one.
+"""All transports of a worker behind one port: the agent's protocol selects one.
 
-In: an agent and a call. Out: the answer or error of that transport. It opens no connection of its own.
+In: an agent and a call. Out: the answer or error of that transport. It opens no connection itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from schemas.messages import AgentRegistration
 
 
 class Transports:
-    """`by_protocol`: as `AgentRegistration.transport` names them. `secrets`: which ones registrations may refer to."""
+    """`by_protocol`: by the name in `AgentRegistration.transport`. `secrets`: which secrets registrations may
+    reference.
+    """
 
     def __init__(self, by_protocol: Mapping[str, Transport], secrets: SecretPolicy | None = None) -> None:
         self._by_protocol = dict(by_protocol)
@@ -25,7 +27,7 @@ class Transports:
         return await self._of(agent).call(agent, call)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Returns if the agent is healthy. Raises `AgentError`: it is not; `Unsupported`: it has no health check."""
+        """Returns if the agent is healthy. Raises `AgentError` if not; `Unsupported`: it has no health check."""
         await self._of(agent).check_health(agent, timeout_s)
 
     async def close(self) -> None:

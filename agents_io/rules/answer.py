@@ -1,10 +1,11 @@
-"""Is this what an agent must answer? Bytes of JSON to a value with a confidence, or a short reason why not. Pure.
+"""Validates an agent's answer: JSON bytes to a value with a confidence, or a short reason why not. Pure.
 
-In: the body of a successful answer and what the registration says of where to look. Out: an `Answer`.
-By default the body is an object with `confidence` and `value`; without `value` the object itself, less its confidence,
-is the value. Every other member becomes the answer's metadata. A confidence that rounding took past 1 is 1. NaN,
-infinities, confidences outside [0, 1], nesting beyond 128 and anything that is not JSON are refused as `BadResponse`. A reason
-shows at most 80 printable characters of what came, never the whole.
+In: the body of a successful answer, and where the registration says its parts are. Out: an `Answer`.
+
+By default the body is an object with `confidence` and `value`; without `value`, the object without its confidence is
+the value. Every other member becomes the answer's metadata. A confidence that exceeds 1 by rounding is 1. NaN,
+infinities, confidences outside [0, 1], nesting beyond 128 and anything that is not JSON are refused as `BadResponse`. A
+reason quotes at most 80 printable characters of the body.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _NUMBER = re.compile(r"(\+?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE
 
 
 def compile_path(name: str, expression: str, within: str = "metadata.") -> Path:
-    """The expression of `metadata.<name>`, compiled once. Raises `Unsupported`: the registration is at fault.
+    """The expression of `metadata.<name>`, compiled once. Raises `Unsupported`: the registration is invalid.
 
     >>> compile_path("valuePath", "a.b").search({"a": {"b": 1}})
     1
@@ -53,10 +54,11 @@ def compile_path(name: str, expression: str, within: str = "metadata.") -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Where an agent's registration says its value and confidence lie. `default`: the confidence of answers that tell none.
+    """Where the registration says an answer's value and confidence are. `default`: the confidence of answers without
+    one.
 
-    `constant`: the confidence of every answer, whatever it states. `logprobs`: it is computed of the model's tokens.
-    `lenient`: take the spellings of models that were asked for a number: `"0.93"`, `"93%"`, 93.
+    `constant`: the confidence of every answer, whatever it states. `logprobs`: the confidence is computed from the
+    model's tokens. `lenient`: accept models' spellings of a number: `"0.93"`, `"93%"`, 93.
     """
 
     value: Path | None = None
@@ -127,7 +129,7 @@ def parse_answer(body: bytes, reading: Reading = _PLAIN) -> Answer:
 
 
 def read_answer(data: Any, reading: Reading = _PLAIN) -> Answer:
-    """The answer in JSON that was read already. Raises `BadResponse`.
+    """The answer in parsed JSON. Raises `BadResponse`.
 
     >>> read_answer("spam", Reading(default=0.5))
     Answer(value='spam', confidence=0.5, metadata={})
@@ -136,9 +138,9 @@ def read_answer(data: Any, reading: Reading = _PLAIN) -> Answer:
 
 
 def answer_within(whole: Any, content: Any, beside: Any, reading: Reading) -> Answer:
-    """The answer in a part of what came. Paths of the registration look into the `whole`.
+    """The answer in a part of a response. Paths of the registration select from the `whole`.
 
-    Without a path the confidence is the one stated `beside` the content, else the content's own, else the default.
+    Without a path, the confidence is the one stated `beside` the content, else the content's own, else the default.
     Raises `BadResponse`.
 
     >>> answer_within({}, {"value": 1}, 0.5, Reading())
@@ -163,7 +165,7 @@ def answer_within(whole: Any, content: Any, beside: Any, reading: Reading) -> An
 
 
 def _others(content: Any, reading: Reading, value: Any, confidence: Any) -> dict[str, Any]:
-    """The members beside value and confidence. What a path selected deeper down is repeated within its member."""
+    """The members beside value and confidence. A value that a path selected deeper stays within its member too."""
     if not isinstance(content, dict):
         return {}
     value_name, confidence_name = leaf_name(reading.value, "value"), leaf_name(reading.confidence, "confidence")
@@ -176,21 +178,21 @@ def _others(content: Any, reading: Reading, value: Any, confidence: Any) -> dict
 
 
 def _stated(content: dict[str, Any], reading: Reading) -> dict[str, Any]:
-    """The confidence an answer states where another one is taken: it is worth comparing."""
+    """The confidence an answer states, kept for comparison where another one is used."""
     return (
         {"statedConfidence": content["confidence"]} if reading.constant is not None and "confidence" in content else {}
     )
 
 
 def leaf_name(path: Path | None, default: str) -> str:
-    """The name that a path of plain names ends in."""
+    """The last name of a path of plain names."""
     return default if path is None else str(getattr(path, "expression", "")).rpartition(".")[2].strip(' "')
 
 
 def answer_beside(
     value_json: bytes, confidence: object, rest: dict[str, Any], value_path: Path | None = None
 ) -> Answer:
-    """The answer whose confidence travels beside its value, not in it: gRPC's. Raises `BadResponse`.
+    """The answer whose confidence came separately from its value, as in gRPC. Raises `BadResponse`.
 
     >>> answer_beside(b"[1]", 0.5, {})
     Answer(value=[1], confidence=0.5, metadata={})
@@ -204,9 +206,10 @@ def answer_beside(
 
 
 def in_utf8(body: bytes, content_type: bytes) -> bytes:
-    """The body in UTF-8: as it is if it is that already, else by the charset that its type names.
+    """The body in UTF-8: unchanged if it is valid UTF-8, else converted from the charset of its type.
 
-    UTF-8 comes first: some servers name a charset by default and write another. UTF-16 and UTF-32 are told by their name alone.
+    UTF-8 is tried first: some servers name a default charset and write another. UTF-16 and UTF-32 are recognised by
+    name only.
 
     >>> in_utf8(b"caf\\xe9", b"text/plain; charset=iso-8859-1").decode(), in_utf8(b"caf\\xe9", b"text/plain")
     ('caf\xe9', b'caf\\xe9')
@@ -228,7 +231,7 @@ def in_utf8(body: bytes, content_type: bytes) -> bytes:
 
 
 def excerpt(raw: bytes, most: int = MAX_EXCERPT) -> str:
-    """The start of what came, fit for an error message: printable, at most `most` characters, quoted.
+    """The start of a body for an error message: printable, at most `most` characters, quoted.
 
     >>> excerpt(b"Internal\\x00 Error")
     "'Internal? Error'"
@@ -239,7 +242,8 @@ def excerpt(raw: bytes, most: int = MAX_EXCERPT) -> str:
 
 
 def body_excerpt(body: bytes) -> str:
-    """The start of an error's body, fit for an error message: long enough for the reason that model servers wrap in an object.
+    """The start of an error's body for an error message, long enough for the reason that model servers wrap in an
+    object.
 
     >>> body_excerpt(b"not found"), body_excerpt(b" ")
     ("'not found'", 'no body')
@@ -248,7 +252,7 @@ def body_excerpt(body: bytes) -> str:
 
 
 def load_json(body: bytes) -> Any:
-    """The JSON in a body, strictly read and nested no deeper than `MAX_DEPTH`. Raises `BadResponse`."""
+    """The JSON in a body, read strictly and nested at most `MAX_DEPTH` deep. Raises `BadResponse`."""
     body = body.removeprefix(BOM)
     if not body or body.isspace():
         raise BadResponse("the answer is empty")
@@ -279,7 +283,7 @@ def _too_deep(data: Any) -> bool:
 
 
 def search(path: Path, data: Any, name: str) -> Any:
-    """What the expression of `metadata.<name>` selects. Raises `BadResponse`."""
+    """The selection of the expression in `metadata.<name>`. Raises `BadResponse`."""
     try:
         return select(path, data)
     except ValueError as error:
@@ -287,7 +291,7 @@ def search(path: Path, data: Any, name: str) -> Any:
 
 
 def checked_confidence(found: Any, lenient: bool = False) -> float:
-    """The confidence an agent gave, if it is one. `lenient`: see `Reading`. Raises `BadResponse`.
+    """The confidence, if it is a valid one. `lenient`: see `Reading`. Raises `BadResponse`.
 
     >>> checked_confidence(1.0000001192092896), checked_confidence("93%", True), checked_confidence(95, True)
     (1.0, 0.93, 0.95)

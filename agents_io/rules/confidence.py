@@ -1,4 +1,4 @@
-"""Confidence in [0, 1] from what a model gives: token log-probabilities, agreement of answers, class probabilities. Pure."""
+"""Confidence in [0, 1] from token log-probabilities, agreement of answers, or class probabilities. Pure."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ def _logprob(one: Any) -> float:
 
 
 def from_agreement(answers: Sequence[A]) -> tuple[A, float]:
-    """The answer most of k samples agree on, and confidence (n + 1) / (k + 2): one sample proves little, ten that agree much.
+    """The most frequent of k sample answers, with confidence (n + 1) / (k + 2), n of them equal: one sample proves
+    little, ten that agree much.
 
-    Answers that are equal as JSON agree; text is compared without case and outer blanks. Raises ValueError when empty.
+    Answers are compared as JSON; text without case and outer blanks. Raises ValueError when empty.
 
     >>> from_agreement(["Paris", "paris ", "Lyon"])
     ('Paris', 0.6)
@@ -51,7 +52,8 @@ def from_agreement(answers: Sequence[A]) -> tuple[A, float]:
 
 
 def agreed(answers: Sequence[Any]) -> tuple[int, int]:
-    """Which of the answers most of them agree with, and how many do; of several such, the first. They must not be empty.
+    """Index of the most frequent answer, and how many equal it; of several such, the first. `answers` must not be
+    empty.
 
     >>> agreed(["Lyon", "Paris", "paris"])
     (1, 2)
@@ -70,7 +72,8 @@ def _key(answer: Any) -> Hashable:
 def from_proba(probabilities: Any, classes: Sequence[A] | Any = None) -> tuple[A | int, float]:
     """The most likely class and its probability, from one row of a classifier's `predict_proba`.
 
-    `classes`: the classifier's `classes_`; without them the class is its place. Raises ValueError: not one row of probabilities.
+    `classes`: the classifier's `classes_`; without them a class is its index. Raises ValueError: not one row of
+    probabilities.
 
     >>> from_proba([[0.2, 0.8]], ["ham", "spam"]), from_proba([0.7, 0.3])
     (('spam', 0.8), (0, 0.7))

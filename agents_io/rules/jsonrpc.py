@@ -27,20 +27,22 @@ def request(number: int, method: str, params: Any) -> bytes:
 
 
 def notification(method: str, params: Any = None) -> bytes:
-    """The bytes of a notification: nothing answers it."""
+    """The bytes of a notification, which has no answer."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
     return dumps(message if params is None else message | {"params": params})
 
 
 def answers(message: Any, number: int) -> bool:
-    """Whether this is the response to request `number`, perhaps as text; an error without an id is taken for one."""
+    """Whether this is the response to request `number`, also with the number as text; an error without an id counts as
+    one.
+    """
     if not isinstance(message, dict) or "method" in message:
         return False
     return message.get("id") in (number, str(number)) or ("error" in message and message.get("id") is None)
 
 
 def is_response(message: Any) -> bool:
-    """Whether this is any response at all."""
+    """Whether this is a response."""
     return isinstance(message, dict) and ("result" in message or "error" in message)
 
 
@@ -55,7 +57,7 @@ def error_of(message: Any) -> dict[str, Any] | None:
 
 
 def result_of(message: Any) -> dict[str, Any]:
-    """The result of a response. Raises `BadResponse` and what `meaning` says."""
+    """The result of a response. Raises `BadResponse`, and the error that `meaning` returns."""
     error = error_of(message)
     if error is not None:
         raise meaning(error)
@@ -66,9 +68,9 @@ def result_of(message: Any) -> dict[str, Any]:
 
 
 def meaning(error: dict[str, Any], also_callers: frozenset[int] = frozenset()) -> AgentError:
-    """What an error means. `also_callers`: a protocol's own codes that are the caller's fault.
+    """The `AgentError` for an error object. `also_callers`: a protocol's own codes that are the caller's fault.
 
-    Its `reason`, which JSON-RPC does not have, is the error's name in another binding of the protocol.
+    `reason`, which JSON-RPC does not have, is the error's name in another binding of the protocol.
     """
     code = error.get("code")
     if type(code) is not int:
@@ -78,12 +80,12 @@ def meaning(error: dict[str, Any], also_callers: frozenset[int] = frozenset()) -
 
 
 def words(error: dict[str, Any]) -> str:
-    """The error's message, fit to be shown."""
+    """The error's message, fit for display."""
     return excerpt(str(error.get("message", "")).encode("utf-8", "replace"))
 
 
 def picked(data: Any, number: int) -> Any:
-    """The response to request `number`, out of a batch if it came in one; else the data as it is.
+    """The response to request `number` from a batch; other data is returned unchanged.
 
     >>> picked([{"method": "x"}, {"id": 1, "result": {}}], 1)
     {'id': 1, 'result': {}}
@@ -94,9 +96,10 @@ def picked(data: Any, number: int) -> Any:
 
 
 def reply(request: Any) -> bytes | None:
-    """What a request of the server's own is answered with: nothing to `ping`, that we cannot do it to all else.
+    """The answer to a request of the server itself: an empty result for `ping`, an error for any other. The server
+    waits for it, and so would our call.
 
-    None: it is no request. The server waits for this answer, and so would our call.
+    None: it is not a request.
 
     >>> reply({"jsonrpc": "2.0", "id": "s1", "method": "ping"})
     b'{"jsonrpc":"2.0","id":"s1","result":{}}'

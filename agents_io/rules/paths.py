@@ -1,8 +1,10 @@
-"""JMESPath expressions that cannot blow up: compiled, weighed before they run, and what they select weighed after. Pure.
+"""JMESPath expressions with bounds: the expression is weighed before it runs, its result after. Pure.
 
-In: an expression from a registration or a task, and JSON. Out: what it selects, or a ValueError with the reason. JMESPath itself
-has no bounds: `[@,@][]|[@,@][]|...` doubles with every step, `join` multiplies two parts of an answer, `to_string` escapes
-escapes. Here an expression may make its input at most `MAX_GROWTH` times as large, and may select at most `MAX_SELECTED` bytes.
+In: an expression from a registration or a task, and JSON. Out: the selection, or a ValueError with the reason.
+
+JMESPath itself has no bounds: `[@,@][]|[@,@][]|...` doubles with every step, `join` multiplies two parts of an answer,
+`to_string` escapes escapes. Here an expression may make its input at most `MAX_GROWTH` times as large, and may select
+at most `MAX_SELECTED` bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Path(Protocol):
     """A compiled JMESPath expression."""
 
     def search(self, value: Any) -> Any:
-        """What the expression selects, None if nothing."""
+        """The selection; None if there is nothing."""
         ...
 
 
@@ -60,7 +62,7 @@ def compiled(expression: str) -> Path:
 
 
 def select(path: Path, data: Any) -> Any:
-    """What the expression selects, None if nothing. Raises ValueError: it does not fit the data, or selects too much.
+    """The selection; None if there is nothing. Raises ValueError: it does not fit the data, or selects too much.
 
     >>> select(compiled("[a, b]"), {"a": 1})
     [1, None]
@@ -75,7 +77,7 @@ def select(path: Path, data: Any) -> Any:
 
 
 def _growth(node: Any) -> int:
-    """How many times as large as its input the result can be, at most: an upper bound, not the truth."""
+    """An upper bound of how many times as large as its input the result can be."""
     parts = [_growth(child) for child in node["children"] if isinstance(child, dict)]
     if node["type"] in ("multi_select_list", "multi_select_dict"):
         return sum(parts)
@@ -91,7 +93,7 @@ def _growth(node: Any) -> int:
 
 
 def _weight(value: Any) -> int:
-    """Bytes as JSON, roughly and no more; beyond the cap it stops counting. Shared parts count each time."""
+    """Approximate bytes as JSON; counting stops at the cap. Shared parts count each time."""
     weight = 0
     level = [value]
     for _ in range(MAX_DEPTH + MAX_GROWTH):

@@ -1,7 +1,7 @@
-"""What a task says, for agents that want words: the payload's text, its data and its context. Pure.
+"""A payload for agents that want text: the payload's text, its data and its context. Pure.
 
-In: a payload as JSON. Out: its parts, by the convention of existing agents (`task` or `description` is the text, `data` the
-data, `context` what earlier steps of a plan gave), or the whole as one text. It shortens and invents nothing.
+In: a payload as JSON. Out: its parts, by the convention of existing agents (`task` or `description` is the text, `data`
+the data, `context` the results of earlier steps of a plan), or the whole as one text. Nothing is shortened or added.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TEXT = ("task", "description")
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """`text`: None if the payload gives none; `data`, `context`: any JSON, None if there is none."""
+    """The parts of a payload. `text`: None without one; `data`, `context`: any JSON, None without them."""
 
     text: str | None
     data: Any
@@ -24,12 +24,12 @@ class Said:
 
 
 def read_payload(body: bytes) -> Any:
-    """The payload as JSON: what the pipeline sends is JSON already. Raises ValueError."""
+    """The payload as parsed JSON. Raises ValueError."""
     return loads(body) if body else None
 
 
 def said(payload: Any) -> Said:
-    """The parts of a payload. Without `data` it is all that is left beside text and context.
+    """The parts of a payload. Without `data`, the data is everything beside text and context.
 
     >>> said({"task": "summarize", "data": {"n": 1}})
     Said(text='summarize', data={'n': 1}, context=None)
@@ -47,7 +47,7 @@ def said(payload: Any) -> Said:
 
 
 def as_text(payload: Any) -> str:
-    """The whole payload as one text: its words first, then data and context as JSON.
+    """The whole payload as one text: first its text, then data and context as JSON.
 
     >>> as_text({"task": "add", "data": [1, 2]})
     'add\\n\\nData:\\n[1,2]'

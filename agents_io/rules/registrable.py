@@ -1,7 +1,7 @@
-"""What a protocol takes of a registration. Pure.
+"""What a protocol accepts in a registration. Pure.
 
-Each protocol declares it once, in its `registration.py`: the keys of `metadata` it reads, how the confidence of its answers can
-come about, and what else must fit.
+Each protocol declares it once, in its `registration.py`: the keys of `metadata` it reads, the possible sources of
+confidence, and further checks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORDS: dict[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One member of `metadata`. `default`: what holds without it."""
+    """One member of `metadata`. `default`: describes what applies without it."""
 
     name: str
     kind: Kind
@@ -33,7 +33,7 @@ class Key:
     default: str = ""
 
     def fits(self, value: Any) -> bool:
-        """Whether a value is of the key's kind. A version may be a number: TOML and JSON files have it so."""
+        """Whether the value has the key's type. A version may be a number, as TOML and JSON files have it."""
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         match self.kind:
             case "text":
@@ -67,10 +67,10 @@ def _anything(agent: AgentRegistration) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Registrable:
-    """What a protocol takes. `keys`: without those that every protocol takes; `check` raises `Unsupported`.
+    """What a protocol accepts. `keys`: without those that every protocol accepts; `check` raises `Unsupported`.
 
-    `over_http`: the endpoint is a URL. `has_logprobs`: `confidence.from: logprobs` works. `states_confidence`: each answer has a
-    confidence by the protocol itself, so that no path and no constant can give it one.
+    `over_http`: the endpoint is a URL. `has_logprobs`: `confidence.from: logprobs` works. `states_confidence`: the
+    protocol itself gives each answer a confidence, so a path or a constant cannot.
     """
 
     keys: tuple[Key, ...] = ()

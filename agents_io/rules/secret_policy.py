@@ -1,8 +1,8 @@
-"""Which secrets a registration may refer to. Pure.
+"""Which secrets a registration may reference. Pure.
 
-In: a registration, and what the operator allows. Out: nothing, or `Unsupported`. A producer that may write to the topic
-`agents` names both the secret and where it is sent: without a bound the worker's own Kafka password could be had by
-registering an agent.
+In: a registration, and what the operator allows. Out: None, or `Unsupported`. Any producer that may write to the topic
+`agents` names both a secret and where it is sent. Without this limit, registering an agent could send the worker's own
+Kafka password to it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ OWN_PREFIX = "PARALLAX_"
 
 
 class SecretPolicy:
-    """`env`: patterns of variables, such as `AGENT_*`; never the pipeline's own. `directory`: where files lie; None: anywhere.
+    """`env`: patterns of variables, such as `AGENT_*`; never the pipeline's own. `directory`: where files must be;
+    None: anywhere.
 
-    `own`: the worker's own tokens, as `env:NAME` or `file:PATH`. No registration may use them.
+    `own`: the worker's own tokens, as `env:NAME` or `file:PATH`, which no registration may use.
     """
 
     def __init__(self, env: Sequence[str] = ("*",), directory: str | None = None, own: Iterable[str] = ()) -> None:
@@ -31,7 +32,7 @@ class SecretPolicy:
         self._own_files = frozenset(normpath(name) for kind, _, name in split if kind == "file")
 
     def check(self, agent: AgentRegistration) -> None:
-        """Raises `Unsupported` if the registration refers to what it may not.
+        """Raises `Unsupported` if the registration references a secret that is not allowed.
 
         >>> agent = AgentRegistration(id="a", endpoint="http://h", auth={"env": "PARALLAX_KAFKA__SASL_PASSWORD"})
         >>> SecretPolicy().check(agent)

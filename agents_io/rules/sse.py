@@ -1,8 +1,8 @@
-"""Server-sent events: bytes as they arrive to the data of each whole event, and where to go on after the newest. Pure.
+"""Server-sent events: from bytes as they arrive to the data of each complete event, and where to resume. Pure.
 
-In: pieces cut anywhere. Out: each event's data, lines joined, in order; the newest id and retry time. Comments and names are
-passed over.
-Source: the WHATWG HTML standard, "Server-sent events", interpretation of an event stream. The caller bounds the bytes.
+In: pieces cut anywhere. Out: each event's data, lines joined, in order; the newest id and retry time. Comments and
+names are ignored. Source: the WHATWG HTML standard, "Server-sent events", interpretation of an event stream. The caller
+bounds the bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EventData:
         """How long the server asks to wait before that."""
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The events that are whole now."""
+        """The events that are complete now."""
         raw = self._rest + piece
         if not self._begun:
             if len(raw) < 3 and b"\xef\xbb\xbf".startswith(raw):
@@ -58,12 +58,12 @@ class EventData:
         return [data for line in lines if (data := self._line(line)) is not None]
 
     def check_size(self, most: int) -> None:
-        """Raises `AnswerTooLarge` when an event, or the one that is not whole yet, has more bytes than `most`."""
+        """Raises `AnswerTooLarge` if an event, also an incomplete one, has more bytes than `most`."""
         if max(self._largest, len(self._rest) + sum(map(len, self._lines))) > most:
             raise AnswerTooLarge(f"an event of the stream is larger than {most} bytes")
 
     def end(self) -> list[bytes]:
-        """The stream is over: an event whose empty line is missing still counts."""
+        """The stream is over: an event without its final empty line still counts."""
         found = self.feed(b"\n\n")
         return [*found, *self.feed(b"\n")]
 

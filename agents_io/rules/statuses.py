@@ -1,8 +1,8 @@
-"""What a status means, whether HTTP carried it or a header of a Kafka record. Pure.
+"""The meaning of a status, of HTTP or in a header of a Kafka record. Pure.
 
-500-599         http_5xx (502, 503, 504: as long as asked)  408         timeout         other 4xx    http_4xx
-425, 429, 529   rate_limited (as long as it asks to wait)   3xx         bad_response
-409, 423        http_4xx; tried again when an earlier attempt of the same Idempotency-Key may still be under way
+    500-599         http_5xx (502, 503, 504: as long as asked)  408         timeout         other 4xx    http_4xx
+    425, 429, 529   rate_limited (as long as it asks to wait)   3xx         bad_response
+    409, 423        http_4xx; tried again when an earlier attempt of the same Idempotency-Key may still be under way
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _LOOKED_AT = 4096
 
 
 class StillRunning(ClientError):
-    """The agent is still busy with an earlier attempt of the same task: its answer can be had later."""
+    """The agent is still busy with an earlier attempt of the same task; its answer may be available later."""
 
     retryable = True
 
 
 def error_of(status: int, said: str, wait_s: float | None = None, *, attempt: int = 1, body: bytes = b"") -> AgentError:
-    """The error that a status which is no 2xx stands for. `wait_s`: what the agent asked for, seconds.
+    """The error of a status other than 2xx. `wait_s`: the wait that the agent asked for, seconds.
 
-    `attempt`: which of the task's; after the first one the end of an earlier one may be unknown. `body`: what came with it.
+    `attempt`: its number; after the first, the outcome of an earlier one may be unknown. `body`: of the response.
 
     >>> error_of(503, "'busy'", 2.0).retry_after_s, error_of(429, "'slow down'").status
     (2.0, 429)
@@ -60,5 +60,5 @@ def _meant(status: int, text: str, wait_s: float | None, attempt: int, body: byt
 
 
 def _may_still_run(body: bytes, wait_s: float | None) -> bool:
-    """A first attempt may follow one of a worker that died: then only the answer's own words tell."""
+    """Whether the answer itself says so: even a first attempt may follow one of a worker that died."""
     return wait_s is not None or b"idempoten" in body.lower()

@@ -1,11 +1,13 @@
-"""Where an http task may go: which URLs are read at all, which hosts are allowed, and which addresses are refused. Pure.
+"""Where an http task may go: accepted URLs, allowed hosts, refused addresses. Pure.
 
-In: a task's target, the allow-list, addresses a name resolved to. Out: a `Target`, its agent id, or `ForbiddenTarget`.
-`AgentWall` holds agents' endpoints to the same rules, where it is wanted.
-Everything is judged on what one parser (yarl, after IDNA) made of the URL, the same object that is connected to. Addresses are
-judged twice: as they stand in the URL, and once more where the connection is made, so that no name can lead elsewhere.
-Refused unless a network says otherwise: every special-purpose block (loopback, private, link-local with the clouds' metadata,
-CGNAT, multicast, ...) and every IPv6 form that carries an IPv4 address, which must then be allowed itself.
+In: a task's target, the allow-list, addresses that a name resolved to. Out: a `Target`, its agent id, or
+`ForbiddenTarget`. `AgentWall` applies the same rules to agents' endpoints, if configured.
+
+Everything is decided on the result of one parser (yarl, after IDNA), the same object that is connected to. Addresses
+are checked twice: in the URL, and where the connection is made, so a name cannot lead elsewhere.
+
+Refused unless a network allows it: every special-purpose block (loopback, private, link-local with the clouds'
+metadata, CGNAT, multicast, ...) and every IPv6 form that carries an IPv4 address, which must then be allowed itself.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ _ISATAP = frozenset((0x00005EFE, 0x02005EFE))
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL that was read. `host`: lower case, after IDNA, an IPv6 address without brackets; `address`: if it is one."""
+    """A parsed URL. `host`: lower case, after IDNA, an IPv6 address without brackets; `address`: if the host is one."""
 
     url: yarl.URL
     host: str
@@ -102,7 +104,7 @@ class _Entry:
 
 
 def parse_target(text: str) -> Target:
-    """The URL of an http task. Raises `ForbiddenTarget` for what is no plain http(s) URL.
+    """The URL of an http task. Raises `ForbiddenTarget` if it is not a plain http(s) URL.
 
     >>> parse_target("https://API.Example.com/v1?x=1").host
     'api.example.com'
@@ -144,7 +146,7 @@ def _literal(host: str) -> Address | None:
 
 
 def carried(address: Address) -> IPv4Address | None:
-    """The IPv4 address an IPv6 one stands for, in any of the forms that have been in use; None if it is a plain one.
+    """The IPv4 address within an IPv6 one, in any form that has been in use; None for a plain IPv6 address.
 
     >>> carried(IPv6Address("64:ff9b::a9fe:a9fe")), carried(IPv6Address("2002:7f00:1::"))
     (IPv4Address('169.254.169.254'), IPv4Address('127.0.0.1'))
@@ -162,7 +164,7 @@ def carried(address: Address) -> IPv4Address | None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it can be a host on the Internet: no special-purpose block, no IPv4 address in disguise.
+    """Whether it can be a host on the Internet: not in a special-purpose block, and without an IPv4 address inside.
 
     >>> is_public(IPv4Address("1.1.1.1")), is_public(IPv4Address("100.100.100.200"))
     (True, False)
@@ -186,7 +188,7 @@ class AllowList:
         field: str = "target",
         section: str = "http_tasks",
     ) -> None:
-        """`field` and `section`: what errors name. Raises ValueError naming the entry that is none."""
+        """`field` and `section`: what errors name. Raises ValueError naming the invalid entry."""
         self._field = field
         self._section = section
         self._entries = tuple(_entry(text) for text in hosts)
@@ -195,7 +197,9 @@ class AllowList:
         self._addresses = frozenset(address for address in named if address is not None)
 
     def host_key(self, target: Target) -> str:
-        """The name calls to this target are limited under: `host:port`, or the wildcard's. Raises `ForbiddenTarget`."""
+        """The name under which calls to this target are limited: `host:port`, or that of the wildcard. Raises
+        `ForbiddenTarget`.
+        """
         entry = next((entry for entry in self._entries if entry.matches(target)), None)
         if entry is None:
             shown = f"{target.url.scheme}://{_shown(target.host)[1:-1]}:{target.port}"
@@ -206,7 +210,7 @@ class AllowList:
         return f"*.{entry.host}:{target.port}" if entry.wild else f"{host}:{target.port}"
 
     def permits(self, address: Address) -> bool:
-        """Whether a connection to this very address may be made, for whichever name."""
+        """Whether a connection to this address may be made, for any name."""
         if address in self._addresses:
             return True
         known = any(address in network for network in self._networks)
@@ -222,7 +226,7 @@ class AllowList:
             raise ForbiddenTarget(f"{self._field}: {why}")
 
     def check_text(self, text: str) -> None:
-        """The same for an address as a resolver writes it."""
+        """As `check_address`, for an address as a resolver writes it."""
         try:
             address = ip_address(text)
         except ValueError:
@@ -231,13 +235,14 @@ class AllowList:
 
 
 class AgentWall:
-    """The same rules for agents' endpoints. `allow`: as for http tasks; empty, or `*`: every host, so that only addresses count.
+    """The same rules for agents' endpoints. `allow`: as for http tasks; empty, or `*`: every host, so only addresses
+    count.
 
-    Names are judged where a connection is made, and every address of them: what an endpoint's name leads to may change.
+    All addresses of a name are checked when a connection is made, since they may change.
     """
 
     def __init__(self, allow: Sequence[str], networks: Sequence[str]) -> None:
-        """Raises ValueError naming the entry that is none."""
+        """Raises ValueError naming the invalid entry."""
         hosts = [host for host in allow if host != "*"]
         self._any_host = not allow or len(hosts) < len(allow)
         self._list = AllowList(hosts, networks, field="endpoint", section="agents")

@@ -1,11 +1,13 @@
-"""The JSON that an answer in words holds: a model's, a tool's, an agent's. Pure.
+"""Finds the JSON in a textual answer of a model, a tool or an agent. Pure.
 
 In: text as language models write it. Out: the JSON in it, or `NOTHING`. Five cases, the first that fits wins:
-  1 the whole text is JSON                         2 it is JSON within one Markdown fence
-  3 one JSON object stands among other words       4 several do, and exactly one of them holds a confidence
-  5 several hold the same one
-Thoughts (`<think>...</think>` and other models' marks, also without the opening one) and the channel marks of Harmony come off
-before. Two different objects with a confidence are no answer: nothing tells which of them is meant.
+
+    1 the whole text is JSON                         2 it is JSON within one Markdown fence
+    3 one JSON object stands among other words       4 several do, and exactly one of them holds a confidence
+    5 several hold the same one
+
+Thoughts (`<think>...</think>` and other models' marks, also without the opening one) and the channel marks of Harmony
+are removed before. Two different objects with a confidence are no answer: neither is known to be the meant one.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ def find_json(text: str) -> Any:
 
 
 def content_of(text: str) -> Any:
-    """An answer in words: the JSON it is, or the one object with a confidence in it, or else the words. Raises `BadResponse`.
+    """A textual answer: the JSON it is, or the one object with a confidence in it, or else the text. Raises
+    `BadResponse`.
 
     >>> content_of('Sure: {"value": 1, "confidence": 1}'), content_of("it is {4}")
     ({'value': 1, 'confidence': 1}, 'it is {4}')
@@ -112,7 +115,7 @@ def _objects(text: str) -> list[dict[str, Any]]:
 
 
 def _end_of(text: str, start: int) -> int | None:
-    """Where the bracket at `start` is closed, strings passed over."""
+    """The index at which the bracket at `start` is closed, ignoring strings."""
     depth = 0
     for match in _BRACKET_OR_STRING.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match[0], 0)
@@ -125,7 +128,7 @@ _BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|[{}]', re.DOTALL)
 
 
 def _loaded(text: str) -> Any:
-    """As strict JSON; else with the line breaks that models leave within strings."""
+    """Parsed as strict JSON, else with the line breaks that models leave within strings."""
     raw = text.strip()
     if raw[:1] not in ("{", "[", '"'):
         return NOTHING

@@ -1,12 +1,13 @@
-"""How long an answer asks to wait before the next call, in every spelling that is in use. Pure.
+"""How long an answer asks to wait before the next call, in every spelling in use. Pure.
 
-In: headers and the start of a body of an answer that is no 2xx; the time. Out: seconds, or None. In this order:
-  Retry-After                                   RFC 9110: seconds or a date
-  retry-after-ms                                milliseconds, also with a fraction (OpenAI, Azure)
-  x-ratelimit-reset-*, ratelimit-reset,
-  anthropic-ratelimit-*-reset                   spans (`6m0s`), seconds, an epoch in seconds or milliseconds, RFC 3339; those
-                                                of limits that are used up, else of those that do not say what remains
-  the body                                      google.rpc.RetryInfo, `estimated_time`, "try again in 2.5s"
+In: headers and the start of the body of a response other than 2xx; the time. Out: seconds, or None. In this order:
+
+    Retry-After                                   RFC 9110: seconds or a date
+    retry-after-ms                                milliseconds, also with a fraction (OpenAI, Azure)
+    x-ratelimit-reset-*, ratelimit-reset,
+    anthropic-ratelimit-*-reset                   spans (`6m0s`), seconds, an epoch in seconds or milliseconds, RFC 3339; those
+                                                  of limits that are used up, else of those that do not say what remains
+    the body                                      google.rpc.RetryInfo, `estimated_time`, "try again in 2.5s"
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _EPOCH_S, _EPOCH_MS = 1e9, 1e12
 
 
 def wait_of(headers: Mapping[str, str], body: bytes, now_epoch_s: float) -> float | None:
-    """Seconds to wait. `headers`: by lower-case name. Moments are the server's: its `Date` counts, where clocks differ.
+    """Seconds to wait. `headers`: by lower-case name. Times are relative to the server's `Date`, where clocks differ.
 
     >>> wait_of({"retry-after-ms": "2200.5"}, b"", 0.0), wait_of({}, b'{"details":[{"retryDelay": "2s"}]}', 0.0)
     (2.2005, 2.0)
@@ -65,7 +66,7 @@ def _servers_now(date: str | None, now_epoch_s: float) -> float:
 
 
 def reset_s(headers: Mapping[str, str], now_epoch_s: float = 0.0) -> float | None:
-    """Seconds until the limits that are used up are open again.
+    """Seconds until the limits that are used up reset.
 
     >>> reset_s({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 0.0)
     360.0
@@ -98,7 +99,7 @@ def _remaining(headers: Mapping[str, str], kind: str | None) -> float | None:
 
 
 def _until(text: str, now_epoch_s: float) -> float | None:
-    """A span, or the moment it ends."""
+    """Seconds, from a span or from the moment it ends."""
     text = text.strip()
     if (span := span_s(text)) is not None:
         if span >= _EPOCH_MS:
@@ -114,7 +115,7 @@ def _until(text: str, now_epoch_s: float) -> float | None:
 
 
 def span_s(text: str) -> float | None:
-    """A span such as `1s`, `6m0s` or `20ms` in seconds; a bare number is seconds; None if it is neither.
+    """A span such as `1s`, `6m0s` or `20ms` in seconds; a bare number is seconds; None for other text.
 
     >>> span_s("1m2.5s"), span_s("7"), span_s("soon")
     (62.5, 7.0, None)
@@ -135,7 +136,7 @@ def _of_body(body: bytes) -> float | None:
 
 
 def parse_retry_after(text: str | None, now_epoch_s: float) -> float | None:
-    """Seconds from a Retry-After header: delta-seconds or an HTTP-date (RFC 9110, 10.2.3). Anything else is None.
+    """Seconds from a Retry-After header: delta-seconds or an HTTP-date (RFC 9110, 10.2.3). None for other text.
 
     >>> parse_retry_after("120", 0.0), parse_retry_after("Thu, 01 Jan 1970 00:00:10 GMT", 4.0)
     (120.0, 6.0)

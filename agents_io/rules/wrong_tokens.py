@@ -1,7 +1,7 @@
-"""How often one source may show a wrong token before it has to wait. Pure.
+"""Limits how many wrong tokens one source may send. Pure.
 
-In: the addresses that tokens come from, and the time. Out: how long a source has to wait. Only wrong tokens are counted. While a
-source waits its right tokens are refused too: otherwise guessing would go on undisturbed.
+In: the addresses that tokens come from, and the time. Out: how long a source has to wait. Only wrong tokens are
+counted. While a source waits, its right tokens are refused too: otherwise it could go on guessing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_SOURCES = 10_000
 
 
 def peer_address(text: str) -> IPv4Address | IPv6Address | None:
-    """A peer's address without its zone; the IPv4 address that an IPv6 one stands for; None: it is none.
+    """A peer's address without its zone; the IPv4 address within an IPv6 one; None if it is not an address.
 
     >>> peer_address("::ffff:10.0.0.7"), peer_address("fe80::1%eth0"), peer_address("")
     (IPv4Address('10.0.0.7'), IPv6Address('fe80::1'), None)
@@ -30,7 +30,7 @@ def peer_address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def source_of(address: str) -> str:
-    """What is counted as one source: an IPv4 address, or the /64 of an IPv6 one, which is what one host is given.
+    """The key that counts as one source: an IPv4 address, or the /64 of an IPv6 one, which is what one host is given.
 
     >>> source_of("::ffff:10.0.0.7"), source_of("2001:db8::1:2"), source_of("10.0.0.7"), source_of("")
     ('10.0.0.7', '2001:db8::/64', '10.0.0.7', '')
@@ -59,14 +59,14 @@ class WrongTokens:
         return len(self._times)
 
     def wait_s(self, address: str, now: float) -> float:
-        """Seconds until this address may show a token again; 0: now."""
+        """Seconds until this address may send a token again; 0: now."""
         times = self._times.get(source_of(address))
         if times is None or len(times) < self._most:
             return 0.0
         return max(0.0, times[0] + self._window_s - now)
 
     def add(self, address: str, now: float) -> None:
-        """A wrong token came from this address."""
+        """Count a wrong token from this address."""
         source = source_of(address)
         # Only the newest `most` matter: the oldest of them says when the next may come.
         times = self._times.setdefault(source, deque(maxlen=self._most))

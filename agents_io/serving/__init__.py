@@ -1,4 +1,4 @@
-"""Being an agent: a function served over HTTP, dialled in to a worker, or reading a Kafka topic."""
+"""Serves a function as an agent: over HTTP, dialled in to a worker, or reading a Kafka topic."""
 
 from agents_io.rules.confidence import from_agreement, from_logprobs, from_proba
 from agents_io.serving.answers import Answer, Declined

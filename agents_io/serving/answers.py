@@ -27,11 +27,11 @@ class Answer:
 
 
 class Declined(Exception):
-    """Raise it in an agent's function to say that trying again is useless. The message reaches the result."""
+    """Raise it in an agent's function if a retry is useless. The message becomes part of the result."""
 
 
 class CallFailed(Exception):
-    """A call without an answer. `status`: HTTP's; `retry_after_s`: when to ask again."""
+    """A call without an answer. `status`: HTTP's; `retry_after_s`: seconds after which to try again."""
 
     def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class CallFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer ready to be sent. `body`: the whole as JSON; the parts are there for protocols that send them apart."""
+    """An answer ready to be sent. `body`: the whole as JSON; the parts are for protocols that send them separately."""
 
     body: bytes
     value: Any
@@ -50,7 +50,8 @@ class Reply:
 
 
 def reply_of(returned: Any, default_confidence: float) -> Reply:
-    """What a function returned: a value, `(value, confidence)`, `{"value", "confidence"}` or an `Answer`. Raises `CallFailed`.
+    """The reply for a function's result: a value, `(value, confidence)`, `{"value", "confidence"}` or an `Answer`.
+    Raises `CallFailed`.
 
     >>> reply_of(("yes", 0.75), 1.0).body, reply_of("yes", 0.5).body
     (b'{"value":"yes","confidence":0.75}', b'{"value":"yes","confidence":0.5}')
@@ -96,7 +97,7 @@ def _plain(value: Any) -> Any:
 
 
 def failure_of(error: BaseException) -> CallFailed:
-    """What a function raised."""
+    """The failure for an exception of the function."""
     if isinstance(error, CallFailed):
         return error
     if isinstance(error, Declined):
@@ -105,5 +106,5 @@ def failure_of(error: BaseException) -> CallFailed:
 
 
 def bad_payload(error: ValidationError) -> CallFailed:
-    """A payload that does not fit the function's model: field and reason."""
+    """The failure for a payload that does not fit the function's model, with field and reason."""
     return CallFailed(400, f"payload: {explain(error)}")

@@ -33,7 +33,7 @@ _UNTYPED = (Any, inspect.Parameter.empty, object, dict, Mapping)
 
 
 class AgentFunction(Generic[P, R]):
-    """What `@agent` makes of a function; calling it calls the function."""
+    """The agent made of a function; calling it calls the function."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class AgentFunction(Generic[P, R]):
         return f"<agent {self.id!r}>"
 
     def runs(self) -> Runs:
-        """A place for its runs: bounded, with a memory of answers."""
+        """Runs of the function: bounded in number, with a memory of answers."""
         return Runs(
             self.id,
             self.call,
@@ -91,7 +91,7 @@ class AgentFunction(Generic[P, R]):
 
     @asynccontextmanager
     async def serving(self, port: int = 0, host: str = "127.0.0.1") -> AsyncIterator[str]:
-        """Serve over HTTP within the block; gives the endpoint. `port` 0: a free one."""
+        """Serve over HTTP within the block; yields the endpoint. `port` 0: a free one."""
         from agents_io.serving.http import HttpAgent
 
         async with HttpAgent(agent=self, host=host, port=port) as server:
@@ -118,7 +118,7 @@ class AgentFunction(Generic[P, R]):
     ) -> None:
         """Dial in to a worker's gRPC port ("host:50051") and answer until SIGTERM; several are tried in turn.
 
-        `ca_file`: speak TLS and trust this CA, with `cert_file` and `key_file` as our own certificate. `token`: the gateway's.
+        `ca_file`: use TLS and trust this CA; `cert_file` and `key_file`: our own certificate. `token`: the gateway's.
         """
         from agents_io.serving.gateway import GatewayAgent, credentials
         from agents_io.serving.main import run_until_stopped
@@ -161,7 +161,9 @@ def agent(
     concurrency: int = CONCURRENCY,
     confidence: float = 1.0,
 ) -> Callable[[Callable[P, R]], AgentFunction[P, R]]:
-    """Make a function an agent. `concurrency`: calls at once, more get a 429; `confidence`: of answers without one."""
+    """Make a function an agent. `concurrency`: calls at once, further ones are answered 429; `confidence`: of answers
+    without one.
+    """
     if not 1 <= len(name) <= 256:
         raise ValueError(f"an agent cannot be named {name[:80]!r}: 1 to 256 characters")
     if isinstance(capabilities, str):
@@ -189,7 +191,7 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _signature(function: Callable[..., Any]) -> tuple[TypeAdapter[Any] | None, bool]:
-    """What validates the payload, if its parameter is typed; whether the function takes a context. Raises TypeError."""
+    """The validator of a typed payload, if any, and whether the function takes a context. Raises TypeError."""
     where = getattr(function, "__qualname__", repr(function))
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{where}: an agent's function returns its answer; a generator yields several")

@@ -1,7 +1,7 @@
-"""An agent that dials in: it holds a stream to a worker's gRPC port and answers the requests that come over it.
+"""An agent that dials in: it holds a stream to a worker's gRPC port and answers the requests on it.
 
-In: gateways, tried in turn; after each loss it dials again with a jittered back-off. Out: results, or errors with the codes the
-gateway knows. A cancelled request is cancelled here. It needs no address of its own.
+In: gateways, tried in turn; after each loss it dials again with jittered backoff. Out: results, or errors with the
+gateway's codes. A cancelled request is cancelled here. The agent needs no address.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CODES = {400: "INVALID_ARGUMENT", 422: "FAILED_PRECONDITION", 429: "BUSY", 503:
 
 
 class DialFailed(Exception):
-    """The gateway refuses this agent: it says why."""
+    """The gateway refuses this agent, with the reason."""
 
 
 class GatewayAgent:
@@ -69,11 +69,11 @@ class GatewayAgent:
 
     @property
     def ready_line(self) -> str:
-        """One line."""
+        """The line to print once it is connected."""
         return f"agent {self._agent.id} is connected to {', '.join(self._gateways)} (worker {self._node})"
 
     async def failed(self) -> None:
-        """Raises `DialFailed` when a gateway refuses the agent."""
+        """Wait until a gateway refuses the agent; raises `DialFailed`."""
         if self._task is not None:
             await asyncio.shield(self._task)
 
@@ -94,7 +94,7 @@ class GatewayAgent:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Report that it is draining, let calls finish, hang up."""
+        """Report draining, let calls finish, disconnect."""
         self._beat("draining")
         await self._runs.drain(self._stop_timeout)
         if self._working:
@@ -105,7 +105,7 @@ class GatewayAgent:
             await asyncio.wait([self._task])
 
     async def _flush(self) -> None:
-        """Let the last answers out, within a bound."""
+        """Wait until the last answers are sent, within bounded time."""
         for _ in range(FLUSH_LOOKS):
             if self._outbox.empty() or self._task is None or self._task.done():
                 return
@@ -205,7 +205,8 @@ class GatewayAgent:
 
 
 def payload_of(request: TaskRequest) -> Any:
-    """The task's payload, as far as the protocol carries it: its data, with the description when it came apart from them.
+    """The task's payload as far as the protocol carries it: its data, together with the description if that came
+    separately.
 
     >>> request = TaskRequest(task_description="sum")
     >>> request.data.update({"n": 1})
@@ -231,7 +232,7 @@ def payload_of(request: TaskRequest) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """Whole numbers as integers again: the protocol has doubles alone."""
+    """Turns whole doubles back into integers: the protocol has only doubles."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, dict):

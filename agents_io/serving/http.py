@@ -32,20 +32,20 @@ class HttpAgent:
 
     @property
     def endpoint(self) -> str:
-        """Where it serves, as a registration has it."""
+        """The endpoint for its registration."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
 
     @property
     def ready_line(self) -> str:
-        """One line."""
+        """The line to print once it serves."""
         return (
             f"agent {self._agent.id} serves at {self.endpoint}; register it: "
             f"parallax agents add {self._agent.id} {self.endpoint}"
         )
 
     async def failed(self) -> None:
-        """Never."""
+        """Never returns: an HTTP agent does not fail by itself."""
         await asyncio.Event().wait()
 
     async def __aenter__(self) -> Self:
@@ -71,7 +71,7 @@ class HttpAgent:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """New calls are answered with 503 while those under way finish."""
+        """Answer new calls with 503 and let those under way finish."""
         await self._runs.drain(self._stop_timeout)
         if self._runner is not None:
             await self._runner.cleanup()

@@ -1,8 +1,8 @@
 """An agent that reads requests from a Kafka topic and replies on the topic each request names.
 
-In: records as `agents_io/protocols/kafka/rules/headers.py` describes them. Out: replies with the request's correlation id.
-Instances of one group share the partitions; a request is committed when it and all before it have been answered, so a crash
-repeats requests and loses none. A request whose time has passed is passed over.
+In: records as `agents_io/protocols/kafka/rules/headers.py` describes them. Out: replies with the request's correlation
+id. Instances of one group share the partitions. A request is committed when it and all before it have been answered, so
+a crash repeats requests and loses none. A request whose time has passed is skipped.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ REPLY_TIMEOUT_S = 60.0
 
 
 class ConsumeFailed(Exception):
-    """The topic is missing or Kafka is away."""
+    """The topic is missing, or Kafka is unreachable."""
 
 
 class _Progress:
-    """What was answered of one partition: everything before `done` may be committed."""
+    """Answered requests of one partition: everything before `done` may be committed."""
 
     def __init__(self) -> None:
         self._open: dict[int, bool] = {}
@@ -87,14 +87,14 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
 
     @property
     def ready_line(self) -> str:
-        """One line."""
+        """The line to print once it reads."""
         return (
             f"agent {self._agent.id} reads topic {self.topic} at {self._servers}; register it: "
             f"parallax agents add {self._agent.id} kafka://{self.topic}"
         )
 
     async def failed(self) -> None:
-        """Raises when reading ended."""
+        """Wait until reading ends; raises the reason."""
         if self._reader is not None:
             await asyncio.shield(self._reader)
 
@@ -130,7 +130,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Read no more, let calls finish, commit."""
+        """Stop reading, let calls finish, commit."""
         for task in (self._reader, self._committing):
             if task is not None:
                 task.cancel()
@@ -203,7 +203,7 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _answer(
         self, record: ConsumerRecord, headers: dict[str, str]
     ) -> tuple[bytes | None, list[tuple[str, bytes]]]:
-        """The reply's value and headers; None: too late, its caller waits no longer."""
+        """The reply's value and headers; None: it is too late, the caller no longer waits."""
         text = headers.get("request-timeout-ms", "")
         timeout_s = int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < 12 else None
         if timeout_s is not None:
@@ -240,10 +240,10 @@ class KafkaAgent(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._progress[tp].done = None
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        """Commit what is answered; the rest is another instance's."""
+        """Commit what is answered; another instance answers the rest."""
         await self._commit()
         for tp in revoked:
             self._progress.pop(tp, None)
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Begin at what was committed."""
+        """Continue after what was committed."""

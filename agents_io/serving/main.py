@@ -10,18 +10,18 @@ from typing import Any, Protocol
 
 
 class Running(AbstractAsyncContextManager[Any], Protocol):
-    """An agent that is up within its block."""
+    """An agent that runs within its block."""
 
     @property
     def ready_line(self) -> str:
-        """What to print when it is up."""
+        """The line to print once it is up."""
 
     async def failed(self) -> None:
-        """Raise when it cannot go on; else never return."""
+        """Raises when it cannot go on; else never returns."""
 
 
 def run_until_stopped(agent: Running) -> None:
-    """Block. Prints one line on stderr when the agent is up. Raises what keeps it from running."""
+    """Run until stopped. Prints one line on stderr when the agent is up. Raises what prevents it from running."""
     asyncio.run(_run(agent))
 
 

@@ -1,7 +1,8 @@
-"""Runs an agent's function: one run per idempotency key, so many at once, each with a deadline. Answers are kept for a while.
+"""Runs an agent's function: one run per idempotency key, a bounded number at once, each with a deadline. Answers are
+cached for a while.
 
-In: calls. Out: replies, or `CallFailed` with the status a caller understands. A run without a waiting caller is cancelled; a
-plain function in its thread cannot be: it keeps its slot until it returns, and a call that is repeated joins it.
+In: calls. Out: replies, or `CallFailed` with an HTTP status. A run without a waiting caller is cancelled. A plain
+function in its thread cannot be cancelled: it keeps its slot until it returns, and a repeated call joins it.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ RETRY_AFTER_S = 1
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the function and how many calls wait for it."""
+    """One run of the function, and how many calls wait for it."""
 
     task: asyncio.Task[Reply]
     callers: int = 0
 
 
 class Served(Protocol):
-    """An agent of one's own, as its servers know it."""
+    """An agent as its servers need it."""
 
     @property
     def id(self) -> str:
@@ -54,7 +55,7 @@ class Served(Protocol):
         ...
 
     def runs(self) -> Runs:
-        """A place for its runs."""
+        """The runs of its function."""
         ...
 
 
@@ -78,13 +79,13 @@ class Runs:
 
     @property
     def in_flight(self) -> int:
-        """Functions that run now."""
+        """Functions that run now, also those whose caller no longer waits."""
         return self._busy
 
     async def run(self, key: str, payload: Any, timeout_s: float | None, context: str = "") -> Reply:
         """The answer to a call. Raises `CallFailed`; cancelling it stops waiting.
 
-        `key` "": none, every call is a run; `context`: the header that names its conversation.
+        `key`: the idempotency key; "": none, every call is a run. `context`: the header that names its conversation.
         """
         loop = asyncio.get_running_loop()
         if key and (remembered := self._remembered(key, loop.time())) is not None:
@@ -108,7 +109,7 @@ class Runs:
                     del self._runs[key]
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no more calls, let those under way finish, then cancel them."""
+        """Accept no more calls, let those under way finish, then cancel them."""
         self.draining = True
         if self._all:
             await asyncio.wait(self._all, timeout=timeout_s)
@@ -155,7 +156,9 @@ class Runs:
             raise failed from None
 
     def _in_thread(self, payload: Any) -> Any:
-        """The function's answer. Raises `CallFailed` alone: asyncio's futures take neither StopIteration nor CancelledError."""
+        """The function's result. Raises only `CallFailed`: asyncio's futures accept neither StopIteration nor
+        CancelledError.
+        """
         try:
             return self._call(payload)
         except BaseException as error:

@@ -1,9 +1,9 @@
-"""Every message on the wire. Import them from here; the modules hold them by what they are about.
+"""Every message on the wire. Import messages from here; the modules group them by subject.
 
-Field names are snake_case here and camelCase on the wire. Unknown fields are accepted and kept out of the logic.
-Times are epoch milliseconds inside and RFC 3339 on the wire; durations are integers in milliseconds.
-Types are strict: `"5"` is not an integer. A message that does not fit raises `pydantic.ValidationError`; `explain` turns
-it into sentences that name field and reason.
+Field names are snake_case here and camelCase on the wire. Unknown fields are accepted and kept out of the logic. Times
+are epoch milliseconds inside and RFC 3339 on the wire; durations are integers in milliseconds. Types are strict: `"5"`
+is not an integer. An invalid message raises `pydantic.ValidationError`; `explain` turns it into sentences that name
+field and reason.
 """
 
 from schemas.messages.agents import (

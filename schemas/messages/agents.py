@@ -1,4 +1,4 @@
-"""Agents: how they are reached and limited, and their status."""
+"""Agents: their registration, limits and status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Protocol = Literal["http", "grpc", "gateway", "a2a", "openai", "mcp", "kafka"]
 
 
 class Limits(Message):
-    """How much one agent may be asked: `max_requests` in any `window_ms`, `max_concurrency` at once."""
+    """Limits of calls to one agent: `max_requests` in any `window_ms`, `max_concurrency` at once."""
 
     max_requests: Annotated[int, Field(ge=1), OrDefault] = 100
     window_ms: Annotated[DurationMs, OrDefault] = 60_000
@@ -27,8 +27,8 @@ class Limits(Message):
 class BreakerLimits(Message):
     """When an agent's circuit opens and for how long; milliseconds.
 
-    `failure_rate` replaces the threshold, `slow_rate` (with `slow_call_duration`) stands beside it; both want `minimum_calls`.
-    `mode`: open lets no call through, disabled lets all.
+    `failure_rate` replaces the threshold; `slow_rate` (with `slow_call_duration`) applies in addition; both need
+    `minimum_calls`. `mode`: `open` lets no call through, `disabled` lets all.
     """
 
     failure_threshold: Annotated[int, Field(ge=1, le=10_000), OrDefault] = 5
@@ -54,9 +54,9 @@ NO_SECRET_HEADERS = frozenset(
 
 
 class SecretRef(Message):
-    """Where a secret lies; never the secret itself. Exactly one of `env` and `file`.
+    """A reference to a secret, never the secret itself. Exactly one of `env` and `file`.
 
-    It is sent as `Authorization: Bearer ...`, or with `scheme: header` unchanged in the header named.
+    The secret is sent as `Authorization: Bearer ...`, or with `scheme: header` unchanged in the header named.
     """
 
     env: Name | None = None
@@ -81,9 +81,10 @@ DEFAULT_SAMPLES = 5
 class ConfidenceSource(Message):
     """Where the confidence of an agent's answers comes from.
 
-    `stated`: the answer's own (the default). `path`: what the JMESPath expression `path` selects of the answer. `constant`:
-    always `value`. `logprobs`: the mean log-probability of the answer's tokens (protocol `openai`). `agreement`: the agent is
-    asked `samples` times, until `enough` answers agree. `judge`: the agent `agent` is asked how likely the answer is right.
+    `stated`: the answer's own (the default). `path`: selected from the answer by the JMESPath expression `path`.
+    `constant`: always `value`. `logprobs`: the mean log-probability of the answer's tokens (protocol `openai`).
+    `agreement`: the agent is asked `samples` times, until `enough` answers agree. `judge`: the agent `agent` is asked
+    how likely the answer is right.
     """
 
     source: Annotated[Literal["stated", "path", "constant", "logprobs", "agreement", "judge"], Field(alias="from")]
@@ -116,7 +117,7 @@ class ConfidenceSource(Message):
 
     @property
     def enough_count(self) -> int:
-        """How many answers that agree end the asking: more than half."""
+        """How many equal answers suffice: more than half of the samples."""
         return self.sample_count // 2 + 1 if self.enough is None else self.enough
 
 
@@ -152,7 +153,7 @@ class AgentRegistration(Message):
 
     @model_validator(mode="after")
     def _without_userinfo(self) -> Self:
-        """First of all: the other errors repeat the endpoint."""
+        """Checked first: the other errors repeat the endpoint."""
         scheme, separator, rest = self.endpoint.rpartition("://")
         names_agent = separator and scheme in ("gateway", "kafka")  # an id or a topic, no authority
         if not names_agent and "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
@@ -184,20 +185,21 @@ class AgentRegistration(Message):
 
     @property
     def transport(self) -> str:
-        """The protocol given, or else that of the endpoint's scheme."""
+        """The protocol given, else the one of the endpoint's scheme."""
         return self.protocol or _SCHEMES[self.endpoint.partition("://")[0]]
 
     @property
     def answers_unrated(self) -> bool:
-        """Whether one answer has no confidence by itself: other samples, or a judge, give it one."""
+        """Whether a single answer has no confidence yet: other samples, or a judge, give it one."""
         return self.confidence is not None and self.confidence.source in ("agreement", "judge")
 
 
 class AgentStanding(Message):
-    """What the owner of its partition knows of an agent, for those that choose among several (compacted topic `standings`).
+    """An agent's status as its owner partition knows it, for workers that choose among several agents (compacted topic
+    `standings`).
 
     `load`: tasks that wait for it or are being called; `response_time` in ms and `confidence` are of recent answers.
-    `calibrated_confidence`: what those answers' confidence is worth, by how earlier ones turned out; None while not known.
+    `calibrated_confidence`: that confidence calibrated by known outcomes; None while unknown.
     """
 
     agent_id: Id

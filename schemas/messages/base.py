@@ -1,4 +1,4 @@
-"""What all messages share: their form on the wire, the plain types fields are made of, and errors as sentences."""
+"""The base of all messages: their form on the wire, field types, and errors as sentences."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Message(BaseModel):
-    """What all messages share: camelCase on the wire, frozen, strict types, unknown fields ignored."""
+    """Base of all messages: camelCase on the wire, frozen, strict types, unknown fields ignored."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -49,7 +49,7 @@ class Message(BaseModel):
     )
 
     def wire(self) -> dict[str, Any]:
-        """The JSON-able form: camelCase names, RFC 3339 times, nothing that is unset."""
+        """The JSON-able form: camelCase names, RFC 3339 times, unset fields left out."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
@@ -61,7 +61,7 @@ SECRETIVE = frozenset(("auth", "headers", "query"))
 def explain(error: ValidationError, *, quote: bool = False) -> str:
     """One sentence per fault, each naming field (as on the wire) and reason; at most three.
 
-    `quote`: also what was given, shortened; never of fields that may hold a secret.
+    `quote`: also quote the given value, shortened; never for fields that may hold a secret.
 
     >>> from schemas.messages import Task
     >>> try: Task.model_validate({"id": "t", "type": "agnt", "payload": 1, "target": "a"})
@@ -84,7 +84,7 @@ def explain(error: ValidationError, *, quote: bool = False) -> str:
 
 
 def _given(value: Any, reason: str) -> str:
-    """What was given in place of what is wanted, unless the reason says it already or it is about several fields."""
+    """The given value, unless the reason contains it already or concerns several fields."""
     text = shown(value)
     if isinstance(value, (dict, list)):
         return f", not {text}" if "should be" in reason else ""
@@ -92,7 +92,7 @@ def _given(value: Any, reason: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A JSON value in an error: short, printable, without what a URL says before its @.
+    """A JSON value for an error: short, printable, without the part of a URL before its @.
 
     >>> shown("roulette"), shown(None), shown(True), shown("x" * 50), shown("https://me:secret@host/")
     ("'roulette'", 'null', 'true', "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...' (50 characters)", "'https://***@host/'")

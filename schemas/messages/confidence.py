@@ -1,4 +1,4 @@
-"""Confidence: data points, their windows, what is wrong with them, and what they are worth."""
+"""Confidence: data points, aggregates, anomalies and calibrations."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ AnomalyType = Literal[
 
 
 class ConfidenceDataPoint(Message):
-    """The confidence that one execution stated, and whether it succeeded. Times in ms; `execution_time` without waiting.
+    """The confidence that one execution stated, and whether it succeeded. Times in ms; `execution_time` without
+    waiting.
 
-    `cost`: in the currency of the prices (setting `stats.prices`), or as the agent reports it.
-
-    With `feedback`: the point of `task_id` once more, unchanged but for `success`, which now says how it really turned out.
+    `cost`: in the currency of the prices (setting `stats.prices`), or as the agent reports it. With `feedback`: the
+    point of `task_id` once more, unchanged but for `success`, which holds the true outcome.
     """
 
     agent_id: Id
@@ -42,7 +42,9 @@ class ConfidenceDataPoint(Message):
 
 
 class Measure(Message):
-    """Over the points of a window that have a value: how many they are, their sum, mean and 95th percentile (within 1 %)."""
+    """Statistics of one value over the points of a window that have it: count, sum, mean and 95th percentile (within 1
+    %).
+    """
 
     count: Count
     sum: Amount
@@ -61,10 +63,11 @@ class ReliabilityBin(Message):
 
 
 class AgentCalibration(Message):
-    """What an agent's stated confidence has been worth. `table`: calibrated confidence at the stated 0, 0.05, ... 1.
+    """An agent's stated confidence compared with known outcomes. `table`: calibrated confidence at the stated 0, 0.05,
+    ... 1.
 
-    `gap`: mean confidence less success rate (positive: overconfident) with its 95 % interval; `calibration_error`: root mean
-    square over the bins, less what chance alone would show.
+    `gap`: mean confidence less success rate (positive: overconfident) with its 95 % interval; `calibration_error`: root
+    mean square over the bins, less what chance alone would show.
     """
 
     agent_id: Id
@@ -117,7 +120,8 @@ class Aggregate(Message):
 class AnomalyDetails(Message):
     """The numbers behind an anomaly; `points` are the confidences around the moment, oldest first.
 
-    `detector`: which one found it; `score`: how unusual it is, on that detector's scale; `parameters`: its own.
+    `detector`: the one that found it; `score`: how unusual it is, on that detector's scale; `parameters`: the
+    detector's.
     """
 
     current_confidence: float | None = None
@@ -132,7 +136,7 @@ class AnomalyDetails(Message):
 
 
 class Anomaly(Message):
-    """One episode of something wrong with an agent; `id` is the same when it fires and when it resolves."""
+    """One episode of abnormal behaviour of an agent; `id` is the same when it fires and when it resolves."""
 
     id: Id
     type: AnomalyType

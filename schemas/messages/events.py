@@ -38,7 +38,7 @@ EventType = Literal[
 
 
 class Event(Message):
-    """A lifecycle notice. `data` holds what its `type` documents."""
+    """A lifecycle event. The content of `data` depends on `type`."""
 
     id: Id
     type: EventType

@@ -1,4 +1,4 @@
-"""What a partition must not forget when it moves. Ours alone: no user reads it."""
+"""The state of a partition that moves with it. Internal: no user reads it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LimiterState(Message):
 
 
 class HealthState(Message):
-    """How an agent's calls ended lately: failures and ejections in a row, and how long it is still out; ms."""
+    """How an agent's recent calls ended: failures and ejections in a row, and how long it stays ejected; ms."""
 
     failed: Count = 0
     ejections: Count = 0
@@ -43,7 +43,7 @@ class HealthState(Message):
 
 
 class AgentGuard(Message):
-    """What an agent's circuit breaker and rate limit had seen."""
+    """The state of an agent's circuit breaker, rate limit and health."""
 
     agent_id: Id
     breaker: BreakerState
@@ -67,10 +67,11 @@ class KeptAnswer(Message):
 
 
 class KeptHead(Message):
-    """How far a consumer group is in one topic partition: the commit offset, and the map of what is done beyond it.
+    """The progress of a consumer group in one topic partition: the commit offset, and the map of records finished
+    beyond it.
 
-    `topic_id`: which topic of that name; `epoch`: its leader epoch when the log was last known to hold everything below
-    `checked`. Empty and -1: not known.
+    `topic_id`: identifies the topic among those of one name; `epoch`: its leader epoch when the log was last known to
+    hold everything below `checked`. Empty and -1: unknown.
     """
 
     offset: Count
@@ -81,9 +82,10 @@ class KeptHead(Message):
 
 
 class KeptHeads(Message):
-    """Of the consumer group `group`, by the short names of its topics.
+    """The progress of the consumer group `group`, by the short names of its topics.
 
-    `partitions`: the numbers of partitions under which this one was open, the last one last; empty where an older version wrote.
+    `partitions`: the partition counts under which this partition was open, the newest last; empty if an older version
+    wrote it.
     """
 
     group: str
@@ -92,7 +94,7 @@ class KeptHeads(Message):
 
 
 class HomeState(Message):
-    """One thing an owner partition must not forget when it moves; exactly one of the four is there."""
+    """One piece of an owner partition's state; exactly one of the four is set."""
 
     app: str
     at: Timestamp
@@ -103,14 +105,14 @@ class HomeState(Message):
 
 
 class ScheduleFired(Message):
-    """A schedule's newest time that was made use of, or passed over."""
+    """The newest time of a schedule that made a task or was skipped."""
 
     schedule_id: Id
     time: Timestamp
 
 
 class ScheduleMemory(Message):
-    """One thing the role `schedules` must not forget; exactly one of the two is there."""
+    """One piece of state of the role `schedules`; exactly one of the two is set."""
 
     app: str
     at: Timestamp
@@ -119,9 +121,10 @@ class ScheduleMemory(Message):
 
 
 class PlanBegun(Message):
-    """A plan under way: as it was sent, with the templates it uses; `place`: partition and offset of its record.
+    """A plan under way: the plan as it was sent, with the templates it uses; `place`: partition and offset of its
+    record.
 
-    `trace`: the `traceparent` and `tracestate` it was sent with; None where there was none.
+    `trace`: the `traceparent` and `tracestate` it was sent with; None without them.
     """
 
     plan_id: Id
@@ -133,7 +136,7 @@ class PlanBegun(Message):
 
 
 class PlanSteps(Message):
-    """What happened to a plan's steps, in order; `sequence` orders the chunks."""
+    """Outcomes of a plan's steps, in order; `sequence` orders the chunks."""
 
     plan_id: Id
     sequence: Count
@@ -141,7 +144,7 @@ class PlanSteps(Message):
 
 
 class PlanMemory(Message):
-    """One thing the coordinator must not forget; exactly one of the four is there."""
+    """One piece of the coordinator's state; exactly one of the four is set."""
 
     app: str
     at: Timestamp

@@ -14,7 +14,7 @@ Strategy = Literal["all", "race", "allSettled", "weighted"]
 
 
 class AnsweredTask(Message):
-    """What a plan must answer that stands for one pattern task; written by dispatch alone."""
+    """The pattern task that a plan answers; written by dispatch alone."""
 
     plan_id: Id | None = None
     submitted: Timestamp | None = None
@@ -40,7 +40,7 @@ class Plan(Message):
 
 
 class ResultsAt(Message):
-    """Where the results of a plan's steps lie when they are too many for one record: a topic, and their key there."""
+    """Where the results of a plan's steps are if they are too many for one record: a topic, and their key there."""
 
     topic: str
     key: str

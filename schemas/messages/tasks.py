@@ -33,7 +33,7 @@ ErrorCode = Literal[
 
 
 class TaskMetadata(Message):
-    """What a task may ask for beside its payload; fields of the user's own are kept and echoed on the result."""
+    """How a task is run; fields of the user's own are kept and repeated on the result."""
 
     timeout: DurationMs | None = None
     """One attempt, from the begin of the call to its answer."""
@@ -83,7 +83,7 @@ class Task(Message):
 
 
 class Control(Message):
-    """A request: cancel one task or one plan, or forget the cached answers of one agent (without `agentId`: all)."""
+    """A request: cancel one task or one plan, or clear the cached answers of one agent (without `agentId`: of all)."""
 
     type: Literal["cancel", "cache-clear"]
     task_id: Id | None = None
@@ -99,7 +99,7 @@ class Control(Message):
 
 
 class TaskError(Message):
-    """Why a task has no answer: a code from the closed list, a sentence, and whether sending it again may help."""
+    """Why a task has no answer: a code from the closed list, a message, and whether sending it again may help."""
 
     code: ErrorCode
     message: str
@@ -108,9 +108,9 @@ class TaskError(Message):
 
 
 class Result(Message):
-    """The one terminal answer of a task. `execution_time` in ms, from the begin of the first call to the end.
+    """The one terminal result of a task. `execution_time` in ms, from the begin of the first call to the end.
 
-    `wait_time` in ms, from the timestamp of the task's record to the first call, or to the end if there was no call.
+    `wait_time` in ms, from the timestamp of the task's record to the first call, or to the end without a call.
     """
 
     task_id: Id

@@ -1,9 +1,9 @@
-"""Http tasks: one request to a URL that a task names, if the allow-list lets it, one attempt each.
+"""Http tasks: one request to a URL that a task names, if the allow-list permits it, one attempt each.
 
 In: the built-in agent's registration and a `Call` whose body is an order (`rules/orders.py`). Out: the reply as an
-`Answer`, or one `AgentError` by the table of `http/exchange.py`; `forbidden_target` for a URL, a host or an address that is not
-allowed. It sends no secret of the pipeline's, follows no redirect, undoes no compression, and shows in no error what the
-task's own headers and query hold.
+`Answer`, or one `AgentError` by the table of `http/exchange.py`; `forbidden_target` for a URL, host or address that is
+not allowed. It sends no secret of the pipeline, follows no redirect and undoes no compression. Its errors show nothing
+of the task's own headers and query.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ class HttpTaskTransport:
         lookup: Lookup = system_lookup,
         tls: Callable[[], ssl.SSLContext | None] | None = None,
     ) -> None:
-        """`max_connections`: at least the calls in flight. `lookup`: in place of the system's, for tests.
-
-        `tls`: asked for each request's context: whom to trust. It should hold no certificate of ours: tasks name the hosts.
+        """`max_connections`: at least the calls in flight. `lookup`: replaces the system's, for tests. `tls`: returns
+        each request's context, which should hold no certificate of ours: tasks name the hosts.
         """
         self._allowed = allowed
         self._http = HttpExchange(
@@ -71,7 +70,7 @@ class HttpTaskTransport:
             raise
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """Raises `Unsupported`: the server is not ours and has no health endpoint that we know."""
+        """Raises `Unsupported`: the servers of http tasks have no known health endpoint."""
         raise Unsupported("http tasks have no health check")
 
     async def close(self) -> None:
@@ -113,7 +112,7 @@ def _said(order: Order, body: bytes) -> str:
 
 
 def _hidden(order: Order, body: bytes) -> bytes:
-    """The same body without what the task's headers and query hold: a server may echo them."""
+    """The body without the values of the task's headers and query: a server may echo them."""
     held = [value for _, value in order.headers]
     held += [value.rpartition(" ")[2] for value in held]
     held += [*order.query.values(), *yarl.URL(order.url).query.values()]

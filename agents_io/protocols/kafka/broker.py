@@ -1,4 +1,4 @@
-"""The brokers as calls to agents on topics need them: a port that the worker satisfies with its own connection settings."""
+"""The port to Kafka that calls to agents on topics need; the worker implements it with its connection settings."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from aiokafka.structs import ConsumerRecord
 
 
 class Replies(Protocol):
-    """A reader of the reply topic, committed records alone, from where the topic ends when it starts."""
+    """A reader of the reply topic: committed records only, from the topic's end at its start."""
 
     async def start(self) -> None:
-        """Read. Raises `KafkaError`, `TimeoutError`."""
+        """Start reading. Raises `KafkaError`, `TimeoutError`."""
         ...
 
     async def stop(self) -> None:
-        """Read no more, within a bound."""
+        """Stop reading, within bounded time."""
         ...
 
 
@@ -26,21 +26,23 @@ class Broker(Protocol):
 
     @property
     def reply_topic(self) -> str:
-        """Where agents answer all workers of this app; its name on the broker."""
+        """Full name of the topic on which agents answer all workers of this app."""
         ...
 
     def producer(self, max_request_bytes: int) -> AIOKafkaProducer:
-        """A producer that is not started."""
+        """A new producer, not started."""
         ...
 
     async def stop_producer(self, producer: AIOKafkaProducer) -> None:
-        """Stop one within a bound, also when the brokers are gone."""
+        """Stop a producer within bounded time, also if the brokers are gone."""
         ...
 
     async def ensure_reply_topic(self) -> None:
-        """Make it if it is missing. Raises `Unsupported`: it cannot be made; `InternalError`: no broker answers; `KafkaError`."""
+        """Create the reply topic if it is missing. Raises `Unsupported`: it cannot be created; `InternalError`: no
+        broker answers; `KafkaError`.
+        """
         ...
 
     def replies(self, take: Callable[[ConsumerRecord], None]) -> Replies:
-        """A reader that gives each reply to `take`."""
+        """A reader that calls `take` with each reply."""
         ...

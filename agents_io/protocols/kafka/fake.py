@@ -38,7 +38,7 @@ class FakeKafkaAgent(FakeAgent):
 
     @property
     def endpoint(self) -> str:
-        """As a registration has it."""
+        """The endpoint for its registration."""
         return f"kafka://{self._topic}"
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What protocol `kafka` takes of a registration. Pure."""
+"""Metadata keys of a registration with protocol `kafka`. Pure."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Calls to agents that read a Kafka topic and answer on another, protocol `kafka`.
 
-In: a registration `kafka://TOPIC`. Out: the agent's reply as an `Answer`, or one `AgentError` (`rules/headers.py`). All workers
-of an app share one reply topic. Each reads it from where it ends at the first call, and takes what answers its own requests;
-all else, late replies included, is passed over. A request the broker does not take is a failed connection. No secret goes on a
-topic: such agents have no `auth`.
+In: a registration `kafka://TOPIC`. Out: the agent's reply as an `Answer`, or one `AgentError` (`rules/headers.py`). All
+workers of an app share one reply topic. Each reads it from its end at the first call, takes the replies to its own
+requests and ignores all others, also late ones. A request that the broker does not accept is a failed connection. No
+secret goes on a topic: such agents have no `auth`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class KafkaTransport:
         self._best_effort = BestEffortRequests()
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
-        """One attempt. Raises `AgentError`; cancelling it stops waiting, and tells agents with `metadata.cancelRecords`."""
+        """One attempt. Raises `AgentError`. Cancelling it stops waiting, and informs agents with
+        `metadata.cancelRecords`.
+        """
         if not call.timeout_s > 0:
             raise Expired("no time is left for a call")
         peer = self._agents.get(agent)
@@ -100,7 +102,7 @@ class KafkaTransport:
         return reply_answer(reply.value, reply.headers, peer.reading, self._max_answer_bytes, time.time(), call.attempt)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """The agent's topic is there; only a call shows whether an agent reads it. Raises `AgentError`; `Unsupported`."""
+        """The agent's topic exists; only a call shows whether an agent reads it. Raises `AgentError`; `Unsupported`."""
         topic = self._agents.get(agent).topic
         try:
             async with asyncio.timeout(timeout_s):
@@ -142,7 +144,7 @@ class KafkaTransport:
         return self._producer
 
     async def _open(self, *, replies: bool = True) -> None:
-        """Producer and reader, made by the first call, and the producer again when its own task has ended."""
+        """Create producer and reader at the first call, and the producer again if its own task has ended."""
         reading = self._replies is not None or not replies
         if reading and self._producer is not None and not _ended(self._producer):
             return
@@ -188,7 +190,7 @@ class KafkaTransport:
 
 
 async def _topics(producer: AIOKafkaProducer) -> set[str]:
-    """Every topic the brokers show us; asking so makes none."""
+    """Every topic that the brokers show to this user. Asking creates none."""
     cluster: Any = await producer.client.fetch_all_metadata()
     return set(cluster.topics())
 

@@ -8,7 +8,7 @@ from schemas.messages import SecretRef
 
 
 async def probe(endpoint: str, auth: SecretRef | None) -> Found:
-    """What answers to MCP at the URL. Raises `AgentError`."""
+    """The MCP server at the URL. Raises `AgentError`."""
     transport = McpTransport(max_answer_bytes=MAX_BYTES)
     try:
         tools = tuple(

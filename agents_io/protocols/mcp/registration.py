@@ -1,4 +1,4 @@
-"""What protocol `mcp` takes of a registration. Pure."""
+"""Metadata keys of a registration with protocol `mcp`. Pure."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""One JSON-RPC request to an MCP server and the answer to it, however it comes: as JSON, as an event stream, or piece by piece.
+"""One JSON-RPC request to an MCP server and its answer: as JSON, as an event stream, or piece by piece.
 
-In: a server, a session, the bytes of a request. Out: the response's head and the message that answers. A stream that ends before
-the answer is resumed after its newest event (2025-11-25, SEP-1699), if its events have ids. What the server asks meanwhile is
-answered at once: `ping` with nothing, all else with "cannot do that"; it would wait, and the call with it. It may ask on the
-stream of the answer or, as the official SDK does, on a stream of its own: that one is listened to while a session is used.
+In: a server, a session, the bytes of a request. Out: the response's head and the answering message. A stream that ends
+before the answer is resumed after its newest event (2025-11-25, SEP-1699), if its events have ids.
+
+Requests of the server itself are answered at once, since it may wait for the answer, and the call with it: `ping` with
+an empty result, any other with "cannot do that". They may come on the stream of the answer or, as in the official SDK,
+on a stream of its own, which is read while a session is in use.
 """
 
 from __future__ import annotations
@@ -45,9 +47,9 @@ _JSON_OR_EVENTS = (b"Accept", b"Content-Type")
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """What a server agreed to. `key`: its name for the session, empty if it keeps none.
+    """What client and server agreed on. `key`: the server's id of the session, empty if it keeps none.
 
-    `users`: requests under way in it; `requests`: all there were; `listener`: reads what the server says outside of them.
+    `users`: requests under way; `requests`: all so far; `listener`: reads what the server sends outside of answers.
     """
 
     version: str
@@ -58,11 +60,11 @@ class Session:
 
     @property
     def modern(self) -> bool:
-        """Each request stands for itself."""
+        """Whether each request stands alone, without a handshake."""
         return self.version == tool_calls.MODERN
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """What a request of this session carries."""
+        """Headers of a request of this session."""
         if self.modern:
             return []
         headers = [(b"MCP-Protocol-Version", self.version.encode())]
@@ -151,7 +153,7 @@ class McpStream:
         return await self._resumed(server, session, reader)
 
     async def _resumed(self, server: Server, session: Session, reader: _Reader) -> Reply:
-        """Ask for what came after the newest event until the answer is among it; the call's time bounds it."""
+        """Resume the stream after its newest event until the answer comes; the call's timeout bounds it."""
         failed = 0
         while True:
             await asyncio.sleep(reader.wait_s())
@@ -173,7 +175,9 @@ class McpStream:
                 return response, message, reader.raw
 
     async def listen(self, server: Server, session: Session) -> None:
-        """Read what the server says outside of its answers, while the session is used: there it asks whether we live."""
+        """Read what the server sends outside of answers while the session is in use: it checks there whether the client
+        is alive.
+        """
         if session.modern or not session.key or server.is_mute or len(self._listeners) >= self._max_listeners:
             return
         if session.listener is not None and not session.listener.done():
@@ -229,12 +233,12 @@ def _is_stream(response: httpx.Response) -> bool:
 
 
 class _Reader:
-    """Watches event streams for the answer to one request, so that the end of the stream need not be waited for."""
+    """Watches event streams for the answer to one request. The end of the stream need not be waited for."""
 
     __slots__ = ("_events", "_max_bytes", "_number", "_replies", "_say", "_stream", "last_id", "message", "raw")
 
     def __init__(self, number: int, say: Callable[[bytes], None], max_bytes: int) -> None:
-        """`say`: sends the answer to a request of the server's own. `max_bytes`: the largest event."""
+        """`say`: sends the answer to a request of the server itself. `max_bytes`: the largest event."""
         self._number = number
         self._max_bytes = max_bytes
         self._say = say
@@ -247,19 +251,19 @@ class _Reader:
         """The event that holds the answer."""
 
     def begin(self) -> None:
-        """The next stream of the same answer begins."""
+        """Begin the next stream of the same answer."""
         retry_s = self._events.retry_s
         self._events = EventData()
         self._events.retry_s = retry_s
         self._stream = None
 
     def wait_s(self) -> float:
-        """How long to wait before the stream is asked for again."""
+        """Seconds to wait before the stream is resumed."""
         asked_s = self._events.retry_s
         return RETRY_S if asked_s is None else min(MAX_RETRY_S, max(MIN_RETRY_S, asked_s))
 
     def enough(self, piece: bytes) -> bool:
-        """Whether the answer is there. Raises `BadResponse`, `AnswerTooLarge`."""
+        """Whether the answer has come. Raises `BadResponse`, `AnswerTooLarge`."""
         if self._stream is None:
             # A JSON body begins with a bracket; an event stream never does.
             self._stream = piece.lstrip()[:1] not in (b"{", b"[")
@@ -270,7 +274,7 @@ class _Reader:
         return is_there
 
     def last(self) -> Any:
-        """The answer; perhaps in an event whose end is missing. None if it did not come."""
+        """The answer, also from an event whose end is missing. None if it did not come."""
         if self.message is None:
             self._accept(self._events.end())
         return self.message

@@ -1,11 +1,12 @@
 """Calls to a tool of an MCP server over streamable HTTP, protocol `mcp`.
 
-In: a registration whose endpoint is the server's MCP URL and whose `metadata.tool` names the tool. Out: the tool's result as an
-`Answer`, or one `AgentError` (`rules/tool_calls.py`; statuses as in `http/exchange.py`). A session is opened once per agent and
-kept (at most `MAX_PREPARED`). Whatever ends a request other than with a result puts the session in doubt: the next attempt
-opens another. Where the server says that it does not know the session, and so has run nothing, the same attempt does. A server
-that has no handshake any more (2026-07-28) is called without a session. Cookies are kept: a load balancer may bind a session by
-one.
+In: a registration whose endpoint is the server's MCP URL and whose `metadata.tool` names the tool. Out: the tool's
+result as an `Answer`, or one `AgentError` (`rules/tool_calls.py`; statuses as in `http/exchange.py`).
+
+A session is opened once per agent and kept (at most `MAX_PREPARED`). If a request ends without a result, the next
+attempt opens another session. If the server does not know the session, and so has run nothing, the same attempt opens
+another one. A server without a handshake (2026-07-28) is called without a session. Cookies are kept: a load balancer
+may bind a session by one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _SESSION = b"mcp-session-id"
 
 
 class _SessionGone(Exception):
-    """The server does not know the session, and has run nothing. `error`: what it means where another session does not help."""
+    """The server does not know the session and has run nothing. `error`: what to raise if another session does not
+    help.
+    """
 
     def __init__(self, error: AgentError) -> None:
         super().__init__(error.message)
@@ -73,7 +76,7 @@ class McpTransport:
     async def _in_session(
         self, server: Server, method: str, params: dict[str, Any], call: Call | None, deadline: float
     ) -> tuple[dict[str, Any], bytes]:
-        """The result of one request, in the session that is kept or in a new one. `deadline`: loop time, seconds."""
+        """The result of one request, in the kept session or a new one. `deadline`: loop time, seconds."""
         for _ in range(2):
             was_kept = server.session is not None
             session = await self._open(server)
@@ -109,12 +112,12 @@ class McpTransport:
         raise failure
 
     def _drop(self, server: Server, session: Session) -> None:
-        """Open another session for the next request; those under way in this one go on."""
+        """The next request opens another session; requests under way in this one go on."""
         if server.session is session:
             server.session = None
 
     async def _open(self, server: Server) -> Session:
-        """The session, opened by the first call."""
+        """The session; the first call opens it."""
         if server.session is None:
             async with server.lock:
                 if server.session is None:
@@ -122,7 +125,7 @@ class McpTransport:
         return server.session
 
     async def _handshake(self, server: Server) -> Session:
-        """`initialize`, or the proof that the server has none: then `server/discover`."""
+        """`initialize`, or if the server has no handshake, `server/discover`."""
         self._number += 1
         number = self._number
         body = jsonrpc.request(number, "initialize", tool_calls.initialize_params())
@@ -176,7 +179,7 @@ class McpTransport:
         self._best_effort.say("mcp-cancel", lambda: self._http.raw(server.build(session, body)))
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """The server answers a ping, in a new session if need be, in time. Raises `AgentError`; `Unsupported`."""
+        """The server answers a ping in time, in a new session if necessary. Raises `AgentError`; `Unsupported`."""
         server = self._servers.get(agent)
         tool_calls.ToolCall(server.tool)
         await within(timeout_s, lambda: self._greet(server, timeout_s))
@@ -215,7 +218,7 @@ class McpTransport:
         return await within(timeout_s, ask)
 
     async def close(self) -> None:
-        """Tell the servers that their sessions are over, as far as a moment allows, and release every connection."""
+        """End the sessions at the servers, within a short time, and release every connection."""
         for server in self._servers.all():
             if server.session is not None:
                 self._end(server, server.session)
@@ -229,7 +232,9 @@ class McpTransport:
 
 
 def _says_gone(status: int, error: dict[str, Any] | None, raw: bytes) -> bool:
-    """404 by the specification; servers in use answer 400, 410, or an error of their own about the session."""
+    """Whether a response means that the session is unknown: 404 by the specification; some servers answer 400, 410, or
+    an error about the session.
+    """
     if status in (404, 410):
         return True
     if status == 400:

@@ -12,7 +12,7 @@ from schemas.messages import SecretRef
 
 
 async def probe(endpoint: str, auth: SecretRef | None) -> Found:
-    """What lists models at the URL, or below its `/v1`. Raises `AgentError`."""
+    """The API that lists models at the URL, or below its `/v1`. Raises `AgentError`."""
     peer = Peer(asked_agent(endpoint, "openai", auth))
     async with exchange() as http:
         where = None

@@ -1,4 +1,4 @@
-"""What protocol `openai` takes of a registration. Pure."""
+"""Metadata keys of a registration with protocol `openai`. Pure."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Calls to models behind an OpenAI-compatible API: `POST {endpoint}/chat/completions` or `/responses`, protocol `openai`.
+"""Calls to models behind an OpenAI-compatible API: `POST {endpoint}/chat/completions` or `/responses`, protocol
+`openai`.
 
-In: a registration whose endpoint is the API's base (usually ending in `/v1`) and whose metadata names the model. Out: the
-model's answer as JSON with value and confidence, tokens in its metadata, or one `AgentError` (`rules/chat.py`; statuses as in
-`http/exchange.py`). A server that refuses the default `response_format` is asked by a simpler one from then on; one that
-refuses to answer but by a stream is asked for that. It offers no tools, and keeps no conversation.
+In: a registration whose endpoint is the API's base (usually ending in `/v1`) and whose metadata names the model. Out:
+the model's answer as JSON with value and confidence, with the tokens used in its metadata, or one `AgentError`
+(`rules/chat.py`; statuses as in `http/exchange.py`). If a server refuses the default `response_format`, a simpler one
+is used from then on; if it only streams, a stream is requested. No tools are offered and no conversation is kept.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class OpenAiTransport:
         self._models = PerAgent(_Model)
 
     async def call(self, agent: AgentRegistration, call: Call) -> Answer:
-        """One attempt. Raises `AgentError`; cancelling it closes the connection, upon which servers stop generating."""
+        """One attempt. Raises `AgentError`. Cancelling it closes the connection, which makes servers stop
+        generating.
+        """
         return await within(call.timeout_s, lambda: self._attempt(agent, call))
 
     async def _attempt(self, agent: AgentRegistration, call: Call) -> Answer:
@@ -95,7 +98,9 @@ class OpenAiTransport:
         raise error or status_error(response, said(model, body), body, model, call)
 
     async def check_health(self, agent: AgentRegistration, timeout_s: float) -> None:
-        """`GET {endpoint}/models` says 2xx in time. Raises `AgentError`; `Unsupported` on a registration that cannot work."""
+        """`GET {endpoint}/models` answers 2xx in time. Raises `AgentError`; `Unsupported`: the registration cannot
+        work.
+        """
         model = self._models.get(agent)
         await self._http.check_health(model, model.get(model.models), model.get(model.completions), timeout_s)
 
@@ -104,7 +109,7 @@ class OpenAiTransport:
 
 
 def _answer(config: ChatConfig, reading: Reading, body: bytes, stream: AnswerStream | None) -> Answer:
-    """The answer in a 2xx: in the stream it came in, or in the body."""
+    """The answer in a 2xx: from the stream or from the body."""
     if stream is not None:
         return answer_in(stream.whole(), config.form, reading, config.api)
     return chat_answer(body, config.form, reading, config.api)

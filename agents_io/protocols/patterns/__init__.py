@@ -1,1 +1,1 @@
-"""Tasks of type `pattern`: run by whoever has the pattern."""
+"""Tasks of type `pattern`, and the executors that run them."""

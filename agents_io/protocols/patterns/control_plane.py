@@ -24,7 +24,7 @@ from schemas.messages import AgentRegistration, SecretRef
 
 
 class ControlPlane:
-    """A `PatternExecutor`. `auth`: a reference to the bearer token it wants, if any."""
+    """A `PatternExecutor`. `auth`: a reference to its bearer token, if it needs one."""
 
     def __init__(
         self,
@@ -34,14 +34,14 @@ class ControlPlane:
         transport: httpx.AsyncBaseTransport | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
-        """`transport`: in place of a connection pool of its own. Raises `Unsupported` for what is no URL."""
+        """`transport`: replaces its connection pool. Raises `Unsupported` if the URL is invalid."""
         self._peer = Peer(AgentRegistration(id="control-plane", endpoint=url, protocol="http", auth=auth))
         self._http = HttpExchange(transport, max_answer_bytes=max_answer_bytes)
 
     async def execute(
         self, pattern_name: str, input: Any, *, timeout: int, execution_id: str, parent_task_id: str
     ) -> PatternExecution:
-        """One execution; the caller's own timeout covers it. Raises `AgentError`."""
+        """Execute once; the caller's timeout covers it. Raises `AgentError`."""
         options = {"timeout": timeout, "executionId": execution_id, "parentTaskId": parent_task_id}
         body = dumps({"input": input, "options": options})
         path = f"api/patterns/{quote(pattern_name, safe='')}/execute"

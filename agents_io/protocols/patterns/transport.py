@@ -20,7 +20,7 @@ from schemas.messages import AgentRegistration
 
 @dataclass(frozen=True, slots=True)
 class PatternExecution:
-    """How an execution ended. `execution_time` in ms; `confidence` in [0, 1] or None when there is none to tell."""
+    """How an execution ended. `execution_time` in ms; `confidence` in [0, 1], None if unknown."""
 
     id: str
     pattern_name: str
@@ -32,18 +32,18 @@ class PatternExecution:
 
 
 class UnknownPattern(ClientError):
-    """This executor knows no pattern of that name; another one may."""
+    """This executor has no pattern of that name; another one may."""
 
 
 class PatternExecutor(Protocol):
-    """Who can execute patterns."""
+    """Executes patterns."""
 
     async def execute(
         self, pattern_name: str, input: Any, *, timeout: int, execution_id: str, parent_task_id: str
     ) -> PatternExecution:
-        """Execute a pattern within `timeout` milliseconds. The same `execution_id` is the same execution, asked for again.
+        """Execute a pattern within `timeout` milliseconds. A repeated `execution_id` means the same execution.
 
-        Raises `AgentError`, `UnknownPattern` among them; a cancelled call stops what it began as far as it can.
+        Raises `AgentError`, such as `UnknownPattern`. A cancelled call stops what it began as far as possible.
         """
         ...
 

@@ -1,1 +1,1 @@
-"""What goes over the wire, and what came back. Pure."""
+"""Requests to agents on Kafka, and their replies. Pure."""

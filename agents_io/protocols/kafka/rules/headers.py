@@ -50,7 +50,7 @@ def topic_of(endpoint: str) -> str:
 
 
 def request_headers(call: Call, correlation: bytes, reply_topic: str) -> list[tuple[str, bytes]]:
-    """What goes with the payload."""
+    """The headers of a request."""
     headers = [(name, correlation) for name in CORRELATION]
     headers += [(name, reply_topic.encode()) for name in REPLY_TOPIC]
     headers.append(("idempotency-key", call.idempotency_key.encode()))
@@ -59,12 +59,12 @@ def request_headers(call: Call, correlation: bytes, reply_topic: str) -> list[tu
 
 
 def cancel_headers(correlation: bytes) -> list[tuple[str, bytes]]:
-    """Headers of the record that takes a request back."""
+    """The headers of a record that cancels a request."""
     return [*((name, correlation) for name in CORRELATION), ("cancel", b"1")]
 
 
 def correlation_of(headers: Headers) -> bytes | None:
-    """Which request a reply answers, None if it does not say.
+    """The correlation id of the request that a reply answers; None without one.
 
     >>> correlation_of([("kafka_correlationId", b"w:1")])
     b'w:1'
@@ -98,7 +98,7 @@ def reply_answer(
 
 
 def _unquoted(text: bytes) -> bytes:
-    """Spring writes a header that is a string as JSON."""
+    """The header's text without quotes: Spring writes a string as JSON."""
     return text.strip(b'" ')
 
 

@@ -1,1 +1,1 @@
-"""What goes over the wire, and what came back. Pure."""
+"""MCP's messages for one tool call. Pure."""

@@ -38,7 +38,7 @@ _SESSION_WORDS = re.compile(r"session|not initialized|uninitialized", re.IGNOREC
 
 
 class ToolCall:
-    """Which tool an agent stands for, and how its arguments are made of a payload. Raises `Unsupported`.
+    """The tool that an agent stands for, and how its arguments are made of a payload. Raises `Unsupported`.
 
     >>> ToolCall({"tool": "add"}).arguments({"a": 1})
     {'a': 1}
@@ -60,7 +60,9 @@ class ToolCall:
         self.path: Path | None = None if path is None else compile_path("argumentsPath", path)
 
     def arguments(self, payload: Any) -> dict[str, Any]:
-        """The arguments: the payload, or what `metadata.argumentsPath` selects of it; what is no object becomes `input`."""
+        """The payload, or the part that `metadata.argumentsPath` selects; a value that is not an object becomes
+        `input`.
+        """
         if self.path is not None:
             try:
                 payload = search(self.path, payload, "argumentsPath")
@@ -73,12 +75,12 @@ class ToolCall:
 
 
 def initialize_params() -> dict[str, Any]:
-    """Parameters of `initialize`: the newest version with a handshake, and that we can do nothing for the server."""
+    """Parameters of `initialize`: the newest version with a handshake, and no capabilities of the client."""
     return {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": CLIENT}
 
 
 def negotiated(result: dict[str, Any]) -> str:
-    """The version a server chose. Raises `Unsupported` when we do not speak it."""
+    """The version that the server chose. Raises `Unsupported` if we do not support it."""
     version = result.get("protocolVersion")
     if version not in LEGACY:
         raise Unsupported(f"the agent speaks MCP {excerpt(str(version).encode())}, not {', '.join((MODERN, *LEGACY))}")
@@ -86,13 +88,13 @@ def negotiated(result: dict[str, Any]) -> str:
 
 
 def modern_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Parameters that say for themselves who asks, as versions without a session want it."""
+    """Parameters that name version and client in each request, for versions without a session."""
     about = {"protocolVersion": MODERN, "clientInfo": CLIENT, "clientCapabilities": {}}
     return params | {"_meta": {f"io.modelcontextprotocol/{name}": value for name, value in about.items()}}
 
 
 def modern_headers(method: str, name: str | None = None) -> list[tuple[bytes, bytes]]:
-    """Headers that mirror the body, as versions without a session want it.
+    """Headers that repeat parts of the body, for versions without a session.
 
     >>> modern_headers("tools/call", "wetter für alle")[-1]
     (b'Mcp-Name', b'=?base64?d2V0dGVyIGbDvHIgYWxsZQ==?=')
@@ -102,7 +104,7 @@ def modern_headers(method: str, name: str | None = None) -> list[tuple[bytes, by
 
 
 def header_value(text: str) -> bytes:
-    """A value as a header can carry it: as it is, or in base64 between marks."""
+    """A value as a header can carry it: unchanged, or in base64 between marks."""
     plain = text.isascii() and text.isprintable() and text == text.strip()
     if plain and not (text.startswith("=?base64?") and text.endswith("?=")):
         return text.encode("ascii")
@@ -110,7 +112,7 @@ def header_value(text: str) -> bytes:
 
 
 def speaks_modern(error: dict[str, Any] | None) -> bool:
-    """Whether an error in answer to `initialize` may come from a server that has no handshake any more."""
+    """Whether an error in answer to `initialize` may come from a server without a handshake."""
     if error is None:
         return False
     data = error.get("data")
@@ -121,7 +123,7 @@ def speaks_modern(error: dict[str, Any] | None) -> bool:
 
 
 def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
-    """The answer in the result of `tools/call`. Paths of the registration look into the whole result.
+    """The answer in the result of `tools/call`. Paths of the registration select from the whole result.
 
     Raises `ServerError`, `Refused`, `BadResponse`.
 
@@ -147,7 +149,7 @@ def tool_answer(result: dict[str, Any], reading: Reading) -> Answer:
 
 
 def _beside(result: dict[str, Any]) -> dict[str, Any]:
-    """What `_meta` says beside the confidence and how the result is wrapped."""
+    """The members of `_meta`, without the confidence and the mark of a wrapped result."""
     meta = result.get("_meta")
     if not isinstance(meta, dict):
         return {}
@@ -167,7 +169,7 @@ def _stated_confidence(result: dict[str, Any]) -> Any:
 
 
 def _said(result: dict[str, Any], blocks: list[dict[str, Any]], texts: list[str]) -> Any:
-    """Structured content; else text, as JSON if it is JSON; else the blocks as they came."""
+    """Structured content; else text, parsed if it is JSON; else the blocks as they came."""
     if "structuredContent" in result and result["structuredContent"] is not None:
         said = _unwrapped(result["structuredContent"], result.get("_meta"), texts)
         return content_of(said) if isinstance(said, str) else said
@@ -185,10 +187,10 @@ _WRAPPED = ("x-fastmcp-wrap-result", "fastmcp")
 
 
 def _unwrapped(structured: Any, meta: Any, texts: list[str]) -> Any:
-    """What a tool returned that the SDK had to put into an object: `{"result": ...}`.
+    """A tool's result without the object `{"result": ...}` that an SDK put around it.
 
-    FastMCP marks that in `_meta`, the official SDK does not. Unmarked it is distinguished from a tool's own object by the
-    text beside it, which repeats what the tool returned.
+    FastMCP marks such an object in `_meta`, the official SDK does not. An unmarked one is recognised by the text beside
+    it, which repeats what the tool returned.
     """
     if not isinstance(structured, dict) or structured.keys() != {"result"}:
         return structured
@@ -203,12 +205,12 @@ def _unwrapped(structured: Any, meta: Any, texts: list[str]) -> Any:
 
 
 def names_session(raw: bytes) -> bool:
-    """Whether the words of an answer are about the session."""
+    """Whether an error text is about the session."""
     return _SESSION_WORDS.search(raw[:500].decode("utf-8", "replace")) is not None
 
 
 def is_about_session(error: dict[str, Any] | None) -> bool:
-    """Whether an error says that the server does not know the session; it has run nothing then.
+    """Whether an error says that the server does not know the session; the server has then run nothing.
 
     >>> is_about_session({"code": -32000, "message": "Bad Request: No valid session ID provided"})
     True

@@ -1,1 +1,1 @@
-"""What goes over the wire, and what came back. Pure."""
+"""Requests to models, and their answers. Pure."""

@@ -91,7 +91,8 @@ def token_confidence(choice: dict[str, Any]) -> float:
 
 
 def chat_answer(body: bytes, form: str, reading: Reading, api: str = "chat") -> Answer:
-    """The answer in a 2xx body. Raises `AgentError`: what an error within it means, `Refused`, `AnswerTooLarge`, `BadResponse`.
+    """The answer in a 2xx body. Raises `AgentError`: the error within the body, `Refused`, `AnswerTooLarge`,
+    `BadResponse`.
 
     >>> said = b'{"choices":[{"finish_reason":"stop","message":{"content":"{\\\\"value\\\\":1,\\\\"confidence\\\\":1}"}}]}'
     >>> chat_answer(said, "json_schema", Reading()).value
@@ -101,7 +102,7 @@ def chat_answer(body: bytes, form: str, reading: Reading, api: str = "chat") -> 
 
 
 def answer_in(data: Any, form: str, reading: Reading, api: str = "chat", body: bytes = b"") -> Answer:
-    """As `chat_answer`, of JSON that was read already. `body`: for the reason of an error."""
+    """As `chat_answer`, for parsed JSON. `body`: quoted in an error."""
     check_error(data)
     if api == "responses":
         data = responses.as_completion(data, body)
@@ -122,7 +123,7 @@ def answer_in(data: Any, form: str, reading: Reading, api: str = "chat", body: b
 
 
 def _check_end(message: dict[str, Any], why: Any) -> None:
-    """Why the model stopped, in each server's spelling."""
+    """Check why the model stopped, in each server's spelling."""
     if message.get("refusal"):
         raise Refused(f"the model refused: {excerpt(str(message['refusal']).encode('utf-8', 'replace'))}")
     end = why.lower().replace("-", "_") if isinstance(why, str) else ""
@@ -170,7 +171,7 @@ def _text(content: Any) -> str:
 
 
 def _plain_object(found: Any) -> Any:
-    """Models put the object into a list or into another one, or write its names with capitals."""
+    """The object itself: models put it into a list or another object, or capitalise its names."""
     if isinstance(found, list) and len(found) == 1:
         found = found[0]
     if isinstance(found, dict) and len(found) == 1 and isinstance(inner := next(iter(found.values())), dict):
@@ -185,14 +186,16 @@ def _plain_object(found: Any) -> Any:
 
 
 def _without_comments(body: bytes) -> bytes:
-    """A gateway that keeps a connection open with comments of an event stream sends them before the JSON too."""
+    """The body without leading comments of an event stream: a gateway keeps a connection open with them, also before
+    JSON.
+    """
     if body.lstrip()[:1] != b":":
         return body
     return b"\n".join(line for line in body.split(b"\n") if not line.startswith(b":"))
 
 
 def check_error(data: Any) -> None:
-    """Raises what the error object in a 2xx means; nothing without one."""
+    """Raises the error that an error object in a 2xx means; returns without one."""
     error = data.get("error") if isinstance(data, dict) else None
     if not error:
         return
@@ -214,7 +217,7 @@ def check_error(data: Any) -> None:
 
 
 def _about(data: dict[str, Any], message: dict[str, Any], why: Any) -> dict[str, Any]:
-    """Model, tokens, thoughts and why it stopped, for the result's metadata."""
+    """Model, tokens, thoughts and stop reason, for the result's metadata."""
     about: dict[str, Any] = {}
     if isinstance(data.get("model"), str):
         about["model"] = data["model"][:256]
@@ -235,7 +238,7 @@ def _about(data: dict[str, Any], message: dict[str, Any], why: Any) -> dict[str,
 
 
 def spent(status: int, body: bytes) -> AgentError | None:
-    """A 402, 403 or 429 that no waiting mends: the account has no money left."""
+    """Whether a 402, 403 or 429 means that the account has no money left: waiting does not help."""
     try:
         data = loads(body)
     except ValueError:
@@ -246,7 +249,7 @@ def spent(status: int, body: bytes) -> AgentError | None:
 
 
 def refuses_form(status: int, body: bytes) -> bool:
-    """Whether a server that was asked for JSON by `response_format` refuses just that.
+    """Whether the server refuses the `response_format` of the request.
 
     >>> refuses_form(400, b'{"error":"This response_format type is unavailable now"}'), refuses_form(400, b"no")
     (True, False)
@@ -263,7 +266,7 @@ def refuses_form(status: int, body: bytes) -> bool:
 
 
 def wants_stream(status: int, body: bytes) -> bool:
-    """Whether a server refuses to answer at once, and would stream the answer.
+    """Whether the server refuses an answer at once and would stream it.
 
     >>> wants_stream(400, b'{"error":"This model only support stream mode"}'), wants_stream(400, b"bad stream")
     (True, False)

@@ -1,7 +1,7 @@
-"""A streamed answer of a model, put together: chunks of a chat completion, or the events of a response. Pure.
+"""A model's streamed answer, put together: chunks of a chat completion, or the events of a response. Pure.
 
-In: pieces of the event stream, cut anywhere. Out: the same object that the server would have sent at once. Bounded by the size of
-what is put together, not of the stream: a chunk repeats some hundred bytes for each word.
+In: pieces of the event stream, cut anywhere. Out: the object that the server would have sent without a stream. The size
+of that object is bounded, not that of the stream: a chunk repeats some hundred bytes for each word.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ROW_BYTES = 8
 
 
 class AnswerStream:
-    """`feed` pieces until it has enough; then `whole`.
+    """`feed` it pieces until the answer is complete; then take `whole`.
 
     >>> stream = AnswerStream(1000)
     >>> stream.feed(b'data: {"choices":[{"delta":{"content":"4"}}]}\\n\\n')
@@ -48,7 +48,7 @@ class AnswerStream:
         return self._is_done
 
     def whole(self) -> dict[str, Any]:
-        """The answer as it would have come at once. Raises `BadResponse`: the stream ended before it did."""
+        """The answer as an unstreamed object. Raises `BadResponse`: the stream ended before it did."""
         if not self._is_done:
             self._take(self._events.end())
         if self._ready is not None:

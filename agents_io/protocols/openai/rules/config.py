@@ -1,6 +1,6 @@
-"""How a model behind an OpenAI-compatible API is asked, as its registration says. Pure.
+"""How a model behind an OpenAI-compatible API is asked, from its registration. Pure.
 
-In: a registration's metadata. Out: the request without what the task adds, or `Unsupported` that names what does not fit.
+In: a registration's metadata. Out: the request without the task's parts, or `Unsupported` that names the invalid key.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class ChatConfig:
     """Whether the registration says that: then the other way is not tried."""
 
     def simpler(self) -> ChatConfig | None:
-        """The same with the next form down, for a server that refuses this one; None: there is none to try."""
+        """The same with the next simpler form of answer, for a server that refuses this one; None: there is none
+        left.
+        """
         if self.chosen or self.form not in ("json_schema", "json_object"):
             return None
         rest = {name: value for name, value in self.template.items() if name != "response_format"}

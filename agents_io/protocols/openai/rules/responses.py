@@ -1,8 +1,9 @@
-"""OpenAI's Responses API (`POST /v1/responses`), as far as it serves one question and one answer: as data. Pure.
+"""OpenAI's Responses API (`POST /v1/responses`), as far as one question and one answer need it. Pure.
 
-In: how a model is asked and a payload; the response object. Out: a request body; the same answer as a chat completion, which
-`chat.py` reads. Source: the public reference of the Responses API (fields `instructions`, `input`, `text.format`, `status`,
-`incomplete_details`, `output[]`, `usage`). Nothing is stored at the server unless the registration says so; no tools are offered.
+In: how a model is asked and a payload; the response object. Out: a request body; the answer as a chat completion, which
+`chat.py` reads. Source: the public reference of the Responses API (fields `instructions`, `input`, `text.format`,
+`status`, `incomplete_details`, `output[]`, `usage`). The server stores nothing unless the registration asks for it; no
+tools are offered.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def request_body(template: dict[str, Any], system: str, text: str, *, logprobs: 
 
 
 def as_completion(data: Any, body: bytes) -> dict[str, Any]:
-    """The response as a chat completion with one choice. Raises `BadResponse`. `body`: for the reason."""
+    """The response as a chat completion with one choice. Raises `BadResponse`. `body`: quoted in the error."""
     output = data.get("output") if isinstance(data, dict) else None
     if not isinstance(output, list):
         raise BadResponse(f"the answer has no output: {excerpt(body)}")
