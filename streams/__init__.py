@@ -1,6 +1,6 @@
-"""The pipeline: rules that decide, an engine that commits, processors that carry, a worker that puts them together.
+"""The pipeline: rules that decide, an engine that commits, roles that process topics, and the worker that runs them.
 
-For users: `from streams import Client` and the names beside it, loaded when they are asked for; `streams.sync` blocks instead.
+Users import `Client` and the names beside it from here; they are loaded on first use. `streams.sync` blocks instead.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def error_answer(status: int, why: str) -> web.Response:
 
 
 def handed_on(status: int, body: bytes) -> web.Response:
-    """An answer of another process, as it was written there."""
+    """The response of another process, unchanged."""
     answer = web.Response(status=status, body=body, content_type="application/json")
     if status == 503:
         answer.headers["Retry-After"] = str(RETRY_AFTER_S)

@@ -1,8 +1,8 @@
 """The meaning of a status, of HTTP or in a header of a Kafka record. Pure.
 
-    500-599         http_5xx (502, 503, 504: as long as asked)  408         timeout         other 4xx    http_4xx
-    425, 429, 529   rate_limited (as long as it asks to wait)   3xx         bad_response
-    409, 423        http_4xx; tried again when an earlier attempt of the same Idempotency-Key may still be under way
+500-599         http_5xx (502, 503, 504: as long as asked)  408         timeout         other 4xx    http_4xx
+425, 429, 529   rate_limited (as long as it asks to wait)   3xx         bad_response
+409, 423        http_4xx; tried again when an earlier attempt of the same Idempotency-Key may still be under way
 """
 
 from __future__ import annotations

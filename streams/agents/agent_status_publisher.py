@@ -1,11 +1,11 @@
-"""Publishes the status of the agents that this worker's partitions own: on `standings` for the balancers, and events about their
-health.
+"""Publishes the status of the agents that this worker's partitions own: on `standings` for the balancers, and events
+about their health.
 
-In: the callers of the open partitions, looked at every second; what health checks say; whether agents that dial in are
-there. Out: records of `standings` when something turned, and at most every second when load, times or confidence moved;
-`agent:healthy` and `agent:unhealthy` exactly at the change, also when the partition moved meanwhile (the last published
-status is read from the topic). Of several things against an agent at once only the first is news, and then the end of the
-last. Best effort, outside transactions: it changes nothing.
+In: the callers of the open partitions, checked every second; results of health checks; which agents are dialled in.
+Out: records on `standings`, at once when an agent becomes available or unavailable, at most every second when load,
+times or confidence change; `agent:healthy` and `agent:unhealthy` exactly at the change, also when the partition moved
+meanwhile (the last published status is read from the topic). While an agent has several problems, only the first is
+reported, and then the end of the last. Best effort, outside transactions: it changes nothing.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class AgentStatusPublisher:
 
     @property
     def published(self) -> Mapping[str, AgentStanding]:
-        """The last published status of each agent of the open partitions that did something or is watched."""
+        """The last published status of each agent of the open partitions that was called or is checked."""
         return self._published
 
     async def run(self) -> None:
@@ -79,7 +79,7 @@ class AgentStatusPublisher:
             self.publish_changes()
 
     def publish_changes(self) -> None:
-        """Publish the statuses that changed, and forget agents that live elsewhere now."""
+        """Publish the statuses that changed, and forget agents whose partition has moved."""
         present = self._checks.keys() | self._dialled().keys()
         hedges = 0
         for callers in self._callers():
@@ -104,7 +104,7 @@ class AgentStatusPublisher:
             self._ended.pop(agent_id, None)
 
     def _follow_connections(self) -> None:
-        """Agents that connected or went away while the partition was elsewhere."""
+        """Note agents that connected or disconnected while the partition was elsewhere."""
         dialled = self._dialled()
         if dialled is self._known_dialled:
             return
@@ -118,7 +118,7 @@ class AgentStatusPublisher:
         return next((callers[agent_id] for callers in self._callers() if agent_id in callers), None)
 
     def tell(self, agent_id: str, caller: Caller[Any] | None) -> None:
-        """Publish the agent's status if it changed. `caller`: None if it was not called yet."""
+        """Publish the agent's status if it changed. `caller`: None if it has not been called yet."""
         last = self._published.get(agent_id) or self._agent_statuses.get(agent_id)
         agent_status = self._agent_status(agent_id, caller, last)
         if agent_id in self._published and last is not None and not _changed(last, agent_status):
@@ -133,10 +133,10 @@ class AgentStatusPublisher:
             self._emit(Output("standings", agent_id.encode(), pack(wire)))
 
     def checked(self, agent_id: str, caller: Caller[Any] | None, well: bool | None) -> None:
-        """A health check of an agent ended. `well`: None if it did not answer in time.
+        """A health check ended. `well`: None if the agent did not answer in time.
 
-        An agent that handles one request at a time answers none while it is called. So three cases without an answer:
-        1 it has answered a call lately: it is well; 2 a call is under way: that will tell; 3 neither: it is not well.
+        An agent that handles one request at a time answers no check while it is called. Three cases without an answer:
+        1 it answered a call recently: healthy. 2 a call is under way: wait for its outcome. 3 neither: unhealthy.
         """
         if well is None and caller is not None:
             if self._loop.time() - caller.stats.answered_at <= self._lately_s:
@@ -154,7 +154,7 @@ class AgentStatusPublisher:
             self.tell(agent_id, caller)
 
     def on_not_checked(self, agent_id: str) -> None:
-        """The agent lives elsewhere, is gone, or has no health check."""
+        """The agent is no longer checked: its partition moved, it is gone, or it has no health check."""
         self._checks.pop(agent_id, None)
 
     def gone(self, agent_id: str) -> None:

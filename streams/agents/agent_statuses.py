@@ -1,8 +1,9 @@
-"""The status of every agent, as its owner published it: the compacted topic `standings`, read whole at start and followed live.
+"""The status of every agent, as its owner published it: the compacted topic `standings`, read whole at start and
+followed live.
 
-In: `AgentStanding` records. Out: look-ups, and a call when an agent can be chosen again. A worker hears of its own agents the
-same way, so that there is one order. What it holds may be a second old or belong to a worker that died: it is for choosing
-only, no limit depends on it. It never writes.
+In: `AgentStanding` records. Out: look-ups, and a call when an agent becomes available. A worker learns of its own
+agents in the same way, so there is one order. A status may be a second old or from a worker that crashed: it serves the
+choice among agents, and no limit depends on it. It never writes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ log = structlog.get_logger(__name__)
 
 
 class AgentStatuses:
-    """The newest standing of each agent. `turns` counts the changes that make an agent come or go at once."""
+    """The newest status of each agent. `turns` counts the changes that make an agent available or unavailable at
+    once.
+    """
 
     def __init__(self) -> None:
         self.turns = 0
@@ -27,7 +30,7 @@ class AgentStatuses:
         self._listeners: list[Callable[[str], None]] = []
 
     def get(self, agent_id: str) -> AgentStanding | None:
-        """What is known of an agent, or None."""
+        """The agent's status, or None."""
         return self._agent_statuses.get(agent_id)
 
     def on_available(self, listener: Callable[[str], None]) -> None:
@@ -35,7 +38,7 @@ class AgentStatuses:
         self._listeners.append(listener)
 
     def apply(self, record: ConsumerRecord) -> None:
-        """One record of the topic; a null value forgets the agent."""
+        """Apply one record of the topic; a null value removes the agent."""
         if record.value is None:
             key = (record.key or b"").decode("utf-8", "replace")
             if self._agent_statuses.pop(key, None) is not None:
@@ -47,7 +50,7 @@ class AgentStatuses:
             log.warning("agent status ignored", offset=record.offset, reason=rejected.reason)
 
     def note(self, agent_status: AgentStanding) -> None:
-        """Take in the present status of an agent."""
+        """Set the present status of an agent."""
         before = self._agent_statuses.get(agent_status.agent_id)
         self._agent_statuses[agent_status.agent_id] = agent_status
         was, now = _turn(before), _turn(agent_status)

@@ -1,6 +1,7 @@
-"""What each agent's confidence is worth: the compacted topic `calibrations`, read whole at start and followed live.
+"""Calibrations of agents' confidence: the compacted topic `calibrations`, read whole at start and followed live.
 
-In: what the statistics publish. Out: a calibrated confidence for a stated one, None while too little is known. It never writes.
+In: records of the statistics. Out: a calibrated confidence for a stated one, None while too little is known. It never
+writes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class CalibrationTable:
         self._follower = Follower(options, full_name("calibrations", prefix), self.apply)
 
     def of(self, agent_id: str, confidence: float) -> float | None:
-        """What this agent's confidence is worth; None: not known."""
+        """The calibrated confidence for one that this agent stated; None: unknown."""
         table = self._tables.get(agent_id)
         return None if table is None else calibrated(table, confidence)
 
@@ -37,7 +38,7 @@ class CalibrationTable:
 
     @property
     def problem(self) -> str | None:
-        """Why the topic cannot be read at present; None while it is read."""
+        """Why the topic cannot be read now; None while it is read."""
         return self._follower.problem
 
     async def stop(self) -> None:

@@ -1,9 +1,9 @@
-"""Requests about running work: the topic `controls`, read whole at start (it is kept for an hour) and followed live.
+"""Control requests: the topic `controls`, read whole at start (it is kept for an hour) and followed live.
 
-In: `Control` records. Out: `cancelled(task_id, submitted_ms)` for tasks that are taken later, and a call for each request as it
-comes; the same for plans. A request concerns what was submitted before it, however long that waits, and for an hour after it:
-both may come in any order. An id that is used again later is another task. Bounded: the newest `MAX_KEPT` ids of each. It never
-writes.
+In: `Control` records. Out: `cancelled(task_id, submitted_ms)` for tasks that are read later, and a call for each
+request as it comes; the same for plans. A request applies to what was submitted before it, however long that waits, and
+for an hour after it: both may come in any order. An id used again later is another task. Bounded: the newest `MAX_KEPT`
+ids of each. It never writes.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ class ControlTable:
         on_plan: Callable[[str], None] | None = None,
         on_rejected: Callable[[ConsumerRecord, Rejected], None] = lambda record, rejected: None,
     ) -> None:
-        """`on_clear(agent_id)`: cached answers are to be forgotten, those of one agent or (None) all.
-
-        `on_rejected`: is called for each invalid record that comes after the start.
+        """`on_clear(agent_id)`: clear cached answers, of one agent or (None) of all. `on_rejected`: called for each
+        invalid record that comes after the start.
         """
         self._on_rejected = on_rejected
         self._loaded = False
@@ -60,19 +59,19 @@ class ControlTable:
         self._follower = Follower(options, full_name("controls", prefix), self._apply)
 
     def cancelled(self, task_id: str, submitted_ms: int) -> str | None:
-        """Why a task that was submitted then (epoch ms) is to be cancelled, in a sentence; None if it is not to be."""
+        """Why a task submitted then (epoch ms) is cancelled, in a sentence; None if it is not."""
         return _sentence("task", self._task_requests.get(task_id), submitted_ms)
 
     def plan_cancelled(self, plan_id: str, submitted_ms: int) -> str | None:
-        """Why a plan that was submitted then is to be cancelled, in a sentence; None if it is not to be."""
+        """Why a plan submitted then (epoch ms) is cancelled, in a sentence; None if it is not."""
         return _sentence("plan", self._plan_requests.get(plan_id), submitted_ms)
 
     def task_ids(self) -> list[str]:
-        """The tasks to cancel, as far as they are kept."""
+        """The ids of cancelled tasks that are kept."""
         return list(self._task_requests)
 
     def cleared(self, agent_id: str) -> int:
-        """When the last request to clear this agent's cached answers was made, epoch ms; 0: never."""
+        """Epoch ms of the last request to clear this agent's cached answers; 0: none."""
         return max(self._clears.get(agent_id, 0), self._clears.get(None, 0))
 
     async def start(self) -> None:

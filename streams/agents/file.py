@@ -1,9 +1,9 @@
-"""Agents from a file, `agents_file`: registered when the worker starts, and again whenever the file changes.
+"""Agents from the file `agents_file`: registered when the worker starts, and again whenever the file changes.
 
-In: the file's path, the table of agents. Out: registrations and removals on the topic `agents`, only those that are missing
-(`rules/agents/agents_file_diff.py`), so that any number of workers of an app may have the same file. A change is taken once the
-file has been the same for two looks, a second apart. A file that is missing or broken then changes nothing, and is reported
-once. Between changes of the file the registry may be changed by others: the file does not insist.
+In: the file's path, the table of agents. Out: registrations and removals on the topic `agents`, only those that differ
+(`rules/agents/agents_file_diff.py`), so any number of workers of an app may use the same file. A change is applied once
+the file has been the same in two checks, a second apart. A missing or invalid file changes nothing and is logged once.
+Between changes of the file, other registrations of its agents are left alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 class AgentsFile:
-    """One file and what it has done."""
+    """One file, and the agents registered from it."""
 
     def __init__(self, *, path: Path, app_id: str, table: AgentTable, writer: RegistrationWriter) -> None:
         self._writer = writer
@@ -50,7 +50,7 @@ class AgentsFile:
         self._settled = _digest(content)
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Check the file again and again, until cancelled."""
         before = b""
         while True:
             await asyncio.sleep(LOOK_S)
@@ -60,7 +60,7 @@ class AgentsFile:
                 log.warning("agents_file could not be applied; trying again", file=str(self._path), error=repr(error))
 
     async def check(self, before: bytes) -> bytes:
-        """One look; `before`: what the last one gave. Takes a change that both saw."""
+        """Check the file once. `before`: what the last check returned. Applies a change that both saw."""
         try:
             status = os.stat(self._path)
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -112,7 +112,7 @@ class AgentsFile:
 
 @asynccontextmanager
 async def following(settings: Settings, table: AgentTable, writer: RegistrationWriter) -> AsyncIterator[None]:
-    """The file of the settings, if they name one, for as long as the block lasts. Raises `SettingsError` at its start."""
+    """Follow the settings' file, if any, within the block. Raises `SettingsError` at its start."""
     if settings.agents_file is None:
         yield
         return

@@ -1,8 +1,8 @@
-"""Asks agents how they are, those that live in this worker's partitions and no others.
+"""Checks the health of the agents in this worker's partitions.
 
-In: the agents that live here, a transport. Out: what each said, reported to the status publisher. One loop and a bounded number
-of checks at once, whatever the number of agents; jitter spreads them. An agent that cannot be asked is left alone until it is
-registered anew. It decides nothing.
+In: these agents, a transport. Out: each result, reported to the status publisher. One loop and a bounded number of
+checks at once, for any number of agents; jitter spreads them. An agent without a health check is left alone until it is
+registered again. It decides nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ JITTER = 0.2
 
 
 class HealthChecks:
-    """`agents`: those that live here now, by id, another mapping whenever that changed.
+    """`agents`: the agents of this worker's partitions by id, a new mapping whenever they change.
 
-    `on_health`: called with an agent's id and whether it is well, None if it did not answer in time; `on_not_checked`: with an id
-    that is no longer checked.
+    `on_health`: called with an agent's id and whether it is healthy, None if it did not answer in time;
+    `on_not_checked`: with the id of an agent that is no longer checked.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class HealthChecks:
                 task.cancel()
 
     def start_due(self) -> None:
-        """Begin the checks that are due."""
+        """Start the checks that are due."""
         self._follow()
         now = self._loop.time()
         while self._due and self._due[0][0] <= now and len(self._running) < self._at_once:
@@ -86,7 +86,7 @@ class HealthChecks:
                 self._running[agent_id] = self._loop.create_task(self._check(agent), name=f"health-{agent_id}")
 
     def _follow(self) -> None:
-        """Take up the agents that are owned here now. New ones are checked within one interval, each at its own moment."""
+        """Take over the agents owned now. New ones are checked within one interval, at random moments."""
         here = self._agents()
         if here is self._known:
             return

@@ -1,7 +1,7 @@
-"""The worker's brokers, as calls to agents of protocol `kafka` use them.
+"""The worker's connection to Kafka for calls to agents of protocol `kafka`.
 
-In: settings. Out: producers, and readers of the app's reply topic `<prefix>replies.<app>`, which is made at the first call if it
-is missing: one partition, kept for an hour.
+In: settings. Out: producers, and readers of the app's reply topic `<prefix>replies.<app>`. The first call creates the
+topic if it is missing: one partition, kept for an hour.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPLY_CONFIG = {"cleanup.policy": "delete", "retention.ms": str(HOUR_MS)}
 
 
 class KafkaExchange:
-    """Satisfies `agents_io.protocols.kafka.broker.Broker`."""
+    """Implements `agents_io.protocols.kafka.broker.Broker`."""
 
     def __init__(self, settings: Settings) -> None:
         self.reply_topic = full_name(f"replies.{settings.app_id}", settings.topic_prefix)

@@ -1,8 +1,8 @@
-"""Ends the leases that ran out: of the agents whose partition is at this worker, so that one worker decides about each.
+"""Ends leases that ran out, for agents whose partition is at this worker: one worker decides about each agent.
 
-In: the table of agents, once a second. Out: registrations renewed, ended or forgotten, on the topic `agents`. An agent that asked
-to be renewed by us is asked for its health first. After this worker's start every lease has its whole time again: its agent may
-have had no worker to renew it with.
+In: the table of agents, once a second. Out: registrations renewed, ended or removed, on the topic `agents`. An agent
+registered with `auto_renew` is checked for its health first. When this worker starts, every lease has its full time
+again: there may have been no worker to renew it with.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_AT_ONCE = 32
 
 
 class LeaseExpirer:
-    """One worker's. `owns`: whether an agent's owner partition is here."""
+    """The leases of one worker. `owns`: whether an agent's owner partition is here."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class LeaseExpirer:
                 task.cancel()
 
     def start_due(self) -> None:
-        """Begin what is due."""
+        """Start what is due."""
         now_ms = self._wall_ms()
         due = [agent for agent in (*self._table.all(), *self._table.all_ended()) if self._due(agent, now_ms)]
         for agent_id in [agent.id for agent in due if agent.id not in self._busy and self._owns(agent.id)]:
@@ -79,7 +79,7 @@ class LeaseExpirer:
             log.error("a lease could not be ended; trying again", agent_id=agent_id, error=repr(error))
 
     async def _expire(self, agent_id: str) -> None:
-        """Decide on what is known once everything written so far was read."""
+        """Decide once everything written so far has been read."""
         try:
             await self._table.catch_up()
             agent = self._table.get(agent_id) or self._table.ended(agent_id)

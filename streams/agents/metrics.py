@@ -1,8 +1,8 @@
-"""What `/metrics` shows of single agents: of those that live in this worker's partitions and were called here, now.
+"""Metrics of single agents: those that live in this worker's partitions and have been called.
 
-In: the callers of the open partitions and the last published statuses, read while the page is written. Out: nine series an
-agent. Bounded: the first `MOST_AGENTS` only, beside a count of all. An agent whose partition has moved is shown by
-its new owner.
+In: the callers of the open partitions and the last published statuses, read while the page is written. Out: nine series
+an agent, for the first `MOST_AGENTS` agents, and a count of all. An agent whose partition has moved is shown by its new
+owner.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AgentMetrics:
             observed.add(name, _each(self._here, of))
 
     def _here(self) -> dict[str, Caller[Any]]:
-        """A copy: agents come and go while the page is written."""
+        """A copy: agents are added and removed while the page is written."""
         found: dict[str, Caller[Any]] = {}
         for callers in self._callers():
             found |= callers

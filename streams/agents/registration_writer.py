@@ -1,6 +1,6 @@
-"""Writes registrations to the topic `agents`, and waits until the brokers have them. The one way a worker writes there.
+"""Writes registrations to the topic `agents` and waits for the acknowledgement. The only way a worker writes there.
 
-In: a registration, or an agent to be forgotten. Out: a record, acknowledged.
+In: a registration, or an agent to be removed. Out: an acknowledged record.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ AT_ONCE = 500
 
 
 class NotWritten(Exception):
-    """The brokers did not take it; nothing is known to have changed."""
+    """The brokers did not accept the record; it is unknown whether anything changed."""
 
 
 class RegistrationWriter:
-    """One worker's hand on the topic."""
+    """The writer of one worker."""
 
     def __init__(
         self, *, sink: EventSink, table: AgentTable, recorder: Recorder, prefix: str, wall_ms: Callable[[], int]
@@ -52,12 +52,12 @@ class RegistrationWriter:
         return Position(written.partition, written.offset)
 
     async def write(self, agent_id: str, agent: AgentRegistration | None) -> None:
-        """The same, and wait until this worker's own table knows it. Raises `NotWritten`."""
+        """As `put`, and wait until this worker's own table has it. Raises `NotWritten`."""
         await self.put(agent_id, agent)
         await self._table.catch_up()
 
     async def write_all(self, work: Iterable[tuple[str, AgentRegistration | None]]) -> None:
-        """Many. Raises `NotWritten` when some were not; others may have been."""
+        """Write many. Raises `NotWritten` if some were not written; others may have been."""
         waiting = list(work)
         for first in range(0, len(waiting), AT_ONCE):
             await asyncio.gather(*(self.put(*one) for one in waiting[first : first + AT_ONCE]))

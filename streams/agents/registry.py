@@ -1,9 +1,9 @@
 """The gRPC service `parallax.registry.Registry`: agents register themselves here, at any worker.
 
-In: requests. Out: records on the topic `agents`, where every worker sees them; nothing is kept here, so a lease outlives the
-worker that granted it and is renewed at any other. Missing or wrong fields are INVALID_ARGUMENT, an unknown agent or lease
-NOT_FOUND, brokers that do not answer UNAVAILABLE; without the token that is asked for, whatever is asked is UNAUTHENTICATED. It
-never calls an agent; `lease_expirer.py` ends the leases.
+In: requests. Out: records on the topic `agents`, where every worker sees them. Nothing is kept here: a lease outlives
+the worker that granted it and can be renewed at any other. Missing or invalid fields are INVALID_ARGUMENT, an unknown
+agent or lease NOT_FOUND, unreachable brokers UNAVAILABLE, a missing or wrong token UNAUTHENTICATED. It never calls an
+agent; `lease_expirer.py` ends the leases.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _Event = tuple[AgentRegistration | None, AgentRegistration | None]
 
 
 class Registry:
-    """Answers for one worker."""
+    """The service of one worker."""
 
     def __init__(
         self, *, table: AgentTable, writer: RegistrationWriter, wall_ms: Callable[[], int], token: Secret | None = None
     ) -> None:
-        """`token`: what every caller must show as `authorization: Bearer`; None: every caller is served."""
+        """`token`: required of every caller as `authorization: Bearer`; None: every caller is served."""
         self._table = table
         self._writer = writer
         self._wall_ms = wall_ms
@@ -63,7 +63,7 @@ class Registry:
         table.on_change(self._changed)
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """What the gRPC server is to serve."""
+        """The handler for the gRPC server."""
         methods: dict[str, Callable[..., Any]] = {
             "Register": self.register,
             "Unregister": self.unregister,
@@ -87,7 +87,7 @@ class Registry:
             await _refuse(context, *refused)
 
     async def register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterResponse:
-        """A lease; a second registration of an id replaces the first, and ends its lease."""
+        """Register an agent with a lease. A second registration of an id replaces the first and ends its lease."""
         old = self._table.get(request.agent.id) or self._table.ended(request.agent.id)
         now_ms = self._wall_ms()
         try:
@@ -101,7 +101,7 @@ class Registry:
         )
 
     async def unregister(self, request: pb.AgentRegistration, context: Context) -> pb.RegisterResponse:
-        """No further task is given to the agent; those it has been given are finished. Only the id is looked at."""
+        """Give the agent no further tasks; it finishes those it has. Only the id matters."""
         if not request.id:
             return await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "id: is missing")
         if not await self._found(request.id):
@@ -110,7 +110,7 @@ class Registry:
         return pb.RegisterResponse(success=True, message="unregistered")
 
     async def renew(self, request: pb.RenewRequest, context: Context) -> pb.RegisterResponse:
-        """The lease from now on; it brings back an agent whose lease had ended."""
+        """Renew the lease from now on; this brings back an agent whose lease had ended."""
         agent_id = agent_of(request.lease_id)
         agent = await self._found(agent_id) if agent_id else None
         lease = None if agent is None else lease_of(agent)
@@ -124,7 +124,7 @@ class Registry:
         )
 
     async def list_agents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:
-        """Agents that have all of the capabilities and labels, by id, a page at a time."""
+        """Agents with all of the capabilities and labels, by id, one page at a time."""
         try:
             page = Page.of(request)
         except Rejected as error:
@@ -146,7 +146,7 @@ class Registry:
         return to_wire(agent)
 
     async def watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchEvent]:
-        """What changes from now on, among agents with all of the capabilities; first, if asked for, those there are."""
+        """Changes from now on, of agents with all of the capabilities; first, if asked for, the existing ones."""
         await self._admit(context)
         if len(self._watchers) >= MAX_WATCHERS:
             await _refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"there are {MAX_WATCHERS} watchers already")
@@ -186,7 +186,7 @@ class Registry:
                 queue.put_nowait(None)
 
     async def _found(self, agent_id: str) -> AgentRegistration | None:
-        """Also one that was registered at another worker a moment ago, or whose lease ended."""
+        """The agent, also one that registered at another worker a moment ago, or whose lease ended."""
         for _ in range(2):
             agent = self._table.get(agent_id) or self._table.ended(agent_id)
             if agent is not None:

@@ -1,7 +1,7 @@
 """The agents this worker knows: the compacted topic `agents`, read whole at start and followed live.
 
-In: registrations and tombstones. Out: look-ups, and a call for each change and each invalid record. `catch_up` makes reading
-one's own writes certain: a task sent after its agent was acknowledged finds it. It never writes.
+In: registrations and tombstones. Out: look-ups, and a call for each change and each invalid record. After `catch_up`,
+the table has everything acknowledged before: a task sent after its agent was acknowledged finds it. It never writes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class AgentTable:
     def __init__(
         self, options: dict[str, Any], prefix: str, on_rejected: RejectedListener = lambda record, rejected: None
     ) -> None:
-        """`on_rejected`: is called for each invalid record that comes after the table was loaded."""
+        """`on_rejected`: called for each invalid record that comes after the table was loaded."""
         self._agents: dict[str, AgentRegistration] = {}
         self._ended: dict[str, AgentRegistration] = {}
         self._listeners: list[Listener] = []
@@ -52,7 +52,7 @@ class AgentTable:
         return self._agents.values()
 
     def ended(self, agent_id: str) -> AgentRegistration | None:
-        """The registration of an agent whose lease ended: for everybody else it is not there."""
+        """The registration of an agent whose lease ended; all others treat the agent as absent."""
         return self._ended.get(agent_id)
 
     def all_ended(self) -> Iterable[AgentRegistration]:
@@ -76,7 +76,7 @@ class AgentTable:
 
     @property
     def problem(self) -> str | None:
-        """Why the topic cannot be read at present; None while it is read."""
+        """Why the topic cannot be read now; None while it is read."""
         return self._follower.problem
 
     async def catch_up(self) -> None:

@@ -1,6 +1,7 @@
-"""The transports of agents that a worker calls at an address, by protocol.
+"""The transports, by protocol, for agents that are called at an address.
 
-In: settings. Out: what the worker and `parallax agents probe` add to their `Transports`. Nothing connects before its first call.
+In: settings. Out: the transports that the worker and `parallax agents probe` use. Nothing connects before its first
+call.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ from streams.tokens import own_tokens
 
 
 def together(settings: Settings, more: Mapping[str, Transport] = MappingProxyType({})) -> Transports:
-    """All of them and `more`, behind the one port; a registration may refer only to the secrets the settings allow."""
+    """These transports and `more` behind one port; a registration may reference only the secrets that the settings
+    allow.
+    """
     return Transports({**to_addresses(settings), **more}, secret_policy(settings))
 
 
 def secret_policy(settings: Settings) -> SecretPolicy:
-    """Which secrets registrations may refer to: what `secrets.*` allows, without the worker's own tokens."""
+    """Which secrets registrations may reference: what `secrets.*` allows, without the worker's own tokens."""
     return SecretPolicy(settings.secrets.env, settings.secrets.directory, own_tokens(settings))
 
 
 def to_addresses(settings: Settings) -> dict[str, Transport]:
-    """The transports of all protocols whose agents have an address, each with a pool of its own."""
+    """The transports of all protocols whose agents have an address, each with its own pool."""
     parts = TransportParts(
         pool=lambda: pool(settings),
         max_answer_bytes=settings.dispatch.max_answer_bytes,
@@ -44,7 +47,7 @@ def to_addresses(settings: Settings) -> dict[str, Transport]:
 
 
 def pool(settings: Settings) -> PooledTransport:
-    """Connections to agents, with the settings' authorities and client certificate, where `agents.*` lets them lead."""
+    """Connections to agents, with the settings' CA and client certificate, limited by `agents.*`."""
     files = tls_files(settings)
     connector = walled(settings.agents.wall())
     return PooledTransport(
@@ -53,7 +56,7 @@ def pool(settings: Settings) -> PooledTransport:
 
 
 def walled(wall: AgentWall | None) -> Connector:
-    """Opens connections to agents, only where the wall lets them lead; None: anywhere."""
+    """Opens connections to agents where `agents.*` allows; None: anywhere."""
     if wall is None:
         return Connector()
 
@@ -64,5 +67,5 @@ def walled(wall: AgentWall | None) -> Connector:
 
 
 def tls_files(settings: Settings) -> TlsFiles:
-    """The settings' authorities and client certificate."""
+    """The settings' CA and client certificate."""
     return TlsFiles(settings.tls.ca_file, settings.tls.cert_file, settings.tls.key_file)

@@ -1,1 +1,1 @@
-"""How to reach the brokers, and what every command and role does there."""
+"""Connecting to the brokers, and the operations that commands and roles share there."""

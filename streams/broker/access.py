@@ -1,8 +1,11 @@
-"""What the brokers let this user do, asked of them before anything is begun.
+"""Checks which rights the brokers deny this user, before any work begins.
 
-In: settings and the rights that are needed. Out: those that are missing, as one sentence with the remedy. Asking changes nothing:
-transactional ids are tried with one that no partition has. Brokers without this (old ones, the embedded one) are not asked.
-aiokafka leaves topics it may not see out of its metadata and waits for them; that is why nothing starts without its rights.
+In: settings and the rights needed. Out: the missing ones, as one sentence with the remedy. Checking changes nothing:
+transactional ids are tried with one that no partition uses. Brokers that cannot report rights (old ones, the embedded
+one) are not asked.
+
+aiokafka leaves topics it may not see out of its metadata and waits for them; therefore nothing starts without its
+rights.
 """
 
 from __future__ import annotations
@@ -37,17 +40,17 @@ _GROUP_DENIED = kafka_errors.GroupAuthorizationFailedError.errno
 
 
 class AccessDenied(Exception):
-    """The brokers know this user and refuse it something it needs. The message is one line: what, and the remedy."""
+    """The brokers deny this user a right it needs. The message is one line: the right, and the remedy."""
 
 
 def worker_needs(settings: Settings) -> list[Grant]:
-    """What a worker with these settings needs, as far as can be known before there are agents."""
+    """The rights that a worker with these settings needs, as far as they are known before agents are registered."""
     roles = [role for role in WORKER if role in settings.roles]
     return grants(roles, settings.topic_prefix, settings.app_id)
 
 
 def refusal(settings: Settings, missing: Iterable[Grant | str]) -> AccessDenied:
-    """The sentence: who may not do what, and where it is written what is needed."""
+    """The sentence for the missing rights: the user, the rights, and how to list all that are needed."""
     shown = [str(one) for one in missing]
     more = f" and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
     return AccessDenied(
@@ -57,7 +60,7 @@ def refusal(settings: Settings, missing: Iterable[Grant | str]) -> AccessDenied:
 
 
 def user(settings: Settings) -> str:
-    """Our user name at the brokers, as far as the settings name it."""
+    """The Kafka user, as far as the settings name it."""
     if settings.kafka.security_protocol.startswith("SASL"):
         mechanism = settings.kafka.sasl_mechanism
         if mechanism in TOKEN_MECHANISMS:
@@ -69,7 +72,7 @@ def user(settings: Settings) -> str:
 async def require(settings: Settings, needed: Iterable[Grant]) -> None:
     """Raises `AccessDenied` unless this user has these rights; `BrokerUnreachable` if no broker answers in time.
 
-    Plain-text connections are not asked about: as a rule such brokers have no ACLs.
+    Plain-text connections are not checked: such brokers rarely have ACLs.
     """
     if settings.kafka.security_protocol != "PLAINTEXT":
         missing = await lacking(settings, needed)
@@ -78,7 +81,7 @@ async def require(settings: Settings, needed: Iterable[Grant]) -> None:
 
 
 async def lacking(settings: Settings, needed: Iterable[Grant]) -> list[Grant]:
-    """Those of the rights that the brokers refuse; transactional ids are not asked about, see `kafka.supports_transactions`."""
+    """The rights that the brokers deny. Transactional ids are not checked here, see `kafka.supports_transactions`."""
     needed = list(needed)
     client = AIOKafkaClient(client_id=CLIENT_ID, **client_options(settings))
     try:
@@ -100,7 +103,7 @@ async def lacking(settings: Settings, needed: Iterable[Grant]) -> list[Grant]:
 
 
 async def _topics(client: AIOKafkaClient, settings: Settings, needed: list[Grant]) -> list[Grant]:
-    """Those missing, in the order of the table of topics; a topic of no row comes last."""
+    """Missing rights on topics, in the order of the table of topics; other topics come last."""
     short = [topic.name for topic in TOPICS]
     names = [full_name(name, settings.topic_prefix) for name in (*short, *dead_letter_topics(), CHANGELOG)]
     names = [name for name in names if any(grant.covers("topic", name) for grant in needed)]
@@ -118,7 +121,7 @@ async def _topics(client: AIOKafkaClient, settings: Settings, needed: list[Grant
 
 
 async def _group(client: AIOKafkaClient, grant: Grant) -> bool:
-    """A coordinator that is not ready yet is waited for; the caller bounds the time."""
+    """Missing rights on a group. Waits for a coordinator that is not ready yet; the caller bounds the time."""
     while True:
         try:
             node = await client.coordinator_lookup(CoordinationType.GROUP, grant.name)
@@ -179,7 +182,7 @@ class _TopicRightsAsked(RequestStruct):  # type: ignore[misc]
 
 
 class _TopicRights(Request[_TopicRightsAsked]):  # type: ignore[misc]
-    """Metadata of these topics with what may be done to each; makes none."""
+    """A metadata request for these topics with the rights on each; creates none."""
 
     API_KEY = 3
 
@@ -191,7 +194,7 @@ class _TopicRights(Request[_TopicRightsAsked]):  # type: ignore[misc]
 
 
 class _GroupRightsAnswer(Response):  # type: ignore[misc]
-    """aiokafka reads answers of this version without their last field."""
+    """aiokafka reads responses of this version without their last field."""
 
     API_KEY = 15
     API_VERSION = 3

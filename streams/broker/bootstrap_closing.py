@@ -1,8 +1,8 @@
-"""Closes the first connection of a client that is stopped while it uses it.
+"""Closes the first connection of a client that is stopped while it bootstraps.
 
-In: nothing. Out: aiokafka's clients, once `close_cut_bootstraps` was called, close what they had opened when their `bootstrap`
-ends with an error. As it is, a cancelled one forgets its connection, and a broker keeps that open until the garbage collector
-comes by.
+After `close_cut_bootstraps`, aiokafka's clients close the connections they opened if `bootstrap` ends with an error.
+Without it, a cancelled `bootstrap` forgets its connection, and the broker keeps it open until the garbage collector
+runs.
 """
 
 from __future__ import annotations
@@ -40,6 +40,6 @@ async def _bootstrap(self: Any) -> None:
 
 
 def close_cut_bootstraps() -> None:
-    """From now on, in this process. Idempotent."""
+    """Apply to this process from now on. Idempotent."""
     aiokafka.client.create_conn = _create_conn
     AIOKafkaClient.bootstrap = _bootstrap

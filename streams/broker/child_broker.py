@@ -49,7 +49,9 @@ class ChildBroker(ABC):
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Return when it answers. Raises `ChildBrokerError` after `START_TRIES` tries or `start_timeout_s` each."""
+        """Return when the broker answers. Raises `ChildBrokerError` after `START_TRIES` tries of `start_timeout_s`
+        each.
+        """
         if self._process is not None:
             raise ChildBrokerError(f"{self.name} is already running")
         program = self._find()
@@ -70,14 +72,14 @@ class ChildBroker(ABC):
 
     @abstractmethod
     def _find(self) -> str:
-        """The program that runs it. Raises `ChildBrokerError` when it is not here."""
+        """The program to run. Raises `ChildBrokerError` if it is not installed."""
 
     @abstractmethod
     async def _command(self, program: str, port: int) -> list[str]:
-        """What runs it on that port of 127.0.0.1. Raises `ChildBrokerError`."""
+        """The command for that port of 127.0.0.1. Raises `ChildBrokerError`."""
 
     def _environment(self) -> dict[str, str] | None:
-        """Of the process; None: this one's."""
+        """The environment of the process; None: this process's own."""
         return None
 
     async def _launch(self, program: str) -> None:
@@ -96,7 +98,7 @@ class ChildBroker(ABC):
         self._reader = asyncio.create_task(self._keep_output(self._process), name="broker-output")
 
     async def _keep_output(self, process: asyncio.subprocess.Process) -> None:
-        """Read what it prints, so that it never blocks; keep the end for error messages."""
+        """Read its output, which would block the process otherwise; keep the end for error messages."""
         if process.stdout is None:
             return
         while chunk := await process.stdout.read(KEPT_OUTPUT_BYTES):

@@ -47,7 +47,7 @@ class ReadStalled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as it lies on the broker; `timestamp_ms` is the broker's epoch milliseconds."""
+    """One record on the broker; `timestamp_ms` is the broker's epoch milliseconds."""
 
     topic: str
     partition: int
@@ -59,7 +59,7 @@ class Record:
 
     @classmethod
     def of(cls, message: Any) -> Record:
-        """What a consumer was given."""
+        """A record from aiokafka's."""
         headers = tuple((key, value) for key, value in message.headers or ())
         return cls(
             message.topic, message.partition, message.offset, message.timestamp, message.key, message.value, headers
@@ -67,7 +67,7 @@ class Record:
 
 
 async def catalog(settings: Settings) -> dict[str, list[int]]:
-    """Full topic name to its partition numbers, as the broker has them. Creates nothing."""
+    """Full topic name to its partition numbers. Creates nothing."""
     admin = AIOKafkaAdminClient(**client_options(settings))
     await start(admin)
     try:
@@ -120,7 +120,7 @@ class Reader:
                 raise ReadStalled(f"no record for {STALL_S:.0f} s before the end of {next(iter(left)).topic}")
 
     async def polls(self) -> AsyncIterator[list[Record]]:
-        """What each look at the broker brings, often nothing, for as long as the caller asks."""
+        """The records of each poll, often none, for as long as the caller asks."""
         while True:
             batches = await self._poll()
             yield [Record.of(message) for messages in batches.values() for message in messages]
@@ -133,7 +133,7 @@ class Reader:
         return batches
 
     async def _learn(self, records: list[Any]) -> None:
-        """Fetch the schemas that are needed. While the registry is away, records in them are given as they are."""
+        """Fetch the schemas that are needed. While the registry is away, records are returned undecoded."""
         if self.schema_problem is not None:
             return  # each try may take seconds
         try:
@@ -171,9 +171,9 @@ async def reading(settings: Settings, name: str, *, from_beginning: bool) -> Asy
 
 
 async def _stand_at_end(consumer: Any, starts: dict[Any, int], ends: dict[Any, int]) -> None:
-    """Behind the last record of each partition.
+    """Seek to the end of each partition.
 
-    The embedded broker says the end is one past the *first* record of the last batch, so that batch is read and passed over.
+    The embedded broker reports an end one past the *first* record of the last batch, so that batch is read and skipped.
     """
     left = {tp for tp, end in ends.items() if starts[tp] < end}
     for tp, end in ends.items():
@@ -188,7 +188,7 @@ async def _stand_at_end(consumer: Any, starts: dict[Any, int], ends: dict[Any, i
 
 
 async def read_all(settings: Settings, name: str) -> AsyncIterator[Record]:
-    """Every record of a topic from its beginning to its end as of now. Raises `TopicMissing`, `ReadStalled`."""
+    """All records of a topic up to its present end. Raises `TopicMissing`, `ReadStalled`."""
     async with reading(settings, name, from_beginning=True) as reader:
         async for record in reader.to_end():
             yield record
@@ -204,7 +204,7 @@ class Sender:
         self.sent = 0
 
     async def send(self, name: str, key: bytes | None, value: bytes | None) -> None:
-        """Send one record; `flush` waits until the brokers have it."""
+        """Send one record; `flush` waits for its acknowledgement."""
         topic = full_name(name, self._prefix)
         self._unacknowledged.append(await self._producer.send(topic, value=value, key=key))
         self.sent += 1
@@ -247,7 +247,7 @@ def plan_key(plan: Plan) -> bytes:
 
 
 async def send_keyed(settings: Settings, name: str, records: Iterable[tuple[bytes | None, bytes | None]]) -> int:
-    """Send (key, value) pairs to a topic and wait for every acknowledgement; how many there were."""
+    """Send (key, value) pairs to a topic, wait for every acknowledgement, and return their number."""
     await require_topics(settings, name)
     async with sending(settings) as sender:
         for key, value in records:

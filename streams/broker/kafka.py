@@ -1,7 +1,8 @@
-"""How to reach the brokers, and what they can do.
+"""Connecting to the brokers, and what they support.
 
-In: settings. Out: keyword arguments for aiokafka's clients, and answers to "is a broker there?" and "can it do transactions?",
-each within a bounded time. Never produces or consumes, never creates a topic, never logs a password.
+In: settings. Out: keyword arguments for aiokafka's clients, and answers to "is a broker reachable?" and "does it
+support transactions?", each within a bounded time. Never produces or consumes, never creates a topic, never logs a
+password.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext:
 
 
 def committed_reader(options: Mapping[str, Any], **more: Any) -> AIOKafkaConsumer:
-    """A consumer that joins no group and sees committed records alone; not started. `options`: `client_options`."""
+    """A consumer without a group that reads committed records only; not started. `options`: `client_options`."""
     return AIOKafkaConsumer(
         **options,
         group_id=None,
@@ -144,7 +145,7 @@ def committed_reader(options: Mapping[str, Any], **more: Any) -> AIOKafkaConsume
 
 
 async def start(client: Any) -> None:
-    """Start a client of aiokafka's. One that cannot be started is closed again: it would warn of that when it is collected."""
+    """Start an aiokafka client. If it cannot be started it is closed, since it would log a warning when collected."""
     try:
         await client.start()
     except BaseException:
@@ -155,9 +156,10 @@ async def start(client: Any) -> None:
 
 
 async def reach(settings: Settings, timeout_s: float) -> None:
-    """Return when a broker has answered and an address it advertises can be connected to; `timeout_s` bounds the whole.
+    """Return once a broker has answered and an address it advertises is reachable; `timeout_s` bounds the whole.
 
-    Raises `BrokerUnreachable` and `SettingsError`. Refused passwords and certificates fail at once: waiting mends neither.
+    Raises `BrokerUnreachable` and `SettingsError`. Refused passwords and certificates fail at once: waiting does not
+    help.
     """
     options = client_options(settings)
     deadline = time.monotonic() + timeout_s
@@ -185,7 +187,7 @@ async def reach(settings: Settings, timeout_s: float) -> None:
 
 
 async def _answers(options: dict[str, Any], host: str, port: int, timeout_s: float) -> None:
-    """One broker: connect, authenticate, ask who is there, connect to one of those."""
+    """Check one broker: connect, authenticate, ask for the brokers, connect to one of them."""
     async with asyncio.timeout(timeout_s):
         async with _connection(options, host, port) as connection:
             metadata = await connection.send(MetadataRequest([]))
@@ -222,7 +224,7 @@ async def _connection(options: dict[str, Any], host: str, port: int) -> AsyncIte
 
 
 def _reason(error: BaseException, settings: Settings) -> str:
-    """One line in plain words."""
+    """The reason as one plain line."""
     if isinstance(error, AdvertisedUnreachable):
         return str(error)
     if isinstance(error, TimeoutError):
@@ -268,11 +270,11 @@ def _hopeless(error: BaseException) -> bool:
 
 
 async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Whether the broker hands out transactional producers; asked by doing it, for the id `<group>-probe` of each role.
+    """Whether the broker supports transactions, tried with the id `<group>-probe` of each role.
 
-    What a broker advertises is no evidence: the embedded one advertises InitProducerId and the rest and fails each call.
-    A coordinator that is still loading is waited for. Raises `BrokerUnreachable` (also when none is ready within
-    `timeout_s`) and `TransactionsDenied`.
+    The API versions it advertises are no evidence: the embedded broker advertises InitProducerId and fails each call.
+    Waits for a coordinator that is still loading. Raises `BrokerUnreachable` (also if none is ready within `timeout_s`)
+    and `TransactionsDenied`.
     """
     deadline = time.monotonic() + timeout_s
     await reach(settings, timeout_s)
@@ -310,9 +312,10 @@ async def supports_transactions(settings: Settings, timeout_s: float = PROBE_TIM
 
 
 def offsets_name_members(versions: Mapping[int, tuple[int, int]]) -> bool:
-    """Whether a broker shuts out former owners of a partition: it knows TxnOffsetCommit v3 and OffsetFetch v7 (Kafka 2.5).
+    """Whether a broker can fence former owners of a partition: it supports TxnOffsetCommit v3 and OffsetFetch v7 (Kafka
+    2.5).
 
-    `versions`: by the number of the request, the first and the last version that the broker knows.
+    `versions`: by API key, the first and the last version that the broker supports.
 
     >>> offsets_name_members({28: (0, 4), 9: (1, 9)}), offsets_name_members({28: (0, 2), 9: (1, 9)}), offsets_name_members({})
     (True, False, False)

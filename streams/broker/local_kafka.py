@@ -1,7 +1,7 @@
-"""The Apache Kafka that is installed on this machine, as a broker for `parallax dev`: one node, its data in a temporary place.
+"""The installed Apache Kafka as a broker for `parallax dev`: one node, its data in a temporary directory.
 
-In: where Kafka's scripts are. Out: an address to connect to. Unlike the embedded broker it has transactions, so that results are
-exactly once. It listens on 127.0.0.1 only, and its data goes with it.
+In: the paths of Kafka's scripts. Out: an address to connect to. Unlike the embedded broker it has transactions, so
+results are exactly once. It listens on 127.0.0.1 only; its data is deleted with it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class LocalKafka(ChildBroker):
             self._data = stack.pop_all()
 
     async def stop(self) -> None:
-        """End it; its data goes with it. Idempotent."""
+        """Stop it and delete its data. Idempotent."""
         await super().stop()
         self._data.close()
 
@@ -128,7 +128,7 @@ def _environment(root: Path) -> dict[str, str]:
 
 
 def _properties(port: int, controller_port: int, data: Path) -> dict[str, Any]:
-    """Of one node that is broker and controller, for a machine on which other things run too."""
+    """Settings of one node that is broker and controller, sized for a machine with other work."""
     return {
         "process.roles": "broker,controller",
         "node.id": 1,

@@ -1,7 +1,7 @@
-"""Asks the brokers which groups of workers there are, and finds those that conflict with this one.
+"""Asks the brokers for groups of workers that conflict with this one.
 
-In: settings. Out: sentences. Where users are known by name only the own group is asked about: their rights keep others apart, and
-listing groups is no right of a worker's. It joins nothing and changes nothing.
+In: settings. Out: sentences. With authenticated users only the own group is asked about: a worker has no right to list
+groups, and rights keep installations apart. It joins nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOK_S = 120.0
 
 
 async def neighbours(settings: Settings) -> list[str]:
-    """What is in this worker's way; empty if nothing is, or if it cannot be found out.
+    """Conflicts with this worker; empty if there are none or they cannot be found out.
 
     Raises `KafkaError`, `TimeoutError`, `OSError`.
     """
@@ -49,7 +49,7 @@ async def neighbours(settings: Settings) -> list[str]:
 
 
 def _read(members: list[dict[str, Any]]) -> list[list[str]]:
-    """The topics each member subscribed to; members of other protocols are left out."""
+    """The topics each member subscribed to; members with another group protocol are left out."""
     found = []
     for member in members:
         try:
@@ -60,7 +60,7 @@ def _read(members: list[dict[str, Any]]) -> list[list[str]]:
 
 
 async def watch(settings: Settings) -> None:
-    """Log each sentence once, for as long as the worker runs; another installation may be started later."""
+    """Log each conflict once, while the worker runs: another installation may start later."""
     reported: set[str] = set()
     await asyncio.sleep(FIRST_LOOK_S)
     while True:

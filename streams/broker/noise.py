@@ -1,7 +1,7 @@
-"""Which of aiokafka's own log records a user should see.
+"""Filters aiokafka's log records for users.
 
-In: log records of aiokafka, and of asyncio about aiokafka's tasks. Out: yes or no. What heals by itself is dropped or logged once
-in a while; at level DEBUG everything passes.
+In: log records of aiokafka, and of asyncio about aiokafka's tasks. Out: whether to log them. Errors that recover by
+themselves are dropped or logged at intervals; at level DEBUG everything passes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ NOISE_INTERVAL_S = 30.0
 
 
 class ExpectedNoise(logging.Filter):
-    """Drops what aiokafka logs of errors that it retries itself; of lost connections one line in `NOISE_INTERVAL_S` passes."""
+    """Drops aiokafka's logs of errors that it retries itself; for lost connections, one line in `NOISE_INTERVAL_S`
+    passes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,8 +78,8 @@ _NOISE = ExpectedNoise()
 
 
 def _aftermath(record: logging.LogRecord) -> bool:
-    """What asyncio logs about a producer of aiokafka's that was given up: futures that are not awaited, batches forgotten
-    twice; and what uvloop does of a TLS connection that was cut off while something came.
+    """Logs of asyncio after a producer of aiokafka was abandoned (futures not awaited, batches forgotten twice), and of
+    uvloop after a TLS connection was cut while data arrived.
     """
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, kafka_errors.KafkaError) or "MessageAccumulator" in record.getMessage():
@@ -90,7 +92,7 @@ def _args(record: logging.LogRecord) -> tuple[Any, ...]:
 
 
 def _secret(arg: Any) -> bool:
-    """What a user shows to log in; with PLAIN that is the password."""
+    """Whether the log contains login data: with PLAIN that is the password."""
     return type(arg).__name__.startswith("SaslAuthenticate")
 
 
@@ -101,7 +103,7 @@ def _is_kafka_error(arg: Any) -> bool:
 
 
 def _retried(error: Any) -> bool:
-    """A broker's retriable answer, as opposed to a connection that broke."""
+    """Whether it is a broker's retriable error, and not a broken connection."""
     kind = error if isinstance(error, type) else type(error)
     return bool(getattr(kind, "retriable", False)) and not issubclass(
         kind, kafka_errors.KafkaConnectionError | kafka_errors.NodeNotReadyError | kafka_errors.RequestTimedOutError
@@ -109,7 +111,7 @@ def _retried(error: Any) -> bool:
 
 
 def quiet_logs() -> None:
-    """Keep aiokafka's expected, self-healing errors out of the user's sight; at level DEBUG everything passes. Idempotent."""
+    """Hide aiokafka's expected errors, which recover by themselves; at level DEBUG everything passes. Idempotent."""
     for name in ("aiokafka", "asyncio", *logging.Logger.manager.loggerDict):
         if name in ("aiokafka", "asyncio") or name.startswith("aiokafka."):
             logging.getLogger(name).addFilter(_NOISE)

@@ -1,9 +1,9 @@
-"""Tokens for brokers that ask for OAUTHBEARER: from an OAuth 2.0 token endpoint, from a file that something else renews, or
-signed with this machine's AWS credentials for Amazon MSK with IAM.
+"""Tokens for OAUTHBEARER: from an OAuth 2.0 token endpoint, from a file that another program renews, or signed with
+this machine's AWS credentials for Amazon MSK with IAM.
 
-In: settings. Out: what aiokafka asks for a token at each new connection. One token is used until four fifths of its time are
-over. Whatever keeps a token from being had is a `KafkaError` with one line: a client of aiokafka tries again, as after a broken
-connection. No token and no secret gets into a message.
+In: settings. Out: the token provider that aiokafka asks at each new connection. A token is used for four fifths of its
+lifetime. Every failure is a `KafkaError` with one line: aiokafka's client tries again, as after a broken connection.
+Messages contain no token and no secret.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ Sign = Callable[[str], tuple[str, int]]
 
 
 class TokenUnavailable(KafkaConnectionError):  # type: ignore[misc]  # aiokafka ships no types
-    """There is no token now; there may be one later."""
+    """There is no token now; a later try may succeed."""
 
 
 class TokenRefused(SaslAuthenticationFailed):  # type: ignore[misc]
-    """The token endpoint knows this client and its secret, or does not want them: no wait mends that."""
+    """The token endpoint refuses this client or its secret: waiting does not help."""
 
 
 class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]
-    """aiokafka takes any answer for a yes. A broker that refuses a token first says why, in JSON, and tells it by an error code
-    only once that was acknowledged (RFC 7628, section 3.2.3)."""
+    """aiokafka takes any response for success. A broker that refuses a token first sends the reason as JSON, and an
+    error code only once that was acknowledged (RFC 7628, section 3.2.3).
+    """
 
     async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:
-        """What is to be sent next; None: nothing, the token was taken."""
+        """The next message to send; None: nothing, the token was accepted."""
         if self._token_sent and payload:
             return b"\x01", True
         step: tuple[bytes, bool] | None = await super().step(payload)
@@ -62,14 +63,14 @@ class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]
 
 
 def hear_refusals() -> None:
-    """From now on, in this process. Idempotent."""
+    """Apply to this process from now on. Idempotent."""
     AIOKafkaConnection.authenticator_oauth = lambda connection: _Authenticator(
         sasl_oauth_token_provider=connection._sasl_oauth_token_provider
     )
 
 
 class FileTokens(AbstractTokenProvider):  # type: ignore[misc]
-    """What a file holds, read anew for each connection."""
+    """The token in a file, read again for each connection."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -86,7 +87,7 @@ class FileTokens(AbstractTokenProvider):  # type: ignore[misc]
 
 
 class _KeptTokens(AbstractTokenProvider):  # type: ignore[misc]
-    """A token is used for `SHARE` of its time, then another is asked for. `now`: seconds."""
+    """Uses a token for `SHARE` of its lifetime, then asks for another. `now`: seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -102,7 +103,7 @@ class _KeptTokens(AbstractTokenProvider):  # type: ignore[misc]
 
     @abstractmethod
     async def _ask(self, asked_at: float) -> tuple[str, float]:
-        """A new one, and for how many seconds from `asked_at` on it is good."""
+        """A new token, and its lifetime in seconds from `asked_at` on."""
 
 
 class EndpointTokens(_KeptTokens):
@@ -119,7 +120,7 @@ class EndpointTokens(_KeptTokens):
         now: Callable[[], float] = time.monotonic,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """`cafile`: whom to trust at the endpoint, None: whom this machine trusts. `now`: seconds."""
+        """`cafile`: the CA of the endpoint, None: the system's CAs. `now`: seconds."""
         super().__init__(now)
         self._url = url
         self._credentials = client_id, secret
@@ -161,7 +162,7 @@ class EndpointTokens(_KeptTokens):
 
 
 def _lifetime_s(said: Any) -> float:
-    """How long a token is good. Some servers write the number as text.
+    """A token's lifetime in seconds. Some servers write the number as text.
 
     >>> _lifetime_s(3600), _lifetime_s("300"), _lifetime_s(None), _lifetime_s(-1), _lifetime_s(float("inf"))
     (3600.0, 300.0, 60.0, 60.0, 86400.0)
@@ -187,7 +188,7 @@ class AwsTokens(_KeptTokens):
     role. Shared by all clients of a process."""
 
     def __init__(self, region: str, sign: Sign, now: Callable[[], float] = time.time) -> None:
-        """`now`: epoch seconds, since the signer gives the time at which a token ends."""
+        """`now`: epoch seconds, since the signer returns the time at which a token ends."""
         super().__init__(now)
         self._region = region
         self._sign = sign
@@ -215,14 +216,14 @@ def _signer() -> Sign:
 
 @lru_cache(maxsize=16)
 def _aws(region: str, sign: Sign) -> AwsTokens:
-    """One for all clients of this process."""
+    """The provider that all clients of this process share."""
     return AwsTokens(region, sign)
 
 
 def tokens(kafka: KafkaSettings) -> AbstractTokenProvider:
-    """Where these settings say that tokens come from. Raises ValueError: they do not say it, or say it twice.
+    """The token provider of these settings. Raises ValueError if they name none or two.
 
-    Its text goes on from the name of the mechanism.
+    The message continues after the name of the mechanism.
     """
     if kafka.sasl_mechanism == "AWS_MSK_IAM":
         if kafka.sasl_aws_region is None:
@@ -243,5 +244,5 @@ def tokens(kafka: KafkaSettings) -> AbstractTokenProvider:
 
 @lru_cache(maxsize=16)
 def _endpoint(url: str, client_id: str, secret: str, scope: str | None, cafile: str | None) -> EndpointTokens:
-    """One for all clients of this process with these settings."""
+    """The provider that all clients of this process with these settings share."""
     return EndpointTokens(url=url, client_id=client_id, secret=secret, scope=scope, cafile=cafile)

@@ -1,4 +1,4 @@
-"""Child processes on this machine: a free port for one, a child that does not outlive its parent, and its end."""
+"""Child processes on this machine: find a free port, tie a child to its parent, end it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 async def end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
-    """SIGTERM, and SIGKILL when it has not ended after `timeout_s`; it may have ended by itself."""
+    """Send SIGTERM, and SIGKILL if it has not ended after `timeout_s`; it may have ended already."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
@@ -50,5 +50,7 @@ async def end(process: asyncio.subprocess.Process, timeout_s: float) -> None:
 
 
 def tied_to_parent(command: list[str]) -> list[str]:
-    """`command` so started that the kernel kills it when the thread that starts it ends (Linux). Its pid stays its own."""
+    """The command, wrapped such that the kernel kills it when the starting thread ends (Linux). Its pid stays its
+    own.
+    """
     return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]

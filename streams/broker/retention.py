@@ -1,7 +1,4 @@
-"""For how long topics keep their records, by their settings.
-
-In: settings. Out: retention by topic, asked of the brokers.
-"""
+"""How long topics keep their records, from the brokers' settings."""
 
 from __future__ import annotations
 
@@ -12,7 +9,9 @@ from streams.settings import Settings
 
 
 async def retention_ms(settings: Settings, names: Collection[str]) -> dict[str, int]:
-    """Topic (short name) -> `retention.ms`. Those that delete nothing by age are left out. Raises `TopicsError`, `KafkaError`."""
+    """Topic (short name) -> `retention.ms`, without topics that delete nothing by age. Raises `TopicsError`,
+    `KafkaError`.
+    """
     found: dict[str, int] = {}
     for name, config in (await topic_configs(settings, names)).items():
         text = config.get("retention.ms") or ""

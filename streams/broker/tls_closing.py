@@ -1,9 +1,9 @@
-"""TLS connections to brokers end soon after they are closed.
+"""Ends TLS connections to brokers soon after they are closed.
 
-In: nothing. Out: aiokafka's connections, once `cut_slow_ends` was called, are cut `GRACE_S` after they were closed. Both event
-loops wait up to 30 s for the other side's farewell, uvloop nearly always when an answer was still on its way, and aiokafka
-waits with them: a partition that reads its memory, or a page that looks for a task, would stand still for as long. Whatever
-matters has been answered by the time a connection is closed.
+After `cut_slow_ends`, aiokafka's connections are cut `GRACE_S` after they were closed. Both event loops wait up to 30 s
+for the other side's close_notify, uvloop nearly always when a response was still on its way, and aiokafka waits with
+them. A partition that reads its state, or a page that searches a task, would hang for as long. Everything that matters
+has been answered when a connection is closed.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def _close(self: Any, reason: Any = None, exc: BaseException | None = None) -> A
 
 
 def cut_slow_ends() -> None:
-    """From now on, in this process. Idempotent."""
+    """Apply to this process from now on. Idempotent."""
     AIOKafkaConnection.close = _close

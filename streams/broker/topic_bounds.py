@@ -1,8 +1,8 @@
-"""Fits the settings of new topics to what the cluster allows: managed services refuse some values, each its own.
+"""Fits the settings of new topics to the cluster: managed services refuse some values, each different ones.
 
-In: topics to be created, with their settings. Out: settings that the cluster takes, and what was changed; or every topic that it
-refuses, with its reason. The cluster is asked by creating without creating (`validate_only`): its policy answers as it would.
-Settings that the user chose are never changed.
+In: topics to be created, with their settings. Out: settings that the cluster accepts, and what was changed; or every
+topic that it refuses, with its reason. The cluster is asked by a dry run (`validate_only`), to which its policy answers
+as to a real one. Settings that the user chose are never changed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class NewShape:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the cluster does not take a topic."""
+    """Why the cluster refuses a topic."""
 
     name: str
     error: Any
@@ -60,7 +60,9 @@ class Fitting:
         ] = {}  # setting and value that were refused -> what is taken instead
 
     async def fit(self, shapes: Sequence[NewShape]) -> list[Refusal]:
-        """Change `config` and `adapted` of the shapes until the cluster takes them; returns those it refuses all the same."""
+        """Change `config` and `adapted` of the shapes until the cluster accepts them; returns those it still
+        refuses.
+        """
         refused = await self._refusals(shapes)
         left: list[Refusal] = []
         for shape in shapes:
@@ -74,7 +76,7 @@ class Fitting:
         return left
 
     async def _adapt(self, shape: NewShape, refusal: Refusal) -> bool:
-        """Change one setting that the cluster does not take; False: none is known that would help."""
+        """Change one setting that the cluster refuses; False: no known change would help."""
         if refusal.error not in _CONFIG_ERRORS:
             return False
         known = [name for name in shape.config if name not in shape.chosen]

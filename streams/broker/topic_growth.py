@@ -1,7 +1,7 @@
-"""Adds partitions to the topics that must have equally many, and looks whether the workers have taken them up.
+"""Adds partitions to the topics that must have equally many, and checks whether the workers have opened them.
 
-In: settings and a number. Out: what was done, topic by topic; of each group, how many partition numbers it has opened. It may be
-interrupted anywhere and run again: what is done already is left as it is.
+In: settings and a number. Out: what was done, topic by topic; for each group, how many partition numbers it has opened.
+It may be interrupted at any point and run again.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ GROUPS: dict[Who, tuple[str, ...]] = {"dispatch": INTAKE, "plans": PLAN_INTAKE, 
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """Of one role's group. `opened`: partition numbers that it ever began.
+    """The state of one role's group. `opened`: partition numbers that it has opened so far.
 
-    `counts`: whether its leader deals out counts, as older versions do not; None while it is rebalanced, or without members.
+    `counts`: whether its leader sends partition counts, as older versions do not; None during a rebalance, or without
+    members.
     """
 
     role: str
@@ -48,9 +49,9 @@ class GroupState:
 
 
 async def grow(settings: Settings, partitions: int) -> list[TopicChange]:
-    """Give the topics that must have equally many so many partitions, one after the other.
+    """Add partitions to these topics up to the number, one topic after the other.
 
-    Raises `TopicsError` (also when the number does not do, or workers of an older version run), `TopicsMissing`,
+    Raises `TopicsError` (also for an unsuitable number, or while workers of an older version run), `TopicsMissing`,
     `BrokerUnreachable`, `SettingsError`.
     """
     names = {full_name(name, settings.topic_prefix): name for name in ALIGNED}
@@ -86,7 +87,8 @@ def _check_versions(groups: list[GroupState]) -> None:
 
 
 async def taken_up(settings: Settings, partitions: int, timeout_s: float) -> list[GroupState]:
-    """Wait until every group that has members has opened so many partition numbers; then, or when the time is over, how each is.
+    """Wait until every group with members has opened so many partition numbers, or the time is over. Returns the state
+    of each.
 
     Raises `GroupAuthorizationFailedError`, `TopicsError`, `BrokerUnreachable`.
     """
@@ -117,7 +119,7 @@ async def _groups(admin: AIOKafkaAdminClient, settings: Settings) -> AsyncIterat
 
 
 def _has_counts(members: list[dict[str, bytes]]) -> Iterator[bool]:
-    """Of each member that was dealt anything, whether it was told how many partition numbers there are."""
+    """For each member with an assignment, whether it received partition counts."""
     for member in members:
         with suppress(ValueError, TypeError, KeyError):
             dealt = ConsumerProtocolMemberAssignment.decode(member["member_assignment"])

@@ -1,7 +1,7 @@
 """Creates and checks the topics of `schemas/topics.py`, dead letters included, on any broker.
 
-In: settings and what the user asked for. Out: what was created, grown or left, per topic; or what is there and how it
-differs. Never shrinks, never deletes, never changes the settings of a topic that exists: an operator may have tuned them.
+In: settings and the user's options. Out: what was created, grown or left, per topic; or what exists and how it differs.
+Never shrinks, never deletes, never changes the settings of an existing topic: an operator may have tuned them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TopicsMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What one topic must look like. `name`: on the broker. `partitions`: None = as many as the aligned topics."""
+    """The intended form of one topic. `name`: on the broker. `partitions`: None = as many as the aligned topics."""
 
     name: str
     partitions: int | None
@@ -59,7 +59,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class TopicChange:
-    """What `apply` did. `was`: partitions before; None when the topic was not there."""
+    """What `apply` did. `was`: partitions before; None if the topic did not exist."""
 
     name: str
     action: Literal["created", "grown", "unchanged"]
@@ -71,9 +71,9 @@ class TopicChange:
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """What `describe` found. `partitions` and `replication` are None when the topic is missing.
+    """What `describe` found. `partitions` and `replication` are None if the topic is missing.
 
-    `differences`: setting -> (what the table of topics says, what the broker has; None = the broker does not say).
+    `differences`: setting -> (value in the table of topics, value on the broker; None = not reported).
     """
 
     name: str
@@ -83,7 +83,7 @@ class TopicState:
 
     @property
     def missing(self) -> bool:
-        """Whether the broker does not have it."""
+        """Whether the topic is missing on the broker."""
         return self.partitions is None
 
 
@@ -94,10 +94,10 @@ def wanted(prefix: str) -> list[Wanted]:
 
 
 def plan(topics: list[Wanted], existing: Mapping[str, int], partitions: int | None) -> list[TopicChange]:
-    """What is to be done; `existing`: topic -> partitions now, `partitions`: what the user asked for.
+    """The changes to make; `existing`: topic -> partitions now, `partitions`: the number the user asked for.
 
-    The aligned topics end equal, at the largest of what they have and what is asked. Other topics grow only when asked:
-    growing moves keys to other partitions.
+    The aligned topics end equal, at the largest of their numbers and the one asked for. Other topics grow only when
+    asked: growing moves keys to other partitions.
 
     >>> one = [Wanted("p.tasks", None, True, {}), Wanted("p.results", None, False, {}), Wanted("p.agents", 1, False, {})]
     >>> [(c.name, c.action, c.partitions) for c in plan(one, {"p.tasks": 3}, None)]
@@ -126,11 +126,14 @@ async def apply(
     overrides: Mapping[str, Mapping[str, str]] | None = None,
     left_out: Collection[str] = (),
 ) -> list[TopicChange]:
-    """Make every topic exist, and return what was done for each, in the table's order. Safe to run twice, or twice at once.
+    """Create missing topics and return what was done for each, in the table's order. Safe to run twice, or twice at
+    once.
 
-    `partitions`: at least so many for tasks and all that follow it; None = what `tasks` has, or `DEFAULT_PARTITIONS`.
-    `replication_factor`: for new topics; None = the broker's default. `overrides`: full topic name -> settings of new topics;
-    `left_out`: settings left to the broker. What the cluster does not take is adapted; if that fails, no topic is created.
+    `partitions`: at least so many for tasks and the aligned topics; None = as many as `tasks` has, or
+    `DEFAULT_PARTITIONS`. `replication_factor`: for new topics; None = the broker's default. `overrides`: full topic
+    name -> settings of new topics; `left_out`: settings left to the broker. Settings that the cluster refuses are
+    adapted; if that fails, no topic is created.
+
     Raises `TopicsError`, `BrokerUnreachable`, `SettingsError`.
     """
     topics = wanted(settings.topic_prefix)
@@ -167,7 +170,7 @@ def _shapes(
 
 
 async def ensure(settings: Settings, name: str, partitions: int, config: Mapping[str, str]) -> None:
-    """Make one topic exist that is not in the table; `name`: on the broker. Raises as `apply`."""
+    """Create one topic that is not in the table, if it is missing; `name`: on the broker. Raises as `apply`."""
     change = TopicChange(name, "created", partitions)
     async with admin_client(settings) as admin:
         if name not in await partitions_now(admin):
@@ -176,7 +179,7 @@ async def ensure(settings: Settings, name: str, partitions: int, config: Mapping
 
 
 async def describe(settings: Settings) -> list[TopicState]:
-    """What is there, in the table's order. Raises `TopicsError`, `BrokerUnreachable`, `SettingsError`."""
+    """The state of each topic, in the table's order. Raises `TopicsError`, `BrokerUnreachable`, `SettingsError`."""
     topics = wanted(settings.topic_prefix)
     async with admin_client(settings) as admin:
         existing = await partitions_now(admin)
@@ -196,7 +199,9 @@ async def describe(settings: Settings) -> list[TopicState]:
 
 
 async def size_limits(settings: Settings) -> dict[str, int]:
-    """Topic (short name) to the bytes a batch on it may have, for every topic there is. Raises `TopicsError`, `KafkaError`."""
+    """Topic (short name) to the largest batch in bytes, for every existing topic. Raises `TopicsError`,
+    `KafkaError`.
+    """
     names = [topic.name for topic in TOPICS] + list(dead_letter_topics())
     limits = {}
     for name, config in (await topic_configs(settings, names)).items():
@@ -207,7 +212,7 @@ async def size_limits(settings: Settings) -> dict[str, int]:
 
 
 async def topic_configs(settings: Settings, names: Collection[str]) -> dict[str, Mapping[str, str]]:
-    """The settings of those of these topics (short names) that are there. Raises `TopicsError`, `KafkaError`."""
+    """The settings of those of these topics (short names) that exist. Raises `TopicsError`, `KafkaError`."""
     full = {full_name(name, settings.topic_prefix): name for name in names}
     async with admin_client(settings) as admin:
         existing = await partitions_now(admin)
@@ -216,7 +221,7 @@ async def topic_configs(settings: Settings, names: Collection[str]) -> dict[str,
 
 
 def differences(want: Mapping[str, str], have: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
-    """The settings that are not as wanted; lists such as `compact,delete` have no order.
+    """The settings that differ from the wanted ones; lists such as `compact,delete` have no order.
 
     >>> differences({"cleanup.policy": "compact,delete", "retention.ms": "5"}, {"cleanup.policy": "delete, compact"})
     {'retention.ms': ('5', None)}
@@ -231,7 +236,7 @@ def _items(value: str | None) -> set[str]:
 async def check(settings: Settings) -> int:
     """The partition count of the aligned topics. Raises `TopicsMissing`, `BrokerUnreachable`, `SettingsError`.
 
-    While partitions are added, some have a multiple of it already: workers use those that all have.
+    While partitions are added, some topics may already have a multiple of it: workers use the partitions that all have.
     """
     topics = wanted(settings.topic_prefix)
     async with admin_client(settings) as admin:
@@ -249,7 +254,7 @@ async def check(settings: Settings) -> int:
 
 @asynccontextmanager
 async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """A client for one piece of work; what aiokafka raises in it becomes an error of ours."""
+    """A client within the block, in which aiokafka's errors become ours."""
     await reach(settings, REACH_TIMEOUT_S)
     admin = AIOKafkaAdminClient(client_id=CLIENT_ID, **client_options(settings))
     try:
@@ -270,7 +275,8 @@ async def admin_client(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]
 
 async def partitions_now(admin: AIOKafkaAdminClient, node: int | None = None) -> dict[str, list[dict[str, Any]]]:
     """Topic -> its partitions, as one broker (None: any) knows them. Asks for all topics: asking for one by name makes
-    the embedded broker create it."""
+    the embedded broker create it.
+    """
     # The public describe_topics asks a broker of its own choice; which one was asked matters in wait_visible.
     answer = await admin._send_request(MetadataRequest(None), node)
     return {topic["topic"]: topic["partitions"] for topic in answer.to_object()["topics"] if topic["error_code"] == 0}
@@ -279,7 +285,9 @@ async def partitions_now(admin: AIOKafkaAdminClient, node: int | None = None) ->
 async def _create(
     admin: AIOKafkaAdminClient, shapes: list[NewShape], replication_factor: int | None
 ) -> list[TopicChange]:
-    """Create what is missing, all or nothing; return what was created here. That another process was quicker is no error."""
+    """Create what is missing, all or nothing; return what was created here. A topic that another process just created
+    is no error.
+    """
     if not shapes:
         return []
     refusals = await Fitting(admin, replication_factor).fit(shapes)
@@ -316,7 +324,7 @@ def _created(shape: NewShape) -> TopicChange:
 
 
 def _refused(refusals: list[Refusal], count: int) -> str:
-    """One line for all of them; one refusal of access stands for the others."""
+    """One line for all refusals; one refusal of access stands for the others."""
     first = refusals[0]
     if len(refusals) == 1 or _remedy(first.error):
         return f"cannot create {first.name}: {first.said}{_remedy(first.error)}"
@@ -333,7 +341,9 @@ def _remedy(error: type[BaseException]) -> str:
 
 
 async def add_partitions(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> list[TopicChange]:
-    """Add partitions, in an order in which nothing is written to what is not there yet; return what was grown here."""
+    """Add partitions, in an order in which no topic is written to before its partition exists; return what was grown
+    here.
+    """
     grown = []
     for change in sorted(changes, key=lambda change: growth_rank(change.name)):
         try:
@@ -353,8 +363,9 @@ async def add_partitions(admin: AIOKafkaAdminClient, changes: list[TopicChange])
 
 
 async def wait_visible(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -> None:
-    """Wait until every broker shows them with leaders (brokers learn of them one after the other), so that a worker
-    started next finds them wherever it asks."""
+    """Wait until every broker shows the topics with leaders (brokers learn of them one after the other). A worker that
+    starts next then finds them at any broker.
+    """
     deadline = time.monotonic() + VISIBLE_TIMEOUT_S
     late = [change.name for change in changes]
     while time.monotonic() < deadline:
@@ -367,7 +378,7 @@ async def wait_visible(admin: AIOKafkaAdminClient, changes: list[TopicChange]) -
 
 
 async def _views(admin: AIOKafkaAdminClient) -> list[dict[str, list[dict[str, Any]]]]:
-    """What each broker that answers knows."""
+    """The topics as each broker that answers knows them."""
     views = []
     for broker in (await admin.describe_cluster())["brokers"]:
         try:

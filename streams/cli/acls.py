@@ -48,7 +48,7 @@ def acls(
 ) -> None:
     """Print the ACLs a Kafka user needs, no more and no less, as commands for kafka-acls.sh.
 
-    One right a row with -o json or jsonl. An administrator applies them; parallax topics apply runs as `admin`.
+    With -o json or jsonl, one right a row. An administrator applies them; parallax topics apply runs as `admin`.
     """
     from schemas.access import EVERYBODY, grants, kafka_acls, strimzi_acls
 

@@ -19,7 +19,7 @@ app = typer.Typer(help="Run agents of your own.", rich_markup_mode=None)
 
 @app.callback()
 def _group() -> None:
-    """Run agents of your own."""
+    """Run your own agents."""
 
 
 @app.command("serve")

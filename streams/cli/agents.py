@@ -1,7 +1,7 @@
 """`parallax agents add|ls|rm|probe|circuit`: the registry, which is the compacted topic `agents`.
 
-In: flags or AgentRegistration JSON lines. Out: the registrations written or found. `add` asks an address what is there, `probe`
-asks registered agents how they are (`agents_asked.py`); neither gives an agent a task.
+In: flags or AgentRegistration JSON lines. Out: the registrations written or found. `add` detects the protocol at an
+address, `probe` checks the health of registered agents (`agents_asked.py`); neither gives an agent a task.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def add(
 
 
 def _registration(data: Any, where: str = "agents add") -> dict[str, Any]:
-    """The registration as it was given, once it is found that it can work. Raises `CommandError`."""
+    """The registration, checked and completed. Raises `CommandError`."""
     _validated(data, where)
     return dict(data)
 
@@ -164,7 +164,7 @@ def _auth(env: str | None, header: str | None) -> dict[str, Any] | None:
 
 
 def _confidence(text: str) -> dict[str, Any]:
-    """`constant=0.8` as a registration has it."""
+    """An option such as `constant=0.8` in the form of a registration."""
     source, _, rest = text.partition("=")
     if source == "constant":
         try:
@@ -180,7 +180,7 @@ def _confidence(text: str) -> dict[str, Any]:
 
 
 def _metadata(pairs: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE pairs; a value is read as its key wants it, an unknown key's as JSON if it is JSON, else as text."""
+    """NAME=VALUE pairs. A value has its key's type; an unknown key's is JSON if it parses, else text."""
     from agents_io.protocols.metadata_keys import read_value
 
     found: dict[str, Any] = {}
@@ -234,9 +234,9 @@ async def _ls(settings: Settings, form: Format) -> None:
 
 
 async def _registered(settings: Settings, keys: dict[str, set[bytes]] | None = None) -> dict[str, dict[str, Any]]:
-    """Agent id to its newest registration; what cannot be read is reported on stderr and left out.
+    """Agent id to its newest registration; unreadable ones are reported on stderr and left out.
 
-    `keys` takes the keys of each agent's records: one with a schema's id is another key to the brokers' compaction.
+    `keys`: collects the keys of each agent's records. To compaction, a key with a schema id is another key.
     """
     from schemas.codec import Rejected, decode_json, validate
     from schemas.messages import AgentRegistration
@@ -260,7 +260,7 @@ async def _registered(settings: Settings, keys: dict[str, set[bytes]] | None = N
 
 
 async def _agent_statuses(settings: Settings) -> dict[str, AgentStanding]:
-    """What is known of each agent; nothing of one that never was called or asked."""
+    """The published status of each agent that was ever called or checked."""
     from schemas.codec import Rejected, decode
     from schemas.messages import AgentStanding
     from streams.broker.client import read_all
@@ -316,7 +316,7 @@ def circuit(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Open an agent's circuit by hand, switch it off, or let it be; exit 4 when the agent is not registered."""
+    """Open an agent's circuit by hand, disable it, or return it to automatic. Exit 4 if the agent is not registered."""
     if mode not in ("auto", "open", "disabled"):
         raise CommandError(f"agents circuit: MODE is auto, open or disabled, not {mode!r}", USAGE)
     settings = settings_from(bootstrap_servers, topic_prefix)
@@ -342,7 +342,7 @@ def rm(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Remove agents from the registry; exit 4 when one is not registered (then none is removed)."""
+    """Remove agents from the registry. Exit 4 if one is not registered (then none is removed)."""
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _rm(settings, agent_ids, output or Format.text))
 
@@ -371,7 +371,7 @@ def probe(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Ask agents how they are, from here; exit 1 when one is unhealthy, 4 when one is not registered."""
+    """Check the health of agents from this machine. Exit 1 if one is unhealthy, 4 if one is not registered."""
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _probe(settings, agent_ids or [], duration_ms(timeout, "--timeout") / 1000, output or Format.text))
 

@@ -1,7 +1,7 @@
-"""What the command line finds out from agents: what is at an address, and whether registered ones are healthy.
+"""What commands ask of agents: what is at an address, and whether registered agents are healthy.
 
-In: a registration as it was typed, or many as they were read. Out: the same with what was found filled in, or a row of health for
-each. What was given stands above what was found; nothing that an agent does makes a command fail here.
+In: a typed registration, or registrations that were read. Out: the registration completed, or a row of health for each.
+Typed values take precedence over detected ones; no behaviour of an agent makes a command fail here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ AT_ONCE = 50
 
 
 def completed(given: dict[str, Any]) -> dict[str, Any]:
-    """The registration with protocol, name, capabilities and metadata as its endpoint reports them; printed on stderr.
+    """The registration with protocol, name, capabilities and metadata that its endpoint reports; printed on stderr.
 
-    Raises `CommandError`: something answered that is no agent we can call, or that leaves a choice.
+    Raises `CommandError`: no supported protocol was recognised, or a choice is missing.
     """
     from agents_io.protocols.discovery import investigate
     from agents_io.protocols.probing import TIMEOUT_S
@@ -55,7 +55,9 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def filled(given: dict[str, Any], found: Found) -> dict[str, Any]:
-    """The registration with what was found; what was given stands above it. Raises `CommandError`: a choice is missing."""
+    """The registration completed by what was found; typed values take precedence. Raises `CommandError`: a choice is
+    missing.
+    """
     more: dict[str, Any] = {} if found.protocol == "http" else {"protocol": found.protocol}
     if found.name is not None:
         more["name"] = found.name
@@ -82,7 +84,9 @@ def filled(given: dict[str, Any], found: Found) -> dict[str, Any]:
 
 
 def _report_concurrency(limits: dict[str, Any], takes: int | None) -> None:
-    """A warning if workers would call the agent more often at once than it takes: each call beyond is a 429 and a pause."""
+    """Warn if workers would call the agent more often at once than it accepts: each call beyond is a 429 and a
+    pause.
+    """
     from schemas.messages import Limits
 
     allowed = limits.get("maxConcurrency", Limits().max_concurrency)
@@ -94,7 +98,9 @@ def _report_concurrency(limits: dict[str, Any], takes: int | None) -> None:
 
 
 def check_tool(given: dict[str, Any]) -> None:
-    """Whether an MCP server has the tool that is to be registered, if it can be asked now. Raises `CommandError`: it has not."""
+    """Check that an MCP server has the tool to be registered, if it can be asked now. Raises `CommandError` if it does
+    not.
+    """
     from agents_io.errors import AgentError
     from agents_io.protocols.mcp.transport import McpTransport
     from agents_io.protocols.probing import TIMEOUT_S
@@ -119,7 +125,7 @@ def check_tool(given: dict[str, Any]) -> None:
 
 
 async def ask_all(settings: Settings, registrations: list[dict[str, Any]], timeout_s: float) -> list[dict[str, Any]]:
-    """A row for each: `health` is healthy, unhealthy, or unknown when it cannot be asked; `detail` gives the reason."""
+    """One row each: `health` is healthy, unhealthy, or unknown if it cannot be checked; `detail` gives the reason."""
     transports = _transports(settings)
     gate = asyncio.Semaphore(AT_ONCE)
 

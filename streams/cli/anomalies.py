@@ -1,4 +1,4 @@
-"""`parallax anomalies [--follow]`: what the detectors found, the newest word on each episode."""
+"""`parallax anomalies [--follow]`: what the detectors found, the newest state of each episode."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def anomalies(
 ) -> None:
     """List the anomalies that were found.
 
-    The newest state of each, oldest first; --follow goes on with new ones as they come.
+    The newest state of each, oldest first; --follow continues with new ones as they come.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _anomalies(settings, follow, output or Format.text))
@@ -102,5 +102,5 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(found: object) -> str | None:
-    """`delta=0.01 name=mine`; nothing for a detector without any."""
+    """Parameters as `delta=0.01 name=mine`; empty for a detector without any."""
     return " ".join(f"{key}={value}" for key, value in found.items()) if isinstance(found, dict) and found else None

@@ -1,7 +1,7 @@
-"""Workers asked over HTTP: where they answer, and one question to many of them.
+"""Asks workers over HTTP: where they are, and one request to many of them.
 
-In: addresses typed with --web, else those that the members of the consumer groups publish, and the web address of the settings.
-Out: JSON answers. A worker that does not answer is reported with the reason and fails no command.
+In: addresses typed with --web, else those that the members of the consumer groups publish, and the web address of the
+settings. Out: JSON. A worker that does not answer is reported with the reason and fails no command.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Web = Annotated[
 
 
 def checked_urls(given: Sequence[str] | None) -> list[str]:
-    """The addresses typed, without a slash at their ends. Raises `CommandError`."""
+    """The typed addresses, without trailing slashes. Raises `CommandError`."""
     from urllib.parse import urlsplit
 
     found = []
@@ -46,7 +46,7 @@ def checked_urls(given: Sequence[str] | None) -> list[str]:
 
 
 async def worker_urls(settings: Settings, given: Sequence[str]) -> list[str]:
-    """Where to ask: the address typed; or all that Kafka lists, and the address of the settings."""
+    """The typed addresses; without any, those that Kafka lists and the address of the settings."""
     if given:
         return list(given)
     own = [own_url(settings)] if settings.web_port else []
@@ -54,14 +54,14 @@ async def worker_urls(settings: Settings, given: Sequence[str]) -> list[str]:
 
 
 def own_url(settings: Settings) -> str:
-    """Where a worker with these settings answers. Another cluster's worker may have taken that port: see `stranger`."""
+    """The address of a worker with these settings. Another cluster's worker may use that port: see `stranger`."""
     host = settings.web_host
     host = "127.0.0.1" if host in ("0.0.0.0", "::", "[::]") else host  # noqa: S104 - recognised, not bound
     return f"http://[{host}]:{settings.web_port}" if ":" in host else f"http://{host}:{settings.web_port}"
 
 
 def stranger(settings: Settings, worker: dict[str, Any]) -> str:
-    """Why a worker that was found at a guessed address does not belong to this app; "" if it may."""
+    """Why a worker found at a guessed address does not belong to this app; "" if it may."""
     if (app := worker.get("appId", settings.app_id)) != settings.app_id:
         return f"is a worker of the app {app!r}; name it with --web to ask it"
     if (prefix := worker.get("topicPrefix", settings.topic_prefix)) != settings.topic_prefix:
@@ -77,7 +77,7 @@ def _brokers(servers: str) -> set[str]:
 
 
 async def published(settings: Settings) -> list[str]:
-    """Addresses that members of the group of coordinators publish; none where the broker does not describe groups."""
+    """Addresses that members of the plan coordinators' group publish; none if the broker does not describe groups."""
     from aiokafka.errors import KafkaError
 
     from schemas.access import role_group
@@ -93,7 +93,9 @@ async def published(settings: Settings) -> list[str]:
 
 
 async def ask_each(settings: Settings, urls: Sequence[str], path: str) -> list[tuple[str, Any, str]]:
-    """Address, JSON (None: no answer or a 404) and why there is none, for each in order. Raises `CommandError`: no token."""
+    """For each address in order: the address, its JSON (None without one, or for a 404), and the reason. Raises
+    `CommandError`: no token.
+    """
     import httpx
 
     from agents_io.errors import Unsupported

@@ -1,6 +1,7 @@
-"""`parallax bench detect`: made streams with known changes, each detector's delay, false alarms and cost beside the limit.
+"""`parallax bench detect`: generated streams with known changes; each detector's delay, false alarms and cost beside
+the theoretical limit.
 
-Needs no broker. The same seed gives the same figures, but for the cost.
+Needs no broker. The same seed gives the same figures, except the cost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ app = typer.Typer(help="Measure detectors on made streams.", no_args_is_help=Tru
 
 @app.callback()
 def bench() -> None:
-    """Measure detectors on made streams."""
+    """Measure detectors on generated streams."""
 
 
 @app.command("detect")
@@ -46,9 +47,10 @@ def detect(
 ) -> None:
     """Print delay, run length, precision, recall and cost of each detector.
 
-    Labelled series are two weeks of points every five minutes with incidents at known places: see where alarms are right.
-    Streams are independent Beta confidences around .85, and for the run lengths also rounded, skewed, constant, correlated
-    and daily ones. The limit is the optimal CUSUM, which knows both distributions, at the same run length. Takes about a minute.
+    Labelled series are two weeks of points every five minutes with incidents at known times: they show which alarms are
+    right. Streams are independent Beta confidences around .85; for the run lengths also rounded, skewed, constant,
+    correlated and daily ones. The limit is the optimal CUSUM, which knows both distributions, at the same run length.
+    Takes about a minute.
     """
     form = output or Format.text
     result = _measured(run_length, runs, points, seed, kappa, river, series)

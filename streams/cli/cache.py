@@ -1,7 +1,7 @@
-"""`parallax cache clear`: ask every worker to forget cached answers.
+"""`parallax cache clear`: make every worker drop cached answers.
 
-In: an agent id, or none for all. Out: one record on `controls`, acknowledged. A worker that starts later reads the request
-too, while `controls` is kept (an hour): answers kept before it are not taken up again.
+In: an agent id, or none for all. Out: one acknowledged record on `controls`. A worker that starts later reads the
+request too, while `controls` is kept (an hour), and drops older answers.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def clear(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Forget cached answers: the next task is answered by its agent.
+    """Drop cached answers: the next task is answered by its agent.
 
-    An answer to a task that was in progress when the request came is not kept either.
+    The answer to a task that was under way when the request came is not cached either.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _clear(settings, agent, output or Format.text))

@@ -1,7 +1,7 @@
-"""`parallax cancel ID`: ask for a task or a plan to be cancelled, wherever it is.
+"""`parallax cancel ID`: cancel a task or a plan, wherever it is.
 
-In: an id. Out: a record on `controls` for the task and one for the plan of that id, acknowledged. Whether there was still
-something to cancel shows in the result (`parallax task`, `parallax plan`): every worker reads the request, its owner ends it.
+In: an id. Out: a record on `controls` for the task and one for the plan of that id, acknowledged. The result shows
+whether it came in time (`parallax task`, `parallax plan`): every worker reads the request, the owner ends the task.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def cancel(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Cancel a task or a plan: queued, parked or running.
+    """Cancel a task or a plan that waits, is delayed or is running.
 
-    A call under way is cut off at the agent. What comes later with the same id is cancelled too, for about an hour.
+    A call under way is cut off at the agent. Tasks sent later with the same id are cancelled too, for about an hour.
     """
     if task and plan:
         raise CommandError("--task and --plan exclude each other", USAGE)

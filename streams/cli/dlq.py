@@ -1,7 +1,7 @@
-"""`parallax dlq ls|show|replay`: what was put aside and why, and sending it back.
+"""`parallax dlq ls|show|replay`: list dead letters with the reasons, show them, and send them back.
 
-In: dead-letter topics by short or full name, places as `ls` prints them. Out: rows and documents on stdout; what is sent back
-is in `streams.cli.replay`. Never deletes a dead letter: Kafka keeps it until its retention ends.
+In: dead-letter topics by short or full name, positions as `ls` prints them. Out: rows and documents on stdout;
+`streams.cli.replay` sends them back. Never deletes a dead letter: Kafka keeps it until its retention ends.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def ls(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """List the dead letters: where each lies, where it came from, when, at which stage it failed and why."""
+    """List the dead letters: position, origin, time, stage and reason."""
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _ls(settings, topic, maximum, output or Format.text))
 
@@ -107,7 +107,7 @@ def show(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Show one dead letter with its headers and its value; exit 4 when there is none at this place."""
+    """Show one dead letter with its headers and its value. Exit 4 if there is none at this position."""
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _show(settings, _places([place], settings)[0], output or Format.text))
 
@@ -178,10 +178,11 @@ def replay(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Send letters back to the topics they came from: original key and bytes, header parallax-replayed counted up.
+    """Send dead letters back to the topics they came from, with original key and bytes and the header parallax-replayed
+    counted up.
 
-    The letters stay where they are: a second replay sends them again. What came from dispatch or parked goes to tasks.
-    Exit 1 when any could not be replayed; 4 when there is no letter at a place (then none is replayed).
+    Dead letters stay on their topic: a second replay sends them again. Those from dispatch or parked go to tasks. Exit
+    1 if any could not be replayed; 4 if there is none at a position (then none is replayed).
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     given = names or []

@@ -1,7 +1,7 @@
-"""`parallax doctor`: is Kafka there, reachable at the addresses it gives out, set up, and how much can be promised on it? And
-is the port that agents dial what its settings promise?
+"""`parallax doctor`: checks Kafka (reachable at its advertised addresses, set up, with transactions), the workers'
+ports and their settings.
 
-In: settings. Out: one row a check. Exit 3 when no broker answers, 1 when a check failed; a warning is no failure.
+In: settings. Out: one row a check. Exit 3 if no broker answers, 1 if a check failed; a warning is no failure.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ COLUMNS = ("check", "state", "detail")
 
 
 def doctor(bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: OutputFormat = None) -> None:
-    """Check the broker, the topics and what they allow.
+    """Check the broker, the topics and the settings.
 
-    The broker answers; the addresses it gives out can be reached from here; this user may do what a worker does; the topics
-    are as in the table, and keep tasks as long as tasks may wait; this machine's clock agrees with the brokers'; it has
-    transactions, without which results are at-least-once; no other workers use the same group or the same topics under another
-    app id; the Schema Registry answers, if one is set. The files of grpc_tls can be used, if any are set; no address beyond
-    this machine is open to everybody; tokens of web_auth can be read.
+    The broker answers; its advertised addresses are reachable from here; this user has the rights of a worker; the
+    topics match the table, and keep tasks as long as tasks may wait; this machine's clock agrees with the brokers'; the
+    broker has transactions (without them results are at-least-once); no other workers use the same group, or the same
+    topics under another app id; the Schema Registry answers, if one is set. The files of grpc_tls are usable, if set;
+    no address that other machines can reach is open to everyone; tokens of web_auth are readable.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     rows, code = asyncio.run(_examine(settings))
@@ -71,7 +71,7 @@ def _row(check: str, state: str, detail: str) -> dict[str, Any]:
 
 
 def _port_of_agents(settings: Settings) -> list[dict[str, Any]]:
-    """No row while it is plain and on this machine only."""
+    """The agents' port. No row while it is plain text on this machine only."""
     from agents_io.errors import Unsupported
     from streams.grpc_tls import TlsUnusable, judge, mistrust
 
@@ -91,7 +91,7 @@ def _port_of_agents(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _open_addresses(settings: Settings) -> list[dict[str, Any]]:
-    """What a worker with these settings would refuse to start with, or serve to everyone. No row if all is guarded."""
+    """Addresses with which a worker would refuse to start, or would serve everyone. No row if all are guarded."""
     from streams.exposure import open_addresses
     from streams.tokens import TokenUnusable, check_tokens
 
@@ -132,7 +132,7 @@ async def _listener(node: int, host: str, port: int) -> dict[str, Any]:
 
 
 async def _rights(settings: Settings) -> list[dict[str, Any]]:
-    """What a worker with these settings would be refused. Empty where the brokers know no users."""
+    """Rights that a worker with these settings would lack. Empty if the brokers know no users."""
     from streams.broker.access import AccessDenied, require, user, worker_needs
     from streams.broker.kafka import BrokerUnreachable
 
@@ -146,7 +146,7 @@ async def _rights(settings: Settings) -> list[dict[str, Any]]:
 
 
 async def _neighbours(settings: Settings) -> list[dict[str, Any]]:
-    """Workers that run now and conflict with one with these settings. No row if there are none."""
+    """Running workers that conflict with one with these settings. No row if there are none."""
     from aiokafka.errors import KafkaError
 
     from streams.broker.neighbours import neighbours
@@ -159,7 +159,7 @@ async def _neighbours(settings: Settings) -> list[dict[str, Any]]:
 
 
 async def _schema_registry() -> list[dict[str, Any]]:
-    """No row if none is set."""
+    """The Schema Registry. No row if none is set."""
     from streams.schema_registry import SchemaUnavailable, registry
 
     schemas = registry()
@@ -173,7 +173,7 @@ async def _schema_registry() -> list[dict[str, Any]]:
 
 
 async def _clock(settings: Settings) -> list[dict[str, Any]]:
-    """This machine's clock against the brokers'. No row while they agree, or where the difference is not known."""
+    """This machine's clock against the brokers'. No row while they agree, or if the difference is unknown."""
     from aiokafka.errors import KafkaError
 
     from streams.broker.kafka import client_options

@@ -40,10 +40,10 @@ def explain(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Explain why a task waits or why it ended as it did.
+    """Explain why a task waits, or why it ended as it did.
 
-    Since when, until when, what lets it go on, and what to do. The workers are asked what they hold; without one only the topics
-    speak. Exit 4 when nothing is known of the task.
+    Since when, until when, what lets it continue, and what to do. Workers report what they hold; without a worker, only
+    the topics are read. Exit 4 if the task is unknown.
     """
     urls, begin = checked_urls(web), since_begin(since)
     settings = settings_from(bootstrap_servers, topic_prefix)
@@ -100,7 +100,7 @@ async def _evidence(settings: Settings, task_id: str, begin: int, given: list[st
 
 
 async def _sent(settings: Settings, task_id: str, begin: int) -> dict[str, Any] | None:
-    """The newest record of this id on `tasks`: when it came, its type and what it is for."""
+    """The newest record of this id on `tasks`: its time, type and target."""
     from streams.cli.tasks import sent_tasks
 
     found = None

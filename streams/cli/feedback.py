@@ -1,7 +1,7 @@
-"""`parallax feedback ID success|failure`: reports to the statistics how an answered task turned out.
+"""`parallax feedback ID success|failure`: reports the true outcome of an answered task to the statistics.
 
 In: a task id. Reads `data-points` once and sends the task's point again with the true `success` and `feedback: true`,
-with the key it had, so that it lands behind the first one. Reporting the same twice changes nothing.
+under the same key, so it comes after the first one. Reporting the same twice changes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """How it turned out."""
+    """The true outcome of a task."""
 
     success = "success"
     failure = "failure"
@@ -33,10 +33,10 @@ def feedback(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Report how an answered task really turned out.
+    """Report the true outcome of an answered task.
 
-    Corrects the success rate of its windows and teaches what the agent's confidence is worth: results then carry
-    calibratedConfidence. Exit 4 when no data point of the task is found.
+    Corrects the success rate of its windows and calibrates the agent's confidence: results then carry
+    calibratedConfidence. Exit 4 if no data point of the task is found.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _feedback(settings, task_id, outcome is Outcome.success, output or Format.text))

@@ -1,7 +1,7 @@
-"""`parallax functions ls`: which functions a worker started here would offer. No broker.
+"""`parallax functions ls`: the functions that a worker started here would offer. No broker.
 
-In: the settings `functions.modules` and the installed entry points. Out: names, how each runs, where it is defined. It imports
-those modules, as a worker would, and calls nothing.
+In: the setting `functions.modules` and the installed entry points. Out: names, how each runs, where it is defined. It
+imports those modules, as a worker would, and calls nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`parallax version`, `config` and `docs`: what this installation is, how it is set, what it promises. No broker."""
+"""`parallax version`, `config` and `docs`: the version, the settings in force, the published contracts. No broker."""
 
 from __future__ import annotations
 
@@ -98,9 +98,11 @@ def asyncapi(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """The public topics as an AsyncAPI 3.1 document, seen from your application: YAML, or JSON with -o json.
+    """Print the public topics as an AsyncAPI 3.1 document from your application's point of view: YAML, or JSON with -o
+    json.
 
-    `send` is what you write, `receive` what you read. Servers and names are those of the settings in force; no broker is asked.
+    `send` is what you write, `receive` what you read. Servers and names are those of the settings in force; no broker
+    is asked.
     """
     from schemas.asyncapi import Cluster
     from schemas.asyncapi import document as contract

@@ -1,4 +1,6 @@
-"""`parallax init NAME`: a directory with an agent, its test, settings and a Kafka to run it on; `new agent NAME`: one more."""
+"""`parallax init NAME`: a directory with an agent, its test, settings and a compose file for Kafka; `new agent NAME`:
+another agent.
+"""
 
 from __future__ import annotations
 

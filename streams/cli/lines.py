@@ -1,4 +1,4 @@
-"""JSON lines from a file or stdin, with their line numbers. Blank lines are passed over; a line is bounded in length."""
+"""JSON lines from a file or stdin, with line numbers. Blank lines are skipped; the length of a line is bounded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _numbered(lines: Iterator[bytes], name: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _stdin() -> Iterator[bytes]:
-    """Lines straight from the file descriptor: a thread that waits in sys.stdin's buffer would hold up the exit."""
+    """Lines read straight from the file descriptor: a thread waiting in sys.stdin's buffer would delay the exit."""
     descriptor = sys.stdin.fileno()
     rest = b""
     while chunk := os.read(descriptor, CHUNK_BYTES):

@@ -87,9 +87,9 @@ def build() -> typer.Typer:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit code. Never raises for a user's mistake.
+    """Run one command line; returns the exit code. Never raises for a user's mistake.
 
-    When the reader of stdout goes away (`parallax tail results | head`), typer ends the process quietly with 1.
+    If the reader of stdout goes away (`parallax tail results | head`), typer ends the process quietly with 1.
     """
     try:
         code = build()(args=list(arguments), prog_name="parallax", standalone_mode=False)

@@ -1,6 +1,6 @@
-"""The options every command has, and the errors that carry an exit code.
+"""The options of every command, and the errors that carry an exit code.
 
-In: what was typed. Out: settings (flag > environment > file > default). Never talks to Kafka.
+In: the command line. Out: settings (flag > environment > file > default). Never connects to Kafka.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 
 class CommandError(Exception):
-    """A command that ends here: one line for stderr and the exit code."""
+    """Ends the command: one line for stderr and the exit code."""
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
         super().__init__(message)
@@ -70,7 +70,7 @@ def settings_from(servers: str | None, prefix: str | None, **flags: Any) -> Sett
 
 
 def duration_ms(text: str, option: str) -> int:
-    """A duration option in milliseconds; what does not fit is a usage error that names the option."""
+    """A duration option in milliseconds. An invalid one is a usage error that names the option."""
     from schemas.times import parse_duration
 
     try:

@@ -16,12 +16,12 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def say(message: str) -> None:
-    """A message for the person at the terminal: stderr."""
+    """Print a message to stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def line(text: str) -> None:
-    """One line of data: stdout, at once."""
+    """Print one line of data to stdout, unbuffered."""
     print(text, flush=True)
 
 
@@ -38,7 +38,7 @@ def document(value: Any, form: Format) -> None:
 
 
 def json_text(value: Any, form: Format) -> str:
-    """The document as text, without the last line's end."""
+    """The document as text, without the final newline."""
     import orjson
 
     from schemas.exact_json import dumps
@@ -47,7 +47,7 @@ def json_text(value: Any, form: Format) -> str:
 
 
 def yaml_text(value: Any) -> str:
-    """The document as YAML, every value written out where it stands."""
+    """The document as YAML, without anchors."""
     import yaml
 
     class Plain(yaml.SafeDumper):
@@ -82,7 +82,7 @@ def _drawn(columns: Sequence[str], texts: list[list[str]], title: str | None) ->
 
 
 def heading(name: str) -> str:
-    """A field's name as a column's.
+    """A field's name as a column heading.
 
     >>> heading("maxRequests")
     'max requests'
@@ -91,7 +91,7 @@ def heading(name: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """One value as a person reads it.
+    """One value as text for people.
 
     >>> cell(None), cell(0.12345), cell(["a", "b"]), cell(True)
     ('-', '0.123', 'a, b', 'yes')
@@ -108,7 +108,7 @@ def cell(value: Any) -> str:
 
 
 def sparkline(ratios: Sequence[float]) -> str:
-    """Values in [0, 1] as bars, the scale fixed so that two lines can be compared.
+    """Values in [0, 1] as bars on a fixed scale: two lines can be compared.
 
     >>> sparkline([0.0, 0.5, 1.0])
     '▁▅█'
@@ -117,7 +117,7 @@ def sparkline(ratios: Sequence[float]) -> str:
 
 
 def rows_as(form: Format, documents: list[dict[str, Any]], columns: Sequence[str]) -> None:
-    """A list of things: a table of `columns`, one JSON array, or a JSON line each."""
+    """A list of rows: a table of `columns`, one JSON array, or one JSON line each."""
     if form is Format.json:
         document(documents, form)
     elif form is Format.jsonl:

@@ -1,7 +1,8 @@
-"""How long `parallax submit --wait` waits: a fixed time if one is given, else for as long as there is progress.
+"""How long `parallax submit --wait` waits: a fixed time if one is given, else as long as there is progress.
 
-In: signs of progress, and the ids without a result, oldest first. Out: words on stderr while nothing comes, with the reason
-that a worker gives for the oldest; `TimeoutError` at the end. Tasks that a limit paces are progress, an absent agent is none.
+In: signs of progress, and the ids without a result, oldest first. Out: messages on stderr while there is no progress,
+with the reason that a worker reports for the oldest id; `TimeoutError` at the end. A rate limit that paces tasks is
+progress, an absent agent is not.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _tell(left: int, waiting: dict[str, Any] | None) -> None:
 
 
 async def _waiting(settings: Settings, names: list[str]) -> dict[str, Any] | None:
-    """What the first of these that a worker holds waits for, as that worker reports it."""
+    """What the first of these ids that a worker holds waits for, as that worker reports it."""
     from urllib.parse import quote
 
     try:

@@ -1,7 +1,7 @@
-"""`parallax plan ID`: what became of a plan, step by step.
+"""`parallax plan ID`: the state of a plan, step by step.
 
-In: a plan id. Out: its steps as they are now (waiting, running, ended and how), and its result. Reads `plans`, `results`,
-`events` and `plan-results` once, to their ends; it asks no worker, so it also shows plans that ended long ago.
+In: a plan id. Out: the state of its steps (waiting, running, ended and how), and its result. Reads `plans`, `results`,
+`events` and `plan-results` once, to their ends. It asks no worker, so it also shows plans that ended long ago.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def plan(
 ) -> None:
     """Show a plan and its steps.
 
-    As they are now, found by reading the topics from their beginnings.
+    Their present state, found by reading the topics from their beginnings.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _plan(settings, plan_id, output or Format.text))
@@ -63,7 +63,7 @@ async def _plan(settings: Settings, plan_id: str, form: Format) -> None:
 
 
 async def _task_end(settings: Settings, plan: Found) -> Found | None:
-    """A plan that answers a task has no result of its own: its task's, in the form of a plan's."""
+    """The result of a plan that answers a task: the task's result, in the form of a plan's."""
     tasks = _objects(plan.get("tasks")) if plan.get("answers") else []
     if not tasks:
         return None
@@ -90,7 +90,9 @@ async def _matching(settings: Settings, topic: str, plan_id: str, mine: Callable
 def steps_of(
     plan_id: str, plan: Mapping[str, Any], end: Mapping[str, Any] | None, results: list[Found], begun: list[Found]
 ) -> list[Found]:
-    """One row a step, in the order of the plan, those within patterns below theirs: id, status, depth, and what is known."""
+    """One row a step, in the order of the plan, steps within patterns below theirs: id, status, depth, and further
+    details.
+    """
     from streams.rules.plans.step_ids import Path, path_of
 
     rows: dict[Path, Found] = {}
@@ -126,7 +128,9 @@ def _ended(found: Found) -> Found:
 
 
 def _depths(rows: Mapping[Any, Found], ids: list[str], tasks: Mapping[str, Found]) -> dict[Any, int]:
-    """How many steps must come before each one, along the longest way; within a pattern its own depth. Bounded by rounds."""
+    """How many steps must come before each one, along the longest path; within a pattern its own depth. Bounded by
+    rounds.
+    """
     depth = dict.fromkeys(ids, 0)
     for _ in range(min(len(ids), 100)):
         moved = False
@@ -141,7 +145,7 @@ def _depths(rows: Mapping[Any, Found], ids: list[str], tasks: Mapping[str, Found
 
 
 def draw(found: Found) -> None:
-    """A line for the plan, and its steps as a table."""
+    """Print a line for the plan, and its steps as a table."""
     end, plan = found["result"] or {}, found["plan"] or {}
     done = sum(step["status"] not in ("waiting", "running") for step in found["steps"])
     words = [found["planId"], str(end.get("kind") or plan.get("kind") or ""), str(end.get("strategy") or "")]

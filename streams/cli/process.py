@@ -95,9 +95,10 @@ async def _work(settings: Settings, form: Format) -> int:
 
 
 def stop_on_signals(stop: asyncio.Event, limit_s: float) -> list[signal.Signals]:
-    """Set `stop` on SIGTERM or SIGINT; the list returned names later which came. A second SIGINT interrupts at once.
+    """Set `stop` on SIGTERM or SIGINT; the returned list names the signals received. A second SIGINT interrupts at
+    once.
 
-    Processes that have not ended `limit_s` after that are killed.
+    Processes that have not ended after `limit_s` are killed.
     """
     loop = asyncio.get_running_loop()
     came: list[signal.Signals] = []
@@ -121,7 +122,7 @@ def stop_on_signals(stop: asyncio.Event, limit_s: float) -> list[signal.Signals]
 
 
 def _end_at_once(why: str, code: int) -> None:
-    """Without waiting for anything: cancelling may hang where stopping does."""
+    """End the process without waiting: cancelling may hang where stopping does."""
     say(why)
     os._exit(code)
 
@@ -155,11 +156,11 @@ def dev(
     ] = False,
     output: OutputFormat = None,
 ) -> None:
-    """Try it all on this machine, until Ctrl-C.
+    """Try everything on this machine, until Ctrl-C.
 
-    Starts a broker, a worker, demo agents and sample traffic, and prints where to look. The broker is an Apache Kafka of its own
-    where one is installed (in KAFKA_HOME, or kafka-server-start.sh on the path, and Java), with transactions; else the embedded
-    one. --bootstrap-servers uses your running Kafka instead (the environment is not looked at).
+    Starts a broker, a worker, demo agents and sample traffic, and prints where to look. The broker is an Apache Kafka
+    of its own, with transactions, if Kafka and Java are installed (KAFKA_HOME, or kafka-server-start.sh on the path);
+    else the embedded broker. --bootstrap-servers uses your running Kafka instead (the environment is ignored).
     """
     from streams.demo.dev import run_dev
 

@@ -1,7 +1,8 @@
-"""The work of `parallax dlq replay`: letters back to the topics they came from, and what became of each.
+"""The work of `parallax dlq replay`: sends dead letters back to the topics they came from, and reports the outcome of
+each.
 
-In: places, or all letters there are at the start. Out: acknowledged records, one row a dead letter on stdout. Never sends to a
-topic that does not exist, never sends a dead letter without its value, never follows letters that come back.
+In: positions, or all dead letters that exist at the start. Out: acknowledged records, one row a dead letter on stdout.
+Never sends to a missing topic, never sends a dead letter without its value, never follows dead letters that come back.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def dead_letter_topics(settings: Settings, name: str | None) -> list[str]:
-    """Full names of all dead-letter topics, or of the one meant. Raises `TopicMissing`, `CommandError`."""
+    """Full names of all dead-letter topics, or of the one named. Raises `TopicMissing`, `CommandError`."""
     from schemas.topics import dead_letter_topics as short_names
     from schemas.topics import full_name
     from streams.broker.client import TopicMissing
@@ -48,8 +49,9 @@ async def dead_letter_topics(settings: Settings, name: str | None) -> list[str]:
 async def send_back(
     settings: Settings, places: list[RecordId], everything: bool, topic: str | None, dry_run: bool, form: Format
 ) -> None:
-    """What `parallax dlq replay` does. Raises `CommandError` for a place without a dead letter, `typer.Exit` when any was not
-    sent."""
+    """Replay the dead letters. Raises `CommandError` for a position without a dead letter, `typer.Exit` if any was not
+    sent.
+    """
     from streams.broker.client import catalog
     from streams.broker.dlq_reader import last_offsets, read_until, replaying
 
@@ -126,7 +128,7 @@ class Report:
         self._counts = {True: 0, False: 0}
 
     def add(self, place: RecordId, built: Replay | None, problem: str | None = None) -> None:
-        """One dead letter. `problem`: why it was not replayed."""
+        """Add one dead letter. `problem`: why it was not replayed."""
         from streams.rules.broker.dead_letters import printable
 
         self._counts[problem is None] += 1
@@ -142,7 +144,7 @@ class Report:
             line(printable(f"{place}  {said}"))
 
     def end(self, stopped: bool = False) -> None:
-        """The sum. Raises `typer.Exit` with 1 when any failed, unless the caller raises what `stopped` it."""
+        """Print the totals. Raises `typer.Exit` with 1 if any failed, unless the caller raises what `stopped` it."""
         if self._form is Format.json:
             document(self._rows, self._form)
         done, failed = self._counts[True], self._counts[False]

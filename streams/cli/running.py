@@ -1,4 +1,4 @@
-"""Runs a command's coroutine, and turns everything that may go wrong into one line on stderr and an exit code."""
+"""Runs a command's coroutine, and turns every failure into one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _checked(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
 
 
 def explain(error: BaseException) -> int:
-    """Print on stderr what happened, and return its exit code."""
+    """Print the failure on stderr and return its exit code."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     code, text = _known(error)
@@ -49,7 +49,7 @@ def explain(error: BaseException) -> int:
 
 
 def _known(error: BaseException) -> tuple[int | None, str]:
-    """Exit code and sentence of what a user or a broker may cause; code None for a fault of ours."""
+    """Exit code and message of a failure that a user or a broker may cause; code None for an internal error."""
     text = str(error).strip().replace("\n", " ")
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):  # ours, the worker's, typer's

@@ -1,7 +1,7 @@
-"""`parallax schedules add|ls|next|pause|resume|rm`: schedules, which lie on the compacted topic `schedules`.
+"""`parallax schedules add|ls|next|pause|resume|rm`: schedules on the compacted topic `schedules`.
 
-In: flags or Schedule JSON lines. Out: the schedules written or found. Workers with the role `schedules` make the tasks; times are
-computed here from what lies on the topic.
+In: flags or Schedule JSON lines. Out: the schedules written or found. Workers with the role `schedules` make the tasks;
+times are computed here from the records on the topic.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _json(text: str) -> Any:
 
 
 def _checked(data: Any, where: str = "schedules add") -> dict[str, Any]:
-    """The schedule as it was given, once it is found that it can work. Raises `CommandError`."""
+    """The schedule, if it can work. Raises `CommandError`."""
     from schemas.codec import Rejected, validate
     from schemas.messages import Schedule
     from streams.rules.schedules.times import check_new
@@ -147,7 +147,7 @@ def next_times(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Print the next times of a schedule, also of a paused one; exit 4 when there is none of that id."""
+    """Print the next times of a schedule, also of a paused one. Exit 4 if there is none with that id."""
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _next(settings, schedule_id, count, output or Format.text))
 
@@ -170,7 +170,7 @@ async def _next(settings: Settings, schedule_id: str, count: int, form: Format) 
 def pause(
     schedule_id: Id, bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: OutputFormat = None
 ) -> None:
-    """Let a schedule make no tasks; exit 4 when there is none of that id."""
+    """Pause a schedule: it makes no tasks. Exit 4 if there is none with that id."""
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _pause(settings, schedule_id, True, output or Format.text))
 
@@ -179,7 +179,7 @@ def pause(
 def resume(
     schedule_id: Id, bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: OutputFormat = None
 ) -> None:
-    """Let a paused schedule go on from now; exit 4 when there is none of that id."""
+    """Resume a paused schedule from now on. Exit 4 if there is none with that id."""
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _pause(settings, schedule_id, False, output or Format.text))
 
@@ -192,7 +192,7 @@ async def _pause(settings: Settings, schedule_id: str, paused: bool, form: Forma
 def rm(
     schedule_id: Id, bootstrap_servers: Servers = None, topic_prefix: Prefix = None, output: OutputFormat = None
 ) -> None:
-    """Remove a schedule; exit 4 when there is none of that id. Tasks that it made go on."""
+    """Remove a schedule. Tasks that it made continue. Exit 4 if there is none with that id."""
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _rm(settings, schedule_id, output or Format.text))
 
@@ -213,7 +213,7 @@ async def _found(settings: Settings, schedule_id: str) -> dict[str, Any]:
 
 
 async def _schedules(settings: Settings) -> dict[str, dict[str, Any]]:
-    """By id, as they lie on the topic; one that cannot work is reported on stderr and left out."""
+    """Schedules by id; one that cannot work is reported on stderr and left out."""
     from streams.broker.client import read_all
     from streams.rules.schedules.listing import Listing
 

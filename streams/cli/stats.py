@@ -1,7 +1,7 @@
-"""`parallax stats AGENT`: an agent's confidence, success and pace over the windows on `aggregates`.
+"""`parallax stats AGENT`: an agent's confidence, success and times over the windows on `aggregates`.
 
-Reads the topic once, to its end. Out: one summary in all and one a pattern (several agents: one row each), or JSON. Needs no
-worker; a worker answers the same over HTTP from its exact state.
+Reads the topic once, to its end. Out: one summary in all and one a pattern (several agents: one row each), or JSON.
+Needs no worker; a worker gives the same over HTTP from its exact state.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SPARKS = 60
 
 
 class Interval(StrEnum):
-    """Which windows are put together."""
+    """Length of the windows to combine."""
 
     minute = "minute"
     hour = "hour"
@@ -66,10 +66,10 @@ def stats(
 ) -> None:
     """Show confidence and success of an agent, or of several side by side.
 
-    Executions, mean confidence, success rate, Brier score (what the confidence is worth, 0 at best), variance, execution time
-    and trend (confidence per hour with its standard error; positive: improving), in all and by pattern, over the windows on
-    the topic aggregates; where answers report them, mean wait, tokens and cost in all. Times are RFC 3339.
-    Exit 4 when there is no such window.
+    Executions, mean confidence, success rate, Brier score (how good the confidence is, 0 at best), variance, execution
+    time and trend (confidence per hour with its standard error; positive: improving), in all and by pattern, over the
+    windows on the topic aggregates; if answers report them, also mean wait, tokens and cost. Times are RFC 3339. Exit 4
+    if there is no such window.
     """
     last_ms = None if last is None else duration_ms(last, "--last")
     span = (_time(begin, "--from", 0), _time(end, "--to", 1 << 62))

@@ -1,6 +1,6 @@
-"""`parallax docs strimzi`: topics and users as resources for Strimzi's operators. No broker and no cluster is asked.
+"""`parallax docs strimzi`: topics and users as resources for Strimzi's operators. Connects to no broker and no cluster.
 
-In: the settings in force, the Kafka cluster's name, numbers. Out: YAML for `kubectl apply`, or a file of it.
+In: the settings in force, the Kafka cluster's name, numbers. Out: YAML for `kubectl apply`, or files of it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def strimzi(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Topics (three replicas each by default) and users as KafkaTopic and KafkaUser resources of Strimzi's.
+    """Print topics (three replicas each by default) and users as KafkaTopic and KafkaUser resources for Strimzi.
 
-    The topics take the place of parallax topics apply; the users are workers, producers, consumers and operators. Names are
-    those of the settings in force.
+    The topics replace parallax topics apply; the users are workers, producers, consumers and operators. Names are those
+    of the settings in force.
     """
     from schemas.strimzi import DEFAULT_CLUSTER, DEFAULT_REPLICAS, kafka_topics, kafka_users
     from schemas.topics import DEFAULT_PARTITIONS
@@ -55,5 +55,5 @@ MADE = "# Generated from schemas/: make schemas, or parallax docs strimzi with y
 
 
 def pages(resources: list[dict[str, Any]]) -> str:
-    """YAML, a page each, without the last line's end."""
+    """YAML, one document each, without the final newline."""
     return "\n".join(f"---\n{yaml_text(resource)}" for resource in resources)

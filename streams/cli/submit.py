@@ -1,7 +1,8 @@
-"""`parallax submit`: tasks or plans from JSON lines onto their topic, and with --wait their results back.
+"""`parallax submit`: sends tasks or plans from JSON lines, and with --wait prints their results.
 
-In: JSON lines. Out: with --wait one result a line as it comes. A file is checked as a whole before anything is sent; stdin is
-sent line by line and ends at the first bad line. The reader of results is in place before the first task is sent.
+In: JSON lines. Out: with --wait one result a line as it comes. A file is checked as a whole before anything is sent;
+stdin is sent line by line and ends at the first invalid line. The reader of results is in place before the first task
+is sent.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ READ_AHEAD = 100
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One line that is a message: its id, and the record it becomes."""
+    """One line that is a message: its id, and the record to send."""
 
     id: str
     key: bytes
@@ -56,7 +57,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Where the lines come from, and whether they are plans. `not_before`: RFC 3339 text for tasks that have none."""
+    """The source of the lines, and whether they are plans. `not_before`: RFC 3339 text for tasks without one."""
 
     file: Path
     plan: bool = False
@@ -65,7 +66,7 @@ class Lines:
 
 @dataclass(slots=True)
 class Waiting:
-    """Which ids have no result yet, and how the others ended."""
+    """The ids without a result, and how the others ended."""
 
     ids: dict[str, None] = field(default_factory=dict)
     """In the order in which they were sent."""
@@ -80,13 +81,13 @@ class Waiting:
     all_sent: bool = False
 
     def sent(self, name: str) -> None:
-        """An id goes out."""
+        """Add an id that is sent."""
         if name in self.ids:
             self.again.add(name)
         self.ids[name] = None
 
     def over(self) -> bool:
-        """Nothing is left to wait for."""
+        """Whether nothing is left to wait for."""
         return self.all_sent and not self.ids
 
 
@@ -152,7 +153,9 @@ def _time(text: str) -> str:
 
 
 def items(lines: Lines, tell: bool = False) -> Iterator[Item]:
-    """The messages of a file, one a line. Raises `CommandError` naming line, field and reason. `tell`: warn of near misses."""
+    """The messages of a file, one a line. Raises `CommandError` naming line, field and reason. `tell`: called with
+    warnings about near misses.
+    """
     from schemas.codec import Rejected, decode, parse_json
     from schemas.messages import Plan, Task
     from schemas.near_misses import near_misses_of_task
@@ -187,7 +190,7 @@ def items(lines: Lines, tell: bool = False) -> Iterator[Item]:
 
 
 def _hint(text: bytes, plan: bool) -> str:
-    """What to do about a line that is the other kind of message."""
+    """Advice for a line that is the other kind of message."""
     from schemas.codec import Rejected, parse_json
 
     try:
@@ -208,7 +211,7 @@ def _with_not_before(text: bytes, not_before: str) -> bytes:
 
 
 async def _each(lines: Lines) -> AsyncIterator[Item]:
-    """The items. Stdin is read by a thread of its own: it may say nothing for long, and Ctrl-C must not wait for it."""
+    """The items. Stdin is read by its own thread: it may stay silent for long, and Ctrl-C must not wait for it."""
     if lines.file != STDIN:
         for item in items(lines):
             yield item
@@ -300,7 +303,9 @@ async def _print_answers(reader: Reader, waiting: Waiting, id_name: str, form: F
 
 
 async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_name: str, form: Format) -> None:
-    """The results of ids that were answered before this command. An id without one is still worked on: its result comes."""
+    """Print the results of ids that were answered before this command. An id without one is still in progress: its
+    result will come.
+    """
     from contextlib import aclosing
 
     from aiokafka.errors import KafkaError
@@ -333,7 +338,7 @@ async def _print_earlier(settings: Settings, answers: str, waiting: Waiting, id_
 
 
 def _take(answer: Any, waiting: Waiting, wanted: AbstractSet[str], id_name: str, form: Format) -> bool:
-    """Count and print the result of an id that is waited for; whether it was one."""
+    """Count and print the result of an id that is waited for; returns whether it was one."""
     if not isinstance(answer, dict) or answer.get(id_name) not in wanted:
         return False
     waiting.ids.pop(answer[id_name], None)
@@ -344,7 +349,7 @@ def _take(answer: Any, waiting: Waiting, wanted: AbstractSet[str], id_name: str,
 
 
 async def _tell_events(reader: Reader, waiting: Waiting, id_name: str) -> None:
-    """How far plans are; and which ids were sent before."""
+    """Report progress of plans, and which ids were sent before."""
     from streams.cli.tail import as_json
 
     duplicate = "task:duplicate" if id_name == "taskId" else "plan:duplicate"

@@ -1,7 +1,7 @@
-"""An agent's windows put together. Pure.
+"""Combines an agent's windows. Pure.
 
-In: aggregates of one agent and one interval, any number of revisions of each window. Out: counts, means and spread over all
-of them, as if the points had been in one window. Confidence in [0, 1]; times in ms.
+In: aggregates of one agent and one interval, any number of revisions of each window. Out: counts, means and spread over
+all of them, as if the points had been in one window. Confidence in [0, 1]; times in ms.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MEASURES = {
 
 
 def newest(aggregates: Iterable[Aggregate]) -> list[Aggregate]:
-    """The last revision of each window, oldest window first. Later in the input wins between equal revisions."""
+    """The last revision of each window, oldest window first. Of equal revisions the later one in the input counts."""
     found: dict[WindowKey, Aggregate] = {}
     for window in aggregates:
         key = (window.pattern_name, window.task_type, window.window_start)
@@ -40,8 +40,8 @@ def newest(aggregates: Iterable[Aggregate]) -> list[Aggregate]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Many windows as one. `brier`: mean squared distance of confidence from outcome, 0 at best. `trend`: the slope of
-    confidence, None with fewer than three window times.
+    """Many windows combined. `brier`: mean squared distance of confidence from outcome, 0 at best. `trend`: the slope
+    of confidence, None with fewer than three window times.
     """
 
     executions: int
@@ -61,7 +61,7 @@ class Summary:
 
 
 def summarize(windows: Sequence[Aggregate]) -> Summary:
-    """The summary of windows that hold at least one execution between them."""
+    """The summary of the windows; None if they hold no execution."""
     count = sum(window.count for window in windows)
     if count == 0:
         raise ValueError("windows without executions have no summary")
@@ -75,7 +75,7 @@ def summarize(windows: Sequence[Aggregate]) -> Summary:
 
 
 def measures_of(windows: Sequence[Aggregate]) -> dict[str, dict[str, float]]:
-    """Sums of what only some executions report. There is no percentile: those of windows do not add up."""
+    """Sums of values that only some executions report. Percentiles are left out: those of windows do not add up."""
     found = {}
     for name, field in MEASURES.items():
         held = [measure for window in windows if (measure := getattr(window, field)) is not None and measure.count]
@@ -95,7 +95,7 @@ def _mean(windows: Sequence[Aggregate]) -> float:
 
 
 def averages(windows: Sequence[Aggregate], at_most: int) -> list[float]:
-    """Mean confidence of the newest `at_most` window times, patterns and task types put together, oldest first."""
+    """Mean confidence of the newest `at_most` window times, over all patterns and task types, oldest first."""
     by_start: dict[int, list[Aggregate]] = {}
     for window in windows:
         if window.count:
@@ -104,7 +104,7 @@ def averages(windows: Sequence[Aggregate], at_most: int) -> list[float]:
 
 
 def as_document(agent_id: str, windows: Sequence[Aggregate]) -> dict[str, Any]:
-    """The names of the query API's `/agents/{id}/stats`."""
+    """The summary with the names of the query API's `/agents/{id}/stats`."""
     whole = summarize(windows)
     patterns = sorted({window.pattern_name for window in windows if window.count})
     return {

@@ -88,7 +88,7 @@ def _print(record: Record, form: Format) -> None:
 
 
 def as_json(value: bytes | None, headers: Headers = ()) -> Any:
-    """A value as JSON; bytes that are no JSON (dead letters keep them) as a string."""
+    """A value as JSON; bytes that are not JSON (as in dead letters) as a string."""
     from schemas.wire_format import loads
 
     if value is None:
@@ -116,7 +116,7 @@ def as_text(record: Record) -> str:
 
 
 def _text(value: bytes, headers: Headers) -> str:
-    """As it was written; in JSON what was written with a schema."""
+    """The value as it was written; JSON if it was written with a schema."""
     from schemas.exact_json import dumps
     from schemas.wire_format import loads, marked
 

@@ -1,4 +1,4 @@
-"""`parallax task ID`: what became of one task.
+"""`parallax task ID`: the history of one task.
 
 In: a task id. Out: its events and its result, in the order of time. Reads `events` and `results` once, to their ends.
 """
@@ -27,9 +27,9 @@ def task(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Show what became of a task.
+    """Show the history of a task.
 
-    Its events and its result, found by reading both topics from the beginning; of one that was not called yet its record.
+    Its events and its result, found by reading both topics from the beginning; if it was not called yet, its record.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _task(settings, task_id, output or Format.text))
@@ -53,7 +53,7 @@ async def _task(settings: Settings, task_id: str, form: Format) -> None:
 
 
 async def _waiting(settings: Settings, task_id: str, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of a task without a result that no call was begun for: its record on `tasks`, as a row beside the events."""
+    """The record on `tasks` of a task without a call and without a result, as a row beside the events."""
     if any(event.get("type") == "task:started" for event in events):
         return []
     records = await _matching(settings, "tasks", task_id, lambda value: value.get("id"), stamped=True)
@@ -72,7 +72,7 @@ def _event_task(value: dict[str, Any]) -> Any:
 async def _matching(
     settings: Settings, topic: str, task_id: str, id_of: Any, stamped: bool = False
 ) -> list[dict[str, Any]]:
-    """`stamped`: with the record's timestamp as `timestamp`."""
+    """Records of this id. `stamped`: with the record's timestamp as `timestamp`."""
     from schemas.times import format_time
     from streams.broker.client import read_all
 

@@ -1,7 +1,7 @@
-"""`parallax tasks ls` and `parallax retry`: tasks of the recent past, and those that failed sent again.
+"""`parallax tasks ls` and `parallax retry`: recent tasks, and failed ones sent again.
 
-In: filters, ids. Out: rows on stdout; retries under new ids whose results carry `metadata.retryOf`. Each reads `results`, and
-`tasks` when it needs what was asked, once, from the time given to the end.
+In: filters, ids. Out: rows on stdout; retries under new ids whose results carry `metadata.retryOf`. Each reads
+`results` once, from the time given to the end, and `tasks` if the original tasks are needed.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def retry(
 ) -> None:
     """Send tasks again under new ids: those named, or all that failed since.
 
-    The new result's metadata.retryOf is the first id. Running it again with --failed sends nothing twice. Exit 4 when a task
-    is not found.
+    The new result's metadata.retryOf is the first id. Running it again with --failed sends nothing twice. Exit 4 if a
+    task is not found.
     """
     if bool(task_ids) == failed:
         raise CommandError("retry: give ids, or --failed", USAGE)
@@ -246,7 +246,7 @@ async def _retry(settings: Settings, task_ids: list[str], agent: str | None, beg
 async def _sent(
     settings: Settings, wanted: dict[str, None], begin_ms: int
 ) -> tuple[dict[str, dict[str, Any]], set[str]]:
-    """The tasks of these ids as they were sent, and those of them that --failed sent again, whether that has ended or not."""
+    """The tasks of these ids as they were sent, and the ones that --failed sent again, ended or not."""
     found: dict[str, dict[str, Any]] = {}
     retries, under_way = {_new_id(name): name for name in wanted}, set[str]()
     if wanted:
@@ -275,5 +275,5 @@ async def _failed(settings: Settings, agent: str | None, begin_ms: int) -> dict[
 
 
 def _new_id(task_id: str) -> str:
-    """The same for the same task: what was sent again already is a duplicate, and answered once."""
+    """The same new id for the same task: a second retry is a duplicate, and answered once."""
     return f"{RETRY_PREFIX}{hashlib.sha256(task_id.encode()).hexdigest()[:32]}"

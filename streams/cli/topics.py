@@ -69,9 +69,9 @@ def apply(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Create the topics that are missing; safe to repeat. Adds partitions when more are asked for, never removes any.
+    """Create missing topics; safe to repeat. Adds partitions if more are asked for, never removes any.
 
-    Settings that the cluster bounds are adapted, and reported.
+    Settings that the cluster refuses are adapted, and reported.
     """
     from streams.broker.topics_admin import wanted
     from streams.rules.broker.topic_settings import SettingError, parse_overrides
@@ -122,10 +122,12 @@ def grow(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Add partitions while workers run; answered ids, limits, circuits, delayed tasks and plans under way move with them.
+    """Add partitions while workers run. Answered ids, limits, circuits, delayed tasks and plans under way move with
+    them.
 
-    Grows `tasks` and the topics that must have as many, then waits until the workers have taken the partitions up. M must be a
-    multiple of what there is. Safe to repeat, also after an interruption. Exit 124 if the workers need longer than the timeout.
+    Grows `tasks` and the topics that must have as many partitions, then waits until the workers have opened them. M
+    must be a multiple of the present number. Safe to repeat, also after an interruption. Exit 124 if the workers need
+    longer than the timeout.
     """
     settings = settings_from(bootstrap_servers, topic_prefix)
     timeout_s = 0.0 if timeout in ("0", "0s") else duration_ms(timeout, "--timeout") / 1000
@@ -169,7 +171,9 @@ def ls(
     topic_prefix: Prefix = None,
     output: OutputFormat = None,
 ) -> None:
-    """Compare the broker's topics with the table (and with the numbers given); exit 1 when any is missing or too small."""
+    """Compare the broker's topics with the table (and with the numbers given). Exit 1 if any is missing or too
+    small.
+    """
     settings = settings_from(bootstrap_servers, topic_prefix)
     run(settings, _ls(settings, partitions, replication_factor, output or Format.text))
 

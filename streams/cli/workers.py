@@ -1,7 +1,7 @@
-"""`parallax workers ls`: the workers of an app and how each is.
+"""`parallax workers ls`: the workers of an app and their state.
 
-In: where they answer (see `asking`). Out: a row a worker on stdout; those that do not answer are named on stderr. Each worker
-names the others it knows, so one address is enough.
+In: their addresses (see `asking`). Out: a row a worker on stdout; those that do not answer are named on stderr. Each
+worker names the others it knows, so one address is enough.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def ls(
 ) -> None:
     """List the workers: name, version, roles, readiness, partitions, tasks being called and waiting, address.
 
-    Workers with the role plans are found through Kafka, and each worker names those it knows; others need --web. Exit 1 when no
-    worker answers.
+    Workers with the role plans are found through Kafka, and each worker names those it knows; others need --web. Exit 1
+    if no worker answers.
     """
     urls = checked_urls(web)
     settings = settings_from(bootstrap_servers, topic_prefix)
@@ -53,7 +53,7 @@ async def _ls(settings: Settings, given: list[str], form: Format) -> None:
 
 
 class Found(NamedTuple):
-    """`rows`: what each worker reports of itself; `urls`: where they answered; `silent`: who is left out, with the reason."""
+    """`rows`: what each worker reports; `urls`: their addresses; `silent`: workers left out, with the reason."""
 
     rows: list[dict[str, Any]]
     urls: list[str]
@@ -61,7 +61,7 @@ class Found(NamedTuple):
 
 
 async def found_workers(settings: Settings, given: list[str]) -> Found:
-    """Each worker once, those that others name included. `given`: addresses typed; without any see `worker_urls`."""
+    """Each worker once, also those that others name. `given`: typed addresses; without any see `worker_urls`."""
     urls = await worker_urls(settings, given)
     guessed = None if given else own_url(settings)
     found: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -91,7 +91,7 @@ def _for_table(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Partition numbers for people.
+    """Partition numbers as ranges.
 
     >>> _ranges([0, 1, 2, 5, 7, 8])
     '0-2,5,7-8'

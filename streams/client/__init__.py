@@ -1,4 +1,6 @@
-"""The client: submit tasks and plans, wait for results, follow what the pipeline writes. `streams.sync` is its blocking twin."""
+"""The client: submit tasks and plans, wait for results, follow the pipeline's output. `streams.sync` is its blocking
+twin.
+"""
 
 from schemas.messages import PlanResult
 from streams.client.client import Client

@@ -1,4 +1,4 @@
-"""One thread with an event loop, and ways to wait for what runs on it: what `streams.sync` is made of."""
+"""A thread with an event loop, and ways to wait for what runs on it: the basis of `streams.sync`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 class _Loop:
-    """One thread that runs an event loop for as long as the process lives."""
+    """A thread that runs an event loop for the life of the process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def get(self) -> asyncio.AbstractEventLoop:
-        """The loop, begun when it is needed first."""
+        """The loop; started on first use."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -28,7 +28,7 @@ class _Loop:
             return self._loop
 
     def forget(self) -> None:
-        """Begin anew, in a process that was forked: it has the loop of its parent and no thread that runs it."""
+        """Start anew in a forked process: it inherits the loop but not the thread that runs it."""
         self._lock = threading.Lock()
         self._loop = None
 
@@ -48,7 +48,7 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 def each(source: AsyncGenerator[T]) -> Generator[T]:
-    """An asynchronous generator, item by item."""
+    """The items of an asynchronous generator, one by one."""
 
     async def following() -> T:
         return await anext(source)

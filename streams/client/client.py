@@ -1,4 +1,4 @@
-"""The asynchronous client: submit tasks and plans, wait for their results, follow what the pipeline writes."""
+"""The asynchronous client: submit tasks and plans, wait for their results, follow the pipeline's output."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ LOOK_BACK = "24h"
 class Client(Subscriptions):
     """`async with Client("localhost:9092") as client:`. One event loop, one connection, any number of waiting calls.
 
-    Settings that are not given come from `PARALLAX_*` and `parallax.toml`. `web`: a worker's address, for `stats` alone, with
-    its `token` (default: the setting `web_auth.token`). `give_up_after`: how long a call accepts that Kafka is away, and one that
-    waits for a result that no worker reads tasks, before it raises; None: for ever. `kafka`: `security_protocol`, `sasl_username`
-    and the other settings of Kafka's. `settings`: all of them, loaded already.
+    Settings that are not given come from `PARALLAX_*` and `parallax.toml`. `web`: a worker's address, for `stats`
+    alone, with its `token` (default: the setting `web_auth.token`). `give_up_after`: how long a call waits while Kafka
+    is unreachable, or while no worker reads tasks, before it raises; None: forever. `kafka`: `security_protocol`,
+    `sasl_username` and the other settings of Kafka. `settings`: all settings, loaded already.
     """
 
     def __init__(
@@ -94,7 +94,9 @@ class Client(Subscriptions):
         self._open = True
 
     async def close(self) -> None:
-        """Disconnect. Calls that wait raise `ClientClosed`; what was submitted goes on, but for tasks of an unfinished `map`."""
+        """Disconnect. Calls that wait raise `ClientClosed`. Submitted tasks continue, except those of an unfinished
+        `map`.
+        """
         for window in self._windows:
             await cancel_all(window)
         self._open = False
@@ -160,12 +162,12 @@ class Client(Subscriptions):
         type: TaskKind | None = None,
         **metadata: Any,
     ) -> TaskResult[Any]:
-        """Submit a task and return its result. Cancelling the call stops waiting; the task goes on.
+        """Submit a task and return its result. Cancelling the call stops waiting; the task continues.
 
-        `target`: an agent's id; a URL, `function:NAME` and `pattern:NAME` name the other types. None with `capabilities`: any
-        agent that has them. `timeout`: one attempt. `deadline` or `expires_in`: the whole task. `not_before`: no agent is called
-        before this time. `wait`: this call.
-        Raises `TaskFailed`, `WaitTimeout`, `NoWorker`, `KafkaUnreachable`, `InvalidTask`, `InvalidValue`.
+        `target`: an agent's id; a URL, `function:NAME` and `pattern:NAME` name the other types. None with
+        `capabilities`: any agent that has them. `timeout`: one attempt. `deadline` or `expires_in`: the whole task.
+        `not_before`: no agent is called before this time. `wait`: this call. Raises `TaskFailed`, `WaitTimeout`,
+        `NoWorker`, `KafkaUnreachable`, `InvalidTask`, `InvalidValue`.
         """
         request = task_request(
             uuid.uuid4().hex if id is None else id,
@@ -261,11 +263,12 @@ class Client(Subscriptions):
         into: Any = None,
         **options: Any,
     ) -> AsyncGenerator[TaskResult[Any]]:
-        """One result per payload, as they end or in order; `concurrency` under way at once. `options`: those of `run`.
+        """Submit one task per payload and yield their results, as they end or in order; `concurrency` tasks under way
+        at once. `options`: those of `run`.
 
-        `payloads`: an iterable, also an asynchronous or endless one. A failed task raises `TaskFailed` once more than the share
-        `tolerate` has failed; before, its result is yielded. Leaving the loop early cancels the tasks under way: wrap the
-        iterator in `contextlib.aclosing` if you may break out of it.
+        `payloads`: an iterable, also an asynchronous or endless one. A failed task raises `TaskFailed` once more than
+        the share `tolerate` has failed; before that, its result is yielded. Leaving the loop early cancels the tasks
+        under way: wrap the iterator in `contextlib.aclosing` if you may break out of it.
         """
 
         async def submit(payload: Any) -> Handle:
@@ -288,7 +291,9 @@ class Client(Subscriptions):
         )
 
     async def handle(self, id: str, *, since: Since = LOOK_BACK) -> Handle:
-        """A task that was sent before, by this or another process: its result is searched from `since` on."""
+        """A handle for a task that was sent before, by this or another process. Its result is searched from `since`
+        on.
+        """
         await self._ready(self._results)
         waiting = self._results.wait_for(id)
         if self._earlier is not None:
@@ -305,18 +310,18 @@ class Client(Subscriptions):
         return Handle(await self._submit(request, given=False, acknowledged=True), self._cancel_task)
 
     async def cancel(self, id: str, *, reason: str | None = None) -> None:
-        """Ask for the task or plan of this id to be cancelled: queued, waiting or running."""
+        """Request that the task or plan of this id be cancelled, waiting or running."""
         for request in cancel_requests(id, reason):
             await self.send("controls", request)
 
     async def feedback(self, id: str, *, success: bool, since: Since = LOOK_BACK) -> None:
-        """Report how an answered task really turned out. Raises `NotFound`."""
+        """Report the true outcome of an answered task. Raises `NotFound`."""
         await self.send("data-points", await feedback_request(self.settings, id, success, since))
 
     # Plans
 
     async def plan(self, plan: Mapping[str, Any] | Plan, *, wait: Duration | None = None) -> PlanResult:
-        """Submit a plan (see `parallel`, `sequence`, `dag`) and return its result, whatever its status.
+        """Submit a plan (see `parallel`, `sequence`, `dag`) and return its result, with any status.
 
         Raises `WaitTimeout`, `NoWorker`, `KafkaUnreachable`, `InvalidTask`.
         """
@@ -332,9 +337,9 @@ class Client(Subscriptions):
         return future.result()
 
     async def stats(self, agent: str, *, last: Duration = "1h", pattern: str | None = None) -> dict[str, Any]:
-        """An agent's statistics as a worker has them: totalExecutions, avgConfidence, successRate and more. Needs `web`.
+        """An agent's statistics from a worker: totalExecutions, avgConfidence, successRate and more. Needs `web`.
 
-        Raises `NotFound` when the agent had no execution in that time, `ClientError`.
+        Raises `NotFound` if the agent had no execution in that time, `ClientError`.
         """
         return await self._api.stats(agent, last, pattern)
 
@@ -358,7 +363,7 @@ class Client(Subscriptions):
         return waiting
 
     async def _ready(self, reader: ResultReader[Any], *topics: str) -> None:
-        """The reader stands at the end of its topic before anything is sent."""
+        """Position the reader at the end of its topic before anything is sent."""
         self._require_open()
         await self._know(*topics)
         if not reader.started:
@@ -376,7 +381,9 @@ class Client(Subscriptions):
             )
 
     async def _know(self, *topics: str) -> None:
-        """The producer needs the number of partitions of what it writes to. Raises `TopicsMissing`, `KafkaUnreachable`."""
+        """Ask for the number of partitions of a topic that the producer writes to. Raises `TopicsMissing`,
+        `KafkaUnreachable`.
+        """
         missing = [name for name in topics if name not in self._producer.partitions]
         if missing:
             self._producer.partitions |= await partitions_of(self.settings, missing)

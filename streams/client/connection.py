@@ -1,6 +1,7 @@
-"""How a client reaches Kafka: settings, the checks before anything is sent, and whether a worker is there.
+"""How a client reaches Kafka: settings, checks before the first send, and whether a worker runs.
 
-In: what the user gave. Out: `Settings`, partition counts, and `ClientError`s that name what is missing and the remedy.
+In: the user's arguments. Out: `Settings`, partition counts, and `ClientError`s that name what is missing and the
+remedy.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def settings_for(
 
 
 def usable(settings: Settings) -> Settings:
-    """The settings, once what they name (users, files of certificates) is there. Raises `ClientError`."""
+    """The settings, once the users and certificate files they name are checked. Raises `ClientError`."""
     try:
         client_options(settings)
     except SettingsError as error:
@@ -56,7 +57,7 @@ def usable(settings: Settings) -> Settings:
 
 
 def _by_argument(message: str, flags: Iterable[str]) -> str:
-    """The message with arguments in place of the command line's flags."""
+    """The message with names of arguments in place of command-line flags."""
     for path in flags:
         message = message.replace(f"--{path.replace('_', '-')}:", f"{path.removeprefix('kafka.')}:")
     return message
@@ -83,7 +84,7 @@ async def partitions_of(settings: Settings, names: Iterable[str]) -> dict[str, i
 
 @asynccontextmanager
 async def kafka_errors(settings: Settings) -> AsyncIterator[None]:
-    """What Kafka raises within the block, as `ClientError`s."""
+    """Turns Kafka's errors within the block into `ClientError`s."""
     try:
         yield
     except TopicMissing as error:
@@ -98,7 +99,7 @@ async def kafka_errors(settings: Settings) -> AsyncIterator[None]:
 
 
 async def supports_idempotence(settings: Settings) -> bool:
-    """Whether the broker hands out producer ids to this user; the embedded one does not."""
+    """Whether the broker gives producer ids to this user; the embedded one does not."""
     client = AIOKafkaClient(**client_options(settings))
     try:
         async with asyncio.timeout(ASK_TIMEOUT_S):
@@ -112,7 +113,7 @@ async def supports_idempotence(settings: Settings) -> bool:
 
 
 async def workers_present(settings: Settings) -> bool | None:
-    """Whether any worker reads our `tasks`, whatever its `app_id`; None when the brokers give no answer."""
+    """Whether any worker reads our `tasks`, under any `app_id`; None if the brokers give no answer."""
     admin = AIOKafkaAdminClient(**client_options(settings))
     topic = full_name("tasks", settings.topic_prefix).encode()
     try:

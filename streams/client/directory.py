@@ -18,7 +18,7 @@ from streams.settings import Settings
 
 
 class AgentDirectory:
-    """Register, remove and list agents. Workers follow within moments."""
+    """Register, remove and list agents. Workers follow within a second or so."""
 
     def __init__(self, settings: Settings, send: Send) -> None:
         self._settings = settings
@@ -70,7 +70,7 @@ class AgentDirectory:
         return sorted(registered.values(), key=lambda agent: agent.id)
 
     async def _registered(self) -> tuple[dict[str, AgentRegistration], dict[str, set[bytes]]]:
-        """Agents by id, and the keys of their records: one with a schema's id is another key to the brokers' compaction."""
+        """Agents by id, and the keys of their records. To compaction, a key with a schema id is another key."""
         settings = self._settings
         await partitions_of(settings, ["agents"])
         found: dict[str, AgentRegistration] = {}

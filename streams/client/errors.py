@@ -1,6 +1,6 @@
-"""What a client raises: `TaskFailed` with one subclass per error code, and `ClientError` for everything around a task.
+"""The client's exceptions: `TaskFailed` with one subclass per error code, and `ClientError` for everything else.
 
-Every `TaskFailed` carries the task's `.result`. Every `ClientError` names what is missing and how to mend it.
+Every `TaskFailed` carries the task's `.result`. Every `ClientError` names what is missing and the remedy.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class InvalidValue(ClientError, ValueError):
 
 
 class NotFound(ClientError, LookupError):
-    """No record of that id within the time that was searched."""
+    """No record of that id in the time range searched."""
 
 
 class ClientClosed(ClientError):
@@ -81,7 +81,7 @@ class AgentUnreachable(TaskFailed, code="connection"):
 
 
 class AgentServerError(TaskFailed, code="http_5xx"):
-    """The agent reported an error of its own."""
+    """The agent reported an internal error."""
 
 
 class AgentRejected(TaskFailed, code="http_4xx"):
@@ -89,7 +89,7 @@ class AgentRejected(TaskFailed, code="http_4xx"):
 
 
 class RateLimited(TaskFailed, code="rate_limited"):
-    """The agent asked to slow down, for longer than the task could wait."""
+    """The agent asked for a pause longer than the task could wait."""
 
 
 class CircuitOpen(TaskFailed, code="circuit_open"):
@@ -145,6 +145,6 @@ class InternalError(TaskFailed, code="internal"):
 
 
 def failure_of(result: TaskResult[Any]) -> TaskFailed:
-    """The exception for a result that is not a success; codes this client does not know are a plain `TaskFailed`."""
+    """The exception for a result that is not a success; a plain `TaskFailed` for codes this client does not know."""
     code = result.error.code if result.error else result.status
     return TaskFailed.by_code.get(code, TaskFailed)(result)

@@ -1,7 +1,7 @@
-"""A topic read without a group, under read_committed, for as long as the caller polls: it survives brokers that go away.
+"""A topic read without a group, under read_committed, while the caller polls. Survives unreachable brokers.
 
-In: a topic and where to begin. Out: records, in order within each partition, each once for the life of the feed. Consumers that
-break are replaced at the position reached; partitions that are added are read from their beginning.
+In: a topic and where to begin. Out: records, in order within each partition, each once for the life of the feed.
+Consumers that break are replaced at the position reached; partitions that are added are read from their beginning.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ METADATA_MAX_AGE_MS = 30_000
 
 
 class Feed:
-    """`since_ms`: begin at the first record of that time; None: behind the last record at the time of `open`."""
+    """`since_ms`: begin at the first record of that time; None: after the last record at the time of `open`."""
 
     def __init__(
         self, settings: Settings, topic: str, *, since_ms: int | None = None, only: list[int] | None = None
@@ -48,7 +48,7 @@ class Feed:
         self._behind: dict[TopicPartition, int] = {}
 
     async def open(self) -> None:
-        """Connect and take position. Raises `KafkaError`, `TimeoutError`, `OSError`."""
+        """Connect and seek. Raises `KafkaError`, `TimeoutError`, `OSError`."""
         self._consumer = await self._connected()
 
     async def close(self) -> None:
@@ -58,7 +58,7 @@ class Feed:
             await close_consumer(consumer)
 
     async def poll(self) -> list[ConsumerRecord]:
-        """What has come, after half a second at most; often nothing. Kafka being away is nothing, too."""
+        """New records, after half a second at most; often none, also while Kafka is unreachable."""
         try:
             if self._consumer is None:
                 self._consumer = await self._connected()
@@ -77,17 +77,17 @@ class Feed:
         return [record for records in batches.values() for record in records]
 
     async def ends(self) -> dict[TopicPartition, int]:
-        """The end of each partition as of now. Raises `KafkaError`."""
+        """The present end of each partition. Raises `KafkaError`."""
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets(list(self._positions))
         return ends
 
     async def position(self, tp: TopicPartition) -> int:
-        """The next offset to be read."""
+        """The next offset to read."""
         found: int = await self._consumer.position(tp)
         return found
 
     async def _check(self, moving: bool) -> None:
-        """Look for added partitions, and for a consumer that makes no progress although there is something to read."""
+        """Check for added partitions, and for a consumer that makes no progress with unread records."""
         consumer = self._consumer
         numbers = consumer.partitions_for_topic(self.topic) or set()
         added = [TopicPartition(self.topic, n) for n in numbers if self._only is None]
@@ -161,7 +161,9 @@ class Feed:
             consumer.seek(tp, offset)
 
     async def _stand_at_end(self, consumer: Any, tps: list[TopicPartition]) -> None:
-        """Behind the last record. The embedded broker's end is one past the *first* record of the last batch: read past it."""
+        """Seek after the last record. The embedded broker's end is one past the *first* record of the last batch: read
+        past it.
+        """
         begins = await consumer.beginning_offsets(tps)
         ends = await consumer.end_offsets(tps)
         left = {tp for tp in tps if begins[tp] < ends[tp]}
@@ -175,7 +177,7 @@ class Feed:
 
 
 async def close_consumer(consumer: Any) -> None:
-    """Stop within a bound, also when the brokers are gone or aiokafka's own tasks have died."""
+    """Stop within bounded time, also if the brokers are gone or aiokafka's own tasks have died."""
     stopping = asyncio.ensure_future(consumer.stop())
     await asyncio.wait([stopping], timeout=CLOSE_TIMEOUT_S)
     if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
@@ -186,7 +188,7 @@ async def close_consumer(consumer: Any) -> None:
 
 
 async def read_since(settings: Settings, topic: str, since_ms: int, only: list[int] | None = None) -> Any:
-    """An async generator of the records of a topic from a time to its end as of now. Raises `KafkaError`, `TimeoutError`."""
+    """Yields the records of a topic from a time to its present end. Raises `KafkaError`, `TimeoutError`."""
     feed = Feed(settings, topic, since_ms=since_ms, only=only)
     await feed.open()
     try:

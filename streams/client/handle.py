@@ -1,4 +1,4 @@
-"""A task or plan that was sent: wait for its result, cancel it."""
+"""A submitted task or plan: wait for its result, cancel it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Handle:
-    """`id`: the task's. Made by `Client.submit` and `Client.handle`; may be awaited by several tasks."""
+    """`id`: the task's. Made by `Client.submit` and `Client.handle`; several tasks may await it."""
 
     __slots__ = ("_cancel", "_waiting", "id")
 
@@ -32,7 +32,7 @@ class Handle:
 
     @property
     def done(self) -> bool:
-        """Whether the result is there."""
+        """Whether the result has come."""
         return self._waiting.future.done()
 
     @overload
@@ -42,14 +42,14 @@ class Handle:
     async def result(self, wait: Duration | None = None, *, into: type[T]) -> TaskResult[T]: ...
 
     async def result(self, wait: Duration | None = None, *, into: type[T] | None = None) -> TaskResult[Any]:
-        """The result, after `wait` at most. Raises `TaskFailed`, `WaitTimeout`, `NoWorker`, `InvalidValue`."""
+        """Wait for the result, at most `wait`. Raises `TaskFailed`, `WaitTimeout`, `NoWorker`, `InvalidValue`."""
         result = await self.outcome(wait)
         if result.status != "success":
             raise failure_of(result)
         return result if into is None else parse_value(result, into)
 
     async def outcome(self, wait: Duration | None = None) -> TaskResult[Any]:
-        """As `result`, but a failed task's result is returned too. Raises `WaitTimeout`, `NoWorker`."""
+        """As `result`, but returns a failed task's result too. Raises `WaitTimeout`, `NoWorker`."""
         future = self._waiting.future
         if not future.done():
             limit_s = None if wait is None else seconds(wait, "wait")
@@ -59,16 +59,18 @@ class Handle:
         return future.result()
 
     def future(self) -> asyncio.Future[TaskResult[Any]]:
-        """The future of the calls that wait now. It fails with what ends their waiting; later calls wait on another one."""
+        """The future of the calls that wait now. If it fails, later calls wait on a new one."""
         return self._waiting.future
 
     async def cancel(self, reason: str | None = None) -> None:
-        """Ask for the task to be cancelled; its result then has the status `cancelled`, unless it has ended before."""
+        """Request that the task be cancelled. Its result then has the status `cancelled`, unless it has ended
+        before.
+        """
         await self._cancel(self.id, reason)
 
 
 def still_waiting(name: str, limit_s: float | None, noun: str = "task") -> WaitTimeout:
-    """What is raised when `wait` passed."""
+    """The error once `wait` has passed."""
     verb = "explain" if noun == "task" else noun
     return WaitTimeout(
         f"{noun} {name} has no result after {limit_s:g} s; it goes on: wait longer, or see why it waits with "

@@ -1,6 +1,8 @@
-"""What was written before: results of ids sent earlier, tasks to be sent again, data points that feedback corrects.
+"""Searches what was written before: results of ids sent earlier, tasks to send again, data points that feedback
+corrects.
 
-In: an id and how far back to look. Out: the record, or `NotFound`. Each look reads a topic once, from that time to its end.
+In: an id and how far back to search. Out: the record, or `NotFound`. Each search reads a topic once, from that time to
+its end.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class EarlierResults:
         self._task: asyncio.Task[None] | None = None
 
     def search(self, waiting: Waiting[Any], since: Since, *, at_once: bool) -> None:
-        """Find the result if it was written before and since then; else the waiting goes on."""
+        """Find the result if it was written since then; else keep waiting."""
         begin_ms = since_ms(since, round(time.time() * 1000))
         if at_once:
             self._add(waiting, begin_ms)
@@ -131,7 +133,9 @@ async def feedback_request(settings: Settings, task_id: str, success: bool, sinc
 
 
 def sent_again(task: dict[str, Any], new_id: str, now_ms: int) -> Request:
-    """A task under another id that names the first: `metadata.retryOf`. Raises `InvalidTask` if its deadline has passed."""
+    """The task under a new id, with the first id in `metadata.retryOf`. Raises `InvalidTask` if its deadline has
+    passed.
+    """
     metadata = task.get("metadata") or {}
     if (deadline := metadata.get("deadline")) is not None and parse_time(deadline) <= now_ms:
         raise InvalidTask(
@@ -146,7 +150,7 @@ def sent_again(task: dict[str, Any], new_id: str, now_ms: int) -> Request:
 
 
 def _needle(task_id: str) -> bytes:
-    """What a record of this id holds for certain: ids of plain characters are spelt in JSON as they are."""
+    """Bytes that every record of this id contains: ids of plain characters are spelt in JSON as they are."""
     return task_id.encode() if PLAIN.fullmatch(task_id) else b""
 
 

@@ -25,7 +25,7 @@ JUDGED_FROM = 100
 
 
 class Tolerance:
-    """How many failures are too many. `share`: in [0, 1]; `total`: how many payloads there are, if that is known.
+    """How many failures are accepted. `share`: in [0, 1]; `total`: the number of payloads, if known.
 
     >>> judge = Tolerance(0.5, 4)
     >>> [judge.too_many(failed) for failed in (True, True, False, True)]
@@ -41,7 +41,7 @@ class Tolerance:
         self.failed = 0
 
     def too_many(self, failed: bool) -> bool:
-        """Count one end; whether the share is exceeded for certain."""
+        """Count one end; returns whether the share is certainly exceeded."""
         self.ended += 1
         self.failed += failed
         if not failed:
@@ -66,7 +66,9 @@ async def run_all(
     into: type[T] | None,
     open_windows: list[Window],
 ) -> AsyncGenerator[TaskResult[Any]]:
-    """One result per payload. Closing the generator early, or an exception in it, cancels the tasks under way."""
+    """Yields one result per payload. Closing the generator early, or an exception in it, cancels the tasks under
+    way.
+    """
     if concurrency < 1:
         raise InvalidTask(f"concurrency: must be 1 or more, not {concurrency}")
     judge = Tolerance(tolerate, len(payloads) if isinstance(payloads, Sized) else None)
@@ -112,7 +114,7 @@ async def _feed(
     ready: Ready,
     ordered: bool,
 ) -> None:
-    """Submit while there are slots. Into `ready`: handles in order, or as they end; None when no more will come."""
+    """Submit while there are slots. Puts handles into `ready`, in order or as they end; None after the last."""
     try:
         async for payload in _each(payloads):
             await slots.acquire()
@@ -132,7 +134,7 @@ def _put(ready: Ready, handle: Handle, future: asyncio.Future[TaskResult[Any]]) 
 
 
 async def cancel_all(window: Window) -> None:
-    """Cancel the tasks in progress whose results are no longer needed."""
+    """Cancel tasks whose results are no longer needed."""
     left = [handle for handle in window.values() if not handle.done]
     window.clear()
     for handle in left:

@@ -1,4 +1,4 @@
-"""A result's answer, validated as the type that the user asks for."""
+"""Validates a result's answer as the type that the user asks for."""
 
 from __future__ import annotations
 

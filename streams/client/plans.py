@@ -54,7 +54,7 @@ def step(
     capabilities: Sequence[str] | None = None,
     **metadata: Any,
 ) -> Step:
-    """A step; arguments as for `Client.run`. `input="..."` selects what it sees of earlier results, as a JMESPath expression."""
+    """A step; arguments as for `Client.run`. `input="..."`: a JMESPath expression that selects from earlier results."""
     if isinstance(after, str):
         raise InvalidTask(f"after: must be a list of names, not {after!r}")
     fields = {
@@ -80,7 +80,9 @@ def parallel(
     expires_in: Duration | None = None,
     **metadata: Any,
 ) -> dict[str, Any]:
-    """All at once. `strategy`: all (fails with the first failure), race, allSettled, weighted. Returns the plan's JSON object."""
+    """Run all at once. `strategy`: all (fails with the first failure), race, allSettled, weighted. Returns the plan's
+    JSON object.
+    """
     return _plan(
         "parallel", _named(steps), id, max_concurrency, timeout, deadline, expires_in, metadata, strategy=strategy
     )
@@ -96,7 +98,7 @@ def sequence(
     expires_in: Duration | None = None,
     **metadata: Any,
 ) -> dict[str, Any]:
-    """One after the other; each sees the results before it in `context`. Returns the plan's JSON object."""
+    """Run one after the other; each sees earlier results in `context`. Returns the plan's JSON object."""
     rest = {"continueOnError": continue_on_error}
     return _plan("sequential", _named(steps), id, None, timeout, deadline, expires_in, metadata, **rest)
 
@@ -111,7 +113,7 @@ def dag(
     expires_in: Duration | None = None,
     **metadata: Any,
 ) -> dict[str, Any]:
-    """A graph: each step runs when those named in its `after` have ended. Returns the plan's JSON object."""
+    """Run as a graph: each step starts when those named in its `after` have ended. Returns the plan's JSON object."""
     tasks = [one.data(name, graph=True) for name, one in steps.items()]
     return _plan("dag", tasks, id, max_concurrency, timeout, deadline, expires_in, metadata)
 
@@ -147,7 +149,7 @@ def _plan(
 
 
 def plan_request(plan: Mapping[str, Any] | Plan) -> Request:
-    """The record of a plan: what a builder made, a JSON object, or a `Plan`. Raises `InvalidTask`."""
+    """The record of a plan: from a builder's result, a JSON object, or a `Plan`. Raises `InvalidTask`."""
     if not isinstance(plan, (Plan, Mapping)):
         raise InvalidTask(f"plan: must be what parallel, sequence and dag return, not {type(plan).__name__}")
     data = plan.wire() if isinstance(plan, Plan) else dict(plan)

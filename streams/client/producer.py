@@ -1,7 +1,8 @@
-"""Sends a client's records: acknowledged by all replicas, idempotent where the broker allows it, sent again until they are there.
+"""Sends a client's records: acknowledged by all replicas, idempotent if the broker allows it, repeated until
+acknowledged.
 
-In: requests. Out: records on the broker. A record that failed is sent again as it was, with the same id: the pipeline answers an
-id once. A producer whose own task died is replaced.
+In: requests. Out: records on the broker. A failed record is sent again unchanged, with the same id: the pipeline
+answers an id once. If the producer's own task died, it is replaced.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class TaskProducer:
         self._producer = await self._made()
 
     async def close(self) -> None:
-        """Send what is pending, within a bound, and disconnect."""
+        """Send what is pending, within bounded time, and disconnect."""
         self._closed = True
         for task in tuple(self._again):
             task.cancel()
@@ -81,7 +82,7 @@ class TaskProducer:
             await _stop(producer)
 
     async def post(self, topic: str, request: Request) -> None:
-        """Put a record on its way and return; `lost` is called if it can never arrive. Raises `ClientError`."""
+        """Queue a record and return; `lost` is called if it can never be sent. Raises `ClientError`."""
         try:
             acknowledged = await self._send(topic, request)
         except (kafka.KafkaError, OSError) as error:
@@ -92,7 +93,9 @@ class TaskProducer:
         acknowledged.add_done_callback(lambda done: self._acknowledged(topic, request, done))
 
     async def send(self, topic: str, request: Request) -> None:
-        """Send a record and wait until it is acknowledged. Raises `ClientError`, `KafkaUnreachable` if that takes too long."""
+        """Send a record and wait for the acknowledgement. Raises `ClientError`, `KafkaUnreachable` if that takes too
+        long.
+        """
         try:
             async with asyncio.timeout(self._give_up_after_s):
                 await self._deliver(topic, request)
@@ -103,7 +106,7 @@ class TaskProducer:
             ) from None
 
     async def _deliver(self, topic: str, request: Request) -> None:
-        """Send until it is acknowledged, however often it takes."""
+        """Send until acknowledged, as often as needed."""
         while True:
             try:
                 # What is cancelled here stays in the producer: it may be on its way.
@@ -140,7 +143,7 @@ class TaskProducer:
         return owner_partition(request.key.decode(), count) if request.agent else partition_for(request.key, count)
 
     def _recount(self) -> None:
-        """Partitions may have been added: keys go where other producers put them."""
+        """Ask again for the number of partitions: keys must go where other producers put them."""
         for topic, count in self.partitions.items():
             name = full_name(topic, self._settings.topic_prefix)
             self.partitions[topic] = len(self._producer.client.cluster.partitions_for_topic(name) or range(count))
@@ -167,7 +170,7 @@ class TaskProducer:
             self._lost(request, error)
 
     def _final(self, error: BaseException) -> ClientError | None:
-        """What sending again cannot mend; None: it can, with another producer if need be."""
+        """The error if sending again cannot help; None: it can, with another producer if necessary."""
         self._worn = self._worn or isinstance(error, _WORN)
         if isinstance(error, kafka.MessageSizeTooLargeError):
             return InvalidTask(f"payload: larger than Kafka accepts: {error}")
@@ -203,7 +206,7 @@ def _dead(producer: Any) -> bool:
 
 
 async def _stop(producer: Any) -> None:
-    """Within a bound, also when the brokers are gone."""
+    """Stop within bounded time, also if the brokers are gone."""
     stopping = asyncio.ensure_future(producer.stop())
     await asyncio.wait([stopping], timeout=CLOSE_TIMEOUT_S)
     if stopping.done():

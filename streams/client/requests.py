@@ -36,7 +36,7 @@ _SIMILAR = 0.88
 
 
 class TaskOptions(TypedDict, total=False):
-    """What a task may have beside its target and payload; what is None or missing is not sent. `timeout`: of one attempt."""
+    """Options of a task beside target and payload; None and missing ones are not sent. `timeout`: of one attempt."""
 
     kind: TaskKind | None
     timeout: Duration | None
@@ -49,7 +49,7 @@ class TaskOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One record to send. `key`: Kafka's; `agent`: whether the key is an agent's id, worth remembering its partition."""
+    """One record to send. `key`: Kafka's; `agent`: the key is an agent's id, whose partition is worth caching."""
 
     id: str
     key: bytes
@@ -115,7 +115,8 @@ def task_data(
 
 
 def address(kind: TaskKind | None, target: str | None) -> tuple[TaskKind, str | None]:
-    """Type and target. Without a type, `function:NAME`, `pattern:NAME` and URLs name it themselves; all else is an agent's id.
+    """Type and target. Without a type, `function:NAME`, `pattern:NAME` and URLs imply theirs; any other target is an
+    agent's id.
 
     >>> address(None, "https://example.org/x"), address(None, "pattern:sum"), address("function", "double")
     (('http', 'https://example.org/x'), ('pattern', 'sum'), ('function', 'double'))
@@ -134,9 +135,9 @@ def address(kind: TaskKind | None, target: str | None) -> tuple[TaskKind, str | 
 
 
 def wire_metadata(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata under its wire names; names that are not the pipeline's stay as they are.
+    """Metadata with the pipeline's names in wire spelling; other names stay unchanged.
 
-    Raises `InvalidTask` for one that looks like an option; `metadata={...}` takes names of every kind.
+    Raises `InvalidTask` for one that resembles an option; `metadata={...}` accepts every name.
 
     >>> wire_metadata({"pattern_name": "p", "my_tag": 1, "metadata": {"other": 2}})
     {'patternName': 'p', 'my_tag': 1, 'other': 2}
@@ -154,7 +155,7 @@ def wire_metadata(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1024)
 def _meant(name: str) -> str | None:
-    """The option that a name is meant for, if it is none itself. Comparing takes 30 us, and programs use the same few names."""
+    """The option that a misspelt name resembles. Cached: comparing takes 30 us, and programs use the same few names."""
     if name in _WIRE_NAMES or name in _WIRE_NAMES.values():
         return None
     similar = get_close_matches(name.replace("_", "").lower(), _MISSPELT, n=1, cutoff=_SIMILAR)
@@ -183,7 +184,9 @@ def check(model: type[Message], data: Mapping[str, Any]) -> None:
 
 
 def encode(data: Any) -> bytes:
-    """JSON of plain values, pydantic models and dataclasses. Raises `InvalidTask`: what JSON lacks never becomes a null."""
+    """JSON of plain values, pydantic models and dataclasses. Raises `InvalidTask` for types that JSON lacks; they never
+    become null.
+    """
     try:
         raw = dumps(data, default=_plain)
     except (TypeError, RecursionError) as error:
@@ -204,7 +207,7 @@ def _plain(value: Any) -> Any:
 
 
 def _not_finite(value: Any) -> str:
-    """Where a float that JSON lacks lies, as a path; empty if there is none."""
+    """The path of a float that JSON lacks; empty without one."""
     pending: list[tuple[str, Any]] = [("", value)]
     while pending:
         path, node = pending.pop()

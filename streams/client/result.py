@@ -25,7 +25,7 @@ class TaskResult(Result, Generic[T]):
         return cast("T", self.result if self._parsed is None else self._parsed)
 
     def with_value(self, parsed: V) -> TaskResult[V]:
-        """The same result, its answer read as something else."""
+        """The same result with another value."""
         copy = cast("TaskResult[V]", self.model_copy())
         copy._parsed = parsed
         return copy
@@ -37,7 +37,7 @@ class TaskResult(Result, Generic[T]):
 
 
 def read_result(value: bytes | None, headers: Headers = ()) -> TaskResult[Any]:
-    """A record of `results`. Error codes newer than this client are kept in the message. Raises `Rejected`."""
+    """A record of `results`. An error code newer than this client becomes part of the message. Raises `Rejected`."""
     try:
         return _validate(loads(value or b""))
     except ValueError:

@@ -1,4 +1,4 @@
-"""`client.schedules`: tasks that are made again and again, as records on the topic `schedules`."""
+"""`client.schedules`: schedules, as records on the topic `schedules`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ScheduleDirectory:
         capabilities: Sequence[str] | None = None,
         **metadata: Any,
     ) -> Schedule:
-        """Add a schedule, or replace the one of its id; its tasks take options as for `Client.run`.
+        """Add a schedule, or replace the one with its id; its task takes options as for `Client.run`.
 
         Raises `InvalidTask` naming the field.
         """
@@ -78,20 +78,20 @@ class ScheduleDirectory:
         return await self._put(data)
 
     async def pause(self, schedule_id: str) -> Schedule:
-        """Let it make no tasks. Raises `NotFound`."""
+        """Pause a schedule: it makes no tasks. Raises `NotFound`."""
         return await self._put(await self._get(schedule_id) | {"paused": True})
 
     async def resume(self, schedule_id: str) -> Schedule:
-        """Let it go on from now. Raises `NotFound`."""
+        """Resume a schedule from now on. Raises `NotFound`."""
         return await self._put(await self._get(schedule_id) | {"paused": False})
 
     async def rm(self, schedule_id: str) -> None:
-        """Remove it; tasks that it made go on. Raises `NotFound`."""
+        """Remove a schedule; tasks that it made continue. Raises `NotFound`."""
         await self._get(schedule_id)
         await self._send("schedules", Request(schedule_id, schedule_id.encode(), b""))
 
     async def list(self) -> list[Schedule]:
-        """All that can work, by id."""
+        """All valid schedules, by id."""
         found = await self._found()
         return [Schedule.model_validate(found[name]) for name in sorted(found)]
 

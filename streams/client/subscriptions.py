@@ -1,7 +1,8 @@
-"""Subscriptions: results, events, anomalies and aggregates as they are written, read committed, without a consumer group.
+"""Subscriptions: results, events, anomalies and aggregates as they are written, read committed, without a consumer
+group.
 
-Each iterator begins when it is first asked, at the end of its topic or at `since`, and goes on until it is closed. Records that
-cannot be read are passed over and logged.
+Each iterator begins at its first `anext`, at the end of its topic or at `since`, and continues until it is closed.
+Unreadable records are skipped and logged.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ async def subscribe(
     since: Since | None,
     key: bytes | None = None,
 ) -> AsyncGenerator[M]:
-    """Messages of a topic that are wanted. `key`: only records that have it. Raises `ClientError` at its beginning alone."""
+    """The wanted messages of a topic. `key`: only records with this key. Raises `ClientError`, at its beginning
+    only.
+    """
     begin_ms = None if since is None else since_ms(since, round(time.time() * 1000))
     feed = Feed(settings, topic, since_ms=begin_ms)
     async with kafka_errors(settings):
@@ -61,13 +64,15 @@ _SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
 
 
 def _check(name: str, value: str | None, known: tuple[str, ...]) -> None:
-    """A value that no record has would be waited for in vain. Raises `InvalidTask`."""
+    """Raises `InvalidTask` for a filter value that no record can have."""
     if value is not None and value not in known:
         raise InvalidTask(f"{name}: must be one of {', '.join(known)}, not {value!r}")
 
 
 class Subscriptions:
-    """The part of a client that follows what the pipeline writes. A filter that nothing can pass raises `InvalidTask`."""
+    """The part of a client that follows the pipeline's output. A filter that no record can match raises
+    `InvalidTask`.
+    """
 
     settings: Settings
 

@@ -1,7 +1,7 @@
-"""Times and durations as users write them, to what the wire has. Pure: `now_ms` is passed in.
+"""Times and durations as users write them, in wire form. Pure: `now_ms` is passed in.
 
-Durations: seconds as a number, text such as "30s" or "1h", or a `timedelta`. Moments: an aware `datetime`, RFC 3339 text, or
-epoch seconds as `time.time()` returns them.
+Durations: seconds as a number, text such as "30s" or "1h", or a `timedelta`. Moments: an aware `datetime`, RFC 3339
+text, or epoch seconds as `time.time()` returns them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SECONDS_END = 100_000_000_000
 
 
 def duration_ms(value: Duration, name: str) -> int:
-    """Milliseconds. Raises `InvalidTask` naming the argument.
+    """A duration in milliseconds. Raises `InvalidTask` naming the argument.
 
     >>> duration_ms(1.5, "timeout"), duration_ms("2s", "timeout"), duration_ms(timedelta(minutes=1), "timeout")
     (1500, 2000, 60000)
@@ -44,7 +44,7 @@ def seconds(value: Duration, name: str) -> float:
 
 
 def moment_ms(value: Moment, name: str) -> int:
-    """Epoch milliseconds. Raises `InvalidTask` naming the argument.
+    """A moment in epoch milliseconds. Raises `InvalidTask` naming the argument.
 
     >>> moment_ms(1_795_354_620.5, "deadline"), moment_ms("2026-11-22T13:37:00Z", "deadline")
     (1795354620500, 1795354620000)

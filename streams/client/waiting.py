@@ -1,7 +1,7 @@
-"""The calls that wait for a result, by id: one reader serves them all.
+"""Calls that wait for a result, by id; one reader serves them all.
 
-In: ids that are waited for, records of the topic. Out: each waiting call's result, once. An id is held only while its `Waiting`
-is referenced, so handles that are dropped cost nothing.
+In: ids, records of the topic. Out: the result, once for each waiting call. An id is held only while its `Waiting` is
+referenced, so dropped handles cost nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 
 class Waiting(Generic[R]):
-    """One id that is waited for. `since`: loop time at which the waiting began."""
+    """One id that is waited for. `since`: loop time at which the wait began."""
 
     __slots__ = ("__weakref__", "future", "id", "since")
 
@@ -44,7 +44,7 @@ class Waiting(Generic[R]):
         return True
 
     def fail(self, error: BaseException, *, final: bool = False) -> None:
-        """Raise `error` in the calls that wait now; later ones wait anew, or get it too if it is `final`."""
+        """Raise `error` in the calls that wait now. Later calls wait anew; if it is `final`, they raise it too."""
         future = self.future
         if future.done():
             return
@@ -69,7 +69,7 @@ class ResultReader(Generic[R]):
 
     @property
     def started(self) -> bool:
-        """Whether it has taken its position."""
+        """Whether it has been positioned."""
         return self._task is not None
 
     async def start(self) -> None:
@@ -83,7 +83,7 @@ class ResultReader(Generic[R]):
                 self._task = asyncio.create_task(self._follow(), name="parallax-client-results")
 
     async def close(self, error: ClientError) -> None:
-        """Stop; waiting calls get `error`."""
+        """Stop reading; waiting calls raise `error`."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -93,7 +93,7 @@ class ResultReader(Generic[R]):
             waiting.fail(error)
 
     def wait_for(self, name: str) -> Waiting[R]:
-        """The waiting of this id; calls that wait for one id share it, but none that has failed for good."""
+        """The `Waiting` of this id. Calls for one id share it, unless it has failed for good."""
         key = name.encode()
         found = self._waiting.get(key)
         if found is None or (found.future.done() and found.future.exception() is not None):
@@ -105,11 +105,11 @@ class ResultReader(Generic[R]):
         return self._waiting.get(name.encode())
 
     def waiting(self) -> list[Waiting[R]]:
-        """All that wait for a result now."""
+        """All ids that are waited for now."""
         return [one for one in list(self._waiting.values()) if not one.future.done()]
 
     def offer(self, records: Iterable[ConsumerRecord]) -> None:
-        """Deliver what is waited for among these records."""
+        """Deliver the results among these records that calls wait for."""
         get = self._waiting.get
         for record in records:
             # The key of a result is the task's id, or its plan's.

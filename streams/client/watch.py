@@ -1,7 +1,7 @@
-"""Logs why no call can begin: Kafka is not reachable, or no worker reads the tasks.
+"""Logs why no call can begin: Kafka is unreachable, or no worker reads the tasks.
 
-In: the calls that wait. Out: a warning in the log after a few seconds, `KafkaUnreachable` or `NoWorker` in each call that has
-waited `give_up_after_s` for it to pass. It looks only while calls wait and no result comes.
+In: the calls that wait. Out: a warning after a few seconds; `KafkaUnreachable` or `NoWorker` in each call that has
+waited `give_up_after_s`. It checks only while calls wait and no result comes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REACH_TIMEOUT_S = 3.0
 
 
 class WaitWatch:
-    """Looks after all waiting calls of a client. `give_up_after_s` None: warn, and wait on."""
+    """Watches all waiting calls of a client. `give_up_after_s` None: only warn."""
 
     def __init__(self, settings: Settings, readers: list[ResultReader[Any]], give_up_after_s: float | None) -> None:
         self._settings = settings
@@ -34,12 +34,12 @@ class WaitWatch:
         self._seen = 0
 
     def start(self) -> None:
-        """Begin to look; idempotent."""
+        """Start checking. Idempotent."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="parallax-client-watch")
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop checking."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -53,7 +53,7 @@ class WaitWatch:
                 log.exception("unexpected error while checking why no call begins")
 
     async def check(self) -> None:
-        """One look."""
+        """Check once."""
         now = asyncio.get_running_loop().time()
         delivered = sum(reader.delivered for reader in self._readers)
         oldest = min((one.since for reader in self._readers for one in reader.waiting()), default=now)

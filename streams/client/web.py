@@ -1,4 +1,6 @@
-"""What is asked of a worker over HTTP: statistics. The token comes from the caller or from the setting `web_auth.token`."""
+"""Requests to a worker over HTTP, for statistics. The token comes from the caller or from the setting
+`web_auth.token`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ RETRY_PAUSE_S = 1.0
 
 
 class WorkerApi:
-    """A worker's query API at `web`, with `token` as bearer token; None: what `configured` refers to, if anything."""
+    """A worker's query API at `web`, with `token` as bearer token; None: the token that `configured` references, if
+    any.
+    """
 
     def __init__(self, web: str | None, token: str | None, configured: Secret | None = None) -> None:
         self._web = web

@@ -1,1 +1,1 @@
-"""The pipeline on real input, for people who see it for the first time: `make demo` and `parallax dev`."""
+"""A demonstration of the pipeline on real input, for newcomers: `make demo` and `parallax dev`."""

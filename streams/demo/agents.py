@@ -29,7 +29,7 @@ SHUTDOWN_S = 1.0
 
 
 class BadInput(Exception):
-    """A payload that is no site; the message says why."""
+    """A payload that is not a site; the message gives the reason."""
 
 
 class DemoAgent:
@@ -45,11 +45,11 @@ class DemoAgent:
 
     @property
     def endpoint(self) -> str:
-        """Where it serves, without a trailing slash."""
+        """Its address, without a trailing slash."""
         return f"http://{HOST}:{self._port}"
 
     async def start(self) -> None:
-        """Listen. Raises OSError when the port is taken."""
+        """Listen. Raises OSError if the port is taken."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.add_routes(
             [

@@ -1,8 +1,8 @@
-"""What the demo has seen on the topics, added up. No clock, no I/O.
+"""Adds up what the demo reads from the topics. No clock, no I/O.
 
 In: decoded records of `results`, `data-points`, `aggregates`, `anomalies` and `events`, and the labels of the rows.
-Out: a line for each agent, totals, and the moments worth telling. Everything shown is read from the topics; only whether
-an answer was right is worked out here, because no topic knows the labels.
+Out: a line for each agent, totals, and noteworthy moments. All figures come from the topics, except whether an answer
+was right: no topic has the labels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CIRCUITS = {"circuit:open": "open", "circuit:half-open": "half-open", "circuit:c
 
 
 def task_id(run: str, round_number: int, row: int, agent_id: str) -> str:
-    """A task's id; `row_of` finds the row in it again.
+    """The id of a task for this row; `row_of` is the inverse.
 
     >>> row_of(task_id("demo", 0, 17, "naive-bayes"))
     17
@@ -32,14 +32,14 @@ def task_id(run: str, round_number: int, row: int, agent_id: str) -> str:
 
 
 def row_of(name: str) -> int | None:
-    """The row a task id of ours speaks of; None for others."""
+    """The row of one of our task ids; None for others."""
     parts = name.split(".", 3)
     return int(parts[2]) if len(parts) == 4 and parts[2].isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that happened. `at_ms`: epoch ms by the record's own time. `kind`: the event's type."""
+    """An event to show. `at_ms`: epoch ms by the record's own time. `kind`: the event's type."""
 
     at_ms: int
     kind: str
@@ -83,7 +83,7 @@ class AgentLine:
 
 
 class Board:
-    """All figures. `labels`: the right answer of each row; `agent_ids`: in the order they are shown."""
+    """All figures. `labels`: the right answer of each row; `agent_ids`: in the order of display."""
 
     def __init__(self, labels: Sequence[bool], agent_ids: Sequence[str]) -> None:
         self.agents = {agent_id: AgentLine() for agent_id in agent_ids}
@@ -100,7 +100,7 @@ class Board:
         self._windows: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
 
     def take(self, topic: str, value: dict[str, Any]) -> Moment | None:
-        """One record; the moment it is, if it is one."""
+        """Add one record; returns the moment it stands for, if any."""
         self.records[topic] += 1
         if topic == "results":
             self._result(value)
@@ -116,7 +116,7 @@ class Board:
         return None
 
     def fired(self, agent_id: str) -> list[dict[str, Any]]:
-        """The anomalies of an agent that began, in the order they came."""
+        """Anomalies of an agent that fired, in order."""
         return [a for a in self.anomalies if a["agentId"] == agent_id and a["state"] == "firing"]
 
     @property
@@ -125,7 +125,7 @@ class Board:
 
     @property
     def counted(self) -> int:
-        """Data points the minute windows say they hold."""
+        """Data points in the minute windows."""
         return sum(window["count"] for window in self._windows.values())
 
     def add_moment(self, moment: Moment) -> Moment:

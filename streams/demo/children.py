@@ -1,8 +1,8 @@
-"""A child process that says when it is ready, and is gone afterwards whatever happens.
+"""A child process that reports when it is ready and is always ended afterwards.
 
-In: a command, a directory. Out: the line by which it said it was ready; its last words when it ended too early. It dies
-with its parent (Linux), gets no `PARALLAX_*` of the user's, and is never reached by the terminal's Ctrl-C: whoever
-started it stops it, in the right order.
+In: a command, a directory. Out: its ready line; its last output if it ended too early. It dies with its parent (Linux),
+gets none of the user's `PARALLAX_*`, and does not receive the terminal's Ctrl-C: its starter stops it, in the right
+order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LINE_BYTES = 64 * 1024
 
 
 class ChildFailed(Exception):
-    """A child did not start, or ended by itself. One line: which, how, its last words."""
+    """A child did not start, or ended by itself. One line: which, how, its last output."""
 
 
 def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -48,7 +48,7 @@ class Child:
         return None if self._process is None else self._process.pid
 
     async def start(self, ready: Callable[[str], str | None], timeout_s: float) -> str:
-        """Return what `ready` makes of the first line of stdout it accepts. Raises `ChildFailed`."""
+        """Return what `ready` makes of the first line of stdout that it accepts. Raises `ChildFailed`."""
         self._process = await asyncio.create_subprocess_exec(
             *tied_to_parent(self._command),
             cwd=self._directory,
@@ -78,7 +78,7 @@ class Child:
         raise ChildFailed(self._how_it_ended())
 
     async def ended(self) -> None:
-        """Raise `ChildFailed` once the process has ended; to be cancelled by who stops it."""
+        """Raises `ChildFailed` once the process has ended. Cancel it before stopping the child."""
         if self._process is not None:
             await self._process.wait()
             await asyncio.wait(self._readers, timeout=1.0)
@@ -96,7 +96,7 @@ class Child:
     async def _read(
         self, stream: asyncio.StreamReader | None, ready: Callable[[str], str | None] | None, said: asyncio.Future[str]
     ) -> None:
-        """Read to the end, so that it never blocks on a full pipe; keep the end of what it says."""
+        """Read to the end, which keeps the pipe from filling; keep the last lines."""
         while stream is not None:
             try:
                 line = await stream.readline()

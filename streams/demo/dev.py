@@ -1,9 +1,9 @@
-"""`parallax dev`: everything on one machine until Ctrl-C, with a little traffic to look at.
+"""`parallax dev`: everything on one machine until Ctrl-C, with some traffic to look at.
 
-In: flags as typed (a Kafka to use, a topic prefix, where the web page listens). Out: addresses, commands to try, a line now
-and then, the moments as they happen; an exit code. Sample traffic goes to a Kafka that is there already only when it is named on
-the command line: without `--bootstrap-servers` a broker is started, and environment and `parallax.toml` are left aside; with it
-they count as everywhere.
+In: the flags (a Kafka to use, a topic prefix, the web address). Out: addresses, commands to try, a line now and then,
+noteworthy moments; an exit code. An existing Kafka receives sample traffic only if it is named on the command line:
+without `--bootstrap-servers` a broker is started, and environment and `parallax.toml` are ignored; with it they apply
+as usual.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ WORKER_SETTINGS = {"PARALLAX_STATS__CHECK_INTERVAL": "10s", "PARALLAX_LOG_LEVEL"
 
 
 def run_dev(flags: Mapping[str, Any], embedded: bool = False) -> int:
-    """Run until Ctrl-C or SIGTERM; the exit code. `flags`: names of settings to what was typed.
+    """Run until Ctrl-C or SIGTERM; returns the exit code. `flags`: settings from the command line.
 
-    `embedded`: with the embedded broker, also where a Kafka is installed.
+    `embedded`: use the embedded broker, even if a Kafka is installed.
     """
     console = make_console()
     try:
@@ -151,7 +151,7 @@ def _example() -> str:
 
 @contextlib.asynccontextmanager
 async def _registered(scene: Stage) -> AsyncIterator[None]:
-    """The demo's agents leave the registry of a Kafka that stays."""
+    """Unregisters the demo's agents at the end, for a Kafka that stays."""
     try:
         yield
     finally:
@@ -160,7 +160,7 @@ async def _registered(scene: Stage) -> AsyncIterator[None]:
 
 
 async def _traffic(scene: Stage, console: Console, stopping: asyncio.Event) -> None:
-    """Send, watch and let an agent fall ill now and then, until cancelled or something breaks. Raises `_Terminated`."""
+    """Send, watch and degrade an agent now and then, until cancelled or a failure. Raises `_Terminated`."""
     unseen = split(rows())[1]
     ids = [kind.agent_id for kind in KINDS.values()]
     board = Board([label for _, label in unseen], ids)

@@ -1,8 +1,8 @@
-"""Three classifiers that tell phishing sites from others, and how one of them falls ill.
+"""Three classifiers that recognise phishing sites, and the degradation of one of them.
 
-In: rows of river's Phishing data set (1,250 sites, nine features of 0, 0.5 or 1, a label). Out: a label and the model's own
-probability for it. The first rows are learnt, the others are the demo's tasks. Nothing here is scripted: an agent that
-falls ill loses its inputs, and what that does to label and confidence is its model's own doing.
+In: rows of river's Phishing data set (1,250 sites, nine features of 0, 0.5 or 1, a label). Out: a label and the model's
+own probability for it. The first rows are learnt, the others are the demo's tasks. Nothing is scripted: a degraded
+agent loses its inputs, and its model decides what that does to label and confidence.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RAMP = 80
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One of the models. `key`: as on the command line; `agent_id`: as on the topics."""
+    """One of the models. `key`: on the command line; `agent_id`: on the topics."""
 
     key: str
     agent_id: str
@@ -59,7 +59,7 @@ def rows() -> list[Row]:
 
 
 def split(data: Sequence[Row], training: int = TRAINING_ROWS) -> tuple[list[Row], list[Row]]:
-    """What the agents learn from, and what they have never seen."""
+    """The rows to learn from, and the unseen ones."""
     return list(data[:training]), list(data[training:])
 
 
@@ -81,7 +81,7 @@ class Classifier:
 
 @dataclass(slots=True)
 class Sight:
-    """What an agent gets to see of its input. Degraded, each feature's lookup fails with a chance that grows to 1.
+    """What an agent sees of its input. Degraded, each feature's lookup fails with a probability that grows to 1.
 
     >>> sight = Sight(random.Random(1))
     >>> sight.see({"https": 1.0})
@@ -97,12 +97,12 @@ class Sight:
     _seen: int = field(default=0, init=False)
 
     def turn(self, condition: Condition) -> None:
-        """Change the condition; a degradation begins anew."""
+        """Set the condition; a degradation starts from its beginning."""
         self.condition = condition
         self._seen = 0
 
     def see(self, features: Mapping[str, float]) -> Features:
-        """The features as the model gets them."""
+        """The features that the model gets."""
         if self.condition == "healthy":
             return dict(features)
         self._seen += 1

@@ -1,8 +1,7 @@
 """The main job once, on real input: `make demo`.
 
-In: nothing. Out: what happened, on stdout, and an exit code: 0 when every task has its result, the agent that went bad
-raised an anomaly and its circuit opened; 1 with the reason otherwise; 130 after Ctrl-C. It leaves nothing running and
-nothing on disk.
+Out: a report on stdout, and an exit code: 0 if every task has its result, the degraded agent raised an anomaly and its
+circuit opened; 1 with the reason otherwise; 130 after Ctrl-C. It leaves no process running and no file on disk.
 """
 
 from __future__ import annotations
@@ -54,7 +53,9 @@ WHAT = (
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """How much is sent, how fast, and when (shares of what is sent) the bad agent turns. `rows`: of the data set; None: all."""
+    """How much is sent, how fast, and when the bad agent changes (shares of what is sent). `rows`: of the data set;
+    None: all.
+    """
 
     rows: int | None = None
     rounds: int = 3
@@ -64,7 +65,7 @@ class Script:
     heal_at: float = 0.80
 
     def turns(self, total: int) -> list[tuple[int, Condition, str]]:
-        """(after so many tasks, condition, what to say), in order."""
+        """(number of tasks sent, condition, text to show), in order."""
         return [
             (int(total * self.degrade_at), "degraded", "falls ill: ever more of its feature lookups fail"),
             (int(total * self.fail_at), "failing", "breaks down: it answers 500 or hangs up"),
@@ -73,11 +74,11 @@ class Script:
 
 
 class DemoFailed(Exception):
-    """What was expected did not happen. One line."""
+    """An expected event did not happen. One line."""
 
 
 class Demo:
-    """One run on a stage that is up."""
+    """One run on a running stage."""
 
     def __init__(self, scene: Stage, console: Console, script: Script) -> None:
         unseen = split(rows())[1][: script.rows]
@@ -92,7 +93,7 @@ class Demo:
         self.seconds = 0.0
 
     async def play(self) -> None:
-        """Send everything, watch until all is answered and counted. Raises `DemoFailed` and `ChildFailed`."""
+        """Send everything, wait until all is answered and counted. Raises `DemoFailed` and `ChildFailed`."""
         async with traffic.subscribed(self._scene.settings, TOPICS, from_beginning=True) as read:
             self.view.head()
             with self.view:
@@ -120,7 +121,7 @@ class Demo:
         self.view.tell(self.board.add_moment(moment))
 
     async def _watch(self, read: traffic.Read, sender: asyncio.Task[None], alive: asyncio.Task[None]) -> None:
-        """Read until everything has come; fail when it has not in time."""
+        """Read until everything has come; fail if it does not come in time."""
         clock = time.monotonic
         answer_by = deadline = clock() + WHOLE_S
         answered_at: float | None = None
@@ -144,7 +145,7 @@ class Demo:
                 return
 
     def check(self) -> list[str]:
-        """What did not happen; empty when all is well."""
+        """Expected events that did not happen; empty if all did."""
         board, missing = self.board, []
         if board.results < self.total:
             missing.append(f"{self.total - board.results:,} of {self.total:,} tasks have no result")
@@ -158,7 +159,7 @@ class Demo:
 
 
 async def run_demo(console: Console, script: Script) -> Board:
-    """Everything up, one run, everything down; what was seen. Raises `DemoFailed` and what the pieces raise."""
+    """Start everything, run once, stop everything; returns the board. Raises `DemoFailed` and errors of the parts."""
     for line in (*WHAT, ""):
         console.print(line, soft_wrap=True)
     started = time.monotonic()
@@ -192,7 +193,7 @@ def _arguments(arguments: Sequence[str] | None) -> Script:
 
 
 async def _until_told(console: Console, script: Script) -> None:
-    """SIGTERM ends it as Ctrl-C does: everything is stopped first."""
+    """Ends on SIGTERM as on Ctrl-C: everything is stopped first."""
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

@@ -1,7 +1,7 @@
-"""Everything the demo needs, up and down again: broker, topics, worker, three agents, their registrations.
+"""Starts and stops everything the demo needs: broker, topics, worker, three agents, their registrations.
 
-In: settings, and a broker to bring along or none. Out: where each piece is. What was started
-is stopped in reverse order, by process id; nothing is written outside a temporary directory.
+In: settings, and a broker to start or none. Out: the addresses. Everything is stopped in reverse order, by process id;
+nothing is written outside a temporary directory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ REGISTRATION = {
 
 @dataclass(slots=True)
 class Stage:
-    """What runs. `agents`: agent id to endpoint; `own_broker`: whether the broker is ours and goes when we go."""
+    """The running parts. `agents`: agent id to endpoint; `own_broker`: the broker is ours and stops with us."""
 
     settings: Settings
     own_broker: bool
@@ -56,7 +56,7 @@ class Stage:
     children: list[Child] = field(default_factory=list)
 
     async def turn(self, agent_id: str, condition: Condition) -> None:
-        """Make an agent degraded, failing or healthy. Raises `ChildFailed` when it does not answer."""
+        """Set an agent's condition: degraded, failing or healthy. Raises `ChildFailed` if it does not answer."""
         url = f"{self.agents[agent_id]}/condition"
         timeout = aiohttp.ClientTimeout(total=CONTROL_TIMEOUT_S)
         problem = ""
@@ -88,9 +88,9 @@ class Stage:
 async def stage(
     say: Callable[[str], None], settings: Settings, *, broker: ChildBroker | None, worker_settings: Mapping[str, str]
 ) -> AsyncIterator[Stage]:
-    """Everything up; `say` hears what comes up. `broker`: to start first; None: the one in the settings.
+    """Start everything; `say` is called for each part. `broker`: to start first; None: the one in the settings.
 
-    Raises `ChildFailed`, `ChildBrokerError` and what the brokers raise.
+    Raises `ChildFailed`, `ChildBrokerError` and Kafka's errors.
     """
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parallax-demo-")))
@@ -118,7 +118,7 @@ async def stage(
 
 
 async def _all(*starts: Any) -> list[str]:
-    """All results; the first failure cancels the others and is raised."""
+    """Results of all; the first failure cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(start) for start in starts]

@@ -1,4 +1,4 @@
-"""The end of the demo: what happened, in numbers, and where each of them can be subscribed to.
+"""The end of the demo: figures of what happened, and where to read each of them.
 
 In: a board. Out: text. Never computes a figure.
 """
@@ -16,7 +16,7 @@ from streams.demo.view import agents_table
 
 
 def program() -> str:
-    """How to call the `parallax` of this environment: by name if the PATH leads to it, else by its path."""
+    """How to call this environment's `parallax`: by name if it is on the PATH, else by its path."""
     script = Path(sys.executable).parent / "parallax"
     if shutil.which("parallax") == str(script):
         return "parallax"
@@ -86,7 +86,7 @@ def _alarms(board: Board) -> list[str]:
 
 
 def _delays(board: Board) -> list[str]:
-    """How long after the demo made an agent ill the first anomaly came, and how long after it broke it the circuit opened."""
+    """Time from the degradation to the first anomaly, and from the breakdown to the open circuit."""
     turns = [moment for moment in board.moments if moment.kind == "demo"]
     if len(turns) < 2:
         return []
@@ -101,7 +101,7 @@ def _delays(board: Board) -> list[str]:
 
 
 def where_to_look(board: Board | None, servers: str) -> list[str]:
-    """Commands for each topic. `servers`: options to reach a Kafka that is still there; empty: this one is gone."""
+    """Commands for each topic. `servers`: options to reach a Kafka that stays; empty: the broker is gone."""
     rows = [
         ("results", "tail results --from-beginning", "one answer to each task"),
         ("data-points", "tail data-points", "confidence and time of every answer"),

@@ -1,7 +1,7 @@
-"""The two Kafka clients of the demo, as a user would write them: one sends tasks, one reads what comes of them.
+"""The demo's two Kafka clients, as a user would write them: one sends tasks, one reads what follows.
 
-In: rows. Out: plain JSON records on `tasks`; decoded records of the topics asked for. Nothing here knows the pipeline
-beyond topic names and JSON.
+In: rows. Out: plain JSON records on `tasks`; decoded records of the topics asked for. Only topic names and JSON are
+used here, nothing else of the pipeline.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ POLL_MS = 100
 def tasks(
     run: str, rows: Sequence[Row], agent_ids: Sequence[str], rounds: Iterable[int], timeout_ms: int
 ) -> Iterator[dict[str, Any]]:
-    """Every row to every agent, once for each of `rounds`, each time in another order. The label stays at home.
+    """Every row to every agent, once per round, each time in another order. The label is not sent.
 
-    The cache is off for them: each task is to be answered by its agent, also when two sites look alike. So are retries
-    (by default a task has two): with them hardly a result would show that the agent broke.
+    The cache is off: each task is to be answered by its agent, also if two sites look alike. Retries are off too (two
+    by default): with them the results would hardly show that the agent broke.
     """
     order = list(range(len(rows)))
     for number in rounds:
@@ -55,7 +55,7 @@ async def send(
     rate: float,
     sent: Callable[[int], Awaitable[None]],
 ) -> None:
-    """Send `rate` tasks a second, keyed by agent; `sent` hears how many are acknowledged so far."""
+    """Send `rate` tasks a second, keyed by agent; `sent` is called with the number acknowledged so far."""
     producer = AIOKafkaProducer(**client_options(settings), acks="all")
     topic = full_name("tasks", settings.topic_prefix)
     clock = asyncio.get_running_loop().time
@@ -79,7 +79,7 @@ async def send(
 
 @asynccontextmanager
 async def subscribed(settings: Settings, names: Sequence[str], *, from_beginning: bool) -> AsyncIterator[Read]:
-    """A reader of several topics: each call gives what has come since, as (short name, value), after at most `POLL_MS`."""
+    """A reader of several topics: each call returns new records as (short name, value), after at most `POLL_MS`."""
     partitions = await require_topics(settings, *names)
     short = {full_name(name, settings.topic_prefix): name for name in names}
     consumer = committed_reader(client_options(settings))

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: a live picture on a terminal, a plain log everywhere else.
+"""The demo's display: a live picture on a terminal, a plain log elsewhere.
 
 In: a board and the moments. Out: text on stdout. Never computes a figure.
 """
@@ -73,16 +73,16 @@ class View:
 
     @property
     def elapsed_s(self) -> float:
-        """Since the view was made."""
+        """Seconds since the view was made."""
         return time.monotonic() - self._begun_s
 
     def tell(self, moment: Moment) -> None:
-        """A moment, when it happens."""
+        """Show a moment when it happens."""
         if self._live is None:
             self._print(self._moment(moment))
 
     def tick(self, every_s: float = PLAIN_EVERY_S) -> None:
-        """To be called often; says how it goes every `every_s` on a plain log."""
+        """Call it often; on a plain log it prints a line every `every_s`."""
         now = time.monotonic()
         self._rate.note(now, self._board.results)
         if self._live is None and now - self._said_s >= every_s:
@@ -103,7 +103,7 @@ class View:
         return Text(log_row(figures, agents))
 
     def head(self, every_s: float = PLAIN_EVERY_S) -> None:
-        """What the columns of a plain log are."""
+        """The heading of a plain log's columns."""
         if self._live is None:
             self._print(Text(f"Every {every_s:g} s, with each agent's last {RECENT} answers; lines with * are events."))
             self._print(Text(log_row(["time", "sent", "results", "per s"], list(self._board.agents))))
@@ -163,7 +163,7 @@ class Rate:
 
 
 def percent(share: float | None) -> str:
-    """A share for a person.
+    """A share as text.
 
     >>> percent(0.913), percent(None)
     ('91%', '-')

@@ -1,1 +1,1 @@
-"""Made confidence streams with known changes, and what each detector makes of them: `parallax bench detect`."""
+"""Generated confidence streams with known changes, and each detector's results on them: `parallax bench detect`."""

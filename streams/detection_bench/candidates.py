@@ -1,7 +1,7 @@
-"""The detectors that are compared, each behind one call: a point in, True when an alarm begins.
+"""The compared detectors, each behind one call: a point in, True when an alarm begins.
 
-`parallax` is what the statistics run, every detector of it, with outcomes and execution times that fit; the others see the
-confidences alone. River's are used as they come: their defaults are what a user gets.
+`parallax` is the statistics' full set of detectors, with suitable outcomes and execution times; the others see the
+confidences alone. River's detectors have their defaults, as a user gets them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ SERIES = SeriesId("bench", "", "agent")
 
 @lru_cache(maxsize=4)
 def _draws(seed: int) -> tuple[list[int], list[float]]:
-    """Buckets of execution times, and what decides on success: drawn beforehand, so that the cost is that of the detectors."""
+    """Buckets of execution times, and draws for success, made beforehand: the cost measured is that of the
+    detectors.
+    """
     rng = Random(seed)
     return [sketch.time_bucket(rng.lognormvariate(4, 1)) for _ in range(DRAWS)], [rng.random() for _ in range(DRAWS)]
 
@@ -53,7 +55,7 @@ class Whole:
 
 
 class Ranks:
-    """The rank test alone; forgets its evidence after an alarm."""
+    """The rank test alone; reset after an alarm."""
 
     def __init__(self, run_length: float) -> None:
         self._test = RankTest(LEVEL, run_length)
@@ -107,12 +109,14 @@ def rivers() -> list[Candidate]:
 
 
 def copied(detector: Any) -> Any:
-    """The same detector in the same state, to go another way from here."""
+    """A copy of a detector's state, to continue differently from here."""
     return copy.deepcopy(detector)
 
 
 class Flagged:
-    """One of river's detectors of anomalies with a threshold on its score: an alarm begins where scores begin to be beyond it."""
+    """One of river's anomaly detectors with a threshold on its score: an alarm begins when scores begin to exceed
+    it.
+    """
 
     def __init__(self, detector: Any, threshold: float, features: bool = False) -> None:
         self._detector = detector
@@ -132,7 +136,9 @@ class Flagged:
 
 
 def judged(kswin: bool = True) -> list[tuple[str, Callable[[Labelled], list[Alarm]]]]:
-    """Every detector as `judge.py` wants it: the default set, then each of river's alone; imports river. KSWIN takes its time."""
+    """Every detector in the form `judge.py` needs: the default set, then each of river's alone; imports river. KSWIN is
+    slow.
+    """
     from river import anomaly, drift
 
     drifts, anomalies = cast("Any", drift), cast("Any", anomaly)  # river's constructors have no types

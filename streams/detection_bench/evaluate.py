@@ -1,7 +1,9 @@
-"""How soon each detector tells a change, how often it cries wolf, what it costs. Seeded; measures CPU with the given clock.
+"""How fast each detector reports a change, how often it raises false alarms, and its cost. Seeded; measures CPU with
+the given clock.
 
-In: candidates, shapes and changes, how much to try. Out: plain rows for the command to print. A delay counts the changed points
-up to and with the alarm; runs that alarm before the change are left out and counted. A run length is points per alarm.
+In: candidates, shapes and changes, how much to try. Out: plain rows for the command to print. A delay counts the
+changed points up to and including the alarm; runs with an alarm before the change are left out and counted. A run
+length is points per alarm.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ class RunLength:
 
     @property
     def run_length(self) -> float:
-        """Points per alarm; all points when there was none (it is longer than that)."""
+        """Points per alarm; without an alarm all points, as a lower bound."""
         return self.points / max(self.alarms, 1)
 
 
@@ -147,7 +149,7 @@ def run_lengths(
 
 
 def costs(candidates: Sequence[Candidate], points: int, seed: int, cpu: Callable[[], float]) -> Iterator[Cost]:
-    """CPU a point on independent points; `cpu` gives seconds, the making of the stream is not counted."""
+    """CPU a point on independent points; `cpu` returns seconds. Generating the stream is not counted."""
     values = list(stream(Random(seed), Shape(), points))
     for candidate in candidates:
         observe = candidate.make(seed).observe
@@ -159,7 +161,7 @@ def costs(candidates: Sequence[Candidate], points: int, seed: int, cpu: Callable
 
 
 def _kib(candidate: Candidate, values: Sequence[float], seed: int) -> float:
-    """Memory of `COPIES` streams, divided: one alone would be lost among what is kept once for all."""
+    """Memory of `COPIES` streams, divided: for one alone, shared memory would dominate."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]

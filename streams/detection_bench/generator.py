@@ -1,8 +1,8 @@
-"""Confidence streams as agents make them, with a change where it is known. Pure: the random source comes in.
+"""Generates confidence streams with a known change. Pure: the random source is passed in.
 
 In: a shape (family, mean, spread, rounding, autocorrelation, time of day), a change and a seeded `random.Random`. Out:
-confidences in [0, 1], one by one. The same seed gives the same stream. Values are drawn by inverting a distribution function
-held on a grid of 2,000 steps, so that Beta and logit-normal, independent and correlated streams take the same road.
+confidences in [0, 1], one by one. The same seed gives the same stream. Values are drawn by inverting a distribution
+function on a grid of 2,000 steps, the same way for Beta and logit-normal, independent and correlated streams.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to a stream, and at which point.
+    """The change of a stream, and its first point.
 
     drop: the mean falls by `size`; ramp: the same over `over` points; variance: kappa is divided by 1 + 10 x `size`;
-    mixture: `share` of the points fall by `size`; stuck: the last value comes for ever.
+    mixture: `share` of the points fall by `size`; stuck: the last value repeats forever.
     """
 
     kind: ChangeKind

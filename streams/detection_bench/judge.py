@@ -1,8 +1,8 @@
-"""How right each detector is on labelled series: precision, recall, delay, false alarms a week. Pure.
+"""Scores each detector on labelled series: precision, recall, delay, false alarms a week. Pure.
 
-In: labelled series with the alarms that one detector raised. Out: a row for each. An alarm within a window finds its incident,
-further ones there count neither way; every alarm outside is a false one. Alarms within `MERGED` points of the last one are the
-same alarm, with any detector. The first `PROBATION` points are for learning.
+In: labelled series with the alarms of one detector. Out: a row for each. An alarm within a window finds its incident;
+further ones there do not count; every alarm outside is a false one. Alarms within `MERGED` points of the last one count
+as one, for every detector. The first `PROBATION` points are for learning.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Severities = Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """At which point, and how severe: low, medium or high."""
+    """The point, and the severity: low, medium or high."""
 
     index: int
     severity: str = "high"
@@ -41,12 +41,12 @@ class Judgement:
 
     @property
     def recall(self) -> float:
-        """Incidents found, of all."""
+        """Share of incidents that were found."""
         return self.found / self.incidents if self.incidents else 1.0
 
     @property
     def precision(self) -> float:
-        """Incidents found, of these and the false alarms."""
+        """Share of found incidents among these and the false alarms."""
         return self.found / (self.found + self.false) if self.found + self.false else 1.0
 
     @property

@@ -1,8 +1,8 @@
-"""Made series as they are seen in the field, with incidents whose place is known. Pure: the random source comes in.
+"""Generates realistic series with incidents at known places. Pure: the random source is passed in.
 
-In: a family (steady, rounded, correlated, wandering, daily, weekly, trending, heteroscedastic, heavy-tailed, bursty, two values),
-which incidents, a seed. Out: points (time, value in [0, 1]) every five minutes for two weeks or more, and the labelled windows.
-Points that are missing for some hours belong to the normal ones: they are no incident. The same seed gives the same series.
+In: a family (steady, rounded, correlated, wandering, daily, weekly, trending, heteroscedastic, heavy-tailed, bursty,
+two values), incidents, a seed. Out: points (time, value in [0, 1]) every five minutes for two weeks or more, and the
+labelled windows. Gaps of some hours are normal, not incidents. The same seed gives the same series.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """One series: `points` of (epoch ms, value), and what is wrong with it, in order."""
+    """One series: `points` of (epoch ms, value), and its incidents in order."""
 
     family: str
     points: tuple[tuple[int, float], ...]
@@ -46,10 +46,10 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How a series usually is. `spread`: the size by which incidents are measured; `incidents`: those that make sense.
+    """The normal behaviour of a series. `spread`: the unit of incident sizes; `incidents`: the kinds that make sense.
 
-    `days`: further ones before the first incident. Before a week has passed nothing tells a quiet Saturday from a missing peak,
-    and nothing tells a weekend before the third.
+    `days`: additional ones before the first incident. Within the first week a quiet Saturday cannot be told from a
+    missing peak, nor within the first two weeks a weekend.
     """
 
     normal: Callable[[Random, int], list[float]]
@@ -170,7 +170,7 @@ def labelled(family: str, seed: int) -> Labelled:
 
 
 def _strike(rng: Random, values: list[float], kind: Incident, begin: int, spread: float) -> int:
-    """Change the values from `begin` on; returns for how many points."""
+    """Change the values from `begin` on; returns the number of changed points."""
     if kind in ("shift", "creep"):
         return _move(values, kind, begin, spread)
     if kind in ("drop", "rise"):
@@ -201,7 +201,7 @@ def _strike(rng: Random, values: list[float], kind: Incident, begin: int, spread
 
 
 def _move(values: list[float], kind: Incident, begin: int, spread: float) -> int:
-    """For good: the new level is the normal one after that."""
+    """Shift for good: the new level is normal afterwards."""
     sign = 1 if values[begin] < 0.45 else -1  # where there is room
     length, over, by = (100, 1, 4.5) if kind == "shift" else (400, 300, 5.0)
     for index in range(begin, len(values)):
@@ -210,5 +210,5 @@ def _move(values: list[float], kind: Incident, begin: int, spread: float) -> int
 
 
 def made(per_family: int, seed: int) -> list[Labelled]:
-    """So many series of every family."""
+    """That many series of every family."""
     return [labelled(family, seed * 1000 + number) for family in FAMILIES for number in range(1, per_family + 1)]

@@ -1,8 +1,9 @@
-"""The limit no detector can pass: CUSUM on the true likelihood ratio, with its threshold set for a given run length. Pure.
+"""The theoretical limit of all detectors: CUSUM on the true likelihood ratio, with its threshold set for a given run
+length. Pure.
 
-In: Beta before and after, the wanted mean number of points between false alarms. Out: the mean delay from a CUSUM at zero, the
-worst case; by Moustakides (1986) no rule with that run length has a smaller worst-case mean delay. Solved, not simulated: the
-CUSUM's value on a grid is a Markov chain, and mean times to its end are a linear system.
+In: Beta before and after, the wanted mean number of points between false alarms. Out: the mean delay from a CUSUM at
+zero, the worst case. By Moustakides (1986) no rule with that run length has a smaller worst-case mean delay. Solved,
+not simulated: the CUSUM's value on a grid is a Markov chain, and mean times to its end are a linear system.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """`delay`: mean points to the alarm, the changed ones counted; `run_length` what the found threshold gives."""
+    """`delay`: mean points to the alarm, the changed ones counted; `run_length`: of the threshold found."""
 
     delay: float
     run_length: float

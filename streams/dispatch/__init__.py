@@ -1,1 +1,1 @@
-"""What the dispatch processor is made of: routing, queues, waiting, memory, outcomes."""
+"""The dispatch role: routing, queues, waiting, state, outcomes."""

@@ -1,8 +1,8 @@
-"""The watch over the agents that live in a worker's partitions: standings, health checks, and who is told that one is there
-again.
+"""Watches the agents in a worker's partitions: publishes their status, checks their health, and wakes tasks that wait
+for an agent.
 
-In: the engine's open partitions, changes of registrations and standings. Out: two tasks that run until stopped. It decides
-nothing.
+In: the engine's open partitions, changes of registrations and statuses. Out: two tasks that run until stopped. It
+decides nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streams.engine.engine import Engine
 
 
 class _Here(NamedTuple):
-    """By id: those that are asked for their health, and those that dial in, whom the gateway watches."""
+    """By id: agents whose health is checked, and agents that dial in, which the gateway watches."""
 
     asked: Mapping[str, AgentRegistration]
     dialled: Mapping[str, AgentRegistration]
@@ -70,7 +70,7 @@ class AgentMonitor:
         agent_statuses.on_available(self._available)
 
     def start(self) -> Callable[[], None]:
-        """Begin; gives what ends it."""
+        """Start; returns a function that stops it."""
         tasks = [
             asyncio.create_task(self.keeper.run(), name="standings"),
             asyncio.create_task(self._checks.run(), name="health-checks"),
@@ -83,7 +83,7 @@ class AgentMonitor:
         return stop
 
     def agent_changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
-        """An agent was registered (again), or unregistered."""
+        """An agent was registered, registered again, or unregistered."""
         if agent is not None:
             if agent.transport == "gateway" and self._handler_of(agent_id) is not None:
                 self.keeper.tell(agent_id, self._caller(agent_id))
@@ -101,7 +101,7 @@ class AgentMonitor:
         return handlers_of(self._engine.processors.values())
 
     def _living_here(self) -> _Here:
-        """The agents whose partition is here; the same mappings as long as nothing changed."""
+        """The agents of this worker's partitions; the same mappings while nothing changes."""
         count = self._parts.partition_count()
         seen = self._parts.agents.version, frozenset(self._engine.processors), count
         if seen != self._seen:

@@ -1,8 +1,8 @@
-"""The queues of one partition: one for each agent that lives there, in memory as far as its share goes, else on its topic.
+"""The queues of one partition: one per agent, in memory up to the agent's share; further tasks wait on their topic.
 
-In: task runs with their agent. Out: tasks in their agent's queue, or left on their topic and read back in order when the
-queue runs low. How much an agent may hold depends on what the worker's agents hold together (`rules/dispatch/delaying.py`).
-Nothing is written, no clock runs, and no agent's tasks keep another's from being read.
+In: task runs with their agent. Out: tasks in their agent's queue, or left on their topic and read back in order when
+the queue runs low. How much an agent may hold depends on what all agents of the worker hold together
+(`rules/dispatch/delaying.py`). Nothing is written, no timer runs, and no agent's tasks keep another's from being read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TIDY_S = 10.0
 
 
 class AgentQueues:
-    """Where tasks of one partition wait. `callers`: by agent id; `backlogs`: what is left on its topic."""
+    """Where the tasks of one partition wait. `callers`: by agent id; `backlogs`: the tasks left on their topic."""
 
     def __init__(
         self,
@@ -39,7 +39,9 @@ class AgentQueues:
         leave: Callable[[TaskRun], None],
         stored: Callable[[str], GuardSnapshot | None],
     ) -> None:
-        """`leave` forgets a run whose record stays on its topic; `stored`: what an agent's guards saw under another owner."""
+        """`leave` forgets a run whose record stays on its topic; `stored`: an agent's guard state from another
+        owner.
+        """
         self.callers: dict[str, Caller[TaskRun]] = {}
         self._factory = factory
         self._memory = memory
@@ -52,7 +54,7 @@ class AgentQueues:
         self._closed = False
 
     def caller(self, agent: AgentRegistration, events: CallEvents[TaskRun]) -> Caller[TaskRun]:
-        """The agent's caller; a changed registration changes it."""
+        """The agent's caller, updated if the registration changed."""
         caller = self.callers.get(agent.id)
         if caller is None:
             self._tidy()
@@ -62,7 +64,7 @@ class AgentQueues:
         return caller
 
     def put(self, run: TaskRun, caller: Caller[TaskRun]) -> None:
-        """Queue a task in memory; or else its record stays on its topic, and the run is over."""
+        """Queue a task in memory; or leave its record on its topic, which ends the run."""
         agent_id, concurrency = caller.agent.id, caller.queue.max_concurrency
         # A task that was read back for this agent had its turn; one whose record is being relocated has no place on its topic;
         # one that can have no turn before its deadline ends at once.
@@ -77,12 +79,14 @@ class AgentQueues:
         caller.submit(run)
 
     def _enough(self, caller: Caller[TaskRun]) -> bool:
-        """Whether more tasks than will begin soon wait in memory already: the agent's circuit is open, or it has no turn."""
+        """Whether more tasks wait in memory than will begin soon: the agent's circuit is open, or its rate limit has no
+        turn.
+        """
         now, queue = self._loop.time(), caller.queue
         return is_crowded(queue.waiting, queue.max_concurrency) and queue.closed_until(now) > now + CLOSED_S
 
     def _make_way(self, run: TaskRun, caller: Caller[TaskRun]) -> bool:
-        """Set the last task aside for this one, if it is less urgent."""
+        """Leave the last task on its topic in favour of this one, if it is less urgent."""
         last = _last(caller)
         if last is None or last.priority >= run.priority:
             return False
@@ -90,7 +94,9 @@ class AgentQueues:
         return True
 
     def relocated(self, run: TaskRun) -> None:
-        """Its record lies elsewhere now. If its agent holds more than its share, its last task waits on its topic."""
+        """The task's record is elsewhere now. If its agent holds more than its share, its last task is left on its
+        topic.
+        """
         caller = self.callers.get(run.agent_id or "")
         if caller is None:
             return
@@ -102,7 +108,7 @@ class AgentQueues:
             self._move_to_topic(last, caller)
 
     def left(self, run: TaskRun) -> None:
-        """A task ended or went elsewhere: there is room for another."""
+        """A task ended or moved: there is room for another."""
         agent_id = run.held_for
         self._memory.release(run)
         if agent_id is not None:
@@ -113,7 +119,9 @@ class AgentQueues:
         self._fill(agent_id)
 
     def changed(self, agent_id: str, agent: AgentRegistration | None) -> None:
-        """The registration of an agent changed: what waits goes by the new one. Unregistered and idle: it is forgotten."""
+        """An agent's registration changed: waiting tasks follow the new one. An unregistered idle agent is
+        forgotten.
+        """
         caller = self.callers.get(agent_id)
         if caller is None:
             return
@@ -124,7 +132,7 @@ class AgentQueues:
             self._forget_resting(agent_id, caller, self._loop.time())
 
     def closed_for_s(self, caller: Caller[TaskRun]) -> tuple[Block | None, float]:
-        """What keeps the agent from taking calls, and for how many seconds at least; infinite if that is not known."""
+        """What keeps the agent from taking calls, and for how many seconds at least; infinite if unknown."""
         now = self._loop.time()
         return caller.queue.closed_by(now), caller.queue.open_at(now) - now
 
@@ -145,7 +153,7 @@ class AgentQueues:
         return sum(caller.running for caller in self.callers.values())
 
     def close(self) -> None:
-        """Cancel the calls under way, and forget everything. `DispatchHandler.close` gives back the memory held."""
+        """Cancel the calls under way and forget everything. `DispatchHandler.close` releases the memory."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -165,7 +173,7 @@ class AgentQueues:
             self._timer = self._loop.call_later(CHECK_S, self._check)
 
     def _fill(self, agent_id: str) -> None:
-        """Read tasks back once the agent's queue runs low: enough for its concurrency, as far as memory goes."""
+        """Read tasks back when the agent's queue runs low: enough for its concurrency, as far as memory allows."""
         waiting = self._backlogs.waiting(agent_id)
         caller = self.callers.get(agent_id)
         if not waiting or caller is None or self._closed:
@@ -184,7 +192,7 @@ class AgentQueues:
             self._timer = self._loop.call_later(CHECK_S, self._check)
 
     def _tidy(self) -> None:
-        """Forget agents about which there is nothing to know: tasks name hosts and patterns without end."""
+        """Forget agents without any state: tasks may name any number of hosts and patterns."""
         now = self._loop.time()
         if len(self.callers) < MAX_AGENTS or now - self._tidied < TIDY_S:
             return
@@ -193,19 +201,21 @@ class AgentQueues:
             self._forget_resting(agent_id, caller, now)
 
     def _forget_resting(self, agent_id: str, caller: Caller[TaskRun], now: float) -> None:
-        """One with a limit or a circuit to remember stays."""
+        """Forget resting agents; one with a rate limit or a circuit to remember stays."""
         if not self._backlogs.waiting(agent_id) and _rests(caller, now):
             caller.close()
             del self.callers[agent_id]
 
 
 def _last(caller: Caller[TaskRun]) -> TaskRun | None:
-    """The task whose turn comes last; one whose record is being relocated has no place on its topic."""
+    """The task with the last turn; one whose record is being relocated has no place on its topic."""
     return caller.last(lambda waiting: waiting.token is None)
 
 
 def _rests(caller: Caller[TaskRun], now: float) -> bool:
-    """Whether nothing is under way and nothing is remembered: the circuit closed, the window empty, all of it committed."""
+    """Whether nothing is under way and no state is needed: the circuit closed, the window empty, all of it
+    committed.
+    """
     queue = caller.queue
     if caller.running or queue.waiting or caller.changed or queue.limiter.used(now) or queue.closed_by(now) is not None:
         return False

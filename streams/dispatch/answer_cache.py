@@ -1,7 +1,7 @@
-"""The result cache of one partition: what a task asks, as a key, and the answer that was given to it before.
+"""The result cache of one partition: from a task's content to the answer given before.
 
-In: tasks and their answers. Out: an earlier answer with the agent that gave it, or None; and the news for the state topic.
-The settings or a task can switch it off. `rules/dispatch/caching.py` decides what is kept, and for how long.
+In: tasks and their answers. Out: an earlier answer with the agent that gave it, or None; and changes for the state
+topic. The settings or a task can switch it off. `rules/dispatch/caching.py` decides what is kept, and for how long.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Remembered(NamedTuple):
 
 
 class AnswerCache:
-    """Answers by what was asked. Times in monotonic seconds."""
+    """Answers by the content of their task. Times in monotonic seconds."""
 
     def __init__(self, settings: CacheSettings) -> None:
         self._cache: ResultCache[tuple[str, Success]] | None = None
@@ -47,7 +47,7 @@ class AnswerCache:
             )
 
     def find(self, run: TaskRun, now: float) -> tuple[str, Success] | None:
-        """The agent and its answer, if this was asked before; else the run remembers its key for `keep`."""
+        """The agent and its answer, if the same was asked before; else the run remembers its key for `keep`."""
         task = run.task
         if self._cache is None or not cacheable(task):
             return None
@@ -62,7 +62,7 @@ class AnswerCache:
         return self._cache.get(run.cache_key, now)
 
     def keep(self, run: TaskRun, agent_id: str, answer: Success, now: float) -> None:
-        """Keep an answer, if it is one to keep: not one to a task that came before the cache was cleared."""
+        """Keep an answer if allowed; answers to tasks from before the cache was cleared are not."""
         if self._cache is None or run.cache_key is None:
             return
         if run.admitted_at <= max(self._cleared.get(agent_id, _NEVER), self._cleared.get(None, _NEVER)):
@@ -73,7 +73,7 @@ class AnswerCache:
             self._news[slot] = Remembered(slot, run.cache_key, agent_id, answer, now + self._ttl_s)
 
     def clear(self, agent_id: str | None, now: float) -> None:
-        """Forget the answers of this agent, or all of them (None)."""
+        """Drop the answers of this agent, or of all (None)."""
         if self._cache is None:
             return
         if agent_id is None:
@@ -85,12 +85,12 @@ class AnswerCache:
             self._news[slot] = None
 
     def news(self) -> dict[int, Remembered | None]:
-        """By slot, what was kept or forgotten (None) since the last time this was asked: at most what the cache holds."""
+        """By slot, answers kept or dropped (None) since the last call; bounded by the size of the cache."""
         found, self._news = self._news, {}
         return found
 
     def restore(self, answers: Iterable[Remembered], now: float) -> None:
-        """Take up the answers of an earlier owner that are still young enough, into an empty cache."""
+        """Take over an earlier owner's answers that are still valid, into an empty cache."""
         if self._cache is not None:
             live = sorted((a for a in answers if now < a.expires <= now + self._ttl_s + 1), key=lambda a: a.expires)
             self._cache.restore((a.slot, a.key, (a.agent_id, a.answer), a.answer.size, a.expires) for a in live)

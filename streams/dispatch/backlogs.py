@@ -1,7 +1,8 @@
-"""Tasks of one partition that wait on their topic, by what they wait for, and how they are read back when it is their turn.
+"""Tasks of one partition that wait on their topic, by what they wait for, and how they are read back when their turn
+comes.
 
-In: task runs that memory does not hold. Out: their records, handed to `process` again, in their order. What waits here is in
-flight in the partition's ledger, so a crash costs nothing but reading it again. Bounded by `MAX_WAITING`.
+In: task runs that memory does not hold. Out: their records, passed to `process` again, in their order. A task that
+waits here is in flight in the partition's ledger, so after a crash it is only read again. Bounded by `MAX_WAITING`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class _Queue:
 
 
 class Backlogs:
-    """`process` is given each record that was read back, with what it waited for; `lost` the place of one that is gone.
+    """`process` is called with each record that was read back and what it waited for; `lost` with the position of one
+    that is gone.
 
     `loaded` is called with a key when the last record of a load was processed.
     """
@@ -64,7 +66,7 @@ class Backlogs:
         self._held = self._closed = False
 
     def __len__(self) -> int:
-        """Tasks that wait on their topic, those that are being read back included."""
+        """Tasks that wait on their topic, also those being read back."""
         return self._count
 
     @property
@@ -74,16 +76,16 @@ class Backlogs:
 
     @property
     def keys(self) -> list[str]:
-        """What tasks wait for."""
+        """The keys that tasks wait for."""
         return list(self._queues)
 
     def waiting(self, key: str) -> int:
-        """How many wait for this, those that are being read back included."""
+        """How many tasks wait for this key, also those being read back."""
         queue = self._queues.get(key)
         return 0 if queue is None else len(queue.tasks) + queue.loading
 
     def precedes(self, key: str, priority: int) -> bool:
-        """Whether tasks wait for this that come before a new one of this priority."""
+        """Whether tasks that wait for this key come before a new one of this priority."""
         queue = self._queues.get(key)
         if queue is None:
             return False
@@ -91,29 +93,33 @@ class Backlogs:
         return bool(queue.loading) or (highest is not None and highest >= priority)
 
     def average_size(self, key: str) -> int:
-        """Bytes in memory of a task that waits for this, about."""
+        """Approximate bytes in memory of a task that waits for this key."""
         queue = self._queues.get(key)
         return 0 if queue is None or not len(queue.tasks) else max(1, queue.bytes // len(queue.tasks))
 
     def add(self, key: str, run: TaskRun, order: float | None = None) -> None:
-        """The record of this task stays on its topic for now. `order`: among those of its key, whatever their priorities."""
+        """Leave the record of this task on its topic for now. `order`: its order among those of its key, regardless of
+        priority.
+        """
         priority = run.priority if order is None else 0
         order = run.origin_ms if order is None else order
         self._put(key, Waiting(run.source, run.offset, order, priority, run.deadline, id_hash(run.task_id)))
         self._queues[key].bytes += run.size
 
     def first(self, key: str) -> float | None:
-        """The smallest order of those that wait for this, without those that are being read back; None if there are none."""
+        """The smallest order of those that wait for this key, without those being read back; None if there are none."""
         queue = self._queues.get(key)
         return None if queue is None else queue.tasks.first_order()
 
     def any_before(self, key: str, order: float, except_source: str) -> bool:
-        """Whether tasks of a smaller order wait for this whose records lie on another topic than `except_source`."""
+        """Whether tasks of a smaller order wait for this key whose records are on another topic than
+        `except_source`.
+        """
         queue = self._queues.get(key)
         return queue is not None and queue.tasks.any_before(order, except_source)
 
     def is_loading(self, key: str) -> bool:
-        """Whether tasks that wait for this are being read back."""
+        """Whether tasks that wait for this key are being read back."""
         queue = self._queues.get(key)
         return queue is not None and queue.loading > 0
 
@@ -135,7 +141,9 @@ class Backlogs:
             self._start(key, queue, queue.tasks.take_task(task_hash))
 
     def load_records(self, source: str, offsets: frozenset[int]) -> list[int]:
-        """Read back those of these records that wait here; their offsets, with those that are being read back already."""
+        """Read back those of these records that wait here; returns their offsets, also of those being read back
+        already.
+        """
         found = [offset for offset in offsets if (source, offset) in self._on_the_way]
         for key, queue in list(self._queues.items()):
             tasks = queue.tasks.take_records(source, offsets)
@@ -144,7 +152,7 @@ class Backlogs:
         return found
 
     def key_of(self, source: str, offset: int) -> str | None:
-        """What this record waits for; None if it does not wait here."""
+        """The key this record waits for; None if it does not wait here."""
         return next((key for key, queue in self._queues.items() if queue.tasks.holds(source, offset)), None)
 
     def hold(self) -> None:

@@ -1,8 +1,10 @@
-"""Chooses the agent of a task that names none: who is capable, what their partitions say of them, and what was sent there since.
+"""Chooses the agent of a task that names none: from the capable agents, their published statuses, and what was sent to
+them since.
 
-In: a task, the registered agents, their standings. Out: a registration, or None when no capable agent can be called now. The rule
-is `rules/dispatch/balancing.py`; this holds the lists it chooses from, made anew when something turns and every 100 ms or more.
-A choice among a thousand agents costs no more than one among ten. Bounded: 256 lists. It never writes.
+In: a task, the registered agents, their statuses. Out: a registration, or None if no capable agent can be called now.
+The rule is in `rules/dispatch/balancing.py`; this module keeps the candidate lists, rebuilt when availability changes
+and at most every 100 ms otherwise. A choice among a thousand agents costs no more than one among ten. Bounded: 256
+lists. It never writes.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Agents(Protocol):
 
     @property
     def version(self) -> object:
-        """Equal as long as nothing changed."""
+        """Equal while nothing changes."""
         ...
 
     def get(self, agent_id: str) -> AgentRegistration | None:
@@ -86,7 +88,7 @@ class Balancer:
         self._version: object = None
 
     def choose(self, task: Task, without: Collection[str] = ()) -> AgentRegistration | None:
-        """One agent that can be called now; not one of `without`."""
+        """An agent that can be called now and is not one of `without`; None: there is none."""
         now_ms = self._wall_ms()
         pool = self._pool(task, now_ms)
         ready, trials = pool.ready, pool.trials
@@ -106,7 +108,7 @@ class Balancer:
         return self._agents.get(chosen.agent_id)
 
     def choose_for_key(self, task: Task, key: str) -> AgentRegistration | None:
-        """The agent of an ordering key, be it well or not: the same one as long as it is registered and connected."""
+        """The agent of an ordering key, healthy or not: the same one while it is registered and connected."""
         pool = self._pool(task, self._wall_ms())
         if key not in pool.by_key:
             if len(pool.by_key) >= MAX_KEYS:
@@ -116,7 +118,7 @@ class Balancer:
         return None if chosen is None else self._agents.get(chosen)
 
     def capable(self, task: Task) -> bool:
-        """Whether any registered agent has the capabilities, be it well or not."""
+        """Whether any registered agent has the capabilities, healthy or not."""
         return bool(self._pool(task, self._wall_ms()).agents)
 
     def _pool(self, task: Task, now_ms: int) -> _Pool:
@@ -160,7 +162,7 @@ class Balancer:
         return found
 
     def _since(self, agent_id: str, now_ms: int, known_at: int) -> int:
-        """Tasks this worker sent there that its standing may not tell of."""
+        """Tasks this worker sent to the agent that its published status may not include."""
         sent = self._sent.get(agent_id)
         if not sent:
             return 0

@@ -1,8 +1,8 @@
 """Reports what blocks a partition: `dispatch:blocked` when one record holds back a commit for long.
 
-In: the open partitions, looked at now and then. Out: one event for a record that has been at the head for `after_s`, and again
-every `after_s` while it stays there. Tasks that wait for their turn hold a commit on purpose and are left out. It changes
-nothing.
+In: the open partitions, checked at intervals. Out: one event for a record that has been at the head for `after_s`, and
+again every `after_s` while it stays there. Tasks that wait for their turn hold back a commit on purpose and are left
+out. It changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOOK_S = 5.0
 
 
 class BlockWatch:
-    """Looks at `processors()` every few seconds."""
+    """Checks `processors()` every few seconds."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class BlockWatch:
         self._reported: dict[tuple[str, int], tuple[int, float]] = {}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
             self.look()
 
     def look(self) -> None:
-        """One look."""
+        """Check once."""
         present = set()
         for processor in self._processors():
             for source in processor.ledgers:

@@ -1,6 +1,7 @@
-"""From a registration and the settings to a `Caller`: the one place where an agent's limits meet the defaults.
+"""Makes a `Caller` from a registration and the settings: the one place where an agent's limits meet the defaults.
 
-In: `AgentRegistration`s. Out: callers with their queue, limiter and breaker; a changed registration changes them in place.
+In: `AgentRegistration`s. Out: callers with their queue, limiter and breaker; a changed registration changes them in
+place.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MAX_LATE_S = 1.0
 class GuardSnapshot:
     """Snapshots of an agent's guards. `taken_at`: when, on this process's monotonic clock, seconds.
 
-    `concurrency`: what was found of an adaptive one.
+    `concurrency`: the adaptive limit found so far.
     """
 
     breaker: Mapping[str, Any]
@@ -46,7 +47,9 @@ class GuardSnapshot:
 
 
 class CallerFactory:
-    """Makes callers over one transport. `worth`: what an agent's stated confidence is worth; None: not known."""
+    """Makes callers over one transport. `worth`: the calibrated value of an agent's stated confidence; None:
+    unknown.
+    """
 
     def __init__(
         self,
@@ -79,7 +82,7 @@ class CallerFactory:
     def make(
         self, agent: AgentRegistration, events: CallEvents[TaskRun], stored: GuardSnapshot | None = None
     ) -> Caller[TaskRun]:
-        """A caller with nothing behind it (circuit closed, window empty), or with what an earlier owner had seen."""
+        """A new caller (circuit closed, window empty), or one with the state of an earlier owner."""
         limits = self._limits(agent)
         window_s, late_s = limits.window_ms / 1000, _late_s(limits)
         limiter, breaker = SlidingWindow(limits.max_requests, window_s, late_s), Breaker(self._breaker(agent))
